@@ -1,0 +1,1 @@
+//! Harness for real clusters, scenario tests, demo and benchmarks.

@@ -1,0 +1,14 @@
+//! Gaia's API: custom resources, conditions, object names and mounted file schemas.
+//!
+//! Everything that two programs of Gaia must agree on is here and nowhere else: the operator writes what [`mount`]
+//! describes, services read it. The custom resource types need feature `crd`; the rest is free of Kubernetes crates.
+
+pub mod clock;
+pub mod duration;
+pub mod mount;
+pub mod names;
+pub mod spiffe;
+
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use duration::Span;
+pub use spiffe::SpiffeId;

@@ -1,0 +1,259 @@
+//! Schemas of the JSON files in a pod's mounted directory (`/etc/gaia`), and of those the token issuer mounts.
+//!
+//! Every file carries `schemaVersion`; a reader accepts its own version and the one before, and ignores fields it does
+//! not know. Times are RFC 3339 in UTC, durations whole seconds, fingerprints lower-case hex SHA-256 of the DER.
+
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::SpiffeId;
+
+/// The version this build writes.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Why a mounted file was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// Not the JSON the schema asks for.
+    #[error("{file} is not valid: {source}")]
+    Invalid {
+        /// The file's name.
+        file: &'static str,
+        /// What the parser says: a position and an expectation, never content of string values.
+        source: serde_json::Error,
+    },
+    /// Written by a newer Gaia.
+    #[error("{file} has schemaVersion {found}, this program reads up to {SCHEMA_VERSION}")]
+    TooNew {
+        /// The file's name.
+        file: &'static str,
+        /// The version found.
+        found: u32,
+    },
+}
+
+/// Reads one mounted JSON file.
+///
+/// # Errors
+/// [`MountError`] if the text is not JSON of that schema, or of a version this build does not read.
+pub fn read<T: DeserializeOwned>(file: &'static str, text: &[u8]) -> Result<T, MountError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Version {
+        schema_version: u32,
+    }
+    let invalid = |source| MountError::Invalid { file, source };
+    let version: Version = serde_json::from_slice(text).map_err(invalid)?;
+    // Version 1 is the first, so there is no version before it yet.
+    if version.schema_version != SCHEMA_VERSION {
+        return Err(MountError::TooNew { file, found: version.schema_version });
+    }
+    serde_json::from_slice(text).map_err(invalid)
+}
+
+/// `policy.json`: what one service demands of its callers. Written per GaiaService into ConfigMap `<service>-auth`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Policy {
+    /// See [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Who this service is.
+    pub service: ServiceIdentity,
+    /// Which transports the mesh listener takes.
+    pub tls_mode: TlsMode,
+    /// Which credentials decide.
+    pub mode: AuthMode,
+    /// How the platform's tokens look.
+    pub tokens: TokenRules,
+    /// Who may call, sorted by `spiffeId`.
+    pub callers: Vec<Caller>,
+}
+
+/// A service's names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceIdentity {
+    /// Namespace of the GaiaService.
+    pub namespace: String,
+    /// Name of the GaiaService.
+    pub name: String,
+    /// The identity in its leaf.
+    pub spiffe_id: SpiffeId,
+}
+
+/// Transports of the mesh listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TlsMode {
+    /// TLS with an optional client certificate.
+    Permissive,
+    /// mTLS only.
+    Strict,
+}
+
+/// Which credentials decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AuthMode {
+    /// API keys decide.
+    APIKeyOnly,
+    /// API keys and tokens are both accepted.
+    Dual,
+    /// Tokens decide.
+    JWTOnly,
+}
+
+/// How the platform's own tokens look.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenRules {
+    /// `iss` of service tokens.
+    pub issuer: String,
+    /// The broad audience of the dual phases, accepted beside the service's own SPIFFE id unless JWTOnly.
+    pub audience: String,
+    /// Longest life of a token, in seconds.
+    pub max_ttl_seconds: u64,
+}
+
+/// One declared caller of a service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Caller {
+    /// Who.
+    pub spiffe_id: SpiffeId,
+    /// What it may ask for; empty: everything.
+    pub scopes: Vec<String>,
+    /// Whether it may carry a user's identity.
+    pub on_behalf_of: bool,
+}
+
+/// `grants.json`: for the token issuer, every (caller, target, scopes) of the TrustDomain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Grants {
+    /// See [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// How tokens look.
+    pub tokens: TokenRules,
+    /// All services of the TrustDomain, sorted: `service_name` and `target_service` are looked up here.
+    pub services: Vec<ServiceIdentity>,
+    /// Who may call whom, sorted.
+    pub grants: Vec<Grant>,
+}
+
+/// One allowed pair.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Grant {
+    /// The caller.
+    pub caller: SpiffeId,
+    /// The service called.
+    pub target: SpiffeId,
+    /// What the caller may ask for; empty: everything.
+    pub scopes: Vec<String>,
+}
+
+/// `denylist.json`: what is revoked before its time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Denylist {
+    /// See [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Fingerprints of leaves.
+    pub leaves: Vec<String>,
+    /// Signing keys.
+    pub kids: Vec<String>,
+    /// Token ids.
+    pub jtis: Vec<String>,
+    /// Subjects whose older tokens are refused.
+    pub subjects: Vec<DeniedSubject>,
+}
+
+/// A subject whose tokens issued before a time are refused.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeniedSubject {
+    /// The `sub` claim.
+    pub sub: String,
+    /// Tokens with an earlier `iat` are refused.
+    pub not_before: Timestamp,
+}
+
+impl Denylist {
+    /// Nothing is revoked.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { schema_version: SCHEMA_VERSION, leaves: vec![], kids: vec![], jtis: vec![], subjects: vec![] }
+    }
+}
+
+/// `api-keys.json`: the API keys one service accepts. Only hashes are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiKeys {
+    /// See [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// The records.
+    pub keys: Vec<ApiKeyRecord>,
+}
+
+/// One API key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiKeyRecord {
+    /// Its public name, used in logs and as `key:<id>`.
+    pub id: String,
+    /// Lower-case hex SHA-256 of the key's text.
+    pub sha256: String,
+    /// Who its owner is: a SPIFFE id or a free name.
+    pub principal: String,
+    /// What it may do; empty: everything.
+    #[serde(default)]
+    pub scopes: Vec<String>,
+    /// When it ends; none: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+    /// Whether it works.
+    pub state: ApiKeyState,
+    /// A mode stricter than its service's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<AuthMode>,
+    /// Whether several callers share it (an imported key).
+    #[serde(default)]
+    pub shared: bool,
+}
+
+/// Whether an API key works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ApiKeyState {
+    /// It works.
+    Active,
+    /// It is refused.
+    Revoked,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_a_newer_schema_is_refused_by_name() {
+        let text = br#"{"schemaVersion": 2, "leaves": [], "kids": [], "jtis": [], "subjects": []}"#;
+        let error = read::<Denylist>("denylist.json", text).unwrap_err();
+        assert_eq!(error.to_string(), "denylist.json has schemaVersion 2, this program reads up to 1");
+    }
+
+    #[test]
+    fn fields_a_reader_does_not_know_are_ignored() {
+        let text = br#"{"schemaVersion":1,"leaves":[],"kids":[],"jtis":[],"subjects":[],"later":true}"#;
+        assert_eq!(read::<Denylist>("denylist.json", text).unwrap(), Denylist::empty());
+    }
+
+    #[test]
+    fn an_api_key_record_needs_only_its_essentials() {
+        let text = br#"{"schemaVersion":1,"keys":[{"id":"a","sha256":"00","principal":"p","state":"active"}]}"#;
+        let keys: ApiKeys = read("api-keys.json", text).unwrap();
+        assert_eq!(keys.keys[0].scopes, Vec::<String>::new());
+        assert!(!keys.keys[0].shared);
+    }
+}

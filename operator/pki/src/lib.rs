@@ -1,0 +1,1 @@
+//! Keys, CAs, leaves, bundles and JWK sets, with time, entropy and serials as arguments.

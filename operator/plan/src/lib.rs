@@ -1,0 +1,1 @@
+//! Every rotation decision as a pure function: Observed -> Plan.

@@ -1,0 +1,1 @@
+//! Gaia's asset-service.

@@ -1,0 +1,1 @@
+//! Gaia's auth-service.

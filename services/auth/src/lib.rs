@@ -1,0 +1,1 @@
+//! Credentials to one Principal: token rules, API keys, policy.

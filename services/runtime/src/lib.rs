@@ -1,0 +1,1 @@
+//! The runtime of a Gaia service: mounted-directory reload, listeners, mTLS client.
