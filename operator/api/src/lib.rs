@@ -4,6 +4,8 @@
 //! describes, services read it. The custom resource types need feature `crd`; the rest is free of Kubernetes crates.
 
 pub mod clock;
+#[cfg(feature = "crd")]
+pub mod crd;
 pub mod duration;
 pub mod mount;
 pub mod names;

@@ -1,0 +1,327 @@
+//! GaiaService: a service of the platform.
+
+use jiff::Timestamp;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::service_certificate::is_false;
+use super::{
+    AuthMode, Condition, DeletionPolicy, KeyUsage, ObjectTemplate, PrivateKeySpec, Renewal, SecretRef, TrustDomainRef,
+    Workload, rules,
+};
+use crate::Span;
+
+/// A service of the platform: its certificate, who may call it, and which credentials it accepts.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[kube(
+    group = "gaia.dev",
+    version = "v1alpha1",
+    kind = "GaiaService",
+    plural = "gaiaservices",
+    shortname = "gsvc",
+    category = "gaia",
+    namespaced,
+    status = "GaiaServiceStatus",
+    derive = "PartialEq",
+    doc = "GaiaService is a service of the platform: its certificate, who may call it, and which credentials it accepts.",
+    validation = crate::crd::rules::name_is_dns_label(),
+    printcolumn(name = "MODE", type_ = "string", json_path = ".status.auth.mode", description = "The authentication mode that runs"),
+    printcolumn(name = "TLS", type_ = "string", json_path = ".spec.tls.mode"),
+    printcolumn(name = "READY", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "EXPIRES", type_ = "string", json_path = ".status.certificate.notAfter"),
+    printcolumn(name = "SERVED", type_ = "string", json_path = ".status.certificate.served"),
+    printcolumn(name = "LEGACY USED", type_ = "string", json_path = ".status.legacy.lastUsedDate", description = "The last day an API key was used"),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(validation = Rule::new("!has(self.auth.mode) || self.auth.mode != 'JWTOnly' || self.tls.mode == 'Strict'")
+    .message("tls.mode must be Strict when auth.mode is JWTOnly"))]
+#[serde(rename_all = "camelCase")]
+pub struct GaiaServiceSpec {
+    /// The TrustDomain it belongs to. Immutable.
+    #[serde(default)]
+    #[x_kube(validation = crate::crd::rules::immutable())]
+    pub trust_domain_ref: TrustDomainRef,
+    /// The workload's service account; default: this object's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), pattern(rules::DNS_NAME))]
+    pub service_account_name: Option<String>,
+    /// How instances are probed (port 8443 by default) and made to pick changes up.
+    #[serde(default)]
+    pub workload: Workload,
+    /// Overrides for its ServiceCertificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateOverrides>,
+    /// `host:port` of instances outside the cluster; probed like pods.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 64),
+        inner(length(min = 3, max = 260), pattern(r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$"))
+    )]
+    pub endpoints: Vec<String>,
+    /// Who may call this service.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub callers: Vec<CallerSpec>,
+    /// Transports.
+    #[serde(default)]
+    pub tls: TlsSpec,
+    /// Credentials.
+    #[serde(default)]
+    pub auth: AuthSpec,
+    /// Waves rotate in order, 0 first; put the canary in 0.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 9))]
+    pub rotation_wave: i32,
+}
+
+/// Overrides for the ServiceCertificate of a GaiaService; see there.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
+#[x_kube(validation = crate::crd::rules::immutable_optional("secretName"))]
+#[x_kube(validation = crate::crd::rules::leaf_duration())]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateOverrides {
+    /// The Secret to write; default: `<name>-tls`. Immutable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), pattern(rules::DNS_NAME))]
+    pub secret_name: Option<String>,
+    /// Further DNS names; they must match the TrustDomain's `allowedNames`.
+    #[serde(default, rename = "extraDNSNames", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 253), pattern(rules::WILDCARD_DNS_NAME)))]
+    pub extra_dns_names: Vec<String>,
+    /// IP addresses; they must match the TrustDomain's `allowedNames`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 64)))]
+    #[x_kube(validation = crate::crd::rules::each_is_ip())]
+    pub ip_addresses: Vec<String>,
+    /// Also certify wildcard names for the pods of a headless Service.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub headless: bool,
+    /// Life of the certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = crate::crd::rules::between("10m", "26280h"))]
+    pub duration: Option<Span>,
+    /// Allow a duration under 1h.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub allow_short_lived: bool,
+    /// The leaf's key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub private_key: Option<PrivateKeySpec>,
+    /// Extended key usages; default both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2))]
+    pub usages: Option<Vec<KeyUsage>>,
+    /// Labels and annotations of the Secret.
+    #[serde(default, skip_serializing_if = "ObjectTemplate::is_empty")]
+    pub secret_template: ObjectTemplate,
+    /// `Disabled` stops renewing.
+    #[serde(default)]
+    pub renewal: Renewal,
+    /// `Retain` leaves the Secret.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+}
+
+/// A declared caller.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct CallerSpec {
+    /// Name of the calling GaiaService.
+    #[schemars(length(min = 1, max = 63), pattern(rules::DNS_LABEL))]
+    pub service: String,
+    /// Its namespace; default: this service's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), pattern(rules::DNS_LABEL))]
+    pub namespace: Option<String>,
+    /// What it may ask for; none listed: everything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 128), pattern("^[!#-\\[\\]-~]+$")))]
+    pub scopes: Vec<String>,
+    /// Whether it may carry a user's identity.
+    #[serde(default)]
+    pub on_behalf_of: bool,
+}
+
+/// Transports of the mesh port.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
+pub struct TlsSpec {
+    /// Permissive: plain HTTP, TLS and mTLS on one port; Strict: mTLS only.
+    #[serde(default)]
+    pub mode: TlsMode,
+}
+
+/// Which transports the mesh port takes.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum TlsMode {
+    /// Plain HTTP, TLS and mTLS, each counted per caller.
+    #[default]
+    Permissive,
+    /// mTLS only.
+    Strict,
+}
+
+impl From<TlsMode> for crate::mount::TlsMode {
+    fn from(mode: TlsMode) -> Self {
+        match mode {
+            TlsMode::Permissive => Self::Permissive,
+            TlsMode::Strict => Self::Strict,
+        }
+    }
+}
+
+/// Credentials a service accepts.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthSpec {
+    /// APIKeyOnly, Dual or JWTOnly; default: the TrustDomain's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<AuthMode>,
+    /// Send `Deprecation`, `Sunset` and `Link` headers to users of API keys.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub deprecation_headers: bool,
+    /// When API keys will end (RFC 3339, UTC).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub sunset_time: Option<Timestamp>,
+    /// Windows in which API keys are refused, to find who still uses them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub brownout_windows: Vec<BrownoutWindow>,
+    /// Secret with `api-keys.json`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_keys_secret_ref: Option<SecretRef>,
+    /// User tokens this service accepts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_tokens: Option<UserTokensSpec>,
+    /// How long no API key may have been used before JWTOnly is allowed; 720h by default.
+    #[serde(default = "default_legacy_free_for")]
+    #[x_kube(validation = crate::crd::rules::between("0s", "99999h"))]
+    pub legacy_free_for: Span,
+}
+
+impl Default for AuthSpec {
+    fn default() -> Self {
+        Self {
+            mode: None,
+            deprecation_headers: false,
+            sunset_time: None,
+            brownout_windows: vec![],
+            api_keys_secret_ref: None,
+            user_tokens: None,
+            legacy_free_for: default_legacy_free_for(),
+        }
+    }
+}
+
+/// How long no API key may have been used before JWTOnly, unless asked otherwise: 720h.
+#[must_use]
+pub fn default_legacy_free_for() -> Span {
+    Span::hours(720)
+}
+
+/// A window in which API keys are refused.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct BrownoutWindow {
+    /// When it begins (RFC 3339, UTC).
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub start: Timestamp,
+    /// How long it lasts, at most 6h.
+    #[x_kube(validation = crate::crd::rules::between("1s", "6h"))]
+    pub duration: Span,
+}
+
+/// User tokens a service accepts.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
+pub struct UserTokensSpec {
+    /// Names of `userTokenIssuers`; none listed: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 63)))]
+    pub issuers: Vec<String>,
+    /// Scopes a user's token stands for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 128)))]
+    pub scopes: Vec<String>,
+}
+
+/// What the operator reports of a GaiaService.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct GaiaServiceStatus {
+    /// The generation of the spec this status is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Which mode runs, and which is wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth: Option<AuthStatus>,
+    /// A summary of its ServiceCertificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateSummary>,
+    /// Use of API keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub legacy: Option<LegacyStatus>,
+    /// Lower-case hex SHA-256 of the published policy.json.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub policy_hash: Option<String>,
+    /// Ready, Reconciling, Stalled, CertificateReady, PolicyPublished, Served, LegacyFree.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// Which mode runs, and which is wanted.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthStatus {
+    /// The mode that runs.
+    pub mode: AuthMode,
+    /// The mode that is asked for.
+    pub desired_mode: AuthMode,
+}
+
+/// A summary of the ServiceCertificate of a GaiaService.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateSummary {
+    /// Its name.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// When the stored certificate ends (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub not_after: Option<Timestamp>,
+    /// How many instances serve it: `2/2`, or `-` when nothing can be probed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub served: Option<String>,
+}
+
+/// Use of API keys.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct LegacyStatus {
+    /// The last day any API key was used (YYYY-MM-DD).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub last_used_date: Option<String>,
+    /// Who used which key last when; at most 50.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50))]
+    pub callers: Vec<LegacyCaller>,
+}
+
+/// Who used an API key.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct LegacyCaller {
+    /// The key's id.
+    #[schemars(length(max = 128))]
+    pub key: String,
+    /// The caller.
+    #[schemars(length(max = 512))]
+    pub caller: String,
+    /// The last day (YYYY-MM-DD).
+    #[schemars(length(max = 32))]
+    pub last_used_date: String,
+}

@@ -1,0 +1,567 @@
+//! TrustDomain: one environment's root of trust.
+
+use jiff::Timestamp;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{AuthMode, Condition, NamespaceSelector, PrivateKeySpec, SecretRef, rules};
+use crate::Span;
+
+/// One environment's root of trust: its CA, its JWT signing keys, and who may use them.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "gaia.dev",
+    version = "v1alpha1",
+    kind = "TrustDomain",
+    plural = "trustdomains",
+    shortname = "td",
+    category = "gaia",
+    status = "TrustDomainStatus",
+    derive = "PartialEq",
+    doc = "TrustDomain is one environment's root of trust: its CA, its JWT signing keys, and who may use them.",
+    validation = crate::crd::rules::name_is_dns_label(),
+    printcolumn(name = "READY", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "CA EXPIRES", type_ = "string", json_path = ".status.ca.active.notAfter", description = "When the active CA certificate ends"),
+    printcolumn(name = "SIGNING KEY", type_ = "string", json_path = ".status.signingKeys.active.id", description = "The active JWT signing key"),
+    printcolumn(name = "ROTATING", type_ = "string", json_path = ".status.rotating"),
+    printcolumn(name = "PODS UPDATED", type_ = "string", json_path = ".status.instances.summary"),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(validation = Rule::new("!has(self.userTokenIssuers) || self.userTokenIssuers.all(i, i.issuer != self.tokens.issuer)")
+    .message("userTokenIssuers must not contain the issuer of spec.tokens.issuer"))]
+#[serde(rename_all = "camelCase")]
+pub struct TrustDomainSpec {
+    /// SPIFFE trust domain name, e.g. gaia.local. Immutable.
+    #[schemars(length(min = 1, max = 253), pattern(rules::DNS_NAME))]
+    #[x_kube(validation = crate::crd::rules::immutable())]
+    pub trust_domain: String,
+    /// Which namespaces may reference this TrustDomain. None: nobody; {}: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace_selector: Option<NamespaceSelector>,
+    /// Names beyond a service's own that may be certified.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub allowed_names: Vec<AllowedNames>,
+    /// The certificate authority.
+    #[serde(default)]
+    pub ca: CaSpec,
+    /// Defaults for every ServiceCertificate.
+    #[serde(default)]
+    pub certificate_defaults: CertificateDefaults,
+    /// The platform's own tokens.
+    #[serde(default)]
+    pub tokens: TokensSpec,
+    /// What is refused before its time. At most 1,000 entries in all.
+    #[serde(default)]
+    pub revoked: RevokedSpec,
+    /// Outside issuers of user tokens (Supabase is one).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, b.issuer == a.issuer))").message("must have unique issuers"))]
+    pub user_token_issuers: Vec<UserTokenIssuer>,
+    /// Authentication defaults for services.
+    #[serde(default)]
+    pub auth: TrustDomainAuth,
+    /// How changes reach the running pods.
+    #[serde(default)]
+    pub propagation: PropagationSpec,
+}
+
+/// Names that the listed namespaces may have certified.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct AllowedNames {
+    /// Namespaces this applies to.
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 63), pattern(rules::DNS_LABEL)))]
+    pub namespaces: Vec<String>,
+    /// DNS names. A leading `*.` stands for exactly one label, and allows the wildcard name itself.
+    #[serde(default, rename = "dnsNames", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 253), pattern(rules::WILDCARD_DNS_NAME)))]
+    pub dns_names: Vec<String>,
+    /// Networks in CIDR form.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 64)))]
+    #[x_kube(validation = crate::crd::rules::each_is_cidr())]
+    pub ip_ranges: Vec<String>,
+}
+
+/// The certificate authority.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[x_kube(validation = Rule::new("!has(self.existingSecretRef) || (!has(self.privateKey) && !has(self.duration) && !has(self.rotationPeriod))")
+    .message("existingSecretRef must not be combined with privateKey, duration or rotationPeriod"))]
+#[serde(rename_all = "camelCase")]
+pub struct CaSpec {
+    /// The CA's key: ECDSA 256 by default. A change is a rotation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub private_key: Option<PrivateKeySpec>,
+    /// Life of a CA certificate; 87600h by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = crate::crd::rules::between("1h", "99999h"))]
+    pub duration: Option<Span>,
+    /// Rotate by itself this often; by default only before the CA's end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = crate::crd::rules::between("1h", "99999h"))]
+    pub rotation_period: Option<Span>,
+    /// Bring your own CA: a kubernetes.io/tls Secret in the operator's namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub existing_secret_ref: Option<SecretRef>,
+    /// Raise it to force one rotation.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    #[x_kube(validation = crate::crd::rules::never_decreases())]
+    pub rotation_revision: i64,
+    /// CA certificates not to be trusted any more. Sticky: taking one out changes nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["fingerprint".into()]))]
+    pub distrusted: Vec<DistrustedCa>,
+}
+
+impl Default for CaSpec {
+    fn default() -> Self {
+        Self {
+            private_key: None,
+            duration: None,
+            rotation_period: None,
+            existing_secret_ref: None,
+            rotation_revision: 1,
+            distrusted: vec![],
+        }
+    }
+}
+
+impl CaSpec {
+    /// The life of a new CA certificate.
+    #[must_use]
+    pub fn duration(&self) -> Span {
+        self.duration.clone().unwrap_or_else(|| Span::hours(87_600))
+    }
+}
+
+/// A CA certificate not to be trusted any more.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct DistrustedCa {
+    /// Lower-case hex SHA-256 of the certificate's DER.
+    #[schemars(length(min = 64, max = 64), pattern(rules::SHA256_HEX))]
+    pub fingerprint: String,
+    /// When it goes.
+    #[serde(default)]
+    pub mode: DistrustMode,
+}
+
+/// When distrusted material goes.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum DistrustMode {
+    /// After replacements are in place, waiting at most 5 minutes for them.
+    #[default]
+    AfterReissue,
+    /// Now.
+    Immediate,
+}
+
+/// Defaults for every ServiceCertificate.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateDefaults {
+    /// Life of a leaf; renewed at two thirds, so the default of 3240h (135 days) renews quarterly.
+    #[serde(default = "default_leaf_duration")]
+    #[x_kube(validation = crate::crd::rules::between("10m", "26280h"))]
+    pub duration: Span,
+    /// Key of a leaf: ECDSA 256 by default.
+    #[serde(default)]
+    pub private_key: PrivateKeySpec,
+}
+
+impl Default for CertificateDefaults {
+    fn default() -> Self {
+        Self { duration: default_leaf_duration(), private_key: PrivateKeySpec::default() }
+    }
+}
+
+fn default_leaf_duration() -> Span {
+    Span::hours(3240)
+}
+
+/// The platform's own tokens.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct TokensSpec {
+    /// `iss` of service tokens. Immutable.
+    #[serde(default = "default_issuer")]
+    #[schemars(length(min = 1, max = 253), pattern("^[!-~]+$"))]
+    #[x_kube(validation = crate::crd::rules::immutable())]
+    pub issuer: String,
+    /// The broad audience of the dual phases. Immutable.
+    #[serde(default = "default_audience")]
+    #[schemars(length(min = 1, max = 253), pattern("^[!-~]+$"))]
+    #[x_kube(validation = crate::crd::rules::immutable())]
+    pub audience: String,
+    /// The one GaiaService that gets the active signing key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issued_by: Option<ServiceRef>,
+    /// RS256 or ES256. A change is a rotation.
+    #[serde(default)]
+    pub algorithm: TokenAlgorithm,
+    /// Longest life of a token.
+    #[serde(default = "default_max_ttl", rename = "maxTTL")]
+    #[x_kube(validation = crate::crd::rules::between("10s", "24h"))]
+    pub max_ttl: Span,
+    /// Rotate the signing key this often; quarterly by default.
+    #[serde(default = "default_signing_period")]
+    #[x_kube(validation = crate::crd::rules::between("1m", "99999h"))]
+    pub rotation_period: Span,
+    /// Raise it to force one rotation.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    #[x_kube(validation = crate::crd::rules::never_decreases())]
+    pub rotation_revision: i64,
+    /// Signing keys not to be trusted any more. Sticky.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["kid".into()]))]
+    pub distrusted: Vec<DistrustedKey>,
+}
+
+impl Default for TokensSpec {
+    fn default() -> Self {
+        Self {
+            issuer: default_issuer(),
+            audience: default_audience(),
+            issued_by: None,
+            algorithm: TokenAlgorithm::default(),
+            max_ttl: default_max_ttl(),
+            rotation_period: default_signing_period(),
+            rotation_revision: 1,
+            distrusted: vec![],
+        }
+    }
+}
+
+fn default_issuer() -> String {
+    "gaia-platform".to_owned()
+}
+
+fn default_audience() -> String {
+    "gaia-services".to_owned()
+}
+
+fn default_max_ttl() -> Span {
+    Span::hours(1)
+}
+
+/// How often the signing key rotates unless asked otherwise: 2160h.
+#[must_use]
+pub fn default_signing_period() -> Span {
+    Span::hours(2160)
+}
+
+fn one() -> i64 {
+    1
+}
+
+/// A signing key not to be trusted any more.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct DistrustedKey {
+    /// The key's id (RFC 7638 thumbprint).
+    #[schemars(length(min = 43, max = 43), pattern("^[A-Za-z0-9_-]{43}$"))]
+    pub kid: String,
+    /// When it goes.
+    #[serde(default)]
+    pub mode: DistrustMode,
+}
+
+/// Refers to a GaiaService.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct ServiceRef {
+    /// Its namespace.
+    #[schemars(length(min = 1, max = 63), pattern(rules::DNS_LABEL))]
+    pub namespace: String,
+    /// Its name.
+    #[schemars(length(min = 1, max = 63), pattern(rules::DNS_LABEL))]
+    pub name: String,
+}
+
+/// Signature algorithms of service tokens.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum TokenAlgorithm {
+    /// RSA 2048 with SHA-256.
+    #[default]
+    RS256,
+    /// ECDSA P-256 with SHA-256.
+    ES256,
+}
+
+/// What is refused before its time.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
+#[x_kube(validation = Rule::new("size(self.leaves) + size(self.jtis) + size(self.subjects) <= 1000").message("must have at most 1000 entries in all"))]
+pub struct RevokedSpec {
+    /// Fingerprints of leaves.
+    #[serde(default)]
+    #[schemars(length(max = 1000), inner(length(min = 64, max = 64), pattern(rules::SHA256_HEX)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub leaves: Vec<String>,
+    /// Token ids.
+    #[serde(default)]
+    #[schemars(length(max = 1000), inner(length(min = 1, max = 128)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub jtis: Vec<String>,
+    /// Subjects whose older tokens are refused.
+    #[serde(default)]
+    #[schemars(length(max = 1000))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["sub".into()]))]
+    pub subjects: Vec<RevokedSubject>,
+}
+
+/// A subject whose older tokens are refused.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RevokedSubject {
+    /// The `sub` claim.
+    #[schemars(length(min = 1, max = 512))]
+    pub sub: String,
+    /// Tokens issued before this time are refused (RFC 3339).
+    #[schemars(with = "String", extend("format" = "date-time"), length(max = 64))]
+    pub not_before: Timestamp,
+}
+
+/// An outside issuer of user tokens.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[x_kube(validation = Rule::new("self.verification != 'JWKS' || has(self.jwksURL)").message("jwksURL must be set when verification is JWKS"))]
+#[x_kube(validation = Rule::new("self.verification != 'Remote' || has(self.apiKeySecretRef)").message("apiKeySecretRef must be set when verification is Remote"))]
+#[serde(rename_all = "camelCase")]
+pub struct UserTokenIssuer {
+    /// A short name, used in `user:<name>:<sub>`.
+    #[schemars(length(min = 1, max = 63), pattern(rules::DNS_LABEL))]
+    pub name: String,
+    /// The exact `iss` claim.
+    #[schemars(length(min = 1, max = 512))]
+    pub issuer: String,
+    /// How its tokens are verified.
+    #[serde(default)]
+    pub verification: IssuerVerification,
+    /// Where its keys are; https, or http on loopback.
+    #[serde(rename = "jwksURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024), pattern(r"^(https://|http://(localhost|127\.0\.0\.1|\[::1\])[:/]).+$"))]
+    pub jwks_url: Option<String>,
+    /// Secret with key `api-key` in each verifying service's namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key_secret_ref: Option<SecretRef>,
+    /// Accepted `aud` values; empty: `authenticated`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 253)))]
+    pub audiences: Vec<String>,
+    /// Accepted algorithms.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2))]
+    pub algorithms: Vec<TokenAlgorithm>,
+    /// Claims that must be there with these values.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    #[schemars(schema_with = "claim_map")]
+    pub required_claims: std::collections::BTreeMap<String, String>,
+    /// PEM roots for fetching its keys; none: the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65_536))]
+    pub ca_bundle: Option<String>,
+}
+
+fn claim_map(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "maxProperties": 64,
+        "additionalProperties": { "type": "string", "maxLength": 512 },
+    })
+}
+
+/// How an outside issuer's tokens are verified.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum IssuerVerification {
+    /// In process, by its published keys.
+    #[default]
+    JWKS,
+    /// By asking the issuer over HTTP.
+    Remote,
+}
+
+/// Authentication defaults for services.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct TrustDomainAuth {
+    /// The mode of services that set none.
+    #[serde(default)]
+    pub default_mode: AuthMode,
+}
+
+/// How changes reach the running pods.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PropagationSpec {
+    /// P: the least time before a written file counts as in use.
+    #[serde(default = "default_min_delay")]
+    #[x_kube(validation = crate::crd::rules::between("1s", "168h"))]
+    pub min_delay: Span,
+    /// Whether a rotation waits until every instance is current.
+    #[serde(default = "yes")]
+    pub require_acknowledgement: bool,
+    /// D: after this long without acknowledgement the rotation is reported as late.
+    #[serde(default = "default_deadline")]
+    #[x_kube(validation = crate::crd::rules::between("1s", "168h"))]
+    pub deadline: Span,
+    /// S: how far the clocks of two machines may differ.
+    #[serde(default = "default_clock_skew")]
+    #[x_kube(validation = crate::crd::rules::between("0s", "10m"))]
+    pub clock_skew: Span,
+}
+
+impl Default for PropagationSpec {
+    fn default() -> Self {
+        Self {
+            min_delay: default_min_delay(),
+            require_acknowledgement: true,
+            deadline: default_deadline(),
+            clock_skew: default_clock_skew(),
+        }
+    }
+}
+
+fn default_min_delay() -> Span {
+    Span::minutes(3)
+}
+
+fn default_deadline() -> Span {
+    Span::hours(1)
+}
+
+fn default_clock_skew() -> Span {
+    Span::seconds(60)
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What the operator reports of a TrustDomain.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct TrustDomainStatus {
+    /// The generation of the spec this status is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The CA's generations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<RingStatus>,
+    /// The JWT signing keys' generations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signing_keys: Option<RingStatus>,
+    /// How many instances are current.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instances: Option<Counts>,
+    /// What is rotating: `-`, `CA`, `SigningKey` or `CA,SigningKey`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub rotating: Option<String>,
+    /// Instances a rotation is waiting for; at most 10.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub laggards: Vec<Laggard>,
+    /// How many instances a rotation is waiting for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub laggard_count: Option<i32>,
+    /// The measured exposure of the last compromise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exposure: Option<Exposure>,
+    /// Ready, Reconciling, Stalled, CARotating, SigningKeysRotating, ExpiringSoon.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// The generations of one ring.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+pub struct RingStatus {
+    /// The generation that signs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active: Option<GenerationStatus>,
+    /// The generation that will sign next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<GenerationStatus>,
+    /// Generations still trusted, no longer signing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub retiring: Vec<GenerationStatus>,
+    /// Generations no longer trusted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub distrusted: Vec<GenerationStatus>,
+}
+
+/// One generation of a ring.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct GenerationStatus {
+    /// Short id: the first 8 characters of the fingerprint or kid.
+    #[schemars(length(max = 64))]
+    pub id: String,
+    /// Of a CA: lower-case hex SHA-256 of the certificate's DER.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub fingerprint: Option<String>,
+    /// Of a signing key: its id (RFC 7638 thumbprint).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub kid: Option<String>,
+    /// Of a CA: when its certificate ends (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub not_after: Option<Timestamp>,
+    /// Staged, Published, Active, Retiring, Removed or Distrusted.
+    #[schemars(length(max = 32))]
+    pub state: String,
+    /// Since when it is in this state (RFC 3339).
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub since: Timestamp,
+    /// Of a retiring generation: when it can go at the earliest (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub safe_to_remove_time: Option<Timestamp>,
+}
+
+/// How many of how many.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Instances that use the current material.
+    pub current: i32,
+    /// All instances.
+    pub total: i32,
+    /// Both as text, `2/2`; `-` when nothing can be probed.
+    #[schemars(length(max = 32))]
+    pub summary: String,
+}
+
+/// An instance a rotation is waiting for.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Laggard {
+    /// Its namespace.
+    #[schemars(length(max = 63))]
+    pub namespace: String,
+    /// Its pod or endpoint.
+    #[schemars(length(max = 253))]
+    pub pod: String,
+    /// Why it is not current.
+    #[schemars(length(max = 512))]
+    pub reason: String,
+}
+
+/// From the edit that distrusted something to the last acknowledgement.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Exposure {
+    /// When it was distrusted (RFC 3339).
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub from: Timestamp,
+    /// When the last instance refused it (RFC 3339); none: not yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub until: Option<Timestamp>,
+}
