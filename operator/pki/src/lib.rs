@@ -1,1 +1,41 @@
 //! Keys, CAs, leaves, bundles and JWK sets, with time, entropy and serials as arguments.
+//!
+//! Nothing in here reads a clock or draws randomness of its own; the one exception is [`PrivateKey::generate`] (and the
+//! nonce inside an ECDSA signature), which aws-lc-rs does inside its own module boundary.
+//!
+//! What this crate promises:
+//! - A leaf that [`issue_leaf`] returns chains: the issuer name is the CA's subject byte for byte, the signature
+//!   verifies, and webpki builds the path. Otherwise there is an error with the reason, never a leaf.
+//! - A private key never appears in `Debug`, in an error or in a panic message, and its PEM and DER are wiped on drop.
+//! - The same inputs give the same bundle and the same JWK set, byte for byte.
+
+mod armor;
+mod bundle;
+mod ca;
+mod certificate;
+mod chain;
+mod der;
+mod jwk;
+mod key;
+mod leaf;
+mod name;
+mod path;
+mod public_key;
+mod serial;
+mod sign;
+mod validity;
+
+pub use armor::ArmorError;
+pub use bundle::{bundle_pem, sha256_hex};
+pub use ca::{Ca, CaRequest};
+pub use certificate::{Certificate, CertificateError, key_matches};
+pub use chain::CaError;
+pub use jwk::{Jwk, JwkError, JwkSet, SigningAlgorithm};
+pub use key::{KeyError, KeySpec, PrivateKey};
+pub use leaf::{Leaf, LeafError, LeafRequest, Usage, issue_leaf};
+pub use name::NameError;
+pub use path::{PathError, verify_path};
+pub use public_key::PublicKey;
+pub use serial::Serial;
+pub use sign::SignError;
+pub use validity::{Validity, ValidityError};

@@ -1,0 +1,369 @@
+//! Certificates as they are: parsed once, never changed (RFC 5280).
+
+use std::fmt;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::SectionKind;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::armor::{self, ArmorError};
+use crate::bundle::{hex, sha256_hex};
+use crate::der;
+use crate::key::PrivateKey;
+use crate::leaf::Usage;
+use crate::public_key::{PublicKey, without_zeros};
+
+/// Why bytes are not a certificate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateError {
+    /// The text is not PEM, or has a block that is not a certificate.
+    #[error("reading certificates: {0}")]
+    Armor(#[from] ArmorError),
+    /// Blank, or PEM without a certificate.
+    #[error("there is no certificate")]
+    None,
+    /// Not the DER of one X.509 certificate.
+    #[error("certificate {position} is not X.509: {reason}")]
+    Der {
+        /// 1-based position in the chain.
+        position: usize,
+        /// What the parser said.
+        reason: String,
+    },
+    /// An extension that decides what the certificate is for cannot be read.
+    #[error("certificate {position} has an unreadable or repeated extension {oid}")]
+    Extension {
+        /// 1-based position in the chain.
+        position: usize,
+        /// Its object identifier in dots.
+        oid: String,
+    },
+}
+
+/// One X.509 certificate. Equality is that of the DER.
+#[derive(Clone)]
+pub struct Certificate {
+    der: Vec<u8>,
+    serial: String,
+    not_before: Timestamp,
+    not_after: Timestamp,
+    subject: Name,
+    issuer: Name,
+    public_key: PublicKey,
+    extensions: Extensions,
+}
+
+impl Certificate {
+    /// Reads the DER of one certificate.
+    ///
+    /// # Errors
+    /// [`CertificateError::Der`] or [`CertificateError::Extension`], with position 1.
+    pub fn from_der(der: &[u8]) -> Result<Self, CertificateError> {
+        Self::parse(der, 1)
+    }
+
+    /// Reads all certificates of a PEM text in their order, such as a `tls.crt` or a `ca.crt`. Bounding the size of
+    /// the input is the caller's, who knows where it comes from.
+    ///
+    /// # Errors
+    /// Any [`CertificateError`]; [`CertificateError::None`] if there is none. A block of another kind is an error.
+    pub fn chain_from_pem(pem: &[u8]) -> Result<Vec<Self>, CertificateError> {
+        let blocks = armor::blocks(pem, &[SectionKind::Certificate], &[])?;
+        if blocks.is_empty() {
+            return Err(CertificateError::None);
+        }
+        blocks.iter().enumerate().map(|(index, block)| Self::parse(&block.der, index + 1)).collect()
+    }
+
+    /// One PEM block labelled `CERTIFICATE`.
+    #[must_use]
+    pub fn to_pem(&self) -> String {
+        armor::encode("CERTIFICATE", &self.der).to_string()
+    }
+
+    /// The DER.
+    #[must_use]
+    pub fn der(&self) -> &[u8] {
+        &self.der
+    }
+
+    /// SHA-256 of the DER, 64 lowercase hex digits.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        sha256_hex(&self.der)
+    }
+
+    /// The serial number in lowercase hex, two digits an octet, without leading zero octets.
+    #[must_use]
+    pub fn serial(&self) -> String {
+        self.serial.clone()
+    }
+
+    /// The first moment at which it holds.
+    #[must_use]
+    pub fn not_before(&self) -> Timestamp {
+        self.not_before
+    }
+
+    /// The last moment at which it holds. A time past what [`Timestamp`] can hold (the RFC's "no well-defined
+    /// expiration", 9999-12-31T23:59:59Z) is [`Timestamp::MAX`].
+    #[must_use]
+    pub fn not_after(&self) -> Timestamp {
+        self.not_after
+    }
+
+    /// The subject in words, for people; two different names may look alike.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        self.subject.text.clone()
+    }
+
+    /// The issuer in words, for people; two different names may look alike.
+    #[must_use]
+    pub fn issuer(&self) -> String {
+        self.issuer.text.clone()
+    }
+
+    /// The key it certifies.
+    #[must_use]
+    pub fn public_key(&self) -> PublicKey {
+        self.public_key.clone()
+    }
+
+    /// Whether basicConstraints says so (RFC 5280 section 4.2.1.9). Without the extension: no.
+    #[must_use]
+    pub fn is_ca(&self) -> bool {
+        self.extensions.is_ca
+    }
+
+    /// How many CA certificates may follow below this one; `None` is no limit.
+    #[must_use]
+    pub fn path_len(&self) -> Option<u32> {
+        self.extensions.path_len
+    }
+
+    /// Whether it may sign certificates as far as keyUsage goes: yes where the extension is absent.
+    #[must_use]
+    pub fn may_sign_certificates(&self) -> bool {
+        self.extensions.key_cert_sign.unwrap_or(true)
+    }
+
+    /// The `dNSName`s of its subjectAltName.
+    #[must_use]
+    pub fn dns_names(&self) -> &[String] {
+        &self.extensions.dns_names
+    }
+
+    /// The URIs of its subjectAltName.
+    #[must_use]
+    pub fn uris(&self) -> &[String] {
+        &self.extensions.uris
+    }
+
+    /// The IP addresses of its subjectAltName.
+    #[must_use]
+    pub fn ip_addresses(&self) -> &[IpAddr] {
+        &self.extensions.ip_addresses
+    }
+
+    /// The purposes of its extended key usage that Gaia knows; others are left out.
+    #[must_use]
+    pub fn usages(&self) -> &[Usage] {
+        &self.extensions.usages
+    }
+
+    /// The subject key identifier's octets.
+    #[must_use]
+    pub fn subject_key_id(&self) -> Option<&[u8]> {
+        self.extensions.subject_key_id.as_deref()
+    }
+
+    /// The authority key identifier's `keyIdentifier` octets.
+    #[must_use]
+    pub fn authority_key_id(&self) -> Option<&[u8]> {
+        self.extensions.authority_key_id.as_deref()
+    }
+
+    /// Whether `issuer` issued this: the issuer name here is its subject byte for byte, and the signature verifies
+    /// under its key with an algorithm that webpki accepts (so not with SHA-1, nor under RSA below 2048 bits).
+    #[must_use]
+    pub fn is_signed_by(&self, issuer: &Self) -> bool {
+        self.issuer.der == issuer.subject.der && self.verifies_under(&issuer.public_key)
+    }
+
+    /// Whether it signed itself: a root.
+    #[must_use]
+    pub fn is_self_signed(&self) -> bool {
+        self.is_signed_by(self)
+    }
+
+    /// The DER of the subject name.
+    pub(crate) fn subject_der(&self) -> &[u8] {
+        &self.subject.der
+    }
+
+    /// The DER of the issuer name.
+    pub(crate) fn issuer_der(&self) -> &[u8] {
+        &self.issuer.der
+    }
+
+    /// The certificate as rustls and webpki take it.
+    pub(crate) fn as_pki(&self) -> CertificateDer<'_> {
+        CertificateDer::from_slice(&self.der)
+    }
+
+    /// Whether the signature over this verifies under `key`, whatever the names say.
+    pub(crate) fn verifies_under(&self, key: &PublicKey) -> bool {
+        let Some(parts) = der::only(&self.der).and_then(|outer| der::elements(outer.content)) else {
+            return false;
+        };
+        let [tbs, algorithm, signature] = parts.as_slice() else {
+            return false;
+        };
+        let Some([0, signature @ ..]) = (signature.tag == der::BIT_STRING).then_some(signature.content) else {
+            return false;
+        };
+        let key_algorithm = der::only(key.spki_der()).and_then(|spki| der::elements(spki.content));
+        let Some(key_algorithm) = key_algorithm.as_deref().and_then(<[_]>::first) else {
+            return false;
+        };
+        webpki::ALL_VERIFICATION_ALGS
+            .iter()
+            .filter(|verify| {
+                verify.signature_alg_id().as_ref() == algorithm.content
+                    && verify.public_key_alg_id().as_ref() == key_algorithm.content
+            })
+            .any(|verify| verify.verify_signature(key.bits(), tbs.whole, signature).is_ok())
+    }
+
+    fn parse(bytes: &[u8], position: usize) -> Result<Self, CertificateError> {
+        let refuse = |reason: String| CertificateError::Der { position, reason };
+        let (rest, parsed) = X509Certificate::from_der(bytes).map_err(|error| refuse(error.to_string()))?;
+        if !rest.is_empty() {
+            return Err(refuse(format!("{} bytes follow it", rest.len())));
+        }
+        let public_key = PublicKey::from_spki_der(parsed.public_key().raw)
+            .map_err(|_| refuse("its public key cannot be read".to_owned()))?;
+        Ok(Self {
+            der: bytes.to_vec(),
+            serial: hex(without_zeros(parsed.raw_serial())),
+            not_before: timestamp(parsed.validity().not_before.timestamp()),
+            not_after: timestamp(parsed.validity().not_after.timestamp()),
+            subject: Name::of(parsed.subject()),
+            issuer: Name::of(parsed.issuer()),
+            public_key,
+            extensions: Extensions::of(&parsed, position)?,
+        })
+    }
+}
+
+/// Whether `cert` certifies the public half of `key`.
+#[must_use]
+pub fn key_matches(cert: &Certificate, key: &PrivateKey) -> bool {
+    cert.public_key.is_same_key(&key.public_key())
+}
+
+impl PartialEq for Certificate {
+    fn eq(&self, other: &Self) -> bool {
+        self.der == other.der
+    }
+}
+
+impl Eq for Certificate {}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate")
+            .field("subject", &self.subject.text)
+            .field("uris", &self.extensions.uris)
+            .field("serial", &self.serial)
+            .field("not_after", &self.not_after)
+            .field("fingerprint", &self.fingerprint())
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone)]
+struct Name {
+    der: Vec<u8>,
+    text: String,
+}
+
+impl Name {
+    fn of(name: &x509_parser::x509::X509Name<'_>) -> Self {
+        Self { der: name.as_raw().to_vec(), text: name.to_string().escape_debug().to_string() }
+    }
+}
+
+/// What the extensions say that decides what a certificate is for.
+#[derive(Clone, Default)]
+struct Extensions {
+    is_ca: bool,
+    path_len: Option<u32>,
+    key_cert_sign: Option<bool>,
+    dns_names: Vec<String>,
+    uris: Vec<String>,
+    ip_addresses: Vec<IpAddr>,
+    usages: Vec<Usage>,
+    subject_key_id: Option<Vec<u8>>,
+    authority_key_id: Option<Vec<u8>>,
+}
+
+impl Extensions {
+    fn of(certificate: &X509Certificate<'_>, position: usize) -> Result<Self, CertificateError> {
+        let mut found = Self::default();
+        let mut seen = Vec::new();
+        for extension in certificate.extensions() {
+            let refuse = || CertificateError::Extension { position, oid: extension.oid.to_string() };
+            if seen.contains(&&extension.oid) {
+                return Err(refuse());
+            }
+            seen.push(&extension.oid);
+            match extension.parsed_extension() {
+                ParsedExtension::ParseError { .. } => return Err(refuse()),
+                ParsedExtension::BasicConstraints(constraints) => {
+                    found.is_ca = constraints.ca;
+                    found.path_len = constraints.path_len_constraint;
+                }
+                ParsedExtension::KeyUsage(usage) => found.key_cert_sign = Some(usage.key_cert_sign()),
+                ParsedExtension::ExtendedKeyUsage(usage) => {
+                    found.usages.extend(usage.server_auth.then_some(Usage::ServerAuth));
+                    found.usages.extend(usage.client_auth.then_some(Usage::ClientAuth));
+                }
+                ParsedExtension::SubjectKeyIdentifier(id) => found.subject_key_id = Some(id.0.to_vec()),
+                ParsedExtension::AuthorityKeyIdentifier(id) => {
+                    found.authority_key_id = id.key_identifier.as_ref().map(|id| id.0.to_vec());
+                }
+                ParsedExtension::SubjectAlternativeName(names) => {
+                    for name in &names.general_names {
+                        found.take_name(name).ok_or_else(refuse)?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    fn take_name(&mut self, name: &GeneralName<'_>) -> Option<()> {
+        match name {
+            GeneralName::DNSName(name) => self.dns_names.push((*name).to_owned()),
+            GeneralName::URI(uri) => self.uris.push((*uri).to_owned()),
+            GeneralName::IPAddress(octets) => self.ip_addresses.push(ip_address(octets)?),
+            GeneralName::Invalid(..) => return None,
+            _ => {}
+        }
+        Some(())
+    }
+}
+
+fn ip_address(octets: &[u8]) -> Option<IpAddr> {
+    <[u8; 4]>::try_from(octets).map(IpAddr::from).or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from)).ok()
+}
+
+fn timestamp(seconds: i64) -> Timestamp {
+    Timestamp::from_second(seconds).unwrap_or(if seconds < 0 { Timestamp::MIN } else { Timestamp::MAX })
+}

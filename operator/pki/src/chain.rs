@@ -1,0 +1,270 @@
+//! What a CA that someone brings must look like.
+
+use jiff::Timestamp;
+
+use crate::certificate::{Certificate, CertificateError, key_matches};
+use crate::key::{KeyError, PrivateKey};
+use crate::name::NameError;
+use crate::sign::SignError;
+use crate::validity::ValidityError;
+
+/// Why something is not a CA that can sign leaves. Each variant is one reason, worded for the person who made it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CaError {
+    /// More than 64 KiB.
+    #[error("{what} is {bytes} bytes long, more than the {limit} that are read")]
+    TooLarge {
+        /// `the certificate chain`, `the key` or `the extra roots`.
+        what: &'static str,
+        /// Its length.
+        bytes: usize,
+        /// The longest that is read.
+        limit: usize,
+    },
+    /// More than 10 certificates.
+    #[error("{what} has {found} certificates, more than the {limit} that are read")]
+    TooMany {
+        /// `the certificate chain` or `the extra roots`.
+        what: &'static str,
+        /// How many there are.
+        found: usize,
+        /// The most that are read.
+        limit: usize,
+    },
+    /// The chain has no certificate.
+    #[error("the certificate chain has no certificate")]
+    NoCertificate,
+    /// The chain or the extra roots cannot be read.
+    #[error("{what} cannot be read: {source}")]
+    Certificate {
+        /// `the certificate chain` or `the extra roots`.
+        what: &'static str,
+        /// Why not.
+        source: CertificateError,
+    },
+    /// The private key cannot be read or is of a kind that is not used.
+    #[error("the CA key cannot be used: {0}")]
+    Key(#[source] KeyError),
+    /// The key does not belong to any certificate of the chain.
+    #[error("the CA key {key} does not belong to the certificate {subject:?}, whose key is {certificate}")]
+    KeyMismatch {
+        /// Subject of the first certificate.
+        subject: String,
+        /// Fingerprint of the certificate's public key.
+        certificate: String,
+        /// Fingerprint of the key's public half.
+        key: String,
+    },
+    /// The chain does not begin at the certificate of the key, or an issuer does not come next.
+    #[error("the certificate chain is out of order: {subject:?} should be at position {position}")]
+    OutOfOrder {
+        /// The certificate that is elsewhere.
+        subject: String,
+        /// Where it should be, counted from 1.
+        position: usize,
+    },
+    /// A certificate was not issued by the next one, nor by any other given.
+    #[error("{subject:?} was not signed by {issuer:?}, the certificate that follows it")]
+    NotChaining {
+        /// The certificate.
+        subject: String,
+        /// The one that follows it.
+        issuer: String,
+    },
+    /// Certificates follow the root.
+    #[error("{subject:?} follows the root {root:?} in the certificate chain")]
+    AfterRoot {
+        /// The certificate that follows.
+        subject: String,
+        /// The root.
+        root: String,
+    },
+    /// The way up ends before a self-signed root.
+    #[error("{subject:?} is not self-signed and its issuer {issuer:?} is neither in the chain nor in the extra roots")]
+    NoRoot {
+        /// Where the way ends.
+        subject: String,
+        /// The issuer it names.
+        issuer: String,
+    },
+    /// basicConstraints is absent or says CA:FALSE.
+    #[error("{subject:?} is not a CA certificate (basicConstraints)")]
+    NotACa {
+        /// The certificate.
+        subject: String,
+    },
+    /// keyUsage is there, without keyCertSign.
+    #[error("{subject:?} may not sign certificates (keyUsage without keyCertSign)")]
+    MayNotSign {
+        /// The certificate.
+        subject: String,
+    },
+    /// The certificate's key is of a kind that is not used.
+    #[error("{subject:?} has a key that is not supported: {kind}")]
+    UnsupportedKey {
+        /// The certificate.
+        subject: String,
+        /// The kind in words, such as `RSA 1024`.
+        kind: String,
+    },
+    /// pathLen does not allow as many certificates below as there are.
+    #[error("{subject:?} allows {path_len} CA certificates below it, there are {below} (pathLenConstraint)")]
+    PathLength {
+        /// The certificate.
+        subject: String,
+        /// What it allows.
+        path_len: u32,
+        /// How many CA certificates are below it.
+        below: usize,
+    },
+    /// Past its end.
+    #[error("{subject:?} expired at {not_after}, it is {now}")]
+    Expired {
+        /// The certificate.
+        subject: String,
+        /// Its end.
+        not_after: Timestamp,
+        /// The moment of the check.
+        now: Timestamp,
+    },
+    /// Before its beginning.
+    #[error("{subject:?} is not valid before {not_before}, it is {now}")]
+    NotYetValid {
+        /// The certificate.
+        subject: String,
+        /// Its beginning.
+        not_before: Timestamp,
+        /// The moment of the check.
+        now: Timestamp,
+    },
+    /// A name for a new root is not usable.
+    #[error("making a root: {0}")]
+    Name(#[from] NameError),
+    /// The validity of a new root is no time span.
+    #[error("making a root: {0}")]
+    Validity(#[from] ValidityError),
+    /// A new root could not be signed.
+    #[error("making a root: {0}")]
+    Sign(#[from] SignError),
+}
+
+/// Reads the certificates of the chain and of the extra roots, within bounds.
+pub(crate) fn read(
+    chain_pem: &[u8],
+    key_pem: &str,
+    extra_roots_pem: Option<&[u8]>,
+) -> Result<(Vec<Certificate>, Vec<Certificate>), CaError> {
+    within("the key", key_pem.len())?;
+    let given = certificates("the certificate chain", chain_pem)?;
+    if given.is_empty() {
+        return Err(CaError::NoCertificate);
+    }
+    let extra = extra_roots_pem.map(|pem| certificates("the extra roots", pem)).transpose()?;
+    Ok((given, extra.unwrap_or_default()))
+}
+
+/// The path from the certificate of `key` to a root, out of the `given` chain and, where that ends, the `extra` ones.
+pub(crate) fn complete(
+    given: Vec<Certificate>,
+    extra: &[Certificate],
+    key: &PrivateKey,
+) -> Result<Vec<Certificate>, CaError> {
+    check_order(&given, key)?;
+    let mut path = given;
+    // Each step adds a certificate that is not in the path yet, so this ends.
+    while let Some(last) = path.last().filter(|last| !last.is_self_signed()) {
+        let Some(issuer) = extra.iter().find(|extra| last.is_signed_by(extra) && !path.contains(extra)) else {
+            return Err(no_root(last));
+        };
+        path.push(issuer.clone());
+    }
+    Ok(path)
+}
+
+/// Checks a whole path: the key belongs to its first certificate, each is signed by the next and may do what it does.
+pub(crate) fn check(path: &[Certificate], key: &PrivateKey) -> Result<(), CaError> {
+    check_order(path, key)?;
+    for (below, certificate) in path.iter().enumerate() {
+        let subject = certificate.subject();
+        if !certificate.is_ca() {
+            return Err(CaError::NotACa { subject });
+        }
+        if !certificate.may_sign_certificates() {
+            return Err(CaError::MayNotSign { subject });
+        }
+        if let Some(path_len) = certificate.path_len().filter(|limit| usize::try_from(*limit).is_ok_and(|l| l < below))
+        {
+            return Err(CaError::PathLength { subject, path_len, below });
+        }
+    }
+    match path.last() {
+        Some(last) if last.is_self_signed() => Ok(()),
+        Some(last) => Err(no_root(last)),
+        None => Err(CaError::NoCertificate),
+    }
+}
+
+fn check_order(path: &[Certificate], key: &PrivateKey) -> Result<(), CaError> {
+    let first = path.first().ok_or(CaError::NoCertificate)?;
+    check_keys(path)?;
+    if !key_matches(first, key) {
+        return Err(match path.iter().find(|other| key_matches(other, key)) {
+            Some(other) => CaError::OutOfOrder { subject: other.subject(), position: 1 },
+            None => CaError::KeyMismatch {
+                subject: first.subject(),
+                certificate: first.public_key().fingerprint(),
+                key: key.public_key().fingerprint(),
+            },
+        });
+    }
+    for (index, pair) in path.windows(2).enumerate() {
+        let [certificate, next] = pair else { continue };
+        if certificate.is_self_signed() {
+            return Err(CaError::AfterRoot { subject: next.subject(), root: certificate.subject() });
+        }
+        if !certificate.is_signed_by(next) {
+            return Err(match path.iter().find(|other| certificate.is_signed_by(other)) {
+                Some(other) => CaError::OutOfOrder { subject: other.subject(), position: index + 2 },
+                None => CaError::NotChaining { subject: certificate.subject(), issuer: next.subject() },
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The signing certificate needs a key we can sign with, those above it one that peers verify.
+fn check_keys(path: &[Certificate]) -> Result<(), CaError> {
+    for (index, certificate) in path.iter().enumerate() {
+        let key = certificate.public_key();
+        let usable = if index == 0 { key.spec().is_some() } else { key.is_strong() };
+        if !usable {
+            return Err(CaError::UnsupportedKey { subject: certificate.subject(), kind: key.describe() });
+        }
+    }
+    Ok(())
+}
+
+fn no_root(last: &Certificate) -> CaError {
+    CaError::NoRoot { subject: last.subject(), issuer: last.issuer() }
+}
+
+fn certificates(what: &'static str, pem: &[u8]) -> Result<Vec<Certificate>, CaError> {
+    within(what, pem.len())?;
+    let certificates = match Certificate::chain_from_pem(pem) {
+        Err(CertificateError::None) => Vec::new(),
+        read => read.map_err(|source| CaError::Certificate { what, source })?,
+    };
+    match certificates.len() {
+        found if found > MAX_CERTIFICATES => Err(CaError::TooMany { what, found, limit: MAX_CERTIFICATES }),
+        _ => Ok(certificates),
+    }
+}
+
+fn within(what: &'static str, bytes: usize) -> Result<(), CaError> {
+    if bytes > MAX_BYTES { Err(CaError::TooLarge { what, bytes, limit: MAX_BYTES }) } else { Ok(()) }
+}
+
+/// The longest PEM text that is read.
+const MAX_BYTES: usize = 64 * 1024;
+/// The most certificates that are read from one PEM text.
+const MAX_CERTIFICATES: usize = 10;

@@ -1,0 +1,81 @@
+//! Does a chain hold? Asked of webpki, which is what rustls asks (RFC 5280 section 6).
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rustls_pki_types::UnixTime;
+use webpki::{EndEntityCert, KeyUsage};
+
+use crate::certificate::Certificate;
+use crate::leaf::Usage;
+
+/// Why a certificate does not chain.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// webpki cannot read the root, because of an extension it does not know for example.
+    #[error("the root {root} cannot be a trust anchor: {reason}")]
+    Anchor {
+        /// Subject of the root.
+        root: String,
+        /// webpki's reason.
+        reason: String,
+    },
+    /// No path from the certificate to the root.
+    #[error("certificate {serial} does not chain to {root} for {usage} at {at}: {reason}")]
+    Path {
+        /// Serial of the certificate.
+        serial: String,
+        /// Subject of the root.
+        root: String,
+        /// What it was checked for.
+        usage: Usage,
+        /// When it was checked for.
+        at: Timestamp,
+        /// webpki's reason, such as `NameConstraintViolation`.
+        reason: String,
+    },
+}
+
+/// Checks that `leaf` chains over `intermediates` to `root` for `usage` at the moment `at`: signatures, validity,
+/// basic and name constraints, key usages. Peer names are the peer's to check.
+///
+/// # Errors
+/// [`PathError`], with webpki's reason.
+pub fn verify_path(
+    leaf: &Certificate,
+    intermediates: &[Certificate],
+    root: &Certificate,
+    usage: Usage,
+    at: Timestamp,
+) -> Result<(), PathError> {
+    let root_der = root.as_pki();
+    let anchor = webpki::anchor_from_trusted_cert(&root_der)
+        .map_err(|error| PathError::Anchor { root: root.subject(), reason: error.to_string() })?;
+    let refuse = |error: &webpki::Error| PathError::Path {
+        serial: leaf.serial(),
+        root: root.subject(),
+        usage,
+        at,
+        reason: error.to_string(),
+    };
+    let leaf_der = leaf.as_pki();
+    let end_entity = EndEntityCert::try_from(&leaf_der).map_err(|error| refuse(&error))?;
+    let intermediates: Vec<_> = intermediates.iter().map(Certificate::as_pki).collect();
+    let purpose = match usage {
+        Usage::ServerAuth => KeyUsage::server_auth(),
+        Usage::ClientAuth => KeyUsage::client_auth(),
+    };
+    let seconds = u64::try_from(at.as_second()).unwrap_or(0);
+    end_entity
+        .verify_for_usage(
+            webpki::ALL_VERIFICATION_ALGS,
+            &[anchor],
+            &intermediates,
+            UnixTime::since_unix_epoch(Duration::from_secs(seconds)),
+            purpose,
+            None,
+            None,
+        )
+        .map(|_| ())
+        .map_err(|error| refuse(&error))
+}

@@ -1,0 +1,61 @@
+//! When a certificate holds.
+
+use jiff::Timestamp;
+
+/// The time a certificate holds, both ends included (RFC 5280 section 4.1.2.5). Certificates know whole seconds;
+/// fractions are cut off when one is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// The first moment.
+    pub not_before: Timestamp,
+    /// The last moment.
+    pub not_after: Timestamp,
+}
+
+/// Why a [`Validity`] cannot be written into a certificate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ValidityError {
+    /// It ends before it begins, or lasts for less than a second.
+    #[error("a certificate cannot hold from {not_before} until {not_after}: that is empty")]
+    Empty {
+        /// As asked for.
+        not_before: Timestamp,
+        /// As asked for.
+        not_after: Timestamp,
+    },
+    /// It begins before 1970, which no clock of ours can mean.
+    #[error("a certificate cannot hold from {not_before}: that is before 1970")]
+    BeforeEpoch {
+        /// As asked for.
+        not_before: Timestamp,
+    },
+}
+
+impl Validity {
+    /// Both ends cut to whole seconds since the epoch, checked to be a time span at all.
+    pub(crate) fn seconds(&self) -> Result<(u64, u64), ValidityError> {
+        let Self { not_before, not_after } = *self;
+        if not_before < Timestamp::UNIX_EPOCH {
+            return Err(ValidityError::BeforeEpoch { not_before });
+        }
+        match (u64::try_from(not_before.as_second()), u64::try_from(not_after.as_second())) {
+            (Ok(from), Ok(until)) if from < until => Ok((from, until)),
+            _ => Err(ValidityError::Empty { not_before, not_after }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::ends_before_it_begins("2026-01-02T00:00:00Z", "2026-01-01T00:00:00Z")]
+    #[case::is_no_time_at_all("2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z")]
+    #[case::is_shorter_than_a_second("2026-01-01T00:00:00.1Z", "2026-01-01T00:00:00.9Z")]
+    #[case::begins_before_1970("1969-12-31T23:59:59Z", "2026-01-01T00:00:00Z")]
+    fn a_validity_is_refused_that(#[case] not_before: Timestamp, #[case] not_after: Timestamp) {
+        assert!(Validity { not_before, not_after }.seconds().is_err());
+    }
+}
