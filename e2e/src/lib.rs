@@ -1,1 +1,27 @@
-//! Harness for real clusters, scenario tests, demo and benchmarks.
+//! Harness for Gaia's scenario tests, its demo and its benchmarks, on real Kubernetes API servers.
+//!
+//! - [`ControlPlane`]: etcd, kube-apiserver and kube-controller-manager on loopback, without root, up in seconds;
+//! - [`Cluster`]: what a test does with any cluster: clients, kubectl, CRDs, namespaces, kubeconfigs;
+//! - [`AuditLog`]: who asked the API server for what;
+//! - [`OperatorProcess`] and [`Process`]: programs under test, which can be killed, paused and restarted;
+//! - [`Projection`]: kubelet's part where there is no kubelet: Secrets and ConfigMaps as mounted files;
+//! - [`wait`]: waiting for a condition, in place of sleeping;
+//! - [`tier`]: what a test does when the cluster it needs cannot be had.
+//!
+//! Everything that is started here dies with the process that started it, also when that is killed with SIGKILL.
+
+pub mod assets;
+pub mod audit;
+pub mod authority;
+pub mod cluster;
+pub mod control_plane;
+pub mod dirs;
+pub mod process;
+pub mod progress;
+pub mod supervisor;
+pub mod wait;
+
+pub use audit::{AuditLog, AuditRecord};
+pub use cluster::Cluster;
+pub use control_plane::{ControlPlane, ControlPlaneOptions};
+pub use process::{Process, ProcessSpec};

@@ -1,0 +1,53 @@
+//! `gaia-e2e cluster up|down|status`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use gaia_e2e::supervisor::{Kind, Site};
+
+use crate::print_path;
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Start a cluster, unless it is up, and print the path of its kubeconfig.
+    Up(SiteArguments),
+    /// Stop a cluster and remove everything it left but its logs.
+    Down(SiteArguments),
+    /// Print the path of a cluster's kubeconfig; exit status 1 if the cluster is not up.
+    Status(SiteArguments),
+    /// Run a cluster in the foreground, until SIGTERM.
+    #[command(hide = true)]
+    Supervise(SiteArguments),
+}
+
+/// Which cluster.
+#[derive(Args)]
+pub(crate) struct SiteArguments {
+    /// A whole node, with kubelet and containerd, in place of a control plane on loopback. Needs root.
+    #[arg(long)]
+    node: bool,
+    /// Where the cluster's files and logs are.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+impl SiteArguments {
+    pub(crate) fn site(self) -> Result<Site> {
+        Site::new(if self.node { Kind::Node } else { Kind::Loopback }, self.dir)
+    }
+}
+
+pub(crate) async fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Up(arguments) => print_path(&arguments.site()?.up().await?),
+        Command::Down(arguments) => arguments.site()?.down().await?,
+        Command::Status(arguments) => match arguments.site()?.kubeconfig() {
+            Some(kubeconfig) => print_path(&kubeconfig),
+            None => return Ok(ExitCode::FAILURE),
+        },
+        Command::Supervise(arguments) => arguments.site()?.supervise().await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

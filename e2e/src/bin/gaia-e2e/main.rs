@@ -1,0 +1,60 @@
+//! `gaia-e2e`: clusters, images and the programs around them, for tests, demo and benchmarks.
+
+mod cluster;
+mod kubectl;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use gaia_e2e::{assets, progress};
+
+/// Real Kubernetes clusters for Gaia's tests, its demo and its benchmarks.
+///
+/// Results go to standard output, progress to standard error. What is built is kept in GAIA_CACHE_DIR (default
+/// ~/.cache/gaia), clusters live in `run/loopback` and `run/node` there.
+#[derive(Parser)]
+#[command(name = "gaia-e2e", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start and stop clusters.
+    #[command(subcommand)]
+    Cluster(cluster::Command),
+    /// Run kubectl as the administrator of a cluster that is up.
+    Kubectl(kubectl::Arguments),
+    /// Print the path of the control-plane binary; it is built first if it is not in the cache.
+    Controlplane,
+    /// Print the path of helm; it is installed into the cache first if there is none.
+    Helm,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Arguments::parse().command).await {
+        Ok(code) => code,
+        Err(error) => {
+            progress::say(format_args!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Cluster(command) => return cluster::run(command).await,
+        Command::Kubectl(arguments) => return kubectl::run(arguments),
+        Command::Controlplane => print_path(&assets::controlplane()?.controlplane),
+        Command::Helm => print_path(&assets::helm()?),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[expect(clippy::print_stdout, reason = "the result of a command")]
+fn print_path(path: &std::path::Path) {
+    println!("{}", path.display());
+}

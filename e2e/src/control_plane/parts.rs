@@ -1,0 +1,159 @@
+//! The files and flags of each part.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::{AUDIT_LOG, ControlPlaneOptions, LOGS, ports};
+use crate::assets::{ControlPlaneAssets, Tool};
+use crate::authority::{Authority, CredentialFiles, write_signing_key};
+use crate::cluster::kubeconfig;
+use crate::process::{Process, ProcessSpec};
+use crate::wait::Seen;
+
+/// A control plane on paper: files written, ports chosen, nothing started.
+pub(super) struct Plan {
+    dir: PathBuf,
+    assets: ControlPlaneAssets,
+    apiserver_flags: Vec<String>,
+    ports: Ports,
+    authority: CredentialFiles,
+    serving: CredentialFiles,
+}
+
+struct Ports {
+    etcd: u16,
+    etcd_peer: u16,
+    apiserver: u16,
+    controller_manager: u16,
+}
+
+impl Plan {
+    pub(super) fn make(dir: &Path, assets: &ControlPlaneAssets, options: &ControlPlaneOptions) -> Result<Self> {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let [etcd, etcd_peer, apiserver, controller_manager] = ports::free()?;
+        let ports = Ports { etcd, etcd_peer, apiserver, controller_manager };
+        let authority = Authority::create(&dir.join("pki"))?;
+        let serving = authority.write("apiserver", &authority.server("kube-apiserver", &SERVER_NAMES)?)?;
+        write_signing_key(&dir.join("pki"), "service-accounts")?;
+        std::fs::write(dir.join("audit-policy.yaml"), AUDIT_POLICY)?;
+        let plan = Self {
+            dir: dir.to_owned(),
+            assets: assets.clone(),
+            apiserver_flags: options.apiserver_flags.clone(),
+            ports,
+            authority: authority.files(),
+            serving,
+        };
+        plan.write_kubeconfigs(&authority)?;
+        Ok(plan)
+    }
+
+    fn write_kubeconfigs(&self, authority: &Authority) -> Result<()> {
+        let server = format!("https://127.0.0.1:{}", self.ports.apiserver);
+        let write = |path: &Path, user: &str, groups: &[&str]| {
+            let credential = authority.client(user, groups)?;
+            kubeconfig::write_with_certificate(path, &server, authority.certificate(), &credential)
+        };
+        write(&self.admin_kubeconfig(), "gaia-e2e-admin", &["system:masters"])?;
+        write(&self.controller_manager_kubeconfig(), "system:kube-controller-manager", &[])
+    }
+
+    pub(super) fn admin_kubeconfig(&self) -> PathBuf {
+        self.dir.join("admin.kubeconfig")
+    }
+
+    fn controller_manager_kubeconfig(&self) -> PathBuf {
+        self.dir.join("pki/controller-manager.kubeconfig")
+    }
+
+    /// Nothing here outlives the test, so nothing is synced to disk.
+    pub(super) fn etcd(&self) -> ProcessSpec {
+        let client = format!("http://127.0.0.1:{}", self.ports.etcd);
+        let peer = format!("http://127.0.0.1:{}", self.ports.etcd_peer);
+        self.part("etcd", &self.assets.etcd)
+            .args(["--log-level=warn", "--unsafe-no-fsync"])
+            .arg(self.file_flag("data-dir", "etcd"))
+            .args([format!("--listen-client-urls={client}"), format!("--advertise-client-urls={client}")])
+            .args([format!("--listen-peer-urls={peer}"), format!("--initial-advertise-peer-urls={peer}")])
+            .arg(format!("--initial-cluster=default={peer}"))
+    }
+
+    /// Whether etcd takes connections; an etcd that has ended never will.
+    pub(super) fn etcd_listens(&self, etcd: &Process) -> Seen<Result<()>> {
+        if let Err(ended) = etcd.check_running() {
+            return Seen::Yes(Err(ended));
+        }
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports.etcd));
+        match TcpStream::connect_timeout(&address, Duration::from_secs(1)) {
+            Ok(_) => Seen::Yes(Ok(())),
+            Err(error) => Seen::NotYet(error.to_string()),
+        }
+    }
+
+    /// Audit is on in everything we run: tests count requests in it, and benchmarks must not be faster than production.
+    pub(super) fn kube_apiserver(&self) -> ProcessSpec {
+        self.part("kube-apiserver", &self.assets.kube_apiserver)
+            .arg(format!("--etcd-servers=http://127.0.0.1:{}", self.ports.etcd))
+            .args(["--bind-address=127.0.0.1".to_owned(), format!("--secure-port={}", self.ports.apiserver)])
+            // The address of the Service `kubernetes` must not be a loopback one, and nobody here needs it.
+            .args(["--endpoint-reconciler-type=none", "--service-cluster-ip-range=10.0.0.0/16"])
+            .arg(path_flag("tls-cert-file", &self.serving.certificate))
+            .arg(path_flag("tls-private-key-file", &self.serving.key))
+            .arg(path_flag("client-ca-file", &self.authority.certificate))
+            .arg("--service-account-issuer=https://kubernetes.default.svc.cluster.local")
+            .arg(self.file_flag("service-account-key-file", "pki/service-accounts.pub"))
+            .arg(self.file_flag("service-account-signing-key-file", "pki/service-accounts.key"))
+            .args(["--authorization-mode=RBAC", "--allow-privileged=true", "--shutdown-delay-duration=0s"])
+            .arg(self.file_flag("audit-policy-file", "audit-policy.yaml"))
+            .arg(self.file_flag("audit-log-path", AUDIT_LOG))
+            // One file, however long the benchmark: rotation would hide requests from the reader.
+            .args(["--audit-log-maxsize=100000", "--profiling=false"])
+            .args(&self.apiserver_flags)
+    }
+
+    pub(super) fn kube_controller_manager(&self) -> Option<ProcessSpec> {
+        let tool = self.assets.kube_controller_manager.as_ref()?;
+        let kubeconfig = self.controller_manager_kubeconfig();
+        let spec = self
+            .part("kube-controller-manager", tool)
+            .arg(path_flag("kubeconfig", &kubeconfig))
+            .arg(path_flag("authentication-kubeconfig", &kubeconfig))
+            .arg(path_flag("authorization-kubeconfig", &kubeconfig))
+            .args(["--bind-address=127.0.0.1".to_owned(), format!("--secure-port={}", self.ports.controller_manager)])
+            .args(["--leader-elect=false", "--use-service-account-credentials=true"])
+            // It makes a ServiceAccount per controller first, and its own limits stretch that over five seconds.
+            .args(["--kube-api-qps=1000", "--kube-api-burst=2000"])
+            .arg(self.file_flag("service-account-private-key-file", "pki/service-accounts.key"))
+            .arg(path_flag("root-ca-file", &self.authority.certificate))
+            .arg(path_flag("cluster-signing-cert-file", &self.authority.certificate))
+            .arg(path_flag("cluster-signing-key-file", &self.authority.key));
+        Some(spec)
+    }
+
+    fn part(&self, name: &str, tool: &Tool) -> ProcessSpec {
+        ProcessSpec::new(name, &tool.program, &self.dir.join(LOGS)).args(&tool.part)
+    }
+
+    fn file_flag(&self, flag: &str, file: &str) -> String {
+        path_flag(flag, &self.dir.join(file))
+    }
+}
+
+fn path_flag(flag: &str, path: &Path) -> String {
+    format!("--{flag}={}", path.display())
+}
+
+const SERVER_NAMES: [&str; 6] =
+    ["127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "10.0.0.1"];
+
+/// Who asked for what, and what came of it; no bodies.
+const AUDIT_POLICY: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Metadata
+";

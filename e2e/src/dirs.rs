@@ -1,0 +1,53 @@
+//! Where the harness keeps what it builds and what it runs.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+/// `GAIA_CACHE_DIR`, else `gaia` in the user's cache directory (`XDG_CACHE_HOME`, else `~/.cache`).
+///
+/// # Errors
+/// If there is no home directory.
+pub fn cache() -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("GAIA_CACHE_DIR") {
+        return Ok(dir.into());
+    }
+    if let Some(dir) = std::env::var_os("XDG_CACHE_HOME") {
+        return Ok(PathBuf::from(dir).join("gaia"));
+    }
+    let home = std::env::home_dir().context("no home directory for the cache: set GAIA_CACHE_DIR")?;
+    Ok(home.join(".cache/gaia"))
+}
+
+/// Where the cluster of `gaia-e2e cluster up` lives unless it is told otherwise.
+///
+/// # Errors
+/// If there is no home directory.
+pub fn cluster(name: &str) -> Result<PathBuf> {
+    Ok(cache()?.join("run").join(name))
+}
+
+/// A new directory for a control plane of a test. It is left in place, for its logs; those of test processes that are
+/// gone are removed here.
+///
+/// # Errors
+/// If the directory cannot be made.
+pub fn scratch() -> Result<PathBuf> {
+    let parent = cache()?.join("run/tests");
+    std::fs::create_dir_all(&parent).with_context(|| format!("cannot create {}", parent.display()))?;
+    sweep(&parent);
+    let dir = tempfile::Builder::new().prefix(&format!("{}-", std::process::id())).tempdir_in(&parent);
+    Ok(dir.with_context(|| format!("cannot create a directory in {}", parent.display()))?.keep())
+}
+
+/// Removes the directories of processes that are gone. A failure is left to the next run.
+fn sweep(parent: &std::path::Path) {
+    let Ok(entries) = std::fs::read_dir(parent) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.split('-').next()).and_then(|pid| pid.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !PathBuf::from(format!("/proc/{pid}")).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! A cluster that outlives the command that started it: `gaia-e2e cluster up`, `down` and `status`.
+//!
+//! A supervisor process owns the cluster. It holds a lock on `supervisor.lock` in the cluster's directory for as long as
+//! it lives, with its process id in the file, so who it is and whether it runs is never in doubt. All that it started
+//! dies with it.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::assets::controlplane;
+use crate::progress::say;
+use crate::{ControlPlane, ControlPlaneOptions, dirs, wait};
+
+/// Which cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A control plane on loopback.
+    Loopback,
+    /// A whole node. Needs root.
+    Node,
+}
+
+/// The place of one cluster.
+#[derive(Clone, Debug)]
+pub struct Site {
+    kind: Kind,
+    dir: PathBuf,
+}
+
+impl Site {
+    /// The cluster in `dir`, or in the default place: `run/loopback` or `run/node` in the cache directory.
+    ///
+    /// # Errors
+    /// If there is no home directory.
+    pub fn new(kind: Kind, dir: Option<PathBuf>) -> Result<Self> {
+        let dir = match dir {
+            Some(dir) => std::path::absolute(dir)?,
+            None => dirs::cluster(kind.name())?,
+        };
+        Ok(Self { kind, dir })
+    }
+
+    /// The administrator's kubeconfig, if the cluster is up.
+    pub fn kubeconfig(&self) -> Option<PathBuf> {
+        self.supervisor()?;
+        std::fs::read_to_string(self.dir.join(READY)).ok().map(PathBuf::from)
+    }
+
+    /// Starts the cluster, unless it is up, and returns the administrator's kubeconfig. What an earlier cluster left in
+    /// the directory is removed first.
+    ///
+    /// # Errors
+    /// If the cluster does not come up, with what the supervisor said.
+    pub async fn up(&self) -> Result<PathBuf> {
+        std::fs::create_dir_all(&self.dir).with_context(|| format!("cannot create {}", self.dir.display()))?;
+        // Two at once: the second waits here and then finds the cluster of the first.
+        let _one_starter = self.lock_for_starting().await?;
+        if let Some(kubeconfig) = self.kubeconfig() {
+            return Ok(kubeconfig);
+        }
+        // Here and not in the supervisor: this is where the person who waits for the build sees its progress.
+        tokio::task::spawn_blocking(controlplane).await??;
+        self.clean()?;
+        remove(&self.dir.join("logs"))?;
+        let mut supervisor = self.spawn_supervisor()?;
+        let mut log = Follow::new(self.dir.join(LOG));
+        let kubeconfig = wait::until("the cluster is up", UP_TIMEOUT, async || {
+            log.print_new();
+            self.kubeconfig().map(Ok).or_else(|| ended(&mut supervisor).map(Err))
+        })
+        .await?;
+        log.print_new();
+        kubeconfig
+    }
+
+    /// Stops the cluster, if it is up, and removes all it left but its logs.
+    ///
+    /// # Errors
+    /// If the supervisor does not end.
+    pub async fn down(&self) -> Result<()> {
+        if let Some(pid) = self.supervisor() {
+            kill_process(pid, Signal::TERM).context("cannot stop the supervisor")?;
+            let gone = async || self.supervisor().is_none();
+            if wait::until("the supervisor has ended", DOWN_TIMEOUT, gone).await.is_err() {
+                kill_process(pid, Signal::KILL).context("cannot kill the supervisor")?;
+                wait::until("the supervisor is gone", DOWN_TIMEOUT, gone).await?;
+            }
+        }
+        self.clean()
+    }
+
+    /// Runs the cluster until SIGTERM: the body of the supervisor process.
+    ///
+    /// # Errors
+    /// If the cluster does not come up, or a part of it ends.
+    pub async fn supervise(&self) -> Result<()> {
+        // Away from the terminal and the process group of the command that started us. Fails only for a group leader,
+        // as a supervisor that is run by hand is.
+        let _ = rustix::process::setsid();
+        let _lock = self.become_supervisor()?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            result = self.run_cluster() => result,
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+        }
+    }
+
+    async fn run_cluster(&self) -> Result<()> {
+        match self.kind {
+            Kind::Loopback => {
+                let plane = ControlPlane::start(ControlPlaneOptions::default().in_dir(&self.dir)).await?;
+                self.announce(plane.kubeconfig())?;
+                forever(|| plane.check_running()).await
+            }
+            Kind::Node => bail!("not yet"),
+        }
+    }
+
+    fn announce(&self, kubeconfig: &Path) -> Result<()> {
+        let unfinished = self.dir.join("ready.tmp");
+        std::fs::write(&unfinished, kubeconfig.to_str().context("the path is not UTF-8")?)?;
+        Ok(std::fs::rename(unfinished, self.dir.join(READY))?)
+    }
+
+    /// The supervisor's process id, if it lives.
+    fn supervisor(&self) -> Option<Pid> {
+        let mut file = File::open(self.dir.join(LOCK)).ok()?;
+        if file.try_lock_shared().is_ok() {
+            return None;
+        }
+        let mut pid = String::new();
+        file.read_to_string(&mut pid).ok()?;
+        Pid::from_raw(pid.trim().parse().ok()?)
+    }
+
+    fn become_supervisor(&self) -> Result<File> {
+        let mut file = File::options().create(true).truncate(false).write(true).open(self.dir.join(LOCK))?;
+        ensure!(file.try_lock().is_ok(), "another supervisor runs the cluster in {}", self.dir.display());
+        file.set_len(0)?;
+        writeln!(file, "{}", std::process::id())?;
+        Ok(file)
+    }
+
+    async fn lock_for_starting(&self) -> Result<File> {
+        let file = File::create(self.dir.join("up.lock"))?;
+        wait::until("no other `up` runs", UP_TIMEOUT, async || file.try_lock()).await?;
+        Ok(file)
+    }
+
+    fn spawn_supervisor(&self) -> Result<Child> {
+        let log = File::create(self.dir.join(LOG))?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["cluster", "supervise", "--dir"]).arg(&self.dir);
+        if self.kind == Kind::Node {
+            command.arg("--node");
+        }
+        command.current_dir("/").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.spawn().context("cannot start the supervisor")
+    }
+
+    /// Removes what a cluster that is gone left behind, apart from its logs.
+    fn clean(&self) -> Result<()> {
+        for name in [READY, "etcd", "pki", "admin.kubeconfig", "audit.jsonl"] {
+            remove(&self.dir.join(name))?;
+        }
+        Ok(())
+    }
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Loopback => "loopback",
+            Self::Node => "node",
+        }
+    }
+}
+
+/// Looks at the parts of a cluster once a second, for as long as all of them run.
+async fn forever(check: impl Fn() -> Result<()>) -> Result<()> {
+    let mut interval = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        interval.tick().await;
+        check()?;
+    }
+}
+
+fn ended(supervisor: &mut Child) -> Option<anyhow::Error> {
+    let status = supervisor.try_wait().ok().flatten()?;
+    Some(anyhow::anyhow!("the supervisor ended with {status}"))
+}
+
+fn remove(path: &Path) -> Result<()> {
+    let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Passes on what is added to a file.
+struct Follow {
+    path: PathBuf,
+    offset: u64,
+}
+
+impl Follow {
+    fn new(path: PathBuf) -> Self {
+        Self { path, offset: 0 }
+    }
+
+    fn print_new(&mut self) {
+        let Ok(mut file) = File::open(&self.path) else { return };
+        let mut text = String::new();
+        if file.seek(SeekFrom::Start(self.offset)).is_ok() && file.read_to_string(&mut text).is_ok() {
+            self.offset += text.len() as u64;
+            text.lines().for_each(say);
+        }
+    }
+}
+
+const LOCK: &str = "supervisor.lock";
+const LOG: &str = "supervisor.log";
+const READY: &str = "ready";
+const UP_TIMEOUT: Duration = Duration::from_secs(180);
+const DOWN_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,0 +1,115 @@
+//! Waiting for a condition, in place of sleeping.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use tokio::time::Instant;
+
+/// What a condition says when it is looked at.
+#[derive(Debug)]
+pub enum Seen<T> {
+    /// It holds, and this is what it found.
+    Yes(T),
+    /// It does not hold yet; the text says what was seen in its place.
+    NotYet(String),
+}
+
+impl<T> From<Option<T>> for Seen<T> {
+    fn from(found: Option<T>) -> Self {
+        found.map_or_else(|| Self::NotYet(String::new()), Self::Yes)
+    }
+}
+
+impl From<bool> for Seen<()> {
+    fn from(holds: bool) -> Self {
+        holds.then_some(()).into()
+    }
+}
+
+/// An error is "not yet": the API server may be down at the moment, the object may not be there.
+impl<T, E: std::fmt::Display> From<Result<T, E>> for Seen<T> {
+    fn from(result: Result<T, E>) -> Self {
+        match result {
+            Ok(value) => Self::Yes(value),
+            Err(error) => Self::NotYet(format!("{error:#}")),
+        }
+    }
+}
+
+/// Looks at `condition` until it holds, and returns what it found. The condition says `bool`, `Option`, `Result` (an
+/// error counts as not yet) or [`Seen`] itself.
+///
+/// # Errors
+/// After `timeout`, with `description` and what was seen last.
+pub async fn until<T, S>(description: &str, timeout: Duration, mut condition: impl AsyncFnMut() -> S) -> Result<T>
+where
+    S: Into<Seen<T>>,
+{
+    let deadline = Instant::now() + timeout;
+    loop {
+        // A condition that hangs (a paused server) must not hang the test.
+        let last = match tokio::time::timeout_at(deadline.max(Instant::now() + POLL), condition()).await {
+            Ok(seen) => match seen.into() {
+                Seen::Yes(found) => return Ok(found),
+                Seen::NotYet(detail) => detail,
+            },
+            Err(_) => "no answer".to_owned(),
+        };
+        if Instant::now() >= deadline {
+            let seen = if last.is_empty() { String::new() } else { format!("; last seen: {last}") };
+            bail!("gave up after {:.1} s waiting until {description}{seen}", timeout.as_secs_f32());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Looks at `condition` for the whole of `period` and fails if it ever stops holding: for "nothing happens".
+///
+/// # Errors
+/// As soon as the condition does not hold, with `description` and what was seen.
+pub async fn throughout<S>(description: &str, period: Duration, mut condition: impl AsyncFnMut() -> S) -> Result<()>
+where
+    S: Into<Seen<()>>,
+{
+    let end = Instant::now() + period;
+    while Instant::now() < end {
+        if let Seen::NotYet(detail) = condition().await.into() {
+            bail!("it did not hold throughout {:.1} s that {description}: {detail}", period.as_secs_f32());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
+}
+
+const POLL: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(200);
+
+    #[tokio::test]
+    async fn a_condition_is_looked_at_until_it_holds() {
+        let mut looks = 0;
+        let found = until("the third look", Duration::from_secs(5), async || {
+            looks += 1;
+            (looks == 3).then_some("here")
+        })
+        .await;
+        assert_eq!(found.unwrap(), "here");
+    }
+
+    #[tokio::test]
+    async fn a_condition_that_never_holds_is_named_with_what_was_seen_last() {
+        let result: Result<()> = until("the moon is green", SHORT, async || Err::<(), _>("it is grey")).await;
+        let message = result.unwrap_err().to_string();
+        assert_eq!(message, "gave up after 0.2 s waiting until the moon is green; last seen: it is grey");
+    }
+
+    #[tokio::test]
+    async fn a_condition_that_hangs_does_not_hang_the_wait() {
+        let result: Result<()> = until("an answer comes", SHORT, async || std::future::pending::<bool>().await).await;
+        assert!(result.unwrap_err().to_string().contains("no answer"));
+    }
+}
