@@ -1,0 +1,179 @@
+//! API keys: opaque texts of which only the hash is known.
+
+use std::collections::HashSet;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use gaia_api::SpiffeId;
+use gaia_api::mount::{ApiKeyRecord, ApiKeyState, ApiKeys, AuthMode};
+use jiff::Timestamp;
+
+use crate::Reason;
+use crate::hash::sha256_hex;
+use crate::principal::{Identity, Scopes};
+
+/// The API keys of one service, checked when loaded.
+#[derive(Debug, Clone, Default)]
+pub struct ApiKeyTable {
+    records: Vec<ApiKeyRecord>,
+}
+
+/// Why `api-keys.json` was refused as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApiKeyTableError {
+    /// An id is empty or too long.
+    #[error("record {index}: id must have 1 to 128 printable ASCII characters")]
+    Id {
+        /// Its place, from 0.
+        index: usize,
+    },
+    /// Not a hash.
+    #[error("record {id:?}: sha256 must be 64 lower-case hex digits")]
+    Hash {
+        /// The record.
+        id: String,
+    },
+    /// Two records could both answer for a key.
+    #[error("record {id:?}: its id or sha256 occurs twice")]
+    Repeated {
+        /// The second of them.
+        id: String,
+    },
+}
+
+impl TryFrom<ApiKeys> for ApiKeyTable {
+    type Error = ApiKeyTableError;
+
+    fn try_from(file: ApiKeys) -> Result<Self, ApiKeyTableError> {
+        let mut seen = HashSet::new();
+        for (index, record) in file.keys.iter().enumerate() {
+            if !(1..=128).contains(&record.id.len()) || !record.id.bytes().all(|b| b.is_ascii_graphic()) {
+                return Err(ApiKeyTableError::Id { index });
+            }
+            let is_hex = |text: &str| text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            if record.sha256.len() != 64 || !is_hex(&record.sha256) {
+                return Err(ApiKeyTableError::Hash { id: record.id.clone() });
+            }
+            if !seen.insert(format!("id {}", record.id)) || !seen.insert(format!("hash {}", record.sha256)) {
+                return Err(ApiKeyTableError::Repeated { id: record.id.clone() });
+            }
+        }
+        Ok(Self { records: file.keys })
+    }
+}
+
+impl ApiKeyTable {
+    /// The record of a presented key. Every record is compared, each in constant time: how long it takes says nothing
+    /// about which one it was, or how much of it was right.
+    #[must_use]
+    pub fn recognise(&self, key: &str) -> Option<&ApiKeyRecord> {
+        let hash = sha256_hex(key.as_bytes());
+        let mut found = None;
+        for record in &self.records {
+            if verify_slices_are_equal(record.sha256.as_bytes(), hash.as_bytes()).is_ok() {
+                found = Some(record);
+            }
+        }
+        found
+    }
+}
+
+/// Whether a recognised key works in a service of that mode.
+///
+/// # Errors
+/// The [`Reason`] it does not.
+pub(crate) fn check(record: &ApiKeyRecord, mode: AuthMode, now: Timestamp) -> Result<(), Reason> {
+    if record.state == ApiKeyState::Revoked {
+        return Err(Reason::ApiKeyRevoked);
+    }
+    if record.expires.is_some_and(|expires| now >= expires) {
+        return Err(Reason::ApiKeyExpired);
+    }
+    // A key's own mode may be stricter than its service's, never laxer.
+    if mode == AuthMode::JWTOnly || record.mode == Some(AuthMode::JWTOnly) {
+        return Err(Reason::ApiKeysNotAccepted);
+    }
+    Ok(())
+}
+
+/// Who holds a key: the workload that owns it, else the key itself.
+pub(crate) fn holder(record: &ApiKeyRecord) -> Identity {
+    match SpiffeId::parse(&record.principal) {
+        Ok(owner) if !record.shared => Identity::Service(owner),
+        _ => Identity::Key(record.id.clone()),
+    }
+}
+
+/// What a key may do.
+pub(crate) fn scopes(record: &ApiKeyRecord) -> Scopes {
+    Scopes::from_list(&record.scopes)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use gaia_api::mount::SCHEMA_VERSION;
+
+    use super::*;
+    use crate::testing::{at, now};
+
+    pub(crate) fn record(id: &str, key: &str) -> ApiKeyRecord {
+        ApiKeyRecord {
+            id: id.to_owned(),
+            sha256: sha256_hex(key.as_bytes()),
+            principal: "mobile-app".to_owned(),
+            scopes: vec![],
+            expires: None,
+            state: ApiKeyState::Active,
+            mode: None,
+            shared: false,
+        }
+    }
+
+    pub(crate) fn table(keys: Vec<ApiKeyRecord>) -> Result<ApiKeyTable, ApiKeyTableError> {
+        ApiKeyTable::try_from(ApiKeys { schema_version: SCHEMA_VERSION, keys })
+    }
+
+    #[test]
+    fn a_key_is_recognised_by_its_hash_alone() {
+        let table = table(vec![record("a", "key-a"), record("b", "key-b")]).unwrap();
+        assert_eq!(table.recognise("key-b").map(|r| r.id.as_str()), Some("b"));
+        assert_eq!(table.recognise("key-c"), None);
+        assert_eq!(table.recognise(&sha256_hex(b"key-b")), None, "the stored hash itself opens nothing");
+    }
+
+    #[test]
+    fn a_key_stops_when_it_expires_is_revoked_or_keys_have_ended() {
+        let good = record("a", "k");
+        assert_eq!(check(&good, AuthMode::Dual, now()), Ok(()));
+        assert_eq!(check(&good, AuthMode::JWTOnly, now()), Err(Reason::ApiKeysNotAccepted));
+        let own_mode = ApiKeyRecord { mode: Some(AuthMode::JWTOnly), ..good.clone() };
+        assert_eq!(check(&own_mode, AuthMode::Dual, now()), Err(Reason::ApiKeysNotAccepted));
+        let laxer = ApiKeyRecord { mode: Some(AuthMode::APIKeyOnly), ..good.clone() };
+        assert_eq!(check(&laxer, AuthMode::JWTOnly, now()), Err(Reason::ApiKeysNotAccepted));
+        let ends = |expires| ApiKeyRecord { expires: Some(expires), ..good.clone() };
+        assert_eq!(check(&ends(now()), AuthMode::Dual, now()), Err(Reason::ApiKeyExpired));
+        assert_eq!(check(&ends(at(now().as_second() + 1)), AuthMode::Dual, now()), Ok(()));
+        let revoked = ApiKeyRecord { state: ApiKeyState::Revoked, ..good };
+        assert_eq!(check(&revoked, AuthMode::Dual, now()), Err(Reason::ApiKeyRevoked));
+    }
+
+    #[test]
+    fn a_free_name_can_never_pose_as_another_identity() {
+        let named =
+            |principal: &str, shared| holder(&ApiKeyRecord { principal: principal.into(), shared, ..record("a", "k") });
+        let service = "spiffe://gaia.local/ns/shop/sa/gateway";
+        assert_eq!(named(service, false).to_string(), service);
+        assert_eq!(named(service, true).to_string(), "key:a", "a shared key speaks for nobody");
+        assert_eq!(named("user:x:admin", false).to_string(), "key:a");
+        assert_eq!(named("key:b", false).to_string(), "key:a");
+    }
+
+    #[test]
+    fn a_file_that_could_be_read_two_ways_is_refused() {
+        let refused = |keys| table(keys).unwrap_err().to_string();
+        assert!(refused(vec![record("a", "k"), record("a", "l")]).contains("twice"));
+        assert!(refused(vec![record("a", "k"), record("b", "k")]).contains("twice"));
+        assert!(refused(vec![record("", "k")]).contains("record 0"));
+        let upper = record("a", "k").sha256.to_ascii_uppercase();
+        assert!(refused(vec![ApiKeyRecord { sha256: upper, ..record("a", "k") }]).contains("lower-case hex"));
+    }
+}

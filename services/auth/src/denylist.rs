@@ -1,0 +1,77 @@
+//! What is revoked before its time, made quick to ask.
+
+use std::collections::{HashMap, HashSet};
+
+use gaia_api::mount::Denylist;
+use jiff::Timestamp;
+
+use crate::Reason;
+use crate::principal::PeerIdentity;
+
+/// `denylist.json`, indexed.
+#[derive(Debug, Clone, Default)]
+pub struct Denied {
+    leaves: HashSet<String>,
+    kids: HashSet<String>,
+    jtis: HashSet<String>,
+    subjects: HashMap<String, Timestamp>,
+}
+
+impl From<&Denylist> for Denied {
+    fn from(list: &Denylist) -> Self {
+        let mut subjects: HashMap<String, Timestamp> = HashMap::new();
+        for denied in &list.subjects {
+            let latest = subjects.entry(denied.sub.clone()).or_insert(denied.not_before);
+            *latest = denied.not_before.max(*latest);
+        }
+        Self {
+            leaves: list.leaves.iter().map(|leaf| leaf.to_ascii_lowercase()).collect(),
+            kids: list.kids.iter().cloned().collect(),
+            jtis: list.jtis.iter().cloned().collect(),
+            subjects,
+        }
+    }
+}
+
+impl Denied {
+    /// Whether a peer may still be taken for who it is: its leaf is neither revoked nor past its end.
+    ///
+    /// # Errors
+    /// [`Reason::PeerExpired`] or [`Reason::PeerRevoked`].
+    pub fn check_peer(&self, peer: &PeerIdentity, now: Timestamp) -> Result<(), Reason> {
+        if now > peer.not_after {
+            return Err(Reason::PeerExpired);
+        }
+        if self.leaves.contains(&peer.fingerprint) { Err(Reason::PeerRevoked) } else { Ok(()) }
+    }
+
+    pub(crate) fn check_kid(&self, kid: &str) -> Result<(), Reason> {
+        if self.kids.contains(kid) { Err(Reason::KidRevoked) } else { Ok(()) }
+    }
+
+    pub(crate) fn check_token(&self, jti: &str, sub: &str, issued: Timestamp) -> Result<(), Reason> {
+        if self.jtis.contains(jti) {
+            return Err(Reason::TokenIdRevoked);
+        }
+        match self.subjects.get(sub) {
+            Some(not_before) if issued < *not_before => Err(Reason::SubjectRevoked),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gaia_api::mount::DeniedSubject;
+
+    use super::*;
+
+    #[test]
+    fn of_two_entries_for_a_subject_the_later_counts() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let entry = |second| DeniedSubject { sub: "s".into(), not_before: at(second) };
+        let denied = Denied::from(&Denylist { subjects: vec![entry(200), entry(100)], ..Denylist::empty() });
+        assert_eq!(denied.check_token("j", "s", at(199)), Err(Reason::SubjectRevoked));
+        assert_eq!(denied.check_token("j", "s", at(200)), Ok(()));
+    }
+}

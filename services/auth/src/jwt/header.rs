@@ -1,0 +1,208 @@
+//! The parts of a token, before anything in it is believed.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::Value;
+
+use super::keys::Algorithm;
+use crate::Reason;
+use crate::strict_json::{self, StrictJsonError};
+
+/// A token cut into its parts, with a header that passed the closed-set rules. Nothing is verified.
+pub struct Unverified<'a> {
+    /// The key the header names: a key into a map and nothing else.
+    pub kid: String,
+    /// The algorithm the header names. The key decides; this must only agree.
+    pub algorithm: Algorithm,
+    /// The header's `typ`, as written.
+    pub typ: Option<String>,
+    /// The bytes that were signed.
+    pub signed: &'a [u8],
+    /// The payload inside the signed bytes, still encoded.
+    pub payload: &'a str,
+    /// The signature, still encoded (RFC 7515, appendix C: base64url without padding).
+    pub signature: &'a str,
+}
+
+impl fmt::Debug for Unverified<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unverified").field("kid", &self.kid).field("algorithm", &self.algorithm).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Unverified<'a> {
+    /// Cuts a compact JWS apart (RFC 7515, section 3.1).
+    ///
+    /// # Errors
+    /// A [`Reason`] if it is not three base64url parts, or its header is not the closed set {alg, kid, typ, cty}.
+    pub fn parse(token: &'a str) -> Result<Self, Reason> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(Reason::CredentialTooLong);
+        }
+        let mut parts = token.split('.');
+        let (Some(header), Some(payload), Some(signature), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(Reason::TokenShape);
+        };
+        for part in [header, payload, signature] {
+            if part.is_empty() {
+                return Err(Reason::TokenShape);
+            }
+            if !part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
+                return Err(Reason::TokenAlphabet);
+            }
+        }
+        if header.len() > MAX_HEADER_BYTES {
+            return Err(Reason::TokenHeaderTooLong);
+        }
+        let fields = fields(header)?;
+        let text = |name: &str| match fields.get(name) {
+            Some(Value::String(text)) => Ok(Some(text.as_str())),
+            None => Ok(None),
+            Some(_) => Err(Reason::HeaderFieldRefused),
+        };
+        // A nested token would be a second, unjudged one (RFC 7519, section 5.2).
+        if text("cty")?.is_some_and(|cty| cty.to_ascii_lowercase().contains("jwt")) {
+            return Err(Reason::HeaderFieldRefused);
+        }
+        let algorithm = text("alg")?
+            .and_then(|alg| Algorithm::ALL.into_iter().find(|a| a.as_str() == alg))
+            .ok_or(Reason::AlgorithmWrong)?;
+        let kid = text("kid")?.filter(|kid| !kid.is_empty() && kid.len() <= MAX_KID_BYTES).ok_or(Reason::KidMissing)?;
+        let signed = &token.as_bytes()[..header.len() + 1 + payload.len()];
+        Ok(Self { kid: kid.to_owned(), algorithm, typ: text("typ")?.map(str::to_owned), signed, payload, signature })
+    }
+}
+
+/// Reads the header; `crit`, `jku`, `x5u`, `x5c`, `jwk`, `zip`, `b64` and whatever comes next are outside the set.
+fn fields(encoded: &str) -> Result<serde_json::Map<String, Value>, Reason> {
+    let text = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| Reason::TokenAlphabet)?;
+    let fields = strict_json::object(&text).map_err(|error| match error {
+        StrictJsonError::NameRepeated => Reason::HeaderNameRepeated,
+        StrictJsonError::NotJson | StrictJsonError::NotAnObject => Reason::HeaderNotJson,
+    })?;
+    if fields.keys().all(|name| matches!(name.as_str(), "alg" | "kid" | "typ" | "cty")) {
+        Ok(fields)
+    } else {
+        Err(Reason::HeaderFieldRefused)
+    }
+}
+
+/// Longest token.
+const MAX_TOKEN_BYTES: usize = 8 * 1024;
+/// Longest encoded header.
+const MAX_HEADER_BYTES: usize = 1024;
+/// Longest `kid`.
+pub(super) const MAX_KID_BYTES: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(header: &str) -> Result<String, Reason> {
+        let token = format!("{}.e30.AAAA", URL_SAFE_NO_PAD.encode(header));
+        Unverified::parse(&token).map(|token| token.kid)
+    }
+
+    #[test]
+    fn a_plain_header_is_read() {
+        assert_eq!(parse(r#"{"alg":"RS256","kid":"k","typ":"at+jwt"}"#).as_deref(), Ok("k"));
+        assert_eq!(parse(r#"{"alg":"ES256","kid":"k","cty":"text"}"#).as_deref(), Ok("k"));
+    }
+
+    #[test]
+    fn each_header_trick_is_refused() {
+        let table = [
+            // No signature at all.
+            (r#"{"alg":"none","kid":"k"}"#, Reason::AlgorithmWrong),
+            (r#"{"alg":"nOnE","kid":"k"}"#, Reason::AlgorithmWrong),
+            // The public key used as an HMAC secret.
+            (r#"{"alg":"HS256","kid":"k"}"#, Reason::AlgorithmWrong),
+            (r#"{"kid":"k"}"#, Reason::AlgorithmWrong),
+            (r#"{"alg":["RS256"],"kid":"k"}"#, Reason::HeaderFieldRefused),
+            // The attacker brings the key, or says where to fetch it.
+            (r#"{"alg":"RS256","kid":"k","jwk":{"kty":"oct","k":"AA"}}"#, Reason::HeaderFieldRefused),
+            (r#"{"alg":"RS256","kid":"k","jku":"https://evil.example/jwks"}"#, Reason::HeaderFieldRefused),
+            (r#"{"alg":"RS256","kid":"k","x5u":"https://evil.example/x"}"#, Reason::HeaderFieldRefused),
+            (r#"{"alg":"RS256","kid":"k","x5c":["AA"]}"#, Reason::HeaderFieldRefused),
+            // Extensions that change the meaning of what was signed.
+            (r#"{"alg":"RS256","kid":"k","crit":["b64"],"b64":false}"#, Reason::HeaderFieldRefused),
+            (r#"{"alg":"RS256","kid":"k","b64":false}"#, Reason::HeaderFieldRefused),
+            (r#"{"alg":"RS256","kid":"k","zip":"DEF"}"#, Reason::HeaderFieldRefused),
+            (r#"{"alg":"RS256","kid":"k","cty":"JWT"}"#, Reason::HeaderFieldRefused),
+            (r#"{"alg":"RS256","kid":"k","cty":"application/jwt"}"#, Reason::HeaderFieldRefused),
+            // One parser takes the first, the other the last.
+            (r#"{"alg":"RS256","kid":"k","alg":"none"}"#, Reason::HeaderNameRepeated),
+            (r#"{"alg":"RS256"}"#, Reason::KidMissing),
+            (r#"{"alg":"RS256","kid":""}"#, Reason::KidMissing),
+            (r#"{"alg":"RS256","kid":7}"#, Reason::HeaderFieldRefused),
+            (r#"["alg"]"#, Reason::HeaderNotJson),
+            (r#"{"alg":"RS256","kid":"k"}{}"#, Reason::HeaderNotJson),
+        ];
+        for (header, reason) in table {
+            assert_eq!(parse(header), Err(reason), "{header}");
+        }
+        let long = format!(r#"{{"alg":"RS256","kid":"{}"}}"#, "k".repeat(129));
+        assert_eq!(parse(&long), Err(Reason::KidMissing));
+        let long = format!(r#"{{"alg":"RS256","kid":"k","cty":"{}"}}"#, "k".repeat(1024));
+        assert_eq!(parse(&long), Err(Reason::TokenHeaderTooLong));
+    }
+
+    #[test]
+    fn a_kid_is_only_ever_a_name() {
+        for kid in ["../../dev/null", "' OR 1=1 --", "https://evil.example/key"] {
+            assert_eq!(parse(&format!(r#"{{"alg":"RS256","kid":"{kid}"}}"#)).as_deref(), Ok(kid));
+        }
+    }
+
+    #[test]
+    fn only_three_base64url_parts_are_a_token() {
+        for (token, reason) in [
+            ("a.b", Reason::TokenShape),
+            ("a.b.c.d", Reason::TokenShape),
+            ("a.b.c.d.e", Reason::TokenShape),
+            ("..", Reason::TokenShape),
+            ("e30.e30.", Reason::TokenShape),
+            ("e30=.e30.AAAA", Reason::TokenAlphabet),
+            ("e30.e+0.AAAA", Reason::TokenAlphabet),
+            ("e30.e/0.AAAA", Reason::TokenAlphabet),
+            ("e30. e30.AAAA", Reason::TokenAlphabet),
+            // Set bits beyond the last byte: the same header under another spelling.
+            ("e31.e30.AAAA", Reason::TokenAlphabet),
+        ] {
+            assert_eq!(Unverified::parse(token).map(|t| t.kid), Err(reason), "{token}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_made_to_parse_megabytes() {
+        let token = format!("e30.{}.AAAA", "A".repeat(9 * 1024));
+        assert_eq!(Unverified::parse(&token).map(|t| t.kid), Err(Reason::CredentialTooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_answered_without_a_panic(token in "[ -~]{0,200}") {
+            let _ = Unverified::parse(&token);
+        }
+
+        #[test]
+        fn any_header_is_answered_without_a_panic(header in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Unverified::parse(&format!("{}.e30.AAAA", URL_SAFE_NO_PAD.encode(header)));
+        }
+
+        #[test]
+        fn what_is_signed_is_the_token_up_to_its_last_dot(a in "[A-Za-z0-9_-]{1,20}", b in "[A-Za-z0-9_-]{1,20}") {
+            let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256","kid":"k"}"#);
+            let token = format!("{header}.{a}.{b}");
+            let parsed = Unverified::parse(&token).unwrap();
+            let expected = format!("{header}.{a}");
+            prop_assert_eq!(parsed.signed, expected.as_bytes());
+        }
+    }
+}

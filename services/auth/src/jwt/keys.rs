@@ -1,0 +1,296 @@
+//! The public keys tokens are verified with, checked once when they are loaded.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::DecodingKey;
+use serde_json::{Map, Value};
+
+use super::header::MAX_KID_BYTES;
+use crate::strict_json;
+
+/// A signature algorithm that platform tokens may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// RSASSA-PKCS1-v1_5 with SHA-256 (RFC 7518, section 3.3).
+    RS256,
+    /// ECDSA on P-256 with SHA-256 (RFC 7518, section 3.4).
+    ES256,
+}
+
+impl Algorithm {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::RS256, Self::ES256];
+
+    /// The `alg` text.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RS256 => "RS256",
+            Self::ES256 => "ES256",
+        }
+    }
+
+    pub(crate) fn library(self) -> jsonwebtoken::Algorithm {
+        match self {
+            Self::RS256 => jsonwebtoken::Algorithm::RS256,
+            Self::ES256 => jsonwebtoken::Algorithm::ES256,
+        }
+    }
+}
+
+/// The keys of one issuer: a map from `kid` to a key that is bound to one algorithm.
+pub struct KeySet {
+    keys: HashMap<String, Key>,
+}
+
+/// One verification key.
+pub(super) struct Key {
+    pub(super) algorithm: Algorithm,
+    pub(super) decoding: DecodingKey,
+}
+
+impl fmt::Debug for KeySet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.keys.keys()).finish()
+    }
+}
+
+/// Why a JWK set was refused as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeySetError {
+    /// Not a JWK set: not JSON, a repeated name, no `keys`, or none in it.
+    #[error("not a JWK set: {0}")]
+    NotASet(&'static str),
+    /// One key is not acceptable.
+    #[error("key {index} of the JWK set ({kid}): {problem}")]
+    Key {
+        /// Its place, from 0.
+        index: usize,
+        /// Its `kid`, where it has one.
+        kid: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+}
+
+impl KeySet {
+    /// Reads a JWK set (RFC 7517, section 5). One bad key refuses the whole set: these are the platform's own keys,
+    /// and a set that is wrong in one place was not written by Gaia.
+    ///
+    /// # Errors
+    /// [`KeySetError`] if it is too large, not a set, or a key in it breaks a rule.
+    pub fn parse(text: &[u8]) -> Result<Self, KeySetError> {
+        if text.len() > MAX_SET_BYTES {
+            return Err(KeySetError::NotASet("larger than 64 KiB"));
+        }
+        let set = strict_json::object(text).map_err(|error| {
+            KeySetError::NotASet(match error {
+                strict_json::StrictJsonError::NameRepeated => "a name is repeated",
+                _ => "not a JSON object",
+            })
+        })?;
+        let Some(Value::Array(jwks)) = set.get("keys") else {
+            return Err(KeySetError::NotASet("no array \"keys\""));
+        };
+        if jwks.is_empty() || jwks.len() > MAX_KEYS {
+            return Err(KeySetError::NotASet("must hold 1 to 32 keys"));
+        }
+        let mut keys = HashMap::new();
+        for (index, jwk) in jwks.iter().enumerate() {
+            let kid = jwk.get("kid").and_then(Value::as_str).unwrap_or_default();
+            let wrong = |problem| KeySetError::Key { index, kid: kid.chars().take(MAX_KID_BYTES).collect(), problem };
+            let key = key(jwk).map_err(wrong)?;
+            if keys.insert(kid.to_owned(), key).is_some() {
+                return Err(wrong("kid is not unique"));
+            }
+        }
+        Ok(Self { keys })
+    }
+
+    /// Whether a key of that id is in the set.
+    #[must_use]
+    pub fn contains(&self, kid: &str) -> bool {
+        self.keys.contains_key(kid)
+    }
+
+    /// The ids of all keys, sorted.
+    #[must_use]
+    pub fn kids(&self) -> Vec<&str> {
+        let mut kids: Vec<&str> = self.keys.keys().map(String::as_str).collect();
+        kids.sort_unstable();
+        kids
+    }
+
+    pub(super) fn get(&self, kid: &str) -> Option<&Key> {
+        self.keys.get(kid)
+    }
+}
+
+/// Checks and reads one JWK.
+fn key(jwk: &Value) -> Result<Key, &'static str> {
+    let jwk = jwk.as_object().ok_or("not a JSON object")?;
+    let kid = text(jwk, "kid")?;
+    if kid.is_empty() || kid.len() > MAX_KID_BYTES {
+        return Err("kid must have 1 to 128 bytes");
+    }
+    if PRIVATE_MEMBERS.iter().any(|name| jwk.contains_key(*name)) {
+        return Err("must not hold private members");
+    }
+    if jwk.get("use").is_some_and(|value| value != "sig") {
+        return Err("use must be \"sig\"");
+    }
+    if let Some(operations) = jwk.get("key_ops")
+        && operations
+            .as_array()
+            .is_none_or(|operations| operations.iter().any(|o| o != "verify") || operations.is_empty())
+    {
+        return Err("key_ops must be [\"verify\"]");
+    }
+    match (text(jwk, "kty")?, text(jwk, "alg")?) {
+        ("RSA", "RS256") => rsa(jwk),
+        ("EC", "ES256") => ec(jwk),
+        ("oct", _) => Err("a shared secret is no public key"),
+        _ => Err("kty and alg must be RSA with RS256 or EC with ES256"),
+    }
+}
+
+fn rsa(jwk: &Map<String, Value>) -> Result<Key, &'static str> {
+    let n = bytes(jwk, "n")?;
+    let e = bytes(jwk, "e")?;
+    let bits = n.len() * 8 - n.first().map_or(0, |first| first.leading_zeros() as usize);
+    if n.first() == Some(&0) || !(2048..=4096).contains(&bits) {
+        return Err("the RSA modulus must have 2048 to 4096 bits");
+    }
+    // RFC 7518, section 6.3.1: no leading zero bytes. A short or even exponent lets signatures be forged.
+    let exponent = e.iter().try_fold(0u32, |value, &byte| value.checked_mul(256)?.checked_add(u32::from(byte)));
+    match exponent {
+        Some(exponent) if exponent >= 65_537 && exponent % 2 == 1 && e.first() != Some(&0) => {}
+        _ => return Err("the RSA exponent must be odd and from 65537 to 4294967295"),
+    }
+    if n.last().is_none_or(|last| last % 2 == 0) {
+        return Err("the RSA modulus must be odd");
+    }
+    Ok(Key { algorithm: Algorithm::RS256, decoding: DecodingKey::from_rsa_raw_components(&n, &e) })
+}
+
+fn ec(jwk: &Map<String, Value>) -> Result<Key, &'static str> {
+    if text(jwk, "crv")? != "P-256" {
+        return Err("ES256 needs crv P-256");
+    }
+    let (x, y) = (bytes(jwk, "x")?, bytes(jwk, "y")?);
+    if x.len() != 32 || y.len() != 32 {
+        return Err("x and y must have 32 bytes each");
+    }
+    let point = [&[4], x.as_slice(), y.as_slice()].concat();
+    ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &point).map_err(|_| "the point is not on its curve")?;
+    Ok(Key { algorithm: Algorithm::ES256, decoding: DecodingKey::from_ec_der(&point) })
+}
+
+fn text<'a>(jwk: &'a Map<String, Value>, name: &'static str) -> Result<&'a str, &'static str> {
+    jwk.get(name).and_then(Value::as_str).ok_or(match name {
+        "kid" => "kid is missing",
+        "kty" => "kty is missing",
+        "alg" => "alg is missing",
+        _ => "a member is missing or not text",
+    })
+}
+
+fn bytes(jwk: &Map<String, Value>, name: &'static str) -> Result<Vec<u8>, &'static str> {
+    URL_SAFE_NO_PAD.decode(text(jwk, name)?).map_err(|_| "a member is not base64url")
+}
+
+/// Members that only private keys have (RFC 7518, sections 6.2.2, 6.3.2 and 6.4.1).
+const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+const MAX_SET_BYTES: usize = 64 * 1024;
+const MAX_KEYS: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{EC_SIGNER, RSA_SIGNER};
+
+    fn problem(change: impl FnOnce(&mut Map<String, Value>)) -> String {
+        problem_of(RSA_SIGNER.jwk(), change)
+    }
+
+    fn problem_of(mut jwk: Value, change: impl FnOnce(&mut Map<String, Value>)) -> String {
+        change(jwk.as_object_mut().unwrap());
+        match KeySet::parse(json!({ "keys": [jwk] }).to_string().as_bytes()) {
+            Ok(_) => "accepted".to_owned(),
+            Err(KeySetError::Key { problem, .. }) => problem.to_owned(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn good_keys_are_accepted() {
+        assert_eq!(problem(|_| ()), "accepted");
+        assert_eq!(problem_of(EC_SIGNER.jwk(), |_| ()), "accepted");
+        assert_eq!(problem(|jwk| drop(jwk.remove("use"))), "accepted");
+        assert_eq!(problem(|jwk| drop(jwk.insert("key_ops".into(), json!(["verify"])))), "accepted");
+        assert_eq!(problem(|jwk| drop(jwk.insert("x-later".into(), json!(1)))), "accepted");
+    }
+
+    #[test]
+    fn a_key_that_breaks_a_rule_refuses_the_set() {
+        let set = |name: &'static str, value: Value| problem(move |jwk| drop(jwk.insert(name.into(), value)));
+        assert_eq!(set("use", json!("enc")), "use must be \"sig\"");
+        assert_eq!(set("key_ops", json!(["sign", "verify"])), "key_ops must be [\"verify\"]");
+        assert_eq!(set("key_ops", json!([])), "key_ops must be [\"verify\"]");
+        // A published private key.
+        assert_eq!(set("d", json!("AQAB")), "must not hold private members");
+        // An HMAC secret that everyone can read.
+        let oct = json!({"kty": "oct", "alg": "HS256", "kid": "k"});
+        assert_eq!(problem_of(oct, |_| ()), "a shared secret is no public key");
+        // A key that would also verify another algorithm's signatures.
+        assert_eq!(set("alg", json!("PS256")), "kty and alg must be RSA with RS256 or EC with ES256");
+        assert_eq!(set("alg", json!("ES256")), "kty and alg must be RSA with RS256 or EC with ES256");
+        assert_eq!(problem(|jwk| drop(jwk.remove("alg"))), "alg is missing");
+        assert_eq!(problem(|jwk| drop(jwk.remove("kid"))), "kid is missing");
+        assert_eq!(set("kid", json!("k".repeat(129))), "kid must have 1 to 128 bytes");
+        let small = URL_SAFE_NO_PAD.encode([0xff; 128]);
+        assert_eq!(set("n", json!(small)), "the RSA modulus must have 2048 to 4096 bits");
+        let huge = URL_SAFE_NO_PAD.encode([0xff; 513]);
+        assert_eq!(set("n", json!(huge)), "the RSA modulus must have 2048 to 4096 bits");
+        for exponent in [&[3][..], &[1, 0, 0], &[0, 1, 0, 1], &[1, 0, 0, 0, 1], &[]] {
+            let exponent = URL_SAFE_NO_PAD.encode(exponent);
+            assert_eq!(set("e", json!(exponent)), "the RSA exponent must be odd and from 65537 to 4294967295");
+        }
+        let ec =
+            |name: &'static str, value: Value| problem_of(EC_SIGNER.jwk(), |jwk| drop(jwk.insert(name.into(), value)));
+        assert_eq!(ec("crv", json!("P-384")), "ES256 needs crv P-256");
+        assert_eq!(ec("x", json!("AQAB")), "x and y must have 32 bytes each");
+        assert_eq!(ec("x", json!(URL_SAFE_NO_PAD.encode([1; 32]))), "the point is not on its curve");
+    }
+
+    #[test]
+    fn a_set_must_be_a_set_of_unique_kids() {
+        let jwk = RSA_SIGNER.jwk();
+        let refused = |text: &str| KeySet::parse(text.as_bytes()).unwrap_err().to_string();
+        assert!(refused(&json!({ "keys": [jwk, jwk] }).to_string()).contains("kid is not unique"));
+        assert!(refused(r#"{"keys":[]}"#).contains("1 to 32 keys"));
+        assert!(refused(r#"{"keys":[],"keys":[]}"#).contains("repeated"));
+        assert!(refused(r#"{"keys":{}}"#).contains("no array"));
+        assert!(refused(&" ".repeat(65 * 1024)).contains("64 KiB"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_answered_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = KeySet::parse(&bytes);
+        }
+
+        #[test]
+        fn any_member_is_answered_without_a_panic(name in "(n|e|x|y|kid|alg|kty|use|key_ops|crv)", value in "[A-Za-z0-9_=-]{0,16}") {
+            let _ = problem_of(EC_SIGNER.jwk(), |jwk| drop(jwk.insert(name.clone(), json!(value))));
+            let _ = problem(|jwk| drop(jwk.insert(name, json!(value))));
+        }
+    }
+}

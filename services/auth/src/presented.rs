@@ -1,0 +1,152 @@
+//! Which credentials a request carries, told apart by shape alone.
+
+use std::fmt;
+
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
+
+use crate::Reason;
+
+/// The header that carries an API key.
+pub const API_KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
+
+/// The credentials of one request, not yet judged. Nothing is ever read from a query or a body.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Presented<'a> {
+    /// A Bearer value with two dots or more: it claims to be a token, and nothing else may be made of it.
+    pub token: Option<&'a str>,
+    /// The value of `X-API-Key`, or a Bearer value with fewer than two dots.
+    pub api_key: Option<&'a str>,
+}
+
+impl fmt::Debug for Presented<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Presented")
+            .field("token", &self.token.is_some())
+            .field("api_key", &self.api_key.is_some())
+            .finish()
+    }
+}
+
+impl<'a> Presented<'a> {
+    /// Finds the credentials of a request.
+    ///
+    /// # Errors
+    /// A [`Reason`] if a header is repeated, is not text, is empty or too long, or if the scheme is not Bearer
+    /// (RFC 6750, section 2.1).
+    pub fn find(headers: &'a HeaderMap) -> Result<Self, Reason> {
+        let bearer = match single(headers, &AUTHORIZATION, Reason::AuthorizationRepeated)? {
+            Some(value) => Some(bearer(value)?),
+            None => None,
+        };
+        let header = single(headers, &API_KEY_HEADER, Reason::ApiKeyRepeated)?;
+        let (token, bearer_key) = match bearer {
+            Some(value) if value.bytes().filter(|&b| b == b'.').count() >= 2 => (Some(value), None),
+            key => (None, key),
+        };
+        if bearer_key.is_some() && header.is_some() {
+            return Err(Reason::ApiKeyRepeated);
+        }
+        let api_key = bearer_key.or(header);
+        if api_key.is_some_and(|key| key.len() > MAX_KEY_BYTES) {
+            return Err(Reason::CredentialTooLong);
+        }
+        if api_key.is_some_and(|key| key.trim().is_empty()) {
+            return Err(Reason::CredentialEmpty);
+        }
+        Ok(Self { token, api_key })
+    }
+}
+
+/// The value of a header that may occur once. Two of them could be read differently by two programs in a row.
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName, repeated: Reason) -> Result<Option<&'a str>, Reason> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(repeated);
+    }
+    value.to_str().map(Some).map_err(|_| Reason::AuthorizationNotText)
+}
+
+fn bearer(value: &str) -> Result<&str, Reason> {
+    match value.split_once(' ') {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer") => Ok(rest),
+        None if value.eq_ignore_ascii_case("bearer") => Err(Reason::CredentialEmpty),
+        _ => Err(Reason::SchemeUnknown),
+    }
+}
+
+/// Longest API key: enough for every provider's, too little to make hashing a burden.
+const MAX_KEY_BYTES: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn a_bearer_value_is_a_token_by_its_dots_and_a_key_without() {
+        let request = headers(&[("authorization", "Bearer a.b.c")]);
+        assert_eq!(Presented::find(&request), Ok(Presented { token: Some("a.b.c"), api_key: None }));
+        let request = headers(&[("authorization", "bearer sk-1.x")]);
+        assert_eq!(Presented::find(&request), Ok(Presented { token: None, api_key: Some("sk-1.x") }));
+        let request = headers(&[("authorization", "Bearer a.b.c"), ("x-api-key", "k")]);
+        assert_eq!(Presented::find(&request), Ok(Presented { token: Some("a.b.c"), api_key: Some("k") }));
+        assert_eq!(Presented::find(&HeaderMap::new()), Ok(Presented::default()));
+    }
+
+    #[test]
+    fn what_two_programs_could_read_differently_is_refused() {
+        let long_key = "k".repeat(1025);
+        let table: &[(&[(&'static str, &str)], Reason)] = &[
+            // A proxy checks the first, the service reads the last.
+            (&[("authorization", "Bearer a.b.c"), ("authorization", "Bearer d.e.f")], Reason::AuthorizationRepeated),
+            (&[("x-api-key", "a"), ("x-api-key", "b")], Reason::ApiKeyRepeated),
+            (&[("authorization", "Bearer key"), ("x-api-key", "other")], Reason::ApiKeyRepeated),
+            (&[("authorization", "Basic dTpw")], Reason::SchemeUnknown),
+            (&[("authorization", "Token a.b.c")], Reason::SchemeUnknown),
+            (&[("authorization", "Bearer\ta.b.c")], Reason::SchemeUnknown),
+            (&[("authorization", "Bearer")], Reason::CredentialEmpty),
+            (&[("authorization", "Bearer  ")], Reason::CredentialEmpty),
+            (&[("x-api-key", "")], Reason::CredentialEmpty),
+            (&[("x-api-key", "schlüssel")], Reason::AuthorizationNotText),
+            // Nobody is made to hash megabytes.
+            (&[("x-api-key", &long_key)], Reason::CredentialTooLong),
+        ];
+        for (request, reason) in table {
+            assert_eq!(Presented::find(&headers(request)), Err(*reason), "{request:?}");
+        }
+    }
+
+    #[test]
+    fn debug_output_holds_no_credential() {
+        let request = headers(&[("authorization", "Bearer a.secret.c"), ("x-api-key", "secret")]);
+        assert!(!format!("{:?}", Presented::find(&request).unwrap()).contains("secret"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_bytes_are_answered_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            if let Ok(value) = HeaderValue::from_bytes(&bytes) {
+                let mut headers = HeaderMap::new();
+                headers.insert(AUTHORIZATION, value);
+                let _ = Presented::find(&headers);
+            }
+        }
+
+        #[test]
+        fn a_value_with_two_dots_is_never_taken_for_a_key(value in "[!-~]{0,8}\\.[!-~]{0,8}\\.[!-~]{0,8}") {
+            let request = headers(&[("authorization", &format!("Bearer {value}"))]);
+            prop_assert_eq!(Presented::find(&request).unwrap().api_key, None);
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Why a request was refused, and the little of it that the outside is told.
+
+use http::{HeaderValue, Response, StatusCode, header};
+
+/// Why a request was refused. It goes to logs and metrics only; the caller sees one message per status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "each variant says what was found; `as_str` and `status` are its documentation")]
+pub enum Reason {
+    // Malformed: 400.
+    AuthorizationRepeated,
+    AuthorizationNotText,
+    ApiKeyRepeated,
+    CredentialTooLong,
+    CredentialEmpty,
+    TokenShape,
+    TokenAlphabet,
+    TokenHeaderTooLong,
+    // Not authenticated: 401.
+    NoCredential,
+    SchemeUnknown,
+    HeaderNotJson,
+    HeaderNameRepeated,
+    HeaderFieldRefused,
+    TypeWrong,
+    KidMissing,
+    KidUnknown,
+    KidRevoked,
+    AlgorithmWrong,
+    SignatureWrong,
+    ClaimsNotJson,
+    ClaimRepeated,
+    IssuerWrong,
+    AudienceWrong,
+    SubjectWrong,
+    KindNotAccepted,
+    TokenIdMissing,
+    TokenIdRevoked,
+    TimesMissing,
+    Expired,
+    NotYetValid,
+    IssuedInFuture,
+    LifeTooLong,
+    ScopeMalformed,
+    SubjectRevoked,
+    PeerMissing,
+    PeerDiffers,
+    PeerExpired,
+    PeerRevoked,
+    ConfirmationDiffers,
+    ApiKeyUnknown,
+    ApiKeyExpired,
+    ApiKeyRevoked,
+    ApiKeysNotAccepted,
+    CredentialsConflict,
+    // Authenticated, not allowed: 403.
+    ScopeMissing,
+    CallerNotDeclared,
+    // Not able to tell: 503.
+    PolicyNotLoaded,
+    KeysNotLoaded,
+}
+
+impl Reason {
+    /// The text used as a metric label and in logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AuthorizationRepeated => "authorization_repeated",
+            Self::AuthorizationNotText => "authorization_not_text",
+            Self::ApiKeyRepeated => "api_key_repeated",
+            Self::CredentialTooLong => "credential_too_long",
+            Self::CredentialEmpty => "credential_empty",
+            Self::TokenShape => "token_shape",
+            Self::TokenAlphabet => "token_alphabet",
+            Self::TokenHeaderTooLong => "token_header_too_long",
+            Self::NoCredential => "no_credential",
+            Self::SchemeUnknown => "scheme_unknown",
+            Self::HeaderNotJson => "header_not_json",
+            Self::HeaderNameRepeated => "header_name_repeated",
+            Self::HeaderFieldRefused => "header_field_refused",
+            Self::TypeWrong => "type_wrong",
+            Self::KidMissing => "kid_missing",
+            Self::KidUnknown => "kid_unknown",
+            Self::KidRevoked => "kid_revoked",
+            Self::AlgorithmWrong => "algorithm_wrong",
+            Self::SignatureWrong => "signature_wrong",
+            Self::ClaimsNotJson => "claims_not_json",
+            Self::ClaimRepeated => "claim_repeated",
+            Self::IssuerWrong => "issuer_wrong",
+            Self::AudienceWrong => "audience_wrong",
+            Self::SubjectWrong => "subject_wrong",
+            Self::KindNotAccepted => "kind_not_accepted",
+            Self::TokenIdMissing => "jti_missing",
+            Self::TokenIdRevoked => "jti_revoked",
+            Self::TimesMissing => "times_missing",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::IssuedInFuture => "issued_in_future",
+            Self::LifeTooLong => "life_too_long",
+            Self::ScopeMalformed => "scope_malformed",
+            Self::SubjectRevoked => "subject_revoked",
+            Self::PeerMissing => "peer_missing",
+            Self::PeerDiffers => "peer_differs",
+            Self::PeerExpired => "peer_expired",
+            Self::PeerRevoked => "peer_revoked",
+            Self::ConfirmationDiffers => "confirmation_differs",
+            Self::ApiKeyUnknown => "api_key_unknown",
+            Self::ApiKeyExpired => "api_key_expired",
+            Self::ApiKeyRevoked => "api_key_revoked",
+            Self::ApiKeysNotAccepted => "api_keys_not_accepted",
+            Self::CredentialsConflict => "credentials_conflict",
+            Self::ScopeMissing => "scope_missing",
+            Self::CallerNotDeclared => "caller_not_declared",
+            Self::PolicyNotLoaded => "policy_not_loaded",
+            Self::KeysNotLoaded => "keys_not_loaded",
+        }
+    }
+
+    /// The status the caller sees.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::AuthorizationRepeated
+            | Self::AuthorizationNotText
+            | Self::ApiKeyRepeated
+            | Self::CredentialTooLong
+            | Self::CredentialEmpty
+            | Self::TokenShape
+            | Self::TokenAlphabet
+            | Self::TokenHeaderTooLong => StatusCode::BAD_REQUEST,
+            Self::ScopeMissing | Self::CallerNotDeclared => StatusCode::FORBIDDEN,
+            Self::PolicyNotLoaded | Self::KeysNotLoaded => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::UNAUTHORIZED,
+        }
+    }
+}
+
+/// One refused request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why.
+    pub reason: Reason,
+    /// What may be logged of the credential.
+    pub trace: Trace,
+}
+
+/// What may be logged of a credential: names, never secrets. Texts come from outside and are bounded when taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trace {
+    /// Which signing key the token named.
+    pub kid: Option<String>,
+    /// The token's id.
+    pub jti: Option<String>,
+    /// Who the token is about.
+    pub sub: Option<String>,
+    /// The id of the API key record.
+    pub key_id: Option<String>,
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self { reason, trace: Trace::default() }
+    }
+}
+
+impl Refusal {
+    /// The answer, an RFC 9457 problem document: the same for every reason of a status.
+    #[must_use]
+    pub fn response<B: From<String>>(&self) -> Response<B> {
+        let status = self.reason.status();
+        let mut response = problem(status, message(self.reason));
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge(self.reason));
+        }
+        response
+    }
+}
+
+/// An RFC 9457 problem document that is not to be cached.
+#[must_use]
+pub fn problem<B: From<String>>(status: StatusCode, detail: &str) -> Response<B> {
+    let body = serde_json::json!({
+        "title": status.canonical_reason().unwrap_or_default(),
+        "status": status.as_u16(),
+        "detail": detail,
+    });
+    let mut response = Response::new(B::from(body.to_string()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// What the caller is told. A key met where keys have ended is the one 401 that says more.
+fn message(reason: Reason) -> &'static str {
+    match (reason, reason.status()) {
+        (Reason::ApiKeysNotAccepted, _) => "API keys are no longer accepted here.",
+        (_, StatusCode::BAD_REQUEST) => "The credentials of this request are malformed.",
+        (_, StatusCode::FORBIDDEN) => "This caller may not do that.",
+        (_, StatusCode::SERVICE_UNAVAILABLE) => "Authentication is not ready yet.",
+        _ => "This request needs valid credentials.",
+    }
+}
+
+/// RFC 6750, section 3: no error code where no credential was presented.
+fn challenge(reason: Reason) -> HeaderValue {
+    HeaderValue::from_static(match reason {
+        Reason::NoCredential | Reason::SchemeUnknown => r#"Bearer realm="gaia""#,
+        _ => r#"Bearer realm="gaia", error="invalid_token""#,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_of_a_status_gives_the_same_answer() {
+        let answer = |reason: Reason| {
+            let response: Response<String> = Refusal::from(reason).response();
+            (response.status(), response.headers().clone(), response.into_body())
+        };
+        assert_eq!(answer(Reason::Expired), answer(Reason::SignatureWrong));
+        assert_eq!(answer(Reason::ApiKeyUnknown), answer(Reason::KidUnknown));
+        assert_eq!(answer(Reason::TokenShape), answer(Reason::AuthorizationRepeated));
+        assert_eq!(answer(Reason::ScopeMissing), answer(Reason::CallerNotDeclared));
+    }
+
+    #[test]
+    fn only_a_401_carries_a_challenge_and_only_a_bad_credential_an_error_code() {
+        let challenge = |reason: Reason| {
+            let response: Response<String> = Refusal::from(reason).response();
+            response.headers().get(header::WWW_AUTHENTICATE).map(|v| v.to_str().unwrap().to_owned())
+        };
+        assert_eq!(challenge(Reason::NoCredential).unwrap(), r#"Bearer realm="gaia""#);
+        assert_eq!(challenge(Reason::Expired).unwrap(), r#"Bearer realm="gaia", error="invalid_token""#);
+        assert_eq!(challenge(Reason::ScopeMissing), None);
+        assert_eq!(challenge(Reason::TokenShape), None);
+        assert_eq!(challenge(Reason::KeysNotLoaded), None);
+    }
+}

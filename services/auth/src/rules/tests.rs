@@ -1,0 +1,161 @@
+//! The order of the verdicts under each mode.
+
+use gaia_api::mount::{Caller, Denylist, SCHEMA_VERSION, ServiceIdentity, TlsMode, TokenRules as TokenPolicy};
+use http::HeaderValue;
+
+use super::*;
+use crate::api_key::tests::{record, table};
+use crate::issue::ServiceClaims;
+use crate::principal::Transport;
+use crate::testing::{RSA_SIGNER, caller, claims, keys, now, own, peer};
+
+fn policy(mode: AuthMode) -> Policy {
+    Policy {
+        schema_version: SCHEMA_VERSION,
+        service: ServiceIdentity { namespace: "shop".into(), name: "asset-service".into(), spiffe_id: own() },
+        tls_mode: TlsMode::Permissive,
+        mode,
+        tokens: TokenPolicy { issuer: "gaia-platform".into(), audience: "gaia-services".into(), max_ttl_seconds: 3600 },
+        callers: vec![Caller { spiffe_id: caller(), scopes: vec![], on_behalf_of: false }],
+    }
+}
+
+fn rules_of(policy: Policy) -> Rules {
+    let owned = ApiKeyRecord { principal: caller().to_string(), ..record("owned", "owned-key") };
+    let shared = ApiKeyRecord { shared: true, ..record("shared", "shared-key") };
+    let revoked = ApiKeyRecord { state: gaia_api::mount::ApiKeyState::Revoked, ..record("revoked", "revoked-key") };
+    let keys_of_others = record("foreign", "foreign-key");
+    let api_keys = table(vec![owned, shared, revoked, keys_of_others]).unwrap();
+    Rules::new(policy, Some(Arc::new(keys())), Denied::default(), api_keys)
+}
+
+fn headers(token: Option<&str>, key: Option<&str>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if let Some(token) = token {
+        headers.insert("authorization", HeaderValue::from_str(&format!("Bearer {token}")).unwrap());
+    }
+    if let Some(key) = key {
+        headers.insert("x-api-key", HeaderValue::from_str(key).unwrap());
+    }
+    headers
+}
+
+fn mtls() -> Connection {
+    Connection { transport: Transport::Mtls, peer: Some(peer(caller())) }
+}
+
+fn good_token() -> String {
+    RSA_SIGNER.sign(&claims()).unwrap()
+}
+
+fn bad_token() -> String {
+    RSA_SIGNER.sign(&ServiceClaims { aud: "spiffe://gaia.local/ns/shop/sa/other".into(), ..claims() }).unwrap()
+}
+
+fn judge(mode: AuthMode, token: Option<&str>, key: Option<&str>) -> Result<String, Reason> {
+    let verdict = rules_of(policy(mode)).authenticate(&headers(token, key), &mtls(), now());
+    verdict.result.map(|principal| principal.subject.to_string()).map_err(|refusal| refusal.reason)
+}
+
+#[test]
+fn each_mode_gives_each_combination_of_credentials_its_verdict() {
+    use AuthMode::{APIKeyOnly, Dual, JWTOnly};
+    let (good, bad) = (good_token(), bad_token());
+    let (good, bad) = (Some(good.as_str()), Some(bad.as_str()));
+    let service = Ok(caller().to_string());
+    let shared = Ok("key:shared".to_owned());
+    let table = [
+        (None, None, Err(Reason::NoCredential), Err(Reason::NoCredential), Err(Reason::NoCredential)),
+        (None, Some("shared-key"), shared.clone(), shared.clone(), Err(Reason::ApiKeysNotAccepted)),
+        (None, Some("owned-key"), service.clone(), service.clone(), Err(Reason::ApiKeysNotAccepted)),
+        (None, Some("nonsense"), Err(Reason::ApiKeyUnknown), Err(Reason::ApiKeyUnknown), Err(Reason::ApiKeyUnknown)),
+        (None, Some("revoked-key"), Err(Reason::ApiKeyRevoked), Err(Reason::ApiKeyRevoked), Err(Reason::ApiKeyRevoked)),
+        (good, None, Err(Reason::NoCredential), service.clone(), service.clone()),
+        (good, Some("shared-key"), shared.clone(), service.clone(), service.clone()),
+        (good, Some("owned-key"), service.clone(), service.clone(), service.clone()),
+        (good, Some("revoked-key"), Err(Reason::ApiKeyRevoked), service.clone(), service.clone()),
+        (good, Some("foreign-key"), Ok("key:foreign".into()), Err(Reason::CredentialsConflict), service.clone()),
+        (bad, None, Err(Reason::NoCredential), Err(Reason::AudienceWrong), Err(Reason::AudienceWrong)),
+        // A presented but invalid token never falls through to a key.
+        (bad, Some("shared-key"), shared.clone(), Err(Reason::AudienceWrong), Err(Reason::AudienceWrong)),
+        (bad, Some("owned-key"), service.clone(), Err(Reason::AudienceWrong), Err(Reason::AudienceWrong)),
+        (Some("a.b.c.d"), Some("owned-key"), service, Err(Reason::TokenShape), Err(Reason::TokenShape)),
+    ];
+    for (token, key, api_key_only, dual, jwt_only) in table {
+        for (mode, expected) in [(APIKeyOnly, api_key_only), (Dual, dual), (JWTOnly, jwt_only)] {
+            assert_eq!(judge(mode, token, key), expected, "{mode:?} {key:?} token {}", token.is_some());
+        }
+    }
+}
+
+#[test]
+fn a_refused_key_is_still_recognised_and_so_counted() {
+    let verdict = rules_of(policy(AuthMode::JWTOnly)).authenticate(&headers(None, Some("shared-key")), &mtls(), now());
+    assert_eq!(verdict.key_id.as_deref(), Some("shared"));
+    assert_eq!(verdict.credential, Credential::ApiKey);
+    assert_eq!(verdict.result.unwrap_err().trace.key_id.as_deref(), Some("shared"));
+}
+
+#[test]
+fn an_undeclared_caller_is_let_in_and_counted_until_tokens_are_all_there_is() {
+    let undeclared = |mode| {
+        let rules = rules_of(Policy { callers: vec![], ..policy(mode) });
+        rules.authenticate(&headers(Some(&good_token()), None), &mtls(), now())
+    };
+    let verdict = undeclared(AuthMode::Dual);
+    assert!(verdict.result.is_ok());
+    assert_eq!(verdict.would_deny, Some(Reason::CallerNotDeclared));
+    assert_eq!(undeclared(AuthMode::JWTOnly).result.unwrap_err().reason, Reason::CallerNotDeclared);
+}
+
+#[test]
+fn a_caller_has_what_both_its_token_and_the_policy_name() {
+    let scopes = |policy_scopes: &[&str], token_scope: Option<&str>| {
+        let mut policy = policy(AuthMode::Dual);
+        policy.callers[0].scopes = policy_scopes.iter().map(|&s| s.to_owned()).collect();
+        let token = RSA_SIGNER.sign(&ServiceClaims { scope: token_scope.map(str::to_owned), ..claims() }).unwrap();
+        rules_of(policy).authenticate(&headers(Some(&token), None), &mtls(), now()).result.unwrap().scopes
+    };
+    assert!(!scopes(&["assets:read"], Some("assets:write")).allow("assets:write"));
+    assert!(!scopes(&["assets:read"], Some("assets:write")).allow("assets:read"));
+    assert!(scopes(&[], Some("assets:write")).allow("assets:write"));
+    assert!(!scopes(&["assets:read"], None).allow("assets:write"));
+    assert_eq!(scopes(&[], None), Scopes::All);
+}
+
+#[test]
+fn a_broad_token_ends_with_the_dual_phase() {
+    let token = RSA_SIGNER.sign(&ServiceClaims { aud: "gaia-services".into(), scope: None, ..claims() }).unwrap();
+    assert!(judge(AuthMode::Dual, Some(&token), None).is_ok());
+    assert_eq!(judge(AuthMode::JWTOnly, Some(&token), None), Err(Reason::AudienceWrong));
+}
+
+#[test]
+fn a_revoked_or_expired_leaf_is_refused_whatever_else_is_presented() {
+    let denied = Denied::from(&Denylist { leaves: vec!["AB".repeat(32)], ..Denylist::empty() });
+    let api_keys = table(vec![record("a", "k")]).unwrap();
+    let rules = Rules::new(policy(AuthMode::Dual), None, denied, api_keys);
+    let verdict = rules.authenticate(&headers(None, Some("k")), &mtls(), now());
+    assert_eq!(verdict.result.unwrap_err().reason, Reason::PeerRevoked);
+    assert_eq!(rules.authenticate_peer(&mtls(), now()).unwrap_err().reason, Reason::PeerRevoked);
+    let later = now() + jiff::SignedDuration::from_hours(2);
+    let rules = rules_of(policy(AuthMode::Dual));
+    assert_eq!(rules.authenticate_peer(&mtls(), later).unwrap_err().reason, Reason::PeerExpired);
+    assert_eq!(rules.authenticate_peer(&Connection::default(), now()).unwrap_err().reason, Reason::PeerMissing);
+    assert_eq!(rules.authenticate_peer(&mtls(), now()).unwrap().subject.to_string(), caller().as_str());
+}
+
+#[test]
+fn tokens_get_a_503_while_no_key_was_ever_loaded() {
+    let rules = Rules::new(policy(AuthMode::Dual), None, Denied::default(), ApiKeyTable::default());
+    let verdict = rules.authenticate(&headers(Some(&good_token()), None), &mtls(), now());
+    assert_eq!(verdict.result.unwrap_err().reason, Reason::KeysNotLoaded);
+}
+
+#[test]
+fn behind_mtls_the_peer_is_the_actor_and_the_keys_holder_the_subject() {
+    let verdict = rules_of(policy(AuthMode::Dual)).authenticate(&headers(None, Some("shared-key")), &mtls(), now());
+    let principal = verdict.result.unwrap();
+    assert_eq!(principal.actor.to_string(), caller().as_str());
+    assert_eq!(principal.subject.to_string(), "key:shared");
+}
