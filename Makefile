@@ -1,5 +1,6 @@
 # Targets and what they do: `make help`.
-SHELL := /bin/bash -eu -o pipefail
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help deps demo test bench image cluster node down crds fmt lint
 
