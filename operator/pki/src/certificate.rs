@@ -6,12 +6,12 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::SectionKind;
-use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::armor::{self, ArmorError};
 use crate::bundle::{hex, sha256_hex};
 use crate::der;
+use crate::extensions::Extensions;
 use crate::key::PrivateKey;
 use crate::leaf::Usage;
 use crate::public_key::{PublicKey, without_zeros};
@@ -53,6 +53,7 @@ pub struct Certificate {
     subject: Name,
     issuer: Name,
     public_key: PublicKey,
+    signature_algorithm: String,
     extensions: Extensions,
 }
 
@@ -172,7 +173,14 @@ impl Certificate {
     /// The purposes of its extended key usage that Gaia knows; others are left out.
     #[must_use]
     pub fn usages(&self) -> &[Usage] {
-        &self.extensions.usages
+        self.extensions.usages.as_deref().unwrap_or_default()
+    }
+
+    /// Whether it may stand in a chain for `usage`: its extended key usage names it, or is absent. Peers ask this of
+    /// every certificate up to the root (OpenSSL, Go) or below it (webpki); `anyExtendedKeyUsage` alone does not count.
+    #[must_use]
+    pub fn allows(&self, usage: Usage) -> bool {
+        self.extensions.usages.as_ref().is_none_or(|usages| usages.contains(&usage))
     }
 
     /// The subject key identifier's octets.
@@ -198,6 +206,25 @@ impl Certificate {
     #[must_use]
     pub fn is_self_signed(&self) -> bool {
         self.is_signed_by(self)
+    }
+
+    /// The object identifier of the algorithm it was signed with, where [`Self::is_signed_by`] does not verify it.
+    pub(crate) fn unsupported_signature(&self) -> Option<&str> {
+        let parts = der::only(&self.der).and_then(|outer| der::elements(outer.content)).unwrap_or_default();
+        let supported = parts.get(1).is_some_and(|algorithm| {
+            webpki::ALL_VERIFICATION_ALGS.iter().any(|verify| verify.signature_alg_id().as_ref() == algorithm.content)
+        });
+        (!supported).then_some(&self.signature_algorithm)
+    }
+
+    /// The first critical extension that not every peer processes, as an object identifier in dots.
+    pub(crate) fn unknown_critical_extension(&self) -> Option<&str> {
+        self.extensions.unknown_critical.as_deref()
+    }
+
+    /// Whether the subject has no attribute at all.
+    pub(crate) fn has_empty_subject(&self) -> bool {
+        der::only(&self.subject.der).is_none_or(|name| name.content.is_empty())
     }
 
     /// The DER of the subject name.
@@ -255,6 +282,7 @@ impl Certificate {
             subject: Name::of(parsed.subject()),
             issuer: Name::of(parsed.issuer()),
             public_key,
+            signature_algorithm: parsed.signature_algorithm.algorithm.to_id_string(),
             extensions: Extensions::of(&parsed, position)?,
         })
     }
@@ -296,72 +324,6 @@ impl Name {
     fn of(name: &x509_parser::x509::X509Name<'_>) -> Self {
         Self { der: name.as_raw().to_vec(), text: name.to_string().escape_debug().to_string() }
     }
-}
-
-/// What the extensions say that decides what a certificate is for.
-#[derive(Clone, Default)]
-struct Extensions {
-    is_ca: bool,
-    path_len: Option<u32>,
-    key_cert_sign: Option<bool>,
-    dns_names: Vec<String>,
-    uris: Vec<String>,
-    ip_addresses: Vec<IpAddr>,
-    usages: Vec<Usage>,
-    subject_key_id: Option<Vec<u8>>,
-    authority_key_id: Option<Vec<u8>>,
-}
-
-impl Extensions {
-    fn of(certificate: &X509Certificate<'_>, position: usize) -> Result<Self, CertificateError> {
-        let mut found = Self::default();
-        let mut seen = Vec::new();
-        for extension in certificate.extensions() {
-            let refuse = || CertificateError::Extension { position, oid: extension.oid.to_string() };
-            if seen.contains(&&extension.oid) {
-                return Err(refuse());
-            }
-            seen.push(&extension.oid);
-            match extension.parsed_extension() {
-                ParsedExtension::ParseError { .. } => return Err(refuse()),
-                ParsedExtension::BasicConstraints(constraints) => {
-                    found.is_ca = constraints.ca;
-                    found.path_len = constraints.path_len_constraint;
-                }
-                ParsedExtension::KeyUsage(usage) => found.key_cert_sign = Some(usage.key_cert_sign()),
-                ParsedExtension::ExtendedKeyUsage(usage) => {
-                    found.usages.extend(usage.server_auth.then_some(Usage::ServerAuth));
-                    found.usages.extend(usage.client_auth.then_some(Usage::ClientAuth));
-                }
-                ParsedExtension::SubjectKeyIdentifier(id) => found.subject_key_id = Some(id.0.to_vec()),
-                ParsedExtension::AuthorityKeyIdentifier(id) => {
-                    found.authority_key_id = id.key_identifier.as_ref().map(|id| id.0.to_vec());
-                }
-                ParsedExtension::SubjectAlternativeName(names) => {
-                    for name in &names.general_names {
-                        found.take_name(name).ok_or_else(refuse)?;
-                    }
-                }
-                _ => {}
-            }
-        }
-        Ok(found)
-    }
-
-    fn take_name(&mut self, name: &GeneralName<'_>) -> Option<()> {
-        match name {
-            GeneralName::DNSName(name) => self.dns_names.push((*name).to_owned()),
-            GeneralName::URI(uri) => self.uris.push((*uri).to_owned()),
-            GeneralName::IPAddress(octets) => self.ip_addresses.push(ip_address(octets)?),
-            GeneralName::Invalid(..) => return None,
-            _ => {}
-        }
-        Some(())
-    }
-}
-
-fn ip_address(octets: &[u8]) -> Option<IpAddr> {
-    <[u8; 4]>::try_from(octets).map(IpAddr::from).or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from)).ok()
 }
 
 fn timestamp(seconds: i64) -> Timestamp {

@@ -107,6 +107,28 @@ pub enum CaError {
         /// The kind in words, such as `RSA 1024`.
         kind: String,
     },
+    /// The certificate's signature is of a kind that is not verified, SHA-1 for example.
+    #[error("{subject:?} is signed with an algorithm that is not supported: {algorithm}")]
+    UnsupportedSignature {
+        /// The certificate.
+        subject: String,
+        /// The algorithm's object identifier in dots.
+        algorithm: String,
+    },
+    /// The certificate has no name that those below it could call their issuer (RFC 5280 section 4.1.2.6).
+    #[error("certificate {position} of the chain has an empty subject, which a CA may not have")]
+    EmptySubject {
+        /// 1-based position from the signing certificate up.
+        position: usize,
+    },
+    /// A critical extension that peers do not process, so they refuse the certificate (RFC 5280 section 4.2).
+    #[error("{subject:?} has a critical extension that is not supported: {oid}")]
+    CriticalExtension {
+        /// The certificate.
+        subject: String,
+        /// The extension's object identifier in dots.
+        oid: String,
+    },
     /// pathLen does not allow as many certificates below as there are.
     #[error("{subject:?} allows {path_len} CA certificates below it, there are {below} (pathLenConstraint)")]
     PathLength {
@@ -174,6 +196,8 @@ pub(crate) fn complete(
     // Each step adds a certificate that is not in the path yet, so this ends.
     while let Some(last) = path.last().filter(|last| !last.is_self_signed()) {
         let Some(issuer) = extra.iter().find(|extra| last.is_signed_by(extra) && !path.contains(extra)) else {
+            // One that has the right name and still did not sign it may be too weak to be asked.
+            extra.iter().filter(|extra| extra.subject_der() == last.issuer_der()).try_for_each(check_strength)?;
             return Err(no_root(last));
         };
         path.push(issuer.clone());
@@ -186,6 +210,12 @@ pub(crate) fn check(path: &[Certificate], key: &PrivateKey) -> Result<(), CaErro
     check_order(path, key)?;
     for (below, certificate) in path.iter().enumerate() {
         let subject = certificate.subject();
+        if certificate.has_empty_subject() {
+            return Err(CaError::EmptySubject { position: below + 1 });
+        }
+        if let Some(oid) = certificate.unknown_critical_extension() {
+            return Err(CaError::CriticalExtension { subject, oid: oid.to_owned() });
+        }
         if !certificate.is_ca() {
             return Err(CaError::NotACa { subject });
         }
@@ -236,12 +266,24 @@ fn check_order(path: &[Certificate], key: &PrivateKey) -> Result<(), CaError> {
 fn check_keys(path: &[Certificate]) -> Result<(), CaError> {
     for (index, certificate) in path.iter().enumerate() {
         let key = certificate.public_key();
-        let usable = if index == 0 { key.spec().is_some() } else { key.is_strong() };
-        if !usable {
+        if index == 0 && key.spec().is_none() {
             return Err(CaError::UnsupportedKey { subject: certificate.subject(), kind: key.describe() });
         }
+        check_strength(certificate)?;
     }
     Ok(())
+}
+
+/// Whether peers verify with its key, and it with the signature it has.
+fn check_strength(certificate: &Certificate) -> Result<(), CaError> {
+    let (subject, key) = (certificate.subject(), certificate.public_key());
+    if !key.is_strong() {
+        return Err(CaError::UnsupportedKey { subject, kind: key.describe() });
+    }
+    match certificate.unsupported_signature() {
+        Some(algorithm) => Err(CaError::UnsupportedSignature { subject, algorithm: algorithm.to_owned() }),
+        None => Ok(()),
+    }
 }
 
 fn no_root(last: &Certificate) -> CaError {

@@ -97,6 +97,16 @@ pub enum LeafError {
         /// The latest beginning in the CA's chain.
         ca_not_before: Timestamp,
     },
+    /// A certificate above it is only for other purposes.
+    #[error("issuing a leaf for {spiffe_id}: {subject:?} above it is not for {usage} (extendedKeyUsage)")]
+    CaForbidsUsage {
+        /// Whose leaf.
+        spiffe_id: String,
+        /// The certificate that forbids it.
+        subject: String,
+        /// What it forbids.
+        usage: Usage,
+    },
     /// It could not be signed.
     #[error("issuing a leaf for {spiffe_id}: {source}")]
     Sign {
@@ -136,6 +146,7 @@ pub fn issue_leaf(ca: &Ca, req: &LeafRequest<'_>, key: &PrivateKey) -> Result<Le
     let params = params(req, key)?;
     let span = req.validity.seconds()?;
     check_span(ca, req)?;
+    check_usages(ca, req)?;
     let signer = Signer { key: ca.key(), key_id: ca.key_id(), name: Some(ca.certificate().subject_der()) };
     let certificate = sign::sign(params, &key.public_key(), req.serial, span, &signer)
         .map_err(|source| LeafError::Sign { spiffe_id: spiffe_id(), source })?;
@@ -180,6 +191,16 @@ fn check_span(ca: &Ca, req: &LeafRequest<'_>) -> Result<(), LeafError> {
     if not_after.as_second() < ca.not_before().as_second() {
         let (spiffe_id, ca_not_before) = (req.spiffe_id.to_owned(), ca.not_before());
         return Err(LeafError::PredatesCa { spiffe_id, not_after, ca_not_before });
+    }
+    Ok(())
+}
+
+fn check_usages(ca: &Ca, req: &LeafRequest<'_>) -> Result<(), LeafError> {
+    for usage in req.usages {
+        if let Some(above) = ca.chain().iter().chain([ca.root()]).find(|above| !above.allows(*usage)) {
+            let (spiffe_id, subject) = (req.spiffe_id.to_owned(), above.subject());
+            return Err(LeafError::CaForbidsUsage { spiffe_id, subject, usage: *usage });
+        }
     }
     Ok(())
 }

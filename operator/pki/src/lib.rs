@@ -15,6 +15,7 @@ mod ca;
 mod certificate;
 mod chain;
 mod der;
+mod extensions;
 mod jwk;
 mod key;
 mod leaf;

@@ -1,0 +1,99 @@
+//! The extensions of a certificate, read once (RFC 5280 section 4.2).
+
+use std::net::IpAddr;
+
+use x509_parser::der_parser::Oid;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::oid_registry::{
+    OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_CRL_DISTRIBUTION_POINTS, OID_X509_EXT_EXTENDED_KEY_USAGE,
+    OID_X509_EXT_KEY_USAGE, OID_X509_EXT_NAME_CONSTRAINTS, OID_X509_EXT_SUBJECT_ALT_NAME,
+};
+use x509_parser::prelude::X509Certificate;
+
+use crate::certificate::CertificateError;
+use crate::leaf::Usage;
+
+/// What the extensions say that decides what a certificate is for.
+#[derive(Clone, Default)]
+pub(crate) struct Extensions {
+    pub(crate) is_ca: bool,
+    pub(crate) path_len: Option<u32>,
+    pub(crate) key_cert_sign: Option<bool>,
+    pub(crate) dns_names: Vec<String>,
+    pub(crate) uris: Vec<String>,
+    pub(crate) ip_addresses: Vec<IpAddr>,
+    /// Absent is not empty: without the extension anything goes.
+    pub(crate) usages: Option<Vec<Usage>>,
+    pub(crate) subject_key_id: Option<Vec<u8>>,
+    pub(crate) authority_key_id: Option<Vec<u8>>,
+    pub(crate) unknown_critical: Option<String>,
+}
+
+impl Extensions {
+    /// Reads them; `position` is the certificate's in its chain, for errors.
+    ///
+    /// # Errors
+    /// [`CertificateError::Extension`] for one that is unreadable or comes twice.
+    pub(crate) fn of(certificate: &X509Certificate<'_>, position: usize) -> Result<Self, CertificateError> {
+        let mut found = Self::default();
+        let mut seen = Vec::new();
+        for extension in certificate.extensions() {
+            let refuse = || CertificateError::Extension { position, oid: extension.oid.to_string() };
+            if seen.contains(&&extension.oid) {
+                return Err(refuse());
+            }
+            seen.push(&extension.oid);
+            if extension.critical && !PROCESSED.contains(&extension.oid) && found.unknown_critical.is_none() {
+                found.unknown_critical = Some(extension.oid.to_id_string());
+            }
+            match extension.parsed_extension() {
+                ParsedExtension::ParseError { .. } => return Err(refuse()),
+                ParsedExtension::BasicConstraints(constraints) => {
+                    found.is_ca = constraints.ca;
+                    found.path_len = constraints.path_len_constraint;
+                }
+                ParsedExtension::KeyUsage(usage) => found.key_cert_sign = Some(usage.key_cert_sign()),
+                ParsedExtension::ExtendedKeyUsage(usage) => {
+                    let known = [(usage.server_auth, Usage::ServerAuth), (usage.client_auth, Usage::ClientAuth)];
+                    found.usages = Some(known.into_iter().filter_map(|(set, usage)| set.then_some(usage)).collect());
+                }
+                ParsedExtension::SubjectKeyIdentifier(id) => found.subject_key_id = Some(id.0.to_vec()),
+                ParsedExtension::AuthorityKeyIdentifier(id) => {
+                    found.authority_key_id = id.key_identifier.as_ref().map(|id| id.0.to_vec());
+                }
+                ParsedExtension::SubjectAlternativeName(names) => {
+                    for name in &names.general_names {
+                        found.take_name(name).ok_or_else(refuse)?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    fn take_name(&mut self, name: &GeneralName<'_>) -> Option<()> {
+        match name {
+            GeneralName::DNSName(name) => self.dns_names.push((*name).to_owned()),
+            GeneralName::URI(uri) => self.uris.push((*uri).to_owned()),
+            GeneralName::IPAddress(octets) => self.ip_addresses.push(ip_address(octets)?),
+            GeneralName::Invalid(..) => return None,
+            _ => {}
+        }
+        Some(())
+    }
+}
+
+fn ip_address(octets: &[u8]) -> Option<IpAddr> {
+    <[u8; 4]>::try_from(octets).map(IpAddr::from).or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from)).ok()
+}
+
+/// The extensions that OpenSSL and webpki alike process where they are critical.
+const PROCESSED: [Oid<'static>; 6] = [
+    OID_X509_EXT_KEY_USAGE,
+    OID_X509_EXT_SUBJECT_ALT_NAME,
+    OID_X509_EXT_BASIC_CONSTRAINTS,
+    OID_X509_EXT_NAME_CONSTRAINTS,
+    OID_X509_EXT_CRL_DISTRIBUTION_POINTS,
+    OID_X509_EXT_EXTENDED_KEY_USAGE,
+];

@@ -1,0 +1,12 @@
+//! What peers make of the certificates: OpenSSL, run as a person would run it, and webpki.
+
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests, which clippy.toml lets do both")]
+
+mod algorithms;
+mod brought;
+mod jwks;
+mod keys;
+mod openssl;
+mod profile;
+mod refused;
+mod samples;
