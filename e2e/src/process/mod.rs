@@ -66,6 +66,10 @@ impl ProcessSpec {
 
     fn spawn(&self) -> Result<Child> {
         let mut command = Command::new(&self.program);
+        // Variables for the harness are not for the programs under test, which warn of those they do not know.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"GAIA_")) {
+            command.env_remove(name);
+        }
         command.args(&self.args).envs(&self.env).stdin(Stdio::null());
         let log = open_log(&self.log)?;
         command.stdout(log.try_clone()?).stderr(log);

@@ -1,0 +1,34 @@
+//! Gaia's own programs, as cargo built them.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+/// One of Gaia's binaries: in `GAIA_BIN_DIR`, else in the target directory that this program was built into.
+///
+/// # Errors
+/// If it is not there, with how to build it.
+pub fn locate(name: &str) -> Result<PathBuf> {
+    let path = directory()?.join(name);
+    ensure!(
+        path.is_file(),
+        "{} is not there: run `cargo build --workspace`, or set GAIA_BIN_DIR to where it is",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// Where Gaia's binaries are.
+///
+/// # Errors
+/// If this program's own path is not known.
+pub fn directory() -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("GAIA_BIN_DIR") {
+        return Ok(std::path::absolute(dir)?);
+    }
+    let own = std::env::current_exe()?;
+    let dir = own.parent().context("this program is in no directory")?;
+    // Tests are in target/<profile>/deps, binaries one up.
+    let of_test = dir.file_name().is_some_and(|name| name == "deps");
+    Ok(dir.parent().filter(|_| of_test).unwrap_or(dir).to_owned())
+}

@@ -1,0 +1,84 @@
+//! What a test does when the cluster it needs cannot be had: it says so and passes, or fails where the machine is meant
+//! to have one (`REQUIRE_KUBE=1`, `REQUIRE_NODE=1`).
+
+use anyhow::Result;
+use tokio::sync::OnceCell;
+
+use crate::assets::ControlPlaneAssets;
+use crate::progress::say;
+use crate::{Cluster, ControlPlane, ControlPlaneOptions};
+
+/// A kind of cluster that tests need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// A control plane on loopback.
+    B,
+    /// A cluster whose pods run.
+    C,
+}
+
+/// The control plane that the tests of this program share. `None` if it cannot be had: the test returns.
+///
+/// Tests that stop parts of it take [`own_control_plane`].
+///
+/// # Panics
+/// If the programs are there and the control plane does not start, or if `REQUIRE_KUBE` is set and it cannot be had.
+pub async fn control_plane() -> Option<&'static ControlPlane> {
+    static SHARED: OnceCell<Option<ControlPlane>> = OnceCell::const_new();
+    let shared = SHARED.get_or_init(|| own_control_plane(ControlPlaneOptions::default())).await;
+    available(Tier::B, shared.as_ref().ok_or_else(|| "see above".to_owned()))
+}
+
+/// A control plane for one test, which may break it.
+///
+/// # Panics
+/// As [`control_plane`].
+pub async fn own_control_plane(options: ControlPlaneOptions) -> Option<ControlPlane> {
+    let assets = tokio::task::spawn_blocking(ControlPlaneAssets::locate).await;
+    let assets = available(Tier::B, assets.map_err(anyhow::Error::from).flatten())?;
+    let options = ControlPlaneOptions { assets: Some(assets), ..options };
+    Some(must_start(ControlPlane::start(options).await))
+}
+
+/// A cluster of somebody else's, if `GAIA_E2E_KUBECONFIG` names one.
+///
+/// # Panics
+/// If it names one that cannot be used.
+pub fn external_cluster() -> Option<Cluster> {
+    let kubeconfig = std::env::var_os("GAIA_E2E_KUBECONFIG").filter(|path| !path.is_empty())?;
+    Some(must_start(Cluster::external(kubeconfig)))
+}
+
+/// The value, or `None` with a loud word about what is not tested.
+///
+/// # Panics
+/// If the tier is required.
+pub fn available<T, E: std::fmt::Display>(tier: Tier, found: Result<T, E>) -> Option<T> {
+    match found {
+        Ok(value) => Some(value),
+        Err(why) => {
+            let test = std::thread::current().name().unwrap_or("a test").to_owned();
+            assert!(!tier.is_required(), "{test} needs tier {tier:?}, and {} is set: {why:#}", tier.variable());
+            say(format_args!("SKIPPED (tier {tier:?}): {test}: {why:#}"));
+            None
+        }
+    }
+}
+
+impl Tier {
+    fn variable(self) -> &'static str {
+        match self {
+            Self::B => "REQUIRE_KUBE",
+            Self::C => "REQUIRE_NODE",
+        }
+    }
+
+    fn is_required(self) -> bool {
+        std::env::var_os(self.variable()).is_some_and(|value| value == "1")
+    }
+}
+
+#[expect(clippy::panic, reason = "what is there and does not work is a failure of the test")]
+fn must_start<T>(result: Result<T>) -> T {
+    result.unwrap_or_else(|error| panic!("{error:#}"))
+}
