@@ -1,10 +1,10 @@
 //! Every kind of CA with every kind of leaf.
 
-use gaia_pki::{Certificate, KeySpec, Usage, key_matches, verify_path};
+use gaia_pki::{Ca, CaRequest, Certificate, KeySpec, Serial, Usage, key_matches, verify_path};
 use rstest::rstest;
 
 use crate::openssl::OpenSsl;
-use crate::samples::{BOTH, For, at, key, leaf, names, root};
+use crate::samples::{BOTH, For, at, key, leaf, names, root, validity};
 
 #[rstest]
 fn openssl_and_webpki_accept_every_leaf_of_every_ca(
@@ -54,4 +54,19 @@ fn a_leaf_does_not_chain_to_another_root_of_the_same_name_nor_past_its_end() {
     assert!(wrong_root.to_string().contains("does not chain to CN=Gaia CA 1"), "{wrong_root}");
     assert!(verify(ca.root(), "2027-02-01T00:00:00Z").unwrap_err().to_string().contains("CertExpired"));
     assert!(verify(ca.root(), "2025-02-01T00:00:00Z").is_err());
+}
+
+#[test]
+fn an_issuer_with_the_same_key_and_another_name_is_not_the_issuer() {
+    let ca = root(KeySpec::Ecdsa256);
+    let request = CaRequest {
+        common_name: "Gaia CA 2",
+        trust_domain: "gaia.local",
+        serial: Serial::from_random([7; 16]),
+        validity: validity("2026-01-01T00:00:00Z", "2036-01-01T00:00:00Z"),
+    };
+    let renamed = Ca::self_signed(&request, ca.key().clone()).unwrap();
+    let leaf = leaf(&ca, &[], KeySpec::Ecdsa256).unwrap().certificate;
+    assert!(leaf.is_signed_by(ca.certificate()));
+    assert!(!leaf.is_signed_by(renamed.certificate()));
 }
