@@ -1,5 +1,5 @@
 //! The certificate authority of a test cluster: it signs what the parts of the cluster show each other, and the client
-//! certificates of people.
+//! certificates of people. It does without gaia-pki on purpose: a cluster must not depend on what is tested in it.
 
 use std::path::{Path, PathBuf};
 
@@ -16,15 +16,6 @@ pub struct Credential {
     pub certificate: String,
     /// The private key, PKCS#8.
     pub key: String,
-}
-
-/// Where a credential was written.
-#[derive(Clone, Debug)]
-pub struct CredentialFiles {
-    /// The certificate, PEM.
-    pub certificate: PathBuf,
-    /// The private key, PEM.
-    pub key: PathBuf,
 }
 
 /// A certificate authority whose files are in a directory.
@@ -52,11 +43,6 @@ impl Authority {
     /// The authority's own certificate, PEM.
     pub fn certificate(&self) -> &str {
         &self.certificate
-    }
-
-    /// The authority's own files.
-    pub fn files(&self) -> CredentialFiles {
-        CredentialFiles { certificate: self.dir.join("ca.crt"), key: self.dir.join("ca.key") }
     }
 
     /// A client certificate that the API server takes for `user` in `groups`.
@@ -91,14 +77,9 @@ impl Authority {
     ///
     /// # Errors
     /// If a file cannot be written.
-    pub fn write(&self, name: &str, credential: &Credential) -> Result<CredentialFiles> {
-        let files = CredentialFiles {
-            certificate: self.dir.join(format!("{name}.crt")),
-            key: self.dir.join(format!("{name}.key")),
-        };
-        std::fs::write(&files.certificate, &credential.certificate)?;
-        write_private(&files.key, &credential.key)?;
-        Ok(files)
+    pub fn write(&self, name: &str, credential: &Credential) -> Result<()> {
+        std::fs::write(self.dir.join(format!("{name}.crt")), &credential.certificate)?;
+        write_private(&self.dir.join(format!("{name}.key")), &credential.key)
     }
 
     fn sign(&self, mut params: CertificateParams) -> Result<Credential> {

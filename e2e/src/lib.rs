@@ -1,10 +1,12 @@
 //! Harness for Gaia's scenario tests, its demo and its benchmarks, on real Kubernetes API servers.
 //!
 //! - [`ControlPlane`]: etcd, kube-apiserver and kube-controller-manager on loopback, without root, up in seconds;
+//! - [`Node`]: a whole node, with kubelet and containerd, for root;
 //! - [`Cluster`]: what a test does with any cluster: clients, kubectl, CRDs, namespaces, kubeconfigs;
 //! - [`AuditLog`]: who asked the API server for what;
 //! - [`OperatorProcess`] and [`Process`]: programs under test, which can be killed, paused and restarted;
 //! - [`Projection`]: kubelet's part where there is no kubelet: Secrets and ConfigMaps as mounted files;
+//! - [`image`]: container images without a daemon;
 //! - [`wait`]: waiting for a condition, in place of sleeping;
 //! - [`tier`]: what a test does when the cluster it needs cannot be had.
 //!
@@ -17,6 +19,8 @@ pub mod cluster;
 pub mod control_plane;
 pub mod dirs;
 pub mod http;
+pub mod image;
+pub mod node;
 pub mod operator;
 pub mod process;
 pub mod programs;
@@ -29,6 +33,7 @@ pub mod wait;
 pub use audit::{AuditLog, AuditRecord};
 pub use cluster::Cluster;
 pub use control_plane::{ControlPlane, ControlPlaneOptions};
+pub use node::Node;
 pub use operator::{OperatorOptions, OperatorProcess};
 pub use process::{Process, ProcessSpec};
 pub use projection::{KeptProjection, Projection, Source};

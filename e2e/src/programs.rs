@@ -26,9 +26,27 @@ pub fn directory() -> Result<PathBuf> {
     if let Some(dir) = std::env::var_os("GAIA_BIN_DIR") {
         return Ok(std::path::absolute(dir)?);
     }
+    target_directory()
+}
+
+fn target_directory() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let dir = own.parent().context("this program is in no directory")?;
     // Tests are in target/<profile>/deps, binaries one up.
     let of_test = dir.file_name().is_some_and(|name| name == "deps");
     Ok(dir.parent().filter(|_| of_test).unwrap_or(dir).to_owned())
+}
+
+/// `gaia-e2e`, for tests that need it as a program: this one, or the one next to it.
+///
+/// # Errors
+/// If it is not built.
+pub fn own() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    if own.file_name().is_some_and(|name| name == "gaia-e2e") {
+        return Ok(own);
+    }
+    let path = target_directory()?.join("gaia-e2e");
+    ensure!(path.is_file(), "{} is not there: run `cargo build -p gaia-e2e`", path.display());
+    Ok(path)
 }

@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::assets::controlplane;
 use crate::progress::say;
-use crate::{ControlPlane, ControlPlaneOptions, dirs, wait};
+use crate::{ControlPlane, ControlPlaneOptions, Node, dirs, node, wait};
 
 /// Which cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,9 @@ impl Site {
         if let Some(kubeconfig) = self.kubeconfig() {
             return Ok(kubeconfig);
         }
+        if self.kind == Kind::Node {
+            node::check_requirements()?;
+        }
         // Here and not in the supervisor: this is where the person who waits for the build sees its progress.
         tokio::task::spawn_blocking(controlplane).await??;
         self.clean()?;
@@ -96,6 +99,16 @@ impl Site {
         self.clean()
     }
 
+    /// Makes the images of a docker-archive tar known to the node.
+    ///
+    /// # Errors
+    /// If no node is up here, or it does not take them.
+    pub async fn load_image(&self, tar: &Path) -> Result<()> {
+        ensure!(self.kind == Kind::Node, "only a node runs images: use --node");
+        ensure!(self.kubeconfig().is_some(), "no node is up in {}", self.dir.display());
+        node::load_image_into(&self.dir, tar).await
+    }
+
     /// Runs the cluster until SIGTERM: the body of the supervisor process.
     ///
     /// # Errors
@@ -121,7 +134,11 @@ impl Site {
                 self.announce(plane.kubeconfig())?;
                 forever(|| plane.check_running()).await
             }
-            Kind::Node => bail!("not yet"),
+            Kind::Node => {
+                let node = Node::start(&self.dir).await?;
+                self.announce(node.kubeconfig())?;
+                forever(|| node.check_running()).await
+            }
         }
     }
 
@@ -172,7 +189,10 @@ impl Site {
         for name in [READY, "etcd", "pki", "admin.kubeconfig", "audit.jsonl"] {
             remove(&self.dir.join(name))?;
         }
-        Ok(())
+        match self.kind {
+            Kind::Loopback => Ok(()),
+            Kind::Node => node::sweep(&self.dir),
+        }
     }
 }
 

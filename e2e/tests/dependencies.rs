@@ -1,4 +1,5 @@
 //! The direction of dependencies, and what must not be in the tree at all.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;

@@ -1,4 +1,5 @@
 //! The harness keeps its promises: what it starts works, and dies with it.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 use std::path::Path;
 use std::process::Command;

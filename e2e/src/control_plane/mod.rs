@@ -1,5 +1,6 @@
 //! etcd, kube-apiserver and kube-controller-manager on loopback: a real API server without root, in a few seconds.
 
+pub(crate) mod flags;
 mod options;
 mod parts;
 pub mod ports;
@@ -12,6 +13,7 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::Api;
 
+use flags::AUDIT_LOG;
 pub use options::ControlPlaneOptions;
 use parts::Plan;
 
@@ -181,5 +183,4 @@ impl Deref for ControlPlane {
 }
 
 const ATTEMPTS: u32 = 3;
-const AUDIT_LOG: &str = "audit.jsonl";
 const LOGS: &str = "logs";

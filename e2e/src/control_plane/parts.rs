@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{AUDIT_LOG, ControlPlaneOptions, LOGS, ports};
+use super::flags::{apiserver_flags, controller_manager_flags, write_audit_policy};
+use super::{ControlPlaneOptions, LOGS, ports};
 use crate::assets::{ControlPlaneAssets, Tool};
-use crate::authority::{Authority, CredentialFiles, write_signing_key};
+use crate::authority::{Authority, write_signing_key};
 use crate::cluster::kubeconfig;
 use crate::process::{Process, ProcessSpec};
 use crate::wait::Seen;
@@ -19,8 +20,6 @@ pub(super) struct Plan {
     assets: ControlPlaneAssets,
     apiserver_flags: Vec<String>,
     ports: Ports,
-    authority: CredentialFiles,
-    serving: CredentialFiles,
 }
 
 struct Ports {
@@ -36,16 +35,14 @@ impl Plan {
         let [etcd, etcd_peer, apiserver, controller_manager] = ports::free()?;
         let ports = Ports { etcd, etcd_peer, apiserver, controller_manager };
         let authority = Authority::create(&dir.join("pki"))?;
-        let serving = authority.write("apiserver", &authority.server("kube-apiserver", &SERVER_NAMES)?)?;
+        authority.write("apiserver", &authority.server("kube-apiserver", &SERVER_NAMES)?)?;
         write_signing_key(&dir.join("pki"), "service-accounts")?;
-        std::fs::write(dir.join("audit-policy.yaml"), AUDIT_POLICY)?;
+        write_audit_policy(dir)?;
         let plan = Self {
             dir: dir.to_owned(),
             assets: assets.clone(),
             apiserver_flags: options.apiserver_flags.clone(),
             ports,
-            authority: authority.files(),
-            serving,
         };
         plan.write_kubeconfigs(&authority)?;
         Ok(plan)
@@ -75,7 +72,7 @@ impl Plan {
         let peer = format!("http://127.0.0.1:{}", self.ports.etcd_peer);
         self.part("etcd", &self.assets.etcd)
             .args(["--log-level=warn", "--unsafe-no-fsync"])
-            .arg(self.file_flag("data-dir", "etcd"))
+            .arg(format!("--data-dir={}", self.dir.join("etcd").display()))
             .args([format!("--listen-client-urls={client}"), format!("--advertise-client-urls={client}")])
             .args([format!("--listen-peer-urls={peer}"), format!("--initial-advertise-peer-urls={peer}")])
             .arg(format!("--initial-cluster=default={peer}"))
@@ -93,67 +90,34 @@ impl Plan {
         }
     }
 
-    /// Audit is on in everything we run: tests count requests in it, and benchmarks must not be faster than production.
     pub(super) fn kube_apiserver(&self) -> ProcessSpec {
         self.part("kube-apiserver", &self.assets.kube_apiserver)
+            .args(apiserver_flags(&self.dir))
             .arg(format!("--etcd-servers=http://127.0.0.1:{}", self.ports.etcd))
             .args(["--bind-address=127.0.0.1".to_owned(), format!("--secure-port={}", self.ports.apiserver)])
             // The address of the Service `kubernetes` must not be a loopback one, and nobody here needs it.
             .args(["--endpoint-reconciler-type=none", "--service-cluster-ip-range=10.0.0.0/16"])
-            .arg(path_flag("tls-cert-file", &self.serving.certificate))
-            .arg(path_flag("tls-private-key-file", &self.serving.key))
-            .arg(path_flag("client-ca-file", &self.authority.certificate))
-            .arg("--service-account-issuer=https://kubernetes.default.svc.cluster.local")
-            .arg(self.file_flag("service-account-key-file", "pki/service-accounts.pub"))
-            .arg(self.file_flag("service-account-signing-key-file", "pki/service-accounts.key"))
-            .args(["--authorization-mode=RBAC", "--allow-privileged=true", "--shutdown-delay-duration=0s"])
-            .arg(self.file_flag("audit-policy-file", "audit-policy.yaml"))
-            .arg(self.file_flag("audit-log-path", AUDIT_LOG))
-            // One file, however long the benchmark: rotation would hide requests from the reader.
-            .args(["--audit-log-maxsize=100000", "--profiling=false"])
+            .args(["--authorization-mode=RBAC", "--shutdown-delay-duration=0s"])
             .args(&self.apiserver_flags)
     }
 
     pub(super) fn kube_controller_manager(&self) -> Option<ProcessSpec> {
         let tool = self.assets.kube_controller_manager.as_ref()?;
         let kubeconfig = self.controller_manager_kubeconfig();
+        let kubeconfig_flags = ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"]
+            .map(|flag| format!("--{flag}={}", kubeconfig.display()));
         let spec = self
             .part("kube-controller-manager", tool)
-            .arg(path_flag("kubeconfig", &kubeconfig))
-            .arg(path_flag("authentication-kubeconfig", &kubeconfig))
-            .arg(path_flag("authorization-kubeconfig", &kubeconfig))
-            .args(["--bind-address=127.0.0.1".to_owned(), format!("--secure-port={}", self.ports.controller_manager)])
-            .args(["--leader-elect=false", "--use-service-account-credentials=true"])
-            // It makes a ServiceAccount per controller first, and its own limits stretch that over five seconds.
-            .args(["--kube-api-qps=1000", "--kube-api-burst=2000"])
-            .arg(self.file_flag("service-account-private-key-file", "pki/service-accounts.key"))
-            .arg(path_flag("root-ca-file", &self.authority.certificate))
-            .arg(path_flag("cluster-signing-cert-file", &self.authority.certificate))
-            .arg(path_flag("cluster-signing-key-file", &self.authority.key));
+            .args(controller_manager_flags(&self.dir))
+            .args(kubeconfig_flags)
+            .arg(format!("--secure-port={}", self.ports.controller_manager));
         Some(spec)
     }
 
     fn part(&self, name: &str, tool: &Tool) -> ProcessSpec {
         ProcessSpec::new(name, &tool.program, &self.dir.join(LOGS)).args(&tool.part)
     }
-
-    fn file_flag(&self, flag: &str, file: &str) -> String {
-        path_flag(flag, &self.dir.join(file))
-    }
-}
-
-fn path_flag(flag: &str, path: &Path) -> String {
-    format!("--{flag}={}", path.display())
 }
 
 const SERVER_NAMES: [&str; 6] =
     ["127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "10.0.0.1"];
-
-/// Who asked for what, and what came of it; no bodies.
-const AUDIT_POLICY: &str = "\
-apiVersion: audit.k8s.io/v1
-kind: Policy
-omitStages: [RequestReceived]
-rules:
-- level: Metadata
-";

@@ -17,6 +17,14 @@ pub(crate) enum Command {
     Down(SiteArguments),
     /// Print the path of a cluster's kubeconfig; exit status 1 if the cluster is not up.
     Status(SiteArguments),
+    /// Make container images known to a node that is up.
+    Load {
+        /// docker-archive or OCI tar files.
+        #[arg(required = true, value_name = "IMAGE.tar")]
+        images: Vec<PathBuf>,
+        #[command(flatten)]
+        site: SiteArguments,
+    },
     /// Run a cluster in the foreground, until SIGTERM.
     #[command(hide = true)]
     Supervise(SiteArguments),
@@ -47,6 +55,12 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode> {
             Some(kubeconfig) => print_path(&kubeconfig),
             None => return Ok(ExitCode::FAILURE),
         },
+        Command::Load { images, site } => {
+            let site = site.site()?;
+            for image in images {
+                site.load_image(&image).await?;
+            }
+        }
         Command::Supervise(arguments) => arguments.site()?.supervise().await?,
     }
     Ok(ExitCode::SUCCESS)

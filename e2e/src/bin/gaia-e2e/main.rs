@@ -1,13 +1,15 @@
 //! `gaia-e2e`: clusters, images and the programs around them, for tests, demo and benchmarks.
 
 mod cluster;
+mod image;
 mod kubectl;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use gaia_e2e::{assets, progress};
+use gaia_e2e::{assets, node, progress};
 
 /// Real Kubernetes clusters for Gaia's tests, its demo and its benchmarks.
 ///
@@ -27,8 +29,18 @@ enum Command {
     Cluster(cluster::Command),
     /// Run kubectl as the administrator of a cluster that is up.
     Kubectl(kubectl::Arguments),
+    /// Write Gaia's container image as a docker-archive tar, without a daemon or a registry, and print its path.
+    Image(image::Arguments),
     /// Print the path of the control-plane binary; it is built first if it is not in the cache.
     Controlplane,
+    /// Be process 1 of a node.
+    #[command(hide = true)]
+    NodeInit {
+        #[arg(long)]
+        dir: PathBuf,
+        #[arg(long)]
+        controlplane: PathBuf,
+    },
     /// Print the path of helm; it is installed into the cache first if there is none.
     Helm,
 }
@@ -48,7 +60,9 @@ async fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Cluster(command) => return cluster::run(command).await,
         Command::Kubectl(arguments) => return kubectl::run(arguments),
+        Command::Image(arguments) => image::run(arguments)?,
         Command::Controlplane => print_path(&assets::controlplane()?.controlplane),
+        Command::NodeInit { dir, controlplane } => node::run_init(&dir, &controlplane).await?,
         Command::Helm => print_path(&assets::helm()?),
     }
     Ok(ExitCode::SUCCESS)

@@ -1,0 +1,89 @@
+//! A container image without a daemon and without a registry: one layer from files and Debian packages, as a
+//! docker-archive tar. The same files make the same image, byte for byte.
+
+mod archive;
+mod root;
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+pub use root::Root;
+
+use crate::programs;
+
+/// What the image says about how to run it.
+#[derive(Clone, Debug)]
+pub struct ImageConfig {
+    /// `name:tag`.
+    pub tag: String,
+    /// What runs when a pod says nothing.
+    pub entrypoint: Vec<String>,
+    /// As whom, `uid:gid`.
+    pub user: String,
+}
+
+/// Writes Gaia's image: its programs, the few packages they are linked against, the certificates of public authorities,
+/// no shell, and a user that is not root.
+///
+/// # Errors
+/// If a program is not built, a package cannot be had, or the file cannot be written.
+pub fn write_gaia(out: &Path, tag: &str, bin_dir: &Path) -> Result<()> {
+    let root = Root::new()?;
+    root.add_packages(&PACKAGES)?;
+    for program in PROGRAMS {
+        root.add_program(&bin_dir.join(program), &format!("usr/local/bin/{program}"))?;
+    }
+    root.add_text("etc/passwd", PASSWD)?;
+    root.add_text("etc/group", GROUP)?;
+    root.add_directory("tmp", 0o1777)?;
+    let authorities = Path::new(AUTHORITIES);
+    if authorities.is_file() {
+        root.add_text(AUTHORITIES.trim_start_matches('/'), &std::fs::read_to_string(authorities)?)?;
+    }
+    let config = ImageConfig {
+        tag: tag.to_owned(),
+        entrypoint: vec!["gaia-operator".to_owned()],
+        user: "65532:65532".to_owned(),
+    };
+    archive::write(out, &config, &root)
+}
+
+/// Writes the image of the first process of every pod of our node.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_pause(out: &Path, pause: &Path) -> Result<()> {
+    let root = Root::new()?;
+    root.add_program(pause, "pause")?;
+    let config = ImageConfig {
+        tag: PAUSE_TAG.to_owned(),
+        entrypoint: vec!["/pause".to_owned()],
+        user: "65535:65535".to_owned(),
+    };
+    archive::write(out, &config, &root)
+}
+
+/// Where the programs of the image are looked for unless it is said: where cargo puts a release build, next to the
+/// profile that this program is of.
+///
+/// # Errors
+/// If this program's own path is not known.
+pub fn default_bin_dir() -> Result<std::path::PathBuf> {
+    if std::env::var_os("GAIA_BIN_DIR").is_some() {
+        return programs::directory();
+    }
+    Ok(programs::directory()?.parent().context("the target directory has no parent")?.join("release"))
+}
+
+/// The name of the pause image.
+pub const PAUSE_TAG: &str = "localhost/gaia-pause:1";
+
+/// What is in Gaia's image.
+pub const PROGRAMS: [&str; 3] = ["gaia-operator", "auth-service", "asset-service"];
+
+/// What a Rust program for glibc is linked against.
+const PACKAGES: [&str; 2] = ["libc6", "libgcc-s1"];
+const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+const PASSWD: &str = "root:x:0:0::/:/sbin/nologin\nnonroot:x:65532:65532::/:/sbin/nologin\n";
+const GROUP: &str = "root:x:0:\nnonroot:x:65532:\n";
