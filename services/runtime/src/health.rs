@@ -1,0 +1,104 @@
+//! `/health` on the mesh listener, and the probes of the admin listener.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::extract::{Extension, State};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use gaia_api::Clock;
+use gaia_auth::{Authenticator, Connection};
+use http::{HeaderMap, StatusCode, header};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::listener::Generations;
+use crate::metrics::Metrics;
+
+/// What the health endpoints look at.
+#[derive(Clone)]
+pub(crate) struct Health {
+    pub(crate) generations: Generations,
+    pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) is_draining: Arc<AtomicBool>,
+}
+
+#[derive(Debug, Serialize)]
+struct Answer {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificates: Option<Certificates>,
+}
+
+#[derive(Debug, Serialize)]
+struct Certificates {
+    service_cert_expires: Timestamp,
+    ca_cert_expires: Timestamp,
+    days_until_expiry: i64,
+}
+
+impl Health {
+    /// Ready unless draining, or without a certificate of its own that holds. A refused part of the mounted directory
+    /// is no reason: one bad bundle would take every replica down at once.
+    fn status(&self) -> &'static str {
+        let now = self.clock.now();
+        if self.is_draining.load(Ordering::Relaxed) {
+            "draining"
+        } else if self.generations.borrow().as_ref().is_some_and(|generation| generation.is_in_date(now)) {
+            "healthy"
+        } else {
+            "not ready"
+        }
+    }
+
+    fn certificates(&self) -> Option<Certificates> {
+        let generation = self.generations.borrow().clone()?;
+        let leaf = &generation.leaf;
+        let service_cert_expires = leaf.certificate.not_after();
+        Some(Certificates {
+            service_cert_expires,
+            ca_cert_expires: leaf.root.not_after(),
+            days_until_expiry: service_cert_expires.duration_since(self.clock.now()).as_hours() / 24,
+        })
+    }
+}
+
+/// `/health`: who is known sees when certificates end, everyone else that the service is there.
+pub(crate) async fn health(
+    State(health): State<Health>,
+    Extension(connection): Extension<Arc<Connection>>,
+    headers: HeaderMap,
+) -> Json<Answered> {
+    let is_known = health.authenticator.recognises(&headers, &connection);
+    let certificates = if is_known { health.certificates() } else { None };
+    Json(Answered(Answer { status: health.status(), certificates }))
+}
+
+/// Hides the shape of the answer from the handler's signature.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Answered(Answer);
+
+/// `/livez`, `/readyz` and `/metrics`, and nothing else.
+pub(crate) fn admin(health: Health) -> Router {
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(health)
+}
+
+async fn readyz(State(health): State<Health>) -> (StatusCode, &'static str) {
+    match health.status() {
+        "healthy" => (StatusCode::OK, "ok\n"),
+        other => (StatusCode::SERVICE_UNAVAILABLE, other),
+    }
+}
+
+async fn metrics(State(health): State<Health>) -> Response {
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, content_type)], health.metrics.text()).into_response()
+}

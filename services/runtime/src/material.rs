@@ -1,0 +1,152 @@
+//! The parts of the mounted directory, each judged by itself.
+
+use std::fmt;
+use std::sync::Arc;
+
+use gaia_api::mount::{self, ApiKeys, Denylist, Policy};
+use gaia_api::names::key;
+use gaia_auth::jwt::KeySet;
+use gaia_auth::{ApiKeyTable, Denied};
+use gaia_pki::{Certificate, PathError, PrivateKey, Usage, key_matches, verify_path};
+use jiff::Timestamp;
+use rustls::RootCertStore;
+use rustls::crypto::CryptoProvider;
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::mount::Files;
+
+/// Every trusted root that has not expired.
+#[derive(Debug)]
+pub(crate) struct Bundle {
+    pub(crate) roots: Vec<Certificate>,
+    pub(crate) store: Arc<RootCertStore>,
+}
+
+/// The platform's public keys, and the text they were read from.
+#[derive(Debug)]
+pub(crate) struct Jwks {
+    pub(crate) keys: Arc<KeySet>,
+    pub(crate) text: Arc<[u8]>,
+}
+
+/// What this service proves itself with.
+pub(crate) struct Leaf {
+    pub(crate) certificate: Certificate,
+    /// The root it chained to when it was taken.
+    pub(crate) root: Certificate,
+    pub(crate) key: Arc<CertifiedKey>,
+}
+
+impl fmt::Debug for Leaf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leaf").field("certificate", &self.certificate).finish_non_exhaustive()
+    }
+}
+
+/// `ca.crt`: taken if all of it are CA certificates and one has not expired.
+pub(crate) fn bundle(files: &Files, now: Timestamp) -> Result<Bundle, String> {
+    let all = Certificate::chain_from_pem(files.require(key::CA_CERT)?).map_err(|error| error.to_string())?;
+    if all.len() > MAX_ROOTS {
+        return Err(format!("{} certificates are more than {MAX_ROOTS}", all.len()));
+    }
+    if let Some(other) = all.iter().find(|certificate| !certificate.is_ca()) {
+        return Err(format!("{:?} is not a CA certificate", other.subject()));
+    }
+    let roots: Vec<Certificate> = all.into_iter().filter(|root| now <= root.not_after()).collect();
+    if roots.is_empty() {
+        return Err("every root in it has expired".to_owned());
+    }
+    let mut store = RootCertStore::empty();
+    for root in &roots {
+        let der = CertificateDer::from(root.der().to_vec());
+        store.add(der).map_err(|error| format!("{:?} cannot be a trust anchor: {error}", root.subject()))?;
+    }
+    Ok(Bundle { roots, store: Arc::new(store) })
+}
+
+/// `jwks.json`.
+pub(crate) fn jwks(files: &Files) -> Result<Jwks, String> {
+    let text = files.require(key::JWKS)?;
+    let keys = KeySet::parse(text).map_err(|error| error.to_string())?;
+    Ok(Jwks { keys: Arc::new(keys), text: text.into() })
+}
+
+/// `policy.json`: taken if it was written for this service.
+pub(crate) fn policy(files: &Files, service_name: &str) -> Result<Policy, String> {
+    let policy: Policy = mount::read(key::POLICY, files.require(key::POLICY)?).map_err(|error| error.to_string())?;
+    if policy.service.name != service_name {
+        return Err(format!("it is for service {:?}, this is {service_name:?}", policy.service.name));
+    }
+    Ok(policy)
+}
+
+/// `denylist.json`; `None` if there is none.
+pub(crate) fn denylist(files: &Files) -> Result<Option<Denied>, String> {
+    let Some(text) = files.get(key::DENYLIST)? else { return Ok(None) };
+    let list: Denylist = mount::read(key::DENYLIST, text).map_err(|error| error.to_string())?;
+    Ok(Some(Denied::from(&list)))
+}
+
+/// `api-keys.json`. Without the file there are no keys: who takes the Secret away takes the keys away.
+pub(crate) fn api_keys(files: &Files) -> Result<ApiKeyTable, String> {
+    let Some(text) = files.get(key::API_KEYS)? else { return Ok(ApiKeyTable::default()) };
+    let keys: ApiKeys = mount::read(key::API_KEYS, text).map_err(|error| error.to_string())?;
+    ApiKeyTable::try_from(keys).map_err(|error| error.to_string())
+}
+
+/// `tls.crt` and `tls.key`: taken if the key fits, it is this service's, in date, good for both ends of a connection,
+/// and chains to the newest bundle.
+pub(crate) fn leaf(
+    files: &Files,
+    bundle: &Bundle,
+    policy: &Policy,
+    provider: &CryptoProvider,
+    now: Timestamp,
+) -> Result<Leaf, String> {
+    let chain = Certificate::chain_from_pem(files.require(key::TLS_CERT)?).map_err(|error| error.to_string())?;
+    let pem = std::str::from_utf8(files.require(key::TLS_KEY)?).map_err(|_| "tls.key is not text".to_owned())?;
+    let private = PrivateKey::from_pem(pem).map_err(|error| error.to_string())?;
+    let (certificate, intermediates) = chain.split_first().ok_or("tls.crt is empty")?;
+    if !key_matches(certificate, &private) {
+        return Err("tls.key does not belong to tls.crt".to_owned());
+    }
+    let own = policy.service.spiffe_id.as_str();
+    if certificate.uris() != [own] {
+        return Err(format!("its identity is {:?}, not {own}", certificate.uris()));
+    }
+    if now < certificate.not_before() || now > certificate.not_after() {
+        // Without the time of this look, or it would be news at every look.
+        return Err(format!("it holds from {} until {} only", certificate.not_before(), certificate.not_after()));
+    }
+    let root = root_of(certificate, intermediates, bundle, now)?.clone();
+    let der =
+        PrivateKeyDer::from_pem_slice(private.to_pem().as_bytes()).map_err(|_| "tls.key is not PEM".to_owned())?;
+    let key = provider.key_provider.load_private_key(der).map_err(|error| format!("tls.key cannot sign: {error}"))?;
+    let chain = chain.iter().map(|certificate| CertificateDer::from(certificate.der().to_vec())).collect();
+    Ok(Leaf { certificate: certificate.clone(), root, key: Arc::new(CertifiedKey::new(chain, key)) })
+}
+
+/// The root a leaf chains to, both as a server and as a client.
+fn root_of<'a>(
+    leaf: &Certificate,
+    intermediates: &[Certificate],
+    bundle: &'a Bundle,
+    now: Timestamp,
+) -> Result<&'a Certificate, String> {
+    let mut reason = "the bundle is empty".to_owned();
+    for root in &bundle.roots {
+        let check = |usage| verify_path(leaf, intermediates, root, usage, now);
+        match check(Usage::ServerAuth).and_then(|()| check(Usage::ClientAuth)) {
+            Ok(()) => return Ok(root),
+            Err(PathError::Path { root, usage, reason: why, .. }) => {
+                reason = format!("it does not chain to {root:?} for {usage}: {why}");
+            }
+            Err(error) => reason = error.to_string(),
+        }
+    }
+    Err(reason)
+}
+
+const MAX_ROOTS: usize = 64;

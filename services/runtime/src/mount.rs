@@ -1,0 +1,203 @@
+//! Reading the mounted directory.
+//!
+//! kubelet writes a new directory, points the symlink `..data` at it in one rename, and removes the old one. All files
+//! of one read therefore come through one handle on the resolved `..data`: never half old, half new. A plain directory
+//! works too.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use gaia_pki::sha256_hex;
+use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
+use rustix::io::Errno;
+use zeroize::Zeroizing;
+
+/// Which files are read, and from where.
+#[derive(Debug, Clone)]
+pub(crate) struct Directory {
+    pub(crate) path: PathBuf,
+    pub(crate) names: Vec<&'static str>,
+    pub(crate) overrides: BTreeMap<&'static str, PathBuf>,
+}
+
+/// The files of one read. Contents may be private keys, so they are wiped, and `Debug` prints hashes.
+pub struct Files {
+    files: BTreeMap<&'static str, Result<Zeroizing<Vec<u8>>, String>>,
+    hash: String,
+}
+
+impl std::fmt::Debug for Files {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Files").field("names", &self.files.keys()).field("hash", &self.hash).finish()
+    }
+}
+
+impl Files {
+    /// The contents of a file; `None` if there is none of that name.
+    ///
+    /// # Errors
+    /// Why it is there and cannot be read, in words.
+    pub fn get(&self, name: &str) -> Result<Option<&[u8]>, String> {
+        match self.files.get(name) {
+            None => Ok(None),
+            Some(Ok(bytes)) => Ok(Some(bytes.as_slice())),
+            Some(Err(error)) => Err(error.clone()),
+        }
+    }
+
+    /// The contents of a file that must be there.
+    ///
+    /// # Errors
+    /// Why it is not, in words.
+    pub fn require(&self, name: &str) -> Result<&[u8], String> {
+        self.get(name)?.ok_or_else(|| format!("{name} is missing"))
+    }
+
+    /// Equal for equal names and contents.
+    pub(crate) fn hash(&self) -> &str {
+        &self.hash
+    }
+}
+
+impl Directory {
+    /// Reads all files. One that cannot be read is part of the result: the others may be fine.
+    ///
+    /// While it reads, `..data` may be pointed elsewhere and the files under the old handle removed. They would look
+    /// as if nobody wanted them any more, so the read is done again.
+    pub(crate) fn read(&self) -> Files {
+        let mut files = Files { files: BTreeMap::new(), hash: String::new() };
+        for _ in 0..MAX_ATTEMPTS {
+            let handle = self.open();
+            files = self.read_through(handle.as_ref());
+            if handle.is_ok_and(|handle| self.is_current(&handle)) {
+                break;
+            }
+        }
+        files
+    }
+
+    fn read_through(&self, handle: Result<&OwnedFd, &Errno>) -> Files {
+        let mut files = BTreeMap::new();
+        let mut hashes = String::new();
+        for &name in &self.names {
+            let file = match (self.overrides.get(name), handle) {
+                (Some(path), _) => openat(CWD, path, FILE_FLAGS, Mode::empty()),
+                (None, Ok(handle)) => openat(handle, name, FILE_FLAGS, Mode::empty()),
+                (None, Err(error)) => Err(*error),
+            };
+            let content = match file.map_err(io::Error::from).and_then(|file| content(file.into())) {
+                Ok(bytes) => Ok(bytes),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => Err(format!("{name} cannot be read: {error}")),
+            };
+            let hash = content.as_ref().map_or_else(Clone::clone, |bytes| sha256_hex(bytes));
+            hashes.push_str(&format!("{name} {hash}\n"));
+            files.insert(name, content);
+        }
+        Files { files, hash: sha256_hex(hashes.as_bytes()) }
+    }
+
+    fn is_current(&self, handle: &OwnedFd) -> bool {
+        let identity = |fd: &OwnedFd| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+        match (identity(handle), self.open().and_then(|now| identity(&now))) {
+            (Ok(then), Ok(now)) => then == now,
+            _ => false,
+        }
+    }
+
+    fn open(&self) -> Result<OwnedFd, Errno> {
+        let open =
+            |path: PathBuf| openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        open(self.path.join("..data")).or_else(|_| open(self.path.clone()))
+    }
+}
+
+fn content(file: File) -> io::Result<Zeroizing<Vec<u8>>> {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    if metadata.len() > MAX_FILE_BYTES {
+        return Err(io::Error::other("it is larger than 4 MiB"));
+    }
+    // Room for all of it at once: growing would leave copies of a key behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default() + 1));
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Not blocking: a named pipe in the place of a file must not hold the program up.
+const FILE_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
+/// A directory that is swapped this often during one look is looked at again at the next.
+const MAX_ATTEMPTS: usize = 5;
+const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn directory(path: PathBuf) -> Directory {
+        Directory { path, names: vec!["a", "b"], overrides: BTreeMap::new() }
+    }
+
+    #[test]
+    fn a_plain_directory_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a"), "1").unwrap();
+        let files = directory(dir.path().to_owned()).read();
+        assert_eq!(files.get("a"), Ok(Some(&b"1"[..])));
+        assert_eq!(files.get("b"), Ok(None));
+        assert_eq!(files.require("b"), Err("b is missing".to_owned()));
+    }
+
+    #[test]
+    fn files_come_from_the_directory_that_data_points_to() {
+        let dir = tempfile::tempdir().unwrap();
+        for (version, content) in [("..1", "old"), ("..2", "new")] {
+            fs::create_dir(dir.path().join(version)).unwrap();
+            fs::write(dir.path().join(version).join("a"), content).unwrap();
+        }
+        symlink("..1", dir.path().join("..data")).unwrap();
+        symlink("..data/a", dir.path().join("a")).unwrap();
+        let directory = directory(dir.path().to_owned());
+        let old = directory.read();
+        symlink("..2", dir.path().join("..data_tmp")).unwrap();
+        fs::rename(dir.path().join("..data_tmp"), dir.path().join("..data")).unwrap();
+        let new = directory.read();
+        assert_eq!((old.get("a"), new.get("a")), (Ok(Some(&b"old"[..])), Ok(Some(&b"new"[..]))));
+        assert_ne!(old.hash(), new.hash());
+        assert_eq!(new.hash(), directory.read().hash());
+    }
+
+    #[test]
+    fn what_is_no_file_is_an_error_for_that_file_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("a")).unwrap();
+        fs::write(dir.path().join("b"), "2").unwrap();
+        let files = directory(dir.path().to_owned()).read();
+        assert!(files.get("a").unwrap_err().contains("not a regular file"));
+        assert_eq!(files.get("b"), Ok(Some(&b"2"[..])));
+    }
+
+    #[test]
+    fn a_single_file_may_lie_elsewhere() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("elsewhere"), "3").unwrap();
+        let overrides = BTreeMap::from([("a", dir.path().join("elsewhere"))]);
+        let directory = Directory { overrides, ..directory(PathBuf::from("/nonexistent")) };
+        assert_eq!(directory.read().get("a"), Ok(Some(&b"3"[..])));
+    }
+
+    #[test]
+    fn debug_output_holds_no_content() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a"), "secret").unwrap();
+        assert!(!format!("{:?}", directory(dir.path().to_owned()).read()).contains("secret"));
+    }
+}

@@ -1,0 +1,221 @@
+//! Taking what is mounted, part by part, and going on with what there was where a part is refused.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gaia_api::Clock;
+use gaia_api::mount::Policy;
+use gaia_api::names::key;
+use gaia_auth::jwt::KeySet;
+use gaia_auth::{ApiKeyTable, Authenticator, Denied, Rules};
+use jiff::Timestamp;
+use rustls::crypto::CryptoProvider;
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use crate::generation::Generation;
+use crate::material::{self, Bundle, Jwks, Leaf};
+use crate::metrics::Metrics;
+use crate::mount::{Directory, Files};
+
+/// Files that one service reads beside those of every service.
+pub trait ServiceFiles: Send + Sync + 'static {
+    /// Their names in the mounted directory.
+    fn names(&self) -> &'static [&'static str];
+
+    /// Takes what is good of newly read files, and keeps what there was of the rest. `keys` are the platform's public
+    /// keys in force. Returns for each part its name and, where it was refused, why.
+    fn take(&self, files: &Files, keys: Option<&KeySet>) -> Vec<(&'static str, Result<(), String>)>;
+}
+
+/// No files of its own.
+impl ServiceFiles for () {
+    fn names(&self) -> &'static [&'static str] {
+        &[]
+    }
+    fn take(&self, _: &Files, _: Option<&KeySet>) -> Vec<(&'static str, Result<(), String>)> {
+        Vec::new()
+    }
+}
+
+/// The parts in force.
+#[derive(Default)]
+struct Parts {
+    bundle: Option<Arc<Bundle>>,
+    policy: Option<Arc<Policy>>,
+    jwks: Option<Arc<Jwks>>,
+    /// None as long as the only one seen cannot be read: who is revoked is not known then.
+    denied: Option<Denied>,
+    api_keys: ApiKeyTable,
+    leaf: Option<Arc<Leaf>>,
+}
+
+/// Looks at the mounted directory again and again.
+pub(crate) struct Reloader {
+    directory: Directory,
+    service_name: String,
+    service_files: Arc<dyn ServiceFiles>,
+    provider: Arc<CryptoProvider>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    authenticator: Arc<Authenticator>,
+    generations: watch::Sender<Option<Arc<Generation>>>,
+    parts: Parts,
+    last_hash: String,
+    refused: BTreeMap<&'static str, String>,
+}
+
+/// What every service reads.
+const COMMON_FILES: [&str; 7] =
+    [key::TLS_CERT, key::TLS_KEY, key::CA_CERT, key::JWKS, key::DENYLIST, key::POLICY, key::API_KEYS];
+
+/// Where a [`Reloader`] puts what it takes.
+pub(crate) struct Sinks {
+    pub(crate) service_files: Arc<dyn ServiceFiles>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) generations: watch::Sender<Option<Arc<Generation>>>,
+}
+
+impl Reloader {
+    pub(crate) fn new(config: &crate::config::RuntimeConfig, sinks: Sinks) -> Self {
+        let Sinks { service_files, clock, metrics, authenticator, generations } = sinks;
+        let names = COMMON_FILES.iter().chain(service_files.names()).copied().collect();
+        Self {
+            directory: Directory { path: config.dir.clone(), names, overrides: config.overrides.clone() },
+            service_name: config.service_name.clone(),
+            service_files,
+            provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
+            clock,
+            metrics,
+            authenticator,
+            generations,
+            parts: Parts::default(),
+            last_hash: String::new(),
+            refused: BTreeMap::new(),
+        }
+    }
+
+    /// Looks every `interval`, for ever.
+    pub(crate) async fn run(mut self, interval: std::time::Duration) {
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let directory = self.directory.clone();
+            match tokio::task::spawn_blocking(move || directory.read()).await {
+                Ok(files) => self.take(&files),
+                Err(error) => tracing::error!(%error, "reading the mounted directory failed"),
+            }
+        }
+    }
+
+    /// The first look, before anything is served.
+    pub(crate) fn look(&mut self) {
+        let files = self.directory.read();
+        self.take(&files);
+    }
+
+    /// Takes what is good. Files that have not changed are judged again only while something is refused: a leaf from
+    /// the future becomes good by waiting.
+    fn take(&mut self, files: &Files) {
+        let is_same = self.last_hash == files.hash();
+        if is_same && self.refused.is_empty() {
+            return;
+        }
+        let before = self.refused.clone();
+        self.take_parts(files, self.clock.now());
+        if is_same && before == self.refused {
+            return;
+        }
+        self.last_hash = files.hash().to_owned();
+        self.publish();
+    }
+
+    fn take_parts(&mut self, files: &Files, now: Timestamp) {
+        let bundle = material::bundle(files, now);
+        if let Some(bundle) = self.judged("bundle", bundle) {
+            self.parts.bundle = Some(Arc::new(bundle));
+        }
+        let policy = material::policy(files, &self.service_name);
+        if let Some(policy) = self.judged("policy", policy) {
+            self.parts.policy = Some(Arc::new(policy));
+        }
+        if let Some(jwks) = self.judged("jwks", material::jwks(files)) {
+            self.parts.jwks = Some(Arc::new(jwks));
+        }
+        match self.judged("denylist", material::denylist(files)) {
+            Some(Some(denied)) => self.parts.denied = Some(denied),
+            Some(None) => drop(self.parts.denied.get_or_insert_default()),
+            None => {}
+        }
+        if let Some(api_keys) = self.judged("api_keys", material::api_keys(files)) {
+            self.parts.api_keys = api_keys;
+        }
+        let leaf = match (&self.parts.bundle, &self.parts.policy) {
+            (Some(bundle), Some(policy)) => material::leaf(files, bundle, policy, &self.provider, now),
+            _ => Err("there is no bundle or no policy to judge it by".to_owned()),
+        };
+        if let Some(leaf) = self.judged("leaf", leaf) {
+            self.parts.leaf = Some(Arc::new(leaf));
+        }
+        let keys = self.parts.jwks.as_ref().map(|jwks| Arc::clone(&jwks.keys));
+        for (part, result) in self.service_files.clone().take(files, keys.as_deref()) {
+            self.judged(part, result);
+        }
+    }
+
+    /// Notes what became of a part; a refusal is logged once, not at every look.
+    fn judged<T>(&mut self, part: &'static str, result: Result<T, String>) -> Option<T> {
+        match result {
+            Ok(value) => {
+                self.metrics.part_reloaded(part, true);
+                if self.refused.remove(part).is_some() {
+                    tracing::info!(part, "part of the mounted directory is good again");
+                }
+                Some(value)
+            }
+            Err(reason) => {
+                if self.refused.get(part) != Some(&reason) {
+                    self.metrics.part_reloaded(part, false);
+                    tracing::warn!(part, reason, "part of the mounted directory is refused, the old one stays");
+                    self.refused.insert(part, reason);
+                }
+                None
+            }
+        }
+    }
+
+    fn publish(&self) {
+        let parts = &self.parts;
+        if let (Some(policy), Some(denied)) = (&parts.policy, &parts.denied) {
+            let keys = parts.jwks.as_ref().map(|jwks| Arc::clone(&jwks.keys));
+            let rules = Rules::new(policy.as_ref().clone(), keys, denied.clone(), parts.api_keys.clone());
+            self.authenticator.replace(Arc::new(rules));
+        }
+        let (Some(bundle), Some(leaf), Some(policy), Some(_)) =
+            (&parts.bundle, &parts.leaf, &parts.policy, &parts.denied)
+        else {
+            tracing::warn!("there is no usable set of certificates and policy yet: not ready");
+            return;
+        };
+        let jwks = parts.jwks.clone();
+        match Generation::new(bundle, Arc::clone(leaf), Arc::clone(policy), jwks, &self.provider, &self.clock) {
+            Ok(generation) => {
+                let certificate = &leaf.certificate;
+                self.metrics.serving_leaf_until(certificate.not_after());
+                tracing::info!(
+                    serial = certificate.serial(),
+                    not_after = %certificate.not_after(),
+                    roots = bundle.roots.len(),
+                    mode = ?policy.mode,
+                    tls_mode = ?policy.tls_mode,
+                    "mounted directory taken"
+                );
+                self.generations.send_replace(Some(Arc::new(generation)));
+            }
+            Err(error) => tracing::error!(error, "the mounted material does not make a TLS configuration"),
+        }
+    }
+}

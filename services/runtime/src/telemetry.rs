@@ -1,0 +1,39 @@
+//! Log lines on standard output.
+
+use tracing_subscriber::filter::{EnvFilter, FilterFn, ParseError};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
+use tracing_subscriber::{Layer as _, Registry};
+
+use crate::config::{LogFormat, RuntimeConfig};
+
+/// The target of audit lines: always written, always JSON, whatever the filter says.
+pub const AUDIT_TARGET: &str = "gaia.audit";
+
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter is wrong.
+    #[error("GAIA_LOG (--log) is not a tracing filter: {0}")]
+    Filter(#[from] ParseError),
+    /// There is one already.
+    #[error("the log is set up twice: {0}")]
+    Twice(#[from] TryInitError),
+}
+
+/// Sets up the log of this process.
+///
+/// # Errors
+/// [`TelemetryError`] if the filter is wrong or there is a log already.
+pub fn start(config: &RuntimeConfig) -> Result<(), TelemetryError> {
+    let is_audit = |metadata: &tracing::Metadata<'_>| metadata.target() == AUDIT_TARGET;
+    let filter = EnvFilter::builder().parse(&config.log)?;
+    let lines = match config.log_format {
+        LogFormat::Json => tracing_subscriber::fmt::layer().json().flatten_event(true).boxed(),
+        LogFormat::Text => tracing_subscriber::fmt::layer().boxed(),
+    };
+    let lines = lines.with_filter(filter).with_filter(FilterFn::new(move |metadata| !is_audit(metadata)));
+    let audit = tracing_subscriber::fmt::layer().json().flatten_event(true).with_filter(FilterFn::new(is_audit));
+    Registry::default().with(lines).with(audit).try_init()?;
+    Ok(())
+}

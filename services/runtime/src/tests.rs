@@ -1,0 +1,377 @@
+//! Services with real TLS on the loopback address.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::routing::get;
+use gaia_api::mount::{Denylist, Policy, TlsMode};
+use gaia_api::names::key;
+use gaia_api::{Clock, ManualClock, Span, SystemClock};
+use gaia_auth::{Access, Principal};
+use http::{Request, StatusCode};
+use jiff::SignedDuration;
+use rustls_pki_types::ServerName;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+
+use crate::testing::{
+    Mount, MountedFiles, Platform, certificate, config, eventually, get_plain, policy, read, spiffe_id,
+};
+use crate::{CallError, MeshClient, Runtime};
+
+/// A running service with `/who` (needs a peer) and `/slow` (answers when told to).
+struct Service {
+    mesh: String,
+    admin: String,
+    mount: Mount,
+    slow: Arc<Notify>,
+    stop: Option<oneshot::Sender<()>>,
+    serving: JoinHandle<()>,
+    _dir: TempDir,
+}
+
+async fn start(files: &MountedFiles) -> Service {
+    start_at(files, Arc::new(SystemClock), "0s").await
+}
+
+async fn start_at(files: &MountedFiles, clock: Arc<dyn Clock>, shutdown_delay: &str) -> Service {
+    let dir = tempfile::tempdir().unwrap();
+    let mount = Mount::new(dir.path(), files);
+    let mut config = config("asset-service", dir.path());
+    config.shutdown_delay = Span::parse(shutdown_delay).unwrap();
+    let runtime = Runtime::start(config, clock, Arc::new(()), |_| ()).await.unwrap();
+    let slow = Arc::new(Notify::new());
+    let release = Arc::clone(&slow);
+    let routes = runtime
+        .routes()
+        .route("/who", Access::Peer, get(async |principal: Principal| principal.subject.to_string()))
+        .route("/slow", Access::Public, get(move || async move { release.notified().await }));
+    let mesh = format!("https://{}", runtime.mesh_address().unwrap());
+    let admin = format!("http://{}", runtime.admin_address().unwrap());
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(runtime.serve(routes, async { drop(stopped.await) }));
+    Service { mesh, admin, mount, slow, stop: Some(stop), serving, _dir: dir }
+}
+
+impl Service {
+    async fn get(&self, client: &MeshClient, path: &str) -> Result<(StatusCode, String), CallError> {
+        let request = Request::get(format!("{}{path}", self.mesh)).body(Body::empty()).unwrap();
+        let (status, body) = read(client.request(request).await?).await;
+        Ok((status, String::from_utf8(body).unwrap()))
+    }
+
+    async fn health(&self, client: &MeshClient) -> Value {
+        serde_json::from_str(&self.get(client, "/health").await.unwrap().1).unwrap()
+    }
+
+    async fn metric(&self, line: &str) -> bool {
+        get_plain(&format!("{}/metrics", self.admin)).await.1.lines().any(|found| found == line)
+    }
+
+    async fn readyz(&self) -> StatusCode {
+        get_plain(&format!("{}/readyz", self.admin)).await.0
+    }
+
+    /// A connection of its own, to look at or to leave open.
+    async fn connect(&self, platform: &Platform, leaf: &MountedFiles) -> tokio_rustls::client::TlsStream<TcpStream> {
+        let address = self.mesh.strip_prefix("https://").unwrap();
+        let tls = TlsConnector::from(Arc::new(platform.client_config(Some(leaf))));
+        let tcp = TcpStream::connect(address).await.unwrap();
+        tls.connect(ServerName::try_from("127.0.0.1").unwrap(), tcp).await.unwrap()
+    }
+
+    async fn served_leaf(&self, platform: &Platform, leaf: &MountedFiles) -> String {
+        let stream = self.connect(platform, leaf).await;
+        let chain = stream.get_ref().1.peer_certificates().unwrap();
+        gaia_pki::Certificate::from_der(&chain[0]).unwrap().fingerprint()
+    }
+}
+
+fn strict(platform: &Platform) -> MountedFiles {
+    let mut files = platform.mount("asset-service");
+    let policy = Policy { tls_mode: TlsMode::Strict, ..policy("asset-service") };
+    files.insert(key::POLICY, serde_json::to_vec(&policy).unwrap());
+    files
+}
+
+#[tokio::test]
+async fn the_right_peer_is_served_and_known_by_its_certificate() {
+    let platform = Platform::new();
+    let service = start(&platform.mount("asset-service")).await;
+    let client = platform.client(Some(&platform.leaf("gateway")));
+    let answer = service.get(&client, "/who").await.unwrap();
+    assert_eq!(answer, (StatusCode::OK, spiffe_id("gateway").to_string()));
+    let health = service.health(&client).await;
+    assert_eq!(health["status"], "healthy");
+    assert_eq!(health["certificates"]["days_until_expiry"], 0);
+    assert!(
+        health["certificates"]["ca_cert_expires"].as_str() > health["certificates"]["service_cert_expires"].as_str()
+    );
+}
+
+#[tokio::test]
+async fn permissive_lets_a_client_in_without_a_certificate_but_tells_it_nothing() {
+    let platform = Platform::new();
+    let service = start(&platform.mount("asset-service")).await;
+    let client = platform.client(None);
+    assert_eq!(service.health(&client).await, serde_json::json!({ "status": "healthy" }));
+    assert_eq!(service.get(&client, "/who").await.unwrap().0, StatusCode::UNAUTHORIZED);
+    assert_eq!(service.get(&client, "/nothing").await.unwrap().0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_presented_certificate_is_verified_even_where_none_is_needed() {
+    let (platform, other) = (Platform::new(), Platform::new());
+    let service = start(&platform.mount("asset-service")).await;
+    let now = SystemClock.now();
+    let hour = SignedDuration::from_hours(1);
+    let expired = platform.leaf_for(spiffe_id("gateway").as_str(), now - hour * 3, now - hour);
+    let stranger = platform.leaf_for("spiffe://other.local/ns/shop/sa/gateway", now - hour, now + hour);
+    for (what, leaf) in
+        [("of another CA", other.leaf("gateway")), ("expired", expired), ("of another domain", stranger)]
+    {
+        let client = platform.client(Some(&leaf));
+        assert!(service.get(&client, "/health").await.is_err(), "a certificate {what}");
+    }
+    assert!(service.metric(r#"gaia_tls_handshake_failures_total{reason="expired_client_certificate"} 1"#).await);
+    assert!(service.metric(r#"gaia_tls_handshake_failures_total{reason="bad_client_certificate"} 2"#).await);
+}
+
+#[tokio::test]
+async fn strict_refuses_whoever_has_no_certificate() {
+    let platform = Platform::new();
+    let service = start(&strict(&platform)).await;
+    assert!(service.get(&platform.client(None), "/health").await.is_err());
+    assert!(service.get(&platform.client(Some(&platform.leaf("gateway"))), "/health").await.is_ok());
+    assert!(service.metric(r#"gaia_tls_handshake_failures_total{reason="no_client_certificate"} 1"#).await);
+}
+
+#[tokio::test]
+async fn plain_http_gets_no_answer() {
+    let platform = Platform::new();
+    let service = start(&platform.mount("asset-service")).await;
+    let mut tcp = TcpStream::connect(service.mesh.strip_prefix("https://").unwrap()).await.unwrap();
+    tcp.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = tcp.read_to_end(&mut answer).await;
+    assert!(!String::from_utf8_lossy(&answer).contains("HTTP/1.1"));
+    assert!(service.metric(r#"gaia_tls_handshake_failures_total{reason="not_tls"} 1"#).await);
+}
+
+#[tokio::test]
+async fn a_client_refuses_a_server_of_another_ca_or_name() {
+    let (platform, other) = (Platform::new(), Platform::new());
+    let service = start(&platform.mount("asset-service")).await;
+    assert!(service.get(&other.client(None), "/health").await.is_err());
+    let address = service.mesh.replace("127.0.0.1", "127.0.0.2");
+    let request = Request::get(format!("{address}/health")).body(Body::empty()).unwrap();
+    assert!(platform.client(None).request(request).await.is_err());
+    let request = Request::get(service.mesh.replace("https", "http")).body(Body::empty()).unwrap();
+    assert!(platform.client(None).request(request).await.is_err(), "never without TLS");
+}
+
+#[tokio::test]
+async fn a_new_leaf_is_served_without_a_restart_and_no_request_fails() {
+    let platform = Platform::new();
+    let mut files = platform.mount("asset-service");
+    let mut service = start(&files).await;
+    let client_leaf = platform.leaf("gateway");
+    let client = platform.client(Some(&client_leaf));
+    assert_eq!(service.served_leaf(&platform, &client_leaf).await, certificate(&files).fingerprint());
+    files.extend(platform.leaf("asset-service"));
+    service.mount.swap(&files);
+    let expected = certificate(&files).fingerprint();
+    eventually("the new leaf is served", async || {
+        assert_eq!(service.get(&client, "/who").await.unwrap().0, StatusCode::OK);
+        service.served_leaf(&platform, &client_leaf).await == expected
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn each_bad_part_is_refused_alone_and_the_old_one_goes_on_working() {
+    let platform = Platform::new();
+    let good = platform.mount("asset-service");
+    let mut service = start(&good).await;
+    let client_leaf = platform.leaf("gateway");
+    let client = platform.client(Some(&client_leaf));
+    let foreign_key = platform.leaf("asset-service").remove(key::TLS_KEY).unwrap();
+    let foreign_leaf = platform.leaf("chat-service").remove(key::TLS_CERT).unwrap();
+    let foreign_policy = serde_json::to_vec(&policy("chat-service")).unwrap();
+    let newer = br#"{"schemaVersion":2,"leaves":[],"kids":[],"jtis":[],"subjects":[]}"#;
+    for (part, file, content) in [
+        ("bundle", key::CA_CERT, &b"garbage"[..]),
+        ("bundle", key::CA_CERT, b""),
+        ("bundle", key::CA_CERT, good[key::TLS_CERT].as_slice()),
+        ("leaf", key::TLS_KEY, foreign_key.as_slice()),
+        ("leaf", key::TLS_CERT, foreign_leaf.as_slice()),
+        ("jwks", key::JWKS, b"{\"keys\":[]}"),
+        ("denylist", key::DENYLIST, newer),
+        ("policy", key::POLICY, b"{}"),
+        ("policy", key::POLICY, foreign_policy.as_slice()),
+        ("api_keys", key::API_KEYS, b"[]"),
+    ] {
+        let mut bad = good.clone();
+        bad.insert(file, content.to_vec());
+        service.mount.swap(&bad);
+        let refused = format!("gaia_mount_refused{{part=\"{part}\"}} 1");
+        eventually("the part is refused", async || service.metric(&refused).await).await;
+        assert_eq!(service.get(&client, "/who").await.unwrap().0, StatusCode::OK, "{part}");
+        assert_eq!(service.served_leaf(&platform, &client_leaf).await, certificate(&good).fingerprint());
+        assert_eq!(service.readyz().await, StatusCode::OK, "one bad {part} takes nobody down");
+        service.mount.swap(&good);
+        let taken = format!("gaia_mount_refused{{part=\"{part}\"}} 0");
+        eventually("it recovers without a restart", async || service.metric(&taken).await).await;
+    }
+}
+
+#[tokio::test]
+async fn a_distrusted_root_goes_at_once_and_takes_open_connections_with_it() {
+    let (platform, old) = (Platform::new(), Platform::new());
+    let mut files = platform.mount("asset-service");
+    files.insert(key::CA_CERT, format!("{}{}", platform.bundle(), old.bundle()).into_bytes());
+    let mut service = start(&files).await;
+    let leaf = old.leaf("gateway");
+    let (mut doomed, mut fine) =
+        (service.connect(&platform, &leaf).await, service.connect(&platform, &platform.leaf("gateway")).await);
+    let request = b"GET /who HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut answer = [0; 1024];
+    for stream in [&mut doomed, &mut fine] {
+        stream.write_all(request).await.unwrap();
+        assert!(stream.read(&mut answer).await.unwrap() > 0);
+    }
+    files.insert(key::CA_CERT, platform.bundle().into_bytes());
+    service.mount.swap(&files);
+    let closed = tokio::time::timeout(Duration::from_secs(10), doomed.read(&mut answer)).await.unwrap();
+    assert!(!closed.is_ok_and(|bytes| bytes > 0), "the connection of the distrusted peer is closed");
+    assert!(service.get(&platform.client(Some(&leaf)), "/health").await.is_err());
+    fine.write_all(request).await.unwrap();
+    assert!(fine.read(&mut answer).await.unwrap() > 0, "the other one goes on");
+}
+
+#[tokio::test]
+async fn a_revoked_leaf_is_refused_on_the_connection_it_has() {
+    let platform = Platform::new();
+    let mut files = platform.mount("asset-service");
+    let mut service = start(&files).await;
+    let leaf = platform.leaf("gateway");
+    let client = platform.client(Some(&leaf));
+    assert_eq!(service.get(&client, "/who").await.unwrap().0, StatusCode::OK);
+    let denylist = Denylist { leaves: vec![certificate(&leaf).fingerprint()], ..Denylist::empty() };
+    files.insert(key::DENYLIST, serde_json::to_vec(&denylist).unwrap());
+    service.mount.swap(&files);
+    eventually("the leaf is refused", async || {
+        service.get(&client, "/who").await.unwrap().0 == StatusCode::UNAUTHORIZED
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_material_a_service_waits_and_is_not_ready() {
+    let platform = Platform::new();
+    let mut service = start(&MountedFiles::new()).await;
+    assert_eq!(service.readyz().await, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(get_plain(&format!("{}/livez", service.admin)).await.0, StatusCode::OK);
+    assert!(service.get(&platform.client(None), "/health").await.is_err());
+    service.mount.swap(&platform.mount("asset-service"));
+    eventually("it is ready", async || service.readyz().await == StatusCode::OK).await;
+    assert!(service.get(&platform.client(None), "/health").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_plain_directory_is_reloaded_too() {
+    let platform = Platform::new();
+    let dir = tempfile::tempdir().unwrap();
+    let write = |files: &MountedFiles| {
+        for (name, content) in files {
+            fs::write(dir.path().join(name), content).unwrap();
+        }
+    };
+    write(&platform.mount("asset-service"));
+    let config = config("asset-service", dir.path());
+    let runtime = Runtime::start(config, Arc::new(SystemClock), Arc::new(()), |_| ()).await.unwrap();
+    let mut generations = runtime.generations();
+    let routes = runtime.routes();
+    let serving = tokio::spawn(runtime.serve(routes, std::future::pending()));
+    let first = generations.borrow_and_update().clone().unwrap();
+    write(&platform.leaf("asset-service"));
+    eventually("the new leaf is taken", async || {
+        let newest = generations.borrow_and_update().clone().unwrap();
+        newest.leaf.certificate != first.leaf.certificate
+    })
+    .await;
+    serving.abort();
+}
+
+#[tokio::test]
+async fn a_leaf_from_the_future_is_taken_when_its_time_comes_and_one_that_ended_is_not_ready() {
+    let platform = Platform::new();
+    let now = SystemClock.now();
+    let hour = SignedDuration::from_hours(1);
+    let clock = Arc::new(ManualClock::new(now));
+    let mut files = platform.mount("asset-service");
+    files.extend(platform.leaf_for(spiffe_id("asset-service").as_str(), now + hour, now + hour * 3));
+    let service = start_at(&files, Arc::<ManualClock>::clone(&clock), "0s").await;
+    assert_eq!(service.readyz().await, StatusCode::SERVICE_UNAVAILABLE);
+    clock.set(now + hour * 2);
+    eventually("the leaf is taken", async || service.readyz().await == StatusCode::OK).await;
+    clock.set(now + hour * 4);
+    assert_eq!(service.readyz().await, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn a_stopping_service_is_not_ready_and_finishes_what_is_under_way() {
+    let platform = Platform::new();
+    let mut service = start_at(&platform.mount("asset-service"), Arc::new(SystemClock), "200ms").await;
+    let client = platform.client(Some(&platform.leaf("gateway")));
+    let under_way = tokio::spawn({
+        let (client, uri) = (client.clone(), format!("{}/slow", service.mesh));
+        async move { client.request(Request::get(uri).body(Body::empty()).unwrap()).await.map(|r| r.status()) }
+    });
+    eventually("the request is under way", async || service.metric("gaia_mesh_connections 1").await).await;
+    service.stop.take().unwrap().send(()).unwrap();
+    eventually("it is not ready", async || service.readyz().await == StatusCode::SERVICE_UNAVAILABLE).await;
+    let address = service.mesh.strip_prefix("https://").unwrap().to_owned();
+    eventually("it takes no new connection", async || TcpStream::connect(&address).await.is_err()).await;
+    service.slow.notify_one();
+    assert_eq!(under_way.await.unwrap().unwrap(), StatusCode::OK);
+    service.serving.await.unwrap();
+}
+
+mod slow_clients {
+    use axum::Router;
+    use gaia_auth::Connection;
+    use tokio::io::DuplexStream;
+
+    use super::*;
+    use crate::connection::{Protocol, Stop, serve};
+
+    fn connection(protocol: Protocol) -> (DuplexStream, JoinHandle<()>) {
+        let (client, server) = tokio::io::duplex(64 * 1024);
+        let connection = Arc::new(Connection::default());
+        let serving = serve(server, protocol, Router::new(), connection, std::future::pending(), Stop::default());
+        (client, tokio::spawn(serving))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_says_nothing_or_half_a_greeting_is_let_go() {
+        for (protocol, greeting) in [
+            (Protocol::Http1, &b""[..]),
+            (Protocol::Http1, b"GET / HT"),
+            (Protocol::Http2, b""),
+            (Protocol::Http2, b"PRI * HTTP/2.0\r\n"),
+            (Protocol::Http2, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        ] {
+            let (mut client, serving) = connection(protocol);
+            client.write_all(greeting).await.unwrap();
+            tokio::time::timeout(Duration::from_secs(11), serving).await.expect("it ends in time").unwrap();
+        }
+    }
+}
