@@ -1,1 +1,22 @@
-//! Every rotation decision as a pure function: Observed -> Plan.
+//! Every rotation decision as a pure function: `Observed -> Plan`.
+//!
+//! Nothing here reads a clock, makes a key or talks to a server. A plan holds *actions* with preconditions, the *status*
+//! to report, and when to look again. The controller executes actions; the tests execute them on a world in memory.
+
+pub mod backoff;
+pub mod budget;
+pub mod certificate;
+mod conditions;
+pub mod domain;
+pub mod limits;
+pub mod merge;
+pub mod name_policy;
+pub mod object;
+mod plan;
+pub mod projection;
+pub mod ring;
+pub mod service;
+pub mod trust_domain;
+pub mod unsupported;
+
+pub use plan::{Action, Event, IssueLeaf, Plan, Refusal, WriteSigner};

@@ -36,8 +36,14 @@ pub const RING_UNREADABLE: &str = "RingUnreadable";
 pub const CA_INVALID: &str = "CAInvalid";
 /// The CA certificate has ended.
 pub const CA_EXPIRED: &str = "CAExpired";
-/// Another TrustDomain already uses this SPIFFE trust domain name.
-pub const TRUST_DOMAIN_CLAIMED: &str = "TrustDomainClaimed";
+/// The ring in force is older than the one a projection was made from.
+pub const RING_OUTDATED: &str = "RingOutdated";
+/// The CA certificate ends soon.
+pub const CA_EXPIRES_SOON: &str = "CAExpiresSoon";
+/// Something is being written.
+pub const RECONCILING: &str = "Reconciling";
+/// The ServiceCertificate is not ready.
+pub const CERTIFICATE_NOT_READY: &str = "CertificateNotReady";
 /// A ConfigMap or ServiceCertificate of that name exists and is not Gaia's.
 pub const OBJECT_NOT_OWNED: &str = "ObjectNotOwned";
 /// The certificate has ended.
@@ -50,8 +56,6 @@ pub const NOT_PROBED: &str = "NotProbed";
 pub const PUBLISHED: &str = "Published";
 /// Use of API keys is not watched yet.
 pub const NOT_WATCHED: &str = "NotWatched";
-/// JWTOnly needs `tls.mode: Strict`.
-pub const STRICT_TLS_REQUIRED: &str = "StrictTLSRequired";
 
 /// Event: a first certificate was issued.
 pub const CERTIFICATE_ISSUED: &str = "CertificateIssued";

@@ -1,0 +1,280 @@
+//! ServiceCertificate: one leaf in one Secret.
+
+mod leaf;
+mod request;
+mod status;
+
+use std::collections::BTreeMap;
+
+use gaia_api::crd::{DeletionPolicy, ServiceCertificate, ServiceCertificateStatus, reason};
+use gaia_api::names::{annotation, key};
+use jiff::Timestamp;
+
+pub use self::leaf::{LeafFacts, LeafSecret, Lifetime, names_hash};
+use self::request::Request;
+pub(crate) use self::request::key_spec;
+use crate::backoff::Failures;
+use crate::budget::IssuanceBudget;
+use crate::domain::DomainView;
+use crate::object::{DesiredObject, Held, ObjectChange, ObjectKey, OtherKeys, Template};
+use crate::plan::owner;
+use crate::{Action, IssueLeaf, Plan, Refusal, limits, projection};
+
+/// Everything a decision about one ServiceCertificate rests on.
+#[derive(Debug, Clone)]
+pub struct Observed<'a> {
+    /// It.
+    pub certificate: &'a ServiceCertificate,
+    /// The TrustDomain it refers to.
+    pub domain: DomainView<'a>,
+    /// The Secret it names.
+    pub secret: Held<LeafSecret>,
+    /// An older ServiceCertificate that names the same Secret.
+    pub claimed_by: Option<String>,
+    /// Attempts that failed.
+    pub failures: Option<&'a Failures>,
+    /// How often it may still be issued.
+    pub budget: IssuanceBudget,
+    /// The cluster's DNS domain.
+    pub cluster_domain: &'a str,
+    /// Where the operator runs.
+    pub operator_namespace: &'a str,
+}
+
+/// Decides about one ServiceCertificate.
+#[must_use]
+pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan<ServiceCertificateStatus> {
+    let verdict = judge(observed, now);
+    let actions = match &verdict {
+        Verdict::Act(action) => vec![action.clone()],
+        Verdict::Settled | Verdict::Refused(_) | Verdict::Wait { .. } => vec![],
+    };
+    let next_check = next_check(observed, &verdict, now);
+    Plan { actions, status: status::status(observed, &verdict, now), next_check }
+}
+
+/// Why a leaf is issued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Missing,
+    Unreadable,
+    KeyMismatch,
+    NotOurCa,
+    NamesDiffer,
+    SpecChanged,
+    RenewalRequested,
+    RenewalDue,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Verdict {
+    /// All is as it should be.
+    Settled,
+    /// Something is to be written.
+    Act(Action),
+    /// Something should be written, but not before a time.
+    Wait { until: Timestamp, why: String },
+    /// Nothing is written.
+    Refused(Refusal),
+}
+
+fn judge(observed: &Observed<'_>, now: Timestamp) -> Verdict {
+    let request = match Request::of(observed) {
+        Ok(request) => request,
+        Err(refusal) => return Verdict::Refused(refusal),
+    };
+    if let Err(refusal) = check_secret(observed) {
+        return Verdict::Refused(refusal);
+    }
+    let action = match (cause(observed, &request, now), observed.secret.ours()) {
+        (Some(cause), _) => match issue(observed, &request, cause, now) {
+            Ok(action) => Some(action),
+            Err(refusal) => return Verdict::Refused(refusal),
+        },
+        (None, Some(secret)) => repair(observed, &request, secret, now),
+        (None, None) => None,
+    };
+    let Some(action) = action else { return Verdict::Settled };
+    let generation = observed.certificate.metadata.generation;
+    let cap = limits::retry_cap(request.duration);
+    if let Some(failures) = observed.failures.filter(|failures| failures.holds_back(generation, cap, now)) {
+        return Verdict::Wait { until: failures.retry_at(cap), why: failures.message.clone() };
+    }
+    if matches!(action, Action::IssueLeaf(_)) && !observed.budget.allows(now) {
+        let why = "issued too often: a burst of 10, then one a minute".to_owned();
+        return Verdict::Wait { until: observed.budget.next(now), why };
+    }
+    Verdict::Act(action)
+}
+
+/// Whether the Secret may be written at all.
+fn check_secret(observed: &Observed<'_>) -> Result<(), Refusal> {
+    let name = observed.certificate.secret_name();
+    if let Some(other) = &observed.claimed_by {
+        let message = format!("spec.secretName: Secret {name} is written by the older ServiceCertificate {other}");
+        return Err(Refusal::stalled(reason::SECRET_CLAIMED, message));
+    }
+    match &observed.secret {
+        Held::Foreign => Err(Refusal::stalled(
+            reason::SECRET_NOT_OWNED,
+            format!(
+                "spec.secretName: Secret {name} exists and is not Gaia's; delete it, choose another name, or give it up \
+                 with the annotation {}=true",
+                annotation::ADOPT
+            ),
+        )),
+        Held::Ours(secret) if secret.facts.immutable => Err(Refusal::stalled(
+            reason::SECRET_IMMUTABLE,
+            format!("spec.secretName: Secret {name} is immutable: it cannot be kept up to date, and is left as it is"),
+        )),
+        Held::Ours(secret) if secret.facts.type_.as_deref() != Some(TLS_SECRET) => Err(Refusal::stalled(
+            reason::SECRET_TYPE_MISMATCH,
+            format!(
+                "spec.secretName: Secret {name} has type {:?}, it must be {TLS_SECRET}",
+                secret.facts.type_.as_deref().unwrap_or_default()
+            ),
+        )),
+        Held::Ours(_) | Held::Absent => Ok(()),
+    }
+}
+
+fn cause(observed: &Observed<'_>, request: &Request<'_>, now: Timestamp) -> Option<Cause> {
+    let Some(secret) = observed.secret.ours() else { return Some(Cause::Missing) };
+    let Some(leaf) = &secret.leaf else { return Some(Cause::Unreadable) };
+    if !leaf.key_matches {
+        return Some(Cause::KeyMismatch);
+    }
+    if !leaf.issuer.as_ref().is_some_and(|issuer| request.trusts(issuer)) {
+        return Some(Cause::NotOurCa);
+    }
+    let annotations = &secret.facts.annotations;
+    if annotations.get(annotation::SPEC_HASH) != Some(&request.hash) {
+        return Some(Cause::SpecChanged);
+    }
+    if leaf.names_hash != request.names_hash {
+        return Some(Cause::NamesDiffer);
+    }
+    if request
+        .renew_requested
+        .as_ref()
+        .is_some_and(|value| annotations.get(annotation::RENEW_REQUESTED_AT) != Some(value))
+    {
+        return Some(Cause::RenewalRequested);
+    }
+    // A leaf that would end no later than the stored one is no renewal: near the CA's end it would only loop.
+    let better = request.not_after(now) > leaf.not_after;
+    (request.renews && leaf.lifetime().renewal_time <= now && better).then_some(Cause::RenewalDue)
+}
+
+fn issue(observed: &Observed<'_>, request: &Request<'_>, cause: Cause, now: Timestamp) -> Result<Action, Refusal> {
+    let not_after = request.not_after(now);
+    if not_after <= now {
+        return Err(Refusal::stalled(
+            reason::CA_EXPIRED,
+            format!("the CA of TrustDomain {} ended at {not_after}: it signs nothing any more", observed.domain.name),
+        ));
+    }
+    let desired = desired(observed, request, revision(observed) + 1, now);
+    let object = match observed.secret.ours() {
+        None => desired.create(),
+        Some(secret) => {
+            let version = secret.facts.version();
+            desired
+                .change_from(&secret.facts)
+                .unwrap_or_else(|| ObjectChange::nothing(desired.key.clone(), Some(version)))
+        }
+    };
+    let (reason, message) = announcement(observed, cause);
+    Ok(Action::IssueLeaf(Box::new(IssueLeaf {
+        trust_domain: observed.domain.name.to_owned(),
+        ca_fingerprint: request.ca_fingerprint.to_owned(),
+        spiffe_id: request.spiffe_id.to_string(),
+        dns_names: request.names.dns.clone(),
+        ip_addresses: request.names.ip.clone(),
+        usages: request.usages.clone(),
+        key: request.key,
+        not_before: request.not_before(now),
+        not_after,
+        object: object.with_event(reason, message),
+    })))
+}
+
+/// Labels, annotations, `ca.crt` and the owner are put right without a new certificate.
+fn repair(observed: &Observed<'_>, request: &Request<'_>, secret: &LeafSecret, now: Timestamp) -> Option<Action> {
+    let change = desired(observed, request, revision(observed), now).change_from(&secret.facts)?;
+    let message = format!("Secret {}: put right {}", change.key.name, change.summary());
+    Some(Action::Write(Box::new(change.with_event(reason::REPAIRED, message))))
+}
+
+fn desired(observed: &Observed<'_>, request: &Request<'_>, revision: u64, now: Timestamp) -> DesiredObject {
+    let meta = &observed.certificate.metadata;
+    let spec = &observed.certificate.spec;
+    let mut annotations = BTreeMap::from([
+        (annotation::SPEC_HASH.to_owned(), request.hash.clone()),
+        (annotation::REVISION.to_owned(), revision.to_string()),
+    ]);
+    if let Some(value) = &request.renew_requested {
+        annotations.insert(annotation::RENEW_REQUESTED_AT.to_owned(), value.clone());
+    }
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    DesiredObject {
+        key: ObjectKey::secret(namespace, observed.certificate.secret_name()),
+        secret_type: Some(TLS_SECRET),
+        labels: projection::labels(observed.domain.name, "leaf"),
+        annotations,
+        template: Template {
+            labels: spec.secret_template.labels.clone(),
+            annotations: spec.secret_template.annotations.clone(),
+        },
+        data: BTreeMap::from([(key::CA_CERT.to_owned(), projection::bundle(request.ring, now))]),
+        other_keys: OtherKeys::Keep,
+        owner: (spec.deletion_policy == DeletionPolicy::Delete).then(|| owner("ServiceCertificate", meta)),
+    }
+}
+
+/// How often it was issued. The Secret says so; if that is lost, what was last reported is better than counting anew.
+fn revision(observed: &Observed<'_>) -> u64 {
+    let kept = observed.secret.ours().and_then(|secret| secret.facts.number(annotation::REVISION));
+    let reported = observed.certificate.status.as_ref().and_then(|status| status.revision);
+    kept.unwrap_or_default().max(reported.and_then(|n| u64::try_from(n).ok()).unwrap_or_default())
+}
+
+fn announcement(observed: &Observed<'_>, cause: Cause) -> (&'static str, String) {
+    let name = observed.certificate.secret_name();
+    let why = match cause {
+        Cause::Missing if revision(observed) == 0 => {
+            return (reason::CERTIFICATE_ISSUED, format!("issued the first certificate into Secret {name}"));
+        }
+        Cause::Missing => "the Secret was missing",
+        Cause::Unreadable => "tls.crt or tls.key could not be read",
+        Cause::KeyMismatch => "tls.key did not belong to tls.crt",
+        Cause::NotOurCa => "tls.crt was not signed by a trusted CA of the TrustDomain",
+        Cause::NamesDiffer => "tls.crt carried other names",
+        Cause::SpecChanged => "what is asked for changed",
+        Cause::RenewalRequested => "a renewal was requested",
+        Cause::RenewalDue => "two thirds of its life had passed",
+    };
+    (reason::CERTIFICATE_RENEWED, format!("issued a new certificate into Secret {name}: {why}"))
+}
+
+fn next_check(observed: &Observed<'_>, verdict: &Verdict, now: Timestamp) -> Timestamp {
+    let mut thresholds = vec![crate::backoff::saturating_add(now, MAX_WAIT)];
+    if let Some(leaf) = observed.secret.ours().and_then(|secret| secret.leaf.as_ref()) {
+        thresholds.extend([leaf.lifetime().renewal_time, leaf.not_after]);
+    }
+    if let Some(ring) = observed.domain.ca {
+        thresholds.extend(projection::bundle_changes_at(ring, now));
+    }
+    if let Verdict::Wait { until, .. } = verdict {
+        thresholds.push(*until);
+    }
+    // Nobody tells us when a foreign Secret goes: it is not watched.
+    if matches!(observed.secret, Held::Foreign) {
+        thresholds.push(crate::backoff::saturating_add(now, FOREIGN_RECHECK));
+    }
+    crate::plan::earliest(thresholds, now)
+}
+
+const TLS_SECRET: &str = "kubernetes.io/tls";
+const MAX_WAIT: std::time::Duration = std::time::Duration::from_secs(3600);
+const FOREIGN_RECHECK: std::time::Duration = std::time::Duration::from_secs(10);

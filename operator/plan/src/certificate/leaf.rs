@@ -1,0 +1,123 @@
+//! What is known of a stored leaf.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use gaia_pki::sha256_hex;
+use jiff::Timestamp;
+
+use crate::backoff::{saturating_add, saturating_sub, since};
+use crate::object::ObjectFacts;
+
+/// A leaf Secret.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LeafSecret {
+    /// Everything but the certificate.
+    pub facts: ObjectFacts,
+    /// The certificate; none if `tls.crt` or `tls.key` is missing or cannot be read.
+    pub leaf: Option<LeafFacts>,
+}
+
+/// A stored leaf: never its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeafFacts {
+    /// Lower-case hex SHA-256 of its DER.
+    pub fingerprint: String,
+    /// Lower-case hex.
+    pub serial: String,
+    /// Start of validity.
+    pub not_before: Timestamp,
+    /// End of validity.
+    pub not_after: Timestamp,
+    /// Whether `tls.key` belongs to it.
+    pub key_matches: bool,
+    /// Fingerprint of the known CA whose signature it carries.
+    pub issuer: Option<String>,
+    /// Hash of its names, see [`names_hash`].
+    pub names_hash: String,
+}
+
+impl LeafFacts {
+    /// Its life as it was asked for, and when it is to be renewed.
+    #[must_use]
+    pub fn lifetime(&self) -> Lifetime {
+        Lifetime::of(self.not_before, self.not_after, &self.fingerprint)
+    }
+}
+
+/// A leaf's life, without the part before its issue that covers clock differences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetime {
+    /// From issue to end.
+    pub life: Duration,
+    /// Two thirds of the life after the issue, less a jitter of at most a hundredth of the life and at most 6 h.
+    pub renewal_time: Timestamp,
+}
+
+impl Lifetime {
+    /// Computed from the certificate alone, so that every operator comes to the same result.
+    fn of(not_before: Timestamp, not_after: Timestamp, fingerprint: &str) -> Self {
+        let whole = since(not_after, not_before);
+        // The inverse of `backdate`: whole = life + min(5m, life/10).
+        let life = if whole >= BACKDATE * 11 { whole - BACKDATE } else { whole * 10 / 11 };
+        let spread = (life / 100).min(Duration::from_secs(6 * 3600)).as_secs();
+        let jitter = if spread == 0 { 0 } else { dice(fingerprint) % (spread + 1) };
+        let due = saturating_sub(not_after, Duration::from_secs((life / 3).as_secs()));
+        Self { life, renewal_time: saturating_sub(due, Duration::from_secs(jitter)) }
+    }
+}
+
+/// How far before its issue a certificate begins: `min(5m, life/10)`.
+#[must_use]
+pub(super) fn backdate(life: Duration) -> Duration {
+    BACKDATE.min(life / 10)
+}
+
+/// The end of a life that begins now.
+pub(super) fn end(now: Timestamp, life: Duration) -> Timestamp {
+    saturating_add(gaia_api::crd::whole_seconds(now), life)
+}
+
+/// A hash of all subject alternative names, in any order.
+#[must_use]
+pub fn names_hash<'a>(
+    uris: impl IntoIterator<Item = &'a str>,
+    dns: impl IntoIterator<Item = &'a str>,
+    ips: impl IntoIterator<Item = &'a IpAddr>,
+) -> String {
+    let mut names: Vec<String> = uris.into_iter().map(|uri| format!("uri:{uri}")).collect();
+    names.extend(dns.into_iter().map(|name| format!("dns:{name}")));
+    names.extend(ips.into_iter().map(|address| format!("ip:{address}")));
+    names.sort();
+    names.dedup();
+    sha256_hex(names.join("\n").as_bytes())
+}
+
+/// A number that depends on the certificate alone.
+fn dice(fingerprint: &str) -> u64 {
+    fingerprint.get(..8).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or_default()
+}
+
+const BACKDATE: Duration = Duration::from_secs(300);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_life_is_found_again_from_the_certificate(life in 600u64..100_000_000, seed in any::<u32>()) {
+            let now = Timestamp::from_second(1_800_000_000).unwrap();
+            let life = Duration::from_secs(life);
+            let not_before = gaia_api::crd::whole_seconds(saturating_sub(now, backdate(life)));
+            let found = Lifetime::of(not_before, end(now, life), &format!("{seed:08x}"));
+            let error = if found.life > life { found.life - life } else { life - found.life };
+            prop_assert!(error <= Duration::from_secs(2), "{life:?} found as {:?}", found.life);
+            let two_thirds = saturating_add(now, life * 2 / 3);
+            prop_assert!(found.renewal_time <= saturating_add(two_thirds, Duration::from_secs(2)));
+            prop_assert!(found.renewal_time >= saturating_sub(two_thirds, life / 100 + Duration::from_secs(2)));
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What a ServiceCertificate asks for, with all defaults, and whether it can be had.
+
+use std::time::Duration;
+
+use gaia_api::SpiffeId;
+use gaia_api::crd::{KeyAlgorithm, KeyUsage, PrivateKeySpec, Renewal};
+use gaia_api::names::annotation;
+use gaia_pki::{KeySpec, Usage, sha256_hex};
+use jiff::Timestamp;
+
+use super::Observed;
+use super::leaf::{backdate, end, names_hash};
+use crate::backoff::saturating_sub;
+use crate::name_policy::{Names, Requester, names};
+use crate::ring::CaRing;
+use crate::{Refusal, limits, projection};
+
+/// What is asked for.
+pub(super) struct Request<'a> {
+    pub(super) ring: &'a CaRing,
+    pub(super) ca_fingerprint: &'a str,
+    ca_not_before: Timestamp,
+    ca_not_after: Timestamp,
+    pub(super) spiffe_id: SpiffeId,
+    pub(super) names: Names,
+    pub(super) names_hash: String,
+    pub(super) usages: Vec<Usage>,
+    pub(super) key: KeySpec,
+    pub(super) duration: Duration,
+    /// Over all of the above that a person can ask for.
+    pub(super) hash: String,
+    pub(super) renews: bool,
+    pub(super) renew_requested: Option<String>,
+}
+
+impl<'a> Request<'a> {
+    pub(super) fn of(observed: &Observed<'a>) -> Result<Self, Refusal> {
+        let certificate = observed.certificate;
+        let spec = &certificate.spec;
+        let domain = observed.domain.granted()?;
+        let name = certificate.metadata.name.as_deref().unwrap_or_default();
+        let namespace = certificate.metadata.namespace.as_deref().unwrap_or_default();
+        let who = Requester {
+            namespace,
+            name,
+            cluster_domain: observed.cluster_domain,
+            operator_namespace: observed.operator_namespace,
+        };
+        let names = names(who, spec, &domain.spec.allowed_names)?;
+        let defaults = &domain.spec.certificate_defaults;
+        let duration = spec.duration.as_ref().unwrap_or(&defaults.duration).value();
+        let times = &domain.spec.propagation;
+        limits::check_leaf(duration, times).map_err(|refusal| refusal.about("spec.duration"))?;
+        if domain.spec.ca.existing_secret_ref.is_none() {
+            let ca = domain.spec.ca.duration().value();
+            limits::check_ca(ca, duration, times).map_err(|refusal| refusal.about("spec.duration"))?;
+        }
+        let account = spec.service_account_name.as_deref().unwrap_or(name);
+        let spiffe_id = SpiffeId::workload(&domain.spec.trust_domain, namespace, account);
+        let key = key_spec(spec.private_key.as_ref().unwrap_or(&defaults.private_key));
+        let usages = usages(&spec.usages);
+        let hash = sha256_hex(
+            projection::json(&serde_json::json!({
+                "trustDomain": observed.domain.name,
+                "spiffeId": spiffe_id,
+                "dnsNames": names.dns,
+                "ipAddresses": names.ip,
+                "durationSeconds": duration.as_secs(),
+                "privateKey": key.to_string(),
+                "usages": usages.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            }))
+            .as_bytes(),
+        );
+        let (ring, ca) = observed.domain.signer()?;
+        Ok(Self {
+            ring,
+            ca_fingerprint: &ca.material.fingerprint,
+            ca_not_before: ca.material.not_before,
+            ca_not_after: ca.material.not_after,
+            names_hash: names_hash([spiffe_id.as_str()], names.dns.iter().map(String::as_str), &names.ip),
+            spiffe_id,
+            names,
+            usages,
+            key,
+            duration,
+            hash,
+            renews: spec.renewal == Renewal::Enabled,
+            renew_requested: renew_requested(observed),
+        })
+    }
+
+    /// Whether a leaf of that CA is still to be trusted.
+    pub(super) fn trusts(&self, fingerprint: &str) -> bool {
+        self.ring.trusted().any(|generation| generation.material.fingerprint == fingerprint)
+    }
+
+    /// When a leaf issued now begins: a little earlier, for clocks that are behind, but not before its CA.
+    pub(super) fn not_before(&self, now: Timestamp) -> Timestamp {
+        gaia_api::crd::whole_seconds(saturating_sub(now, backdate(self.duration)).max(self.ca_not_before))
+    }
+
+    /// When a leaf issued now ends: never after its CA.
+    pub(super) fn not_after(&self, now: Timestamp) -> Timestamp {
+        end(now, self.duration).min(self.ca_not_after)
+    }
+}
+
+/// The value of the annotation that asks for a renewal. A long one is kept as its hash.
+fn renew_requested(observed: &Observed<'_>) -> Option<String> {
+    let value = observed.certificate.metadata.annotations.as_ref()?.get(annotation::RENEW_REQUESTED_AT)?;
+    Some(if value.len() <= 256 { value.clone() } else { sha256_hex(value.as_bytes()) })
+}
+
+/// The key of a spec; the schema has already refused what is not in this list.
+#[must_use]
+pub(crate) fn key_spec(spec: &PrivateKeySpec) -> KeySpec {
+    match (spec.algorithm, spec.size) {
+        (KeyAlgorithm::ECDSA, Some(384)) => KeySpec::Ecdsa384,
+        (KeyAlgorithm::ECDSA, _) => KeySpec::Ecdsa256,
+        (KeyAlgorithm::RSA, Some(4096)) => KeySpec::Rsa4096,
+        (KeyAlgorithm::RSA, Some(3072)) => KeySpec::Rsa3072,
+        (KeyAlgorithm::RSA, _) => KeySpec::Rsa2048,
+    }
+}
+
+fn usages(wanted: &[KeyUsage]) -> Vec<Usage> {
+    let mut usages: Vec<Usage> = wanted
+        .iter()
+        .map(|usage| match usage {
+            KeyUsage::ServerAuth => Usage::ServerAuth,
+            KeyUsage::ClientAuth => Usage::ClientAuth,
+        })
+        .collect();
+    usages.sort();
+    usages.dedup();
+    usages
+}

@@ -1,0 +1,93 @@
+//! What is reported of a ServiceCertificate.
+
+use gaia_api::crd::condition::SERVED;
+use gaia_api::crd::{Counts, ServiceCertificateStatus, Truth, reason};
+use gaia_api::names::annotation;
+use jiff::Timestamp;
+
+use super::request::Request;
+use super::{LeafSecret, Observed, Verdict};
+use crate::conditions::{Obstacles, Report};
+use crate::object::Held;
+use crate::unsupported;
+
+pub(super) fn status(observed: &Observed<'_>, verdict: &Verdict, now: Timestamp) -> ServiceCertificateStatus {
+    let certificate = observed.certificate;
+    let before = certificate.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let report = Report { before, generation: certificate.metadata.generation, now };
+    let refusal = match verdict {
+        Verdict::Refused(refusal) => Some(refusal),
+        _ => None,
+    };
+    let unsupported = unsupported::certificate(certificate);
+    let obstacles =
+        Obstacles { refusal, failures: observed.failures, pending: pending(verdict), unsupported: &unsupported };
+    let mut conditions = report.standard(ready(observed, now), &obstacles);
+    conditions.push(report.condition(
+        SERVED,
+        Truth::Unknown,
+        reason::NOT_PROBED,
+        "instances are not probed by this version".to_owned(),
+    ));
+    let mut status = ServiceCertificateStatus {
+        observed_generation: certificate.metadata.generation,
+        secret_name: Some(certificate.secret_name()),
+        served: Some(Counts { current: 0, total: 0, summary: "-".to_owned() }),
+        failed_attempts: observed.failures.map(|failures| i32::try_from(failures.attempts).unwrap_or(i32::MAX)),
+        last_failure_time: observed.failures.map(|failures| gaia_api::crd::whole_seconds(failures.last)),
+        conditions,
+        ..Default::default()
+    };
+    if let (Some(secret), None) = (observed.secret.ours(), &observed.claimed_by) {
+        describe(&mut status, secret, observed);
+    }
+    status
+}
+
+fn describe(status: &mut ServiceCertificateStatus, secret: &LeafSecret, observed: &Observed<'_>) {
+    let Some(leaf) = &secret.leaf else { return };
+    status.not_before = Some(leaf.not_before);
+    status.not_after = Some(leaf.not_after);
+    status.renewal_time = Some(leaf.lifetime().renewal_time);
+    status.serial_number = Some(leaf.serial.clone());
+    status.fingerprint = Some(leaf.fingerprint.clone());
+    status.revision = secret.facts.number(annotation::REVISION).and_then(|number| i64::try_from(number).ok());
+    status.issuer = leaf.issuer.as_ref().map(|issuer| {
+        let generation =
+            observed.domain.ca.and_then(|ring| ring.generations.iter().find(|g| g.material.fingerprint == *issuer));
+        generation.map_or_else(|| crate::ring::short_id(issuer), |generation| generation.id.clone())
+    });
+}
+
+/// Ready: the Secret holds a leaf that is in force, can be used, and is what was asked for.
+fn ready(observed: &Observed<'_>, now: Timestamp) -> Result<String, (&'static str, String)> {
+    let name = observed.certificate.secret_name();
+    let secret = match (&observed.secret, &observed.claimed_by) {
+        (Held::Ours(secret), None) => secret,
+        _ => return Err((reason::ISSUING, format!("Secret {name} holds no certificate yet"))),
+    };
+    let Some(leaf) = secret.leaf.as_ref().filter(|leaf| leaf.key_matches && leaf.issuer.is_some()) else {
+        return Err((reason::ISSUING, format!("Secret {name} holds no usable certificate")));
+    };
+    if leaf.not_after <= now {
+        return Err((reason::EXPIRED, format!("the certificate in Secret {name} ended at {}", leaf.not_after)));
+    }
+    // Without a TrustDomain nobody can say what was asked for: what is there stays good until its end. A request that
+    // is refused is not what is there.
+    let asked_for = match Request::of(observed) {
+        Ok(request) => secret.facts.annotations.get(annotation::SPEC_HASH) == Some(&request.hash),
+        Err(refusal) => [reason::TRUST_DOMAIN_NOT_FOUND, reason::TRUST_DOMAIN_NOT_READY].contains(&refusal.reason),
+    };
+    if !asked_for {
+        return Err((reason::ISSUING, format!("the certificate in Secret {name} is not what the spec asks for")));
+    }
+    Ok(format!("Secret {name} holds a certificate until {}", leaf.not_after))
+}
+
+fn pending(verdict: &Verdict) -> Option<(&'static str, String)> {
+    match verdict {
+        Verdict::Act(action) => Some((reason::ISSUING, action.to_string())),
+        Verdict::Wait { until, why } => Some((reason::ISSUING, format!("next attempt at {until}: {why}"))),
+        Verdict::Settled | Verdict::Refused(_) => None,
+    }
+}

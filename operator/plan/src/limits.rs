@@ -1,0 +1,179 @@
+//! Refusing the impossible: durations that cannot work together (ROTATION rule 4).
+
+use std::time::Duration;
+
+use gaia_api::crd::{PropagationSpec, TrustDomainSpec};
+
+use crate::Refusal;
+use gaia_api::crd::reason::DURATION_NOT_POSSIBLE;
+
+/// R, the cap of the retry delay for a leaf of that life: `min(10m, life/12)`.
+#[must_use]
+pub fn retry_cap(life: Duration) -> Duration {
+    (life / 12).min(Duration::from_secs(600))
+}
+
+/// Whether a leaf of that life can be renewed in time: `life/3 >= P + S + R`.
+///
+/// # Errors
+/// The inequality with both sides in numbers.
+pub fn check_leaf(life: Duration, times: &PropagationSpec) -> Result<(), Refusal> {
+    let (p, s, r) = (times.min_delay.value(), times.clock_skew.value(), retry_cap(life));
+    let (left, right) = (life / 3, p + s + r);
+    if left >= right {
+        return Ok(());
+    }
+    Err(Refusal::stalled(
+        DURATION_NOT_POSSIBLE,
+        format!(
+            "duration {} is too short: it must satisfy duration/3 >= propagation.minDelay + propagation.clockSkew + \
+             min(10m, duration/12), but {} < {} + {} + {} = {}",
+            text(life),
+            text(left),
+            text(p),
+            text(s),
+            text(r),
+            text(right)
+        ),
+    ))
+}
+
+/// Whether a CA of that life outlives its leaves with room to rotate: `CA >= 2(leaf + P + D) + G + 2S`, with `G = P`.
+///
+/// # Errors
+/// The inequality with both sides in numbers.
+pub fn check_ca(ca: Duration, longest_leaf: Duration, times: &PropagationSpec) -> Result<(), Refusal> {
+    let (p, d, s) = (times.min_delay.value(), times.deadline.value(), times.clock_skew.value());
+    let right = 2 * (longest_leaf + p + d) + p + 2 * s;
+    if ca >= right {
+        return Ok(());
+    }
+    Err(Refusal::stalled(
+        DURATION_NOT_POSSIBLE,
+        format!(
+            "the CA's life of {} is too short for a certificate of {}: it must satisfy ca.duration >= \
+             2(longest certificate + propagation.minDelay + propagation.deadline) + propagation.minDelay + \
+             2 propagation.clockSkew, but {} < 2({} + {} + {}) + {} + 2 * {} = {}",
+            text(ca),
+            text(longest_leaf),
+            text(ca),
+            text(longest_leaf),
+            text(p),
+            text(d),
+            text(p),
+            text(s),
+            text(right)
+        ),
+    ))
+}
+
+/// Whether a ring can be rotated that often: `rotationPeriod >= P + D + G + T + 2S`, with `G = P`.
+///
+/// # Errors
+/// The inequality with both sides in numbers.
+pub fn check_rotation_period(
+    field: &str,
+    period: Duration,
+    signed_life: Duration,
+    times: &PropagationSpec,
+) -> Result<(), Refusal> {
+    let (p, d, s) = (times.min_delay.value(), times.deadline.value(), times.clock_skew.value());
+    let right = 2 * p + d + signed_life + 2 * s;
+    if period >= right {
+        return Ok(());
+    }
+    Err(Refusal::stalled(
+        DURATION_NOT_POSSIBLE,
+        format!(
+            "{field} is too short: it must satisfy rotationPeriod >= 2 propagation.minDelay + propagation.deadline + \
+             life of what was signed + 2 propagation.clockSkew, but {} < 2 * {} + {} + {} + 2 * {} = {}",
+            text(period),
+            text(p),
+            text(d),
+            text(signed_life),
+            text(s),
+            text(right)
+        ),
+    ))
+}
+
+/// Everything a TrustDomain's own spec must satisfy.
+///
+/// # Errors
+/// The first inequality that does not hold.
+pub fn check_trust_domain(spec: &TrustDomainSpec) -> Result<(), Refusal> {
+    let times = &spec.propagation;
+    let leaf = spec.certificate_defaults.duration.value();
+    check_leaf(leaf, times).map_err(|refusal| refusal.about("spec.certificateDefaults"))?;
+    if spec.ca.existing_secret_ref.is_none() {
+        check_ca(spec.ca.duration().value(), leaf, times).map_err(|refusal| refusal.about("spec.ca"))?;
+    }
+    if let Some(period) = &spec.ca.rotation_period {
+        check_rotation_period("spec.ca.rotationPeriod", period.value(), Duration::ZERO, times)?;
+    }
+    let max_ttl = spec.tokens.max_ttl.value();
+    check_rotation_period("spec.tokens.rotationPeriod", spec.tokens.rotation_period.value(), max_ttl, times)
+}
+
+/// A duration as people write it: `2160h`, `1h5m`, `290s`.
+#[must_use]
+pub fn text(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (h, m, s) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (h, m, s) {
+        (0, 0, s) => format!("{s}s"),
+        (0, m, 0) => format!("{m}m"),
+        (0, m, s) => format!("{m}m{s}s"),
+        (h, 0, 0) => format!("{h}h"),
+        (h, m, 0) => format!("{h}h{m}m"),
+        (h, m, s) => format!("{h}h{m}m{s}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gaia_api::Span;
+
+    use super::*;
+
+    fn demo_times() -> PropagationSpec {
+        PropagationSpec {
+            min_delay: Span::seconds(5),
+            deadline: Span::minutes(1),
+            clock_skew: Span::seconds(1),
+            ..PropagationSpec::default()
+        }
+    }
+
+    #[test]
+    fn ten_minute_leaves_need_short_propagation_times() {
+        let life = Duration::from_secs(600);
+        assert_eq!(check_leaf(life, &demo_times()), Ok(()));
+        let refusal = check_leaf(life, &PropagationSpec::default()).unwrap_err();
+        assert!(refusal.message.contains("3m20s < 3m + 1m + 50s = 4m50s"), "{}", refusal.message);
+    }
+
+    #[test]
+    fn the_defaults_are_possible() {
+        let spec = TrustDomainSpec {
+            trust_domain: "gaia.local".into(),
+            namespace_selector: None,
+            allowed_names: vec![],
+            ca: Default::default(),
+            certificate_defaults: Default::default(),
+            tokens: Default::default(),
+            revoked: Default::default(),
+            user_token_issuers: vec![],
+            auth: Default::default(),
+            propagation: Default::default(),
+        };
+        assert_eq!(check_trust_domain(&spec), Ok(()));
+    }
+
+    #[test]
+    fn a_ca_that_ends_before_its_leaves_can_be_replaced_is_refused_with_both_numbers() {
+        let day = Duration::from_secs(86_400);
+        let refusal = check_ca(day, Duration::from_secs(3240 * 3600), &PropagationSpec::default()).unwrap_err();
+        assert!(refusal.message.contains("24h < 2(3240h + 3m + 1h) + 3m + 2 * 1m = 6482h11m"), "{}", refusal.message);
+    }
+}

@@ -1,0 +1,212 @@
+//! Which names a certificate may carry (invariant 15).
+
+use std::net::IpAddr;
+
+use gaia_api::crd::{AllowedNames, ServiceCertificateSpec, reason};
+
+use crate::Refusal;
+
+/// Who asks, and where.
+#[derive(Debug, Clone, Copy)]
+pub struct Requester<'a> {
+    /// Namespace of the ServiceCertificate.
+    pub namespace: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// The cluster's DNS domain, e.g. `cluster.local`.
+    pub cluster_domain: &'a str,
+    /// Where the operator itself runs.
+    pub operator_namespace: &'a str,
+}
+
+/// The names a certificate gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    /// Sorted, without repetition.
+    pub dns: Vec<String>,
+    /// Sorted, without repetition.
+    pub ip: Vec<IpAddr>,
+}
+
+/// The names of a certificate: a service's own, and those extra ones that its namespace was granted.
+///
+/// # Errors
+/// `NameNotAllowed` with the field and the name.
+pub fn names(who: Requester<'_>, spec: &ServiceCertificateSpec, granted: &[AllowedNames]) -> Result<Names, Refusal> {
+    let mut dns = own_names(who, spec.headless);
+    for (index, name) in spec.extra_dns_names.iter().enumerate() {
+        let allowed = dns.contains(name) || (!is_reserved(who, name) && dns_is_granted(who.namespace, name, granted));
+        if !allowed {
+            return Err(not_allowed(who, "extraDNSNames", index, name, "dnsNames"));
+        }
+        dns.push(name.clone());
+    }
+    let mut ip = vec![];
+    for (index, text) in spec.ip_addresses.iter().enumerate() {
+        match text.parse::<IpAddr>() {
+            Ok(address) if ip_is_granted(who.namespace, address, granted) => ip.push(address),
+            _ => return Err(not_allowed(who, "ipAddresses", index, text, "ipRanges")),
+        }
+    }
+    dns.sort();
+    dns.dedup();
+    ip.sort();
+    ip.dedup();
+    Ok(Names { dns, ip })
+}
+
+fn own_names(who: Requester<'_>, headless: bool) -> Vec<String> {
+    let Requester { namespace, name, cluster_domain, .. } = who;
+    let service = format!("{name}.{namespace}.svc");
+    let full = format!("{service}.{cluster_domain}");
+    let mut names = vec![name.to_owned(), format!("{name}.{namespace}"), service.clone(), full.clone()];
+    if headless {
+        names.extend([format!("*.{service}"), format!("*.{full}")]);
+    }
+    names
+}
+
+/// The operator's own names are never certified for anybody else.
+fn is_reserved(who: Requester<'_>, name: &str) -> bool {
+    let own = Requester { namespace: who.operator_namespace, name: OPERATOR, ..who };
+    own_names(own, true).iter().any(|reserved| reserved == name || covers(name, reserved))
+}
+
+fn dns_is_granted(namespace: &str, name: &str, granted: &[AllowedNames]) -> bool {
+    granted_to(namespace, granted)
+        .flat_map(|entry| &entry.dns_names)
+        .any(|pattern| pattern == name || (!name.starts_with("*.") && covers(pattern, name)))
+}
+
+/// Whether a pattern with a leading `*.` covers a name: exactly one label stands for the star (RFC 6125, 6.4.3).
+fn covers(pattern: &str, name: &str) -> bool {
+    let Some(suffix) = pattern.strip_prefix("*.") else { return false };
+    name.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest == suffix)
+}
+
+fn ip_is_granted(namespace: &str, address: IpAddr, granted: &[AllowedNames]) -> bool {
+    granted_to(namespace, granted).flat_map(|entry| &entry.ip_ranges).any(|range| contains(range, address))
+}
+
+fn granted_to<'a>(namespace: &'a str, granted: &'a [AllowedNames]) -> impl Iterator<Item = &'a AllowedNames> {
+    granted.iter().filter(move |entry| entry.namespaces.iter().any(|granted| granted == namespace))
+}
+
+fn contains(cidr: &str, address: IpAddr) -> bool {
+    let Some((network, bits)) = cidr.split_once('/') else { return false };
+    let (Ok(network), Ok(bits)) = (network.parse::<IpAddr>(), bits.parse::<u32>()) else { return false };
+    match (network, address) {
+        (IpAddr::V4(network), IpAddr::V4(address)) if bits <= 32 => {
+            let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
+            network.to_bits() & mask == address.to_bits() & mask
+        }
+        (IpAddr::V6(network), IpAddr::V6(address)) if bits <= 128 => {
+            let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
+            network.to_bits() & mask == address.to_bits() & mask
+        }
+        _ => false,
+    }
+}
+
+fn not_allowed(who: Requester<'_>, field: &str, index: usize, name: &str, grant: &str) -> Refusal {
+    let Requester { namespace, .. } = who;
+    Refusal::stalled(
+        reason::NAME_NOT_ALLOWED,
+        format!(
+            "spec.{field}[{index}] {name:?} must be a name of this service or match spec.allowedNames[].{grant} of the \
+             TrustDomain for namespace {namespace}"
+        ),
+    )
+}
+
+const OPERATOR: &str = "gaia-operator";
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+
+    const WHO: Requester<'_> = Requester {
+        namespace: "shop",
+        name: "asset-service",
+        cluster_domain: "cluster.local",
+        operator_namespace: "gaia-system",
+    };
+
+    fn grants() -> Vec<AllowedNames> {
+        vec![
+            AllowedNames {
+                namespaces: vec!["shop".into()],
+                dns_names: vec!["assets.example.com".into(), "*.cdn.example.com".into(), "*.gaia-system.svc".into()],
+                ip_ranges: vec!["10.0.0.0/8".into(), "fd00::/8".into(), "192.168.1.7/32".into()],
+            },
+            AllowedNames {
+                namespaces: vec!["other".into()],
+                dns_names: vec!["other.example.com".into()],
+                ip_ranges: vec!["0.0.0.0/0".into()],
+            },
+        ]
+    }
+
+    fn ask(dns: &[&str], ip: &[&str]) -> Result<Names, Refusal> {
+        let spec = ServiceCertificateSpec {
+            extra_dns_names: dns.iter().map(|s| (*s).to_owned()).collect(),
+            ip_addresses: ip.iter().map(|s| (*s).to_owned()).collect(),
+            ..Default::default()
+        };
+        names(WHO, &spec, &grants())
+    }
+
+    #[test]
+    fn a_service_gets_its_own_names() {
+        assert_eq!(
+            ask(&[], &[]).unwrap().dns,
+            ["asset-service", "asset-service.shop", "asset-service.shop.svc", "asset-service.shop.svc.cluster.local"]
+        );
+    }
+
+    #[rstest]
+    #[case("assets.example.com", true)]
+    #[case("a.cdn.example.com", true)]
+    #[case("*.cdn.example.com", true)]
+    #[case("asset-service.shop.svc", true)]
+    #[case("a.b.cdn.example.com", false)]
+    #[case("cdn.example.com", false)]
+    #[case("*.example.com", false)]
+    #[case("other.example.com", false)]
+    #[case("auth-service.other.svc", false)]
+    #[case("gaia-operator", false)]
+    #[case("gaia-operator.gaia-system.svc", false)]
+    #[case("*.gaia-system.svc", false)]
+    fn extra_dns_names_must_be_granted(#[case] name: &str, #[case] allowed: bool) {
+        let answer = ask(&[name], &[]);
+        assert_eq!(answer.is_ok(), allowed, "{answer:?}");
+        if let Err(refusal) = answer {
+            assert!(refusal.message.contains("spec.extraDNSNames[0]") && refusal.message.contains(name));
+        }
+    }
+
+    #[rstest]
+    #[case("10.1.2.3", true)]
+    #[case("192.168.1.7", true)]
+    #[case("192.168.1.8", false)]
+    #[case("fd00::1", true)]
+    #[case("fe80::1", false)]
+    #[case("::ffff:10.1.2.3", false)]
+    fn ip_addresses_must_be_granted(#[case] address: &str, #[case] allowed: bool) {
+        assert_eq!(ask(&[], &[address]).is_ok(), allowed);
+    }
+
+    proptest! {
+        #[test]
+        fn no_name_outside_the_grants_is_ever_certified(name in "(\\*\\.)?[a-z]{1,3}(\\.[a-z]{1,7}){0,3}") {
+            if let Ok(names) = ask(&[&name], &[]) {
+                let own = own_names(WHO, false);
+                let granted = name == "assets.example.com" || name.ends_with(".cdn.example.com");
+                prop_assert!(own.contains(&name) || granted || name.ends_with(".gaia-system.svc"), "{:?}", names);
+            }
+        }
+    }
+}

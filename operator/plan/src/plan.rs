@@ -1,0 +1,187 @@
+//! What a plan is made of.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use gaia_api::crd::ServiceCertificate;
+use gaia_pki::{KeySpec, Usage};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::object::{ObjectChange, ObjectKey, OwnerRef, Version};
+use crate::ring::RingRequest;
+
+/// What to do about one custom resource now, what to report of it, and when to look again.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan<S> {
+    /// In the order they must be done; the first failure ends the execution.
+    pub actions: Vec<Action>,
+    /// The status to report if nothing more is to be done.
+    pub status: S,
+    /// When to look again at the latest: in at most an hour, and not after the next threshold.
+    pub next_check: Timestamp,
+}
+
+/// One write, with its precondition.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub enum Action {
+    /// Make a ring's first generation and store it. Never replaces anything.
+    CreateRing(RingRequest),
+    /// Create or change an object whose content is public.
+    Write(Box<ObjectChange>),
+    /// Put the active signing key into the issuer's namespace.
+    WriteSigner(WriteSigner),
+    /// Make a key, sign a certificate and store both in one write.
+    IssueLeaf(Box<IssueLeaf>),
+    /// Create the ServiceCertificate of a GaiaService.
+    CreateCertificate(Box<ServiceCertificate>),
+    /// Change the ServiceCertificate of a GaiaService (JSON merge patch).
+    PatchCertificate {
+        /// Which one.
+        key: ObjectKey,
+        /// The state it was planned on.
+        version: Version,
+        /// RFC 7396.
+        patch: serde_json::Value,
+    },
+    /// Delete an object of ours that nothing may use any more.
+    Delete {
+        /// Which one.
+        key: ObjectKey,
+        /// The state it was planned on.
+        version: Version,
+    },
+}
+
+/// What a leaf is issued for. All times are left to the execution, which reads the clock once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct IssueLeaf {
+    /// `metadata.name` of the TrustDomain whose CA ring signs.
+    pub trust_domain: String,
+    /// Fingerprint of the CA that must be the active one.
+    pub ca_fingerprint: String,
+    /// The one URI SAN.
+    pub spiffe_id: String,
+    /// DNS SANs.
+    pub dns_names: Vec<String>,
+    /// IP SANs.
+    pub ip_addresses: Vec<IpAddr>,
+    /// Extended key usages.
+    #[serde(serialize_with = "debug_text")]
+    pub usages: Vec<Usage>,
+    /// The key to make.
+    #[serde(serialize_with = "debug_text")]
+    pub key: KeySpec,
+    /// Start of validity.
+    pub not_before: Timestamp,
+    /// End of validity; already within the CA's.
+    pub not_after: Timestamp,
+    /// Labels, annotations, `ca.crt` and owner; `tls.crt` and `tls.key` are added by the execution.
+    pub object: ObjectChange,
+}
+
+/// Put the active signing key into the issuer's namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WriteSigner {
+    /// `metadata.name` of the TrustDomain.
+    pub trust_domain: String,
+    /// The key that must be the active one.
+    pub kid: String,
+    /// Labels, annotations and `kid`; the key is added by the execution.
+    pub object: ObjectChange,
+}
+
+/// An event about an action that was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Event {
+    /// CamelCase, see `gaia_api::crd::reason`.
+    pub reason: &'static str,
+    /// For people; no secrets.
+    pub message: String,
+}
+
+/// Why something is not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    /// CamelCase, see `gaia_api::crd::reason`.
+    pub reason: &'static str,
+    /// Names the object and the field.
+    pub message: String,
+    /// Whether only a person can help. Otherwise it passes by itself.
+    pub stalled: bool,
+}
+
+impl Refusal {
+    /// Only a person can help.
+    #[must_use]
+    pub fn stalled(reason: &'static str, message: String) -> Self {
+        Self { reason, message, stalled: true }
+    }
+
+    /// It passes once something else has happened.
+    #[must_use]
+    pub fn waiting(reason: &'static str, message: String) -> Self {
+        Self { reason, message, stalled: false }
+    }
+
+    /// The same, with the field it is about in front.
+    #[must_use]
+    pub fn about(mut self, field: &str) -> Self {
+        self.message = format!("{field}: {}", self.message);
+        self
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateRing(request) => write!(f, "create {} with a new {}", request.object.key, request.material),
+            Self::Write(change) => write!(f, "{change}"),
+            Self::WriteSigner(signer) => write!(f, "{} with signing key {}", signer.object, signer.kid),
+            Self::IssueLeaf(leaf) => {
+                write!(f, "{}: certificate for {} until {}", leaf.object, leaf.spiffe_id, leaf.not_after)
+            }
+            Self::CreateCertificate(certificate) => {
+                let meta = &certificate.metadata;
+                let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
+                write!(f, "create ServiceCertificate {}/{}", namespace.unwrap_or_default(), name.unwrap_or_default())
+            }
+            Self::PatchCertificate { key, patch, .. } => write!(f, "patch {key}: {patch}"),
+            Self::Delete { key, .. } => write!(f, "delete {key}"),
+        }
+    }
+}
+
+impl Action {
+    /// The event to send once it is done.
+    #[must_use]
+    pub fn event(&self) -> Option<&Event> {
+        match self {
+            Self::CreateRing(request) => request.object.event.as_ref(),
+            Self::Write(change) => change.event.as_ref(),
+            Self::WriteSigner(signer) => signer.object.event.as_ref(),
+            Self::IssueLeaf(leaf) => leaf.object.event.as_ref(),
+            Self::CreateCertificate(_) | Self::PatchCertificate { .. } | Self::Delete { .. } => None,
+        }
+    }
+}
+
+/// The owner reference of a custom resource.
+pub(crate) fn owner(kind: &'static str, meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> OwnerRef {
+    OwnerRef {
+        kind: kind.to_owned(),
+        name: meta.name.clone().unwrap_or_default(),
+        uid: meta.uid.clone().unwrap_or_default(),
+    }
+}
+
+fn debug_text<S: serde::Serializer>(value: &impl fmt::Debug, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{value:?}"))
+}
+
+/// The first of the thresholds that lies ahead; at least a second from now, and at most an hour.
+pub(crate) fn earliest(thresholds: impl IntoIterator<Item = Timestamp>, now: Timestamp) -> Timestamp {
+    let hour = crate::backoff::saturating_add(now, std::time::Duration::from_secs(3600));
+    let next = thresholds.into_iter().filter(|time| *time > now).fold(hour, Timestamp::min);
+    next.max(crate::backoff::saturating_add(now, std::time::Duration::from_secs(1)))
+}

@@ -1,0 +1,142 @@
+//! Projections: what pods and issuers mount, as a pure function of rings and custom resources.
+
+use std::collections::BTreeMap;
+
+use gaia_api::SpiffeId;
+use gaia_api::crd::{GaiaService, TrustDomainSpec};
+use gaia_api::mount::{Denylist, Grant, Grants, SCHEMA_VERSION, ServiceIdentity, TokenRules};
+use gaia_api::names::{COMPONENT_LABEL, TRUST_DOMAIN_LABEL, annotation, key};
+use gaia_pki::{Jwk, JwkSet};
+use jiff::Timestamp;
+
+use crate::ring::{CaRing, SigningRing};
+
+/// The trusted roots as one PEM file, in the order of the ring. Roots that have ended leave it, except the active one.
+#[must_use]
+pub fn bundle(ring: &CaRing, now: Timestamp) -> String {
+    let active = ring.active().map(|generation| generation.id.as_str());
+    let mut roots: Vec<&str> = vec![];
+    for generation in ring.trusted() {
+        let in_force = generation.material.not_after > now || Some(generation.id.as_str()) == active;
+        let root = generation.material.root.as_str();
+        if in_force && !roots.contains(&root) {
+            roots.push(root);
+        }
+    }
+    roots.concat()
+}
+
+/// When the bundle changes next because a root ends.
+#[must_use]
+pub fn bundle_changes_at(ring: &CaRing, now: Timestamp) -> Option<Timestamp> {
+    ring.trusted().map(|generation| generation.material.not_after).filter(|end| *end > now).min()
+}
+
+/// The content of ConfigMap `<td>-trust`.
+#[must_use]
+pub fn trust_data(ca: &CaRing, signing: &SigningRing, now: Timestamp) -> BTreeMap<String, String> {
+    let keys: Vec<Jwk> = signing.trusted().map(|generation| generation.material.jwk.clone()).collect();
+    // Kids within a ring are unique: they are thumbprints of keys made once each.
+    let jwks = JwkSet::new(keys).unwrap_or_default();
+    let public = signing.active().map(|generation| generation.material.public_key.clone()).unwrap_or_default();
+    BTreeMap::from([
+        (key::CA_CERT.to_owned(), bundle(ca, now)),
+        (key::JWKS.to_owned(), json(&jwks)),
+        (key::JWT_SIGNING_PUB.to_owned(), public),
+        (key::DENYLIST.to_owned(), json(&Denylist::empty())),
+    ])
+}
+
+/// The content of ConfigMap `<td>-grants`: every service of the TrustDomain, and who may call whom.
+#[must_use]
+pub fn grants_data(spec: &TrustDomainSpec, services: &[&GaiaService]) -> BTreeMap<String, String> {
+    let mut identities: Vec<ServiceIdentity> = services.iter().map(|service| identity(spec, service)).collect();
+    identities.sort();
+    let mut grants: Vec<Grant> = vec![];
+    for service in services {
+        let target = identity(spec, service);
+        for caller in &service.spec.callers {
+            grants.push(Grant {
+                caller: caller_id(spec, &target.namespace, caller, services),
+                target: target.spiffe_id.clone(),
+                scopes: sorted(&caller.scopes),
+            });
+        }
+    }
+    grants.sort();
+    grants.dedup();
+    let grants = Grants { schema_version: SCHEMA_VERSION, tokens: token_rules(spec), services: identities, grants };
+    BTreeMap::from([(key::GRANTS.to_owned(), json(&grants))])
+}
+
+/// How the platform's tokens look.
+#[must_use]
+pub fn token_rules(spec: &TrustDomainSpec) -> TokenRules {
+    TokenRules {
+        issuer: spec.tokens.issuer.clone(),
+        audience: spec.tokens.audience.clone(),
+        max_ttl_seconds: spec.tokens.max_ttl.value().as_secs(),
+    }
+}
+
+/// Who a service is.
+#[must_use]
+pub fn identity(spec: &TrustDomainSpec, service: &GaiaService) -> ServiceIdentity {
+    let namespace = service.metadata.namespace.clone().unwrap_or_default();
+    let name = service.metadata.name.clone().unwrap_or_default();
+    let account = service.spec.service_account_name.clone().unwrap_or_else(|| name.clone());
+    ServiceIdentity { spiffe_id: SpiffeId::workload(&spec.trust_domain, &namespace, &account), namespace, name }
+}
+
+/// The identity of a declared caller: that of the GaiaService of that name, else the one it would have by default.
+#[must_use]
+pub fn caller_id(
+    spec: &TrustDomainSpec,
+    namespace: &str,
+    caller: &gaia_api::crd::CallerSpec,
+    services: &[&GaiaService],
+) -> SpiffeId {
+    let namespace = caller.namespace.as_deref().unwrap_or(namespace);
+    let known = services.iter().find(|service| {
+        service.metadata.namespace.as_deref() == Some(namespace)
+            && service.metadata.name.as_deref() == Some(caller.service.as_str())
+    });
+    known.map_or_else(
+        || SpiffeId::workload(&spec.trust_domain, namespace, &caller.service),
+        |service| identity(spec, service).spiffe_id,
+    )
+}
+
+/// The labels of a projection.
+#[must_use]
+pub fn labels(trust_domain: &str, component: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        (TRUST_DOMAIN_LABEL.to_owned(), trust_domain.to_owned()),
+        (COMPONENT_LABEL.to_owned(), component.to_owned()),
+    ])
+}
+
+/// The epochs a projection was made from.
+#[must_use]
+pub fn epochs(ca: &CaRing, signing: &SigningRing) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        (annotation::CA_EPOCH.to_owned(), ca.epoch.to_string()),
+        (annotation::SIGNING_EPOCH.to_owned(), signing.epoch.to_string()),
+    ])
+}
+
+/// A copy, sorted and without repetition.
+#[must_use]
+pub fn sorted(list: &[String]) -> Vec<String> {
+    let mut list = list.to_vec();
+    list.sort();
+    list.dedup();
+    list
+}
+
+/// Compact JSON of one of our own types.
+#[must_use]
+pub fn json(value: &impl serde::Serialize) -> String {
+    // Our own types have string keys only, so they always have a JSON form.
+    serde_json::to_string(value).unwrap_or_default()
+}

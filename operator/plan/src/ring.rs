@@ -1,0 +1,329 @@
+//! Rings: the generations of a CA or of the JWT signing keys, and their states.
+//!
+//! A ring is one Secret and so one atomic write. `ring.json` holds everything public; the private key of generation `x`
+//! is data key `x.key`. The state is here and nowhere else; a custom resource's status is a report.
+
+use std::fmt;
+
+use gaia_pki::{Jwk, KeySpec};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::object::ObjectChange;
+
+/// The format this build reads and writes.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Which ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum RingKind {
+    /// The certificate authority.
+    Ca,
+    /// The JWT signing keys.
+    SigningKeys,
+}
+
+impl fmt::Display for RingKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ca => "CA ring",
+            Self::SigningKeys => "signing ring",
+        })
+    }
+}
+
+/// The life of a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum State {
+    /// Made, on its way into every projection.
+    Staged,
+    /// Seen in every projection; waits to be used.
+    Published,
+    /// Signs.
+    Active,
+    /// Signs no more, still trusted.
+    Retiring,
+    /// Trusted no more, in the ordinary way.
+    Removed,
+    /// Trusted no more, because it leaked.
+    Distrusted,
+}
+
+impl State {
+    /// Whether what it signed is to be trusted.
+    #[must_use]
+    pub fn is_trusted(self) -> bool {
+        matches!(self, Self::Staged | Self::Published | Self::Active | Self::Retiring)
+    }
+
+    /// As status writes it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Staged => "Staged",
+            Self::Published => "Published",
+            Self::Active => "Active",
+            Self::Retiring => "Retiring",
+            Self::Removed => "Removed",
+            Self::Distrusted => "Distrusted",
+        }
+    }
+}
+
+/// The public part of a ring.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ring<M> {
+    /// See [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// The SPIFFE trust domain it was made for.
+    pub trust_domain: String,
+    /// Raised by one at each transition; every projection carries it.
+    pub epoch: u64,
+    /// Of signing keys: the longest `maxTTL` ever in force, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_ttl_high_water_seconds: Option<u64>,
+    /// Oldest first.
+    pub generations: Vec<Generation<M>>,
+}
+
+/// One generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Generation<M> {
+    /// Short id: the first 8 characters of the fingerprint or kid.
+    pub id: String,
+    /// Where it is in its life.
+    pub state: State,
+    /// Since when it is in this state.
+    pub since: Timestamp,
+    /// When it was seen in every projection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published_time: Option<Timestamp>,
+    /// When its successor was seen in use everywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switched_time: Option<Timestamp>,
+    /// What it is.
+    #[serde(flatten)]
+    pub material: M,
+}
+
+/// A CA's public part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CaMaterial {
+    /// Lower-case hex SHA-256 of the signing certificate's DER.
+    pub fingerprint: String,
+    /// When the first certificate of its chain ends.
+    pub not_after: Timestamp,
+    /// When the last certificate of its chain begins.
+    pub not_before: Timestamp,
+    /// The signing certificate, and the intermediates above it (PEM).
+    pub chain: String,
+    /// What others must trust (PEM).
+    pub root: String,
+    /// Its key.
+    pub key: KeySpec,
+    /// Whether it was brought from outside (`spec.ca.existingSecretRef`).
+    #[serde(default)]
+    pub brought: bool,
+}
+
+/// A signing key's public part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SigningMaterial {
+    /// The key as published; its `kid` is the RFC 7638 thumbprint.
+    pub jwk: Jwk,
+    /// The public key (PEM).
+    pub public_key: String,
+}
+
+/// The CA's ring.
+pub type CaRing = Ring<CaMaterial>;
+/// The signing keys' ring.
+pub type SigningRing = Ring<SigningMaterial>;
+
+/// Why a ring cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RingError {
+    /// Not the JSON it should be.
+    #[error("ring.json is not readable: {0}")]
+    Corrupt(String),
+    /// Written by a newer operator.
+    #[error("ring.json has formatVersion {found}, this operator reads up to {FORMAT_VERSION}")]
+    TooNew {
+        /// The version found.
+        found: u32,
+    },
+    /// Not exactly one generation signs.
+    #[error("ring.json has {0} Active generations, it must have one")]
+    NotOneActive(usize),
+    /// The key that belongs to a generation is missing or another one.
+    #[error("the private key of generation {0} is missing or does not match")]
+    KeyMismatch(String),
+}
+
+impl<M: serde::de::DeserializeOwned> Ring<M> {
+    /// Reads `ring.json`.
+    ///
+    /// # Errors
+    /// [`RingError`] if it is not a ring this build can work with.
+    pub fn parse(json: &[u8]) -> Result<Self, RingError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Format {
+            format_version: u32,
+        }
+        let corrupt = |error: serde_json::Error| RingError::Corrupt(error.to_string());
+        let Format { format_version } = serde_json::from_slice(json).map_err(corrupt)?;
+        if format_version != FORMAT_VERSION {
+            return Err(RingError::TooNew { found: format_version });
+        }
+        let ring: Self = serde_json::from_slice(json).map_err(corrupt)?;
+        match ring.generations.iter().filter(|generation| generation.state == State::Active).count() {
+            1 => Ok(ring),
+            other => Err(RingError::NotOneActive(other)),
+        }
+    }
+}
+
+impl<M> Ring<M> {
+    /// The generation that signs. Every readable ring has one (see [`Ring::parse`]).
+    #[must_use]
+    pub fn active(&self) -> Option<&Generation<M>> {
+        self.generations.iter().find(|generation| generation.state == State::Active)
+    }
+
+    /// The generations others must trust.
+    pub fn trusted(&self) -> impl Iterator<Item = &Generation<M>> {
+        self.generations.iter().filter(|generation| generation.state.is_trusted())
+    }
+}
+
+impl<M> Generation<M> {
+    /// The data key of its private key.
+    #[must_use]
+    pub fn private_key_name(&self) -> String {
+        format!("{}.key", self.id)
+    }
+}
+
+/// What a new ring is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RingRequest {
+    /// `metadata.name` of the TrustDomain.
+    pub trust_domain: String,
+    /// The SPIFFE trust domain.
+    pub spiffe_trust_domain: String,
+    /// What its first generation is.
+    pub material: MaterialRequest,
+    /// The Secret without its content.
+    pub object: ObjectChange,
+}
+
+/// What the first generation of a ring is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum MaterialRequest {
+    /// A new self-signed CA.
+    NewCa {
+        /// Its key.
+        #[serde(serialize_with = "key_spec_text")]
+        key: KeySpec,
+        /// Its life in seconds.
+        life_seconds: u64,
+    },
+    /// A CA brought from outside.
+    ExistingCa {
+        /// The Secret in the operator's namespace.
+        secret: String,
+        /// The certificate that was judged; another one is not taken.
+        fingerprint: String,
+    },
+    /// A signing key, and the next one.
+    SigningKeys {
+        /// The keys' kind.
+        #[serde(serialize_with = "key_spec_text")]
+        key: KeySpec,
+        /// The first high-water mark.
+        max_ttl_seconds: u64,
+    },
+}
+
+impl fmt::Display for MaterialRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NewCa { key, .. } => write!(f, "CA ({key})"),
+            Self::ExistingCa { secret, fingerprint } => write!(f, "copy of the CA {fingerprint} in Secret {secret}"),
+            Self::SigningKeys { key, .. } => write!(f, "signing key ({key}) and its successor"),
+        }
+    }
+}
+
+/// The short id of a fingerprint or kid.
+#[must_use]
+pub fn short_id(name: &str) -> String {
+    name.chars().take(8).collect()
+}
+
+fn key_spec_text<S: serde::Serializer>(key: &KeySpec, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring(states: &[State]) -> CaRing {
+        Ring {
+            format_version: FORMAT_VERSION,
+            trust_domain: "gaia.local".into(),
+            epoch: 1,
+            max_ttl_high_water_seconds: None,
+            generations: states
+                .iter()
+                .map(|state| Generation {
+                    id: "3f9a0000".into(),
+                    state: *state,
+                    since: Timestamp::UNIX_EPOCH,
+                    published_time: None,
+                    switched_time: None,
+                    material: CaMaterial {
+                        fingerprint: "3f9a".into(),
+                        not_after: Timestamp::UNIX_EPOCH,
+                        not_before: Timestamp::UNIX_EPOCH,
+                        chain: String::new(),
+                        root: String::new(),
+                        key: KeySpec::Ecdsa256,
+                        brought: false,
+                    },
+                })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn a_ring_survives_a_round_trip() {
+        let ring = ring(&[State::Retiring, State::Active, State::Staged]);
+        assert_eq!(CaRing::parse(&serde_json::to_vec(&ring).unwrap()), Ok(ring));
+    }
+
+    #[test]
+    fn a_ring_of_a_newer_format_is_not_touched() {
+        let json = br#"{"formatVersion": 2, "generations": "something else"}"#;
+        assert_eq!(CaRing::parse(json), Err(RingError::TooNew { found: 2 }));
+    }
+
+    #[test]
+    fn a_ring_without_exactly_one_signer_is_refused() {
+        for states in [&[][..], &[State::Staged], &[State::Active, State::Active]] {
+            let json = serde_json::to_vec(&ring(states)).unwrap();
+            assert!(matches!(CaRing::parse(&json), Err(RingError::NotOneActive(_))));
+        }
+    }
+
+    #[test]
+    fn garbage_is_corrupt() {
+        assert!(matches!(CaRing::parse(b"not json"), Err(RingError::Corrupt(_))));
+    }
+}

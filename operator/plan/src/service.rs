@@ -1,0 +1,301 @@
+//! GaiaService: its ServiceCertificate, and the policy its pods enforce.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use gaia_api::crd::condition::{CERTIFICATE_READY, LEGACY_FREE, POLICY_PUBLISHED, READY, SERVED};
+use gaia_api::crd::{
+    AuthMode, AuthStatus, CertificateSummary, GaiaService, GaiaServiceStatus, ServiceCertificate,
+    ServiceCertificateSpec, TrustDomain, Truth, Workload, both_usages, find_condition, is_true, reason,
+};
+use gaia_api::mount::{Caller, Policy, SCHEMA_VERSION};
+use gaia_api::names::{self, MANAGED_BY, MANAGED_BY_LABEL, key};
+use gaia_pki::sha256_hex;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use serde_json::{Value, json};
+
+use crate::backoff::Failures;
+use crate::conditions::{Obstacles, Report};
+use crate::domain::DomainView;
+use crate::merge::merge_patch;
+use crate::object::{
+    DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, ObjectKind, OtherKeys, Template, Version,
+};
+use crate::plan::owner;
+use crate::{Action, Plan, Refusal, projection, unsupported};
+
+/// Everything a decision about one GaiaService rests on.
+#[derive(Debug, Clone)]
+pub struct Observed<'a> {
+    /// It.
+    pub service: &'a GaiaService,
+    /// The TrustDomain it refers to.
+    pub domain: DomainView<'a>,
+    /// The ServiceCertificate of its name.
+    pub child: Held<&'a ServiceCertificate>,
+    /// ConfigMap `<service>-auth`.
+    pub policy: Held<ObjectFacts>,
+    /// Whether that ConfigMap was deleted by somebody else while the operator watched.
+    pub policy_lost: bool,
+    /// All GaiaServices of the TrustDomain, to know its callers by.
+    pub services: &'a [&'a GaiaService],
+    /// Attempts that failed.
+    pub failures: Option<&'a Failures>,
+}
+
+/// Decides about one GaiaService.
+#[must_use]
+pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan<GaiaServiceStatus> {
+    let decision = decide(observed);
+    let generation = observed.service.metadata.generation;
+    let mut thresholds = vec![];
+    if observed.child == Held::Foreign || observed.policy == Held::Foreign {
+        thresholds.push(crate::backoff::saturating_add(now, FOREIGN_RECHECK));
+    }
+    let holding = observed.failures.filter(|failures| failures.holds_back(generation, RETRY_CAP, now));
+    thresholds.extend(holding.map(|failures| failures.retry_at(RETRY_CAP)));
+    let status = status(observed, &decision, now);
+    let actions = if holding.is_some() { vec![] } else { decision.actions };
+    Plan { actions, status, next_check: crate::plan::earliest(thresholds, now) }
+}
+
+#[derive(Default)]
+struct Decision {
+    actions: Vec<Action>,
+    refusal: Option<Refusal>,
+    policy_hash: Option<String>,
+    policy_published: bool,
+}
+
+fn decide(observed: &Observed<'_>) -> Decision {
+    let domain = match observed.domain.granted() {
+        Ok(domain) => domain,
+        Err(refusal) => return Decision { refusal: Some(refusal), ..Decision::default() },
+    };
+    let mut decision = Decision::default();
+    match certificate_action(observed) {
+        Ok(action) => decision.actions.extend(action),
+        Err(refusal) => decision.refusal = Some(refusal),
+    }
+    let policy = projection::json(&policy(observed, domain));
+    decision.policy_hash = Some(sha256_hex(policy.as_bytes()));
+    match policy_action(observed, policy) {
+        Ok(change) => {
+            decision.policy_published = change.is_none();
+            decision.actions.extend(change.map(|change| Action::Write(Box::new(change))));
+        }
+        Err(refusal) => decision.refusal = decision.refusal.or(Some(refusal)),
+    }
+    decision
+}
+
+fn certificate_action(observed: &Observed<'_>) -> Result<Option<Action>, Refusal> {
+    let wanted = wanted_certificate(observed.service);
+    match &observed.child {
+        Held::Absent => Ok(Some(Action::CreateCertificate(Box::new(wanted)))),
+        Held::Foreign => {
+            let name = wanted.metadata.name.unwrap_or_default();
+            Err(Refusal::stalled(
+                reason::OBJECT_NOT_OWNED,
+                format!(
+                    "ServiceCertificate {name} exists and does not belong to this GaiaService; delete or rename it"
+                ),
+            ))
+        }
+        Held::Ours(found) => Ok(certificate_patch(found, &wanted)),
+    }
+}
+
+fn certificate_patch(found: &ServiceCertificate, wanted: &ServiceCertificate) -> Option<Action> {
+    let mut patch = json!({});
+    if let Some(spec) = merge_patch(&value(&found.spec), &value(&wanted.spec)) {
+        patch["spec"] = spec;
+    }
+    let labels = found.metadata.labels.clone().unwrap_or_default();
+    if labels.get(MANAGED_BY_LABEL).map(String::as_str) != Some(MANAGED_BY) {
+        patch["metadata"]["labels"] = json!({ MANAGED_BY_LABEL: MANAGED_BY });
+    }
+    let uid = |meta: &ObjectMeta| meta.owner_references.iter().flatten().map(|owner| owner.uid.clone()).next();
+    if uid(&found.metadata) != uid(&wanted.metadata) {
+        patch["metadata"]["ownerReferences"] = value(&wanted.metadata.owner_references);
+    }
+    if patch == json!({}) {
+        return None;
+    }
+    let meta = &found.metadata;
+    let key = ObjectKey {
+        kind: ObjectKind::ServiceCertificate,
+        namespace: meta.namespace.clone().unwrap_or_default(),
+        name: meta.name.clone().unwrap_or_default(),
+    };
+    let version = Version {
+        uid: meta.uid.clone().unwrap_or_default(),
+        resource_version: meta.resource_version.clone().unwrap_or_default(),
+    };
+    Some(Action::PatchCertificate { key, version, patch })
+}
+
+/// The ServiceCertificate of a GaiaService.
+#[must_use]
+pub fn wanted_certificate(service: &GaiaService) -> ServiceCertificate {
+    let spec = &service.spec;
+    let overrides = spec.certificate.clone().unwrap_or_default();
+    let owner = owner("GaiaService", &service.metadata);
+    ServiceCertificate {
+        metadata: ObjectMeta {
+            name: service.metadata.name.clone(),
+            namespace: service.metadata.namespace.clone(),
+            labels: Some(BTreeMap::from([(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned())])),
+            owner_references: Some(vec![OwnerReference {
+                api_version: "gaia.dev/v1alpha1".to_owned(),
+                kind: owner.kind,
+                name: owner.name,
+                uid: owner.uid,
+                controller: Some(true),
+                block_owner_deletion: None,
+            }]),
+            ..Default::default()
+        },
+        spec: ServiceCertificateSpec {
+            trust_domain_ref: spec.trust_domain_ref.clone(),
+            service_account_name: spec.service_account_name.clone(),
+            secret_name: overrides.secret_name,
+            extra_dns_names: overrides.extra_dns_names,
+            ip_addresses: overrides.ip_addresses,
+            headless: overrides.headless,
+            duration: overrides.duration,
+            allow_short_lived: overrides.allow_short_lived,
+            private_key: overrides.private_key,
+            usages: overrides.usages.unwrap_or_else(both_usages),
+            secret_template: overrides.secret_template,
+            workload: Workload { port: Some(spec.workload.port.unwrap_or(MESH_PORT)), ..spec.workload.clone() },
+            renewal: overrides.renewal,
+            deletion_policy: overrides.deletion_policy,
+        },
+        status: None,
+    }
+}
+
+/// What the service's pods enforce.
+#[must_use]
+pub fn policy(observed: &Observed<'_>, domain: &TrustDomain) -> Policy {
+    let spec = &observed.service.spec;
+    let service = projection::identity(&domain.spec, observed.service);
+    let mut callers: Vec<Caller> = spec
+        .callers
+        .iter()
+        .map(|caller| Caller {
+            spiffe_id: projection::caller_id(&domain.spec, &service.namespace, caller, observed.services),
+            scopes: projection::sorted(&caller.scopes),
+            on_behalf_of: caller.on_behalf_of,
+        })
+        .collect();
+    callers.sort();
+    callers.dedup();
+    Policy {
+        schema_version: SCHEMA_VERSION,
+        service,
+        tls_mode: spec.tls.mode.into(),
+        mode: RUNNING_MODE.into(),
+        tokens: projection::token_rules(&domain.spec),
+        callers,
+    }
+}
+
+fn policy_action(observed: &Observed<'_>, policy: String) -> Result<Option<ObjectChange>, Refusal> {
+    let meta = &observed.service.metadata;
+    let name = names::policy(meta.name.as_deref().unwrap_or_default());
+    let desired = DesiredObject {
+        key: ObjectKey::config_map(meta.namespace.as_deref().unwrap_or_default(), name),
+        secret_type: None,
+        labels: projection::labels(observed.domain.name, "policy"),
+        annotations: BTreeMap::new(),
+        template: Template::default(),
+        data: BTreeMap::from([(key::POLICY.to_owned(), policy)]),
+        other_keys: OtherKeys::Remove,
+        owner: Some(owner("GaiaService", meta)),
+    };
+    match &observed.policy {
+        Held::Absent if observed.policy_lost => {
+            let message = format!("{} was missing and was written again", desired.key);
+            Ok(Some(desired.create().with_event(reason::REPAIRED, message)))
+        }
+        Held::Absent => Ok(Some(desired.create())),
+        Held::Ours(facts) => Ok(desired.change_from(facts)),
+        Held::Foreign => Err(Refusal::stalled(
+            reason::OBJECT_NOT_OWNED,
+            format!("{} exists and is not Gaia's; delete it so that the operator can write its own", desired.key),
+        )),
+    }
+}
+
+fn status(observed: &Observed<'_>, decision: &Decision, now: Timestamp) -> GaiaServiceStatus {
+    let service = observed.service;
+    let before = service.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let report = Report { before, generation: service.metadata.generation, now };
+    let unsupported = unsupported::service(service);
+    let obstacles = Obstacles {
+        refusal: decision.refusal.as_ref(),
+        failures: observed.failures,
+        pending: decision.actions.first().map(|action| (reason::RECONCILING, action.to_string())),
+        unsupported: &unsupported,
+    };
+    let child = observed.child.ours().copied();
+    let certificate_ready = certificate_ready(child);
+    let ready = match (&certificate_ready, decision.policy_published) {
+        (Ok(message), true) => Ok(message.clone()),
+        (Err(problem), _) => Err(problem.clone()),
+        (Ok(_), false) => Err((reason::RECONCILING, "the policy is not published yet".to_owned())),
+    };
+    let mut conditions = report.standard(ready, &obstacles);
+    conditions.push(match certificate_ready {
+        Ok(message) => report.condition(CERTIFICATE_READY, Truth::True, reason::READY, message),
+        Err((reason, message)) => report.condition(CERTIFICATE_READY, Truth::False, reason, message),
+    });
+    conditions.push(if decision.policy_published {
+        report.condition(POLICY_PUBLISHED, Truth::True, reason::PUBLISHED, String::new())
+    } else {
+        report.condition(POLICY_PUBLISHED, Truth::False, reason::RECONCILING, String::new())
+    });
+    let not_probed = "instances are not probed by this version".to_owned();
+    conditions.push(report.condition(SERVED, Truth::Unknown, reason::NOT_PROBED, not_probed));
+    let not_watched = "the use of API keys is not watched by this version".to_owned();
+    conditions.push(report.condition(LEGACY_FREE, Truth::Unknown, reason::NOT_WATCHED, not_watched));
+    let desired_mode = observed.domain.object.map(|domain| domain.spec.auth.default_mode).unwrap_or_default();
+    GaiaServiceStatus {
+        observed_generation: service.metadata.generation,
+        auth: Some(AuthStatus { mode: RUNNING_MODE, desired_mode: service.spec.auth.mode.unwrap_or(desired_mode) }),
+        certificate: child.map(|child| CertificateSummary {
+            name: child.metadata.name.clone().unwrap_or_default(),
+            not_after: child.status.as_ref().and_then(|status| status.not_after),
+            served: Some("-".to_owned()),
+        }),
+        legacy: None,
+        policy_hash: decision.policy_hash.clone().filter(|_| decision.policy_published),
+        conditions,
+    }
+}
+
+/// Whether the ServiceCertificate is ready, in its own words.
+fn certificate_ready(child: Option<&ServiceCertificate>) -> Result<String, (&'static str, String)> {
+    let waiting = (reason::ISSUING, "the certificate is not issued yet".to_owned());
+    let Some(status) = child.and_then(|child| child.status.as_ref()) else { return Err(waiting) };
+    let message = find_condition(&status.conditions, READY).map(|condition| condition.message.clone());
+    match message {
+        Some(message) if is_true(&status.conditions, READY) => Ok(message),
+        Some(message) => Err((reason::CERTIFICATE_NOT_READY, message)),
+        None => Err(waiting),
+    }
+}
+
+fn value(object: &impl serde::Serialize) -> Value {
+    // Our own types have string keys only, so they always have a JSON form.
+    serde_json::to_value(object).unwrap_or_default()
+}
+
+/// The mode every service runs in until the mode engine decides.
+const RUNNING_MODE: AuthMode = AuthMode::Dual;
+const MESH_PORT: i32 = 8443;
+const RETRY_CAP: Duration = Duration::from_secs(600);
+const FOREIGN_RECHECK: Duration = Duration::from_secs(10);

@@ -1,0 +1,192 @@
+//! Trust bundle, signer and grants in the namespaces.
+
+use std::collections::BTreeMap;
+
+use gaia_api::crd::reason;
+use gaia_api::names::{self, annotation, key};
+use jiff::Timestamp;
+
+use super::{Decision, Observed};
+use crate::object::{DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, OtherKeys, Template};
+use crate::ring::{CaRing, SigningRing};
+use crate::{Action, Refusal, WriteSigner, projection};
+
+/// Everything that is to be written or deleted so that the projections are what rings and resources say.
+pub(super) fn actions(observed: &Observed<'_>, ca: &CaRing, signing: &SigningRing, now: Timestamp) -> Decision {
+    let mut decision = Decision { actions: vec![], refusal: None };
+    let epochs = projection::epochs(ca, signing);
+    let trust = projection::trust_data(ca, signing, now);
+    for namespace in &observed.granted {
+        let desired = config_map(observed, namespace, names::trust(observed.name()), "trust", &epochs, &trust);
+        let change = project(observed, &desired, observed.trust.get(namespace), |facts| facts);
+        decision.add(change.map(|change| change.map(|change| Action::Write(Box::new(change)))));
+    }
+    let issuer = issuer_namespace(observed);
+    if let Some(namespace) = issuer {
+        decision.add(signer(observed, namespace, &epochs, signing));
+        let grants = projection::grants_data(&observed.domain.spec, &observed.services);
+        let name = names::grants(observed.name());
+        let desired = config_map(observed, namespace, name, "grants", &BTreeMap::new(), &grants);
+        // Grants change with the services: that is no repair, so it is not announced as one.
+        let change = project(observed, &desired, observed.grants.get(namespace), |facts| facts);
+        decision.add(change.map(|change| change.map(|change| Action::Write(Box::new(quiet(change))))));
+    }
+    decision.actions.extend(leftovers(observed, issuer));
+    decision
+}
+
+impl Decision {
+    fn add(&mut self, action: Result<Option<Action>, Refusal>) {
+        match action {
+            Ok(action) => self.actions.extend(action),
+            // The first is reported; one bad namespace never holds up the others.
+            Err(refusal) => self.refusal = self.refusal.take().or(Some(refusal)),
+        }
+    }
+}
+
+/// The namespace of `spec.tokens.issuedBy`, once that GaiaService exists and its namespace is granted.
+fn issuer_namespace<'a>(observed: &'a Observed<'_>) -> Option<&'a str> {
+    let issuer = observed.domain.spec.tokens.issued_by.as_ref()?;
+    let exists = observed.services.iter().any(|service| {
+        service.metadata.namespace.as_deref() == Some(issuer.namespace.as_str())
+            && service.metadata.name.as_deref() == Some(issuer.name.as_str())
+    });
+    (exists && observed.granted.contains(&issuer.namespace)).then_some(issuer.namespace.as_str())
+}
+
+fn config_map(
+    observed: &Observed<'_>,
+    namespace: &str,
+    name: String,
+    component: &str,
+    annotations: &BTreeMap<String, String>,
+    data: &BTreeMap<String, String>,
+) -> DesiredObject {
+    DesiredObject {
+        key: ObjectKey::config_map(namespace, name),
+        secret_type: None,
+        labels: projection::labels(observed.name(), component),
+        annotations: annotations.clone(),
+        template: Template::default(),
+        data: data.clone(),
+        other_keys: OtherKeys::Remove,
+        owner: None,
+    }
+}
+
+/// The write that makes an object as desired; none if it is.
+fn project<T>(
+    observed: &Observed<'_>,
+    desired: &DesiredObject,
+    held: Option<&Held<T>>,
+    facts: impl Fn(&T) -> &ObjectFacts,
+) -> Result<Option<ObjectChange>, Refusal> {
+    let name = &desired.key;
+    match held {
+        None | Some(Held::Absent) => {
+            let create = desired.create();
+            if observed.lost.contains(name) {
+                let message = format!("{name} was missing and was written again");
+                return Ok(Some(create.with_event(reason::REPAIRED, message)));
+            }
+            Ok(Some(create))
+        }
+        Some(Held::Foreign) => Err(Refusal::stalled(
+            reason::OBJECT_NOT_OWNED,
+            format!("{name} exists and is not Gaia's; delete it so that the operator can write its own"),
+        )),
+        Some(Held::Ours(held)) => {
+            let facts = facts(held);
+            refuse_newer(desired, facts)?;
+            Ok(desired.change_from(facts).map(|change| {
+                let message = format!("{name}: put right {}", change.summary());
+                change.with_event(reason::REPAIRED, message)
+            }))
+        }
+    }
+}
+
+/// The same write, without telling of it unless the object was missing.
+fn quiet(change: ObjectChange) -> ObjectChange {
+    if change.on.is_some() && change.labels.is_empty() { ObjectChange { event: None, ..change } } else { change }
+}
+
+/// An older ring never overwrites what a newer one has written (ROTATION rule 5).
+fn refuse_newer(desired: &DesiredObject, facts: &ObjectFacts) -> Result<(), Refusal> {
+    for epoch in [annotation::CA_EPOCH, annotation::SIGNING_EPOCH] {
+        let ring = desired.annotations.get(epoch).and_then(|text| text.parse::<u64>().ok());
+        let (Some(ring), Some(found)) = (ring, facts.number(epoch)) else { continue };
+        if found > ring {
+            return Err(Refusal::stalled(
+                reason::RING_OUTDATED,
+                format!(
+                    "{} was written from a ring of epoch {found} ({epoch}), but the ring in force has epoch {ring}: \
+                     an older ring never overwrites a newer one",
+                    desired.key
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn signer(
+    observed: &Observed<'_>,
+    namespace: &str,
+    epochs: &BTreeMap<String, String>,
+    signing: &SigningRing,
+) -> Result<Option<Action>, Refusal> {
+    let Some(active) = signing.active() else { return Ok(None) };
+    let kid = active.material.jwk.kid().to_owned();
+    let mut annotations = epochs.clone();
+    annotations.remove(annotation::CA_EPOCH);
+    let desired = DesiredObject {
+        key: ObjectKey::secret(namespace, names::token_signer(observed.name())),
+        secret_type: Some("Opaque"),
+        labels: projection::labels(observed.name(), "token-signer"),
+        annotations,
+        template: Template::default(),
+        data: BTreeMap::from([(key::KID.to_owned(), kid.clone())]),
+        other_keys: OtherKeys::Keep,
+        owner: None,
+    };
+    let held = observed.signers.get(namespace);
+    let change = project(observed, &desired, held, |secret| &secret.facts)?;
+    let stored = held.and_then(Held::ours);
+    let key_is_right = stored.is_some_and(|secret| secret.kid.as_deref() == Some(&kid));
+    match (change, stored) {
+        (Some(change), _) if key_is_right => Ok(Some(Action::Write(Box::new(change)))),
+        (None, _) if key_is_right => Ok(None),
+        (Some(object), _) => Ok(Some(write_signer(observed, kid, object))),
+        (None, stored) => {
+            let object = ObjectChange::nothing(desired.key.clone(), stored.map(|secret| secret.facts.version()));
+            let message = format!("{}: put right data {}", desired.key, key::JWT_SIGNING_KEY);
+            Ok(Some(write_signer(observed, kid, object.with_event(reason::REPAIRED, message))))
+        }
+    }
+}
+
+fn write_signer(observed: &Observed<'_>, kid: String, object: ObjectChange) -> Action {
+    Action::WriteSigner(WriteSigner { trust_domain: observed.name().to_owned(), kid, object })
+}
+
+/// Projections that nobody may use any more: a signer and grants away from the issuer, a trust bundle in a namespace
+/// without any object that refers to the TrustDomain. Where such objects are left, the bundle stays even if the
+/// namespace is no longer selected: pods would break.
+fn leftovers(observed: &Observed<'_>, issuer: Option<&str>) -> Vec<Action> {
+    let mut actions = vec![];
+    for (namespace, held) in observed.signers.iter().filter(|(namespace, _)| Some(namespace.as_str()) != issuer) {
+        let key = ObjectKey::secret(namespace, names::token_signer(observed.name()));
+        actions.extend(held.ours().map(|secret| Action::Delete { key, version: secret.facts.version() }));
+    }
+    for (namespace, held) in observed.grants.iter().filter(|(namespace, _)| Some(namespace.as_str()) != issuer) {
+        let key = ObjectKey::config_map(namespace, names::grants(observed.name()));
+        actions.extend(held.ours().map(|facts| Action::Delete { key, version: facts.version() }));
+    }
+    for (namespace, held) in observed.trust.iter().filter(|(namespace, _)| !observed.consumers.contains(*namespace)) {
+        let key = ObjectKey::config_map(namespace, names::trust(observed.name()));
+        actions.extend(held.ours().map(|facts| Action::Delete { key, version: facts.version() }));
+    }
+    actions
+}
