@@ -17,6 +17,7 @@ mod presented;
 mod principal;
 mod refusal;
 mod rules;
+mod scope;
 mod strict_json;
 #[cfg(test)]
 mod testing;
@@ -28,3 +29,4 @@ pub use presented::{API_KEY_HEADER, Presented};
 pub use principal::{Connection, Credential, Identity, PeerIdentity, Principal, Scopes, Transport};
 pub use refusal::{Reason, Refusal, Trace, problem};
 pub use rules::{Rules, Verdict};
+pub use scope::parse_scope;

@@ -28,8 +28,6 @@ pub use client::{CallError, MeshClient, ServiceToken, TokenRequest};
 pub use config::RuntimeConfig;
 pub use generation::Generation;
 pub use mount::Files;
-/// For a service's own metrics.
-pub use prometheus_client;
 pub use reload::ServiceFiles;
 pub use routes::Routes;
 pub use runtime::{Runtime, StartError, stop_signal};

@@ -10,6 +10,7 @@ use super::header::Unverified;
 use super::keys::KeySet;
 use crate::denylist::Denied;
 use crate::principal::PeerIdentity;
+use crate::scope::parse_scope;
 use crate::strict_json::{self, StrictJsonError};
 use crate::{Reason, Refusal, Trace};
 
@@ -158,19 +159,10 @@ fn times(claims: &Map<String, Value>, max_ttl_seconds: u64, now: Timestamp) -> R
     Ok((time(issued)?, time(expires)?))
 }
 
-/// `scope`: scope tokens of RFC 6749, section 3.3, one space apart.
 fn scopes(claims: &Map<String, Value>) -> Result<Option<Vec<String>>, Reason> {
     let Some(value) = claims.get("scope") else { return Ok(None) };
-    let scopes: Vec<&str> = value.as_str().ok_or(Reason::ScopeMalformed)?.split(' ').collect();
-    if scopes.len() > MAX_SCOPES || !scopes.iter().all(|scope| is_scope_token(scope)) {
-        return Err(Reason::ScopeMalformed);
-    }
+    let scopes = value.as_str().and_then(parse_scope).ok_or(Reason::ScopeMalformed)?;
     Ok(Some(scopes.into_iter().map(str::to_owned).collect()))
-}
-
-/// Whether a text is one scope token: printable ASCII without space, `"` and `\` (RFC 6749, section 3.3).
-pub(crate) fn is_scope_token(text: &str) -> bool {
-    (1..=MAX_SCOPE_BYTES).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\')
 }
 
 /// `cnf`, where present, must be the thumbprint of the peer's leaf and nothing else (RFC 8705, section 3.1).
@@ -195,8 +187,6 @@ fn bounded(text: &str) -> String {
 }
 
 const MAX_JTI_BYTES: usize = 128;
-const MAX_SCOPES: usize = 64;
-const MAX_SCOPE_BYTES: usize = 128;
 
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,150 @@
+//! `grants.json`, made quick to ask: which name is whose, and who may call whom.
+
+use std::collections::{BTreeSet, HashMap};
+
+use gaia_api::SpiffeId;
+use gaia_api::mount::{Grants, ServiceIdentity, TokenRules};
+
+/// The grants of a trust domain.
+#[derive(Debug)]
+pub struct GrantTable {
+    tokens: TokenRules,
+    services: Vec<ServiceIdentity>,
+    scopes: HashMap<(SpiffeId, SpiffeId), Vec<String>>,
+}
+
+/// Why a name does not lead to one service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameError {
+    /// No service has it.
+    Unknown,
+    /// Several have it, and none is in the caller's namespace.
+    Ambiguous,
+}
+
+impl From<Grants> for GrantTable {
+    fn from(grants: Grants) -> Self {
+        let scopes = grants.grants.into_iter().map(|grant| ((grant.caller, grant.target), grant.scopes)).collect();
+        Self { tokens: grants.tokens, services: grants.services, scopes }
+    }
+}
+
+impl GrantTable {
+    /// How tokens look.
+    #[must_use]
+    pub fn tokens(&self) -> &TokenRules {
+        &self.tokens
+    }
+
+    /// The service of that name (`name` or `namespace/name`) that runs under `id`.
+    #[must_use]
+    pub fn own(&self, name: &str, id: &SpiffeId) -> Option<&ServiceIdentity> {
+        self.services.iter().find(|service| service.spiffe_id == *id && is_called(service, name))
+    }
+
+    /// The service a caller means by `name` or `namespace/name`: without a namespace its own first, else the only one.
+    ///
+    /// # Errors
+    /// [`NameError`] if there is none, or no telling which.
+    pub fn target(&self, name: &str, caller: &ServiceIdentity) -> Result<&ServiceIdentity, NameError> {
+        let mut found = self.services.iter().filter(|service| is_called(service, name));
+        let first = found.next().ok_or(NameError::Unknown)?;
+        let mut all = std::iter::once(first).chain(found);
+        match all.clone().find(|service| service.namespace == caller.namespace) {
+            Some(neighbour) => Ok(neighbour),
+            None => match (all.next(), all.next()) {
+                (Some(only), None) => Ok(only),
+                _ => Err(NameError::Ambiguous),
+            },
+        }
+    }
+
+    /// The scopes a caller may ask for at a target, of which none means all; `None` if it may not call it.
+    #[must_use]
+    pub fn scopes(&self, caller: &SpiffeId, target: &SpiffeId) -> Option<&[String]> {
+        self.scopes.get(&(caller.clone(), target.clone())).map(Vec::as_slice)
+    }
+}
+
+/// What is granted of what was asked for. `Ok(None)`: nothing was asked for and nothing is limited, so the token names
+/// no scope. `Err`: none of it is granted, and a token without any would say "all".
+pub(crate) fn granted(requested: Option<&[&str]>, allowed: &[String]) -> Result<Option<String>, ()> {
+    let allowed: BTreeSet<&str> = allowed.iter().map(String::as_str).collect();
+    let granted: BTreeSet<&str> = match requested {
+        None if allowed.is_empty() => return Ok(None),
+        None => allowed,
+        Some(requested) => requested.iter().copied().filter(|s| allowed.is_empty() || allowed.contains(s)).collect(),
+    };
+    if granted.is_empty() { Err(()) } else { Ok(Some(granted.into_iter().collect::<Vec<_>>().join(" "))) }
+}
+
+fn is_called(service: &ServiceIdentity, name: &str) -> bool {
+    match name.split_once('/') {
+        Some((namespace, name)) => service.namespace == namespace && service.name == name,
+        None => service.name == name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gaia_api::mount::{Grant, SCHEMA_VERSION};
+
+    use super::*;
+
+    fn service(namespace: &str, name: &str) -> ServiceIdentity {
+        let spiffe_id = SpiffeId::workload("gaia.local", namespace, name);
+        ServiceIdentity { namespace: namespace.into(), name: name.into(), spiffe_id }
+    }
+
+    fn table() -> GrantTable {
+        let services = vec![service("a", "chat"), service("b", "chat"), service("a", "web"), service("c", "web-2")];
+        let grant = Grant {
+            caller: service("a", "web").spiffe_id,
+            target: service("b", "chat").spiffe_id,
+            scopes: vec!["chat:write".into()],
+        };
+        let tokens = TokenRules { issuer: "i".into(), audience: "all".into(), max_ttl_seconds: 3600 };
+        GrantTable::from(Grants { schema_version: SCHEMA_VERSION, tokens, services, grants: vec![grant] })
+    }
+
+    #[test]
+    fn a_bare_name_means_the_neighbour_else_the_only_one() {
+        let table = table();
+        let target = |name: &str, from: &str| table.target(name, &service(from, "x")).map(|s| s.namespace.clone());
+        assert_eq!(target("chat", "a"), Ok("a".into()));
+        assert_eq!(target("chat", "b"), Ok("b".into()));
+        assert_eq!(target("b/chat", "a"), Ok("b".into()));
+        assert_eq!(target("chat", "c"), Err(NameError::Ambiguous));
+        assert_eq!(target("web", "c"), Ok("a".into()));
+        assert_eq!(target("nobody", "a"), Err(NameError::Unknown));
+        assert_eq!(target("a/b/chat", "a"), Err(NameError::Unknown));
+    }
+
+    #[test]
+    fn a_service_can_only_go_by_its_own_names() {
+        let table = table();
+        let web = service("a", "web").spiffe_id;
+        assert!(table.own("web", &web).is_some());
+        assert!(table.own("a/web", &web).is_some());
+        assert!(table.own("chat", &web).is_none());
+        assert!(table.own("b/web", &web).is_none());
+    }
+
+    #[test]
+    fn only_granted_pairs_have_scopes() {
+        let table = table();
+        let (web, chat) = (service("a", "web").spiffe_id, service("b", "chat").spiffe_id);
+        assert_eq!(table.scopes(&web, &chat), Some(&["chat:write".to_owned()][..]));
+        assert_eq!(table.scopes(&chat, &web), None);
+    }
+
+    #[test]
+    fn a_token_names_what_was_asked_for_and_is_granted() {
+        let allowed = ["a".to_owned(), "b".to_owned()];
+        assert_eq!(granted(Some(&["b", "c"]), &allowed), Ok(Some("b".into())));
+        assert_eq!(granted(Some(&["c"]), &allowed), Err(()), "no scope left must not become all scopes");
+        assert_eq!(granted(Some(&["c"]), &[]), Ok(Some("c".into())));
+        assert_eq!(granted(None, &allowed), Ok(Some("a b".into())));
+        assert_eq!(granted(None, &[]), Ok(None));
+    }
+}
