@@ -40,7 +40,7 @@ image: ## Build the container image into target/gaia-image.tar, with docker wher
 	  docker build --tag $(image) . && docker save --output target/gaia-image.tar $(image); \
 	else \
 	  echo 'no docker daemon answers: building without' && $(build) --release && \
-	  GAIA_BIN_DIR=$(release) $(release)/gaia-e2e image --out target/gaia-image.tar --tag $(image); \
+	  $(release)/gaia-e2e image --bin-dir $(release) --out target/gaia-image.tar --tag $(image); \
 	fi
 	@echo '$(image) is in target/gaia-image.tar'
 
