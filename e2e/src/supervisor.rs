@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::assets::controlplane;
+use crate::assets::{ControlPlaneAssets, controlplane};
 use crate::progress::say;
 use crate::{ControlPlane, ControlPlaneOptions, Node, dirs, node, wait};
 
@@ -65,11 +65,7 @@ impl Site {
         if let Some(kubeconfig) = self.kubeconfig() {
             return Ok(kubeconfig);
         }
-        if self.kind == Kind::Node {
-            node::check_requirements()?;
-        }
-        // Here and not in the supervisor: this is where the person who waits for the build sees its progress.
-        tokio::task::spawn_blocking(controlplane).await??;
+        self.prepare().await?;
         self.clean()?;
         remove(&self.dir.join("logs"))?;
         let mut supervisor = self.spawn_supervisor()?;
@@ -81,6 +77,19 @@ impl Site {
         .await?;
         log.print_new();
         kubeconfig
+    }
+
+    /// Gets what the cluster is made of. Here and not in the supervisor, because a build takes long, and this is where the
+    /// person who waits for it sees its progress.
+    async fn prepare(&self) -> Result<()> {
+        match self.kind {
+            Kind::Loopback => drop(tokio::task::spawn_blocking(ControlPlaneAssets::locate).await??),
+            Kind::Node => {
+                node::check_requirements()?;
+                tokio::task::spawn_blocking(controlplane).await??;
+            }
+        }
+        Ok(())
     }
 
     /// Stops the cluster, if it is up, and removes all it left but its logs.

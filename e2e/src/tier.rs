@@ -1,12 +1,15 @@
 //! What a test does when the cluster it needs cannot be had: it says so and passes, or fails where the machine is meant
 //! to have one (`REQUIRE_KUBE=1`, `REQUIRE_NODE=1`).
 
+use std::ops::Deref;
+use std::path::Path;
+
 use anyhow::Result;
 use tokio::sync::OnceCell;
 
 use crate::assets::ControlPlaneAssets;
 use crate::progress::say;
-use crate::{Cluster, ControlPlane, ControlPlaneOptions};
+use crate::{Cluster, ControlPlane, ControlPlaneOptions, Node};
 
 /// A kind of cluster that tests need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +41,72 @@ pub async fn own_control_plane(options: ControlPlaneOptions) -> Option<ControlPl
     let assets = available(Tier::B, assets.map_err(anyhow::Error::from).flatten())?;
     let options = ControlPlaneOptions { assets: Some(assets), ..options };
     Some(must_start(ControlPlane::start(options).await))
+}
+
+/// A cluster whose pods run, shared by the tests of this program: the one that `GAIA_E2E_KUBECONFIG` names, else a node
+/// of our own. `None` if it cannot be had: the test returns.
+///
+/// # Panics
+/// If the machine can run a node and the node does not start (another one may run), or if `REQUIRE_NODE` is set and it
+/// cannot be had.
+pub async fn node() -> Option<&'static PodCluster> {
+    static SHARED: OnceCell<Option<PodCluster>> = OnceCell::const_new();
+    let start = async || match external_cluster() {
+        Some(cluster) => Some(PodCluster::External(cluster)),
+        None => own_node().await.map(|node| PodCluster::Own(Box::new(node))),
+    };
+    let shared = SHARED.get_or_init(start).await;
+    available(Tier::C, shared.as_ref().ok_or_else(|| "see above".to_owned()))
+}
+
+/// A node for one test. There is one per machine: not for programs whose tests share one.
+///
+/// # Panics
+/// As [`node`].
+pub async fn own_node() -> Option<Node> {
+    available(Tier::C, crate::node::check_requirements())?;
+    available(
+        Tier::C,
+        tokio::task::spawn_blocking(ControlPlaneAssets::locate).await.map_err(anyhow::Error::from).flatten(),
+    )?;
+    Some(must_start(Node::start_for_test().await))
+}
+
+/// A cluster whose pods run. It is a [`Cluster`].
+#[derive(Debug)]
+pub enum PodCluster {
+    /// Ours, for as long as this program runs.
+    Own(Box<Node>),
+    /// Somebody else's.
+    External(Cluster),
+}
+
+impl PodCluster {
+    /// Makes the images of a tar known to the cluster. One that is not ours is left to its owner, who must have put
+    /// them there.
+    ///
+    /// # Errors
+    /// If containerd refuses them.
+    pub async fn load_image(&self, tar: &Path) -> Result<()> {
+        match self {
+            Self::Own(node) => node.load_image(tar).await,
+            Self::External(_) => {
+                say(format_args!("{}: expected to be in the cluster already", tar.display()));
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Deref for PodCluster {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        match self {
+            Self::Own(node) => node,
+            Self::External(cluster) => cluster,
+        }
+    }
 }
 
 /// A cluster of somebody else's, if `GAIA_E2E_KUBECONFIG` names one.

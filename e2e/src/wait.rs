@@ -46,15 +46,15 @@ where
     S: Into<Seen<T>>,
 {
     let deadline = Instant::now() + timeout;
+    let mut last = "no answer".to_owned();
     loop {
-        // A condition that hangs (a paused server) must not hang the test.
-        let last = match tokio::time::timeout_at(deadline.max(Instant::now() + POLL), condition()).await {
-            Ok(seen) => match seen.into() {
+        // A condition that hangs (a paused server) must not hang the test; what it said before tells more than that.
+        if let Ok(seen) = tokio::time::timeout_at(deadline.max(Instant::now() + POLL), condition()).await {
+            match seen.into() {
                 Seen::Yes(found) => return Ok(found),
-                Seen::NotYet(detail) => detail,
-            },
-            Err(_) => "no answer".to_owned(),
-        };
+                Seen::NotYet(detail) => last = detail,
+            }
+        }
         if Instant::now() >= deadline {
             let seen = if last.is_empty() { String::new() } else { format!("; last seen: {last}") };
             bail!("gave up after {:.1} s waiting until {description}{seen}", timeout.as_secs_f32());

@@ -3,7 +3,7 @@
 pub mod kubeconfig;
 
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -110,6 +110,19 @@ impl Cluster {
         let mut command = self.kubectl.command();
         command.arg("--kubeconfig").arg(&self.kubeconfig).args(args);
         process::output(command).await
+    }
+
+    /// Runs helm as the administrator and returns what it printed. Installs helm first if there is none.
+    ///
+    /// # Errors
+    /// If it fails, with what it said.
+    pub async fn helm(&self, args: &[&str]) -> Result<String> {
+        let mut command = Command::new(tokio::task::spawn_blocking(assets::helm).await??);
+        command.args(args).arg("--kubeconfig").arg(&self.kubeconfig);
+        let output = process::output(command).await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "helm {}: {}\n{said}", args.join(" "), output.status);
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     /// Applies manifests (server-side) and returns kubectl's account of it.

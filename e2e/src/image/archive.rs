@@ -13,7 +13,10 @@ use tar::{Builder, EntryType, Header};
 use super::{ImageConfig, Root};
 
 /// Writes the image to `out`, which is replaced in one step.
-pub(super) fn write(out: &Path, config: &ImageConfig, root: &Root) -> Result<()> {
+///
+/// # Errors
+/// If a file cannot be read or written.
+pub fn write(out: &Path, config: &ImageConfig, root: &Root) -> Result<()> {
     let layer = pack(root.path()).context("cannot pack the layer")?;
     let configuration = configuration(config, &sha256(&layer))?;
     let name = format!("{}.json", sha256(&configuration));
@@ -56,9 +59,7 @@ fn pack(root: &Path) -> Result<Vec<u8>> {
     for path in sorted(root)? {
         let name = path.strip_prefix(root)?;
         let metadata = fs::symlink_metadata(&path)?;
-        let mut header = Header::new_gnu();
-        header.set_mode(metadata.permissions().mode() & 0o7777);
-        header.set_size(0);
+        let mut header = header(metadata.permissions().mode() & 0o7777);
         if metadata.is_symlink() {
             header.set_entry_type(EntryType::Symlink);
             header.set_mode(0o777);
@@ -90,9 +91,19 @@ fn sorted(root: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn append(archive: &mut Builder<Vec<u8>>, name: &str, content: &[u8]) -> Result<()> {
+/// root's, and of no time.
+fn header(mode: u32) -> Header {
     let mut header = Header::new_gnu();
-    header.set_mode(0o644);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(0);
+    header
+}
+
+fn append(archive: &mut Builder<Vec<u8>>, name: &str, content: &[u8]) -> Result<()> {
+    let mut header = header(0o644);
     header.set_size(content.len() as u64);
     Ok(archive.append_data(&mut header, name, content)?)
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+pub use archive::write;
 pub use root::Root;
 
 use crate::programs;
@@ -46,7 +47,7 @@ pub fn write_gaia(out: &Path, tag: &str, bin_dir: &Path) -> Result<()> {
         entrypoint: vec!["gaia-operator".to_owned()],
         user: "65532:65532".to_owned(),
     };
-    archive::write(out, &config, &root)
+    write(out, &config, &root)
 }
 
 /// Writes the image of the first process of every pod of our node.
@@ -61,7 +62,7 @@ pub fn write_pause(out: &Path, pause: &Path) -> Result<()> {
         entrypoint: vec!["/pause".to_owned()],
         user: "65535:65535".to_owned(),
     };
-    archive::write(out, &config, &root)
+    write(out, &config, &root)
 }
 
 /// Where the programs of the image are looked for unless it is said: where cargo puts a release build, next to the

@@ -49,6 +49,14 @@ impl Root {
         Ok(fs::set_permissions(target, fs::Permissions::from_mode(0o644))?)
     }
 
+    /// Makes a symbolic link at `at` that says `target`.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn add_link(&self, target: &str, at: &str) -> Result<()> {
+        Ok(symlink(target, self.place(at)?)?)
+    }
+
     /// Makes a directory.
     ///
     /// # Errors
