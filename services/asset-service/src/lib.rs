@@ -1,1 +1,70 @@
-//! Gaia's asset-service.
+//! Gaia's asset-service: files, kept under the subject that put them there.
+//!
+//! `GET /assets` lists, `PUT`, `GET` and `DELETE /assets/{path}` handle one. Reading needs the scope `assets:read`,
+//! writing `assets:write`; who asks is settled before by gaia-auth.
+
+mod api;
+pub mod asset_path;
+pub mod assets;
+pub mod config;
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use gaia_api::Clock;
+use gaia_runtime::{Routes, Runtime};
+use object_store::local::LocalFileSystem;
+
+pub use config::Config;
+
+use crate::assets::Assets;
+
+/// Why the service did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The folder of GAIA_OBJECT_STORE_URL cannot be used.
+    #[error("the folder {folder} (GAIA_OBJECT_STORE_URL) cannot be used: {source}")]
+    Store {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The runtime did not start.
+    #[error(transparent)]
+    Runtime(#[from] gaia_runtime::StartError),
+}
+
+/// A started asset-service, with its addresses.
+#[derive(Debug)]
+pub struct AssetService {
+    /// The runtime it is served by.
+    pub runtime: Runtime,
+    routes: Routes,
+}
+
+impl AssetService {
+    /// Opens the store, takes what is mounted and binds the addresses.
+    ///
+    /// # Errors
+    /// [`StartError`] if the folder or an address cannot be had.
+    pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+        let folder = config.object_store_url;
+        let failed = |source| StartError::Store { folder: folder.clone(), source };
+        std::fs::create_dir_all(&folder).map_err(|error| failed(error.into()))?;
+        let store = LocalFileSystem::new_with_prefix(&folder).map_err(|error| failed(error.into()))?;
+        // A folder left empty would stand in the way of an asset of its name.
+        let assets = Assets::new(Arc::new(store.with_automatic_cleanup(true)));
+        let runtime = Runtime::start(config.runtime, clock, Arc::new(()), |_| ()).await?;
+        let routes = api::routes(runtime.routes(), &assets);
+        Ok(Self { runtime, routes })
+    }
+
+    /// Serves until `stop` ends.
+    pub async fn serve(self, stop: impl Future<Output = ()>) {
+        self.runtime.serve(self.routes, stop).await;
+    }
+}

@@ -8,6 +8,8 @@ pub mod config;
 pub mod files;
 pub mod grants;
 pub mod issuer;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -8,7 +8,6 @@ use gaia_api::{Clock as _, SystemClock};
 use gaia_auth::Denied;
 use gaia_auth::jwt::{KeySet, TokenRules};
 use gaia_auth::{PeerIdentity, Reason};
-use gaia_auth_service::{AuthService, Config};
 use gaia_runtime::testing::{
     Mount, MountedFiles, Platform, certificate, config, eventually, get_plain, grants, read, spiffe_id,
 };
@@ -16,6 +15,8 @@ use gaia_runtime::{CallError, MeshClient, TokenRequest};
 use http::{Request, StatusCode, Uri};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::{AuthService, Config};
 
 struct Service {
     platform: Platform,

@@ -1,0 +1,259 @@
+//! asset-service end to end, over real TLS, with both kinds of credential.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use gaia_api::mount::{ApiKeyRecord, ApiKeyState, ApiKeys, SCHEMA_VERSION};
+use gaia_api::names::key;
+use gaia_api::{Clock as _, SystemClock};
+use gaia_auth::issue::ServiceClaims;
+use gaia_runtime::MeshClient;
+use gaia_runtime::testing::{Mount, Platform, config, get_plain, read, spiffe_id};
+use http::{HeaderMap, Method, Request, StatusCode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::assets::MAX_ASSET_BYTES;
+use crate::{AssetService, Config};
+
+struct Service {
+    platform: Platform,
+    url: String,
+    admin: String,
+    store: TempDir,
+    _dir: TempDir,
+}
+
+fn record(id: &str, sha256: &str, scopes: &[&str]) -> ApiKeyRecord {
+    ApiKeyRecord {
+        id: id.to_owned(),
+        sha256: sha256.to_owned(),
+        principal: "old clients".to_owned(),
+        scopes: scopes.iter().map(|&scope| scope.to_owned()).collect(),
+        expires: None,
+        state: ApiKeyState::Active,
+        mode: None,
+        shared: true,
+    }
+}
+
+async fn start() -> Service {
+    let platform = Platform::new();
+    let mut files = platform.mount("asset-service");
+    let hash = |text: &str| {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let keys =
+        vec![record("legacy", &hash("the-shared-key"), &[]), record("reader", &hash("reader-key"), &["assets:read"])];
+    files.insert(key::API_KEYS, serde_json::to_vec(&ApiKeys { schema_version: SCHEMA_VERSION, keys }).unwrap());
+    let (dir, store) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let _ = Mount::new(dir.path(), &files);
+    let config = Config { runtime: config("asset-service", dir.path()), object_store_url: store.path().join("assets") };
+    let service = AssetService::start(config, Arc::new(SystemClock)).await.unwrap();
+    let url = format!("https://{}", service.runtime.mesh_address().unwrap());
+    let admin = format!("http://{}", service.runtime.admin_address().unwrap());
+    tokio::spawn(service.serve(std::future::pending()));
+    Service { platform, url, admin, store, _dir: dir }
+}
+
+/// A client with the headers of its credential.
+struct Caller {
+    client: MeshClient,
+    headers: HeaderMap,
+    url: String,
+}
+
+impl Service {
+    fn with_key(&self, key: &str) -> Caller {
+        let headers = HeaderMap::from_iter([("x-api-key".parse().unwrap(), key.parse().unwrap())]);
+        Caller { client: self.platform.client(None), headers, url: self.url.clone() }
+    }
+
+    /// A peer with a token that auth-service would have given it.
+    fn with_token(&self, service: &str, scope: Option<&str>) -> Caller {
+        let now = SystemClock.now().as_second();
+        let claims = ServiceClaims {
+            iss: "gaia-platform".into(),
+            sub: spiffe_id(service).to_string(),
+            client_id: spiffe_id(service).to_string(),
+            service: service.into(),
+            aud: spiffe_id("asset-service").to_string(),
+            jti: "j".into(),
+            iat: now,
+            exp: now + 900,
+            scope: scope.map(str::to_owned),
+        };
+        let token = self.platform.signer().sign(&claims).unwrap();
+        let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap())]);
+        let client = self.platform.client(Some(&self.platform.leaf(service)));
+        Caller { client, headers, url: self.url.clone() }
+    }
+}
+
+impl Caller {
+    async fn send(&self, method: Method, path: &str, body: impl Into<Body>) -> (StatusCode, HeaderMap, Vec<u8>) {
+        let mut request = Request::new(body.into());
+        *request.method_mut() = method;
+        *request.uri_mut() = format!("{}{path}", self.url).parse().unwrap();
+        *request.headers_mut() = self.headers.clone();
+        let response = self.client.request(request).await.unwrap();
+        let headers = response.headers().clone();
+        let (status, body) = read(response).await;
+        (status, headers, body)
+    }
+
+    async fn status(&self, method: Method, path: &str, body: impl Into<Body>) -> StatusCode {
+        self.send(method, path, body).await.0
+    }
+
+    async fn listed(&self) -> Vec<String> {
+        let (status, _, body) = self.send(Method::GET, "/assets", "").await;
+        assert_eq!(status, StatusCode::OK);
+        let list: Value = serde_json::from_slice(&body).unwrap();
+        let paths = list["assets"].as_array().unwrap().iter().map(|asset| asset["path"].as_str().unwrap().to_owned());
+        paths.collect()
+    }
+}
+
+#[tokio::test]
+async fn both_credentials_put_get_list_and_delete() {
+    let service = start().await;
+    for caller in [service.with_key("the-shared-key"), service.with_token("gateway", Some("assets:read assets:write"))]
+    {
+        assert_eq!(caller.listed().await, Vec::<String>::new());
+        assert_eq!(caller.status(Method::PUT, "/assets/photos/cat.jpg", "meow").await, StatusCode::CREATED);
+        assert_eq!(caller.status(Method::PUT, "/assets/photos/cat.jpg", "purr").await, StatusCode::NO_CONTENT);
+        assert_eq!(caller.status(Method::PUT, "/assets/gr%C3%BC%C3%9Fe%20%23.txt", "").await, StatusCode::CREATED);
+        assert_eq!(caller.listed().await, ["grüße #.txt", "photos/cat.jpg"]);
+        let (status, headers, body) = caller.send(Method::GET, "/assets/photos/cat.jpg", "").await;
+        assert_eq!((status, body.as_slice()), (StatusCode::OK, &b"purr"[..]));
+        assert_eq!(headers["content-disposition"], "attachment; filename*=UTF-8''cat.jpg");
+        assert_eq!(headers["x-content-type-options"], "nosniff");
+        assert_eq!(headers["content-security-policy"], "default-src 'none'; sandbox");
+        assert_eq!(headers["content-length"], "4");
+        assert_eq!(caller.status(Method::DELETE, "/assets/photos/cat.jpg", "").await, StatusCode::NO_CONTENT);
+        assert_eq!(caller.status(Method::DELETE, "/assets/photos/cat.jpg", "").await, StatusCode::NOT_FOUND);
+        assert_eq!(caller.status(Method::GET, "/assets/photos/cat.jpg", "").await, StatusCode::NOT_FOUND);
+        assert_eq!(caller.status(Method::PUT, "/assets/photos", "an asset now").await, StatusCode::CREATED);
+    }
+}
+
+#[tokio::test]
+async fn nobody_sees_or_touches_what_another_subject_keeps() {
+    let service = start().await;
+    let (gateway, chat) = (service.with_token("gateway", None), service.with_token("chat-service", None));
+    let old = service.with_key("the-shared-key");
+    assert_eq!(gateway.status(Method::PUT, "/assets/a", "gateway's").await, StatusCode::CREATED);
+    for other in [&chat, &old] {
+        assert_eq!(other.listed().await, Vec::<String>::new());
+        assert_eq!(other.status(Method::GET, "/assets/a", "").await, StatusCode::NOT_FOUND);
+        assert_eq!(other.status(Method::DELETE, "/assets/a", "").await, StatusCode::NOT_FOUND);
+    }
+    for path in ["/assets/%2e%2e/x", "/assets/..%2fx", "/assets/a%5c..%5cx", "/assets//etc/passwd", "/assets/a%00b"] {
+        assert_eq!(chat.status(Method::GET, path, "").await, StatusCode::BAD_REQUEST, "{path}");
+        assert_eq!(chat.status(Method::PUT, path, "x").await, StatusCode::BAD_REQUEST, "{path}");
+    }
+    assert_eq!(gateway.send(Method::GET, "/assets/a", "").await.2, b"gateway's");
+}
+
+#[tokio::test]
+async fn each_method_needs_its_scope() {
+    let service = start().await;
+    for reader in [service.with_key("reader-key"), service.with_token("gateway", Some("assets:read"))] {
+        assert_eq!(reader.listed().await, Vec::<String>::new());
+        assert_eq!(reader.status(Method::PUT, "/assets/a", "x").await, StatusCode::FORBIDDEN);
+        assert_eq!(reader.status(Method::DELETE, "/assets/a", "").await, StatusCode::FORBIDDEN);
+        assert_eq!(reader.status(Method::POST, "/assets/a", "x").await, StatusCode::METHOD_NOT_ALLOWED);
+    }
+}
+
+#[tokio::test]
+async fn without_a_good_credential_there_is_one_answer_and_the_metrics_say_why() {
+    let service = start().await;
+    let nobody = Caller { client: service.platform.client(None), headers: HeaderMap::new(), url: service.url.clone() };
+    let stolen = Caller { client: service.platform.client(None), ..service.with_token("gateway", None) };
+    let mut both = service.with_token("gateway", None);
+    both.client = service.platform.client(Some(&service.platform.leaf("chat-service")));
+    both.headers.insert("x-api-key", "the-shared-key".parse().unwrap());
+    let mut answers = Vec::new();
+    for caller in [&nobody, &service.with_key("wrong"), &stolen, &both] {
+        let (status, headers, body) = caller.send(Method::GET, "/assets", "").await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+        assert!(headers.contains_key("www-authenticate"));
+        answers.push(body);
+    }
+    assert!(answers.iter().all(|answer| *answer == answers[0]));
+    let metrics = get_plain(&format!("{}/metrics", service.admin)).await.1;
+    for reason in ["no_credential", "api_key_unknown", "peer_missing", "peer_differs"] {
+        assert!(
+            metrics.contains(&format!("result=\"refused\",reason=\"{reason}\",route=\"/assets\"}} 1")),
+            "{metrics}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_last_use_of_a_key_is_known() {
+    let service = start().await;
+    service.with_key("the-shared-key").listed().await;
+    let metrics = get_plain(&format!("{}/metrics", service.admin)).await.1;
+    assert!(metrics.contains("gaia_auth_legacy_last_used_timestamp_seconds{key_id=\"legacy\"}"), "{metrics}");
+    assert!(!metrics.contains("the-shared-key"));
+}
+
+#[tokio::test]
+async fn an_asset_is_there_whole_or_not_at_all() {
+    let service = start().await;
+    let caller = service.with_key("the-shared-key");
+    let large = vec![7; 12 * 1024 * 1024];
+    assert_eq!(caller.status(Method::PUT, "/assets/large", large.clone()).await, StatusCode::CREATED);
+    assert_eq!(caller.send(Method::GET, "/assets/large", "").await.2, large);
+
+    // Too large without saying so beforehand.
+    let chunk = axum::body::Bytes::from(vec![7; 1024 * 1024]);
+    let chunks = (0..=MAX_ASSET_BYTES / (1024 * 1024)).map(move |_| Ok::<_, std::io::Error>(chunk.clone()));
+    let endless = Body::from_stream(futures::stream::iter(chunks));
+    let mut request = Request::put(format!("{}/assets/endless", service.url)).body(endless).unwrap();
+    request.headers_mut().extend(caller.headers.clone());
+    if let Ok(response) = caller.client.request(request).await {
+        assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    }
+
+    // Broken off in the middle.
+    let broken = futures::stream::iter([Ok("half"), Err(std::io::Error::other("gone"))]);
+    let mut request = Request::put(format!("{}/assets/broken", service.url)).body(Body::from_stream(broken)).unwrap();
+    request.headers_mut().extend(caller.headers.clone());
+    assert!(caller.client.request(request).await.is_err());
+
+    gaia_runtime::testing::eventually("only the whole asset is left", async || {
+        caller.listed().await == ["large"] && files_below(service.store.path()) == 1
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_path_is_an_asset_or_a_folder_and_the_other_is_a_conflict() {
+    let service = start().await;
+    let caller = service.with_key("the-shared-key");
+    assert_eq!(caller.status(Method::PUT, "/assets/a/b", "x").await, StatusCode::CREATED);
+    assert_eq!(caller.status(Method::PUT, "/assets/a", "x").await, StatusCode::CONFLICT);
+    assert_eq!(caller.status(Method::PUT, "/assets/a/b/c", "x").await, StatusCode::CONFLICT);
+    assert_eq!(caller.status(Method::GET, "/assets/a", "").await, StatusCode::NOT_FOUND);
+    assert_eq!(caller.listed().await, ["a/b"]);
+}
+
+#[tokio::test]
+async fn health_tells_a_key_holder_when_certificates_end() {
+    let service = start().await;
+    let (_, _, body) = service.with_key("the-shared-key").send(Method::GET, "/health", "").await;
+    let health: Value = serde_json::from_slice(&body).unwrap();
+    assert!(health["certificates"]["service_cert_expires"].is_string(), "{health}");
+    let (_, _, body) = service.with_key("wrong").send(Method::GET, "/health", "").await;
+    assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), json!({ "status": "healthy" }));
+}
+
+fn files_below(folder: &std::path::Path) -> usize {
+    let entries = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+    entries.map(|entry| if entry.path().is_dir() { files_below(&entry.path()) } else { 1 }).sum()
+}
