@@ -39,8 +39,10 @@ impl ServiceFiles for IssuerFiles {
 
     fn take(&self, files: &Files, keys: Option<&KeySet>) -> Vec<(&'static str, Result<(), String>)> {
         let signer = signer(files, keys).map(|signer| {
-            tracing::info!(kid = signer.kid(), algorithm = signer.algorithm().as_str(), "signing key taken");
-            self.signer.store(Some(Arc::new(signer)));
+            if self.signer().is_none_or(|old| old.kid() != signer.kid()) {
+                tracing::info!(kid = signer.kid(), algorithm = signer.algorithm().as_str(), "signing key taken");
+                self.signer.store(Some(Arc::new(signer)));
+            }
         });
         let grants = grants(files).map(|grants| self.grants.store(Some(Arc::new(grants))));
         vec![("signer", signer), ("grants", grants)]

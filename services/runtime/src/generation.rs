@@ -73,13 +73,17 @@ impl Generation {
         now <= self.leaf.certificate.not_after()
     }
 
-    /// Who the holder of a chain is, if it may come in now. Without a chain: nobody, where that is allowed.
-    pub(crate) fn admit(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<Option<PeerIdentity>, ()> {
-        let Some((leaf, intermediates)) = chain.split_first() else {
-            return if self.verifier.client_auth_mandatory() { Err(()) } else { Ok(None) };
-        };
-        self.verifier.verify_client_cert(leaf, intermediates, unix(now)).map_err(|_| ())?;
-        identity(leaf, self.policy.service.spiffe_id.trust_domain()).map(Some).ok_or(())
+    /// Who the holder of a leaf is that was verified in a handshake under this generation.
+    pub(crate) fn identify(&self, leaf: &CertificateDer<'_>) -> Option<PeerIdentity> {
+        identity(leaf, self.policy.service.spiffe_id.trust_domain())
+    }
+
+    /// Whether a peer with that chain would be let in now. Without a chain: where none is needed.
+    pub(crate) fn admits(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> bool {
+        match chain.split_first() {
+            Some((leaf, intermediates)) => self.verifier.verify_client_cert(leaf, intermediates, unix(now)).is_ok(),
+            None => !self.verifier.client_auth_mandatory(),
+        }
     }
 }
 

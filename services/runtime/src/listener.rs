@@ -52,8 +52,9 @@ impl Mesh {
         }
     }
 
-    async fn serve(self, tcp: TcpStream) {
-        let Some(generation) = self.generations.borrow().clone() else {
+    async fn serve(mut self, tcp: TcpStream) {
+        // Seen from here on: a generation that comes during the handshake is news to `distrusted`.
+        let Some(generation) = self.generations.borrow_and_update().clone() else {
             return self.metrics.handshake_failed("not_ready");
         };
         let accepting = TlsAcceptor::from(Arc::clone(&generation.server)).accept(tcp);
@@ -63,19 +64,16 @@ impl Mesh {
             Err(_) => return self.failed("timeout", "the handshake took too long"),
         };
         let chain = peer_chain(&tls);
-        // The certificate was verified in the handshake; a newer generation may have come in the meantime.
-        let Ok(peer) = generation.admit(&chain, self.clock.now()) else {
-            return self.failed("bad_client_certificate", "the client certificate holds no longer");
-        };
+        let peer = chain.first().and_then(|leaf| generation.identify(leaf));
         let transport = if peer.is_some() { Transport::Mtls } else { Transport::Tls };
         let protocol = match tls.get_ref().1.alpn_protocol() {
             Some(b"h2") => Protocol::Http2,
             _ => Protocol::Http1,
         };
-        let app = self.app.clone();
+        let app = self.app;
         let connection = Arc::new(Connection { transport, peer });
-        let distrusted = distrusted(self.generations.clone(), chain, Arc::clone(&self.clock));
-        connection::serve(tls, protocol, app, connection, distrusted, self.stop.clone()).await;
+        let distrusted = distrusted(self.generations, chain, self.clock);
+        connection::serve(tls, protocol, app, connection, distrusted, self.stop).await;
     }
 
     fn failed(&self, reason: &'static str, error: &str) {
@@ -88,7 +86,7 @@ impl Mesh {
 async fn distrusted(mut generations: Generations, chain: Vec<CertificateDer<'static>>, clock: Arc<dyn Clock>) {
     while generations.changed().await.is_ok() {
         let generation = generations.borrow_and_update().clone();
-        if generation.is_some_and(|generation| generation.admit(&chain, clock.now()).is_err()) {
+        if generation.is_some_and(|generation| !generation.admits(&chain, clock.now())) {
             tracing::info!("closing a connection whose peer is no longer trusted");
             return;
         }

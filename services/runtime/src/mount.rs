@@ -66,17 +66,14 @@ impl Directory {
     /// Reads all files. One that cannot be read is part of the result: the others may be fine.
     ///
     /// While it reads, `..data` may be pointed elsewhere and the files under the old handle removed. They would look
-    /// as if nobody wanted them any more, so the read is done again.
-    pub(crate) fn read(&self) -> Files {
-        let mut files = Files { files: BTreeMap::new(), hash: String::new() };
-        for _ in 0..MAX_ATTEMPTS {
+    /// as if nobody wanted them any more, so what was read is thrown away and read again; `None` if that happens time
+    /// after time.
+    pub(crate) fn read(&self) -> Option<Files> {
+        (0..MAX_ATTEMPTS).find_map(|_| {
             let handle = self.open();
-            files = self.read_through(handle.as_ref());
-            if handle.is_ok_and(|handle| self.is_current(&handle)) {
-                break;
-            }
-        }
-        files
+            let files = self.read_through(handle.as_ref());
+            handle.map_or(true, |handle| self.is_current(&handle)).then_some(files)
+        })
     }
 
     fn read_through(&self, handle: Result<&OwnedFd, &Errno>) -> Files {
@@ -141,6 +138,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::testing::{Mount, MountedFiles};
 
     fn directory(path: PathBuf) -> Directory {
         Directory { path, names: vec!["a", "b"], overrides: BTreeMap::new() }
@@ -150,7 +148,7 @@ mod tests {
     fn a_plain_directory_is_read() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a"), "1").unwrap();
-        let files = directory(dir.path().to_owned()).read();
+        let files = directory(dir.path().to_owned()).read().unwrap();
         assert_eq!(files.get("a"), Ok(Some(&b"1"[..])));
         assert_eq!(files.get("b"), Ok(None));
         assert_eq!(files.require("b"), Err("b is missing".to_owned()));
@@ -166,13 +164,29 @@ mod tests {
         symlink("..1", dir.path().join("..data")).unwrap();
         symlink("..data/a", dir.path().join("a")).unwrap();
         let directory = directory(dir.path().to_owned());
-        let old = directory.read();
+        let old = directory.read().unwrap();
         symlink("..2", dir.path().join("..data_tmp")).unwrap();
         fs::rename(dir.path().join("..data_tmp"), dir.path().join("..data")).unwrap();
-        let new = directory.read();
+        let new = directory.read().unwrap();
         assert_eq!((old.get("a"), new.get("a")), (Ok(Some(&b"old"[..])), Ok(Some(&b"new"[..]))));
         assert_ne!(old.hash(), new.hash());
-        assert_eq!(new.hash(), directory.read().hash());
+        assert_eq!(new.hash(), directory.read().unwrap().hash());
+    }
+
+    #[test]
+    fn a_read_during_a_swap_is_never_a_mixture_or_half_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = |content: &str| MountedFiles::from([("a", content.into()), ("b", content.into())]);
+        let mut mount = Mount::new(dir.path(), &files("0"));
+        let directory = directory(dir.path().to_owned());
+        std::thread::scope(|scope| {
+            let swapping = scope.spawn(|| (1..300).for_each(|version| mount.swap(&files(&version.to_string()))));
+            while !swapping.is_finished() {
+                if let Some(files) = directory.read() {
+                    assert_eq!(files.require("a").unwrap(), files.require("b").unwrap());
+                }
+            }
+        });
     }
 
     #[test]
@@ -180,7 +194,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("a")).unwrap();
         fs::write(dir.path().join("b"), "2").unwrap();
-        let files = directory(dir.path().to_owned()).read();
+        let files = directory(dir.path().to_owned()).read().unwrap();
         assert!(files.get("a").unwrap_err().contains("not a regular file"));
         assert_eq!(files.get("b"), Ok(Some(&b"2"[..])));
     }
@@ -191,13 +205,13 @@ mod tests {
         fs::write(dir.path().join("elsewhere"), "3").unwrap();
         let overrides = BTreeMap::from([("a", dir.path().join("elsewhere"))]);
         let directory = Directory { overrides, ..directory(PathBuf::from("/nonexistent")) };
-        assert_eq!(directory.read().get("a"), Ok(Some(&b"3"[..])));
+        assert_eq!(directory.read().unwrap().get("a"), Ok(Some(&b"3"[..])));
     }
 
     #[test]
     fn debug_output_holds_no_content() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a"), "secret").unwrap();
-        assert!(!format!("{:?}", directory(dir.path().to_owned()).read()).contains("secret"));
+        assert!(!format!("{:?}", directory(dir.path().to_owned()).read().unwrap()).contains("secret"));
     }
 }

@@ -105,7 +105,8 @@ impl Reloader {
             ticks.tick().await;
             let directory = self.directory.clone();
             match tokio::task::spawn_blocking(move || directory.read()).await {
-                Ok(files) => self.take(&files),
+                Ok(Some(files)) => self.take(&files),
+                Ok(None) => tracing::debug!("the mounted directory is being written, looking again later"),
                 Err(error) => tracing::error!(%error, "reading the mounted directory failed"),
             }
         }
@@ -113,8 +114,9 @@ impl Reloader {
 
     /// The first look, before anything is served.
     pub(crate) fn look(&mut self) {
-        let files = self.directory.read();
-        self.take(&files);
+        if let Some(files) = self.directory.read() {
+            self.take(&files);
+        }
     }
 
     /// Takes what is good. Files that have not changed are judged again only while something is refused: a leaf from

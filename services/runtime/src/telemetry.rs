@@ -1,5 +1,7 @@
 //! Log lines on standard output.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::filter::{EnvFilter, FilterFn, ParseError};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
@@ -30,7 +32,7 @@ pub fn start(config: &RuntimeConfig) -> Result<(), TelemetryError> {
     let filter = EnvFilter::builder().parse(&config.log)?;
     let lines = match config.log_format {
         LogFormat::Json => tracing_subscriber::fmt::layer().json().flatten_event(true).boxed(),
-        LogFormat::Text => tracing_subscriber::fmt::layer().boxed(),
+        LogFormat::Text => tracing_subscriber::fmt::layer().with_ansi(std::io::stdout().is_terminal()).boxed(),
     };
     let lines = lines.with_filter(filter).with_filter(FilterFn::new(move |metadata| !is_audit(metadata)));
     let audit = tracing_subscriber::fmt::layer().json().flatten_event(true).with_filter(FilterFn::new(is_audit));
