@@ -1,6 +1,8 @@
 //! Where the harness keeps what it builds and what it runs.
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -40,8 +42,31 @@ pub fn scratch() -> Result<PathBuf> {
     Ok(dir.with_context(|| format!("cannot create a directory in {}", parent.display()))?.keep())
 }
 
+/// Removes a file, or a directory with all in it; one that is not there is fine.
+///
+/// # Errors
+/// If it cannot be removed.
+pub fn remove(path: &Path) -> Result<()> {
+    for _ in 0..ATTEMPTS {
+        match remove_once(path) {
+            // A process that was killed a moment ago may still be adding files.
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => std::thread::sleep(PAUSE),
+            other => return other.with_context(|| format!("cannot remove {}", path.display())),
+        }
+    }
+    remove_once(path).with_context(|| format!("cannot remove {}", path.display()))
+}
+
+fn remove_once(path: &Path) -> std::io::Result<()> {
+    let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 /// Removes the directories of processes that are gone. A failure is left to the next run.
-fn sweep(parent: &std::path::Path) {
+fn sweep(parent: &Path) {
     let Ok(entries) = std::fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
@@ -51,3 +76,6 @@ fn sweep(parent: &std::path::Path) {
         }
     }
 }
+
+const ATTEMPTS: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(50);

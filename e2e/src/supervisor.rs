@@ -67,7 +67,7 @@ impl Site {
         }
         self.prepare().await?;
         self.clean()?;
-        remove(&self.dir.join("logs"))?;
+        dirs::remove(&self.dir.join("logs"))?;
         let mut supervisor = self.spawn_supervisor()?;
         let mut log = Follow::new(self.dir.join(LOG));
         let kubeconfig = wait::until("the cluster is up", UP_TIMEOUT, async || {
@@ -196,7 +196,7 @@ impl Site {
     /// Removes what a cluster that is gone left behind, apart from its logs.
     fn clean(&self) -> Result<()> {
         for name in [READY, "etcd", "pki", "admin.kubeconfig", "audit.jsonl"] {
-            remove(&self.dir.join(name))?;
+            dirs::remove(&self.dir.join(name))?;
         }
         match self.kind {
             Kind::Loopback => Ok(()),
@@ -226,16 +226,6 @@ async fn forever(check: impl Fn() -> Result<()>) -> Result<()> {
 fn ended(supervisor: &mut Child) -> Option<anyhow::Error> {
     let status = supervisor.try_wait().ok().flatten()?;
     Some(anyhow::anyhow!("the supervisor ended with {status}"))
-}
-
-fn remove(path: &Path) -> Result<()> {
-    let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
-    match removed {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Passes on what is added to a file.

@@ -27,9 +27,12 @@ pub enum Tier {
 /// # Panics
 /// If the programs are there and the control plane does not start, or if `REQUIRE_KUBE` is set and it cannot be had.
 pub async fn control_plane() -> Option<&'static ControlPlane> {
-    static SHARED: OnceCell<Option<ControlPlane>> = OnceCell::const_new();
-    let shared = SHARED.get_or_init(|| own_control_plane(ControlPlaneOptions::default())).await;
-    available(Tier::B, shared.as_ref().ok_or_else(|| "see above".to_owned()))
+    static SHARED: OnceCell<Result<ControlPlane, String>> = OnceCell::const_new();
+    let start = async || match locate().await {
+        Ok(assets) => Ok(start_with(assets, ControlPlaneOptions::default()).await),
+        Err(why) => Err(format!("{why:#}")),
+    };
+    available(Tier::B, SHARED.get_or_init(start).await.as_ref())
 }
 
 /// A control plane for one test, which may break it.
@@ -37,10 +40,15 @@ pub async fn control_plane() -> Option<&'static ControlPlane> {
 /// # Panics
 /// As [`control_plane`].
 pub async fn own_control_plane(options: ControlPlaneOptions) -> Option<ControlPlane> {
-    let assets = tokio::task::spawn_blocking(ControlPlaneAssets::locate).await;
-    let assets = available(Tier::B, assets.map_err(anyhow::Error::from).flatten())?;
-    let options = ControlPlaneOptions { assets: Some(assets), ..options };
-    Some(must_start(ControlPlane::start(options).await))
+    Some(start_with(available(Tier::B, locate().await)?, options).await)
+}
+
+async fn locate() -> Result<ControlPlaneAssets> {
+    tokio::task::spawn_blocking(ControlPlaneAssets::locate).await?
+}
+
+async fn start_with(assets: ControlPlaneAssets, options: ControlPlaneOptions) -> ControlPlane {
+    must_start(ControlPlane::start(ControlPlaneOptions { assets: Some(assets), ..options }).await)
 }
 
 /// A cluster whose pods run, shared by the tests of this program: the one that `GAIA_E2E_KUBECONFIG` names, else a node
@@ -50,13 +58,15 @@ pub async fn own_control_plane(options: ControlPlaneOptions) -> Option<ControlPl
 /// If the machine can run a node and the node does not start (another one may run), or if `REQUIRE_NODE` is set and it
 /// cannot be had.
 pub async fn node() -> Option<&'static PodCluster> {
-    static SHARED: OnceCell<Option<PodCluster>> = OnceCell::const_new();
+    static SHARED: OnceCell<Result<PodCluster, String>> = OnceCell::const_new();
     let start = async || match external_cluster() {
-        Some(cluster) => Some(PodCluster::External(cluster)),
-        None => own_node().await.map(|node| PodCluster::Own(Box::new(node))),
+        Some(cluster) => Ok(PodCluster::External(cluster)),
+        None => match node_requirements().await {
+            Ok(()) => Ok(PodCluster::Own(Box::new(must_start(Node::start_for_test().await)))),
+            Err(why) => Err(format!("{why:#}")),
+        },
     };
-    let shared = SHARED.get_or_init(start).await;
-    available(Tier::C, shared.as_ref().ok_or_else(|| "see above".to_owned()))
+    available(Tier::C, SHARED.get_or_init(start).await.as_ref())
 }
 
 /// A node for one test. There is one per machine: not for programs whose tests share one.
@@ -64,12 +74,13 @@ pub async fn node() -> Option<&'static PodCluster> {
 /// # Panics
 /// As [`node`].
 pub async fn own_node() -> Option<Node> {
-    available(Tier::C, crate::node::check_requirements())?;
-    available(
-        Tier::C,
-        tokio::task::spawn_blocking(ControlPlaneAssets::locate).await.map_err(anyhow::Error::from).flatten(),
-    )?;
+    available(Tier::C, node_requirements().await)?;
     Some(must_start(Node::start_for_test().await))
+}
+
+async fn node_requirements() -> Result<()> {
+    crate::node::check_requirements()?;
+    locate().await.map(drop)
 }
 
 /// A cluster whose pods run. It is a [`Cluster`].

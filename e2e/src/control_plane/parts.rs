@@ -11,6 +11,7 @@ use super::{ControlPlaneOptions, LOGS, ports};
 use crate::assets::{ControlPlaneAssets, Tool};
 use crate::authority::{Authority, write_signing_key};
 use crate::cluster::kubeconfig;
+use crate::dirs;
 use crate::process::{Process, ProcessSpec};
 use crate::wait::Seen;
 
@@ -32,6 +33,8 @@ struct Ports {
 impl Plan {
     pub(super) fn make(dir: &Path, assets: &ControlPlaneAssets, options: &ControlPlaneOptions) -> Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        // What an earlier attempt stored is under keys and ports that are no more.
+        dirs::remove(&dir.join("etcd"))?;
         let [etcd, etcd_peer, apiserver, controller_manager] = ports::free()?;
         let ports = Ports { etcd, etcd_peer, apiserver, controller_manager };
         let authority = Authority::create(&dir.join("pki"))?;

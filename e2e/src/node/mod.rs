@@ -159,13 +159,7 @@ pub fn sweep(dir: &Path) -> Result<()> {
         clean_up()?;
     }
     for name in ["containerd", "kubelet", "cni", "run", PAUSE_IMAGE, INIT] {
-        let path = dir.join(name);
-        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-        if let Err(error) = removed
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            return Err(error).with_context(|| format!("cannot remove {}", path.display()));
-        }
+        dirs::remove(&dir.join(name))?;
     }
     Ok(())
 }
