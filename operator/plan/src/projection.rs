@@ -6,7 +6,7 @@ use gaia_api::SpiffeId;
 use gaia_api::crd::{GaiaService, TrustDomainSpec};
 use gaia_api::mount::{Denylist, Grant, Grants, SCHEMA_VERSION, ServiceIdentity, TokenRules};
 use gaia_api::names::{COMPONENT_LABEL, TRUST_DOMAIN_LABEL, annotation, key};
-use gaia_pki::{Jwk, JwkSet};
+use gaia_pki::Jwk;
 use jiff::Timestamp;
 
 use crate::ring::{CaRing, SigningRing};
@@ -36,8 +36,8 @@ pub fn bundle_changes_at(ring: &CaRing, now: Timestamp) -> Option<Timestamp> {
 #[must_use]
 pub fn trust_data(ca: &CaRing, signing: &SigningRing, now: Timestamp) -> BTreeMap<String, String> {
     let keys: Vec<Jwk> = signing.trusted().map(|generation| generation.material.jwk.clone()).collect();
-    // Kids within a ring are unique: they are thumbprints of keys made once each.
-    let jwks = JwkSet::new(keys).unwrap_or_default();
+    // RFC 7517 section 5 lets a JWK set have other members; readers of plain JWK sets ignore them.
+    let jwks = serde_json::json!({ "schemaVersion": SCHEMA_VERSION, "keys": keys });
     let public = signing.active().map(|generation| generation.material.public_key.clone()).unwrap_or_default();
     BTreeMap::from([
         (key::CA_CERT.to_owned(), bundle(ca, now)),

@@ -156,6 +156,9 @@ pub enum RingError {
         /// The version found.
         found: u32,
     },
+    /// The Secret of that name holds no ring.
+    #[error("it holds no ring.json")]
+    NoRing,
     /// Not exactly one generation signs.
     #[error("ring.json has {0} Active generations, it must have one")]
     NotOneActive(usize),

@@ -93,5 +93,6 @@ fn thresholds(observed: &Observed<'_>, now: Timestamp) -> Vec<Timestamp> {
     thresholds
 }
 
-const RETRY_CAP: Duration = Duration::from_secs(600);
+/// Short, because one namespace that fails must not hold up the others for long.
+const RETRY_CAP: Duration = Duration::from_secs(30);
 const BROUGHT_CA_RECHECK: Duration = Duration::from_secs(10);

@@ -65,3 +65,39 @@ pub const CERTIFICATE_RENEWED: &str = "CertificateRenewed";
 pub const REPAIRED: &str = "Repaired";
 /// Event: a ring was created.
 pub const RING_CREATED: &str = "RingCreated";
+
+/// Every reason.
+pub const ALL: &[&str] = &[
+    READY,
+    SETTLED,
+    ISSUING,
+    ISSUED,
+    NOT_SUPPORTED_YET,
+    TRUST_DOMAIN_NOT_FOUND,
+    TRUST_DOMAIN_NOT_READY,
+    NAMESPACE_NOT_SELECTED,
+    NAME_NOT_ALLOWED,
+    SECRET_NOT_OWNED,
+    SECRET_IMMUTABLE,
+    SECRET_TYPE_MISMATCH,
+    SECRET_CLAIMED,
+    DURATION_NOT_POSSIBLE,
+    RING_MISSING,
+    RING_UNREADABLE,
+    CA_INVALID,
+    CA_EXPIRED,
+    RING_OUTDATED,
+    CA_EXPIRES_SOON,
+    RECONCILING,
+    CERTIFICATE_NOT_READY,
+    OBJECT_NOT_OWNED,
+    EXPIRED,
+    WRITE_FAILED,
+    NOT_PROBED,
+    PUBLISHED,
+    NOT_WATCHED,
+    CERTIFICATE_ISSUED,
+    CERTIFICATE_RENEWED,
+    REPAIRED,
+    RING_CREATED,
+];

@@ -87,7 +87,7 @@ fn ready(observed: &Observed<'_>, now: Timestamp) -> Result<String, (&'static st
 fn pending(verdict: &Verdict) -> Option<(&'static str, String)> {
     match verdict {
         Verdict::Act(action) => Some((reason::ISSUING, action.to_string())),
-        Verdict::Wait { until, why } => Some((reason::ISSUING, format!("next attempt at {until}: {why}"))),
+        Verdict::Wait { why, .. } => Some((reason::ISSUING, format!("waits for its next attempt: {why}"))),
         Verdict::Settled | Verdict::Refused(_) => None,
     }
 }

@@ -1,0 +1,91 @@
+//! Flags and environment of `gaia-operator run`.
+
+use std::net::SocketAddr;
+
+/// How the operator runs. Every flag has an environment variable of the same name.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, env = "GAIA_ADMIN_ADDRESS", default_value = "0.0.0.0:9090")]
+    pub(crate) admin_address: SocketAddr,
+    /// Decide only while holding the Lease gaia-operator. Without it, never run two replicas.
+    #[arg(long, env = "GAIA_LEADER_ELECTION", default_value_t = true, action = clap::ArgAction::Set)]
+    pub(crate) leader_election: bool,
+    /// How many certificates that replace others are issued a second; 0: as fast as it goes.
+    #[arg(long, env = "GAIA_REISSUE_PER_SECOND", default_value_t = 50)]
+    pub(crate) reissue_per_second: u32,
+    /// What is logged, as a tracing filter, e.g. info or gaia_operator=debug.
+    #[arg(long, env = "GAIA_LOG", default_value = "info")]
+    pub(crate) log: String,
+    /// How it is logged.
+    #[arg(long, env = "GAIA_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
+    pub(crate) log_format: LogFormat,
+}
+
+/// Which part of which cluster. The kubeconfig is taken from KUBECONFIG, else from the pod.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ClusterArgs {
+    /// Where the rings are kept; default: the pod's own namespace, else gaia-system. It must exist.
+    #[arg(long, env = "GAIA_OPERATOR_NAMESPACE")]
+    pub(crate) operator_namespace: Option<String>,
+    /// Namespaces to look after, separated by commas; empty: all.
+    #[arg(long, env = "GAIA_WATCH_NAMESPACES", value_delimiter = ',')]
+    pub(crate) watch_namespaces: Vec<String>,
+    /// The cluster's DNS domain.
+    #[arg(long, env = "GAIA_CLUSTER_DOMAIN", default_value = "cluster.local")]
+    pub(crate) cluster_domain: String,
+}
+
+/// Log lines for machines or for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// Plain text.
+    Text,
+}
+
+impl ClusterArgs {
+    /// Where the rings are kept.
+    pub(crate) fn namespace(&self) -> String {
+        let own = || std::fs::read_to_string(NAMESPACE_FILE).ok().map(|text| text.trim().to_owned());
+        let given = self.operator_namespace.clone().filter(|name| !name.is_empty());
+        given.or_else(own).unwrap_or_else(|| "gaia-system".to_owned())
+    }
+
+    /// The namespaces to look after, without empty entries.
+    pub(crate) fn namespaces(&self) -> Vec<String> {
+        let names = self.watch_namespaces.iter().map(|name| name.trim().to_owned());
+        names.filter(|name| !name.is_empty()).collect()
+    }
+}
+
+/// Variables that look like Gaia's but are not known: most likely a typing error.
+pub(crate) fn unknown_variables(names: impl Iterator<Item = String>) -> Vec<String> {
+    names.filter(|name| name.starts_with("GAIA_") && !KNOWN.contains(&name.as_str())).collect()
+}
+
+const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
+const KNOWN: [&str; 8] = [
+    "GAIA_ADMIN_ADDRESS",
+    "GAIA_LEADER_ELECTION",
+    "GAIA_REISSUE_PER_SECOND",
+    "GAIA_LOG",
+    "GAIA_LOG_FORMAT",
+    "GAIA_OPERATOR_NAMESPACE",
+    "GAIA_WATCH_NAMESPACES",
+    "GAIA_CLUSTER_DOMAIN",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistyped_variable_is_found() {
+        let names = ["GAIA_LOG", "GAIA_LOGFORMAT", "PATH"].map(str::to_owned);
+        assert_eq!(unknown_variables(names.into_iter()), ["GAIA_LOGFORMAT"]);
+    }
+}

@@ -1,0 +1,92 @@
+//! What can go wrong at the edge, and what to do about it.
+
+use gaia_plan::object::ObjectKey;
+
+/// Drives backoff, condition, event and metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ErrorClass {
+    /// Passes by itself: try again later.
+    Transient,
+    /// What was planned on is out of date: look again now.
+    Conflict,
+    /// Only a changed object or permission helps.
+    UserInput,
+    /// Ours to fix.
+    Bug,
+}
+
+impl ErrorClass {
+    /// The metric label.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Transient => "transient",
+            Self::Conflict => "conflict",
+            Self::UserInput => "user_input",
+            Self::Bug => "bug",
+        }
+    }
+}
+
+/// Why a request to the store failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error("{key} exists already")]
+    AlreadyExists { key: ObjectKey },
+    #[error("{key} changed meanwhile: {message}")]
+    Conflict { key: ObjectKey, message: String },
+    #[error("{key} does not exist")]
+    NotFound { key: ObjectKey },
+    #[error("may not {verb} {key}: {message}")]
+    Forbidden { verb: &'static str, key: ObjectKey, message: String },
+    #[error("cannot {verb} {key}: the API server refuses it: {message}")]
+    Invalid { verb: &'static str, key: ObjectKey, message: String },
+    #[error("cannot {verb} {key} now: {message}")]
+    Transient { verb: &'static str, key: ObjectKey, message: String },
+    #[error("cannot {verb} {key}: no answer within {seconds} s")]
+    Timeout { verb: &'static str, key: ObjectKey, seconds: u64 },
+}
+
+impl StoreError {
+    pub(crate) fn class(&self) -> ErrorClass {
+        match self {
+            Self::AlreadyExists { .. } | Self::Conflict { .. } | Self::NotFound { .. } => ErrorClass::Conflict,
+            Self::Forbidden { .. } | Self::Invalid { .. } => ErrorClass::UserInput,
+            Self::Transient { .. } | Self::Timeout { .. } => ErrorClass::Transient,
+        }
+    }
+}
+
+/// Why an action was not done.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ExecuteError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("Secret {namespace}/{name}: {message}")]
+    Ring { namespace: String, name: String, message: String },
+    #[error("the active {what} of TrustDomain {trust_domain} is another one by now")]
+    SignerChanged { what: &'static str, trust_domain: String },
+    #[error("cannot make the certificate: {0}")]
+    Leaf(#[from] gaia_pki::LeafError),
+    #[error("cannot make the key: {0}")]
+    Key(#[from] gaia_pki::KeyError),
+    #[error("cannot make the CA: {0}")]
+    Ca(#[from] gaia_pki::CaError),
+    #[error("cannot publish the key: {0}")]
+    Jwk(#[from] gaia_pki::JwkError),
+    #[error("no random numbers are to be had")]
+    Entropy,
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl ExecuteError {
+    pub(crate) fn class(&self) -> ErrorClass {
+        match self {
+            Self::Store(error) => error.class(),
+            Self::SignerChanged { .. } => ErrorClass::Conflict,
+            Self::Ring { .. } | Self::Leaf(_) | Self::Ca(_) => ErrorClass::UserInput,
+            Self::Entropy => ErrorClass::Transient,
+            Self::Key(_) | Self::Jwk(_) | Self::Internal(_) => ErrorClass::Bug,
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! Doing what was planned: all the I/O, none of the decisions.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use gaia_api::Clock;
+use gaia_api::names::{self, key};
+use gaia_pki::Ca;
+use gaia_plan::object::{ObjectChange, ObjectKey, ObjectKind, OwnerRef, is_ours};
+use gaia_plan::ring::{CaRing, MaterialRequest, RingRequest, SigningRing};
+use gaia_plan::{Action, IssueLeaf, WriteSigner};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use serde_json::{Map, Value, json};
+use zeroize::Zeroizing;
+
+use crate::error::{ExecuteError, StoreError};
+use crate::facts::metadata_facts;
+use crate::mint::{self, SecretData};
+use crate::signers::Signers;
+use crate::store::{Key, Store, Stored};
+use crate::world::World;
+
+/// The world, shared.
+pub(crate) type SharedWorld = Arc<Mutex<World>>;
+
+/// A poisoned world is still a whole one: every change of it is made in one piece.
+pub(crate) fn lock(world: &Mutex<World>) -> MutexGuard<'_, World> {
+    world.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How an action ended, if not in an error.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It is done; these are to be decided anew because of it.
+    Done(std::collections::BTreeSet<Key>),
+    /// What it was planned on is out of date; the world now knows better.
+    Replan,
+}
+
+/// Executes actions on a store.
+pub(crate) struct Executor<S> {
+    pub(crate) store: S,
+    pub(crate) world: SharedWorld,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) signers: Signers,
+}
+
+impl<S: Store> Executor<S> {
+    /// Does one action on behalf of a custom resource.
+    pub(crate) async fn execute(&self, on_behalf_of: &Key, action: &Action) -> Result<Outcome, ExecuteError> {
+        match action {
+            Action::CreateRing(request) => {
+                let data = self.ring_data(request).await?;
+                self.write(on_behalf_of, &request.object, data).await
+            }
+            Action::Write(change) => self.write(on_behalf_of, change, SecretData::new()).await,
+            Action::WriteSigner(signer) => {
+                let data = self.signer_data(signer).await?;
+                self.write(on_behalf_of, &signer.object, data).await
+            }
+            Action::IssueLeaf(leaf) => {
+                let data = self.leaf_data(leaf).await?;
+                self.write(on_behalf_of, &leaf.object, data).await
+            }
+            Action::CreateCertificate(certificate) => {
+                let object = Stored::Certificate(certificate.clone());
+                let key = object.key();
+                let made = self.store.create(object).await;
+                self.settle(on_behalf_of, &key, made).await
+            }
+            Action::PatchCertificate { key, version, patch } => {
+                let made = self.store.patch(key, version, patch.clone()).await;
+                self.settle(on_behalf_of, key, made).await
+            }
+            Action::Delete { key, version } => match self.store.delete(key, version).await {
+                Ok(()) => {
+                    lock(&self.world).forget(key);
+                    Ok(Outcome::Done(std::collections::BTreeSet::new()))
+                }
+                Err(StoreError::Conflict { .. }) => self.refresh(key).await,
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+
+    /// One write: a POST without a GET before it, or a merge patch of what differs.
+    async fn write(
+        &self,
+        on_behalf_of: &Key,
+        change: &ObjectChange,
+        private: SecretData,
+    ) -> Result<Outcome, ExecuteError> {
+        let made = match &change.on {
+            None => self.store.create(new_object(change, private)).await,
+            Some(version) => self.store.patch(&change.key, version, patch_of(change, &private)).await,
+        };
+        self.settle(on_behalf_of, &change.key, made).await
+    }
+
+    async fn settle(
+        &self,
+        on_behalf_of: &Key,
+        key: &ObjectKey,
+        made: Result<Stored, StoreError>,
+    ) -> Result<Outcome, ExecuteError> {
+        match made {
+            Ok(object) => Ok(Outcome::Done(lock(&self.world).take_stored(object))),
+            Err(StoreError::AlreadyExists { .. }) => self.look_closer(on_behalf_of, key).await,
+            Err(StoreError::Conflict { .. } | StoreError::NotFound { .. }) => self.refresh(key).await,
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// An object nobody knew of is in the way. Its metadata tells whose it is; the rest is read only if it is ours.
+    pub(crate) async fn look_closer(&self, on_behalf_of: &Key, key: &ObjectKey) -> Result<Outcome, ExecuteError> {
+        let Some(meta) = self.store.get_metadata(key).await? else {
+            lock(&self.world).clear_foreign(key);
+            return Ok(Outcome::Replan);
+        };
+        let facts = metadata_facts(&meta);
+        let owner = (on_behalf_of.kind(), on_behalf_of.names().1);
+        let is_ring = key.kind == ObjectKind::Secret
+            && key.namespace == lock(&self.world).operator_namespace()
+            && matches!(on_behalf_of, Key::TrustDomain(_));
+        if is_ring || is_ours(&facts.labels, &facts.annotations, &facts.owners, Some(owner)) {
+            return self.refresh(key).await;
+        }
+        lock(&self.world).mark_foreign(key.clone());
+        Ok(Outcome::Replan)
+    }
+
+    /// Reads an object anew.
+    async fn refresh(&self, key: &ObjectKey) -> Result<Outcome, ExecuteError> {
+        match self.store.get(key).await? {
+            Some(object) => {
+                lock(&self.world).take_stored(object);
+            }
+            None => lock(&self.world).forget(key),
+        }
+        Ok(Outcome::Replan)
+    }
+
+    async fn ring_data(&self, request: &RingRequest) -> Result<SecretData, ExecuteError> {
+        let trust_domain = request.spiffe_trust_domain.clone();
+        let now = self.clock.now();
+        match request.material.clone() {
+            MaterialRequest::NewCa { key, life_seconds } => {
+                in_background(move || mint::new_ca_ring(&trust_domain, key, life_seconds, now)).await
+            }
+            MaterialRequest::SigningKeys { key, max_ttl_seconds } => {
+                in_background(move || mint::new_signing_ring(&trust_domain, key, max_ttl_seconds, now)).await
+            }
+            MaterialRequest::ExistingCa { secret, fingerprint } => {
+                let ca = self.read_brought_ca(&secret, now).await?.map_err(|message| ExecuteError::Ring {
+                    namespace: request.object.key.namespace.clone(),
+                    name: secret.clone(),
+                    message,
+                })?;
+                if ca.certificate().fingerprint() != fingerprint {
+                    return Err(ExecuteError::SignerChanged { what: "CA", trust_domain: request.trust_domain.clone() });
+                }
+                mint::brought_ca_ring(&trust_domain, &ca, now)
+            }
+        }
+    }
+
+    /// The CA in a Secret that is not the operator's; the inner error is for the person who put it there.
+    pub(crate) async fn read_brought_ca(
+        &self,
+        name: &str,
+        now: jiff::Timestamp,
+    ) -> Result<Result<Ca, String>, StoreError> {
+        let namespace = lock(&self.world).operator_namespace().to_owned();
+        let Some(Stored::Secret(secret)) = self.store.get(&ObjectKey::secret(&namespace, name)).await? else {
+            return Ok(Err("it does not exist".to_owned()));
+        };
+        let data = wiped(secret);
+        let (Some(chain), Some(private)) = (data.get(key::TLS_CERT), data.get(key::TLS_KEY)) else {
+            return Ok(Err("it must have the keys tls.crt and tls.key".to_owned()));
+        };
+        let Ok(private) = std::str::from_utf8(private) else { return Ok(Err("tls.key is not PEM".to_owned())) };
+        let roots = data.get(key::CA_CERT).map(|roots| roots.as_slice());
+        Ok(Ca::from_pem(chain, private, roots, now).map_err(|error| error.to_string()))
+    }
+
+    async fn leaf_data(&self, leaf: &IssueLeaf) -> Result<SecretData, ExecuteError> {
+        let ca = self.signing_ca(&leaf.trust_domain, &leaf.ca_fingerprint).await?;
+        let leaf = leaf.clone();
+        if leaf.key.is_rsa() {
+            return in_background(move || mint::leaf(&ca, &leaf)).await;
+        }
+        mint::leaf(&ca, &leaf)
+    }
+
+    /// The CA that signs, from a ring read a moment ago at most.
+    async fn signing_ca(&self, trust_domain: &str, fingerprint: &str) -> Result<Arc<Ca>, ExecuteError> {
+        let name = names::ca_ring(trust_domain);
+        let version = lock(&self.world).ring_version(&name);
+        if let Some(ca) = self.signers.get(trust_domain, version.as_deref()) {
+            return self.check_signer(ca, trust_domain, fingerprint);
+        }
+        let (data, version) = self.read_ring(&name).await?;
+        let ring: CaRing = parse_ring(&data, &name, self)?;
+        let active = ring.active().ok_or_else(|| self.ring_error(&name, "no generation is active"))?;
+        let private = private_key(&data, &active.private_key_name()).map_err(|why| self.ring_error(&name, &why))?;
+        let root = active.material.root.as_bytes();
+        let ca = Arc::new(Ca::load(active.material.chain.as_bytes(), &private, Some(root))?);
+        self.signers.put(trust_domain, version, Arc::clone(&ca));
+        self.check_signer(ca, trust_domain, fingerprint)
+    }
+
+    fn check_signer(&self, ca: Arc<Ca>, trust_domain: &str, fingerprint: &str) -> Result<Arc<Ca>, ExecuteError> {
+        if ca.certificate().fingerprint() == fingerprint {
+            return Ok(ca);
+        }
+        self.signers.forget(trust_domain);
+        Err(ExecuteError::SignerChanged { what: "CA", trust_domain: trust_domain.to_owned() })
+    }
+
+    async fn signer_data(&self, signer: &WriteSigner) -> Result<SecretData, ExecuteError> {
+        let name = names::signing_ring(&signer.trust_domain);
+        let (data, _) = self.read_ring(&name).await?;
+        let ring: SigningRing = parse_ring(&data, &name, self)?;
+        let active = ring.active().ok_or_else(|| self.ring_error(&name, "no generation is active"))?;
+        if active.material.jwk.kid() != signer.kid {
+            let trust_domain = signer.trust_domain.clone();
+            return Err(ExecuteError::SignerChanged { what: "signing key", trust_domain });
+        }
+        let private = data.get(&active.private_key_name()).cloned();
+        let private = private.ok_or_else(|| self.ring_error(&name, "the active key is missing"))?;
+        Ok(BTreeMap::from([(key::JWT_SIGNING_KEY.to_owned(), private)]))
+    }
+
+    async fn read_ring(&self, name: &str) -> Result<(SecretData, Option<String>), ExecuteError> {
+        let namespace = lock(&self.world).operator_namespace().to_owned();
+        match self.store.get(&ObjectKey::secret(&namespace, name)).await? {
+            Some(Stored::Secret(secret)) => {
+                let version = secret.metadata.resource_version.clone();
+                Ok((wiped(secret), version))
+            }
+            _ => Err(self.ring_error(name, "it does not exist")),
+        }
+    }
+
+    fn ring_error(&self, name: &str, message: &str) -> ExecuteError {
+        let namespace = lock(&self.world).operator_namespace().to_owned();
+        ExecuteError::Ring { namespace, name: name.to_owned(), message: message.to_owned() }
+    }
+}
+
+fn parse_ring<M: serde::de::DeserializeOwned, S: Store>(
+    data: &SecretData,
+    name: &str,
+    executor: &Executor<S>,
+) -> Result<gaia_plan::ring::Ring<M>, ExecuteError> {
+    let text = data.get(key::RING).map(|json| json.as_slice()).unwrap_or_default();
+    gaia_plan::ring::Ring::parse(text).map_err(|error| executor.ring_error(name, &error.to_string()))
+}
+
+fn private_key(data: &SecretData, name: &str) -> Result<Zeroizing<String>, String> {
+    let pem = data.get(name).ok_or_else(|| format!("{name} is missing"))?;
+    let pem = std::str::from_utf8(pem).map_err(|_| format!("{name} is not PEM"))?;
+    Ok(Zeroizing::new(pem.to_owned()))
+}
+
+/// The content of a Secret, in memory that is wiped.
+fn wiped(mut secret: Secret) -> SecretData {
+    let data = secret.data.take().unwrap_or_default();
+    data.into_iter().map(|(name, value)| (name, Zeroizing::new(value.0))).collect()
+}
+
+/// RSA keys take long enough to make that other work must not wait for them.
+async fn in_background<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ExecuteError> + Send + 'static,
+) -> Result<T, ExecuteError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| ExecuteError::Internal(error.to_string()))?
+}
+
+fn new_object(change: &ObjectChange, private: SecretData) -> Stored {
+    let set = |map: &BTreeMap<String, Option<String>>| -> BTreeMap<String, String> {
+        map.iter().filter_map(|(key, value)| Some((key.clone(), value.clone()?))).collect()
+    };
+    let metadata = ObjectMeta {
+        name: Some(change.key.name.clone()),
+        namespace: Some(change.key.namespace.clone()),
+        labels: Some(set(&change.labels)),
+        annotations: Some(set(&change.annotations)).filter(|map| !map.is_empty()),
+        owner_references: change.owners.as_ref().map(|owners| owners.iter().map(owner_reference).collect()),
+        ..Default::default()
+    };
+    if change.key.kind == ObjectKind::ConfigMap {
+        return Stored::ConfigMap(ConfigMap { metadata, data: Some(set(&change.data)), ..Default::default() });
+    }
+    let mut data: BTreeMap<String, ByteString> =
+        set(&change.data).into_iter().map(|(key, value)| (key, ByteString(value.into_bytes()))).collect();
+    data.extend(private.into_iter().map(|(key, value)| (key, ByteString(value.to_vec()))));
+    let type_ = change.secret_type.map(str::to_owned);
+    Stored::Secret(Secret { metadata, data: Some(data), type_, ..Default::default() })
+}
+
+/// The merge patch of a change; `null` removes.
+fn patch_of(change: &ObjectChange, private: &SecretData) -> Value {
+    let mut metadata = Map::new();
+    if !change.labels.is_empty() {
+        metadata.insert("labels".to_owned(), json!(change.labels));
+    }
+    if !change.annotations.is_empty() {
+        metadata.insert("annotations".to_owned(), json!(change.annotations));
+    }
+    if let Some(owners) = &change.owners {
+        let owners: Vec<OwnerReference> = owners.iter().map(owner_reference).collect();
+        metadata.insert("ownerReferences".to_owned(), json!(owners));
+    }
+    let mut data = Map::new();
+    let is_secret = change.key.kind == ObjectKind::Secret;
+    for (key, value) in &change.data {
+        let value = value.as_ref().map(|text| if is_secret { base64_json(text.as_bytes()) } else { json!(text) });
+        data.insert(key.clone(), value.unwrap_or(Value::Null));
+    }
+    for (key, value) in private {
+        data.insert(key.clone(), base64_json(value));
+    }
+    let mut patch = json!({ "metadata": metadata });
+    if !data.is_empty() {
+        patch["data"] = Value::Object(data);
+    }
+    patch
+}
+
+fn base64_json(bytes: &[u8]) -> Value {
+    serde_json::to_value(ByteString(bytes.to_vec())).unwrap_or(Value::Null)
+}
+
+fn owner_reference(owner: &OwnerRef) -> OwnerReference {
+    OwnerReference {
+        api_version: "gaia.dev/v1alpha1".to_owned(),
+        kind: owner.kind.clone(),
+        name: owner.name.clone(),
+        uid: owner.uid.clone(),
+        controller: Some(true),
+        block_owner_deletion: None,
+    }
+}

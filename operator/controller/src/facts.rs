@@ -1,0 +1,230 @@
+//! Objects as they come from the store, turned into facts: no key byte goes any further than this file.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gaia_api::names::key;
+use gaia_pki::{Certificate, Jwk, PrivateKey, SigningAlgorithm, key_matches, sha256_hex};
+use gaia_plan::certificate::{LeafFacts, LeafSecret, names_hash};
+use gaia_plan::object::{ObjectFacts, OwnerRef};
+use gaia_plan::ring::{CaRing, Generation, Ring, RingError, SigningRing};
+use gaia_plan::trust_domain::SignerSecret;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use zeroize::Zeroize as _;
+
+/// A Secret of ours.
+#[derive(Debug, Clone)]
+pub(crate) enum SecretFacts {
+    CaRing {
+        facts: ObjectFacts,
+        ring: Result<CaRing, RingError>,
+        copy: bool,
+    },
+    SigningRing {
+        facts: ObjectFacts,
+        ring: Result<SigningRing, RingError>,
+    },
+    Signer(SignerSecret),
+    /// `unproven`: the leaf's chain, as long as no known CA has signed it.
+    Leaf {
+        secret: LeafSecret,
+        unproven: Option<Arc<[Certificate]>>,
+    },
+}
+
+/// A CA that leaves are known by.
+#[derive(Debug, Clone)]
+pub(crate) struct KnownCa {
+    fingerprint: String,
+    certificate: Certificate,
+    /// Fingerprints of the intermediates that `tls.crt` must hold after the leaf.
+    shipped: Vec<String>,
+}
+
+/// All CAs of all readable rings.
+pub(crate) type KnownCas = Vec<KnownCa>;
+
+impl SecretFacts {
+    pub(crate) fn facts(&self) -> &ObjectFacts {
+        match self {
+            Self::CaRing { facts, .. } | Self::SigningRing { facts, .. } => facts,
+            Self::Signer(signer) => &signer.facts,
+            Self::Leaf { secret, .. } => &secret.facts,
+        }
+    }
+
+    /// Looks again for the CA that signed a leaf.
+    pub(crate) fn prove(&mut self, cas: &KnownCas) {
+        if let Self::Leaf { secret, unproven } = self
+            && let (Some(leaf), Some(chain)) = (&mut secret.leaf, &*unproven)
+        {
+            leaf.issuer = issuer(chain, cas);
+            if leaf.issuer.is_some() {
+                *unproven = None;
+            }
+        }
+    }
+}
+
+/// Reads a Secret and wipes it. Rings are known by where and how they are named, whatever their labels say.
+pub(crate) fn read_secret(mut secret: Secret, operator_namespace: &str, cas: &KnownCas) -> SecretFacts {
+    let name = secret.metadata.name.clone().unwrap_or_default();
+    let in_operator_namespace = secret.metadata.namespace.as_deref() == Some(operator_namespace);
+    let base = name.strip_suffix("-previous");
+    let ring_name = base.unwrap_or(&name);
+    let copy = base.is_some();
+    let data = secret.data.take().unwrap_or_default();
+    let facts = secret_facts(&secret, &data);
+    let has = |key: &str| data.contains_key(key);
+    let read = if in_operator_namespace && ring_name.ends_with("-ca-ring") && has(key::RING) {
+        SecretFacts::CaRing { ring: read_ca_ring(&data), facts, copy }
+    } else if in_operator_namespace && ring_name.ends_with("-signing-ring") && has(key::RING) {
+        SecretFacts::SigningRing { ring: read_signing_ring(&data), facts }
+    } else if name.ends_with("-token-signer") && !has(key::TLS_CERT) {
+        SecretFacts::Signer(SignerSecret { kid: signer_kid(&data), facts })
+    } else {
+        let (leaf, chain) = read_leaf(&data, cas).map_or((None, None), |(leaf, chain)| (Some(leaf), Some(chain)));
+        let proven = leaf.as_ref().is_none_or(|leaf| leaf.issuer.is_some());
+        SecretFacts::Leaf { secret: LeafSecret { facts, leaf }, unproven: chain.filter(|_| !proven).map(Arc::from) }
+    };
+    for mut value in data.into_values() {
+        value.0.zeroize();
+    }
+    read
+}
+
+pub(crate) fn config_map_facts(map: &ConfigMap) -> ObjectFacts {
+    let mut data: BTreeMap<String, String> =
+        map.data.iter().flatten().map(|(key, value)| (key.clone(), sha256_hex(value.as_bytes()))).collect();
+    let binary = map.binary_data.iter().flatten();
+    data.extend(binary.map(|(key, value)| (key.clone(), sha256_hex(&value.0))));
+    ObjectFacts { data, immutable: map.immutable.unwrap_or(false), ..metadata_facts(&map.metadata) }
+}
+
+/// Labels, annotations, owners and the state.
+pub(crate) fn metadata_facts(meta: &ObjectMeta) -> ObjectFacts {
+    let owners = meta.owner_references.iter().flatten();
+    ObjectFacts {
+        uid: meta.uid.clone().unwrap_or_default(),
+        resource_version: meta.resource_version.clone().unwrap_or_default(),
+        labels: meta.labels.clone().unwrap_or_default(),
+        annotations: meta.annotations.clone().unwrap_or_default(),
+        owners: owners
+            .filter(|owner| owner.api_version.starts_with("gaia.dev/"))
+            .map(|owner| OwnerRef { kind: owner.kind.clone(), name: owner.name.clone(), uid: owner.uid.clone() })
+            .collect(),
+        ..ObjectFacts::default()
+    }
+}
+
+/// The CA certificates of a ring, to know leaves by.
+pub(crate) fn known_cas(ring: &CaRing) -> KnownCas {
+    let generations = ring.generations.iter();
+    generations
+        .filter_map(|generation| {
+            let chain = Certificate::chain_from_pem(generation.material.chain.as_bytes()).ok()?;
+            let certificate = chain.first()?.clone();
+            let shipped = if certificate.is_self_signed() { &[][..] } else { &chain[..] };
+            Some(KnownCa {
+                fingerprint: generation.material.fingerprint.clone(),
+                shipped: shipped.iter().map(Certificate::fingerprint).collect(),
+                certificate,
+            })
+        })
+        .collect()
+}
+
+fn secret_facts(secret: &Secret, data: &BTreeMap<String, ByteString>) -> ObjectFacts {
+    ObjectFacts {
+        // The hash of a private key is of no use to anybody here, and so is not kept.
+        data: data
+            .iter()
+            .filter(|(name, _)| !is_private(name))
+            .map(|(name, value)| (name.clone(), sha256_hex(&value.0)))
+            .collect(),
+        immutable: secret.immutable.unwrap_or(false),
+        type_: secret.type_.clone(),
+        ..metadata_facts(&secret.metadata)
+    }
+}
+
+fn is_private(name: &str) -> bool {
+    name.ends_with(".key")
+}
+
+fn read_leaf(data: &BTreeMap<String, ByteString>, cas: &KnownCas) -> Option<(LeafFacts, Vec<Certificate>)> {
+    let chain = Certificate::chain_from_pem(&data.get(key::TLS_CERT)?.0).ok()?;
+    let certificate = chain.first()?;
+    let private = PrivateKey::from_pem(std::str::from_utf8(&data.get(key::TLS_KEY)?.0).ok()?).ok()?;
+    let facts = LeafFacts {
+        fingerprint: certificate.fingerprint(),
+        serial: certificate.serial(),
+        not_before: certificate.not_before(),
+        not_after: certificate.not_after(),
+        key_matches: key_matches(certificate, &private),
+        issuer: issuer(&chain, cas),
+        names_hash: names_hash(
+            certificate.uris().iter().map(String::as_str),
+            certificate.dns_names().iter().map(String::as_str),
+            certificate.ip_addresses(),
+        ),
+    };
+    Some((facts, chain))
+}
+
+/// The CA that signed the leaf, if the chain behind it is the one that CA's leaves ship.
+fn issuer(chain: &[Certificate], cas: &KnownCas) -> Option<String> {
+    let (leaf, rest) = chain.split_first()?;
+    let ca = cas.iter().find(|ca| leaf.is_signed_by(&ca.certificate))?;
+    (rest.iter().map(Certificate::fingerprint).collect::<Vec<_>>() == ca.shipped).then(|| ca.fingerprint.clone())
+}
+
+fn read_ca_ring(data: &BTreeMap<String, ByteString>) -> Result<CaRing, RingError> {
+    let ring: CaRing = parse_ring(data)?;
+    check_keys(&ring, data, |generation, key| {
+        let chain = Certificate::chain_from_pem(generation.material.chain.as_bytes()).ok();
+        let first = chain.and_then(|chain| chain.into_iter().next());
+        first.is_some_and(|first| first.fingerprint() == generation.material.fingerprint && key_matches(&first, key))
+    })?;
+    Ok(ring)
+}
+
+fn read_signing_ring(data: &BTreeMap<String, ByteString>) -> Result<SigningRing, RingError> {
+    let ring: SigningRing = parse_ring(data)?;
+    check_keys(&ring, data, |generation, key| {
+        let public = Jwk::from_public_key(&key.public_key(), generation.material.jwk.algorithm());
+        public.is_ok_and(|jwk| jwk.kid() == generation.material.jwk.kid())
+    })?;
+    Ok(ring)
+}
+
+fn parse_ring<M: serde::de::DeserializeOwned>(data: &BTreeMap<String, ByteString>) -> Result<Ring<M>, RingError> {
+    let json = data.get(key::RING).ok_or_else(|| RingError::Corrupt("ring.json is missing".to_owned()))?;
+    Ring::parse(&json.0)
+}
+
+/// Every generation that is trusted must still have its key: it signs, or is about to.
+fn check_keys<M>(
+    ring: &Ring<M>,
+    data: &BTreeMap<String, ByteString>,
+    fits: impl Fn(&Generation<M>, &PrivateKey) -> bool,
+) -> Result<(), RingError> {
+    for generation in ring.trusted() {
+        let pem = data.get(&generation.private_key_name()).and_then(|value| std::str::from_utf8(&value.0).ok());
+        let key = pem.and_then(|pem| PrivateKey::from_pem(pem).ok());
+        if !key.is_some_and(|key| fits(generation, &key)) {
+            return Err(RingError::KeyMismatch(generation.id.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// The kid of the key a signer Secret really holds, whatever its data key `kid` says.
+fn signer_kid(data: &BTreeMap<String, ByteString>) -> Option<String> {
+    let pem = std::str::from_utf8(&data.get(key::JWT_SIGNING_KEY)?.0).ok()?;
+    let private = PrivateKey::from_pem(pem).ok()?;
+    let algorithm = if private.spec().is_rsa() { SigningAlgorithm::Rs256 } else { SigningAlgorithm::Es256 };
+    Jwk::from_public_key(&private.public_key(), algorithm).ok().map(|jwk| jwk.kid().to_owned())
+}

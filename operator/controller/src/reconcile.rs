@@ -1,0 +1,341 @@
+//! Observe, plan, execute, report: for one custom resource at a time.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use gaia_api::crd::reason;
+use gaia_plan::backoff::Failures;
+use gaia_plan::budget::IssuanceBudget;
+use gaia_plan::merge::merge_patch;
+use gaia_plan::object::{ObjectKey, Version};
+use gaia_plan::trust_domain::BroughtCa;
+use gaia_plan::{Action, certificate, service, trust_domain};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::error::{ErrorClass, ExecuteError, StoreError};
+use crate::events::{Events, Notice};
+use crate::executor::{Executor, Outcome, lock};
+use crate::metrics::{CertificateLabels, Metrics, TrustDomainLabels};
+use crate::pacer::Pacer;
+use crate::queue::Queue;
+use crate::store::{Key, Store};
+use crate::world::World;
+
+/// Decides and acts.
+pub(crate) struct Reconciler<S> {
+    pub(crate) executor: Executor<S>,
+    pub(crate) queue: Arc<Queue<Key>>,
+    pub(crate) events: Events,
+    pub(crate) metrics: Metrics,
+    pub(crate) pacer: Pacer,
+    /// When a status was last written.
+    pub(crate) reported: Mutex<HashMap<Key, Instant>>,
+}
+
+/// A plan for any kind, as far as the execution is concerned.
+pub(crate) struct Planned {
+    pub(crate) actions: Vec<Action>,
+    status: Value,
+    reported: Value,
+    version: Version,
+    generation: Option<i64>,
+    next_check: Timestamp,
+}
+
+impl<S: Store> Reconciler<S> {
+    /// Takes keys from the queue until it is closed.
+    pub(crate) async fn work(self: Arc<Self>) {
+        while let Some(key) = self.queue.next().await {
+            let next = self.reconcile(&key).await;
+            self.queue.done(key, next);
+        }
+    }
+
+    /// One custom resource; returns when to look again.
+    async fn reconcile(&self, key: &Key) -> Option<Instant> {
+        if let Err(error) = self.look_around(key).await {
+            tracing::warn!(%key, %error, "something could not be read");
+            return Some(Instant::now() + RETRY);
+        }
+        for _ in 0..ROUNDS {
+            let now = self.executor.clock.now();
+            let planned = plan(&lock(&self.executor.world), key, now)?;
+            if planned.actions.is_empty() {
+                return Some(self.report(key, &planned, now).await);
+            }
+            if let Some(wait) = self.must_wait(&planned) {
+                return Some(Instant::now() + wait);
+            }
+            if let Err(error) = self.act(key, &planned).await {
+                self.remember(key, &planned, &error, now);
+            }
+        }
+        tracing::warn!(%key, "did not settle; it is looked at again");
+        Some(Instant::now() + RETRY)
+    }
+
+    /// What no watch tells: foreign objects that were in the way, rings without their label, a CA from outside.
+    async fn look_around(&self, key: &Key) -> Result<(), ExecuteError> {
+        let in_the_way = lock(&self.executor.world).foreign_of(key);
+        for object in in_the_way {
+            self.executor.look_closer(key, &object).await?;
+        }
+        let Key::TrustDomain(name) = key else { return Ok(()) };
+        let Some(domain) = lock(&self.executor.world).trust_domain(name).cloned() else { return Ok(()) };
+        for ring in [gaia_api::names::ca_ring(name), gaia_api::names::signing_ring(name)] {
+            let ring = {
+                let world = lock(&self.executor.world);
+                let ring = ObjectKey::secret(world.operator_namespace(), ring);
+                world.facts(&ring).is_none().then_some(ring)
+            };
+            if let Some(ring) = ring {
+                self.executor.look_closer(key, &ring).await?;
+            }
+        }
+        if let Some(secret) = &domain.spec.ca.existing_secret_ref {
+            let now = self.executor.clock.now();
+            let found = self.executor.read_brought_ca(&secret.name, now).await?;
+            let facts =
+                found.map(|ca| BroughtCa { fingerprint: ca.certificate().fingerprint(), not_after: ca.not_after() });
+            lock(&self.executor.world).brought_ca(name, facts);
+        }
+        Ok(())
+    }
+
+    /// A certificate that replaces another one waits its turn.
+    fn must_wait(&self, planned: &Planned) -> Option<Duration> {
+        let replaces = |action: &Action| matches!(action, Action::IssueLeaf(leaf) if leaf.object.on.is_some());
+        if planned.actions.iter().any(replaces) { self.pacer.take(Instant::now()).err() } else { None }
+    }
+
+    /// Does everything that is planned. A failure does not hold up what has nothing to do with it.
+    async fn act(&self, key: &Key, planned: &Planned) -> Result<(), ExecuteError> {
+        let mut first_failure = None;
+        for action in &planned.actions {
+            let started = Instant::now();
+            match self.executor.execute(key, action).await {
+                Ok(Outcome::Done(keys)) => {
+                    self.done(key, action, started);
+                    self.queue.push_all(keys.into_iter().filter(|affected| affected != key));
+                }
+                Ok(Outcome::Replan) => break,
+                Err(error) if error.class() == ErrorClass::Conflict => break,
+                Err(error) => {
+                    first_failure = first_failure.or(Some(error));
+                    if matches!(action, Action::CreateRing(_)) {
+                        break;
+                    }
+                }
+            }
+        }
+        match first_failure {
+            Some(error) => Err(error),
+            None => {
+                lock(&self.executor.world).failures.remove(key);
+                Ok(())
+            }
+        }
+    }
+
+    fn done(&self, key: &Key, action: &Action, started: Instant) {
+        tracing::info!(%key, %action, "done");
+        if matches!(action, Action::IssueLeaf(_)) {
+            let now = self.executor.clock.now();
+            let mut world = lock(&self.executor.world);
+            let budget = world.budgets.get(key).copied().unwrap_or_else(|| IssuanceBudget::full(now));
+            world.budgets.insert(key.clone(), budget.spend(now));
+            self.metrics.count_issuance("issued", action.event().map_or("", |event| event.reason));
+            self.metrics.issuance_seconds.observe(started.elapsed().as_secs_f64());
+        }
+        if let Some(event) = action.event() {
+            let reason = event.reason;
+            self.events.tell(Notice {
+                about: self.reference(key),
+                warning: false,
+                reason,
+                message: event.message.clone(),
+            });
+        }
+    }
+
+    fn remember(&self, key: &Key, planned: &Planned, error: &ExecuteError, now: Timestamp) {
+        let message = error.to_string();
+        tracing::warn!(%key, error = message, class = error.class().as_str(), "failed; it is tried again");
+        if planned.actions.iter().any(|action| matches!(action, Action::IssueLeaf(_))) {
+            self.metrics.count_issuance("failed", error.class().as_str());
+        }
+        let mut world = lock(&self.executor.world);
+        let known = world.failures.get(key);
+        let first = known.is_none_or(|known| known.message != message);
+        let attempts =
+            known.filter(|known| known.generation == planned.generation).map_or(0, |known| known.attempts) + 1;
+        let failures = Failures {
+            attempts,
+            last: now,
+            generation: planned.generation,
+            reason: reason::WRITE_FAILED,
+            message: message.clone(),
+        };
+        world.failures.insert(key.clone(), failures);
+        drop(world);
+        if first {
+            let about = self.reference(key);
+            self.events.tell(Notice { about, warning: true, reason: reason::WRITE_FAILED, message });
+        }
+    }
+
+    /// Writes the status if it differs, and says when to look again.
+    async fn report(&self, key: &Key, planned: &Planned, now: Timestamp) -> Instant {
+        self.measure(key, planned, now);
+        let next = Instant::now() + gaia_plan::backoff::since(planned.next_check, now).max(MINIMUM_WAIT);
+        let Some(patch) = self.due_report(key, planned) else { return next };
+        match self.executor.store.patch_status(key, &planned.version, patch).await {
+            Ok(object) => {
+                self.refused(key, planned);
+                self.reported.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), Instant::now());
+                let keys = lock(&self.executor.world).take_reported(object);
+                self.queue.push_all(keys.into_iter().filter(|affected| affected != key));
+                next
+            }
+            // The watch is about to bring what was changed meanwhile.
+            Err(StoreError::Conflict { .. } | StoreError::NotFound { .. }) => next.min(Instant::now() + RETRY),
+            Err(error) => {
+                tracing::warn!(%key, %error, "the status could not be reported");
+                next.min(Instant::now() + RETRY)
+            }
+        }
+    }
+
+    /// The patch of what differs. Counts and times alone are written at most once a minute.
+    fn due_report(&self, key: &Key, planned: &Planned) -> Option<Value> {
+        let patch = merge_patch(&planned.reported, &planned.status)?;
+        if without_counts(&planned.reported) == without_counts(&planned.status) {
+            let reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+            if reported.get(key).is_some_and(|at| at.elapsed() < Duration::from_secs(60)) {
+                return None;
+            }
+        }
+        Some(patch)
+    }
+
+    /// Tells once that something is refused.
+    fn refused(&self, key: &Key, planned: &Planned) {
+        let stalled = |status: &Value| {
+            let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+            conditions
+                .into_iter()
+                .find(|c| c["type"] == "Stalled" && c["status"] == "True")
+                .map(|c| c["reason"].clone())
+        };
+        let (before, after) = (stalled(&planned.reported), stalled(&planned.status));
+        if let Some(reason) = after.filter(|after| Some(after) != before.as_ref()) {
+            let message = planned.status["conditions"].as_array().into_iter().flatten();
+            let message = message.filter(|c| c["type"] == "Stalled").find_map(|c| c["message"].as_str());
+            let Some(reason) = reason::ALL.iter().find(|known| **known == reason) else { return };
+            let message = message.unwrap_or_default().to_owned();
+            self.events.tell(Notice { about: self.reference(key), warning: true, reason, message });
+        }
+    }
+
+    fn measure(&self, key: &Key, planned: &Planned, now: Timestamp) {
+        let seconds = |value: &Value| value.as_str()?.parse::<Timestamp>().ok().map(Timestamp::as_second);
+        match key {
+            Key::Certificate(namespace, name) => {
+                let labels = CertificateLabels { namespace: namespace.clone(), name: name.clone() };
+                if let Some(end) = seconds(&planned.status["notAfter"]) {
+                    self.metrics.not_after.get_or_create(&labels).set(end);
+                }
+                if let Some(renewal) = seconds(&planned.status["renewalTime"]) {
+                    self.metrics.renewal.get_or_create(&labels).set(renewal);
+                }
+            }
+            Key::TrustDomain(name) => {
+                let labels = TrustDomainLabels { trust_domain: name.clone() };
+                if let Some(end) = seconds(&planned.status["ca"]["active"]["notAfter"]) {
+                    self.metrics.ca_not_after.get_or_create(&labels).set(end);
+                }
+                if let Some(since) = seconds(&planned.status["signingKeys"]["active"]["since"]) {
+                    self.metrics.signing_key_age.get_or_create(&labels).set(now.as_second() - since);
+                }
+            }
+            Key::Service(..) => {}
+        }
+    }
+
+    fn reference(&self, key: &Key) -> ObjectReference {
+        let (namespace, name) = key.names();
+        let world = lock(&self.executor.world);
+        let meta = world.metadata(key);
+        ObjectReference {
+            api_version: Some("gaia.dev/v1alpha1".to_owned()),
+            kind: Some(key.kind().to_owned()),
+            namespace: Some(namespace.to_owned()).filter(|namespace| !namespace.is_empty()),
+            name: Some(name.to_owned()),
+            uid: meta.and_then(|meta| meta.uid.clone()),
+            ..Default::default()
+        }
+    }
+}
+
+/// Plans for any kind. None if it is gone, or going.
+pub(crate) fn plan(world: &World, key: &Key, now: Timestamp) -> Option<Planned> {
+    let meta = world.metadata(key)?;
+    let (namespace, name) = key.names();
+    if meta.deletion_timestamp.is_some() || world.is_terminating(namespace) {
+        return None;
+    }
+    let version = Version {
+        uid: meta.uid.clone().unwrap_or_default(),
+        resource_version: meta.resource_version.clone().unwrap_or_default(),
+    };
+    let generation = meta.generation;
+    let place = (namespace.to_owned(), name.to_owned());
+    let (actions, status, reported, next_check) = match key {
+        Key::TrustDomain(name) => {
+            let observed = world.observe_trust_domain(name)?;
+            let plan = trust_domain::plan(&observed, now);
+            (plan.actions, value(&plan.status), value(&observed.domain.status), plan.next_check)
+        }
+        Key::Certificate(..) => {
+            let observed = world.observe_certificate(&place, now)?;
+            let plan = certificate::plan(&observed, now);
+            (plan.actions, value(&plan.status), value(&observed.certificate.status), plan.next_check)
+        }
+        Key::Service(..) => {
+            let services = world.services_beside(&place);
+            let observed = world.observe_service(&place, &services)?;
+            let plan = service::plan(&observed, now);
+            (plan.actions, value(&plan.status), value(&observed.service.status), plan.next_check)
+        }
+    };
+    let reported = if reported.is_null() { Value::Object(serde_json::Map::new()) } else { reported };
+    Some(Planned { actions, status, reported, version, generation, next_check })
+}
+
+fn value(status: &impl serde::Serialize) -> Value {
+    // A status has string keys only, so it always has a JSON form.
+    serde_json::to_value(status).unwrap_or(Value::Null)
+}
+
+/// A status without what changes at every attempt.
+fn without_counts(status: &Value) -> Value {
+    let mut status = status.clone();
+    if let Some(fields) = status.as_object_mut() {
+        fields.remove("failedAttempts");
+        fields.remove("lastFailureTime");
+        for condition in fields.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(condition) = condition.as_object_mut() {
+                condition.remove("lastTransitionTime");
+            }
+        }
+    }
+    status
+}
+
+const ROUNDS: usize = 8;
+const RETRY: Duration = Duration::from_secs(1);
+const MINIMUM_WAIT: Duration = Duration::from_millis(100);

@@ -1,0 +1,245 @@
+//! Everything the operator knows of the cluster, kept up to date by watches and by its own writes.
+
+mod observe;
+mod triggers;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain};
+use gaia_api::names;
+use gaia_plan::backoff::Failures;
+use gaia_plan::budget::IssuanceBudget;
+use gaia_plan::object::{ObjectFacts, ObjectKey, ObjectKind};
+use gaia_plan::trust_domain::BroughtCa;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::facts::{self, KnownCas, SecretFacts};
+use crate::store::{Key, Reported, Stored};
+
+/// A namespace and a name.
+pub(crate) type Place = (String, String);
+
+/// A namespace, as far as it matters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NamespaceFacts {
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) terminating: bool,
+}
+
+/// The fixed surroundings.
+#[derive(Debug, Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) operator_namespace: String,
+    pub(crate) cluster_domain: String,
+}
+
+/// What is known.
+pub(crate) struct World {
+    surroundings: Surroundings,
+    trust_domains: BTreeMap<String, Arc<TrustDomain>>,
+    certificates: HashMap<Place, Arc<ServiceCertificate>>,
+    services: BTreeMap<Place, Arc<GaiaService>>,
+    namespaces: HashMap<String, NamespaceFacts>,
+    secrets: HashMap<Place, SecretFacts>,
+    config_maps: HashMap<Place, ObjectFacts>,
+    /// CAs brought from outside, by TrustDomain.
+    brought: HashMap<String, Result<BroughtCa, String>>,
+    known_cas: Arc<KnownCas>,
+    /// ServiceCertificates by the Secret they name.
+    claims: HashMap<Place, BTreeSet<String>>,
+    /// How many objects of a namespace refer to a TrustDomain.
+    consumers: BTreeMap<String, BTreeMap<String, usize>>,
+    /// Objects that exist and are somebody else's. They are not watched.
+    foreign: HashSet<ObjectKey>,
+    /// Objects of ours that somebody else deleted.
+    lost: HashSet<ObjectKey>,
+    pub(crate) failures: HashMap<Key, Failures>,
+    pub(crate) budgets: HashMap<Key, IssuanceBudget>,
+}
+
+impl World {
+    pub(crate) fn new(surroundings: Surroundings) -> Self {
+        Self {
+            surroundings,
+            trust_domains: BTreeMap::new(),
+            certificates: HashMap::new(),
+            services: BTreeMap::new(),
+            namespaces: HashMap::new(),
+            secrets: HashMap::new(),
+            config_maps: HashMap::new(),
+            brought: HashMap::new(),
+            known_cas: Arc::default(),
+            claims: HashMap::new(),
+            consumers: BTreeMap::new(),
+            foreign: HashSet::new(),
+            lost: HashSet::new(),
+            failures: HashMap::new(),
+            budgets: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn operator_namespace(&self) -> &str {
+        &self.surroundings.operator_namespace
+    }
+
+    /// The CAs to know leaves by, for reading Secrets outside the lock.
+    pub(crate) fn known_cas(&self) -> Arc<KnownCas> {
+        Arc::clone(&self.known_cas)
+    }
+
+    pub(crate) fn trust_domain(&self, name: &str) -> Option<&Arc<TrustDomain>> {
+        self.trust_domains.get(name)
+    }
+
+    /// Everything there is to decide about.
+    pub(crate) fn all_keys(&self) -> Vec<Key> {
+        let domains = self.trust_domains.keys().map(|name| Key::TrustDomain(name.clone()));
+        let services = self.services.keys().map(|(namespace, name)| Key::Service(namespace.clone(), name.clone()));
+        let certificates = self.certificates.keys();
+        let certificates = certificates.map(|(namespace, name)| Key::Certificate(namespace.clone(), name.clone()));
+        domains.chain(services).chain(certificates).collect()
+    }
+
+    /// The metadata of a custom resource.
+    pub(crate) fn metadata(&self, key: &Key) -> Option<&ObjectMeta> {
+        match key {
+            Key::TrustDomain(name) => self.trust_domains.get(name).map(|found| &found.metadata),
+            Key::Certificate(namespace, name) => {
+                self.certificates.get(&(namespace.clone(), name.clone())).map(|found| &found.metadata)
+            }
+            Key::Service(namespace, name) => {
+                self.services.get(&(namespace.clone(), name.clone())).map(|found| &found.metadata)
+            }
+        }
+    }
+
+    pub(crate) fn is_terminating(&self, namespace: &str) -> bool {
+        self.namespaces.get(namespace).is_some_and(|facts| facts.terminating)
+    }
+
+    pub(crate) fn brought_ca(&mut self, trust_domain: &str, ca: Result<BroughtCa, String>) {
+        self.brought.insert(trust_domain.to_owned(), ca);
+    }
+
+    pub(crate) fn mark_foreign(&mut self, key: ObjectKey) {
+        self.foreign.insert(key);
+    }
+
+    pub(crate) fn clear_foreign(&mut self, key: &ObjectKey) {
+        self.foreign.remove(key);
+    }
+
+    /// The objects that a custom resource wants to write and that are somebody else's.
+    pub(crate) fn foreign_of(&self, key: &Key) -> Vec<ObjectKey> {
+        let (namespace, name) = key.names();
+        let belongs = |object: &&ObjectKey| match key {
+            Key::TrustDomain(domain) => {
+                [names::trust(domain), names::grants(domain), names::token_signer(domain)].contains(&object.name)
+            }
+            Key::Certificate(..) => {
+                let certificate = self.certificates.get(&(namespace.to_owned(), name.to_owned()));
+                let secret = certificate.map(|certificate| certificate.secret_name());
+                object.kind == ObjectKind::Secret
+                    && object.namespace == namespace
+                    && Some(&object.name) == secret.as_ref()
+            }
+            Key::Service(..) => {
+                object.namespace == namespace && (object.name == names::policy(name) || object.name == name)
+            }
+        };
+        self.foreign.iter().filter(belongs).cloned().collect()
+    }
+
+    /// The state of the signing CA's ring, as last seen.
+    pub(crate) fn ring_version(&self, ring: &str) -> Option<String> {
+        let place = (self.surroundings.operator_namespace.clone(), ring.to_owned());
+        self.secrets.get(&place).map(|secret| secret.facts().resource_version.clone())
+    }
+
+    /// The UID and resource version of an object that is known.
+    pub(crate) fn facts(&self, key: &ObjectKey) -> Option<&ObjectFacts> {
+        let place = (key.namespace.clone(), key.name.clone());
+        match key.kind {
+            ObjectKind::Secret => self.secrets.get(&place).map(SecretFacts::facts),
+            ObjectKind::ConfigMap => self.config_maps.get(&place),
+            ObjectKind::ServiceCertificate => None,
+        }
+    }
+
+    /// Takes in an object that was read or written by the operator itself.
+    pub(crate) fn take_stored(&mut self, object: Stored) -> BTreeSet<Key> {
+        self.clear_foreign(&object.key());
+        match object {
+            Stored::Secret(secret) => {
+                let cas = self.known_cas();
+                let place = place(&secret.metadata);
+                let facts = facts::read_secret(secret, &self.surroundings.operator_namespace, &cas);
+                self.apply_secret(place, facts)
+            }
+            Stored::ConfigMap(map) => self.apply_config_map(place(&map.metadata), facts::config_map_facts(&map)),
+            Stored::Certificate(certificate) => self.apply_certificate(*certificate),
+        }
+    }
+
+    /// Takes in a custom resource whose status the operator has just written.
+    pub(crate) fn take_reported(&mut self, object: Reported) -> BTreeSet<Key> {
+        match object {
+            Reported::TrustDomain(domain) => self.apply_trust_domain(*domain),
+            Reported::Certificate(certificate) => self.apply_certificate(*certificate),
+            Reported::Service(service) => self.apply_service(*service),
+        }
+    }
+
+    pub(crate) fn trust_domain_places(&self) -> Vec<Place> {
+        self.trust_domains.keys().map(|name| (String::new(), name.clone())).collect()
+    }
+
+    pub(crate) fn namespace_places(&self) -> Vec<Place> {
+        self.namespaces.keys().map(|name| (String::new(), name.clone())).collect()
+    }
+
+    pub(crate) fn certificate_places(&self) -> Vec<Place> {
+        self.certificates.keys().cloned().collect()
+    }
+
+    pub(crate) fn service_places(&self) -> Vec<Place> {
+        self.services.keys().cloned().collect()
+    }
+
+    pub(crate) fn secret_places(&self) -> Vec<Place> {
+        self.secrets.keys().cloned().collect()
+    }
+
+    pub(crate) fn config_map_places(&self) -> Vec<Place> {
+        self.config_maps.keys().cloned().collect()
+    }
+
+    /// Forgets an object that the operator itself deleted, or that turned out to be gone.
+    pub(crate) fn forget(&mut self, key: &ObjectKey) {
+        let place = (key.namespace.clone(), key.name.clone());
+        match key.kind {
+            ObjectKind::Secret => {
+                self.secrets.remove(&place);
+            }
+            ObjectKind::ConfigMap => {
+                self.config_maps.remove(&place);
+            }
+            ObjectKind::ServiceCertificate => {
+                self.certificates.remove(&place);
+            }
+        }
+    }
+}
+
+/// Namespace and name of an object.
+pub(crate) fn place(meta: &ObjectMeta) -> Place {
+    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+}
+
+/// Whether an object that arrives is older than what is known: our own write may be ahead of the watch.
+/// Resource versions of one resource are comparable numbers (KEP-5504).
+fn is_older(arriving: Option<&str>, known: Option<&str>) -> bool {
+    let number = |text: Option<&str>| text.and_then(|text| text.parse::<u64>().ok());
+    matches!((number(arriving), number(known)), (Some(arriving), Some(known)) if arriving < known)
+}

@@ -1,0 +1,317 @@
+//! Taking in what changed, and telling what is to be decided anew because of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain};
+use gaia_api::names::TRUST_DOMAIN_LABEL;
+use gaia_plan::object::{ObjectFacts, ObjectKey};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::{NamespaceFacts, Place, World, is_older, place};
+use crate::facts::{self, KnownCas, SecretFacts};
+use crate::store::Key;
+
+impl World {
+    pub(crate) fn apply_trust_domain(&mut self, mut domain: TrustDomain) -> BTreeSet<Key> {
+        let name = domain.metadata.name.clone().unwrap_or_default();
+        let before = self.trust_domains.get(&name);
+        if before.is_some_and(|known| stale(&domain.metadata, &known.metadata)) {
+            return BTreeSet::new();
+        }
+        slim(&mut domain.metadata);
+        let changed = before.is_none_or(|known| known.spec != domain.spec || known.metadata.uid != domain.metadata.uid);
+        let differs =
+            before.is_none_or(|known| differs(&domain.metadata, &known.metadata) || known.status != domain.status);
+        self.trust_domains.insert(name.clone(), Arc::new(domain));
+        let mut keys = if changed { self.referring_to(&name) } else { BTreeSet::new() };
+        if differs {
+            keys.insert(Key::TrustDomain(name));
+        }
+        keys
+    }
+
+    pub(crate) fn remove_trust_domain(&mut self, name: &str) -> BTreeSet<Key> {
+        self.trust_domains.remove(name);
+        self.brought.remove(name);
+        self.failures.remove(&Key::TrustDomain(name.to_owned()));
+        self.referring_to(name)
+    }
+
+    pub(crate) fn apply_certificate(&mut self, mut certificate: ServiceCertificate) -> BTreeSet<Key> {
+        let place = place(&certificate.metadata);
+        let before = self.certificates.get(&place).cloned();
+        if before.as_ref().is_some_and(|known| stale(&certificate.metadata, &known.metadata)) {
+            return BTreeSet::new();
+        }
+        slim(&mut certificate.metadata);
+        let after = Arc::new(certificate);
+        let changed = before.as_ref().is_none_or(|known| differs(&after.metadata, &known.metadata));
+        let reported = before.as_ref().is_none_or(|known| known.status != after.status);
+        let mut keys = BTreeSet::new();
+        if changed || reported {
+            keys.insert(Key::Certificate(place.0.clone(), place.1.clone()));
+            keys.insert(Key::Service(place.0.clone(), place.1.clone()));
+        }
+        if before.is_none() {
+            let secret = (place.0.clone(), after.secret_name());
+            self.claims.entry(secret).or_default().insert(place.1.clone());
+            keys.extend(self.count_consumer(&after.spec.trust_domain_ref.name, &place.0, 1));
+        }
+        self.certificates.insert(place, after);
+        keys.retain(
+            |key| !matches!(key, Key::Service(ns, name) if !self.services.contains_key(&(ns.clone(), name.clone()))),
+        );
+        keys
+    }
+
+    pub(crate) fn remove_certificate(&mut self, place: &Place) -> BTreeSet<Key> {
+        let Some(gone) = self.certificates.remove(place) else { return BTreeSet::new() };
+        let key = Key::Certificate(place.0.clone(), place.1.clone());
+        self.failures.remove(&key);
+        self.budgets.remove(&key);
+        let secret = (place.0.clone(), gone.secret_name());
+        let mut keys = self.count_consumer(&gone.spec.trust_domain_ref.name, &place.0, -1);
+        if let Some(claims) = self.claims.get_mut(&secret) {
+            claims.remove(&place.1);
+            keys.extend(claims.iter().map(|name| Key::Certificate(place.0.clone(), name.clone())));
+            if claims.is_empty() {
+                self.claims.remove(&secret);
+                self.foreign.remove(&ObjectKey::secret(&secret.0, secret.1));
+            }
+        }
+        if self.services.contains_key(place) {
+            keys.insert(Key::Service(place.0.clone(), place.1.clone()));
+        }
+        keys
+    }
+
+    pub(crate) fn apply_service(&mut self, mut service: GaiaService) -> BTreeSet<Key> {
+        let place = place(&service.metadata);
+        let before = self.services.get(&place).cloned();
+        if before.as_ref().is_some_and(|known| stale(&service.metadata, &known.metadata)) {
+            return BTreeSet::new();
+        }
+        slim(&mut service.metadata);
+        let after = Arc::new(service);
+        let domain = after.spec.trust_domain_ref.name.clone();
+        let changed = before.as_ref().is_none_or(|known| known.spec != after.spec);
+        let differs = before
+            .as_ref()
+            .is_none_or(|known| differs(&after.metadata, &known.metadata) || known.status != after.status);
+        self.services.insert(place.clone(), after);
+        let mut keys = BTreeSet::new();
+        if changed {
+            // Its identity is in the grants, and in the policies of those it calls.
+            keys.insert(Key::TrustDomain(domain.clone()));
+            keys.extend(self.services_of(&domain));
+        }
+        if differs {
+            keys.insert(Key::Service(place.0.clone(), place.1.clone()));
+        }
+        if before.is_none() {
+            keys.extend(self.count_consumer(&domain, &place.0, 1));
+        }
+        keys
+    }
+
+    pub(crate) fn remove_service(&mut self, place: &Place) -> BTreeSet<Key> {
+        let Some(gone) = self.services.remove(place) else { return BTreeSet::new() };
+        let key = Key::Service(place.0.clone(), place.1.clone());
+        self.failures.remove(&key);
+        let policy = ObjectKey::config_map(&place.0, gaia_api::names::policy(&place.1));
+        self.lost.remove(&policy);
+        self.foreign.remove(&policy);
+        let domain = &gone.spec.trust_domain_ref.name;
+        let mut keys = self.count_consumer(domain, &place.0, -1);
+        keys.insert(Key::TrustDomain(domain.clone()));
+        keys.extend(self.services_of(domain));
+        keys
+    }
+
+    pub(crate) fn apply_namespace(&mut self, name: String, facts: NamespaceFacts) -> BTreeSet<Key> {
+        if self.namespaces.get(&name) == Some(&facts) {
+            return BTreeSet::new();
+        }
+        self.namespaces.insert(name.clone(), facts);
+        self.in_namespace(&name)
+    }
+
+    pub(crate) fn remove_namespace(&mut self, name: &str) -> BTreeSet<Key> {
+        self.namespaces.remove(name);
+        self.lost.retain(|key| key.namespace != name);
+        self.foreign.retain(|key| key.namespace != name);
+        self.in_namespace(name)
+    }
+
+    pub(crate) fn apply_secret(&mut self, place: Place, mut arriving: SecretFacts) -> BTreeSet<Key> {
+        let before = self.secrets.get(&place).map(SecretFacts::facts);
+        let version = |facts: &ObjectFacts| (facts.uid.clone(), facts.resource_version.clone());
+        if let Some(before) = before {
+            let same = version(before) == version(arriving.facts());
+            if same || is_older(Some(&arriving.facts().resource_version), Some(&before.resource_version)) {
+                return BTreeSet::new();
+            }
+        }
+        self.lost.remove(&ObjectKey::secret(&place.0, place.1.clone()));
+        arriving.prove(&self.known_cas);
+        let is_ring = matches!(arriving, SecretFacts::CaRing { .. });
+        let mut keys = self.affected_by_secret(&place, Some(&arriving));
+        self.secrets.insert(place, arriving);
+        if is_ring {
+            self.learn_cas();
+        }
+        keys.retain(|key| self.metadata(key).is_some());
+        keys
+    }
+
+    pub(crate) fn remove_secret(&mut self, place: &Place, version: Option<&str>) -> BTreeSet<Key> {
+        let Some(known) = self.secrets.get(place) else { return BTreeSet::new() };
+        if is_older(version, Some(&known.facts().resource_version)) {
+            return BTreeSet::new();
+        }
+        let gone = self.secrets.remove(place);
+        self.lost.insert(ObjectKey::secret(&place.0, place.1.clone()));
+        let mut keys = self.affected_by_secret(place, gone.as_ref());
+        keys.retain(|key| self.metadata(key).is_some());
+        keys
+    }
+
+    pub(crate) fn apply_config_map(&mut self, place: Place, facts: ObjectFacts) -> BTreeSet<Key> {
+        if let Some(before) = self.config_maps.get(&place) {
+            let same = before.uid == facts.uid && before.resource_version == facts.resource_version;
+            if same || is_older(Some(&facts.resource_version), Some(&before.resource_version)) {
+                return BTreeSet::new();
+            }
+        }
+        self.lost.remove(&ObjectKey::config_map(&place.0, place.1.clone()));
+        let keys = self.affected_by_config_map(&place);
+        self.config_maps.insert(place, facts);
+        keys
+    }
+
+    pub(crate) fn remove_config_map(&mut self, place: &Place, version: Option<&str>) -> BTreeSet<Key> {
+        let Some(known) = self.config_maps.get(place) else { return BTreeSet::new() };
+        if is_older(version, Some(&known.resource_version)) {
+            return BTreeSet::new();
+        }
+        self.config_maps.remove(place);
+        self.lost.insert(ObjectKey::config_map(&place.0, place.1.clone()));
+        self.affected_by_config_map(place)
+    }
+
+    fn affected_by_secret(&self, place: &Place, secret: Option<&SecretFacts>) -> BTreeSet<Key> {
+        let mut keys: BTreeSet<Key> = self
+            .claims
+            .get(place)
+            .into_iter()
+            .flatten()
+            .map(|name| Key::Certificate(place.0.clone(), name.clone()))
+            .collect();
+        let domain = secret.and_then(|secret| secret.facts().labels.get(TRUST_DOMAIN_LABEL));
+        match secret {
+            Some(SecretFacts::CaRing { .. } | SecretFacts::SigningRing { .. }) => {
+                // By its name, in case the label is lost.
+                for name in self.trust_domains.keys() {
+                    if gaia_api::names::ca_ring(name) == place.1 || gaia_api::names::signing_ring(name) == place.1 {
+                        keys.insert(Key::TrustDomain(name.clone()));
+                        keys.extend(self.referring_to(name));
+                    }
+                }
+            }
+            Some(SecretFacts::Signer(_)) => keys.extend(domain.map(|name| Key::TrustDomain(name.clone()))),
+            Some(SecretFacts::Leaf { .. }) | None => {}
+        }
+        keys
+    }
+
+    fn affected_by_config_map(&self, place: &Place) -> BTreeSet<Key> {
+        let mut keys = BTreeSet::new();
+        for name in self.trust_domains.keys() {
+            if gaia_api::names::trust(name) == place.1 || gaia_api::names::grants(name) == place.1 {
+                keys.insert(Key::TrustDomain(name.clone()));
+            }
+        }
+        if let Some(service) = place.1.strip_suffix("-auth")
+            && self.services.contains_key(&(place.0.clone(), service.to_owned()))
+        {
+            keys.insert(Key::Service(place.0.clone(), service.to_owned()));
+        }
+        keys
+    }
+
+    /// Collects the CAs of all readable rings, and looks at leaves again that nobody could be found to have signed.
+    fn learn_cas(&mut self) {
+        let rings = self.secrets.values().filter_map(|secret| match secret {
+            SecretFacts::CaRing { ring: Ok(ring), copy: false, .. } => Some(ring),
+            _ => None,
+        });
+        let cas: KnownCas = rings.flat_map(facts::known_cas).collect();
+        self.known_cas = Arc::new(cas);
+        for secret in self.secrets.values_mut() {
+            secret.prove(&self.known_cas);
+        }
+    }
+
+    /// Everything that refers to a TrustDomain.
+    fn referring_to(&self, domain: &str) -> BTreeSet<Key> {
+        let mut keys = self.services_of(domain);
+        let certificates = self.certificates.iter().filter(|(_, found)| found.spec.trust_domain_ref.name == domain);
+        keys.extend(certificates.map(|((namespace, name), _)| Key::Certificate(namespace.clone(), name.clone())));
+        keys
+    }
+
+    fn services_of(&self, domain: &str) -> BTreeSet<Key> {
+        let services = self.services.iter().filter(|(_, found)| found.spec.trust_domain_ref.name == domain);
+        services.map(|((namespace, name), _)| Key::Service(namespace.clone(), name.clone())).collect()
+    }
+
+    fn in_namespace(&self, namespace: &str) -> BTreeSet<Key> {
+        let domains = self.trust_domains.keys().map(|name| Key::TrustDomain(name.clone()));
+        let services = self.services.keys().filter(|place| place.0 == namespace);
+        let services = services.map(|(namespace, name)| Key::Service(namespace.clone(), name.clone()));
+        let certificates = self.certificates.keys().filter(|place| place.0 == namespace);
+        let certificates = certificates.map(|(namespace, name)| Key::Certificate(namespace.clone(), name.clone()));
+        domains.chain(services).chain(certificates).collect()
+    }
+
+    /// The TrustDomain must know when a namespace gets its first consumer or loses its last.
+    fn count_consumer(&mut self, domain: &str, namespace: &str, change: isize) -> BTreeSet<Key> {
+        let namespaces: &mut BTreeMap<String, usize> = self.consumers.entry(domain.to_owned()).or_default();
+        let count = namespaces.entry(namespace.to_owned()).or_default();
+        let before = *count;
+        *count = before.saturating_add_signed(change);
+        let after = *count;
+        if after == 0 {
+            namespaces.remove(namespace);
+        }
+        if (before == 0) == (after == 0) {
+            BTreeSet::new()
+        } else {
+            BTreeSet::from([Key::TrustDomain(domain.to_owned())])
+        }
+    }
+}
+
+/// Whether what arrives is older than what is known, or the same.
+fn stale(arriving: &ObjectMeta, known: &ObjectMeta) -> bool {
+    arriving.uid == known.uid && is_older(arriving.resource_version.as_deref(), known.resource_version.as_deref())
+}
+
+/// Whether anything but the resource version differs.
+fn differs(after: &ObjectMeta, before: &ObjectMeta) -> bool {
+    after.uid != before.uid
+        || after.generation != before.generation
+        || after.labels != before.labels
+        || after.annotations != before.annotations
+        || after.owner_references != before.owner_references
+        || after.deletion_timestamp != before.deletion_timestamp
+}
+
+/// Drops what is never read.
+fn slim(meta: &mut ObjectMeta) {
+    meta.managed_fields = None;
+    if let Some(annotations) = &mut meta.annotations {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    }
+}
