@@ -15,6 +15,7 @@
 pub mod assets;
 pub mod audit;
 pub mod authority;
+pub mod chart;
 pub mod cluster;
 pub mod control_plane;
 pub mod dirs;
