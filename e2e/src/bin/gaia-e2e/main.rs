@@ -1,5 +1,6 @@
 //! `gaia-e2e`: clusters, images and the programs around them, for tests, demo and benchmarks.
 
+mod bench;
 mod cluster;
 mod image;
 mod kubectl;
@@ -27,6 +28,8 @@ enum Command {
     /// Start and stop clusters.
     #[command(subcommand)]
     Cluster(cluster::Command),
+    /// Measure the operator against a bare client, as ratios within one run.
+    Bench(bench::Arguments),
     /// Run kubectl as the administrator of a cluster that is up.
     Kubectl(kubectl::Arguments),
     /// Write Gaia's container image as a docker-archive tar, without a daemon or a registry, and print its path.
@@ -59,6 +62,7 @@ async fn main() -> ExitCode {
 async fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Cluster(command) => return cluster::run(command).await,
+        Command::Bench(arguments) => return bench::run(arguments).await,
         Command::Kubectl(arguments) => return kubectl::run(arguments),
         Command::Image(arguments) => image::run(arguments)?,
         Command::Controlplane => print_path(&assets::controlplane()?.controlplane),
