@@ -1,0 +1,254 @@
+//! Gaia's services as local processes, each on a mounted directory as its pod would have it.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpStream};
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use gaia_api::names;
+use gaia_pki::Certificate;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
+
+use crate::cluster::Cluster;
+use crate::control_plane::ports;
+use crate::process::{Process, ProcessSpec};
+use crate::{KeptProjection, Projection, Source, http, programs, wait};
+
+/// The projected volume of a service's pod, as the README has it: leaf, trust, policy and, if there are any, API keys.
+#[must_use]
+pub fn mount(service: &str, trust_domain: &str) -> Vec<Source> {
+    use names::key;
+    vec![
+        Source::secret(&names::leaf_secret(service)).items(&[key::TLS_CERT, key::TLS_KEY]),
+        Source::config_map(&names::trust(trust_domain)).items(&[
+            key::CA_CERT,
+            key::JWKS,
+            key::JWT_SIGNING_PUB,
+            key::DENYLIST,
+        ]),
+        Source::config_map(&names::policy(service)).items(&[key::POLICY]),
+        Source::secret(&format!("{service}-api-keys")).items(&[key::API_KEYS]).optional(),
+    ]
+}
+
+/// What the token issuer mounts besides: the active signing key and the grants.
+#[must_use]
+pub fn issuer_mount(service: &str, trust_domain: &str) -> Vec<Source> {
+    use names::key;
+    let mut sources = mount(service, trust_domain);
+    sources.push(Source::secret(&names::token_signer(trust_domain)).items(&[key::JWT_SIGNING_KEY]));
+    sources.push(Source::config_map(&names::grants(trust_domain)).items(&[key::GRANTS]));
+    sources
+}
+
+/// How to run a service.
+#[derive(Clone, Debug)]
+pub struct ServiceOptions {
+    /// The program, and the name of its GaiaService: `auth-service` or `asset-service`.
+    pub name: String,
+    /// The namespace of its GaiaService.
+    pub namespace: String,
+    /// What is mounted.
+    pub sources: Vec<Source>,
+    /// Holds the mounted directory, `<name>`, and the service's own data, `<name>-data`.
+    pub dir: PathBuf,
+    /// Where its log goes.
+    pub logs: PathBuf,
+    /// Further environment variables. The mounted directory is looked at every second unless they say otherwise.
+    pub env: BTreeMap<String, String>,
+}
+
+impl ServiceOptions {
+    /// The token issuer of a TrustDomain.
+    pub fn auth_service(cluster: &Cluster, namespace: &str, trust_domain: &str) -> Self {
+        Self::new(cluster, namespace, AUTH_SERVICE, issuer_mount(AUTH_SERVICE, trust_domain))
+    }
+
+    /// The keeper of files. It takes the API keys of the Secret `asset-service-api-keys`.
+    pub fn asset_service(cluster: &Cluster, namespace: &str, trust_domain: &str) -> Self {
+        Self::new(cluster, namespace, ASSET_SERVICE, mount(ASSET_SERVICE, trust_domain))
+    }
+
+    fn new(cluster: &Cluster, namespace: &str, name: &str, sources: Vec<Source>) -> Self {
+        Self {
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
+            sources,
+            dir: cluster.dir().join("services").join(namespace),
+            logs: cluster.dir().join("logs"),
+            env: BTreeMap::from([("GAIA_RELOAD_INTERVAL".to_owned(), "1s".to_owned())]),
+        }
+    }
+
+    /// With its mounted directory and its data in `dir`.
+    #[must_use]
+    pub fn in_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.dir = dir.into();
+        self
+    }
+
+    /// With another environment variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+}
+
+/// A running service, with its mounted directory kept in line. It is a [`Process`]: it can be killed, paused and
+/// restarted, and keeps its addresses and its directory through it.
+#[derive(Debug)]
+pub struct ServiceProcess {
+    process: Process,
+    mount: KeptProjection,
+    server_name: String,
+    mesh: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl ServiceProcess {
+    /// Waits until everything it mounts is there, as kubelet does, and starts it. It is not waited for: see
+    /// [`Self::wait_ready`].
+    ///
+    /// # Errors
+    /// If something it mounts does not come to be, or the binary is not built.
+    pub async fn start(cluster: &Cluster, options: ServiceOptions) -> Result<Self> {
+        let ServiceOptions { name, namespace, sources, dir, logs, env } = options;
+        let mount = Projection::new(cluster.admin().await?, &namespace, dir.join(&name), sources);
+        wait::until(&format!("what {namespace}/{name} mounts is there"), MOUNT_TIMEOUT, || mount.sync_once()).await?;
+        let [mesh, admin] = ports::free()?.map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port)));
+        let mut spec = ProcessSpec::new(&format!("{namespace}-{name}"), programs::locate(&name)?, &logs)
+            .env("GAIA_SERVICE_NAME", &name)
+            .env("GAIA_DIR", mount.dir())
+            .env("GAIA_MESH_ADDRESS", mesh.to_string())
+            .env("GAIA_ADMIN_ADDRESS", admin.to_string());
+        if name == ASSET_SERVICE {
+            let store = dir.join(format!("{name}-data"));
+            spec = spec.env("GAIA_OBJECT_STORE_URL", format!("file://{}", store.display()));
+        }
+        for (name, value) in env {
+            spec = spec.env(&name, value);
+        }
+        let process = Process::start(spec)?;
+        Ok(Self { process, mount: mount.keep(), server_name: format!("{name}.{namespace}.svc"), mesh, admin })
+    }
+
+    /// What its pod has as `/etc/gaia`.
+    pub fn dir(&self) -> &Path {
+        self.mount.dir()
+    }
+
+    /// The name that its leaf is for and its callers use: `<name>.<namespace>.svc`.
+    pub fn server_name(&self) -> &str {
+        &self.server_name
+    }
+
+    /// Where other services reach it, with TLS.
+    pub fn mesh_address(&self) -> SocketAddr {
+        self.mesh
+    }
+
+    /// The address of `/livez`, `/readyz` and `/metrics`.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Waits until `/readyz` says yes.
+    ///
+    /// # Errors
+    /// If the service ends, or does not get ready within `timeout`: with the end of its log.
+    pub async fn wait_ready(&self, timeout: Duration) -> Result<()> {
+        let ready = async || match self.process.check_running() {
+            Ok(()) => self.get("/readyz").await.map(Ok),
+            Err(ended) => Ok(Err(ended)),
+        };
+        let what = format!("{} is ready", self.process.name());
+        let result = wait::until(&what, timeout, ready).await;
+        let result =
+            result.map_err(|error| error.context(format!("the end of its log:\n{}", self.process.log_tail())))?;
+        result.map(drop)
+    }
+
+    /// What `/metrics` says.
+    ///
+    /// # Errors
+    /// If it does not answer with 200.
+    pub async fn metrics(&self) -> Result<String> {
+        self.get("/metrics").await
+    }
+
+    /// The leaf that it shows at this moment to whoever connects, verified against the roots it has mounted itself.
+    ///
+    /// # Errors
+    /// If nobody answers, or what is shown is not good for the service's name.
+    pub async fn served_leaf(&self) -> Result<Certificate> {
+        let roots = std::fs::read(self.dir().join(names::key::CA_CERT)).context("cannot read the mounted roots")?;
+        served_leaf(self.mesh, &self.server_name, roots).await
+    }
+
+    /// Waits until it serves the leaf with this serial number.
+    ///
+    /// # Errors
+    /// If it does not within `timeout`, with what it serves.
+    pub async fn wait_serving(&self, serial: &str, timeout: Duration) -> Result<Certificate> {
+        let look = async || -> Result<Certificate> {
+            let leaf = self.served_leaf().await?;
+            ensure!(leaf.serial() == serial, "it serves {}", leaf.serial());
+            Ok(leaf)
+        };
+        wait::until(&format!("{} serves the leaf {serial}", self.process.name()), timeout, look).await
+    }
+
+    async fn get(&self, path: &str) -> Result<String> {
+        let (status, body) = http::get(&format!("http://{}{path}", self.admin)).await?;
+        ensure!(status == 200, "{path} says {status}: {body}");
+        Ok(body)
+    }
+}
+
+/// Whatever can be done with a process can be done with a service.
+impl Deref for ServiceProcess {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
+}
+
+/// The leaf that a TLS server shows, verified for `server_name` against `roots` (PEM).
+///
+/// # Errors
+/// If nobody answers within five seconds, or the leaf does not verify.
+pub async fn served_leaf(address: SocketAddr, server_name: &str, roots: Vec<u8>) -> Result<Certificate> {
+    let name = ServerName::try_from(server_name.to_owned())?;
+    tokio::task::spawn_blocking(move || handshake(address, name, &roots)).await?
+}
+
+fn handshake(address: SocketAddr, name: ServerName<'static>, roots: &[u8]) -> Result<Certificate> {
+    let mut store = RootCertStore::empty();
+    for root in Certificate::chain_from_pem(roots)? {
+        store.add(CertificateDer::from(root.der().to_vec()))?;
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(store)
+        .with_no_client_auth();
+    let mut connection = ClientConnection::new(Arc::new(config), name)?;
+    let mut stream = TcpStream::connect_timeout(&address, HANDSHAKE_TIMEOUT)?;
+    stream.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
+    stream.set_write_timeout(Some(HANDSHAKE_TIMEOUT))?;
+    while connection.is_handshaking() {
+        connection.complete_io(&mut stream)?;
+    }
+    let shown = connection.peer_certificates().and_then(<[_]>::first).context("the server showed no certificate")?;
+    Ok(Certificate::from_der(shown)?)
+}
+
+const AUTH_SERVICE: &str = "auth-service";
+const ASSET_SERVICE: &str = "asset-service";
+const MOUNT_TIMEOUT: Duration = Duration::from_secs(30);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
