@@ -343,3 +343,6 @@ fn owner_reference(owner: &OwnerRef) -> OwnerReference {
         block_owner_deletion: None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -106,6 +106,19 @@ impl Metrics {
         self.issuance.get_or_create(&IssuanceLabels { result, reason }).inc();
     }
 
+    /// A certificate or TrustDomain that is gone is reported no more.
+    pub(crate) fn forget(&self, namespace: &str, name: &str) {
+        if namespace.is_empty() {
+            let labels = TrustDomainLabels { trust_domain: name.to_owned() };
+            self.ca_not_after.remove(&labels);
+            self.signing_key_age.remove(&labels);
+            return;
+        }
+        let labels = CertificateLabels { namespace: namespace.to_owned(), name: name.to_owned() };
+        self.not_after.remove(&labels);
+        self.renewal.remove(&labels);
+    }
+
     /// The text format.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();

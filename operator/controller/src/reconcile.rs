@@ -63,7 +63,11 @@ impl<S: Store> Reconciler<S> {
         }
         for _ in 0..ROUNDS {
             let now = self.executor.clock.now();
-            let planned = plan(&lock(&self.executor.world), key, now)?;
+            let planned = plan(&lock(&self.executor.world), key, now);
+            let Some(planned) = planned else {
+                self.forget(key);
+                return None;
+            };
             if planned.actions.is_empty() {
                 return Some(self.report(key, &planned, now).await);
             }
@@ -76,6 +80,14 @@ impl<S: Store> Reconciler<S> {
         }
         tracing::warn!(%key, "did not settle; it is looked at again");
         Some(Instant::now() + RETRY)
+    }
+
+    fn forget(&self, key: &Key) {
+        let (namespace, name) = key.names();
+        if !matches!(key, Key::Service(..)) {
+            self.metrics.forget(namespace, name);
+        }
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
 
     /// What no watch tells: foreign objects that were in the way, rings without their label, a CA from outside.

@@ -32,6 +32,9 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<()> {
     for name in unknown_variables(std::env::vars().map(|(name, _)| name)) {
         tracing::warn!(name, "this environment variable is not known and has no effect");
     }
+    if std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_some() {
+        tracing::warn!("OTEL_EXPORTER_OTLP_ENDPOINT has no effect: this version sends no traces");
+    }
     let metrics = Metrics::new();
     let client = connect(&metrics).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);

@@ -101,7 +101,7 @@ impl Bench {
     }
 
     /// A restart writes nothing but the lease.
-    async fn restart(&self, report: &mut Report, mut operator: OperatorProcess) -> Result<OperatorProcess> {
+    async fn restart(&self, report: &mut Report, operator: OperatorProcess) -> Result<OperatorProcess> {
         progress::say("the operator is restarted");
         operator.sigterm(Duration::from_secs(30)).await?;
         drop(operator);

@@ -34,8 +34,11 @@ impl World {
     pub(crate) fn remove_trust_domain(&mut self, name: &str) -> BTreeSet<Key> {
         self.trust_domains.remove(name);
         self.brought.remove(name);
-        self.failures.remove(&Key::TrustDomain(name.to_owned()));
-        self.referring_to(name)
+        let key = Key::TrustDomain(name.to_owned());
+        self.failures.remove(&key);
+        let mut keys = self.referring_to(name);
+        keys.insert(key);
+        keys
     }
 
     pub(crate) fn apply_certificate(&mut self, mut certificate: ServiceCertificate) -> BTreeSet<Key> {
@@ -72,6 +75,7 @@ impl World {
         self.budgets.remove(&key);
         let secret = (place.0.clone(), gone.secret_name());
         let mut keys = self.count_consumer(&gone.spec.trust_domain_ref.name, &place.0, -1);
+        keys.insert(key);
         if let Some(claims) = self.claims.get_mut(&secret) {
             claims.remove(&place.1);
             keys.extend(claims.iter().map(|name| Key::Certificate(place.0.clone(), name.clone())));

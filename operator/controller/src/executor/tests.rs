@@ -1,0 +1,187 @@
+//! The executor against a scripted API server: each request is looked at, each answer chosen.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use gaia_api::ManualClock;
+use gaia_plan::Action;
+use gaia_plan::object::{ObjectChange, ObjectKey, Version};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use kube::Client;
+use kube::client::Body;
+use serde_json::{Value, json};
+
+use super::{Executor, Outcome, lock};
+use crate::error::ErrorClass;
+use crate::signers::Signers;
+use crate::store::{Key, KubeStore};
+use crate::world::{Surroundings, World};
+
+type Handle = tower_test::mock::Handle<Request<Body>, Response<Body>>;
+
+/// An executor, and the API server it talks to.
+fn scripted() -> (Executor<KubeStore>, Handle) {
+    let (service, handle) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
+    let surroundings =
+        Surroundings { operator_namespace: "gaia-system".to_owned(), cluster_domain: "cluster.local".to_owned() };
+    let executor = Executor {
+        store: KubeStore::new(Client::new(service, "default")),
+        world: Arc::new(Mutex::new(World::new(surroundings))),
+        clock: Arc::new(ManualClock::new("2026-01-01T00:00:00Z".parse().unwrap())),
+        signers: Signers::default(),
+    };
+    (executor, handle)
+}
+
+/// Expects one request and answers it.
+async fn answer(handle: &mut Handle, method: Method, path: &str, code: StatusCode, body: Value) -> Value {
+    let (request, send) = handle.next_request().await.expect("a request");
+    assert_eq!((request.method(), request.uri().path()), (&method, path));
+    let sent = request.into_body().collect().await.unwrap().to_bytes();
+    let response = Response::builder().status(code).body(Body::from(serde_json::to_vec(&body).unwrap())).unwrap();
+    send.send_response(response);
+    serde_json::from_slice(&sent).unwrap_or(Value::Null)
+}
+
+fn failure(code: u16, reason: &str) -> Value {
+    json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": "scripted" })
+}
+
+fn write(on: Option<Version>) -> Action {
+    let mut change = ObjectChange::nothing(ObjectKey::config_map("shop", "gaia-trust"), on);
+    change.data.insert("ca.crt".to_owned(), Some("PEM".to_owned()));
+    Action::Write(Box::new(change))
+}
+
+fn version() -> Version {
+    Version { uid: "u1".to_owned(), resource_version: "7".to_owned() }
+}
+
+fn config_map(labels: Value) -> Value {
+    json!({ "apiVersion": "v1", "kind": "ConfigMap", "data": { "ca.crt": "PEM" },
+        "metadata": { "namespace": "shop", "name": "gaia-trust", "uid": "u1", "resourceVersion": "8", "labels": labels } })
+}
+
+fn domain() -> Key {
+    Key::TrustDomain("gaia".to_owned())
+}
+
+const MAPS: &str = "/api/v1/namespaces/shop/configmaps";
+const MAP: &str = "/api/v1/namespaces/shop/configmaps/gaia-trust";
+
+#[tokio::test]
+async fn the_first_write_is_a_post_without_a_get_before_it() {
+    let (executor, mut server) = scripted();
+    let (outcome, sent) = tokio::join!(
+        async { executor.execute(&domain(), &write(None)).await.unwrap() },
+        answer(&mut server, Method::POST, MAPS, StatusCode::CREATED, config_map(json!({})))
+    );
+    assert_eq!(outcome, Outcome::Done(BTreeSet::new()));
+    assert_eq!(sent["data"], json!({ "ca.crt": "PEM" }));
+    let key = ObjectKey::config_map("shop", "gaia-trust");
+    assert_eq!(lock(&executor.world).facts(&key).map(|facts| facts.resource_version.clone()), Some("8".to_owned()));
+}
+
+#[tokio::test]
+async fn a_patch_names_the_state_it_was_planned_on() {
+    let (executor, mut server) = scripted();
+    let (_, sent) = tokio::join!(
+        async { executor.execute(&domain(), &write(Some(version()))).await.unwrap() },
+        answer(&mut server, Method::PATCH, MAP, StatusCode::OK, config_map(json!({})))
+    );
+    assert_eq!(sent["metadata"], json!({ "uid": "u1", "resourceVersion": "7" }));
+}
+
+#[tokio::test]
+async fn a_foreign_object_in_the_way_is_known_by_its_metadata_alone_and_left_as_it_is() {
+    let (executor, mut server) = scripted();
+    let script = async {
+        answer(&mut server, Method::POST, MAPS, StatusCode::CONFLICT, failure(409, "AlreadyExists")).await;
+        let meta = json!({ "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+            "metadata": { "namespace": "shop", "name": "gaia-trust", "uid": "u1", "resourceVersion": "8" } });
+        let (request, send) = server.next_request().await.expect("a request");
+        let accept = request.headers().get("accept").unwrap().to_str().unwrap().to_owned();
+        assert!(request.method() == Method::GET && accept.contains("as=PartialObjectMetadata"), "{accept}");
+        send.send_response(Response::new(Body::from(serde_json::to_vec(&meta).unwrap())));
+    };
+    let (outcome, ()) = tokio::join!(async { executor.execute(&domain(), &write(None)).await.unwrap() }, script);
+    assert_eq!(outcome, Outcome::Replan);
+    assert_eq!(lock(&executor.world).foreign_of(&domain()), [ObjectKey::config_map("shop", "gaia-trust")]);
+}
+
+#[tokio::test]
+async fn an_object_of_ours_that_lost_its_label_is_read_and_known_again() {
+    let (executor, mut server) = scripted();
+    let script = async {
+        answer(&mut server, Method::POST, MAPS, StatusCode::CONFLICT, failure(409, "AlreadyExists")).await;
+        let meta = json!({ "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {
+            "namespace": "shop", "name": "gaia-trust", "uid": "u1", "annotations": { "gaia.dev/ca-epoch": "1" } } });
+        answer(&mut server, Method::GET, MAP, StatusCode::OK, meta).await;
+        answer(&mut server, Method::GET, MAP, StatusCode::OK, config_map(json!({}))).await;
+    };
+    let (outcome, ()) = tokio::join!(async { executor.execute(&domain(), &write(None)).await.unwrap() }, script);
+    assert_eq!(outcome, Outcome::Replan);
+    assert!(lock(&executor.world).facts(&ObjectKey::config_map("shop", "gaia-trust")).is_some());
+}
+
+#[tokio::test]
+async fn a_conflict_is_answered_by_reading_the_object_anew() {
+    let (executor, mut server) = scripted();
+    let script = async {
+        answer(&mut server, Method::PATCH, MAP, StatusCode::CONFLICT, failure(409, "Conflict")).await;
+        answer(&mut server, Method::GET, MAP, StatusCode::OK, config_map(json!({}))).await;
+    };
+    let (outcome, ()) =
+        tokio::join!(async { executor.execute(&domain(), &write(Some(version()))).await.unwrap() }, script);
+    assert_eq!(outcome, Outcome::Replan);
+}
+
+#[tokio::test]
+async fn an_object_that_is_gone_is_forgotten() {
+    let (executor, mut server) = scripted();
+    let script = async {
+        answer(&mut server, Method::PATCH, MAP, StatusCode::NOT_FOUND, failure(404, "NotFound")).await;
+        answer(&mut server, Method::GET, MAP, StatusCode::NOT_FOUND, failure(404, "NotFound")).await;
+    };
+    let (outcome, ()) =
+        tokio::join!(async { executor.execute(&domain(), &write(Some(version()))).await.unwrap() }, script);
+    assert_eq!(outcome, Outcome::Replan);
+    assert!(lock(&executor.world).facts(&ObjectKey::config_map("shop", "gaia-trust")).is_none());
+}
+
+#[tokio::test]
+async fn what_the_server_refuses_and_what_passes_by_itself_are_told_apart() {
+    for (code, reason, class) in [
+        (403, "Forbidden", ErrorClass::UserInput),
+        (422, "Invalid", ErrorClass::UserInput),
+        (429, "TooManyRequests", ErrorClass::Transient),
+        (503, "ServiceUnavailable", ErrorClass::Transient),
+    ] {
+        let (executor, mut server) = scripted();
+        let (status, action) = (StatusCode::from_u16(code).unwrap(), write(None));
+        let (outcome, _) = tokio::join!(
+            async { executor.execute(&domain(), &action).await },
+            answer(&mut server, Method::POST, MAPS, status, failure(code, reason))
+        );
+        assert_eq!(outcome.unwrap_err().class(), class, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_carries_both_preconditions() {
+    let (executor, mut server) = scripted();
+    let action = Action::Delete { key: ObjectKey::config_map("shop", "gaia-trust"), version: version() };
+    let (outcome, sent) = tokio::join!(
+        async { executor.execute(&domain(), &action).await.unwrap() },
+        answer(
+            &mut server,
+            Method::DELETE,
+            MAP,
+            StatusCode::OK,
+            json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" })
+        )
+    );
+    assert_eq!(outcome, Outcome::Done(BTreeSet::new()));
+    assert_eq!(sent["preconditions"], json!({ "uid": "u1", "resourceVersion": "7" }));
+}
