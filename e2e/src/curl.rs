@@ -129,7 +129,8 @@ mod tests {
 
     #[test]
     fn the_answer_is_the_one_after_the_interim_ones() {
-        let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/2 401 \r\nWWW-Authenticate: Bearer realm=\"gaia\"\r\n\r\nno\r\n\r\n";
+        let text =
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/2 401 \r\nWWW-Authenticate: Bearer realm=\"gaia\"\r\n\r\nno\r\n\r\n";
         let answer = Answer::parse(text).unwrap();
         assert_eq!((answer.status, answer.body.as_str()), (401, "no\r\n\r\n"));
         assert_eq!(answer.header("www-authenticate"), Some("Bearer realm=\"gaia\""));
