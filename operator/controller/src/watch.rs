@@ -206,7 +206,7 @@ impl Watched for Namespace {
             terminating: self.metadata.deletion_timestamp.is_some(),
             labels: self.metadata.labels.unwrap_or_default(),
         };
-        lock(world).apply_namespace(self.metadata.name.unwrap_or_default(), facts)
+        lock(world).apply_namespace(self.metadata.name.as_deref().unwrap_or_default(), facts)
     }
 
     fn remove(world: &mut World, place: &Place, _: Option<&str>) -> BTreeSet<Key> {

@@ -46,7 +46,7 @@ pub struct Observed<'a> {
 pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan<ServiceCertificateStatus> {
     let verdict = judge(observed, now);
     let actions = match &verdict {
-        Verdict::Act(action) => vec![action.clone()],
+        Verdict::Act(action) => vec![action.as_ref().clone()],
         Verdict::Settled | Verdict::Refused(_) | Verdict::Wait { .. } => vec![],
     };
     let next_check = next_check(observed, &verdict, now);
@@ -71,7 +71,7 @@ enum Verdict {
     /// All is as it should be.
     Settled,
     /// Something is to be written.
-    Act(Action),
+    Act(Box<Action>),
     /// Something should be written, but not before a time.
     Wait { until: Timestamp, why: String },
     /// Nothing is written.
@@ -104,7 +104,7 @@ fn judge(observed: &Observed<'_>, now: Timestamp) -> Verdict {
         let why = "issued too often: a burst of 10, then one a minute".to_owned();
         return Verdict::Wait { until: observed.budget.next(now), why };
     }
-    Verdict::Act(action)
+    Verdict::Act(Box::new(action))
 }
 
 /// Whether the Secret may be written at all.

@@ -44,7 +44,7 @@ pub fn check_leaf(life: Duration, times: &PropagationSpec) -> Result<(), Refusal
 /// The inequality with both sides in numbers.
 pub fn check_ca(ca: Duration, longest_leaf: Duration, times: &PropagationSpec) -> Result<(), Refusal> {
     let (p, d, s) = (times.min_delay.value(), times.deadline.value(), times.clock_skew.value());
-    let right = 2 * (longest_leaf + p + d) + p + 2 * s;
+    let right = least_ca_life(longest_leaf, times);
     if ca >= right {
         return Ok(());
     }
@@ -65,6 +65,13 @@ pub fn check_ca(ca: Duration, longest_leaf: Duration, times: &PropagationSpec) -
             text(right)
         ),
     ))
+}
+
+/// The least life of a CA: `2(leaf + P + D) + G + 2S`, with `G = P`.
+#[must_use]
+pub fn least_ca_life(longest_leaf: Duration, times: &PropagationSpec) -> Duration {
+    let (p, d, s) = (times.min_delay.value(), times.deadline.value(), times.clock_skew.value());
+    2 * (longest_leaf + p + d) + p + 2 * s
 }
 
 /// Whether a ring can be rotated that often: `rotationPeriod >= P + D + G + T + 2S`, with `G = P`.

@@ -58,9 +58,9 @@ fn version() -> Version {
     Version { uid: "u1".to_owned(), resource_version: "7".to_owned() }
 }
 
-fn config_map(labels: Value) -> Value {
+fn config_map() -> Value {
     json!({ "apiVersion": "v1", "kind": "ConfigMap", "data": { "ca.crt": "PEM" },
-        "metadata": { "namespace": "shop", "name": "gaia-trust", "uid": "u1", "resourceVersion": "8", "labels": labels } })
+        "metadata": { "namespace": "shop", "name": "gaia-trust", "uid": "u1", "resourceVersion": "8"} })
 }
 
 fn domain() -> Key {
@@ -75,7 +75,7 @@ async fn the_first_write_is_a_post_without_a_get_before_it() {
     let (executor, mut server) = scripted();
     let (outcome, sent) = tokio::join!(
         async { executor.execute(&domain(), &write(None)).await.unwrap() },
-        answer(&mut server, Method::POST, MAPS, StatusCode::CREATED, config_map(json!({})))
+        answer(&mut server, Method::POST, MAPS, StatusCode::CREATED, config_map())
     );
     assert_eq!(outcome, Outcome::Done(BTreeSet::new()));
     assert_eq!(sent["data"], json!({ "ca.crt": "PEM" }));
@@ -88,7 +88,7 @@ async fn a_patch_names_the_state_it_was_planned_on() {
     let (executor, mut server) = scripted();
     let (_, sent) = tokio::join!(
         async { executor.execute(&domain(), &write(Some(version()))).await.unwrap() },
-        answer(&mut server, Method::PATCH, MAP, StatusCode::OK, config_map(json!({})))
+        answer(&mut server, Method::PATCH, MAP, StatusCode::OK, config_map())
     );
     assert_eq!(sent["metadata"], json!({ "uid": "u1", "resourceVersion": "7" }));
 }
@@ -118,7 +118,7 @@ async fn an_object_of_ours_that_lost_its_label_is_read_and_known_again() {
         let meta = json!({ "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {
             "namespace": "shop", "name": "gaia-trust", "uid": "u1", "annotations": { "gaia.dev/ca-epoch": "1" } } });
         answer(&mut server, Method::GET, MAP, StatusCode::OK, meta).await;
-        answer(&mut server, Method::GET, MAP, StatusCode::OK, config_map(json!({}))).await;
+        answer(&mut server, Method::GET, MAP, StatusCode::OK, config_map()).await;
     };
     let (outcome, ()) = tokio::join!(async { executor.execute(&domain(), &write(None)).await.unwrap() }, script);
     assert_eq!(outcome, Outcome::Replan);
@@ -130,7 +130,7 @@ async fn a_conflict_is_answered_by_reading_the_object_anew() {
     let (executor, mut server) = scripted();
     let script = async {
         answer(&mut server, Method::PATCH, MAP, StatusCode::CONFLICT, failure(409, "Conflict")).await;
-        answer(&mut server, Method::GET, MAP, StatusCode::OK, config_map(json!({}))).await;
+        answer(&mut server, Method::GET, MAP, StatusCode::OK, config_map()).await;
     };
     let (outcome, ()) =
         tokio::join!(async { executor.execute(&domain(), &write(Some(version()))).await.unwrap() }, script);

@@ -133,12 +133,12 @@ impl World {
         keys
     }
 
-    pub(crate) fn apply_namespace(&mut self, name: String, facts: NamespaceFacts) -> BTreeSet<Key> {
-        if self.namespaces.get(&name) == Some(&facts) {
+    pub(crate) fn apply_namespace(&mut self, name: &str, facts: NamespaceFacts) -> BTreeSet<Key> {
+        if self.namespaces.get(name) == Some(&facts) {
             return BTreeSet::new();
         }
-        self.namespaces.insert(name.clone(), facts);
-        self.in_namespace(&name)
+        self.namespaces.insert(name.to_owned(), facts);
+        self.in_namespace(name)
     }
 
     pub(crate) fn remove_namespace(&mut self, name: &str) -> BTreeSet<Key> {

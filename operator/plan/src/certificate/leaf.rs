@@ -113,7 +113,7 @@ mod tests {
             let life = Duration::from_secs(life);
             let not_before = gaia_api::crd::whole_seconds(saturating_sub(now, backdate(life)));
             let found = Lifetime::of(not_before, end(now, life), &format!("{seed:08x}"));
-            let error = if found.life > life { found.life - life } else { life - found.life };
+            let error = found.life.abs_diff(life);
             prop_assert!(error <= Duration::from_secs(2), "{life:?} found as {:?}", found.life);
             let two_thirds = saturating_add(now, life * 2 / 3);
             prop_assert!(found.renewal_time <= saturating_add(two_thirds, Duration::from_secs(2)));

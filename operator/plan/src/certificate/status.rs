@@ -62,9 +62,8 @@ fn describe(status: &mut ServiceCertificateStatus, secret: &LeafSecret, observed
 /// Ready: the Secret holds a leaf that is in force, can be used, and is what was asked for.
 fn ready(observed: &Observed<'_>, now: Timestamp) -> Result<String, (&'static str, String)> {
     let name = observed.certificate.secret_name();
-    let secret = match (&observed.secret, &observed.claimed_by) {
-        (Held::Ours(secret), None) => secret,
-        _ => return Err((reason::ISSUING, format!("Secret {name} holds no certificate yet"))),
+    let (Held::Ours(secret), None) = (&observed.secret, &observed.claimed_by) else {
+        return Err((reason::ISSUING, format!("Secret {name} holds no certificate yet")));
     };
     let Some(leaf) = secret.leaf.as_ref().filter(|leaf| leaf.key_matches && leaf.issuer.is_some()) else {
         return Err((reason::ISSUING, format!("Secret {name} holds no usable certificate")));

@@ -106,8 +106,20 @@ fn ca_material(observed: &Observed<'_>, now: Timestamp) -> Result<MaterialReques
         Some(Ok(ca)) => {
             let left = Duration::try_from(ca.not_after.duration_since(now)).unwrap_or_default();
             let leaf = spec.certificate_defaults.duration.value();
-            limits::check_ca(left, leaf, &spec.propagation)
-                .map_err(|refusal| refusal.about("spec.ca.existingSecretRef"))?;
+            // The message names the end and not the life that is left: it must not change from look to look.
+            limits::check_ca(left, leaf, &spec.propagation).map_err(|_| {
+                let needed = limits::text(limits::least_ca_life(leaf, &spec.propagation));
+                let end = ca.not_after;
+                let message = format!(
+                    "spec.ca.existingSecretRef: the CA in Secret {}/{} ends at {end}, too soon for certificates of {}: \
+                     it must be in force for at least 2(longest certificate + propagation.minDelay + \
+                     propagation.deadline) + propagation.minDelay + 2 propagation.clockSkew = {needed}",
+                    observed.operator_namespace,
+                    secret.name,
+                    limits::text(leaf)
+                );
+                Refusal::stalled(reason::DURATION_NOT_POSSIBLE, message)
+            })?;
             Ok(MaterialRequest::ExistingCa { secret: secret.name.clone(), fingerprint: ca.fingerprint.clone() })
         }
         Some(Err(why)) => Err(ca_invalid(observed, &secret.name, why)),
