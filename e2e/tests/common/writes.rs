@@ -1,0 +1,57 @@
+//! What the operator wrote, by the API server's own account.
+
+use std::time::Duration;
+
+use gaia_e2e::AuditRecord;
+use gaia_e2e::audit::AuditMark;
+use tokio::time::Instant;
+
+use super::{OPERATOR, Scene};
+
+impl Scene {
+    /// Now, in the audit log.
+    pub async fn mark(&self) -> AuditMark {
+        self.plane.audit().settle(&self.client).await.unwrap()
+    }
+
+    /// What the operator wrote about this scene since then, the lease apart.
+    pub async fn writes_now(&self, since: AuditMark) -> Vec<AuditRecord> {
+        self.plane.audit().settle(&self.client).await.unwrap();
+        let mut writes = self.plane.audit().writes_by(OPERATOR, since).unwrap();
+        writes.retain(|write| write.resource != "leases" && self.is_about(write));
+        writes
+    }
+
+    /// As [`Self::writes_now`], once nothing has been added for a while; as `verb resource name`, sorted. What was not
+    /// done has its status behind it, and an Event the name of what it is about.
+    pub async fn writes(&self, since: AuditMark) -> Vec<String> {
+        let mut seen = self.writes_now(since).await;
+        let mut last = Instant::now();
+        while last.elapsed() < QUIET {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let now = self.writes_now(since).await;
+            if now.len() != seen.len() {
+                (seen, last) = (now, Instant::now());
+            }
+        }
+        let mut writes: Vec<String> = seen.iter().map(|write| self.describe(write)).collect();
+        writes.sort();
+        writes
+    }
+
+    fn is_about(&self, write: &AuditRecord) -> bool {
+        write.namespace == self.namespace || write.name.starts_with(&self.domain)
+    }
+
+    /// `verb resource name`; the scene's TrustDomain is `td`.
+    pub fn describe(&self, write: &AuditRecord) -> String {
+        let name = if write.resource == "events" { write.name.rsplit_once('.').unwrap().0 } else { &write.name };
+        let name = name.replace(&self.domain, "td");
+        let slash = if write.subresource.is_empty() { "" } else { "/" };
+        let failed = if write.succeeded() { String::new() } else { format!(" -> {}", write.code) };
+        format!("{} {}{slash}{} {name}{failed}", write.verb, write.resource, write.subresource)
+    }
+}
+
+/// Events are sent in the background, statuses after what they are about: both within far less than this.
+const QUIET: Duration = Duration::from_millis(1500);
