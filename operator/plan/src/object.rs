@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use gaia_api::crd::reason;
 use gaia_api::names::{MANAGED_BY, MANAGED_BY_LABEL, annotation};
 use gaia_pki::sha256_hex;
 use serde::Serialize;
 
-use crate::Event;
+use crate::{Event, Refusal};
 
 /// The kinds of objects the operator writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -128,7 +129,7 @@ impl<T> Held<T> {
     }
 }
 
-/// Whether an object is the operator's to write: by its label, by the spec hash (or ring epoch) it carries, by an owner
+/// Whether an object is the operator's to write: by its label, by the spec hash or a ring epoch it carries, by an owner
 /// reference to this kind and name (not UID: a restore loses that), or because it was given up for adoption.
 #[must_use]
 pub fn is_ours(
@@ -140,8 +141,19 @@ pub fn is_ours(
     labels.get(MANAGED_BY_LABEL).is_some_and(|value| value == MANAGED_BY)
         || annotations.contains_key(annotation::SPEC_HASH)
         || annotations.contains_key(annotation::CA_EPOCH)
+        || annotations.contains_key(annotation::SIGNING_EPOCH)
         || annotations.get(annotation::ADOPT).is_some_and(|value| value == "true")
         || owner.is_some_and(|(kind, name)| owners.iter().any(|o| o.kind == kind && o.name == name))
+}
+
+/// An immutable object of ours whose content is to change: the API server would refuse every write of it.
+pub(crate) fn immutable(key: &ObjectKey) -> Refusal {
+    Refusal::stalled(
+        reason::OBJECT_IMMUTABLE,
+        format!(
+            "{key} is immutable: it cannot be kept up to date, and is left as it is; delete it so that the operator can write its own"
+        ),
+    )
 }
 
 /// An object as it should be.

@@ -20,7 +20,7 @@ use crate::conditions::{Obstacles, Report};
 use crate::domain::DomainView;
 use crate::merge::merge_patch;
 use crate::object::{
-    DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, ObjectKind, OtherKeys, Template, Version,
+    DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, ObjectKind, OtherKeys, Template, Version, immutable,
 };
 use crate::plan::owner;
 use crate::{Action, Plan, Refusal, projection, unsupported};
@@ -222,7 +222,10 @@ fn policy_action(observed: &Observed<'_>, policy: String) -> Result<Option<Objec
             Ok(Some(desired.create().with_event(reason::REPAIRED, message)))
         }
         Held::Absent => Ok(Some(desired.create())),
-        Held::Ours(facts) => Ok(desired.change_from(facts)),
+        Held::Ours(facts) => match desired.change_from(facts) {
+            Some(change) if facts.immutable && !change.data.is_empty() => Err(immutable(&desired.key)),
+            change => Ok(change),
+        },
         Held::Foreign => Err(Refusal::stalled(
             reason::OBJECT_NOT_OWNED,
             format!("{} exists and is not Gaia's; delete it so that the operator can write its own", desired.key),
@@ -237,7 +240,8 @@ fn status(observed: &Observed<'_>, decision: &Decision, now: Timestamp) -> GaiaS
     let unsupported = unsupported::service(service);
     let obstacles = Obstacles {
         refusal: decision.refusal.as_ref(),
-        failures: observed.failures,
+        // A failure matters as long as what failed is still to be done.
+        failures: observed.failures.filter(|_| !decision.actions.is_empty()),
         pending: decision.actions.first().map(|action| (reason::RECONCILING, action.to_string())),
         unsupported: &unsupported,
     };

@@ -20,8 +20,9 @@ pub(super) fn status(observed: &Observed<'_>, verdict: &Verdict, now: Timestamp)
         _ => None,
     };
     let unsupported = unsupported::certificate(certificate);
-    let obstacles =
-        Obstacles { refusal, failures: observed.failures, pending: pending(verdict), unsupported: &unsupported };
+    // A failure matters as long as what failed is still to be done.
+    let failures = observed.failures.filter(|_| matches!(verdict, Verdict::Act(_) | Verdict::Wait { .. }));
+    let obstacles = Obstacles { refusal, failures, pending: pending(verdict), unsupported: &unsupported };
     let mut conditions = report.standard(ready(observed, now), &obstacles);
     conditions.push(report.condition(
         SERVED,
@@ -33,8 +34,8 @@ pub(super) fn status(observed: &Observed<'_>, verdict: &Verdict, now: Timestamp)
         observed_generation: certificate.metadata.generation,
         secret_name: Some(certificate.secret_name()),
         served: Some(Counts { current: 0, total: 0, summary: "-".to_owned() }),
-        failed_attempts: observed.failures.map(|failures| i32::try_from(failures.attempts).unwrap_or(i32::MAX)),
-        last_failure_time: observed.failures.map(|failures| gaia_api::crd::whole_seconds(failures.last)),
+        failed_attempts: failures.map(|failures| i32::try_from(failures.attempts).unwrap_or(i32::MAX)),
+        last_failure_time: failures.map(|failures| gaia_api::crd::whole_seconds(failures.last)),
         conditions,
         ..Default::default()
     };

@@ -7,7 +7,7 @@ use gaia_api::names::{self, annotation, key};
 use jiff::Timestamp;
 
 use super::{Decision, Observed};
-use crate::object::{DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, OtherKeys, Template};
+use crate::object::{DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, OtherKeys, Template, immutable};
 use crate::ring::{CaRing, SigningRing};
 use crate::{Action, Refusal, WriteSigner, projection};
 
@@ -26,7 +26,7 @@ pub(super) fn actions(observed: &Observed<'_>, ca: &CaRing, signing: &SigningRin
         decision.add(signer(observed, namespace, &epochs, signing));
         let grants = projection::grants_data(&observed.domain.spec, &observed.services);
         let name = names::grants(observed.name());
-        let desired = config_map(observed, namespace, name, "grants", &BTreeMap::new(), &grants);
+        let desired = config_map(observed, namespace, name, "grants", &signing_epoch(&epochs), &grants);
         // Grants change with the services: that is no repair, so it is not announced as one.
         let change = project(observed, &desired, observed.grants.get(namespace), |facts| facts);
         decision.add(change.map(|change| change.map(|change| Action::Write(Box::new(quiet(change))))));
@@ -53,6 +53,11 @@ fn issuer_namespace<'a>(observed: &'a Observed<'_>) -> Option<&'a str> {
             && service.metadata.name.as_deref() == Some(issuer.name.as_str())
     });
     (exists && observed.granted.contains(&issuer.namespace)).then_some(issuer.namespace.as_str())
+}
+
+/// What is the issuer's depends on the signing ring only. Besides, an object that has lost its label is known by it.
+fn signing_epoch(epochs: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    epochs.iter().filter(|(name, _)| *name == annotation::SIGNING_EPOCH).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
 fn config_map(
@@ -99,10 +104,12 @@ fn project<T>(
         Some(Held::Ours(held)) => {
             let facts = facts(held);
             refuse_newer(desired, facts)?;
-            Ok(desired.change_from(facts).map(|change| {
-                let message = format!("{name}: put right {}", change.summary());
-                change.with_event(reason::REPAIRED, message)
-            }))
+            let Some(change) = desired.change_from(facts) else { return Ok(None) };
+            if facts.immutable && !change.data.is_empty() {
+                return Err(immutable(name));
+            }
+            let message = format!("{name}: put right {}", change.summary());
+            Ok(Some(change.with_event(reason::REPAIRED, message)))
         }
     }
 }
@@ -139,13 +146,11 @@ fn signer(
 ) -> Result<Option<Action>, Refusal> {
     let Some(active) = signing.active() else { return Ok(None) };
     let kid = active.material.jwk.kid().to_owned();
-    let mut annotations = epochs.clone();
-    annotations.remove(annotation::CA_EPOCH);
     let desired = DesiredObject {
         key: ObjectKey::secret(namespace, names::token_signer(observed.name())),
         secret_type: Some("Opaque"),
         labels: projection::labels(observed.name(), "token-signer"),
-        annotations,
+        annotations: signing_epoch(epochs),
         template: Template::default(),
         data: BTreeMap::from([(key::KID.to_owned(), kid.clone())]),
         other_keys: OtherKeys::Keep,
@@ -155,6 +160,9 @@ fn signer(
     let change = project(observed, &desired, held, |secret| &secret.facts)?;
     let stored = held.and_then(Held::ours);
     let key_is_right = stored.is_some_and(|secret| secret.kid.as_deref() == Some(&kid));
+    if !key_is_right && stored.is_some_and(|secret| secret.facts.immutable) {
+        return Err(immutable(&desired.key));
+    }
     match (change, stored) {
         (Some(change), _) if key_is_right => Ok(Some(Action::Write(Box::new(change)))),
         (None, _) if key_is_right => Ok(None),

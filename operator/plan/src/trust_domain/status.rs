@@ -20,7 +20,8 @@ pub(super) fn status(observed: &Observed<'_>, decision: &Decision, now: Timestam
     let unsupported = unsupported_fields(observed);
     let obstacles = Obstacles {
         refusal: decision.refusal.as_ref(),
-        failures: observed.failures,
+        // A failure matters as long as what failed is still to be done.
+        failures: observed.failures.filter(|_| !decision.actions.is_empty()),
         pending: decision.actions.first().map(|action| (reason::RECONCILING, action.to_string())),
         unsupported: &unsupported,
     };
