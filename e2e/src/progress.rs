@@ -1,7 +1,8 @@
-//! Progress for the person in front of the terminal: lines on standard error, and only there.
+//! What the person in front of the terminal sees: progress on standard error, and only there.
 
 use std::fmt::Display;
 use std::io::Write;
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -10,6 +11,24 @@ use tokio::time::Instant;
 pub fn say(line: impl Display) {
     // A closed standard error is no reason to fail.
     let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// Writes one line to standard output: what a command is for.
+pub fn tell(line: impl Display) {
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}
+
+/// Says that something still runs, once it has taken more than two seconds and then every few.
+pub async fn watched<T>(what: &str, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    let started = Instant::now();
+    let mut signs = tokio::time::interval_at(started + PATIENCE, EVERY);
+    loop {
+        tokio::select! {
+            result = work.as_mut() => return result,
+            _ = signs.tick() => say(format_args!("{what} … {} s", started.elapsed().as_secs())),
+        }
+    }
 }
 
 /// Something that takes long enough to deserve a sign of life.
@@ -44,3 +63,4 @@ impl Task {
 }
 
 const EVERY: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(2);

@@ -1,4 +1,5 @@
-//! A cluster that outlives the command that started it: `gaia-e2e cluster up`, `down` and `status`.
+//! A cluster that outlives the command that started it: `gaia-e2e cluster up`, `down` and `status`, and `gaia-e2e demo
+//! --keep`.
 //!
 //! A supervisor process owns the cluster. It holds a lock on `supervisor.lock` in the cluster's directory for as long as
 //! it lives, with its process id in the file, so who it is and whether it runs is never in doubt. All that it started
@@ -15,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::assets::{ControlPlaneAssets, controlplane};
-use crate::progress::say;
+use crate::progress::{say, tell};
 use crate::{ControlPlane, ControlPlaneOptions, Node, dirs, node, wait};
 
 /// Which cluster.
@@ -25,6 +26,8 @@ pub enum Kind {
     Loopback,
     /// A whole node. Needs root.
     Node,
+    /// The demo: a control plane on loopback with Gaia at work on it.
+    Demo,
 }
 
 /// The place of one cluster.
@@ -35,7 +38,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// The cluster in `dir`, or in the default place: `run/loopback` or `run/node` in the cache directory.
+    /// The cluster in `dir`, or in the default place: `run/loopback`, `run/node` or `run/demo` in the cache directory.
     ///
     /// # Errors
     /// If there is no home directory.
@@ -45,6 +48,11 @@ impl Site {
             None => dirs::cluster(kind.name())?,
         };
         Ok(Self { kind, dir })
+    }
+
+    /// Where its files are.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// The administrator's kubeconfig, if the cluster is up.
@@ -66,24 +74,28 @@ impl Site {
             return Ok(kubeconfig);
         }
         self.prepare().await?;
-        self.clean()?;
-        dirs::remove(&self.dir.join("logs"))?;
+        self.clear()?;
         let mut supervisor = self.spawn_supervisor()?;
-        let mut log = Follow::new(self.dir.join(LOG));
-        let kubeconfig = wait::until("the cluster is up", UP_TIMEOUT, async || {
-            log.print_new();
-            self.kubeconfig().map(Ok).or_else(|| ended(&mut supervisor).map(Err))
+        let mut output =
+            [Follow::new(self.dir.join(OUTPUT), |line| tell(line)), Follow::new(self.dir.join(LOG), |line| say(line))];
+        let result = wait::until("the cluster is up", UP_TIMEOUT, async || {
+            let seen = self.kubeconfig().map(Ok).or_else(|| ended(&mut supervisor).map(Err));
+            output.iter_mut().for_each(Follow::print_new);
+            seen
         })
         .await?;
-        log.print_new();
-        kubeconfig
+        output.iter_mut().for_each(Follow::print_new);
+        result
     }
 
     /// Gets what the cluster is made of. Here and not in the supervisor, because a build takes long, and this is where the
     /// person who waits for it sees its progress.
-    async fn prepare(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// If it cannot be had.
+    pub async fn prepare(&self) -> Result<()> {
         match self.kind {
-            Kind::Loopback => drop(tokio::task::spawn_blocking(ControlPlaneAssets::locate).await??),
+            Kind::Loopback | Kind::Demo => drop(tokio::task::spawn_blocking(ControlPlaneAssets::locate).await??),
             Kind::Node => {
                 node::check_requirements()?;
                 tokio::task::spawn_blocking(controlplane).await??;
@@ -123,22 +135,39 @@ impl Site {
     /// # Errors
     /// If the cluster does not come up, or a part of it ends.
     pub async fn supervise(&self) -> Result<()> {
+        self.supervise_with(self.run_cluster()).await
+    }
+
+    /// Runs what `body` does, as the owner of this place, until SIGTERM.
+    ///
+    /// # Errors
+    /// Those of `body`, or if the place has an owner.
+    pub async fn supervise_with(&self, body: impl Future<Output = Result<()>>) -> Result<()> {
         // Away from the terminal and the process group of the command that started us. Fails only for a group leader,
         // as a supervisor that is run by hand is.
         let _ = rustix::process::setsid();
+        self.occupy(body).await.map(drop)
+    }
+
+    /// Runs `body` as the one owner of this place, until it ends, or until SIGTERM or Ctrl-C: then there is no result.
+    ///
+    /// # Errors
+    /// Those of `body`, or if the place has an owner.
+    pub async fn occupy<T>(&self, body: impl Future<Output = Result<T>>) -> Result<Option<T>> {
+        std::fs::create_dir_all(&self.dir).with_context(|| format!("cannot create {}", self.dir.display()))?;
         let _lock = self.become_supervisor()?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         tokio::select! {
-            result = self.run_cluster() => result,
-            _ = terminate.recv() => Ok(()),
-            _ = interrupt.recv() => Ok(()),
+            result = body => result.map(Some),
+            _ = terminate.recv() => Ok(None),
+            _ = interrupt.recv() => Ok(None),
         }
     }
 
     async fn run_cluster(&self) -> Result<()> {
         match self.kind {
-            Kind::Loopback => {
+            Kind::Loopback | Kind::Demo => {
                 let plane = ControlPlane::start(ControlPlaneOptions::default().in_dir(&self.dir)).await?;
                 self.announce(plane.kubeconfig())?;
                 forever(|| plane.check_running()).await
@@ -151,7 +180,11 @@ impl Site {
         }
     }
 
-    fn announce(&self, kubeconfig: &Path) -> Result<()> {
+    /// Lets [`Self::up`] and [`Self::kubeconfig`] know that the cluster is up.
+    ///
+    /// # Errors
+    /// If that cannot be written down.
+    pub fn announce(&self, kubeconfig: &Path) -> Result<()> {
         let unfinished = self.dir.join("ready.tmp");
         std::fs::write(&unfinished, kubeconfig.to_str().context("the path is not UTF-8")?)?;
         Ok(std::fs::rename(unfinished, self.dir.join(READY))?)
@@ -170,7 +203,7 @@ impl Site {
 
     fn become_supervisor(&self) -> Result<File> {
         let mut file = File::options().create(true).truncate(false).write(true).open(self.dir.join(LOCK))?;
-        ensure!(file.try_lock().is_ok(), "another supervisor runs the cluster in {}", self.dir.display());
+        ensure!(file.try_lock().is_ok(), "another process runs the cluster in {}", self.dir.display());
         file.set_len(0)?;
         writeln!(file, "{}", std::process::id())?;
         Ok(file)
@@ -183,23 +216,39 @@ impl Site {
     }
 
     fn spawn_supervisor(&self) -> Result<Child> {
-        let log = File::create(self.dir.join(LOG))?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["cluster", "supervise", "--dir"]).arg(&self.dir);
-        if self.kind == Kind::Node {
-            command.arg("--node");
-        }
-        command.current_dir("/").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.args(match self.kind {
+            Kind::Loopback => &["cluster", "supervise"][..],
+            Kind::Node => &["cluster", "supervise", "--node"],
+            Kind::Demo => &["demo", "--supervised"],
+        });
+        command.arg("--dir").arg(&self.dir).current_dir("/").stdin(Stdio::null());
+        command.stdout(File::create(self.dir.join(OUTPUT))?).stderr(File::create(self.dir.join(LOG))?);
         command.spawn().context("cannot start the supervisor")
+    }
+
+    /// Removes all that an earlier cluster left here.
+    ///
+    /// # Errors
+    /// If something cannot be removed.
+    pub fn clear(&self) -> Result<()> {
+        self.clean()?;
+        dirs::remove(&self.dir.join("logs"))
     }
 
     /// Removes what a cluster that is gone left behind, apart from its logs.
     fn clean(&self) -> Result<()> {
-        for name in [READY, "etcd", "pki", "admin.kubeconfig", "audit.jsonl"] {
+        for name in [READY, "etcd", "pki", FILES, "audit.jsonl"] {
             dirs::remove(&self.dir.join(name))?;
         }
+        // The administrator's, and those that were made for ServiceAccounts.
+        for entry in self.dir.read_dir().into_iter().flatten().flatten() {
+            if entry.path().extension().is_some_and(|extension| extension == "kubeconfig") {
+                dirs::remove(&entry.path())?;
+            }
+        }
         match self.kind {
-            Kind::Loopback => Ok(()),
+            Kind::Loopback | Kind::Demo => Ok(()),
             Kind::Node => node::sweep(&self.dir),
         }
     }
@@ -210,6 +259,7 @@ impl Kind {
         match self {
             Self::Loopback => "loopback",
             Self::Node => "node",
+            Self::Demo => "demo",
         }
     }
 }
@@ -228,29 +278,36 @@ fn ended(supervisor: &mut Child) -> Option<anyhow::Error> {
     Some(anyhow::anyhow!("the supervisor ended with {status}"))
 }
 
-/// Passes on what is added to a file.
+/// Passes on the lines that are added to a file.
 struct Follow {
     path: PathBuf,
     offset: u64,
+    print: fn(&str),
 }
 
 impl Follow {
-    fn new(path: PathBuf) -> Self {
-        Self { path, offset: 0 }
+    fn new(path: PathBuf, print: fn(&str)) -> Self {
+        Self { path, offset: 0, print }
     }
 
     fn print_new(&mut self) {
         let Ok(mut file) = File::open(&self.path) else { return };
         let mut text = String::new();
         if file.seek(SeekFrom::Start(self.offset)).is_ok() && file.read_to_string(&mut text).is_ok() {
-            self.offset += text.len() as u64;
-            text.lines().for_each(say);
+            // A line that is being written is for the next look.
+            let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+            self.offset += whole.len() as u64;
+            whole.lines().for_each(self.print);
         }
     }
 }
 
+/// Where a cluster's owner keeps what is neither the cluster's own nor a log; gone with the cluster.
+pub const FILES: &str = "files";
+
 const LOCK: &str = "supervisor.lock";
 const LOG: &str = "supervisor.log";
+const OUTPUT: &str = "supervisor.out";
 const READY: &str = "ready";
 const UP_TIMEOUT: Duration = Duration::from_secs(180);
 const DOWN_TIMEOUT: Duration = Duration::from_secs(30);

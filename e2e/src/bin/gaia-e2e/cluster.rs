@@ -13,7 +13,7 @@ use crate::print_path;
 pub(crate) enum Command {
     /// Start a cluster, unless it is up, and print the path of its kubeconfig.
     Up(SiteArguments),
-    /// Stop a cluster and remove everything it left but its logs.
+    /// Stop a cluster, or a demo that was left running, and remove everything it left but its logs.
     Down(SiteArguments),
     /// Print the path of a cluster's kubeconfig; exit status 1 if the cluster is not up.
     Status(SiteArguments),
@@ -42,6 +42,10 @@ pub(crate) struct SiteArguments {
 }
 
 impl SiteArguments {
+    fn is_default(&self) -> bool {
+        !self.node && self.dir.is_none()
+    }
+
     pub(crate) fn site(self) -> Result<Site> {
         Site::new(if self.node { Kind::Node } else { Kind::Loopback }, self.dir)
     }
@@ -50,7 +54,13 @@ impl SiteArguments {
 pub(crate) async fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Up(arguments) => print_path(&arguments.site()?.up().await?),
-        Command::Down(arguments) => arguments.site()?.down().await?,
+        Command::Down(arguments) => {
+            // A demo that was left running is as good as a cluster that was.
+            if arguments.is_default() {
+                Site::new(Kind::Demo, None)?.down().await?;
+            }
+            arguments.site()?.down().await?;
+        }
         Command::Status(arguments) => match arguments.site()?.kubeconfig() {
             Some(kubeconfig) => print_path(&kubeconfig),
             None => return Ok(ExitCode::FAILURE),

@@ -2,6 +2,7 @@
 
 mod bench;
 mod cluster;
+mod demo;
 mod image;
 mod kubectl;
 
@@ -15,7 +16,7 @@ use gaia_e2e::{assets, node, progress};
 /// Real Kubernetes clusters for Gaia's tests, its demo and its benchmarks.
 ///
 /// Results go to standard output, progress to standard error. What is built is kept in GAIA_CACHE_DIR (default
-/// ~/.cache/gaia), clusters live in `run/loopback` and `run/node` there.
+/// ~/.cache/gaia), clusters live in `run/loopback`, `run/node` and `run/demo` there.
 #[derive(Parser)]
 #[command(name = "gaia-e2e", version)]
 struct Arguments {
@@ -28,6 +29,8 @@ enum Command {
     /// Start and stop clusters.
     #[command(subcommand)]
     Cluster(cluster::Command),
+    /// Show Gaia at work on a real API server, step by step.
+    Demo(demo::Arguments),
     /// Measure the operator against a bare client, as ratios within one run.
     Bench(bench::Arguments),
     /// Run kubectl as the administrator of a cluster that is up.
@@ -62,6 +65,7 @@ async fn main() -> ExitCode {
 async fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Cluster(command) => return cluster::run(command).await,
+        Command::Demo(arguments) => return demo::run(arguments).await,
         Command::Bench(arguments) => return bench::run(arguments).await,
         Command::Kubectl(arguments) => return kubectl::run(arguments),
         Command::Image(arguments) => image::run(arguments)?,
