@@ -3,12 +3,15 @@
 mod load;
 mod report;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use gaia_e2e::{AuditLog, ControlPlane, ControlPlaneOptions, OperatorOptions, OperatorProcess, chart, progress, wait};
+use gaia_e2e::{
+    AuditLog, AuditRecord, ControlPlane, ControlPlaneOptions, OperatorOptions, OperatorProcess, chart, progress, wait,
+};
 use kube::Client;
 use tokio::time::Instant;
 
@@ -91,10 +94,13 @@ impl Bench {
         report.figure("operator: certificates/s from apply to Ready", format!("{applying:.0}"));
         report.ratio("apply to Ready, as a part of the bare rate of triples", applying / triples, Bound::AtLeast(0.7));
         self.settled().await?;
-        let requests = self.audit().by(OPERATOR_USER, mark)?.into_iter();
-        let requests = requests.filter(|r| r.resource != "leases" && r.verb != "watch").count();
+        let requests = self.audit().by(OPERATOR_USER, mark)?;
+        let requests: Vec<_> = requests.iter().filter(|r| r.resource != "leases" && r.verb != "watch").collect();
+        for (kind, count) in count_by_kind(&requests) {
+            report.figure(&format!("requests for {} certificates: {kind}", 2 * self.count), count.to_string());
+        }
         #[expect(clippy::cast_precision_loss, reason = "counts of some thousands")]
-        let per_certificate = requests as f64 / (2 * self.count) as f64;
+        let per_certificate = requests.len() as f64 / (2 * self.count) as f64;
         report.ratio("API requests per certificate, with its event", per_certificate, Bound::AtMost(3.01));
         report.ratio("operator memory with all of them, MiB", rss_mib(&operator)?, Bound::AtMost(60.0));
         Ok(operator)
@@ -175,6 +181,16 @@ impl Bench {
         .await?;
         Ok(())
     }
+}
+
+/// Requests by verb, resource and answer.
+fn count_by_kind(requests: &[&AuditRecord]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for request in requests {
+        let kind = format!("{} {} {} {}", request.verb, request.resource, request.subresource, request.code);
+        *counts.entry(kind).or_default() += 1;
+    }
+    counts
 }
 
 struct Raw {
