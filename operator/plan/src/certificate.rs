@@ -100,6 +100,12 @@ fn judge(observed: &Observed<'_>, now: Timestamp) -> Verdict {
     if let Some(failures) = observed.failures.filter(|failures| failures.holds_back(generation, cap, now)) {
         return Verdict::Wait { until: failures.retry_at(cap), why: failures.message.clone() };
     }
+    if let Action::IssueLeaf(leaf) = &action
+        && leaf.not_before >= leaf.not_after
+    {
+        let why = format!("the clock is behind: the CA of TrustDomain {} begins later", observed.domain.name);
+        return Verdict::Wait { until: leaf.not_before, why };
+    }
     if matches!(action, Action::IssueLeaf(_)) && !observed.budget.allows(now) {
         let why = "issued too often: a burst of 10, then one a minute".to_owned();
         return Verdict::Wait { until: observed.budget.next(now), why };

@@ -43,6 +43,9 @@ pub enum Action {
         version: Version,
         /// RFC 7396.
         patch: serde_json::Value,
+        /// The event to send once it is done.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        event: Option<Event>,
     },
     /// Delete an object of ours that nothing may use any more.
     Delete {
@@ -161,7 +164,8 @@ impl Action {
             Self::Write(change) => change.event.as_ref(),
             Self::WriteSigner(signer) => signer.object.event.as_ref(),
             Self::IssueLeaf(leaf) => leaf.object.event.as_ref(),
-            Self::CreateCertificate(_) | Self::PatchCertificate { .. } | Self::Delete { .. } => None,
+            Self::PatchCertificate { event, .. } => event.as_ref(),
+            Self::CreateCertificate(_) | Self::Delete { .. } => None,
         }
     }
 }

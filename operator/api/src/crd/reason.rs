@@ -46,6 +46,8 @@ pub const RECONCILING: &str = "Reconciling";
 pub const CERTIFICATE_NOT_READY: &str = "CertificateNotReady";
 /// A ConfigMap or ServiceCertificate of that name exists and is not Gaia's.
 pub const OBJECT_NOT_OWNED: &str = "ObjectNotOwned";
+/// A ConfigMap or Secret of Gaia's was made immutable and can no longer be kept up to date.
+pub const OBJECT_IMMUTABLE: &str = "ObjectImmutable";
 /// The certificate has ended.
 pub const EXPIRED: &str = "Expired";
 /// A write was refused; it is tried again.
@@ -91,6 +93,7 @@ pub const ALL: &[&str] = &[
     RECONCILING,
     CERTIFICATE_NOT_READY,
     OBJECT_NOT_OWNED,
+    OBJECT_IMMUTABLE,
     EXPIRED,
     WRITE_FAILED,
     NOT_PROBED,

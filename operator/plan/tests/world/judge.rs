@@ -1,0 +1,336 @@
+//! What the invariants say about each single plan and action, told without the planner's help.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use gaia_api::names::{self, COMPONENT_LABEL, annotation};
+use gaia_plan::budget::IssuanceBudget;
+use gaia_plan::object::{ObjectChange, ObjectKey, ObjectKind};
+use gaia_plan::ring::{CaRing, MaterialRequest, RingRequest};
+use gaia_plan::{Action, IssueLeaf, limits};
+use jiff::{SignedDuration, Timestamp};
+
+use super::observe::is_leaf_of;
+use super::{Name, OPERATOR_NAMESPACE, Planned, Resource, Stored, World};
+
+impl World {
+    fn against(&mut self, invariant: u8, what: String) {
+        self.violations.push((invariant, what));
+    }
+
+    /// Invariant 8, and that key material is nowhere in public content.
+    pub(super) fn judge_plan(&mut self, resource: &Resource, planned: &Planned) {
+        let now = self.now;
+        let wait = planned.next_check.duration_since(now);
+        if wait <= SignedDuration::ZERO || wait > SignedDuration::from_hours(1) {
+            self.against(8, format!("{resource:?} is looked at again in {wait:#}"));
+        }
+        for (what, threshold) in self.thresholds(resource, planned) {
+            // One second is the least time to the next look.
+            let late = threshold.max(now.saturating_add(SignedDuration::from_secs(1)).unwrap_or(now));
+            if threshold > now && planned.next_check > late {
+                self.against(
+                    8,
+                    format!("{resource:?}: {what} at {threshold}, but next check at {}", planned.next_check),
+                );
+            }
+        }
+    }
+
+    /// Every time at which something is due for that resource.
+    fn thresholds(&self, resource: &Resource, planned: &Planned) -> Vec<(&'static str, Timestamp)> {
+        let failures = self.memory.failures.get(resource);
+        let mut found = vec![];
+        match resource {
+            Resource::Certificate(name) => {
+                let certificate = &self.certificates[name];
+                let full = IssuanceBudget::full(self.now);
+                let budget = self.budget(name);
+                // What only waits would be done without what it waits for.
+                if let Some(failures) = failures
+                    && planned.actions.is_empty()
+                    && !self.plan_certificate(name, full, None).actions.is_empty()
+                {
+                    let domain = self.domains.get(&certificate.spec.trust_domain_ref.name);
+                    let default = domain.map(|domain| domain.spec.certificate_defaults.duration.clone());
+                    let life = certificate.spec.duration.clone().or(default);
+                    let cap = limits::retry_cap(life.map(|span| span.value()).unwrap_or_default());
+                    found.push(("retry", failures.retry_at(cap)));
+                }
+                if planned.actions.is_empty() && !self.plan_certificate(name, full, failures).actions.is_empty() {
+                    found.push(("budget", budget.next(self.now)));
+                }
+                let key = ObjectKey::secret(&name.0, certificate.secret_name());
+                if let Some((leaf, _)) =
+                    self.seen().get(&key).filter(|s| !s.foreign).and_then(|stored| self.leaf(stored))
+                    && planned_leaf(planned)
+                {
+                    found.push(("notAfter", leaf.not_after));
+                    // A leaf of a CA that begins later than it would itself looks as if it had been issued later.
+                    let whole = leaf.not_after.duration_since(leaf.not_before);
+                    let backdate = (whole / 11).min(SignedDuration::from_mins(5));
+                    let begin = leaf.not_before.checked_add(backdate).unwrap_or(leaf.issued_at).max(leaf.issued_at);
+                    let third = leaf.not_after.duration_since(begin) / 3;
+                    // Jitter makes a renewal earlier, never later than two thirds.
+                    found.push(("renewal", leaf.not_after.checked_sub(third).unwrap_or(leaf.not_after)));
+                }
+                found.extend(self.ends(&certificate.spec.trust_domain_ref.name));
+            }
+            Resource::Domain(name) => {
+                found.extend(self.ends(name));
+                if let Some(failures) = failures.filter(|_| planned.actions.is_empty() && planned.status.waits()) {
+                    found.push(("retry", failures.retry_at(Duration::from_secs(30))));
+                }
+            }
+            Resource::Service(_) => {
+                if let Some(failures) = failures.filter(|_| planned.actions.is_empty() && planned.status.waits()) {
+                    found.push(("retry", failures.retry_at(Duration::from_secs(600))));
+                }
+            }
+        }
+        found
+    }
+
+    /// When CAs that are trusted end: then the bundle changes.
+    fn ends(&self, domain: &str) -> Vec<(&'static str, Timestamp)> {
+        let ring = self.ca_ring(domain).filter(|_| self.domains.contains_key(domain));
+        ring.into_iter().flat_map(CaRing::trusted).map(|g| ("end of a CA", g.material.not_after)).collect()
+    }
+
+    pub(crate) fn leaf_of_domain_exists(&self, domain: &str) -> bool {
+        self.objects.iter().any(|(key, stored)| is_leaf_of(key, stored, domain))
+    }
+
+    /// Whether every object that there should be is there, with the content it should have.
+    pub(crate) fn is_whole(&self) -> Result<(), String> {
+        for (name, domain) in &self.domains {
+            let ca = self.ca_ring(name).ok_or("no CA ring")?;
+            let root = ca.active().ok_or("no CA")?.material.root.clone();
+            let signing = self.signing_ring(name).ok_or("no signing ring")?;
+            let kid = signing.active().ok_or("no key")?.material.jwk.kid().to_owned();
+            for namespace in self.consumers(name) {
+                let trust =
+                    self.config_map(&namespace, &names::trust(name)).ok_or(format!("no trust in {namespace}"))?;
+                let jwks = trust.content.get("jwks.json").is_some_and(|jwks| jwks.contains(&kid));
+                let public = trust.content.get("jwt-signing.pub") == Some(&format!("PUBLIC {kid}\n"));
+                if trust.content.get("ca.crt") != Some(&root) || !jwks || !public || trust.content.len() != 4 {
+                    return Err(format!("trust in {namespace}: {:?}", trust.content));
+                }
+            }
+            for namespace in self.namespaces.keys() {
+                let issuer = domain.spec.tokens.issued_by.as_ref().filter(|issuer| {
+                    issuer.namespace == *namespace
+                        && self.services.contains_key(&(namespace.clone(), issuer.name.clone()))
+                });
+                let signer = self.secret(namespace, &names::token_signer(name));
+                let grants = self.config_map(namespace, &names::grants(name));
+                let right = signer.is_some_and(|signer| {
+                    signer.content.get("jwt-signing.key") == Some(&format!("KEY {kid}"))
+                        && signer.content.get("kid") == Some(&kid)
+                }) && grants.is_some_and(|grants| grants.content.contains_key("grants.json"));
+                if right != issuer.is_some() || (issuer.is_none() && (signer.is_some() || grants.is_some())) {
+                    return Err(format!("signer and grants in {namespace}: {signer:?} {grants:?}"));
+                }
+            }
+            for (key, certificate) in &self.certificates {
+                let stored = self.secret(&key.0, &certificate.secret_name()).ok_or(format!("no Secret of {key:?}"))?;
+                let (leaf, key_matches) = self.leaf(stored).ok_or(format!("no leaf of {key:?}"))?;
+                let in_force = leaf.not_after > self.now && leaf.issuer == ca.active().unwrap().material.fingerprint;
+                let labelled = super::observe::is_labelled(stored);
+                if !key_matches || !in_force || !labelled || stored.content.get("ca.crt") != Some(&root) {
+                    return Err(format!("{key:?}: {stored:?}"));
+                }
+            }
+        }
+        for key in self.services.keys() {
+            let policy = self.config_map(&key.0, &names::policy(&key.1)).ok_or(format!("no policy of {key:?}"))?;
+            if policy.content.keys().collect::<Vec<_>>() != ["policy.json"] || policy.content["policy.json"].len() < 20
+            {
+                return Err(format!("policy of {key:?}: {:?}", policy.content));
+            }
+        }
+        Ok(())
+    }
+
+    /// Holds an action, just before it is done, against the invariants.
+    pub(super) fn judge(&mut self, by: &Resource, action: &Action) {
+        match action {
+            Action::CreateRing(request) => self.judge_ring(request),
+            Action::Write(change) => self.judge_write(action, change),
+            Action::WriteSigner(signer) => self.judge_write(action, &signer.object),
+            Action::IssueLeaf(leaf) => {
+                self.judge_write(action, &leaf.object);
+                if let Resource::Certificate(name) = by {
+                    self.judge_leaf(name, leaf);
+                }
+            }
+            Action::Delete { key, .. } => {
+                self.judge_foreign(action, key);
+                let label = self.objects.get(key).and_then(|stored| stored.facts.labels.get(COMPONENT_LABEL));
+                if key.namespace == OPERATOR_NAMESPACE && key.kind == ObjectKind::Secret && key.name.contains("-ring")
+                    || label.is_some_and(|label| label == "leaf" || label == "policy")
+                {
+                    self.against(14, format!("{action}"));
+                }
+            }
+            Action::PatchCertificate { key, .. } => {
+                let found = self.certificates.get(&(key.namespace.clone(), key.name.clone()));
+                let labels = found.and_then(|found| found.metadata.labels.as_ref());
+                if labels.is_some_and(|labels| labels.contains_key(FOREIGN_LABEL)) {
+                    self.against(9, format!("{action}"));
+                }
+            }
+            Action::CreateCertificate(_) => {}
+        }
+    }
+
+    fn judge_foreign(&mut self, action: &Action, key: &ObjectKey) {
+        if self.objects.get(key).is_some_and(|stored| stored.foreign) {
+            self.against(9, format!("{action}"));
+        }
+    }
+
+    fn judge_write(&mut self, action: &Action, change: &ObjectChange) {
+        self.judge_foreign(action, &change.key);
+        for key in change.data.keys() {
+            if key.ends_with(".key") || key == "tls.crt" || key == "ring.json" {
+                self.against(12, format!("{action} touches {key}, which only goes with a new key"));
+            }
+        }
+        let Some(stored) = self.objects.get(&change.key) else { return };
+        for epoch in [annotation::CA_EPOCH, annotation::SIGNING_EPOCH] {
+            let after = change.annotations.get(epoch).and_then(|value| value.as_ref()?.parse::<u64>().ok());
+            if let (Some(before), Some(after)) = (stored.facts.number(epoch), after)
+                && after < before
+            {
+                self.against(0, format!("{action}: epoch {after} overwrites epoch {before}"));
+                return;
+            }
+        }
+    }
+
+    /// Invariant 14: nothing that a lost ring leaves behind is there, or a person said so.
+    fn judge_ring(&mut self, request: &RingRequest) {
+        let name = &request.trust_domain;
+        if request.object.on.is_some() {
+            self.against(12, format!("{} is made over one that is there", request.object.key));
+        }
+        let meta = self.domains.get(name).map(|domain| domain.metadata.clone()).unwrap_or_default();
+        let asked = meta.annotations.as_ref().and_then(|all| all.get(annotation::BOOTSTRAP));
+        if asked.is_some() && asked == meta.uid.as_ref() {
+            return;
+        }
+        let ring = match request.material {
+            MaterialRequest::SigningKeys { .. } => names::signing_ring(name),
+            _ => names::ca_ring(name),
+        };
+        let copy = self.objects.contains_key(&ObjectKey::secret(OPERATOR_NAMESPACE, names::previous(&ring)));
+        let trust = names::trust(name);
+        let is_trust = |key: &ObjectKey, stored: &Stored| {
+            key.kind == ObjectKind::ConfigMap && key.name == trust && super::observe::is_labelled(stored)
+        };
+        let left = copy
+            || self.objects.iter().any(|(key, stored)| is_trust(key, stored))
+            || self.objects.iter().any(|(key, stored)| is_leaf_of(key, stored, name));
+        if left {
+            self.against(14, format!("a new {ring} was made although something of the old one is left"));
+        }
+    }
+
+    fn judge_leaf(&mut self, name: &Name, leaf: &IssueLeaf) {
+        let now = self.now;
+        let domain = self.domains[&leaf.trust_domain].clone();
+        if !self.selects(&domain, &name.0) {
+            self.against(15, format!("{name:?} is not in a namespace that is selected"));
+        }
+        for dns in &leaf.dns_names {
+            if !may_carry_dns(&domain.spec.allowed_names, name, dns) {
+                self.against(15, format!("{name:?} got the name {dns}"));
+            }
+        }
+        for ip in &leaf.ip_addresses {
+            if !may_carry_ip(&domain.spec.allowed_names, name, *ip) {
+                self.against(15, format!("{name:?} got the address {ip}"));
+            }
+        }
+        let account = self.certificates[name].spec.service_account_name.clone().unwrap_or_else(|| name.1.clone());
+        if leaf.spiffe_id != format!("spiffe://{}/ns/{}/sa/{account}", domain.spec.trust_domain, name.0) {
+            self.against(15, format!("{name:?} got the id {}", leaf.spiffe_id));
+        }
+        let ring = self.ca_ring(&leaf.trust_domain).unwrap().clone();
+        let ca = &ring.active().unwrap().material;
+        if leaf.not_after > ca.not_after || leaf.not_before >= leaf.not_after || leaf.not_after <= now {
+            let (from, until, end) = (leaf.not_before, leaf.not_after, ca.not_after);
+            self.against(0, format!("at {now} a leaf from {from} until {until}, of a CA until {end}"));
+        }
+        if let Some(what) = self.worse(name, leaf, &ring) {
+            self.against(5, what);
+        }
+    }
+
+    /// Invariant 5: what stands in the place of a usable leaf that still is what is asked for is better.
+    fn worse(&self, name: &Name, leaf: &IssueLeaf, ring: &CaRing) -> Option<String> {
+        let stored = self.objects.get(&leaf.object.key)?;
+        let (old, key_matches) = self.leaf(stored)?;
+        let trusted = ring.trusted().any(|generation| generation.material.fingerprint == old.issuer);
+        let usable = key_matches && trusted && old.not_before <= self.now && self.now < old.not_after;
+        let same_spec = !leaf.object.annotations.contains_key(annotation::SPEC_HASH);
+        if !usable || !same_spec || self.now < old.issued_at {
+            return None;
+        }
+        if leaf.not_after < old.not_after {
+            return Some(format!("until {} instead of {}", leaf.not_after, old.not_after));
+        }
+        let asked = leaf.object.annotations.contains_key(annotation::RENEW_REQUESTED_AT);
+        let life = old.not_after.duration_since(old.issued_at);
+        let passed = self.now.duration_since(old.issued_at);
+        // Two thirds, less a jitter of a hundredth and the part of a second that certificates do not know.
+        let due = passed.as_secs() * 100 >= life.as_secs() * 65;
+        let renews = self.certificates[name].spec.renewal == gaia_api::crd::Renewal::Enabled;
+        if !asked && !(due && renews && leaf.not_after > old.not_after) {
+            return Some(format!("{name:?}: a usable leaf of {life:#} was replaced after {passed:#} without need"));
+        }
+        None
+    }
+}
+
+fn may_carry_dns(granted: &[gaia_api::crd::AllowedNames], (namespace, service): &Name, dns: &str) -> bool {
+    let bare = dns.strip_prefix("*.").unwrap_or(dns);
+    let own = format!("{service}.{namespace}.svc.cluster.local");
+    let is_own = own == bare
+        || own.strip_prefix(bare).is_some_and(|rest| rest.starts_with(".svc") || rest == ".cluster.local")
+        || bare == service
+        || own.starts_with(&format!("{bare}.")) && bare.starts_with(&format!("{service}."));
+    if is_own {
+        return true;
+    }
+    if bare == "gaia-operator" || bare.starts_with("gaia-operator.gaia-system") {
+        return false;
+    }
+    granted.iter().filter(|grant| grant.namespaces.contains(namespace)).flat_map(|grant| &grant.dns_names).any(
+        |pattern| match pattern.strip_prefix("*.") {
+            None => pattern == dns,
+            Some(parent) => {
+                pattern == dns || dns.split_once('.').is_some_and(|(label, rest)| label != "*" && rest == parent)
+            }
+        },
+    )
+}
+
+/// The ranges that the generators grant.
+fn may_carry_ip(granted: &[gaia_api::crd::AllowedNames], (namespace, _): &Name, ip: IpAddr) -> bool {
+    let ranges = granted.iter().filter(|grant| grant.namespaces.contains(namespace)).flat_map(|grant| &grant.ip_ranges);
+    ranges.into_iter().any(|range| match (range.as_str(), ip) {
+        ("10.0.0.0/8", IpAddr::V4(ip)) => ip.octets()[0] == 10,
+        ("fd00::/8", IpAddr::V6(ip)) => ip.octets()[0] == 0xfd,
+        _ => false,
+    })
+}
+
+/// Whether the plan is about a leaf that the operator acknowledges as the certificate's own.
+fn planned_leaf(planned: &Planned) -> bool {
+    matches!(&planned.status, super::Status::Certificate(status) if status.not_after.is_some())
+}
+
+/// A ServiceCertificate with this label was made by a person, under the name of a GaiaService.
+pub(super) const FOREIGN_LABEL: &str = "made-by-hand";

@@ -1,0 +1,382 @@
+//! A world in memory: custom resources, namespaces, Secrets and ConfigMaps with uids and resource versions, a clock that
+//! goes where it is told, and an operator that observes, plans and executes as the real one does. Key material is fake,
+//! but the facts about it are true: serials, fingerprints and kids are never given twice, a key belongs to one certificate.
+//!
+//! While actions are executed the world holds them against the invariants by its own means (see [`judge`]) and writes
+//! down what it finds in [`World::violations`].
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+mod custom;
+mod execute;
+mod generate;
+mod judge;
+mod observe;
+mod tamper;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use gaia_api::crd::{
+    GaiaService, GaiaServiceStatus, ServiceCertificate, ServiceCertificateStatus, TrustDomain, TrustDomainStatus,
+};
+use gaia_plan::Action;
+use gaia_plan::backoff::Failures;
+use gaia_plan::budget::IssuanceBudget;
+use gaia_plan::object::{ObjectFacts, ObjectKey, OwnerRef, Version};
+use gaia_plan::ring::{CaRing, RingError, SigningRing};
+use gaia_plan::trust_domain::BroughtCa;
+use jiff::{SignedDuration, Timestamp};
+
+pub(crate) use self::execute::WriteError;
+pub(crate) use self::generate::{Seed, history, plain_domain, possible_history};
+pub(crate) use self::tamper::{Edit, Step, TD, Tamper};
+
+/// Namespace and name.
+pub(crate) type Name = (String, String);
+
+pub(crate) struct World {
+    pub(crate) now: Timestamp,
+    pub(crate) domains: BTreeMap<String, TrustDomain>,
+    pub(crate) certificates: BTreeMap<Name, ServiceCertificate>,
+    pub(crate) services: BTreeMap<Name, GaiaService>,
+    /// Labels by name.
+    pub(crate) namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    pub(crate) objects: BTreeMap<ObjectKey, Stored>,
+    /// What the operator's process remembers. A crash empties it.
+    pub(crate) memory: Memory,
+    /// The CA in the Secret of `existingSecretRef`.
+    pub(crate) brought: Option<Result<BroughtCa, String>>,
+    /// What was done.
+    pub(crate) log: Vec<Done>,
+    /// Invariant number (0: a rule without one) and what was against it.
+    pub(crate) violations: Vec<(u8, String)>,
+    /// How many of the next writes the API server refuses.
+    pub(crate) fail_next: u32,
+    /// What the operator's cache shows, if it lags behind.
+    pub(crate) view: Option<BTreeMap<ObjectKey, Stored>>,
+    /// Every certificate ever issued, by serial.
+    pub(crate) leaves: BTreeMap<u64, Leaf>,
+    counter: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Memory {
+    pub(crate) failures: BTreeMap<Resource, Failures>,
+    pub(crate) budgets: BTreeMap<Name, IssuanceBudget>,
+    /// Objects met on a POST that carry no label: they are looked at one by one.
+    pub(crate) probed: BTreeSet<ObjectKey>,
+    /// Objects that somebody deleted while the operator watched.
+    pub(crate) lost: BTreeSet<ObjectKey>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Resource {
+    Domain(String),
+    Certificate(Name),
+    Service(Name),
+}
+
+/// A Secret or ConfigMap as the API server has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) facts: ObjectFacts,
+    /// The content itself; `facts.data` has its hashes.
+    pub(crate) content: BTreeMap<String, String>,
+    /// Made by somebody else and not given up for adoption.
+    pub(crate) foreign: bool,
+    /// What `ring.json` says, read once.
+    pub(crate) rings: Option<Rc<Rings>>,
+}
+
+/// A ring Secret read as either kind of ring.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Rings {
+    pub(crate) ca: Result<CaRing, RingError>,
+    pub(crate) signing: Result<SigningRing, RingError>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Leaf {
+    pub(crate) issued_at: Timestamp,
+    pub(crate) not_before: Timestamp,
+    pub(crate) not_after: Timestamp,
+    pub(crate) fingerprint: String,
+    pub(crate) issuer: String,
+    pub(crate) names_hash: String,
+    pub(crate) dns: Vec<String>,
+}
+
+/// An action that was done.
+#[derive(Debug, Clone)]
+pub(crate) struct Done {
+    pub(crate) at: Timestamp,
+    pub(crate) by: Resource,
+    pub(crate) action: Action,
+}
+
+/// A plan for any of the three kinds.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Planned {
+    pub(crate) actions: Vec<Action>,
+    pub(crate) status: Status,
+    pub(crate) next_check: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub(crate) enum Status {
+    Domain(TrustDomainStatus),
+    Certificate(ServiceCertificateStatus),
+    Service(GaiaServiceStatus),
+}
+
+impl World {
+    /// Nothing but namespaces.
+    pub(crate) fn new() -> Self {
+        let env = |value: &str| BTreeMap::from([("env".to_owned(), value.to_owned())]);
+        let namespaces = [("auth", "prod"), ("shop", "prod"), ("other", "test"), (OPERATOR_NAMESPACE, "prod")];
+        Self {
+            now: start(),
+            domains: BTreeMap::new(),
+            certificates: BTreeMap::new(),
+            services: BTreeMap::new(),
+            namespaces: namespaces.iter().map(|(name, value)| ((*name).to_owned(), env(value))).collect(),
+            objects: BTreeMap::new(),
+            memory: Memory::default(),
+            brought: None,
+            log: vec![],
+            violations: vec![],
+            fail_next: 0,
+            view: None,
+            leaves: BTreeMap::new(),
+            counter: 0,
+        }
+    }
+
+    pub(crate) fn resources(&self) -> Vec<Resource> {
+        let domains = self.domains.keys().cloned().map(Resource::Domain);
+        let certificates = self.certificates.keys().cloned().map(Resource::Certificate);
+        let services = self.services.keys().cloned().map(Resource::Service);
+        domains.chain(services).chain(certificates).collect()
+    }
+
+    pub(crate) fn advance(&mut self, seconds: i64) {
+        self.now = self.now.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(self.now);
+    }
+
+    /// The operator's process ends; what it remembers is gone.
+    pub(crate) fn crash(&mut self) {
+        self.memory = Memory::default();
+        self.view = None;
+    }
+
+    /// Plans and executes until there is nothing to do at this time. Returns how many rounds that took.
+    pub(crate) fn settle(&mut self) -> usize {
+        self.view = None;
+        for round in 0..ROUNDS {
+            let mut moved = false;
+            for resource in self.resources() {
+                moved |= self.reconcile(&resource);
+            }
+            if !moved {
+                return round;
+            }
+        }
+        let doing: Vec<String> =
+            self.log.iter().rev().take(6).map(|done| format!("{:?}: {}", done.by, done.action)).collect();
+        self.violations.push((2, format!("not settled after {ROUNDS} rounds: {doing:#?}")));
+        ROUNDS
+    }
+
+    /// The same, and through all waiting: retries and budgets.
+    pub(crate) fn settle_and_wait(&mut self) {
+        for _ in 0..WAITS {
+            self.settle();
+            let plans: Vec<Planned> = self.resources().iter().map(|resource| self.plan(resource)).collect();
+            if !plans.iter().any(|planned| planned.status.waits()) {
+                return;
+            }
+            self.now = plans.iter().map(|planned| planned.next_check).min().unwrap_or(self.now);
+        }
+        self.violations.push((2, format!("still waiting after {WAITS} waits")));
+    }
+
+    /// One look at one resource. Returns whether anything changed.
+    pub(crate) fn reconcile(&mut self, resource: &Resource) -> bool {
+        let planned = self.plan(resource);
+        self.judge_plan(resource, &planned);
+        if planned.actions.is_empty() { self.report(resource, planned.status) } else { self.run(resource, &planned) }
+    }
+
+    /// Executes a plan. What fails does not hold up what has nothing to do with it. Always a change: at least of what is
+    /// remembered.
+    pub(crate) fn run(&mut self, resource: &Resource, planned: &Planned) -> bool {
+        let mut failure = None;
+        for action in &planned.actions {
+            match self.execute(resource, action) {
+                Ok(()) => {}
+                Err(WriteError::Conflict) => break,
+                Err(WriteError::Refused(message)) => {
+                    failure = failure.or(Some(message));
+                    if matches!(action, Action::CreateRing(_)) {
+                        break;
+                    }
+                }
+            }
+        }
+        match failure {
+            Some(message) => self.remember_failure(resource, message),
+            None => drop(self.memory.failures.remove(resource)),
+        }
+        true
+    }
+
+    fn remember_failure(&mut self, resource: &Resource, message: String) {
+        let generation = self.generation(resource);
+        let known = self.memory.failures.get(resource).filter(|failures| failures.generation == generation);
+        let attempts = known.map_or(0, |failures| failures.attempts) + 1;
+        let failures = Failures { attempts, last: self.now, generation, reason: "WriteFailed", message };
+        self.memory.failures.insert(resource.clone(), failures);
+    }
+
+    /// Writes the status if it differs.
+    pub(crate) fn report(&mut self, resource: &Resource, status: Status) -> bool {
+        let slot: &mut dyn StatusSlot = match resource {
+            Resource::Domain(name) => match self.domains.get_mut(name) {
+                Some(domain) => domain,
+                None => return false,
+            },
+            Resource::Certificate(name) => match self.certificates.get_mut(name) {
+                Some(certificate) => certificate,
+                None => return false,
+            },
+            Resource::Service(name) => match self.services.get_mut(name) {
+                Some(service) => service,
+                None => return false,
+            },
+        };
+        slot.write(status)
+    }
+
+    /// The status that was last reported.
+    pub(crate) fn reported(&self, resource: &Resource) -> Status {
+        match resource {
+            Resource::Domain(name) => Status::Domain(self.domains[name].status.clone().unwrap_or_default()),
+            Resource::Certificate(name) => {
+                Status::Certificate(self.certificates[name].status.clone().unwrap_or_default())
+            }
+            Resource::Service(name) => Status::Service(self.services[name].status.clone().unwrap_or_default()),
+        }
+    }
+
+    /// A number that was never given before.
+    pub(crate) fn fresh(&mut self) -> u64 {
+        self.counter += 1;
+        self.counter
+    }
+
+    pub(crate) fn fresh_version(&mut self) -> Version {
+        Version { uid: format!("uid-{}", self.fresh()), resource_version: self.fresh().to_string() }
+    }
+
+    pub(crate) fn secret(&self, namespace: &str, name: &str) -> Option<&Stored> {
+        self.objects.get(&ObjectKey::secret(namespace, name))
+    }
+
+    pub(crate) fn config_map(&self, namespace: &str, name: &str) -> Option<&Stored> {
+        self.objects.get(&ObjectKey::config_map(namespace, name))
+    }
+
+    /// The leaf in a Secret, if its certificate and key can be read.
+    pub(crate) fn leaf(&self, stored: &Stored) -> Option<(&Leaf, bool)> {
+        let serial = number(stored, "tls.crt", "CERT ")?;
+        let key = number(stored, "tls.key", "KEY ")?;
+        Some((self.leaves.get(&serial)?, serial == key))
+    }
+
+    /// Actions done since the log had that length, as people read them.
+    pub(crate) fn done_since(&self, length: usize) -> Vec<String> {
+        self.log[length..].iter().map(|done| done.action.to_string()).collect()
+    }
+
+    /// Fails if anything was against the invariant.
+    pub(crate) fn holds(&self, invariant: u8) -> Result<(), String> {
+        match self.violations.iter().find(|(number, _)| *number == invariant) {
+            None => Ok(()),
+            Some((_, what)) => Err(format!("invariant {invariant}: {what}")),
+        }
+    }
+}
+
+impl Stored {
+    /// Keeps the hashes true and raises the resource version.
+    pub(crate) fn touch(&mut self, resource_version: u64) {
+        let hash = |text: &String| gaia_pki::sha256_hex(text.as_bytes());
+        self.facts.data = self.content.iter().map(|(key, value)| (key.clone(), hash(value))).collect();
+        self.facts.resource_version = resource_version.to_string();
+        self.rings = observe::read_rings(self).map(Rc::new);
+    }
+}
+
+impl Status {
+    pub(crate) fn conditions(&self) -> &[gaia_api::crd::Condition] {
+        match self {
+            Self::Domain(status) => &status.conditions,
+            Self::Certificate(status) => &status.conditions,
+            Self::Service(status) => &status.conditions,
+        }
+    }
+
+    pub(crate) fn condition(&self, type_: &str) -> (&str, &str, &str) {
+        let found = gaia_api::crd::find_condition(self.conditions(), type_);
+        found.map_or(("", "", ""), |c| (c.status.as_str(), c.reason.as_str(), c.message.as_str()))
+    }
+
+    /// Whether it passes by itself, after a time.
+    pub(crate) fn waits(&self) -> bool {
+        let (status, reason, _) = self.condition("Reconciling");
+        status == "True" && !["TrustDomainNotFound", "TrustDomainNotReady"].contains(&reason)
+    }
+}
+
+trait StatusSlot {
+    fn write(&mut self, status: Status) -> bool;
+}
+
+macro_rules! status_slot {
+    ($kind:ty, $variant:ident) => {
+        impl StatusSlot for $kind {
+            fn write(&mut self, status: Status) -> bool {
+                let Status::$variant(status) = status else { return false };
+                let differs = self.status.as_ref() != Some(&status);
+                self.status = Some(status);
+                differs
+            }
+        }
+    };
+}
+
+status_slot!(TrustDomain, Domain);
+status_slot!(ServiceCertificate, Certificate);
+status_slot!(GaiaService, Service);
+
+fn number(stored: &Stored, key: &str, prefix: &str) -> Option<u64> {
+    stored.content.get(key)?.strip_prefix(prefix)?.parse().ok()
+}
+
+/// The owner references of group gaia.dev.
+pub(crate) fn owners(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Vec<OwnerRef> {
+    let all = meta.owner_references.iter().flatten();
+    all.map(|owner| OwnerRef { kind: owner.kind.clone(), name: owner.name.clone(), uid: owner.uid.clone() }).collect()
+}
+
+/// When every story begins.
+pub(crate) fn start() -> Timestamp {
+    "2026-01-01T00:00:00Z".parse().unwrap()
+}
+
+pub(crate) const OPERATOR_NAMESPACE: &str = "gaia-system";
+pub(crate) const CLUSTER_DOMAIN: &str = "cluster.local";
+pub(crate) const DAY: i64 = 86_400;
+const ROUNDS: usize = 25;
+const WAITS: usize = 40;

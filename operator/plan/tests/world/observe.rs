@@ -1,0 +1,325 @@
+//! What the operator sees, and what it plans on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gaia_api::crd::{GaiaService, NamespaceSelector, TrustDomain};
+use gaia_api::names::{self, MANAGED_BY, MANAGED_BY_LABEL, TRUST_DOMAIN_LABEL, key};
+use gaia_plan::budget::IssuanceBudget;
+use gaia_plan::certificate::{LeafFacts, LeafSecret};
+use gaia_plan::domain::DomainView;
+use gaia_plan::object::{Held, ObjectFacts, ObjectKey, ObjectKind, is_ours};
+use gaia_plan::ring::{CaMaterial, CaRing, Ring, RingError, SigningMaterial, SigningRing};
+use gaia_plan::trust_domain::{RingView, SignerSecret};
+use gaia_plan::{certificate, service, trust_domain};
+
+use super::{CLUSTER_DOMAIN, Name, OPERATOR_NAMESPACE, Planned, Resource, Rings, Status, Stored, World, owners};
+
+/// Both rings as they were found.
+#[derive(Clone, Copy)]
+pub(super) struct Found<'a> {
+    ca: Option<(&'a Result<CaRing, RingError>, &'a ObjectFacts)>,
+    signing: Option<(&'a Result<SigningRing, RingError>, &'a ObjectFacts)>,
+}
+
+impl World {
+    /// What is to be done about one resource now.
+    pub(crate) fn plan(&self, resource: &Resource) -> Planned {
+        self.plan_in_order(resource, false)
+    }
+
+    /// The same with what was observed listed in the opposite order.
+    pub(crate) fn plan_in_order(&self, resource: &Resource, reversed: bool) -> Planned {
+        match resource {
+            Resource::Domain(name) => self.plan_domain(name, reversed),
+            Resource::Certificate(name) => self.plan_certificate(name, self.budget(name), self.failures(resource)),
+            Resource::Service(name) => self.plan_service(name, reversed),
+        }
+    }
+
+    fn failures(&self, resource: &Resource) -> Option<&gaia_plan::backoff::Failures> {
+        self.memory.failures.get(resource)
+    }
+
+    pub(super) fn budget(&self, name: &Name) -> IssuanceBudget {
+        self.memory.budgets.get(name).copied().unwrap_or_else(|| IssuanceBudget::full(self.now))
+    }
+
+    fn plan_domain(&self, name: &str, reversed: bool) -> Planned {
+        let domain = &self.domains[name];
+        let rings = self.rings(name);
+        let mut services = self.services_of(domain, reversed);
+        let consumers = self.consumers(name);
+        let granted: BTreeSet<String> =
+            consumers.iter().filter(|namespace| self.selects(domain, namespace)).cloned().collect();
+        services.retain(|service| granted.contains(&space(&service.metadata)));
+        let config_maps = |name: String| {
+            let held = self.namespaces.keys().map(|namespace| {
+                let held = self.held(&ObjectKey::config_map(namespace, &name), None);
+                (namespace.clone(), map(held, |stored| stored.facts.clone()))
+            });
+            held.filter(|(_, held)| *held != Held::Absent).collect::<BTreeMap<_, _>>()
+        };
+        let signers = self.namespaces.keys().map(|namespace| {
+            let held = self.held(&ObjectKey::secret(namespace, names::token_signer(name)), None);
+            (namespace.clone(), self.as_signer(held))
+        });
+        let exists = |name: String| self.seen().contains_key(&ObjectKey::secret(OPERATOR_NAMESPACE, name));
+        let observed = trust_domain::Observed {
+            domain,
+            ca: view(rings.ca),
+            signing: view(rings.signing),
+            ca_copy_exists: exists(names::previous(&names::ca_ring(name))),
+            signing_copy_exists: exists(names::previous(&names::signing_ring(name))),
+            leaves_exist: self.seen().iter().any(|(key, stored)| is_leaf_of(key, stored, name)),
+            brought_ca: domain.spec.ca.existing_secret_ref.as_ref().and(self.brought.clone()),
+            consumers,
+            granted,
+            trust: config_maps(names::trust(name)),
+            grants: config_maps(names::grants(name)),
+            signers: signers.filter(|(_, held)| *held != Held::Absent).collect(),
+            lost: self.memory.lost.clone(),
+            services,
+            failures: self.failures(&Resource::Domain(name.to_owned())),
+            operator_namespace: OPERATOR_NAMESPACE,
+        };
+        let plan = trust_domain::plan(&observed, self.now);
+        Planned { actions: plan.actions, status: Status::Domain(plan.status), next_check: plan.next_check }
+    }
+
+    pub(super) fn plan_certificate(
+        &self,
+        name: &Name,
+        budget: IssuanceBudget,
+        failures: Option<&gaia_plan::backoff::Failures>,
+    ) -> Planned {
+        let certificate = &self.certificates[name];
+        let domain_name = &certificate.spec.trust_domain_ref.name;
+        let secret_name = certificate.secret_name();
+        let owner = Some(("ServiceCertificate", name.1.as_str()));
+        let held = self.held(&ObjectKey::secret(&name.0, &secret_name), owner);
+        let age = |meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta| {
+            (meta.creation_timestamp.as_ref().map(|time| time.0), meta.name.clone())
+        };
+        let older = self.certificates.values().filter(|other| {
+            other.metadata.namespace.as_deref() == Some(name.0.as_str())
+                && other.secret_name() == secret_name
+                && age(&other.metadata) < age(&certificate.metadata)
+        });
+        let observed = certificate::Observed {
+            certificate,
+            domain: self.domain_view(domain_name, &name.0),
+            secret: self.as_leaf(held, &secret_name),
+            claimed_by: older.map(|other| other.metadata.name.clone().unwrap_or_default()).min(),
+            failures,
+            budget,
+            cluster_domain: CLUSTER_DOMAIN,
+            operator_namespace: OPERATOR_NAMESPACE,
+        };
+        let plan = certificate::plan(&observed, self.now);
+        Planned { actions: plan.actions, status: Status::Certificate(plan.status), next_check: plan.next_check }
+    }
+
+    fn plan_service(&self, name: &Name, reversed: bool) -> Planned {
+        let service = &self.services[name];
+        let domain_name = &service.spec.trust_domain_ref.name;
+        let domain = self.domain_view(domain_name, &name.0);
+        let services = domain.object.map(|domain| self.services_of(domain, reversed)).unwrap_or_default();
+        let owner = Some(("GaiaService", name.1.as_str()));
+        let child = match self.certificates.get(name) {
+            None => Held::Absent,
+            Some(child) => {
+                let (labels, annotations) = (child.metadata.labels.clone(), child.metadata.annotations.clone());
+                let (labels, annotations) = (labels.unwrap_or_default(), annotations.unwrap_or_default());
+                let ours = is_ours(&labels, &annotations, &owners(&child.metadata), owner);
+                if ours { Held::Ours(child) } else { Held::Foreign }
+            }
+        };
+        let policy_key = ObjectKey::config_map(&name.0, names::policy(&name.1));
+        let observed = service::Observed {
+            service,
+            domain,
+            child,
+            policy: map(self.held(&policy_key, owner), |stored| stored.facts.clone()),
+            policy_lost: self.memory.lost.contains(&policy_key),
+            services: &services,
+            failures: self.failures(&Resource::Service(name.clone())),
+        };
+        let plan = service::plan(&observed, self.now);
+        Planned { actions: plan.actions, status: Status::Service(plan.status), next_check: plan.next_check }
+    }
+
+    /// What the cache shows.
+    pub(super) fn seen(&self) -> &BTreeMap<ObjectKey, Stored> {
+        self.view.as_ref().unwrap_or(&self.objects)
+    }
+
+    /// Objects are watched by label. One without it is met on a POST only, and then looked at by name.
+    fn held(&self, key: &ObjectKey, owner: Option<(&str, &str)>) -> Held<&Stored> {
+        match self.seen().get(key) {
+            Some(stored) if is_labelled(stored) => return Held::Ours(stored),
+            _ if !self.memory.probed.contains(key) => return Held::Absent,
+            _ => {}
+        }
+        match self.objects.get(key) {
+            None => Held::Absent,
+            Some(stored) => {
+                let facts = &stored.facts;
+                let ours = is_ours(&facts.labels, &facts.annotations, &facts.owners, owner);
+                if ours { Held::Ours(stored) } else { Held::Foreign }
+            }
+        }
+    }
+
+    /// Rings are looked for by name, whatever their labels are.
+    fn rings(&self, domain: &str) -> Found<'_> {
+        let read = |name: String| {
+            let stored = self.seen().get(&ObjectKey::secret(OPERATOR_NAMESPACE, name))?;
+            Some((stored.rings.as_deref(), &stored.facts))
+        };
+        Found {
+            ca: read(names::ca_ring(domain)).map(|(rings, facts)| (rings.map_or(&NO_CA_RING, |r| &r.ca), facts)),
+            signing: read(names::signing_ring(domain))
+                .map(|(rings, facts)| (rings.map_or(&NO_SIGNING_RING, |r| &r.signing), facts)),
+        }
+    }
+
+    /// The CA ring, if it can be read.
+    pub(crate) fn ca_ring(&self, domain: &str) -> Option<&CaRing> {
+        self.rings(domain).ca.and_then(|(ring, _)| ring.as_ref().ok())
+    }
+
+    /// The signing ring, if it can be read.
+    pub(crate) fn signing_ring(&self, domain: &str) -> Option<&SigningRing> {
+        self.rings(domain).signing.and_then(|(ring, _)| ring.as_ref().ok())
+    }
+
+    fn domain_view<'a>(&'a self, name: &'a str, namespace: &'a str) -> DomainView<'a> {
+        let object = self.domains.get(name);
+        DomainView {
+            name,
+            namespace,
+            object,
+            selected: object.is_some_and(|domain| self.selects(domain, namespace)),
+            ca: self.ca_ring(name).filter(|_| object.is_some()),
+            signing: self.signing_ring(name).filter(|_| object.is_some()),
+        }
+    }
+
+    pub(crate) fn selects(&self, domain: &TrustDomain, namespace: &str) -> bool {
+        let selector: Option<&NamespaceSelector> = domain.spec.namespace_selector.as_ref();
+        let labels = self.namespaces.get(namespace);
+        selector.zip(labels).is_some_and(|(selector, labels)| selector.matches(labels))
+    }
+
+    pub(super) fn consumers(&self, domain: &str) -> BTreeSet<String> {
+        let certificates = self.certificates.iter().filter(|(_, c)| c.spec.trust_domain_ref.name == domain);
+        let services = self.services.iter().filter(|(_, s)| s.spec.trust_domain_ref.name == domain);
+        certificates.map(|(name, _)| name.0.clone()).chain(services.map(|(name, _)| name.0.clone())).collect()
+    }
+
+    fn services_of(&self, domain: &TrustDomain, reversed: bool) -> Vec<&GaiaService> {
+        let name = domain.metadata.name.as_deref().unwrap_or_default();
+        let all = self.services.values().filter(|service| service.spec.trust_domain_ref.name == name);
+        if reversed { all.rev().collect() } else { all.collect() }
+    }
+
+    fn leaf_facts(&self, stored: &Stored) -> LeafSecret {
+        let leaf = self.leaf(stored).map(|(leaf, key_matches)| LeafFacts {
+            fingerprint: leaf.fingerprint.clone(),
+            serial: stored.content["tls.crt"].clone(),
+            not_before: leaf.not_before,
+            not_after: leaf.not_after,
+            key_matches,
+            issuer: self.known_ca(&leaf.issuer).then(|| leaf.issuer.clone()),
+            names_hash: leaf.names_hash.clone(),
+        });
+        LeafSecret { facts: stored.facts.clone(), leaf }
+    }
+
+    fn known_ca(&self, fingerprint: &str) -> bool {
+        self.domains.keys().any(|domain| {
+            self.ca_ring(domain)
+                .is_some_and(|ring| ring.generations.iter().any(|g| g.material.fingerprint == fingerprint))
+        })
+    }
+
+    /// A ring or a signer is the operator's, but never a ServiceCertificate's.
+    fn as_leaf(&self, held: Held<&Stored>, name: &str) -> Held<LeafSecret> {
+        match held {
+            Held::Ours(stored) if is_signer(stored, name) || stored.content.contains_key(key::RING) => Held::Foreign,
+            held => map(held, |stored| self.leaf_facts(stored)),
+        }
+    }
+
+    /// A leaf that has a signer's name is not one.
+    fn as_signer(&self, held: Held<&Stored>) -> Held<SignerSecret> {
+        match held {
+            Held::Ours(stored) if stored.content.contains_key(key::TLS_CERT) => Held::Foreign,
+            held => map(held, |stored| {
+                let kid = stored.content.get(key::JWT_SIGNING_KEY).and_then(|text| text.strip_prefix("KEY "));
+                SignerSecret { facts: stored.facts.clone(), kid: kid.map(str::to_owned) }
+            }),
+        }
+    }
+}
+
+fn is_signer(stored: &Stored, name: &str) -> bool {
+    name.ends_with("-token-signer") && !stored.content.contains_key(key::TLS_CERT)
+}
+
+/// A leaf of that TrustDomain, as the operator knows one.
+pub(super) fn is_leaf_of(object: &ObjectKey, stored: &Stored, domain: &str) -> bool {
+    object.kind == ObjectKind::Secret
+        && is_labelled(stored)
+        && stored.facts.labels.get(TRUST_DOMAIN_LABEL).is_some_and(|label| label == domain)
+        && !stored.content.contains_key(key::RING)
+        && !is_signer(stored, &object.name)
+}
+
+pub(super) fn is_labelled(stored: &Stored) -> bool {
+    stored.facts.labels.get(MANAGED_BY_LABEL).is_some_and(|value| value == MANAGED_BY)
+}
+
+/// A ring with the key of every generation that is trusted.
+fn parse<M: serde::de::DeserializeOwned>(stored: &Stored, id: impl Fn(&M) -> String) -> Result<Ring<M>, RingError> {
+    let json = stored.content.get(key::RING).ok_or_else(|| RingError::Corrupt("it is missing".to_owned()))?;
+    let ring = Ring::<M>::parse(json.as_bytes())?;
+    for generation in ring.trusted() {
+        let found = stored.content.get(&generation.private_key_name());
+        if found.is_none_or(|text| *text != format!("KEY {}", id(&generation.material))) {
+            return Err(RingError::KeyMismatch(generation.id.clone()));
+        }
+    }
+    Ok(ring)
+}
+
+pub(super) fn read_rings(stored: &Stored) -> Option<Rings> {
+    stored.content.get(key::RING)?;
+    Some(Rings {
+        ca: parse(stored, |material: &CaMaterial| material.fingerprint.clone()),
+        signing: parse(stored, |material: &SigningMaterial| material.jwk.kid().to_owned()),
+    })
+}
+
+fn view<'a, M>(found: Option<(&'a Result<Ring<M>, RingError>, &'a ObjectFacts)>) -> RingView<'a, M> {
+    match found {
+        None => RingView::Missing,
+        Some((Ok(ring), facts)) => RingView::Readable { ring, facts },
+        Some((Err(error), facts)) => RingView::Unreadable { error, facts },
+    }
+}
+
+static NO_CA_RING: Result<CaRing, RingError> = Err(RingError::Corrupt(String::new()));
+static NO_SIGNING_RING: Result<SigningRing, RingError> = Err(RingError::Corrupt(String::new()));
+
+fn map<T, U>(held: Held<T>, into: impl Fn(T) -> U) -> Held<U> {
+    match held {
+        Held::Absent => Held::Absent,
+        Held::Ours(found) => Held::Ours(into(found)),
+        Held::Foreign => Held::Foreign,
+    }
+}
+
+fn space(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> String {
+    meta.namespace.clone().unwrap_or_default()
+}
