@@ -70,7 +70,7 @@ impl<S: Store> Executor<S> {
                 let made = self.store.create(object).await;
                 self.settle(on_behalf_of, &key, made).await
             }
-            Action::PatchCertificate { key, version, patch } => {
+            Action::PatchCertificate { key, version, patch, .. } => {
                 let made = self.store.patch(key, version, patch.clone()).await;
                 self.settle(on_behalf_of, key, made).await
             }

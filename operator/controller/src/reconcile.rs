@@ -106,6 +106,10 @@ impl<S: Store> Reconciler<S> {
             };
             if let Some(ring) = ring {
                 self.executor.look_closer(key, &ring).await?;
+                let world = lock(&self.executor.world);
+                if world.facts(&ring).is_none() {
+                    self.queue.push_all(world.referring_to(name));
+                }
             }
         }
         if let Some(secret) = &domain.spec.ca.existing_secret_ref {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use gaia_api::crd::condition::{CERTIFICATE_READY, LEGACY_FREE, POLICY_PUBLISHED, READY, SERVED};
+use gaia_api::crd::condition::{CERTIFICATE_READY, LEGACY_FREE, POLICY_PUBLISHED, READY, RECONCILING, SERVED, STALLED};
 use gaia_api::crd::{
     AuthMode, AuthStatus, CertificateSummary, GaiaService, GaiaServiceStatus, ServiceCertificate,
     ServiceCertificateSpec, TrustDomain, Truth, Workload, both_usages, find_condition, is_true, reason,
@@ -23,7 +23,7 @@ use crate::object::{
     DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, ObjectKind, OtherKeys, Template, Version, immutable,
 };
 use crate::plan::owner;
-use crate::{Action, Plan, Refusal, projection, unsupported};
+use crate::{Action, Event, Plan, Refusal, projection, unsupported};
 
 /// Everything a decision about one GaiaService rests on.
 #[derive(Debug, Clone)]
@@ -103,11 +103,22 @@ fn certificate_action(observed: &Observed<'_>) -> Result<Option<Action>, Refusal
                 ),
             ))
         }
-        Held::Ours(found) => Ok(certificate_patch(found, &wanted)),
+        Held::Ours(found) => Ok(certificate_patch(found, &wanted, was_settled(observed.service))),
     }
 }
 
-fn certificate_patch(found: &ServiceCertificate, wanted: &ServiceCertificate) -> Option<Action> {
+/// Whether everything this spec asks for was there already when it was last reported. Only whether a write is told of
+/// as a repair rests on it.
+fn was_settled(service: &GaiaService) -> bool {
+    service.status.as_ref().is_some_and(|status| {
+        let stalled = find_condition(&status.conditions, STALLED);
+        status.observed_generation == service.metadata.generation
+            && !is_true(&status.conditions, RECONCILING)
+            && stalled.is_some_and(|stalled| [reason::SETTLED, reason::NOT_SUPPORTED_YET].contains(&&*stalled.reason))
+    })
+}
+
+fn certificate_patch(found: &ServiceCertificate, wanted: &ServiceCertificate, was_settled: bool) -> Option<Action> {
     let mut patch = json!({});
     if let Some(spec) = merge_patch(&value(&found.spec), &value(&wanted.spec)) {
         patch["spec"] = spec;
@@ -133,7 +144,8 @@ fn certificate_patch(found: &ServiceCertificate, wanted: &ServiceCertificate) ->
         uid: meta.uid.clone().unwrap_or_default(),
         resource_version: meta.resource_version.clone().unwrap_or_default(),
     };
-    Some(Action::PatchCertificate { key, version, patch })
+    let event = was_settled.then(|| Event { reason: reason::REPAIRED, message: format!("{key} was put right") });
+    Some(Action::PatchCertificate { key, version, patch, event })
 }
 
 /// The ServiceCertificate of a GaiaService.
@@ -205,6 +217,8 @@ pub fn policy(observed: &Observed<'_>, domain: &TrustDomain) -> Policy {
 
 fn policy_action(observed: &Observed<'_>, policy: String) -> Result<Option<ObjectChange>, Refusal> {
     let meta = &observed.service.metadata;
+    let hash = sha256_hex(policy.as_bytes());
+    let was_published = observed.service.status.as_ref().is_some_and(|status| status.policy_hash == Some(hash));
     let name = names::policy(meta.name.as_deref().unwrap_or_default());
     let desired = DesiredObject {
         key: ObjectKey::config_map(meta.namespace.as_deref().unwrap_or_default(), name),
@@ -224,6 +238,11 @@ fn policy_action(observed: &Observed<'_>, policy: String) -> Result<Option<Objec
         Held::Absent => Ok(Some(desired.create())),
         Held::Ours(facts) => match desired.change_from(facts) {
             Some(change) if facts.immutable && !change.data.is_empty() => Err(immutable(&desired.key)),
+            // A policy changes with its service, and that is no repair.
+            Some(change) if was_published => {
+                let message = format!("{}: put right {}", desired.key, change.summary());
+                Ok(Some(change.with_event(reason::REPAIRED, message)))
+            }
             change => Ok(change),
         },
         Held::Foreign => Err(Refusal::stalled(

@@ -177,6 +177,10 @@ impl World {
         let gone = self.secrets.remove(place);
         self.lost.insert(ObjectKey::secret(&place.0, place.1.clone()));
         let mut keys = self.affected_by_secret(place, gone.as_ref());
+        if matches!(gone, Some(SecretFacts::CaRing { .. } | SecretFacts::SigningRing { .. })) {
+            // It may only have lost its label: its TrustDomain looks, and tells the others if it is really gone.
+            keys.retain(|key| matches!(key, Key::TrustDomain(_)));
+        }
         keys.retain(|key| self.metadata(key).is_some());
         keys
     }
@@ -258,7 +262,7 @@ impl World {
     }
 
     /// Everything that refers to a TrustDomain.
-    fn referring_to(&self, domain: &str) -> BTreeSet<Key> {
+    pub(crate) fn referring_to(&self, domain: &str) -> BTreeSet<Key> {
         let mut keys = self.services_of(domain);
         let certificates = self.certificates.iter().filter(|(_, found)| found.spec.trust_domain_ref.name == domain);
         keys.extend(certificates.map(|((namespace, name), _)| Key::Certificate(namespace.clone(), name.clone())));

@@ -39,7 +39,9 @@ impl World {
             Action::WriteSigner(signer) => self.write_signer(by, action, signer)?,
             Action::IssueLeaf(leaf) => self.issue(by, action, leaf)?,
             Action::CreateCertificate(certificate) => self.create_child(by, action, certificate)?,
-            Action::PatchCertificate { key, version, patch, .. } => self.patch_child(by, action, key, version, patch)?,
+            Action::PatchCertificate { key, version, patch, .. } => {
+                self.patch_child(by, action, key, version, patch)?
+            }
             Action::Delete { key, version } => {
                 let stored = self.objects.get(key).ok_or(WriteError::Conflict)?;
                 if stored.facts.version() != *version {
