@@ -1,0 +1,53 @@
+//! Python with PyJWT: a second opinion on tokens, from a library that is not ours.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use gaia_pki::sha256_hex;
+
+use super::build::{lock, run_with_progress};
+use super::on_path;
+use crate::dirs;
+
+/// A Python that has PyJWT and what it needs for RSA and ECDSA: the system's (Debian: `python3-jwt`), the one on `PATH`,
+/// or one in the cache, `venv-<hash of what is installed>`, which pip fills first if it is not there.
+///
+/// # Errors
+/// If there is no `python3`, or pip cannot install PyJWT.
+pub fn python_with_jwt() -> Result<PathBuf> {
+    let on_path = on_path("python3");
+    let known = [PathBuf::from("/usr/bin/python3")].into_iter().chain(on_path.clone());
+    if let Some(python) = known.into_iter().find(|python| has_jwt(python)) {
+        return Ok(python);
+    }
+    let base = on_path.context("there is no `python3` on PATH: run `make deps`")?;
+    let cache = dirs::cache()?;
+    std::fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
+    let venv = cache.join(format!("venv-{}", &sha256_hex(REQUIREMENT.as_bytes())[..16]));
+    let python = venv.join("bin/python");
+    let _one_builder = lock(&venv.with_extension("lock"))?;
+    // One that was left half made is made again.
+    if !has_jwt(&python) {
+        dirs::remove(&venv)?;
+        install(&base, &venv)?;
+    }
+    Ok(python)
+}
+
+fn install(base: &Path, venv: &Path) -> Result<()> {
+    let log = venv.with_extension("log");
+    let mut make = Command::new(base);
+    make.args(["-m", "venv"]).arg(venv);
+    run_with_progress("making a Python environment", make, &log)?;
+    let mut pip = Command::new(venv.join("bin/python"));
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", REQUIREMENT]);
+    run_with_progress("installing PyJWT", pip, &log)
+}
+
+fn has_jwt(python: &Path) -> bool {
+    let output = Command::new(python).args(["-c", "import jwt, cryptography; jwt.PyJWKSet"]).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
+const REQUIREMENT: &str = "pyjwt[crypto]>=2.8,<3";
