@@ -88,7 +88,7 @@ async fn load_toolbox(cluster: &PodCluster) {
     let root = Root::new().unwrap();
     root.add_packages(&["busybox-static"]).unwrap();
     root.add_link("busybox", "bin/sh").unwrap();
-    let config = ImageConfig { tag: TOOLBOX.to_owned(), entrypoint: Vec::new(), user: "65532:65532".to_owned() };
+    let config = ImageConfig { tag: TOOLBOX.to_owned(), command: Vec::new(), user: "65532:65532".to_owned() };
     let dir = tempfile::tempdir().unwrap();
     let tar = dir.path().join("toolbox.tar");
     image::write(&tar, &config, &root).unwrap();

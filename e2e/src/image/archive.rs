@@ -35,7 +35,7 @@ fn configuration(config: &ImageConfig, layer: &str) -> Result<Vec<u8>> {
         "created": "1970-01-01T00:00:00Z",
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{layer}")] },
         "config": {
-            "Entrypoint": config.entrypoint,
+            "Cmd": config.command,
             "Env": ["PATH=/usr/local/bin:/usr/bin:/bin"],
             "User": config.user,
             "WorkingDir": "/",
@@ -136,7 +136,7 @@ mod tests {
         root.add_directory("tmp", 0o1777).unwrap();
         let config = ImageConfig {
             tag: "localhost/gaia:0".to_owned(),
-            entrypoint: vec!["gaia-operator".to_owned()],
+            command: vec!["gaia-operator".to_owned()],
             user: "65532:65532".to_owned(),
         };
         let out = dir.join("image.tar");

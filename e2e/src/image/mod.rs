@@ -18,8 +18,8 @@ use crate::programs;
 pub struct ImageConfig {
     /// `name:tag`.
     pub tag: String,
-    /// What runs when a pod says nothing.
-    pub entrypoint: Vec<String>,
+    /// What runs when a pod names no command.
+    pub command: Vec<String>,
     /// As whom, `uid:gid`.
     pub user: String,
 }
@@ -33,7 +33,9 @@ pub fn write_gaia(out: &Path, tag: &str, bin_dir: &Path) -> Result<()> {
     let root = Root::new()?;
     root.add_packages(&PACKAGES)?;
     for program in PROGRAMS {
-        root.add_program(&bin_dir.join(program), &format!("usr/local/bin/{program}"))?;
+        let place = format!("usr/local/bin/{program}");
+        root.add_program(&bin_dir.join(program), &place)?;
+        root.strip(&place)?;
     }
     root.add_text("etc/passwd", PASSWD)?;
     root.add_text("etc/group", GROUP)?;
@@ -44,7 +46,7 @@ pub fn write_gaia(out: &Path, tag: &str, bin_dir: &Path) -> Result<()> {
     }
     let config = ImageConfig {
         tag: tag.to_owned(),
-        entrypoint: vec!["gaia-operator".to_owned()],
+        command: vec!["gaia-operator".to_owned(), "run".to_owned()],
         user: "65532:65532".to_owned(),
     };
     write(out, &config, &root)
@@ -57,11 +59,8 @@ pub fn write_gaia(out: &Path, tag: &str, bin_dir: &Path) -> Result<()> {
 pub fn write_pause(out: &Path, pause: &Path) -> Result<()> {
     let root = Root::new()?;
     root.add_program(pause, "pause")?;
-    let config = ImageConfig {
-        tag: PAUSE_TAG.to_owned(),
-        entrypoint: vec!["/pause".to_owned()],
-        user: "65535:65535".to_owned(),
-    };
+    let config =
+        ImageConfig { tag: PAUSE_TAG.to_owned(), command: vec!["/pause".to_owned()], user: "65535:65535".to_owned() };
     write(out, &config, &root)
 }
 

@@ -8,6 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
+use crate::assets::on_path;
+
 /// A root file system in the making.
 #[derive(Debug)]
 pub struct Root {
@@ -37,6 +39,18 @@ impl Root {
         let target = self.place(to)?;
         fs::copy(from, &target).with_context(|| format!("cannot copy {} into the image", from.display()))?;
         Ok(fs::set_permissions(target, fs::Permissions::from_mode(0o755))?)
+    }
+
+    /// Takes the debug information out of a program: of a debug build it is the larger part. Does nothing where there is
+    /// no `strip`.
+    ///
+    /// # Errors
+    /// If the program is not one.
+    pub(super) fn strip(&self, program: &str) -> Result<()> {
+        if on_path("strip").is_none() {
+            return Ok(());
+        }
+        run(Command::new("strip").arg("--strip-debug").arg(self.path().join(program)))
     }
 
     /// Writes a file that everybody may read.
@@ -79,7 +93,8 @@ impl Root {
         for entry in fs::read_dir(downloads.path())? {
             run(Command::new("dpkg-deb").arg("-x").arg(entry?.path()).arg(self.path()))?;
         }
-        for unused in ["usr/share", "usr/lib/x86_64-linux-gnu/gconv", "lib/x86_64-linux-gnu/gconv"] {
+        let conversions = |lib: &str| format!("{lib}/{}-linux-gnu/gconv", std::env::consts::ARCH);
+        for unused in ["usr/share".to_owned(), conversions("usr/lib"), conversions("lib")] {
             let _ = fs::remove_dir_all(self.path().join(unused));
         }
         self.link_merged_directories()
