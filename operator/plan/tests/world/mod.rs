@@ -5,7 +5,7 @@
 //! While actions are executed the world holds them against the invariants by its own means (see [`judge`]) and writes
 //! down what it finds in [`World::violations`].
 
-#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
 
 mod custom;
 mod execute;
@@ -193,12 +193,21 @@ impl World {
         for _ in 0..WAITS {
             self.settle();
             let plans: Vec<Planned> = self.resources().iter().map(|resource| self.plan(resource)).collect();
-            if !plans.iter().any(|planned| planned.status.waits()) {
+            if !self.is_waiting() {
                 return;
             }
             self.now = plans.iter().map(|planned| planned.next_check).min().unwrap_or(self.now);
         }
         self.violations.push((2, format!("still waiting after {WAITS} waits")));
+    }
+
+    /// Whether something would be done, had nothing failed and nothing been issued so far.
+    fn is_waiting(&mut self) -> bool {
+        let failures = std::mem::take(&mut self.memory.failures);
+        let budgets = std::mem::take(&mut self.memory.budgets);
+        let waiting = self.resources().iter().any(|resource| !self.plan(resource).actions.is_empty());
+        (self.memory.failures, self.memory.budgets) = (failures, budgets);
+        waiting
     }
 
     /// One look at one resource. Returns whether anything changed.

@@ -236,11 +236,10 @@ impl World {
         LeafSecret { facts: stored.facts.clone(), leaf }
     }
 
+    /// Whether a ring has that CA, also one whose TrustDomain is gone.
     fn known_ca(&self, fingerprint: &str) -> bool {
-        self.domains.keys().any(|domain| {
-            self.ca_ring(domain)
-                .is_some_and(|ring| ring.generations.iter().any(|g| g.material.fingerprint == fingerprint))
-        })
+        let rings = self.seen().values().filter_map(|stored| stored.rings.as_ref()?.ca.as_ref().ok());
+        rings.into_iter().any(|ring| ring.generations.iter().any(|g| g.material.fingerprint == fingerprint))
     }
 
     /// A ring or a signer is the operator's, but never a ServiceCertificate's.
