@@ -62,8 +62,10 @@ impl Bench {
     async fn issuance(&self, report: &mut Report) -> Result<OperatorProcess> {
         let first = self.raw("raw-1").await?;
         let waiting = self.load("waiting", LATER).await?;
+        let apply = self.load("apply", NOW).await?;
         progress::say(format_args!("{} ServiceCertificates are applied in a namespace nobody selects", self.count));
         waiting.create_certificates().await?;
+        self.load("foreign", LATER).await?;
         let operator = self.operator()?;
         operator.wait_ready(READY).await?;
         let trust = &["wait", "--for=condition=Ready", "--timeout=60s", "trustdomain", "gaia"];
@@ -76,7 +78,6 @@ impl Bench {
         self.cluster.kubectl(&["label", "namespace", "waiting", "bench=now", "--overwrite"]).await?;
         waiting.wait_ready().await?;
         let issuing = rate(self.count, started.elapsed());
-        let apply = self.load("apply", NOW).await?;
         progress::say(format_args!("{} ServiceCertificates are applied while the operator issues", self.count));
         let started = Instant::now();
         tokio::try_join!(apply.create_certificates(), apply.wait_ready())?;
@@ -127,7 +128,7 @@ impl Bench {
     async fn foreign_secrets(&self, report: &mut Report, operator: &OperatorProcess, count: usize) -> Result<()> {
         let before = rss_mib(operator)?;
         progress::say(format_args!("{count} foreign Secrets are created"));
-        self.load("foreign", LATER).await?.create_foreign_secrets(count).await?;
+        Load::new(self.client.clone(), "foreign", self.count).create_foreign_secrets(count).await?;
         self.settled().await?;
         report.ratio(
             &format!("operator memory after {count} foreign Secrets / before"),
@@ -157,7 +158,9 @@ impl Bench {
     }
 
     fn operator(&self) -> Result<OperatorProcess> {
-        OperatorProcess::start(OperatorOptions::new(&self.cluster, &self.kubeconfig, SYSTEM).env("GAIA_LOG", "warn"))
+        // It looks after its own namespaces only: what the bare client writes would make it report statuses there.
+        let options = OperatorOptions::new(&self.cluster, &self.kubeconfig, SYSTEM).env("GAIA_LOG", "warn");
+        OperatorProcess::start(options.env("GAIA_WATCH_NAMESPACES", "waiting,apply,foreign"))
     }
 
     fn audit(&self) -> AuditLog {
