@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::cluster::Cluster;
 use crate::process;
 use crate::services::ServiceProcess;
 
@@ -30,10 +31,13 @@ pub struct Answer {
 impl Curl {
     /// A call to a service by its name, trusting the roots in the mounted directory `trust`.
     pub fn new(service: &ServiceProcess, path: &str, trust: &Path) -> Self {
-        Self { args: Vec::new() }
-            .arg("--cacert", trust.join("ca.crt"))
+        Self::to(&format!("https://{}{path}", service.server_name()), trust)
             .arg("--connect-to", format!("::{}", service.mesh_address()))
-            .arg("--url", format!("https://{}{path}", service.server_name()))
+    }
+
+    /// A call to any URL, trusting the roots in the mounted directory `trust`.
+    pub fn to(url: &str, trust: &Path) -> Self {
+        Self { args: Vec::new() }.arg("--cacert", trust.join("ca.crt")).arg("--url", url)
     }
 
     /// With the client certificate of a mounted directory.
@@ -77,15 +81,21 @@ impl Curl {
     /// If there is no HTTP answer, because curl is missing, or TLS or the connection fails: with what curl says.
     pub async fn send(self) -> Result<Answer> {
         let mut command = Command::new("curl");
-        command.args(["--disable", "--silent", "--show-error", "--include", "--max-time", "20", "--noproxy", "*"]);
-        let output = process::output({
-            command.args(&self.args);
-            command
-        })
-        .await?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{}: {}", output.status, said.trim());
-        Answer::parse(&String::from_utf8_lossy(&output.stdout))
+        command.args(OPTIONS).args(&self.args);
+        Answer::of(&process::output(command).await?)
+    }
+
+    /// Makes the call from a pod that has curl; paths are the pod's.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn send_from_pod(self, cluster: &Cluster, namespace: &str, pod: &str) -> Result<Answer> {
+        let mut args = vec!["exec", "--namespace", namespace, pod, "--", "curl"];
+        args.extend(OPTIONS);
+        for arg in &self.args {
+            args.push(arg.to_str().context("an argument of curl is not UTF-8")?);
+        }
+        Answer::of(&cluster.kubectl_output(&args).await?)
     }
 
     fn arg(mut self, name: &str, value: impl Into<OsString>) -> Self {
@@ -96,6 +106,12 @@ impl Curl {
 }
 
 impl Answer {
+    fn of(curl: &Output) -> Result<Self> {
+        let said = String::from_utf8_lossy(&curl.stderr);
+        ensure!(curl.status.success(), "{}: {}", curl.status, said.trim());
+        Self::parse(&String::from_utf8_lossy(&curl.stdout))
+    }
+
     fn parse(text: &str) -> Result<Self> {
         let (head, body) = text.split_once("\r\n\r\n").context("curl printed no headers")?;
         let status = head.split_whitespace().nth(1).and_then(|status| status.parse().ok());
@@ -122,6 +138,8 @@ impl Answer {
         Ok(self.body)
     }
 }
+
+const OPTIONS: [&str; 8] = ["--disable", "--silent", "--show-error", "--include", "--max-time", "20", "--noproxy", "*"];
 
 #[cfg(test)]
 mod tests {
