@@ -7,13 +7,14 @@
 //! transition rules run only where there is an old value, as on the server.
 
 #![cfg(feature = "crd")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests, which clippy.toml lets do it")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use gaia_api::crd;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::core::cel::Validator;
+use kube::core::cel::{CompiledSchema, Validator, compile_schema};
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -47,9 +48,18 @@ fn schema(kind: &str) -> &'static Value {
     &SCHEMAS[kind]
 }
 
+/// The rules, read once.
+fn compiled(kind: &str) -> &'static CompiledSchema {
+    static RULES: LazyLock<BTreeMap<String, CompiledSchema>> = LazyLock::new(|| {
+        let kinds = crd::all().into_iter().map(|definition| definition.spec.names.kind);
+        kinds.map(|kind| (kind.clone(), compile_schema(schema(&kind)))).collect()
+    });
+    &RULES[kind]
+}
+
 /// Field path and message of everything that is refused.
 fn refusals(kind: &str, object: &Value, old: Option<&Value>) -> Vec<(String, String)> {
-    let errors = match Validator::new().validate(schema(kind), object, old) {
+    let errors = match Validator::new().validate_compiled(compiled(kind), object, old) {
         Ok(()) => return vec![],
         Err(errors) => errors,
     };

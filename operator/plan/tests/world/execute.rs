@@ -40,7 +40,7 @@ impl World {
             Action::IssueLeaf(leaf) => self.issue(by, action, leaf)?,
             Action::CreateCertificate(certificate) => self.create_child(by, action, certificate)?,
             Action::PatchCertificate { key, version, patch, .. } => {
-                self.patch_child(by, action, key, version, patch)?
+                self.patch_child(by, action, key, version, patch)?;
             }
             Action::Delete { key, version } => {
                 let stored = self.objects.get(key).ok_or(WriteError::Conflict)?;

@@ -287,7 +287,8 @@ impl World {
         // Two thirds, less a jitter of a hundredth and the part of a second that certificates do not know.
         let due = passed.as_secs() * 100 >= life.as_secs() * 65;
         let renews = self.certificates[name].spec.renewal == gaia_api::crd::Renewal::Enabled;
-        if !asked && !(due && renews && leaf.not_after > old.not_after) {
+        let needed = asked || (due && renews && leaf.not_after > old.not_after);
+        if !needed {
             return Some(format!("{name:?}: a usable leaf of {life:#} was replaced after {passed:#} without need"));
         }
         None

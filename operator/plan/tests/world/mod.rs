@@ -6,6 +6,7 @@
 //! down what it finds in [`World::violations`].
 
 #![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
+#![expect(clippy::unwrap_used, reason = "what a test program makes itself is as it made it")]
 
 mod custom;
 mod execute;
@@ -124,6 +125,7 @@ pub(crate) struct Planned {
 }
 
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[expect(clippy::large_enum_variant, reason = "there are few of them")]
 pub(crate) enum Status {
     Domain(TrustDomainStatus),
     Certificate(ServiceCertificateStatus),

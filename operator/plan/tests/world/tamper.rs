@@ -52,7 +52,6 @@ pub(crate) enum Tamper {
 }
 
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "there are few of them")]
 pub(crate) enum Edit {
     Selector(usize),
     FlipNamespace,
@@ -80,7 +79,7 @@ pub(crate) enum Edit {
 
 /// A spec that is shown as JSON.
 #[derive(Clone)]
-pub(crate) struct Spec<T>(pub(crate) T);
+pub(crate) struct Spec<T>(pub(crate) Box<T>);
 
 impl<T: serde::Serialize> std::fmt::Debug for Spec<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -209,7 +208,7 @@ impl World {
                 // Immutable by the schema.
                 let (issuer, audience) = (domain.spec.tokens.issuer.clone(), domain.spec.tokens.audience.clone());
                 let trust_domain = domain.spec.trust_domain.clone();
-                domain.spec = TrustDomainSpec { trust_domain, ..spec.0.clone() };
+                domain.spec = TrustDomainSpec { trust_domain, ..(*spec.0).clone() };
                 (domain.spec.tokens.issuer, domain.spec.tokens.audience) = (issuer, audience);
             }),
             Edit::DomainGone => self.delete(&Resource::Domain(TD.to_owned())),
@@ -238,12 +237,12 @@ impl World {
                         let (secret_name, domain) =
                             (certificate.spec.secret_name.clone(), certificate.spec.trust_domain_ref.clone());
                         certificate.spec =
-                            ServiceCertificateSpec { secret_name, trust_domain_ref: domain, ..spec.0.clone() };
+                            ServiceCertificateSpec { secret_name, trust_domain_ref: domain, ..(*spec.0).clone() };
                     });
                 }
             }
             Edit::CertificateGone => drop(certificate.map(|name| self.delete(&Resource::Certificate(name)))),
-            Edit::CertificateNew(index, spec) => self.person_creates(*index, spec.0.clone()),
+            Edit::CertificateNew(index, spec) => self.person_creates(*index, (*spec.0).clone()),
             Edit::Renew(value) => {
                 if let Some(name) = certificate {
                     self.ask_to_renew(&name, &value.to_string());
@@ -251,7 +250,7 @@ impl World {
             }
             Edit::ServiceSpec(spec) => {
                 if let Some(name) = service {
-                    self.edit_service(&name, |service| service.spec = spec.0.clone());
+                    self.edit_service(&name, |service| service.spec = (*spec.0).clone());
                 }
             }
             Edit::ServiceGone => drop(service.map(|name| self.delete(&Resource::Service(name)))),
