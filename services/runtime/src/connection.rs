@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use gaia_auth::Connection;
+use http::header;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -18,6 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
+
+use crate::linger::Lingering;
 
 /// The HTTP version a connection speaks, settled before its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +94,9 @@ async fn answer(
     connection: Arc<Connection>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let mut request = request.map(Body::new);
+    // Who asks first whether to send is spared the sending.
+    let asks_first = request.headers().contains_key(header::EXPECT);
+    let mut request = request.map(|body| if asks_first { Body::new(body) } else { Body::new(Lingering::new(body)) });
     request.extensions_mut().insert(connection);
     app.oneshot(request).await
 }

@@ -10,6 +10,7 @@ pub mod config;
 mod connection;
 mod generation;
 mod health;
+mod linger;
 mod listener;
 mod material;
 mod metrics;
