@@ -203,7 +203,9 @@ impl Site {
 
     fn become_supervisor(&self) -> Result<File> {
         let mut file = File::options().create(true).truncate(false).write(true).open(self.dir.join(LOCK))?;
-        ensure!(file.try_lock().is_ok(), "another process runs the cluster in {}", self.dir.display());
+        let (dir, node) = (self.dir.display(), if self.kind == Kind::Node { " --node" } else { "" });
+        let advice = format!("`gaia-e2e cluster down{node} --dir {dir}` stops it");
+        ensure!(file.try_lock().is_ok(), "another process runs the cluster in {dir}; {advice}");
         file.set_len(0)?;
         writeln!(file, "{}", std::process::id())?;
         Ok(file)

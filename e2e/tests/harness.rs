@@ -209,6 +209,50 @@ async fn a_killed_supervisor_leaves_nothing_running_and_up_works_again() {
     gaia_e2e(&["cluster", "down"], dir.path()).await;
 }
 
+// ---- `gaia-e2e demo` -----------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn the_demo_shows_everything_and_leaves_nothing_behind() {
+    if tier::available(Tier::B, assets::ControlPlaneAssets::locate()).is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let told = gaia_e2e(&["demo"], dir.path()).await;
+    for shown in ["servicecertificate.gaia.dev/asset-service ", "leaf.pem: OK", "\n   200\n", "HTTP/2 401"] {
+        assert!(told.contains(shown), "the demo does not show {shown:?}:\n{told}");
+    }
+    for shown in ["a pair again", "by the same process", "stopped and gone", "make demo KEEP=1"] {
+        assert!(told.contains(shown), "the demo does not show {shown:?}:\n{told}");
+    }
+    assert_eq!(processes(dir.path()), [0; 0]);
+    let left = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let secret = left.filter(|name| !["logs", "audit-policy.yaml", "supervisor.lock"].contains(&name.as_str()));
+    assert_eq!(secret.collect::<Vec<_>>(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_demo_that_is_kept_runs_until_it_is_taken_down() {
+    if tier::available(Tier::B, assets::ControlPlaneAssets::locate()).is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let told = gaia_e2e(&["demo", "--keep"], dir.path()).await;
+    assert!(told.contains("still running") && told.contains("make down"), "{told}");
+    let kubeconfig = gaia_e2e(&["cluster", "status"], dir.path()).await;
+    assert!(told.contains(&format!("kubeconfig: {kubeconfig}")), "{told}");
+
+    // What the demo told to try, in a shell of its own.
+    let typed = format!(". {}/files/env && kubectl delete secret -n shop web-tls", dir.path().display());
+    assert!(Command::new("sh").args(["-c", &typed]).status().unwrap().success());
+    let client = gaia_e2e::cluster::client_from(Path::new(&kubeconfig)).await.unwrap();
+    let back = async || secrets(&client, "shop").get_opt("web-tls").await.is_ok_and(|secret| secret.is_some());
+    wait::until("the Secret is back", SOON, back).await.unwrap();
+
+    gaia_e2e(&["cluster", "down"], dir.path()).await;
+    wait::until("nothing runs", SOON, async || processes(dir.path()).is_empty()).await.unwrap();
+    assert!(!Path::new(&kubeconfig).exists() && !dir.path().join("files").exists());
+}
+
 /// Standard output of `gaia-e2e`, which must succeed.
 async fn gaia_e2e(args: &[&str], dir: &Path) -> String {
     let output = process::output(command(args, dir)).await.unwrap();
@@ -222,18 +266,23 @@ fn command(args: &[&str], dir: &Path) -> Command {
     command
 }
 
-/// The processes whose command line names the directory.
+/// The processes whose command line or environment names the directory.
 fn processes(dir: &Path) -> Vec<u32> {
     let name = dir.to_str().unwrap();
     let mut found: Vec<u32> = std::fs::read_dir("/proc")
         .unwrap()
         .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
         .filter(|pid| {
-            std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|command| command.contains(name))
+            let names_it = |file| std::fs::read(format!("/proc/{pid}/{file}")).map(|text| contains(&text, name));
+            names_it("cmdline").unwrap_or_default() || names_it("environ").unwrap_or_default()
         })
         .collect();
     found.sort_unstable();
     found
+}
+
+fn contains(text: &[u8], name: &str) -> bool {
+    text.windows(name.len()).any(|window| window == name.as_bytes())
 }
 
 fn kill9(pid: &str) {

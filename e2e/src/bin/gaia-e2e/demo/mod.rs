@@ -32,7 +32,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     let site = Site::new(Kind::Demo, arguments.dir)?;
     if arguments.supervised {
         site.supervise_with(Box::pin(stay(&site))).await?;
-        return Ok(ExitCode::SUCCESS);
+        // At once: a command that was under way would otherwise be waited for.
+        std::process::exit(0);
     }
     prepare(&site).await?;
     if arguments.keep { show_and_keep(&site).await } else { show_and_stop(&site).await }
@@ -96,7 +97,7 @@ async fn stop(site: &Site) -> Result<ExitCode> {
     end_interrupted()
 }
 
-/// At once: a command that was under way would otherwise be waited for.
+/// At once, as above.
 fn end_interrupted() -> ! {
     say("interrupted: all of it is stopped and gone");
     std::process::exit(INTERRUPTED)

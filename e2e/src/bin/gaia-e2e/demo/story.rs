@@ -23,7 +23,7 @@ use super::shell::Shell;
 /// # Errors
 /// The step that failed, why, and where the logs are.
 pub(super) async fn show(dir: &Path) -> Result<Platform> {
-    let steps = Steps { dir, started: Instant::now(), number: Cell::new(0) };
+    let steps = Steps { dir, started: Instant::now(), number: Cell::new(0), what: Cell::new("") };
     tell(INTRODUCTION);
     let plane = steps.run("Start a Kubernetes API server", platform::start_control_plane(dir)).await?;
     let shell = Shell::new(&files(dir), plane.kubeconfig(), plane.kubectl_tool())?;
@@ -49,7 +49,7 @@ pub(super) async fn show(dir: &Path) -> Result<Platform> {
     let Services { auth, assets, .. } = &services;
     tell(format_args!("   auth-service:  process {}, https://{}", auth.pid(), auth.mesh_address()));
     tell(format_args!("   asset-service: process {}, https://{}", assets.pid(), assets.mesh_address()));
-    steps.also(shell.show("ls auth-service asset-service web")).await?;
+    steps.also(shell.show("ls -m auth-service asset-service web")).await?;
 
     let calls = Calls { shell: &shell, services: &services };
     steps.run("Call asset-service the old way: with an API key", calls.with_api_key()).await?;
@@ -76,9 +76,9 @@ What to try next, with every command above too:
    kubectl get gaia -A                                        # everything of Gaia's
    kubectl explain gaiaservice.spec.auth                      # every field is explained
    kubectl delete secret -n shop web-tls                      # it is back within a second, with a new key
-   kubectl get events -A --field-selector source=gaia-operator
+   kubectl get events -A                                      # what the operator did, and why
    kill -9 {}                                              # the operator; it is started again, and writes nothing
-   kubectl annotate td gaia --list; kubectl describe td gaia
+   kubectl describe trustdomain gaia
 Logs are in {}",
         files(dir).display(),
         platform.operator.pid(),
@@ -102,10 +102,11 @@ async fn list(shell: &Shell) -> Result<()> {
 
 async fn verify(shell: &Shell) -> Result<()> {
     shell.show(r"kubectl get configmap -n shop gaia-trust -o jsonpath='{.data.ca\.crt}' >trust.pem").await?;
-    for service in ["auth-service", "asset-service", "web"] {
-        let get = format!(r"kubectl get secret -n shop {service}-tls -o jsonpath='{{.data.tls\.crt}}' | base64 -d");
-        shell.show(&format!("{get} | openssl verify -x509_strict -CAfile trust.pem")).await?;
-    }
+    let get = r"kubectl get secret -n shop $service-tls -o jsonpath='{.data.tls\.crt}' | base64 -d >leaf.pem";
+    let check = "openssl verify -x509_strict -CAfile trust.pem leaf.pem";
+    let each = "for service in auth-service asset-service web; do";
+    let printed = shell.show(&format!("{each}\n    {get}\n    echo \"$service $({check})\"\ndone")).await?;
+    ensure!(printed.matches("leaf.pem: OK").count() == 3, "a certificate does not verify:\n{printed}");
     Ok(())
 }
 
@@ -132,7 +133,8 @@ impl Calls<'_> {
         self.shell.show(&format!("curl -sSf {WEB} -d '{request}' -o token.json {to}")).await?;
         let header = r#"s/.*"access_token":"\([^"]*\)".*/Authorization: Bearer \1/p"#;
         self.shell.show(&format!("sed -n '{header}' token.json >token.header")).await?;
-        self.shell.show("cut -d. -f2 token.header | tr _- /+ | base64 -d 2>/dev/null").await?;
+        // Tokens leave the padding out, which base64 cannot do without and complains of where there is too much.
+        self.shell.show("cut -d. -f2 token.header | tr _- /+ | sed 's/$/==/' | base64 -d 2>/dev/null || true").await?;
         let to = self.to_assets("from-web.txt");
         let call = format!(r"curl -sSw '%{{http_code}}\n' {WEB} -H @token.header");
         self.shell.show_call(201, &format!("{call} -T hello.txt {to}")).await?;
@@ -141,10 +143,14 @@ impl Calls<'_> {
 
     async fn refused(&self) -> Result<()> {
         let to = self.to_assets("hello.txt");
+        tell("   No credential:");
         self.shell.show_call(401, &format!("curl -sSi {to}")).await?;
         let code = r"curl -sSw '%{http_code}\n' -o /dev/null";
-        self.shell.show_call(401, &format!("{code} -H @token.header {to}")).await?;
+        tell("   A key that somebody guessed:");
         self.shell.show_call(401, &format!("{code} -H 'X-API-Key: guessed' {to}")).await?;
+        tell("   The token of web, stolen, without the certificate that it is bound to:");
+        self.shell.show_call(401, &format!("{code} -H @token.header {to}")).await?;
+        tell("   No certificate, and so no token from auth-service:");
         let to = self.to(&self.services.auth, "/internal/service-token");
         self.shell.show_call(401, &format!(r#"{code} -d '{{"service_name": "web"}}' {to}"#)).await
     }
@@ -177,7 +183,7 @@ async fn repair(plane: &ControlPlane, shell: &Shell, services: &Services) -> Res
     shell.show("kubectl get events -n shop --field-selector involvedObject.name=asset-service").await?;
     assets.wait_serving(&leaf.serial(), SOON).await?;
     assets.check_running()?;
-    tell(format_args!("   asset-service, still process {}, serves it. It never took the broken pair.", assets.pid()));
+    tell(format_args!("   asset-service, still process {}, serves it.", assets.pid()));
     Ok(())
 }
 
@@ -224,21 +230,23 @@ struct Steps<'a> {
     dir: &'a Path,
     started: Instant,
     number: Cell<u32>,
+    what: Cell<&'static str>,
 }
 
 impl Steps<'_> {
-    async fn run<T>(&self, what: &str, step: impl Future<Output = Result<T>>) -> Result<T> {
+    async fn run<T>(&self, what: &'static str, step: impl Future<Output = Result<T>>) -> Result<T> {
         self.number.set(self.number.get() + 1);
+        self.what.set(what);
         tell(format_args!("\n{}. {what}.", self.number.get()));
         self.also(watched("   still at it", step)).await
     }
 
     /// More of the same step.
     async fn also<T>(&self, step: impl Future<Output = Result<T>>) -> Result<T> {
-        let number = self.number.get();
-        Box::pin(step)
-            .await
-            .with_context(|| format!("step {number} of the demo failed; logs are in {}", logs(self.dir).display()))
+        Box::pin(step).await.with_context(|| {
+            let (number, what) = (self.number.get(), self.what.get());
+            format!("step {number} failed ({what}); logs are in {}", logs(self.dir).display())
+        })
     }
 
     fn seconds(&self) -> f32 {
