@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{OPERATOR, OPERATOR_NAMESPACE, Plane, REPAIR, SOON, Scene};
 use gaia_e2e::wait;
-use gaia_pki::{Certificate, KeySpec, PrivateKey, key_matches};
+use gaia_pki::{KeySpec, PrivateKey};
 use serde_json::{Value, json};
 
 // ---- leaf Secrets --------------------------------------------------------------------------------------------------
@@ -21,7 +21,7 @@ async fn a_deleted_secret_is_issued_anew() {
         writes: &["create events worker", "create secrets worker-tls", "patch servicecertificates/status worker"],
     };
     let fault = async || scene.delete("Secret", "worker-tls").await;
-    repair.happens(&scene, fault, async || leaf_is_whole(&scene, "worker-tls").await).await;
+    repair.happens(&scene, fault, async || scene.leaf_is_whole("worker-tls").await).await;
     scene.end().await;
 }
 
@@ -39,7 +39,7 @@ async fn a_deleted_secret_of_a_service_is_issued_anew_and_the_service_says_so() 
         ],
     };
     let fault = async || scene.delete("Secret", "auth-tls").await;
-    repair.happens(&scene, fault, async || leaf_is_whole(&scene, "auth-tls").await).await;
+    repair.happens(&scene, fault, async || scene.leaf_is_whole("auth-tls").await).await;
     scene.end().await;
 }
 
@@ -54,7 +54,7 @@ async fn a_swapped_private_key_leads_to_a_new_certificate() {
     let other = PrivateKey::generate(KeySpec::Ecdsa256).unwrap().to_pem();
     let swapped = json!({ "stringData": { "tls.key": other.as_str() } });
     let fault = async || scene.patch("Secret", "worker-tls", swapped.clone()).await;
-    repair.happens(&scene, fault, async || leaf_is_whole(&scene, "worker-tls").await).await;
+    repair.happens(&scene, fault, async || scene.leaf_is_whole("worker-tls").await).await;
     scene.end().await;
 }
 
@@ -94,15 +94,6 @@ async fn keeps_the_leaf(scene: &Scene, damage: Value, writes: &[&str]) {
         now["data"] == before["data"] && now["metadata"]["labels"] == before["metadata"]["labels"]
     };
     repair.happens(scene, fault, as_before).await;
-}
-
-/// Whether key, certificate and bundle fit each other and what is published.
-async fn leaf_is_whole(scene: &Scene, name: &str) -> bool {
-    let Some(secret) = scene.secrets().get_opt(name).await.unwrap() else { return false };
-    let text = |key: &str| common::objects::text(&secret, key);
-    let chain = Certificate::chain_from_pem(text("tls.crt").as_bytes()).unwrap();
-    let key = PrivateKey::from_pem(&text("tls.key")).unwrap();
-    key_matches(&chain[0], &key) && text("ca.crt") == scene.trust("ca.crt").await
 }
 
 // ---- what the TrustDomain publishes --------------------------------------------------------------------------------

@@ -2,11 +2,13 @@
 //! conditions, and what the operator wrote.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
+#![allow(clippy::needless_pass_by_value, reason = "manifests are written where they are handed over")]
 
 pub mod files;
 pub mod objects;
 pub mod openssl;
 pub mod proxy;
+pub mod snapshot;
 pub mod writes;
 
 use std::ops::Deref;
