@@ -8,8 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use gaia_api::mount::{self, Grants};
 use gaia_api::names;
 use gaia_pki::Certificate;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, Client};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
@@ -43,6 +46,30 @@ pub fn issuer_mount(service: &str, trust_domain: &str) -> Vec<Source> {
     sources.push(Source::secret(&names::token_signer(trust_domain)).items(&[key::JWT_SIGNING_KEY]));
     sources.push(Source::config_map(&names::grants(trust_domain)).items(&[key::GRANTS]));
     sources
+}
+
+/// Waits until a caller is in the grants that the issuer of a TrustDomain mounts: a GaiaService may be Ready before.
+///
+/// # Errors
+/// If it is not there within `timeout`.
+pub async fn wait_for_grant(
+    client: &Client,
+    namespace: &str,
+    trust_domain: &str,
+    caller: &str,
+    timeout: Duration,
+) -> Result<()> {
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let granted = async || -> Result<()> {
+        let map = maps.get(&names::grants(trust_domain)).await?;
+        let text = map.data.as_ref().and_then(|data| data.get(names::key::GRANTS)).context("there are no grants")?;
+        let grants: Grants = mount::read(names::key::GRANTS, text.as_bytes())?;
+        let id = grants.services.iter().find(|service| service.name == caller).map(|service| &service.spiffe_id);
+        let id = id.with_context(|| format!("{caller} is not among the services"))?;
+        ensure!(grants.grants.iter().any(|grant| grant.caller == *id), "{id} may call nobody");
+        Ok(())
+    };
+    wait::until(&format!("{caller} may call"), timeout, granted).await
 }
 
 /// How to run a service.

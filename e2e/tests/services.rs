@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use common::openssl::OpenSsl;
 use common::{REPAIR, SOON, Scene};
-use gaia_api::mount::Grants;
 use gaia_e2e::tier::{self, Tier};
 use gaia_e2e::{Curl, KeptProjection, Projection, ServiceOptions, ServiceProcess, assets, process, services, wait};
 use gaia_pki::sha256_hex;
@@ -48,6 +47,7 @@ impl Shop {
         scene.wait_ready("GaiaService", &[AUTH, ASSETS, WEB]).await;
 
         let (plane, namespace, domain) = (&scene.plane, &scene.namespace, &scene.domain);
+        services::wait_for_grant(&scene.client, namespace, domain, WEB, SOON).await.unwrap();
         let dir = plane.dir().join("mounts").join(namespace);
         let web = Projection::new(scene.client.clone(), namespace, dir.join(WEB), services::mount(WEB, domain));
         wait::until("the files of web are there", SOON, || web.sync_once()).await.unwrap();
@@ -58,7 +58,6 @@ impl Shop {
         };
         let auth = start(ServiceOptions::auth_service(plane, namespace, domain)).await;
         let assets = start(ServiceOptions::asset_service(plane, namespace, domain)).await;
-        wait_for_grant(&auth).await;
         Some(Self { auth, assets, web: web.keep(), scene })
     }
 
@@ -100,15 +99,6 @@ fn api_keys() -> Value {
     let record =
         json!({ "id": "app", "sha256": sha256_hex(API_KEY.as_bytes()), "principal": "app", "state": "active" });
     json!({ "api-keys.json": json!({ "schemaVersion": 1, "keys": [record] }).to_string() })
-}
-
-/// A GaiaService is Ready before the grants that follow from it are with the issuer.
-async fn wait_for_grant(auth: &ServiceProcess) {
-    let granted = async || -> anyhow::Result<bool> {
-        let grants: Grants = serde_json::from_slice(&std::fs::read(auth.dir().join("grants.json"))?)?;
-        Ok(!grants.grants.is_empty())
-    };
-    wait::until("web may call asset-service", SOON, async || granted().await.unwrap_or_default()).await.unwrap();
 }
 
 // ---- calls ---------------------------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ pub(super) async fn start_services(plane: &ControlPlane) -> Result<Services> {
     let sources = services::mount("web", TRUST_DOMAIN);
     let web = Projection::new(plane.admin().await?, NAMESPACE, files.join("web"), sources);
     wait::until("the files of web are there", SOON, || web.sync_once()).await?;
+    services::wait_for_grant(&plane.admin().await?, NAMESPACE, TRUST_DOMAIN, "web", SOON).await?;
     let auth = ServiceOptions::auth_service(plane, NAMESPACE, TRUST_DOMAIN).in_dir(&files);
     let assets = ServiceOptions::asset_service(plane, NAMESPACE, TRUST_DOMAIN).in_dir(&files);
     let (auth, assets) = (ServiceProcess::start(plane, auth).await?, ServiceProcess::start(plane, assets).await?);
