@@ -39,7 +39,7 @@ image: ## Build the container image into target/gaia-image.tar, with docker wher
 	@if docker version >/dev/null 2>&1; then \
 	  docker build --tag $(image) . && docker save --output target/gaia-image.tar $(image); \
 	else \
-	  echo 'no docker daemon answers: building without' && $(build) --release && \
+	  echo 'no docker daemon answers: building without one (the first time takes some minutes)' && $(build) --release && \
 	  $(release)/gaia-e2e image --bin-dir $(release) --out target/gaia-image.tar --tag $(image); \
 	fi
 	@echo '$(image) is in target/gaia-image.tar'
