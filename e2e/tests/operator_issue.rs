@@ -243,7 +243,7 @@ async fn a_renewal_is_done_once_for_each_value_of_the_annotation() {
     let second = renewed(&scene, 2).await;
     assert_ne!(first, second);
     let once = ["create events worker", "patch secrets worker-tls", "patch servicecertificates/status worker"];
-    assert_eq!(scene.writes(mark).await, once);
+    scene.wrote(mark, &once).await;
 
     let mark = scene.mark().await;
     scene.patch("ServiceCertificate", "worker", annotate("somebody/elses", "note")).await;

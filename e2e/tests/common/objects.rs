@@ -79,6 +79,15 @@ impl Scene {
         self.try_create(manifest).await.unwrap()
     }
 
+    /// When an object would be created, if it were now.
+    pub async fn time_of_creation(&self, manifest: Value) -> String {
+        let object: DynamicObject = serde_json::from_value(manifest).unwrap();
+        let params = PostParams { dry_run: true, ..PostParams::default() };
+        let api = self.api(&object.types.clone().unwrap().kind, object.metadata.namespace.as_deref());
+        let found = serde_json::to_value(api.create(&params, &object).await.unwrap()).unwrap();
+        found["metadata"]["creationTimestamp"].as_str().unwrap().to_owned()
+    }
+
     /// What the API server says when it refuses an object, which it must.
     pub async fn refusal(&self, manifest: Value) -> String {
         match self.try_create(manifest).await {

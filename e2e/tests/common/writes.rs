@@ -39,6 +39,27 @@ impl Scene {
         writes
     }
 
+    /// The operator writes exactly this about the scene, no more and no less. Events may take their time: they wait for
+    /// those about other scenes.
+    pub async fn wrote(&self, since: AuditMark, wanted: &[&str]) {
+        self.wrote_but(since, wanted, |_| false).await;
+    }
+
+    /// As [`Self::wrote`], where some writes are neither here nor there.
+    pub async fn wrote_but(&self, since: AuditMark, wanted: &[&str], but: impl Fn(&str) -> bool) {
+        let deadline = Instant::now() + EVENTS;
+        loop {
+            let mut writes = self.writes(since).await;
+            writes.retain(|write| !but(write));
+            let late =
+                wanted.iter().any(|wanted| wanted.contains(" events ") && !writes.contains(&(*wanted).to_owned()));
+            if !late || Instant::now() > deadline {
+                assert_eq!(writes, wanted, "all that the operator writes");
+                return;
+            }
+        }
+    }
+
     fn is_about(&self, write: &AuditRecord) -> bool {
         write.namespace == self.namespace || write.name.starts_with(&self.domain)
     }
@@ -55,3 +76,4 @@ impl Scene {
 
 /// Events are sent in the background, statuses after what they are about: both within far less than this.
 const QUIET: Duration = Duration::from_millis(1500);
+const EVENTS: Duration = Duration::from_secs(15);

@@ -131,16 +131,20 @@ impl World {
         }
     }
 
-    /// The oldest ServiceCertificate that names the same Secret wins; of two of one age, the first by name.
+    /// The oldest ServiceCertificate that names the same Secret wins. Ages are told in whole seconds: of two of one age
+    /// the one that has the Secret keeps it, else the first by name gets it.
     fn claimed_by(&self, certificate: &ServiceCertificate, place: &Place) -> Option<String> {
-        let age = |found: &ServiceCertificate| {
+        let secret = (place.0.clone(), certificate.secret_name());
+        let owners = self.secrets.get(&secret).map(|secret| secret.facts().owners.as_slice()).unwrap_or_default();
+        let rank = |found: &ServiceCertificate| {
             let created = found.metadata.creation_timestamp.as_ref().map(|time| time.0);
-            (created, found.metadata.name.clone())
+            let has_it = owners.iter().any(|owner| Some(&owner.uid) == found.metadata.uid.as_ref());
+            (created, !has_it, found.metadata.name.clone())
         };
-        let claims = self.claims.get(&(place.0.clone(), certificate.secret_name()))?;
+        let claims = self.claims.get(&secret)?;
         let rivals = claims.iter().filter(|name| **name != place.1);
         let rivals = rivals.filter_map(|name| self.certificates.get(&(place.0.clone(), name.clone())));
-        let first = rivals.min_by_key(|rival| age(rival)).filter(|rival| age(rival) < age(certificate))?;
+        let first = rivals.min_by_key(|rival| rank(rival)).filter(|rival| rank(rival) < rank(certificate))?;
         first.metadata.name.clone()
     }
 
