@@ -29,6 +29,7 @@ const TEMPLATE_KEYS: &str =
 const SMALL: &str = "must be at most 16384 bytes in all, keys and values";
 const SHORT: &str = "duration must be at least 1h, or at least 10m with allowShortLived: true";
 const SECRET_NAME: &str = "secretName must not change: the field is immutable";
+const SECRET_NAME_OF_CHILD: &str = "certificate.secretName must not change: the field is immutable";
 const REVOKED: &str = "must have at most 1000 entries in all";
 const IPS: &str = "must hold IPv4 or IPv6 addresses only";
 const CIDRS: &str = "must hold networks in CIDR form only, e.g. 10.0.0.0/8";
@@ -168,7 +169,9 @@ fn a_key_has_a_size_of_its_algorithm(#[case] kind: &str, #[case] path: &str) {
 #[case("ServiceCertificate", "spec.trustDomainRef", json!({ "name": "gaia" }), json!({ "name": "other" }), IMMUTABLE)]
 #[case("GaiaService", "spec.trustDomainRef", json!({ "name": "gaia" }), json!({ "name": "other" }), IMMUTABLE)]
 #[case("ServiceCertificate", "spec.secretName", json!("a-tls"), json!("b-tls"), SECRET_NAME)]
-#[case("GaiaService", "spec.certificate", json!({ "secretName": "a-tls" }), json!({ "secretName": "b-tls" }), SECRET_NAME)]
+#[case("GaiaService", "spec.certificate", json!({ "secretName": "a-tls" }), json!({ "secretName": "b-tls" }), SECRET_NAME_OF_CHILD)]
+#[case("GaiaService", "spec.certificate", json!({}), json!({ "secretName": "b-tls" }), SECRET_NAME_OF_CHILD)]
+#[case("GaiaService", "spec.certificate", json!({ "secretName": "a-tls" }), Value::Null, SECRET_NAME_OF_CHILD)]
 fn what_is_immutable_keeps_its_first_value(
     #[case] kind: &str,
     #[case] path: &str,

@@ -5,6 +5,7 @@ mod request;
 mod status;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use gaia_api::crd::{DeletionPolicy, ServiceCertificate, ServiceCertificateStatus, reason};
 use gaia_api::names::{annotation, key};
@@ -104,7 +105,9 @@ fn judge(observed: &Observed<'_>, now: Timestamp) -> Verdict {
         && leaf.not_before >= leaf.not_after
     {
         let why = format!("the clock is behind: the CA of TrustDomain {} begins later", observed.domain.name);
-        return Verdict::Wait { until: leaf.not_before, why };
+        // From the next whole second on, the leaf ends after its CA begins.
+        let first_end = crate::backoff::saturating_add(leaf.not_before, Duration::from_secs(1));
+        return Verdict::Wait { until: crate::backoff::saturating_sub(first_end, request.duration), why };
     }
     if matches!(action, Action::IssueLeaf(_)) && !observed.budget.allows(now) {
         let why = "issued too often: a burst of 10, then one a minute".to_owned();
@@ -282,5 +285,5 @@ fn next_check(observed: &Observed<'_>, verdict: &Verdict, now: Timestamp) -> Tim
 }
 
 const TLS_SECRET: &str = "kubernetes.io/tls";
-const MAX_WAIT: std::time::Duration = std::time::Duration::from_secs(3600);
-const FOREIGN_RECHECK: std::time::Duration = std::time::Duration::from_secs(10);
+const MAX_WAIT: Duration = Duration::from_secs(3600);
+const FOREIGN_RECHECK: Duration = Duration::from_secs(10);

@@ -36,6 +36,7 @@ use crate::Span;
 )]
 #[x_kube(validation = Rule::new("!has(self.auth.mode) || self.auth.mode != 'JWTOnly' || self.tls.mode == 'Strict'")
     .message("tls.mode must be Strict when auth.mode is JWTOnly"))]
+#[x_kube(validation = crate::crd::rules::immutable_secret_name_in_overrides())]
 #[serde(rename_all = "camelCase")]
 pub struct GaiaServiceSpec {
     /// The TrustDomain it belongs to. Immutable.
@@ -77,7 +78,6 @@ pub struct GaiaServiceSpec {
 
 /// Overrides for the ServiceCertificate of a GaiaService; see there.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
-#[x_kube(validation = crate::crd::rules::immutable_optional("secretName"))]
 #[x_kube(validation = crate::crd::rules::leaf_duration())]
 #[serde(rename_all = "camelCase")]
 pub struct CertificateOverrides {

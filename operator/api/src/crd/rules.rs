@@ -23,6 +23,18 @@ pub fn immutable_optional(field: &str) -> Rule {
     .message(format!("{field} must not change: the field is immutable").as_str())
 }
 
+/// The Secret's name in a GaiaService's overrides keeps its first value, also when the overrides come or go as a whole.
+#[must_use]
+pub fn immutable_secret_name_in_overrides() -> Rule {
+    let name = |whose: &str| {
+        format!(
+            "(has({whose}.certificate) && has({whose}.certificate.secretName) ? {whose}.certificate.secretName : '')"
+        )
+    };
+    Rule::new(format!("{} == {}", name("self"), name("oldSelf")))
+        .message("certificate.secretName must not change: the field is immutable")
+}
+
 /// A counter that is only ever raised.
 #[must_use]
 pub fn never_decreases() -> Rule {

@@ -1,7 +1,7 @@
 //! What is reported of a ServiceCertificate.
 
 use gaia_api::crd::condition::SERVED;
-use gaia_api::crd::{Counts, ServiceCertificateStatus, Truth, reason};
+use gaia_api::crd::{Counts, Renewal, ServiceCertificateStatus, Truth, reason};
 use gaia_api::names::annotation;
 use jiff::Timestamp;
 
@@ -49,7 +49,8 @@ fn describe(status: &mut ServiceCertificateStatus, secret: &LeafSecret, observed
     let Some(leaf) = &secret.leaf else { return };
     status.not_before = Some(leaf.not_before);
     status.not_after = Some(leaf.not_after);
-    status.renewal_time = Some(leaf.lifetime().renewal_time);
+    let renews = observed.certificate.spec.renewal == Renewal::Enabled;
+    status.renewal_time = renews.then(|| leaf.lifetime().renewal_time);
     status.serial_number = Some(leaf.serial.clone());
     status.fingerprint = Some(leaf.fingerprint.clone());
     status.revision = secret.facts.number(annotation::REVISION).and_then(|number| i64::try_from(number).ok());

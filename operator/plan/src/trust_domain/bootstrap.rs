@@ -73,7 +73,7 @@ fn may_bootstrap(observed: &Observed<'_>, kind: RingKind) -> Result<(), Refusal>
     };
     let evidence = [
         (copy_exists, "its copy exists"),
-        (!observed.trust.is_empty(), "trust ConfigMaps made from it exist"),
+        (observed.trust.values().any(|held| held.ours().is_some()), "trust ConfigMaps made from it exist"),
         (observed.leaves_exist, "certificates of this TrustDomain exist"),
     ];
     let found: Vec<&str> = evidence.iter().filter(|(exists, _)| *exists).map(|(_, what)| *what).collect();
