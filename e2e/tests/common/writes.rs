@@ -66,7 +66,9 @@ impl Scene {
 
     /// `verb resource name`; the scene's TrustDomain is `td`.
     pub fn describe(&self, write: &AuditRecord) -> String {
-        let name = if write.resource == "events" { write.name.rsplit_once('.').unwrap().0 } else { &write.name };
+        // A request that is refused before it is read has no name.
+        let cut = write.name.rsplit_once('.').filter(|_| write.resource == "events");
+        let name = cut.map_or(write.name.as_str(), |(about, _)| about);
         let name = name.replace(&self.domain, "td");
         let slash = if write.subresource.is_empty() { "" } else { "/" };
         let failed = if write.succeeded() { String::new() } else { format!(" -> {}", write.code) };
