@@ -4,7 +4,7 @@ mod load;
 mod report;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use anyhow::{Context as _, Result};
 use gaia_e2e::{
     AuditLog, AuditRecord, ControlPlane, ControlPlaneOptions, OperatorOptions, OperatorProcess, chart, progress, wait,
 };
-use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
 use tokio::time::Instant;
 
 use self::load::Load;
@@ -54,7 +55,7 @@ impl Bench {
     async fn set_up(cluster: ControlPlane, count: usize) -> Result<Self> {
         let kubeconfig = chart::install_without_deployment(&cluster, SYSTEM, &[]).await?;
         cluster.apply(TRUST_DOMAIN).await?;
-        let client = cluster.admin().await?;
+        let client = bare_client(cluster.kubeconfig()).await?;
         Ok(Self { cluster, client, kubeconfig, count })
     }
 
@@ -184,6 +185,14 @@ impl Bench {
         .await?;
         Ok(())
     }
+}
+
+/// A client like the operator's: one that tries nothing again, because keeping each body for that costs it a packet.
+async fn bare_client(kubeconfig: &Path) -> Result<Client> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    config.default_retry = false;
+    Ok(Client::try_from(config)?)
 }
 
 /// Requests by verb, resource and answer.
