@@ -244,7 +244,11 @@ async fn an_api_server_that_dies_in_the_middle_only_delays() {
         plane.kill_apiserver().unwrap();
         plane.restart_apiserver().await.unwrap();
     }
-    operator.check_running().unwrap();
+    if !operator.is_running() {
+        // On a slow machine it cannot renew its lease in time, and ends, as a leader must: kubelet starts it again.
+        assert!(operator.log_tail().contains("the lease is lost"), "{}", operator.log_tail());
+        operator.restart().unwrap();
+    }
     scene.wait_ready("ServiceCertificate", &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
     let mut created: BTreeMap<String, usize> = BTreeMap::new();
     for write in scene
