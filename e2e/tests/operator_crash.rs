@@ -244,6 +244,11 @@ async fn an_api_server_that_dies_in_the_middle_only_delays() {
         plane.kill_apiserver().unwrap();
         plane.restart_apiserver().await.unwrap();
     }
+    let leases: Api<Lease> = Api::namespaced(scene.client.clone(), OPERATOR_NAMESPACE);
+    let renewed = async || leases.get("gaia-operator").await.unwrap().spec.unwrap().renew_time;
+    let last = renewed().await;
+    let decided = async || !operator.is_running() || renewed().await != last;
+    wait::until("the lease is renewed, or given up", SOON, decided).await.unwrap();
     if !operator.is_running() {
         // On a slow machine it cannot renew its lease in time, and ends, as a leader must: kubelet starts it again.
         assert!(operator.log_tail().contains("the lease is lost"), "{}", operator.log_tail());
