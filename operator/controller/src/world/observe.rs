@@ -8,7 +8,7 @@ use gaia_plan::budget::IssuanceBudget;
 use gaia_plan::certificate::LeafSecret;
 use gaia_plan::domain::DomainView;
 use gaia_plan::object::{Held, ObjectFacts, ObjectKey, ObjectKind, OwnerRef, is_ours};
-use gaia_plan::ring::{CaMaterial, CaRing, SigningMaterial, SigningRing};
+use gaia_plan::ring::{CaMaterial, Ring, SigningMaterial};
 use gaia_plan::trust_domain::{RingView, SignerSecret};
 use gaia_plan::{certificate, service, trust_domain};
 use jiff::Timestamp;
@@ -203,7 +203,7 @@ impl World {
 
     fn signing_ring(&self, domain: &str) -> RingView<'_, SigningMaterial> {
         match self.operator_secret(&names::signing_ring(domain)) {
-            Some(SecretFacts::SigningRing { facts, ring, .. }) => signing_view(ring.as_ref(), facts),
+            Some(SecretFacts::SigningRing { facts, ring, .. }) => ring_view(ring.as_ref(), facts),
             Some(other) => RingView::Unreadable { error: &NO_RING, facts: other.facts() },
             None => RingView::Missing,
         }
@@ -227,20 +227,10 @@ impl World {
     }
 }
 
-fn ring_view<'a>(
-    ring: Result<&'a CaRing, &'a gaia_plan::ring::RingError>,
+fn ring_view<'a, M>(
+    ring: Result<&'a Ring<M>, &'a gaia_plan::ring::RingError>,
     facts: &'a ObjectFacts,
-) -> RingView<'a, CaMaterial> {
-    match ring {
-        Ok(ring) => RingView::Readable { ring, facts },
-        Err(error) => RingView::Unreadable { error, facts },
-    }
-}
-
-fn signing_view<'a>(
-    ring: Result<&'a SigningRing, &'a gaia_plan::ring::RingError>,
-    facts: &'a ObjectFacts,
-) -> RingView<'a, SigningMaterial> {
+) -> RingView<'a, M> {
     match ring {
         Ok(ring) => RingView::Readable { ring, facts },
         Err(error) => RingView::Unreadable { error, facts },
