@@ -1,7 +1,7 @@
 # One image holds all of Gaia's programs; the command says which one runs: `docker run IMAGE auth-service …`.
 #
 #   docker build --tag localhost/gaia:VERSION .
-#   docker build --tag localhost/gaia:VERSION --target prebuilt --file Dockerfile DIR   # DIR holds the three binaries
+#   docker build --tag localhost/gaia:VERSION --target prebuilt --file Dockerfile DIR   # DIR holds the binaries
 #
 # BASE needs glibc 2.36 or newer, libgcc and CA certificates; a prebuilt binary needs the glibc it was linked with, or a newer one.
 ARG BASE=gcr.io/distroless/cc-debian12:nonroot
@@ -12,7 +12,7 @@ WORKDIR /src
 COPY . .
 RUN cargo build --release --locked --workspace --exclude gaia-e2e --bins \
  && mkdir /out \
- && cp target/release/gaia-operator target/release/auth-service target/release/asset-service /out/
+ && cd target/release && cp gaia-operator auth-service asset-service chat-service gateway web-service /out/
 
 FROM ${BASE} AS base
 LABEL org.opencontainers.image.title=gaia org.opencontainers.image.licenses=Apache-2.0
@@ -22,7 +22,7 @@ ENTRYPOINT []
 CMD ["gaia-operator", "run"]
 
 FROM base AS prebuilt
-COPY --chmod=0755 gaia-operator auth-service asset-service /usr/local/bin/
+COPY --chmod=0755 gaia-operator auth-service asset-service chat-service gateway web-service /usr/local/bin/
 
 # The default: what was built above.
 FROM base AS image

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps demo test bench image cluster node down crds fmt lint
+.PHONY: help deps demo test bench fuzz image cluster node down crds fmt lint
 
 version := $(shell sed -n '0,/^version = "\(.*\)"/s//\1/p' Cargo.toml)
 target := $(abspath $(or $(CARGO_TARGET_DIR),target))
@@ -33,6 +33,25 @@ bench: ## Measure the speed of release binaries, as a table and JSON
 	@.ci/deps || true
 	$(build) --release
 	GAIA_BIN_DIR=$(release) $(release)/gaia-e2e bench
+
+# Coverage as libFuzzer reads it, by options that the stable compiler has (docs/adr/0010).
+fuzz_flags := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+  -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+  -Cllvm-args=-sanitizer-coverage-trace-compares --cfg=fuzzing -Ccodegen-units=4
+fuzz_triple = $(shell rustc --version --verbose | sed -n 's/^host: //p')
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= $(notdir $(wildcard fuzz/corpus/*))
+
+fuzz: ## Fuzz each target for FUZZ_SECONDS (60); FUZZ_TARGETS names some of them. What it finds is in target/fuzz
+	@.ci/deps || true
+	RUSTFLAGS='$(fuzz_flags)' cargo build --quiet --locked --package gaia-fuzz --features libfuzzer --profile fuzz \
+	  --target $(fuzz_triple) --target-dir $(target)/fuzz
+	@for name in $(FUZZ_TARGETS); do \
+	  found=$(target)/fuzz/corpus/$$name; mkdir -p $$found; echo "=== $$name"; \
+	  GAIA_FUZZ_TARGET=$$name $(target)/fuzz/$(fuzz_triple)/fuzz/gaia-fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=8192 \
+	    -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 -verbosity=0 -artifact_prefix=$(target)/fuzz/$$name- \
+	    $$found fuzz/corpus/$$name; \
+	done
 
 image: ## Build the container image into target/gaia-image.tar, with docker where there is one, else without
 	@mkdir -p target

@@ -86,10 +86,10 @@ impl AuditLog {
         &self.path
     }
 
-    /// The end of the log as it is now. Requests that were answered a moment ago may still be on their way into the
-    /// log: call [`Self::settle`] first where that matters.
+    /// The end of the last whole line of the log as it is now. Requests that were answered a moment ago may still be on
+    /// their way into the log: call [`Self::settle`] first where that matters.
     pub fn mark(&self) -> AuditMark {
-        AuditMark(std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len()))
+        AuditMark(File::open(&self.path).and_then(|mut file| complete_lines(&mut file)).unwrap_or_default())
     }
 
     /// Waits until a request of our own, made now, is in the log, so that what was answered before is there too.
@@ -106,7 +106,7 @@ impl AuditLog {
         let logged = async || -> Result<bool> { Ok(self.since(start)?.iter().any(|record| record.uri == path)) };
         wait::until("our request is in the audit log", SOON, async || match logged().await {
             Ok(found) => Seen::from(found),
-            Err(error) => Seen::NotYet(error.to_string()),
+            Err(error) => Seen::NotYet(format!("{error:#}")),
         })
         .await?;
         Ok(self.mark())
@@ -133,14 +133,32 @@ impl AuditLog {
     /// # Errors
     /// If the file cannot be opened.
     pub fn iter_since(&self, mark: AuditMark) -> Result<impl Iterator<Item = Result<AuditRecord>> + use<>> {
+        let (file, complete) = self.open_at(mark)?;
         let path = self.path.clone();
+        let lines = BufReader::new(file.take(complete)).lines();
+        Ok(lines.map(move |line| parse(&line?).with_context(|| format!("in {}", path.display()))))
+    }
+
+    /// The requests behind a mark, and the mark behind them: for those who look again and again.
+    ///
+    /// # Errors
+    /// If the file cannot be read or a line is not a record.
+    pub fn read_on(&self, mark: AuditMark) -> Result<(Vec<AuditRecord>, AuditMark)> {
+        let (file, complete) = self.open_at(mark)?;
+        let lines = BufReader::new(file.take(complete)).lines();
+        let records = lines.map(|line| parse(&line?)).collect::<Result<_>>();
+        let records = records.with_context(|| format!("in {}", self.path.display()))?;
+        Ok((records, AuditMark(mark.0 + complete)))
+    }
+
+    /// The log from a mark on, and how many bytes of it are whole lines.
+    fn open_at(&self, mark: AuditMark) -> Result<(File, u64)> {
         let open = || format!("cannot read the audit log {}", self.path.display());
         let mut file = File::open(&self.path).with_context(open)?;
         file.seek(SeekFrom::Start(mark.0)).with_context(open)?;
         let complete = complete_lines(&mut file).with_context(open)?;
         file.seek(SeekFrom::Start(mark.0)).with_context(open)?;
-        let lines = BufReader::new(file.take(complete)).lines();
-        Ok(lines.map(move |line| parse(&line?).with_context(|| format!("in {}", path.display()))))
+        Ok((file, complete))
     }
 
     /// The requests behind `mark` that asked for a change, by users whose name starts with `user` (an exact name, or
@@ -245,3 +263,17 @@ struct ResponseStatus {
 
 const SOON: Duration = Duration::from_secs(10);
 const WRITES: [&str; 5] = ["create", "update", "patch", "delete", "deletecollection"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_never_in_the_middle_of_a_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = AuditLog::at(dir.path().join("audit.jsonl"));
+        assert_eq!(log.mark().0, 0, "there is no log yet");
+        std::fs::write(log.path(), "{}\n{\"verb\": \"ge").unwrap();
+        assert_eq!(log.mark().0, 3);
+    }
+}

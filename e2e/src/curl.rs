@@ -40,6 +40,11 @@ impl Curl {
         Self { args: Vec::new() }.arg("--cacert", trust.join("ca.crt")).arg("--url", url)
     }
 
+    /// A call to a URL in plain HTTP.
+    pub fn plain(url: &str) -> Self {
+        Self { args: Vec::new() }.arg("--url", url)
+    }
+
     /// With the client certificate of a mounted directory.
     pub fn as_peer(self, mount: &Path) -> Self {
         self.arg("--cert", mount.join("tls.crt")).arg("--key", mount.join("tls.key"))
@@ -73,6 +78,12 @@ impl Curl {
     /// With this body.
     pub fn body(self, body: &str) -> Self {
         self.arg("--data-binary", body)
+    }
+
+    /// With the path as it is: dot segments are not resolved.
+    pub fn as_is(mut self) -> Self {
+        self.args.push("--path-as-is".into());
+        self
     }
 
     /// Makes the call.

@@ -1,6 +1,7 @@
 //! Gaia's services as local processes, each on a mounted directory as its pod would have it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::{SocketAddr, TcpStream};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -48,6 +49,13 @@ pub fn issuer_mount(service: &str, trust_domain: &str) -> Vec<Source> {
     sources
 }
 
+/// The API key of an outside issuer of user tokens, as every service that takes its tokens mounts it: the Secret of
+/// `spec.userTokenIssuers[].apiKeySecretRef`, in the service's own namespace.
+#[must_use]
+pub fn issuer_key_mount(issuer: &str, secret: &str) -> Source {
+    Source::secret(secret).item(names::key::ISSUER_API_KEY, &names::issuer_key(issuer)).optional()
+}
+
 /// Waits until a caller is in the grants that the issuer of a TrustDomain mounts: a GaiaService may be Ready before.
 ///
 /// # Errors
@@ -75,13 +83,17 @@ pub async fn wait_for_grant(
 /// How to run a service.
 #[derive(Clone, Debug)]
 pub struct ServiceOptions {
-    /// The program, and the name of its GaiaService: `auth-service` or `asset-service`.
+    /// The name of its GaiaService.
     pub name: String,
+    /// The program and its arguments; none: Gaia's own of that name.
+    pub program: Option<(PathBuf, Vec<OsString>)>,
     /// The namespace of its GaiaService.
     pub namespace: String,
+    /// Which of several instances, if there are several.
+    pub instance: Option<usize>,
     /// What is mounted.
     pub sources: Vec<Source>,
-    /// Holds the mounted directory, `<name>`, and the service's own data, `<name>-data`.
+    /// Holds the mounted directory, `<name>` or `<name>-<instance>`, and the data of all instances, `<name>-data`.
     pub dir: PathBuf,
     /// Where its log goes.
     pub logs: PathBuf,
@@ -92,18 +104,44 @@ pub struct ServiceOptions {
 impl ServiceOptions {
     /// The token issuer of a TrustDomain.
     pub fn auth_service(cluster: &Cluster, namespace: &str, trust_domain: &str) -> Self {
-        Self::new(cluster, namespace, AUTH_SERVICE, issuer_mount(AUTH_SERVICE, trust_domain))
+        Self::of(cluster, namespace, AUTH_SERVICE, issuer_mount(AUTH_SERVICE, trust_domain))
     }
 
     /// The keeper of files. It takes the API keys of the Secret `asset-service-api-keys`.
     pub fn asset_service(cluster: &Cluster, namespace: &str, trust_domain: &str) -> Self {
-        Self::new(cluster, namespace, ASSET_SERVICE, mount(ASSET_SERVICE, trust_domain))
+        Self::of(cluster, namespace, ASSET_SERVICE, mount(ASSET_SERVICE, trust_domain))
     }
 
-    fn new(cluster: &Cluster, namespace: &str, name: &str, sources: Vec<Source>) -> Self {
+    /// The way in for users, to these services. It takes the API keys of the Secret `gateway-api-keys`.
+    pub fn gateway(cluster: &Cluster, namespace: &str, trust_domain: &str, behind: &[&ServiceProcess]) -> Self {
+        let mut options = Self::of(cluster, namespace, GATEWAY, mount(GATEWAY, trust_domain));
+        let hosts = behind.iter().map(|service| format!("{}={}", service.server_name, service.mesh));
+        options.env.insert("GAIA_RESOLVE".to_owned(), hosts.collect::<Vec<_>>().join(","));
+        let url = |name: &str| format!("https://{name}.{namespace}.svc:8443");
+        options.env.insert("GAIA_AUTH_URL".to_owned(), url(AUTH_SERVICE));
+        options.env.insert("GAIA_UPSTREAM_ASSET_SERVICE".to_owned(), url(ASSET_SERVICE));
+        options
+    }
+
+    /// A service that is not Gaia's own, run as this program with these arguments. It takes the API keys of the Secret
+    /// `<name>-api-keys`.
+    pub fn other(
+        cluster: &Cluster,
+        namespace: &str,
+        trust_domain: &str,
+        name: &str,
+        program: (PathBuf, Vec<OsString>),
+    ) -> Self {
+        Self { program: Some(program), ..Self::of(cluster, namespace, name, mount(name, trust_domain)) }
+    }
+
+    /// Any service: the program `name` on what is mounted for the GaiaService of that name.
+    pub fn of(cluster: &Cluster, namespace: &str, name: &str, sources: Vec<Source>) -> Self {
         Self {
             name: name.to_owned(),
+            program: None,
             namespace: namespace.to_owned(),
+            instance: None,
             sources,
             dir: cluster.dir().join("services").join(namespace),
             logs: cluster.dir().join("logs"),
@@ -115,6 +153,13 @@ impl ServiceOptions {
     #[must_use]
     pub fn in_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dir = dir.into();
+        self
+    }
+
+    /// As this one of several instances.
+    #[must_use]
+    pub fn instance(mut self, instance: usize) -> Self {
+        self.instance = Some(instance);
         self
     }
 
@@ -135,6 +180,7 @@ pub struct ServiceProcess {
     server_name: String,
     mesh: SocketAddr,
     admin: SocketAddr,
+    edge: SocketAddr,
 }
 
 impl ServiceProcess {
@@ -144,15 +190,25 @@ impl ServiceProcess {
     /// # Errors
     /// If something it mounts does not come to be, or the binary is not built.
     pub async fn start(cluster: &Cluster, options: ServiceOptions) -> Result<Self> {
-        let ServiceOptions { name, namespace, sources, dir, logs, env } = options;
-        let mount = Projection::new(cluster.admin().await?, &namespace, dir.join(&name), sources);
-        wait::until(&format!("what {namespace}/{name} mounts is there"), MOUNT_TIMEOUT, || mount.sync_once()).await?;
-        let [mesh, admin] = ports::free()?.map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port)));
-        let mut spec = ProcessSpec::new(&format!("{namespace}-{name}"), programs::locate(&name)?, &logs)
+        let ServiceOptions { name, program, namespace, instance, sources, dir, logs, env } = options;
+        let own_name = instance.map_or_else(|| name.clone(), |instance| format!("{name}-{instance}"));
+        let mount = Projection::new(cluster.admin().await?, &namespace, dir.join(&own_name), sources);
+        wait::until(&format!("what {namespace}/{own_name} mounts is there"), MOUNT_TIMEOUT, || mount.sync_once())
+            .await?;
+        let [mesh, admin, edge] = ports::free()?.map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port)));
+        let (program, args) = match program {
+            Some(program) => program,
+            None => (programs::locate(&name)?, Vec::new()),
+        };
+        let mut spec = ProcessSpec::new(&format!("{namespace}-{own_name}"), program, &logs)
+            .args(args)
             .env("GAIA_SERVICE_NAME", &name)
             .env("GAIA_DIR", mount.dir())
             .env("GAIA_MESH_ADDRESS", mesh.to_string())
             .env("GAIA_ADMIN_ADDRESS", admin.to_string());
+        if name == GATEWAY {
+            spec = spec.env("GAIA_EDGE_ADDRESS", edge.to_string());
+        }
         if name == ASSET_SERVICE {
             let store = dir.join(format!("{name}-data"));
             spec = spec.env("GAIA_OBJECT_STORE_URL", format!("file://{}", store.display()));
@@ -161,7 +217,7 @@ impl ServiceProcess {
             spec = spec.env(&name, value);
         }
         let process = Process::start(spec)?;
-        Ok(Self { process, mount: mount.keep(), server_name: format!("{name}.{namespace}.svc"), mesh, admin })
+        Ok(Self { process, mount: mount.keep(), server_name: format!("{name}.{namespace}.svc"), mesh, admin, edge })
     }
 
     /// What its pod has as `/etc/gaia`.
@@ -177,6 +233,11 @@ impl ServiceProcess {
     /// Where other services reach it, with TLS.
     pub fn mesh_address(&self) -> SocketAddr {
         self.mesh
+    }
+
+    /// Where users reach it, if it is gateway: in plain HTTP, as behind an ingress.
+    pub fn edge_address(&self) -> SocketAddr {
+        self.edge
     }
 
     /// The address of `/livez`, `/readyz` and `/metrics`.
@@ -275,7 +336,11 @@ fn handshake(address: SocketAddr, name: ServerName<'static>, roots: &[u8]) -> Re
     Ok(Certificate::from_der(shown)?)
 }
 
-const AUTH_SERVICE: &str = "auth-service";
-const ASSET_SERVICE: &str = "asset-service";
+/// The token issuer.
+pub const AUTH_SERVICE: &str = "auth-service";
+/// The way in for users.
+pub const GATEWAY: &str = "gateway";
+/// The keeper of files.
+pub const ASSET_SERVICE: &str = "asset-service";
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(30);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -63,6 +63,23 @@ where
     }
 }
 
+/// Looks at `condition` until it can be looked at and holds. With [`until`], `Ok(false)` would be an answer like any
+/// other, and the end of the wait.
+///
+/// # Errors
+/// After `timeout`, with `description` and what was seen last.
+pub async fn until_true<E: std::fmt::Display>(
+    description: &str,
+    timeout: Duration,
+    mut condition: impl AsyncFnMut() -> Result<bool, E>,
+) -> Result<()> {
+    until(description, timeout, async || match condition().await {
+        Ok(holds) => Seen::from(holds),
+        Err(error) => Seen::NotYet(format!("{error:#}")),
+    })
+    .await
+}
+
 /// Looks at `condition` for the whole of `period` and fails if it ever stops holding: for "nothing happens".
 ///
 /// # Errors
@@ -98,6 +115,17 @@ mod tests {
         })
         .await;
         assert_eq!(found.unwrap(), "here");
+    }
+
+    #[tokio::test]
+    async fn a_condition_that_can_be_looked_at_but_does_not_hold_is_waited_for() {
+        let mut looks = 0;
+        let waited = until_true("the third look", Duration::from_secs(5), async || {
+            looks += 1;
+            anyhow::Ok(looks == 3)
+        });
+        waited.await.unwrap();
+        assert_eq!(looks, 3);
     }
 
     #[tokio::test]

@@ -221,7 +221,13 @@ async fn the_demo_shows_everything_and_leaves_nothing_behind() {
     for shown in ["servicecertificate.gaia.dev/asset-service ", "leaf.pem: OK", "\n   200\n", "HTTP/2 401"] {
         assert!(told.contains(shown), "the demo does not show {shown:?}:\n{told}");
     }
-    for shown in ["a pair again", "by the same process", "stopped and gone", "make demo KEEP=1"] {
+    for shown in [
+        "a pair again",
+        "by the same process",
+        ", failed 0, wrongly accepted 0.",
+        "stopped and gone",
+        "make demo KEEP=1",
+    ] {
         assert!(told.contains(shown), "the demo does not show {shown:?}:\n{told}");
     }
     assert_eq!(processes(dir.path()), [0; 0]);

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::proxy::{Moment, Proxy};
+use common::conduct::{AtChange, Moment};
+use common::proxy::Proxy;
 use common::snapshot::differences;
 use common::{OPERATOR, OPERATOR_NAMESPACE, Plane, SOON, Scene};
 use gaia_e2e::{OperatorProcess, wait};
@@ -68,7 +69,7 @@ async fn first_issuance(plane: &Plane, fatal: usize, moment: Moment) -> Issuance
     // A killed leader's lease has to run out first. That is told of below.
     let options = plane.operator().await.env("GAIA_LEADER_ELECTION", "false");
     let direct = options.kubeconfig.clone();
-    let proxy = Proxy::start(&direct, plane.dir(), fatal, moment).await;
+    let proxy = Proxy::start(&direct, plane.dir(), AtChange::new(fatal, moment)).await;
     let proxied = gaia_e2e::OperatorOptions { kubeconfig: proxy.kubeconfig.clone(), ..options };
     let operator = Arc::new(OperatorProcess::start(proxied).unwrap());
     proxy.aim_at(&operator);

@@ -350,30 +350,70 @@ fn is_object(write: &str) -> bool {
     !write.starts_with("create events") && !write.starts_with("patch events") && !write.contains("/status ")
 }
 
-// ---- not supported yet ---------------------------------------------------------------------------------------------
+// ---- user tokens ---------------------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn a_field_without_behaviour_yet_is_named_and_does_not_hold_up_the_rest() {
+async fn an_issuer_of_user_tokens_that_nobody_declared_is_named_and_does_not_hold_up_the_rest() {
     let Some(scene) = Scene::begin().await else { return };
-    let early = json!({ "ca": { "rotationPeriod": "8760h" }, "auth": { "defaultMode": "JWTOnly" } });
-    scene.create(scene.trust_domain(early)).await;
-    let domain = scene.domain.clone();
-    let message = scene.wait_for("TrustDomain", &domain, "Stalled=True", "NotSupportedYet", SOON).await;
-    assert!(message.contains("spec.ca.rotationPeriod, spec.auth.defaultMode"), "{message}");
-    scene.wait_for("TrustDomain", &domain, "Ready=True", "Ready", SOON).await;
-
-    scene.create(scene.service("early", json!({ "auth": { "mode": "APIKeyOnly" }, "rotationWave": 2 }))).await;
-    let message = scene.wait_for("GaiaService", "early", "Stalled=True", "NotSupportedYet", SOON).await;
-    assert!(message.contains("spec.auth.mode, spec.rotationWave"), "{message}");
+    scene.create(scene.trust_domain(json!({}))).await;
+    let tokens = json!({ "issuers": ["partner"], "scopes": ["assets:read"] });
+    scene.create(scene.service("early", json!({ "auth": { "userTokens": tokens } }))).await;
+    let message = scene.wait_for("GaiaService", "early", "Stalled=True", "UserTokenIssuerNotFound", SOON).await;
+    assert!(message.contains("spec.auth.userTokens.issuers") && message.contains("\"partner\""), "{message}");
+    assert!(message.contains(&format!("TrustDomain {}", scene.domain)), "{message}");
     scene.wait_for("GaiaService", "early", "Ready=True", "Ready", SOON).await;
-    let status = scene.get("GaiaService", "early").await.unwrap()["status"]["auth"].clone();
-    assert_eq!(status, json!({ "mode": "Dual", "desiredMode": "APIKeyOnly" }));
 
-    scene.create(scene.certificate("bare", json!({ "workload": { "serverName": "a" } }))).await;
-    let message = scene.wait_for("ServiceCertificate", "bare", "Stalled=True", "NotSupportedYet", SOON).await;
-    assert!(message.contains("spec.workload.serverName"), "{message}");
-    scene.wait_for("ServiceCertificate", "bare", "Ready=True", "Ready", SOON).await;
+    let partner =
+        json!({ "name": "partner", "issuer": "https://partner.example", "jwksURL": "https://partner.example/jwks" });
+    scene.patch("TrustDomain", &scene.domain, json!({ "spec": { "userTokenIssuers": [partner] } })).await;
+    scene.wait_for("GaiaService", "early", "Stalled=False", "Settled", SOON).await;
+    let policy = scene.get("ConfigMap", "early-auth").await.unwrap();
+    let policy: Value = serde_json::from_str(policy["data"]["policy.json"].as_str().unwrap()).unwrap();
+    let expected = json!({
+        "issuers": [{ "name": "partner", "issuer": "https://partner.example", "profile": "Supabase",
+            "verification": "JWKS", "jwksURL": "https://partner.example/jwks" }],
+        "scopes": ["assets:read"],
+    });
+    assert_eq!(policy["userTokens"], expected);
     scene.end().await;
+}
+
+// ---- modes ---------------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn tokens_alone_are_refused_while_keys_are_configured_until_a_person_insists_and_every_way_back_is_open() {
+    let Some(scene) = Scene::begin().await else { return };
+    scene.create(scene.trust_domain(json!({ "auth": { "defaultMode": "APIKeyOnly" } }))).await;
+    let keys = json!({ "apiKeysSecretRef": { "name": "legacy-keys" } });
+    scene.create(scene.service("legacy", json!({ "auth": keys }))).await;
+    scene.wait_for("GaiaService", "legacy", "Ready=True", "Ready", SOON).await;
+    assert_eq!(modes(&scene).await, json!({ "mode": "APIKeyOnly", "desiredMode": "APIKeyOnly" }));
+
+    scene
+        .patch(
+            "GaiaService",
+            "legacy",
+            json!({ "spec": { "auth": { "mode": "JWTOnly" }, "tls": { "mode": "Strict" } } }),
+        )
+        .await;
+    let message = scene.wait_for("GaiaService", "legacy", "Stalled=True", "LegacyKeysInUse", SOON).await;
+    assert!(message.contains("spec.auth.mode") && message.contains("Secret legacy-keys"), "{message}");
+    assert_eq!(modes(&scene).await, json!({ "mode": "APIKeyOnly", "desiredMode": "JWTOnly" }));
+    // The message says what to set.
+    let asked = message.rsplit('=').next().unwrap().to_owned();
+    let force = json!({ "metadata": { "annotations": { "gaia.dev/force-mode": asked } } });
+    scene.patch("GaiaService", "legacy", force).await;
+    scene.wait_for("GaiaService", "legacy", "Stalled=False", "Settled", SOON).await;
+    assert_eq!(modes(&scene).await, json!({ "mode": "JWTOnly", "desiredMode": "JWTOnly" }));
+
+    scene.patch("GaiaService", "legacy", json!({ "spec": { "auth": { "mode": "Dual" } } })).await;
+    let back = async || modes(&scene).await == json!({ "mode": "Dual", "desiredMode": "Dual" });
+    wait::until("Dual runs again", SOON, back).await.unwrap();
+    scene.end().await;
+}
+
+async fn modes(scene: &Scene) -> serde_json::Value {
+    scene.get("GaiaService", "legacy").await.unwrap()["status"]["auth"].clone()
 }
 
 // ---- the others ----------------------------------------------------------------------------------------------------

@@ -310,7 +310,9 @@ async fn add_everything_that_is_refused(scene: &Scene) {
     scene.create(scene.certificate("names", json!({ "extraDNSNames": ["auth-service.other.svc"] }))).await;
     scene.create(scene.certificate("orphan", json!({ "trustDomainRef": { "name": "nowhere" } }))).await;
     scene.create(scene.certificate("short", json!({ "duration": "10m", "allowShortLived": true }))).await;
-    scene.create(scene.service("early", json!({ "rotationWave": 3, "workload": { "port": 9443 } }))).await;
+    // Nobody answers there: it is asked again and again, and that writes nothing.
+    let early = json!({ "auth": { "userTokens": { "issuers": ["nobody"] } }, "endpoints": ["127.0.0.1:9"] });
+    scene.create(scene.service("early", early)).await;
     let mut brought = scene.trust_domain(json!({ "ca": { "existingSecretRef": { "name": "nowhere" } } }));
     brought["metadata"]["name"] = json!(format!("{}-brought", scene.domain));
     scene.create(brought).await;
@@ -323,7 +325,7 @@ async fn add_everything_that_is_refused(scene: &Scene) {
         scene.wait_for("ServiceCertificate", name, "Stalled=True", reason, SOON).await;
     }
     scene.wait_for("ServiceCertificate", "orphan", "Ready=False", "TrustDomainNotFound", SOON).await;
-    scene.wait_for("GaiaService", "early", "Stalled=True", "NotSupportedYet", SOON).await;
+    scene.wait_for("GaiaService", "early", "Stalled=True", "UserTokenIssuerNotFound", SOON).await;
     scene.wait_for("GaiaService", "early", "Ready=True", "Ready", SOON).await;
     scene.wait_for("TrustDomain", &name(scene, "brought"), "Stalled=True", "CAInvalid", SOON).await;
 }

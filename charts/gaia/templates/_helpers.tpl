@@ -49,6 +49,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [""]
   resources: [secrets, configmaps]
   verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch{{ if .Values.nudge.enabled }}, patch{{ end }}]
+{{- if .Values.restart.enabled }}
+- apiGroups: [apps]
+  resources: [deployments, statefulsets, daemonsets]
+  verbs: [patch]
+{{- end }}
 {{ include "gaia.eventRules" . }}
 {{- end }}
 
@@ -75,4 +83,40 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - kind: ServiceAccount
   name: {{ include "gaia.serviceAccountName" . }}
   namespace: {{ .Release.Namespace }}
+{{- end }}
+
+{{- /* The policies of admission.yaml are about the operator alone. */}}
+{{- define "gaia.isOperator" -}}
+- name: is-the-operator
+  expression: request.userInfo.username == 'system:serviceaccount:{{ .Release.Namespace }}:{{ include "gaia.serviceAccountName" . }}'
+{{- end }}
+
+{{- /* Only then are there an object and an old one, both of the kind that the policy is about. */}}
+{{- define "gaia.isUpdate" -}}
+- name: isUpdate
+  expression: request.operation == 'UPDATE' && request.?subResource.orValue('') == ''
+{{- end }}
+
+{{- /* A variable: the keys that were added, removed or changed from an old map to a new one, but for some. Takes its name, the new map,
+     the old one, and what is true of the others. */}}
+{{- define "gaia.changed" -}}
+{{- $new := printf "dyn(%s)" (index . 1) -}}
+{{- $old := printf "dyn(%s)" (index . 2) -}}
+{{- $others := printf "(%s)" (index . 3) -}}
+- name: {{ index . 0 }}
+  expression: >-
+    {{ $new }}.filter(key, !{{ $others }} && !(key in {{ $old }} && {{ $new }}[key] == {{ $old }}[key]))
+    + {{ $old }}.filter(key, !{{ $others }} && !(key in {{ $new }}))
+{{- end }}
+
+{{- define "gaia.validations" -}}
+- expression: variables.isUpdate
+  reason: Forbidden
+  messageExpression: >-
+    'the operator may set annotations gaia.dev/* of {{ . }}, but not ' + request.operation.lowerAscii() + ' '
+    + request.resource.resource + request.?subResource.optMap(name, name == '' ? '' : '/' + name).orValue('')
+- expression: '!variables.isUpdate || variables.changed.size() == 0'
+  reason: Forbidden
+  messageExpression: >-
+    'the operator may set annotations gaia.dev/* of {{ . }}, but not change ' + variables.changed.join(', ')
 {{- end }}

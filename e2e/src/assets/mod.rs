@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail};
 
 pub use build::controlplane;
 pub use helm::helm;
-pub use python::python_with_jwt;
+pub use python::{python_with, python_with_jwt};
 
 /// A program, and the argument that picks the part of it where one program is many.
 #[derive(Clone, Debug, PartialEq, Eq)]

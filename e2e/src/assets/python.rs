@@ -1,5 +1,6 @@
-//! Python with PyJWT: a second opinion on tokens, from a library that is not ours.
+//! Pythons: one with PyJWT, for a second opinion on tokens from a library that is not ours, and those of programs in Python.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -22,27 +23,46 @@ pub fn python_with_jwt() -> Result<PathBuf> {
         return Ok(python);
     }
     let base = on_path.context("there is no `python3` on PATH: run `make deps`")?;
+    virtual_environment(&base, REQUIREMENT.as_bytes(), "PyJWT", &[REQUIREMENT.into()])
+}
+
+/// A Python in the cache, `venv-<hash of the file>`, with all that a `requirements.txt` lists, which pip installs first if
+/// it is not there.
+///
+/// # Errors
+/// If there is no `python3` that can make a virtual environment, or pip cannot install what is listed.
+pub fn python_with(requirements: &Path) -> Result<PathBuf> {
+    let base = on_path("python3").context("there is no `python3` on PATH: run `make deps`")?;
+    let text = std::fs::read(requirements).with_context(|| format!("cannot read {}", requirements.display()))?;
+    let what = format!("what {} lists", requirements.display());
+    virtual_environment(&base, &text, &what, &["--requirement".into(), requirements.into()])
+}
+
+/// The environment of that name; one that was left half made is made again.
+fn virtual_environment(base: &Path, named_by: &[u8], what: &str, pip_args: &[OsString]) -> Result<PathBuf> {
     let cache = dirs::cache()?;
     std::fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
-    let venv = cache.join(format!("venv-{}", &sha256_hex(REQUIREMENT.as_bytes())[..16]));
+    let venv = cache.join(format!("venv-{}", &sha256_hex(named_by)[..16]));
     let python = venv.join("bin/python");
+    let whole = venv.join("gaia-whole");
     let _one_builder = lock(&venv.with_extension("lock"))?;
-    // One that was left half made is made again.
-    if !has_jwt(&python) {
+    // The system's Python may have gone since.
+    if !whole.exists() || !python.exists() {
         dirs::remove(&venv)?;
-        install(&base, &venv)?;
+        install(base, &venv, what, pip_args)?;
+        std::fs::write(&whole, "").with_context(|| format!("cannot write {}", whole.display()))?;
     }
     Ok(python)
 }
 
-fn install(base: &Path, venv: &Path) -> Result<()> {
+fn install(base: &Path, venv: &Path, what: &str, pip_args: &[OsString]) -> Result<()> {
     let log = venv.with_extension("log");
     let mut make = Command::new(base);
     make.args(["-m", "venv"]).arg(venv);
     run_with_progress("making a Python environment", make, &log)?;
     let mut pip = Command::new(venv.join("bin/python"));
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", REQUIREMENT]);
-    run_with_progress("installing PyJWT", pip, &log)
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(pip_args);
+    run_with_progress(&format!("installing {what}"), pip, &log)
 }
 
 fn has_jwt(python: &Path) -> bool {

@@ -179,6 +179,16 @@ pub async fn client_from(kubeconfig: &Path) -> Result<Client> {
     Ok(Client::try_from(config_from(kubeconfig).await?)?)
 }
 
+/// A client that tries nothing again by itself, as the operator's: when to try again is decided elsewhere.
+///
+/// # Errors
+/// If the file cannot be read.
+pub async fn client_without_retries(kubeconfig: &Path) -> Result<Client> {
+    let mut config = config_from(kubeconfig).await?;
+    config.default_retry = false;
+    Ok(Client::try_from(config)?)
+}
+
 async fn config_from(path: &Path) -> Result<Config> {
     let options = KubeConfigOptions::default();
     let mut config = Config::from_custom_kubeconfig(read(path)?, &options).await?;

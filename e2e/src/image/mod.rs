@@ -80,7 +80,8 @@ pub fn default_bin_dir() -> Result<std::path::PathBuf> {
 pub const PAUSE_TAG: &str = "localhost/gaia-pause:1";
 
 /// What is in Gaia's image.
-pub const PROGRAMS: [&str; 3] = ["gaia-operator", "auth-service", "asset-service"];
+pub const PROGRAMS: &[&str] =
+    &["gaia-operator", "auth-service", "asset-service", "chat-service", "gateway", "web-service"];
 
 /// What a Rust program for glibc is linked against.
 const PACKAGES: [&str; 2] = ["libc6", "libgcc-s1"];

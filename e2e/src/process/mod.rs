@@ -245,6 +245,18 @@ pub fn spawn(command: Command) -> Result<Child> {
     spawner::spawn(command).with_context(|| format!("cannot start {shown}"))
 }
 
+/// Memory of a process as the kernel counts it: `VmRSS` now, `VmHWM` at most.
+///
+/// # Errors
+/// If there is no such process, or it has ended.
+pub fn memory_mib(pid: u32, which: &str) -> Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(which)?.strip_prefix(':'));
+    let line = line.with_context(|| format!("the kernel does not say {which}"))?;
+    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
+    Ok(kib / 1024.0)
+}
+
 /// The last `lines` lines of a file; nothing if it cannot be read.
 pub fn tail(file: &Path, lines: usize) -> String {
     let text = std::fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();

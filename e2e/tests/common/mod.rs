@@ -4,11 +4,15 @@
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
 #![allow(clippy::needless_pass_by_value, reason = "manifests are written where they are handed over")]
 
+pub mod chronicle;
+pub mod conduct;
 pub mod files;
 pub mod objects;
 pub mod openssl;
 pub mod proxy;
+pub mod rotation;
 pub mod snapshot;
+pub mod story;
 pub mod writes;
 
 use std::ops::Deref;

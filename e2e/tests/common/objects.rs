@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain};
 use gaia_e2e::wait::{self, Seen};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Resource as _};
@@ -158,6 +158,7 @@ impl Scene {
             "GaiaService" => ApiResource::erase::<GaiaService>(&()),
             "Secret" => ApiResource::erase::<Secret>(&()),
             "ConfigMap" => ApiResource::erase::<ConfigMap>(&()),
+            "Pod" => ApiResource::erase::<Pod>(&()),
             other => unreachable!("{other}"),
         };
         if kind == TrustDomain::kind(&()) {

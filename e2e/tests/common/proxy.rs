@@ -1,4 +1,4 @@
-//! Stands between an operator and the API server, and kills the operator at exactly the n-th change that it asks for.
+//! Stands between an operator and the API server: kills the operator at a change that it asks for, or has bad days.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
 use gaia_e2e::OperatorProcess;
-use http::{Method, Request, Response, header};
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+use http::{Request, Response, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
@@ -17,15 +19,9 @@ use kube::client::Body;
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
-/// When the operator dies.
-#[derive(Debug, Clone, Copy)]
-pub enum Moment {
-    /// The API server never sees the request.
-    BeforeItIsSent,
-    /// The API server has done it, and the operator never hears of it.
-    AfterItIsDone,
-}
+use super::conduct::{Call, Conduct, Verdict};
 
 /// A proxy on loopback, plain on the operator's side.
 pub struct Proxy {
@@ -35,30 +31,54 @@ pub struct Proxy {
 
 struct State {
     upstream: Client,
-    /// The change at which the operator dies.
-    fatal: usize,
-    moment: Moment,
+    life: Mutex<Life>,
     changes: AtomicUsize,
+    /// The changes at which the operator was killed.
+    deaths: Mutex<Vec<String>>,
     /// Requests that the API server may still be working on.
     under_way: AtomicUsize,
-    victim: Mutex<Option<Arc<OperatorProcess>>>,
+    /// What becomes of the watches that run.
+    sight: watch::Sender<Sight>,
+}
+
+/// What watches are told.
+#[derive(Default)]
+struct Sight {
+    /// Watches that began in an earlier one have ended.
+    era: u64,
+    /// Watches that began in it are told nothing.
+    blind_since: Option<u64>,
+}
+
+type Answer = Response<AnswerBody>;
+type AnswerBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// The operator's present life.
+struct Life {
+    conduct: Box<dyn Conduct>,
+    victim: Option<Arc<OperatorProcess>>,
+    /// Nothing that it asks for is done any more.
+    is_over: bool,
+    /// Which life: what comes over connections of an earlier one is not done.
+    number: usize,
 }
 
 impl Proxy {
-    /// Stands in for the server of a kubeconfig. `fatal` counts from 1.
-    pub async fn start(kubeconfig: &Path, dir: &Path, fatal: usize, moment: Moment) -> Self {
+    /// Stands in for the server of a kubeconfig.
+    pub async fn start(kubeconfig: &Path, dir: &Path, conduct: impl Conduct + 'static) -> Self {
         let mut direct = Kubeconfig::read_from(kubeconfig).unwrap();
         let mut config = Config::from_custom_kubeconfig(direct.clone(), &KubeConfigOptions::default()).await.unwrap();
         // Who asks is told by the header that comes with each request.
         config.auth_info = AuthInfo::default();
         config.default_retry = false;
+        let life = Life { conduct: Box::new(conduct), victim: None, is_over: false, number: 0 };
         let state = Arc::new(State {
             upstream: Client::try_from(config).unwrap(),
-            fatal,
-            moment,
+            life: Mutex::new(life),
             changes: AtomicUsize::new(0),
+            deaths: Mutex::default(),
             under_way: AtomicUsize::new(0),
-            victim: Mutex::new(None),
+            sight: watch::Sender::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -73,7 +93,43 @@ impl Proxy {
 
     /// Who is killed.
     pub fn aim_at(&self, victim: &Arc<OperatorProcess>) {
-        *self.state.victim.lock().unwrap() = Some(Arc::clone(victim));
+        self.state.life.lock().unwrap().victim = Some(Arc::clone(victim));
+    }
+
+    /// Gives the operator that was killed another life.
+    pub fn revive(&self) {
+        let mut life = self.state.life.lock().unwrap();
+        life.number += 1;
+        life.is_over = false;
+        life.victim.as_ref().unwrap().restart().unwrap();
+    }
+
+    /// Something else is asked for from now on.
+    pub fn forget(&self) {
+        self.state.life.lock().unwrap().conduct.forget();
+    }
+
+    /// Ends all watches that run: what they have not told is too long ago.
+    pub fn forget_watches(&self) {
+        self.state.sight.send_modify(|sight| sight.era += 1);
+    }
+
+    /// Keeps from all watches that run what happens, until they are ended or shown it.
+    pub fn blind_watches(&self) {
+        self.state.sight.send_modify(|sight| sight.blind_since = Some(sight.era));
+    }
+
+    /// Tells all watches what was kept from them.
+    pub fn show_watches(&self) {
+        self.state.sight.send_modify(|sight| sight.blind_since = None);
+    }
+
+    /// Whether the operator runs, and the end of its log.
+    pub fn victim(&self) -> String {
+        let life = self.state.life.lock().unwrap();
+        let operator = life.victim.as_ref().unwrap();
+        let runs = if operator.is_running() { "it runs" } else { "it does not run" };
+        format!("life {} of the operator: {runs}\n{}", life.number, operator.log_tail())
     }
 
     /// How many changes were asked for, up to the fatal one.
@@ -81,17 +137,23 @@ impl Proxy {
         self.state.changes.load(Ordering::SeqCst)
     }
 
+    /// The changes at which the operator was killed.
+    pub fn deaths(&self) -> Vec<String> {
+        self.state.deaths.lock().unwrap().clone()
+    }
+
     /// Whether the operator was killed, and all that it asked for before is done.
     pub fn has_fired(&self) -> bool {
-        self.changes() >= self.state.fatal && self.state.under_way.load(Ordering::SeqCst) == 0
+        self.state.life.lock().unwrap().is_over && self.state.under_way.load(Ordering::SeqCst) == 0
     }
 }
 
 async fn serve(listener: TcpListener, state: Arc<State>) {
     while let Ok((stream, _)) = listener.accept().await {
         let state = Arc::clone(&state);
+        let number = state.life.lock().unwrap().number;
         tokio::spawn(async move {
-            let service = service_fn(move |request| Arc::clone(&state).answer(request));
+            let service = service_fn(move |request| Arc::clone(&state).answer(number, request));
             // A connection ends when the operator does, in whatever way.
             let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
         });
@@ -99,7 +161,7 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
 }
 
 impl State {
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    async fn answer(self: Arc<Self>, life: usize, request: Request<Incoming>) -> Result<Answer, Infallible> {
         let (mut parts, body) = request.into_parts();
         parts.headers.remove(header::HOST);
         let Ok(body) = body.collect().await else { return never().await };
@@ -107,7 +169,7 @@ impl State {
         self.under_way.fetch_add(1, Ordering::SeqCst);
         // In a task of its own: what the API server was asked is done, whether the operator still listens or not.
         let answer = tokio::spawn(async move {
-            let answer = self.forward(request).await;
+            let answer = self.forward(life, request).await;
             self.under_way.fetch_sub(1, Ordering::SeqCst);
             answer
         });
@@ -118,33 +180,97 @@ impl State {
     }
 
     /// What the API server answers; nothing if the operator is not to hear of it.
-    async fn forward(&self, request: Request<Body>) -> Option<Response<Body>> {
-        let number = if is_change(&request) { self.changes.fetch_add(1, Ordering::SeqCst) + 1 } else { 0 };
-        if number == self.fatal {
-            if matches!(self.moment, Moment::AfterItIsDone) {
-                self.upstream.send(request).await.unwrap();
+    async fn forward(&self, life: usize, request: Request<Body>) -> Option<Answer> {
+        let call = Call::of(&request);
+        match self.judge(life, &call)? {
+            Verdict::Pass => {}
+            Verdict::Refuse(code) => return Some(refusal(code)),
+            Verdict::Forget => return Some(Response::new(whole(too_long_ago()))),
+            Verdict::KillBefore => {
+                self.kill(&call);
+                return None;
             }
-            self.victim.lock().unwrap().take().unwrap().kill9().unwrap();
-            return None;
-        }
-        if self.changes.load(Ordering::SeqCst) >= self.fatal {
-            return None;
+            Verdict::KillAfter => {
+                // Without an answer it is not known whether it was done; whoever asked for it does not learn it either way.
+                let _ = self.upstream.send(request).await;
+                self.kill(&call);
+                return None;
+            }
         }
         match self.upstream.send(request).await {
-            Ok(answer) => Some(answer),
-            Err(error) => {
-                let text = Bytes::from(error.to_string());
-                Some(Response::builder().status(502).body(Body::from(text)).unwrap())
-            }
+            Ok(answer) if call.is_watch => Some(answer.map(|body| watched(body, self.sight.subscribe()))),
+            Ok(answer) => Some(answer.map(|body| body.map_err(Into::into).boxed_unsync())),
+            Err(error) => Some(Response::builder().status(502).body(whole(error.to_string().into_bytes())).unwrap()),
         }
+    }
+
+    /// What becomes of a call; nothing if whoever made it is as good as dead.
+    fn judge(&self, number: usize, call: &Call) -> Option<Verdict> {
+        let mut life = self.life.lock().unwrap();
+        if life.is_over || life.number != number {
+            return None;
+        }
+        if call.is_change {
+            self.changes.fetch_add(1, Ordering::SeqCst);
+        }
+        let verdict = life.conduct.judge(call);
+        life.is_over = matches!(verdict, Verdict::KillBefore | Verdict::KillAfter);
+        Some(verdict)
+    }
+
+    fn kill(&self, call: &Call) {
+        let victim = self.life.lock().unwrap().victim.clone();
+        victim.unwrap().kill9().unwrap();
+        self.deaths.lock().unwrap().push(format!("{} {}", call.method, call.path));
     }
 }
 
-/// Whether a request asks for a change of what the operator is there for.
-fn is_change(request: &Request<Body>) -> bool {
-    let path = request.uri().path();
-    let reads = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
-    !reads && !path.contains("/leases") && !path.contains("/events")
+/// A watch, as far as it goes.
+fn watched(body: Body, sight: watch::Receiver<Sight>) -> AnswerBody {
+    let begun_in = sight.borrow().era;
+    let told = futures::stream::unfold(Some((body.into_data_stream(), sight)), move |watch| async move {
+        let (mut told, mut sight) = watch?;
+        let mut ended = sight.clone();
+        let next = async {
+            let _ = sight.wait_for(|now| now.blind_since != Some(begun_in)).await;
+            told.next().await
+        };
+        tokio::select! {
+            biased;
+            Ok(_) = ended.wait_for(|now| now.era > begun_in) => Some((Ok(Bytes::from(too_long_ago())), None)),
+            chunk = next => Some((chunk?, Some((told, sight)))),
+        }
+    });
+    StreamBody::new(told.map_ok(Frame::data).map_err(Into::into)).boxed_unsync()
+}
+
+/// How a watch says that it cannot go on. The line before it may not be whole.
+fn too_long_ago() -> Vec<u8> {
+    format!("\n{}\n", serde_json::json!({ "type": "ERROR", "object": status(410) })).into_bytes()
+}
+
+/// As the API server says it.
+fn refusal(code: u16) -> Answer {
+    let answer = Response::builder().status(code).header(header::CONTENT_TYPE, "application/json");
+    answer.body(whole(status(code).to_string().into_bytes())).unwrap()
+}
+
+fn whole(text: Vec<u8>) -> AnswerBody {
+    Full::from(text).map_err(|never| match never {}).boxed_unsync()
+}
+
+fn status(code: u16) -> serde_json::Value {
+    let reason = match code {
+        409 => "Conflict",
+        410 => "Expired",
+        429 => "TooManyRequests",
+        503 => "ServiceUnavailable",
+        _ => "InternalError",
+    };
+    serde_json::json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": "a bad day", "reason": reason, "code": code,
+    })
 }
 
 async fn never<T>() -> T {

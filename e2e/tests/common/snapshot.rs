@@ -1,12 +1,13 @@
 //! All that a scene consists of, without what differs from one run to the next.
 
-use gaia_api::names::annotation;
+use gaia_api::names::{annotation, key};
 use gaia_pki::{Certificate, PrivateKey, key_matches};
+use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DynamicObject, ListParams};
 use serde_json::{Map, Value, json};
 
 use super::objects::text;
-use super::{OPERATOR_NAMESPACE, Scene};
+use super::{OPERATOR_NAMESPACE, Scene, chronicle};
 
 impl Scene {
     /// Every object of the scene and of its rings, by kind and name; the TrustDomain and the namespace are `td`.
@@ -56,6 +57,8 @@ fn outline(object: &DynamicObject) -> Value {
         keys.sort();
         Some(keys)
     };
+    let ring = serde_json::from_value::<Secret>(json!({ "data": object.data["data"] })).ok();
+    let ring = ring.filter(|secret| !text(secret, key::RING).is_empty());
     let conditions = object.data["status"]["conditions"].as_array().into_iter().flatten();
     let conditions: Vec<Value> =
         conditions.map(|condition| json!([condition["type"], condition["status"], condition["reason"]])).collect();
@@ -65,11 +68,23 @@ fn outline(object: &DynamicObject) -> Value {
         "owners": owners,
         "type": object.data["type"],
         "data": keys("data"),
-        "spec": object.data["spec"],
+        "ring": ring.map(|secret| chronicle::outline(&chronicle::ring_of(&secret))),
+        "spec": without_names(object.data["spec"].clone()),
         "status": keys("status"),
         "conditions": conditions,
         "revision": object.data["status"]["revision"],
     })
+}
+
+/// A spec that says the same of whatever generation is distrusted.
+fn without_names(mut spec: Value) -> Value {
+    for (part, name) in [("ca", "fingerprint"), ("tokens", "kid")] {
+        let listed = spec.get_mut(part).and_then(|part| part.get_mut("distrusted")).and_then(Value::as_array_mut);
+        for entry in listed.into_iter().flatten() {
+            entry[name] = json!(format!("<{name}>"));
+        }
+    }
+    spec
 }
 
 /// Keys of rings are named after what they are: `3f9a0b1c.key`.

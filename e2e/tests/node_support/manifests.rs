@@ -19,7 +19,8 @@ pub fn platform() -> String {
         "spec": {
             "trustDomain": "shop.example",
             "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": NAMESPACE } },
-            "tokens": { "issuedBy": { "namespace": NAMESPACE, "name": "auth-service" } },
+            // Short, so that an old signing key can go soon.
+            "tokens": { "issuedBy": { "namespace": NAMESPACE, "name": "auth-service" }, "maxTTL": "20s" },
         },
     });
     let callers = json!([{ "service": "gateway", "scopes": ["assets:read", "assets:write"] }]);

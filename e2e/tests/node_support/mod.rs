@@ -1,6 +1,6 @@
 //! A platform on a cluster whose pods run: the chart installed by helm, two services, and somebody who calls them.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
-#![allow(unreachable_pub, reason = "each test program has its own copy")]
+#![allow(dead_code, unreachable_pub, reason = "each test program has its own copy, and uses its part")]
 
 pub mod images;
 pub mod manifests;
@@ -49,7 +49,26 @@ impl Platform {
         cluster.apply(&manifests::platform()).await.unwrap();
         platform.kubectl(&["wait", "--for=condition=Ready", "--timeout=120s", "gaiaservice", "--all"]).await;
         platform.kubectl(&["wait", "--for=condition=Available", "--timeout=120s", "deployment", "--all"]).await;
+        platform.wait_until_asked().await;
         Some(platform)
+    }
+
+    /// Waits until the operator has asked both services what they use, and said so: counts are told once a minute.
+    async fn wait_until_asked(&self) {
+        let look = async || {
+            let path = r#"jsonpath={range .items[*]}{.metadata.name}={.status.served.summary} {end}"#;
+            let served = self.kubectl(&["get", "servicecertificates", "-o", path]).await;
+            let domain = ["get", "trustdomain", "gaia", "-o", "jsonpath={.status.instances.summary}"];
+            let instances = self.kubectl(&domain).await;
+            let is_told = ["auth-service=1/1 ", "asset-service=1/1 "].iter().all(|told| served.contains(told));
+            // The gateway counts too, once it was restarted.
+            if is_told && ["2/", "3/"].iter().any(|current| instances.starts_with(current)) {
+                Seen::Yes(())
+            } else {
+                Seen::NotYet(format!("{instances}, {served}"))
+            }
+        };
+        wait::until("both services were asked what they use", SOON, look).await.unwrap();
     }
 
     /// `helm install` or `upgrade` of the chart as the release `gaia`, waited for as the README does.

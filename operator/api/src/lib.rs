@@ -7,6 +7,8 @@ pub mod clock;
 #[cfg(feature = "crd")]
 pub mod crd;
 pub mod duration;
+pub mod identity;
+pub mod ledger;
 pub mod mount;
 pub mod names;
 pub mod spiffe;

@@ -3,6 +3,8 @@
 //! Every file carries `schemaVersion`; a reader accepts its own version and the one before, and ignores fields it does
 //! not know. Times are RFC 3339 in UTC, durations whole seconds, fingerprints lower-case hex SHA-256 of the DER.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -68,6 +70,139 @@ pub struct Policy {
     pub tokens: TokenRules,
     /// Who may call, sorted by `spiffeId`.
     pub callers: Vec<Caller>,
+    /// How API keys are treated while tokens are accepted beside them.
+    #[serde(default, skip_serializing_if = "ApiKeyRules::is_empty")]
+    pub api_keys: ApiKeyRules,
+    /// Tokens of outside issuers.
+    #[serde(default, skip_serializing_if = "UserTokens::is_empty")]
+    pub user_tokens: UserTokens,
+}
+
+/// How API keys are treated in mode Dual.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiKeyRules {
+    /// What users of keys are told in the headers of each answer; none: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deprecation: Option<Deprecation>,
+    /// When keys are refused for a while, to find who still uses them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub brownouts: Vec<Brownout>,
+}
+
+impl ApiKeyRules {
+    /// Whether keys are simply accepted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.deprecation.is_none() && self.brownouts.is_empty()
+    }
+}
+
+/// `Deprecation` (RFC 9745), `Sunset` (RFC 8594) and `Link`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Deprecation {
+    /// Since when keys are deprecated.
+    pub since: Timestamp,
+    /// When they will end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sunset: Option<Timestamp>,
+    /// Where the way to tokens is written down (a URL).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guide: Option<String>,
+}
+
+/// A time in which API keys are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Brownout {
+    /// From then on.
+    pub start: Timestamp,
+    /// Until then.
+    pub end: Timestamp,
+}
+
+/// Tokens of outside issuers that a service accepts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UserTokens {
+    /// The fixed table of issuers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub issuers: Vec<UserTokenIssuer>,
+    /// What a user may ask for; empty: everything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
+}
+
+impl UserTokens {
+    /// Whether no user token is accepted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.issuers.is_empty()
+    }
+
+    /// The issuer that people sign in at: the first that is a Supabase project. All services must agree on it.
+    #[must_use]
+    pub fn sign_in_issuer(&self) -> Option<&UserTokenIssuer> {
+        self.issuers.iter().find(|issuer| issuer.profile == UserTokenProfile::Supabase)
+    }
+}
+
+/// One outside issuer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UserTokenIssuer {
+    /// Its short name, as in `user:<name>:<sub>`.
+    pub name: String,
+    /// The exact `iss` claim.
+    pub issuer: String,
+    /// What its tokens look like.
+    #[serde(default)]
+    pub profile: UserTokenProfile,
+    /// How they are verified.
+    #[serde(default)]
+    pub verification: UserTokenVerification,
+    /// Where its keys are, for JWKS: https, or http on loopback.
+    #[serde(default, rename = "jwksURL", skip_serializing_if = "Option::is_none")]
+    pub jwks_url: Option<String>,
+    /// Accepted `aud` values; empty: `authenticated`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub audiences: Vec<String>,
+    /// Accepted algorithms, `RS256` and `ES256`; empty: both.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub algorithms: Vec<String>,
+    /// Claims that must be there with these values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub required_claims: BTreeMap<String, String>,
+    /// OAuth clients of third parties whose tokens are accepted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub client_ids: Vec<String>,
+    /// PEM roots for asking it; none: the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_bundle: Option<String>,
+    /// Longest life of a token, in seconds; none: a day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_ttl_seconds: Option<u64>,
+}
+
+/// What the tokens of an outside issuer look like.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UserTokenProfile {
+    /// As Supabase Auth makes them: `role`, `session_id` and a UUID as `sub`.
+    #[default]
+    Supabase,
+    /// Any JWT with the registered claims.
+    Generic,
+}
+
+/// How the tokens of an outside issuer are verified.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UserTokenVerification {
+    /// In process, by its published keys.
+    #[default]
+    JWKS,
+    /// By asking the issuer over HTTP.
+    Remote,
 }
 
 /// A service's names.
@@ -85,14 +220,14 @@ pub struct ServiceIdentity {
 /// Transports of the mesh listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TlsMode {
-    /// TLS with an optional client certificate.
+    /// TLS with an optional client certificate, and plain HTTP beside it.
     Permissive,
     /// mTLS only.
     Strict,
 }
 
-/// Which credentials decide.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Which credentials decide; ordered, the laxest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum AuthMode {
     /// API keys decide.
     APIKeyOnly,
@@ -100,6 +235,18 @@ pub enum AuthMode {
     Dual,
     /// Tokens decide.
     JWTOnly,
+}
+
+impl AuthMode {
+    /// Its name, as in `policy.json`, for labels and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::APIKeyOnly => "APIKeyOnly",
+            Self::Dual => "Dual",
+            Self::JWTOnly => "JWTOnly",
+        }
+    }
 }
 
 /// How the platform's own tokens look.
@@ -150,6 +297,9 @@ pub struct Grant {
     pub target: SpiffeId,
     /// What the caller may ask for; empty: everything.
     pub scopes: Vec<String>,
+    /// Whether the caller may carry a user's identity to the target. What was written before this was known says no.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub on_behalf_of: bool,
 }
 
 /// `denylist.json`: what is revoked before its time.
@@ -247,6 +397,14 @@ mod tests {
     fn fields_a_reader_does_not_know_are_ignored() {
         let text = br#"{"schemaVersion":1,"leaves":[],"kids":[],"jtis":[],"subjects":[],"later":true}"#;
         assert_eq!(read::<Denylist>("denylist.json", text).unwrap(), Denylist::empty());
+    }
+
+    #[test]
+    fn a_policy_without_the_newer_parts_is_read_and_written_as_before() {
+        let text = r#"{"schemaVersion":1,"service":{"namespace":"n","name":"s","spiffeId":"spiffe://d/ns/n/sa/s"},"tlsMode":"Strict","mode":"Dual","tokens":{"issuer":"i","audience":"a","maxTtlSeconds":60},"callers":[]}"#;
+        let policy: Policy = read("policy.json", text.as_bytes()).unwrap();
+        assert!(policy.api_keys.is_empty() && policy.user_tokens.is_empty());
+        assert_eq!(serde_json::to_string(&policy).unwrap(), text);
     }
 
     #[test]

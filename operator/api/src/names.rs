@@ -8,13 +8,19 @@ pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 pub const MANAGED_BY: &str = "gaia-operator";
 /// Label: `metadata.name` of the TrustDomain an object belongs to.
 pub const TRUST_DOMAIN_LABEL: &str = "gaia.dev/trust-domain";
-/// Label: what an object is (`ca-ring`, `signing-ring`, `trust`, `token-signer`, `grants`, `leaf`, `policy`).
+/// Label: what an object is (`ca-ring`, `signing-ring`, `trust`, `token-signer`, `grants`, `leaf`, `policy`, `ledger`).
 pub const COMPONENT_LABEL: &str = "gaia.dev/component";
 
 /// Annotations on objects that the operator writes.
 pub mod annotation {
     /// On a leaf Secret: SHA-256 (hex) of the request it was issued for.
     pub const SPEC_HASH: &str = "gaia.dev/spec-hash";
+    /// On a leaf Secret: when its certificate was issued (RFC 3339).
+    pub const ISSUED_AT: &str = "gaia.dev/issued-at";
+    /// On a pod: what its mounts are to show. Its change makes kubelet look at once.
+    pub const NUDGE: &str = "gaia.dev/nudge";
+    /// On a pod template: since when its pods are to run, as `kubectl rollout restart` writes it.
+    pub const RESTARTED_AT: &str = "gaia.dev/restarted-at";
     /// On a leaf Secret: how often it was issued, counted from 1.
     pub const REVISION: &str = "gaia.dev/revision";
     /// On a ServiceCertificate: an opaque text; a new value asks for one renewal. On its Secret: the value last handled.
@@ -63,6 +69,10 @@ pub mod key {
     pub const POLICY: &str = "policy.json";
     /// API key Secret: the records of a service's API keys.
     pub const API_KEYS: &str = "api-keys.json";
+    /// Secret of an outside issuer's `apiKeySecretRef`: its key. It is mounted as [`super::issuer_key`].
+    pub const ISSUER_API_KEY: &str = "api-key";
+    /// Ledger ConfigMap: who used which API key when.
+    pub const LEDGER: &str = "ledger.json";
     /// Ring Secret: the ring document.
     pub const RING: &str = "ring.json";
 }
@@ -113,4 +123,16 @@ pub fn leaf_secret(service_certificate: &str) -> String {
 #[must_use]
 pub fn policy(service: &str) -> String {
     format!("{service}-auth")
+}
+
+/// ConfigMap `<service>-ledger`.
+#[must_use]
+pub fn ledger(service: &str) -> String {
+    format!("{service}-ledger")
+}
+
+/// The mounted file `issuer-<name>.key`: the API key of an outside issuer of user tokens.
+#[must_use]
+pub fn issuer_key(issuer: &str) -> String {
+    format!("issuer-{issuer}.key")
 }

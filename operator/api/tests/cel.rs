@@ -366,6 +366,13 @@ fn issuers_of_user_tokens_are_unique_and_not_our_own() {
 #[case(json!({ "verification": "JWKS", "jwksURL": "https://a" }), None)]
 #[case(json!({ "jwksURL": "https://a" }), None)]
 #[case(json!({ "verification": "Remote", "apiKeySecretRef": { "name": "key" } }), None)]
+#[case(json!({ "verification": "Remote", "issuer": "http://127.0.0.1:9999/auth/v1", "apiKeySecretRef": { "name": "key" } }), None)]
+#[case(
+    json!({ "verification": "Remote", "issuer": "http://a.example/auth/v1", "apiKeySecretRef": { "name": "key" } }),
+    Some("issuer must be an https address, or http on loopback, when verification is Remote")
+)]
+#[case(json!({ "jwksURL": "https://a", "issuer": "any text", "profile": "Generic", "clientIDs": ["app"], "maxTTL": "1h" }), None)]
+#[case(json!({ "jwksURL": "https://a", "maxTTL": "59s" }), Some("must be between 1m and 168h"))]
 #[case(json!({}), Some("jwksURL must be set when verification is JWKS"))]
 #[case(json!({ "verification": "Remote" }), Some("apiKeySecretRef must be set when verification is Remote"))]
 fn an_issuer_has_what_its_verification_needs(#[case] fields: Value, #[case] message: Option<&str>) {

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use gaia_plan::trust_domain::Abilities;
+
 /// How the operator runs. Every flag has an environment variable of the same name.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct RunArgs {
@@ -24,7 +26,7 @@ pub(crate) struct RunArgs {
     pub(crate) log_format: LogFormat,
 }
 
-/// Which part of which cluster. The kubeconfig is taken from KUBECONFIG, else from the pod.
+/// Which part of which cluster, and what may be done to pods there. The kubeconfig is taken from KUBECONFIG, else from the pod.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ClusterArgs {
     /// Where the rings are kept; default: the pod's own namespace, else gaia-system. It must exist.
@@ -36,6 +38,12 @@ pub(crate) struct ClusterArgs {
     /// The cluster's DNS domain.
     #[arg(long, env = "GAIA_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub(crate) cluster_domain: String,
+    /// Annotate pods that are behind, so that the kubelet brings them what changed at once. Needs the right to patch pods.
+    #[arg(long, env = "GAIA_NUDGE", default_value_t = false, action = clap::ArgAction::Set)]
+    pub(crate) nudge: bool,
+    /// Restart workloads named in workload.restartTargets whose pods do not reload. Needs the right to patch them.
+    #[arg(long, env = "GAIA_RESTART", default_value_t = false, action = clap::ArgAction::Set)]
+    pub(crate) restart: bool,
 }
 
 /// Log lines for machines or for people.
@@ -60,6 +68,11 @@ impl ClusterArgs {
         let names = self.watch_namespaces.iter().map(|name| name.trim().to_owned());
         names.filter(|name| !name.is_empty()).collect()
     }
+
+    /// What the operator may do to pods and workloads.
+    pub(crate) fn abilities(&self) -> Abilities {
+        Abilities { nudge: self.nudge, restart: self.restart }
+    }
 }
 
 /// Variables that look like Gaia's but are not known: most likely a typing error.
@@ -68,7 +81,7 @@ pub(crate) fn unknown_variables(names: impl Iterator<Item = String>) -> Vec<Stri
 }
 
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
-const KNOWN: [&str; 8] = [
+const KNOWN: [&str; 10] = [
     "GAIA_ADMIN_ADDRESS",
     "GAIA_LEADER_ELECTION",
     "GAIA_REISSUE_PER_SECOND",
@@ -77,11 +90,39 @@ const KNOWN: [&str; 8] = [
     "GAIA_OPERATOR_NAMESPACE",
     "GAIA_WATCH_NAMESPACES",
     "GAIA_CLUSTER_DOMAIN",
+    "GAIA_NUDGE",
+    "GAIA_RESTART",
 ];
 
 #[cfg(test)]
 mod tests {
+    use clap::{CommandFactory as _, Parser};
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Run {
+        #[command(flatten)]
+        args: RunArgs,
+    }
+
+    fn abilities(flags: &[&str]) -> Abilities {
+        Run::parse_from(["run"].iter().chain(flags)).args.cluster.abilities()
+    }
+
+    #[test]
+    fn pods_and_workloads_are_left_alone_unless_a_flag_says_otherwise() {
+        assert_eq!(abilities(&[]), Abilities { nudge: false, restart: false });
+        assert_eq!(abilities(&["--nudge", "true"]), Abilities { nudge: true, restart: false });
+        assert_eq!(abilities(&["--nudge", "false", "--restart=true"]), Abilities { nudge: false, restart: true });
+    }
+
+    #[test]
+    fn the_variable_of_every_flag_is_known() {
+        let command = Run::command();
+        let variables = command.get_arguments().filter_map(|flag| flag.get_env()?.to_str());
+        assert_eq!(unknown_variables(variables.map(str::to_owned)), [""; 0]);
+    }
 
     #[test]
     fn a_mistyped_variable_is_found() {

@@ -1,7 +1,5 @@
 //! What can go wrong at the edge, and what to do about it.
 
-use gaia_plan::object::ObjectKey;
-
 /// Drives backoff, condition, event and metric label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ErrorClass {
@@ -27,23 +25,23 @@ impl ErrorClass {
     }
 }
 
-/// Why a request to the store failed.
+/// Why a request to the store failed; `key` names the object.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
     #[error("{key} exists already")]
-    AlreadyExists { key: ObjectKey },
+    AlreadyExists { key: String },
     #[error("{key} changed meanwhile: {message}")]
-    Conflict { key: ObjectKey, message: String },
+    Conflict { key: String, message: String },
     #[error("{key} does not exist")]
-    NotFound { key: ObjectKey },
+    NotFound { key: String },
     #[error("may not {verb} {key}: {message}")]
-    Forbidden { verb: &'static str, key: ObjectKey, message: String },
+    Forbidden { verb: &'static str, key: String, message: String },
     #[error("cannot {verb} {key}: the API server refuses it: {message}")]
-    Invalid { verb: &'static str, key: ObjectKey, message: String },
+    Invalid { verb: &'static str, key: String, message: String },
     #[error("cannot {verb} {key} now: {message}")]
-    Transient { verb: &'static str, key: ObjectKey, message: String },
+    Transient { verb: &'static str, key: String, message: String },
     #[error("cannot {verb} {key}: no answer within {seconds} s")]
-    Timeout { verb: &'static str, key: ObjectKey, seconds: u64 },
+    Timeout { verb: &'static str, key: String, seconds: u64 },
 }
 
 impl StoreError {

@@ -7,7 +7,7 @@ use gaia_api::Clock;
 use gaia_api::names::{self, key};
 use gaia_pki::Ca;
 use gaia_plan::object::{ObjectChange, ObjectKey, ObjectKind, OwnerRef, is_ours};
-use gaia_plan::ring::{CaRing, MaterialRequest, RingRequest, SigningRing};
+use gaia_plan::ring::{CaRing, SigningRing};
 use gaia_plan::{Action, IssueLeaf, WriteSigner};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
-use crate::error::{ExecuteError, StoreError};
+use crate::error::{ErrorClass, ExecuteError, StoreError};
 use crate::facts::metadata_facts;
 use crate::mint::{self, SecretData};
 use crate::signers::Signers;
@@ -37,6 +37,8 @@ pub(crate) enum Outcome {
     Done(std::collections::BTreeSet<Key>),
     /// What it was planned on is out of date; the world now knows better.
     Replan,
+    /// It could not be, and nothing waits for it.
+    Skipped,
 }
 
 /// Executes actions on a store.
@@ -52,8 +54,20 @@ impl<S: Store> Executor<S> {
     pub(crate) async fn execute(&self, on_behalf_of: &Key, action: &Action) -> Result<Outcome, ExecuteError> {
         match action {
             Action::CreateRing(request) => {
-                let data = self.ring_data(request).await?;
+                let data = self.first_ring(request).await?;
                 self.write(on_behalf_of, &request.object, data).await
+            }
+            Action::Transition(transition) => self.transition(transition).await,
+            Action::Restore(restore) => self.restore(restore).await,
+            Action::Nudge { namespace, pod, uid, value } => {
+                let nudged = touched(action, self.store.nudge(namespace, pod, uid, value).await)?;
+                lock(&self.world).was_nudged(&(namespace.clone(), pod.clone()), uid, value);
+                Ok(nudged)
+            }
+            Action::RestartWorkload { target, value, .. } => {
+                let restarted = touched(action, self.store.restart(target, value).await)?;
+                lock(&self.world).was_restarted(target.clone(), value.clone());
+                Ok(restarted)
             }
             Action::Write(change) => self.write(on_behalf_of, change, SecretData::new()).await,
             Action::WriteSigner(signer) => {
@@ -142,30 +156,6 @@ impl<S: Store> Executor<S> {
         Ok(Outcome::Replan)
     }
 
-    async fn ring_data(&self, request: &RingRequest) -> Result<SecretData, ExecuteError> {
-        let trust_domain = request.spiffe_trust_domain.clone();
-        let now = self.clock.now();
-        match request.material.clone() {
-            MaterialRequest::NewCa { key, life_seconds } => {
-                in_background(move || mint::new_ca_ring(&trust_domain, key, life_seconds, now)).await
-            }
-            MaterialRequest::SigningKeys { key, max_ttl_seconds } => {
-                in_background(move || mint::new_signing_ring(&trust_domain, key, max_ttl_seconds, now)).await
-            }
-            MaterialRequest::ExistingCa { secret, fingerprint } => {
-                let ca = self.read_brought_ca(&secret, now).await?.map_err(|message| ExecuteError::Ring {
-                    namespace: request.object.key.namespace.clone(),
-                    name: secret.clone(),
-                    message,
-                })?;
-                if ca.certificate().fingerprint() != fingerprint {
-                    return Err(ExecuteError::SignerChanged { what: "CA", trust_domain: request.trust_domain.clone() });
-                }
-                mint::brought_ca_ring(&trust_domain, &ca, now)
-            }
-        }
-    }
-
     /// The CA in a Secret that is not the operator's; the inner error is for the person who put it there.
     pub(crate) async fn read_brought_ca(
         &self,
@@ -195,14 +185,14 @@ impl<S: Store> Executor<S> {
     }
 
     /// The CA that signs, from a ring read a moment ago at most.
-    async fn signing_ca(&self, trust_domain: &str, fingerprint: &str) -> Result<Arc<Ca>, ExecuteError> {
+    pub(crate) async fn signing_ca(&self, trust_domain: &str, fingerprint: &str) -> Result<Arc<Ca>, ExecuteError> {
         let name = names::ca_ring(trust_domain);
         let version = lock(&self.world).ring_version(&name);
         if let Some(ca) = self.signers.get(trust_domain, version.as_deref()) {
             return self.check_signer(ca, trust_domain, fingerprint);
         }
         let (data, version) = self.read_ring(&name).await?;
-        let ring: CaRing = parse_ring(&data, &name, self)?;
+        let ring: CaRing = self.parse_ring(&data, &name)?;
         let active = ring.active().ok_or_else(|| self.ring_error(&name, "no generation is active"))?;
         let private = private_key(&data, &active.private_key_name()).map_err(|why| self.ring_error(&name, &why))?;
         let root = active.material.root.as_bytes();
@@ -222,7 +212,7 @@ impl<S: Store> Executor<S> {
     async fn signer_data(&self, signer: &WriteSigner) -> Result<SecretData, ExecuteError> {
         let name = names::signing_ring(&signer.trust_domain);
         let (data, _) = self.read_ring(&name).await?;
-        let ring: SigningRing = parse_ring(&data, &name, self)?;
+        let ring: SigningRing = self.parse_ring(&data, &name)?;
         let active = ring.active().ok_or_else(|| self.ring_error(&name, "no generation is active"))?;
         if active.material.jwk.kid() != signer.kid {
             let trust_domain = signer.trust_domain.clone();
@@ -232,31 +222,19 @@ impl<S: Store> Executor<S> {
         let private = private.ok_or_else(|| self.ring_error(&name, "the active key is missing"))?;
         Ok(BTreeMap::from([(key::JWT_SIGNING_KEY.to_owned(), private)]))
     }
-
-    async fn read_ring(&self, name: &str) -> Result<(SecretData, Option<String>), ExecuteError> {
-        let namespace = lock(&self.world).operator_namespace().to_owned();
-        match self.store.get(&ObjectKey::secret(&namespace, name)).await? {
-            Some(Stored::Secret(secret)) => {
-                let version = secret.metadata.resource_version.clone();
-                Ok((wiped(secret), version))
-            }
-            _ => Err(self.ring_error(name, "it does not exist")),
-        }
-    }
-
-    fn ring_error(&self, name: &str, message: &str) -> ExecuteError {
-        let namespace = lock(&self.world).operator_namespace().to_owned();
-        ExecuteError::Ring { namespace, name: name.to_owned(), message: message.to_owned() }
-    }
 }
 
-fn parse_ring<M: serde::de::DeserializeOwned, S: Store>(
-    data: &SecretData,
-    name: &str,
-    executor: &Executor<S>,
-) -> Result<gaia_plan::ring::Ring<M>, ExecuteError> {
-    let text = data.get(key::RING).map(|json| json.as_slice()).unwrap_or_default();
-    gaia_plan::ring::Ring::parse(text).map_err(|error| executor.ring_error(name, &error.to_string()))
+/// Pods and workloads are other people's: one that is gone, or may not be touched, holds nothing up. Status names who is
+/// behind all the same.
+fn touched(action: &Action, result: Result<(), StoreError>) -> Result<Outcome, ExecuteError> {
+    match result {
+        Ok(()) => Ok(Outcome::Done(std::collections::BTreeSet::new())),
+        Err(error) if error.class() == ErrorClass::Transient => Err(error.into()),
+        Err(error) => {
+            tracing::warn!(%action, %error, "this is not done, and not tried again before more is published");
+            Ok(Outcome::Skipped)
+        }
+    }
 }
 
 fn private_key(data: &SecretData, name: &str) -> Result<Zeroizing<String>, String> {
@@ -344,5 +322,6 @@ fn owner_reference(owner: &OwnerRef) -> OwnerReference {
     }
 }
 
+mod rings;
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,15 @@
 //! Objects as they come from the store, turned into facts: no key byte goes any further than this file.
 
+mod packed;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gaia_api::names::key;
+use gaia_api::ledger::LedgerRecord;
+use gaia_api::names::{TRUST_DOMAIN_LABEL, key};
 use gaia_pki::{Certificate, Jwk, PrivateKey, SigningAlgorithm, key_matches, sha256_hex};
 use gaia_plan::certificate::{LeafFacts, LeafSecret, names_hash};
-use gaia_plan::object::{ObjectFacts, OwnerRef};
+use gaia_plan::object::{ObjectFacts, OwnerRef, Version};
 use gaia_plan::ring::{CaRing, Generation, Ring, RingError, SigningRing};
 use gaia_plan::trust_domain::SignerSecret;
 use k8s_openapi::ByteString;
@@ -14,22 +17,24 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use zeroize::Zeroize as _;
 
-/// A Secret of ours.
+pub(crate) use self::packed::PackedLeaf;
+
+/// A Secret of ours. Nearly all are leaves, so what takes more room is boxed.
 #[derive(Debug, Clone)]
 pub(crate) enum SecretFacts {
     CaRing {
-        facts: ObjectFacts,
+        facts: Box<ObjectFacts>,
         ring: Result<CaRing, RingError>,
         copy: bool,
     },
     SigningRing {
-        facts: ObjectFacts,
+        facts: Box<ObjectFacts>,
         ring: Result<SigningRing, RingError>,
     },
-    Signer(SignerSecret),
+    Signer(Box<SignerSecret>),
     /// `unproven`: the leaf's chain, as long as no known CA has signed it.
     Leaf {
-        secret: LeafSecret,
+        secret: PackedLeaf,
         unproven: Option<Arc<[Certificate]>>,
     },
 }
@@ -47,18 +52,45 @@ pub(crate) struct KnownCa {
 pub(crate) type KnownCas = Vec<KnownCa>;
 
 impl SecretFacts {
-    pub(crate) fn facts(&self) -> &ObjectFacts {
+    /// Everything but a ring's or a leaf's content; none of a leaf, of which they are packed.
+    fn facts(&self) -> Option<&ObjectFacts> {
         match self {
-            Self::CaRing { facts, .. } | Self::SigningRing { facts, .. } => facts,
-            Self::Signer(signer) => &signer.facts,
-            Self::Leaf { secret, .. } => &secret.facts,
+            Self::CaRing { facts, .. } | Self::SigningRing { facts, .. } => Some(facts),
+            Self::Signer(signer) => Some(&signer.facts),
+            Self::Leaf { .. } => None,
+        }
+    }
+
+    pub(crate) fn uid(&self) -> &str {
+        match self {
+            Self::Leaf { secret, .. } => secret.uid(),
+            other => other.facts().map(|facts| facts.uid.as_str()).unwrap_or_default(),
+        }
+    }
+
+    pub(crate) fn resource_version(&self) -> &str {
+        match self {
+            Self::Leaf { secret, .. } => secret.resource_version(),
+            other => other.facts().map(|facts| facts.resource_version.as_str()).unwrap_or_default(),
+        }
+    }
+
+    pub(crate) fn version(&self) -> Version {
+        Version { uid: self.uid().to_owned(), resource_version: self.resource_version().to_owned() }
+    }
+
+    /// The TrustDomain that its label names.
+    pub(crate) fn trust_domain(&self) -> Option<&str> {
+        match self {
+            Self::Leaf { secret, .. } => secret.trust_domain(),
+            other => other.facts()?.labels.get(TRUST_DOMAIN_LABEL).map(String::as_str),
         }
     }
 
     /// Looks again for the CA that signed a leaf.
     pub(crate) fn prove(&mut self, cas: &KnownCas) {
         if let Self::Leaf { secret, unproven } = self
-            && let (Some(leaf), Some(chain)) = (&mut secret.leaf, &*unproven)
+            && let (Some(leaf), Some(chain)) = (secret.leaf_mut(), &*unproven)
         {
             leaf.issuer = issuer(chain, cas);
             if leaf.issuer.is_some() {
@@ -77,22 +109,28 @@ pub(crate) fn read_secret(mut secret: Secret, operator_namespace: &str, cas: &Kn
     let copy = base.is_some();
     let data = secret.data.take().unwrap_or_default();
     let facts = secret_facts(&secret, &data);
-    let has = |key: &str| data.contains_key(key);
-    let read = if in_operator_namespace && ring_name.ends_with("-ca-ring") && has(key::RING) {
-        SecretFacts::CaRing { ring: read_ca_ring(&data), facts, copy }
-    } else if in_operator_namespace && ring_name.ends_with("-signing-ring") && has(key::RING) {
-        SecretFacts::SigningRing { ring: read_signing_ring(&data), facts }
-    } else if name.ends_with("-token-signer") && !has(key::TLS_CERT) {
-        SecretFacts::Signer(SignerSecret { kid: signer_kid(&data), facts })
+    let read = if in_operator_namespace && ring_name.ends_with("-ca-ring") {
+        SecretFacts::CaRing { ring: read_ca_ring(&data, copy), facts: Box::new(facts), copy }
+    } else if in_operator_namespace && ring_name.ends_with("-signing-ring") {
+        SecretFacts::SigningRing { ring: read_signing_ring(&data, copy), facts: Box::new(facts) }
+    } else if name.ends_with("-token-signer") && !data.contains_key(key::TLS_CERT) {
+        SecretFacts::Signer(Box::new(SignerSecret { kid: signer_kid(&data), facts }))
     } else {
         let (leaf, chain) = read_leaf(&data, cas).map_or((None, None), |(leaf, chain)| (Some(leaf), Some(chain)));
         let proven = leaf.as_ref().is_none_or(|leaf| leaf.issuer.is_some());
-        SecretFacts::Leaf { secret: LeafSecret { facts, leaf }, unproven: chain.filter(|_| !proven).map(Arc::from) }
+        let secret = PackedLeaf::pack(LeafSecret { facts, leaf });
+        SecretFacts::Leaf { secret, unproven: chain.filter(|_| !proven).map(Arc::from) }
     };
     for mut value in data.into_values() {
         value.0.zeroize();
     }
     read
+}
+
+/// The ledger in a ConfigMap that should hold one; none: it is another one, or cannot be read.
+pub(crate) fn ledger_record(map: &ConfigMap) -> Option<LedgerRecord> {
+    let text = map.data.as_ref()?.get(key::LEDGER)?;
+    gaia_api::mount::read(key::LEDGER, text.as_bytes()).ok()
 }
 
 pub(crate) fn config_map_facts(map: &ConfigMap) -> ObjectFacts {
@@ -181,9 +219,9 @@ fn issuer(chain: &[Certificate], cas: &KnownCas) -> Option<String> {
     (rest.iter().map(Certificate::fingerprint).collect::<Vec<_>>() == ca.shipped).then(|| ca.fingerprint.clone())
 }
 
-fn read_ca_ring(data: &BTreeMap<String, ByteString>) -> Result<CaRing, RingError> {
+fn read_ca_ring(data: &BTreeMap<String, ByteString>, copy: bool) -> Result<CaRing, RingError> {
     let ring: CaRing = parse_ring(data)?;
-    check_keys(&ring, data, |generation, key| {
+    check_keys(&ring, data, copy, |generation, key| {
         let chain = Certificate::chain_from_pem(generation.material.chain.as_bytes()).ok();
         let first = chain.and_then(|chain| chain.into_iter().next());
         first.is_some_and(|first| first.fingerprint() == generation.material.fingerprint && key_matches(&first, key))
@@ -191,9 +229,9 @@ fn read_ca_ring(data: &BTreeMap<String, ByteString>) -> Result<CaRing, RingError
     Ok(ring)
 }
 
-fn read_signing_ring(data: &BTreeMap<String, ByteString>) -> Result<SigningRing, RingError> {
+fn read_signing_ring(data: &BTreeMap<String, ByteString>, copy: bool) -> Result<SigningRing, RingError> {
     let ring: SigningRing = parse_ring(data)?;
-    check_keys(&ring, data, |generation, key| {
+    check_keys(&ring, data, copy, |generation, key| {
         let public = Jwk::from_public_key(&key.public_key(), generation.material.jwk.algorithm());
         public.is_ok_and(|jwk| jwk.kid() == generation.material.jwk.kid())
     })?;
@@ -201,17 +239,18 @@ fn read_signing_ring(data: &BTreeMap<String, ByteString>) -> Result<SigningRing,
 }
 
 fn parse_ring<M: serde::de::DeserializeOwned>(data: &BTreeMap<String, ByteString>) -> Result<Ring<M>, RingError> {
-    let json = data.get(key::RING).ok_or_else(|| RingError::Corrupt("ring.json is missing".to_owned()))?;
+    let json = data.get(key::RING).ok_or(RingError::NoRing)?;
     Ring::parse(&json.0)
 }
 
-/// Every generation that is trusted must still have its key: it signs, or is about to.
+/// Every generation that is trusted must still have its key: it signs, or is about to. A copy has no keys that leaked.
 fn check_keys<M>(
     ring: &Ring<M>,
     data: &BTreeMap<String, ByteString>,
+    copy: bool,
     fits: impl Fn(&Generation<M>, &PrivateKey) -> bool,
 ) -> Result<(), RingError> {
-    for generation in ring.trusted() {
+    for generation in ring.trusted().filter(|generation| !copy || generation.distrust.is_none()) {
         let pem = data.get(&generation.private_key_name()).and_then(|value| std::str::from_utf8(&value.0).ok());
         let key = pem.and_then(|pem| PrivateKey::from_pem(pem).ok());
         if !key.is_some_and(|key| fits(generation, &key)) {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use gaia_api::Clock;
+use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
@@ -51,6 +52,8 @@ pub(crate) struct Election {
     clock: Arc<dyn Clock>,
     known: Option<(Lease, Instant)>,
     renewed: Option<Instant>,
+    /// When whoever led before renewed the lease last, by its own clock.
+    former: Option<Timestamp>,
     transitions: i32,
     pulse: Pulse,
 }
@@ -84,17 +87,19 @@ impl Pulse {
 impl Election {
     pub(crate) fn new(client: Client, namespace: &str, me: String, clock: Arc<dyn Clock>, pulse: Pulse) -> Self {
         let api = Api::namespaced(client, namespace);
-        Self { api, me, clock, known: None, renewed: None, transitions: 0, pulse }
+        Self { api, me, clock, known: None, renewed: None, former: None, transitions: 0, pulse }
     }
 
-    /// Returns once this process leads.
-    pub(crate) async fn acquire(&mut self) {
+    /// Returns once this process leads, with when somebody was last seen to lead before. Nothing but how long nobody did
+    /// is judged by that time.
+    pub(crate) async fn acquire(&mut self) -> Option<Timestamp> {
         while self.renewed.is_none() {
             self.come_round().await;
             if self.renewed.is_none() {
                 tokio::time::sleep(RETRY_PERIOD).await;
             }
         }
+        self.former
     }
 
     /// Holds the lease; returns once it is lost.
@@ -166,6 +171,8 @@ impl Election {
     async fn claim(&mut self) {
         let started = Instant::now();
         let params = PostParams::default();
+        let before = self.known.as_ref().and_then(|(lease, _)| lease.spec.as_ref()?.renew_time.as_ref());
+        let before = before.map(|time| time.0);
         let lease = self.claimed();
         let claimed = match &self.known {
             Some(_) => timed(self.api.replace(LEASE, &params, &lease)).await,
@@ -173,6 +180,9 @@ impl Election {
         };
         match claimed {
             Ok(lease) => {
+                if self.renewed.is_none() {
+                    self.former = before;
+                }
                 self.known = Some((lease, Instant::now()));
                 self.renewed = Some(started);
             }

@@ -1,10 +1,16 @@
 //! The operator's metrics.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
+use gaia_api::crd::reason;
+use gaia_api::{Clock as _, SystemClock};
+use gaia_plan::ring::RingKind;
+use gaia_plan::transition::Transition;
+use http::header::{DATE, HeaderMap};
 use http::{Method, Request, Response};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -13,7 +19,11 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use tokio::time::Instant;
 use tower::{Layer, Service};
+
+use crate::probe::ProbeFailure;
+use crate::world::Census;
 
 /// Labels of `gaia_api_requests_total`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -30,7 +40,7 @@ pub(crate) struct IssuanceLabels {
     reason: &'static str,
 }
 
-/// Labels of a certificate.
+/// Labels of a certificate, and of a service.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(crate) struct CertificateLabels {
     pub(crate) namespace: String,
@@ -43,6 +53,39 @@ pub(crate) struct TrustDomainLabels {
     pub(crate) trust_domain: String,
 }
 
+/// Labels of a ring.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RingLabels {
+    ring: &'static str,
+}
+
+/// Labels of `gaia_rotation_total`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RotationLabels {
+    ring: &'static str,
+    result: &'static str,
+}
+
+/// Labels of `gaia_probe_failures_total`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ProbeLabels {
+    reason: &'static str,
+}
+
+/// Labels of `gaia_instances`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct InstanceLabels {
+    state: &'static str,
+}
+
+/// What is told of a TrustDomain and summed up when it is asked for.
+#[derive(Default)]
+struct Told {
+    /// Since when a rotation waits for instances, by TrustDomain and ring.
+    waiting: BTreeMap<(String, &'static str), Instant>,
+    instances: BTreeMap<String, Census>,
+}
+
 /// All metrics; cloned handles share their values.
 #[derive(Clone)]
 pub(crate) struct Metrics {
@@ -53,10 +96,18 @@ pub(crate) struct Metrics {
     pub(crate) leader: Gauge,
     pub(crate) not_after: Family<CertificateLabels, Gauge>,
     pub(crate) renewal: Family<CertificateLabels, Gauge>,
+    pub(crate) served_not_after: Family<CertificateLabels, Gauge>,
     pub(crate) ca_not_after: Family<TrustDomainLabels, Gauge>,
     pub(crate) signing_key_age: Family<TrustDomainLabels, Gauge>,
+    legacy_last_used: Family<CertificateLabels, Gauge>,
     pub(crate) events_dropped: Counter,
     pub(crate) watch_failures: Counter,
+    probe_failures: Family<ProbeLabels, Counter>,
+    rotations: Family<RotationLabels, Counter>,
+    waiting_seconds: Family<RingLabels, Gauge>,
+    instances: Family<InstanceLabels, Gauge>,
+    clock_drift: Gauge,
+    told: Arc<Mutex<Told>>,
 }
 
 impl Metrics {
@@ -78,14 +129,48 @@ impl Metrics {
         );
         let renewal = Family::default();
         registry.register("certificate_renewal_timestamp_seconds", "When it will be renewed", renewal.clone());
+        let served_not_after = Family::default();
+        registry.register(
+            "certificate_served_not_after_timestamp_seconds",
+            "First end of the certificates that instances were seen to serve",
+            served_not_after.clone(),
+        );
         let ca_not_after = Family::default();
         registry.register("ca_not_after_timestamp_seconds", "End of the active CA", ca_not_after.clone());
         let signing_key_age = Family::default();
         registry.register("signing_key_age_seconds", "Age of the active JWT signing key", signing_key_age.clone());
+        let legacy_last_used = Family::default();
+        registry.register(
+            "legacy_last_used_timestamp_seconds",
+            "Beginning of the last day on which an API key of a service was used",
+            legacy_last_used.clone(),
+        );
         let events_dropped = Counter::default();
         registry.register("events_dropped", "Events that were not sent", events_dropped.clone());
         let watch_failures = Counter::default();
         registry.register("watch_failures", "Watches that broke and were begun again", watch_failures.clone());
+        let probe_failures = Family::default();
+        registry.register(
+            "probe_failures",
+            "Probes of instances that saw less than they should",
+            probe_failures.clone(),
+        );
+        let rotations = Family::default();
+        registry.register("rotation", "Rotations by how they ended", rotations.clone());
+        let waiting_seconds = Family::default();
+        registry.register(
+            "rotation_waiting_seconds",
+            "How long the rotation that waits longest has been waiting for instances",
+            waiting_seconds.clone(),
+        );
+        let instances = Family::default();
+        registry.register("instances", "Pods and endpoints by whether they use everything", instances.clone());
+        let clock_drift = Gauge::default();
+        registry.register(
+            "clock_drift_seconds",
+            "How far this clock is ahead of the API server's",
+            clock_drift.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             requests,
@@ -94,10 +179,82 @@ impl Metrics {
             leader,
             not_after,
             renewal,
+            served_not_after,
             ca_not_after,
             signing_key_age,
+            legacy_last_used,
             events_dropped,
             watch_failures,
+            probe_failures,
+            rotations,
+            waiting_seconds,
+            instances,
+            clock_drift,
+            told: Arc::default(),
+        }
+    }
+
+    /// The last use of an API key of a service; none: there was none.
+    pub(crate) fn legacy_was_used(&self, namespace: &str, name: &str, day: Option<i64>) {
+        let labels = CertificateLabels { namespace: namespace.to_owned(), name: name.to_owned() };
+        match day {
+            Some(day) => drop(self.legacy_last_used.get_or_create(&labels).set(day)),
+            None => drop(self.legacy_last_used.remove(&labels)),
+        }
+    }
+
+    /// Counts a probe that saw less than it should.
+    pub(crate) fn count_probe_failure(&self, failure: ProbeFailure) {
+        self.probe_failures.get_or_create(&ProbeLabels { reason: failure.as_str() }).inc();
+    }
+
+    /// Counts a rotation that has ended, one way or another.
+    pub(crate) fn count_rotation(&self, transition: &Transition) {
+        for event in &transition.events {
+            let result = match event.reason {
+                reason::ROTATION_COMPLETED => "completed",
+                reason::ROTATION_ABORTED => "aborted",
+                reason::DISTRUSTED => "distrusted",
+                _ => continue,
+            };
+            self.rotations.get_or_create(&RotationLabels { ring: ring_label(transition.kind), result }).inc();
+        }
+    }
+
+    /// A rotation waits for instances now, or waits for none.
+    pub(crate) fn rotation_waits(&self, trust_domain: &str, ring: RingKind, now: Option<Instant>) {
+        let key = (trust_domain.to_owned(), ring_label(ring));
+        let mut told = self.told();
+        match now {
+            Some(now) => drop(told.waiting.entry(key).or_insert(now)),
+            None => drop(told.waiting.remove(&key)),
+        }
+    }
+
+    /// How many instances a TrustDomain has.
+    pub(crate) fn count_instances(&self, trust_domain: &str, census: Census) {
+        self.told().instances.insert(trust_domain.to_owned(), census);
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sum_up(&self) {
+        let told = self.told();
+        for ring in [RingKind::Ca, RingKind::SigningKeys].map(ring_label) {
+            let waiting = told.waiting.iter().filter(|((_, of), _)| *of == ring);
+            let longest = waiting.map(|(_, since)| since.elapsed().as_secs()).max().unwrap_or_default();
+            self.waiting_seconds.get_or_create(&RingLabels { ring }).set(i64::try_from(longest).unwrap_or(i64::MAX));
+        }
+        let sum = |of: fn(&Census) -> usize| told.instances.values().map(of).sum::<usize>();
+        for (state, count) in [
+            ("current", sum(|census| census.current)),
+            ("behind", sum(|census| census.behind)),
+            ("unknown", sum(|census| census.unknown)),
+        ] {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.instances.get_or_create(&InstanceLabels { state }).set(count);
         }
     }
 
@@ -112,20 +269,32 @@ impl Metrics {
             let labels = TrustDomainLabels { trust_domain: name.to_owned() };
             self.ca_not_after.remove(&labels);
             self.signing_key_age.remove(&labels);
+            let mut told = self.told();
+            told.instances.remove(name);
+            told.waiting.retain(|(domain, _), _| domain != name);
             return;
         }
         let labels = CertificateLabels { namespace: namespace.to_owned(), name: name.to_owned() };
         self.not_after.remove(&labels);
         self.renewal.remove(&labels);
+        self.served_not_after.remove(&labels);
     }
 
     /// The text format.
     pub(crate) fn text(&self) -> String {
+        self.sum_up();
         let mut text = String::new();
         if encode(&mut text, &self.registry).is_err() {
             let _ = writeln!(text, "# the metrics could not be written");
         }
         text
+    }
+}
+
+fn ring_label(ring: RingKind) -> &'static str {
+    match ring {
+        RingKind::Ca => "ca",
+        RingKind::SigningKeys => "signing-keys",
     }
 }
 
@@ -165,15 +334,25 @@ where
         let verb = verb(request.method(), request.uri().query().unwrap_or_default());
         let resource = resource(request.uri().path());
         let requests = self.metrics.requests.clone();
+        let clock_drift = self.metrics.clock_drift.clone();
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await;
+            if let Some(drift) = answer.as_ref().ok().and_then(|answer| drift(answer.headers())) {
+                clock_drift.set(drift);
+            }
             let code =
                 answer.as_ref().map_or_else(|_| "error".to_owned(), |answer| answer.status().as_u16().to_string());
             requests.get_or_create(&RequestLabels { verb: verb.to_owned(), resource, code }).inc();
             answer
         })
     }
+}
+
+/// How far the clock is ahead of that of who answered, in seconds.
+fn drift(headers: &HeaderMap) -> Option<i64> {
+    let theirs = jiff::fmt::rfc2822::parse(headers.get(DATE)?.to_str().ok()?).ok()?;
+    Some(SystemClock.now().as_second() - theirs.timestamp().as_second())
 }
 
 fn verb(method: &Method, query: &str) -> &'static str {

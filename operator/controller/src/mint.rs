@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use gaia_api::SpiffeId;
 use gaia_api::names::key;
 use gaia_pki::{
-    Ca, CaRequest, Certificate, Jwk, KeySpec, LeafRequest, PrivateKey, Serial, SigningAlgorithm, Validity, issue_leaf,
+    Ca, CaRequest, Certificate, Jwk, KeySpec, LeafRequest, PrivateKey, Serial, SigningAlgorithm, Usage, Validity,
+    issue_leaf,
 };
 use gaia_plan::IssueLeaf;
-use gaia_plan::ring::{CaMaterial, CaRing, FORMAT_VERSION, Generation, SigningMaterial, SigningRing, State, short_id};
+use gaia_plan::ring::{CaMaterial, FORMAT_VERSION, Generation, Material, Ring, SigningMaterial, State, short_id};
 use jiff::{SignedDuration, Timestamp};
 use zeroize::Zeroizing;
 
@@ -16,13 +18,19 @@ use crate::error::ExecuteError;
 /// Data keys of a Secret and their values; wiped when dropped.
 pub(crate) type SecretData = BTreeMap<String, Zeroizing<Vec<u8>>>;
 
-/// The first generation of a CA ring: a new self-signed CA.
-pub(crate) fn new_ca_ring(
+/// What a generation is made of: its public part, and its private key (PEM).
+pub(crate) struct Made<M> {
+    pub(crate) material: M,
+    pub(crate) private: Zeroizing<Vec<u8>>,
+}
+
+/// A new self-signed CA.
+pub(crate) fn new_ca(
     trust_domain: &str,
     key: KeySpec,
     life_seconds: u64,
     now: Timestamp,
-) -> Result<SecretData, ExecuteError> {
+) -> Result<Made<CaMaterial>, ExecuteError> {
     let private = PrivateKey::generate(key)?;
     let not_before = add_seconds(now, -BACKDATE_SECONDS)?;
     let life = i64::try_from(life_seconds).map_err(|_| ExecuteError::Internal("CA life".to_owned()))?;
@@ -38,84 +46,118 @@ pub(crate) fn new_ca_ring(
         },
         private,
     )?;
-    ca_ring(trust_domain, &ca, false, now)
+    Ok(made_ca(&ca, false))
 }
 
-/// The first generation of a CA ring: a CA brought from outside.
-pub(crate) fn brought_ca_ring(trust_domain: &str, ca: &Ca, now: Timestamp) -> Result<SecretData, ExecuteError> {
-    ca_ring(trust_domain, ca, true, now)
+/// A CA brought from outside.
+pub(crate) fn brought_ca(ca: &Ca) -> Made<CaMaterial> {
+    made_ca(ca, true)
 }
 
-fn ca_ring(trust_domain: &str, ca: &Ca, brought: bool, now: Timestamp) -> Result<SecretData, ExecuteError> {
+fn made_ca(ca: &Ca, brought: bool) -> Made<CaMaterial> {
     let fingerprint = ca.certificate().fingerprint();
     let chain: String = if ca.chain().is_empty() {
         ca.certificate().to_pem()
     } else {
         ca.chain().iter().map(Certificate::to_pem).collect()
     };
-    let generation = Generation {
-        id: short_id(&fingerprint),
-        state: State::Active,
-        since: gaia_api::crd::whole_seconds(now),
-        published_time: None,
-        switched_time: None,
-        material: CaMaterial {
-            fingerprint,
-            not_after: ca.not_after(),
-            not_before: ca.not_before(),
-            chain,
-            root: ca.root().to_pem(),
-            key: ca.key().spec(),
-            brought,
-        },
+    let root = ca.root().fingerprint();
+    let material = CaMaterial {
+        root_fingerprint: (root != fingerprint).then_some(root),
+        fingerprint,
+        not_after: ca.not_after(),
+        not_before: ca.not_before(),
+        chain,
+        root: ca.root().to_pem(),
+        key: ca.key().spec(),
+        brought,
     };
-    let key_name = generation.private_key_name();
-    let ring = CaRing {
-        format_version: FORMAT_VERSION,
-        trust_domain: trust_domain.to_owned(),
-        epoch: 1,
-        max_ttl_high_water_seconds: None,
-        generations: vec![generation],
-    };
-    Ok(BTreeMap::from([
-        (key::RING.to_owned(), json(&ring)?),
-        (key_name, Zeroizing::new(ca.key().to_pem().as_bytes().to_vec())),
-    ]))
+    Made { material, private: Zeroizing::new(ca.key().to_pem().as_bytes().to_vec()) }
 }
 
-/// The first generations of a signing ring: the active key, and the next one, so that it is in the JWKS long before it
-/// is used.
-pub(crate) fn new_signing_ring(
+/// A new signing key.
+pub(crate) fn new_signing_key(key: KeySpec) -> Result<Made<SigningMaterial>, ExecuteError> {
+    let private = PrivateKey::generate(key)?;
+    let algorithm = if key.is_rsa() { SigningAlgorithm::Rs256 } else { SigningAlgorithm::Es256 };
+    let jwk = Jwk::from_public_key(&private.public_key(), algorithm)?;
+    Ok(Made {
+        material: SigningMaterial { jwk, public_key: private.public_key().to_pem() },
+        private: Zeroizing::new(private.to_pem().as_bytes().to_vec()),
+    })
+}
+
+/// A client certificate of the operator itself: to be told what instances use. It is kept in memory only.
+pub(crate) fn operator_leaf(
+    ca: &Ca,
     trust_domain: &str,
-    key: KeySpec,
-    max_ttl_seconds: u64,
+    now: Timestamp,
+) -> Result<(Vec<u8>, PrivateKey), ExecuteError> {
+    let private = PrivateKey::generate(KeySpec::Ecdsa256)?;
+    let id = SpiffeId::operator(trust_domain);
+    let not_after = add_seconds(now, OPERATOR_LEAF_SECONDS)?.min(ca.not_after());
+    let not_before = add_seconds(now, -BACKDATE_SECONDS)?.max(ca.not_before());
+    let leaf = issue_leaf(
+        ca,
+        &LeafRequest {
+            spiffe_id: id.as_str(),
+            dns_names: &[],
+            ip_addresses: &[],
+            usages: &[Usage::ClientAuth],
+            serial: random_serial()?,
+            validity: Validity { not_before, not_after },
+        },
+        &private,
+    )?;
+    Ok((leaf.chain_pem.into_bytes(), private))
+}
+
+/// A ring's first state. The first generation signs; another one is staged.
+pub(crate) fn first_ring<M: Material + Clone + serde::Serialize>(
+    trust_domain: &str,
+    made: Vec<Made<M>>,
+    epoch: u64,
+    max_ttl_seconds: Option<u64>,
     now: Timestamp,
 ) -> Result<SecretData, ExecuteError> {
-    let mut data = SecretData::new();
+    let mut keys = SecretData::new();
     let mut generations = vec![];
-    for state in [State::Active, State::Staged] {
-        let private = PrivateKey::generate(key)?;
-        let algorithm = if key.is_rsa() { SigningAlgorithm::Rs256 } else { SigningAlgorithm::Es256 };
-        let jwk = Jwk::from_public_key(&private.public_key(), algorithm)?;
-        let generation = Generation {
-            id: short_id(jwk.kid()),
-            state,
-            since: gaia_api::crd::whole_seconds(now),
-            published_time: None,
-            switched_time: None,
-            material: SigningMaterial { jwk, public_key: private.public_key().to_pem() },
-        };
-        data.insert(generation.private_key_name(), Zeroizing::new(private.to_pem().as_bytes().to_vec()));
+    for (index, Made { material, private }) in made.into_iter().enumerate() {
+        let state = if index == 0 { State::Active } else { State::Staged };
+        let generation = Generation::new(short_id(material.name()), state, now, material);
+        keys.insert(generation.private_key_name(), private);
         generations.push(generation);
     }
-    let ring = SigningRing {
+    let ring = Ring {
         format_version: FORMAT_VERSION,
         trust_domain: trust_domain.to_owned(),
-        epoch: 1,
-        max_ttl_high_water_seconds: Some(max_ttl_seconds),
+        epoch,
+        max_ttl_high_water_seconds: max_ttl_seconds,
+        revision: 1,
+        heeded: None,
+        restored_from: None,
         generations,
     };
-    data.insert(key::RING.to_owned(), json(&ring)?);
+    ring_data(&ring, &keys)
+}
+
+/// A ring as its Secret holds it: the document, and the keys of what is trusted and did not leak.
+pub(crate) fn ring_data<M: serde::Serialize>(ring: &Ring<M>, keys: &SecretData) -> Result<SecretData, ExecuteError> {
+    let mut data = SecretData::from([(key::RING.to_owned(), json(ring)?)]);
+    for generation in ring.trusted() {
+        let name = generation.private_key_name();
+        if let Some(private) = keys.get(&name) {
+            data.insert(name, private.clone());
+        }
+    }
+    Ok(data)
+}
+
+/// A ring's copy: without the keys of what leaked.
+pub(crate) fn copy_data<M: serde::Serialize>(copy: &Ring<M>, keys: &SecretData) -> Result<SecretData, ExecuteError> {
+    let mut data = ring_data(copy, keys)?;
+    for generation in copy.generations.iter().filter(|generation| generation.distrust.is_some()) {
+        data.remove(&generation.private_key_name());
+    }
     Ok(data)
 }
 
@@ -158,3 +200,5 @@ fn json(value: &impl serde::Serialize) -> Result<Zeroizing<Vec<u8>>, ExecuteErro
 
 /// How far before now a new CA begins, for clocks that are behind.
 const BACKDATE_SECONDS: i64 = 300;
+/// How long the operator's own certificates hold.
+const OPERATOR_LEAF_SECONDS: i64 = 3600;

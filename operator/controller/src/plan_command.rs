@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use gaia_api::{Clock as _, SystemClock};
 
+use crate::agenda::Agenda;
 use crate::config::ClusterArgs;
 use crate::executor::lock;
 use crate::metrics::Metrics;
-use crate::queue::Queue;
+use crate::operator::{new_world, wait_for_lists};
 use crate::reconcile::plan;
-use crate::run::{connect, new_world, wait_for_lists};
+use crate::run::connect;
 use crate::watch::Watches;
 
 /// Flags of `gaia-operator plan`.
@@ -35,8 +36,8 @@ pub(crate) async fn run(args: PlanArgs) -> anyhow::Result<()> {
     let metrics = Metrics::new();
     let client = connect(&metrics).await?;
     let namespace = args.cluster.namespace();
-    let world = new_world(&namespace, &args.cluster.cluster_domain);
-    let watches = Watches::new(Arc::clone(&world), Arc::new(Queue::new()), metrics);
+    let world = new_world(&namespace, &args.cluster.cluster_domain, args.cluster.abilities());
+    let watches = Watches::new(Arc::clone(&world), Agenda::new(), metrics);
     watches.start(&client, &namespace, &args.cluster.namespaces());
     wait_for_lists(&watches).await;
     let now = SystemClock.now();

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -16,8 +17,13 @@ pub(crate) struct Queue<K> {
 struct Inner<K> {
     ready: VecDeque<K>,
     waiting: HashSet<K>,
-    running: HashSet<K>,
+    running: HashMap<K, Instant>,
     again: HashSet<K>,
+    again_soon: HashSet<K>,
+    /// Until when keys rest that were ever pushed with [`Queue::push_soon`].
+    rests: HashMap<K, Instant>,
+    /// Keys that wait for the end of their rest.
+    resting: HashSet<K>,
     timers: BTreeMap<(Instant, u64), K>,
     timer_of: HashMap<K, (Instant, u64)>,
     count: u64,
@@ -29,8 +35,11 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         let inner = Inner {
             ready: VecDeque::new(),
             waiting: HashSet::new(),
-            running: HashSet::new(),
+            running: HashMap::new(),
             again: HashSet::new(),
+            again_soon: HashSet::new(),
+            rests: HashMap::new(),
+            resting: HashSet::new(),
             timers: BTreeMap::new(),
             timer_of: HashMap::new(),
             count: 0,
@@ -43,10 +52,24 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     pub(crate) fn push(&self, key: K) {
         let mut inner = self.lock();
         inner.cancel_timer(&key);
-        if inner.running.contains(&key) {
+        if inner.running.contains_key(&key) {
             inner.again.insert(key);
         } else if inner.waiting.insert(key.clone()) {
             inner.ready.push_back(key);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Decide about it now, unless that was done a moment ago: then once it has rested ten times as long as it took, at
+    /// most a second. However often this is called, not much more than a tenth of the time goes into one key.
+    pub(crate) fn push_soon(&self, key: K) {
+        let mut inner = self.lock();
+        if inner.running.contains_key(&key) {
+            inner.rests.entry(key.clone()).or_insert_with(Instant::now);
+            inner.again_soon.insert(key);
+        } else if !inner.waiting.contains(&key) {
+            inner.rest(key);
+            drop(inner);
             self.changed.notify_one();
         }
     }
@@ -55,6 +78,14 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         for key in keys {
             self.push(key);
         }
+    }
+
+    /// Whether nothing is being decided about and nothing waits for it; keys that wait for
+    /// their time do not count.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let mut inner = self.lock();
+        inner.release_due(Instant::now());
+        inner.waiting.is_empty() && inner.running.is_empty() && inner.resting.is_empty()
     }
 
     /// Nothing is given out any more.
@@ -77,7 +108,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
                 inner.release_due(Instant::now());
                 if let Some(key) = inner.ready.pop_front() {
                     inner.waiting.remove(&key);
-                    inner.running.insert(key.clone());
+                    inner.running.insert(key.clone(), Instant::now());
                     if !inner.ready.is_empty() {
                         self.changed.notify_one();
                     }
@@ -98,11 +129,18 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     /// The decision is made; look again at that time unless something happens before.
     pub(crate) fn done(&self, key: K, next: Option<Instant>) {
         let mut inner = self.lock();
-        inner.running.remove(&key);
+        let started = inner.running.remove(&key);
+        if let (Some(started), true) = (started, inner.rests.contains_key(&key)) {
+            let rest = (started.elapsed() * 10).min(LONGEST_REST);
+            inner.rests.insert(key.clone(), Instant::now() + rest);
+        }
+        let soon = inner.again_soon.remove(&key);
         if inner.again.remove(&key) {
             if inner.waiting.insert(key.clone()) {
                 inner.ready.push_back(key);
             }
+        } else if soon {
+            inner.rest(key);
         } else if let Some(at) = next {
             inner.set_timer(key, at);
         }
@@ -116,6 +154,20 @@ impl<K: Clone + Eq + Hash> Queue<K> {
 }
 
 impl<K: Clone + Eq + Hash> Inner<K> {
+    /// Ready at the end of its rest.
+    fn rest(&mut self, key: K) {
+        let until = *self.rests.entry(key.clone()).or_insert_with(Instant::now);
+        if until > Instant::now() {
+            self.set_timer(key.clone(), until);
+            self.resting.insert(key);
+        } else {
+            self.cancel_timer(&key);
+            if self.waiting.insert(key.clone()) {
+                self.ready.push_back(key);
+            }
+        }
+    }
+
     fn set_timer(&mut self, key: K, at: Instant) {
         self.cancel_timer(&key);
         self.count += 1;
@@ -124,6 +176,7 @@ impl<K: Clone + Eq + Hash> Inner<K> {
     }
 
     fn cancel_timer(&mut self, key: &K) {
+        self.resting.remove(key);
         if let Some(slot) = self.timer_of.remove(key) {
             self.timers.remove(&slot);
         }
@@ -137,6 +190,7 @@ impl<K: Clone + Eq + Hash> Inner<K> {
             let slot = (*at, *count);
             let Some(key) = self.timers.remove(&slot) else { return };
             self.timer_of.remove(&key);
+            self.resting.remove(&key);
             if self.waiting.insert(key.clone()) {
                 self.ready.push_back(key);
             }
@@ -144,10 +198,10 @@ impl<K: Clone + Eq + Hash> Inner<K> {
     }
 }
 
+const LONGEST_REST: Duration = Duration::from_secs(1);
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     async fn is_idle(queue: &Queue<&'static str>) -> bool {
@@ -172,6 +226,53 @@ mod tests {
         assert!(is_idle(&queue).await);
         queue.done(running, Some(Instant::now() + Duration::from_secs(3600)));
         assert_eq!(queue.next().await, Some("a"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_is_quiet_when_keys_only_wait_for_their_time() {
+        let queue = Queue::new();
+        assert!(queue.is_quiet());
+        queue.push("a");
+        assert!(!queue.is_quiet());
+        let running = queue.next().await.unwrap();
+        assert!(!queue.is_quiet());
+        queue.done(running, Some(Instant::now() + Duration::from_secs(60)));
+        assert!(queue.is_quiet());
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert!(!queue.is_quiet());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_is_pushed_soon_rests_ten_times_as_long_as_it_took() {
+        let queue = Queue::new();
+        for (took, rest) in [(Duration::from_millis(20), 200), (Duration::from_secs(9), 1000)] {
+            queue.push("a");
+            let running = queue.next().await.unwrap();
+            queue.push_soon("a");
+            tokio::time::advance(took).await;
+            queue.done(running, Some(Instant::now() + Duration::from_secs(3600)));
+            queue.push_soon("a");
+            assert!(!queue.is_quiet(), "it is still to be decided about");
+            let done = Instant::now();
+            let running = queue.next().await.unwrap();
+            assert_eq!(done.elapsed().as_millis() / 10, rest / 10);
+            queue.done(running, None);
+            assert!(is_idle(&queue).await);
+            tokio::time::advance(Duration::from_secs(2)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_has_rested_comes_at_once() {
+        let queue = Queue::new();
+        queue.push_soon("a");
+        let running = queue.next().await.unwrap();
+        tokio::time::advance(Duration::from_millis(20)).await;
+        queue.done(running, None);
+        queue.push_soon("a");
+        assert!(is_idle(&queue).await);
+        queue.push("a");
+        assert_eq!(queue.next().await, Some("a"), "whoever cannot wait does not");
     }
 
     #[tokio::test(start_paused = true)]

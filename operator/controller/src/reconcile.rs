@@ -4,31 +4,33 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use gaia_api::crd::condition::{CA_ROTATING, SIGNING_KEYS_ROTATING};
 use gaia_api::crd::reason;
 use gaia_plan::backoff::Failures;
 use gaia_plan::budget::IssuanceBudget;
 use gaia_plan::merge::merge_patch;
 use gaia_plan::object::{ObjectKey, Version};
-use gaia_plan::trust_domain::BroughtCa;
+use gaia_plan::service::ServicePlan;
+use gaia_plan::trust_domain::{BroughtCa, DomainPlan, Guidance};
 use gaia_plan::{Action, certificate, service, trust_domain};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::agenda::Agenda;
 use crate::error::{ErrorClass, ExecuteError, StoreError};
 use crate::events::{Events, Notice};
 use crate::executor::{Executor, Outcome, lock};
-use crate::metrics::{CertificateLabels, Metrics, TrustDomainLabels};
+use crate::metrics::Metrics;
 use crate::pacer::Pacer;
-use crate::queue::Queue;
 use crate::store::{Key, Store};
 use crate::world::World;
 
 /// Decides and acts.
 pub(crate) struct Reconciler<S> {
-    pub(crate) executor: Executor<S>,
-    pub(crate) queue: Arc<Queue<Key>>,
+    pub(crate) executor: Arc<Executor<S>>,
+    pub(crate) agenda: Agenda,
     pub(crate) events: Events,
     pub(crate) metrics: Metrics,
     pub(crate) pacer: Pacer,
@@ -44,14 +46,30 @@ pub(crate) struct Planned {
     version: Version,
     generation: Option<i64>,
     next_check: Timestamp,
+    guidance: Option<Guidance>,
+    /// Whether an instance was never asked: what is said of instances is not the whole truth yet.
+    has_unasked: bool,
+    /// The first end of what the instances of a ServiceCertificate serve.
+    served_until: Option<Timestamp>,
+    /// How much was heard of ledgers when this was planned, if the record of the service has it all once this is done.
+    recorded: Option<u64>,
+}
+
+/// When a status is written.
+enum Due {
+    Now(Value),
+    /// At that time, unless something more happens before.
+    At(Instant),
+    /// Not before something happens.
+    Later,
 }
 
 impl<S: Store> Reconciler<S> {
     /// Takes keys from the queue until it is closed.
     pub(crate) async fn work(self: Arc<Self>) {
-        while let Some(key) = self.queue.next().await {
+        while let Some(key) = self.agenda.decisions.next().await {
             let next = self.reconcile(&key).await;
-            self.queue.done(key, next);
+            self.agenda.decisions.done(key, next);
         }
     }
 
@@ -64,11 +82,16 @@ impl<S: Store> Reconciler<S> {
         for _ in 0..ROUNDS {
             let now = self.executor.clock.now();
             let planned = plan(&lock(&self.executor.world), key, now);
-            let Some(planned) = planned else {
+            let Some(mut planned) = planned else {
                 self.forget(key);
                 return None;
             };
+            if let (Key::TrustDomain(name), Some(guidance)) = (key, planned.guidance.take()) {
+                let affected = lock(&self.executor.world).take_guidance(name, guidance);
+                self.agenda.push(&self.executor.world, affected);
+            }
             if planned.actions.is_empty() {
+                self.is_written_down(key, &planned);
                 return Some(self.report(key, &planned, now).await);
             }
             if let Some(wait) = self.must_wait(&planned) {
@@ -82,10 +105,18 @@ impl<S: Store> Reconciler<S> {
         Some(Instant::now() + RETRY)
     }
 
+    /// What instances said last needs to be kept only until the record has it.
+    fn is_written_down(&self, key: &Key, planned: &Planned) {
+        if let (Key::Service(namespace, name), Some(heard)) = (key, planned.recorded) {
+            lock(&self.executor.world).is_written_down(&(namespace.clone(), name.clone()), heard);
+        }
+    }
+
     fn forget(&self, key: &Key) {
         let (namespace, name) = key.names();
-        if !matches!(key, Key::Service(..)) {
-            self.metrics.forget(namespace, name);
+        match key {
+            Key::Service(..) => self.metrics.legacy_was_used(namespace, name, None),
+            _ => self.metrics.forget(namespace, name),
         }
         self.reported.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
@@ -102,13 +133,13 @@ impl<S: Store> Reconciler<S> {
             let ring = {
                 let world = lock(&self.executor.world);
                 let ring = ObjectKey::secret(world.operator_namespace(), ring);
-                world.facts(&ring).is_none().then_some(ring)
+                world.version(&ring).is_none().then_some(ring)
             };
             if let Some(ring) = ring {
                 self.executor.look_closer(key, &ring).await?;
                 let world = lock(&self.executor.world);
-                if world.facts(&ring).is_none() {
-                    self.queue.push_all(world.referring_to(name));
+                if world.version(&ring).is_none() {
+                    self.agenda.decisions.push_all(world.referring_to(name));
                 }
             }
         }
@@ -136,9 +167,13 @@ impl<S: Store> Reconciler<S> {
             match self.executor.execute(key, action).await {
                 Ok(Outcome::Done(keys)) => {
                     self.done(key, action, started);
-                    self.queue.push_all(keys.into_iter().filter(|affected| affected != key));
+                    if writes_record(key, action) {
+                        self.is_written_down(key, planned);
+                    }
+                    self.agenda.push(&self.executor.world, keys.into_iter().filter(|affected| affected != key));
                 }
                 Ok(Outcome::Replan) => break,
+                Ok(Outcome::Skipped) => {}
                 Err(error) if error.class() == ErrorClass::Conflict => break,
                 Err(error) => {
                     first_failure = first_failure.or(Some(error));
@@ -167,12 +202,14 @@ impl<S: Store> Reconciler<S> {
             self.metrics.count_issuance("issued", action.event().map_or("", |event| event.reason));
             self.metrics.issuance_seconds.observe(started.elapsed().as_secs_f64());
         }
-        if let Some(event) = action.event() {
-            let reason = event.reason;
+        if let Action::Transition(transition) = action {
+            self.metrics.count_rotation(transition);
+        }
+        for event in action.events() {
             self.events.tell(Notice {
                 about: self.reference(key),
-                warning: false,
-                reason,
+                warning: event.warning,
+                reason: event.reason,
                 message: event.message.clone(),
             });
         }
@@ -208,13 +245,18 @@ impl<S: Store> Reconciler<S> {
     async fn report(&self, key: &Key, planned: &Planned, now: Timestamp) -> Instant {
         self.measure(key, planned, now);
         let next = Instant::now() + gaia_plan::backoff::since(planned.next_check, now).max(MINIMUM_WAIT);
-        let Some(patch) = self.due_report(key, planned) else { return next };
+        let patch = match self.due_report(key, planned) {
+            Due::Now(patch) => patch,
+            Due::At(at) => return next.min(at),
+            Due::Later => return next,
+        };
         match self.executor.store.patch_status(key, &planned.version, patch).await {
             Ok(object) => {
                 self.refused(key, planned);
+                self.waits_too_long(key, planned);
                 self.reported.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), Instant::now());
                 let keys = lock(&self.executor.world).take_reported(object);
-                self.queue.push_all(keys.into_iter().filter(|affected| affected != key));
+                self.agenda.push(&self.executor.world, keys.into_iter().filter(|affected| affected != key));
                 next
             }
             // The watch is about to bring what was changed meanwhile.
@@ -226,16 +268,33 @@ impl<S: Store> Reconciler<S> {
         }
     }
 
-    /// The patch of what differs. Counts and times alone are written at most once a minute.
-    fn due_report(&self, key: &Key, planned: &Planned) -> Option<Value> {
-        let patch = merge_patch(&planned.reported, &planned.status)?;
-        if without_counts(&planned.reported) == without_counts(&planned.status) {
+    /// The patch of what differs. Counts and times alone are written at most once a minute, but for good news.
+    fn due_report(&self, key: &Key, planned: &Planned) -> Due {
+        let (before, after) = (&planned.reported, &planned.status);
+        let Some(patch) = merge_patch(before, after) else { return Due::Later };
+        if planned.has_unasked && report::is_same_but_for_instances(before, after) {
+            return Due::Later;
+        }
+        if report::is_same_but_for_counts(before, after) && !report::is_whole_now(before, after) {
             let reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
-            if reported.get(key).is_some_and(|at| at.elapsed() < Duration::from_secs(60)) {
-                return None;
+            let next = reported.get(key).map(|at| *at + BETWEEN_COUNTS);
+            if let Some(next) = next.filter(|next| *next > Instant::now()) {
+                return Due::At(next);
             }
         }
-        Some(patch)
+        Due::Now(patch)
+    }
+
+    /// Tells once that a rotation waits for longer than it should have to.
+    fn waits_too_long(&self, key: &Key, planned: &Planned) {
+        for type_ in [CA_ROTATING, SIGNING_KEYS_ROTATING] {
+            let is_late = |status| report::condition(status, type_).filter(|c| c["reason"] == reason::PAST_DEADLINE);
+            if let (None, Some(late)) = (is_late(&planned.reported), is_late(&planned.status)) {
+                let message = late["message"].as_str().unwrap_or_default().to_owned();
+                let about = self.reference(key);
+                self.events.tell(Notice { about, warning: true, reason: reason::ROTATION_WAITING, message });
+            }
+        }
     }
 
     /// Tells once that something is refused.
@@ -254,31 +313,6 @@ impl<S: Store> Reconciler<S> {
             let Some(reason) = reason::ALL.iter().find(|known| **known == reason) else { return };
             let message = message.unwrap_or_default().to_owned();
             self.events.tell(Notice { about: self.reference(key), warning: true, reason, message });
-        }
-    }
-
-    fn measure(&self, key: &Key, planned: &Planned, now: Timestamp) {
-        let seconds = |value: &Value| value.as_str()?.parse::<Timestamp>().ok().map(Timestamp::as_second);
-        match key {
-            Key::Certificate(namespace, name) => {
-                let labels = CertificateLabels { namespace: namespace.clone(), name: name.clone() };
-                if let Some(end) = seconds(&planned.status["notAfter"]) {
-                    self.metrics.not_after.get_or_create(&labels).set(end);
-                }
-                if let Some(renewal) = seconds(&planned.status["renewalTime"]) {
-                    self.metrics.renewal.get_or_create(&labels).set(renewal);
-                }
-            }
-            Key::TrustDomain(name) => {
-                let labels = TrustDomainLabels { trust_domain: name.clone() };
-                if let Some(end) = seconds(&planned.status["ca"]["active"]["notAfter"]) {
-                    self.metrics.ca_not_after.get_or_create(&labels).set(end);
-                }
-                if let Some(since) = seconds(&planned.status["signingKeys"]["active"]["since"]) {
-                    self.metrics.signing_key_age.get_or_create(&labels).set(now.as_second() - since);
-                }
-            }
-            Key::Service(..) => {}
         }
     }
 
@@ -310,10 +344,13 @@ pub(crate) fn plan(world: &World, key: &Key, now: Timestamp) -> Option<Planned> 
     };
     let generation = meta.generation;
     let place = (namespace.to_owned(), name.to_owned());
+    let mut guidance = None;
+    let mut recorded = None;
     let (actions, status, reported, next_check) = match key {
         Key::TrustDomain(name) => {
             let observed = world.observe_trust_domain(name)?;
-            let plan = trust_domain::plan(&observed, now);
+            let DomainPlan { plan, guidance: told } = trust_domain::plan(&observed, now);
+            guidance = Some(told);
             (plan.actions, value(&plan.status), value(&observed.domain.status), plan.next_check)
         }
         Key::Certificate(..) => {
@@ -324,12 +361,37 @@ pub(crate) fn plan(world: &World, key: &Key, now: Timestamp) -> Option<Planned> 
         Key::Service(..) => {
             let services = world.services_beside(&place);
             let observed = world.observe_service(&place, &services)?;
-            let plan = service::plan(&observed, now);
+            let ServicePlan { plan, is_recorded } = service::plan(&observed, now);
+            recorded = is_recorded.then(|| world.heard());
             (plan.actions, value(&plan.status), value(&observed.service.status), plan.next_check)
         }
     };
     let reported = if reported.is_null() { Value::Object(serde_json::Map::new()) } else { reported };
-    Some(Planned { actions, status, reported, version, generation, next_check })
+    let served_until = matches!(key, Key::Certificate(..)).then(|| world.served_until(&place)).flatten();
+    let has_unasked = world.has_unasked(key);
+    Some(Planned {
+        actions,
+        status,
+        reported,
+        version,
+        generation,
+        next_check,
+        guidance,
+        has_unasked,
+        served_until,
+        recorded,
+    })
+}
+
+/// Whether an action writes down who uses API keys. What was heard is then not to be written a second time, as what it
+/// shows to be missed is dated.
+fn writes_record(key: &Key, action: &Action) -> bool {
+    match (key, action) {
+        (Key::Service(namespace, name), Action::Write(change)) => {
+            change.key == ObjectKey::config_map(namespace, gaia_api::names::ledger(name))
+        }
+        _ => false,
+    }
 }
 
 fn value(status: &impl serde::Serialize) -> Value {
@@ -337,21 +399,11 @@ fn value(status: &impl serde::Serialize) -> Value {
     serde_json::to_value(status).unwrap_or(Value::Null)
 }
 
-/// A status without what changes at every attempt.
-fn without_counts(status: &Value) -> Value {
-    let mut status = status.clone();
-    if let Some(fields) = status.as_object_mut() {
-        fields.remove("failedAttempts");
-        fields.remove("lastFailureTime");
-        for condition in fields.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
-            if let Some(condition) = condition.as_object_mut() {
-                condition.remove("lastTransitionTime");
-            }
-        }
-    }
-    status
-}
+mod measure;
+mod report;
 
 const ROUNDS: usize = 8;
+/// How often counts are written at most.
+const BETWEEN_COUNTS: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
 const MINIMUM_WAIT: Duration = Duration::from_millis(100);

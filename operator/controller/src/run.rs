@@ -1,30 +1,19 @@
 //! `gaia-operator run`.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use anyhow::Context as _;
 use gaia_api::{Clock, SystemClock};
 use kube::{Client, Config};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
 
 use crate::admin::{self, Health};
 use crate::config::{LogFormat, RunArgs, unknown_variables};
-use crate::events::Events;
-use crate::executor::{Executor, SharedWorld};
 use crate::leader::{Election, Pulse};
 use crate::metrics::{CountRequests, Metrics};
-use crate::pacer::Pacer;
-use crate::queue::Queue;
-use crate::reconcile::Reconciler;
-use crate::signers::Signers;
-use crate::store::KubeStore;
-use crate::watch::Watches;
-use crate::world::{Surroundings, World};
+use crate::operator::{Operator, OperatorConfig, wait_for_lists};
 
 /// Runs until it is told to stop, or loses the lease.
 pub(crate) async fn run(args: RunArgs) -> anyhow::Result<()> {
@@ -36,55 +25,49 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<()> {
         tracing::warn!("OTEL_EXPORTER_OTLP_ENDPOINT has no effect: this version sends no traces");
     }
     let metrics = Metrics::new();
-    let client = connect(&metrics).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let namespace = args.cluster.namespace();
-    let me = identity();
-    let world = new_world(&namespace, &args.cluster.cluster_domain);
-    let queue = Arc::new(Queue::new());
-    let watches = Watches::new(Arc::clone(&world), Arc::clone(&queue), metrics.clone());
+    let config = OperatorConfig {
+        client: connect(&metrics).await?,
+        clock: Arc::clone(&clock),
+        namespace: args.cluster.namespace(),
+        watch_namespaces: args.cluster.namespaces(),
+        cluster_domain: args.cluster.cluster_domain.clone(),
+        identity: identity(),
+        reissue_per_second: args.reissue_per_second,
+        abilities: args.cluster.abilities(),
+    };
+    let (namespace, me) = (config.namespace.clone(), config.identity.clone());
+    let mut operator = Operator::watch(config, metrics.clone());
     let pulse = Pulse::new();
     let draining = Arc::new(AtomicBool::new(false));
     let health = Health {
-        watches: watches.clone(),
+        watches: operator.watches().clone(),
         pulse: pulse.clone(),
         draining: Arc::clone(&draining),
         metrics: metrics.clone(),
     };
     serve_admin(&args, health).await?;
     let mut stop = Stop::new()?;
-    watches.start(&client, &namespace, &args.cluster.namespaces());
     tracing::info!(namespace, identity = me, "started");
-    let (events, sending) = Events::start(client.clone(), me.clone(), Arc::clone(&clock), metrics.clone());
-    let mut election = Election::new(connect(&metrics).await?, &namespace, me, Arc::clone(&clock), pulse);
+    let mut election = Election::new(connect(&metrics).await?, &namespace, me, clock, pulse);
     let lead = async {
-        if args.leader_election {
-            election.acquire().await;
+        // Not the other way round: with many objects the lists take so long that a lease held meanwhile would run out.
+        tokio::select! {
+            () = wait_for_lists(operator.watches()) => {}
+            () = election.idle() => {}
         }
-        wait_for_lists(&watches).await;
+        if args.leader_election { election.acquire().await } else { None }
     };
-    tokio::select! {
-        () = lead => {}
+    let before = tokio::select! {
+        before = lead => before,
         () = stop.asked() => {
             election.release().await;
             return Ok(());
         }
-    }
+    };
     metrics.leader.set(1);
     tracing::info!("leading");
-    let executor = Executor { store: KubeStore::new(client), world, clock, signers: Signers::default() };
-    let pacer = Pacer::new(args.reissue_per_second);
-    let reconciler = Arc::new(Reconciler {
-        executor,
-        queue: Arc::clone(&queue),
-        events,
-        metrics: metrics.clone(),
-        pacer,
-        reported: Mutex::new(HashMap::new()),
-    });
-    let keys = crate::executor::lock(&reconciler.executor.world).all_keys();
-    queue.push_all(keys);
-    let workers: Vec<JoinHandle<()>> = (0..WORKERS).map(|_| tokio::spawn(Arc::clone(&reconciler).work())).collect();
+    operator.work(before);
     let lost = tokio::select! {
         () = hold(&args, &mut election) => true,
         () = stop.asked() => false,
@@ -95,9 +78,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<()> {
         // Whoever leads now may be writing already: nothing more is done here, not even in good order.
         anyhow::bail!("the lease is lost");
     }
-    finish(&queue, workers).await;
-    drop(reconciler);
-    let _ = tokio::time::timeout(GRACE, sending).await;
+    operator.finish().await;
     election.release().await;
     tracing::info!("stopped");
     Ok(())
@@ -113,28 +94,6 @@ pub(crate) async fn connect(metrics: &Metrics) -> anyhow::Result<Client> {
     config.default_retry = false;
     let builder = kube::client::ClientBuilder::try_from(config).context("cannot set up the client")?;
     Ok(builder.with_layer(&CountRequests(metrics.clone())).build())
-}
-
-pub(crate) fn new_world(operator_namespace: &str, cluster_domain: &str) -> SharedWorld {
-    Arc::new(Mutex::new(World::new(Surroundings {
-        operator_namespace: operator_namespace.to_owned(),
-        cluster_domain: cluster_domain.to_owned(),
-    })))
-}
-
-pub(crate) async fn wait_for_lists(watches: &Watches) {
-    while !watches.are_synced() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// Workers end where they are between two keys; what they are doing is done first.
-async fn finish(queue: &Queue<crate::store::Key>, workers: Vec<JoinHandle<()>>) {
-    queue.close();
-    let all = futures::future::join_all(workers);
-    if tokio::time::timeout(GRACE, all).await.is_err() {
-        tracing::warn!("something was still under way; the next leader goes on from there");
-    }
 }
 
 async fn serve_admin(args: &RunArgs, health: Health) -> anyhow::Result<()> {
@@ -188,6 +147,3 @@ impl Stop {
         }
     }
 }
-
-const WORKERS: usize = 16;
-const GRACE: Duration = Duration::from_secs(10);

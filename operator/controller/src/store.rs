@@ -3,9 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain};
+use gaia_api::crd::{GaiaService, RestartKind, ServiceCertificate, TrustDomain};
+use gaia_api::names::annotation;
+use gaia_plan::instance::Target;
 use gaia_plan::object::{ObjectKey, ObjectKind, Version};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::api::{DeleteParams, PatchParams, PostParams, Preconditions};
 use kube::core::PartialObjectMeta;
 use kube::{Api, Client, Resource};
@@ -48,6 +51,18 @@ pub(crate) trait Store: Send + Sync + 'static {
         on: &Version,
         patch: Value,
     ) -> impl Future<Output = Result<Stored, StoreError>> + Send;
+    /// Replaces a Secret as a whole, if it is still in the state that was planned on.
+    fn replace(&self, secret: Secret, on: &Version) -> impl Future<Output = Result<Stored, StoreError>> + Send;
+    /// Annotates a pod so that kubelet looks at its mounts; one of another UID is left alone.
+    fn nudge(
+        &self,
+        namespace: &str,
+        pod: &str,
+        uid: &str,
+        value: &str,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Annotates a workload's pod template so that its pods are replaced.
+    fn restart(&self, target: &Target, value: &str) -> impl Future<Output = Result<(), StoreError>> + Send;
     /// Deletes the object, if it is still in the state the deletion was planned on.
     fn delete(&self, key: &ObjectKey, on: &Version) -> impl Future<Output = Result<(), StoreError>> + Send;
     /// Reads the object.
@@ -118,6 +133,36 @@ impl Store for KubeStore {
         }
     }
 
+    async fn replace(&self, mut secret: Secret, on: &Version) -> Result<Stored, StoreError> {
+        secret.metadata.uid = Some(on.uid.clone());
+        secret.metadata.resource_version = Some(on.resource_version.clone());
+        let key = Stored::Secret(secret.clone()).key();
+        let api: Api<Secret> = self.api(&key.namespace);
+        let pp = PostParams::default();
+        call("replace", &key, api.replace(&key.name, &pp, &secret)).await.map(Stored::Secret)
+    }
+
+    async fn nudge(&self, namespace: &str, pod: &str, uid: &str, value: &str) -> Result<(), StoreError> {
+        let annotations = serde_json::json!({ annotation::NUDGE: value });
+        let patch = serde_json::json!({ "metadata": { "uid": uid, "annotations": annotations } });
+        let key = format!("Pod {namespace}/{pod}");
+        let api: Api<Pod> = self.api(namespace);
+        call("annotate", &key, api.patch_metadata(pod, &PatchParams::default(), &kube::api::Patch::Merge(patch)))
+            .await
+            .map(drop)
+    }
+
+    async fn restart(&self, target: &Target, value: &str) -> Result<(), StoreError> {
+        let annotations = serde_json::json!({ annotation::RESTARTED_AT: value });
+        let patch = serde_json::json!({ "spec": { "template": { "metadata": { "annotations": annotations } } } });
+        let Target { namespace, kind, name } = target;
+        match kind {
+            RestartKind::Deployment => annotate(self.api::<Deployment>(namespace), target, name, &patch).await,
+            RestartKind::StatefulSet => annotate(self.api::<StatefulSet>(namespace), target, name, &patch).await,
+            RestartKind::DaemonSet => annotate(self.api::<DaemonSet>(namespace), target, name, &patch).await,
+        }
+    }
+
     async fn delete(&self, key: &ObjectKey, on: &Version) -> Result<(), StoreError> {
         let params = DeleteParams::default().preconditions(Preconditions {
             uid: Some(on.uid.clone()),
@@ -164,17 +209,16 @@ impl Store for KubeStore {
     async fn patch_status(&self, key: &Key, on: &Version, status: Value) -> Result<Reported, StoreError> {
         let mut patch = serde_json::json!({ "status": status });
         condition(&mut patch, on);
-        let object = key.object_key();
         match key {
             Key::TrustDomain(name) => {
                 let api: Api<TrustDomain> = Api::all(self.client.clone());
-                report(api, name, &object, &patch).await.map(|found| Reported::TrustDomain(Box::new(found)))
+                report(api, name, key, &patch).await.map(|found| Reported::TrustDomain(Box::new(found)))
             }
-            Key::Certificate(namespace, name) => report(self.api(namespace), name, &object, &patch)
-                .await
-                .map(|found| Reported::Certificate(Box::new(found))),
+            Key::Certificate(namespace, name) => {
+                report(self.api(namespace), name, key, &patch).await.map(|found| Reported::Certificate(Box::new(found)))
+            }
             Key::Service(namespace, name) => {
-                report(self.api(namespace), name, &object, &patch).await.map(|found| Reported::Service(Box::new(found)))
+                report(self.api(namespace), name, key, &patch).await.map(|found| Reported::Service(Box::new(found)))
             }
         }
     }
@@ -196,12 +240,6 @@ impl Stored {
 }
 
 impl Key {
-    /// For error messages: the kind is of no consequence there.
-    fn object_key(&self) -> ObjectKey {
-        let (namespace, name) = self.names();
-        ObjectKey { kind: ObjectKind::ServiceCertificate, namespace: namespace.to_owned(), name: name.to_owned() }
-    }
-
     /// Namespace (empty for a TrustDomain) and name.
     pub(crate) fn names(&self) -> (&str, &str) {
         match self {
@@ -241,7 +279,14 @@ where
     call("patch", key, api.patch(&key.name, &PatchParams::default(), &kube::api::Patch::Merge(patch))).await
 }
 
-async fn report<K>(api: Api<K>, name: &str, key: &ObjectKey, patch: &Value) -> Result<K, StoreError>
+async fn annotate<K>(api: Api<K>, target: &Target, name: &str, patch: &Value) -> Result<(), StoreError>
+where
+    K: Clone + DeserializeOwned + fmt::Debug,
+{
+    call("restart", target, api.patch(name, &PatchParams::default(), &kube::api::Patch::Merge(patch))).await.map(drop)
+}
+
+async fn report<K>(api: Api<K>, name: &str, key: &Key, patch: &Value) -> Result<K, StoreError>
 where
     K: Clone + DeserializeOwned + fmt::Debug,
 {
@@ -273,17 +318,17 @@ where
 /// Every call has a timeout, and its failure a class.
 async fn call<T>(
     verb: &'static str,
-    key: &ObjectKey,
+    key: &impl fmt::Display,
     request: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, StoreError> {
     match tokio::time::timeout(TIMEOUT, request).await {
-        Err(_) => Err(StoreError::Timeout { verb, key: key.clone(), seconds: TIMEOUT.as_secs() }),
+        Err(_) => Err(StoreError::Timeout { verb, key: key.to_string(), seconds: TIMEOUT.as_secs() }),
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(classify(verb, key.clone(), &error)),
+        Ok(Err(error)) => Err(classify(verb, key.to_string(), &error)),
     }
 }
 
-fn classify(verb: &'static str, key: ObjectKey, error: &kube::Error) -> StoreError {
+fn classify(verb: &'static str, key: String, error: &kube::Error) -> StoreError {
     let kube::Error::Api(status) = error else {
         return StoreError::Transient { verb, key, message: error.to_string() };
     };
@@ -307,7 +352,7 @@ mod tests {
 
     fn error(code: u16, reason: &str) -> StoreError {
         let status = kube::core::Status::failure("why", reason).with_code(code);
-        classify("create", ObjectKey::secret("shop", "x"), &kube::Error::Api(Box::new(status)))
+        classify("create", ObjectKey::secret("shop", "x").to_string(), &kube::Error::Api(Box::new(status)))
     }
 
     #[test]

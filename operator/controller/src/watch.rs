@@ -1,9 +1,12 @@
 //! Watches: each keeps its part of the world up to date and says what is to be decided anew.
 
+mod pods;
+
 use std::collections::{BTreeSet, HashSet};
 use std::fmt::Debug;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain};
@@ -14,11 +17,12 @@ use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
+use tokio::task::AbortHandle;
 
+use crate::agenda::Agenda;
 use crate::executor::{SharedWorld, lock};
 use crate::facts;
 use crate::metrics::Metrics;
-use crate::queue::Queue;
 use crate::store::Key;
 use crate::world::{NamespaceFacts, Place, World, place};
 
@@ -26,10 +30,13 @@ use crate::world::{NamespaceFacts, Place, World, place};
 #[derive(Clone)]
 pub(crate) struct Watches {
     world: SharedWorld,
-    queue: Arc<Queue<Key>>,
+    agenda: Agenda,
     metrics: Metrics,
     /// Watches that have not listed everything yet.
     unsynced: Arc<AtomicUsize>,
+    /// Watches of pods of which it is not known yet whether they are allowed. Nothing but instances depends on them.
+    unsettled: Arc<AtomicUsize>,
+    running: Arc<Mutex<Vec<AbortHandle>>>,
 }
 
 /// A kind of object that is watched, and how it enters the world.
@@ -47,8 +54,9 @@ pub(crate) trait Watched:
 }
 
 impl Watches {
-    pub(crate) fn new(world: SharedWorld, queue: Arc<Queue<Key>>, metrics: Metrics) -> Self {
-        Self { world, queue, metrics, unsynced: Arc::new(AtomicUsize::new(0)) }
+    pub(crate) fn new(world: SharedWorld, agenda: Agenda, metrics: Metrics) -> Self {
+        let none = || Arc::new(AtomicUsize::new(0));
+        Self { world, agenda, metrics, unsynced: none(), unsettled: none(), running: Arc::default() }
     }
 
     /// Starts everything. `namespaces` empty: the whole cluster; the operator's own namespace is always among them.
@@ -59,6 +67,7 @@ impl Watches {
         self.everywhere::<GaiaService>(client, namespaces);
         self.everywhere::<ConfigMap>(client, namespaces);
         self.everywhere::<Secret>(client, namespaces);
+        self.pods(client, namespaces);
         if !namespaces.is_empty() && !namespaces.iter().any(|namespace| namespace == operator_namespace) {
             let own = Api::<Secret>::namespaced(client.clone(), operator_namespace);
             self.spawn(own, Some(operator_namespace.to_owned()));
@@ -68,6 +77,18 @@ impl Watches {
     /// Whether everything has been listed once.
     pub(crate) fn are_synced(&self) -> bool {
         self.unsynced.load(Ordering::Acquire) == 0
+    }
+
+    /// Whether pods have been listed once, or may not be.
+    pub(crate) fn are_pods_settled(&self) -> bool {
+        self.unsettled.load(Ordering::Acquire) == 0
+    }
+
+    /// Ends all of them.
+    pub(crate) fn stop(&self) {
+        for watch in self.running.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            watch.abort();
+        }
     }
 
     fn everywhere<K>(&self, client: &Client, namespaces: &[String])
@@ -84,14 +105,21 @@ impl Watches {
 
     fn spawn<K: Watched>(&self, api: Api<K>, scope: Option<String>) {
         self.unsynced.fetch_add(1, Ordering::AcqRel);
-        tokio::spawn(self.clone().follow(api, scope));
+        self.run(self.clone().follow(api, scope));
     }
 
-    /// Never ends: a watch that breaks is begun again, after a while that grows.
+    fn run(&self, watch: impl Future<Output = ()> + Send + 'static) {
+        let watch = tokio::spawn(watch);
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).push(watch.abort_handle());
+    }
+
+    /// Never ends: a watch that breaks is begun again, after a while that grows; with a list, where the API server does
+    /// not know any more what has happened since.
     async fn follow<K: Watched>(self, api: Api<K>, scope: Option<String>) {
         let config =
             K::LABELS.map_or_else(watcher::Config::default, |labels| watcher::Config::default().labels(labels));
-        let mut stream = watch(api, config).default_backoff().boxed();
+        let begin = || watch(api.clone(), config.clone()).default_backoff().boxed();
+        let mut stream = begin();
         let mut listing = Listing::default();
         let mut synced = false;
         while let Some(event) = stream.next().await {
@@ -99,7 +127,7 @@ impl Watches {
                 Ok(event) => {
                     let done = matches!(event, Event::InitDone);
                     let keys = self.take(event, &mut listing, scope.as_deref());
-                    self.queue.push_all(keys);
+                    self.agenda.push(&self.world, keys);
                     if done && !synced {
                         synced = true;
                         self.unsynced.fetch_sub(1, Ordering::AcqRel);
@@ -108,6 +136,10 @@ impl Watches {
                 Err(error) => {
                     self.metrics.watch_failures.inc();
                     tracing::warn!(%error, kind = %K::kind(&()), "a watch broke and is begun again");
+                    if is_too_long_ago(&error) {
+                        tokio::time::sleep(BEFORE_A_LIST).await;
+                        stream = begin();
+                    }
                 }
             }
         }
@@ -141,6 +173,12 @@ impl Watches {
             }
         }
     }
+}
+
+/// Whether a watch may not even begin, by 410 Gone in place of an answer. Where the answer says it, the library lists
+/// everything anew; here it would ask for ever for what is gone.
+fn is_too_long_ago(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
 }
 
 /// What was known when a list began, and what it has shown so far.
@@ -248,8 +286,8 @@ impl Watched for ConfigMap {
     const LABELS: Option<&'static str> = Some(OURS);
 
     fn apply(self, world: &SharedWorld) -> BTreeSet<Key> {
-        let facts = facts::config_map_facts(&self);
-        lock(world).apply_config_map(place(&self.metadata), facts)
+        let (facts, ledger) = (facts::config_map_facts(&self), facts::ledger_record(&self));
+        lock(world).apply_config_map(place(&self.metadata), facts, ledger)
     }
 
     fn remove(world: &mut World, place: &Place, version: Option<&str>) -> BTreeSet<Key> {
@@ -265,11 +303,13 @@ impl World {
     /// Whether this very state of a Secret is known already: our own write comes back by the watch.
     fn knows_secret(&self, place: &Place, meta: &ObjectMeta) -> bool {
         let key = gaia_plan::object::ObjectKey::secret(&place.0, place.1.clone());
-        self.facts(&key).is_some_and(|facts| {
-            Some(&facts.uid) == meta.uid.as_ref() && Some(&facts.resource_version) == meta.resource_version.as_ref()
+        self.version(&key).is_some_and(|known| {
+            Some(&known.uid) == meta.uid.as_ref() && Some(&known.resource_version) == meta.resource_version.as_ref()
         })
     }
 }
 
+/// A list costs the API server more than a watch.
+const BEFORE_A_LIST: Duration = Duration::from_secs(1);
 const OURS: &str = "app.kubernetes.io/managed-by=gaia-operator";
 const _: () = assert!(OURS.len() == MANAGED_BY_LABEL.len() + 1 + MANAGED_BY.len());

@@ -1,19 +1,30 @@
 //! Everything the operator knows of the cluster, kept up to date by watches and by its own writes.
 
+mod instances;
+mod ledgers;
 mod observe;
+pub(crate) mod pods;
 mod triggers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain};
+use gaia_api::ledger::LedgerRecord;
 use gaia_api::names;
 use gaia_plan::backoff::Failures;
 use gaia_plan::budget::IssuanceBudget;
-use gaia_plan::object::{ObjectFacts, ObjectKey, ObjectKind};
-use gaia_plan::trust_domain::BroughtCa;
+use gaia_plan::instance::Target;
+use gaia_plan::object::{ObjectFacts, ObjectKey, ObjectKind, Version};
+use gaia_plan::trust_domain::{Abilities, BroughtCa, Guidance};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+#[cfg(test)]
+pub(crate) use self::instances::Address;
+use self::instances::InstanceIndex;
+pub(crate) use self::instances::{Census, InstanceKey, Probing, Subject};
+pub(crate) use self::ledgers::Reading;
+use self::ledgers::Readings;
 use crate::facts::{self, KnownCas, SecretFacts};
 use crate::store::{Key, Reported, Stored};
 
@@ -43,13 +54,25 @@ pub(crate) struct World {
     namespaces: HashMap<String, NamespaceFacts>,
     secrets: HashMap<Place, SecretFacts>,
     config_maps: HashMap<Place, ObjectFacts>,
+    /// What the ledgers among them hold.
+    ledgers: HashMap<Place, LedgerRecord>,
+    /// What was read of ledgers, and by whom.
+    readings: Readings,
     /// CAs brought from outside, by TrustDomain.
     brought: HashMap<String, Result<BroughtCa, String>>,
     known_cas: Arc<KnownCas>,
     /// ServiceCertificates by the Secret they name.
-    claims: HashMap<Place, BTreeSet<String>>,
+    claims: HashMap<Place, Vec<String>>,
     /// How many objects of a namespace refer to a TrustDomain.
     consumers: BTreeMap<String, BTreeMap<String, usize>>,
+    /// Pods and endpoints that use what is written.
+    instances: InstanceIndex,
+    /// What TrustDomains said last of their rotations.
+    guidance: BTreeMap<String, Guidance>,
+    /// What workloads were told to restart for.
+    restarted: BTreeMap<Target, String>,
+    /// What the operator may do to pods and workloads.
+    pub(crate) abilities: Abilities,
     /// Objects that exist and are somebody else's. They are not watched.
     foreign: HashSet<ObjectKey>,
     /// Objects of ours that somebody else deleted.
@@ -68,10 +91,16 @@ impl World {
             namespaces: HashMap::new(),
             secrets: HashMap::new(),
             config_maps: HashMap::new(),
+            ledgers: HashMap::new(),
+            readings: Readings::default(),
             brought: HashMap::new(),
             known_cas: Arc::default(),
             claims: HashMap::new(),
             consumers: BTreeMap::new(),
+            instances: InstanceIndex::default(),
+            guidance: BTreeMap::new(),
+            restarted: BTreeMap::new(),
+            abilities: Abilities::default(),
             foreign: HashSet::new(),
             lost: HashSet::new(),
             failures: HashMap::new(),
@@ -145,7 +174,8 @@ impl World {
                     && Some(&object.name) == secret.as_ref()
             }
             Key::Service(..) => {
-                object.namespace == namespace && (object.name == names::policy(name) || object.name == name)
+                let ours = [names::policy(name), names::ledger(name), name.to_owned()];
+                object.namespace == namespace && ours.contains(&object.name)
             }
         };
         self.foreign.iter().filter(belongs).cloned().collect()
@@ -154,17 +184,28 @@ impl World {
     /// The state of the signing CA's ring, as last seen.
     pub(crate) fn ring_version(&self, ring: &str) -> Option<String> {
         let place = (self.surroundings.operator_namespace.clone(), ring.to_owned());
-        self.secrets.get(&place).map(|secret| secret.facts().resource_version.clone())
+        self.secrets.get(&place).map(|secret| secret.resource_version().to_owned())
     }
 
-    /// The UID and resource version of an object that is known.
-    pub(crate) fn facts(&self, key: &ObjectKey) -> Option<&ObjectFacts> {
+    /// The state of an object that is known.
+    pub(crate) fn version(&self, key: &ObjectKey) -> Option<Version> {
         let place = (key.namespace.clone(), key.name.clone());
         match key.kind {
-            ObjectKind::Secret => self.secrets.get(&place).map(SecretFacts::facts),
-            ObjectKind::ConfigMap => self.config_maps.get(&place),
+            ObjectKind::Secret => self.secrets.get(&place).map(SecretFacts::version),
+            ObjectKind::ConfigMap => self.config_maps.get(&place).map(ObjectFacts::version),
             ObjectKind::ServiceCertificate => None,
         }
+    }
+
+    /// Whether a copy of a ring can be read and holds exactly this `ring.json`.
+    pub(crate) fn is_copied(&self, copy: &ObjectKey, ring_json: &[u8]) -> bool {
+        let found = self.secrets.get(&(copy.namespace.clone(), copy.name.clone()));
+        let Some(SecretFacts::CaRing { facts, ring: Ok(_), .. } | SecretFacts::SigningRing { facts, ring: Ok(_) }) =
+            found
+        else {
+            return false;
+        };
+        facts.data.get(names::key::RING) == Some(&gaia_pki::sha256_hex(ring_json))
     }
 
     /// Takes in an object that was read or written by the operator itself.
@@ -177,7 +218,10 @@ impl World {
                 let facts = facts::read_secret(secret, &self.surroundings.operator_namespace, &cas);
                 self.apply_secret(place, facts)
             }
-            Stored::ConfigMap(map) => self.apply_config_map(place(&map.metadata), facts::config_map_facts(&map)),
+            Stored::ConfigMap(map) => {
+                let (facts, ledger) = (facts::config_map_facts(&map), facts::ledger_record(&map));
+                self.apply_config_map(place(&map.metadata), facts, ledger)
+            }
             Stored::Certificate(certificate) => self.apply_certificate(*certificate),
         }
     }
@@ -224,11 +268,29 @@ impl World {
             }
             ObjectKind::ConfigMap => {
                 self.config_maps.remove(&place);
+                self.ledgers.remove(&place);
             }
             ObjectKind::ServiceCertificate => {
                 self.certificates.remove(&place);
             }
         }
+    }
+
+    /// A workload was told to restart its pods.
+    pub(crate) fn was_restarted(&mut self, target: Target, value: String) {
+        self.restarted.insert(target, value);
+    }
+
+    /// What others are told by a TrustDomain's rotation; returns what is to be decided anew because of it.
+    pub(crate) fn take_guidance(&mut self, domain: &str, guidance: Guidance) -> BTreeSet<Key> {
+        let before = self.guidance.get(domain);
+        let fallen_behind = guidance.behind.iter().filter(|uid| before.is_none_or(|b| !b.behind.contains(*uid)));
+        let fallen_behind: Vec<String> = fallen_behind.cloned().collect();
+        self.probe_soon(domain, fallen_behind.iter());
+        let before = self.guidance.insert(domain.to_owned(), guidance);
+        let open = |guidance: &Guidance| guidance.open_wave;
+        let changed = before.as_ref().map_or(0, open) != self.guidance.get(domain).map_or(0, open);
+        if changed { self.referring_to(domain) } else { BTreeSet::new() }
     }
 }
 

@@ -11,12 +11,14 @@ use gaia_api::crd::{DeletionPolicy, ServiceCertificate, ServiceCertificateStatus
 use gaia_api::names::{annotation, key};
 use jiff::Timestamp;
 
-pub use self::leaf::{LeafFacts, LeafSecret, Lifetime, names_hash};
+pub(crate) use self::leaf::issued_as_noted;
+pub use self::leaf::{LeafFacts, LeafSecret, Lifetime, issued_at, names_hash};
 use self::request::Request;
 pub(crate) use self::request::key_spec;
 use crate::backoff::Failures;
 use crate::budget::IssuanceBudget;
 use crate::domain::DomainView;
+use crate::instance::Instances;
 use crate::object::{DesiredObject, Held, ObjectChange, ObjectKey, OtherKeys, Template};
 use crate::plan::owner;
 use crate::{Action, IssueLeaf, Plan, Refusal, limits, projection};
@@ -32,6 +34,12 @@ pub struct Observed<'a> {
     pub secret: Held<LeafSecret>,
     /// An older ServiceCertificate that names the same Secret.
     pub claimed_by: Option<String>,
+    /// Who uses the Secret.
+    pub instances: Instances<'a>,
+    /// The wave of its service.
+    pub wave: i32,
+    /// Certificates up to this wave may be issued anew by a new CA.
+    pub open_wave: i32,
     /// Attempts that failed.
     pub failures: Option<&'a Failures>,
     /// How often it may still be issued.
@@ -47,8 +55,8 @@ pub struct Observed<'a> {
 pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan<ServiceCertificateStatus> {
     let verdict = judge(observed, now);
     let actions = match &verdict {
-        Verdict::Act(action) => vec![action.as_ref().clone()],
-        Verdict::Settled | Verdict::Refused(_) | Verdict::Wait { .. } => vec![],
+        Verdict::Act(action) | Verdict::Keep(_, action) => vec![action.as_ref().clone()],
+        Verdict::Settled | Verdict::Refused(_) | Verdict::KeepLater(..) | Verdict::Wait { .. } => vec![],
     };
     let next_check = next_check(observed, &verdict, now);
     Plan { actions, status: status::status(observed, &verdict, now), next_check }
@@ -61,6 +69,8 @@ enum Cause {
     Unreadable,
     KeyMismatch,
     NotOurCa,
+    Revoked,
+    CaChanged,
     NamesDiffer,
     SpecChanged,
     RenewalRequested,
@@ -77,12 +87,16 @@ enum Verdict {
     Wait { until: Timestamp, why: String },
     /// Nothing is written.
     Refused(Refusal),
+    /// Nothing is issued, but the trusted roots beside what is stored are kept up to date.
+    Keep(Refusal, Box<Action>),
+    /// The same, but that failed and is not tried again before a time.
+    KeepLater(Refusal, Timestamp),
 }
 
 fn judge(observed: &Observed<'_>, now: Timestamp) -> Verdict {
     let request = match Request::of(observed) {
         Ok(request) => request,
-        Err(refusal) => return Verdict::Refused(refusal),
+        Err(refusal) => return refuse(observed, refusal, now),
     };
     if let Err(refusal) = check_secret(observed) {
         return Verdict::Refused(refusal);
@@ -116,12 +130,49 @@ fn judge(observed: &Observed<'_>, now: Timestamp) -> Verdict {
     Verdict::Act(Box::new(action))
 }
 
+/// What is asked for cannot be had. What is stored is still used, so its `ca.crt` is kept as the ring says.
+fn refuse(observed: &Observed<'_>, refusal: Refusal, now: Timestamp) -> Verdict {
+    let (Ok(domain), Ok(()), Some(ring), Some(secret)) =
+        (observed.domain.granted(), check_secret(observed), observed.domain.ca, observed.secret.ours())
+    else {
+        return Verdict::Refused(refusal);
+    };
+    let bundle = projection::bundle(ring, now);
+    let is_right = secret.facts.data.get(key::CA_CERT) == Some(&gaia_pki::sha256_hex(bundle.as_bytes()));
+    if is_right {
+        return Verdict::Refused(refusal);
+    }
+    let generation = observed.certificate.metadata.generation;
+    let spec = &observed.certificate.spec;
+    let life = spec.duration.as_ref().unwrap_or(&domain.spec.certificate_defaults.duration).value();
+    let cap = limits::retry_cap(life);
+    if let Some(failures) = observed.failures.filter(|failures| failures.holds_back(generation, cap, now)) {
+        return Verdict::KeepLater(refusal, failures.retry_at(cap));
+    }
+    let namespace = observed.certificate.metadata.namespace.as_deref().unwrap_or_default();
+    let key = ObjectKey::secret(namespace, observed.certificate.secret_name());
+    let mut change = ObjectChange::nothing(key, Some(secret.facts.version()));
+    change.annotations.insert(annotation::CA_EPOCH.to_owned(), Some(ring.epoch.to_string()));
+    change.data.insert(key::CA_CERT.to_owned(), Some(bundle));
+    Verdict::Keep(refusal, Box::new(Action::Write(Box::new(change))))
+}
+
 /// Whether the Secret may be written at all.
 fn check_secret(observed: &Observed<'_>) -> Result<(), Refusal> {
     let name = observed.certificate.secret_name();
     if let Some(other) = &observed.claimed_by {
         let message = format!("spec.secretName: Secret {name} is written by the older ServiceCertificate {other}");
         return Err(Refusal::stalled(reason::SECRET_CLAIMED, message));
+    }
+    if let (Some(ring), Some(secret)) = (observed.domain.ca, observed.secret.ours())
+        && let Some(found) = secret.facts.number(annotation::CA_EPOCH).filter(|found| *found > ring.epoch)
+    {
+        let message = format!(
+            "Secret {name} was written from a CA ring of epoch {found}, but the ring in force has epoch {}: an older \
+             ring never overwrites a newer one",
+            ring.epoch
+        );
+        return Err(Refusal::stalled(reason::RING_OUTDATED, message));
     }
     match &observed.secret {
         Held::Foreign => Err(Refusal::stalled(
@@ -156,6 +207,9 @@ fn cause(observed: &Observed<'_>, request: &Request<'_>, now: Timestamp) -> Opti
     if !leaf.issuer.as_ref().is_some_and(|issuer| request.trusts(issuer)) {
         return Some(Cause::NotOurCa);
     }
+    if request.revoked.contains(&leaf.fingerprint) {
+        return Some(Cause::Revoked);
+    }
     let annotations = &secret.facts.annotations;
     if annotations.get(annotation::SPEC_HASH) != Some(&request.hash) {
         return Some(Cause::SpecChanged);
@@ -170,9 +224,27 @@ fn cause(observed: &Observed<'_>, request: &Request<'_>, now: Timestamp) -> Opti
     {
         return Some(Cause::RenewalRequested);
     }
+    if ca_change_due(observed, request, leaf).is_some_and(|due| due <= now) {
+        return Some(Cause::CaChanged);
+    }
     // A leaf that would end no later than the stored one is no renewal: near the CA's end it would only loop.
     let better = request.not_after(now) > leaf.not_after;
     (request.renews && leaf.lifetime().renewal_time <= now && better).then_some(Cause::RenewalDue)
+}
+
+/// When a leaf is to be issued anew because another CA signs now; none: it is the one, or it is not its turn.
+fn ca_change_due(observed: &Observed<'_>, request: &Request<'_>, leaf: &LeafFacts) -> Option<Timestamp> {
+    let issuer = request.ring.generations.iter().find(|g| Some(&g.material.fingerprint) == leaf.issuer.as_ref())?;
+    let active = request.ring.active().filter(|active| active.id != issuer.id)?;
+    let switched = active.activated_time.unwrap_or(active.since);
+    if issuer.distrust.is_some() && request.renews {
+        return Some(switched);
+    }
+    if !request.renews || observed.wave > observed.open_wave {
+        return None;
+    }
+    let spread = request.min_delay.min(LONGEST_JITTER);
+    Some(crate::backoff::saturating_add(switched, leaf.share_of(spread)))
 }
 
 fn issue(observed: &Observed<'_>, request: &Request<'_>, cause: Cause, now: Timestamp) -> Result<Action, Refusal> {
@@ -183,7 +255,8 @@ fn issue(observed: &Observed<'_>, request: &Request<'_>, cause: Cause, now: Time
             format!("the CA of TrustDomain {} ended at {not_after}: it signs nothing any more", observed.domain.name),
         ));
     }
-    let desired = desired(observed, request, revision(observed) + 1, now);
+    let mut desired = desired(observed, request, revision(observed) + 1, now);
+    desired.annotations.insert(annotation::ISSUED_AT.to_owned(), gaia_api::crd::whole_seconds(now).to_string());
     let object = match observed.secret.ours() {
         None => desired.create(),
         Some(secret) => {
@@ -211,6 +284,10 @@ fn issue(observed: &Observed<'_>, request: &Request<'_>, cause: Cause, now: Time
 /// Labels, annotations, `ca.crt` and the owner are put right without a new certificate.
 fn repair(observed: &Observed<'_>, request: &Request<'_>, secret: &LeafSecret, now: Timestamp) -> Option<Action> {
     let change = desired(observed, request, revision(observed), now).change_from(&secret.facts)?;
+    if change.annotations.contains_key(annotation::CA_EPOCH) && change.labels.is_empty() && change.owners.is_none() {
+        // The ring went on: that is no repair.
+        return Some(Action::Write(Box::new(change)));
+    }
     let message = format!("Secret {}: put right {}", change.key.name, change.summary());
     Some(Action::Write(Box::new(change.with_event(reason::REPAIRED, message))))
 }
@@ -221,6 +298,7 @@ fn desired(observed: &Observed<'_>, request: &Request<'_>, revision: u64, now: T
     let mut annotations = BTreeMap::from([
         (annotation::SPEC_HASH.to_owned(), request.hash.clone()),
         (annotation::REVISION.to_owned(), revision.to_string()),
+        (annotation::CA_EPOCH.to_owned(), request.ring.epoch.to_string()),
     ]);
     if let Some(value) = &request.renew_requested {
         annotations.insert(annotation::RENEW_REQUESTED_AT.to_owned(), value.clone());
@@ -258,6 +336,8 @@ fn announcement(observed: &Observed<'_>, cause: Cause) -> (&'static str, String)
         Cause::Unreadable => "tls.crt or tls.key could not be read",
         Cause::KeyMismatch => "tls.key did not belong to tls.crt",
         Cause::NotOurCa => "tls.crt was not signed by a trusted CA of the TrustDomain",
+        Cause::Revoked => "the certificate was revoked",
+        Cause::CaChanged => "another CA signs now",
         Cause::NamesDiffer => "tls.crt carried other names",
         Cause::SpecChanged => "what is asked for changed",
         Cause::RenewalRequested => "a renewal was requested",
@@ -274,7 +354,10 @@ fn next_check(observed: &Observed<'_>, verdict: &Verdict, now: Timestamp) -> Tim
     if let Some(ring) = observed.domain.ca {
         thresholds.extend(projection::bundle_changes_at(ring, now));
     }
-    if let Verdict::Wait { until, .. } = verdict {
+    if let (Some(leaf), Ok(request)) = (observed.secret.ours().and_then(|s| s.leaf.as_ref()), Request::of(observed)) {
+        thresholds.extend(ca_change_due(observed, &request, leaf));
+    }
+    if let Verdict::Wait { until, .. } | Verdict::KeepLater(_, until) = verdict {
         thresholds.push(*until);
     }
     // Nobody tells us when a foreign Secret goes: it is not watched.
@@ -284,6 +367,8 @@ fn next_check(observed: &Observed<'_>, verdict: &Verdict, now: Timestamp) -> Tim
     crate::plan::earliest(thresholds, now)
 }
 
-const TLS_SECRET: &str = "kubernetes.io/tls";
+pub(crate) const TLS_SECRET: &str = "kubernetes.io/tls";
 const MAX_WAIT: Duration = Duration::from_secs(3600);
+/// How far apart certificates are issued by a new CA at most, beside the pace of the execution.
+const LONGEST_JITTER: Duration = Duration::from_secs(30);
 const FOREIGN_RECHECK: Duration = Duration::from_secs(10);

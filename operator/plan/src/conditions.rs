@@ -25,8 +25,6 @@ pub(crate) struct Obstacles<'a> {
     pub(crate) failures: Option<&'a Failures>,
     /// Whether there is still something to do.
     pub(crate) pending: Option<(&'static str, String)>,
-    /// Fields without behaviour yet.
-    pub(crate) unsupported: &'a [&'static str],
 }
 
 impl Report<'_> {
@@ -70,12 +68,6 @@ impl Report<'_> {
             Some(refusal) if refusal.stalled => {
                 self.condition(STALLED, Truth::True, refusal.reason, refusal.message.clone())
             }
-            _ if !in_the_way.unsupported.is_empty() => self.condition(
-                STALLED,
-                Truth::True,
-                reason::NOT_SUPPORTED_YET,
-                format!("not supported yet, and without effect: {}", in_the_way.unsupported.join(", ")),
-            ),
             _ => self.condition(STALLED, Truth::False, reason::SETTLED, String::new()),
         }
     }

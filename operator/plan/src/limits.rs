@@ -10,7 +10,7 @@ use gaia_api::crd::reason::DURATION_NOT_POSSIBLE;
 /// R, the cap of the retry delay for a leaf of that life: `min(10m, life/12)`.
 #[must_use]
 pub fn retry_cap(life: Duration) -> Duration {
-    (life / 12).min(Duration::from_secs(600))
+    (life / 12).min(LONGEST_RETRY)
 }
 
 /// Whether a leaf of that life can be renewed in time: `life/3 >= P + S + R`.
@@ -118,8 +118,16 @@ pub fn check_trust_domain(spec: &TrustDomainSpec) -> Result<(), Refusal> {
     if let Some(period) = &spec.ca.rotation_period {
         check_rotation_period("spec.ca.rotationPeriod", period.value(), Duration::ZERO, times)?;
     }
-    let max_ttl = spec.tokens.max_ttl.value();
-    check_rotation_period("spec.tokens.rotationPeriod", spec.tokens.rotation_period.value(), max_ttl, times)
+    check_signing_period(spec, spec.tokens.max_ttl.value())
+}
+
+/// Whether signing keys can be rotated that often while tokens live that long.
+///
+/// # Errors
+/// The inequality with both sides in numbers.
+pub fn check_signing_period(spec: &TrustDomainSpec, longest_token: Duration) -> Result<(), Refusal> {
+    let period = spec.tokens.rotation_period.value();
+    check_rotation_period("spec.tokens.rotationPeriod", period, longest_token, &spec.propagation)
 }
 
 /// A duration as people write it: `2160h`, `1h5m`, `290s`.
@@ -136,6 +144,9 @@ pub fn text(duration: Duration) -> String {
         (h, m, s) => format!("{h}h{m}m{s}s"),
     }
 }
+
+/// The cap of R.
+const LONGEST_RETRY: Duration = Duration::from_secs(600);
 
 #[cfg(test)]
 mod tests {

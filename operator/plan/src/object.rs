@@ -241,7 +241,7 @@ impl ObjectChange {
     /// The same change with an event.
     #[must_use]
     pub fn with_event(mut self, reason: &'static str, message: String) -> Self {
-        self.event = Some(Event { reason, message });
+        self.event = Some(Event::new(reason, message));
         self
     }
 

@@ -8,8 +8,10 @@ use gaia_pki::{KeySpec, Usage};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::instance::Target;
 use crate::object::{ObjectChange, ObjectKey, OwnerRef, Version};
 use crate::ring::RingRequest;
+use crate::transition::{Restore, Transition};
 
 /// What to do about one custom resource now, what to report of it, and when to look again.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -27,6 +29,30 @@ pub struct Plan<S> {
 pub enum Action {
     /// Make a ring's first generation and store it. Never replaces anything.
     CreateRing(RingRequest),
+    /// Replace a ring by what follows from it, after it was copied.
+    Transition(Box<Transition>),
+    /// Put a ring back to what its copy says.
+    Restore(Box<Restore>),
+    /// Annotate a pod so that kubelet looks at its mounts at once.
+    Nudge {
+        /// The pod's namespace.
+        namespace: String,
+        /// The pod.
+        pod: String,
+        /// Its UID: a pod of the same name that came later is left alone.
+        uid: String,
+        /// The annotation's value.
+        value: String,
+    },
+    /// Annotate a workload's pod template so that its pods are replaced, as `kubectl rollout restart` does.
+    RestartWorkload {
+        /// Which one.
+        target: Target,
+        /// The annotation's value.
+        value: String,
+        /// The event to send once it is done.
+        event: Event,
+    },
     /// Create or change an object whose content is public.
     Write(Box<ObjectChange>),
     /// Put the active signing key into the issuer's namespace.
@@ -101,6 +127,23 @@ pub struct Event {
     pub reason: &'static str,
     /// For people; no secrets.
     pub message: String,
+    /// Whether it is one that somebody should look at.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub warning: bool,
+}
+
+impl Event {
+    /// That something happened.
+    #[must_use]
+    pub fn new(reason: &'static str, message: String) -> Self {
+        Self { reason, message, warning: false }
+    }
+
+    /// That something happened which somebody should look at.
+    #[must_use]
+    pub fn warning(reason: &'static str, message: String) -> Self {
+        Self { reason, message, warning: true }
+    }
 }
 
 /// Why something is not done.
@@ -139,6 +182,12 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CreateRing(request) => write!(f, "create {} with a new {}", request.object.key, request.material),
+            Self::Transition(transition) => write!(f, "{transition}"),
+            Self::Restore(restore) => {
+                write!(f, "restore {} from its copy of epoch {}", restore.object.key, restore.epoch)
+            }
+            Self::Nudge { namespace, pod, value, .. } => write!(f, "nudge pod {namespace}/{pod} ({value})"),
+            Self::RestartWorkload { target, value, .. } => write!(f, "restart {target} ({value})"),
             Self::Write(change) => write!(f, "{change}"),
             Self::WriteSigner(signer) => write!(f, "{} with signing key {}", signer.object, signer.kid),
             Self::IssueLeaf(leaf) => {
@@ -156,16 +205,25 @@ impl fmt::Display for Action {
 }
 
 impl Action {
-    /// The event to send once it is done.
+    /// The event to send once it is done; of several the first.
     #[must_use]
     pub fn event(&self) -> Option<&Event> {
+        self.events().first()
+    }
+
+    /// The events to send once it is done.
+    #[must_use]
+    pub fn events(&self) -> &[Event] {
         match self {
-            Self::CreateRing(request) => request.object.event.as_ref(),
-            Self::Write(change) => change.event.as_ref(),
-            Self::WriteSigner(signer) => signer.object.event.as_ref(),
-            Self::IssueLeaf(leaf) => leaf.object.event.as_ref(),
-            Self::PatchCertificate { event, .. } => event.as_ref(),
-            Self::CreateCertificate(_) | Self::Delete { .. } => None,
+            Self::CreateRing(request) => request.object.event.as_slice(),
+            Self::Transition(transition) => &transition.events,
+            Self::Restore(restore) => restore.object.event.as_slice(),
+            Self::Write(change) => change.event.as_slice(),
+            Self::WriteSigner(signer) => signer.object.event.as_slice(),
+            Self::IssueLeaf(leaf) => leaf.object.event.as_slice(),
+            Self::PatchCertificate { event, .. } => event.as_slice(),
+            Self::RestartWorkload { event, .. } => std::slice::from_ref(event),
+            Self::Nudge { .. } | Self::CreateCertificate(_) | Self::Delete { .. } => &[],
         }
     }
 }

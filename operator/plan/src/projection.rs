@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use gaia_api::SpiffeId;
 use gaia_api::crd::{GaiaService, TrustDomainSpec};
-use gaia_api::mount::{Denylist, Grant, Grants, SCHEMA_VERSION, ServiceIdentity, TokenRules};
+use gaia_api::mount::{DeniedSubject, Denylist, Grant, Grants, SCHEMA_VERSION, ServiceIdentity, TokenRules};
 use gaia_api::names::{COMPONENT_LABEL, TRUST_DOMAIN_LABEL, annotation, key};
 use gaia_pki::Jwk;
 use jiff::Timestamp;
 
-use crate::ring::{CaRing, SigningRing};
+use crate::ring::{CaRing, SigningRing, State};
 
 /// The trusted roots as one PEM file, in the order of the ring. Roots that have ended leave it, except the active one.
 #[must_use]
@@ -34,7 +34,12 @@ pub fn bundle_changes_at(ring: &CaRing, now: Timestamp) -> Option<Timestamp> {
 
 /// The content of ConfigMap `<td>-trust`.
 #[must_use]
-pub fn trust_data(ca: &CaRing, signing: &SigningRing, now: Timestamp) -> BTreeMap<String, String> {
+pub fn trust_data(
+    spec: &TrustDomainSpec,
+    ca: &CaRing,
+    signing: &SigningRing,
+    now: Timestamp,
+) -> BTreeMap<String, String> {
     let keys: Vec<Jwk> = signing.trusted().map(|generation| generation.material.jwk.clone()).collect();
     // RFC 7517 section 5 lets a JWK set have other members; readers of plain JWK sets ignore them.
     let jwks = serde_json::json!({ "schemaVersion": SCHEMA_VERSION, "keys": keys });
@@ -43,8 +48,28 @@ pub fn trust_data(ca: &CaRing, signing: &SigningRing, now: Timestamp) -> BTreeMa
         (key::CA_CERT.to_owned(), bundle(ca, now)),
         (key::JWKS.to_owned(), json(&jwks)),
         (key::JWT_SIGNING_PUB.to_owned(), public),
-        (key::DENYLIST.to_owned(), json(&Denylist::empty())),
+        (key::DENYLIST.to_owned(), json(&denylist(spec, signing))),
     ])
+}
+
+/// What is revoked before its time: by the spec, and the keys that leaked.
+#[must_use]
+pub fn denylist(spec: &TrustDomainSpec, signing: &SigningRing) -> Denylist {
+    let leaked = signing.generations.iter().filter(|generation| generation.state == State::Distrusted);
+    let mut subjects: Vec<DeniedSubject> = spec
+        .revoked
+        .subjects
+        .iter()
+        .map(|subject| DeniedSubject { sub: subject.sub.clone(), not_before: subject.not_before })
+        .collect();
+    subjects.sort();
+    Denylist {
+        schema_version: SCHEMA_VERSION,
+        leaves: sorted(&spec.revoked.leaves),
+        kids: leaked.map(|generation| generation.material.jwk.kid().to_owned()).collect(),
+        jtis: sorted(&spec.revoked.jtis),
+        subjects,
+    }
 }
 
 /// The content of ConfigMap `<td>-grants`: every service of the TrustDomain, and who may call whom.
@@ -60,6 +85,7 @@ pub fn grants_data(spec: &TrustDomainSpec, services: &[&GaiaService]) -> BTreeMa
                 caller: caller_id(spec, &target.namespace, caller, services),
                 target: target.spiffe_id.clone(),
                 scopes: sorted(&caller.scopes),
+                on_behalf_of: caller.on_behalf_of,
             });
         }
     }

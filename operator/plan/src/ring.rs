@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use gaia_api::crd::DistrustMode;
 use gaia_pki::{Jwk, KeySpec};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -78,11 +79,20 @@ pub struct Ring<M> {
     pub format_version: u32,
     /// The SPIFFE trust domain it was made for.
     pub trust_domain: String,
-    /// Raised by one at each transition; every projection carries it.
+    /// Raised by each transition that changes what projections say; every projection carries it.
     pub epoch: u64,
     /// Of signing keys: the longest `maxTTL` ever in force, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_ttl_high_water_seconds: Option<u64>,
+    /// The `rotationRevision` whose rotation was begun last.
+    #[serde(default = "first_revision")]
+    pub revision: i64,
+    /// Of signing keys: the distrust of a CA that was answered last. Whoever held that CA could have bought tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heeded: Option<Distrust>,
+    /// The epoch of the copy that this ring was restored from last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored_from: Option<u64>,
     /// Oldest first.
     pub generations: Vec<Generation<M>>,
 }
@@ -100,12 +110,37 @@ pub struct Generation<M> {
     /// When it was seen in every projection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published_time: Option<Timestamp>,
+    /// When it began to sign.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activated_time: Option<Timestamp>,
     /// When its successor was seen in use everywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switched_time: Option<Timestamp>,
+    /// Of a CA that signs no more: when the last certificate that it can have signed ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed_until: Option<Timestamp>,
+    /// Whether the rotation to it was aborted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub aborted: bool,
+    /// Set once it is known to have leaked, and never taken away again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distrust: Option<Distrust>,
     /// What it is.
     #[serde(flatten)]
     pub material: M,
+}
+
+/// That a generation leaked: it may still be trusted until its replacement is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Distrust {
+    /// How it goes.
+    pub mode: DistrustMode,
+    /// When the operator was told.
+    pub since: Timestamp,
+    /// When the last instance was seen to refuse it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused_time: Option<Timestamp>,
 }
 
 /// A CA's public part.
@@ -122,6 +157,9 @@ pub struct CaMaterial {
     pub chain: String,
     /// What others must trust (PEM).
     pub root: String,
+    /// Lower-case hex SHA-256 of the root's DER; none: it is the signing certificate itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_fingerprint: Option<String>,
     /// Its key.
     pub key: KeySpec,
     /// Whether it was brought from outside (`spec.ca.existingSecretRef`).
@@ -137,6 +175,38 @@ pub struct SigningMaterial {
     pub jwk: Jwk,
     /// The public key (PEM).
     pub public_key: String,
+}
+
+/// What both kinds of generations have.
+pub trait Material {
+    /// Whether projections say which generation is active.
+    const ACTIVE_IS_PUBLISHED: bool;
+    /// The name in full: a fingerprint or a kid.
+    fn name(&self) -> &str;
+}
+
+impl Material for CaMaterial {
+    const ACTIVE_IS_PUBLISHED: bool = false;
+
+    fn name(&self) -> &str {
+        &self.fingerprint
+    }
+}
+
+impl Material for SigningMaterial {
+    const ACTIVE_IS_PUBLISHED: bool = true;
+
+    fn name(&self) -> &str {
+        self.jwk.kid()
+    }
+}
+
+impl CaMaterial {
+    /// Lower-case hex SHA-256 of the root's DER.
+    #[must_use]
+    pub fn root_fingerprint(&self) -> &str {
+        self.root_fingerprint.as_deref().unwrap_or(&self.fingerprint)
+    }
 }
 
 /// The CA's ring.
@@ -198,6 +268,30 @@ impl<M> Ring<M> {
         self.generations.iter().find(|generation| generation.state == State::Active)
     }
 
+    /// The generation that was staged to sign next, published or not.
+    #[must_use]
+    pub fn next(&self) -> Option<&Generation<M>> {
+        self.generations.iter().rfind(|generation| matches!(generation.state, State::Staged | State::Published))
+    }
+
+    /// The generations that sign no more and are still trusted, oldest first.
+    pub fn retiring(&self) -> impl Iterator<Item = &Generation<M>> {
+        self.generations.iter().filter(|generation| generation.state == State::Retiring)
+    }
+
+    /// The last generation whose rotation was aborted, if none has begun to sign since.
+    #[must_use]
+    pub fn given_up(&self) -> Option<&Generation<M>> {
+        let later = self.generations.iter().skip_while(|generation| generation.state != State::Active);
+        later.filter(|generation| generation.aborted).last()
+    }
+
+    /// The generation of that short id.
+    #[must_use]
+    pub fn generation(&self, id: &str) -> Option<&Generation<M>> {
+        self.generations.iter().find(|generation| generation.id == id)
+    }
+
     /// The generations others must trust.
     pub fn trusted(&self) -> impl Iterator<Item = &Generation<M>> {
         self.generations.iter().filter(|generation| generation.state.is_trusted())
@@ -205,6 +299,24 @@ impl<M> Ring<M> {
 }
 
 impl<M> Generation<M> {
+    /// One that begins its life now.
+    #[must_use]
+    pub fn new(id: String, state: State, now: Timestamp, material: M) -> Self {
+        let now = gaia_api::crd::whole_seconds(now);
+        Self {
+            id,
+            state,
+            since: now,
+            published_time: None,
+            activated_time: (state == State::Active).then_some(now),
+            switched_time: None,
+            signed_until: None,
+            aborted: false,
+            distrust: None,
+            material,
+        }
+    }
+
     /// The data key of its private key.
     #[must_use]
     pub fn private_key_name(&self) -> String {
@@ -221,6 +333,8 @@ pub struct RingRequest {
     pub spiffe_trust_domain: String,
     /// What its first generation is.
     pub material: MaterialRequest,
+    /// Its first epoch: 1, or later than what is left of an earlier ring.
+    pub epoch: u64,
     /// The Secret without its content.
     pub object: ObjectChange,
 }
@@ -243,6 +357,12 @@ pub enum MaterialRequest {
         /// The certificate that was judged; another one is not taken.
         fingerprint: String,
     },
+    /// A signing key.
+    SigningKey {
+        /// Its kind.
+        #[serde(serialize_with = "key_spec_text")]
+        key: KeySpec,
+    },
     /// A signing key, and the next one.
     SigningKeys {
         /// The keys' kind.
@@ -258,6 +378,7 @@ impl fmt::Display for MaterialRequest {
         match self {
             Self::NewCa { key, .. } => write!(f, "CA ({key})"),
             Self::ExistingCa { secret, fingerprint } => write!(f, "copy of the CA {fingerprint} in Secret {secret}"),
+            Self::SigningKey { key } => write!(f, "signing key ({key})"),
             Self::SigningKeys { key, .. } => write!(f, "signing key ({key}) and its successor"),
         }
     }
@@ -267,6 +388,10 @@ impl fmt::Display for MaterialRequest {
 #[must_use]
 pub fn short_id(name: &str) -> String {
     name.chars().take(8).collect()
+}
+
+fn first_revision() -> i64 {
+    1
 }
 
 fn key_spec_text<S: serde::Serializer>(key: &KeySpec, serializer: S) -> Result<S::Ok, S::Error> {
@@ -283,23 +408,23 @@ mod tests {
             trust_domain: "gaia.local".into(),
             epoch: 1,
             max_ttl_high_water_seconds: None,
+            revision: 1,
+            heeded: None,
+            restored_from: None,
             generations: states
                 .iter()
-                .map(|state| Generation {
-                    id: "3f9a0000".into(),
-                    state: *state,
-                    since: Timestamp::UNIX_EPOCH,
-                    published_time: None,
-                    switched_time: None,
-                    material: CaMaterial {
+                .map(|state| {
+                    let material = CaMaterial {
                         fingerprint: "3f9a".into(),
                         not_after: Timestamp::UNIX_EPOCH,
                         not_before: Timestamp::UNIX_EPOCH,
                         chain: String::new(),
                         root: String::new(),
+                        root_fingerprint: None,
                         key: KeySpec::Ecdsa256,
                         brought: false,
-                    },
+                    };
+                    Generation::new("3f9a0000".into(), *state, Timestamp::UNIX_EPOCH, material)
                 })
                 .collect(),
         }

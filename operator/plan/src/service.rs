@@ -1,14 +1,16 @@
-//! GaiaService: its ServiceCertificate, and the policy its pods enforce.
+//! GaiaService: its ServiceCertificate, the policy its pods enforce, and the record of who uses API keys.
+
+mod ledger;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gaia_api::crd::condition::{CERTIFICATE_READY, LEGACY_FREE, POLICY_PUBLISHED, READY, RECONCILING, SERVED, STALLED};
 use gaia_api::crd::{
-    AuthMode, AuthStatus, CertificateSummary, GaiaService, GaiaServiceStatus, ServiceCertificate,
+    AuthMode, AuthStatus, CertificateSummary, Condition, GaiaService, GaiaServiceStatus, ServiceCertificate,
     ServiceCertificateSpec, TrustDomain, Truth, Workload, both_usages, find_condition, is_true, reason,
 };
-use gaia_api::mount::{Caller, Policy, SCHEMA_VERSION};
+use gaia_api::mount::{ApiKeyRules, Brownout, Caller, Deprecation, Policy, SCHEMA_VERSION, UserTokens};
 use gaia_api::names::{self, MANAGED_BY, MANAGED_BY_LABEL, key};
 use gaia_pki::sha256_hex;
 use jiff::Timestamp;
@@ -18,12 +20,14 @@ use serde_json::{Value, json};
 use crate::backoff::Failures;
 use crate::conditions::{Obstacles, Report};
 use crate::domain::DomainView;
+use crate::legacy::{LedgerObject, Legacy, Watch};
 use crate::merge::merge_patch;
+use crate::mode::Effective;
 use crate::object::{
     DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, ObjectKind, OtherKeys, Template, Version, immutable,
 };
 use crate::plan::owner;
-use crate::{Action, Event, Plan, Refusal, projection, unsupported};
+use crate::{Action, Event, Plan, Refusal, legacy, mode, projection, user_tokens};
 
 /// Everything a decision about one GaiaService rests on.
 #[derive(Debug, Clone)]
@@ -38,26 +42,46 @@ pub struct Observed<'a> {
     pub policy: Held<ObjectFacts>,
     /// Whether that ConfigMap was deleted by somebody else while the operator watched.
     pub policy_lost: bool,
+    /// ConfigMap `<service>-ledger`.
+    pub ledger: Held<LedgerObject>,
+    /// Whether that ConfigMap was deleted by somebody else while the operator watched.
+    pub ledger_lost: bool,
+    /// What is known of the ledgers of its instances; none: nobody reads them.
+    pub watch: Option<Watch<'a>>,
     /// All GaiaServices of the TrustDomain, to know its callers by.
     pub services: &'a [&'a GaiaService],
     /// Attempts that failed.
     pub failures: Option<&'a Failures>,
 }
 
+/// What is decided about a GaiaService.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServicePlan {
+    /// What to do and to report.
+    pub plan: Plan<GaiaServiceStatus>,
+    /// Whether the record has all that was heard of ledgers once the actions are done.
+    pub is_recorded: bool,
+}
+
 /// Decides about one GaiaService.
 #[must_use]
-pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan<GaiaServiceStatus> {
-    let decision = decide(observed);
+pub fn plan(observed: &Observed<'_>, now: Timestamp) -> ServicePlan {
+    let (service, domain) = (observed.service, observed.domain.object);
+    let legacy = legacy::observe(service, &observed.ledger, observed.ledger_lost, observed.watch.as_ref(), now);
+    let running = mode::effective(service, domain, &legacy, now);
+    let decision = decide(observed, &legacy, &running, now);
     let generation = observed.service.metadata.generation;
-    let mut thresholds = vec![];
-    if observed.child == Held::Foreign || observed.policy == Held::Foreign {
+    let mut thresholds: Vec<Timestamp> = legacy.verdict.changes_at.into_iter().chain(legacy.looks_again_at).collect();
+    if observed.child == Held::Foreign || observed.policy == Held::Foreign || observed.ledger == Held::Foreign {
         thresholds.push(crate::backoff::saturating_add(now, FOREIGN_RECHECK));
     }
     let holding = observed.failures.filter(|failures| failures.holds_back(generation, RETRY_CAP, now));
     thresholds.extend(holding.map(|failures| failures.retry_at(RETRY_CAP)));
-    let status = status(observed, &decision, now);
+    let status = status(observed, &decision, &legacy, running.mode, now);
+    let is_recorded = decision.is_recorded && (holding.is_none() || decision.actions.is_empty());
     let actions = if holding.is_some() { vec![] } else { decision.actions };
-    Plan { actions, status, next_check: crate::plan::earliest(thresholds, now) }
+    let plan = Plan { actions, status, next_check: crate::plan::earliest(thresholds, now) };
+    ServicePlan { plan, is_recorded }
 }
 
 #[derive(Default)]
@@ -66,9 +90,10 @@ struct Decision {
     refusal: Option<Refusal>,
     policy_hash: Option<String>,
     policy_published: bool,
+    is_recorded: bool,
 }
 
-fn decide(observed: &Observed<'_>) -> Decision {
+fn decide(observed: &Observed<'_>, legacy: &Legacy, running: &Effective, now: Timestamp) -> Decision {
     let domain = match observed.domain.granted() {
         Ok(domain) => domain,
         Err(refusal) => return Decision { refusal: Some(refusal), ..Decision::default() },
@@ -78,7 +103,21 @@ fn decide(observed: &Observed<'_>) -> Decision {
         Ok(action) => decision.actions.extend(action),
         Err(refusal) => decision.refusal = Some(refusal),
     }
-    let policy = projection::json(&policy(observed, domain));
+    // What ran is written down before something else does: a crash between the two must not forget it.
+    match ledger::action(observed, legacy, running.mode, now) {
+        Ok(action) => {
+            decision.is_recorded = true;
+            decision.actions.extend(action);
+        }
+        Err(refusal) => decision.refusal = decision.refusal.or(Some(refusal)),
+    }
+    let (user_tokens, not_accepted) = user_tokens::accepted(observed.service, domain);
+    decision.refusal = decision.refusal.or_else(|| running.refusal.clone()).or(not_accepted);
+    let policy = projection::json(&policy(observed, domain, running, user_tokens));
+    if policy.len() > MAX_POLICY_BYTES {
+        decision.refusal = Some(too_long(policy.len()));
+        return decision;
+    }
     decision.policy_hash = Some(sha256_hex(policy.as_bytes()));
     match policy_action(observed, policy) {
         Ok(change) => {
@@ -114,7 +153,7 @@ fn was_settled(service: &GaiaService) -> bool {
         let stalled = find_condition(&status.conditions, STALLED);
         status.observed_generation == service.metadata.generation
             && !is_true(&status.conditions, RECONCILING)
-            && stalled.is_some_and(|stalled| [reason::SETTLED, reason::NOT_SUPPORTED_YET].contains(&&*stalled.reason))
+            && stalled.is_some_and(|stalled| stalled.reason == reason::SETTLED)
     })
 }
 
@@ -144,7 +183,7 @@ fn certificate_patch(found: &ServiceCertificate, wanted: &ServiceCertificate, wa
         uid: meta.uid.clone().unwrap_or_default(),
         resource_version: meta.resource_version.clone().unwrap_or_default(),
     };
-    let event = was_settled.then(|| Event { reason: reason::REPAIRED, message: format!("{key} was put right") });
+    let event = was_settled.then(|| Event::new(reason::REPAIRED, format!("{key} was put right")));
     Some(Action::PatchCertificate { key, version, patch, event })
 }
 
@@ -190,8 +229,7 @@ pub fn wanted_certificate(service: &GaiaService) -> ServiceCertificate {
 }
 
 /// What the service's pods enforce.
-#[must_use]
-pub fn policy(observed: &Observed<'_>, domain: &TrustDomain) -> Policy {
+fn policy(observed: &Observed<'_>, domain: &TrustDomain, running: &Effective, user_tokens: UserTokens) -> Policy {
     let spec = &observed.service.spec;
     let service = projection::identity(&domain.spec, observed.service);
     let mut callers: Vec<Caller> = spec
@@ -208,11 +246,40 @@ pub fn policy(observed: &Observed<'_>, domain: &TrustDomain) -> Policy {
     Policy {
         schema_version: SCHEMA_VERSION,
         service,
-        tls_mode: spec.tls.mode.into(),
-        mode: RUNNING_MODE.into(),
+        tls_mode: running.tls.into(),
+        mode: running.mode.into(),
         tokens: projection::token_rules(&domain.spec),
         callers,
+        api_keys: api_key_rules(observed.service),
+        user_tokens,
     }
+}
+
+/// A ConfigMap has an end, and the roots of outside issuers are what can reach it.
+fn too_long(bytes: usize) -> Refusal {
+    let message = format!(
+        "spec.auth.userTokens: the policy is {bytes} bytes long and must be at most {MAX_POLICY_BYTES}: name fewer \
+         issuers, or shorten the caBundle of spec.userTokenIssuers of the TrustDomain"
+    );
+    Refusal::stalled(reason::USER_TOKEN_ISSUER_INVALID, message)
+}
+
+/// What users of API keys are told, and when they are refused for a while.
+fn api_key_rules(service: &GaiaService) -> ApiKeyRules {
+    let auth = &service.spec.auth;
+    // Nothing tells since when keys are deprecated; they were not welcome at any time in the life of this object.
+    let created = service.metadata.creation_timestamp.as_ref().map(|created| created.0).unwrap_or_default();
+    let deprecation = Deprecation { since: created, sunset: auth.sunset_time, guide: None };
+    let mut brownouts: Vec<Brownout> = auth
+        .brownout_windows
+        .iter()
+        .map(|window| {
+            let end = crate::backoff::saturating_add(window.start, window.duration.value());
+            Brownout { start: window.start, end }
+        })
+        .collect();
+    brownouts.sort_by_key(|window| (window.start, window.end));
+    ApiKeyRules { deprecation: auth.deprecation_headers.then_some(deprecation), brownouts }
 }
 
 fn policy_action(observed: &Observed<'_>, policy: String) -> Result<Option<ObjectChange>, Refusal> {
@@ -252,17 +319,21 @@ fn policy_action(observed: &Observed<'_>, policy: String) -> Result<Option<Objec
     }
 }
 
-fn status(observed: &Observed<'_>, decision: &Decision, now: Timestamp) -> GaiaServiceStatus {
+fn status(
+    observed: &Observed<'_>,
+    decision: &Decision,
+    legacy: &Legacy,
+    mode: AuthMode,
+    now: Timestamp,
+) -> GaiaServiceStatus {
     let service = observed.service;
     let before = service.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let report = Report { before, generation: service.metadata.generation, now };
-    let unsupported = unsupported::service(service);
     let obstacles = Obstacles {
         refusal: decision.refusal.as_ref(),
         // A failure matters as long as what failed is still to be done.
         failures: observed.failures.filter(|_| !decision.actions.is_empty()),
         pending: decision.actions.first().map(|action| (reason::RECONCILING, action.to_string())),
-        unsupported: &unsupported,
     };
     let child = observed.child.ours().copied();
     let certificate_ready = certificate_ready(child);
@@ -281,20 +352,18 @@ fn status(observed: &Observed<'_>, decision: &Decision, now: Timestamp) -> GaiaS
     } else {
         report.condition(POLICY_PUBLISHED, Truth::False, reason::RECONCILING, String::new())
     });
-    let not_probed = "instances are not probed by this version".to_owned();
-    conditions.push(report.condition(SERVED, Truth::Unknown, reason::NOT_PROBED, not_probed));
-    let not_watched = "the use of API keys is not watched by this version".to_owned();
-    conditions.push(report.condition(LEGACY_FREE, Truth::Unknown, reason::NOT_WATCHED, not_watched));
-    let desired_mode = observed.domain.object.map(|domain| domain.spec.auth.default_mode).unwrap_or_default();
+    conditions.push(served(&report, observed.child.ours().copied()));
+    let verdict = &legacy.verdict;
+    conditions.push(report.condition(LEGACY_FREE, verdict.truth, verdict.reason, verdict.message.clone()));
     GaiaServiceStatus {
         observed_generation: service.metadata.generation,
-        auth: Some(AuthStatus { mode: RUNNING_MODE, desired_mode: service.spec.auth.mode.unwrap_or(desired_mode) }),
+        auth: Some(AuthStatus { mode, desired_mode: mode::desired(service, observed.domain.object) }),
         certificate: child.map(|child| CertificateSummary {
             name: child.metadata.name.clone().unwrap_or_default(),
             not_after: child.status.as_ref().and_then(|status| status.not_after),
-            served: Some("-".to_owned()),
+            served: child.status.as_ref().and_then(|status| Some(status.served.as_ref()?.summary.clone())),
         }),
-        legacy: None,
+        legacy: legacy::status(service, legacy.stored.as_ref()),
         policy_hash: decision.policy_hash.clone().filter(|_| decision.policy_published),
         conditions,
     }
@@ -312,13 +381,27 @@ fn certificate_ready(child: Option<&ServiceCertificate>) -> Result<String, (&'st
     }
 }
 
+/// What the ServiceCertificate says of its instances.
+fn served(report: &Report<'_>, child: Option<&ServiceCertificate>) -> Condition {
+    let found = child.and_then(|child| child.status.as_ref()).and_then(|s| find_condition(&s.conditions, SERVED));
+    let Some(found) = found else {
+        return report.condition(SERVED, Truth::Unknown, reason::ISSUING, "there is nothing to serve yet".to_owned());
+    };
+    let truth = match found.status.as_str() {
+        "True" => Truth::True,
+        "False" => Truth::False,
+        _ => Truth::Unknown,
+    };
+    report.condition(SERVED, truth, &found.reason, found.message.clone())
+}
+
 fn value(object: &impl serde::Serialize) -> Value {
     // Our own types have string keys only, so they always have a JSON form.
     serde_json::to_value(object).unwrap_or_default()
 }
 
-/// The mode every service runs in until the mode engine decides.
-const RUNNING_MODE: AuthMode = AuthMode::Dual;
 const MESH_PORT: i32 = 8443;
+/// A ConfigMap may have a mebibyte, names and labels included.
+const MAX_POLICY_BYTES: usize = 900 * 1024;
 const RETRY_CAP: Duration = Duration::from_secs(600);
 const FOREIGN_RECHECK: Duration = Duration::from_secs(10);

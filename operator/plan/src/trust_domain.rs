@@ -5,71 +5,247 @@ mod observed;
 mod projections;
 mod status;
 
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
-use gaia_api::crd::{TrustDomainStatus, reason};
+use gaia_api::crd::{Acknowledgement, Laggard, TrustDomainStatus, reason};
+use gaia_api::names::{annotation, key};
 use jiff::Timestamp;
 
-pub use self::observed::{BroughtCa, Observed, RingView, SignerSecret};
+pub(crate) use self::bootstrap::{ca_material, desired_ring, signing_key_spec};
+pub use self::observed::{Abilities, BroughtCa, LeafRecord, LeafView, Observed, RingView, SignerSecret};
+use crate::instance::{Instance, Need};
+use crate::ring::{CaRing, RingKind, SigningRing};
+use crate::rotation::{self, Context, Currency, Turn, UsedLeaves};
+use crate::transition::Step;
 use crate::{Action, Plan, Refusal, limits, projection};
+
+/// What is decided about a TrustDomain.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DomainPlan {
+    /// What to do and to report.
+    pub plan: Plan<TrustDomainStatus>,
+    /// What others are told.
+    pub guidance: Guidance,
+}
+
+/// What a TrustDomain's rotation tells those that work for it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Guidance {
+    /// Certificates of services up to this wave may be issued anew by a new CA. Must be heeded before the plan's actions
+    /// are carried out.
+    pub open_wave: i32,
+    /// UIDs of instances that do not use everything yet: they are probed soon.
+    pub behind: BTreeSet<String>,
+}
 
 /// Decides about one TrustDomain.
 #[must_use]
-pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan<TrustDomainStatus> {
-    let decision = decide(observed, now);
+pub fn plan(observed: &Observed<'_>, now: Timestamp) -> DomainPlan {
+    let leaves = UsedLeaves::of(observed);
+    let decision = decide(observed, &leaves, now);
     let waits = observed.failures.filter(|failures| {
         failures.holds_back(observed.domain.metadata.generation, RETRY_CAP, now) && !decision.actions.is_empty()
     });
     let mut thresholds = thresholds(observed, now);
+    thresholds.extend(&decision.thresholds);
     thresholds.extend(waits.map(|failures| failures.retry_at(RETRY_CAP)));
     let status = status::status(observed, &decision, now);
+    let behind = behind(observed, &decision);
     let actions = if waits.is_some() { vec![] } else { decision.actions };
-    Plan { actions, status, next_check: crate::plan::earliest(thresholds, now) }
+    // Of a CA that is about to sign only the first wave takes certificates, whoever looks at the ring before the next plan.
+    let open_wave = if actions.iter().any(switches_ca) { FIRST_WAVE } else { open_wave(observed, &leaves) };
+    let guidance = Guidance { open_wave, behind };
+    DomainPlan { plan: Plan { actions, status, next_check: crate::plan::earliest(thresholds, now) }, guidance }
 }
 
+#[derive(Default)]
 struct Decision {
     actions: Vec<Action>,
     refusal: Option<Refusal>,
+    ca: Turn,
+    signing: Turn,
+    currency: Currency,
+    thresholds: Vec<Timestamp>,
 }
 
 impl Decision {
     fn refuse(refusal: Refusal) -> Self {
-        Self { actions: vec![], refusal: Some(refusal) }
+        Self { refusal: Some(refusal), ..Self::default() }
+    }
+
+    fn act(actions: Vec<Action>) -> Self {
+        Self { actions, ..Self::default() }
     }
 }
 
-fn decide(observed: &Observed<'_>, now: Timestamp) -> Decision {
+fn decide(observed: &Observed<'_>, leaves: &UsedLeaves<'_, '_>, now: Timestamp) -> Decision {
+    let restore_refused = match rotation::restore(observed) {
+        Ok(Some(action)) => return Decision::act(vec![action]),
+        Ok(None) => None,
+        Err(refusal) => Some(refusal),
+    };
     if let Some(refusal) = unusable_ring(observed) {
-        return Decision::refuse(refusal);
+        return Decision::refuse(restore_refused.unwrap_or(refusal));
     }
     let (Some(ca), Some(signing)) = (observed.ca.ring(), observed.signing.ring()) else {
-        return match limits::check_trust_domain(&observed.domain.spec).and_then(|()| bootstrap::next(observed, now)) {
-            Ok(action) => Decision { actions: vec![action], refusal: None },
-            Err(refusal) => Decision::refuse(refusal),
+        let possible = check_times(observed, None);
+        return match possible.and_then(|()| bootstrap::next(observed, now)) {
+            Ok(action) => Decision::act(vec![action]),
+            Err(refusal) => Decision::refuse(restore_refused.unwrap_or(refusal)),
         };
     };
+    let mut decision = live(observed, leaves, ca, signing, now);
+    decision.refusal = decision.refusal.or(restore_refused);
+    decision
+}
+
+/// With both rings there: emergencies first, then every projection, then what follows in the rings' lives.
+fn live(
+    observed: &Observed<'_>,
+    leaves: &UsedLeaves<'_, '_>,
+    ca: &CaRing,
+    signing: &SigningRing,
+    now: Timestamp,
+) -> Decision {
+    let mut projected = projections::actions(observed, ca, signing, now);
+    let outdated = projected.refusal.as_ref().is_some_and(|refusal| refusal.reason == reason::RING_OUTDATED);
     let mut actions = bootstrap::repairs(observed);
-    let written = projections::actions(observed, ca, signing, now);
-    actions.extend(written.actions);
-    let refusal = limits::check_trust_domain(&observed.domain.spec)
+    actions.append(&mut projected.actions);
+    let times = check_times(observed, Some(signing));
+    let bundle_hash = gaia_pki::sha256_hex(projection::bundle(ca, now).as_bytes());
+    let unprojected = unprojected_leaf(observed, ca, &bundle_hash);
+    // Times that are written by a clock that went back would let something end too early later.
+    let newest = ca.newest_time().max(signing.newest_time());
+    let went_back = now < newest;
+    let context = Context {
+        observed,
+        leaves,
+        ca,
+        signing,
+        bundle_hash: &bundle_hash,
+        is_projected: actions.is_empty(),
+        is_in_leaves: unprojected.is_none(),
+        may_begin: times.is_ok(),
+        only_urgent: went_back || !actions.is_empty(),
+        now,
+    };
+    let currency = rotation::currency(&context);
+    let (mut ca_turn, mut signing_turn) = (rotation::ca_turn(&context), rotation::signing_turn(&context));
+    if let (Some(progress), Some(secret)) = (&mut ca_turn.progress, unprojected.filter(|_| actions.is_empty())) {
+        progress.message = format!("{}: Secret {secret} does not hold the newest ca.crt yet", progress.message);
+    }
+    if !outdated {
+        ca_turn.thresholds.extend(went_back.then_some(newest));
+        actions = in_order(observed, (ca, &mut ca_turn), (signing, &mut signing_turn), actions);
+    }
+    let waited_for = [&ca_turn, &signing_turn].into_iter().filter_map(|turn| turn.progress.as_ref());
+    let waited_for: Vec<&Laggard> = waited_for.flat_map(|progress| &progress.laggards).collect();
+    let (workloads, restart_at) = rotation::workload_actions(observed, &currency, &waited_for, now);
+    if actions.is_empty() {
+        actions = workloads;
+    }
+    let refusal = times
         .and_then(|()| bootstrap::check_brought_ca(observed))
         .err()
-        .or(written.refusal);
-    Decision { actions, refusal }
+        .or(ca_turn.refusal.take())
+        .or(signing_turn.refusal.take())
+        .or(projected.refusal);
+    let mut thresholds = std::mem::take(&mut ca_turn.thresholds);
+    thresholds.append(&mut signing_turn.thresholds);
+    thresholds.extend(restart_at);
+    Decision { actions, refusal, ca: ca_turn, signing: signing_turn, currency, thresholds }
+}
+
+/// A missing projection is written before anything else, but for an emergency; and the rings go on when all are there.
+fn in_order(
+    observed: &Observed<'_>,
+    (ca, ca_turn): (&CaRing, &mut Turn),
+    (signing, signing_turn): (&SigningRing, &mut Turn),
+    projections: Vec<Action>,
+) -> Vec<Action> {
+    let (Some(ca_facts), Some(signing_facts)) = (observed.ca.facts(), observed.signing.facts()) else {
+        return projections;
+    };
+    if ca_turn.steps.is_empty() && signing_turn.steps.is_empty() {
+        return projections;
+    }
+    let ca = rotation::transition(observed, RingKind::Ca, ca, ca_facts, ca_turn);
+    let signing = rotation::transition(observed, RingKind::SigningKeys, signing, signing_facts, signing_turn);
+    ca.into_iter().chain(signing).collect()
+}
+
+fn switches_ca(action: &Action) -> bool {
+    let Action::Transition(transition) = action else { return false };
+    let switches = |step: &Step| matches!(step, Step::Activate { .. } | Step::Reactivate { .. } | Step::StageActive(_));
+    transition.kind == RingKind::Ca && transition.steps.iter().any(switches)
+}
+
+/// The first leaf Secret that does not hold the newest bundle and could.
+fn unprojected_leaf(observed: &Observed<'_>, ca: &CaRing, bundle_hash: &str) -> Option<String> {
+    // What cannot be written is told by its ServiceCertificate, and must not hold up everybody else.
+    let can_be_written = |secret: &dyn LeafRecord| {
+        !secret.is_immutable()
+            && secret.secret_type() == Some(crate::certificate::TLS_SECRET)
+            && secret.number(annotation::CA_EPOCH).is_none_or(|found| found <= ca.epoch)
+    };
+    let behind = observed.leaves.iter().filter(|view| {
+        let is_old =
+            |secret: &dyn LeafRecord| secret.data_hash(key::CA_CERT) != Some(bundle_hash) && can_be_written(secret);
+        view.is_claimed && view.secret.is_some_and(is_old) && observed.granted.contains(view.secret_namespace)
+    });
+    let (namespace, name) = behind.map(|view| (view.secret_namespace, view.secret_name)).min()?;
+    Some(format!("{namespace}/{name}"))
+}
+
+/// Everything that the times in the spec must satisfy together.
+fn check_times(observed: &Observed<'_>, signing: Option<&SigningRing>) -> Result<(), Refusal> {
+    let spec = &observed.domain.spec;
+    limits::check_trust_domain(spec)?;
+    let high_water = signing.and_then(|ring| ring.max_ttl_high_water_seconds).unwrap_or_default();
+    let life = spec.tokens.max_ttl.value().max(Duration::from_secs(high_water));
+    limits::check_signing_period(spec, life)
+}
+
+/// Who does not use everything yet, and who is waited for although it does.
+fn behind(observed: &Observed<'_>, decision: &Decision) -> BTreeSet<String> {
+    let progress = decision.ca.progress.iter().chain(&decision.signing.progress);
+    let waited_for: HashSet<(&str, &str)> =
+        progress.flat_map(|progress| &progress.laggards).map(|l| (l.namespace.as_str(), l.pod.as_str())).collect();
+    let all = observed.instances.iter();
+    let held_up = all.filter(|instance| waited_for.contains(&(instance.namespace.as_str(), instance.name.as_str())));
+    decision.currency.behind.keys().cloned().chain(held_up.map(|instance| instance.uid.clone())).collect()
+}
+
+/// The first wave that is not through with the new CA; the last one if all are.
+fn open_wave(observed: &Observed<'_>, leaves: &UsedLeaves<'_, '_>) -> i32 {
+    let Some(active) = observed.ca.ring().and_then(|ring| ring.active()) else { return 0 };
+    let p = observed.domain.spec.propagation.min_delay.value();
+    let is_through = |view: &LeafView<'_>, users: &[&Instance]| {
+        let Some(leaf) = view.leaf else { return !view.is_claimed };
+        if leaf.issuer.as_deref() != Some(active.material.fingerprint.as_str()) {
+            return !view.is_claimed || !view.renews;
+        }
+        let need = Need::Leaf(&leaf.fingerprint);
+        let is_required = |instance: &&&Instance| {
+            instance.acknowledgement == Acknowledgement::Required
+                && observed.domain.spec.propagation.require_acknowledgement
+        };
+        users.iter().filter(is_required).all(|instance| instance.check(&need, view.issued_at(), p).is_ok())
+    };
+    let open = leaves.iter().filter(|(view, users)| !is_through(view, users)).map(|(view, _)| view.wave);
+    open.min().unwrap_or(LAST_WAVE)
 }
 
 /// A ring that is there but cannot be worked with: nothing is written until a person has looked.
 fn unusable_ring(observed: &Observed<'_>) -> Option<Refusal> {
-    let domain = observed.name();
-    for (view, name) in [
-        (observed.ca.error(), gaia_api::names::ca_ring(domain)),
-        (observed.signing.error(), gaia_api::names::signing_ring(domain)),
-    ] {
-        if let Some(error) = view {
-            let message = format!("Secret {}/{name}: {error}; nothing is changed", observed.operator_namespace);
+    for (error, kind) in [(observed.ca.error(), RingKind::Ca), (observed.signing.error(), RingKind::SigningKeys)] {
+        if let Some(error) = error {
+            let message = format!("{}: {error}; nothing is changed", observed.ring_key(kind));
             return Some(Refusal::stalled(reason::RING_UNREADABLE, message));
         }
     }
+    let domain = observed.name();
     let wanted = &observed.domain.spec.trust_domain;
     let made_for = [observed.ca.ring().map(|r| &r.trust_domain), observed.signing.ring().map(|r| &r.trust_domain)];
     made_for.into_iter().flatten().find(|found| *found != wanted).map(|found| {
@@ -96,3 +272,5 @@ fn thresholds(observed: &Observed<'_>, now: Timestamp) -> Vec<Timestamp> {
 /// Short, because one namespace that fails must not hold up the others for long.
 const RETRY_CAP: Duration = Duration::from_secs(30);
 const BROUGHT_CA_RECHECK: Duration = Duration::from_secs(10);
+const FIRST_WAVE: i32 = 0;
+const LAST_WAVE: i32 = 9;

@@ -2,10 +2,24 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, which clippy.toml lets do it")]
 
+#[path = "stories/aborts.rs"]
+mod aborts;
+#[path = "stories/authorities.rs"]
+mod authorities;
+#[path = "stories/compromise.rs"]
+mod compromise;
 #[path = "stories/domains.rs"]
 mod domains;
+#[path = "stories/instances.rs"]
+mod instances;
+#[path = "stories/keys.rs"]
+mod keys;
 #[path = "stories/leaves.rs"]
 mod leaves;
+#[path = "stories/modes.rs"]
+mod modes;
+#[path = "stories/restores.rs"]
+mod restores;
 mod world;
 
 use gaia_api::Span;
@@ -19,7 +33,7 @@ use gaia_plan::object::ObjectKey;
 use gaia_plan::trust_domain::BroughtCa;
 use jiff::Timestamp;
 use rstest::rstest;
-use world::{DAY, Name, Resource, TD, Tamper, World, plain_domain};
+use world::{DAY, Name, Pod, Reload, Resource, Sight, TD, Tamper, World, plain_domain};
 
 /// A TrustDomain named gaia since 2026-01-01, and ServiceCertificate shop/web.
 fn web() -> World {
@@ -27,6 +41,17 @@ fn web() -> World {
     world.create_domain(TD, plain_domain());
     world.create_certificate_of("shop", "web", ServiceCertificateSpec::default());
     world
+}
+
+/// The same with signing keys that are not rotated in these years.
+fn quiet(mut world: World) -> World {
+    world.edit_domain(TD, |found| found.spec.tokens.rotation_period = Span::hours(99_999));
+    world
+}
+
+fn brought(number: u64, end: &str) -> Option<Result<BroughtCa, String>> {
+    let fingerprint = gaia_pki::sha256_hex(format!("brought {number}").as_bytes());
+    Some(Ok(BroughtCa { fingerprint, not_after: at(end) }))
 }
 
 fn settled(mut world: World) -> World {
@@ -78,4 +103,86 @@ fn issuer_in(namespace: &str, of: &str) -> World {
     world.create_domain(TD, spec);
     world.create_service(namespace, of, GaiaServiceSpec::default());
     world
+}
+
+/// The issuer auth/auth-service with pod auth-0, and shop/asset-service with pods shop-0 and shop-1. All reload after a minute
+/// and report. Half a day has passed.
+fn fleet() -> World {
+    let mut world = issuer_in("auth", "auth-service");
+    world.create_service("shop", "asset-service", GaiaServiceSpec::default());
+    world.settle();
+    world.start(Pod::of("auth", "auth-service", "auth-0").issuer());
+    world.start(Pod::of("shop", "asset-service", "shop-0"));
+    world.start(Pod::of("shop", "asset-service", "shop-1"));
+    world.advance(DAY / 2);
+    world.settle();
+    assert_eq!((world.states(true), world.states(false)), ("Active".to_owned(), "Active, Published".to_owned()));
+    world
+}
+
+/// Raises `rotationRevision` of the CA (true) or the signing keys.
+fn ask_to_rotate(world: &mut World, ca: bool) {
+    world.edit_domain(TD, |found| {
+        let spec = &mut found.spec;
+        *(if ca { &mut spec.ca.rotation_revision } else { &mut spec.tokens.rotation_revision }) += 1;
+    });
+    world.settle();
+}
+
+fn annotate(world: &mut World, name: &str, value: &str) {
+    world.edit_domain(TD, |found| {
+        found.metadata.annotations.get_or_insert_default().insert(name.to_owned(), value.to_owned());
+    });
+    world.settle();
+}
+
+/// The operator looks every ten seconds.
+fn wait(world: &mut World, seconds: i64) {
+    for _ in 0..seconds / 10 {
+        world.advance(10);
+        world.settle();
+    }
+}
+
+/// Waits until the states of that ring are these; at most a day. Returns after how many seconds they were.
+#[track_caller]
+fn until(world: &mut World, ca: bool, states: &str) -> i64 {
+    for round in 0..8_640 {
+        if world.states(ca) == states {
+            return round * 10;
+        }
+        world.advance(10);
+        world.settle();
+    }
+    panic!("still {} and not {states}: {:?}", world.states(ca), world.reported(&domain()).conditions());
+}
+
+/// The short ids of a ring's generations, oldest first.
+fn ids(world: &World, ca: bool) -> Vec<String> {
+    if ca {
+        world.ca_ring(TD).unwrap().generations.iter().map(|generation| generation.id.clone()).collect()
+    } else {
+        world.signing_ring(TD).unwrap().generations.iter().map(|generation| generation.id.clone()).collect()
+    }
+}
+
+/// The short id of the CA that signed a stored leaf.
+fn issuer_of(world: &World, namespace: &str, service: &str) -> String {
+    let stored = world.secret(namespace, &format!("{service}-tls")).unwrap();
+    world.leaf(stored).unwrap().0.issuer[..8].to_owned()
+}
+
+/// Fails if anything was ever against an invariant.
+#[track_caller]
+fn sound(world: &World) {
+    assert!(world.violations.is_empty(), "{:#?}", world.violations);
+}
+
+fn status(world: &World) -> gaia_api::crd::TrustDomainStatus {
+    world.domains[TD].status.clone().unwrap()
+}
+
+/// Reasons of the events since the log had that length.
+fn events(world: &World, since: usize) -> Vec<&'static str> {
+    world.log[since..].iter().flat_map(|done| done.action.events()).map(|event| event.reason).collect()
 }

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, put};
 use gaia_auth::{Access, Principal, problem};
@@ -12,7 +12,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
 use crate::asset_path::AssetPath;
-use crate::assets::{Asset, AssetError, Assets, MAX_ASSET_BYTES, Written};
+use crate::assets::{Asset, AssetError, Assets, Check, MAX_ASSET_BYTES, MAX_LISTED, Written};
+use crate::conditional::{Reading, Validators, is_conditional, judge_read, judge_write, wanted_range};
 
 #[derive(Debug, Serialize)]
 struct List {
@@ -24,13 +25,28 @@ pub(crate) fn routes(routes: Routes, assets: &Assets) -> Routes {
     let (read, write) = (Access::Scopes(&["assets:read"]), Access::Scopes(&["assets:write"]));
     routes
         .route("/assets", read, get(list).with_state(assets.clone()))
-        .route(ASSET, read, get(download).with_state(assets.clone()))
+        .route(ASSET, read, get(download).head(look).with_state(assets.clone()))
         .route(ASSET, write, put(upload).with_state(assets.clone()))
         .route(ASSET, write, delete(remove).with_state(assets.clone()))
 }
 
-async fn list(State(assets): State<Assets>, principal: Principal) -> Result<Json<List>, AssetError> {
-    let (assets, has_more) = assets.list(&principal.subject).await?;
+async fn list(
+    State(assets): State<Assets>,
+    principal: Principal,
+    Query(page): Query<Vec<(String, String)>>,
+) -> Result<Json<List>, AssetError> {
+    let (mut after, mut limit) = (None, MAX_LISTED);
+    for (name, value) in page {
+        match name.as_str() {
+            "after" => after = Some(AssetPath::parse(&value).map_err(|_| AssetError::BadPage("after"))?),
+            "limit" => {
+                let number = value.parse().ok().filter(|number| (1..=MAX_LISTED).contains(number));
+                limit = number.ok_or(AssetError::BadPage("limit"))?;
+            }
+            _ => {}
+        }
+    }
+    let (assets, has_more) = assets.list(&principal.subject, after.as_ref(), limit).await?;
     Ok(Json(List { assets, has_more }))
 }
 
@@ -38,12 +54,54 @@ async fn download(
     State(assets): State<Assets>,
     principal: Principal,
     Path(path): Path<String>,
+    conditions: HeaderMap,
 ) -> Result<Response, AssetError> {
     let path = AssetPath::parse(&path)?;
-    let found = assets.get(&principal.subject, &path).await?;
-    let mut headers = download_headers(path.file_name());
-    headers.insert(header::CONTENT_LENGTH, found.meta.size.into());
-    Ok((headers, Body::from_stream(found.into_stream())).into_response())
+    let mut attempts = 0;
+    loop {
+        let meta = assets.head(&principal.subject, &path).await?;
+        let validators = Validators::from(&meta);
+        if judge_read(&conditions, &validators)? == Reading::NotModified {
+            return Ok(not_modified(&validators));
+        }
+        let range = wanted_range(&conditions, meta.size, &validators)?;
+        let found = match assets.get(&meta, range.clone()).await {
+            // Somebody wrote it in between: it is judged anew.
+            Err(AssetError::Condition) if attempts < MAX_ATTEMPTS => {
+                attempts += 1;
+                continue;
+            }
+            found => found?,
+        };
+        let mut headers = asset_headers(&path, &validators);
+        let bytes = range.clone().unwrap_or(0..meta.size);
+        headers.insert(header::CONTENT_LENGTH, (bytes.end - bytes.start).into());
+        let mut status = StatusCode::OK;
+        if let Some(range) = range {
+            status = StatusCode::PARTIAL_CONTENT;
+            let range = format!("bytes {}-{}/{}", range.start, range.end - 1, meta.size);
+            headers.insert(header::CONTENT_RANGE, HeaderValue::try_from(range).unwrap_or(UNKNOWN_RANGE));
+        }
+        return Ok((status, headers, Body::from_stream(found.into_stream())).into_response());
+    }
+}
+
+/// The same without the asset itself.
+async fn look(
+    State(assets): State<Assets>,
+    principal: Principal,
+    Path(path): Path<String>,
+    conditions: HeaderMap,
+) -> Result<Response, AssetError> {
+    let path = AssetPath::parse(&path)?;
+    let meta = assets.head(&principal.subject, &path).await?;
+    let validators = Validators::from(&meta);
+    if judge_read(&conditions, &validators)? == Reading::NotModified {
+        return Ok(not_modified(&validators));
+    }
+    let mut headers = asset_headers(&path, &validators);
+    headers.insert(header::CONTENT_LENGTH, meta.size.into());
+    Ok((headers, Body::empty()).into_response())
 }
 
 async fn upload(
@@ -51,25 +109,43 @@ async fn upload(
     principal: Principal,
     Path(path): Path<String>,
     request: Request,
-) -> Result<StatusCode, AssetError> {
+) -> Result<Response, AssetError> {
     let path = AssetPath::parse(&path)?;
-    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let (parts, body) = request.into_parts();
+    // Part of an asset is no asset (RFC 9110, section 14.5).
+    if parts.headers.contains_key(header::CONTENT_RANGE) {
+        return Err(AssetError::BadCondition);
+    }
+    let announced = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if announced.is_some_and(|bytes: u64| bytes > MAX_ASSET_BYTES) {
         return Err(AssetError::TooLarge);
     }
-    match assets.put(&principal.subject, &path, request.into_body()).await? {
-        Written::Created => Ok(StatusCode::CREATED),
-        Written::Replaced => Ok(StatusCode::NO_CONTENT),
-    }
+    let check = check(&parts.headers);
+    let put = assets.put(&principal.subject, &path, body, check.as_deref()).await?;
+    let status = match put.written {
+        Written::Created => StatusCode::CREATED,
+        Written::Replaced => StatusCode::NO_CONTENT,
+    };
+    let etag = put.e_tag.and_then(|etag| HeaderValue::try_from(etag).ok());
+    let headers: HeaderMap = etag.map(|etag| (header::ETAG, etag)).into_iter().collect();
+    Ok((status, headers).into_response())
 }
 
 async fn remove(
     State(assets): State<Assets>,
     principal: Principal,
     Path(path): Path<String>,
+    conditions: HeaderMap,
 ) -> Result<StatusCode, AssetError> {
-    assets.delete(&principal.subject, &AssetPath::parse(&path)?).await?;
+    let path = AssetPath::parse(&path)?;
+    assets.delete(&principal.subject, &path, check(&conditions).as_deref()).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The conditions of a write, if it has any.
+fn check(headers: &HeaderMap) -> Option<Box<Check<'_>>> {
+    is_conditional(headers)
+        .then(|| -> Box<Check<'_>> { Box::new(|found| judge_write(headers, found.map(Validators::from).as_ref())) })
 }
 
 /// What the caller sees of an error; the rest goes to the log.
@@ -79,8 +155,27 @@ impl IntoResponse for AssetError {
             tracing::error!(%error, "the object store failed");
         }
         let (status, message) = self.answer();
-        problem(status, message)
+        let mut response = problem(status, message);
+        if let Self::RangeNotSatisfiable { size } = self {
+            let range = HeaderValue::try_from(format!("bytes */{size}")).unwrap_or(UNKNOWN_RANGE);
+            response.headers_mut().insert(header::CONTENT_RANGE, range);
+        }
+        response
     }
+}
+
+fn not_modified(validators: &Validators) -> Response {
+    let mut headers = HeaderMap::new();
+    validators.write(&mut headers);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(CACHE_CONTROL));
+    (StatusCode::NOT_MODIFIED, headers).into_response()
+}
+
+fn asset_headers(path: &AssetPath, validators: &Validators) -> HeaderMap {
+    let mut headers = download_headers(path.file_name());
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    validators.write(&mut headers);
+    headers
 }
 
 /// A download is a file to keep, never a page: whatever is in it cannot run here under our name.
@@ -90,7 +185,7 @@ fn download_headers(file_name: &str) -> HeaderMap {
     headers.insert(header::CONTENT_TYPE, fixed("application/octet-stream"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, fixed("nosniff"));
     headers.insert(header::CONTENT_SECURITY_POLICY, fixed("default-src 'none'; sandbox"));
-    headers.insert(header::CACHE_CONTROL, fixed("private, no-store"));
+    headers.insert(header::CACHE_CONTROL, fixed(CACHE_CONTROL));
     // RFC 8187: any name, in characters that any parser takes.
     let disposition = format!("attachment; filename*=UTF-8''{}", utf8_percent_encode(file_name, NOT_ATTR_CHAR));
     headers.insert(
@@ -100,6 +195,10 @@ fn download_headers(file_name: &str) -> HeaderMap {
     headers
 }
 
+const CACHE_CONTROL: &str = "private, no-store";
+const UNKNOWN_RANGE: HeaderValue = HeaderValue::from_static("bytes */*");
+/// How often an asset may be written while it is looked at.
+const MAX_ATTEMPTS: u32 = 3;
 const ASSET: &str = "/assets/{*path}";
 /// RFC 8187, section 3.2.1, with the most common of the characters it allows.
 const NOT_ATTR_CHAR: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

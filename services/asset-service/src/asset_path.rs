@@ -1,7 +1,6 @@
 //! Where an asset is kept: under its subject, at its path, in a spelling that no store reads as anything else.
 
-use aws_lc_rs::digest::{SHA256, digest};
-use gaia_auth::Identity;
+use gaia_auth::{Identity, sha256_hex};
 use object_store::path::{Path, PathPart};
 use percent_encoding::percent_decode_str;
 
@@ -71,8 +70,7 @@ pub fn folder(subject: &Identity) -> Path {
         return Path::from_iter([spelled]);
     }
     // Too long for a file name. No subject begins like this, so none can be mistaken for another.
-    let hash: String = digest(&SHA256, name.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    Path::from_iter([PathPart::from(format!("sha256-{hash}"))])
+    Path::from_iter([PathPart::from(format!("sha256-{}", sha256_hex(name.as_bytes())))])
 }
 
 /// The path of an object as its owner wrote it; `None` for what was not put there by [`AssetPath::object`].

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use gaia_runtime::RuntimeConfig;
+use gaia_runtime::{RuntimeConfig, is_outside_address};
+
+use crate::bucket::{is_bucket_name, is_prefix};
 
 /// Keeps files for whoever puts them there.
 #[derive(Debug, Clone, clap::Parser)]
@@ -11,9 +13,61 @@ pub struct Config {
     /// What every service is configured by.
     #[command(flatten)]
     pub runtime: RuntimeConfig,
-    /// Where objects are kept: file:///path/of/a/folder
-    #[arg(long, env = "GAIA_OBJECT_STORE_URL", value_parser = store_folder)]
-    pub object_store_url: PathBuf,
+    /// Where objects are kept.
+    #[command(flatten)]
+    pub store: StoreConfig,
+}
+
+/// Where objects are kept.
+#[derive(Debug, Clone, clap::Args)]
+pub struct StoreConfig {
+    /// Where objects are kept: file:///path/of/a/folder or s3://bucket/prefix
+    #[arg(long, env = "GAIA_OBJECT_STORE_URL", value_parser = place)]
+    pub object_store_url: Place,
+    /// File with the credentials of a bucket, as AWS's tools have it; it is read again for each request
+    #[arg(long, env = "GAIA_OBJECT_STORE_CREDENTIALS_FILE")]
+    pub object_store_credentials_file: Option<PathBuf>,
+    /// Where a store is that is not AWS's: https, or http on loopback
+    #[arg(long, env = "GAIA_OBJECT_STORE_ENDPOINT", value_parser = endpoint)]
+    pub object_store_endpoint: Option<String>,
+    /// Region of a bucket
+    #[arg(long, env = "GAIA_OBJECT_STORE_REGION", default_value = "us-east-1")]
+    pub object_store_region: String,
+    /// File with the root certificates that a store is verified by, in place of the system's
+    #[arg(long, env = "GAIA_OBJECT_STORE_CA_FILE")]
+    pub object_store_ca_file: Option<PathBuf>,
+}
+
+/// A place for objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A folder of this machine.
+    Folder(PathBuf),
+    /// A bucket.
+    Bucket(Bucket),
+}
+
+/// A bucket of S3, or of a store that speaks its protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bucket {
+    /// Its name.
+    pub name: String,
+    /// The path of everything of ours in it; may be empty.
+    pub prefix: String,
+}
+
+impl StoreConfig {
+    /// A folder of this machine.
+    #[must_use]
+    pub fn folder(path: impl Into<PathBuf>) -> Self {
+        Self {
+            object_store_url: Place::Folder(path.into()),
+            object_store_credentials_file: None,
+            object_store_endpoint: None,
+            object_store_region: "us-east-1".to_owned(),
+            object_store_ca_file: None,
+        }
+    }
 }
 
 impl AsMut<RuntimeConfig> for Config {
@@ -22,14 +76,37 @@ impl AsMut<RuntimeConfig> for Config {
     }
 }
 
-/// The folder a `file:` URL names.
-fn store_folder(url: &str) -> Result<PathBuf, String> {
-    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-    match url.strip_prefix("file://") {
-        Some(path) if path.starts_with('/') && path.len() > 1 && !path.contains(['%', '?', '#']) => Ok(path.into()),
-        Some(_) => Err("must be file:///path with an absolute path and no %, ? or #".to_owned()),
-        None if scheme == "s3" => Err("s3 is not supported yet; use file:///path".to_owned()),
-        None => Err("must be file:///path".to_owned()),
+/// The place a URL names.
+fn place(url: &str) -> Result<Place, String> {
+    if let Some(path) = url.strip_prefix("file://") {
+        let is_plain = path.starts_with('/') && path.len() > 1 && !path.contains(['%', '?', '#']);
+        return if is_plain {
+            Ok(Place::Folder(path.into()))
+        } else {
+            Err("must be file:///path with an absolute path and no %, ? or #".to_owned())
+        };
+    }
+    let Some(rest) = url.strip_prefix("s3://") else {
+        return Err("must be file:///path or s3://bucket/prefix".to_owned());
+    };
+    let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let prefix = prefix.trim_end_matches('/');
+    if !is_bucket_name(name) {
+        return Err("must be s3://bucket/prefix with a bucket of 3 to 63 characters of a-z, 0-9, - and .".to_owned());
+    }
+    if !prefix.is_empty() && !is_prefix(prefix) {
+        return Err("must be s3://bucket/prefix with a prefix of letters, digits, -, _, . and /".to_owned());
+    }
+    Ok(Place::Bucket(Bucket { name: name.to_owned(), prefix: prefix.to_owned() }))
+}
+
+fn endpoint(url: &str) -> Result<String, String> {
+    let is_one =
+        url.parse().is_ok_and(|uri: http::Uri| is_outside_address(&uri) && uri.path() == "/" && uri.query().is_none());
+    if is_one && !url.contains(['@', '#']) {
+        Ok(url.to_owned())
+    } else {
+        Err("must be https, or http on loopback, without a path".to_owned())
     }
 }
 
@@ -38,18 +115,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_is_a_folder_for_now() {
-        assert_eq!(store_folder("file:///var/lib/assets"), Ok(PathBuf::from("/var/lib/assets")));
+    fn objects_are_kept_in_a_folder_or_a_bucket() {
+        assert_eq!(place("file:///var/lib/assets"), Ok(Place::Folder(PathBuf::from("/var/lib/assets"))));
+        let bucket =
+            |name: &str, prefix: &str| Ok(Place::Bucket(Bucket { name: name.to_owned(), prefix: prefix.to_owned() }));
+        assert_eq!(place("s3://my-bucket"), bucket("my-bucket", ""));
+        assert_eq!(place("s3://my-bucket/"), bucket("my-bucket", ""));
+        assert_eq!(place("s3://my-bucket/gaia/assets/"), bucket("my-bucket", "gaia/assets"));
         for (url, error) in [
-            ("s3://bucket/prefix", "not supported yet"),
             ("file://host/path", "absolute path"),
             ("file://relative", "absolute path"),
             ("file:///", "absolute path"),
             ("file:///a%2e", "no %"),
+            ("s3://", "a bucket"),
+            ("s3://A", "a bucket"),
+            ("s3://user:secret@bucket/x", "a bucket"),
+            ("s3://bucket/a//b", "a prefix"),
+            ("s3://bucket/../x", "a prefix"),
+            ("s3://bucket/a?b=c", "a prefix"),
+            ("gs://bucket", "must be file:///path or s3"),
             ("/var/lib/assets", "must be file:///path"),
             ("", "must be file:///path"),
         ] {
-            assert!(store_folder(url).unwrap_err().contains(error), "{url}");
+            assert!(place(url).unwrap_err().contains(error), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_store_of_ones_own_is_reached_by_https_or_on_this_machine() {
+        for url in ["https://minio.example.com:9000", "http://127.0.0.1:9000/", "http://localhost:9000"] {
+            assert!(endpoint(url).is_ok(), "{url}");
+        }
+        for url in ["http://minio:9000", "https://minio/path", "https://a:b@minio", "https://minio/?a", "minio", ""] {
+            assert!(endpoint(url).is_err(), "{url}");
         }
     }
 }

@@ -6,9 +6,12 @@
 mod api;
 pub mod asset_path;
 pub mod assets;
+pub mod bucket;
+mod conditional;
 pub mod config;
 #[cfg(test)]
 mod tests;
+mod upload;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -21,6 +24,8 @@ use object_store::local::LocalFileSystem;
 pub use config::Config;
 
 use crate::assets::Assets;
+use crate::bucket::BucketError;
+use crate::config::{Place, StoreConfig};
 
 /// Why the service did not start.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +38,9 @@ pub enum StartError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The bucket of GAIA_OBJECT_STORE_URL cannot be used.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
     /// The runtime did not start.
     #[error(transparent)]
     Runtime(#[from] gaia_runtime::StartError),
@@ -50,14 +58,9 @@ impl AssetService {
     /// Opens the store, takes what is mounted and binds the addresses.
     ///
     /// # Errors
-    /// [`StartError`] if the folder or an address cannot be had.
+    /// [`StartError`] if the store or an address cannot be had.
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
-        let folder = config.object_store_url;
-        let failed = |source| StartError::Store { folder: folder.clone(), source };
-        std::fs::create_dir_all(&folder).map_err(|error| failed(error.into()))?;
-        let store = LocalFileSystem::new_with_prefix(&folder).map_err(|error| failed(error.into()))?;
-        // A folder left empty would stand in the way of an asset of its name.
-        let assets = Assets::new(Arc::new(store.with_automatic_cleanup(true)));
+        let assets = open(&config.store)?;
         let runtime = Runtime::start(config.runtime, clock, Arc::new(()), |_| ()).await?;
         let routes = api::routes(runtime.routes(), &assets);
         Ok(Self { runtime, routes })
@@ -67,4 +70,15 @@ impl AssetService {
     pub async fn serve(self, stop: impl Future<Output = ()>) {
         self.runtime.serve(self.routes, stop).await;
     }
+}
+
+fn open(config: &StoreConfig) -> Result<Assets, StartError> {
+    let folder = match &config.object_store_url {
+        Place::Bucket(bucket) => return Ok(Assets::in_bucket(bucket::open(bucket, config)?)),
+        Place::Folder(folder) => folder,
+    };
+    let failed = |source| StartError::Store { folder: folder.clone(), source };
+    std::fs::create_dir_all(folder).map_err(|error| failed(error.into()))?;
+    let store = LocalFileSystem::new_with_prefix(folder).map_err(|error| failed(error.into()))?;
+    Ok(Assets::in_folder(store))
 }

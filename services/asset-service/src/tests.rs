@@ -1,20 +1,22 @@
 //! asset-service end to end, over real TLS, with both kinds of credential.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use axum::body::Body;
-use gaia_api::mount::{ApiKeyRecord, ApiKeyState, ApiKeys, SCHEMA_VERSION};
+use gaia_api::SystemClock;
 use gaia_api::names::key;
-use gaia_api::{Clock as _, SystemClock};
-use gaia_auth::issue::ServiceClaims;
 use gaia_runtime::MeshClient;
-use gaia_runtime::testing::{Mount, Platform, config, get_plain, read, spiffe_id};
+use gaia_runtime::testing::{Mount, Platform, api_keys, config, get_plain, read};
 use http::{HeaderMap, Method, Request, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::assets::MAX_ASSET_BYTES;
+use crate::config::StoreConfig;
 use crate::{AssetService, Config};
+
+mod bucket;
 
 struct Service {
     platform: Platform,
@@ -24,32 +26,19 @@ struct Service {
     _dir: TempDir,
 }
 
-fn record(id: &str, sha256: &str, scopes: &[&str]) -> ApiKeyRecord {
-    ApiKeyRecord {
-        id: id.to_owned(),
-        sha256: sha256.to_owned(),
-        principal: "old clients".to_owned(),
-        scopes: scopes.iter().map(|&scope| scope.to_owned()).collect(),
-        expires: None,
-        state: ApiKeyState::Active,
-        mode: None,
-        shared: true,
-    }
+async fn start() -> Service {
+    start_in(|store| StoreConfig::folder(store.join("assets"))).await
 }
 
-async fn start() -> Service {
+/// With its objects where `place` says, which may put files into a directory.
+async fn start_in(place: impl FnOnce(&Path) -> StoreConfig) -> Service {
     let platform = Platform::new();
     let mut files = platform.mount("asset-service");
-    let hash = |text: &str| {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
-        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-    };
-    let keys =
-        vec![record("legacy", &hash("the-shared-key"), &[]), record("reader", &hash("reader-key"), &["assets:read"])];
-    files.insert(key::API_KEYS, serde_json::to_vec(&ApiKeys { schema_version: SCHEMA_VERSION, keys }).unwrap());
+    let keys = [("legacy", "the-shared-key", &[][..]), ("reader", "reader-key", &["assets:read"])];
+    files.insert(key::API_KEYS, api_keys(&keys));
     let (dir, store) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let _ = Mount::new(dir.path(), &files);
-    let config = Config { runtime: config("asset-service", dir.path()), object_store_url: store.path().join("assets") };
+    let config = Config { runtime: config("asset-service", dir.path()), store: place(store.path()) };
     let service = AssetService::start(config, Arc::new(SystemClock)).await.unwrap();
     let url = format!("https://{}", service.runtime.mesh_address().unwrap());
     let admin = format!("http://{}", service.runtime.admin_address().unwrap());
@@ -72,19 +61,7 @@ impl Service {
 
     /// A peer with a token that auth-service would have given it.
     fn with_token(&self, service: &str, scope: Option<&str>) -> Caller {
-        let now = SystemClock.now().as_second();
-        let claims = ServiceClaims {
-            iss: "gaia-platform".into(),
-            sub: spiffe_id(service).to_string(),
-            client_id: spiffe_id(service).to_string(),
-            service: service.into(),
-            aud: spiffe_id("asset-service").to_string(),
-            jti: "j".into(),
-            iat: now,
-            exp: now + 900,
-            scope: scope.map(str::to_owned),
-        };
-        let token = self.platform.signer().sign(&claims).unwrap();
+        let token = self.platform.service_token(service, "asset-service", scope);
         let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap())]);
         let client = self.platform.client(Some(&self.platform.leaf(service)));
         Caller { client, headers, url: self.url.clone() }
@@ -92,6 +69,13 @@ impl Service {
 }
 
 impl Caller {
+    /// The same caller with another header.
+    fn with(&self, name: &'static str, value: &str) -> Self {
+        let mut headers = self.headers.clone();
+        headers.insert(name, value.parse().unwrap());
+        Self { client: self.client.clone(), headers, url: self.url.clone() }
+    }
+
     async fn send(&self, method: Method, path: &str, body: impl Into<Body>) -> (StatusCode, HeaderMap, Vec<u8>) {
         let mut request = Request::new(body.into());
         *request.method_mut() = method;
@@ -230,6 +214,149 @@ async fn an_asset_is_there_whole_or_not_at_all() {
         caller.listed().await == ["large"] && files_below(service.store.path()) == 1
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_download_can_be_taken_up_where_it_broke_off() {
+    let service = start().await;
+    let caller = service.with_key("the-shared-key");
+    caller.status(Method::PUT, "/assets/a.bin", "0123456789").await;
+    let (status, headers, body) = caller.with("range", "bytes=7-").send(Method::GET, "/assets/a.bin", "").await;
+    assert_eq!((status, body.as_slice()), (StatusCode::PARTIAL_CONTENT, &b"789"[..]));
+    assert_eq!(
+        (&headers["content-range"], &headers["content-length"]),
+        (&"bytes 7-9/10".parse().unwrap(), &"3".parse().unwrap())
+    );
+    assert_eq!(headers["accept-ranges"], "bytes");
+    assert_eq!(headers["x-content-type-options"], "nosniff");
+
+    let (status, headers, _) = caller.with("range", "bytes=10-").send(Method::GET, "/assets/a.bin", "").await;
+    assert_eq!(
+        (status, &headers["content-range"]),
+        (StatusCode::RANGE_NOT_SATISFIABLE, &"bytes */10".parse().unwrap())
+    );
+    let (status, _, body) = caller.with("range", "bytes=0-1,4-5").send(Method::GET, "/assets/a.bin", "").await;
+    assert_eq!((status, body.as_slice()), (StatusCode::OK, &b"0123456789"[..]), "several ranges are the whole");
+
+    let etag = headers_of(&caller).await["etag"].to_str().unwrap().to_owned();
+    let part = caller.with("range", "bytes=0-0").with("if-range", &etag);
+    assert_eq!(part.status(Method::GET, "/assets/a.bin", "").await, StatusCode::PARTIAL_CONTENT);
+    caller.status(Method::PUT, "/assets/a.bin", "abcdefghij").await;
+    let (status, _, body) = part.send(Method::GET, "/assets/a.bin", "").await;
+    assert_eq!((status, body.as_slice()), (StatusCode::OK, &b"abcdefghij"[..]), "it is another asset by now");
+}
+
+async fn headers_of(caller: &Caller) -> HeaderMap {
+    caller.send(Method::HEAD, "/assets/a.bin", "").await.1
+}
+
+#[tokio::test]
+async fn head_says_what_get_would_and_nothing_more() {
+    let service = start().await;
+    let caller = service.with_key("the-shared-key");
+    assert_eq!(caller.status(Method::HEAD, "/assets/a.bin", "").await, StatusCode::NOT_FOUND);
+    caller.status(Method::PUT, "/assets/a.bin", "0123456789").await;
+    let (status, mut head, body) = caller.send(Method::HEAD, "/assets/a.bin", "").await;
+    assert_eq!((status, body.len()), (StatusCode::OK, 0));
+    let (_, mut get, _) = caller.send(Method::GET, "/assets/a.bin", "").await;
+    for headers in [&mut head, &mut get] {
+        headers.remove("date");
+    }
+    assert_eq!(head, get);
+    assert_eq!(head["content-length"], "10");
+    assert!(head["last-modified"].to_str().unwrap().ends_with("GMT"));
+}
+
+#[tokio::test]
+async fn what_a_reader_has_is_not_sent_again() {
+    let service = start().await;
+    let caller = service.with_key("the-shared-key");
+    let (_, put, _) = caller.send(Method::PUT, "/assets/a.bin", "one").await;
+    let etag = put["etag"].to_str().unwrap();
+    for method in [Method::GET, Method::HEAD] {
+        let (status, headers, body) = caller.with("if-none-match", etag).send(method, "/assets/a.bin", "").await;
+        assert_eq!((status, headers["etag"].to_str().unwrap(), body.len()), (StatusCode::NOT_MODIFIED, etag, 0));
+    }
+    caller.status(Method::PUT, "/assets/a.bin", "two").await;
+    let (status, _, body) = caller.with("if-none-match", etag).send(Method::GET, "/assets/a.bin", "").await;
+    assert_eq!((status, body.as_slice()), (StatusCode::OK, &b"two"[..]));
+    assert_eq!(
+        caller.with("if-match", etag).status(Method::GET, "/assets/a.bin", "").await,
+        StatusCode::PRECONDITION_FAILED
+    );
+}
+
+#[tokio::test]
+async fn nobody_writes_over_what_somebody_else_wrote_meanwhile() {
+    let service = start().await;
+    let caller = service.with_key("the-shared-key");
+    let only_new = caller.with("if-none-match", "*");
+    let (status, put, _) = only_new.send(Method::PUT, "/assets/a.bin", "one").await;
+    assert_eq!(status, StatusCode::CREATED);
+    assert_eq!(only_new.status(Method::PUT, "/assets/a.bin", "two").await, StatusCode::PRECONDITION_FAILED);
+    let known = caller.with("if-match", put["etag"].to_str().unwrap());
+    assert_eq!(known.status(Method::PUT, "/assets/a.bin", "three").await, StatusCode::NO_CONTENT);
+    assert_eq!(known.status(Method::PUT, "/assets/a.bin", "four").await, StatusCode::PRECONDITION_FAILED);
+    assert_eq!(known.status(Method::DELETE, "/assets/a.bin", "").await, StatusCode::PRECONDITION_FAILED);
+    assert_eq!(caller.send(Method::GET, "/assets/a.bin", "").await.2, b"three");
+    assert_eq!(
+        caller.with("content-range", "bytes 0-1/2").status(Method::PUT, "/assets/a.bin", "x").await,
+        StatusCode::BAD_REQUEST
+    );
+
+    // Large or small, and begun at the same time: one of them comes first, and the others are told.
+    for size in [10, 6 * 1024 * 1024] {
+        caller.status(Method::DELETE, "/assets/a.bin", "").await;
+        let puts = (0..4).map(|n| only_new.status(Method::PUT, "/assets/a.bin", vec![n; size]));
+        let mut statuses = futures::future::join_all(puts).await;
+        statuses.sort_unstable();
+        assert_eq!(statuses[0], StatusCode::CREATED);
+        assert_eq!(statuses[1..], [StatusCode::PRECONDITION_FAILED; 3]);
+        assert_eq!(files_below(service.store.path()), 1, "nothing is left of the others");
+    }
+}
+
+#[tokio::test]
+async fn a_long_list_is_read_page_by_page() {
+    let service = start().await;
+    let caller = service.with_key("the-shared-key");
+    let paths = ["a", "b/1", "b/2", "c d", "ä"];
+    for path in ["b/2", "c%20d", "a", "%C3%A4", "b/1"] {
+        assert_eq!(caller.status(Method::PUT, &format!("/assets/{path}"), "x").await, StatusCode::CREATED);
+    }
+    let page = async |query: &str| {
+        let (status, _, body) = caller.send(Method::GET, &format!("/assets?{query}"), "").await;
+        assert_eq!(status, StatusCode::OK, "{query}");
+        let list: Value = serde_json::from_slice(&body).unwrap();
+        let paths: Vec<String> =
+            list["assets"].as_array().unwrap().iter().map(|asset| asset["path"].as_str().unwrap().to_owned()).collect();
+        (paths, list["has_more"].as_bool().unwrap())
+    };
+    let (all, has_more) = page("").await;
+    assert!(!has_more && all.len() == 5);
+    let mut sorted = all.clone();
+    sorted.sort();
+    assert_eq!(sorted, paths);
+    let (mut seen, mut after) = (Vec::new(), String::new());
+    loop {
+        let (paths, has_more) = page(&format!("limit=2{after}")).await;
+        assert!(paths.len() <= 2);
+        seen.extend(paths);
+        if !has_more {
+            break;
+        }
+        let last = percent_encoding::utf8_percent_encode(seen.last().unwrap(), percent_encoding::NON_ALPHANUMERIC);
+        after = format!("&after={last}");
+    }
+    assert_eq!(seen, all);
+    assert_eq!(page("after=b%2F15").await.0.first().unwrap(), "b/2", "it need not be there");
+    for query in ["limit=0", "limit=1001", "limit=x", "after=..", "after="] {
+        assert_eq!(
+            caller.status(Method::GET, &format!("/assets?{query}"), "").await,
+            StatusCode::BAD_REQUEST,
+            "{query}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -6,8 +6,7 @@ use arc_swap::ArcSwapOption;
 use gaia_api::mount::{self, Grants};
 use gaia_api::names::key;
 use gaia_auth::issue::Signer;
-use gaia_auth::jwt::KeySet;
-use gaia_runtime::{Files, ServiceFiles};
+use gaia_runtime::{Files, InForce, ServiceFiles};
 
 use crate::grants::GrantTable;
 
@@ -19,7 +18,7 @@ pub struct IssuerFiles {
 }
 
 impl IssuerFiles {
-    /// The signing key; `None` before the first.
+    /// The signing key; `None` before the first, and while there is none that may be used.
     #[must_use]
     pub fn signer(&self) -> Option<Arc<Signer>> {
         self.signer.load_full()
@@ -37,24 +36,44 @@ impl ServiceFiles for IssuerFiles {
         &[key::JWT_SIGNING_KEY, key::GRANTS]
     }
 
-    fn take(&self, files: &Files, keys: Option<&KeySet>) -> Vec<(&'static str, Result<(), String>)> {
-        let signer = signer(files, keys).map(|signer| {
+    fn take(&self, files: &Files, in_force: InForce<'_>) -> Vec<(&'static str, Result<(), String>)> {
+        let signer = signer(files, in_force).map(|signer| {
             if self.signer().is_none_or(|old| old.kid() != signer.kid()) {
                 tracing::info!(kid = signer.kid(), algorithm = signer.algorithm().as_str(), "signing key taken");
                 self.signer.store(Some(Arc::new(signer)));
             }
         });
+        // The old one stays where the new one is refused, unless it has itself become unusable.
+        if let Some(old) = self.signer()
+            && let Err(reason) = check_kid(old.kid(), in_force)
+        {
+            tracing::error!(reason, "nothing is signed any more until there is another signing key");
+            self.signer.store(None);
+        }
         let grants = grants(files).map(|grants| self.grants.store(Some(Arc::new(grants))));
         vec![("signer", signer), ("grants", grants)]
     }
+
+    fn signing_kid(&self) -> Option<String> {
+        self.signer().map(|signer| signer.kid().to_owned())
+    }
 }
 
-/// A key whose public half is not published yet would make tokens that nobody accepts.
-fn signer(files: &Files, keys: Option<&KeySet>) -> Result<Signer, String> {
+fn signer(files: &Files, in_force: InForce<'_>) -> Result<Signer, String> {
     let signer = Signer::from_pem(files.require(key::JWT_SIGNING_KEY)?).map_err(|error| error.to_string())?;
-    match keys {
-        Some(keys) if keys.contains(signer.kid()) => Ok(signer),
-        _ => Err(format!("its kid {} is not in the mounted {}", signer.kid(), key::JWKS)),
+    check_kid(signer.kid(), in_force)?;
+    Ok(signer)
+}
+
+/// A key that is not published, or revoked, would make tokens that nobody accepts.
+fn check_kid(kid: &str, in_force: InForce<'_>) -> Result<(), String> {
+    if !in_force.keys.is_some_and(|keys| keys.contains(kid)) {
+        return Err(format!("its kid {kid} is not in the mounted {}", key::JWKS));
+    }
+    match in_force.denied {
+        Some(denied) if denied.check_kid(kid).is_ok() => Ok(()),
+        Some(_) => Err(format!("its kid {kid} is revoked in the mounted {}", key::DENYLIST)),
+        None => Err(format!("without a {} that can be read it may be revoked", key::DENYLIST)),
     }
 }
 

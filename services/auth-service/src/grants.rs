@@ -3,14 +3,21 @@
 use std::collections::{BTreeSet, HashMap};
 
 use gaia_api::SpiffeId;
-use gaia_api::mount::{Grants, ServiceIdentity, TokenRules};
+use gaia_api::mount::{Grant, Grants, ServiceIdentity, TokenRules};
 
 /// The grants of a trust domain.
 #[derive(Debug)]
 pub struct GrantTable {
     tokens: TokenRules,
     services: Vec<ServiceIdentity>,
-    scopes: HashMap<(SpiffeId, SpiffeId), Vec<String>>,
+    pairs: HashMap<(SpiffeId, SpiffeId), Pair>,
+}
+
+/// What a caller may do at a target.
+#[derive(Debug)]
+struct Pair {
+    scopes: Vec<String>,
+    on_behalf_of: bool,
 }
 
 /// Why a name does not lead to one service.
@@ -24,8 +31,11 @@ pub enum NameError {
 
 impl From<Grants> for GrantTable {
     fn from(grants: Grants) -> Self {
-        let scopes = grants.grants.into_iter().map(|grant| ((grant.caller, grant.target), grant.scopes)).collect();
-        Self { tokens: grants.tokens, services: grants.services, scopes }
+        let pair = |grant: Grant| {
+            let pair = Pair { scopes: grant.scopes, on_behalf_of: grant.on_behalf_of };
+            ((grant.caller, grant.target), pair)
+        };
+        Self { tokens: grants.tokens, services: grants.services, pairs: grants.grants.into_iter().map(pair).collect() }
     }
 }
 
@@ -40,6 +50,12 @@ impl GrantTable {
     #[must_use]
     pub fn own(&self, name: &str, id: &SpiffeId) -> Option<&ServiceIdentity> {
         self.services.iter().find(|service| service.spiffe_id == *id && is_called(service, name))
+    }
+
+    /// The service that runs under `id`; of several under one, the first.
+    #[must_use]
+    pub fn service(&self, id: &SpiffeId) -> Option<&ServiceIdentity> {
+        self.services.iter().find(|service| service.spiffe_id == *id)
     }
 
     /// The service a caller means by `name` or `namespace/name`: without a namespace its own first, else the only one.
@@ -62,7 +78,17 @@ impl GrantTable {
     /// The scopes a caller may ask for at a target, of which none means all; `None` if it may not call it.
     #[must_use]
     pub fn scopes(&self, caller: &SpiffeId, target: &SpiffeId) -> Option<&[String]> {
-        self.scopes.get(&(caller.clone(), target.clone())).map(Vec::as_slice)
+        self.pair(caller, target).map(|pair| pair.scopes.as_slice())
+    }
+
+    /// Whether a caller may carry someone else's identity to a target.
+    #[must_use]
+    pub fn is_on_behalf_of(&self, caller: &SpiffeId, target: &SpiffeId) -> bool {
+        self.pair(caller, target).is_some_and(|pair| pair.on_behalf_of)
+    }
+
+    fn pair(&self, caller: &SpiffeId, target: &SpiffeId) -> Option<&Pair> {
+        self.pairs.get(&(caller.clone(), target.clone()))
     }
 }
 
@@ -87,7 +113,7 @@ fn is_called(service: &ServiceIdentity, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use gaia_api::mount::{Grant, SCHEMA_VERSION};
+    use gaia_api::mount::SCHEMA_VERSION;
 
     use super::*;
 
@@ -99,6 +125,7 @@ mod tests {
     fn table() -> GrantTable {
         let services = vec![service("a", "chat"), service("b", "chat"), service("a", "web"), service("c", "web-2")];
         let grant = Grant {
+            on_behalf_of: false,
             caller: service("a", "web").spiffe_id,
             target: service("b", "chat").spiffe_id,
             scopes: vec!["chat:write".into()],

@@ -1,12 +1,12 @@
 //! Who gets which service token.
 
 use gaia_auth::issue::ServiceClaims;
-use gaia_auth::{PeerIdentity, parse_scope};
-use http::StatusCode;
+use gaia_auth::{Denied, PeerIdentity, Reason, parse_scope};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::grants::{GrantTable, NameError, granted};
+use crate::denial::Denial;
+use crate::grants::{GrantTable, granted};
 
 /// What a service asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -22,67 +22,6 @@ pub struct TokenRequest {
     pub scope: Option<String>,
 }
 
-/// Why there is no token. The reason goes to logs and metrics; the caller sees one message per status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Denial {
-    /// The request is not what it should be.
-    Malformed,
-    /// A broad token carries no scope.
-    ScopeWithoutTarget,
-    /// Several services have the target's name.
-    TargetAmbiguous,
-    /// The peer runs no service of that name.
-    NotItsName,
-    /// There is no such target.
-    TargetUnknown,
-    /// The pair is not granted.
-    PairNotGranted,
-    /// None of the scopes is granted.
-    ScopeNotGranted,
-    /// The peer's certificate ends before a token could begin.
-    CertificateEnding,
-    /// There is no signing key, or there are no grants yet.
-    NotReady,
-    /// The signing library failed.
-    SigningFailed,
-}
-
-impl Denial {
-    /// The text used as a metric label and in logs.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::ScopeWithoutTarget => "scope_without_target",
-            Self::TargetAmbiguous => "target_ambiguous",
-            Self::NotItsName => "not_its_name",
-            Self::TargetUnknown => "target_unknown",
-            Self::PairNotGranted => "pair_not_granted",
-            Self::ScopeNotGranted => "scope_not_granted",
-            Self::CertificateEnding => "certificate_ending",
-            Self::NotReady => "not_ready",
-            Self::SigningFailed => "signing_failed",
-        }
-    }
-
-    /// The status and the one message the caller sees.
-    #[must_use]
-    pub fn answer(self) -> (StatusCode, &'static str) {
-        match self {
-            Self::Malformed | Self::ScopeWithoutTarget | Self::TargetAmbiguous => {
-                (StatusCode::BAD_REQUEST, "This is not a request for a service token.")
-            }
-            Self::NotItsName
-            | Self::TargetUnknown
-            | Self::PairNotGranted
-            | Self::ScopeNotGranted
-            | Self::CertificateEnding => (StatusCode::FORBIDDEN, "This caller may not have that token."),
-            Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "Tokens cannot be issued yet."),
-            Self::SigningFailed => (StatusCode::INTERNAL_SERVER_ERROR, "The token could not be made."),
-        }
-    }
-}
-
 /// Reads a request.
 ///
 /// # Errors
@@ -91,17 +30,21 @@ pub fn parse(body: &[u8]) -> Result<TokenRequest, Denial> {
     serde_json::from_slice(body).map_err(|_| Denial::Malformed)
 }
 
-/// The claims a peer gets for its request, issued at `now` under the id `jti`.
+/// The claims a peer gets for its request, issued at `now` under the id `jti`. Nothing is issued that the same denylist
+/// would have refused.
 ///
 /// # Errors
 /// [`Denial`] with the first rule in the way.
 pub fn claims(
     grants: &GrantTable,
+    denied: &Denied,
     peer: &PeerIdentity,
     request: &TokenRequest,
     now: Timestamp,
     jti: String,
 ) -> Result<ServiceClaims, Denial> {
+    let issued = whole_seconds(now);
+    check_peer(denied, peer, now)?;
     let requested = match &request.scope {
         None => None,
         Some(scope) => Some(parse_scope(scope).ok_or(Denial::Malformed)?),
@@ -111,16 +54,13 @@ pub fn claims(
         None if requested.is_some() => return Err(Denial::ScopeWithoutTarget),
         None => (grants.tokens().audience.clone(), None),
         Some(target) => {
-            let target = grants.target(target, caller).map_err(|error| match error {
-                NameError::Unknown => Denial::TargetUnknown,
-                NameError::Ambiguous => Denial::TargetAmbiguous,
-            })?;
+            let target = grants.target(target, caller)?;
             let allowed = grants.scopes(&peer.spiffe_id, &target.spiffe_id).ok_or(Denial::PairNotGranted)?;
             let scope = granted(requested.as_deref(), allowed).map_err(|()| Denial::ScopeNotGranted)?;
             (target.spiffe_id.to_string(), scope)
         }
     };
-    let life = life_seconds(grants.tokens().max_ttl_seconds, peer.not_after, now)?;
+    let life = life_seconds(DEFAULT_LIFE_SECONDS.min(grants.tokens().max_ttl_seconds), peer.not_after, now)?;
     Ok(ServiceClaims {
         iss: grants.tokens().issuer.clone(),
         sub: peer.spiffe_id.to_string(),
@@ -128,26 +68,41 @@ pub fn claims(
         service: caller.name.clone(),
         aud,
         jti,
-        iat: now.as_second(),
-        exp: now.as_second() + life,
+        iat: issued.as_second(),
+        exp: issued.as_second() + life,
         scope,
     })
 }
 
+/// Whether the peer may have a token at `now` that a verifier with the same denylist would take.
+pub(crate) fn check_peer(denied: &Denied, peer: &PeerIdentity, now: Timestamp) -> Result<(), Denial> {
+    denied.check_peer(peer, now).map_err(|reason| match reason {
+        Reason::PeerExpired => Denial::CertificateEnding,
+        _ => Denial::PeerRevoked,
+    })?;
+    denied.check_subject(peer.spiffe_id.as_str(), whole_seconds(now)).map_err(|_| Denial::SubjectRevoked)
+}
+
+/// `iat` is in whole seconds: what counts is how it will be read.
+pub(crate) fn whole_seconds(now: Timestamp) -> Timestamp {
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
 /// A token lives no longer than the certificate it is bound to.
-fn life_seconds(max_ttl_seconds: u64, not_after: Timestamp, now: Timestamp) -> Result<i64, Denial> {
-    let max = i64::try_from(max_ttl_seconds).unwrap_or(i64::MAX);
+pub(crate) fn life_seconds(longest_seconds: u64, not_after: Timestamp, now: Timestamp) -> Result<i64, Denial> {
+    let longest = i64::try_from(longest_seconds).unwrap_or(i64::MAX);
     let certificate = not_after.as_second() - now.as_second();
-    let life = DEFAULT_LIFE_SECONDS.min(max).min(certificate);
+    let life = longest.min(certificate);
     if life > 0 { Ok(life) } else { Err(Denial::CertificateEnding) }
 }
 
-const DEFAULT_LIFE_SECONDS: i64 = 15 * 60;
+const DEFAULT_LIFE_SECONDS: u64 = 15 * 60;
 
 #[cfg(test)]
 mod tests {
     use gaia_api::SpiffeId;
-    use gaia_api::mount::{Grant, Grants, SCHEMA_VERSION, ServiceIdentity, TokenRules};
+    use gaia_api::mount::{DeniedSubject, Denylist, Grant, Grants, SCHEMA_VERSION, ServiceIdentity, TokenRules};
+    use jiff::SignedDuration;
 
     use super::*;
 
@@ -161,7 +116,12 @@ mod tests {
             schema_version: SCHEMA_VERSION,
             tokens: TokenRules { issuer: "gaia-platform".into(), audience: "gaia-services".into(), max_ttl_seconds },
             services: ["gateway", "chat", "assets"].map(service).into(),
-            grants: vec![Grant { caller: id("gateway"), target: id("assets"), scopes: vec!["assets:read".into()] }],
+            grants: vec![Grant {
+                caller: id("gateway"),
+                target: id("assets"),
+                scopes: vec!["assets:read".into()],
+                on_behalf_of: false,
+            }],
         })
     }
 
@@ -174,13 +134,22 @@ mod tests {
     }
 
     fn ask_with(request: &str, max_ttl_seconds: u64, certificate_seconds: i64) -> Result<ServiceClaims, Denial> {
-        let peer = PeerIdentity {
+        let peer = peer(certificate_seconds);
+        claims(&grants(max_ttl_seconds), &Denied::default(), &peer, &parse(request.as_bytes())?, now(), "j".into())
+    }
+
+    fn ask_under(denylist: &Denylist, now: Timestamp) -> Result<ServiceClaims, Denial> {
+        let request = parse(br#"{"service_name":"gateway"}"#)?;
+        claims(&grants(3600), &Denied::from(denylist), &peer(3600), &request, now, "j".into())
+    }
+
+    fn peer(certificate_seconds: i64) -> PeerIdentity {
+        PeerIdentity {
             spiffe_id: id("gateway"),
-            fingerprint: String::new(),
+            fingerprint: "ab".repeat(32),
             serial: String::new(),
             not_after: Timestamp::from_second(now().as_second() + certificate_seconds).unwrap(),
-        };
-        claims(&grants(max_ttl_seconds), &peer, &parse(request.as_bytes())?, now(), "j".into())
+        }
     }
 
     #[test]
@@ -217,6 +186,30 @@ mod tests {
         ] {
             assert_eq!(ask(request), Err(denial), "{request}");
         }
+    }
+
+    #[test]
+    fn a_revoked_leaf_gets_no_token() {
+        let denylist = Denylist { leaves: vec!["ab".repeat(32)], ..Denylist::empty() };
+        assert_eq!(ask_under(&denylist, now()), Err(Denial::PeerRevoked));
+        let other = Denylist { leaves: vec!["cd".repeat(32)], ..Denylist::empty() };
+        assert!(ask_under(&other, now()).is_ok());
+    }
+
+    #[test]
+    fn a_revoked_subject_gets_no_token_that_a_verifier_would_refuse() {
+        let milliseconds = |ms| now() + SignedDuration::from_millis(ms);
+        let denied_until = |not_before| Denylist {
+            subjects: vec![DeniedSubject { sub: id("gateway").to_string(), not_before }],
+            ..Denylist::empty()
+        };
+        assert!(ask_under(&denied_until(now()), now()).is_ok());
+        assert_eq!(ask_under(&denied_until(milliseconds(1)), now()), Err(Denial::SubjectRevoked));
+        // The token would carry the whole second before, which is before the end of the revocation.
+        assert_eq!(ask_under(&denied_until(milliseconds(500)), milliseconds(700)), Err(Denial::SubjectRevoked));
+        assert!(ask_under(&denied_until(milliseconds(500)), milliseconds(1000)).is_ok());
+        let someone_else = DeniedSubject { sub: id("chat").to_string(), not_before: milliseconds(9000) };
+        assert!(ask_under(&Denylist { subjects: vec![someone_else], ..Denylist::empty() }, now()).is_ok());
     }
 
     #[test]

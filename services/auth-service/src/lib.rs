@@ -1,13 +1,19 @@
-//! Gaia's auth-service: service tokens for mTLS peers, and the keys they are verified with.
+//! Gaia's auth-service: tokens for mTLS peers, the keys they are verified with, and the login.
 //!
-//! `POST /internal/service-token` needs the client certificate and nothing else, whatever the mode: a service must be
-//! able to get its first token. `GET /.well-known/jwks.json` is public.
+//! `POST /internal/service-token` and `POST /internal/token-exchange` need the client certificate and nothing else,
+//! whatever the mode: a service must be able to get its first token. `POST /internal/validate` needs a scope, the login
+//! (`POST /auth/login`, `/auth/refresh`, `/auth/logout`) a service that asks. `GET /.well-known/jwks.json` is public.
 
 mod api;
 pub mod config;
+pub mod denial;
+pub mod exchange;
 pub mod files;
+mod form;
 pub mod grants;
 pub mod issuer;
+mod login;
+mod signing;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +28,8 @@ pub use config::Config;
 
 use crate::api::Issuing;
 use crate::files::IssuerFiles;
+use crate::login::Login;
+use crate::signing::Signing;
 
 /// A started auth-service, with its addresses.
 #[derive(Debug)]
@@ -38,15 +46,27 @@ impl AuthService {
     /// [`StartError`] if an address cannot be had.
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let files = Arc::new(IssuerFiles::default());
+        let dir = config.runtime.dir.clone();
         let issued = Family::default();
-        let counter = issued.clone();
+        let logins = Family::default();
+        let (counter, login_counter) = (issued.clone(), logins.clone());
         let service_files = Arc::clone(&files);
         let runtime = Runtime::start(config.runtime, Arc::clone(&clock), service_files, |registry| {
             registry.register("gaia_token_issued", "Requests for tokens", counter);
+            registry.register("gaia_login_requests", "Requests to sign in, refresh and sign out", login_counter);
         })
         .await?;
-        let issuing = Issuing { files, generations: runtime.generations(), clock, issued };
-        let routes = api::routes(runtime.routes(), issuing);
+        let issuing = Issuing {
+            files,
+            generations: runtime.generations(),
+            authenticator: runtime.authenticator(),
+            clock,
+            issued,
+            signing: Signing::default(),
+            limits: Arc::default(),
+        };
+        let login = Login::new(runtime.generations(), runtime.authenticator(), dir, logins);
+        let routes = login::routes(api::routes(runtime.routes(), &issuing), &login);
         Ok(Self { runtime, routes })
     }
 

@@ -1,8 +1,12 @@
 //! auth-service end to end, over real mTLS.
 
+mod exchange;
+
 use std::sync::Arc;
 
 use axum::body::Body;
+use gaia_api::identity::IdentityReport;
+use gaia_api::mount::{DeniedSubject, Denylist};
 use gaia_api::names::key;
 use gaia_api::{Clock as _, SystemClock};
 use gaia_auth::Denied;
@@ -54,6 +58,21 @@ impl Service {
         let headers = response.headers().clone();
         let (status, body) = read(response).await;
         (status, serde_json::from_slice(&body).unwrap(), headers)
+    }
+
+    fn deny(&mut self, denylist: &Denylist) {
+        self.files.insert(key::DENYLIST, serde_json::to_vec(denylist).unwrap());
+        self.mount.swap(&self.files);
+    }
+
+    /// What the operator is told.
+    async fn report(&self) -> IdentityReport {
+        let uri = format!("{}.well-known/gaia/identity", self.url);
+        let operator = self.platform.client(Some(&self.platform.operator_leaf()));
+        let (status, body) =
+            read(operator.request(Request::get(uri).body(Body::empty()).unwrap()).await.unwrap()).await;
+        assert_eq!(status, StatusCode::OK);
+        serde_json::from_slice(&body).unwrap()
     }
 
     async fn jwks(&self) -> Vec<u8> {
@@ -166,6 +185,7 @@ async fn a_signing_key_that_is_not_published_is_refused_and_the_old_one_goes_on_
     };
     let (_, token, _) = service.post(&client, &json!({ "service_name": "gateway" })).await;
     assert_eq!(kid(&token), service.platform.signer().kid());
+    assert_eq!(service.report().await.signing_kid.as_deref(), Some(service.platform.signer().kid()));
 
     // Published beside the old one, it is taken.
     let (old, new): (Value, Value) =
@@ -176,6 +196,75 @@ async fn a_signing_key_that_is_not_published_is_refused_and_the_old_one_goes_on_
         kid(&service.post(&client, &json!({ "service_name": "gateway" })).await.1) == unpublished.signer().kid()
     })
     .await;
+    assert_eq!(service.report().await.signing_kid.as_deref(), Some(unpublished.signer().kid()));
+}
+
+#[tokio::test]
+async fn a_revoked_signing_key_signs_nothing_and_another_takes_its_place() {
+    let mut service = start().await;
+    let client = service.platform.client(Some(&service.platform.leaf("gateway")));
+    let request = json!({ "service_name": "gateway" });
+    let (old, next) = (service.platform.signer(), Platform::new());
+    let jwks = json!({ "keys": [old.jwk(), next.signer().jwk()] }).to_string().into_bytes();
+    service.files.insert(key::JWKS, jwks);
+    service.deny(&Denylist { kids: vec![old.kid().to_owned()], ..Denylist::empty() });
+    eventually("nothing is signed", async || {
+        service.post(&client, &request).await.0 == StatusCode::SERVICE_UNAVAILABLE
+    })
+    .await;
+    assert_eq!(service.report().await.signing_kid, None);
+
+    service.files.insert(key::JWT_SIGNING_KEY, next.signing_key().into_bytes());
+    service.mount.swap(&service.files);
+    eventually("the other key signs", async || service.post(&client, &request).await.0 == StatusCode::OK).await;
+    assert_eq!(service.report().await.signing_kid.as_deref(), Some(next.signer().kid()));
+}
+
+#[tokio::test]
+async fn a_signing_key_that_is_no_longer_published_signs_nothing() {
+    let mut service = start().await;
+    let client = service.platform.client(Some(&service.platform.leaf("gateway")));
+    let request = json!({ "service_name": "gateway" });
+    assert_eq!(service.post(&client, &request).await.0, StatusCode::OK);
+    service.files.insert(key::JWKS, Platform::new().jwks().into_bytes());
+    service.mount.swap(&service.files);
+    eventually("nothing is signed", async || {
+        service.post(&client, &request).await.0 == StatusCode::SERVICE_UNAVAILABLE
+    })
+    .await;
+    assert_eq!(service.report().await.signing_kid, None);
+}
+
+#[tokio::test]
+async fn a_revoked_subject_gets_no_token_until_its_time_and_others_do() {
+    let mut service = start().await;
+    let gateway = service.platform.client(Some(&service.platform.leaf("gateway")));
+    let chat = service.platform.client(Some(&service.platform.leaf("chat-service")));
+    let not_before = SystemClock.now() + jiff::SignedDuration::from_hours(1);
+    let subject = DeniedSubject { sub: spiffe_id("gateway").to_string(), not_before };
+    service.deny(&Denylist { subjects: vec![subject], ..Denylist::empty() });
+    eventually("it gets no token", async || {
+        service.post(&gateway, &json!({ "service_name": "gateway" })).await.0 == StatusCode::FORBIDDEN
+    })
+    .await;
+    assert_eq!(service.post(&chat, &json!({ "service_name": "chat-service" })).await.0, StatusCode::OK);
+    let metrics = get_plain(&format!("{}/metrics", service.admin)).await.1;
+    assert!(metrics.contains(r#"reason="subject_revoked"} 1"#), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_revoked_leaf_gets_no_token_but_the_next_leaf_of_the_same_service_does() {
+    let mut service = start().await;
+    let (stolen, fresh) = (service.platform.leaf("gateway"), service.platform.leaf("gateway"));
+    let wanted = TokenRequest { service_name: "gateway", target_service: None, scope: None };
+    let thief = service.platform.client(Some(&stolen));
+    assert!(thief.service_token(&service.url, &wanted).await.is_ok());
+    service.deny(&Denylist { leaves: vec![certificate(&stolen).fingerprint()], ..Denylist::empty() });
+    eventually("it gets no token", async || thief.service_token(&service.url, &wanted).await.is_err()).await;
+    // Not on the connection it had, and not on a new one.
+    let again = service.platform.client(Some(&stolen)).service_token(&service.url, &wanted).await;
+    assert!(matches!(again, Err(CallError::Failed { .. })), "{again:?}");
+    assert!(service.platform.client(Some(&fresh)).service_token(&service.url, &wanted).await.is_ok());
 }
 
 #[tokio::test]

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use gaia_api::SpiffeId;
-use gaia_api::mount::{ApiKeyRecord, ApiKeyState, ApiKeys, AuthMode};
+use gaia_api::mount::{ApiKeyRecord, ApiKeyState, ApiKeys};
 use jiff::Timestamp;
 
 use crate::Reason;
 use crate::hash::sha256_hex;
-use crate::principal::{Identity, Scopes};
+use crate::principal::Identity;
 
 /// The API keys of one service, checked when loaded.
 #[derive(Debug, Clone, Default)]
@@ -77,20 +77,16 @@ impl ApiKeyTable {
     }
 }
 
-/// Whether a recognised key works in a service of that mode.
+/// Whether a recognised key works, where keys are accepted.
 ///
 /// # Errors
 /// The [`Reason`] it does not.
-pub(crate) fn check(record: &ApiKeyRecord, mode: AuthMode, now: Timestamp) -> Result<(), Reason> {
+pub(crate) fn check(record: &ApiKeyRecord, now: Timestamp) -> Result<(), Reason> {
     if record.state == ApiKeyState::Revoked {
         return Err(Reason::ApiKeyRevoked);
     }
     if record.expires.is_some_and(|expires| now >= expires) {
         return Err(Reason::ApiKeyExpired);
-    }
-    // A key's own mode may be stricter than its service's, never laxer.
-    if mode == AuthMode::JWTOnly || record.mode == Some(AuthMode::JWTOnly) {
-        return Err(Reason::ApiKeysNotAccepted);
     }
     Ok(())
 }
@@ -103,17 +99,12 @@ pub(crate) fn holder(record: &ApiKeyRecord) -> Identity {
     }
 }
 
-/// What a key may do.
-pub(crate) fn scopes(record: &ApiKeyRecord) -> Scopes {
-    Scopes::from_list(&record.scopes)
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use gaia_api::mount::SCHEMA_VERSION;
 
     use super::*;
-    use crate::testing::{at, now};
+    use crate::fixtures::{at, now};
 
     pub(crate) fn record(id: &str, key: &str) -> ApiKeyRecord {
         ApiKeyRecord {
@@ -141,19 +132,14 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_key_stops_when_it_expires_is_revoked_or_keys_have_ended() {
+    fn a_key_stops_when_it_expires_or_is_revoked() {
         let good = record("a", "k");
-        assert_eq!(check(&good, AuthMode::Dual, now()), Ok(()));
-        assert_eq!(check(&good, AuthMode::JWTOnly, now()), Err(Reason::ApiKeysNotAccepted));
-        let own_mode = ApiKeyRecord { mode: Some(AuthMode::JWTOnly), ..good.clone() };
-        assert_eq!(check(&own_mode, AuthMode::Dual, now()), Err(Reason::ApiKeysNotAccepted));
-        let laxer = ApiKeyRecord { mode: Some(AuthMode::APIKeyOnly), ..good.clone() };
-        assert_eq!(check(&laxer, AuthMode::JWTOnly, now()), Err(Reason::ApiKeysNotAccepted));
+        assert_eq!(check(&good, now()), Ok(()));
         let ends = |expires| ApiKeyRecord { expires: Some(expires), ..good.clone() };
-        assert_eq!(check(&ends(now()), AuthMode::Dual, now()), Err(Reason::ApiKeyExpired));
-        assert_eq!(check(&ends(at(now().as_second() + 1)), AuthMode::Dual, now()), Ok(()));
+        assert_eq!(check(&ends(now()), now()), Err(Reason::ApiKeyExpired));
+        assert_eq!(check(&ends(at(now().as_second() + 1)), now()), Ok(()));
         let revoked = ApiKeyRecord { state: ApiKeyState::Revoked, ..good };
-        assert_eq!(check(&revoked, AuthMode::Dual, now()), Err(Reason::ApiKeyRevoked));
+        assert_eq!(check(&revoked, now()), Err(Reason::ApiKeyRevoked));
     }
 
     #[test]

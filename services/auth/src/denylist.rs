@@ -42,10 +42,20 @@ impl Denied {
         if now > peer.not_after {
             return Err(Reason::PeerExpired);
         }
-        if self.leaves.contains(&peer.fingerprint) { Err(Reason::PeerRevoked) } else { Ok(()) }
+        if self.is_leaf_revoked(&peer.fingerprint) { Err(Reason::PeerRevoked) } else { Ok(()) }
     }
 
-    pub(crate) fn check_kid(&self, kid: &str) -> Result<(), Reason> {
+    /// Whether the leaf of that fingerprint (lower-case hex SHA-256 of its DER) is revoked.
+    #[must_use]
+    pub fn is_leaf_revoked(&self, fingerprint: &str) -> bool {
+        self.leaves.contains(fingerprint)
+    }
+
+    /// Whether a signing key may still be used, to verify or to sign.
+    ///
+    /// # Errors
+    /// [`Reason::KidRevoked`].
+    pub fn check_kid(&self, kid: &str) -> Result<(), Reason> {
         if self.kids.contains(kid) { Err(Reason::KidRevoked) } else { Ok(()) }
     }
 
@@ -53,6 +63,14 @@ impl Denied {
         if self.jtis.contains(jti) {
             return Err(Reason::TokenIdRevoked);
         }
+        self.check_subject(sub, issued)
+    }
+
+    /// Whether a token about `sub` that was or would be issued at that time is good.
+    ///
+    /// # Errors
+    /// [`Reason::SubjectRevoked`] if only later ones are.
+    pub fn check_subject(&self, sub: &str, issued: Timestamp) -> Result<(), Reason> {
         match self.subjects.get(sub) {
             Some(not_before) if issued < *not_before => Err(Reason::SubjectRevoked),
             _ => Ok(()),

@@ -1,9 +1,18 @@
-//! SHA-256 in the one spelling used everywhere: lower-case hex.
+//! SHA-256, and the one spelling of it used everywhere: lower-case hex.
 
 use aws_lc_rs::digest::{SHA256, digest};
 
+/// SHA-256.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    hash
+}
+
 /// Lower-case hex SHA-256.
-pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
+#[must_use]
+pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(digest(&SHA256, bytes).as_ref())
 }
 

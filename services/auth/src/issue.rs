@@ -36,6 +36,52 @@ pub struct ServiceClaims {
     pub scope: Option<String>,
 }
 
+/// The claims of a delegated token: a caller acts for a user or the holder of a key (RFC 8693, section 4.1). Times are
+/// whole seconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DelegatedClaims {
+    /// The TrustDomain's issuer name.
+    pub iss: String,
+    /// For whom: `user:<issuer>:<sub>` or `key:<id>`.
+    pub sub: String,
+    /// The caller's SPIFFE id.
+    pub client_id: String,
+    /// The caller again, as the one who acts.
+    pub act: Actor,
+    /// The caller's service name, for people.
+    pub service: String,
+    /// The target's SPIFFE id: a delegated token is never broad.
+    pub aud: String,
+    /// Names this token.
+    pub jti: String,
+    /// When it was issued.
+    pub iat: i64,
+    /// When it ends: at most [`MAX_DELEGATED_SECONDS`](crate::jwt::MAX_DELEGATED_SECONDS) later.
+    pub exp: i64,
+    /// The granted scopes, one space apart; none: the target's policy alone decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+}
+
+/// The `act` claim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Actor {
+    /// The SPIFFE id of who acts.
+    pub sub: String,
+}
+
+/// The claims of a token that a platform key may sign.
+pub trait PlatformClaims: Serialize + sealed::Sealed {}
+
+impl PlatformClaims for ServiceClaims {}
+impl PlatformClaims for DelegatedClaims {}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::ServiceClaims {}
+    impl Sealed for super::DelegatedClaims {}
+}
+
 /// A private signing key. It is parsed once: parsing an RSA key costs a good part of a signature.
 pub struct Signer {
     kid: String,
@@ -136,11 +182,11 @@ impl Signer {
         jwk
     }
 
-    /// Signs a service token.
+    /// Signs a service token or a delegated one.
     ///
     /// # Errors
     /// [`SignerError::Failed`] if the library fails.
-    pub fn sign(&self, claims: &ServiceClaims) -> Result<String, SignerError> {
+    pub fn sign(&self, claims: &impl PlatformClaims) -> Result<String, SignerError> {
         let claims = serde_json::to_vec(claims).map_err(|_| SignerError::Failed)?;
         let header = json!({ "alg": self.algorithm().as_str(), "kid": self.kid, "typ": SERVICE_TOKEN_TYPE });
         self.sign_parts(header.to_string().as_bytes(), &claims)
@@ -177,8 +223,8 @@ fn base64(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures::{EC_SIGNER, RSA_SIGNER, claims};
     use crate::jwt::KeySet;
-    use crate::testing::{EC_SIGNER, RSA_SIGNER, claims};
 
     #[test]
     fn an_issued_token_is_accepted_by_an_independent_library() {

@@ -8,25 +8,41 @@
 //! Nothing here reads a file, a clock or the network: what decides takes all of them as arguments.
 
 mod api_key;
+pub mod audit;
+mod authenticator;
+mod cache;
 mod denylist;
+mod examine;
+mod extract;
+#[cfg(test)]
+mod fixtures;
 mod hash;
 pub mod issue;
 pub mod jwt;
 mod layer;
+pub mod ledger;
+mod mode;
+mod notice;
+pub mod outside;
 mod presented;
 mod principal;
 mod refusal;
 mod rules;
 mod scope;
 mod strict_json;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod user_keys;
 
 pub use api_key::{ApiKeyTable, ApiKeyTableError};
+pub use authenticator::{Access, Authenticator, Decision, Observer, Passed, REQUEST_ID_HEADER, Refused};
 pub use denylist::Denied;
-pub use layer::{Access, AuthLayer, AuthService, Authenticator, Decision, Observer};
+pub use examine::Examined;
+pub use hash::{sha256, sha256_hex};
+pub use layer::{AuthLayer, AuthService};
 pub use presented::{API_KEY_HEADER, Presented};
 pub use principal::{Connection, Credential, Identity, PeerIdentity, Principal, Scopes, Transport};
-pub use refusal::{Reason, Refusal, Trace, problem};
-pub use rules::{Rules, Verdict};
+pub use refusal::{Reason, Refusal, Trace, problem, problem_with};
+pub use rules::{PolicyError, Rules, Verdict, check_policy};
 pub use scope::parse_scope;
+pub use user_keys::UserKeys;

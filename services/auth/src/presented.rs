@@ -47,13 +47,19 @@ impl<'a> Presented<'a> {
             return Err(Reason::ApiKeyRepeated);
         }
         let api_key = bearer_key.or(header);
-        if api_key.is_some_and(|key| key.len() > MAX_KEY_BYTES) {
-            return Err(Reason::CredentialTooLong);
-        }
-        if api_key.is_some_and(|key| key.trim().is_empty()) {
-            return Err(Reason::CredentialEmpty);
-        }
+        api_key.map_or(Ok(()), check_key)?;
         Ok(Self { token, api_key })
+    }
+}
+
+/// Whether a text can be an API key at all.
+pub(crate) fn check_key(key: &str) -> Result<(), Reason> {
+    if key.len() > MAX_KEY_BYTES {
+        Err(Reason::CredentialTooLong)
+    } else if key.trim().is_empty() {
+        Err(Reason::CredentialEmpty)
+    } else {
+        Ok(())
     }
 }
 
@@ -69,7 +75,10 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName, repeated: Reason) -> Re
 
 fn bearer(value: &str) -> Result<&str, Reason> {
     match value.split_once(' ') {
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer") => Ok(rest),
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer") => {
+            // One word: what comes after a second space is another program's to read.
+            if rest.contains(' ') && !rest.trim().is_empty() { Err(Reason::TokenAlphabet) } else { Ok(rest) }
+        }
         None if value.eq_ignore_ascii_case("bearer") => Err(Reason::CredentialEmpty),
         _ => Err(Reason::SchemeUnknown),
     }
@@ -128,6 +137,18 @@ mod tests {
     }
 
     #[test]
+    fn a_credential_in_a_query_a_cookie_or_a_body_is_none() {
+        // A token in an address ends up in logs, histories and referrers (RFC 6750, section 5.3).
+        let (parts, _body) = http::Request::post("/assets?access_token=a.b.c&api_key=k")
+            .header("cookie", "access_token=a.b.c")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body("access_token=a.b.c")
+            .unwrap()
+            .into_parts();
+        assert_eq!(Presented::find(&parts.headers), Ok(Presented::default()));
+    }
+
+    #[test]
     fn debug_output_holds_no_credential() {
         let request = headers(&[("authorization", "Bearer a.secret.c"), ("x-api-key", "secret")]);
         assert!(!format!("{:?}", Presented::find(&request).unwrap()).contains("secret"));
@@ -141,6 +162,14 @@ mod tests {
                 headers.insert(AUTHORIZATION, value);
                 let _ = Presented::find(&headers);
             }
+        }
+
+        #[test]
+        fn a_bearer_value_is_taken_if_and_only_if_it_is_one_word_after_one_scheme(value in "(Bearer|bearer|BEARER|Basic|Bearer:|) {0,2}[!-~]{0,4}( [!-~]{1,2})?") {
+            let request = headers(&[("authorization", &value)]);
+            let words: Vec<&str> = value.split(' ').collect();
+            let is_one = matches!(words.as_slice(), [scheme, word] if scheme.eq_ignore_ascii_case("bearer") && !word.is_empty());
+            prop_assert_eq!(Presented::find(&request).is_ok(), is_one, "{:?}", value);
         }
 
         #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 
 use gaia_api::SpiffeId;
 use jiff::Timestamp;
@@ -13,13 +14,45 @@ pub enum Identity {
     Service(SpiffeId),
     /// The holder of an API key that no workload owns, by the id of its record.
     Key(String),
+    /// A user, as an issuer of user tokens knows them.
+    User {
+        /// The issuer's short name in the policy.
+        issuer: String,
+        /// The `sub` of its tokens.
+        sub: String,
+    },
 }
+
+impl Identity {
+    /// Reads the `sub` of a delegated token: `user:<issuer>:<sub>` or `key:<id>`, and nothing else. A workload acts for
+    /// itself with a service token.
+    #[must_use]
+    pub fn parse_delegated(text: &str) -> Option<Self> {
+        let is_plain = |text: &str| (1..=MAX_SUBJECT_BYTES).contains(&text.len()) && text.bytes().all(is_subject_byte);
+        if let Some(id) = text.strip_prefix("key:") {
+            return is_plain(id).then(|| Self::Key(id.to_owned()));
+        }
+        let (issuer, sub) = text.strip_prefix("user:")?.split_once(':')?;
+        let is_label = (1..=63).contains(&issuer.len())
+            && issuer.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        (is_label && is_plain(sub)).then(|| Self::User { issuer: issuer.to_owned(), sub: sub.to_owned() })
+    }
+}
+
+/// What may be in the name of a user or key: what prints, so that no two names look the same in a log.
+pub(crate) fn is_subject_byte(byte: u8) -> bool {
+    byte.is_ascii_graphic()
+}
+
+/// Longest name of a user or key.
+pub(crate) const MAX_SUBJECT_BYTES: usize = 255;
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Service(id) => id.fmt(f),
             Self::Key(id) => write!(f, "key:{id}"),
+            Self::User { issuer, sub } => write!(f, "user:{issuer}:{sub}"),
         }
     }
 }
@@ -70,6 +103,10 @@ pub struct Principal {
     pub scopes: Scopes,
     /// What it was told by.
     pub credential: Credential,
+    /// When the credential ends; none: it does not. A stream is not to outlive it.
+    pub expires: Option<Timestamp>,
+    /// Whether it is a user that nobody has signed in as. A route has to ask for them to get any.
+    pub is_anonymous: bool,
 }
 
 /// The kind of credential that decided.
@@ -79,6 +116,10 @@ pub enum Credential {
     None,
     /// A service token.
     ServiceToken,
+    /// A token of a service that acts for someone else.
+    DelegatedToken,
+    /// A token of an outside issuer.
+    UserToken,
     /// An API key.
     ApiKey,
     /// The client certificate alone.
@@ -92,6 +133,8 @@ impl Credential {
         match self {
             Self::None => "none",
             Self::ServiceToken => "service_token",
+            Self::DelegatedToken => "delegated_token",
+            Self::UserToken => "user_token",
             Self::ApiKey => "api_key",
             Self::Peer => "peer",
         }
@@ -118,6 +161,8 @@ pub struct Connection {
     pub transport: Transport,
     /// The verified peer, on mTLS only.
     pub peer: Option<PeerIdentity>,
+    /// Where it came from.
+    pub address: Option<IpAddr>,
 }
 
 /// The transport of a connection.
@@ -158,6 +203,28 @@ mod tests {
         assert_eq!(only(&["a", "b"]).and(&Scopes::All), only(&["a", "b"]));
         assert_eq!(only(&["a", "b"]).and(&only(&["b", "c"])), only(&["b"]));
         assert!(!only(&["a"]).and(&only(&["b"])).allow("a"), "an empty intersection is nothing, not everything");
+    }
+
+    #[test]
+    fn the_subject_of_a_delegated_token_is_a_user_or_a_key_and_reads_back_the_same() {
+        for text in ["user:supabase:3fa8", "user:a:b:c", "key:mobile"] {
+            assert_eq!(Identity::parse_delegated(text).unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "user:",
+            "user:a",
+            "user:a:",
+            "user::b",
+            "user:A:b",
+            "user:a:b c",
+            "key:",
+            "key:a\n",
+            "admin",
+            "spiffe://a/b",
+        ] {
+            assert_eq!(Identity::parse_delegated(text), None, "{text:?}");
+        }
     }
 
     #[test]

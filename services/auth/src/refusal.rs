@@ -1,6 +1,9 @@
 //! Why a request was refused, and the little of it that the outside is told.
 
 use http::{HeaderValue, Response, StatusCode, header};
+use jiff::Timestamp;
+
+use crate::notice::http_date;
 
 /// Why a request was refused. It goes to logs and metrics only; the caller sees one message per status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,6 +35,7 @@ pub enum Reason {
     IssuerWrong,
     AudienceWrong,
     SubjectWrong,
+    ActorWrong,
     KindNotAccepted,
     TokenIdMissing,
     TokenIdRevoked,
@@ -46,18 +50,37 @@ pub enum Reason {
     PeerDiffers,
     PeerExpired,
     PeerRevoked,
+    /// The peer is the operator, which calls no service.
+    PeerNotAWorkload,
     ConfirmationDiffers,
     ApiKeyUnknown,
     ApiKeyExpired,
     ApiKeyRevoked,
     ApiKeysNotAccepted,
+    /// Keys are refused for a while, to find who still uses them.
+    ApiKeysBrownedOut,
     CredentialsConflict,
+    /// The `anon` or `service_role` key of a project, which names no user.
+    ProjectKey,
+    IdToken,
+    /// A token for an OAuth client that is not listed.
+    ClientNotListed,
+    AnonymousUser,
+    ClaimRequired,
+    /// The issuer, asked over HTTP, does not know the token.
+    IssuerRefused,
     // Authenticated, not allowed: 403.
     ScopeMissing,
     CallerNotDeclared,
+    /// The caller may not carry someone else's identity.
+    DelegationNotAllowed,
     // Not able to tell: 503.
     PolicyNotLoaded,
     KeysNotLoaded,
+    /// The keys of an outside issuer were never loaded, or are too old.
+    IssuerKeysNotLoaded,
+    /// The issuer, asked over HTTP, does not answer.
+    IssuerUnavailable,
 }
 
 impl Reason {
@@ -89,6 +112,7 @@ impl Reason {
             Self::IssuerWrong => "issuer_wrong",
             Self::AudienceWrong => "audience_wrong",
             Self::SubjectWrong => "subject_wrong",
+            Self::ActorWrong => "actor_wrong",
             Self::KindNotAccepted => "kind_not_accepted",
             Self::TokenIdMissing => "jti_missing",
             Self::TokenIdRevoked => "jti_revoked",
@@ -103,16 +127,27 @@ impl Reason {
             Self::PeerDiffers => "peer_differs",
             Self::PeerExpired => "peer_expired",
             Self::PeerRevoked => "peer_revoked",
+            Self::PeerNotAWorkload => "peer_not_a_workload",
             Self::ConfirmationDiffers => "confirmation_differs",
             Self::ApiKeyUnknown => "api_key_unknown",
             Self::ApiKeyExpired => "api_key_expired",
             Self::ApiKeyRevoked => "api_key_revoked",
             Self::ApiKeysNotAccepted => "api_keys_not_accepted",
+            Self::ApiKeysBrownedOut => "api_keys_browned_out",
             Self::CredentialsConflict => "credentials_conflict",
+            Self::ProjectKey => "project_key",
+            Self::IdToken => "id_token",
+            Self::ClientNotListed => "client_not_listed",
+            Self::AnonymousUser => "anonymous_user",
+            Self::ClaimRequired => "claim_required",
+            Self::IssuerRefused => "issuer_refused",
             Self::ScopeMissing => "scope_missing",
             Self::CallerNotDeclared => "caller_not_declared",
+            Self::DelegationNotAllowed => "delegation_not_allowed",
             Self::PolicyNotLoaded => "policy_not_loaded",
             Self::KeysNotLoaded => "keys_not_loaded",
+            Self::IssuerKeysNotLoaded => "issuer_keys_not_loaded",
+            Self::IssuerUnavailable => "issuer_unavailable",
         }
     }
 
@@ -128,8 +163,10 @@ impl Reason {
             | Self::TokenShape
             | Self::TokenAlphabet
             | Self::TokenHeaderTooLong => StatusCode::BAD_REQUEST,
-            Self::ScopeMissing | Self::CallerNotDeclared => StatusCode::FORBIDDEN,
-            Self::PolicyNotLoaded | Self::KeysNotLoaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ScopeMissing | Self::CallerNotDeclared | Self::DelegationNotAllowed => StatusCode::FORBIDDEN,
+            Self::PolicyNotLoaded | Self::KeysNotLoaded | Self::IssuerKeysNotLoaded | Self::IssuerUnavailable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             _ => StatusCode::UNAUTHORIZED,
         }
     }
@@ -142,24 +179,26 @@ pub struct Refusal {
     pub reason: Reason,
     /// What may be logged of the credential.
     pub trace: Trace,
+    /// When the same credential may work again, where that is known: the end of a brownout.
+    pub until: Option<Timestamp>,
 }
 
 /// What may be logged of a credential: names, never secrets. Texts come from outside and are bounded when taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trace {
     /// Which signing key the token named.
-    pub kid: Option<String>,
+    pub kid: Option<Box<str>>,
     /// The token's id.
-    pub jti: Option<String>,
+    pub jti: Option<Box<str>>,
     /// Who the token is about.
-    pub sub: Option<String>,
+    pub sub: Option<Box<str>>,
     /// The id of the API key record.
-    pub key_id: Option<String>,
+    pub key_id: Option<Box<str>>,
 }
 
 impl From<Reason> for Refusal {
     fn from(reason: Reason) -> Self {
-        Self { reason, trace: Trace::default() }
+        Self { reason, trace: Trace::default(), until: None }
     }
 }
 
@@ -168,7 +207,14 @@ impl Refusal {
     #[must_use]
     pub fn response<B: From<String>>(&self) -> Response<B> {
         let status = self.reason.status();
-        let mut response = problem(status, message(self.reason));
+        let mut response = match self.until {
+            Some(until) => problem(status, &format!("API keys are refused here until {until}.")),
+            None => problem(status, message(self.reason)),
+        };
+        let until = self.until.and_then(http_date).and_then(|date| HeaderValue::try_from(date).ok());
+        if let Some(until) = until {
+            response.headers_mut().insert(header::RETRY_AFTER, until);
+        }
         if status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge(self.reason));
         }
@@ -179,11 +225,20 @@ impl Refusal {
 /// An RFC 9457 problem document that is not to be cached.
 #[must_use]
 pub fn problem<B: From<String>>(status: StatusCode, detail: &str) -> Response<B> {
-    let body = serde_json::json!({
+    problem_with(status, detail, &[])
+}
+
+/// The same with members of its own (RFC 9457, section 3.2), such as a `code` for programs.
+#[must_use]
+pub fn problem_with<B: From<String>>(status: StatusCode, detail: &str, members: &[(&str, &str)]) -> Response<B> {
+    let mut body = serde_json::json!({
         "title": status.canonical_reason().unwrap_or_default(),
         "status": status.as_u16(),
         "detail": detail,
     });
+    for (name, value) in members {
+        body[*name] = (*value).into();
+    }
     let mut response = Response::new(B::from(body.to_string()));
     *response.status_mut() = status;
     let headers = response.headers_mut();

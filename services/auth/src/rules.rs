@@ -1,18 +1,24 @@
 //! One immutable generation of everything that decides, and the decision itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use gaia_api::SpiffeId;
-use gaia_api::mount::{ApiKeyRecord, AuthMode, Policy};
-use http::HeaderMap;
+use gaia_api::mount::{AuthMode, Brownout, Policy, UserTokenIssuer, UserTokenVerification};
+use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
 
-use crate::api_key::{self, ApiKeyTable};
+use crate::api_key::ApiKeyTable;
+use crate::cache::{Token, TokenCache};
 use crate::denylist::Denied;
-use crate::jwt::{KeySet, ServiceToken, TokenRules};
+use crate::hash::sha256;
+use crate::jwt::{KeySet, Parts, ServiceToken, TokenRules, UserToken, UserTokenRules};
+use crate::mode::{self, Evidence, Judgement};
+use crate::notice::notice;
+use crate::outside::Question;
 use crate::presented::Presented;
 use crate::principal::{Connection, Credential, Identity, PeerIdentity, Principal, Scopes};
+use crate::user_keys::UserKeys;
 use crate::{Reason, Refusal, Trace};
 
 /// Everything one service decides by. It is replaced as a whole, never changed.
@@ -20,32 +26,79 @@ use crate::{Reason, Refusal, Trace};
 pub struct Rules {
     policy: Policy,
     keys: Option<Arc<KeySet>>,
-    denied: Denied,
+    denied: Arc<Denied>,
     api_keys: ApiKeyTable,
-    callers: HashMap<SpiffeId, Scopes>,
+    callers: Callers,
+    windows: Windows,
+    notice: HeaderMap<HeaderValue>,
+    /// Of all that tokens are read by, but for the keys.
+    context: [u8; 32],
+}
+
+/// What is known beside the rules when a request comes in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Known<'a> {
+    pub(crate) cache: &'a TokenCache,
+    pub(crate) user_keys: &'a UserKeys,
+    /// What the issuer answered about the token, if it was asked.
+    pub(crate) answer: Option<Reason>,
 }
 
 /// What was found out about one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
+    /// The mode it was judged by: the service's, or the key's own.
+    pub mode: AuthMode,
     /// The kind of credential that decided, or was the first to fail.
     pub credential: Credential,
     /// Who it is, or why not.
     pub result: Result<Principal, Refusal>,
     /// The id of a recognised API key, whatever became of it: this is how its last use is known.
     pub key_id: Option<String>,
-    /// Why a stricter mode would have refused what passed.
-    pub would_deny: Option<Reason>,
+    /// The same under the next mode on the way to tokens only; none: there is none.
+    pub next: Option<(Credential, Result<Principal, Refusal>)>,
     /// What may be logged of the credential that passed.
     pub trace: Trace,
+}
+
+impl Verdict {
+    pub(crate) fn of(mode: AuthMode, credential: Credential, result: Result<Principal, Refusal>) -> Self {
+        Self { mode, credential, result, key_id: None, next: None, trace: Trace::default() }
+    }
+
+    /// Why the next mode would refuse what passed.
+    #[must_use]
+    pub fn would_deny(&self) -> Option<Reason> {
+        match &self.next {
+            Some((_, Err(refusal))) if self.result.is_ok() => Some(refusal.reason),
+            _ => None,
+        }
+    }
+
+    /// The token that would pass in the next mode, where it decided nothing in this one.
+    #[must_use]
+    pub fn would_pass(&self) -> Option<Credential> {
+        match &self.next {
+            Some((credential, Ok(_))) if *credential != self.credential => Some(*credential),
+            _ => None,
+        }
+    }
 }
 
 impl Rules {
     /// Puts the parts together. Without `keys`, because none were ever loaded, tokens get a 503.
     #[must_use]
-    pub fn new(policy: Policy, keys: Option<Arc<KeySet>>, denied: Denied, api_keys: ApiKeyTable) -> Self {
-        let callers = policy.callers.iter().map(|c| (c.spiffe_id.clone(), Scopes::from_list(&c.scopes))).collect();
-        Self { policy, keys, denied, api_keys, callers }
+    pub fn new(
+        policy: Policy,
+        keys: Option<Arc<KeySet>>,
+        denied: impl Into<Arc<Denied>>,
+        api_keys: ApiKeyTable,
+    ) -> Self {
+        let callers = Callers::from(&policy);
+        let windows = Windows(policy.api_keys.brownouts.clone());
+        let notice = policy.api_keys.deprecation.as_ref().map(notice).unwrap_or_default();
+        let context = context(&policy);
+        Self { policy, keys, denied: denied.into(), api_keys, callers, windows, notice, context }
     }
 
     /// The policy.
@@ -54,24 +107,74 @@ impl Rules {
         &self.policy
     }
 
+    pub(crate) fn keys(&self) -> Option<&KeySet> {
+        self.keys.as_deref()
+    }
+
+    pub(crate) fn api_keys(&self) -> &ApiKeyTable {
+        &self.api_keys
+    }
+
+    pub(crate) fn callers(&self) -> &Callers {
+        &self.callers
+    }
+
+    pub(crate) fn windows(&self) -> &Windows {
+        &self.windows
+    }
+
     /// What is revoked.
     #[must_use]
     pub fn denied(&self) -> &Denied {
         &self.denied
     }
 
+    /// What users of a key are told in the headers of an answer: nothing unless keys are deprecated, which they can be
+    /// only where tokens are accepted beside them.
+    #[must_use]
+    pub fn notice(&self, verdict: &Verdict) -> Option<&HeaderMap> {
+        let is_told = verdict.mode == AuthMode::Dual && verdict.credential == Credential::ApiKey;
+        (is_told && verdict.key_id.is_some() && !self.notice.is_empty()).then_some(&self.notice)
+    }
+
     /// Finds out who sent a request with these headers over this connection, at `now`.
     #[must_use]
     pub fn authenticate(&self, headers: &HeaderMap, connection: &Connection, now: Timestamp) -> Verdict {
-        let mut verdict = Verdict {
-            credential: Credential::None,
-            result: Err(Reason::NoCredential.into()),
-            key_id: None,
-            would_deny: None,
-            trace: Trace::default(),
+        let known = Known { cache: &TokenCache::default(), user_keys: &UserKeys::default(), answer: None };
+        self.authenticate_with(headers, connection, now, known)
+    }
+
+    pub(crate) fn authenticate_with(
+        &self,
+        headers: &HeaderMap,
+        connection: &Connection,
+        now: Timestamp,
+        known: Known<'_>,
+    ) -> Verdict {
+        let peer = connection.peer.as_ref();
+        let presented = match peer.map_or(Ok(()), |peer| self.check_peer(peer, now)) {
+            Ok(()) => Presented::find(headers),
+            Err(reason) => Err(reason),
         };
-        verdict.result = self.decide(headers, connection, now, &mut verdict);
-        verdict
+        let presented = match presented {
+            Ok(presented) => presented,
+            Err(reason) => return Verdict::of(self.policy.mode, Credential::None, Err(reason.into())),
+        };
+        let record = presented.api_key.and_then(|key| self.api_keys.recognise(key));
+        let evidence = Evidence {
+            peer,
+            token: presented.token.map(|token| self.token(token, peer, now, known)),
+            has_key: presented.api_key.is_some(),
+            record,
+        };
+        let mode = mode::effective(self.policy.mode, record);
+        let judge = |mode| mode::judge(mode, &evidence, &self.callers, &self.windows, now);
+        let Judgement { credential, result, trace } = judge(mode);
+        let next = mode::next(mode).map(|mode| {
+            let judgement = judge(mode);
+            (judgement.credential, judgement.result)
+        });
+        Verdict { mode, credential, result, key_id: record.map(|record| record.id.clone()), next, trace }
     }
 
     /// Finds out who the mTLS peer is, whatever the mode and the headers say.
@@ -80,121 +183,273 @@ impl Rules {
     /// A [`Refusal`] without a peer, or if its leaf ended or was revoked.
     pub fn authenticate_peer(&self, connection: &Connection, now: Timestamp) -> Result<Principal, Refusal> {
         let peer = connection.peer.as_ref().ok_or(Reason::PeerMissing)?;
-        self.denied.check_peer(peer, now)?;
+        self.check_peer(peer, now)?;
         let identity = Identity::Service(peer.spiffe_id.clone());
-        Ok(Principal { subject: identity.clone(), actor: identity, scopes: Scopes::All, credential: Credential::Peer })
-    }
-
-    fn decide(
-        &self,
-        headers: &HeaderMap,
-        connection: &Connection,
-        now: Timestamp,
-        verdict: &mut Verdict,
-    ) -> Result<Principal, Refusal> {
-        let peer = connection.peer.as_ref();
-        if let Some(peer) = peer {
-            self.denied.check_peer(peer, now)?;
-        }
-        let presented = Presented::find(headers)?;
-        let record = presented.api_key.and_then(|key| self.api_keys.recognise(key));
-        verdict.key_id = record.map(|record| record.id.clone());
-        match (self.policy.mode, presented.token, presented.api_key) {
-            // A presented token decides alone: if it is bad, no key saves the request.
-            (AuthMode::Dual | AuthMode::JWTOnly, Some(token), _) => {
-                verdict.credential = Credential::ServiceToken;
-                let token = self.verify(token, peer, now)?;
-                verdict.trace = token.trace.clone();
-                let principal = self.token_principal(token, verdict)?;
-                self.check_conflict(record, &principal, now)?;
-                Ok(principal)
-            }
-            (mode, _, Some(_)) => {
-                verdict.credential = Credential::ApiKey;
-                let refuse = |reason| Refusal {
-                    reason,
-                    trace: Trace { key_id: record.map(|r| r.id.clone()), ..Trace::default() },
-                };
-                let record = record.ok_or_else(|| refuse(Reason::ApiKeyUnknown))?;
-                verdict.trace.key_id = Some(record.id.clone());
-                api_key::check(record, mode, now).map_err(refuse)?;
-                Ok(key_principal(record, peer))
-            }
-            (_, _, None) => Err(Reason::NoCredential.into()),
-        }
-    }
-
-    fn verify(&self, token: &str, peer: Option<&PeerIdentity>, now: Timestamp) -> Result<ServiceToken, Refusal> {
-        let keys = self.keys.as_deref().ok_or(Reason::KeysNotLoaded)?;
-        let tokens = &self.policy.tokens;
-        let rules = TokenRules {
-            keys,
-            issuer: &tokens.issuer,
-            own: &self.policy.service.spiffe_id,
-            broad_audience: (self.policy.mode != AuthMode::JWTOnly).then_some(tokens.audience.as_str()),
-            max_ttl_seconds: tokens.max_ttl_seconds,
-            denied: &self.denied,
-        };
-        rules.verify(token, peer, now)
-    }
-
-    /// Caller policy: a declared caller has what the policy lists, within what its token names. An undeclared one is
-    /// let in and counted, unless tokens are all there is.
-    fn token_principal(&self, token: ServiceToken, verdict: &mut Verdict) -> Result<Principal, Refusal> {
-        let granted = match self.callers.get(&token.caller) {
-            Some(scopes) => scopes.clone(),
-            None if self.policy.mode == AuthMode::JWTOnly => {
-                return Err(Refusal { reason: Reason::CallerNotDeclared, trace: token.trace });
-            }
-            None => {
-                verdict.would_deny = Some(Reason::CallerNotDeclared);
-                Scopes::All
-            }
-        };
-        let named = match token.scopes {
-            None => Scopes::All,
-            Some(scopes) => Scopes::Only(scopes.into_iter().collect()),
-        };
-        let identity = Identity::Service(token.caller);
         Ok(Principal {
             subject: identity.clone(),
             actor: identity,
-            scopes: granted.and(&named),
-            credential: Credential::ServiceToken,
+            scopes: Scopes::All,
+            credential: Credential::Peer,
+            expires: None,
+            is_anonymous: false,
         })
     }
 
-    /// A token wins over a shared key, and over one that does not work. With a working key that someone else owns, the
-    /// request says two things at once.
-    fn check_conflict(
+    /// The outside issuer of a token, by what it says of itself: good for nothing but to choose the keys.
+    pub(crate) fn user_issuer(&self, token: &str) -> Option<&UserTokenIssuer> {
+        let issuers = &self.policy.user_tokens.issuers;
+        if issuers.is_empty() {
+            return None;
+        }
+        let claims = Parts::cut(token).and_then(|parts| parts.claims()).ok()?;
+        let named = claims.get("iss")?.as_str()?;
+        issuers.iter().find(|issuer| issuer.issuer == named)
+    }
+
+    /// What its issuer has to be asked about a token before it can be judged: nothing, if it can be already; and what
+    /// there is no need to ask, because the token is bad anyway.
+    pub(crate) fn question(
         &self,
-        record: Option<&ApiKeyRecord>,
-        principal: &Principal,
+        text: &str,
+        connection: &Connection,
         now: Timestamp,
-    ) -> Result<(), Refusal> {
-        match record {
-            Some(record)
-                if !record.shared
-                    && api_key::check(record, self.policy.mode, now).is_ok()
-                    && api_key::holder(record) != principal.subject =>
-            {
-                let trace = Trace { key_id: Some(record.id.clone()), ..Trace::default() };
-                Err(Refusal { reason: Reason::CredentialsConflict, trace })
+        known: Known<'_>,
+    ) -> Option<Result<(Question, Option<UserToken>), Reason>> {
+        if self.remembered(text, now, known).is_some() {
+            return None;
+        }
+        let issuer = self.user_issuer(text)?;
+        if issuer.verification == UserTokenVerification::JWKS {
+            let kid = Parts::cut(text).ok()?.header(&["x5t"]).ok()?.text("kid").ok()??.to_owned();
+            let is_known = known.user_keys.get(&issuer.name).is_some_and(|keys| keys.contains(&kid));
+            let is_asked = !is_known && !kid.is_empty() && kid.len() <= MAX_ASKED_KID_BYTES;
+            return is_asked.then(|| Ok((Question::Key { issuer: issuer.clone(), kid }, None)));
+        }
+        let read = self.user_rules(issuer).read_unverified(text).map_err(|refusal| refusal.reason);
+        Some(read.and_then(|token| {
+            token.check(&self.denied, connection.peer.as_ref(), now)?;
+            let (issuer, sub) = (issuer.clone(), token.sub.clone());
+            Ok((Question::Token { issuer, token: text.to_owned(), sub }, Some(token)))
+        }))
+    }
+
+    pub(crate) fn context(&self) -> [u8; 32] {
+        self.context
+    }
+
+    pub(crate) fn user_rules<'a>(&'a self, issuer: &'a UserTokenIssuer) -> UserTokenRules<'a> {
+        UserTokenRules { issuer, denied: &self.denied }
+    }
+
+    /// The operator has an identity to look at instances with; it calls nothing.
+    fn check_peer(&self, peer: &PeerIdentity, now: Timestamp) -> Result<(), Reason> {
+        self.denied.check_peer(peer, now)?;
+        if peer.spiffe_id.workload_parts().is_some() { Ok(()) } else { Err(Reason::PeerNotAWorkload) }
+    }
+
+    /// What a token says, if it holds for this request.
+    pub(crate) fn token(
+        &self,
+        text: &str,
+        peer: Option<&PeerIdentity>,
+        now: Timestamp,
+        known: Known<'_>,
+    ) -> Result<Token, Refusal> {
+        let token = match self.remembered(text, now, known) {
+            Some(token) => token,
+            None => self.read(text, now, known)?,
+        };
+        let (checked, trace) = match &token {
+            Token::Platform(token) => (token.check(&self.denied, peer, now), &token.trace),
+            Token::User(token) => (token.check(&self.denied, peer, now), &token.trace),
+        };
+        match checked {
+            Ok(()) => Ok(token),
+            Err(reason) => Err(Refusal { trace: trace.clone(), ..reason.into() }),
+        }
+    }
+
+    /// What is remembered of a token, if it was read by the keys and the policy that are in force now.
+    pub(crate) fn remembered(&self, text: &str, now: Timestamp, known: Known<'_>) -> Option<Token> {
+        let remembered = known.cache.get(text, now)?;
+        let keys = match &remembered.token {
+            Token::Platform(_) => self.keys.as_ref().map(|keys| keys.hash()),
+            // Whose answer was asked for over HTTP is known for a minute and no longer, which the cache sees to.
+            Token::User(_) if remembered.keys.is_none() => None,
+            Token::User(token) => Some(known.user_keys.get(&token.issuer)?.hash()),
+        };
+        (remembered.context == self.context && remembered.keys == keys).then(|| remembered.token.clone())
+    }
+
+    fn read(&self, text: &str, now: Timestamp, known: Known<'_>) -> Result<Token, Refusal> {
+        let (token, keys) = match self.user_issuer(text) {
+            None => {
+                let keys = self.keys.as_deref().ok_or(Reason::KeysNotLoaded)?;
+                (Token::Platform(self.token_rules(keys).read(text)?), keys.hash())
             }
-            _ => Ok(()),
+            Some(issuer) if issuer.verification == UserTokenVerification::Remote => {
+                return Err(known.answer.unwrap_or(Reason::IssuerUnavailable).into());
+            }
+            Some(issuer) => {
+                let keys = known.user_keys.get(&issuer.name).ok_or(Reason::IssuerKeysNotLoaded)?;
+                (Token::User(self.user_rules(issuer).read(&keys, text)?), keys.hash())
+            }
+        };
+        known.cache.put(text, token.clone(), Some(keys), self.context, now);
+        Ok(token)
+    }
+
+    /// Which audience does is for the mode to say.
+    fn token_rules<'a>(&'a self, keys: &'a KeySet) -> TokenRules<'a> {
+        let tokens = &self.policy.tokens;
+        TokenRules {
+            keys,
+            issuer: &tokens.issuer,
+            own: &self.policy.service.spiffe_id,
+            broad_audience: Some(&tokens.audience),
+            max_ttl_seconds: tokens.max_ttl_seconds,
+            denied: &self.denied,
         }
     }
 }
 
-fn key_principal(record: &ApiKeyRecord, peer: Option<&PeerIdentity>) -> Principal {
-    let holder = api_key::holder(record);
-    Principal {
-        actor: peer.map_or_else(|| holder.clone(), |peer| Identity::Service(peer.spiffe_id.clone())),
-        subject: holder,
-        scopes: api_key::scopes(record),
-        credential: Credential::ApiKey,
+/// Why a policy was refused as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// Tokens of two issuers could not be told apart, or two users would have one name.
+    #[error("userTokens.issuers {name:?}: its name or issuer occurs twice, or the issuer is the platform's own")]
+    IssuerRepeated {
+        /// The second of them.
+        name: String,
+    },
+    /// A name that no subject could carry.
+    #[error("userTokens.issuers {name:?}: name must be a DNS label")]
+    IssuerName {
+        /// The name.
+        name: String,
+    },
+}
+
+/// Whether a policy has one meaning.
+///
+/// # Errors
+/// [`PolicyError`] if it names an outside issuer that could be taken for another one or for the platform.
+pub fn check_policy(policy: &Policy) -> Result<(), PolicyError> {
+    let (mut names, mut issuers) = (HashSet::new(), HashSet::from([policy.tokens.issuer.as_str()]));
+    for issuer in &policy.user_tokens.issuers {
+        let name = issuer.name.clone();
+        let user = Identity::User { issuer: name.clone(), sub: "x".to_owned() };
+        if Identity::parse_delegated(&user.to_string()) != Some(user) {
+            return Err(PolicyError::IssuerName { name });
+        }
+        if !names.insert(issuer.name.as_str()) || !issuers.insert(issuer.issuer.as_str()) {
+            return Err(PolicyError::IssuerRepeated { name });
+        }
+    }
+    Ok(())
+}
+
+/// Who may call, and what users may do.
+#[derive(Debug)]
+pub(crate) struct Callers {
+    declared: HashMap<SpiffeId, Declared>,
+    user_scopes: Scopes,
+}
+
+#[derive(Debug)]
+struct Declared {
+    scopes: Scopes,
+    on_behalf_of: bool,
+}
+
+impl From<&Policy> for Callers {
+    fn from(policy: &Policy) -> Self {
+        let mut declared: HashMap<SpiffeId, Declared> = HashMap::new();
+        for caller in &policy.callers {
+            let entry = Declared { scopes: Scopes::from_list(&caller.scopes), on_behalf_of: caller.on_behalf_of };
+            declared.insert(caller.spiffe_id.clone(), entry);
+        }
+        Self { declared, user_scopes: Scopes::from_list(&policy.user_tokens.scopes) }
     }
 }
+
+impl Callers {
+    /// A declared caller has what the policy lists, within what its token names. An undeclared one is let in unless
+    /// tokens are all there is, but never for someone else.
+    pub(crate) fn platform_principal(
+        &self,
+        mode: AuthMode,
+        token: &ServiceToken,
+        credential: Credential,
+    ) -> Result<Principal, Reason> {
+        if mode == AuthMode::JWTOnly && token.is_broad {
+            return Err(Reason::AudienceWrong);
+        }
+        let declared = self.declared.get(&token.caller);
+        let granted = match declared {
+            Some(declared) => declared.scopes.clone(),
+            None if mode == AuthMode::JWTOnly => return Err(Reason::CallerNotDeclared),
+            None => Scopes::All,
+        };
+        if token.on_behalf_of.is_some() && !declared.is_some_and(|declared| declared.on_behalf_of) {
+            return Err(Reason::DelegationNotAllowed);
+        }
+        let named = match &token.scopes {
+            None => Scopes::All,
+            Some(scopes) => Scopes::Only(scopes.iter().cloned().collect()),
+        };
+        let actor = Identity::Service(token.caller.clone());
+        Ok(Principal {
+            subject: token.on_behalf_of.clone().unwrap_or_else(|| actor.clone()),
+            actor,
+            scopes: granted.and(&named),
+            credential,
+            expires: Some(token.expires),
+            is_anonymous: false,
+        })
+    }
+
+    /// A user comes alone, or is brought by a peer that may carry a user's identity.
+    pub(crate) fn user_principal(&self, token: &UserToken, peer: Option<&PeerIdentity>) -> Result<Principal, Reason> {
+        let user = token.identity();
+        let (actor, scopes) = match peer {
+            None => (user.clone(), self.user_scopes.clone()),
+            Some(peer) => match self.declared.get(&peer.spiffe_id) {
+                Some(declared) if declared.on_behalf_of => {
+                    (Identity::Service(peer.spiffe_id.clone()), self.user_scopes.and(&declared.scopes))
+                }
+                _ => return Err(Reason::DelegationNotAllowed),
+            },
+        };
+        Ok(Principal {
+            subject: user,
+            actor,
+            scopes,
+            credential: Credential::UserToken,
+            expires: Some(token.expires),
+            is_anonymous: token.is_anonymous,
+        })
+    }
+}
+
+/// The times in which keys are refused.
+#[derive(Debug)]
+pub(crate) struct Windows(pub(crate) Vec<Brownout>);
+
+impl Windows {
+    /// When the brownout of `now` ends; none: there is none. Of windows that overlap, the last to end counts.
+    pub(crate) fn end_of_brownout(&self, now: Timestamp) -> Option<Timestamp> {
+        self.0.iter().filter(|window| (window.start..window.end).contains(&now)).map(|window| window.end).max()
+    }
+}
+
+fn context(policy: &Policy) -> [u8; 32] {
+    // Plain data of our own always has a JSON form; if it had none, no token would be remembered as another's.
+    let text = serde_json::to_vec(&(&policy.service, &policy.tokens, &policy.user_tokens)).unwrap_or_default();
+    sha256(&text)
+}
+
+const MAX_ASKED_KID_BYTES: usize = 128;
 
 #[cfg(test)]
 mod tests;

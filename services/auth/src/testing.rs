@@ -1,71 +1,210 @@
-//! What this crate's tests share.
+//! A platform's token issuer in memory, for the tests of services (feature `testing`).
+//!
+//! It makes good tokens of each kind, and bad ones by [`Issuer::forge`]; [`peer`] is who shows them. None of it is for
+//! production: its key is made on the spot and published by nobody.
 
-use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use aws_lc_rs::encoding::AsDer as _;
-use aws_lc_rs::rsa::KeySize;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, RsaKeyPair};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use gaia_api::SpiffeId;
-use jiff::Timestamp;
-use serde_json::json;
+use gaia_api::mount::{TokenRules, UserTokenIssuer};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
 
-use crate::issue::{ServiceClaims, Signer};
+use crate::issue::{Actor, DelegatedClaims, ServiceClaims, Signer};
 use crate::jwt::KeySet;
-use crate::principal::PeerIdentity;
+use crate::principal::{Connection, Identity, PeerIdentity, Transport};
 
-/// An RSA signing key, made once for all tests.
-pub(crate) static RSA_SIGNER: LazyLock<Signer> = LazyLock::new(|| {
-    let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
-    Signer::from_pkcs8(pair.as_der().unwrap().as_ref()).unwrap()
-});
-
-/// An ECDSA signing key, made once for all tests.
-pub(crate) static EC_SIGNER: LazyLock<Signer> = LazyLock::new(|| {
-    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
-    Signer::from_pkcs8(pair.to_pkcs8v1().unwrap().as_ref()).unwrap()
-});
-
-pub(crate) fn keys() -> KeySet {
-    KeySet::parse(json!({ "keys": [RSA_SIGNER.jwk(), EC_SIGNER.jwk()] }).to_string().as_bytes()).unwrap()
+/// Issues tokens with a key of its own (ES256).
+#[derive(Debug)]
+pub struct Issuer {
+    signer: Signer,
+    tokens: TokenRules,
+    issued: AtomicU64,
 }
 
-/// The time of every test.
-pub(crate) fn now() -> Timestamp {
-    at(1_800_000_000)
-}
+impl Issuer {
+    /// An issuer of tokens as `tokens` describes them.
+    ///
+    /// # Panics
+    /// If the system has no randomness for a key.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "a test without randomness cannot go on")]
+    pub fn new(tokens: TokenRules) -> Self {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("the system has randomness");
+        let der = pair.to_pkcs8v1().expect("a new key has a PKCS#8 form");
+        let signer = Signer::from_pkcs8(der.as_ref()).expect("a new P-256 key is a signing key");
+        Self { signer, tokens, issued: AtomicU64::new(0) }
+    }
 
-pub(crate) fn at(second: i64) -> Timestamp {
-    Timestamp::from_second(second).unwrap()
-}
+    /// `jwks.json`.
+    #[must_use]
+    pub fn jwks(&self) -> String {
+        json!({ "keys": [self.signer.jwk()] }).to_string()
+    }
 
-pub(crate) fn own() -> SpiffeId {
-    SpiffeId::workload("gaia.local", "shop", "asset-service")
-}
+    /// The public keys.
+    ///
+    /// # Panics
+    /// Never: it is the set that [`Issuer::jwks`] writes.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "what was written here is read here")]
+    pub fn keys(&self) -> KeySet {
+        KeySet::parse(self.jwks().as_bytes()).expect("one's own set is good")
+    }
 
-pub(crate) fn caller() -> SpiffeId {
-    SpiffeId::workload("gaia.local", "shop", "gateway")
-}
+    /// A token of `caller` for `target`, as of `now`, for as long as one may be. No scopes: the target's policy decides.
+    #[must_use]
+    pub fn service_token(&self, caller: &SpiffeId, target: &SpiffeId, scopes: &[&str], now: Timestamp) -> String {
+        self.signed(self.signer.sign(&ServiceClaims {
+            iss: self.tokens.issuer.clone(),
+            sub: caller.to_string(),
+            client_id: caller.to_string(),
+            service: service(caller),
+            aud: target.to_string(),
+            jti: self.next_id(),
+            iat: now.as_second(),
+            exp: now.as_second() + self.life(900),
+            scope: (!scopes.is_empty()).then(|| scopes.join(" ")),
+        }))
+    }
 
-pub(crate) fn peer(spiffe_id: SpiffeId) -> PeerIdentity {
-    PeerIdentity {
-        spiffe_id,
-        fingerprint: "ab".repeat(32),
-        serial: "01".to_owned(),
-        not_after: now() + jiff::SignedDuration::from_hours(1),
+    /// The same for a caller that acts for `subject`.
+    #[must_use]
+    pub fn delegated_token(&self, caller: &SpiffeId, subject: &Identity, target: &SpiffeId, now: Timestamp) -> String {
+        self.signed(self.signer.sign(&DelegatedClaims {
+            iss: self.tokens.issuer.clone(),
+            sub: subject.to_string(),
+            client_id: caller.to_string(),
+            act: Actor { sub: caller.to_string() },
+            service: service(caller),
+            aud: target.to_string(),
+            jti: self.next_id(),
+            iat: now.as_second(),
+            exp: now.as_second() + self.life(300),
+            scope: None,
+        }))
+    }
+
+    /// The token of a session that a user has with an outside issuer whose key this is.
+    #[must_use]
+    pub fn user_token(&self, issuer: &UserTokenIssuer, sub: &str, now: Timestamp) -> String {
+        let audience = issuer.audiences.first().map_or("authenticated", String::as_str);
+        let mut claims = json!({
+            "iss": issuer.issuer,
+            "sub": sub,
+            "aud": audience,
+            "role": "authenticated",
+            "session_id": "0d6a4a5c-2f7b-4d0a-9a38-5f0f3b2f9c11",
+            "is_anonymous": false,
+            "iat": now.as_second(),
+            "exp": now.as_second() + 3600,
+        });
+        for (name, value) in &issuer.required_claims {
+            claims[name] = json!(value);
+        }
+        self.forge(&json!({ "alg": "ES256", "kid": self.signer.kid(), "typ": "JWT" }), &claims)
+    }
+
+    /// Any header and claims, truly signed: to see what a service makes of them.
+    #[must_use]
+    pub fn forge(&self, header: &Value, claims: &Value) -> String {
+        self.forge_bytes(header.to_string().as_bytes(), claims.to_string().as_bytes())
+    }
+
+    /// Any bytes as header and claims, truly signed.
+    #[must_use]
+    pub fn forge_bytes(&self, header: &[u8], claims: &[u8]) -> String {
+        self.signed(self.signer.sign_parts(header, claims))
+    }
+
+    fn life(&self, longest: i64) -> i64 {
+        i64::try_from(self.tokens.max_ttl_seconds).unwrap_or(longest).min(longest)
+    }
+
+    fn next_id(&self) -> String {
+        format!("test-{}", self.issued.fetch_add(1, Ordering::Relaxed))
+    }
+
+    #[expect(clippy::expect_used, reason = "a test whose key does not sign cannot go on")]
+    fn signed(&self, token: Result<String, crate::issue::SignerError>) -> String {
+        token.expect("a good key signs")
     }
 }
 
-/// Claims that a service of [`own`] accepts from [`caller`].
-pub(crate) fn claims() -> ServiceClaims {
-    ServiceClaims {
-        iss: "gaia-platform".to_owned(),
-        sub: caller().to_string(),
-        client_id: caller().to_string(),
-        service: "gateway".to_owned(),
-        aud: own().to_string(),
-        jti: "j1".to_owned(),
-        iat: now().as_second(),
-        exp: now().as_second() + 900,
-        scope: Some("assets:read".to_owned()),
+/// A connection on which `peer` has shown a certificate that ends an hour after `now`.
+#[must_use]
+pub fn connection(peer: &SpiffeId, now: Timestamp) -> Connection {
+    let peer = PeerIdentity {
+        spiffe_id: peer.clone(),
+        fingerprint: "ab".repeat(32),
+        serial: "01".to_owned(),
+        not_after: now + SignedDuration::from_hours(1),
+    };
+    Connection { transport: Transport::Mtls, peer: Some(peer), address: None }
+}
+
+fn service(caller: &SpiffeId) -> String {
+    caller.workload_parts().map_or_else(|| caller.to_string(), |(_, name)| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use gaia_api::mount::{
+        ApiKeyRules, AuthMode, Caller, Policy, SCHEMA_VERSION, ServiceIdentity, TlsMode, UserTokens,
+    };
+    use http::{HeaderMap, HeaderValue};
+
+    use super::*;
+    use crate::fixtures::{USER, caller, now, own, user_issuer};
+    use crate::{Access, Principal};
+    use crate::{ApiKeyTable, Authenticator, Decision, Denied, Observer, Reason, Rules};
+
+    struct Nobody;
+
+    impl Observer for Nobody {
+        fn decided(&self, _: &Decision<'_>) {}
+    }
+
+    #[test]
+    fn its_tokens_are_taken_by_a_service_and_a_forged_one_is_not() {
+        let tokens = TokenRules { issuer: "i".into(), audience: "a".into(), max_ttl_seconds: 600 };
+        let (issuer, outside) = (Issuer::new(tokens.clone()), Issuer::new(tokens.clone()));
+        let policy = Policy {
+            schema_version: SCHEMA_VERSION,
+            service: ServiceIdentity { namespace: "shop".into(), name: "assets".into(), spiffe_id: own() },
+            tls_mode: TlsMode::Strict,
+            mode: AuthMode::JWTOnly,
+            tokens,
+            callers: vec![Caller { spiffe_id: caller(), scopes: vec![], on_behalf_of: true }],
+            api_keys: ApiKeyRules::default(),
+            user_tokens: UserTokens { issuers: vec![user_issuer()], scopes: vec![] },
+        };
+        let clock = Arc::new(gaia_api::ManualClock::new(now()));
+        let authenticator = Authenticator::new(clock, Arc::new(Nobody));
+        let rules = Rules::new(policy, Some(Arc::new(issuer.keys())), Denied::default(), ApiKeyTable::default());
+        authenticator.replace(Arc::new(rules));
+        authenticator.user_keys().set("supabase", &Arc::new(outside.keys()));
+        let ask = |token: &str| -> Result<Principal, Reason> {
+            let mut headers = HeaderMap::new();
+            headers.insert("authorization", HeaderValue::try_from(format!("Bearer {token}")).unwrap());
+            let peer = connection(&caller(), now());
+            let passed = authenticator.check("/", Access::Scopes(&["assets:read"]), &headers, &peer);
+            passed.map(|passed| passed.principal.unwrap()).map_err(|refused| refused.refusal.reason)
+        };
+        let service = issuer.service_token(&caller(), &own(), &["assets:read"], now());
+        assert_eq!(ask(&service).unwrap().subject, Identity::Service(caller()));
+        let key = Identity::Key("mobile".into());
+        assert_eq!(ask(&issuer.delegated_token(&caller(), &key, &own(), now())).unwrap().subject, key);
+        let user = ask(&outside.user_token(&user_issuer(), USER, now())).unwrap();
+        assert_eq!(
+            (user.subject.to_string(), user.actor),
+            (format!("user:supabase:{USER}"), Identity::Service(caller()))
+        );
+        assert_eq!(ask(&issuer.service_token(&caller(), &own(), &["chat:write"], now())), Err(Reason::ScopeMissing));
+        let forged = issuer.forge(&json!({"alg": "ES256", "kid": "x", "typ": "at+jwt"}), &json!({}));
+        assert_eq!(ask(&forged), Err(Reason::KidUnknown));
     }
 }

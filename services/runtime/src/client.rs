@@ -1,34 +1,82 @@
 //! Calls to other services: mTLS with the newest leaf, to a server whose name is verified.
 //!
-//! No proxy and no redirect is ever followed. Configuration and pool belong to one generation and go with it.
+//! No proxy and no redirect is ever followed. Configuration and pool belong to one generation and go with it; and no
+//! connection is used for so long that the server would have to end it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::Body;
-use http::{Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::{BodyExt as _, Limited};
+use axum::body::{Body, Bytes, HttpBody as _};
+use h2::Reason;
+use http::uri::Scheme;
+use http::{Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::client::legacy::connect::{Connected, Connection, capture_connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 /// An HTTP client of one generation.
 #[derive(Clone)]
-pub struct MeshClient(Client<Connector, Body>);
+pub struct MeshClient {
+    connector: Connector,
+    pool: Client<Connector, Body>,
+    max_age: Duration,
+}
+
+/// Where hosts are that the system's resolver does not know, as `/etc/hosts` would say it: by name, with the port in
+/// place of the URI's. The addresses of a host take turns; one that does not answer is passed over.
+#[derive(Debug, Clone, Default)]
+pub struct Hosts {
+    addresses: Arc<BTreeMap<String, Vec<SocketAddr>>>,
+    turn: Arc<AtomicUsize>,
+}
+
+impl FromIterator<(String, SocketAddr)> for Hosts {
+    fn from_iter<T: IntoIterator<Item = (String, SocketAddr)>>(hosts: T) -> Self {
+        let mut addresses: BTreeMap<String, Vec<SocketAddr>> = BTreeMap::new();
+        for (name, address) in hosts {
+            addresses.entry(name).or_default().push(address);
+        }
+        Self { addresses: Arc::new(addresses), turn: Arc::default() }
+    }
+}
+
+impl Hosts {
+    /// Reads `name=address:port`, several with commas in between.
+    ///
+    /// # Errors
+    /// What is wrong with the first entry that is none.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let entry = |entry: &str| {
+            let (name, address) = entry.split_once('=').ok_or_else(|| format!("{entry:?} is not name=address:port"))?;
+            let address = address.parse().map_err(|_| format!("{address:?} is not an IP address and a port"))?;
+            Ok((name.to_owned(), address))
+        };
+        text.split(',').map(str::trim).filter(|text| !text.is_empty()).map(entry).collect()
+    }
+
+    async fn connect(&self, host: &str, port: u16) -> io::Result<TcpStream> {
+        let Some(known) = self.addresses.get(host) else { return TcpStream::connect((host, port)).await };
+        let mut addresses = known.clone();
+        addresses.rotate_left(self.turn.fetch_add(1, Ordering::Relaxed) % known.len());
+        TcpStream::connect(addresses.as_slice()).await
+    }
+}
 
 impl fmt::Debug for MeshClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,7 +85,7 @@ impl fmt::Debug for MeshClient {
 }
 
 /// Why a call to another service failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum CallError {
     /// No answer.
     #[error("calling {uri} failed: {source}")]
@@ -45,7 +93,7 @@ pub enum CallError {
         /// Which address, without its query.
         uri: String,
         /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// An answer other than was hoped for.
     #[error("{uri} answered {status}")]
@@ -55,91 +103,152 @@ pub enum CallError {
         /// The answer.
         status: StatusCode,
     },
+    /// There is no usable set of certificates yet.
+    #[error("there is no certificate to call others with yet")]
+    NotReady,
+    /// There is no token, because auth-service does not answer.
+    #[error("auth-service at {uri} does not answer: {source}")]
+    AuthUnavailable {
+        /// Which address.
+        uri: String,
+        /// Why.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// What auth-service gave cannot be sent.
+    #[error("the answer of auth-service holds no token")]
+    NoToken,
+    /// What the file of the API key holds cannot be sent.
+    #[error("the file of GAIA_API_KEY_FILE holds no API key")]
+    BadKey,
+    /// auth-service does not take the credential of whom the call is made for.
+    #[error("auth-service does not take the credential of whom {target} is called for")]
+    SubjectRefused {
+        /// Who was to be called.
+        target: String,
+    },
+    /// Over plain HTTP anybody could take a token along, so none is sent.
+    #[error("{uri} is plain HTTP, which no token is sent over: it needs the API key of GAIA_API_KEY_FILE")]
+    Unprotected {
+        /// Which address, without its query.
+        uri: String,
+    },
+}
+
+impl CallError {
+    /// Whether nothing of the request can have reached anybody: there was no connection.
+    #[must_use]
+    pub fn was_never_sent(&self) -> bool {
+        let Self::Failed { source, .. } = self else { return false };
+        source
+            .downcast_ref::<hyper_util::client::legacy::Error>()
+            .is_some_and(hyper_util::client::legacy::Error::is_connect)
+    }
+
+    /// A call that got no answer.
+    pub(crate) fn failed(uri: &Uri, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Failed { uri: place(uri), source: Arc::from(error.into()) }
+    }
 }
 
 impl MeshClient {
-    pub(crate) fn new(config: ClientConfig) -> Self {
-        let connector = Connector { tls: TlsConnector::from(Arc::new(config)) };
+    /// A client with a TLS configuration of one's own. Services take the one of their
+    /// [`Generation`](crate::Generation).
+    #[must_use]
+    pub fn new(config: ClientConfig, hosts: Hosts) -> Self {
+        Self::with(Connector { tls: Some(TlsConnector::from(Arc::new(config))), hosts })
+    }
+
+    /// A client that speaks plain HTTP and nothing else, for a platform that has no certificates yet.
+    #[must_use]
+    pub fn plain(hosts: Hosts) -> Self {
+        Self::with(Connector { tls: None, hosts })
+    }
+
+    /// Another client of the same generation, which shares no connection with this one.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self::with(self.connector.clone())
+    }
+
+    fn with(connector: Connector) -> Self {
         // Servers close an idle HTTP/1 connection after their header timeout: let go of ours before.
-        let client = Client::builder(TokioExecutor::new())
+        let pool = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-            .build(connector);
-        Self(client)
+            .build(connector.clone());
+        Self { connector, pool, max_age: MAX_AGE }
     }
 
-    /// Sends a request. Its URI must be absolute and `https`.
+    /// The same, but letting go of connections after another time.
+    #[cfg(test)]
+    pub(crate) fn with_max_age(self, max_age: Duration) -> Self {
+        Self { max_age, ..self }
+    }
+
+    /// Sends a request. Its URI must be absolute and `https`. One without a body that the server, about to end the
+    /// connection, says it has not looked at is sent again.
     ///
     /// # Errors
     /// [`CallError::Failed`] if no answer comes back: name resolution, connection, TLS, or the transfer.
     pub async fn request(&self, request: Request<Body>) -> Result<Response<Incoming>, CallError> {
-        let uri = place(request.uri());
-        self.0.request(request).await.map_err(|error| CallError::Failed { uri, source: error.into() })
-    }
-
-    /// Asks auth-service for a service token.
-    ///
-    /// # Errors
-    /// [`CallError`] if it does not answer, refuses, or answers with something else.
-    pub async fn service_token(&self, auth_url: &Uri, wanted: &TokenRequest<'_>) -> Result<ServiceToken, CallError> {
-        let failed =
-            |source: Box<dyn std::error::Error + Send + Sync>| CallError::Failed { uri: place(auth_url), source };
-        let body = serde_json::to_vec(wanted).map_err(|error| failed(error.into()))?;
-        let uri = format!("{}/internal/service-token", auth_url.to_string().trim_end_matches('/'));
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(uri)
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Body::from(body))
-            .map_err(|error| failed(error.into()))?;
-        let response = self.request(request).await?;
-        if response.status() != StatusCode::OK {
-            return Err(CallError::Refused { uri: place(auth_url), status: response.status() });
+        if request.body().is_end_stream() {
+            self.insist(request.map(|_| Bytes::new())).await
+        } else {
+            self.send(request).await
         }
-        let body = Limited::new(response.into_body(), MAX_TOKEN_ANSWER_BYTES).collect().await.map_err(&failed)?;
-        // The parser's message could quote the token.
-        serde_json::from_slice(&body.to_bytes()).map_err(|_| failed("the answer holds no token".into()))
     }
-}
 
-/// What auth-service is asked for.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct TokenRequest<'a> {
-    /// The caller's own service name.
-    pub service_name: &'a str,
-    /// The service to call, `name` or `namespace/name`; none: a broad token of the dual phases.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub target_service: Option<&'a str>,
-    /// The scopes, one space apart; none: all that are granted.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub scope: Option<&'a str>,
-}
+    /// Sends what can be sent again, until a server has looked at it.
+    pub(crate) async fn insist(&self, request: Request<Bytes>) -> Result<Response<Incoming>, CallError> {
+        for _ in 1..MAX_ATTEMPTS {
+            match self.send(request.clone().map(Body::from)).await {
+                Err(CallError::Failed { source, .. }) if was_not_looked_at(source.as_ref()) => {}
+                settled => return settled,
+            }
+        }
+        self.send(request.map(Body::from)).await
+    }
 
-/// A service token. `Debug` does not print it.
-#[derive(Clone, Deserialize)]
-pub struct ServiceToken {
-    /// The token.
-    pub access_token: String,
-    /// How long it is good for, in seconds.
-    pub expires_in: u64,
-}
-
-impl fmt::Debug for ServiceToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServiceToken").field("expires_in", &self.expires_in).finish_non_exhaustive()
+    async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, CallError> {
+        let uri = request.uri().clone();
+        let used = capture_connection(&mut request);
+        let answer = self.pool.request(request).await;
+        let answer = answer.map_err(|error| CallError::failed(&uri, error))?;
+        let began = answer.extensions().get::<Began>();
+        if began.is_some_and(|Began(began)| began.elapsed() >= self.max_age)
+            && let Some(connection) = used.connection_metadata().as_ref()
+        {
+            // No request is begun on it any more; those under way go on.
+            connection.poison();
+        }
+        Ok(answer)
     }
 }
 
 /// Where a request went, as much of it as may be logged.
-fn place(uri: &Uri) -> String {
+pub(crate) fn place(uri: &Uri) -> String {
     format!("{}://{}{}", uri.scheme_str().unwrap_or(""), uri.authority().map_or("", |a| a.as_str()), uri.path())
 }
 
-/// TCP and TLS to the host a URI names.
+/// Whether a server refused a request unseen (RFC 9113, section 8.7): it was on its way when the server said goodbye.
+fn was_not_looked_at(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let Some(error) = causes.find_map(|cause| cause.downcast_ref::<h2::Error>()) else { return false };
+    error.is_remote()
+        && match error.reason() {
+            // Streams that the server still answers end with another error.
+            Some(Reason::NO_ERROR) => error.is_go_away(),
+            Some(Reason::REFUSED_STREAM) => error.is_reset(),
+            _ => false,
+        }
+}
+
+/// TCP to the host a URI names, and TLS: always, or never.
 #[derive(Clone)]
 struct Connector {
-    tls: TlsConnector,
+    tls: Option<TlsConnector>,
+    hosts: Hosts,
 }
 
 impl tower::Service<Uri> for Connector {
@@ -152,50 +261,87 @@ impl tower::Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let tls = self.tls.clone();
+        let Self { tls, hosts } = self.clone();
         Box::pin(async move {
-            if uri.scheme() != Some(&http::uri::Scheme::HTTPS) {
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "other services are called with https only"));
+            let (scheme, port) = if tls.is_some() { (Scheme::HTTPS, 443) } else { (Scheme::HTTP, 80) };
+            if uri.scheme() != Some(&scheme) {
+                let only = format!("this client speaks {scheme} only");
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, only));
             }
             let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
-            let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
-            let tcp = timeout(CONNECT_TIMEOUT, TcpStream::connect((host, uri.port_u16().unwrap_or(443)))).await??;
+            let tcp = timeout(CONNECT_TIMEOUT, hosts.connect(&host, uri.port_u16().unwrap_or(port))).await??;
             tcp.set_nodelay(true)?;
-            let stream = timeout(HANDSHAKE_TIMEOUT, tls.connect(name, tcp)).await??;
-            Ok(Stream(TokioIo::new(stream)))
+            let io = match tls {
+                None => Io::Plain(TokioIo::new(tcp)),
+                Some(tls) => {
+                    let name = ServerName::try_from(host).map_err(io::Error::other)?;
+                    let stream = timeout(HANDSHAKE_TIMEOUT, tls.connect(name, tcp)).await??;
+                    Io::Tls(Box::new(TokioIo::new(stream)))
+                }
+            };
+            Ok(Stream { io, began: Instant::now() })
         })
     }
 }
 
-/// A TLS connection as hyper takes it.
-struct Stream(TokioIo<TlsStream<TcpStream>>);
+/// A connection as hyper takes it.
+struct Stream {
+    io: Io,
+    began: Instant,
+}
+
+enum Io {
+    Plain(TokioIo<TcpStream>),
+    Tls(Box<TokioIo<TlsStream<TcpStream>>>),
+}
+
+/// When the connection began that an answer came over.
+#[derive(Debug, Clone, Copy)]
+struct Began(Instant);
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        let is_h2 = self.0.inner().get_ref().1.alpn_protocol() == Some(b"h2");
-        if is_h2 { Connected::new().negotiated_h2() } else { Connected::new() }
+        let connected = Connected::new().extra(Began(self.began));
+        match &self.io {
+            Io::Tls(tls) if tls.inner().get_ref().1.alpn_protocol() == Some(b"h2") => connected.negotiated_h2(),
+            _ => connected,
+        }
     }
 }
 
 impl Read for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        match &mut self.io {
+            Io::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Io::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+        }
     }
 }
 
 impl Write for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        match &mut self.io {
+            Io::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Io::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+        }
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        match &mut self.io {
+            Io::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Io::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        match &mut self.io {
+            Io::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Io::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
     }
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
-const MAX_TOKEN_ANSWER_BYTES: usize = 16 * 1024;
+/// Below what our servers allow (eight minutes and more): a client that leaves by itself loses nothing.
+const MAX_AGE: Duration = Duration::from_secs(7 * 60);
+const MAX_ATTEMPTS: u32 = 3;

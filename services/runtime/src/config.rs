@@ -9,6 +9,8 @@ use clap::error::{ContextKind, ContextValue};
 use gaia_api::Span;
 use gaia_api::names::key;
 
+use crate::client::Hosts;
+
 /// What every service is configured by.
 #[derive(Debug, Clone, clap::Args)]
 pub struct RuntimeConfig {
@@ -42,6 +44,9 @@ pub struct RuntimeConfig {
     /// Single files that lie elsewhere than in the mounted directory, by the name they would have there
     #[arg(skip)]
     pub overrides: BTreeMap<&'static str, PathBuf>,
+    /// Where other services are that the system's resolver does not know: name=address:port, several with commas
+    #[arg(long = "resolve", env = "GAIA_RESOLVE", default_value = "", hide_default_value = true, value_parser = Hosts::parse)]
+    pub hosts: Hosts,
 }
 
 /// How log lines are written.
@@ -189,6 +194,7 @@ mod tests {
             ("--log-format", "xml", "GAIA_LOG_FORMAT"),
             ("--reload-interval", "1d", "GAIA_RELOAD_INTERVAL"),
             ("--reload-interval", "0s", "GAIA_RELOAD_INTERVAL"),
+            ("--resolve", "assets=nowhere:1", "GAIA_RESOLVE"),
         ] {
             let error = parse(&[flag, value]).unwrap_err();
             assert!(error.contains(flag) && error.contains(variable) && error.contains(value), "{error}");

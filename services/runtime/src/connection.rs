@@ -8,19 +8,26 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use gaia_auth::Connection;
-use http::header;
-use http::{Request, Response};
+use gaia_auth::{Connection, problem};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use crate::activity::{Activity, Answering, UnderWay};
+use crate::framing::Framed;
+use crate::limits::{
+    CONNECTION_WINDOW_BYTES, Limits, MAX_HEAD_BYTES, MAX_HEADER_LIST_BYTES, MAX_SEND_BUFFER_BYTES, MAX_STREAMS,
+    STREAM_WINDOW_BYTES,
+};
 use crate::linger::Lingering;
+use crate::pace::{Paced, PacedWrites};
 
 /// The HTTP version a connection speaks, settled before its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,46 +39,118 @@ pub(crate) enum Protocol {
 /// How connections are told to end.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Stop {
+    /// Whoever asks is told not to ask here again.
+    pub(crate) soon: CancellationToken,
     /// Finish what is under way and take nothing new.
     pub(crate) gracefully: CancellationToken,
     /// End now.
     pub(crate) at_once: CancellationToken,
 }
 
-/// Serves one connection. When `distrusted` ends, what is under way has [`DISTRUST_GRACE`] left.
-pub(crate) async fn serve<IO>(
-    io: IO,
-    protocol: Protocol,
-    app: Router,
-    connection: Arc<Connection>,
-    distrusted: impl Future<Output = ()>,
-    stop: Stop,
-) where
+/// What ends one connection.
+#[derive(Debug)]
+pub(crate) struct Ends<F> {
+    /// When this ends, what is under way has [`DISTRUST_GRACE`] left.
+    pub(crate) distrusted: F,
+    /// After this time the peer is told to come back on another connection; what is under way is finished.
+    pub(crate) max_age: Duration,
+    /// The listener stops.
+    pub(crate) stop: Stop,
+}
+
+/// How one connection is served.
+#[derive(Clone)]
+pub(crate) struct Terms {
+    pub(crate) protocol: Protocol,
+    pub(crate) app: Router,
+    /// Who is at the other end.
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) limits: Limits,
+    /// Counts its requests.
+    pub(crate) requests: Counter,
+}
+
+/// A limit that ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Overstepped {
+    /// No request came.
+    FirstRequest,
+    /// No further request came.
+    Idle,
+    /// The client does not take its answers.
+    Answers,
+}
+
+impl Overstepped {
+    /// The text used as a metric label.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::FirstRequest => "first_request",
+            Self::Idle => "idle",
+            Self::Answers => "answers",
+        }
+    }
+}
+
+/// `age` less up to a fifth, as `random` has it: connections that began together do not end together.
+pub(crate) fn jittered(age: Duration, random: [u8; 2]) -> Duration {
+    age - age / 5 * u32::from(u16::from_be_bytes(random)) / (1 << 16)
+}
+
+/// Serves one connection to its end. Tells which limit ended it, if one did.
+pub(crate) async fn serve<IO>(io: IO, terms: Terms, ends: Ends<impl Future<Output = ()>>) -> Option<Overstepped>
+where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let has_spoken = Arc::new(AtomicBool::new(false));
-    let heard = Arc::clone(&has_spoken);
-    let service = service_fn(move |request: Request<Incoming>| {
-        heard.store(true, Ordering::Relaxed);
-        answer(app.clone(), Arc::clone(&connection), request)
-    });
-    let builder = builder(protocol);
-    let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
+    let Ends { distrusted, max_age, stop } = ends;
+    let Terms { protocol, limits, .. } = terms;
+    let activity = Activity::new();
+    // HTTP/1 cannot say "no more" but in an answer: a connection that is closed between two may swallow a request.
+    let is_closing = Arc::new(AtomicBool::new(false));
+    let service = {
+        let (activity, is_closing) = (activity.clone(), Arc::clone(&is_closing));
+        service_fn(move |request| answer(terms.clone(), activity.begin(), Arc::clone(&is_closing), request))
+    };
+    let builder = builder(protocol, &limits);
+    let io = match protocol {
+        Protocol::Http1 => Framed::strictly(io),
+        Protocol::Http2 => Framed::freely(io),
+    };
+    let io = TokioIo::new(PacedWrites::new(io, limits.slack));
+    let mut serving = std::pin::pin!(builder.serve_connection(io, service));
     let mut distrusted = std::pin::pin!(distrusted);
     // hyper does not time out a silent or half-sent HTTP/2 preface.
-    let mut first_request = std::pin::pin!(sleep(FIRST_REQUEST_TIMEOUT));
+    let mut first_request = std::pin::pin!(sleep(limits.first_request));
     let mut is_waiting = true;
+    // Nor an HTTP/2 connection that nothing is asked on.
+    let mut idle = std::pin::pin!(sleep(limits.idle));
+    let mut too_old = std::pin::pin!(sleep(max_age));
+    let mut is_old = false;
     let mut is_ending = false;
     let mut end = std::pin::pin!(sleep_until(far_away()));
     let mut is_distrusted = false;
     loop {
         tokio::select! {
             // Whatever became of it: the peer hears of it, and there is nobody else to tell.
-            _ = serving.as_mut() => return,
+            _ = serving.as_mut() => return None,
             () = first_request.as_mut(), if is_waiting => {
                 is_waiting = false;
-                if !has_spoken.load(Ordering::Relaxed) {
-                    return;
+                if !activity.has_spoken() {
+                    return Some(Overstepped::FirstRequest);
+                }
+            }
+            () = idle.as_mut(), if protocol == Protocol::Http2 => {
+                let now = Instant::now();
+                match activity.waits_since() {
+                    Some(since) if since + limits.idle > now => idle.as_mut().reset(since + limits.idle),
+                    Some(_) if activity.is_idle() => {
+                        // Whoever is there and asks just now is told to come again.
+                        serving.as_mut().graceful_shutdown();
+                        let _ = timeout(GOODBYE, serving).await;
+                        return Some(Overstepped::Idle);
+                    }
+                    Some(_) => return Some(Overstepped::Answers),
+                    None => idle.as_mut().reset(now + limits.idle),
                 }
             }
             () = distrusted.as_mut(), if !is_distrusted => {
@@ -79,41 +158,69 @@ pub(crate) async fn serve<IO>(
                 end.as_mut().reset(Instant::now() + DISTRUST_GRACE);
                 serving.as_mut().graceful_shutdown();
             }
+            () = too_old.as_mut(), if !is_old => {
+                is_old = true;
+                match protocol {
+                    Protocol::Http1 => is_closing.store(true, Ordering::Relaxed),
+                    Protocol::Http2 => serving.as_mut().graceful_shutdown(),
+                }
+            }
+            () = stop.soon.cancelled(), if protocol == Protocol::Http1 && !is_closing.load(Ordering::Relaxed) => {
+                is_closing.store(true, Ordering::Relaxed);
+            }
             () = stop.gracefully.cancelled(), if !is_ending => {
                 is_ending = true;
                 serving.as_mut().graceful_shutdown();
             }
-            () = end.as_mut(), if is_distrusted => return,
-            () = stop.at_once.cancelled() => return,
+            () = end.as_mut(), if is_distrusted => return None,
+            () = stop.at_once.cancelled() => return None,
         }
     }
 }
 
+/// Answers one request. A client whose body comes too slowly is told so, whatever the handler made of it.
 async fn answer(
-    app: Router,
-    connection: Arc<Connection>,
+    terms: Terms,
+    under_way: UnderWay,
+    is_closing: Arc<AtomicBool>,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
+) -> Result<Response<Answering>, Infallible> {
+    terms.requests.inc();
+    let is_too_slow = Arc::new(AtomicBool::new(false));
     // Who asks first whether to send is spared the sending.
     let asks_first = request.headers().contains_key(header::EXPECT);
-    let mut request = request.map(|body| if asks_first { Body::new(body) } else { Body::new(Lingering::new(body)) });
-    request.extensions_mut().insert(connection);
-    app.oneshot(request).await
+    let mut request = request.map(|body| {
+        let body = Paced::new(body, terms.limits.slack, Arc::clone(&is_too_slow));
+        if asks_first { Body::new(body) } else { Body::new(Lingering::new(body)) }
+    });
+    request.extensions_mut().insert(terms.connection);
+    let Ok(mut response) = terms.app.oneshot(request).await;
+    let is_too_slow = is_too_slow.load(Ordering::Relaxed);
+    if is_too_slow {
+        response = problem(StatusCode::REQUEST_TIMEOUT, "The request came too slowly.");
+    }
+    if terms.protocol == Protocol::Http1 && (is_too_slow || is_closing.load(Ordering::Relaxed)) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response.map(|body| Answering::new(body, under_way)))
 }
 
-fn builder(protocol: Protocol) -> Builder<TokioExecutor> {
+fn builder(protocol: Protocol, limits: &Limits) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(limits.head)
         .max_buf_size(MAX_HEAD_BYTES)
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(MAX_HEADER_LIST_BYTES);
+        .max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .max_send_buf_size(MAX_SEND_BUFFER_BYTES);
     match protocol {
         Protocol::Http1 => builder.http1_only(),
         Protocol::Http2 => builder.http2_only(),
@@ -125,11 +232,8 @@ fn far_away() -> Instant {
     Instant::now() + Duration::from_secs(365 * 24 * 3600)
 }
 
-const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-const DISTRUST_GRACE: Duration = Duration::from_secs(5);
+/// What an idle client has to hear that the connection ends.
+const GOODBYE: Duration = Duration::from_secs(2);
+pub(crate) const DISTRUST_GRACE: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-const MAX_STREAMS: u32 = 128;
-const MAX_HEAD_BYTES: usize = 64 * 1024;
-const MAX_HEADER_LIST_BYTES: u32 = 32 * 1024;

@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 
-use gaia_api::Clock;
 use gaia_api::mount::{Policy, TlsMode};
-use gaia_auth::PeerIdentity;
+use gaia_api::{Clock, SpiffeId};
+use gaia_auth::{Denied, PeerIdentity};
+use gaia_pki::Certificate;
 use jiff::Timestamp;
-use rustls::client::Resumption;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
@@ -19,35 +20,46 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-use crate::client::MeshClient;
-use crate::material::{Bundle, Jwks, Leaf};
-use crate::peer::{SpiffeVerifier, identity};
+use crate::client::{Hosts, MeshClient};
+use crate::material::{Bundle, Jwks, Leaf, LoadedDenylist, LoadedPolicy};
+use crate::peer::{ClientVerifier, ServerVerifier, identity, root_of};
+use crate::tokens::Tokens;
 
 /// What listeners and clients of this service use until the next change.
 #[derive(Debug)]
 pub struct Generation {
-    pub(crate) leaf: Arc<Leaf>,
-    pub(crate) policy: Arc<Policy>,
+    pub(crate) parts: TakenParts,
     pub(crate) server: Arc<ServerConfig>,
-    jwks: Option<Arc<Jwks>>,
     verifier: Arc<dyn ClientCertVerifier>,
     client: MeshClient,
+    /// What was asked for with that client.
+    pub(crate) tokens: Tokens,
+}
+
+/// The parts of the mounted directory that a generation is made of.
+#[derive(Debug, Clone)]
+pub(crate) struct TakenParts {
+    pub(crate) bundle: Arc<Bundle>,
+    pub(crate) leaf: Arc<Leaf>,
+    pub(crate) policy: Arc<LoadedPolicy>,
+    pub(crate) denylist: Arc<LoadedDenylist>,
+    /// None if none was ever loaded.
+    pub(crate) jwks: Option<Arc<Jwks>>,
 }
 
 impl Generation {
     /// Builds both configurations. Fails only if the parts do not fit together, which they were judged to.
     pub(crate) fn new(
-        bundle: &Bundle,
-        leaf: Arc<Leaf>,
-        policy: Arc<Policy>,
-        jwks: Option<Arc<Jwks>>,
+        parts: TakenParts,
+        hosts: &Hosts,
         provider: &Arc<CryptoProvider>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, String> {
-        let verifier = verifier(bundle, &policy, provider)?;
-        let server = server(&leaf, Arc::clone(&verifier), provider, clock).map_err(|error| error.to_string())?;
-        let client = client(bundle, &leaf, provider, clock).map_err(|error| error.to_string())?;
-        Ok(Self { leaf, policy, server: Arc::new(server), jwks, verifier, client: MeshClient::new(client) })
+        let verifier = verifier(&parts, provider)?;
+        let server = server(&parts.leaf, Arc::clone(&verifier), provider, clock).map_err(|error| error.to_string())?;
+        let client = client(&parts, provider, clock)?;
+        let client = MeshClient::new(client, hosts.clone());
+        Ok(Self { parts, server: Arc::new(server), verifier, client, tokens: Tokens::default() })
     }
 
     /// The client for calls to other services, with this generation's leaf, bundle and connections.
@@ -59,23 +71,45 @@ impl Generation {
     /// The policy in force.
     #[must_use]
     pub fn policy(&self) -> &Policy {
-        &self.policy
+        &self.parts.policy.policy
+    }
+
+    /// What is revoked.
+    #[must_use]
+    pub fn denied(&self) -> &Denied {
+        &self.parts.denylist.denied
     }
 
     /// The text of `jwks.json`; `None` if none was ever loaded.
     #[must_use]
     pub fn jwks(&self) -> Option<&[u8]> {
-        self.jwks.as_ref().map(|jwks| jwks.text.as_ref())
+        self.parts.jwks.as_ref().map(|jwks| jwks.text.as_ref())
     }
 
     /// Whether the leaf still holds.
     pub(crate) fn is_in_date(&self, now: Timestamp) -> bool {
-        now <= self.leaf.certificate.not_after()
+        now <= self.parts.leaf.certificate.not_after()
     }
 
     /// Who the holder of a leaf is that was verified in a handshake under this generation.
     pub(crate) fn identify(&self, leaf: &CertificateDer<'_>) -> Option<PeerIdentity> {
-        identity(leaf, self.policy.service.spiffe_id.trust_domain())
+        identity(leaf, self.trust_domain())
+    }
+
+    /// Whether a peer is the operator: it alone may ask what this instance has loaded, and nothing else.
+    pub(crate) fn is_operator(&self, peer: &PeerIdentity) -> bool {
+        peer.spiffe_id == SpiffeId::operator(self.trust_domain())
+    }
+
+    /// Whether the policy names a caller.
+    #[must_use]
+    pub fn declares(&self, caller: &SpiffeId) -> bool {
+        self.policy().callers.iter().any(|declared| declared.spiffe_id == *caller)
+    }
+
+    /// The fingerprint of the root that a peer's chain leads to.
+    pub(crate) fn root_of(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Option<String> {
+        root_of(&self.parts.bundle.roots, chain, now).map(Certificate::fingerprint)
     }
 
     /// Whether a peer with that chain would be let in now. Without a chain: where none is needed.
@@ -85,21 +119,22 @@ impl Generation {
             None => !self.verifier.client_auth_mandatory(),
         }
     }
+
+    fn trust_domain(&self) -> &str {
+        self.policy().service.spiffe_id.trust_domain()
+    }
 }
 
-fn verifier(
-    bundle: &Bundle,
-    policy: &Policy,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Arc<dyn ClientCertVerifier>, String> {
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&bundle.store), Arc::clone(provider));
+fn verifier(parts: &TakenParts, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let policy = &parts.policy.policy;
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&parts.bundle.store), Arc::clone(provider));
     let builder = match policy.tls_mode {
         TlsMode::Permissive => builder.allow_unauthenticated(),
         TlsMode::Strict => builder,
     };
     let chain = builder.build().map_err(|error| error.to_string())?;
     let trust_domain = policy.service.spiffe_id.trust_domain().to_owned();
-    Ok(Arc::new(SpiffeVerifier { chain, trust_domain }))
+    Ok(Arc::new(ClientVerifier { chain, trust_domain, denied: Arc::clone(&parts.denylist.denied) }))
 }
 
 fn server(
@@ -118,16 +153,17 @@ fn server(
     Ok(config)
 }
 
-fn client(
-    bundle: &Bundle,
-    leaf: &Leaf,
-    provider: &Arc<CryptoProvider>,
-    clock: &Arc<dyn Clock>,
-) -> Result<ClientConfig, rustls::Error> {
+fn client(parts: &TakenParts, provider: &Arc<CryptoProvider>, clock: &Arc<dyn Clock>) -> Result<ClientConfig, String> {
+    let builder = WebPkiServerVerifier::builder_with_provider(Arc::clone(&parts.bundle.store), Arc::clone(provider));
+    let chain = builder.build().map_err(|error| error.to_string())?;
+    let verifier = ServerVerifier { chain, denied: Arc::clone(&parts.denylist.denied) };
     let mut config = ClientConfig::builder_with_details(Arc::clone(provider), time(clock))
-        .with_protocol_versions(&[&TLS13])?
-        .with_root_certificates(Arc::clone(&bundle.store))
-        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&leaf.key))));
+        .with_protocol_versions(&[&TLS13])
+        .map_err(|error| error.to_string())?
+        // It asks more than the usual verifier, which it asks first.
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&parts.leaf.key))));
     config.resumption = Resumption::disabled();
     config.alpn_protocols = alpn();
     Ok(config)

@@ -1,21 +1,39 @@
 //! The runtime of a Gaia service: mounted-directory reload, listeners, mTLS client.
 //!
-//! A service is its configuration, its state and its [`Routes`]; the rest is here. [`Runtime::start`] takes what is
+//! A service is its configuration, its state and its [`Routes`]; the rest is here. [`main`] runs it: [`Runtime::start`] takes what is
 //! mounted, [`Runtime::serve`] serves the routes until it is told to stop, and in between the mounted directory is
 //! looked at again and again: a new leaf, bundle, policy or key set is served without a restart, and a bad one is not
 //! taken at all.
 
+mod activity;
+mod audit;
+mod caller;
 mod client;
+pub mod client_ip;
 pub mod config;
 mod connection;
+mod connections;
+mod edge;
+pub mod fetch;
+mod framing;
 mod generation;
 mod health;
+mod identity;
+mod issuance;
+mod key_file;
+mod limits;
 mod linger;
 mod listener;
 mod material;
 mod metrics;
 mod mount;
+mod outside;
+mod outside_client;
+mod pace;
 mod peer;
+mod process;
+mod random;
+pub mod rate;
 mod reload;
 mod routes;
 mod runtime;
@@ -24,11 +42,21 @@ pub mod telemetry;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod tokens;
+mod watch;
 
-pub use client::{CallError, MeshClient, ServiceToken, TokenRequest};
+pub use caller::{Caller, CallsConfig, parse_upstream};
+pub use client::{CallError, Hosts, MeshClient};
 pub use config::RuntimeConfig;
+pub use edge::{Edge, EdgeConfig};
+pub use fetch::is_outside_address;
 pub use generation::Generation;
+pub use issuance::{ServiceToken, Subject, TokenRequest};
 pub use mount::Files;
-pub use reload::ServiceFiles;
+pub use outside::issuer_key;
+pub use outside_client::{OutsideClientError, outside_client};
+pub use process::{StopSignal, main, stop_signal};
+pub use random::random;
+pub use reload::{InForce, ServiceFiles};
 pub use routes::Routes;
-pub use runtime::{Runtime, StartError, stop_signal};
+pub use runtime::{Runtime, StartError};

@@ -73,26 +73,10 @@ const MAX_TIME: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-
     use tokio::sync::mpsc;
 
     use super::*;
-
-    /// A body of which the sender sees how much was read, and when nobody reads any more.
-    struct Sent(mpsc::Receiver<Bytes>);
-
-    impl Body for Sent {
-        type Data = Bytes;
-        type Error = Infallible;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            self.0.poll_recv(cx).map(|data| data.map(|data| Ok(Frame::data(data))))
-        }
-    }
+    use crate::tests::Sent;
 
     fn body() -> (mpsc::Sender<Bytes>, Lingering<Sent>) {
         let (sender, receiver) = mpsc::channel(1);

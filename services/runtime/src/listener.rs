@@ -1,79 +1,154 @@
-//! The mesh listener: TLS 1.3 with the newest generation, HTTP version by ALPN.
+//! The mesh listener: TLS 1.3 with the newest generation, HTTP version by ALPN; beside it plain HTTP/1.1 while the policy
+//! is `Permissive`.
 
+use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use gaia_api::Clock;
-use gaia_auth::{Connection, Transport};
+use gaia_api::mount::TlsMode;
+use gaia_auth::{Connection, PeerIdentity, Transport};
+use prometheus_client::metrics::counter::Counter;
 use rustls_pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::connection::{self, Protocol, Stop};
+use crate::connection::{self, Ends, Protocol, Stop, Terms};
+use crate::connections::{Connections, Counted};
 use crate::generation::Generation;
+use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::random::random;
 
 /// The newest generation; `None` before the first.
 pub(crate) type Generations = watch::Receiver<Option<Arc<Generation>>>;
 
-/// What every connection of a listener shares.
+/// What every connection of the mesh listener shares.
 #[derive(Clone)]
 pub(crate) struct Mesh {
     pub(crate) app: Router,
+    /// All that the operator is served.
+    pub(crate) operator_app: Router,
+    pub(crate) connections: Connections,
+    pub(crate) limits: Limits,
     pub(crate) generations: Generations,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stop: Stop,
-    pub(crate) tracker: TaskTracker,
+}
+
+/// Accepts connections until told to stop, and has each one served. At most `max_connections` are open; more wait in
+/// the kernel's queue.
+pub(crate) async fn accept<F>(
+    listener: TcpListener,
+    max_connections: usize,
+    stop: CancellationToken,
+    tracker: TaskTracker,
+    mut serve: impl FnMut(TcpStream, IpAddr) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let permits = Arc::new(Semaphore::new(max_connections));
+    loop {
+        let permit = tokio::select! {
+            permit = Arc::clone(&permits).acquire_owned() => permit,
+            () = stop.cancelled() => return,
+        };
+        let Some((tcp, from)) = accept_one(&listener, &stop).await else { return };
+        let serving = serve(tcp, from);
+        tracker.spawn(async move {
+            let _permit = permit;
+            serving.await;
+        });
+    }
 }
 
 impl Mesh {
-    /// Accepts connections until told to stop. At most [`MAX_CONNECTIONS`] are open; more wait in the kernel's queue.
-    pub(crate) async fn accept(self, listener: TcpListener) {
-        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        loop {
-            let permit = tokio::select! {
-                permit = Arc::clone(&permits).acquire_owned() => permit,
-                () = self.stop.gracefully.cancelled() => return,
-            };
-            let Some(tcp) = accept_one(&listener, &self.stop.gracefully).await else { return };
-            let mesh = self.clone();
-            self.tracker.spawn(async move {
-                let _permit = permit;
-                let _counted = mesh.metrics.connection();
-                mesh.serve(tcp).await;
-            });
+    /// Serves one connection: with TLS or, where the policy is `Permissive`, in plain HTTP, as its first byte says.
+    pub(crate) async fn serve(self, tcp: TcpStream, from: IpAddr) {
+        let _counted = self.metrics.connection();
+        let at_once = self.stop.at_once.clone();
+        tokio::select! {
+            () = self.serve_to_its_end(tcp, from) => {}
+            () = at_once.cancelled() => {}
         }
     }
 
-    async fn serve(mut self, tcp: TcpStream) {
+    async fn serve_to_its_end(mut self, tcp: TcpStream, from: IpAddr) {
+        let deadline = Instant::now() + self.limits.handshake;
+        let first = tokio::select! {
+            first = timeout_at(deadline, first_byte(&tcp)) => first,
+            // Nothing was asked, so nothing is waited for.
+            () = self.stop.gracefully.cancelled() => return,
+        };
+        let first = match first {
+            Ok(Ok(Some(first))) => first,
+            // Whoever only looks whether the port is open.
+            Ok(Ok(None)) => return,
+            Ok(Err(error)) => return self.failed("io", &error.to_string()),
+            Err(_) => return self.failed("timeout", "nothing was said"),
+        };
         // Seen from here on: a generation that comes during the handshake is news to `distrusted`.
         let Some(generation) = self.generations.borrow_and_update().clone() else {
             return self.metrics.handshake_failed("not_ready");
         };
-        let accepting = TlsAcceptor::from(Arc::clone(&generation.server)).accept(tcp);
-        let tls = match timeout(HANDSHAKE_TIMEOUT, accepting).await {
-            Ok(Ok(tls)) => tls,
-            Ok(Err(error)) => return self.failed(reason(&error), &error.to_string()),
-            Err(_) => return self.failed("timeout", "the handshake took too long"),
-        };
+        if first == TLS_HANDSHAKE {
+            let accepting = TlsAcceptor::from(Arc::clone(&generation.server)).accept(tcp);
+            match timeout_at(deadline, accepting).await {
+                Ok(Ok(tls)) => Box::pin(self.serve_tls(Box::new(tls), generation, from)).await,
+                Ok(Err(error)) => self.failed(reason(&error), &error.to_string()),
+                Err(_) => self.failed("timeout", "the handshake took too long"),
+            }
+        } else if generation.policy().tls_mode == TlsMode::Permissive {
+            let peer = Peer { transport: Transport::Plain, chain: Vec::new(), identity: None };
+            Box::pin(self.serve_http(tcp, Protocol::Http1, peer, generation, from)).await;
+        } else {
+            self.failed("not_tls", "plain HTTP is not served here");
+        }
+    }
+
+    async fn serve_tls(self, tls: Box<TlsStream<TcpStream>>, generation: Arc<Generation>, from: IpAddr) {
         let chain = peer_chain(&tls);
-        let peer = chain.first().and_then(|leaf| generation.identify(leaf));
-        let transport = if peer.is_some() { Transport::Mtls } else { Transport::Tls };
-        let protocol = match tls.get_ref().1.alpn_protocol() {
-            Some(b"h2") => Protocol::Http2,
-            _ => Protocol::Http1,
+        let identity = chain.first().and_then(|leaf| generation.identify(leaf));
+        let transport = if identity.is_some() { Transport::Mtls } else { Transport::Tls };
+        let protocol = protocol(&tls);
+        Box::pin(self.serve_http(tls, protocol, Peer { transport, chain, identity }, generation, from)).await;
+    }
+
+    /// In a box of its own, as its stream is: an open connection holds no room for the handshake it came from, nor for
+    /// the ways its stream went.
+    async fn serve_http<IO>(self, io: IO, protocol: Protocol, peer: Peer, generation: Arc<Generation>, from: IpAddr)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Peer { transport, chain, identity } = peer;
+        let is_operator = identity.as_ref().is_some_and(|peer| generation.is_operator(peer));
+        let (app, root, requests) = if is_operator {
+            (self.operator_app, None, Counter::default())
+        } else {
+            let root = generation.root_of(&chain, self.clock.now());
+            let caller = identity.as_ref().map(|peer| generation.declares(&peer.spiffe_id).then_some(&peer.spiffe_id));
+            (self.app, root, self.metrics.requests_of(transport, caller, from))
         };
-        let app = self.app;
-        let connection = Arc::new(Connection { transport, peer });
-        let distrusted = distrusted(self.generations, chain, self.clock);
-        connection::serve(tls, protocol, app, connection, distrusted, self.stop).await;
+        let counted = root.map(|root| self.connections.count(root));
+        let connection = Arc::new(Connection { transport, peer: identity, address: Some(from) });
+        let distrusted = distrusted(self.generations, chain, counted, self.clock);
+        let max_age = connection::jittered(self.limits.age, random().unwrap_or_default());
+        // A generation ends when the next one comes, and its client's connections with it: not when this one does.
+        drop(generation);
+        let terms = Terms { protocol, app, connection, limits: self.limits, requests };
+        let ends = Ends { distrusted, max_age, stop: self.stop };
+        if let Some(limit) = connection::serve(io, terms, ends).await {
+            self.metrics.connection_ended(limit.as_str());
+        }
     }
 
     fn failed(&self, reason: &'static str, error: &str) {
@@ -82,13 +157,36 @@ impl Mesh {
     }
 }
 
-/// Ends when the peer's chain, or having none, is no longer good enough for a new generation.
-async fn distrusted(mut generations: Generations, chain: Vec<CertificateDer<'static>>, clock: Arc<dyn Clock>) {
+/// Who is at the other end of a connection, as far as its transport tells.
+struct Peer {
+    transport: Transport,
+    chain: Vec<CertificateDer<'static>>,
+    identity: Option<PeerIdentity>,
+}
+
+/// The first byte, which is left where it is; `None` if there will be none.
+pub(crate) async fn first_byte(tcp: &TcpStream) -> std::io::Result<Option<u8>> {
+    let mut first = [0];
+    Ok((tcp.peek(&mut first).await? > 0).then_some(first[0]))
+}
+
+/// Ends when the peer's chain, or having none, is no longer good enough for a new generation. Until it is dropped, the
+/// connection is counted under the root its peer's chain leads to.
+async fn distrusted(
+    mut generations: Generations,
+    chain: Vec<CertificateDer<'static>>,
+    mut counted: Option<Counted>,
+    clock: Arc<dyn Clock>,
+) {
     while generations.changed().await.is_ok() {
-        let generation = generations.borrow_and_update().clone();
-        if generation.is_some_and(|generation| !generation.admits(&chain, clock.now())) {
+        let Some(generation) = generations.borrow_and_update().clone() else { continue };
+        let now = clock.now();
+        if !generation.admits(&chain, now) {
             tracing::info!("closing a connection whose peer is no longer trusted");
             return;
+        }
+        if let (Some(counted), Some(root)) = (&mut counted, generation.root_of(&chain, now)) {
+            counted.move_to(root);
         }
     }
     // Nothing more to hear from: the service is stopping.
@@ -96,17 +194,17 @@ async fn distrusted(mut generations: Generations, chain: Vec<CertificateDer<'sta
 }
 
 /// The next connection; `None` when told to stop.
-pub(crate) async fn accept_one(listener: &TcpListener, stop: &CancellationToken) -> Option<TcpStream> {
+async fn accept_one(listener: &TcpListener, stop: &CancellationToken) -> Option<(TcpStream, IpAddr)> {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => return None,
         };
         match accepted {
-            Ok((tcp, _)) => {
+            Ok((tcp, from)) => {
                 // Only a hint: a connection works without it.
                 let _ = tcp.set_nodelay(true);
-                return Some(tcp);
+                return Some((tcp, from.ip()));
             }
             Err(error) => {
                 // Out of file descriptors: accepting at once again would spin.
@@ -122,14 +220,23 @@ fn peer_chain(tls: &TlsStream<TcpStream>) -> Vec<CertificateDer<'static>> {
     chain.iter().map(|certificate| certificate.clone().into_owned()).collect()
 }
 
+/// What was agreed on by ALPN.
+pub(crate) fn protocol(tls: &TlsStream<TcpStream>) -> Protocol {
+    match tls.get_ref().1.alpn_protocol() {
+        Some(b"h2") => Protocol::Http2,
+        _ => Protocol::Http1,
+    }
+}
+
 /// A handshake error as a metric label.
-fn reason(error: &std::io::Error) -> &'static str {
+pub(crate) fn reason(error: &std::io::Error) -> &'static str {
     use rustls::Error as Tls;
     match error.get_ref().and_then(|source| source.downcast_ref::<Tls>()) {
         Some(Tls::NoCertificatesPresented) => "no_client_certificate",
         Some(Tls::InvalidCertificate(
             rustls::CertificateError::Expired | rustls::CertificateError::ExpiredContext { .. },
         )) => "expired_client_certificate",
+        Some(Tls::InvalidCertificate(rustls::CertificateError::Revoked)) => "revoked_client_certificate",
         Some(Tls::InvalidCertificate(_)) => "bad_client_certificate",
         Some(Tls::AlertReceived(_)) => "refused_by_client",
         Some(Tls::PeerIncompatible(_)) => "incompatible",
@@ -139,6 +246,6 @@ fn reason(error: &std::io::Error) -> &'static str {
     }
 }
 
-const MAX_CONNECTIONS: usize = 4096;
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The type of the record that every TLS connection begins with (RFC 8446, section 5.1), and no HTTP method.
+const TLS_HANDSHAKE: u8 = 22;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

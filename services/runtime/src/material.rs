@@ -6,8 +6,8 @@ use std::sync::Arc;
 use gaia_api::mount::{self, ApiKeys, Denylist, Policy};
 use gaia_api::names::key;
 use gaia_auth::jwt::KeySet;
-use gaia_auth::{ApiKeyTable, Denied};
-use gaia_pki::{Certificate, PathError, PrivateKey, Usage, key_matches, verify_path};
+use gaia_auth::{ApiKeyTable, Denied, check_policy};
+use gaia_pki::{Certificate, PathError, PrivateKey, Usage, key_matches, sha256_hex, verify_path};
 use jiff::Timestamp;
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
@@ -22,6 +22,22 @@ use crate::mount::Files;
 pub(crate) struct Bundle {
     pub(crate) roots: Vec<Certificate>,
     pub(crate) store: Arc<RootCertStore>,
+    /// Of the text it was read from.
+    pub(crate) hash: String,
+}
+
+/// The service's policy, and the hash of the text it was read from.
+#[derive(Debug)]
+pub(crate) struct LoadedPolicy {
+    pub(crate) policy: Policy,
+    pub(crate) hash: String,
+}
+
+/// What is revoked, and the hash of the text it was read from; none if there was none.
+#[derive(Debug, Default)]
+pub(crate) struct LoadedDenylist {
+    pub(crate) denied: Arc<Denied>,
+    pub(crate) hash: Option<String>,
 }
 
 /// The platform's public keys, and the text they were read from.
@@ -47,7 +63,8 @@ impl fmt::Debug for Leaf {
 
 /// `ca.crt`: taken if all of it are CA certificates and one has not expired.
 pub(crate) fn bundle(files: &Files, now: Timestamp) -> Result<Bundle, String> {
-    let all = Certificate::chain_from_pem(files.require(key::CA_CERT)?).map_err(|error| error.to_string())?;
+    let text = files.require(key::CA_CERT)?;
+    let all = Certificate::chain_from_pem(text).map_err(|error| error.to_string())?;
     if all.len() > MAX_ROOTS {
         return Err(format!("{} certificates are more than {MAX_ROOTS}", all.len()));
     }
@@ -63,7 +80,7 @@ pub(crate) fn bundle(files: &Files, now: Timestamp) -> Result<Bundle, String> {
         let der = CertificateDer::from(root.der().to_vec());
         store.add(der).map_err(|error| format!("{:?} cannot be a trust anchor: {error}", root.subject()))?;
     }
-    Ok(Bundle { roots, store: Arc::new(store) })
+    Ok(Bundle { roots, store: Arc::new(store), hash: sha256_hex(text) })
 }
 
 /// `jwks.json`.
@@ -73,20 +90,22 @@ pub(crate) fn jwks(files: &Files) -> Result<Jwks, String> {
     Ok(Jwks { keys: Arc::new(keys), text: text.into() })
 }
 
-/// `policy.json`: taken if it was written for this service.
-pub(crate) fn policy(files: &Files, service_name: &str) -> Result<Policy, String> {
-    let policy: Policy = mount::read(key::POLICY, files.require(key::POLICY)?).map_err(|error| error.to_string())?;
+/// `policy.json`: taken if it was written for this service and has one meaning.
+pub(crate) fn policy(files: &Files, service_name: &str) -> Result<LoadedPolicy, String> {
+    let text = files.require(key::POLICY)?;
+    let policy: Policy = mount::read(key::POLICY, text).map_err(|error| error.to_string())?;
     if policy.service.name != service_name {
         return Err(format!("it is for service {:?}, this is {service_name:?}", policy.service.name));
     }
-    Ok(policy)
+    check_policy(&policy).map_err(|error| error.to_string())?;
+    Ok(LoadedPolicy { policy, hash: sha256_hex(text) })
 }
 
 /// `denylist.json`; `None` if there is none.
-pub(crate) fn denylist(files: &Files) -> Result<Option<Denied>, String> {
+pub(crate) fn denylist(files: &Files) -> Result<Option<LoadedDenylist>, String> {
     let Some(text) = files.get(key::DENYLIST)? else { return Ok(None) };
     let list: Denylist = mount::read(key::DENYLIST, text).map_err(|error| error.to_string())?;
-    Ok(Some(Denied::from(&list)))
+    Ok(Some(LoadedDenylist { denied: Arc::new(Denied::from(&list)), hash: Some(sha256_hex(text)) }))
 }
 
 /// `api-keys.json`. Without the file there are no keys: who takes the Secret away takes the keys away.

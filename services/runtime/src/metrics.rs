@@ -1,15 +1,18 @@
 //! What is counted. Labels are bounded: none holds a text from outside.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use gaia_api::Clock;
 use gaia_api::mount::AuthMode;
-use gaia_auth::{Decision, Observer};
+use gaia_api::{Clock, SpiffeId};
+use gaia_auth::{Decision, Observer, Transport};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 /// The metrics of one service.
@@ -19,7 +22,14 @@ pub(crate) struct Metrics {
     auth_requests: Family<AuthLabels, Counter>,
     legacy_last_used: Family<KeyLabels, Gauge>,
     would_deny: Family<ReasonLabels, Counter>,
+    would_pass: Family<CredentialLabels, Counter>,
+    auth_duration: Histogram,
+    audit_dropped: Counter,
     handshake_failures: Family<ReasonLabels, Counter>,
+    requests: Family<CallerLabels, Counter>,
+    /// The addresses that have a label of their own.
+    addresses: Mutex<BTreeSet<IpAddr>>,
+    ended: Family<ReasonLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     refused: Family<PartLabels, Gauge>,
     leaf_not_after: Gauge,
@@ -47,6 +57,17 @@ struct ReasonLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallerLabels {
+    transport: &'static str,
+    caller: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CredentialLabels {
+    credential: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReloadLabels {
     part: &'static str,
     result: &'static str,
@@ -66,7 +87,13 @@ impl Metrics {
             auth_requests: Family::default(),
             legacy_last_used: Family::default(),
             would_deny: Family::default(),
+            would_pass: Family::default(),
+            auth_duration: Histogram::new(exponential_buckets(0.000_01, 4.0, 10)),
+            audit_dropped: Counter::default(),
             handshake_failures: Family::default(),
+            requests: Family::default(),
+            addresses: Mutex::default(),
+            ended: Family::default(),
             reloads: Family::default(),
             refused: Family::default(),
             leaf_not_after: Gauge::default(),
@@ -80,11 +107,32 @@ impl Metrics {
             "When an API key was last presented to this instance",
             metrics.legacy_last_used.clone(),
         );
-        registry.register("gaia_auth_would_deny", "What JWTOnly would have refused", metrics.would_deny.clone());
+        registry.register(
+            "gaia_auth_would_deny",
+            "What passed, and would be refused in the next mode on the way to tokens only",
+            metrics.would_deny.clone(),
+        );
+        registry.register(
+            "gaia_auth_would_pass",
+            "Tokens that decided nothing, and would be accepted in the next mode",
+            metrics.would_pass.clone(),
+        );
+        registry.register("gaia_audit_dropped", "Audit lines that found no room", metrics.audit_dropped.clone());
+        registry.register("gaia_auth_duration_seconds", "How long decisions took", metrics.auth_duration.clone());
         registry.register(
             "gaia_tls_handshake_failures",
             "Connections that did not complete TLS",
             metrics.handshake_failures.clone(),
+        );
+        registry.register(
+            "gaia_mesh_requests",
+            "Requests on the mesh listener, by transport and caller",
+            metrics.requests.clone(),
+        );
+        registry.register(
+            "gaia_connections_ended",
+            "Connections ended because their client kept them waiting",
+            metrics.ended.clone(),
         );
         registry.register(
             "gaia_mount_reloads",
@@ -114,8 +162,35 @@ impl Metrics {
         text
     }
 
+    pub(crate) fn audit_dropped(&self) {
+        self.audit_dropped.inc();
+    }
+
     pub(crate) fn handshake_failed(&self, reason: &'static str) {
         self.handshake_failures.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    /// The counter of one caller's requests. A peer is named if it is declared (`Some(Some(…))`); who shows no
+    /// certificate is told apart by its address, the first [`MAX_ADDRESSES`] of them.
+    pub(crate) fn requests_of(&self, transport: Transport, caller: Option<Option<&SpiffeId>>, from: IpAddr) -> Counter {
+        let caller = match caller {
+            Some(Some(declared)) => declared.to_string(),
+            Some(None) => "undeclared".to_owned(),
+            None if self.has_label(from) => from.to_canonical().to_string(),
+            None => "other".to_owned(),
+        };
+        self.requests.get_or_create(&CallerLabels { transport: transport.as_str(), caller }).clone()
+    }
+
+    fn has_label(&self, from: IpAddr) -> bool {
+        // Nothing panics while it is held.
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = from.to_canonical();
+        addresses.contains(&from) || (addresses.len() < MAX_ADDRESSES && addresses.insert(from))
+    }
+
+    pub(crate) fn connection_ended(&self, reason: &'static str) {
+        self.ended.get_or_create(&ReasonLabels { reason }).inc();
     }
 
     pub(crate) fn part_reloaded(&self, part: &'static str, is_taken: bool) {
@@ -149,27 +224,58 @@ impl Observer for Metrics {
         let labels = AuthLabels {
             credential: decision.credential.as_str(),
             transport: decision.transport.as_str(),
-            mode: decision.mode.map_or("none", mode),
+            mode: decision.mode.map_or("none", AuthMode::as_str),
             result: if decision.refused.is_some() { "refused" } else { "accepted" },
             reason: decision.refused.map_or("", gaia_auth::Reason::as_str),
             route: decision.route,
         };
         self.auth_requests.get_or_create(&labels).inc();
+        self.auth_duration.observe(decision.took.as_secs_f64());
         if let Some(key_id) = decision.key_id {
-            // Only ids of records get here, so there are as many as the service has keys.
-            let labels = KeyLabels { key_id: key_id.to_owned() };
-            self.legacy_last_used.get_or_create(&labels).set(self.clock.now().as_second());
+            self.key_used(key_id);
         }
         if let Some(reason) = decision.would_deny {
             self.would_deny.get_or_create(&ReasonLabels { reason: reason.as_str() }).inc();
         }
+        if let Some(credential) = decision.would_pass {
+            self.would_pass.get_or_create(&CredentialLabels { credential: credential.as_str() }).inc();
+        }
+    }
+
+    fn key_used(&self, key_id: &str) {
+        // Only ids of records get here, so there are as many as the service has keys.
+        let labels = KeyLabels { key_id: key_id.to_owned() };
+        self.legacy_last_used.get_or_create(&labels).set(self.clock.now().as_second());
     }
 }
 
-fn mode(mode: AuthMode) -> &'static str {
-    match mode {
-        AuthMode::APIKeyOnly => "APIKeyOnly",
-        AuthMode::Dual => "Dual",
-        AuthMode::JWTOnly => "JWTOnly",
+const MAX_ADDRESSES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use gaia_api::SystemClock;
+
+    use super::*;
+    use crate::testing::spiffe_id;
+
+    #[test]
+    fn callers_are_counted_by_name_or_address_and_there_is_an_end_to_addresses() {
+        let metrics = Metrics::new(Arc::new(SystemClock), |_| ());
+        let address = |n: usize| IpAddr::from(Ipv4Addr::from(u32::try_from(n).unwrap()));
+        for _ in 0..2 {
+            for n in 0..MAX_ADDRESSES + 10 {
+                metrics.requests_of(Transport::Plain, None, address(n)).inc();
+            }
+        }
+        metrics.requests_of(Transport::Mtls, Some(Some(&spiffe_id("gateway"))), address(1000)).inc();
+        metrics.requests_of(Transport::Mtls, Some(None), address(1001)).inc();
+        let text = metrics.text();
+        let has = |line: &str| assert!(text.lines().any(|found| found == line), "{line} is not in {text}");
+        has(r#"gaia_mesh_requests_total{transport="plain",caller="0.0.0.63"} 2"#);
+        has(r#"gaia_mesh_requests_total{transport="plain",caller="other"} 20"#);
+        has(r#"gaia_mesh_requests_total{transport="mtls",caller="spiffe://gaia.local/ns/shop/sa/gateway"} 1"#);
+        has(r#"gaia_mesh_requests_total{transport="mtls",caller="undeclared"} 1"#);
     }
 }

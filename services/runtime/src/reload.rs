@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gaia_api::Clock;
-use gaia_api::mount::Policy;
 use gaia_api::names::key;
 use gaia_auth::jwt::KeySet;
 use gaia_auth::{ApiKeyTable, Authenticator, Denied, Rules};
@@ -13,19 +12,35 @@ use rustls::crypto::CryptoProvider;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use crate::generation::Generation;
-use crate::material::{self, Bundle, Jwks, Leaf};
+use crate::client::Hosts;
+use crate::generation::{Generation, TakenParts};
+use crate::material::{self, Bundle, Jwks, Leaf, LoadedDenylist, LoadedPolicy};
 use crate::metrics::Metrics;
 use crate::mount::{Directory, Files};
+use crate::watch::Watch;
 
 /// Files that one service reads beside those of every service.
 pub trait ServiceFiles: Send + Sync + 'static {
     /// Their names in the mounted directory.
     fn names(&self) -> &'static [&'static str];
 
-    /// Takes what is good of newly read files, and keeps what there was of the rest. `keys` are the platform's public
-    /// keys in force. Returns for each part its name and, where it was refused, why.
-    fn take(&self, files: &Files, keys: Option<&KeySet>) -> Vec<(&'static str, Result<(), String>)>;
+    /// Takes what is good of newly read files, and keeps what there was of the rest. Returns for each part its name
+    /// and, where it was refused, why.
+    fn take(&self, files: &Files, in_force: InForce<'_>) -> Vec<(&'static str, Result<(), String>)>;
+
+    /// The id of the key that tokens are signed with at this moment; none where none are.
+    fn signing_kid(&self) -> Option<String> {
+        None
+    }
+}
+
+/// What a service's own files are judged by.
+#[derive(Debug, Clone, Copy)]
+pub struct InForce<'a> {
+    /// The platform's public keys; none if none were ever loaded.
+    pub keys: Option<&'a KeySet>,
+    /// What is revoked; none if that is not known.
+    pub denied: Option<&'a Denied>,
 }
 
 /// No files of its own.
@@ -33,7 +48,7 @@ impl ServiceFiles for () {
     fn names(&self) -> &'static [&'static str] {
         &[]
     }
-    fn take(&self, _: &Files, _: Option<&KeySet>) -> Vec<(&'static str, Result<(), String>)> {
+    fn take(&self, _: &Files, _: InForce<'_>) -> Vec<(&'static str, Result<(), String>)> {
         Vec::new()
     }
 }
@@ -42,18 +57,32 @@ impl ServiceFiles for () {
 #[derive(Default)]
 struct Parts {
     bundle: Option<Arc<Bundle>>,
-    policy: Option<Arc<Policy>>,
+    policy: Option<Arc<LoadedPolicy>>,
     jwks: Option<Arc<Jwks>>,
     /// None as long as the only one seen cannot be read: who is revoked is not known then.
-    denied: Option<Denied>,
+    denylist: Option<Arc<LoadedDenylist>>,
     api_keys: ApiKeyTable,
     leaf: Option<Arc<Leaf>>,
+}
+
+impl Parts {
+    /// All that TLS needs; none while one of them was never taken.
+    fn taken(&self) -> Option<TakenParts> {
+        Some(TakenParts {
+            bundle: self.bundle.clone()?,
+            leaf: self.leaf.clone()?,
+            policy: self.policy.clone()?,
+            denylist: self.denylist.clone()?,
+            jwks: self.jwks.clone(),
+        })
+    }
 }
 
 /// Looks at the mounted directory again and again.
 pub(crate) struct Reloader {
     directory: Directory,
     service_name: String,
+    hosts: Hosts,
     service_files: Arc<dyn ServiceFiles>,
     provider: Arc<CryptoProvider>,
     clock: Arc<dyn Clock>,
@@ -85,6 +114,7 @@ impl Reloader {
         Self {
             directory: Directory { path: config.dir.clone(), names, overrides: config.overrides.clone() },
             service_name: config.service_name.clone(),
+            hosts: config.hosts.clone(),
             service_files,
             provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
             clock,
@@ -97,12 +127,17 @@ impl Reloader {
         }
     }
 
-    /// Looks every `interval`, for ever.
+    /// Looks every `interval`, and soon after a change where the system tells of one, for ever.
     pub(crate) async fn run(mut self, interval: std::time::Duration) {
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watch = Watch::new(&self.directory.path);
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = watch.changed() => {}
+            }
+            watch.renew();
             let directory = self.directory.clone();
             match tokio::task::spawn_blocking(move || directory.read()).await {
                 Ok(Some(files)) => self.take(&files),
@@ -148,22 +183,25 @@ impl Reloader {
             self.parts.jwks = Some(Arc::new(jwks));
         }
         match self.judged("denylist", material::denylist(files)) {
-            Some(Some(denied)) => self.parts.denied = Some(denied),
-            Some(None) => drop(self.parts.denied.get_or_insert_default()),
+            Some(Some(denylist)) => self.parts.denylist = Some(Arc::new(denylist)),
+            Some(None) => drop(self.parts.denylist.get_or_insert_default()),
             None => {}
         }
         if let Some(api_keys) = self.judged("api_keys", material::api_keys(files)) {
             self.parts.api_keys = api_keys;
         }
         let leaf = match (&self.parts.bundle, &self.parts.policy) {
-            (Some(bundle), Some(policy)) => material::leaf(files, bundle, policy, &self.provider, now),
+            (Some(bundle), Some(loaded)) => material::leaf(files, bundle, &loaded.policy, &self.provider, now),
             _ => Err("there is no bundle or no policy to judge it by".to_owned()),
         };
         if let Some(leaf) = self.judged("leaf", leaf) {
             self.parts.leaf = Some(Arc::new(leaf));
         }
-        let keys = self.parts.jwks.as_ref().map(|jwks| Arc::clone(&jwks.keys));
-        for (part, result) in self.service_files.clone().take(files, keys.as_deref()) {
+        let in_force = InForce {
+            keys: self.parts.jwks.as_ref().map(|jwks| jwks.keys.as_ref()),
+            denied: self.parts.denylist.as_ref().map(|denylist| denylist.denied.as_ref()),
+        };
+        for (part, result) in self.service_files.take(files, in_force) {
             self.judged(part, result);
         }
     }
@@ -191,26 +229,25 @@ impl Reloader {
 
     fn publish(&self) {
         let parts = &self.parts;
-        if let (Some(policy), Some(denied)) = (&parts.policy, &parts.denied) {
+        if let (Some(loaded), Some(denylist)) = (&parts.policy, &parts.denylist) {
             let keys = parts.jwks.as_ref().map(|jwks| Arc::clone(&jwks.keys));
-            let rules = Rules::new(policy.as_ref().clone(), keys, denied.clone(), parts.api_keys.clone());
+            let denied = Arc::clone(&denylist.denied);
+            let rules = Rules::new(loaded.policy.clone(), keys, denied, parts.api_keys.clone());
             self.authenticator.replace(Arc::new(rules));
         }
-        let (Some(bundle), Some(leaf), Some(policy), Some(_)) =
-            (&parts.bundle, &parts.leaf, &parts.policy, &parts.denied)
-        else {
+        let Some(taken) = parts.taken() else {
             tracing::warn!("there is no usable set of certificates and policy yet: not ready");
             return;
         };
-        let jwks = parts.jwks.clone();
-        match Generation::new(bundle, Arc::clone(leaf), Arc::clone(policy), jwks, &self.provider, &self.clock) {
+        match Generation::new(taken, &self.hosts, &self.provider, &self.clock) {
             Ok(generation) => {
-                let certificate = &leaf.certificate;
+                let certificate = &generation.parts.leaf.certificate;
+                let policy = generation.policy();
                 self.metrics.serving_leaf_until(certificate.not_after());
                 tracing::info!(
                     serial = certificate.serial(),
                     not_after = %certificate.not_after(),
-                    roots = bundle.roots.len(),
+                    roots = generation.parts.bundle.roots.len(),
                     mode = ?policy.mode,
                     tls_mode = ?policy.tls_mode,
                     "mounted directory taken"

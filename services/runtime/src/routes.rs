@@ -6,42 +6,98 @@ use axum::Router;
 use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::MethodRouter;
-use gaia_auth::{Access, AuthLayer, Authenticator, problem};
+use gaia_auth::{Access, AuthLayer, Authenticator, parse_scope, problem};
 use http::StatusCode;
 
 /// The routes of a service. There is no way to add one without its [`Access`], and a service is made of nothing else.
-#[derive(Debug)]
 pub struct Routes {
     router: Router,
     authenticator: Arc<Authenticator>,
+    front: Option<Front>,
+}
+
+type Front = Box<dyn FnOnce(Router) -> Router + Send>;
+
+impl std::fmt::Debug for Routes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Routes").field("router", &self.router).finish_non_exhaustive()
+    }
 }
 
 impl Routes {
     pub(crate) fn new(authenticator: Arc<Authenticator>) -> Self {
-        Self { router: Router::new(), authenticator }
+        Self { router: Router::new(), authenticator, front: None }
     }
 
     /// Adds the handlers of one path pattern. The same path may be added again for other methods, with other demands.
     ///
     /// # Panics
-    /// If a method of that path was added before: the router fails to start.
+    /// If a method of that path was added before, or a scope of its access is none that a token could carry: the router
+    /// fails to start.
     #[must_use]
     pub fn route(mut self, path: &'static str, access: Access, handlers: MethodRouter) -> Self {
+        for scope in access.scopes() {
+            let is_one = parse_scope(scope).is_some_and(|scopes| scopes.len() == 1);
+            assert!(is_one, "route {path} demands {scope:?}, which is no scope: nobody could ever call it");
+        }
         let layer = AuthLayer::new(Arc::clone(&self.authenticator), path, access);
         self.router = self.router.route(path, handlers.route_layer(layer));
         self
     }
 
+    /// Puts something in front of all of them that sees each request before it is routed, and before anybody asks who
+    /// sends it: `front` makes a router of theirs. Routes that the runtime adds are behind it too.
+    #[must_use]
+    pub fn behind(self, front: impl FnOnce(Router) -> Router + Send + 'static) -> Self {
+        Self { front: Some(Box::new(front)), ..self }
+    }
+
     /// The whole, with plain answers where there is nothing.
     pub(crate) fn into_router(self) -> Router {
-        self.router.fallback(nothing_here).method_not_allowed_fallback(not_that_way)
+        let router = with_plain_answers(self.router);
+        match self.front {
+            // As a fallback the whole is not routed before: what is in front sees the path as it came.
+            Some(front) => front(Router::new().fallback_service(router)),
+            None => router,
+        }
     }
 }
 
-async fn nothing_here(_: Request) -> Response {
+/// The same answers everywhere where there is nothing.
+pub(crate) fn with_plain_answers(router: Router) -> Router {
+    router.fallback(nothing_here).method_not_allowed_fallback(not_that_way)
+}
+
+pub(crate) async fn nothing_here(_: Request) -> Response {
     problem(StatusCode::NOT_FOUND, "There is nothing here.")
 }
 
 async fn not_that_way(_: Request) -> Response {
     problem(StatusCode::METHOD_NOT_ALLOWED, "That cannot be done here.")
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use gaia_api::SystemClock;
+
+    use super::*;
+
+    fn routes() -> Routes {
+        let nobody = crate::metrics::Metrics::new(Arc::new(SystemClock), |_| ());
+        Routes::new(Arc::new(Authenticator::new(Arc::new(SystemClock), Arc::new(nobody))))
+    }
+
+    #[test]
+    #[should_panic(expected = "which is no scope")]
+    fn a_route_that_nobody_could_ever_call_does_not_start() {
+        let _ = routes().route("/a", Access::Scopes(&["assets:read assets:write"]), get(async || "a"));
+    }
+
+    #[test]
+    #[should_panic(expected = "Overlapping method route")]
+    fn a_route_with_two_policies_does_not_start() {
+        let public = routes().route("/a", Access::Public, get(async || "a"));
+        let _ = public.route("/a", Access::Peer, get(async || "b"));
+    }
 }

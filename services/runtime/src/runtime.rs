@@ -8,20 +8,30 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axum::Router;
 use axum::routing::get;
 use gaia_api::Clock;
-use gaia_auth::{Access, Authenticator, Connection};
+use gaia_auth::audit::AuditQueue;
+use gaia_auth::{Access, Authenticator};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::Witness;
+use crate::caller::{Caller, CallsConfig};
 use crate::config::RuntimeConfig;
-use crate::connection::{self, Protocol, Stop};
+use crate::connection::{self, Ends, Protocol, Stop, Terms};
+use crate::connections::Connections;
+use crate::edge::{Edge, EdgeConfig, EdgeServing, EdgeTls};
 use crate::generation::Generation;
 use crate::health::{self, Health};
-use crate::listener::{Mesh, accept_one};
+use crate::identity::{self, Identity};
+use crate::limits::Limits;
+use crate::listener::{self, Mesh};
 use crate::metrics::Metrics;
+use crate::outside::Outside;
+use crate::random::random;
 use crate::reload::{Reloader, ServiceFiles, Sinks};
 use crate::routes::Routes;
 
@@ -32,6 +42,10 @@ pub struct Runtime {
     admin: TcpListener,
     reloader: Reloader,
     health: Health,
+    identity: Identity,
+    audit: Arc<AuditQueue>,
+    /// For the tests to shorten.
+    pub(crate) limits: Limits,
 }
 
 impl std::fmt::Debug for Runtime {
@@ -53,6 +67,12 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// There is no randomness to name this instance by.
+    #[error("the system gives no random bytes")]
+    Entropy,
+    /// There is no thread to write the audit log.
+    #[error("starting the thread of the audit log failed: {0}")]
+    Thread(std::io::Error),
 }
 
 impl Runtime {
@@ -62,7 +82,8 @@ impl Runtime {
     /// `files` are the service's own beside the common ones; `register` adds its own metrics.
     ///
     /// # Errors
-    /// [`StartError::Listen`] if an address cannot be had.
+    /// [`StartError::Listen`] if an address cannot be had, [`StartError::Entropy`] or
+    /// [`StartError::Thread`] if the system lacks randomness or a thread.
     pub async fn start(
         config: RuntimeConfig,
         clock: Arc<dyn Clock>,
@@ -72,11 +93,11 @@ impl Runtime {
         let mesh = listen(config.mesh_address, "GAIA_MESH_ADDRESS").await?;
         let admin = listen(config.admin_address, "GAIA_ADMIN_ADDRESS").await?;
         let metrics = Arc::new(Metrics::new(Arc::clone(&clock), register));
-        let observer = Arc::clone(&metrics);
-        let authenticator = Arc::new(Authenticator::new(Arc::clone(&clock), observer));
+        let (witness, audit) = Witness::new(Arc::clone(&metrics)).map_err(StartError::Thread)?;
+        let authenticator = Arc::new(Authenticator::new(Arc::clone(&clock), Arc::new(witness)));
         let (sender, generations) = watch::channel(None);
         let sinks = Sinks {
-            service_files: files,
+            service_files: Arc::clone(&files),
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
             authenticator: Arc::clone(&authenticator),
@@ -85,8 +106,17 @@ impl Runtime {
         let mut reloader = Reloader::new(&config, sinks);
         reloader.look();
         let is_draining = Arc::new(AtomicBool::new(false));
+        let identity = Identity {
+            generations: generations.clone(),
+            authenticator: Arc::clone(&authenticator),
+            clock: Arc::clone(&clock),
+            connections: Connections::default(),
+            service_files: files,
+            instance: identity::name(random().ok_or(StartError::Entropy)?).into(),
+            started_at: clock.now(),
+        };
         let health = Health { generations, authenticator, metrics, clock, is_draining };
-        Ok(Self { config, mesh, admin, reloader, health })
+        Ok(Self { config, mesh, admin, reloader, health, identity, audit, limits: Limits::default() })
     }
 
     /// Where other services reach this one.
@@ -111,6 +141,34 @@ impl Runtime {
         self.health.generations.clone()
     }
 
+    /// Opens the listener that users reach, at `usual_port` unless it is configured otherwise, and takes its certificate
+    /// if it has one. [`Runtime::serve_with_edge`] serves it.
+    ///
+    /// # Errors
+    /// [`StartError::Listen`] if the address cannot be had.
+    pub async fn edge(&self, config: &EdgeConfig, usual_port: u16) -> Result<Edge, StartError> {
+        let listener = listen(config.address(usual_port), "GAIA_EDGE_ADDRESS").await?;
+        let tls = config.edge_tls_dir.as_ref().map(|path| {
+            let mut tls = EdgeTls::new(path, Arc::clone(&self.health.clock), Arc::clone(&self.health.metrics));
+            tls.look();
+            tls
+        });
+        Ok(Edge { listener, tls })
+    }
+
+    /// Calls other services in the name of this one, with its certificate and a token for each.
+    #[must_use]
+    pub fn caller(&self, config: &CallsConfig) -> Caller {
+        Caller::new(self.generations(), config, &self.config.hosts)
+    }
+
+    /// Judges credentials by the policy and the keys in force: for a service that is asked about credentials which are
+    /// not those of the request.
+    #[must_use]
+    pub fn authenticator(&self) -> Arc<Authenticator> {
+        Arc::clone(&self.health.authenticator)
+    }
+
     /// An empty set of routes for [`Runtime::serve`].
     #[must_use]
     pub fn routes(&self) -> Routes {
@@ -120,56 +178,90 @@ impl Runtime {
     /// Serves until `stop` ends, then stops in order: not ready, a pause for that to be seen, no new connections and
     /// GOAWAY on the old ones, time for what is under way, the end.
     pub async fn serve(self, routes: Routes, stop: impl Future<Output = ()>) {
-        let Self { config, mesh, admin, reloader, health } = self;
+        self.serve_all(routes, None, stop).await;
+    }
+
+    /// The same, and other routes at the edge.
+    pub async fn serve_with_edge(
+        self,
+        routes: Routes,
+        edge: Edge,
+        edge_routes: Routes,
+        stop: impl Future<Output = ()>,
+    ) {
+        self.serve_all(routes, Some((edge, edge_routes)), stop).await;
+    }
+
+    async fn serve_all(self, routes: Routes, edge: Option<(Edge, Routes)>, stop: impl Future<Output = ()>) {
+        let Self { config, mesh, admin, reloader, health, identity, audit, limits } = self;
         let stopping = Stop::default();
         let tracker = TaskTracker::new();
+        let mut accepting = JoinSet::new();
+        // They look and answer until everything else has ended, and end with this.
+        let mut background = JoinSet::new();
+        if let Some((edge, routes)) = edge {
+            let Edge { listener, tls } = edge;
+            let health_route = get(health::edge_health).with_state(health.clone());
+            let serving = EdgeServing {
+                app: routes.route("/health", Access::Public, health_route).into_router(),
+                tls: tls.as_ref().map(EdgeTls::newest),
+                limits,
+                metrics: Arc::clone(&health.metrics),
+                stop: stopping.clone(),
+            };
+            if let Some(tls) = tls {
+                background.spawn(tls.run(config.reload_interval.value()));
+            }
+            let (stop, tracker) = (stopping.gracefully.clone(), tracker.clone());
+            accepting.spawn(listener::accept(listener, limits.connections, stop, tracker, move |tcp, from| {
+                serving.clone().serve(tcp, from)
+            }));
+        }
         let app = routes.route("/health", Access::Public, get(health::health).with_state(health.clone())).into_router();
         let listener = Mesh {
             app,
+            limits,
+            connections: identity.connections.clone(),
+            operator_app: identity::operator_app(identity),
             generations: health.generations.clone(),
             clock: Arc::clone(&health.clock),
             metrics: Arc::clone(&health.metrics),
             stop: stopping.clone(),
-            tracker: tracker.clone(),
         };
-        let accepting = tokio::spawn(listener.accept(mesh));
-        let probes = tokio::spawn(serve_admin(admin, health::admin(health.clone())));
-        let reloading = tokio::spawn(reloader.run(config.reload_interval.value()));
+        accepting.spawn(listener::accept(
+            mesh,
+            limits.connections,
+            stopping.gracefully.clone(),
+            tracker.clone(),
+            move |tcp, from| listener.clone().serve(tcp, from),
+        ));
+        background.spawn(serve_admin(admin, health::admin(health.clone()), limits));
+        background.spawn(reloader.run(config.reload_interval.value()));
+        let outside =
+            Outside::new(health.authenticator.user_keys().clone(), Arc::clone(&health.clock), config.dir.clone());
+        health.authenticator.ask_through(Arc::new(outside.clone()));
+        background.spawn(outside.run(health.generations.clone()));
         tracing::info!(mesh = %config.mesh_address, admin = %config.admin_address, "serving");
 
         stop.await;
         tracing::info!("stopping: not ready from now on");
         health.is_draining.store(true, Ordering::Relaxed);
+        stopping.soon.cancel();
         sleep(config.shutdown_delay.value()).await;
         stopping.gracefully.cancel();
-        // The task ends by itself once told to; it can fail only by a panic, which has been printed.
-        let _ = accepting.await;
+        // These tasks end by themselves once told to; they can fail only by a panic, which has been printed.
+        while accepting.join_next().await.is_some() {}
         tracker.close();
         if timeout(config.drain_timeout.value(), tracker.wait()).await.is_err() {
             tracing::warn!(connections = tracker.len(), "stopping: not everything finished in time");
         }
         stopping.at_once.cancel();
         tracker.wait().await;
-        reloading.abort();
-        probes.abort();
+        background.abort_all();
+        // What was decided last is on record before the process ends.
+        let _ = tokio::task::spawn_blocking(move || audit.flush(AUDIT_FLUSH_TIMEOUT)).await;
         tracing::info!("stopped");
     }
-}
-
-/// Ends when the process is asked to stop: SIGTERM, or SIGINT from a terminal.
-///
-/// # Errors
-/// If the handlers cannot be installed.
-pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }
 
 async fn listen(address: SocketAddr, variable: &'static str) -> Result<TcpListener, StartError> {
@@ -177,13 +269,23 @@ async fn listen(address: SocketAddr, variable: &'static str) -> Result<TcpListen
 }
 
 /// Plain HTTP for probes, as long as the process lives.
-async fn serve_admin(listener: TcpListener, app: Router) {
-    let never = CancellationToken::new();
-    while let Some(tcp) = accept_one(&listener, &never).await {
-        let connection = Arc::new(Connection::default());
-        let (app, stop) = (app.clone(), Stop::default());
-        tokio::spawn(async move {
-            connection::serve(tcp, Protocol::Http1, app, connection, std::future::pending(), stop).await;
-        });
-    }
+async fn serve_admin(listener: TcpListener, app: Router, limits: Limits) {
+    let stop = Stop::default();
+    let (never, tracker) = (stop.gracefully.clone(), TaskTracker::new());
+    listener::accept(listener, limits.connections, never, tracker, move |tcp, _| {
+        let terms = Terms {
+            protocol: Protocol::Http1,
+            app: app.clone(),
+            connection: Arc::default(),
+            limits,
+            requests: Counter::default(),
+        };
+        let ends = Ends { distrusted: std::future::pending(), max_age: limits.age, stop: stop.clone() };
+        async move {
+            connection::serve(tcp, terms, ends).await;
+        }
+    })
+    .await;
 }
+
+const AUDIT_FLUSH_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);

@@ -9,8 +9,8 @@ use tracing_subscriber::{Layer as _, Registry};
 
 use crate::config::{LogFormat, RuntimeConfig};
 
-/// The target of audit lines: always written, always JSON, whatever the filter says.
-pub const AUDIT_TARGET: &str = "gaia.audit";
+/// Always written, always JSON, whatever the filter says.
+pub use gaia_auth::audit::AUDIT_TARGET;
 
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]

@@ -14,11 +14,12 @@ use std::time::Duration;
 
 use axum::body::Body;
 use gaia_api::mount::{
-    AuthMode, Caller, Denylist, Grant, Grants, Policy, SCHEMA_VERSION, ServiceIdentity, TlsMode, TokenRules,
+    ApiKeyRecord, ApiKeyRules, ApiKeyState, ApiKeys, AuthMode, Caller, Denylist, Grant, Grants, Policy, SCHEMA_VERSION,
+    ServiceIdentity, TlsMode, TokenRules, UserTokens,
 };
 use gaia_api::names::key;
 use gaia_api::{Clock as _, Span, SpiffeId, SystemClock};
-use gaia_auth::issue::Signer;
+use gaia_auth::issue::{ServiceClaims, Signer};
 use gaia_pki::{
     Ca, CaRequest, Certificate, Jwk, JwkSet, KeySpec, LeafRequest, PrivateKey, Serial, SigningAlgorithm, Usage,
     Validity, issue_leaf,
@@ -34,7 +35,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::client::MeshClient;
+use crate::client::{Hosts, MeshClient};
 use crate::config::{LogFormat, RuntimeConfig};
 
 /// The trust domain of every [`Platform`].
@@ -61,9 +62,15 @@ impl Default for Platform {
 }
 
 impl Platform {
-    /// A platform with keys of its own, as of now.
+    /// A platform with keys of its own, as of now. Its tokens are signed with ES256.
     #[must_use]
     pub fn new() -> Self {
+        Self::with_signing_key(KeySpec::Ecdsa256)
+    }
+
+    /// The same with tokens that this kind of key signs.
+    #[must_use]
+    pub fn with_signing_key(spec: KeySpec) -> Self {
         let now = SystemClock.now();
         let request = CaRequest {
             common_name: "gaia test CA",
@@ -72,7 +79,7 @@ impl Platform {
             validity: Validity { not_before: now - hours(48), not_after: now + hours(480) },
         };
         let ca = Ca::self_signed(&request, PrivateKey::generate(KeySpec::Ecdsa256).unwrap()).unwrap();
-        let signing_key = PrivateKey::generate(KeySpec::Ecdsa256).unwrap();
+        let signing_key = PrivateKey::generate(spec).unwrap();
         Self { ca, signing_key, serials: AtomicU8::new(1), now }
     }
 
@@ -85,8 +92,15 @@ impl Platform {
     /// `jwks.json`.
     #[must_use]
     pub fn jwks(&self) -> String {
-        let jwk = Jwk::from_public_key(&self.signing_key.public_key(), SigningAlgorithm::Es256).unwrap();
-        serde_json::to_string(&JwkSet::new(vec![jwk]).unwrap()).unwrap()
+        serde_json::to_string(&JwkSet::new(vec![self.jwk()]).unwrap()).unwrap()
+    }
+
+    fn jwk(&self) -> Jwk {
+        let algorithm = match self.signing_key.spec() {
+            KeySpec::Ecdsa256 | KeySpec::Ecdsa384 => SigningAlgorithm::Es256,
+            _ => SigningAlgorithm::Rs256,
+        };
+        Jwk::from_public_key(&self.signing_key.public_key(), algorithm).unwrap()
     }
 
     /// `jwt-signing.key`.
@@ -101,6 +115,29 @@ impl Platform {
         Signer::from_pem(self.signing_key().as_bytes()).unwrap()
     }
 
+    /// A service token as auth-service would have given it to `caller`, good for a quarter of an hour.
+    #[must_use]
+    pub fn service_token(&self, caller: &str, target: &str, scope: Option<&str>) -> String {
+        self.service_token_until(caller, target, scope, SystemClock.now() + SignedDuration::from_mins(15))
+    }
+
+    /// The same with another end.
+    #[must_use]
+    pub fn service_token_until(&self, caller: &str, target: &str, scope: Option<&str>, end: Timestamp) -> String {
+        let claims = ServiceClaims {
+            iss: "gaia-platform".into(),
+            sub: spiffe_id(caller).to_string(),
+            client_id: spiffe_id(caller).to_string(),
+            service: caller.into(),
+            aud: spiffe_id(target).to_string(),
+            jti: "j".into(),
+            iat: SystemClock.now().as_second(),
+            exp: end.as_second(),
+            scope: scope.map(str::to_owned),
+        };
+        self.signer().sign(&claims).unwrap()
+    }
+
     /// `tls.crt` and `tls.key` of a service that is reached on the loopback address, good for a day.
     #[must_use]
     pub fn leaf(&self, service: &str) -> MountedFiles {
@@ -110,16 +147,36 @@ impl Platform {
     /// A leaf with any identity and life.
     #[must_use]
     pub fn leaf_for(&self, spiffe_id: &str, not_before: Timestamp, not_after: Timestamp) -> MountedFiles {
-        let private = PrivateKey::generate(KeySpec::Ecdsa256).unwrap();
-        let request = LeafRequest {
+        self.issue(&LeafRequest {
             spiffe_id,
             dns_names: &["localhost".to_owned()],
             ip_addresses: &[IpAddr::V4(Ipv4Addr::LOCALHOST)],
             usages: &[Usage::ServerAuth, Usage::ClientAuth],
-            serial: Serial::from_random([self.serials.fetch_add(1, Ordering::Relaxed); 16]),
+            serial: self.serial(),
             validity: Validity { not_before, not_after },
-        };
-        let leaf = issue_leaf(&self.ca, &request, &private).unwrap();
+        })
+    }
+
+    /// What the operator looks at instances with: a client's leaf with its reserved name and no other.
+    #[must_use]
+    pub fn operator_leaf(&self) -> MountedFiles {
+        self.issue(&LeafRequest {
+            spiffe_id: SpiffeId::operator(TRUST_DOMAIN).as_str(),
+            dns_names: &[],
+            ip_addresses: &[],
+            usages: &[Usage::ClientAuth],
+            serial: self.serial(),
+            validity: Validity { not_before: self.now - hours(1), not_after: self.now + hours(1) },
+        })
+    }
+
+    fn serial(&self) -> Serial {
+        Serial::from_random([self.serials.fetch_add(1, Ordering::Relaxed); 16])
+    }
+
+    fn issue(&self, request: &LeafRequest<'_>) -> MountedFiles {
+        let private = PrivateKey::generate(KeySpec::Ecdsa256).unwrap();
+        let leaf = issue_leaf(&self.ca, request, &private).unwrap();
         BTreeMap::from([
             (key::TLS_CERT, leaf.chain_pem.into_bytes()),
             (key::TLS_KEY, private.to_pem().as_bytes().to_vec()),
@@ -140,7 +197,7 @@ impl Platform {
     /// A client that trusts this platform and shows a leaf, or none.
     #[must_use]
     pub fn client(&self, leaf: Option<&MountedFiles>) -> MeshClient {
-        MeshClient::new(self.client_config(leaf))
+        MeshClient::new(self.client_config(leaf), Hosts::default())
     }
 
     /// The TLS side of [`Platform::client`].
@@ -212,16 +269,36 @@ pub fn policy(service: &str) -> Policy {
         mode: AuthMode::Dual,
         tokens: tokens(),
         callers: vec![Caller { spiffe_id: spiffe_id("gateway"), scopes: vec![], on_behalf_of: false }],
+        api_keys: ApiKeyRules::default(),
+        user_tokens: UserTokens::default(),
     }
 }
 
-/// `grants.json`: all of these services, and who may call whom with which scopes.
+/// `api-keys.json`: shared keys, each with its id, its text and its scopes; none: all.
+#[must_use]
+pub fn api_keys(keys: &[(&str, &str, &[&str])]) -> Vec<u8> {
+    let record = |(id, text, scopes): &(&str, &str, &[&str])| ApiKeyRecord {
+        id: (*id).to_owned(),
+        sha256: gaia_pki::sha256_hex(text.as_bytes()),
+        principal: "old clients".to_owned(),
+        scopes: scopes.iter().map(|&scope| scope.to_owned()).collect(),
+        expires: None,
+        state: ApiKeyState::Active,
+        mode: None,
+        shared: true,
+    };
+    let keys = ApiKeys { schema_version: SCHEMA_VERSION, keys: keys.iter().map(record).collect() };
+    serde_json::to_vec(&keys).unwrap()
+}
+
+/// `grants.json`: all of these services, and who may call whom with which scopes; the gateway may on behalf of others.
 #[must_use]
 pub fn grants(services: &[&str], grants: &[(&str, &str, &[&str])]) -> Vec<u8> {
     let grant = |(caller, target, scopes): &(&str, &str, &[&str])| Grant {
         caller: spiffe_id(caller),
         target: spiffe_id(target),
         scopes: scopes.iter().map(|&scope| scope.to_owned()).collect(),
+        on_behalf_of: *caller == "gateway",
     };
     let grants = Grants {
         schema_version: SCHEMA_VERSION,
@@ -247,6 +324,7 @@ pub fn config(service: &str, dir: &Path) -> RuntimeConfig {
         shutdown_delay: Span::seconds(0),
         drain_timeout: Span::seconds(5),
         overrides: BTreeMap::new(),
+        hosts: Hosts::default(),
     }
 }
 

@@ -4,8 +4,8 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::routing::get;
+use axum::body::{Body, Bytes};
+use axum::routing::{get, post};
 use gaia_api::mount::{Denylist, Policy, TlsMode};
 use gaia_api::names::key;
 use gaia_api::{Clock, ManualClock, Span, SystemClock};
@@ -20,13 +20,31 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
+use crate::limits::Limits;
 use crate::testing::{
     Mount, MountedFiles, Platform, certificate, config, eventually, get_plain, policy, read, spiffe_id,
 };
 use crate::{CallError, MeshClient, Runtime};
 
-/// A running service with `/who` (needs a peer) and `/slow` (answers when told to).
+mod body;
+mod calls;
+mod client;
+mod connections;
+mod delegated;
+mod edge;
+mod hosts;
+mod identity;
+mod plain;
+mod slow;
+mod stop;
+mod trust;
+
+pub(crate) use self::body::Sent;
+
+/// A running service with `/who` (needs a peer), `/anyone` (needs any principal), `/slow` (answers when told to), `/put`
+/// and `/big`.
 struct Service {
     mesh: String,
     admin: String,
@@ -47,11 +65,28 @@ async fn start_at(files: &MountedFiles, clock: Arc<dyn Clock>, shutdown_delay: &
     let mut config = config("asset-service", dir.path());
     config.shutdown_delay = Span::parse(shutdown_delay).unwrap();
     let runtime = Runtime::start(config, clock, Arc::new(()), |_| ()).await.unwrap();
+    serve(runtime, mount, dir)
+}
+
+async fn start_within(files: &MountedFiles, limits: Limits) -> Service {
+    let dir = tempfile::tempdir().unwrap();
+    let mount = Mount::new(dir.path(), files);
+    let config = config("asset-service", dir.path());
+    let mut runtime = Runtime::start(config, Arc::new(SystemClock), Arc::new(()), |_| ()).await.unwrap();
+    runtime.limits = limits;
+    serve(runtime, mount, dir)
+}
+
+fn serve(runtime: Runtime, mount: Mount, dir: TempDir) -> Service {
     let slow = Arc::new(Notify::new());
     let release = Arc::clone(&slow);
     let routes = runtime
         .routes()
+        .route("/put", Access::Public, post(async |body: Bytes| body.len().to_string()))
+        .route("/token", Access::Scopes(&[]), post(async |_: Principal, body: Bytes| body))
+        .route("/big", Access::Public, get(async || vec![0; 64 * 1024 * 1024]))
         .route("/who", Access::Peer, get(async |principal: Principal| principal.subject.to_string()))
+        .route("/anyone", Access::Scopes(&[]), get(async |principal: Principal| principal.subject.to_string()))
         .route("/slow", Access::Public, get(move || async move { release.notified().await }));
     let mesh = format!("https://{}", runtime.mesh_address().unwrap());
     let admin = format!("http://{}", runtime.admin_address().unwrap());
@@ -80,11 +115,19 @@ impl Service {
     }
 
     /// A connection of its own, to look at or to leave open.
-    async fn connect(&self, platform: &Platform, leaf: &MountedFiles) -> tokio_rustls::client::TlsStream<TcpStream> {
-        let address = self.mesh.strip_prefix("https://").unwrap();
-        let tls = TlsConnector::from(Arc::new(platform.client_config(Some(leaf))));
-        let tcp = TcpStream::connect(address).await.unwrap();
+    async fn connect(&self, platform: &Platform, leaf: &MountedFiles) -> TlsStream<TcpStream> {
+        self.connect_with(platform.client_config(Some(leaf))).await
+    }
+
+    async fn connect_with(&self, config: rustls::ClientConfig) -> TlsStream<TcpStream> {
+        let tls = TlsConnector::from(Arc::new(config));
+        let tcp = self.connect_plain().await;
         tls.connect(ServerName::try_from("127.0.0.1").unwrap(), tcp).await.unwrap()
+    }
+
+    /// A connection without TLS.
+    async fn connect_plain(&self) -> TcpStream {
+        TcpStream::connect(self.mesh.strip_prefix("https://").unwrap()).await.unwrap()
     }
 
     async fn served_leaf(&self, platform: &Platform, leaf: &MountedFiles) -> String {
@@ -151,18 +194,6 @@ async fn strict_refuses_whoever_has_no_certificate() {
     assert!(service.get(&platform.client(None), "/health").await.is_err());
     assert!(service.get(&platform.client(Some(&platform.leaf("gateway"))), "/health").await.is_ok());
     assert!(service.metric(r#"gaia_tls_handshake_failures_total{reason="no_client_certificate"} 1"#).await);
-}
-
-#[tokio::test]
-async fn plain_http_gets_no_answer() {
-    let platform = Platform::new();
-    let service = start(&platform.mount("asset-service")).await;
-    let mut tcp = TcpStream::connect(service.mesh.strip_prefix("https://").unwrap()).await.unwrap();
-    tcp.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-    let mut answer = Vec::new();
-    let _ = tcp.read_to_end(&mut answer).await;
-    assert!(!String::from_utf8_lossy(&answer).contains("HTTP/1.1"));
-    assert!(service.metric(r#"gaia_tls_handshake_failures_total{reason="not_tls"} 1"#).await);
 }
 
 #[tokio::test]
@@ -233,47 +264,6 @@ async fn each_bad_part_is_refused_alone_and_the_old_one_goes_on_working() {
 }
 
 #[tokio::test]
-async fn a_distrusted_root_goes_at_once_and_takes_open_connections_with_it() {
-    let (platform, old) = (Platform::new(), Platform::new());
-    let mut files = platform.mount("asset-service");
-    files.insert(key::CA_CERT, format!("{}{}", platform.bundle(), old.bundle()).into_bytes());
-    let mut service = start(&files).await;
-    let leaf = old.leaf("gateway");
-    let (mut doomed, mut fine) =
-        (service.connect(&platform, &leaf).await, service.connect(&platform, &platform.leaf("gateway")).await);
-    let request = b"GET /who HTTP/1.1\r\nhost: x\r\n\r\n";
-    let mut answer = [0; 1024];
-    for stream in [&mut doomed, &mut fine] {
-        stream.write_all(request).await.unwrap();
-        assert!(stream.read(&mut answer).await.unwrap() > 0);
-    }
-    files.insert(key::CA_CERT, platform.bundle().into_bytes());
-    service.mount.swap(&files);
-    let closed = tokio::time::timeout(Duration::from_secs(10), doomed.read(&mut answer)).await.unwrap();
-    assert!(!closed.is_ok_and(|bytes| bytes > 0), "the connection of the distrusted peer is closed");
-    assert!(service.get(&platform.client(Some(&leaf)), "/health").await.is_err());
-    fine.write_all(request).await.unwrap();
-    assert!(fine.read(&mut answer).await.unwrap() > 0, "the other one goes on");
-}
-
-#[tokio::test]
-async fn a_revoked_leaf_is_refused_on_the_connection_it_has() {
-    let platform = Platform::new();
-    let mut files = platform.mount("asset-service");
-    let mut service = start(&files).await;
-    let leaf = platform.leaf("gateway");
-    let client = platform.client(Some(&leaf));
-    assert_eq!(service.get(&client, "/who").await.unwrap().0, StatusCode::OK);
-    let denylist = Denylist { leaves: vec![certificate(&leaf).fingerprint()], ..Denylist::empty() };
-    files.insert(key::DENYLIST, serde_json::to_vec(&denylist).unwrap());
-    service.mount.swap(&files);
-    eventually("the leaf is refused", async || {
-        service.get(&client, "/who").await.unwrap().0 == StatusCode::UNAUTHORIZED
-    })
-    .await;
-}
-
-#[tokio::test]
 async fn without_material_a_service_waits_and_is_not_ready() {
     let platform = Platform::new();
     let mut service = start(&MountedFiles::new()).await;
@@ -304,10 +294,31 @@ async fn a_plain_directory_is_reloaded_too() {
     write(&platform.leaf("asset-service"));
     eventually("the new leaf is taken", async || {
         let newest = generations.borrow_and_update().clone().unwrap();
-        newest.leaf.certificate != first.leaf.certificate
+        newest.parts.leaf.certificate != first.parts.leaf.certificate
     })
     .await;
     serving.abort();
+}
+
+#[tokio::test]
+async fn a_change_is_seen_long_before_the_next_look() {
+    let platform = Platform::new();
+    let mut files = platform.mount("asset-service");
+    let dir = tempfile::tempdir().unwrap();
+    let mount = Mount::new(dir.path(), &files);
+    let mut config = config("asset-service", dir.path());
+    config.reload_interval = Span::parse("1h").unwrap();
+    let runtime = Runtime::start(config, Arc::new(SystemClock), Arc::new(()), |_| ()).await.unwrap();
+    let mut service = serve(runtime, mount, dir);
+    let peer = platform.leaf("gateway");
+    for _ in 0..3 {
+        files.extend(platform.leaf("asset-service"));
+        let expected = certificate(&files).fingerprint();
+        // The first look, when serving begins, is not the one that sees it.
+        assert_ne!(service.served_leaf(&platform, &peer).await, expected);
+        service.mount.swap(&files);
+        eventually("it is seen", async || service.served_leaf(&platform, &peer).await == expected).await;
+    }
 }
 
 #[tokio::test]
@@ -324,54 +335,4 @@ async fn a_leaf_from_the_future_is_taken_when_its_time_comes_and_one_that_ended_
     eventually("the leaf is taken", async || service.readyz().await == StatusCode::OK).await;
     clock.set(now + hour * 4);
     assert_eq!(service.readyz().await, StatusCode::SERVICE_UNAVAILABLE);
-}
-
-#[tokio::test]
-async fn a_stopping_service_is_not_ready_and_finishes_what_is_under_way() {
-    let platform = Platform::new();
-    let mut service = start_at(&platform.mount("asset-service"), Arc::new(SystemClock), "200ms").await;
-    let client = platform.client(Some(&platform.leaf("gateway")));
-    let under_way = tokio::spawn({
-        let (client, uri) = (client.clone(), format!("{}/slow", service.mesh));
-        async move { client.request(Request::get(uri).body(Body::empty()).unwrap()).await.map(|r| r.status()) }
-    });
-    eventually("the request is under way", async || service.metric("gaia_mesh_connections 1").await).await;
-    service.stop.take().unwrap().send(()).unwrap();
-    eventually("it is not ready", async || service.readyz().await == StatusCode::SERVICE_UNAVAILABLE).await;
-    let address = service.mesh.strip_prefix("https://").unwrap().to_owned();
-    eventually("it takes no new connection", async || TcpStream::connect(&address).await.is_err()).await;
-    service.slow.notify_one();
-    assert_eq!(under_way.await.unwrap().unwrap(), StatusCode::OK);
-    service.serving.await.unwrap();
-}
-
-mod slow_clients {
-    use axum::Router;
-    use gaia_auth::Connection;
-    use tokio::io::DuplexStream;
-
-    use super::*;
-    use crate::connection::{Protocol, Stop, serve};
-
-    fn connection(protocol: Protocol) -> (DuplexStream, JoinHandle<()>) {
-        let (client, server) = tokio::io::duplex(64 * 1024);
-        let connection = Arc::new(Connection::default());
-        let serving = serve(server, protocol, Router::new(), connection, std::future::pending(), Stop::default());
-        (client, tokio::spawn(serving))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn whoever_says_nothing_or_half_a_greeting_is_let_go() {
-        for (protocol, greeting) in [
-            (Protocol::Http1, &b""[..]),
-            (Protocol::Http1, b"GET / HT"),
-            (Protocol::Http2, b""),
-            (Protocol::Http2, b"PRI * HTTP/2.0\r\n"),
-            (Protocol::Http2, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
-        ] {
-            let (mut client, serving) = connection(protocol);
-            client.write_all(greeting).await.unwrap();
-            tokio::time::timeout(Duration::from_secs(11), serving).await.expect("it ends in time").unwrap();
-        }
-    }
 }

@@ -3,8 +3,13 @@
 mod bench;
 mod cluster;
 mod demo;
+mod gotrue;
 mod image;
 mod kubectl;
+mod load;
+mod migrate;
+mod provider;
+mod rehearse;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,6 +38,16 @@ enum Command {
     Demo(demo::Arguments),
     /// Measure the operator against a bare client, as ratios within one run.
     Bench(bench::Arguments),
+    /// Call a platform's services as its callers do, count every request, and fail if one failed.
+    Load(Box<load::Arguments>),
+    /// Take a platform from one shared API key to mutual TLS and tokens, and back, under load.
+    Migrate(migrate::Arguments),
+    /// Be a login server that speaks Supabase Auth's (GoTrue's) protocol, until it is stopped.
+    Gotrue(gotrue::Arguments),
+    /// Go through years of rotations in minutes, under load and with a proof for each transition.
+    Rehearse(rehearse::Arguments),
+    /// Be a provider of chat completions that speaks OpenAI's protocol, echoes, and misbehaves on request.
+    Provider(provider::Arguments),
     /// Run kubectl as the administrator of a cluster that is up.
     Kubectl(kubectl::Arguments),
     /// Write Gaia's container image as a docker-archive tar, without a daemon or a registry, and print its path.
@@ -67,7 +82,12 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Cluster(command) => return cluster::run(command).await,
         Command::Demo(arguments) => return demo::run(arguments).await,
         Command::Bench(arguments) => return bench::run(arguments).await,
+        Command::Load(arguments) => return load::run(*arguments).await,
+        Command::Gotrue(arguments) => return gotrue::run(arguments).await,
+        Command::Migrate(arguments) => return migrate::run(arguments).await,
+        Command::Rehearse(arguments) => return rehearse::run(arguments).await,
         Command::Kubectl(arguments) => return kubectl::run(arguments),
+        Command::Provider(arguments) => provider::run(arguments).await?,
         Command::Image(arguments) => image::run(arguments)?,
         Command::Controlplane => print_path(&assets::controlplane()?.controlplane),
         Command::NodeInit { dir, controlplane } => node::run_init(&dir, &controlplane).await?,

@@ -220,7 +220,7 @@ pub struct RestartTarget {
 }
 
 /// Kinds of workloads that can be restarted.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RestartKind {
     /// apps/v1 Deployment.
     Deployment,

@@ -190,7 +190,7 @@ pub struct AuthSpec {
     /// Secret with `api-keys.json`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_keys_secret_ref: Option<SecretRef>,
-    /// User tokens this service accepts.
+    /// User tokens this service accepts; by default those of all issuers of its TrustDomain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_tokens: Option<UserTokensSpec>,
     /// How long no API key may have been used before JWTOnly is allowed; 720h by default.
@@ -237,9 +237,9 @@ pub struct UserTokensSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 63)))]
     pub issuers: Vec<String>,
-    /// Scopes a user's token stands for.
+    /// Scopes a user's token stands for; none listed: everything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(min = 1, max = 128)))]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 128), pattern("^[!#-\\[\\]-~]+$")))]
     pub scopes: Vec<String>,
 }
 

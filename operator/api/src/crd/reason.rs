@@ -8,8 +8,6 @@ pub const SETTLED: &str = "Settled";
 pub const ISSUING: &str = "Issuing";
 /// The Secret holds a certificate that is in force.
 pub const ISSUED: &str = "Issued";
-/// A field is set whose behaviour this version does not have yet.
-pub const NOT_SUPPORTED_YET: &str = "NotSupportedYet";
 /// The referenced TrustDomain does not exist.
 pub const TRUST_DOMAIN_NOT_FOUND: &str = "TrustDomainNotFound";
 /// The referenced TrustDomain has no CA to sign with yet.
@@ -56,8 +54,45 @@ pub const WRITE_FAILED: &str = "WriteFailed";
 pub const NOT_PROBED: &str = "NotProbed";
 /// The policy is published.
 pub const PUBLISHED: &str = "Published";
-/// Use of API keys is not watched yet.
+/// No API key was used for `auth.legacyFreeFor`.
+pub const KEYS_UNUSED: &str = "KeysUnused";
+/// Uses of API keys may have been missed, so that the time before counts for nothing.
+pub const EVIDENCE_GAP: &str = "EvidenceGap";
+/// JWTOnly needs `tls.mode: Strict`.
+pub const TLS_NOT_STRICT: &str = "TLSNotStrict";
+/// Use of API keys is not watched, or not for long enough yet.
 pub const NOT_WATCHED: &str = "NotWatched";
+/// API keys may still be in use, so JWTOnly does not begin.
+pub const LEGACY_KEYS_IN_USE: &str = "LegacyKeysInUse";
+/// A GaiaService names an issuer of user tokens that its TrustDomain does not have.
+pub const USER_TOKEN_ISSUER_NOT_FOUND: &str = "UserTokenIssuerNotFound";
+/// An issuer of user tokens cannot be used as it is declared.
+pub const USER_TOKEN_ISSUER_INVALID: &str = "UserTokenIssuerInvalid";
+/// No API keys are configured.
+pub const NO_KEYS: &str = "NoKeys";
+
+/// A rotation waits until every instance uses what was published.
+pub const WAITING_FOR_INSTANCES: &str = "WaitingForInstances";
+/// A rotation waits for instances longer than `propagation.deadline`.
+pub const PAST_DEADLINE: &str = "PastDeadline";
+/// What is new is being written into every projection, or was a moment ago.
+pub const PUBLISHING: &str = "Publishing";
+/// Certificates are being issued by the new CA.
+pub const REISSUING: &str = "Reissuing";
+/// The old generation is not used any more, and is kept until nothing it signed can be in use.
+pub const RETIRING: &str = "Retiring";
+/// The annotation gaia.dev/abort names no generation whose rotation can be aborted.
+pub const ABORT_NOT_POSSIBLE: &str = "AbortNotPossible";
+/// The annotation gaia.dev/restore names no ring that can be restored.
+pub const RESTORE_NOT_POSSIBLE: &str = "RestoreNotPossible";
+/// The only CA that was brought is distrusted: another one must be put into its Secret first.
+pub const CA_DISTRUSTED: &str = "CADistrusted";
+/// Every instance serves the stored certificate.
+pub const ALL_SERVED: &str = "AllServed";
+/// Not every instance serves the stored certificate.
+pub const NOT_SERVED: &str = "NotServed";
+/// Nothing that could be probed uses the certificate.
+pub const NO_INSTANCES: &str = "NoInstances";
 
 /// Event: a first certificate was issued.
 pub const CERTIFICATE_ISSUED: &str = "CertificateIssued";
@@ -67,6 +102,24 @@ pub const CERTIFICATE_RENEWED: &str = "CertificateRenewed";
 pub const REPAIRED: &str = "Repaired";
 /// Event: a ring was created.
 pub const RING_CREATED: &str = "RingCreated";
+/// Event: a rotation started.
+pub const ROTATION_STARTED: &str = "RotationStarted";
+/// Event: a rotation waits for instances for too long.
+pub const ROTATION_WAITING: &str = "RotationWaiting";
+/// Event: a new generation signs.
+pub const ROTATION_SWITCHED: &str = "RotationSwitched";
+/// Event, critical: a rotation went on without waiting for every instance, because the CA ends.
+pub const ROTATION_FORCED: &str = "RotationForced";
+/// Event: an old generation was removed.
+pub const ROTATION_COMPLETED: &str = "RotationCompleted";
+/// Event: a rotation was aborted.
+pub const ROTATION_ABORTED: &str = "RotationAborted";
+/// Event: a generation is not trusted any more because it leaked.
+pub const DISTRUSTED: &str = "Distrusted";
+/// Event: a ring was restored from its copy.
+pub const RING_RESTORED: &str = "RingRestored";
+/// Event: a workload was restarted so that its pods use what was published.
+pub const WORKLOAD_RESTARTED: &str = "WorkloadRestarted";
 
 /// Every reason.
 pub const ALL: &[&str] = &[
@@ -74,7 +127,6 @@ pub const ALL: &[&str] = &[
     SETTLED,
     ISSUING,
     ISSUED,
-    NOT_SUPPORTED_YET,
     TRUST_DOMAIN_NOT_FOUND,
     TRUST_DOMAIN_NOT_READY,
     NAMESPACE_NOT_SELECTED,
@@ -98,9 +150,36 @@ pub const ALL: &[&str] = &[
     WRITE_FAILED,
     NOT_PROBED,
     PUBLISHED,
+    KEYS_UNUSED,
+    EVIDENCE_GAP,
+    TLS_NOT_STRICT,
     NOT_WATCHED,
+    LEGACY_KEYS_IN_USE,
+    USER_TOKEN_ISSUER_NOT_FOUND,
+    USER_TOKEN_ISSUER_INVALID,
+    NO_KEYS,
     CERTIFICATE_ISSUED,
     CERTIFICATE_RENEWED,
     REPAIRED,
     RING_CREATED,
+    WAITING_FOR_INSTANCES,
+    PAST_DEADLINE,
+    PUBLISHING,
+    REISSUING,
+    RETIRING,
+    ABORT_NOT_POSSIBLE,
+    RESTORE_NOT_POSSIBLE,
+    CA_DISTRUSTED,
+    ALL_SERVED,
+    NOT_SERVED,
+    NO_INSTANCES,
+    ROTATION_STARTED,
+    ROTATION_WAITING,
+    ROTATION_SWITCHED,
+    ROTATION_FORCED,
+    ROTATION_COMPLETED,
+    ROTATION_ABORTED,
+    DISTRUSTED,
+    RING_RESTORED,
+    WORKLOAD_RESTARTED,
 ];

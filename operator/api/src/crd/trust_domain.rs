@@ -5,7 +5,14 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AuthMode, Condition, NamespaceSelector, PrivateKeySpec, SecretRef, rules};
+mod status;
+mod tokens;
+mod users;
+
+pub use self::status::*;
+pub use self::tokens::*;
+pub use self::users::*;
+use super::{AuthMode, NamespaceSelector, PrivateKeySpec, SecretRef, rules};
 use crate::Span;
 
 /// One environment's root of trust: its CA, its JWT signing keys, and who may use them.
@@ -184,115 +191,6 @@ fn default_leaf_duration() -> Span {
     Span::hours(3240)
 }
 
-/// The platform's own tokens.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct TokensSpec {
-    /// `iss` of service tokens. Immutable.
-    #[serde(default = "default_issuer")]
-    #[schemars(length(min = 1, max = 253), pattern("^[!-~]+$"))]
-    #[x_kube(validation = crate::crd::rules::immutable())]
-    pub issuer: String,
-    /// The broad audience of the dual phases. Immutable.
-    #[serde(default = "default_audience")]
-    #[schemars(length(min = 1, max = 253), pattern("^[!-~]+$"))]
-    #[x_kube(validation = crate::crd::rules::immutable())]
-    pub audience: String,
-    /// The one GaiaService that gets the active signing key.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub issued_by: Option<ServiceRef>,
-    /// RS256 or ES256. A change is a rotation.
-    #[serde(default)]
-    pub algorithm: TokenAlgorithm,
-    /// Longest life of a token.
-    #[serde(default = "default_max_ttl", rename = "maxTTL")]
-    #[x_kube(validation = crate::crd::rules::between("10s", "24h"))]
-    pub max_ttl: Span,
-    /// Rotate the signing key this often; quarterly by default.
-    #[serde(default = "default_signing_period")]
-    #[x_kube(validation = crate::crd::rules::between("1m", "99999h"))]
-    pub rotation_period: Span,
-    /// Raise it to force one rotation.
-    #[serde(default = "one")]
-    #[schemars(range(min = 1, max = 1_000_000_000))]
-    #[x_kube(validation = crate::crd::rules::never_decreases())]
-    pub rotation_revision: i64,
-    /// Signing keys not to be trusted any more. Sticky.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["kid".into()]))]
-    pub distrusted: Vec<DistrustedKey>,
-}
-
-impl Default for TokensSpec {
-    fn default() -> Self {
-        Self {
-            issuer: default_issuer(),
-            audience: default_audience(),
-            issued_by: None,
-            algorithm: TokenAlgorithm::default(),
-            max_ttl: default_max_ttl(),
-            rotation_period: default_signing_period(),
-            rotation_revision: 1,
-            distrusted: vec![],
-        }
-    }
-}
-
-fn default_issuer() -> String {
-    "gaia-platform".to_owned()
-}
-
-fn default_audience() -> String {
-    "gaia-services".to_owned()
-}
-
-fn default_max_ttl() -> Span {
-    Span::hours(1)
-}
-
-/// How often the signing key rotates unless asked otherwise: 2160h.
-#[must_use]
-pub fn default_signing_period() -> Span {
-    Span::hours(2160)
-}
-
-fn one() -> i64 {
-    1
-}
-
-/// A signing key not to be trusted any more.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-pub struct DistrustedKey {
-    /// The key's id (RFC 7638 thumbprint).
-    #[schemars(length(min = 43, max = 43), pattern("^[A-Za-z0-9_-]{43}$"))]
-    pub kid: String,
-    /// When it goes.
-    #[serde(default)]
-    pub mode: DistrustMode,
-}
-
-/// Refers to a GaiaService.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-pub struct ServiceRef {
-    /// Its namespace.
-    #[schemars(length(min = 1, max = 63), pattern(rules::DNS_LABEL))]
-    pub namespace: String,
-    /// Its name.
-    #[schemars(length(min = 1, max = 63), pattern(rules::DNS_LABEL))]
-    pub name: String,
-}
-
-/// Signature algorithms of service tokens.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum TokenAlgorithm {
-    /// RSA 2048 with SHA-256.
-    #[default]
-    RS256,
-    /// ECDSA P-256 with SHA-256.
-    ES256,
-}
-
 /// What is refused before its time.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
 #[x_kube(validation = Rule::new("size(self.leaves) + size(self.jtis) + size(self.subjects) <= 1000").message("must have at most 1000 entries in all"))]
@@ -324,64 +222,6 @@ pub struct RevokedSubject {
     /// Tokens issued before this time are refused (RFC 3339).
     #[schemars(with = "String", extend("format" = "date-time"), length(max = 64))]
     pub not_before: Timestamp,
-}
-
-/// An outside issuer of user tokens.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[x_kube(validation = Rule::new("self.verification != 'JWKS' || has(self.jwksURL)").message("jwksURL must be set when verification is JWKS"))]
-#[x_kube(validation = Rule::new("self.verification != 'Remote' || has(self.apiKeySecretRef)").message("apiKeySecretRef must be set when verification is Remote"))]
-#[serde(rename_all = "camelCase")]
-pub struct UserTokenIssuer {
-    /// A short name, used in `user:<name>:<sub>`.
-    #[schemars(length(min = 1, max = 63), pattern(rules::DNS_LABEL))]
-    pub name: String,
-    /// The exact `iss` claim.
-    #[schemars(length(min = 1, max = 512))]
-    pub issuer: String,
-    /// How its tokens are verified.
-    #[serde(default)]
-    pub verification: IssuerVerification,
-    /// Where its keys are; https, or http on loopback.
-    #[serde(rename = "jwksURL", skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024), pattern(r"^(https://|http://(localhost|127\.0\.0\.1|\[::1\])[:/]).+$"))]
-    pub jwks_url: Option<String>,
-    /// Secret with key `api-key` in each verifying service's namespace.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub api_key_secret_ref: Option<SecretRef>,
-    /// Accepted `aud` values; empty: `authenticated`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(min = 1, max = 253)))]
-    pub audiences: Vec<String>,
-    /// Accepted algorithms.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 2))]
-    pub algorithms: Vec<TokenAlgorithm>,
-    /// Claims that must be there with these values.
-    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
-    #[schemars(schema_with = "claim_map")]
-    pub required_claims: std::collections::BTreeMap<String, String>,
-    /// PEM roots for fetching its keys; none: the system's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 65_536))]
-    pub ca_bundle: Option<String>,
-}
-
-fn claim_map(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({
-        "type": "object",
-        "maxProperties": 64,
-        "additionalProperties": { "type": "string", "maxLength": 512 },
-    })
-}
-
-/// How an outside issuer's tokens are verified.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum IssuerVerification {
-    /// In process, by its published keys.
-    #[default]
-    JWKS,
-    /// By asking the issuer over HTTP.
-    Remote,
 }
 
 /// Authentication defaults for services.
@@ -441,127 +281,6 @@ fn yes() -> bool {
     true
 }
 
-/// What the operator reports of a TrustDomain.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
-#[serde(rename_all = "camelCase")]
-pub struct TrustDomainStatus {
-    /// The generation of the spec this status is about.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub observed_generation: Option<i64>,
-    /// The CA's generations.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca: Option<RingStatus>,
-    /// The JWT signing keys' generations.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub signing_keys: Option<RingStatus>,
-    /// How many instances are current.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub instances: Option<Counts>,
-    /// What is rotating: `-`, `CA`, `SigningKey` or `CA,SigningKey`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64))]
-    pub rotating: Option<String>,
-    /// Instances a rotation is waiting for; at most 10.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 10))]
-    pub laggards: Vec<Laggard>,
-    /// How many instances a rotation is waiting for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub laggard_count: Option<i32>,
-    /// The measured exposure of the last compromise.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub exposure: Option<Exposure>,
-    /// Ready, Reconciling, Stalled, CARotating, SigningKeysRotating, ExpiringSoon.
-    #[serde(default)]
-    #[schemars(length(max = 16))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
-    pub conditions: Vec<Condition>,
-}
-
-/// The generations of one ring.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
-pub struct RingStatus {
-    /// The generation that signs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub active: Option<GenerationStatus>,
-    /// The generation that will sign next.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub next: Option<GenerationStatus>,
-    /// Generations still trusted, no longer signing.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
-    pub retiring: Vec<GenerationStatus>,
-    /// Generations no longer trusted.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
-    pub distrusted: Vec<GenerationStatus>,
-}
-
-/// One generation of a ring.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
-#[serde(rename_all = "camelCase")]
-pub struct GenerationStatus {
-    /// Short id: the first 8 characters of the fingerprint or kid.
-    #[schemars(length(max = 64))]
-    pub id: String,
-    /// Of a CA: lower-case hex SHA-256 of the certificate's DER.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64))]
-    pub fingerprint: Option<String>,
-    /// Of a signing key: its id (RFC 7638 thumbprint).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64))]
-    pub kid: Option<String>,
-    /// Of a CA: when its certificate ends (RFC 3339).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
-    pub not_after: Option<Timestamp>,
-    /// Staged, Published, Active, Retiring, Removed or Distrusted.
-    #[schemars(length(max = 32))]
-    pub state: String,
-    /// Since when it is in this state (RFC 3339).
-    #[schemars(with = "String", extend("format" = "date-time"))]
-    pub since: Timestamp,
-    /// Of a retiring generation: when it can go at the earliest (RFC 3339).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
-    pub safe_to_remove_time: Option<Timestamp>,
-}
-
-/// How many of how many.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
-pub struct Counts {
-    /// Instances that use the current material.
-    pub current: i32,
-    /// All instances.
-    pub total: i32,
-    /// Both as text, `2/2`; `-` when nothing can be probed.
-    #[schemars(length(max = 32))]
-    pub summary: String,
-}
-
-/// An instance a rotation is waiting for.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-pub struct Laggard {
-    /// Its namespace.
-    #[schemars(length(max = 63))]
-    pub namespace: String,
-    /// Its pod or endpoint.
-    #[schemars(length(max = 253))]
-    pub pod: String,
-    /// Why it is not current.
-    #[schemars(length(max = 512))]
-    pub reason: String,
-}
-
-/// From the edit that distrusted something to the last acknowledgement.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-pub struct Exposure {
-    /// When it was distrusted (RFC 3339).
-    #[schemars(with = "String", extend("format" = "date-time"))]
-    pub from: Timestamp,
-    /// When the last instance refused it (RFC 3339); none: not yet.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
-    pub until: Option<Timestamp>,
+fn one() -> i64 {
+    1
 }

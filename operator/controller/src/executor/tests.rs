@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use gaia_api::ManualClock;
-use gaia_plan::Action;
+use gaia_api::crd::{RestartKind, reason};
+use gaia_plan::instance::Target;
 use gaia_plan::object::{ObjectChange, ObjectKey, Version};
+use gaia_plan::{Action, Event};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use kube::Client;
@@ -80,7 +82,7 @@ async fn the_first_write_is_a_post_without_a_get_before_it() {
     assert_eq!(outcome, Outcome::Done(BTreeSet::new()));
     assert_eq!(sent["data"], json!({ "ca.crt": "PEM" }));
     let key = ObjectKey::config_map("shop", "gaia-trust");
-    assert_eq!(lock(&executor.world).facts(&key).map(|facts| facts.resource_version.clone()), Some("8".to_owned()));
+    assert_eq!(lock(&executor.world).version(&key).map(|version| version.resource_version), Some("8".to_owned()));
 }
 
 #[tokio::test]
@@ -122,7 +124,7 @@ async fn an_object_of_ours_that_lost_its_label_is_read_and_known_again() {
     };
     let (outcome, ()) = tokio::join!(async { executor.execute(&domain(), &write(None)).await.unwrap() }, script);
     assert_eq!(outcome, Outcome::Replan);
-    assert!(lock(&executor.world).facts(&ObjectKey::config_map("shop", "gaia-trust")).is_some());
+    assert!(lock(&executor.world).version(&ObjectKey::config_map("shop", "gaia-trust")).is_some());
 }
 
 #[tokio::test]
@@ -147,7 +149,7 @@ async fn an_object_that_is_gone_is_forgotten() {
     let (outcome, ()) =
         tokio::join!(async { executor.execute(&domain(), &write(Some(version()))).await.unwrap() }, script);
     assert_eq!(outcome, Outcome::Replan);
-    assert!(lock(&executor.world).facts(&ObjectKey::config_map("shop", "gaia-trust")).is_none());
+    assert!(lock(&executor.world).version(&ObjectKey::config_map("shop", "gaia-trust")).is_none());
 }
 
 #[tokio::test]
@@ -184,4 +186,31 @@ async fn a_deletion_carries_both_preconditions() {
     );
     assert_eq!(outcome, Outcome::Done(BTreeSet::new()));
     assert_eq!(sent["preconditions"], json!({ "uid": "u1", "resourceVersion": "7" }));
+}
+
+#[tokio::test]
+async fn a_pod_or_workload_that_is_gone_or_may_not_be_touched_holds_nothing_up() {
+    let target = Target { namespace: "shop".to_owned(), kind: RestartKind::Deployment, name: "orders".to_owned() };
+    let event = Event::new(reason::WORKLOAD_RESTARTED, "restarted".to_owned());
+    let restart = Action::RestartWorkload { target, value: "now".to_owned(), event };
+    let [namespace, pod, uid, value] = ["shop", "orders-1", "u1", "now"].map(str::to_owned);
+    let nudge = Action::Nudge { namespace, pod, uid, value };
+    for (action, path) in [
+        (nudge, "/api/v1/namespaces/shop/pods/orders-1"),
+        (restart, "/apis/apps/v1/namespaces/shop/deployments/orders"),
+    ] {
+        for (code, reason, skipped) in [
+            (404, "NotFound", true),
+            (409, "Conflict", true),
+            (403, "Forbidden", true),
+            (503, "ServiceUnavailable", false),
+        ] {
+            let (executor, mut server) = scripted();
+            let (outcome, _) = tokio::join!(
+                async { executor.execute(&domain(), &action).await },
+                answer(&mut server, Method::PATCH, path, StatusCode::from_u16(code).unwrap(), failure(code, reason))
+            );
+            assert_eq!(outcome.is_ok_and(|outcome| outcome == Outcome::Skipped), skipped, "{action}: {code}");
+        }
+    }
 }

@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gaia_api::crd::{GaiaService, ServiceCertificate};
+use gaia_api::crd::{GaiaService, Renewal, ServiceCertificate};
 use gaia_api::names;
 use gaia_plan::budget::IssuanceBudget;
 use gaia_plan::certificate::LeafSecret;
 use gaia_plan::domain::DomainView;
+use gaia_plan::legacy::LedgerObject;
 use gaia_plan::object::{Held, ObjectFacts, ObjectKey, ObjectKind, OwnerRef, is_ours};
 use gaia_plan::ring::{CaMaterial, Ring, SigningMaterial};
-use gaia_plan::trust_domain::{RingView, SignerSecret};
+use gaia_plan::trust_domain::{LeafView, RingView, SignerSecret};
 use gaia_plan::{certificate, service, trust_domain};
 use jiff::Timestamp;
 
@@ -27,6 +28,9 @@ impl World {
             domain: self.domain_view(&found.spec.trust_domain_ref.name, &place.0),
             secret: self.leaf_secret(found, place),
             claimed_by: self.claimed_by(found, place),
+            instances: self.instances_using(&found.spec.trust_domain_ref.name, &place.0, &found.secret_name()),
+            wave: self.wave_of(place),
+            open_wave: self.guidance.get(&found.spec.trust_domain_ref.name).map_or(0, |guidance| guidance.open_wave),
             failures: self.failures.get(&key),
             budget: self.budgets.get(&key).copied().unwrap_or_else(|| IssuanceBudget::full(now)),
             cluster_domain: &self.surroundings.cluster_domain,
@@ -42,12 +46,22 @@ impl World {
     ) -> Option<service::Observed<'a>> {
         let found = self.services.get(place)?;
         let policy = ObjectKey::config_map(&place.0, names::policy(&place.1));
+        let ledger = ObjectKey::config_map(&place.0, names::ledger(&place.1));
+        let owner = Some(("GaiaService", place.1.as_str()));
+        let record = || self.ledgers.get(&(ledger.namespace.clone(), ledger.name.clone())).cloned();
         Some(service::Observed {
             service: found,
             domain: self.domain_view(&found.spec.trust_domain_ref.name, &place.0),
             child: self.child(place),
-            policy: self.held_config_map(&policy, Some(("GaiaService", &place.1))),
+            policy: self.held_config_map(&policy, owner),
             policy_lost: self.lost.contains(&policy),
+            ledger: match self.held_config_map(&ledger, owner) {
+                Held::Ours(facts) => Held::Ours(LedgerObject { facts, record: record() }),
+                Held::Absent => Held::Absent,
+                Held::Foreign => Held::Foreign,
+            },
+            ledger_lost: self.lost.contains(&ledger),
+            watch: self.watch_of(found, place),
             services,
             failures: self.failures.get(&Key::Service(place.0.clone(), place.1.clone())),
         })
@@ -60,16 +74,16 @@ impl World {
             self.consumers.get(name).into_iter().flatten().map(|(ns, _)| ns.clone()).collect();
         let granted: BTreeSet<String> =
             consumers.iter().filter(|namespace| self.is_selected(name, namespace)).cloned().collect();
-        let ca = self.ca_ring(name);
-        let signing = self.signing_ring(name);
+        let ca = self.ca_ring(&names::ca_ring(name));
+        let signing = self.signing_ring(&names::signing_ring(name));
         let rings_missing = ca.facts().is_none() || signing.facts().is_none();
         let known = |name: String| self.known_config_maps(&name, &granted);
         Some(trust_domain::Observed {
             domain,
             ca,
             signing,
-            ca_copy_exists: self.is_known_secret(&names::previous(&names::ca_ring(name))),
-            signing_copy_exists: self.is_known_secret(&names::previous(&names::signing_ring(name))),
+            ca_copy: self.ca_ring(&names::previous(&names::ca_ring(name))),
+            signing_copy: self.signing_ring(&names::previous(&names::signing_ring(name))),
             leaves_exist: rings_missing && self.has_leaves(name),
             brought_ca: domain.spec.ca.existing_secret_ref.as_ref().and_then(|_| self.brought.get(name).cloned()),
             trust: known(names::trust(name)),
@@ -77,8 +91,12 @@ impl World {
             signers: self.known_signers(&names::token_signer(name), &granted),
             lost: self.lost.iter().filter(|key| key.name.starts_with(name)).cloned().collect(),
             services: self.services_in(name, |namespace| granted.contains(namespace)),
+            instances: self.instances_of(name, &granted),
             consumers,
             granted,
+            leaves: self.leaf_views(name),
+            restarted: self.restarted.clone(),
+            abilities: self.abilities,
             failures: self.failures.get(&Key::TrustDomain(name.to_owned())),
             operator_namespace: &self.surroundings.operator_namespace,
         })
@@ -105,12 +123,12 @@ impl World {
             namespace: self.namespaces.get_key_value(namespace).map(|(name, _)| name.as_str()).unwrap_or_default(),
             object: self.trust_domains.get(name).map(AsRef::as_ref),
             selected: self.is_selected(name, namespace),
-            ca: self.ca_ring(name).ring(),
-            signing: self.signing_ring(name).ring(),
+            ca: self.ca_ring(&names::ca_ring(name)).ring(),
+            signing: self.signing_ring(&names::signing_ring(name)).ring(),
         }
     }
 
-    fn is_selected(&self, domain: &str, namespace: &str) -> bool {
+    pub(super) fn is_selected(&self, domain: &str, namespace: &str) -> bool {
         let selector = self.trust_domains.get(domain).and_then(|domain| domain.spec.namespace_selector.as_ref());
         match (selector, self.namespaces.get(namespace)) {
             (Some(selector), Some(facts)) => !facts.terminating && selector.matches(&facts.labels),
@@ -121,8 +139,10 @@ impl World {
     fn leaf_secret(&self, certificate: &ServiceCertificate, place: &Place) -> Held<LeafSecret> {
         let key = ObjectKey::secret(&place.0, certificate.secret_name());
         match self.secrets.get(&(key.namespace.clone(), key.name.clone())) {
-            Some(SecretFacts::Leaf { secret, .. }) if owned(&secret.facts, Some(("ServiceCertificate", &place.1))) => {
-                Held::Ours(secret.clone())
+            Some(SecretFacts::Leaf { secret, .. }) => {
+                let secret = secret.unpack();
+                let is_ours = owned(&secret.facts, Some(("ServiceCertificate", &place.1)));
+                if is_ours { Held::Ours(secret) } else { Held::Foreign }
             }
             // A ring or a signer is the operator's, but never a ServiceCertificate's.
             Some(_) => Held::Foreign,
@@ -133,16 +153,19 @@ impl World {
 
     /// The oldest ServiceCertificate that names the same Secret wins. Ages are told in whole seconds: of two of one age
     /// the one that has the Secret keeps it, else the first by name gets it.
-    fn claimed_by(&self, certificate: &ServiceCertificate, place: &Place) -> Option<String> {
+    pub(super) fn claimed_by(&self, certificate: &ServiceCertificate, place: &Place) -> Option<String> {
         let secret = (place.0.clone(), certificate.secret_name());
-        let owners = self.secrets.get(&secret).map(|secret| secret.facts().owners.as_slice()).unwrap_or_default();
+        let mut rivals = self.claims.get(&secret)?.iter().filter(|name| **name != place.1).peekable();
+        rivals.peek()?;
+        let owners: Vec<OwnerRef> = match self.secrets.get(&secret) {
+            Some(SecretFacts::Leaf { secret, .. }) => secret.owners().collect(),
+            _ => vec![],
+        };
         let rank = |found: &ServiceCertificate| {
             let created = found.metadata.creation_timestamp.as_ref().map(|time| time.0);
             let has_it = owners.iter().any(|owner| Some(&owner.uid) == found.metadata.uid.as_ref());
             (created, !has_it, found.metadata.name.clone())
         };
-        let claims = self.claims.get(&secret)?;
-        let rivals = claims.iter().filter(|name| **name != place.1);
         let rivals = rivals.filter_map(|name| self.certificates.get(&(place.0.clone(), name.clone())));
         let first = rivals.min_by_key(|rival| rank(rival)).filter(|rival| rank(rival) < rank(certificate))?;
         first.metadata.name.clone()
@@ -186,26 +209,25 @@ impl World {
         let ours = self.secrets.iter().filter(|(place, _)| place.1 == name);
         foreign
             .chain(ours.map(|((namespace, _), secret)| match secret {
-                SecretFacts::Signer(signer) => (namespace.clone(), Held::Ours(signer.clone())),
+                SecretFacts::Signer(signer) => (namespace.clone(), Held::Ours(signer.as_ref().clone())),
                 _ => (namespace.clone(), Held::Foreign),
             }))
             .filter(|(namespace, _)| !self.is_terminating(namespace))
             .collect()
     }
 
-    fn ca_ring(&self, domain: &str) -> RingView<'_, CaMaterial> {
-        match self.operator_secret(&names::ca_ring(domain)) {
+    pub(super) fn ca_ring(&self, secret: &str) -> RingView<'_, CaMaterial> {
+        match self.operator_secret(secret) {
             Some(SecretFacts::CaRing { facts, ring, .. }) => ring_view(ring.as_ref(), facts),
-            Some(other) => RingView::Unreadable { error: &NO_RING, facts: other.facts() },
-            None => RingView::Missing,
+            // Whatever has a ring's name is read as one.
+            Some(_) | None => RingView::Missing,
         }
     }
 
-    fn signing_ring(&self, domain: &str) -> RingView<'_, SigningMaterial> {
-        match self.operator_secret(&names::signing_ring(domain)) {
+    fn signing_ring(&self, secret: &str) -> RingView<'_, SigningMaterial> {
+        match self.operator_secret(secret) {
             Some(SecretFacts::SigningRing { facts, ring, .. }) => ring_view(ring.as_ref(), facts),
-            Some(other) => RingView::Unreadable { error: &NO_RING, facts: other.facts() },
-            None => RingView::Missing,
+            Some(_) | None => RingView::Missing,
         }
     }
 
@@ -213,17 +235,54 @@ impl World {
         self.secrets.get(&(self.surroundings.operator_namespace.clone(), name.to_owned()))
     }
 
-    fn is_known_secret(&self, name: &str) -> bool {
-        self.operator_secret(name).is_some()
+    /// The leaf Secrets of a TrustDomain, each with the ServiceCertificate that asks for it.
+    fn leaf_views(&self, domain: &str) -> Vec<LeafView<'_>> {
+        let mut views: BTreeMap<(&str, &str), LeafView<'_>> = BTreeMap::new();
+        for (place, secret) in &self.secrets {
+            let SecretFacts::Leaf { secret, .. } = secret else { continue };
+            if secret.trust_domain() != Some(domain) {
+                continue;
+            }
+            let view = LeafView {
+                secret_namespace: &place.0,
+                secret_name: &place.1,
+                secret: Some(secret),
+                leaf: secret.leaf(),
+                is_claimed: false,
+                duration: None,
+                renews: false,
+                wave: 0,
+            };
+            views.insert((&place.0, &place.1), view);
+        }
+        for (secret, names) in &self.claims {
+            for name in names {
+                let place = (secret.0.clone(), name.clone());
+                let Some(certificate) = self.certificates.get(&place) else { continue };
+                if certificate.spec.trust_domain_ref.name != domain || self.claimed_by(certificate, &place).is_some() {
+                    continue;
+                }
+                let Some(view) = views.get_mut(&(secret.0.as_str(), secret.1.as_str())) else { continue };
+                view.is_claimed = true;
+                view.duration = certificate.spec.duration.as_ref().map(gaia_api::Span::value);
+                view.renews = certificate.spec.renewal == Renewal::Enabled;
+                view.wave = self.wave_of(&place);
+            }
+        }
+        views.into_values().collect()
+    }
+
+    /// The wave of the GaiaService that a ServiceCertificate belongs to; 0 for one that stands alone.
+    pub(super) fn wave_of(&self, certificate: &Place) -> i32 {
+        self.services.get(certificate).map_or(0, |service| service.spec.rotation_wave)
     }
 
     fn has_leaves(&self, domain: &str) -> bool {
-        self.secrets.values().any(|secret| match secret {
-            SecretFacts::Leaf { secret, .. } => {
-                secret.facts.labels.get(names::TRUST_DOMAIN_LABEL).is_some_and(|label| label == domain)
-            }
+        let is_its = |secret: &SecretFacts| match secret {
+            SecretFacts::Leaf { secret, .. } => secret.trust_domain() == Some(domain),
             _ => false,
-        })
+        };
+        self.secrets.values().any(is_its)
     }
 }
 
@@ -241,5 +300,3 @@ fn owned(facts: &ObjectFacts, owner: Option<(&str, &str)>) -> bool {
     let owners: &[OwnerRef] = &facts.owners;
     is_ours(&facts.labels, &facts.annotations, owners, owner)
 }
-
-static NO_RING: gaia_plan::ring::RingError = gaia_plan::ring::RingError::NoRing;

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain};
-use gaia_api::names::TRUST_DOMAIN_LABEL;
+use gaia_api::ledger::LedgerRecord;
 use gaia_plan::object::{ObjectFacts, ObjectKey};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::instances::service_secret;
 use super::{NamespaceFacts, Place, World, is_older, place};
 use crate::facts::{self, KnownCas, SecretFacts};
 use crate::store::Key;
@@ -24,7 +25,11 @@ impl World {
         let differs =
             before.is_none_or(|known| differs(&domain.metadata, &known.metadata) || known.status != domain.status);
         self.trust_domains.insert(name.clone(), Arc::new(domain));
-        let mut keys = if changed { self.referring_to(&name) } else { BTreeSet::new() };
+        let mut keys = BTreeSet::new();
+        if changed {
+            keys.extend(self.referring_to(&name));
+            keys.extend(self.match_domain(&name));
+        }
         if differs {
             keys.insert(Key::TrustDomain(name));
         }
@@ -37,6 +42,7 @@ impl World {
         let key = Key::TrustDomain(name.to_owned());
         self.failures.remove(&key);
         let mut keys = self.referring_to(name);
+        keys.extend(self.match_domain(name));
         keys.insert(key);
         keys
     }
@@ -58,10 +64,20 @@ impl World {
         }
         if before.is_none() {
             let secret = (place.0.clone(), after.secret_name());
-            self.claims.entry(secret).or_default().insert(place.1.clone());
+            let claims = self.claims.entry(secret).or_default();
+            if !claims.contains(&place.1) {
+                claims.push(place.1.clone());
+            }
             keys.extend(self.count_consumer(&after.spec.trust_domain_ref.name, &place.0, 1));
         }
+        let respecified = before.as_ref().is_none_or(|known| known.spec != after.spec);
+        let (domain, secret) = (after.spec.trust_domain_ref.name.clone(), after.secret_name());
+        let secret = ObjectKey::secret(&place.0, secret);
         self.certificates.insert(place, after);
+        if respecified {
+            self.stir(&domain);
+            keys.extend(self.match_users(&secret));
+        }
         keys.retain(
             |key| !matches!(key, Key::Service(ns, name) if !self.services.contains_key(&(ns.clone(), name.clone()))),
         );
@@ -77,7 +93,7 @@ impl World {
         let mut keys = self.count_consumer(&gone.spec.trust_domain_ref.name, &place.0, -1);
         keys.insert(key);
         if let Some(claims) = self.claims.get_mut(&secret) {
-            claims.remove(&place.1);
+            claims.retain(|name| *name != place.1);
             keys.extend(claims.iter().map(|name| Key::Certificate(place.0.clone(), name.clone())));
             if claims.is_empty() {
                 self.claims.remove(&secret);
@@ -87,6 +103,8 @@ impl World {
         if self.services.contains_key(place) {
             keys.insert(Key::Service(place.0.clone(), place.1.clone()));
         }
+        self.stir(&gone.spec.trust_domain_ref.name);
+        keys.extend(self.match_users(&ObjectKey::secret(&place.0, gone.secret_name())));
         keys
     }
 
@@ -103,9 +121,14 @@ impl World {
         let differs = before
             .as_ref()
             .is_none_or(|known| differs(&after.metadata, &known.metadata) || known.status != after.status);
+        let secret = service_secret(&after.spec, &place.1);
         self.services.insert(place.clone(), after);
         let mut keys = BTreeSet::new();
         if changed {
+            keys.extend(self.match_service(&place, &domain, secret));
+            if self.has_keys(&place) {
+                self.read_soon(&place, &domain);
+            }
             // Its identity is in the grants, and in the policies of those it calls.
             keys.insert(Key::TrustDomain(domain.clone()));
             keys.extend(self.services_of(&domain));
@@ -123,11 +146,15 @@ impl World {
         let Some(gone) = self.services.remove(place) else { return BTreeSet::new() };
         let key = Key::Service(place.0.clone(), place.1.clone());
         self.failures.remove(&key);
-        let policy = ObjectKey::config_map(&place.0, gaia_api::names::policy(&place.1));
-        self.lost.remove(&policy);
-        self.foreign.remove(&policy);
+        for name in [gaia_api::names::policy(&place.1), gaia_api::names::ledger(&place.1)] {
+            let object = ObjectKey::config_map(&place.0, name);
+            self.lost.remove(&object);
+            self.foreign.remove(&object);
+        }
+        self.readings.forget(place);
         let domain = &gone.spec.trust_domain_ref.name;
         let mut keys = self.count_consumer(domain, &place.0, -1);
+        keys.extend(self.match_service(place, domain, service_secret(&gone.spec, &place.1)));
         keys.insert(Key::TrustDomain(domain.clone()));
         keys.extend(self.services_of(domain));
         keys
@@ -149,11 +176,9 @@ impl World {
     }
 
     pub(crate) fn apply_secret(&mut self, place: Place, mut arriving: SecretFacts) -> BTreeSet<Key> {
-        let before = self.secrets.get(&place).map(SecretFacts::facts);
-        let version = |facts: &ObjectFacts| (facts.uid.clone(), facts.resource_version.clone());
-        if let Some(before) = before {
-            let same = version(before) == version(arriving.facts());
-            if same || is_older(Some(&arriving.facts().resource_version), Some(&before.resource_version)) {
+        if let Some(before) = self.secrets.get(&place) {
+            let same = before.uid() == arriving.uid() && before.resource_version() == arriving.resource_version();
+            if same || is_older(Some(arriving.resource_version()), Some(before.resource_version())) {
                 return BTreeSet::new();
             }
         }
@@ -161,6 +186,7 @@ impl World {
         arriving.prove(&self.known_cas);
         let is_ring = matches!(arriving, SecretFacts::CaRing { .. });
         let mut keys = self.affected_by_secret(&place, Some(&arriving));
+        self.stir_by_leaf(&arriving);
         self.secrets.insert(place, arriving);
         if is_ring {
             self.learn_cas();
@@ -171,12 +197,15 @@ impl World {
 
     pub(crate) fn remove_secret(&mut self, place: &Place, version: Option<&str>) -> BTreeSet<Key> {
         let Some(known) = self.secrets.get(place) else { return BTreeSet::new() };
-        if is_older(version, Some(&known.facts().resource_version)) {
+        if is_older(version, Some(known.resource_version())) {
             return BTreeSet::new();
         }
         let gone = self.secrets.remove(place);
         self.lost.insert(ObjectKey::secret(&place.0, place.1.clone()));
         let mut keys = self.affected_by_secret(place, gone.as_ref());
+        if let Some(gone) = &gone {
+            self.stir_by_leaf(gone);
+        }
         if matches!(gone, Some(SecretFacts::CaRing { .. } | SecretFacts::SigningRing { .. })) {
             // It may only have lost its label: its TrustDomain looks, and tells the others if it is really gone.
             keys.retain(|key| matches!(key, Key::TrustDomain(_)));
@@ -185,7 +214,12 @@ impl World {
         keys
     }
 
-    pub(crate) fn apply_config_map(&mut self, place: Place, facts: ObjectFacts) -> BTreeSet<Key> {
+    pub(crate) fn apply_config_map(
+        &mut self,
+        place: Place,
+        facts: ObjectFacts,
+        ledger: Option<LedgerRecord>,
+    ) -> BTreeSet<Key> {
         if let Some(before) = self.config_maps.get(&place) {
             let same = before.uid == facts.uid && before.resource_version == facts.resource_version;
             if same || is_older(Some(&facts.resource_version), Some(&before.resource_version)) {
@@ -194,6 +228,10 @@ impl World {
         }
         self.lost.remove(&ObjectKey::config_map(&place.0, place.1.clone()));
         let keys = self.affected_by_config_map(&place);
+        match ledger {
+            Some(ledger) => drop(self.ledgers.insert(place.clone(), ledger)),
+            None => drop(self.ledgers.remove(&place)),
+        }
         self.config_maps.insert(place, facts);
         keys
     }
@@ -204,6 +242,7 @@ impl World {
             return BTreeSet::new();
         }
         self.config_maps.remove(place);
+        self.ledgers.remove(place);
         self.lost.insert(ObjectKey::config_map(&place.0, place.1.clone()));
         self.affected_by_config_map(place)
     }
@@ -216,7 +255,7 @@ impl World {
             .flatten()
             .map(|name| Key::Certificate(place.0.clone(), name.clone()))
             .collect();
-        let domain = secret.and_then(|secret| secret.facts().labels.get(TRUST_DOMAIN_LABEL));
+        let domain = secret.and_then(SecretFacts::trust_domain);
         match secret {
             Some(SecretFacts::CaRing { .. } | SecretFacts::SigningRing { .. }) => {
                 // By its name, in case the label is lost.
@@ -227,10 +266,19 @@ impl World {
                     }
                 }
             }
-            Some(SecretFacts::Signer(_)) => keys.extend(domain.map(|name| Key::TrustDomain(name.clone()))),
+            Some(SecretFacts::Signer(_)) => keys.extend(domain.map(|name| Key::TrustDomain(name.to_owned()))),
             Some(SecretFacts::Leaf { .. }) | None => {}
         }
         keys
+    }
+
+    /// Which certificates are stored decides how a rotation goes on.
+    fn stir_by_leaf(&mut self, secret: &SecretFacts) {
+        if let SecretFacts::Leaf { secret, .. } = secret
+            && let Some(domain) = secret.trust_domain()
+        {
+            self.stir(domain);
+        }
     }
 
     fn affected_by_config_map(&self, place: &Place) -> BTreeSet<Key> {
@@ -240,7 +288,7 @@ impl World {
                 keys.insert(Key::TrustDomain(name.clone()));
             }
         }
-        if let Some(service) = place.1.strip_suffix("-auth")
+        if let Some(service) = place.1.strip_suffix("-auth").or_else(|| place.1.strip_suffix("-ledger"))
             && self.services.contains_key(&(place.0.clone(), service.to_owned()))
         {
             keys.insert(Key::Service(place.0.clone(), service.to_owned()));

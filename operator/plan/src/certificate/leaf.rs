@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use gaia_api::names::annotation;
 use gaia_pki::sha256_hex;
 use jiff::Timestamp;
 
@@ -38,6 +39,13 @@ pub struct LeafFacts {
 }
 
 impl LeafFacts {
+    /// A part of a span that depends on the certificate alone, evenly spread over many: 0 to `span`.
+    #[must_use]
+    pub fn share_of(&self, span: Duration) -> Duration {
+        let seconds = span.as_secs();
+        Duration::from_secs(if seconds == 0 { 0 } else { dice(&self.fingerprint) % (seconds + 1) })
+    }
+
     /// Its life as it was asked for, and when it is to be renewed.
     #[must_use]
     pub fn lifetime(&self) -> Lifetime {
@@ -62,9 +70,25 @@ impl Lifetime {
         let life = if whole >= BACKDATE * 11 { whole - BACKDATE } else { whole * 10 / 11 };
         let spread = (life / 100).min(Duration::from_secs(6 * 3600)).as_secs();
         let jitter = if spread == 0 { 0 } else { dice(fingerprint) % (spread + 1) };
-        let due = saturating_sub(not_after, Duration::from_secs((life / 3).as_secs()));
+        // Part of a second counts as a second: a renewal comes earlier, never later.
+        let third = life / 3;
+        let third = Duration::from_secs(third.as_secs() + u64::from(third.subsec_nanos() > 0));
+        let due = saturating_sub(not_after, third);
         Self { life, renewal_time: saturating_sub(due, Duration::from_secs(jitter)) }
     }
+}
+
+/// When a stored certificate was issued: the operator's note on the Secret, else the latest that it can have been.
+#[must_use]
+pub fn issued_at(facts: &ObjectFacts, leaf: &LeafFacts) -> Timestamp {
+    issued_as_noted(facts.annotations.get(annotation::ISSUED_AT).map(String::as_str), leaf)
+}
+
+/// The same from the note alone.
+pub(crate) fn issued_as_noted(note: Option<&str>, leaf: &LeafFacts) -> Timestamp {
+    let noted = note.and_then(|text| text.parse::<Timestamp>().ok());
+    let latest = saturating_add(leaf.not_before, BACKDATE);
+    noted.filter(|noted| *noted <= latest && *noted >= leaf.not_before).unwrap_or(latest)
 }
 
 /// How far before its issue a certificate begins: `min(5m, life/10)`.

@@ -30,6 +30,10 @@ pub(super) struct Request<'a> {
     /// Over all of the above that a person can ask for.
     pub(super) hash: String,
     pub(super) renews: bool,
+    /// P.
+    pub(super) min_delay: Duration,
+    /// Fingerprints of leaves that must not be used any more.
+    pub(super) revoked: &'a [String],
     pub(super) renew_requested: Option<String>,
 }
 
@@ -85,6 +89,8 @@ impl<'a> Request<'a> {
             duration,
             hash,
             renews: spec.renewal == Renewal::Enabled,
+            min_delay: times.min_delay.value(),
+            revoked: &domain.spec.revoked.leaves,
             renew_requested: renew_requested(observed),
         })
     }

@@ -6,34 +6,29 @@ use gaia_api::names::annotation;
 use jiff::Timestamp;
 
 use super::request::Request;
-use super::{LeafSecret, Observed, Verdict};
+use super::{LeafFacts, LeafSecret, Observed, Verdict, issued_at};
 use crate::conditions::{Obstacles, Report};
+use crate::instance::{Instances, Need};
 use crate::object::Held;
-use crate::unsupported;
 
 pub(super) fn status(observed: &Observed<'_>, verdict: &Verdict, now: Timestamp) -> ServiceCertificateStatus {
     let certificate = observed.certificate;
     let before = certificate.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let report = Report { before, generation: certificate.metadata.generation, now };
     let refusal = match verdict {
-        Verdict::Refused(refusal) => Some(refusal),
+        Verdict::Refused(refusal) | Verdict::Keep(refusal, _) | Verdict::KeepLater(refusal, _) => Some(refusal),
         _ => None,
     };
-    let unsupported = unsupported::certificate(certificate);
     // A failure matters as long as what failed is still to be done.
     let failures = observed.failures.filter(|_| matches!(verdict, Verdict::Act(_) | Verdict::Wait { .. }));
-    let obstacles = Obstacles { refusal, failures, pending: pending(verdict), unsupported: &unsupported };
+    let obstacles = Obstacles { refusal, failures, pending: pending(verdict) };
     let mut conditions = report.standard(ready(observed, now), &obstacles);
-    conditions.push(report.condition(
-        SERVED,
-        Truth::Unknown,
-        reason::NOT_PROBED,
-        "instances are not probed by this version".to_owned(),
-    ));
+    let (served, counts) = served(observed);
+    conditions.push(report.condition(SERVED, served.0, served.1, served.2));
     let mut status = ServiceCertificateStatus {
         observed_generation: certificate.metadata.generation,
         secret_name: Some(certificate.secret_name()),
-        served: Some(Counts { current: 0, total: 0, summary: "-".to_owned() }),
+        served: Some(counts),
         failed_attempts: failures.map(|failures| i32::try_from(failures.attempts).unwrap_or(i32::MAX)),
         last_failure_time: failures.map(|failures| gaia_api::crd::whole_seconds(failures.last)),
         conditions,
@@ -67,7 +62,12 @@ fn ready(observed: &Observed<'_>, now: Timestamp) -> Result<String, (&'static st
     let (Held::Ours(secret), None) = (&observed.secret, &observed.claimed_by) else {
         return Err((reason::ISSUING, format!("Secret {name} holds no certificate yet")));
     };
-    let Some(leaf) = secret.leaf.as_ref().filter(|leaf| leaf.key_matches && leaf.issuer.is_some()) else {
+    let is_trusted = |issuer: &String| {
+        let ring = observed.domain.ca;
+        ring.is_none_or(|ring| ring.trusted().any(|generation| generation.material.fingerprint == *issuer))
+    };
+    let usable = |leaf: &&LeafFacts| leaf.key_matches && leaf.issuer.as_ref().is_some_and(is_trusted);
+    let Some(leaf) = secret.leaf.as_ref().filter(usable) else {
         return Err((reason::ISSUING, format!("Secret {name} holds no usable certificate")));
     };
     if leaf.not_after <= now {
@@ -85,10 +85,53 @@ fn ready(observed: &Observed<'_>, now: Timestamp) -> Result<String, (&'static st
     Ok(format!("Secret {name} holds a certificate until {}", leaf.not_after))
 }
 
+/// Whether every instance serves what is stored, in words and in numbers.
+fn served(observed: &Observed<'_>) -> ((Truth, &'static str, String), Counts) {
+    let nothing = Counts { summary: "-".to_owned(), ..Counts::default() };
+    let all = match &observed.instances {
+        Instances::Unknown(why) => return ((Truth::Unknown, reason::NOT_PROBED, (*why).to_owned()), nothing),
+        Instances::Known(all) => all,
+    };
+    let stored = observed.secret.ours().and_then(|secret| Some((secret, secret.leaf.as_ref()?)));
+    let (Some((secret, leaf)), Some(domain)) = (stored, observed.domain.object) else {
+        return ((Truth::Unknown, reason::ISSUING, "there is nothing to serve yet".to_owned()), nothing);
+    };
+    if all.is_empty() {
+        let message = "no pod and no endpoint uses the certificate".to_owned();
+        return ((Truth::Unknown, reason::NO_INSTANCES, message), nothing);
+    }
+    if !all.iter().any(|instance| instance.can_be_probed) {
+        let message = "there is no port to probe: spec.workload.port is not set".to_owned();
+        return ((Truth::Unknown, reason::NOT_PROBED, message), nothing);
+    }
+    let min_delay = domain.spec.propagation.min_delay.value();
+    let need = Need::Leaf(&leaf.fingerprint);
+    let issued = issued_at(&secret.facts, leaf);
+    let behind: Vec<String> = all
+        .iter()
+        .filter_map(|instance| {
+            let why = instance.check(&need, issued, min_delay).err()?;
+            Some(format!("{}: {why}", instance.name))
+        })
+        .collect();
+    let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+    let (current, total) = (all.len() - behind.len(), all.len());
+    let counts = Counts { current: count(current), total: count(total), summary: format!("{current}/{total}") };
+    if behind.is_empty() {
+        return ((Truth::True, reason::ALL_SERVED, String::new()), counts);
+    }
+    let named = behind.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
+    let more = if behind.len() > NAMED { format!("; and {} more", behind.len() - NAMED) } else { String::new() };
+    let message = format!("{} of {total} instances do not serve the stored certificate: {named}{more}", behind.len());
+    ((Truth::False, reason::NOT_SERVED, message), counts)
+}
+
 fn pending(verdict: &Verdict) -> Option<(&'static str, String)> {
     match verdict {
         Verdict::Act(action) => Some((reason::ISSUING, action.to_string())),
         Verdict::Wait { why, .. } => Some((reason::ISSUING, format!("waits for its next attempt: {why}"))),
-        Verdict::Settled | Verdict::Refused(_) => None,
+        Verdict::Settled | Verdict::Refused(_) | Verdict::Keep(..) | Verdict::KeepLater(..) => None,
     }
 }
+
+const NAMED: usize = 3;

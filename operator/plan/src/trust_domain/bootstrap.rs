@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gaia_api::crd::{TokenAlgorithm, reason};
-use gaia_api::names::{self, annotation};
+use gaia_api::names::annotation;
 use gaia_pki::KeySpec;
 use jiff::Timestamp;
 
 use super::Observed;
 use crate::certificate::key_spec;
-use crate::object::{DesiredObject, ObjectKey, OtherKeys, Template};
+use crate::object::{DesiredObject, OtherKeys, Template};
 use crate::ring::{MaterialRequest, RingKind, RingRequest};
 use crate::{Action, Refusal, limits, projection};
 
@@ -29,11 +29,12 @@ pub(super) fn next(observed: &Observed<'_>, now: Timestamp) -> Result<Action, Re
             max_ttl_seconds: spec.tokens.max_ttl.value().as_secs(),
         },
     };
-    let message = format!("created {kind} {}", ring_name(observed, kind));
+    let message = format!("created {kind} {}", observed.ring_key(kind).name);
     Ok(Action::CreateRing(RingRequest {
         trust_domain: observed.name().to_owned(),
         spiffe_trust_domain: spec.trust_domain.clone(),
         material,
+        epoch: observed.newest_projected_epoch(kind).unwrap_or_default() + 1,
         object: desired_ring(observed, kind).create().with_event(reason::RING_CREATED, message),
     }))
 }
@@ -68,8 +69,8 @@ fn may_bootstrap(observed: &Observed<'_>, kind: RingKind) -> Result<(), Refusal>
         return Ok(());
     }
     let copy_exists = match kind {
-        RingKind::Ca => observed.ca_copy_exists,
-        RingKind::SigningKeys => observed.signing_copy_exists,
+        RingKind::Ca => observed.ca_copy.facts().is_some(),
+        RingKind::SigningKeys => observed.signing_copy.facts().is_some(),
     };
     let evidence = [
         (copy_exists, "its copy exists"),
@@ -86,7 +87,7 @@ fn may_bootstrap(observed: &Observed<'_>, kind: RingKind) -> Result<(), Refusal>
             "Secret {}/{} is missing although {}: nothing is made anew, because everything that trusts the lost keys \
              would break. Restore the Secret from a backup, or annotate the TrustDomain with {}={} to start over",
             observed.operator_namespace,
-            ring_name(observed, kind),
+            observed.ring_key(kind).name,
             found.join(" and "),
             annotation::BOOTSTRAP,
             meta.uid.as_deref().unwrap_or("<its uid>")
@@ -94,7 +95,11 @@ fn may_bootstrap(observed: &Observed<'_>, kind: RingKind) -> Result<(), Refusal>
     ))
 }
 
-fn ca_material(observed: &Observed<'_>, now: Timestamp) -> Result<MaterialRequest, Refusal> {
+/// The CA that a spec asks for: a new one, or the one in the Secret that it names.
+///
+/// # Errors
+/// It cannot be had.
+pub(crate) fn ca_material(observed: &Observed<'_>, now: Timestamp) -> Result<MaterialRequest, Refusal> {
     let spec = &observed.domain.spec;
     let Some(secret) = &spec.ca.existing_secret_ref else {
         return Ok(MaterialRequest::NewCa {
@@ -103,6 +108,18 @@ fn ca_material(observed: &Observed<'_>, now: Timestamp) -> Result<MaterialReques
         });
     };
     match &observed.brought_ca {
+        Some(Ok(ca)) if spec.ca.distrusted.iter().any(|entry| entry.fingerprint == ca.fingerprint) => {
+            Err(Refusal::stalled(
+                reason::CA_DISTRUSTED,
+                format!(
+                    "spec.ca.distrusted: CA {} is the only one in spec.ca.existingSecretRef; put another one into \
+                     Secret {}/{} first",
+                    crate::ring::short_id(&ca.fingerprint),
+                    observed.operator_namespace,
+                    secret.name
+                ),
+            ))
+        }
         Some(Ok(ca)) => {
             let left = Duration::try_from(ca.not_after.duration_since(now)).unwrap_or_default();
             let leaf = spec.certificate_defaults.duration.value();
@@ -132,13 +149,14 @@ fn ca_invalid(observed: &Observed<'_>, secret: &str, why: &str) -> Refusal {
     Refusal::stalled(reason::CA_INVALID, format!("spec.ca.existingSecretRef: Secret {namespace}/{secret}: {why}"))
 }
 
-fn desired_ring(observed: &Observed<'_>, kind: RingKind) -> DesiredObject {
+/// A ring's Secret without its content.
+pub(crate) fn desired_ring(observed: &Observed<'_>, kind: RingKind) -> DesiredObject {
     let component = match kind {
         RingKind::Ca => "ca-ring",
         RingKind::SigningKeys => "signing-ring",
     };
     DesiredObject {
-        key: ObjectKey::secret(observed.operator_namespace, ring_name(observed, kind)),
+        key: observed.ring_key(kind),
         secret_type: Some("Opaque"),
         labels: projection::labels(observed.name(), component),
         annotations: BTreeMap::new(),
@@ -149,15 +167,8 @@ fn desired_ring(observed: &Observed<'_>, kind: RingKind) -> DesiredObject {
     }
 }
 
-fn ring_name(observed: &Observed<'_>, kind: RingKind) -> String {
-    match kind {
-        RingKind::Ca => names::ca_ring(observed.name()),
-        RingKind::SigningKeys => names::signing_ring(observed.name()),
-    }
-}
-
 /// The key of an algorithm (RFC 7518: RS256 with 2048 bits, ES256 with P-256).
-pub(super) fn signing_key_spec(algorithm: TokenAlgorithm) -> KeySpec {
+pub(crate) fn signing_key_spec(algorithm: TokenAlgorithm) -> KeySpec {
     match algorithm {
         TokenAlgorithm::RS256 => KeySpec::Rsa2048,
         TokenAlgorithm::ES256 => KeySpec::Ecdsa256,

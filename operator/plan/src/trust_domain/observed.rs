@@ -1,13 +1,18 @@
 //! What a decision about a TrustDomain rests on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
 
 use gaia_api::crd::{GaiaService, TrustDomain};
+use gaia_api::names::{self, annotation};
 use jiff::Timestamp;
 
 use crate::backoff::Failures;
-use crate::object::{Held, ObjectFacts};
-use crate::ring::{CaMaterial, Ring, RingError, SigningMaterial};
+use crate::certificate::{LeafFacts, issued_as_noted};
+use crate::instance::{Instances, Target};
+use crate::object::{Held, ObjectFacts, ObjectKey};
+use crate::ring::{CaMaterial, Ring, RingError, RingKind, SigningMaterial};
 
 /// Everything a decision about one TrustDomain rests on.
 #[derive(Debug, Clone)]
@@ -18,10 +23,10 @@ pub struct Observed<'a> {
     pub ca: RingView<'a, CaMaterial>,
     /// The signing keys' ring.
     pub signing: RingView<'a, SigningMaterial>,
-    /// Whether a copy of the CA's ring from before a transition exists.
-    pub ca_copy_exists: bool,
-    /// Whether a copy of the signing ring from before a transition exists.
-    pub signing_copy_exists: bool,
+    /// The copy of the CA's ring from before its last transition.
+    pub ca_copy: RingView<'a, CaMaterial>,
+    /// The copy of the signing ring from before its last transition.
+    pub signing_copy: RingView<'a, SigningMaterial>,
     /// Whether leaves of this TrustDomain exist.
     pub leaves_exist: bool,
     /// With `spec.ca.existingSecretRef`: the CA in that Secret, or what is wrong with it.
@@ -40,6 +45,14 @@ pub struct Observed<'a> {
     pub lost: BTreeSet<crate::object::ObjectKey>,
     /// The GaiaServices of this TrustDomain in granted namespaces.
     pub services: Vec<&'a GaiaService>,
+    /// The leaf Secrets of this TrustDomain, and the ServiceCertificates that asked for them.
+    pub leaves: Vec<LeafView<'a>>,
+    /// Who uses what is written for this TrustDomain.
+    pub instances: Instances<'a>,
+    /// What workloads were told to restart for, so that each is told once.
+    pub restarted: BTreeMap<Target, String>,
+    /// What the operator may do to pods and workloads.
+    pub abilities: Abilities,
     /// Attempts that failed.
     pub failures: Option<&'a Failures>,
     /// Where the rings are.
@@ -51,6 +64,122 @@ impl Observed<'_> {
     #[must_use]
     pub fn name(&self) -> &str {
         self.domain.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// The Secret of a ring.
+    #[must_use]
+    pub fn ring_key(&self, kind: RingKind) -> ObjectKey {
+        let name = match kind {
+            RingKind::Ca => names::ca_ring(self.name()),
+            RingKind::SigningKeys => names::signing_ring(self.name()),
+        };
+        ObjectKey::secret(self.operator_namespace, name)
+    }
+
+    /// The longest life that any certificate of this TrustDomain is asked for, and can have.
+    #[must_use]
+    pub fn longest_leaf(&self) -> Duration {
+        let spec = &self.domain.spec;
+        let default = spec.certificate_defaults.duration.value();
+        let life = spec.ca.duration().value();
+        // What is refused is never issued: with it every new CA would be due at once.
+        let is_possible = |wanted: &Duration| {
+            spec.ca.existing_secret_ref.is_some() || life >= crate::limits::least_ca_life(*wanted, &spec.propagation)
+        };
+        self.leaves.iter().filter_map(|view| view.duration).filter(is_possible).fold(default, Duration::max)
+    }
+
+    /// The newest epoch of a ring that a projection carries.
+    #[must_use]
+    pub fn newest_projected_epoch(&self, kind: RingKind) -> Option<u64> {
+        let annotation = match kind {
+            RingKind::Ca => annotation::CA_EPOCH,
+            RingKind::SigningKeys => annotation::SIGNING_EPOCH,
+        };
+        let maps = self.trust.values().chain(self.grants.values()).filter_map(Held::ours);
+        let signers = self.signers.values().filter_map(Held::ours).map(|signer| &signer.facts);
+        let leaves = self.leaves.iter().filter_map(|view| view.secret?.number(annotation));
+        maps.chain(signers).filter_map(|facts| facts.number(annotation)).chain(leaves).max()
+    }
+}
+
+/// What the operator may do to pods and workloads; both are off by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Abilities {
+    /// Annotate pods.
+    pub nudge: bool,
+    /// Annotate the pod templates of workloads.
+    pub restart: bool,
+}
+
+/// What a TrustDomain needs to know of a leaf's Secret. Who knows ten thousand may keep them in less room than
+/// [`ObjectFacts`] take.
+pub trait LeafRecord: fmt::Debug {
+    /// The value of an annotation.
+    fn annotation(&self, name: &str) -> Option<&str>;
+
+    /// Lower-case hex SHA-256 of a value in its data.
+    fn data_hash(&self, key: &str) -> Option<&str>;
+
+    /// Its type.
+    fn secret_type(&self) -> Option<&str>;
+
+    /// Whether it is `immutable: true`.
+    fn is_immutable(&self) -> bool;
+
+    /// An annotation that holds a number.
+    fn number(&self, annotation: &str) -> Option<u64> {
+        self.annotation(annotation)?.parse().ok()
+    }
+}
+
+impl LeafRecord for ObjectFacts {
+    fn annotation(&self, name: &str) -> Option<&str> {
+        self.annotations.get(name).map(String::as_str)
+    }
+
+    fn data_hash(&self, key: &str) -> Option<&str> {
+        self.data.get(key).map(String::as_str)
+    }
+
+    fn secret_type(&self) -> Option<&str> {
+        self.type_.as_deref()
+    }
+
+    fn is_immutable(&self) -> bool {
+        self.immutable
+    }
+}
+
+/// A leaf Secret of a TrustDomain, with what its ServiceCertificate says.
+#[derive(Debug, Clone, Copy)]
+pub struct LeafView<'a> {
+    /// The Secret's namespace.
+    pub secret_namespace: &'a str,
+    /// The Secret's name.
+    pub secret_name: &'a str,
+    /// The Secret, if there is one that is ours.
+    pub secret: Option<&'a dyn LeafRecord>,
+    /// What it holds; none if it cannot be read.
+    pub leaf: Option<&'a LeafFacts>,
+    /// Whether a ServiceCertificate asks for it.
+    pub is_claimed: bool,
+    /// The life asked for, if it is not the TrustDomain's default.
+    pub duration: Option<Duration>,
+    /// Whether it is issued anew by itself: not with `spec.renewal: Disabled`.
+    pub renews: bool,
+    /// Its service's wave.
+    pub wave: i32,
+}
+
+impl LeafView<'_> {
+    /// When the stored certificate was issued. Without the operator's own note, the latest that it can have been.
+    #[must_use]
+    pub fn issued_at(&self) -> Timestamp {
+        match (self.secret, self.leaf) {
+            (Some(secret), Some(leaf)) => issued_as_noted(secret.annotation(annotation::ISSUED_AT), leaf),
+            _ => Timestamp::MAX,
+        }
     }
 }
 

@@ -13,9 +13,9 @@ use crate::{Action, Refusal, WriteSigner, projection};
 
 /// Everything that is to be written or deleted so that the projections are what rings and resources say.
 pub(super) fn actions(observed: &Observed<'_>, ca: &CaRing, signing: &SigningRing, now: Timestamp) -> Decision {
-    let mut decision = Decision { actions: vec![], refusal: None };
+    let mut decision = Decision::default();
     let epochs = projection::epochs(ca, signing);
-    let trust = projection::trust_data(ca, signing, now);
+    let trust = projection::trust_data(&observed.domain.spec, ca, signing, now);
     for namespace in &observed.granted {
         let desired = config_map(observed, namespace, names::trust(observed.name()), "trust", &epochs, &trust);
         let change = project(observed, &desired, observed.trust.get(namespace), |facts| facts);
@@ -108,6 +108,11 @@ fn project<T>(
             if facts.immutable && !change.data.is_empty() {
                 return Err(immutable(name));
             }
+            let only_denylist = change.labels.is_empty() && change.data.keys().eq([key::DENYLIST]);
+            if !is_of_epochs(desired, facts) || only_denylist {
+                // The ring, or the spec, went on: that is no repair.
+                return Ok(Some(change));
+            }
             let message = format!("{name}: put right {}", change.summary());
             Ok(Some(change.with_event(reason::REPAIRED, message)))
         }
@@ -117,6 +122,13 @@ fn project<T>(
 /// The same write, without telling of it unless the object was missing.
 fn quiet(change: ObjectChange) -> ObjectChange {
     if change.on.is_some() && change.labels.is_empty() { ObjectChange { event: None, ..change } } else { change }
+}
+
+/// Whether it was written from the ring in force.
+fn is_of_epochs(desired: &DesiredObject, facts: &ObjectFacts) -> bool {
+    [annotation::CA_EPOCH, annotation::SIGNING_EPOCH]
+        .into_iter()
+        .all(|epoch| desired.annotations.get(epoch).is_none_or(|value| facts.annotations.get(epoch) == Some(value)))
 }
 
 /// An older ring never overwrites what a newer one has written (ROTATION rule 5).

@@ -1,76 +1,110 @@
 //! What is reported of a TrustDomain.
 
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
 use gaia_api::crd::condition::{CA_ROTATING, EXPIRING_SOON, SIGNING_KEYS_ROTATING};
-use gaia_api::crd::{Condition, Counts, GenerationStatus, RingStatus, TrustDomainStatus, Truth, reason};
-use gaia_pki::SigningAlgorithm;
+use gaia_api::crd::{
+    Condition, Counts, Exposure, GenerationStatus, Laggard, RingStatus, TrustDomainStatus, Truth, reason,
+};
 use jiff::Timestamp;
 
-use super::bootstrap::signing_key_spec;
 use super::{Decision, Observed};
-use crate::backoff::saturating_sub;
-use crate::certificate::key_spec;
+use crate::backoff::{saturating_add, saturating_sub};
 use crate::conditions::{Obstacles, Report};
-use crate::ring::{CaMaterial, CaRing, Generation, Ring, SigningMaterial, State};
-use crate::unsupported;
+use crate::ring::{CaMaterial, CaRing, Distrust, Generation, Ring, SigningMaterial, SigningRing, State};
+use crate::rotation::Progress;
 
 pub(super) fn status(observed: &Observed<'_>, decision: &Decision, now: Timestamp) -> TrustDomainStatus {
     let domain = observed.domain;
     let before = domain.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let report = Report { before, generation: domain.metadata.generation, now };
-    let unsupported = unsupported_fields(observed);
     let obstacles = Obstacles {
         refusal: decision.refusal.as_ref(),
         // A failure matters as long as what failed is still to be done.
         failures: observed.failures.filter(|_| !decision.actions.is_empty()),
         pending: decision.actions.first().map(|action| (reason::RECONCILING, action.to_string())),
-        unsupported: &unsupported,
     };
     let mut conditions = report.standard(ready(observed, now), &obstacles);
-    let settled = |type_| report.condition(type_, Truth::False, reason::SETTLED, String::new());
-    conditions.extend([settled(CA_ROTATING), settled(SIGNING_KEYS_ROTATING), expiring_soon(observed, &report, now)]);
+    let (ca, signing) = (decision.ca.progress.as_ref(), decision.signing.progress.as_ref());
+    conditions.push(rotating(&report, CA_ROTATING, ca));
+    conditions.push(rotating(&report, SIGNING_KEYS_ROTATING, signing));
+    conditions.push(expiring_soon(observed, &report, now));
+    let (laggards, laggard_count) = named(ca.into_iter().chain(signing).flat_map(|progress| &progress.laggards));
     TrustDomainStatus {
         observed_generation: domain.metadata.generation,
-        ca: observed.ca.ring().map(|ring| ring_status(ring, describe_ca)),
-        signing_keys: observed.signing.ring().map(|ring| ring_status(ring, describe_key)),
-        instances: Some(Counts { current: 0, total: 0, summary: "-".to_owned() }),
-        rotating: Some("-".to_owned()),
+        ca: observed.ca.ring().map(|ring| ring_status(ring, |generation| describe_ca(observed, generation))),
+        signing_keys: observed
+            .signing
+            .ring()
+            .map(|ring| ring_status(ring, |generation| describe_key(observed, ring, generation))),
+        instances: Some(match decision.currency.counts.summary.as_str() {
+            "" => Counts { summary: "-".to_owned(), ..Counts::default() },
+            _ => decision.currency.counts.clone(),
+        }),
+        rotating: Some(what_rotates(ca.is_some(), signing.is_some()).to_owned()),
+        laggards,
+        laggard_count: (laggard_count > 0).then(|| i32::try_from(laggard_count).unwrap_or(i32::MAX)),
+        exposure: exposure(observed),
         conditions,
-        ..Default::default()
     }
+}
+
+/// Everybody once, with one reason: the first of them, and how many they are. There may be as many as certificates.
+fn named<'a>(all: impl Iterator<Item = &'a Laggard>) -> (Vec<Laggard>, usize) {
+    let mut everybody = HashSet::new();
+    let mut first: BTreeMap<(&str, &str), &Laggard> = BTreeMap::new();
+    for laggard in all {
+        let who = (laggard.namespace.as_str(), laggard.pod.as_str());
+        everybody.insert(who);
+        let known = first.entry(who).or_insert(laggard);
+        if laggard.reason < known.reason {
+            *known = laggard;
+        }
+        if first.len() > NAMED_LAGGARDS {
+            first.pop_last();
+        }
+    }
+    (first.into_values().cloned().collect(), everybody.len())
+}
+
+fn rotating(report: &Report<'_>, type_: &str, progress: Option<&Progress>) -> Condition {
+    match progress {
+        Some(progress) => report.condition(type_, Truth::True, progress.reason, progress.message.clone()),
+        None => report.condition(type_, Truth::False, reason::SETTLED, String::new()),
+    }
+}
+
+fn what_rotates(ca: bool, signing: bool) -> &'static str {
+    match (ca, signing) {
+        (true, true) => "CA,SigningKey",
+        (true, false) => "CA",
+        (false, true) => "SigningKey",
+        (false, false) => "-",
+    }
+}
+
+/// The measured exposure of the last compromise: until the last ring is through with it.
+fn exposure(observed: &Observed<'_>) -> Option<Exposure> {
+    let of_ca = observed.ca.ring().into_iter().flat_map(|ring| ring.generations.iter().filter_map(|g| g.distrust));
+    let of_keys =
+        observed.signing.ring().into_iter().flat_map(|ring| ring.generations.iter().filter_map(|g| g.distrust));
+    let marks: Vec<Distrust> = of_ca.chain(of_keys).collect();
+    let last = marks.iter().map(|mark| mark.since).max()?;
+    // What a CA takes with it is marked a moment later, and belongs to the same compromise.
+    let window = saturating_sub(last, SAME_COMPROMISE);
+    let same: Vec<&Distrust> = marks.iter().filter(|mark| mark.since >= window).collect();
+    let from = same.iter().map(|mark| mark.since).min()?;
+    let until = same.iter().map(|mark| mark.refused_time).collect::<Option<Vec<_>>>();
+    Some(Exposure { from, until: until.and_then(|times| times.into_iter().max()) })
 }
 
 /// From when on the CA is about to end: when its successor would have to be on its way.
 pub(super) fn expiring_from(observed: &Observed<'_>, ring: &CaRing) -> Option<Timestamp> {
     let spec = &observed.domain.spec;
     let times = &spec.propagation;
-    let lead = 2 * (spec.certificate_defaults.duration.value() + times.min_delay.value() + times.deadline.value());
+    let lead = 2 * (observed.longest_leaf() + times.min_delay.value() + times.deadline.value());
     Some(saturating_sub(ring.active()?.material.not_after, lead))
-}
-
-/// Fields that say something else than what is in force, and whose change this version cannot carry out.
-fn unsupported_fields(observed: &Observed<'_>) -> Vec<&'static str> {
-    let spec = &observed.domain.spec;
-    let mut fields = unsupported::trust_domain(observed.domain);
-    if let Some(active) = observed.ca.ring().and_then(Ring::active) {
-        let material = &active.material;
-        let brought = observed.brought_ca.as_ref().and_then(|ca| ca.as_ref().ok());
-        let other_certificate = brought.is_some_and(|ca| ca.fingerprint != material.fingerprint);
-        if material.brought != spec.ca.existing_secret_ref.is_some() || other_certificate {
-            fields.push("spec.ca.existingSecretRef (another CA than the one in force)");
-        } else if !material.brought && key_spec(&spec.ca.private_key.clone().unwrap_or_default()) != material.key {
-            fields.push("spec.ca.privateKey (another key than the one in force)");
-        }
-    }
-    if let Some(active) = observed.signing.ring().and_then(Ring::active) {
-        let in_force = match active.material.jwk.algorithm() {
-            SigningAlgorithm::Rs256 => gaia_api::crd::TokenAlgorithm::RS256,
-            SigningAlgorithm::Es256 => gaia_api::crd::TokenAlgorithm::ES256,
-        };
-        if signing_key_spec(in_force) != signing_key_spec(spec.tokens.algorithm) {
-            fields.push("spec.tokens.algorithm (another one than the one in force)");
-        }
-    }
-    fields
 }
 
 fn ready(observed: &Observed<'_>, now: Timestamp) -> Result<String, (&'static str, String)> {
@@ -109,7 +143,7 @@ fn ring_status<M>(ring: &Ring<M>, describe: impl Fn(&Generation<M>) -> Generatio
     }
 }
 
-fn describe_ca(generation: &Generation<CaMaterial>) -> GenerationStatus {
+fn describe_ca(observed: &Observed<'_>, generation: &Generation<CaMaterial>) -> GenerationStatus {
     GenerationStatus {
         id: generation.id.clone(),
         fingerprint: Some(generation.material.fingerprint.clone()),
@@ -117,11 +151,16 @@ fn describe_ca(generation: &Generation<CaMaterial>) -> GenerationStatus {
         not_after: Some(generation.material.not_after),
         state: generation.state.as_str().to_owned(),
         since: generation.since,
-        safe_to_remove_time: None,
+        safe_to_remove_time: safe_to_remove(observed, generation, Duration::ZERO),
     }
 }
 
-fn describe_key(generation: &Generation<SigningMaterial>) -> GenerationStatus {
+fn describe_key(
+    observed: &Observed<'_>,
+    ring: &SigningRing,
+    generation: &Generation<SigningMaterial>,
+) -> GenerationStatus {
+    let life = Duration::from_secs(ring.max_ttl_high_water_seconds.unwrap_or_default());
     GenerationStatus {
         id: generation.id.clone(),
         fingerprint: None,
@@ -129,6 +168,16 @@ fn describe_key(generation: &Generation<SigningMaterial>) -> GenerationStatus {
         not_after: None,
         state: generation.state.as_str().to_owned(),
         since: generation.since,
-        safe_to_remove_time: None,
+        safe_to_remove_time: safe_to_remove(observed, generation, life),
     }
 }
+
+/// `switchedTime + G + T + S`, once it is known.
+fn safe_to_remove<M>(observed: &Observed<'_>, generation: &Generation<M>, life: Duration) -> Option<Timestamp> {
+    let times = &observed.domain.spec.propagation;
+    let switched = generation.switched_time.filter(|_| generation.state == State::Retiring)?;
+    Some(saturating_add(switched, times.min_delay.value() + life + times.clock_skew.value()))
+}
+
+const NAMED_LAGGARDS: usize = 10;
+const SAME_COMPROMISE: Duration = Duration::from_secs(60);

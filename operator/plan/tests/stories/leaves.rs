@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_first_issuance_is_two_rings_one_bundle_and_one_secret() {
+fn a_first_issuance_is_two_rings_one_bundle_one_secret_and_a_next_key() {
     let mut world = web();
     assert_eq!(
         doing(&mut world),
@@ -12,6 +12,7 @@ fn a_first_issuance_is_two_rings_one_bundle_and_one_secret() {
             "create Secret gaia-system/gaia-signing-ring with a new signing key (rsa-2048) and its successor",
             "create Secret shop/web-tls: certificate for spiffe://gaia.local/ns/shop/sa/web until 2026-05-16T00:00:00Z",
             "create ConfigMap shop/gaia-trust",
+            "replace Secret gaia-system/gaia-signing-ring: 00000009 is Published",
         ]
     );
     says(&world, &domain(), "Ready", "True", "Ready");
@@ -25,7 +26,7 @@ fn a_first_issuance_is_two_rings_one_bundle_and_one_secret() {
 
 #[test]
 fn a_default_leaf_is_renewed_four_times_a_year_and_on_no_other_day() {
-    let mut world = settled(web());
+    let mut world = settled(quiet(web()));
     let mut days = vec![];
     for day in 1..=366 {
         world.advance(DAY);
@@ -118,7 +119,7 @@ fn a_renewal_is_done_once_for_each_request() {
 
 #[test]
 fn who_asks_for_no_renewal_gets_none_but_is_told_of_the_end() {
-    let mut world = web();
+    let mut world = quiet(web());
     world.edit_certificate(&name("shop", "web"), |found| found.spec.renewal = Renewal::Disabled);
     world.settle();
     world.advance(134 * DAY);
@@ -152,8 +153,10 @@ fn of_two_certificates_for_one_secret_the_older_wins_and_the_other_takes_over() 
 
 #[test]
 fn no_leaf_outlives_its_ca_and_an_ended_ca_is_said_so() {
-    let mut world = web();
-    world.edit_domain(TD, |found| found.spec.ca.duration = Some(Span::hours(6_500)));
+    // A CA from outside is not replaced unless somebody brings another one.
+    let mut world = quiet(web());
+    world.edit_domain(TD, |found| found.spec.ca.existing_secret_ref = Some(SecretRef { name: "our-ca".to_owned() }));
+    world.brought = brought(1, "2026-09-28T20:00:00Z");
     world.settle();
     // 6,500 hours are 270 days and 20 hours: renewed on day 90 and 180, from then on clamped.
     world.advance(181 * DAY);
@@ -175,7 +178,7 @@ fn no_leaf_outlives_its_ca_and_an_ended_ca_is_said_so() {
 
 #[test]
 fn a_write_that_fails_is_tried_again_after_a_second_and_forgotten_once_it_is_not_needed() {
-    let mut world = settled(web());
+    let mut world = settled(quiet(web()));
     world.advance(90 * DAY);
     world.fail_next = 1;
     assert_eq!(doing(&mut world), [""; 0]);
@@ -188,6 +191,22 @@ fn a_write_that_fails_is_tried_again_after_a_second_and_forgotten_once_it_is_not
     says(&world, &certificate("shop", "web"), "Reconciling", "False", "Settled");
     world.advance(80 * DAY + 1);
     assert_eq!(doing(&mut world).len(), 1);
+}
+
+#[test]
+fn roots_beside_a_leaf_that_cannot_be_had_any_more_are_tried_again_after_a_second_too() {
+    let mut world = settled(quiet(web()));
+    world.edit_certificate(&("shop".to_owned(), "web".to_owned()), |found| {
+        found.spec.extra_dns_names = vec!["not.granted.example.com".to_owned()];
+    });
+    world.settle();
+    says(&world, &certificate("shop", "web"), "Stalled", "True", "NameNotAllowed");
+    world.tamper(&ObjectKey::secret("shop", "web-tls"), Tamper::EmptyCa);
+    world.fail_next = 1;
+    assert_eq!(doing(&mut world), [""; 0]);
+    assert_eq!(world.plan(&certificate("shop", "web")).next_check.duration_since(world.now).as_secs(), 1);
+    world.advance(1);
+    assert_eq!(doing(&mut world), ["patch Secret shop/web-tls (annotations gaia.dev/ca-epoch; data ca.crt)"]);
 }
 
 #[test]

@@ -4,15 +4,11 @@ use std::collections::BTreeMap;
 
 use gaia_api::crd::ServiceCertificate;
 use gaia_api::names::key;
-use gaia_pki::{KeySpec, sha256_hex};
-use gaia_plan::backoff::{saturating_add, saturating_sub};
+use gaia_pki::sha256_hex;
 use gaia_plan::certificate::names_hash;
 use gaia_plan::object::{ObjectChange, ObjectKey, Version};
-use gaia_plan::ring::{
-    CaMaterial, FORMAT_VERSION, Generation, MaterialRequest, Ring, RingRequest, SigningMaterial, State, short_id,
-};
+use gaia_plan::ring::Ring;
 use gaia_plan::{Action, IssueLeaf, WriteSigner};
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{Done, Leaf, Resource, Stored, World};
@@ -24,6 +20,8 @@ pub(crate) enum WriteError {
     Conflict,
     /// The API server does not take it.
     Refused(String),
+    /// The operator died before it.
+    Died,
 }
 
 impl World {
@@ -34,7 +32,28 @@ impl World {
             return Err(WriteError::Refused("the API server said no".to_owned()));
         }
         match action {
-            Action::CreateRing(request) => self.create_ring(by, action, request)?,
+            Action::CreateRing(request) => {
+                // A person said so: what leaked with the old ring is not known any more.
+                (self.leaked, self.distrusted) = Default::default();
+                self.create_ring(by, action, request)?;
+            }
+            Action::Transition(transition) => self.transition(transition)?,
+            Action::Restore(restore) => self.restore(restore)?,
+            Action::Nudge { pod, uid, value, .. } => {
+                self.may_write()?;
+                let found = self.pods.iter_mut().find(|found| found.name == *pod && found.uid == *uid);
+                found.ok_or(WriteError::Conflict)?.nudged = Some(value.clone());
+            }
+            Action::RestartWorkload { target, value, .. } => {
+                self.may_write()?;
+                let before = self.memory.restarted.insert(target.clone(), value.clone());
+                // The same annotation again is no change of the template.
+                if before.as_ref() != Some(value)
+                    && self.templates.insert(target.clone(), value.clone()).as_ref() != Some(value)
+                {
+                    self.roll_out(target);
+                }
+            }
             Action::Write(change) => self.write(by, action, change, BTreeMap::new())?,
             Action::WriteSigner(signer) => self.write_signer(by, action, signer)?,
             Action::IssueLeaf(leaf) => self.issue(by, action, leaf)?,
@@ -47,53 +66,14 @@ impl World {
                 if stored.facts.version() != *version {
                     return Err(WriteError::Conflict);
                 }
+                self.may_write()?;
                 self.judge(by, action);
                 self.objects.remove(key);
+                self.remember(key);
             }
         }
         self.log.push(Done { at: self.now, by: by.clone(), action: action.clone() });
         Ok(())
-    }
-
-    fn create_ring(&mut self, by: &Resource, action: &Action, request: &RingRequest) -> Result<(), WriteError> {
-        let ca = |fingerprint: String, not_after: Timestamp, key: KeySpec, brought: bool, now: Timestamp| CaMaterial {
-            chain: format!("CHAIN {fingerprint}\n"),
-            root: format!("ROOT {fingerprint}\n"),
-            not_before: saturating_sub(now, std::time::Duration::from_secs(300)),
-            fingerprint,
-            not_after,
-            key,
-            brought,
-        };
-        let domain = request.spiffe_trust_domain.clone();
-        let (ring, keys) = match &request.material {
-            MaterialRequest::NewCa { key, life_seconds } => {
-                let fingerprint = sha256_hex(format!("ca {}", self.fresh()).as_bytes());
-                let end = saturating_add(self.now, std::time::Duration::from_secs(*life_seconds));
-                let material = ca(fingerprint.clone(), end, *key, false, self.now);
-                (json!(ring(domain, None, vec![(short_id(&fingerprint), material)], self.now)), vec![fingerprint])
-            }
-            MaterialRequest::ExistingCa { fingerprint, .. } => {
-                let Some(Ok(brought)) = self.brought.clone() else { return Err(WriteError::Conflict) };
-                if brought.fingerprint != *fingerprint {
-                    return Err(WriteError::Conflict);
-                }
-                let material = ca(fingerprint.clone(), brought.not_after, KeySpec::Ecdsa256, true, self.now);
-                (
-                    json!(ring(domain, None, vec![(short_id(fingerprint), material)], self.now)),
-                    vec![fingerprint.clone()],
-                )
-            }
-            MaterialRequest::SigningKeys { key, max_ttl_seconds } => {
-                let materials = [self.signing_key(*key), self.signing_key(*key)];
-                let kids = materials.iter().map(|material| material.jwk.kid().to_owned()).collect::<Vec<_>>();
-                let generations = materials.into_iter().map(|m| (short_id(m.jwk.kid()), m)).collect();
-                (json!(ring(domain, Some(*max_ttl_seconds), generations, self.now)), kids)
-            }
-        };
-        let mut content = BTreeMap::from([(key::RING.to_owned(), ring.to_string())]);
-        content.extend(keys.iter().map(|key| (format!("{}.key", short_id(key)), format!("KEY {key}"))));
-        self.write(by, action, &request.object, content)
     }
 
     fn write_signer(&mut self, by: &Resource, action: &Action, signer: &WriteSigner) -> Result<(), WriteError> {
@@ -134,8 +114,18 @@ impl World {
         Ok(())
     }
 
+    /// Counts a write that is about to be done.
+    pub(super) fn may_write(&mut self) -> Result<(), WriteError> {
+        match &mut self.writes_left {
+            Some(0) => return Err(WriteError::Died),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        Ok(())
+    }
+
     /// A POST, or a merge patch with uid and resource version.
-    fn write(
+    pub(super) fn write(
         &mut self,
         by: &Resource,
         action: &Action,
@@ -159,6 +149,7 @@ impl World {
         if !self.namespaces.contains_key(&change.key.namespace) {
             return Err(WriteError::Refused(format!("namespace {} not found", change.key.namespace)));
         }
+        self.may_write()?;
         self.judge(by, action);
         let fresh = self.fresh_version();
         let stored = self.objects.entry(change.key.clone()).or_insert_with(|| {
@@ -175,6 +166,7 @@ impl World {
             stored.facts.owners.clone_from(owners);
         }
         stored.touch(fresh.resource_version.parse().unwrap());
+        self.remember(&change.key);
         self.memory.lost.remove(&change.key);
         Ok(())
     }
@@ -184,6 +176,7 @@ impl World {
         if self.certificates.contains_key(&name) {
             return Err(WriteError::Conflict);
         }
+        self.may_write()?;
         self.judge(by, action);
         self.create_certificate(child.clone());
         Ok(())
@@ -197,6 +190,7 @@ impl World {
         version: &Version,
         patch: &Value,
     ) -> Result<(), WriteError> {
+        self.may_write()?;
         self.judge(by, action);
         let name = (key.namespace.clone(), key.name.clone());
         let fresh = self.fresh();
@@ -220,38 +214,6 @@ impl World {
         patched.metadata.resource_version = Some(fresh.to_string());
         *found = patched;
         Ok(())
-    }
-
-    /// The public part of a new signing key. Its kid is made up, so that it is unlike any other.
-    fn signing_key(&mut self, key: KeySpec) -> SigningMaterial {
-        let kid = format!("{:08}{:-<35}", self.fresh(), "");
-        let jwk = if key.is_rsa() {
-            let n = format!("g{}", "A".repeat(341));
-            json!({"kty": "RSA", "use": "sig", "alg": "RS256", "kid": kid, "n": n, "e": "AQAB"})
-        } else {
-            let octets = "A".repeat(43);
-            json!({"kty": "EC", "use": "sig", "alg": "ES256", "kid": kid, "crv": "P-256", "x": octets, "y": octets})
-        };
-        SigningMaterial { jwk: serde_json::from_value(jwk).unwrap(), public_key: format!("PUBLIC {kid}\n") }
-    }
-}
-
-/// A ring whose first generation signs, and whose others are published.
-fn ring<M>(trust_domain: String, ttl: Option<u64>, materials: Vec<(String, M)>, now: Timestamp) -> Ring<M> {
-    let generations = materials.into_iter().enumerate().map(|(index, (id, material))| Generation {
-        id,
-        state: if index == 0 { State::Active } else { State::Published },
-        since: now,
-        published_time: Some(now),
-        switched_time: None,
-        material,
-    });
-    Ring {
-        format_version: FORMAT_VERSION,
-        trust_domain,
-        epoch: 1,
-        max_ttl_high_water_seconds: ttl,
-        generations: generations.collect(),
     }
 }
 

@@ -2,14 +2,16 @@
 
 use gaia_api::Span;
 use gaia_api::crd::{
-    AllowedNames, CallerSpec, CertificateOverrides, DeletionPolicy, GaiaServiceSpec, KeyAlgorithm, KeyUsage,
-    ObjectTemplate, PrivateKeySpec, Renewal, SecretRef, ServiceCertificateSpec, ServiceRef, TokenAlgorithm,
-    TrustDomainSpec, both_usages,
+    AllowedNames, AuthMode, AuthSpec, CallerSpec, CertificateOverrides, DeletionPolicy, DistrustMode, GaiaServiceSpec,
+    KeyAlgorithm, KeyUsage, ObjectTemplate, PrivateKeySpec, Renewal, SecretRef, ServiceCertificateSpec, ServiceRef,
+    TlsMode, TlsSpec, TokenAlgorithm, TrustDomainSpec, both_usages,
 };
 use proptest::prelude::*;
 
 use super::World;
+use super::pods::{Reload, Sight};
 use super::tamper::{Edit, SERVICES, Spec, Step, TD, Tamper, selector};
+use super::turmoil::Turmoil;
 
 /// One that every service of the stories may use.
 pub(crate) fn plain_domain() -> TrustDomainSpec {
@@ -180,14 +182,22 @@ fn service() -> impl Strategy<Value = GaiaServiceSpec> {
                 ..CertificateOverrides::default()
             }
         }));
-    (prop::collection::vec(caller, 0..3), overrides, prop::option::weighted(0.2, Just("account".to_owned()))).prop_map(
-        |(callers, certificate, service_account_name)| GaiaServiceSpec {
+    let account = prop::option::weighted(0.2, Just("account".to_owned()));
+    let keys = prop::option::weighted(0.3, Just(SecretRef { name: "keys".to_owned() }));
+    (prop::collection::vec(caller, 0..3), overrides, account, keys, auth_mode()).prop_map(
+        |(callers, certificate, service_account_name, api_keys_secret_ref, mode)| GaiaServiceSpec {
             callers,
             certificate,
             service_account_name,
+            tls: TlsSpec { mode: TlsMode::Strict },
+            auth: AuthSpec { api_keys_secret_ref, mode, ..AuthSpec::default() },
             ..GaiaServiceSpec::default()
         },
     )
+}
+
+fn auth_mode() -> impl Strategy<Value = Option<AuthMode>> {
+    prop::option::of(prop::sample::select(vec![AuthMode::APIKeyOnly, AuthMode::Dual, AuthMode::JWTOnly]))
 }
 
 /// What each story begins with.
@@ -257,6 +267,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Lag),
         8 => (0usize..24, tamper()).prop_map(|(which, tamper)| Step::Tamper(which, tamper)),
         7 => (0usize..8, edit()).prop_map(|(which, edit)| Step::Edit(which, edit)),
+        3 => turmoil().prop_map(Step::Stir),
+        1 => (1usize..4).prop_map(Step::Watch),
     ]
 }
 
@@ -315,6 +327,8 @@ pub(crate) fn possible_history(length: usize) -> impl Strategy<Value = (Seed, Ve
     let services = prop::collection::vec((0usize..3, service()), 0..3).prop_map(|mut services| {
         for (_, spec) in &mut services {
             spec.certificate = None;
+            // Whether keys may end is another story, too.
+            spec.auth.mode = spec.auth.mode.filter(|_| spec.auth.api_keys_secret_ref.is_none());
         }
         services
     });
@@ -369,4 +383,111 @@ fn possible_step() -> impl Strategy<Value = Step> {
         1 => (0usize..8, (0u8..3).prop_map(Edit::Renew)).prop_map(|(which, edit)| Step::Edit(which, edit)),
         1 => (0usize..8, Just(Edit::DomainAgain)).prop_map(|(which, edit)| Step::Edit(which, edit)),
     ]
+}
+
+/// Rotations of both rings, with everything that people, pods, clocks and crashes do to them.
+pub(crate) fn rotating_history(length: usize) -> impl Strategy<Value = (Seed, Vec<Step>)> {
+    let times = prop::sample::select(vec![("3m", "1h", "60s"), ("10s", "1m", "5s"), ("1h", "2h", "10m")]);
+    let leaf = prop::sample::select(vec!["24h", "3240h"]);
+    let domain = (times, leaf, prop::bool::weighted(0.2)).prop_map(|(times, leaf, brought)| {
+        let mut spec = plain_domain();
+        spec.propagation.min_delay = Span::parse(times.0).unwrap();
+        spec.propagation.deadline = Span::parse(times.1).unwrap();
+        spec.propagation.clock_skew = Span::parse(times.2).unwrap();
+        spec.certificate_defaults.duration = Span::parse(leaf).unwrap();
+        spec.tokens.issued_by =
+            Some(ServiceRef { namespace: SERVICES[0].0.to_owned(), name: SERVICES[0].1.to_owned() });
+        spec.ca.existing_secret_ref = brought.then(|| SecretRef { name: "our-ca".to_owned() });
+        spec
+    });
+    let services = (any::<bool>(), any::<bool>()).prop_map(|(shop, other)| {
+        let all = [(0, true), (1, shop), (2, other)];
+        all.into_iter().filter(|(_, there)| *there).map(|(index, _)| (index, GaiaServiceSpec::default())).collect()
+    });
+    let certificates = prop::collection::vec((prop::sample::select(vec![0usize, 2, 3]), possible_certificate()), 0..2);
+    let seed = (domain, certificates, services).prop_map(|(domain, certificates, services)| Seed {
+        domain: Some(domain),
+        certificates,
+        services,
+        brought: Some(4),
+    });
+    let pods = prop::collection::vec(pod(), 0..4);
+    (seed, pods, prop::collection::vec(rotating_step(), 0..length)).prop_map(|(seed, pods, steps)| {
+        let begin = [Step::Settle].into_iter().chain(pods.into_iter().map(Step::Stir)).chain([Step::Watch(2)]);
+        (seed, begin.chain(steps).collect())
+    })
+}
+
+fn rotating_step() -> impl Strategy<Value = Step> {
+    use Tamper as T;
+    let tamper =
+        vec![T::DropLabel, T::SwapKey, T::EmptyCa, T::Garbage, T::DeleteProjection, T::Immutable, T::HighEpoch];
+    let clock = prop::sample::select(vec![-3600, -60, 1, 10, 30, 60, 240, 3600, 5 * 3600, DAY, 91 * DAY]);
+    const DAY: i64 = super::DAY;
+    prop_oneof![
+        3 => Just(Step::Settle),
+        8 => (1usize..8).prop_map(Step::Watch),
+        5 => clock.prop_map(Step::Advance),
+        2 => Just(Step::Probe),
+        5 => (0usize..6).prop_map(Step::Look),
+        4 => (0usize..6, 0usize..5).prop_map(|(which, writes)| Step::CrashAfter(which, writes)),
+        1 => (1u32..5).prop_map(Step::Refuse),
+        1 => Just(Step::Lag),
+        2 => (0usize..24, prop::sample::select(tamper)).prop_map(|(which, tamper)| Step::Tamper(which, tamper)),
+        14 => turmoil().prop_map(Step::Stir),
+        1 => (0usize..8, lost()).prop_map(|(which, edit)| Step::Edit(which, edit)),
+        1 => (0u64..9).prop_map(|number| Step::Edit(0, Edit::Brought(Some(number)))),
+    ]
+}
+
+fn lost() -> impl Strategy<Value = Edit> {
+    prop_oneof![
+        any::<bool>().prop_map(Edit::RingGone),
+        any::<bool>().prop_map(Edit::RingUnreadable),
+        Just(Edit::CertificateGone),
+        (0usize..3).prop_map(Edit::ServiceNew),
+        Just(Edit::FlipNamespace),
+    ]
+}
+
+fn turmoil() -> impl Strategy<Value = Turmoil> {
+    use Turmoil as T;
+    let mode = prop::sample::select(vec![DistrustMode::AfterReissue, DistrustMode::Immediate]);
+    let ring = any::<bool>();
+    prop_oneof![
+        8 => ring.prop_map(T::Rotate),
+        4 => (ring, 0usize..4, mode).prop_map(|(ca, which, mode)| T::Distrust(ca, which, mode)),
+        1 => Just(T::Forgive),
+        2 => (ring, 0usize..3).prop_map(|(ca, which)| T::Abort(ca, which)),
+        1 => (ring, 0usize..3).prop_map(|(ca, which)| T::AdvanceWithout(ca, which)),
+        3 => ring.prop_map(T::Restore),
+        1 => ring.prop_map(T::KeepCopy),
+        1 => ring.prop_map(T::PutCopy),
+        1 => Just(T::Algorithm),
+        1 => prop::sample::select(vec![5u64, 60, 600]).prop_map(T::MaxTtl),
+        1 => prop::sample::select(vec![2u64, 30, 300, 99_999]).prop_map(T::RotationPeriod),
+        1 => any::<bool>().prop_map(T::RequireAcknowledgement),
+        3 => pod(),
+        3 => (0usize..6).prop_map(T::Restart),
+        1 => (0usize..6).prop_map(T::Stop),
+        2 => (0usize..6, any::<bool>()).prop_map(|(which, deaf)| T::Deaf(which, deaf)),
+        1 => (0usize..6, 0usize..3).prop_map(|(which, generation)| T::Connect(which, generation)),
+        1 => any::<bool>().prop_map(T::PodsKnown),
+        1 => (any::<bool>(), any::<bool>()).prop_map(|(nudge, restart)| T::Abilities(nudge, restart)),
+        1 => (0usize..9).prop_map(T::Revoke),
+        1 => (0usize..3, 0i32..3).prop_map(|(which, wave)| T::Wave(which, wave)),
+    ]
+}
+
+fn pod() -> impl Strategy<Value = Turmoil> {
+    let reload = prop_oneof![
+        4 => prop::sample::select(vec![0i64, 5, 60, 90]).prop_map(Reload::After),
+        1 => Just(Reload::Never)
+    ];
+    let sight = prop_oneof![
+        4 => Just(Sight::Reports),
+        1 => prop::sample::select(vec![Sight::Handshake, Sight::NoPort, Sight::Refuses])
+    ];
+    (0usize..3, reload, sight, prop::bool::weighted(0.9))
+        .prop_map(|(which, reload, sight, required)| Turmoil::Start(which, reload, sight, required))
 }

@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use gaia_api::crd::Renewal;
 use gaia_api::names::{self, COMPONENT_LABEL, annotation};
 use gaia_plan::budget::IssuanceBudget;
 use gaia_plan::object::{ObjectChange, ObjectKey, ObjectKind};
-use gaia_plan::ring::{CaRing, MaterialRequest, RingRequest};
+use gaia_plan::ring::{CaRing, MaterialRequest, RingRequest, State};
 use gaia_plan::{Action, IssueLeaf, limits};
 use jiff::{SignedDuration, Timestamp};
 
@@ -14,10 +15,6 @@ use super::observe::is_leaf_of;
 use super::{Name, OPERATOR_NAMESPACE, Planned, Resource, Stored, World};
 
 impl World {
-    fn against(&mut self, invariant: u8, what: String) {
-        self.violations.push((invariant, what));
-    }
-
     /// Invariant 8, and that key material is nowhere in public content.
     pub(super) fn judge_plan(&mut self, resource: &Resource, planned: &Planned) {
         let now = self.now;
@@ -71,13 +68,24 @@ impl World {
                     let backdate = (whole / 11).min(SignedDuration::from_mins(5));
                     let begin = leaf.not_before.checked_add(backdate).unwrap_or(leaf.issued_at).max(leaf.issued_at);
                     let third = leaf.not_after.duration_since(begin) / 3;
-                    // Jitter makes a renewal earlier, never later than two thirds.
-                    found.push(("renewal", leaf.not_after.checked_sub(third).unwrap_or(leaf.not_after)));
+                    let due = leaf.not_after.checked_sub(third).unwrap_or(leaf.not_after);
+                    // Jitter makes a renewal earlier, never later than two thirds. A leaf that is not to be renewed is at
+                    // most said to be due, which the jitter may have brought forward to before this moment.
+                    let renews = certificate.spec.renewal == Renewal::Enabled
+                        || self.now < due.saturating_sub(third / 30).unwrap();
+                    // While a write is under way, the next look follows it; and what is refused is looked at when that changes.
+                    let is_settled = |type_: &str| planned.status.condition(type_).0 == "False";
+                    if renews && planned.actions.is_empty() && is_settled("Reconciling") && is_settled("Stalled") {
+                        found.push(("renewal", due));
+                    }
                 }
                 found.extend(self.ends(&certificate.spec.trust_domain_ref.name));
             }
             Resource::Domain(name) => {
                 found.extend(self.ends(name));
+                if planned.actions.is_empty() && planned.status.condition("Stalled").0 == "False" {
+                    found.extend(self.rotation_thresholds(name));
+                }
                 if let Some(failures) = failures.filter(|_| planned.actions.is_empty() && planned.status.waits()) {
                     found.push(("retry", failures.retry_at(Duration::from_secs(30))));
                 }
@@ -105,7 +113,8 @@ impl World {
     pub(crate) fn is_whole(&self) -> Result<(), String> {
         for (name, domain) in &self.domains {
             let ca = self.ca_ring(name).ok_or("no CA ring")?;
-            let root = ca.active().ok_or("no CA")?.material.root.clone();
+            let live = ca.trusted().filter(|g| g.material.not_after > self.now || g.state == State::Active);
+            let roots: String = live.map(|generation| generation.material.root.as_str()).collect();
             let signing = self.signing_ring(name).ok_or("no signing ring")?;
             let kid = signing.active().ok_or("no key")?.material.jwk.kid().to_owned();
             for namespace in self.consumers(name) {
@@ -113,7 +122,7 @@ impl World {
                     self.config_map(&namespace, &names::trust(name)).ok_or(format!("no trust in {namespace}"))?;
                 let jwks = trust.content.get("jwks.json").is_some_and(|jwks| jwks.contains(&kid));
                 let public = trust.content.get("jwt-signing.pub") == Some(&format!("PUBLIC {kid}\n"));
-                if trust.content.get("ca.crt") != Some(&root) || !jwks || !public || trust.content.len() != 4 {
+                if trust.content.get("ca.crt") != Some(&roots) || !jwks || !public || trust.content.len() != 4 {
                     return Err(format!("trust in {namespace}: {:?}", trust.content));
                 }
             }
@@ -137,7 +146,7 @@ impl World {
                 let (leaf, key_matches) = self.leaf(stored).ok_or(format!("no leaf of {key:?}"))?;
                 let in_force = leaf.not_after > self.now && leaf.issuer == ca.active().unwrap().material.fingerprint;
                 let labelled = super::observe::is_labelled(stored);
-                if !key_matches || !in_force || !labelled || stored.content.get("ca.crt") != Some(&root) {
+                if !key_matches || !in_force || !labelled || stored.content.get("ca.crt") != Some(&roots) {
                     return Err(format!("{key:?}: {stored:?}"));
                 }
             }
@@ -180,7 +189,11 @@ impl World {
                     self.against(9, format!("{action}"));
                 }
             }
-            Action::CreateCertificate(_) => {}
+            Action::CreateCertificate(_)
+            | Action::Transition(_)
+            | Action::Restore(_)
+            | Action::Nudge { .. }
+            | Action::RestartWorkload { .. } => {}
         }
     }
 
@@ -197,6 +210,7 @@ impl World {
                 self.against(12, format!("{action} touches {key}, which only goes with a new key"));
             }
         }
+        self.judge_projected(&change.key, &change.data);
         let Some(stored) = self.objects.get(&change.key) else { return };
         for epoch in [annotation::CA_EPOCH, annotation::SIGNING_EPOCH] {
             let after = change.annotations.get(epoch).and_then(|value| value.as_ref()?.parse::<u64>().ok());
@@ -278,6 +292,12 @@ impl World {
         if !usable || !same_spec || self.now < old.issued_at {
             return None;
         }
+        let domain = &self.domains[&leaf.trust_domain];
+        let renews = self.certificates[name].spec.renewal == gaia_api::crd::Renewal::Enabled;
+        let other_ca = old.issuer != leaf.ca_fingerprint && renews;
+        if other_ca || domain.spec.revoked.leaves.contains(&old.fingerprint) {
+            return None;
+        }
         if leaf.not_after < old.not_after {
             return Some(format!("until {} instead of {}", leaf.not_after, old.not_after));
         }
@@ -286,7 +306,6 @@ impl World {
         let passed = self.now.duration_since(old.issued_at);
         // Two thirds, less a jitter of a hundredth and the part of a second that certificates do not know.
         let due = passed.as_secs() * 100 >= life.as_secs() * 65;
-        let renews = self.certificates[name].spec.renewal == gaia_api::crd::Renewal::Enabled;
         let needed = asked || (due && renews && leaf.not_after > old.not_after);
         if !needed {
             return Some(format!("{name:?}: a usable leaf of {life:#} was replaced after {passed:#} without need"));

@@ -12,8 +12,12 @@ mod custom;
 mod execute;
 mod generate;
 mod judge;
+mod judge_rotation;
 mod observe;
+mod pods;
+mod rings;
 mod tamper;
+mod turmoil;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -21,17 +25,21 @@ use std::rc::Rc;
 use gaia_api::crd::{
     GaiaService, GaiaServiceStatus, ServiceCertificate, ServiceCertificateStatus, TrustDomain, TrustDomainStatus,
 };
+use gaia_api::ledger::LedgerReport;
 use gaia_plan::Action;
 use gaia_plan::backoff::Failures;
 use gaia_plan::budget::IssuanceBudget;
+use gaia_plan::instance::Target;
 use gaia_plan::object::{ObjectFacts, ObjectKey, OwnerRef, Version};
 use gaia_plan::ring::{CaRing, RingError, SigningRing};
-use gaia_plan::trust_domain::BroughtCa;
+use gaia_plan::trust_domain::{Abilities, BroughtCa, Guidance};
 use jiff::{SignedDuration, Timestamp};
 
 pub(crate) use self::execute::WriteError;
-pub(crate) use self::generate::{Seed, history, plain_domain, possible_history};
+pub(crate) use self::generate::{Seed, history, plain_domain, possible_history, rotating_history};
+pub(crate) use self::pods::{Pod, Reload, Sight};
 pub(crate) use self::tamper::{Edit, Step, TD, Tamper};
+pub(crate) use self::turmoil::Turmoil;
 
 /// Namespace and name.
 pub(crate) type Name = (String, String);
@@ -58,6 +66,28 @@ pub(crate) struct World {
     pub(crate) view: Option<BTreeMap<ObjectKey, Stored>>,
     /// Every certificate ever issued, by serial.
     pub(crate) leaves: BTreeMap<u64, Leaf>,
+    pub(crate) pods: Vec<Pod>,
+    /// Why the operator does not know which pods there are.
+    pub(crate) pods_unknown: Option<String>,
+    pub(crate) abilities: Abilities,
+    /// The annotation on each workload's pod template.
+    pub(crate) templates: BTreeMap<Target, String>,
+    /// When the operator's process began, and when another one was last seen before.
+    pub(crate) began: Timestamp,
+    pub(crate) before: Option<Timestamp>,
+    /// When it last did something.
+    alive: Timestamp,
+    /// Seconds since the beginning, whatever clocks say.
+    pub(crate) elapsed: i64,
+    /// When the last token of each kid ends.
+    pub(crate) tokens: BTreeMap<String, Timestamp>,
+    /// Fingerprints and kids that leaked, and those of them that are trusted no more.
+    pub(crate) leaked: BTreeSet<String>,
+    pub(crate) distrusted: BTreeSet<String>,
+    /// Copies of rings that somebody kept.
+    pub(crate) kept: BTreeMap<ObjectKey, Stored>,
+    /// The operator dies after so many writes.
+    pub(crate) writes_left: Option<usize>,
     counter: u64,
 }
 
@@ -69,6 +99,12 @@ pub(crate) struct Memory {
     pub(crate) probed: BTreeSet<ObjectKey>,
     /// Objects that somebody deleted while the operator watched.
     pub(crate) lost: BTreeSet<ObjectKey>,
+    /// What TrustDomains said last of their rotations.
+    pub(crate) guidance: BTreeMap<String, Guidance>,
+    /// What workloads were told to restart for.
+    pub(crate) restarted: BTreeMap<Target, String>,
+    /// What pods that end have said of API keys, by process, with their namespace.
+    pub(crate) last_words: BTreeMap<String, (String, LedgerReport)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -86,6 +122,8 @@ pub(crate) struct Stored {
     pub(crate) content: BTreeMap<String, String>,
     /// Made by somebody else and not given up for adoption.
     pub(crate) foreign: bool,
+    /// The copy of a ring.
+    pub(crate) is_copy: bool,
     /// What `ring.json` says, read once.
     pub(crate) rings: Option<Rc<Rings>>,
 }
@@ -122,6 +160,7 @@ pub(crate) struct Planned {
     pub(crate) actions: Vec<Action>,
     pub(crate) status: Status,
     pub(crate) next_check: Timestamp,
+    pub(crate) guidance: Option<Guidance>,
 }
 
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -151,6 +190,19 @@ impl World {
             fail_next: 0,
             view: None,
             leaves: BTreeMap::new(),
+            pods: vec![],
+            pods_unknown: None,
+            abilities: Abilities::default(),
+            templates: BTreeMap::new(),
+            began: start(),
+            before: None,
+            alive: start(),
+            elapsed: 0,
+            tokens: BTreeMap::new(),
+            leaked: BTreeSet::new(),
+            distrusted: BTreeSet::new(),
+            kept: BTreeMap::new(),
+            writes_left: None,
             counter: 0,
         }
     }
@@ -163,18 +215,36 @@ impl World {
     }
 
     pub(crate) fn advance(&mut self, seconds: i64) {
+        self.pass(seconds.max(0));
+        if seconds < 0 {
+            // What was signed by a clock that ran ahead ends too late by as much, and nobody can know that any more.
+            for end in self.tokens.values_mut() {
+                *end = end.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(*end);
+            }
+        }
         self.now = self.now.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(self.now);
     }
 
     /// The operator's process ends; what it remembers is gone.
     pub(crate) fn crash(&mut self) {
         self.memory = Memory::default();
-        self.view = None;
+        (self.view, self.writes_left) = (None, None);
+        (self.began, self.before) = (self.now, Some(self.alive));
+        for pod in &mut self.pods {
+            (pod.read, pod.failing) = (None, None);
+        }
+    }
+
+    /// Whether the operator knows an object only because it met it: it lost its label, and cannot be put right now.
+    pub(crate) fn knows_by_a_look(&self) -> bool {
+        let met = self.memory.probed.iter().filter_map(|key| self.objects.get(key));
+        met.into_iter().any(|stored| !stored.foreign && !observe::is_labelled(stored))
     }
 
     /// Plans and executes until there is nothing to do at this time. Returns how many rounds that took.
     pub(crate) fn settle(&mut self) -> usize {
-        self.view = None;
+        (self.view, self.writes_left) = (None, None);
+        self.probe();
         for round in 0..ROUNDS {
             let mut moved = false;
             for resource in self.resources() {
@@ -214,9 +284,23 @@ impl World {
 
     /// One look at one resource. Returns whether anything changed.
     pub(crate) fn reconcile(&mut self, resource: &Resource) -> bool {
+        self.alive = self.now;
         let planned = self.plan(resource);
         self.judge_plan(resource, &planned);
-        if planned.actions.is_empty() { self.report(resource, planned.status) } else { self.run(resource, &planned) }
+        let told = self.take_guidance(resource, &planned);
+        let acted = if planned.actions.is_empty() {
+            self.report(resource, planned.status)
+        } else {
+            self.run(resource, &planned)
+        };
+        told || acted
+    }
+
+    /// What others are told; whether that is news to them.
+    fn take_guidance(&mut self, resource: &Resource, planned: &Planned) -> bool {
+        let (Resource::Domain(name), Some(guidance)) = (resource, &planned.guidance) else { return false };
+        let before = self.memory.guidance.insert(name.clone(), guidance.clone());
+        before.map_or(0, |before| before.open_wave) != guidance.open_wave
     }
 
     /// Executes a plan. What fails does not hold up what has nothing to do with it. Always a change: at least of what is
@@ -227,9 +311,10 @@ impl World {
             match self.execute(resource, action) {
                 Ok(()) => {}
                 Err(WriteError::Conflict) => break,
+                Err(WriteError::Died) => return true,
                 Err(WriteError::Refused(message)) => {
                     failure = failure.or(Some(message));
-                    if matches!(action, Action::CreateRing(_)) {
+                    if matches!(action, Action::CreateRing(_) | Action::Transition(_) | Action::Restore(_)) {
                         break;
                     }
                 }
@@ -277,6 +362,16 @@ impl World {
                 Status::Certificate(self.certificates[name].status.clone().unwrap_or_default())
             }
             Resource::Service(name) => Status::Service(self.services[name].status.clone().unwrap_or_default()),
+        }
+    }
+
+    /// The operator's own write is in its cache at once.
+    fn remember(&mut self, key: &ObjectKey) {
+        if let Some(view) = &mut self.view {
+            match self.objects.get(key) {
+                Some(stored) => drop(view.insert(key.clone(), stored.clone())),
+                None => drop(view.remove(key)),
+            }
         }
     }
 

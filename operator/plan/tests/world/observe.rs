@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gaia_api::crd::{GaiaService, NamespaceSelector, TrustDomain};
+use gaia_api::crd::{GaiaService, NamespaceSelector, Renewal, TrustDomain};
 use gaia_api::names::{self, MANAGED_BY, MANAGED_BY_LABEL, TRUST_DOMAIN_LABEL, key};
 use gaia_plan::budget::IssuanceBudget;
 use gaia_plan::certificate::{LeafFacts, LeafSecret};
 use gaia_plan::domain::DomainView;
+use gaia_plan::instance::{Instance, Instances};
+use gaia_plan::legacy::LedgerObject;
 use gaia_plan::object::{Held, ObjectFacts, ObjectKey, ObjectKind, is_ours};
 use gaia_plan::ring::{CaMaterial, CaRing, Ring, RingError, SigningMaterial, SigningRing};
-use gaia_plan::trust_domain::{RingView, SignerSecret};
+use gaia_plan::trust_domain::{LeafView, RingView, SignerSecret};
 use gaia_plan::{certificate, service, trust_domain};
 
 use super::{CLUSTER_DOMAIN, Name, OPERATOR_NAMESPACE, Planned, Resource, Rings, Status, Stored, World, owners};
@@ -45,6 +47,19 @@ impl World {
     }
 
     fn plan_domain(&self, name: &str, reversed: bool) -> Planned {
+        let plan = |observed: &trust_domain::Observed<'_>| trust_domain::plan(observed, self.now);
+        let trust_domain::DomainPlan { plan, guidance } = self.with_domain(name, reversed, plan);
+        let (status, guidance) = (Status::Domain(plan.status), Some(guidance));
+        Planned { actions: plan.actions, status, next_check: plan.next_check, guidance }
+    }
+
+    /// Hands over what the operator sees of a TrustDomain.
+    pub(crate) fn with_domain<T>(
+        &self,
+        name: &str,
+        reversed: bool,
+        use_it: impl FnOnce(&trust_domain::Observed<'_>) -> T,
+    ) -> T {
         let domain = &self.domains[name];
         let rings = self.rings(name);
         let mut services = self.services_of(domain, reversed);
@@ -63,13 +78,18 @@ impl World {
             let held = self.held(&ObjectKey::secret(namespace, names::token_signer(name)), None);
             (namespace.clone(), self.as_signer(held))
         });
-        let exists = |name: String| self.seen().contains_key(&ObjectKey::secret(OPERATOR_NAMESPACE, name));
+        let copies = self.copies(name);
+        let mut instances = self.instances(name);
+        if reversed {
+            instances.reverse();
+        }
+        let leaves = self.leaf_secrets(name);
         let observed = trust_domain::Observed {
             domain,
             ca: view(rings.ca),
             signing: view(rings.signing),
-            ca_copy_exists: exists(names::previous(&names::ca_ring(name))),
-            signing_copy_exists: exists(names::previous(&names::signing_ring(name))),
+            ca_copy: view(copies.ca),
+            signing_copy: view(copies.signing),
             leaves_exist: self.seen().iter().any(|(key, stored)| is_leaf_of(key, stored, name)),
             brought_ca: domain.spec.ca.existing_secret_ref.as_ref().and(self.brought.clone()),
             consumers,
@@ -79,11 +99,14 @@ impl World {
             signers: signers.filter(|(_, held)| *held != Held::Absent).collect(),
             lost: self.memory.lost.clone(),
             services,
+            leaves: self.leaf_views(name, &leaves, reversed),
+            instances: self.known(&instances),
+            restarted: self.memory.restarted.clone(),
+            abilities: self.abilities,
             failures: self.failures(&Resource::Domain(name.to_owned())),
             operator_namespace: OPERATOR_NAMESPACE,
         };
-        let plan = trust_domain::plan(&observed, self.now);
-        Planned { actions: plan.actions, status: Status::Domain(plan.status), next_check: plan.next_check }
+        use_it(&observed)
     }
 
     pub(super) fn plan_certificate(
@@ -97,26 +120,95 @@ impl World {
         let secret_name = certificate.secret_name();
         let owner = Some(("ServiceCertificate", name.1.as_str()));
         let held = self.held(&ObjectKey::secret(&name.0, &secret_name), owner);
-        let age = |meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta| {
-            (meta.creation_timestamp.as_ref().map(|time| time.0), meta.name.clone())
-        };
-        let older = self.certificates.values().filter(|other| {
-            other.metadata.namespace.as_deref() == Some(name.0.as_str())
-                && other.secret_name() == secret_name
-                && age(&other.metadata) < age(&certificate.metadata)
-        });
+        let instances = self.instances_of(&(name.0.clone(), secret_name.clone()));
         let observed = certificate::Observed {
             certificate,
             domain: self.domain_view(domain_name, &name.0),
             secret: self.as_leaf(held, &secret_name),
-            claimed_by: older.map(|other| other.metadata.name.clone().unwrap_or_default()).min(),
+            claimed_by: self.claimed_by(name),
+            instances: self.known(&instances),
+            wave: self.wave(name),
+            open_wave: self.memory.guidance.get(domain_name).map_or(0, |guidance| guidance.open_wave),
             failures,
             budget,
             cluster_domain: CLUSTER_DOMAIN,
             operator_namespace: OPERATOR_NAMESPACE,
         };
         let plan = certificate::plan(&observed, self.now);
-        Planned { actions: plan.actions, status: Status::Certificate(plan.status), next_check: plan.next_check }
+        Planned {
+            actions: plan.actions,
+            status: Status::Certificate(plan.status),
+            next_check: plan.next_check,
+            guidance: None,
+        }
+    }
+
+    /// An older ServiceCertificate that names the same Secret.
+    fn claimed_by(&self, name: &Name) -> Option<String> {
+        let certificate = &self.certificates[name];
+        let secret_name = certificate.secret_name();
+        let age = |meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta| {
+            (meta.creation_timestamp.as_ref().map(|time| time.0), meta.name.clone())
+        };
+        let older = self.certificates_in(&name.0).filter(|(_, other)| {
+            other.secret_name() == secret_name && age(&other.metadata) < age(&certificate.metadata)
+        });
+        older.map(|(name, _)| name.1.clone()).min()
+    }
+
+    fn certificates_in<'a>(
+        &'a self,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = (&'a Name, &'a gaia_api::crd::ServiceCertificate)> {
+        let from = (namespace.to_owned(), String::new());
+        self.certificates.range(from..).take_while(move |(name, _)| name.0 == namespace)
+    }
+
+    fn wave(&self, name: &Name) -> i32 {
+        self.services.get(name).map_or(0, |service| service.spec.rotation_wave)
+    }
+
+    fn known<'a>(&'a self, instances: &'a [Instance]) -> Instances<'a> {
+        match &self.pods_unknown {
+            Some(why) => Instances::Unknown(why),
+            None => Instances::Known(instances.iter().collect()),
+        }
+    }
+
+    /// The leaf Secrets of a TrustDomain.
+    fn leaf_secrets(&self, domain: &str) -> Vec<(&ObjectKey, LeafSecret)> {
+        let leaves = self.seen().iter().filter(|(key, stored)| is_leaf_of(key, stored, domain));
+        leaves.map(|(key, stored)| (key, self.leaf_facts(stored))).collect()
+    }
+
+    fn leaf_views<'a>(
+        &self,
+        domain: &str,
+        secrets: &'a [(&ObjectKey, LeafSecret)],
+        reversed: bool,
+    ) -> Vec<LeafView<'a>> {
+        let mut views: Vec<LeafView<'a>> = vec![];
+        for (key, secret) in secrets {
+            let claim = self.certificates_in(&key.namespace).find(|(name, certificate)| {
+                certificate.secret_name() == key.name
+                    && certificate.spec.trust_domain_ref.name == domain
+                    && self.claimed_by(name).is_none()
+            });
+            views.push(LeafView {
+                secret_namespace: &key.namespace,
+                secret_name: &key.name,
+                secret: Some(&secret.facts),
+                leaf: secret.leaf.as_ref(),
+                is_claimed: claim.is_some(),
+                duration: claim.and_then(|(_, certificate)| Some(certificate.spec.duration.as_ref()?.value())),
+                renews: claim.is_some_and(|(_, certificate)| certificate.spec.renewal == Renewal::Enabled),
+                wave: claim.map_or(0, |(name, _)| self.wave(name)),
+            });
+        }
+        if reversed {
+            views.reverse();
+        }
+        views
     }
 
     fn plan_service(&self, name: &Name, reversed: bool) -> Planned {
@@ -135,17 +227,33 @@ impl World {
             }
         };
         let policy_key = ObjectKey::config_map(&name.0, names::policy(&name.1));
+        let ledger_key = ObjectKey::config_map(&name.0, names::ledger(&name.1));
+        let record = |stored: &Stored| {
+            let text = stored.content.get(key::LEDGER)?;
+            gaia_api::mount::read(key::LEDGER, text.as_bytes()).ok()
+        };
         let observed = service::Observed {
             service,
             domain,
             child,
             policy: map(self.held(&policy_key, owner), |stored| stored.facts.clone()),
             policy_lost: self.memory.lost.contains(&policy_key),
+            ledger: map(self.held(&ledger_key, owner), |stored| LedgerObject {
+                facts: stored.facts.clone(),
+                record: record(stored),
+            }),
+            ledger_lost: self.memory.lost.contains(&ledger_key),
+            watch: Some(self.ledgers(name)),
             services: &services,
             failures: self.failures(&Resource::Service(name.clone())),
         };
-        let plan = service::plan(&observed, self.now);
-        Planned { actions: plan.actions, status: Status::Service(plan.status), next_check: plan.next_check }
+        let plan = service::plan(&observed, self.now).plan;
+        Planned {
+            actions: plan.actions,
+            status: Status::Service(plan.status),
+            next_check: plan.next_check,
+            guidance: None,
+        }
     }
 
     /// What the cache shows.
@@ -172,14 +280,21 @@ impl World {
 
     /// Rings are looked for by name, whatever their labels are.
     fn rings(&self, domain: &str) -> Found<'_> {
+        self.find(names::ca_ring(domain), names::signing_ring(domain))
+    }
+
+    fn copies(&self, domain: &str) -> Found<'_> {
+        self.find(names::previous(&names::ca_ring(domain)), names::previous(&names::signing_ring(domain)))
+    }
+
+    fn find(&self, ca: String, signing: String) -> Found<'_> {
         let read = |name: String| {
             let stored = self.seen().get(&ObjectKey::secret(OPERATOR_NAMESPACE, name))?;
             Some((stored.rings.as_deref(), &stored.facts))
         };
         Found {
-            ca: read(names::ca_ring(domain)).map(|(rings, facts)| (rings.map_or(&NO_CA_RING, |r| &r.ca), facts)),
-            signing: read(names::signing_ring(domain))
-                .map(|(rings, facts)| (rings.map_or(&NO_SIGNING_RING, |r| &r.signing), facts)),
+            ca: read(ca).map(|(rings, facts)| (rings.map_or(&NO_CA_RING, |r| &r.ca), facts)),
+            signing: read(signing).map(|(rings, facts)| (rings.map_or(&NO_SIGNING_RING, |r| &r.signing), facts)),
         }
     }
 
@@ -283,7 +398,7 @@ pub(super) fn is_labelled(stored: &Stored) -> bool {
 fn parse<M: serde::de::DeserializeOwned>(stored: &Stored, id: impl Fn(&M) -> String) -> Result<Ring<M>, RingError> {
     let json = stored.content.get(key::RING).ok_or_else(|| RingError::Corrupt("it is missing".to_owned()))?;
     let ring = Ring::<M>::parse(json.as_bytes())?;
-    for generation in ring.trusted() {
+    for generation in ring.trusted().filter(|generation| !stored.is_copy || generation.distrust.is_none()) {
         let found = stored.content.get(&generation.private_key_name());
         if found.is_none_or(|text| *text != format!("KEY {}", id(&generation.material))) {
             return Err(RingError::KeyMismatch(generation.id.clone()));

@@ -7,6 +7,7 @@ use gaia_plan::trust_domain::BroughtCa;
 
 use super::judge::FOREIGN_LABEL;
 use super::observe::is_labelled;
+use super::turmoil::Turmoil;
 use super::{Name, OPERATOR_NAMESPACE, Resource, Stored, World, start};
 
 /// One thing that happens. Numbers choose among what there is at that time.
@@ -26,7 +27,12 @@ pub(crate) enum Step {
     Refuse(u32),
     /// The operator's cache stands still until it settles.
     Lag,
+    /// Every pod is asked.
+    Probe,
+    /// The operator looks so often as it asked to, or every minute.
+    Watch(usize),
     Tamper(usize, Tamper),
+    Stir(Turmoil),
     Edit(usize, Edit),
 }
 
@@ -100,7 +106,8 @@ impl World {
             Step::CrashAfter(which, writes) => {
                 if let Some(resource) = pick(&self.resources(), *which) {
                     let planned = self.plan(&resource);
-                    for action in planned.actions.iter().take(*writes) {
+                    self.writes_left = Some(*writes);
+                    for action in &planned.actions {
                         if self.execute(&resource, action).is_err() {
                             break;
                         }
@@ -118,8 +125,22 @@ impl World {
                     self.tamper(&key, *tamper);
                 }
             }
+            Step::Probe => self.probe(),
+            Step::Watch(times) => self.watch(*times),
+            Step::Stir(turmoil) => self.stir(*turmoil),
             Step::Edit(which, edit) => self.edit(*which, edit),
         }
+    }
+
+    /// Time goes on while the operator works.
+    pub(crate) fn watch(&mut self, times: usize) {
+        for _ in 0..times {
+            self.settle();
+            let next = self.resources().iter().map(|resource| self.plan(resource).next_check).min();
+            let seconds = next.map_or(60, |next| next.duration_since(self.now).as_secs());
+            self.advance(seconds.clamp(1, 3600));
+        }
+        self.settle();
     }
 
     pub(crate) fn tamper(&mut self, key: &ObjectKey, tamper: Tamper) {
@@ -271,7 +292,9 @@ impl World {
             Edit::RingCopy(there) => {
                 let key = ObjectKey::secret(OPERATOR_NAMESPACE, names::previous(&names::ca_ring(TD)));
                 if *there {
+                    // Whatever is there counts.
                     self.put_foreign(&key);
+                    self.objects.get_mut(&key).unwrap().foreign = false;
                 } else {
                     self.objects.remove(&key);
                 }
@@ -334,6 +357,7 @@ fn wanted_names() -> Vec<ObjectKey> {
         ObjectKey::secret("auth", names::token_signer(TD)),
         ObjectKey::config_map("auth", names::grants(TD)),
         ObjectKey::config_map("shop", names::policy("asset-service")),
+        ObjectKey::config_map("shop", names::ledger("asset-service")),
         ring(true),
     ];
     wanted.extend(NAMESPACES.map(|namespace| ObjectKey::config_map(namespace, names::trust(TD))));

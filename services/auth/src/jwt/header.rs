@@ -4,7 +4,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::keys::Algorithm;
 use crate::Reason;
@@ -38,6 +38,34 @@ impl<'a> Unverified<'a> {
     /// # Errors
     /// A [`Reason`] if it is not three base64url parts, or its header is not the closed set {alg, kid, typ, cty}.
     pub fn parse(token: &'a str) -> Result<Self, Reason> {
+        Self::of(&Parts::cut(token)?, &[])
+    }
+
+    /// The same, where the header may hold names that are not looked at.
+    pub(crate) fn of(parts: &Parts<'a>, ignored: &[&str]) -> Result<Self, Reason> {
+        let header = parts.header(ignored)?;
+        let algorithm = header
+            .algorithm()?
+            .and_then(|alg| Algorithm::ALL.into_iter().find(|a| a.as_str() == alg))
+            .ok_or(Reason::AlgorithmWrong)?;
+        let kid = header.text("kid")?.filter(|kid| !kid.is_empty() && kid.len() <= MAX_KID_BYTES);
+        let kid = kid.ok_or(Reason::KidMissing)?.to_owned();
+        let typ = header.text("typ")?.map(str::to_owned);
+        Ok(Self { kid, algorithm, typ, signed: parts.signed, payload: parts.payload, signature: parts.signature })
+    }
+}
+
+/// The three parts of a compact JWS, each in the base64url alphabet and not empty.
+#[derive(Clone, Copy)]
+pub(crate) struct Parts<'a> {
+    header: &'a str,
+    payload: &'a str,
+    signature: &'a str,
+    signed: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    pub(crate) fn cut(token: &'a str) -> Result<Self, Reason> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(Reason::CredentialTooLong);
         }
@@ -47,10 +75,11 @@ impl<'a> Unverified<'a> {
         else {
             return Err(Reason::TokenShape);
         };
+        // An empty signature is what a token without one has (RFC 7515, appendix A.5): its algorithm is refused, not its shape.
+        if header.is_empty() || payload.is_empty() {
+            return Err(Reason::TokenShape);
+        }
         for part in [header, payload, signature] {
-            if part.is_empty() {
-                return Err(Reason::TokenShape);
-            }
             if !part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
                 return Err(Reason::TokenAlphabet);
             }
@@ -58,33 +87,63 @@ impl<'a> Unverified<'a> {
         if header.len() > MAX_HEADER_BYTES {
             return Err(Reason::TokenHeaderTooLong);
         }
-        let fields = fields(header)?;
-        let text = |name: &str| match fields.get(name) {
-            Some(Value::String(text)) => Ok(Some(text.as_str())),
-            None => Ok(None),
-            Some(_) => Err(Reason::HeaderFieldRefused),
-        };
+        let signed = &token.as_bytes()[..header.len() + 1 + payload.len()];
+        Ok(Self { header, payload, signature, signed })
+    }
+
+    /// The header, if it is within the closed set and what is `ignored`.
+    pub(crate) fn header(&self, ignored: &[&str]) -> Result<Header, Reason> {
+        let header = Header(fields(self.header, ignored)?);
         // A nested token would be a second, unjudged one (RFC 7519, section 5.2).
-        if text("cty")?.is_some_and(|cty| cty.to_ascii_lowercase().contains("jwt")) {
+        if header.text("cty")?.is_some_and(|cty| cty.to_ascii_lowercase().contains("jwt")) {
             return Err(Reason::HeaderFieldRefused);
         }
-        let algorithm = text("alg")?
-            .and_then(|alg| Algorithm::ALL.into_iter().find(|a| a.as_str() == alg))
-            .ok_or(Reason::AlgorithmWrong)?;
-        let kid = text("kid")?.filter(|kid| !kid.is_empty() && kid.len() <= MAX_KID_BYTES).ok_or(Reason::KidMissing)?;
-        let signed = &token.as_bytes()[..header.len() + 1 + payload.len()];
-        Ok(Self { kid: kid.to_owned(), algorithm, typ: text("typ")?.map(str::to_owned), signed, payload, signature })
+        Ok(header)
+    }
+
+    /// The claims. Nothing in them is to be believed before the signature is verified.
+    pub(crate) fn claims(&self) -> Result<Map<String, Value>, Reason> {
+        claims(self.payload)
     }
 }
 
+/// A header within the closed set.
+pub(crate) struct Header(Map<String, Value>);
+
+impl Header {
+    pub(crate) fn text(&self, name: &str) -> Result<Option<&str>, Reason> {
+        match self.0.get(name) {
+            Some(Value::String(text)) => Ok(Some(text.as_str())),
+            None => Ok(None),
+            Some(_) => Err(Reason::HeaderFieldRefused),
+        }
+    }
+
+    pub(crate) fn algorithm(&self) -> Result<Option<&str>, Reason> {
+        self.text("alg")
+    }
+}
+
+/// Reads an encoded payload as one object without repeated names.
+pub(crate) fn claims(payload: &str) -> Result<Map<String, Value>, Reason> {
+    let payload = URL_SAFE_NO_PAD.decode(payload).map_err(|_| Reason::TokenAlphabet)?;
+    strict_json::object(&payload).map_err(|error| match error {
+        StrictJsonError::NameRepeated => Reason::ClaimRepeated,
+        StrictJsonError::NotJson | StrictJsonError::NotAnObject => Reason::ClaimsNotJson,
+    })
+}
+
 /// Reads the header; `crit`, `jku`, `x5u`, `x5c`, `jwk`, `zip`, `b64` and whatever comes next are outside the set.
-fn fields(encoded: &str) -> Result<serde_json::Map<String, Value>, Reason> {
+fn fields(encoded: &str, ignored: &[&str]) -> Result<Map<String, Value>, Reason> {
     let text = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| Reason::TokenAlphabet)?;
     let fields = strict_json::object(&text).map_err(|error| match error {
         StrictJsonError::NameRepeated => Reason::HeaderNameRepeated,
         StrictJsonError::NotJson | StrictJsonError::NotAnObject => Reason::HeaderNotJson,
     })?;
-    if fields.keys().all(|name| matches!(name.as_str(), "alg" | "kid" | "typ" | "cty")) {
+    if fields
+        .keys()
+        .all(|name| matches!(name.as_str(), "alg" | "kid" | "typ" | "cty") || ignored.contains(&name.as_str()))
+    {
         Ok(fields)
     } else {
         Err(Reason::HeaderFieldRefused)
@@ -167,7 +226,8 @@ mod tests {
             ("a.b.c.d", Reason::TokenShape),
             ("a.b.c.d.e", Reason::TokenShape),
             ("..", Reason::TokenShape),
-            ("e30.e30.", Reason::TokenShape),
+            ("e30..AAAA", Reason::TokenShape),
+            (".e30.AAAA", Reason::TokenShape),
             ("e30=.e30.AAAA", Reason::TokenAlphabet),
             ("e30.e+0.AAAA", Reason::TokenAlphabet),
             ("e30.e/0.AAAA", Reason::TokenAlphabet),
@@ -177,6 +237,12 @@ mod tests {
         ] {
             assert_eq!(Unverified::parse(token).map(|t| t.kid), Err(reason), "{token}");
         }
+    }
+
+    #[test]
+    fn a_token_without_a_signature_is_refused_for_its_algorithm() {
+        let token = format!("{}.e30.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none","kid":"k"}"#));
+        assert_eq!(Unverified::parse(&token).map(|t| t.kid), Err(Reason::AlgorithmWrong));
     }
 
     #[test]
@@ -194,6 +260,25 @@ mod tests {
         #[test]
         fn any_header_is_answered_without_a_panic(header in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = Unverified::parse(&format!("{}.e30.AAAA", URL_SAFE_NO_PAD.encode(header)));
+        }
+
+        #[test]
+        fn three_parts_in_the_alphabet_are_cut_and_nothing_else_is(token in "[A-Za-z0-9_=+/. -]{0,12}(\\.[A-Za-z0-9_-]{0,6}){0,4}") {
+            let parts: Vec<&str> = token.split('.').collect();
+            let is_in_alphabet = |part: &&str| part.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+            let is_whole = parts.len() == 3 && parts[..2].iter().all(|part| !part.is_empty());
+            prop_assert_eq!(Parts::cut(&token).is_ok(), is_whole && parts.iter().all(is_in_alphabet), "{}", token);
+        }
+
+        #[test]
+        fn a_header_is_taken_if_and_only_if_its_names_are_in_the_closed_set(
+            names in proptest::collection::btree_set("(alg|kid|typ|cty|crit|jku|x5u|x5c|x5t|jwk|zip|b64|[a-z]{1,4})", 0..4),
+        ) {
+            let value = |name: &String| if name == "alg" { "RS256" } else { "x" }.to_owned();
+            let header: Map<String, Value> = names.iter().map(|name| (name.clone(), value(name).into())).collect();
+            let is_closed = names.iter().all(|name| ["alg", "kid", "typ", "cty"].contains(&name.as_str()));
+            let is_whole = names.contains("alg") && names.contains("kid");
+            prop_assert_eq!(parse(&Value::from(header).to_string()).is_ok(), is_closed && is_whole, "{:?}", names);
         }
 
         #[test]

@@ -10,6 +10,7 @@ use jsonwebtoken::DecodingKey;
 use serde_json::{Map, Value};
 
 use super::header::MAX_KID_BYTES;
+use crate::hash::sha256;
 use crate::strict_json;
 
 /// A signature algorithm that platform tokens may use.
@@ -45,6 +46,7 @@ impl Algorithm {
 /// The keys of one issuer: a map from `kid` to a key that is bound to one algorithm.
 pub struct KeySet {
     keys: HashMap<String, Key>,
+    hash: [u8; 32],
 }
 
 /// One verification key.
@@ -84,23 +86,8 @@ impl KeySet {
     /// # Errors
     /// [`KeySetError`] if it is too large, not a set, or a key in it breaks a rule.
     pub fn parse(text: &[u8]) -> Result<Self, KeySetError> {
-        if text.len() > MAX_SET_BYTES {
-            return Err(KeySetError::NotASet("larger than 64 KiB"));
-        }
-        let set = strict_json::object(text).map_err(|error| {
-            KeySetError::NotASet(match error {
-                strict_json::StrictJsonError::NameRepeated => "a name is repeated",
-                _ => "not a JSON object",
-            })
-        })?;
-        let Some(Value::Array(jwks)) = set.get("keys") else {
-            return Err(KeySetError::NotASet("no array \"keys\""));
-        };
-        if jwks.is_empty() || jwks.len() > MAX_KEYS {
-            return Err(KeySetError::NotASet("must hold 1 to 32 keys"));
-        }
         let mut keys = HashMap::new();
-        for (index, jwk) in jwks.iter().enumerate() {
+        for (index, jwk) in jwks(text)?.iter().enumerate() {
             let kid = jwk.get("kid").and_then(Value::as_str).unwrap_or_default();
             let wrong = |problem| KeySetError::Key { index, kid: kid.chars().take(MAX_KID_BYTES).collect(), problem };
             let key = key(jwk).map_err(wrong)?;
@@ -108,7 +95,36 @@ impl KeySet {
                 return Err(wrong("kid is not unique"));
             }
         }
-        Ok(Self { keys })
+        Ok(Self { keys, hash: sha256(text) })
+    }
+
+    /// Reads the JWK set of an outside issuer. A key that breaks a rule is left out: the issuer may well have keys for
+    /// other purposes and of other kinds. Two good keys of one `kid` refuse the set, and so does a set of none.
+    ///
+    /// # Errors
+    /// [`KeySetError`] if it is too large, not a set, ambiguous, or without a good key.
+    pub fn parse_outside(text: &[u8]) -> Result<Self, KeySetError> {
+        let mut keys = HashMap::new();
+        let mut first_problem = None;
+        for (index, jwk) in jwks(text)?.iter().enumerate() {
+            let kid = jwk.get("kid").and_then(Value::as_str).unwrap_or_default();
+            let wrong = |problem| KeySetError::Key { index, kid: kid.chars().take(MAX_KID_BYTES).collect(), problem };
+            match key(jwk) {
+                Ok(_) if keys.contains_key(kid) => return Err(wrong("kid is not unique")),
+                Ok(key) => drop(keys.insert(kid.to_owned(), key)),
+                Err(problem) => drop(first_problem.get_or_insert(wrong(problem))),
+            }
+        }
+        match first_problem {
+            Some(problem) if keys.is_empty() => Err(problem),
+            _ => Ok(Self { keys, hash: sha256(text) }),
+        }
+    }
+
+    /// SHA-256 of the text it was read from.
+    #[must_use]
+    pub fn hash(&self) -> [u8; 32] {
+        self.hash
     }
 
     /// Whether a key of that id is in the set.
@@ -128,6 +144,26 @@ impl KeySet {
     pub(super) fn get(&self, kid: &str) -> Option<&Key> {
         self.keys.get(kid)
     }
+}
+
+/// The members of a JWK set, not yet judged.
+fn jwks(text: &[u8]) -> Result<Vec<Value>, KeySetError> {
+    if text.len() > MAX_SET_BYTES {
+        return Err(KeySetError::NotASet("larger than 64 KiB"));
+    }
+    let mut set = strict_json::object(text).map_err(|error| {
+        KeySetError::NotASet(match error {
+            strict_json::StrictJsonError::NameRepeated => "a name is repeated",
+            _ => "not a JSON object",
+        })
+    })?;
+    let Some(Value::Array(jwks)) = set.remove("keys") else {
+        return Err(KeySetError::NotASet("no array \"keys\""));
+    };
+    if jwks.is_empty() || jwks.len() > MAX_KEYS {
+        return Err(KeySetError::NotASet("must hold 1 to 32 keys"));
+    }
+    Ok(jwks)
 }
 
 /// Checks and reads one JWK.
@@ -214,7 +250,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::testing::{EC_SIGNER, RSA_SIGNER};
+    use crate::fixtures::{EC_SIGNER, RSA_SIGNER};
 
     fn problem(change: impl FnOnce(&mut Map<String, Value>)) -> String {
         problem_of(RSA_SIGNER.jwk(), change)
@@ -279,6 +315,16 @@ mod tests {
         assert!(refused(r#"{"keys":[],"keys":[]}"#).contains("repeated"));
         assert!(refused(r#"{"keys":{}}"#).contains("no array"));
         assert!(refused(&" ".repeat(65 * 1024)).contains("64 KiB"));
+    }
+
+    #[test]
+    fn of_an_outside_issuer_the_good_keys_are_taken_and_the_others_left_out() {
+        let secret = json!({"kty": "oct", "alg": "HS256", "kid": "secret", "k": "AA"});
+        let set = |jwks: Value| KeySet::parse_outside(json!({ "keys": jwks }).to_string().as_bytes());
+        let kids = set(json!([secret, EC_SIGNER.jwk()])).map(|keys| keys.kids().join(" "));
+        assert_eq!(kids.as_deref(), Ok(EC_SIGNER.kid()));
+        assert!(set(json!([secret])).unwrap_err().to_string().contains("private members"));
+        assert!(set(json!([EC_SIGNER.jwk(), EC_SIGNER.jwk()])).unwrap_err().to_string().contains("not unique"));
     }
 
     proptest! {

@@ -1,23 +1,21 @@
-//! The checks of a service token, cheap and fail-closed first.
+//! The checks of the platform's own tokens, cheap and fail-closed first.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gaia_api::SpiffeId;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+use super::claims::{self, Times, bounded, text};
 use super::header::Unverified;
 use super::keys::KeySet;
 use crate::denylist::Denied;
-use crate::principal::PeerIdentity;
+use crate::principal::{Identity, PeerIdentity};
 use crate::scope::parse_scope;
-use crate::strict_json::{self, StrictJsonError};
 use crate::{Reason, Refusal, Trace};
 
 /// `typ` of a service token (RFC 9068, section 2.1).
 pub const SERVICE_TOKEN_TYPE: &str = "at+jwt";
-/// How far two clocks may differ.
-pub const MAX_CLOCK_SKEW_SECONDS: i64 = 60;
+/// Longest life of a token that carries someone else's identity.
+pub const MAX_DELEGATED_SECONDS: u64 = 5 * 60;
 
 /// What a service token must satisfy at one service.
 #[derive(Debug, Clone, Copy)]
@@ -39,14 +37,22 @@ pub struct TokenRules<'a> {
 /// A service token that passed every check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceToken {
-    /// The calling service: `sub`, `client_id` and the peer, which are all equal.
+    /// The calling service: `client_id` and the peer; without a subject of its own, `sub` as well.
     pub caller: SpiffeId,
+    /// Of a delegated token: for whom the caller acts.
+    pub on_behalf_of: Option<Identity>,
     /// The scopes it carries; none: it names none, and the target's policy alone limits it.
     pub scopes: Option<Vec<String>>,
+    /// Whether it is meant for every service of the dual phases.
+    pub is_broad: bool,
     /// When it ends.
     pub expires: Timestamp,
     /// What may be logged of it.
     pub trace: Trace,
+    times: Times,
+    kid: String,
+    jti: String,
+    thumbprint: Option<String>,
 }
 
 impl TokenRules<'_> {
@@ -55,135 +61,119 @@ impl TokenRules<'_> {
     /// # Errors
     /// A [`Refusal`] with the first rule that it breaks.
     pub fn verify(&self, token: &str, peer: Option<&PeerIdentity>, now: Timestamp) -> Result<ServiceToken, Refusal> {
-        let mut trace = Trace::default();
-        self.verified(token, peer, now, &mut trace)
-            .map_err(|reason| Refusal { reason, trace: trace.clone() })
-            .map(|(caller, scopes, expires)| ServiceToken { caller, scopes, expires, trace })
+        let token = self.read(token)?;
+        match token.check(self.denied, peer, now) {
+            Ok(()) => Ok(token),
+            Err(reason) => Err(Refusal { trace: token.trace, ..reason.into() }),
+        }
     }
 
-    fn verified(
-        &self,
-        token: &str,
-        peer: Option<&PeerIdentity>,
-        now: Timestamp,
-        trace: &mut Trace,
-    ) -> Result<(SpiffeId, Option<Vec<String>>, Timestamp), Reason> {
+    /// Verifies what does not change from one request to the next: signature and claims.
+    pub(crate) fn read(&self, token: &str) -> Result<ServiceToken, Refusal> {
+        let mut trace = Trace::default();
+        self.verified(token, &mut trace).map_err(|reason| Refusal { trace, ..reason.into() })
+    }
+
+    fn verified(&self, token: &str, trace: &mut Trace) -> Result<ServiceToken, Reason> {
         let unverified = Unverified::parse(token)?;
-        trace.kid = Some(unverified.kid.clone());
-        let claims = self.signed_claims(&unverified)?;
+        trace.kid = Some(unverified.kid.as_str().into());
+        let claims = claims::signed(&unverified, self.keys, self.denied, |typ| typ == Some(SERVICE_TOKEN_TYPE))?;
         trace.jti = text(&claims, "jti").map(bounded);
         trace.sub = text(&claims, "sub").map(bounded);
 
-        let caller = caller(&claims)?;
+        let (caller, on_behalf_of) = parties(&claims)?;
         if text(&claims, "iss") != Some(self.issuer) {
             return Err(Reason::IssuerWrong);
         }
         let scopes = scopes(&claims)?;
-        self.check_audience(&claims, scopes.is_some())?;
-        let (issued, expires) = times(&claims, self.max_ttl_seconds, now)?;
+        let is_broad = self.is_broad(&claims, scopes.is_some() || on_behalf_of.is_some())?;
+        let longest = if on_behalf_of.is_some() { MAX_DELEGATED_SECONDS } else { u64::MAX };
+        let times = Times::of(&claims, self.max_ttl_seconds.min(longest))?;
         let jti = text(&claims, "jti").filter(|jti| (1..=MAX_JTI_BYTES).contains(&jti.len()));
-        let jti = jti.ok_or(Reason::TokenIdMissing)?;
-
-        let peer = peer.ok_or(Reason::PeerMissing)?;
-        if peer.spiffe_id != caller {
-            return Err(Reason::PeerDiffers);
-        }
-        check_confirmation(&claims, peer)?;
-        self.denied.check_token(jti, caller.as_str(), issued)?;
-        Ok((caller, scopes, expires))
-    }
-
-    /// Signature first; then, and only then, the claims, from the bytes that were signed.
-    fn signed_claims(&self, token: &Unverified<'_>) -> Result<Map<String, Value>, Reason> {
-        self.denied.check_kid(&token.kid)?;
-        let key = self.keys.get(&token.kid).ok_or(Reason::KidUnknown)?;
-        if key.algorithm != token.algorithm {
-            return Err(Reason::AlgorithmWrong);
-        }
-        if token.typ.as_deref() != Some(SERVICE_TOKEN_TYPE) {
-            return Err(Reason::TypeWrong);
-        }
-        let verified =
-            jsonwebtoken::crypto::verify(token.signature, token.signed, &key.decoding, key.algorithm.library());
-        if !verified.is_ok_and(|is_good| is_good) {
-            return Err(Reason::SignatureWrong);
-        }
-        let payload = URL_SAFE_NO_PAD.decode(token.payload).map_err(|_| Reason::TokenAlphabet)?;
-        strict_json::object(&payload).map_err(|error| match error {
-            StrictJsonError::NameRepeated => Reason::ClaimRepeated,
-            StrictJsonError::NotJson | StrictJsonError::NotAnObject => Reason::ClaimsNotJson,
+        Ok(ServiceToken {
+            caller,
+            on_behalf_of,
+            scopes,
+            is_broad,
+            expires: times.expires,
+            trace: trace.clone(),
+            times,
+            kid: unverified.kid,
+            jti: jti.ok_or(Reason::TokenIdMissing)?.to_owned(),
+            thumbprint: claims::confirmation(&claims)?,
         })
     }
 
-    /// One string: this service, or the broad audience, and then without any scope.
-    fn check_audience(&self, claims: &Map<String, Value>, has_scopes: bool) -> Result<(), Reason> {
-        match text(claims, "aud").ok_or(Reason::AudienceWrong)? {
-            audience if audience == self.own.as_str() => Ok(()),
-            audience if Some(audience) == self.broad_audience && !has_scopes => Ok(()),
+    /// One string: this service, or, for a token that names no scope and nobody else, the broad audience.
+    fn is_broad(&self, claims: &Map<String, Value>, is_particular: bool) -> Result<bool, Reason> {
+        match text(claims, "aud") {
+            Some(audience) if audience == self.own.as_str() => Ok(false),
+            Some(audience) if Some(audience) == self.broad_audience && !is_particular => Ok(true),
             _ => Err(Reason::AudienceWrong),
         }
     }
 }
 
-/// `sub` and `client_id`, which are equal in a service token. A token with `act` is of another kind.
-fn caller(claims: &Map<String, Value>) -> Result<SpiffeId, Reason> {
-    if claims.contains_key("act") {
-        return Err(Reason::KindNotAccepted);
+impl ServiceToken {
+    /// What is asked again for each request that carries it: the time, what is revoked, and who shows it.
+    pub(crate) fn check(&self, denied: &Denied, peer: Option<&PeerIdentity>, now: Timestamp) -> Result<(), Reason> {
+        self.times.check(now)?;
+        denied.check_kid(&self.kid)?;
+        let peer = peer.ok_or(Reason::PeerMissing)?;
+        if peer.spiffe_id != self.caller {
+            return Err(Reason::PeerDiffers);
+        }
+        claims::check_confirmation(self.thumbprint.as_deref(), Some(peer))?;
+        self.check_revocation(denied)
     }
-    let sub = text(claims, "sub").ok_or(Reason::SubjectWrong)?;
-    if text(claims, "client_id") != Some(sub) {
-        return Err(Reason::SubjectWrong);
+
+    /// The same where somebody else than the caller asks about it: who shows it to whom is not judged, and one that is
+    /// bound to a leaf is no good.
+    pub(crate) fn check_unbound(&self, denied: &Denied, now: Timestamp) -> Result<(), Reason> {
+        self.times.check(now)?;
+        denied.check_kid(&self.kid)?;
+        claims::check_confirmation(self.thumbprint.as_deref(), None)?;
+        self.check_revocation(denied)
     }
-    SpiffeId::parse(sub).map_err(|_| Reason::SubjectWrong)
+
+    pub(crate) fn issued(&self) -> Timestamp {
+        self.times.issued
+    }
+
+    fn check_revocation(&self, denied: &Denied) -> Result<(), Reason> {
+        denied.check_token(&self.jti, self.caller.as_str(), self.times.issued)?;
+        match &self.on_behalf_of {
+            Some(subject) => denied.check_subject(&subject.to_string(), self.times.issued),
+            None => Ok(()),
+        }
+    }
 }
 
-/// `iat` and `exp`, in seconds, judged by our own clock.
-fn times(claims: &Map<String, Value>, max_ttl_seconds: u64, now: Timestamp) -> Result<(Timestamp, Timestamp), Reason> {
-    let seconds = |name: &str| claims.get(name).and_then(Value::as_i64).filter(|&s| s >= 0).ok_or(Reason::TimesMissing);
-    let (issued, expires, now) = (seconds("iat")?, seconds("exp")?, now.as_second());
-    let not_before = if claims.contains_key("nbf") { seconds("nbf")? } else { 0 };
-    if now >= expires.saturating_add(MAX_CLOCK_SKEW_SECONDS) {
-        return Err(Reason::Expired);
+/// Who calls, and for whom. In a service token `sub` and `client_id` are equal; in a delegated one (RFC 8693, section
+/// 4.1) `act` names the caller, and `sub` a user or key.
+fn parties(claims: &Map<String, Value>) -> Result<(SpiffeId, Option<Identity>), Reason> {
+    let sub = text(claims, "sub").ok_or(Reason::SubjectWrong)?;
+    let client = text(claims, "client_id").ok_or(Reason::SubjectWrong)?;
+    let caller = SpiffeId::parse(client).map_err(|_| Reason::SubjectWrong)?;
+    match claims.get("act") {
+        None if sub == client => Ok((caller, None)),
+        None => Err(Reason::SubjectWrong),
+        Some(actor) => {
+            // One actor and nothing else of it: who acts for whom acts for whom is more than anybody is asked to judge.
+            let actor = actor.as_object().filter(|members| members.len() == 1).and_then(|act| act.get("sub")?.as_str());
+            if actor != Some(client) {
+                return Err(Reason::ActorWrong);
+            }
+            let subject = Identity::parse_delegated(sub).ok_or(Reason::SubjectWrong)?;
+            Ok((caller, Some(subject)))
+        }
     }
-    if issued > now + MAX_CLOCK_SKEW_SECONDS {
-        return Err(Reason::IssuedInFuture);
-    }
-    if not_before > now + MAX_CLOCK_SKEW_SECONDS {
-        return Err(Reason::NotYetValid);
-    }
-    match u64::try_from(expires - issued) {
-        Ok(life) if life > 0 && life <= max_ttl_seconds => {}
-        _ => return Err(Reason::LifeTooLong),
-    }
-    let time = |seconds| Timestamp::from_second(seconds).map_err(|_| Reason::TimesMissing);
-    Ok((time(issued)?, time(expires)?))
 }
 
 fn scopes(claims: &Map<String, Value>) -> Result<Option<Vec<String>>, Reason> {
     let Some(value) = claims.get("scope") else { return Ok(None) };
     let scopes = value.as_str().and_then(parse_scope).ok_or(Reason::ScopeMalformed)?;
     Ok(Some(scopes.into_iter().map(str::to_owned).collect()))
-}
-
-/// `cnf`, where present, must be the thumbprint of the peer's leaf and nothing else (RFC 8705, section 3.1).
-fn check_confirmation(claims: &Map<String, Value>, peer: &PeerIdentity) -> Result<(), Reason> {
-    let Some(confirmation) = claims.get("cnf") else { return Ok(()) };
-    let thumbprint = confirmation
-        .as_object()
-        .filter(|members| members.len() == 1)
-        .and_then(|members| members.get("x5t#S256")?.as_str())
-        .and_then(|text| URL_SAFE_NO_PAD.decode(text).ok())
-        .map(|bytes| crate::hash::hex(&bytes));
-    if thumbprint.as_deref() == Some(peer.fingerprint.as_str()) { Ok(()) } else { Err(Reason::ConfirmationDiffers) }
-}
-
-fn text<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
-    claims.get(name)?.as_str()
-}
-
-/// What is logged of a claim: signed by us, but still no longer than a line can bear.
-fn bounded(text: &str) -> String {
-    text.chars().take(MAX_JTI_BYTES).collect()
 }
 
 const MAX_JTI_BYTES: usize = 128;

@@ -2,14 +2,22 @@ use std::convert::Infallible;
 use std::sync::Mutex;
 
 use gaia_api::ManualClock;
-use gaia_api::mount::{Policy, SCHEMA_VERSION, ServiceIdentity, TlsMode, TokenRules};
+use gaia_api::mount::{
+    ApiKeyRules, AuthMode, Brownout, Deprecation, Policy, SCHEMA_VERSION, ServiceIdentity, TlsMode, TokenRules,
+    UserTokenIssuer, UserTokenVerification, UserTokens,
+};
 use http::StatusCode;
+use jiff::SignedDuration;
 use tower::ServiceExt as _;
 
 use super::*;
 use crate::api_key::tests::{record, table};
+use crate::authenticator::{Decision, Observer};
 use crate::denylist::Denied;
-use crate::testing::{caller, now, own, peer};
+use crate::fixtures::{caller, now, now_or_never, own, peer, user_claims, user_issuer, user_key_set, user_token};
+use crate::outside::{Ask, Question};
+use crate::principal::{PeerIdentity, Principal, Transport};
+use crate::rules::Rules;
 
 type Seen = (&'static str, Option<Reason>, Option<String>);
 
@@ -35,6 +43,8 @@ fn rules() -> Arc<Rules> {
         mode: AuthMode::Dual,
         tokens: TokenRules { issuer: "i".into(), audience: "a".into(), max_ttl_seconds: 60 },
         callers: vec![],
+        api_keys: ApiKeyRules::default(),
+        user_tokens: UserTokens::default(),
     };
     let mut reader = record("reader", "reader-key");
     reader.scopes = vec!["assets:read".into()];
@@ -50,14 +60,6 @@ fn call(authenticator: &Arc<Authenticator>, access: Access, request: Request<()>
     let service = AuthLayer::new(Arc::clone(authenticator), "/assets", access).layer(handler);
     let response = now_or_never(service.oneshot(request)).unwrap();
     (response.status(), response.into_body())
-}
-
-fn now_or_never<T>(future: impl Future<Output = T>) -> T {
-    let mut context = Context::from_waker(std::task::Waker::noop());
-    match std::pin::pin!(future).poll(&mut context) {
-        Poll::Ready(value) => value,
-        Poll::Pending => panic!("nothing here waits"),
-    }
 }
 
 fn with_key(key: &str) -> Request<()> {
@@ -108,7 +110,141 @@ fn a_peer_route_needs_a_certificate_and_nothing_more() {
     authenticator.replace(rules());
     assert_eq!(call(&authenticator, Access::Peer, with_key("reader-key")).0, StatusCode::UNAUTHORIZED);
     let mut request = Request::new(());
-    let connection = Connection { transport: Transport::Mtls, peer: Some(peer(caller())) };
+    let connection = Connection { transport: Transport::Mtls, peer: Some(peer(caller())), address: None };
     request.extensions_mut().insert(Arc::new(connection));
     assert_eq!(call(&authenticator, Access::Peer, request), (StatusCode::OK, caller().to_string()));
+}
+
+/// The whole answer of a route that answers with the subject it was given.
+fn answer(authenticator: &Arc<Authenticator>, access: Access, request: Request<()>) -> Response<String> {
+    let handler = tower::service_fn(|request: Request<()>| {
+        let subject = request.extensions().get::<Principal>().map_or("nobody".into(), |p| p.subject.to_string());
+        std::future::ready(Ok::<_, Infallible>(Response::new(subject)))
+    });
+    now_or_never(AuthLayer::new(Arc::clone(authenticator), "/assets", access).layer(handler).oneshot(request)).unwrap()
+}
+
+#[test]
+fn a_user_of_a_key_is_told_in_every_answer_that_keys_end() {
+    let authenticator = authenticator(Arc::default());
+    let mut policy = rules().policy().clone();
+    policy.api_keys.deprecation = Some(Deprecation { since: now(), sunset: Some(now()), guide: Some("/docs".into()) });
+    let with = |policy: &Policy| {
+        let keys = table(vec![record("reader", "reader-key")]).unwrap();
+        authenticator.replace(Arc::new(Rules::new(policy.clone(), None, Denied::default(), keys)));
+    };
+    let read = Access::Scopes(&["assets:read"]);
+    with(&policy);
+    let accepted = answer(&authenticator, read, with_key("reader-key"));
+    assert_eq!(accepted.headers()["deprecation"], "@1800000000");
+    assert_eq!(accepted.headers()["sunset"], "Fri, 15 Jan 2027 08:00:00 GMT");
+    assert_eq!(accepted.headers()["link"], "</docs>; rel=\"deprecation\"");
+    let unknown = answer(&authenticator, read, with_key("other"));
+    assert!(!unknown.headers().contains_key("deprecation"), "a stranger is told nothing");
+
+    let hour = SignedDuration::from_hours(1);
+    policy.api_keys.brownouts = vec![Brownout { start: now() - hour, end: now() + hour }];
+    with(&policy);
+    let refused = answer(&authenticator, read, with_key("reader-key"));
+    assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(refused.headers()["deprecation"], "@1800000000");
+    assert_eq!(refused.headers()["retry-after"], "Fri, 15 Jan 2027 09:00:00 GMT");
+    assert!(refused.headers().contains_key("www-authenticate"));
+    assert!(refused.body().contains("until 2027-01-15T09:00:00Z"), "{}", refused.body());
+
+    policy.mode = AuthMode::APIKeyOnly;
+    with(&policy);
+    let untold = answer(&authenticator, read, with_key("reader-key"));
+    assert_eq!((untold.status(), untold.headers().get("deprecation")), (StatusCode::OK, None));
+}
+
+#[test]
+fn a_user_nobody_signed_in_as_gets_in_only_where_the_route_says_so() {
+    let authenticator = authenticator(Arc::default());
+    let mut policy = rules().policy().clone();
+    policy.user_tokens.issuers = vec![user_issuer()];
+    authenticator.replace(Arc::new(Rules::new(policy, None, Denied::default(), table(vec![]).unwrap())));
+    let status = |access, is_anonymous: bool| {
+        let mut claims = user_claims();
+        claims["is_anonymous"] = is_anonymous.into();
+        let mut request = Request::new(());
+        let value = format!("Bearer {}", user_token(&claims)).parse().unwrap();
+        request.headers_mut().insert("authorization", value);
+        call(&authenticator, access, request).0
+    };
+    assert_eq!(status(Access::Scopes(&[]), false), StatusCode::SERVICE_UNAVAILABLE, "the issuer's keys are not there");
+    authenticator.user_keys().set("supabase", &Arc::new(user_key_set()));
+    assert_eq!(status(Access::Scopes(&[]), false), StatusCode::OK);
+    assert_eq!(status(Access::Scopes(&[]), true), StatusCode::UNAUTHORIZED);
+    assert_eq!(status(Access::AnonymousToo(&[]), true), StatusCode::OK);
+    authenticator.user_keys().remove("supabase");
+    assert_eq!(status(Access::Scopes(&[]), false), StatusCode::SERVICE_UNAVAILABLE, "also what is remembered ends");
+}
+
+#[test]
+fn a_handler_gets_the_peer_and_the_principal_it_asks_for_or_an_answer_that_says_why_not() {
+    use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
+
+    let (mut parts, ()) = Request::new(()).into_parts();
+    let no_peer =
+        now_or_never(<PeerIdentity as FromRequestParts<()>>::from_request_parts(&mut parts, &())).unwrap_err();
+    assert_eq!(no_peer.status(), StatusCode::UNAUTHORIZED);
+    let none = now_or_never(<PeerIdentity as OptionalFromRequestParts<()>>::from_request_parts(&mut parts, &()));
+    assert_eq!(none, Ok(None));
+    let no_principal = now_or_never(Principal::from_request_parts(&mut parts, &())).unwrap_err();
+    assert_eq!(no_principal.status(), StatusCode::INTERNAL_SERVER_ERROR, "route and handler disagree");
+
+    let connection = crate::testing::connection(&caller(), now());
+    parts.extensions.insert(Arc::new(connection));
+    let peer = now_or_never(<PeerIdentity as FromRequestParts<()>>::from_request_parts(&mut parts, &()));
+    assert_eq!(peer.unwrap().spiffe_id, caller());
+}
+
+/// An issuer that gives one answer, and counts how often it is asked.
+struct Oracle(Result<(), Reason>, Arc<Mutex<u32>>);
+
+impl Ask for Oracle {
+    fn ask(&self, _: Question) -> Pin<Box<dyn Future<Output = Result<(), Reason>> + Send>> {
+        *self.1.lock().unwrap() += 1;
+        Box::pin(std::future::ready(self.0))
+    }
+}
+
+/// The status of two requests with one token to a service that asks the issuer, and how often it was asked.
+fn asked(mode: AuthMode, answer: Result<(), Reason>, claims: &serde_json::Value) -> ([StatusCode; 2], u32) {
+    let authenticator = authenticator(Arc::default());
+    let count = Arc::new(Mutex::new(0));
+    authenticator.ask_through(Arc::new(Oracle(answer, Arc::clone(&count))));
+    let mut policy = rules().policy().clone();
+    policy.mode = mode;
+    policy.user_tokens.issuers = vec![UserTokenIssuer { verification: UserTokenVerification::Remote, ..user_issuer() }];
+    authenticator.replace(Arc::new(Rules::new(policy, None, Denied::default(), table(vec![]).unwrap())));
+    let value: http::HeaderValue = format!("Bearer {}", user_token(claims)).parse().unwrap();
+    let statuses = [(); 2].map(|()| {
+        let mut request = Request::new(());
+        request.headers_mut().insert("authorization", value.clone());
+        call(&authenticator, Access::Scopes(&[]), request).0
+    });
+    let count = *count.lock().unwrap();
+    (statuses, count)
+}
+
+#[test]
+fn what_an_issuer_says_of_a_token_is_remembered_if_it_is_good() {
+    let (ok, unauthorized, unavailable) = (StatusCode::OK, StatusCode::UNAUTHORIZED, StatusCode::SERVICE_UNAVAILABLE);
+    let claims = user_claims();
+    assert_eq!(asked(AuthMode::Dual, Ok(()), &claims), ([ok; 2], 1));
+    assert_eq!(asked(AuthMode::Dual, Err(Reason::IssuerRefused), &claims), ([unauthorized; 2], 2));
+    assert_eq!(asked(AuthMode::Dual, Err(Reason::IssuerUnavailable), &claims), ([unavailable; 2], 2));
+}
+
+#[test]
+fn nobody_is_asked_about_a_token_that_is_bad_anyway_or_decides_nothing() {
+    let mut claims = user_claims();
+    assert_eq!(asked(AuthMode::APIKeyOnly, Ok(()), &claims), ([StatusCode::UNAUTHORIZED; 2], 0));
+    claims["exp"] = (now().as_second() - 61).into();
+    claims["iat"] = (now().as_second() - 600).into();
+    assert_eq!(asked(AuthMode::Dual, Ok(()), &claims), ([StatusCode::UNAUTHORIZED; 2], 0));
+    claims["role"] = "service_role".into();
+    assert_eq!(asked(AuthMode::Dual, Ok(()), &claims), ([StatusCode::UNAUTHORIZED; 2], 0));
 }

@@ -1,13 +1,16 @@
 //! The order of the verdicts under each mode.
 
-use gaia_api::mount::{Caller, Denylist, SCHEMA_VERSION, ServiceIdentity, TlsMode, TokenRules as TokenPolicy};
+use gaia_api::mount::{
+    ApiKeyRecord, ApiKeyRules, Caller, Denylist, SCHEMA_VERSION, ServiceIdentity, TlsMode, TokenRules as TokenPolicy,
+    UserTokens,
+};
 use http::HeaderValue;
 
 use super::*;
 use crate::api_key::tests::{record, table};
+use crate::fixtures::{RSA_SIGNER, caller, claims, keys, now, own, peer};
 use crate::issue::ServiceClaims;
 use crate::principal::Transport;
-use crate::testing::{RSA_SIGNER, caller, claims, keys, now, own, peer};
 
 fn policy(mode: AuthMode) -> Policy {
     Policy {
@@ -17,6 +20,8 @@ fn policy(mode: AuthMode) -> Policy {
         mode,
         tokens: TokenPolicy { issuer: "gaia-platform".into(), audience: "gaia-services".into(), max_ttl_seconds: 3600 },
         callers: vec![Caller { spiffe_id: caller(), scopes: vec![], on_behalf_of: false }],
+        api_keys: ApiKeyRules::default(),
+        user_tokens: UserTokens::default(),
     }
 }
 
@@ -41,7 +46,7 @@ fn headers(token: Option<&str>, key: Option<&str>) -> HeaderMap {
 }
 
 fn mtls() -> Connection {
-    Connection { transport: Transport::Mtls, peer: Some(peer(caller())) }
+    Connection { transport: Transport::Mtls, peer: Some(peer(caller())), address: None }
 }
 
 fn good_token() -> String {
@@ -104,7 +109,7 @@ fn an_undeclared_caller_is_let_in_and_counted_until_tokens_are_all_there_is() {
     };
     let verdict = undeclared(AuthMode::Dual);
     assert!(verdict.result.is_ok());
-    assert_eq!(verdict.would_deny, Some(Reason::CallerNotDeclared));
+    assert_eq!(verdict.would_deny(), Some(Reason::CallerNotDeclared));
     assert_eq!(undeclared(AuthMode::JWTOnly).result.unwrap_err().reason, Reason::CallerNotDeclared);
 }
 
@@ -146,6 +151,21 @@ fn a_revoked_or_expired_leaf_is_refused_whatever_else_is_presented() {
 }
 
 #[test]
+fn the_operator_is_nobodys_principal_whatever_it_presents() {
+    let operator = Connection {
+        transport: Transport::Mtls,
+        peer: Some(PeerIdentity { spiffe_id: gaia_api::SpiffeId::operator("gaia.local"), ..mtls().peer.unwrap() }),
+        address: None,
+    };
+    let rules = rules_of(policy(AuthMode::Dual));
+    assert_eq!(rules.authenticate_peer(&operator, now()).unwrap_err().reason, Reason::PeerNotAWorkload);
+    for (token, key) in [(None, None), (None, Some("shared-key")), (Some(good_token()), None)] {
+        let verdict = rules.authenticate(&headers(token.as_deref(), key), &operator, now());
+        assert_eq!(verdict.result.unwrap_err().reason, Reason::PeerNotAWorkload);
+    }
+}
+
+#[test]
 fn tokens_get_a_503_while_no_key_was_ever_loaded() {
     let rules = Rules::new(policy(AuthMode::Dual), None, Denied::default(), ApiKeyTable::default());
     let verdict = rules.authenticate(&headers(Some(&good_token()), None), &mtls(), now());
@@ -158,4 +178,74 @@ fn behind_mtls_the_peer_is_the_actor_and_the_keys_holder_the_subject() {
     let principal = verdict.result.unwrap();
     assert_eq!(principal.actor.to_string(), caller().as_str());
     assert_eq!(principal.subject.to_string(), "key:shared");
+}
+
+/// A verdict with what is remembered of an earlier one.
+fn with_cache(rules: &Rules, cache: &TokenCache, token: &str, peer: PeerIdentity, now: Timestamp) -> Option<Reason> {
+    let connection = Connection { transport: Transport::Mtls, peer: Some(peer), address: None };
+    let known = Known { cache, user_keys: &UserKeys::default(), answer: None };
+    let verdict = rules.authenticate_with(&headers(Some(token), None), &connection, now, known);
+    verdict.result.err().map(|refusal| refusal.reason)
+}
+
+#[test]
+fn a_remembered_token_is_asked_again_for_its_time_its_peer_and_what_is_revoked() {
+    let (cache, token) = (TokenCache::default(), good_token());
+    let good = rules_of(policy(AuthMode::Dual));
+    assert_eq!(with_cache(&good, &cache, &token, peer(caller()), now()), None);
+    assert!(cache.get(&token, now()).is_some(), "it is remembered");
+    assert_eq!(with_cache(&good, &cache, &token, peer(own()), now()), Some(Reason::PeerDiffers));
+    let long_before = now() - jiff::SignedDuration::from_secs(61);
+    assert_eq!(with_cache(&good, &cache, &token, peer(caller()), long_before), Some(Reason::IssuedInFuture));
+    let with_denylist = |denylist: Denylist| {
+        let denied = Denied::from(&denylist);
+        let rules = Rules::new(policy(AuthMode::Dual), Some(Arc::new(keys())), denied, ApiKeyTable::default());
+        with_cache(&rules, &cache, &token, peer(caller()), now())
+    };
+    let kids = vec![RSA_SIGNER.kid().to_owned()];
+    assert_eq!(with_denylist(Denylist { kids, ..Denylist::empty() }), Some(Reason::KidRevoked));
+    let jtis = vec!["j1".to_owned()];
+    assert_eq!(with_denylist(Denylist { jtis, ..Denylist::empty() }), Some(Reason::TokenIdRevoked));
+    assert_eq!(with_denylist(Denylist::empty()), None);
+}
+
+#[test]
+fn a_remembered_token_ends_with_the_keys_and_the_policy_it_was_read_by() {
+    let (cache, token) = (TokenCache::default(), good_token());
+    assert_eq!(with_cache(&rules_of(policy(AuthMode::Dual)), &cache, &token, peer(caller()), now()), None);
+    let set = serde_json::json!({ "keys": [crate::fixtures::EC_SIGNER.jwk()] }).to_string();
+    let other_keys = Some(Arc::new(KeySet::parse(set.as_bytes()).unwrap()));
+    let rules = Rules::new(policy(AuthMode::Dual), other_keys, Denied::default(), ApiKeyTable::default());
+    assert_eq!(with_cache(&rules, &cache, &token, peer(caller()), now()), Some(Reason::KidUnknown));
+    let rules = Rules::new(policy(AuthMode::Dual), None, Denied::default(), ApiKeyTable::default());
+    assert_eq!(with_cache(&rules, &cache, &token, peer(caller()), now()), Some(Reason::KeysNotLoaded));
+    let mut shorter = policy(AuthMode::Dual);
+    shorter.tokens.max_ttl_seconds = 60;
+    assert_eq!(with_cache(&rules_of(shorter), &cache, &token, peer(caller()), now()), Some(Reason::LifeTooLong));
+}
+
+#[test]
+fn what_is_allowed_is_never_remembered() {
+    let (cache, token) = (TokenCache::default(), good_token());
+    assert_eq!(with_cache(&rules_of(policy(AuthMode::JWTOnly)), &cache, &token, peer(caller()), now()), None);
+    let without = rules_of(Policy { callers: vec![], ..policy(AuthMode::JWTOnly) });
+    assert_eq!(with_cache(&without, &cache, &token, peer(caller()), now()), Some(Reason::CallerNotDeclared));
+}
+
+#[test]
+fn a_policy_whose_issuers_could_be_taken_for_each_other_is_refused() {
+    use crate::fixtures::user_issuer;
+
+    let with = |issuers: Vec<UserTokenIssuer>| {
+        let user_tokens = UserTokens { issuers, scopes: vec![] };
+        check_policy(&Policy { user_tokens, ..policy(AuthMode::Dual) }).map_err(|error| error.to_string())
+    };
+    let named =
+        |name: &str, issuer: &str| UserTokenIssuer { name: name.into(), issuer: issuer.into(), ..user_issuer() };
+    assert_eq!(with(vec![named("a", "x"), named("b", "y")]), Ok(()));
+    assert!(with(vec![named("a", "x"), named("a", "y")]).unwrap_err().contains("twice"));
+    assert!(with(vec![named("a", "x"), named("b", "x")]).unwrap_err().contains("twice"));
+    assert!(with(vec![named("a", "gaia-platform")]).unwrap_err().contains("platform's own"));
+    // `user:a:b:c` must have one reading.
+    assert!(with(vec![named("a:b", "x")]).unwrap_err().contains("DNS label"));
 }

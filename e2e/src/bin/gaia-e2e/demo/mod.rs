@@ -1,7 +1,9 @@
 //! `gaia-e2e demo`: Gaia at work on a real API server, step by step.
 
 mod api_key;
+mod people;
 mod platform;
+mod rotation;
 mod shell;
 mod story;
 
@@ -57,7 +59,7 @@ async fn prepare(site: &Site) -> Result<()> {
 async fn show_and_stop(site: &Site) -> Result<ExitCode> {
     let show = async {
         site.clear()?;
-        story::show(site.dir()).await
+        Box::pin(story::show(site.dir())).await
     };
     let shown = site.occupy(Box::pin(show)).await;
     match shown {
@@ -105,7 +107,7 @@ fn end_interrupted() -> ! {
 
 /// The life of the process that owns a demo that is kept.
 async fn stay(site: &Site) -> Result<()> {
-    let platform = story::show(site.dir()).await?;
+    let platform = Box::pin(story::show(site.dir())).await?;
     story::tell_what_to_try(&platform);
     site.announce(platform.kubeconfig())?;
     platform.stay().await

@@ -10,9 +10,12 @@ use gaia_e2e::{
     ServiceOptions, ServiceProcess, chart, services, supervisor, wait,
 };
 
+use super::people::{self, People};
+
 /// Everything that is running. Dropping it stops it.
 #[derive(Debug)]
 pub(super) struct Platform {
+    pub(super) people: People,
     pub(super) services: Services,
     pub(super) operator: OperatorProcess,
     pub(super) plane: ControlPlane,
@@ -46,7 +49,8 @@ pub(super) async fn start_services(plane: &ControlPlane) -> Result<Services> {
     let web = Projection::new(plane.admin().await?, NAMESPACE, files.join("web"), sources);
     wait::until("the files of web are there", SOON, || web.sync_once()).await?;
     services::wait_for_grant(&plane.admin().await?, NAMESPACE, TRUST_DOMAIN, "web", SOON).await?;
-    let auth = ServiceOptions::auth_service(plane, NAMESPACE, TRUST_DOMAIN).in_dir(&files);
+    let mut auth = ServiceOptions::auth_service(plane, NAMESPACE, TRUST_DOMAIN).in_dir(&files);
+    auth.sources.push(people::anon_key());
     let assets = ServiceOptions::asset_service(plane, NAMESPACE, TRUST_DOMAIN).in_dir(&files);
     let (auth, assets) = (ServiceProcess::start(plane, auth).await?, ServiceProcess::start(plane, assets).await?);
     auth.wait_ready(SOON).await?;
@@ -65,7 +69,9 @@ impl Platform {
         loop {
             interval.tick().await;
             self.plane.check_running()?;
-            let processes: [&Process; 3] = [&self.operator, &self.services.auth, &self.services.assets];
+            let Self { people, services, .. } = self;
+            let processes: [&Process; 6] =
+                [&self.operator, &services.auth, &services.assets, &people.chat, &people.gateway, &people.web];
             for process in processes {
                 if !process.is_running() {
                     say(format_args!("{} has ended: starting it again", process.name()));

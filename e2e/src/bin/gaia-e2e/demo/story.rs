@@ -15,7 +15,9 @@ use kube::Api;
 use tokio::time::Instant;
 
 use super::api_key;
+use super::people::{self, People};
 use super::platform::{self, NAMESPACE, OPERATOR_NAMESPACE, Platform, Services, files, logs};
+use super::rotation;
 use super::shell::Shell;
 
 /// Runs the demo in `dir` and returns what is running at its end.
@@ -60,8 +62,16 @@ pub(super) async fn show(dir: &Path) -> Result<Platform> {
     steps.run(what, repair(&plane, &shell, &services)).await?;
     let what = "Renew a certificate: the running service takes it up, without a restart";
     steps.run(what, renew(&plane, &shell, &services)).await?;
+    let what = "Replace the CA and the signing key while a hundred requests a second are made: none fails";
+    steps.run(what, rotation::show(&plane, &shell, &services)).await?;
+    let what = "Let people in: start gateway, chat-service and web-service";
+    let people = steps.run(what, People::start(&plane, &shell, &services)).await?;
+    let what =
+        "Sign in through gateway; what is behind it gets a token for this person, made for one service and one caller";
+    steps.run(what, people.sign_in(&shell)).await?;
+    steps.run("The same for people with a browser", people.look(&shell)).await?;
     tell(format_args!("\nDone in {:.0} s. kubeconfig: {}", steps.seconds(), plane.kubeconfig().display()));
-    Ok(Platform { services, operator, plane })
+    Ok(Platform { people, services, operator, plane })
 }
 
 /// The end of a demo that is kept.
@@ -71,6 +81,7 @@ pub(super) fn tell_what_to_try(platform: &Platform) {
         "\
 It is all still running. To stop it: make down
 
+In a browser: http://{}, as {} with the password \"{}\"
 What to try next, with every command above too:
    . {}/env
    kubectl get gaia -A                                        # everything of Gaia's
@@ -80,6 +91,9 @@ What to try next, with every command above too:
    kill -9 {}                                              # the operator; it is started again, and writes nothing
    kubectl describe trustdomain gaia
 Logs are in {}",
+        platform.people.web_edge,
+        people::EMAIL,
+        people::PASSWORD,
         files(dir).display(),
         platform.operator.pid(),
         logs(dir).display(),

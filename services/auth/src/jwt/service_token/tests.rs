@@ -1,12 +1,14 @@
 //! One row per rule and attack.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gaia_api::mount::{DeniedSubject, Denylist};
 use proptest::prelude::*;
 use rstest::rstest;
 use serde_json::json;
 
 use super::*;
-use crate::testing::{EC_SIGNER, RSA_SIGNER, at, caller, claims, keys, now, own, peer};
+use crate::fixtures::{EC_SIGNER, RSA_SIGNER, at, caller, claims, delegated_claims, keys, now, own, peer};
 
 /// What one attempt looks like; `Default` is one that succeeds.
 struct Attempt {
@@ -47,6 +49,14 @@ impl Attempt {
     fn header(name: &str, value: Value) -> Self {
         let mut attempt = Self::default();
         attempt.header[name] = value;
+        attempt
+    }
+
+    /// A good delegated token, with one claim of another value; null: without it.
+    fn delegated(name: &str, value: Value) -> Self {
+        let mut attempt = Self { claims: serde_json::to_value(delegated_claims()).unwrap(), ..Self::default() };
+        attempt.claims[name] = value;
+        attempt.claims.as_object_mut().unwrap().retain(|_, value| !value.is_null());
         attempt
     }
 
@@ -111,6 +121,26 @@ fn hs256_with_the_public_key_as_secret_is_refused_before_any_signature_is_looked
     assert_eq!(Attempt::header("alg", json!("ES256")).reason(), Some(Reason::AlgorithmWrong), "the key is an RSA key");
 }
 
+#[test]
+fn a_token_truly_signed_with_hmac_and_the_public_key_as_secret_is_refused() {
+    use aws_lc_rs::hmac;
+
+    let jwk = RSA_SIGNER.jwk();
+    let modulus = URL_SAFE_NO_PAD.decode(jwk["n"].as_str().unwrap()).unwrap();
+    // Whatever form of the public key a careless verifier would take for the secret.
+    for secret in [modulus, jwk.to_string().into_bytes(), RSA_SIGNER.kid().as_bytes().to_vec()] {
+        for alg in ["HS256", "RS256"] {
+            let header = json!({ "alg": alg, "kid": RSA_SIGNER.kid(), "typ": "at+jwt" }).to_string();
+            let payload = Attempt::default().claims.to_string();
+            let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
+            let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &secret), signed.as_bytes());
+            let token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag));
+            let expected = if alg == "HS256" { Reason::AlgorithmWrong } else { Reason::SignatureWrong };
+            assert_eq!(Attempt::default().verify_text(&token).unwrap_err(), expected);
+        }
+    }
+}
+
 #[rstest]
 // 4: a kid is a map key and nothing else.
 #[case::a_kid_that_is_a_path(Attempt::header("kid", json!("../../../dev/null")), Reason::KidUnknown)]
@@ -118,7 +148,7 @@ fn hs256_with_the_public_key_as_secret_is_refused_before_any_signature_is_looked
 // 8: other kinds of token signed with the same key.
 #[case::an_id_token(Attempt::header("typ", json!("JWT")), Reason::TypeWrong)]
 #[case::a_type_in_another_spelling(Attempt::header("typ", json!("AT+JWT")), Reason::TypeWrong)]
-#[case::a_delegated_token(Attempt::with("act", json!({"sub": "x"})), Reason::KindNotAccepted)]
+#[case::an_actor_who_is_not_the_client(Attempt::with("act", json!({"sub": "x"})), Reason::ActorWrong)]
 // 9: issuer, audience, subject.
 #[case::another_issuer(Attempt::with("iss", json!("evil")), Reason::IssuerWrong)]
 #[case::a_list_of_issuers(Attempt::with("iss", json!(["gaia-platform"])), Reason::IssuerWrong)]
@@ -191,6 +221,60 @@ fn hs256_with_the_public_key_as_secret_is_refused_before_any_signature_is_looked
     Reason::SubjectRevoked
 )]
 fn a_token_that_breaks_a_rule_is_refused(#[case] attempt: Attempt, #[case] reason: Reason) {
+    assert_eq!(attempt.reason(), Some(reason));
+}
+
+#[test]
+fn a_delegated_token_says_who_acts_for_whom() {
+    let token = Attempt::default().verify_text(&RSA_SIGNER.sign(&delegated_claims()).unwrap()).unwrap();
+    assert_eq!(token.caller, caller());
+    assert_eq!(token.on_behalf_of.unwrap().to_string(), "user:supabase:3fa85f64");
+    let for_a_key = Attempt::delegated("sub", json!("key:mobile")).verify().unwrap();
+    assert_eq!(for_a_key.on_behalf_of, Some(Identity::Key("mobile".into())));
+}
+
+#[rstest]
+// A service is nobody's user: who is to act as another service gets a token of its own.
+#[case::for_a_service(Attempt::delegated("sub", json!(own().as_str())), Reason::SubjectWrong)]
+#[case::for_itself(Attempt::delegated("sub", json!(caller().as_str())), Reason::SubjectWrong)]
+#[case::for_a_bare_name(Attempt::delegated("sub", json!("gateway")), Reason::SubjectWrong)]
+#[case::for_a_user_of_no_issuer(Attempt::delegated("sub", json!("user::x")), Reason::SubjectWrong)]
+#[case::for_nobody(Attempt::delegated("sub", json!(null)), Reason::SubjectWrong)]
+// Without `act` it would be the user's own, and bound to nobody.
+#[case::without_an_actor(Attempt::delegated("act", json!(null)), Reason::SubjectWrong)]
+#[case::with_an_actor_who_is_not_the_client(Attempt::delegated("act", json!({"sub": own().as_str()})), Reason::ActorWrong)]
+#[case::with_a_chain_of_actors(
+    Attempt::delegated("act", json!({"sub": caller().as_str(), "act": {"sub": own().as_str()}})), Reason::ActorWrong
+)]
+#[case::with_an_actor_in_text(Attempt::delegated("act", json!(caller().as_str())), Reason::ActorWrong)]
+#[case::without_a_client(Attempt::delegated("client_id", json!(null)), Reason::SubjectWrong)]
+#[case::for_every_service(Attempt::delegated("aud", json!("gaia-services")), Reason::AudienceWrong)]
+#[case::for_longer_than_five_minutes(Attempt::delegated("exp", json!(now().as_second() + 301)), Reason::LifeTooLong)]
+#[case::stolen_and_used_by_another_service(
+    Attempt { peer: Some(peer(own())), ..Attempt::delegated("scope", json!("a")) }, Reason::PeerDiffers
+)]
+#[case::stolen_and_used_without_a_certificate(Attempt { peer: None, ..Attempt::delegated("scope", json!("a")) }, Reason::PeerMissing)]
+#[case::for_a_revoked_user(
+    Attempt {
+        denylist: Denylist {
+            subjects: vec![DeniedSubject { sub: "user:supabase:3fa85f64".into(), not_before: at(1_800_000_001) }],
+            ..Denylist::empty()
+        },
+        ..Attempt::delegated("scope", json!("a"))
+    },
+    Reason::SubjectRevoked
+)]
+#[case::by_a_revoked_caller(
+    Attempt {
+        denylist: Denylist {
+            subjects: vec![DeniedSubject { sub: caller().to_string(), not_before: at(1_800_000_001) }],
+            ..Denylist::empty()
+        },
+        ..Attempt::delegated("scope", json!("a"))
+    },
+    Reason::SubjectRevoked
+)]
+fn a_delegated_token_that_breaks_a_rule_is_refused(#[case] attempt: Attempt, #[case] reason: Reason) {
     assert_eq!(attempt.reason(), Some(reason));
 }
 

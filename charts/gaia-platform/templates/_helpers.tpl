@@ -1,0 +1,46 @@
+{{- define "gaia-platform.selectorLabels" -}}
+app.kubernetes.io/name: {{ .name }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+{{- end }}
+
+{{- define "gaia-platform.labels" -}}
+{{- if .name }}
+{{- include "gaia-platform.selectorLabels" . }}
+{{- else -}}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+{{- end }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: gaia
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- /* The services, as YAML: by name its values, who may call it (where values name others, those), and the port of its edge. */}}
+{{- define "gaia-platform.services" -}}
+{{- $behalf := list (dict "service" "gateway" "onBehalfOf" true) (dict "service" "web-service" "onBehalfOf" true) -}}
+{{- $callers := list (dict "service" "gateway") (dict "service" "web-service") -}}
+{{- $services := dict
+      "auth-service" (dict "values" .Values.authService "callers" $callers)
+      "asset-service" (dict "values" .Values.assetService "callers" $behalf)
+      "gateway" (dict "values" .Values.gateway "edge" 8666)
+      "web-service" (dict "values" .Values.webService "edge" 8080) -}}
+{{- if .Values.chatService.providerUrl -}}
+{{- $_ := set $services "chat-service" (dict "values" .Values.chatService "callers" $behalf) -}}
+{{- end -}}
+{{- range $service := $services -}}
+{{- $spec := mergeOverwrite (dict "callers" (default list $service.callers)) (deepCopy $.Values.gaiaServices) (deepCopy $service.values.gaiaService) -}}
+{{- $_ := set $service "callers" $spec.callers -}}
+{{- end -}}
+{{- toYaml $services -}}
+{{- end }}
+
+{{- define "gaia-platform.sessionKeysSecret" -}}
+{{- .Values.webService.sessionKeysSecretName | default "web-service-session-keys" -}}
+{{- end }}
+
+{{- /* A value of a Secret that was made once: what is there stays. Takes the root, the Secret's name and key, and the new value. */}}
+{{- define "gaia-platform.kept" -}}
+{{- $found := lookup "v1" "Secret" .root.Release.Namespace .secret -}}
+{{- $data := dig "data" dict (default dict $found) -}}
+{{- if hasKey $data .key }}{{ index $data .key | b64dec }}{{ else }}{{ .new }}{{ end -}}
+{{- end }}

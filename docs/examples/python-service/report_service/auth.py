@@ -1,0 +1,168 @@
+"""From the credentials of one request to one principal, or one refusal."""
+
+import hmac
+from dataclasses import dataclass
+from email.message import Message
+
+from .mount import Generation
+from .peer import Peer
+from .policy import MODES, ApiKey
+from .refusal import Refused
+from .spiffe import operator
+from .strict import sha256
+from .tokens import Rules, verify
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who it is: for whom the request is, who is on the wire, and what it may do (none: everything)."""
+
+    subject: str
+    actor: str
+    scopes: frozenset[str] | None
+    credential: str
+
+    def require(self, scopes: tuple[str, ...]) -> None:
+        """Refused unless it may do all of that."""
+        if self.scopes is not None and not self.scopes.issuperset(scopes):
+            raise Refused("scope_missing")
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """What a request carries, told apart by its shape alone. Nothing is read from a query, a cookie or a body."""
+
+    token: str | None
+    api_key: ApiKey | None
+    has_key: bool
+
+
+def presented(headers: Message, generation: Generation) -> Presented:
+    """Finds the credentials. Two of one kind could be read differently by two programs in a row, and are refused."""
+    bearer, key = _bearer(_single(headers, "Authorization")), _single(headers, "X-API-Key")
+    token = bearer if bearer is not None and bearer.count(".") >= 2 else None
+    if bearer is not None and token is None:
+        if key is not None:
+            raise Refused("api_key_repeated")
+        key = bearer
+    if key is not None and len(key) > MAX_KEY_BYTES:
+        raise Refused("credential_too_long")
+    if key is not None and not key.strip():
+        raise Refused("credential_empty")
+    return Presented(token, None if key is None else _recognise(key, generation.api_keys), key is not None)
+
+
+def authenticate(shown: Presented, peer: Peer | None, generation: Generation, now: float) -> Principal:
+    """Decides as the mode says: the service's, or the key's own where that is stricter.
+
+    APIKeyOnly: the key decides, whatever the token is. Dual: both are accepted; a bad token is never made good by a key.
+    JWTOnly: the token decides.
+    """
+    check_peer(peer, generation, now)
+    mode = effective_mode(shown, generation)
+    if shown.token is None or mode == "APIKeyOnly":
+        return _by_key(shown, peer, generation, mode, now)
+    principal = _by_token(shown.token, peer, generation, mode, now)
+    key = shown.api_key
+    if mode == "Dual" and key is not None and not key.shared and _is_working(key, now):
+        # With a key that someone else owns, the request says two things at once.
+        if key.holder not in (principal.subject, principal.actor):
+            raise Refused("credentials_conflict")
+    return principal
+
+
+def effective_mode(shown: Presented, generation: Generation) -> str:
+    """The mode that a request is judged by."""
+    own = MODES[0] if shown.api_key is None else shown.api_key.mode
+    return max(generation.policy.mode, own, key=MODES.index)
+
+
+def check_peer(peer: Peer | None, generation: Generation, now: float) -> None:
+    """Refuses a peer that is not to be taken for who it was any more, and the operator, which calls no service."""
+    if peer is not None and not generation.is_valid(peer, now):
+        raise Refused("peer_revoked")
+    if peer is not None and peer.spiffe_id == operator(generation.policy.spiffe_id):
+        raise Refused("peer_not_a_workload")
+
+
+def _by_token(token: str, peer: Peer | None, generation: Generation, mode: str, now: float) -> Principal:
+    if generation.keys is None:
+        raise Refused("keys_not_loaded")
+    policy = generation.policy
+    rules = Rules(
+        keys=generation.keys,
+        issuer=policy.issuer,
+        own=policy.spiffe_id,
+        broad_audience=policy.broad_audience,
+        max_ttl_seconds=policy.max_ttl_seconds,
+        denied=generation.denied,
+    )
+    read = verify(token, rules, peer, now)
+    if read.is_broad and mode == "JWTOnly":
+        raise Refused("audience_wrong")
+    declared = policy.callers.get(read.caller)
+    if declared is None and mode == "JWTOnly":
+        raise Refused("caller_not_declared")
+    if read.on_behalf_of is not None and (declared is None or not declared.on_behalf_of):
+        raise Refused("delegation_not_allowed")
+    scopes = read.scopes
+    if declared is not None and declared.scopes:
+        scopes = declared.scopes if scopes is None else declared.scopes & scopes
+    credential = "service_token" if read.on_behalf_of is None else "delegated_token"
+    return Principal(read.on_behalf_of or read.caller, read.caller, scopes, credential)
+
+
+def _by_key(shown: Presented, peer: Peer | None, generation: Generation, mode: str, now: float) -> Principal:
+    if not shown.has_key:
+        raise Refused("no_credential")
+    key = shown.api_key
+    if key is None:
+        raise Refused("api_key_unknown")
+    if not _is_working(key, now):
+        raise Refused("api_key_expired" if key.is_active else "api_key_revoked")
+    if mode == "JWTOnly":
+        raise Refused("api_keys_not_accepted")
+    end = generation.policy.end_of_brownout(now)
+    if mode == "Dual" and end is not None:
+        raise Refused("api_keys_browned_out", until=end)
+    actor = key.holder if peer is None else peer.spiffe_id
+    return Principal(key.holder, actor, key.scopes or None, "api_key")
+
+
+def _is_working(key: ApiKey, now: float) -> bool:
+    return key.is_active and (key.expires is None or now < key.expires)
+
+
+def _recognise(key: str, records: tuple[ApiKey, ...]) -> ApiKey | None:
+    """Every record is compared, each in constant time: how long it takes says nothing about which one it was."""
+    presented, found = sha256(key.encode()), None
+    for record in records:
+        if hmac.compare_digest(record.sha256, presented):
+            found = record
+    return found
+
+
+def _single(headers: Message, name: str) -> str | None:
+    values = headers.get_all(name) or []
+    if len(values) > 1:
+        raise Refused("authorization_repeated" if name == "Authorization" else "api_key_repeated")
+    if values and not (values[0].isascii() and values[0].isprintable()):
+        raise Refused("authorization_not_text")
+    return values[0] if values else None
+
+
+def _bearer(value: str | None) -> str | None:
+    if value is None:
+        return None
+    scheme, _, rest = value.partition(" ")
+    if scheme.lower() != "bearer":
+        raise Refused("scheme_unknown")
+    if not rest.strip():
+        raise Refused("credential_empty")
+    # One word: what comes after a second space is another program's to read.
+    if " " in rest:
+        raise Refused("token_alphabet")
+    return rest
+
+
+MAX_KEY_BYTES = 1024

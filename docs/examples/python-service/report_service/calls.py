@@ -1,0 +1,105 @@
+"""Calls to other services: the own leaf, the trusted roots, and a token for each target."""
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+import httpx
+
+from .mount import Generation, Mount
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    text: str = field(repr=False)
+    half: float
+    end: float
+
+
+class NotReady(Exception):
+    """There is no usable set of certificates yet."""
+
+
+class Calls:
+    """Calls with the newest generation. Connections and tokens belong to one generation, and are left behind with it."""
+
+    def __init__(self, mount: Mount, auth_url: str) -> None:
+        self._mount = mount
+        self._auth_url = auth_url.rstrip("/")
+        self._lock = threading.Lock()
+        self._session: _Session | None = None
+
+    def call(self, target: str, method: str, url: str, body: bytes = b"") -> httpx.Response:
+        """Calls a target service, `name` or `namespace/name`. A token that the target does not take (401 invalid_token:
+        a signing key was replaced, say) is replaced by a new one, and the request sent once more."""
+        session = self._current()
+        token = session.token(target)
+        answer = session.send(method, url, body, token)
+        if answer.status_code != 401 or 'error="invalid_token"' not in answer.headers.get("WWW-Authenticate", ""):
+            return answer
+        session = self._current()
+        return session.send(method, url, body, session.token(target, refused=token))
+
+    def _current(self) -> "_Session":
+        generation = self._mount.generation
+        if generation is None:
+            raise NotReady("there is no certificate to call others with yet")
+        with self._lock:
+            if self._session is None or self._session.generation is not generation:
+                # The one of before is closed with its last call: nobody else holds it.
+                self._session = _Session(generation, self._auth_url)
+            return self._session
+
+
+class _Session:
+    """Connections and tokens of one generation."""
+
+    def __init__(self, generation: Generation, auth_url: str) -> None:
+        self.generation = generation
+        self._auth_url = auth_url
+        # No proxy and no redirect; the server's name is always verified. Servers let go of an idle connection after 30
+        # seconds: this side does before. What fails to connect is tried once more.
+        transport = httpx.HTTPTransport(
+            verify=generation.client, retries=1, trust_env=False, limits=httpx.Limits(keepalive_expiry=20)
+        )
+        self._client = httpx.Client(transport=transport, timeout=10, trust_env=False, follow_redirects=False)
+        self._lock = threading.Lock()
+        self._tokens: dict[str, _Token] = {}
+
+    def send(self, method: str, url: str, body: bytes, token: str) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {token}"}
+        try:
+            return self._client.request(method, url, content=body, headers=headers)
+        except httpx.RemoteProtocolError:
+            # The server closed a kept connection as the request was on its way. It may have been seen, so only what may
+            # be done twice is sent again.
+            if method not in ("GET", "HEAD"):
+                raise
+            return self._client.request(method, url, content=body, headers=headers)
+
+    def token(self, target: str, refused: str | None = None) -> str:
+        """A token for a target. It is asked for once however many wait, and renewed at half its life: so it outlasts an
+        auth-service that is away for the other half."""
+        with self._lock:
+            now, kept = time.monotonic(), self._tokens.get(target)
+            if kept is not None and (kept.text == refused or now >= kept.end):
+                kept = None
+            if kept is not None and now < kept.half:
+                return kept.text
+            try:
+                kept = self._ask(target, now)
+            except httpx.HTTPError:
+                if kept is None:
+                    raise
+                # The other half of its life is left; not with every call, while auth-service is away.
+                kept = _Token(kept.text, now + 5, kept.end)
+            self._tokens[target] = kept
+            return kept.text
+
+    def _ask(self, target: str, asked: float) -> _Token:
+        wanted = {"service_name": self.generation.policy.name, "target_service": target}
+        answer = self._client.post(f"{self._auth_url}/internal/service-token", json=wanted)
+        answer.raise_for_status()
+        token = answer.json()
+        # Its life begins at the latest when it was asked for.
+        return _Token(token["access_token"], asked + token["expires_in"] / 2, asked + token["expires_in"])

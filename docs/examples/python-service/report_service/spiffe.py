@@ -1,0 +1,29 @@
+"""Names of workloads, and of those for whom they act."""
+
+import re
+
+
+def is_workload(text: str) -> bool:
+    """Whether it is `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`."""
+    return len(text) <= 2048 and _WORKLOAD.fullmatch(text) is not None
+
+
+def trust_domain(spiffe_id: str) -> str:
+    """The trust domain of an id."""
+    return spiffe_id.split("/")[2]
+
+
+def operator(spiffe_id: str) -> str:
+    """The id of the operator in the trust domain of that id."""
+    return f"spiffe://{trust_domain(spiffe_id)}/gaia/operator"
+
+
+def delegated_subject(text: str) -> bool:
+    """Whether it is `user:<issuer>:<sub>` or `key:<id>`: a workload acts for itself with a service token."""
+    return _DELEGATED.fullmatch(text) is not None
+
+
+_LABEL = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+_NAME = rf"{_LABEL}(\.{_LABEL})*"
+_WORKLOAD = re.compile(rf"spiffe://{_NAME}/ns/{_NAME}/sa/{_NAME}")
+_DELEGATED = re.compile(r"(user:[a-z0-9-]{1,63}|key):[!-~]{1,255}")

@@ -1,0 +1,87 @@
+//! Service tokens of auth-service, against bare RSA signatures with the same key: how many a processor makes in a second.
+//!
+//! What counts is processor time, of the service as a whole and of the thread that signs; the clients' does not.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
+use futures::future::try_join_all;
+use gaia_api::names::key;
+use gaia_e2e::{Standalone, progress};
+use gaia_runtime::testing::{Platform, grants};
+use gaia_runtime::{MeshClient, TokenRequest};
+use http::Uri;
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::pki_types::pem::PemObject as _;
+
+use super::super::cpu::processor_seconds;
+use super::super::report::{Bound, Report};
+use super::super::tally::number;
+use super::server::SERVICE;
+
+pub(super) async fn measure(rounds: usize, platform: &Platform, dir: &Path, report: &mut Report) -> Result<()> {
+    // Each has its own limit, and uses no more than what it may ask for at once.
+    let names: Vec<Vec<String>> =
+        (0..rounds).map(|round| (0..CALLERS).map(|caller| format!("caller-{round}-{caller}")).collect()).collect();
+    let pairs: Vec<_> = names.iter().flatten().map(|name| (name.as_str(), SERVICE, &["orders:read"][..])).collect();
+    let services: Vec<_> = names.iter().flatten().map(String::as_str).chain([SERVICE, "auth-service"]).collect();
+    let mut files = platform.mount("auth-service");
+    files.insert(key::JWT_SIGNING_KEY, platform.signing_key().into_bytes());
+    files.insert(key::GRANTS, grants(&services, &pairs));
+    let auth = Standalone::start("auth-service", &dir.join("tokens"), &files, &[]).await?;
+    let url: Uri = format!("https://{}", auth.mesh).parse()?;
+    let (mut without, mut with) = (vec![], vec![]);
+    for (round, names) in names.iter().enumerate() {
+        progress::say(format_args!("round {} of {rounds}: service tokens", round + 1));
+        without.push(signatures(platform).await?);
+        with.push(tokens(platform, &auth, &url, names).await?);
+    }
+    let ratio: Vec<f64> = with.iter().zip(&without).map(|(with, without)| with / without).collect();
+    report.section(format!("service tokens (RS256) over mTLS, {} a round, audit on", CALLERS * TOKENS));
+    report.figure("bare RSA signatures a second of a processor", "/s", &without);
+    report.figure("service tokens a second of auth-service's processor time", "/s", &with);
+    report.bounded("service tokens against bare signatures", "", &ratio, Bound::AtLeast(0.85));
+    Ok(())
+}
+
+async fn tokens(platform: &Platform, auth: &Standalone, url: &Uri, names: &[String]) -> Result<f64> {
+    let clients: Vec<(MeshClient, &str)> =
+        names.iter().map(|name| (platform.client(Some(&platform.leaf(name))), name.as_str())).collect();
+    let ask = async |client: &MeshClient, name: &str, count: usize| {
+        for _ in 0..count {
+            let wanted = TokenRequest { service_name: name, target_service: Some(SERVICE), scope: None };
+            client.service_token(url, &wanted).await?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    // A connection is for many tokens: its handshake is measured elsewhere.
+    try_join_all(clients.iter().map(|(client, name)| ask(client, name, 1))).await?;
+    let before = processor_seconds(auth.pid())?;
+    try_join_all(clients.iter().map(|(client, name)| ask(client, name, TOKENS))).await?;
+    let took = processor_seconds(auth.pid())? - before;
+    ensure!(took > 0.0, "auth-service did nothing");
+    Ok(number(CALLERS * TOKENS) / took)
+}
+
+/// By this process's own processor time: nothing else of it runs meanwhile.
+async fn signatures(platform: &Platform) -> Result<f64> {
+    let pkcs8 = PrivatePkcs8KeyDer::from_pem_slice(platform.signing_key().as_bytes())?;
+    let pair = RsaKeyPair::from_pkcs8(pkcs8.secret_pkcs8_der()).context("the platform's signing key is RSA")?;
+    let own = std::process::id();
+    let before = processor_seconds(own)?;
+    let signing = tokio::task::spawn_blocking(move || {
+        let (random, mut signature) = (SystemRandom::new(), vec![0; pair.public_modulus_len()]);
+        (0..SIGNATURES).try_for_each(|number| {
+            pair.sign(&RSA_PKCS1_SHA256, &random, format!("{number:0400}").as_bytes(), &mut signature)
+        })
+    });
+    signing.await?.context("signing")?;
+    Ok(number(SIGNATURES) / (processor_seconds(own)? - before))
+}
+
+const CALLERS: usize = 40;
+/// One less than the burst of a caller, which has asked once before.
+const TOKENS: usize = 99;
+const SIGNATURES: usize = 4_000;

@@ -1,0 +1,144 @@
+//! The last steps: people come in, through gateway and web-service, with an account at a login server and a chat behind.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use gaia_e2e::authority::write_private;
+use gaia_e2e::control_plane::ports;
+use gaia_e2e::gotrue::{GoTrue, GoTrueOptions};
+use gaia_e2e::progress::tell;
+use gaia_e2e::provider::{Provider, ProviderOptions};
+use gaia_e2e::services::mount;
+use gaia_e2e::{ControlPlane, ServiceOptions, ServiceProcess, Source, services, wait};
+use serde_json::json;
+
+use super::platform::{NAMESPACE, Services, TRUST_DOMAIN};
+use super::shell::Shell;
+
+/// The other three services, and what is outside the platform.
+#[derive(Debug)]
+pub(super) struct People {
+    pub(super) chat: ServiceProcess,
+    pub(super) gateway: ServiceProcess,
+    pub(super) web: ServiceProcess,
+    gateway_edge: SocketAddr,
+    /// Where the pages are.
+    pub(super) web_edge: SocketAddr,
+    _gotrue: GoTrue,
+    _provider: Provider,
+}
+
+impl People {
+    /// Declares and starts them.
+    pub(super) async fn start(plane: &ControlPlane, shell: &Shell, services: &Services) -> Result<Self> {
+        let gotrue = GoTrue::start(GoTrueOptions::default()).await?;
+        gotrue.add_user(EMAIL, PASSWORD)?;
+        let provider = Provider::start(ProviderOptions::default()).await?;
+        tell(format_args!(
+            "   Outside the platform: a login server, {}, and a provider of chats, {}",
+            gotrue.base_url(),
+            provider.url()
+        ));
+        let issuers = json!({ "spec": { "userTokenIssuers": [gotrue.issuer_entry("supabase")] } });
+        shell.show(&format!("kubectl patch trustdomain gaia --type=merge -p '{issuers}'")).await?;
+        std::fs::write(shell.dir().join("people.yaml"), MANIFESTS)?;
+        shell.show("kubectl apply -f people.yaml").await?;
+        shell.show("kubectl wait --for=condition=Ready -n shop gaiaservices --all --timeout=30s").await?;
+        for caller in ["gateway", "web-service"] {
+            services::wait_for_grant(&plane.admin().await?, NAMESPACE, TRUST_DOMAIN, caller, SOON).await?;
+        }
+
+        let dir = shell.dir();
+        let anon_key = dir.join("anon-key");
+        write_private(&anon_key, gotrue.anon_key())?;
+        let secret = "kubectl create secret generic supabase-anon-key -n shop --from-file=api-key=anon-key";
+        shell.show(secret).await?;
+        let mounted = services.auth.dir().join("issuer-supabase.key");
+        wait::until_true("auth-service has it", SOON, async || anyhow::Ok(mounted.exists())).await?;
+        let provider_key = dir.join("provider-key");
+        write_private(&provider_key, "the-key-of-the-demo")?;
+        provider.set_key("the-key-of-the-demo");
+        let mut bits = [0; 32];
+        SystemRandom::new().fill(&mut bits).ok().context("the system has no entropy")?;
+        let session_keys = dir.join("session-keys");
+        write_private(&session_keys, &STANDARD.encode(bits))?;
+
+        let chat = options(plane, dir, "chat-service")
+            .env("GAIA_PROVIDER_URL", &provider.url())
+            .env("GAIA_PROVIDER_KEY_FILE", &provider_key.display().to_string())
+            .env("GAIA_PROVIDER_MODEL", "echo");
+        let chat = ServiceProcess::start(plane, chat).await?;
+        let [gateway_edge, web_edge] = ports::free()?.map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port)));
+        let calling = |name: &str, edge: SocketAddr| {
+            let all = [&services.auth, &services.assets, &chat];
+            let resolve = all.map(|service| format!("{}={}", service.server_name(), service.mesh_address())).join(",");
+            let url = |service: &ServiceProcess| format!("https://{}", service.server_name());
+            options(plane, dir, name)
+                .env("GAIA_EDGE_ADDRESS", &edge.to_string())
+                .env("GAIA_RESOLVE", &resolve)
+                .env("GAIA_AUTH_URL", &url(&services.auth))
+                .env("GAIA_UPSTREAM_ASSET_SERVICE", &url(&services.assets))
+                .env("GAIA_UPSTREAM_CHAT_SERVICE", &url(&chat))
+        };
+        let gateway = ServiceProcess::start(plane, calling("gateway", gateway_edge)).await?;
+        let web = calling("web-service", web_edge).env("GAIA_SESSION_KEYS_FILE", &session_keys.display().to_string());
+        let web = ServiceProcess::start(plane, web).await?;
+        for service in [&chat, &gateway, &web] {
+            service.wait_ready(SOON).await?;
+        }
+        tell(format_args!("   gateway: process {}, http://{gateway_edge}", gateway.pid()));
+        tell(format_args!("   web-service: process {}, http://{web_edge}", web.pid()));
+        Ok(Self { chat, gateway, web, gateway_edge, web_edge, _gotrue: gotrue, _provider: provider })
+    }
+
+    /// A program of a person's signs in at gateway and uses what is behind it.
+    pub(super) async fn sign_in(&self, shell: &Shell) -> Result<()> {
+        let gateway = format!("http://{}", self.gateway_edge);
+        let json = "-H 'Content-Type: application/json'";
+        shell.show_call(401, &format!(r"curl -sSw '%{{http_code}}\n' -o /dev/null {gateway}/assets")).await?;
+        let body = json!({ "email": EMAIL, "password": PASSWORD });
+        shell.show(&format!("curl -sSf {json} -d '{body}' -o session.json {gateway}/auth/login")).await?;
+        let header = r#"s/.*"access_token": *"\([^"]*\)".*/Authorization: Bearer \1/p"#;
+        shell.show(&format!("sed -n '{header}' session.json >user.header")).await?;
+        let code = r"curl -sSw '\n%{http_code}\n' -H @user.header";
+        shell.show_call(201, &format!("{code} -T hello.txt {gateway}/assets/mine.txt")).await?;
+        shell.show_call(200, &format!("{code} {gateway}/assets")).await?;
+        let question = json!({ "messages": [{ "role": "user", "content": "Who are you?" }] });
+        let said = shell.show(&format!("curl -sSfN -H @user.header {json} -d '{question}' {gateway}/chat")).await?;
+        ensure!(said.contains("event: done"), "the answer does not end:\n{said}");
+        tell("   What is internal stays inside, in every spelling:");
+        let internal = format!("{gateway}/%2e%2e/internal/service-token");
+        shell.show_call(400, &format!(r"curl -sSw '%{{http_code}}\n' -o /dev/null --path-as-is '{internal}'")).await
+    }
+
+    /// What a person sees with a browser.
+    pub(super) async fn look(&self, shell: &Shell) -> Result<()> {
+        let page = format!("http://{}/sign-in", self.web_edge);
+        shell.show_call(200, &format!("curl -sSi {page} | grep -iE '^HTTP|content-security|<h1'")).await?;
+        tell(format_args!("   With `make demo KEEP=1` it stays there: sign in as {EMAIL} with \"{PASSWORD}\"."));
+        Ok(())
+    }
+}
+
+fn options(plane: &ControlPlane, dir: &Path, name: &str) -> ServiceOptions {
+    let mut sources = mount(name, TRUST_DOMAIN);
+    sources.push(anon_key());
+    ServiceOptions::of(plane, NAMESPACE, name, sources).in_dir(dir)
+}
+
+/// The key that the login server knows the project by; it comes late.
+pub(super) fn anon_key() -> Source {
+    Source::secret("supabase-anon-key").item("api-key", "issuer-supabase.key").optional()
+}
+
+/// Who has an account.
+pub(super) const EMAIL: &str = "ada@example.com";
+/// With which password; it is worth nothing outside the demo.
+pub(super) const PASSWORD: &str = "analytical-engine";
+const MANIFESTS: &str = include_str!("people.yaml");
+const SOON: Duration = Duration::from_secs(60);

@@ -1,0 +1,35 @@
+//! `gaia-e2e provider`.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use clap::Args;
+use gaia_api::Span;
+use gaia_e2e::progress;
+use gaia_e2e::provider::{self, Provider, ProviderOptions};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Where to listen; port 0 for any that is free.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    address: SocketAddr,
+    /// The key that is taken; it guards nothing.
+    #[arg(long, default_value = provider::KEY)]
+    key: String,
+    /// How long to wait before each word of a stream.
+    #[arg(long, default_value = "0s", value_parser = Span::parse)]
+    pause: Span,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<()> {
+    let Arguments { address, key, pause } = arguments;
+    let provider = Provider::start(ProviderOptions { address, key, pause: pause.value() }).await?;
+    say(&provider.url());
+    progress::say("runs until it is stopped; a message `!stall`, `!cut`, `!429 7` … makes it misbehave");
+    provider.run().await
+}
+
+#[expect(clippy::print_stdout, reason = "the result of a command")]
+fn say(url: &str) {
+    println!("{url}");
+}

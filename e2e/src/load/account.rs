@@ -1,0 +1,198 @@
+//! What became of every request.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use gaia_api::Clock;
+use jiff::Timestamp;
+
+use super::histogram::Histogram;
+use super::report::Report;
+
+/// Who plays the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A service of the platform: mutual TLS and a service token.
+    Mtls,
+    /// A program from outside: TLS and an API key.
+    ApiKey,
+    /// A service that asks auth-service for a token.
+    Token,
+    /// Somebody with a key that nobody gave out: must be refused.
+    Stranger,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Mtls => "mtls",
+            Self::ApiKey => "api-key",
+            Self::Token => "token",
+            Self::Stranger => "stranger",
+        })
+    }
+}
+
+/// On which connection a request went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Connection {
+    /// One of its own, with a new handshake.
+    New,
+    /// One that is kept for the requests that follow.
+    Kept,
+}
+
+impl fmt::Display for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::New => "new",
+            Self::Kept => "kept",
+        })
+    }
+}
+
+/// What became of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The answer was the expected one.
+    Ok,
+    /// It was the expected one the second time: the first was a 401 for the token, so there was a new token and another
+    /// attempt, once, as callers are meant to.
+    Retried,
+    /// Any other answer, or none: the text says which.
+    Failed(String),
+    /// It should have been refused, and was not.
+    WronglyAccepted(String),
+}
+
+/// A request that is over.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Who called.
+    pub kind: Kind,
+    /// What was called, as `GET asset-service`.
+    pub target: String,
+    /// On which connection.
+    pub connection: Connection,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// A request that failed or was wrongly accepted.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// When it was over.
+    pub at: Timestamp,
+    /// The request.
+    pub record: Record,
+}
+
+/// How many requests came to what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// All that are over.
+    pub made: u64,
+    /// Those of them that got the expected answer, at once or after a retry.
+    pub ok: u64,
+    /// Those among the `ok` that needed a retry.
+    pub retried: u64,
+    /// Those that got another answer, or none.
+    pub failed: u64,
+    /// Those that should have been refused.
+    pub wrongly_accepted: u64,
+}
+
+impl Counts {
+    fn add(&mut self, outcome: &Outcome) {
+        self.made += 1;
+        match outcome {
+            Outcome::Ok => self.ok += 1,
+            Outcome::Retried => {
+                self.ok += 1;
+                self.retried += 1;
+            }
+            Outcome::Failed(_) => self.failed += 1,
+            Outcome::WronglyAccepted(_) => self.wrongly_accepted += 1,
+        }
+    }
+}
+
+/// The requests of one kind on one sort of connection.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Group {
+    pub(super) counts: Counts,
+    pub(super) latency: Histogram,
+}
+
+/// The account of one load.
+#[derive(Clone)]
+pub(super) struct Account {
+    clock: Arc<dyn Clock>,
+    entries: Arc<Mutex<Entries>>,
+}
+
+#[derive(Default)]
+struct Entries {
+    total: Counts,
+    groups: BTreeMap<(Kind, Connection), Group>,
+    failures: Vec<Failure>,
+}
+
+impl Account {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, entries: Arc::default() }
+    }
+
+    pub(super) fn record(&self, record: Record) {
+        let at = self.clock.now();
+        let mut entries = self.lock();
+        entries.total.add(&record.outcome);
+        let group = entries.groups.entry((record.kind, record.connection)).or_default();
+        group.counts.add(&record.outcome);
+        group.latency.add(record.took);
+        let is_bad = matches!(record.outcome, Outcome::Failed(_) | Outcome::WronglyAccepted(_));
+        if is_bad && entries.failures.len() < KEPT_FAILURES {
+            entries.failures.push(Failure { at, record });
+        }
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.lock().total
+    }
+
+    pub(super) fn counts_of(&self, kind: Kind) -> Counts {
+        let entries = self.lock();
+        let of_kind = entries.groups.iter().filter(|((found, _), _)| *found == kind);
+        of_kind.fold(Counts::default(), |sum, (_, group)| sum + group.counts)
+    }
+
+    pub(super) fn report(&self, took: Duration) -> Report {
+        let entries = self.lock();
+        Report { total: entries.total, took, groups: entries.groups.clone(), failures: entries.failures.clone() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::ops::Add for Counts {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            made: self.made + other.made,
+            ok: self.ok + other.ok,
+            retried: self.retried + other.retried,
+            failed: self.failed + other.failed,
+            wrongly_accepted: self.wrongly_accepted + other.wrongly_accepted,
+        }
+    }
+}
+
+/// What is told of those that failed: the first say most, and there may be very many.
+const KEPT_FAILURES: usize = 20;

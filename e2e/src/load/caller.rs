@@ -1,0 +1,126 @@
+//! The service that the load plays.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use gaia_api::{Clock, Span};
+use gaia_runtime::config::LogFormat;
+use gaia_runtime::{Generation, Hosts, Runtime, RuntimeConfig};
+use tokio::sync::{oneshot, watch};
+
+use crate::wait;
+
+/// How to be a service.
+pub struct CallerOptions {
+    /// The name of its GaiaService.
+    pub service: String,
+    /// Its mounted directory.
+    pub dir: PathBuf,
+    /// Where the operator reaches it, with TLS: it answers for itself as any other instance does.
+    pub mesh_address: SocketAddr,
+    /// Where the services are that it calls.
+    pub hosts: Hosts,
+    /// What it takes the time from.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// A service on gaia-runtime in this process, which calls others: with its own leaf, the trust that is mounted, and a new
+/// generation of both whenever its directory changes.
+pub struct Caller {
+    service: String,
+    dir: PathBuf,
+    mesh_address: SocketAddr,
+    hosts: Hosts,
+    clock: Arc<dyn Clock>,
+    generations: watch::Receiver<Option<Arc<Generation>>>,
+    /// Dropped to stop it.
+    _stop: oneshot::Sender<()>,
+}
+
+impl Caller {
+    /// Starts it and waits until it has a leaf.
+    ///
+    /// # Errors
+    /// If its address is taken, or what is mounted is not good.
+    pub async fn start(options: CallerOptions) -> Result<Self> {
+        let CallerOptions { service, dir, mesh_address, hosts, clock } = options;
+        let mut config = runtime_config(&service, &dir, mesh_address);
+        config.hosts = hosts.clone();
+        let runtime = Runtime::start(config, Arc::clone(&clock), Arc::new(()), |_| ()).await?;
+        let (generations, mesh_address) = (runtime.generations(), runtime.mesh_address()?);
+        let routes = runtime.routes();
+        let (stop, stopped) = oneshot::channel::<()>();
+        tokio::spawn(runtime.serve(routes, async { drop(stopped.await) }));
+        let caller = Self { service, dir, mesh_address, hosts, clock, generations, _stop: stop };
+        let taken = async || caller.generation().map(drop);
+        let what = format!("{} has taken what is mounted in {}", caller.service, caller.dir.display());
+        wait::until(&what, SOON, taken).await.context("its leaf, trust and policy must be there and fit together")?;
+        Ok(caller)
+    }
+
+    /// What it has in force; none while nothing good was ever mounted.
+    #[must_use]
+    pub fn generation(&self) -> Option<Arc<Generation>> {
+        self.generations.borrow().clone()
+    }
+
+    /// What it has in force, and each change of that.
+    #[must_use]
+    pub fn generations(&self) -> watch::Receiver<Option<Arc<Generation>>> {
+        self.generations.clone()
+    }
+
+    /// The name of its GaiaService.
+    #[must_use]
+    pub fn service(&self) -> &str {
+        &self.service
+    }
+
+    /// Its mounted directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where the operator reaches it.
+    #[must_use]
+    pub fn mesh_address(&self) -> SocketAddr {
+        self.mesh_address
+    }
+
+    /// Where the services are that it calls.
+    #[must_use]
+    pub fn hosts(&self) -> &Hosts {
+        &self.hosts
+    }
+
+    /// What it takes the time from.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+}
+
+/// The configuration of a service in this process, which looks at its directory every second and stops at once.
+#[must_use]
+pub fn runtime_config(service: &str, dir: &Path, mesh_address: SocketAddr) -> RuntimeConfig {
+    RuntimeConfig {
+        service_name: service.to_owned(),
+        dir: dir.to_owned(),
+        mesh_address,
+        admin_address: (Ipv4Addr::LOCALHOST, 0).into(),
+        log: "info".to_owned(),
+        log_format: LogFormat::Text,
+        reload_interval: Span::seconds(1),
+        shutdown_delay: Span::seconds(0),
+        drain_timeout: Span::seconds(1),
+        overrides: BTreeMap::new(),
+        hosts: Hosts::default(),
+    }
+}
+
+const SOON: Duration = Duration::from_secs(10);

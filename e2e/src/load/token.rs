@@ -1,0 +1,84 @@
+//! Service tokens, as a caller keeps them: one per generation, renewed at half its life.
+
+use std::sync::Arc;
+
+use gaia_runtime::{Generation, TokenRequest};
+use http::Uri;
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::account::{Account, Connection, Kind, Outcome, Record};
+use super::call::in_words;
+use super::caller::Caller;
+
+/// The token of one caller for one service. It has one at a time, whoever asks.
+pub(super) struct Tokens {
+    caller: Arc<Caller>,
+    account: Account,
+    auth_url: Uri,
+    target: &'static str,
+    kept: Mutex<Option<Kept>>,
+}
+
+struct Kept {
+    /// What it was asked for with; the token goes with it.
+    generation: Arc<Generation>,
+    token: Arc<str>,
+    half: Timestamp,
+    end: Timestamp,
+}
+
+impl Tokens {
+    pub(super) fn new(caller: Arc<Caller>, account: Account, auth_url: Uri, target: &'static str) -> Self {
+        Self { caller, account, auth_url, target, kept: Mutex::default() }
+    }
+
+    /// The token to call with under a generation. None if there is none to be had; that is in the account already.
+    pub(super) async fn get(&self, generation: &Arc<Generation>) -> Option<Arc<str>> {
+        self.newer_than(generation, None).await
+    }
+
+    /// Another token than the one that was refused.
+    pub(super) async fn instead_of(&self, refused: &str, generation: &Arc<Generation>) -> Option<Arc<str>> {
+        self.newer_than(generation, Some(refused)).await
+    }
+
+    async fn newer_than(&self, generation: &Arc<Generation>, refused: Option<&str>) -> Option<Arc<str>> {
+        let mut slot = self.kept.lock().await;
+        let now = self.caller.clock().now();
+        let of_no_use = |kept: &mut Kept| {
+            !Arc::ptr_eq(&kept.generation, generation) || refused == Some(&*kept.token) || now >= kept.end
+        };
+        drop(slot.take_if(of_no_use));
+        if let Some(kept) = slot.as_ref().filter(|kept| now < kept.half) {
+            return Some(Arc::clone(&kept.token));
+        }
+        if let Some(kept) = self.ask(generation, now).await {
+            *slot = Some(kept);
+        }
+        // The one of before may still do: it has the other half of its life.
+        slot.as_ref().map(|kept| Arc::clone(&kept.token))
+    }
+
+    async fn ask(&self, generation: &Arc<Generation>, now: Timestamp) -> Option<Kept> {
+        let wanted =
+            TokenRequest { service_name: self.caller.service(), target_service: Some(self.target), scope: None };
+        let started = Instant::now();
+        let asking = generation.client().service_token(&self.auth_url, &wanted);
+        let (outcome, kept) = match tokio::time::timeout(super::TIMEOUT, asking).await {
+            Ok(Ok(token)) => {
+                let life = i64::try_from(token.expires_in).unwrap_or(i64::MAX);
+                let after = |seconds| now + SignedDuration::from_secs(seconds);
+                let (generation, half, end) = (Arc::clone(generation), after(life / 2), after(life));
+                (Outcome::Ok, Some(Kept { generation, token: token.access_token.into(), half, end }))
+            }
+            Ok(Err(error)) => (Outcome::Failed(in_words(&error)), None),
+            Err(_) => (Outcome::Failed(format!("no token within {} s", super::TIMEOUT.as_secs())), None),
+        };
+        let target = "POST auth-service".to_owned();
+        let took = started.elapsed();
+        self.account.record(Record { kind: Kind::Token, target, connection: Connection::Kept, outcome, took });
+        kept
+    }
+}

@@ -1,0 +1,233 @@
+//! A provider of chat completions as chat-service has one outside: real HTTP, OpenAI's protocol, and on request every way
+//! in which such a provider misbehaves.
+//!
+//! It echoes: to `tell me more` it answers `You said: tell me more`, word by word if a stream was asked for. A last
+//! message that begins with `!` asks for a [`Behaviour`]. What it received is kept, so that a test can tell what
+//! reached it and what did not.
+
+mod answer;
+mod behaviour;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::response::Response;
+use axum::routing::{get, post};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+pub use behaviour::Behaviour;
+
+use answer::{Question, error};
+
+/// How a provider is to be.
+#[derive(Clone, Debug)]
+pub struct ProviderOptions {
+    /// Where it listens; port 0 for any that is free.
+    pub address: SocketAddr,
+    /// The key that it takes.
+    pub key: String,
+    /// Between two words of a stream.
+    pub pause: Duration,
+}
+
+impl Default for ProviderOptions {
+    /// Any port on loopback, [`KEY`], and no pause.
+    fn default() -> Self {
+        Self { address: ([127, 0, 0, 1], 0).into(), key: KEY.to_owned(), pause: Duration::ZERO }
+    }
+}
+
+/// A running provider; it ends when it is dropped.
+#[derive(Debug)]
+pub struct Provider {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    serving: JoinHandle<std::io::Result<()>>,
+}
+
+/// One request that reached the provider.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// Method and path.
+    pub what: String,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
+#[derive(Debug)]
+struct Shared {
+    key: Mutex<String>,
+    pause: Duration,
+    received: Mutex<Vec<Received>>,
+    open_answers: AtomicUsize,
+}
+
+impl Provider {
+    /// Starts a provider in this process.
+    ///
+    /// # Errors
+    /// If the address cannot be had.
+    pub async fn start(options: ProviderOptions) -> Result<Self> {
+        let ProviderOptions { address, key, pause } = options;
+        let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            key: Mutex::new(key),
+            pause,
+            received: Mutex::default(),
+            open_answers: AtomicUsize::new(0),
+        });
+        let app = Router::new()
+            .route("/v1/chat/completions", post(chat))
+            .route("/v1/models", get(models))
+            .fallback(nothing_here)
+            .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
+            .with_state(Arc::clone(&shared));
+        let serving = tokio::spawn(async move { axum::serve(listener, app).await });
+        Ok(Self { address, shared, serving })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The base URL that its clients are configured with.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}/v1", self.address)
+    }
+
+    /// Takes this key from now on, and no other.
+    pub fn set_key(&self, key: &str) {
+        key.clone_into(&mut lock(&self.shared.key));
+    }
+
+    /// Every request so far.
+    #[must_use]
+    pub fn received(&self) -> Vec<Received> {
+        lock(&self.shared.received).clone()
+    }
+
+    /// How many answers are under way: whoever hangs up ends his.
+    #[must_use]
+    pub fn open_answers(&self) -> usize {
+        self.shared.open_answers.load(Ordering::Relaxed)
+    }
+
+    /// Serves until something fails.
+    ///
+    /// # Errors
+    /// If the listener failed.
+    pub async fn run(mut self) -> Result<()> {
+        Ok((&mut self.serving).await??)
+    }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Shared {
+    /// Puts a request on record; without the right key there is an answer to it already.
+    fn admit(&self, what: &str, headers: &HeaderMap, body: &Bytes) -> Option<Response> {
+        let received = Received { what: what.to_owned(), headers: headers.clone(), body: body.clone() };
+        lock(&self.received).push(received);
+        let expected = format!("Bearer {}", lock(&self.key));
+        let shown = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+        (shown != Some(expected.as_bytes())).then(unauthorized)
+    }
+}
+
+async fn chat(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
+    if let Some(refused) = shared.admit("POST /v1/chat/completions", &headers, &body) {
+        return refused;
+    }
+    let question: Question = match serde_json::from_slice(&body) {
+        Ok(question) => question,
+        Err(wrong) => return error(StatusCode::BAD_REQUEST, "invalid_request_error", &wrong.to_string()),
+    };
+    let under_way = UnderWay::new(shared);
+    let pause = under_way.0.pause;
+    match question.behaviour() {
+        Behaviour::Unauthorized => unauthorized(),
+        Behaviour::RateLimited { retry_after } => {
+            let mut response = error(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", "Rate limit reached.");
+            response.headers_mut().insert(header::RETRY_AFTER, retry_after.into());
+            response
+        }
+        Behaviour::Refusal { status } => {
+            let mut response = error(status, "refused", "This was not what you wanted to hear.");
+            if status.is_redirection() {
+                response.headers_mut().insert(header::LOCATION, HeaderValue::from_static("/v1/models"));
+            }
+            response
+        }
+        Behaviour::LateFirstByte { seconds } => {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            question.answer(pause, under_way)
+        }
+        _ => question.answer(pause, under_way),
+    }
+}
+
+async fn models(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    if let Some(refused) = shared.admit("GET /v1/models", &headers, &Bytes::new()) {
+        return refused;
+    }
+    let models = json!([{ "id": MODEL, "object": "model", "created": 0, "owned_by": "gaia-e2e" }]);
+    answer::json(StatusCode::OK, &json!({ "object": "list", "data": models }))
+}
+
+async fn nothing_here() -> Response {
+    error(StatusCode::NOT_FOUND, "not_found", "There is nothing here.")
+}
+
+fn unauthorized() -> Response {
+    error(StatusCode::UNAUTHORIZED, "invalid_api_key", "Incorrect API key provided.")
+}
+
+/// An answer that is not at its end yet.
+#[derive(Debug)]
+struct UnderWay(Arc<Shared>);
+
+impl UnderWay {
+    fn new(shared: Arc<Shared>) -> Self {
+        shared.open_answers.fetch_add(1, Ordering::Relaxed);
+        Self(shared)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.open_answers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Nothing panics while it is held.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The key that a provider takes unless it is told another.
+pub const KEY: &str = "sk-gaia-e2e-provider";
+/// The one model it lists; it takes any.
+pub const MODEL: &str = "echo-1";
+const MAX_REQUEST_BYTES: usize = 16 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,94 @@
+//! A service as a local process on files that no operator wrote: for what needs no cluster.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Deref;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use gaia_runtime::testing::{Mount, MountedFiles};
+
+use crate::control_plane::ports;
+use crate::{Process, ProcessSpec, http, programs, wait};
+
+/// A running service. It is a [`Process`].
+#[derive(Debug)]
+pub struct Standalone {
+    process: Process,
+    /// Where other services reach it.
+    pub mesh: SocketAddr,
+    /// Where its probes and metrics are.
+    pub admin: SocketAddr,
+    /// Where users reach it, if it has an edge.
+    pub edge: SocketAddr,
+    /// What is mounted; it may be swapped.
+    pub mount: Mount,
+}
+
+impl Standalone {
+    /// Runs a program of Gaia's with these files mounted, its log and everything else of it in `dir`, and waits until it is ready.
+    ///
+    /// # Errors
+    /// If it is not built, or does not get ready: with the end of its log.
+    pub async fn start(program: &str, dir: &Path, files: &MountedFiles, env: &[(&str, &str)]) -> Result<Self> {
+        let mounted = dir.join("gaia");
+        let mount = Mount::new(&mounted, files);
+        let [mesh, admin, edge] = ports::free()?.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let mut all = BTreeMap::from([
+            ("GAIA_SERVICE_NAME", program.to_owned()),
+            ("GAIA_DIR", mounted.display().to_string()),
+            ("GAIA_MESH_ADDRESS", mesh.to_string()),
+            ("GAIA_ADMIN_ADDRESS", admin.to_string()),
+            ("GAIA_RELOAD_INTERVAL", "1s".to_owned()),
+        ]);
+        if ["gateway", "web-service"].contains(&program) {
+            all.insert("GAIA_EDGE_ADDRESS", edge.to_string());
+        }
+        if program == "asset-service" {
+            all.insert("GAIA_OBJECT_STORE_URL", format!("file://{}", dir.join("assets").display()));
+        }
+        all.extend(env.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        let mut spec = ProcessSpec::new(program, programs::locate(program)?, dir);
+        for (name, value) in all {
+            spec = spec.env(name, value);
+        }
+        let service = Self { process: Process::start(spec)?, mesh, admin, edge, mount };
+        let what = format!("{program} is ready");
+        let ready = wait::until(&what, READY_WITHIN, || service.ready()).await;
+        ready.map_err(|error| error.context(format!("the end of its log:\n{}", service.log_tail())))?;
+        Ok(service)
+    }
+
+    /// What `/readyz` says, if it is that the service is ready.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub async fn ready(&self) -> Result<()> {
+        self.get("/readyz").await.map(drop)
+    }
+
+    /// What `/metrics` says.
+    ///
+    /// # Errors
+    /// If it does not answer with 200.
+    pub async fn metrics(&self) -> Result<String> {
+        self.get("/metrics").await
+    }
+
+    async fn get(&self, path: &str) -> Result<String> {
+        let (status, body) = http::get(&format!("http://{}{path}", self.admin)).await?;
+        ensure!(status == 200, "{path} says {status}: {body}");
+        Ok(body)
+    }
+}
+
+impl Deref for Standalone {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
+}
+
+const READY_WITHIN: Duration = Duration::from_secs(60);

@@ -1,0 +1,46 @@
+//! Rotations that take seconds, and what people do in them.
+
+use gaia_e2e::wait::{self, Seen};
+use serde_json::{Value, json};
+
+use super::chronicle::Chronicle;
+use super::objects::merged;
+use super::{SOON, Scene};
+
+impl Scene {
+    /// A TrustDomain with a certificate `worker`, Ready, which by time alone goes on after `min_delay`.
+    pub async fn rotating(&self, spec: Value, min_delay: &str) -> Chronicle {
+        let seen = self.chronicle().await;
+        let times =
+            json!({ "minDelay": min_delay, "clockSkew": "0s", "deadline": "30s", "requireAcknowledgement": false });
+        self.create(self.trust_domain(merged(json!({ "propagation": times }), spec))).await;
+        self.create(self.certificate("worker", json!({}))).await;
+        self.wait_ready("TrustDomain", &[&self.domain]).await;
+        self.wait_ready("ServiceCertificate", &["worker"]).await;
+        seen.wait_for_states("signing", &["Active", "Published"]).await;
+        self.wait_rotated().await;
+        seen
+    }
+
+    /// Asks for a rotation of `ca` or `tokens`.
+    pub async fn raise(&self, part: &str, revision: u32) {
+        self.patch("TrustDomain", &self.domain, json!({ "spec": { part: { "rotationRevision": revision } } })).await;
+    }
+
+    /// Annotates the TrustDomain.
+    pub async fn annotate(&self, name: &str, value: &str) {
+        self.patch("TrustDomain", &self.domain, json!({ "metadata": { "annotations": { name: value } } })).await;
+    }
+
+    /// Waits until no ring is on its way, and nothing is to be written.
+    pub async fn wait_rotated(&self) {
+        let domain = self.domain.clone();
+        wait::until("nothing rotates", SOON, async || {
+            let status = self.get("TrustDomain", &domain).await.unwrap()["status"].clone();
+            if status["rotating"] == "-" { Seen::Yes(()) } else { Seen::NotYet(status.to_string()) }
+        })
+        .await
+        .unwrap();
+        self.wait_for("TrustDomain", &domain, "Reconciling=False", "Settled", SOON).await;
+    }
+}

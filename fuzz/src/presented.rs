@@ -1,0 +1,66 @@
+//! Finding the credentials of a request.
+
+use gaia_auth::Presented;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
+
+/// Lines that begin with `A` are `Authorization` headers, others `X-API-Key`.
+pub(crate) fn bearer(data: &[u8]) {
+    let mut headers = HeaderMap::new();
+    let (mut authorizations, mut keys) = (Vec::new(), Vec::new());
+    for line in data.split(|&byte| byte == b'\n').take(4) {
+        let Some((&kind, text)) = line.split_first() else { continue };
+        let Ok(value) = HeaderValue::from_bytes(text) else { continue };
+        if kind == b'A' {
+            headers.append(AUTHORIZATION, value);
+            authorizations.push(text);
+        } else {
+            headers.append("x-api-key", value);
+            keys.push(text);
+        }
+    }
+    let found = Presented::find(&headers);
+    let expected = expected(&authorizations, &keys);
+    assert_eq!(found.ok().map(|found| (found.token, found.api_key)), expected, "{headers:?}");
+    if let Ok(found) = Presented::find(&headers) {
+        assert!(format!("{found:?}").len() < 64, "a credential is printed");
+    }
+}
+
+type Found<'a> = (Option<&'a str>, Option<&'a str>);
+
+/// RFC 6750, section 2.1, and the rules of the design: one header of each, one word after one scheme; a value with two
+/// dots is a token, any other is a key, of which there is one.
+fn expected<'a>(authorizations: &[&'a [u8]], keys: &[&'a [u8]]) -> Option<Found<'a>> {
+    let text = |bytes: &'a [u8]| {
+        let is_text = bytes.iter().all(|&byte| (0x20..0x7f).contains(&byte) || byte == b'\t');
+        is_text.then(|| std::str::from_utf8(bytes).ok()).flatten()
+    };
+    let one = |values: &[&'a [u8]]| match values {
+        [] => Some(None),
+        [value] => text(value).map(Some),
+        _ => None,
+    };
+    let (authorization, key) = (one(authorizations)?, one(keys)?);
+    let word = match authorization {
+        None => None,
+        Some(value) => {
+            let (scheme, word) = value.split_at_checked(6).filter(|(_, rest)| rest.starts_with(' '))?;
+            let word = &word[1..];
+            if !scheme.eq_ignore_ascii_case("bearer") || word.contains(' ') {
+                return None;
+            }
+            Some(word)
+        }
+    };
+    let is_token = |word: &&str| word.matches('.').count() >= 2;
+    let (token, bearer_key) = (word.filter(is_token), word.filter(|word| !is_token(word)));
+    if bearer_key.is_some() && key.is_some() {
+        return None;
+    }
+    let key = bearer_key.or(key);
+    if key.is_some_and(|key| key.trim().is_empty() || key.len() > 1024) {
+        return None;
+    }
+    Some((token, key))
+}

@@ -1,0 +1,132 @@
+//! What is reported of a TrustDomain.
+
+use jiff::Timestamp;
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::crd::Condition;
+
+/// What the operator reports of a TrustDomain.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct TrustDomainStatus {
+    /// The generation of the spec this status is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The CA's generations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<RingStatus>,
+    /// The JWT signing keys' generations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signing_keys: Option<RingStatus>,
+    /// How many instances are current.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instances: Option<Counts>,
+    /// What is rotating: `-`, `CA`, `SigningKey` or `CA,SigningKey`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub rotating: Option<String>,
+    /// Instances a rotation is waiting for; at most 10.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub laggards: Vec<Laggard>,
+    /// How many instances a rotation is waiting for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub laggard_count: Option<i32>,
+    /// The measured exposure of the last compromise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exposure: Option<Exposure>,
+    /// Ready, Reconciling, Stalled, CARotating, SigningKeysRotating, ExpiringSoon.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// The generations of one ring.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+pub struct RingStatus {
+    /// The generation that signs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active: Option<GenerationStatus>,
+    /// The generation that will sign next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<GenerationStatus>,
+    /// Generations still trusted, no longer signing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub retiring: Vec<GenerationStatus>,
+    /// Generations no longer trusted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub distrusted: Vec<GenerationStatus>,
+}
+
+/// One generation of a ring.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct GenerationStatus {
+    /// Short id: the first 8 characters of the fingerprint or kid.
+    #[schemars(length(max = 64))]
+    pub id: String,
+    /// Of a CA: lower-case hex SHA-256 of the certificate's DER.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub fingerprint: Option<String>,
+    /// Of a signing key: its id (RFC 7638 thumbprint).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub kid: Option<String>,
+    /// Of a CA: when its certificate ends (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub not_after: Option<Timestamp>,
+    /// Staged, Published, Active, Retiring, Removed or Distrusted.
+    #[schemars(length(max = 32))]
+    pub state: String,
+    /// Since when it is in this state (RFC 3339).
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub since: Timestamp,
+    /// Of a retiring generation: when it can go at the earliest (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub safe_to_remove_time: Option<Timestamp>,
+}
+
+/// How many of how many.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Instances that use the current material.
+    pub current: i32,
+    /// All instances.
+    pub total: i32,
+    /// Both as text, `2/2`; `-` when nothing can be probed.
+    #[schemars(length(max = 32))]
+    pub summary: String,
+}
+
+/// An instance a rotation is waiting for.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Laggard {
+    /// Its namespace.
+    #[schemars(length(max = 63))]
+    pub namespace: String,
+    /// Its pod or endpoint.
+    #[schemars(length(max = 253))]
+    pub pod: String,
+    /// Why it is not current.
+    #[schemars(length(max = 512))]
+    pub reason: String,
+}
+
+/// From the edit that distrusted something to the last acknowledgement.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Exposure {
+    /// When it was distrusted (RFC 3339).
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub from: Timestamp,
+    /// When the last instance refused it (RFC 3339); none: not yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub until: Option<Timestamp>,
+}

@@ -1,0 +1,63 @@
+//! What an instance of a service says of itself, to the operator alone.
+//!
+//! `GET /.well-known/gaia/identity` on the mesh listener answers with an [`IdentityReport`] to a peer whose certificate
+//! carries [`crate::SpiffeId::operator`], and with 404 to everybody else. Nothing in it is secret, but it is nobody
+//! else's business. The operator takes a report for an acknowledgement: what is named here is in use.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::mount::{AuthMode, ServiceIdentity};
+
+/// Where the report is.
+pub const IDENTITY_PATH: &str = "/.well-known/gaia/identity";
+
+/// The most bytes a report may have.
+pub const MAX_REPORT_BYTES: usize = 64 * 1024;
+
+/// What one instance has loaded and serves at this moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IdentityReport {
+    /// See [`crate::mount::SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Told apart from every other process, also from an earlier one of the same pod: random, hex.
+    pub instance: String,
+    /// When the process started.
+    pub started_at: Timestamp,
+    /// Whose policy it has loaded.
+    pub service: ServiceIdentity,
+    /// The leaf it shows.
+    pub leaf: LeafReport,
+    /// Lower-case hex SHA-256 of the text of the `ca.crt` in force.
+    pub bundle_hash: String,
+    /// The kids of the `jwks.json` in force, sorted; empty if none was ever loaded.
+    pub jwks_kids: Vec<String>,
+    /// Of the token issuer: the kid it signs with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing_kid: Option<String>,
+    /// Lower-case hex SHA-256 of the text of the `denylist.json` in force; none if none is mounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub denylist_hash: Option<String>,
+    /// Lower-case hex SHA-256 of the text of the `policy.json` in force.
+    pub policy_hash: String,
+    /// The mode in force.
+    pub mode: AuthMode,
+    /// Open connections from other services, by the fingerprint of the root that the peer's certificate chains to.
+    #[serde(default)]
+    pub connections: BTreeMap<String, u64>,
+}
+
+/// The leaf an instance shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeafReport {
+    /// Lower-case hex.
+    pub serial: String,
+    /// Lower-case hex SHA-256 of its DER.
+    pub fingerprint: String,
+    /// When it ends.
+    pub not_after: Timestamp,
+}

@@ -1,0 +1,154 @@
+//! Who still uses API keys, as one instance of a service has seen it.
+//!
+//! `GET /.well-known/gaia/ledger` on the mesh listener answers with a [`LedgerReport`] to the operator, and with 404 to
+//! everybody else, also while the instance drains. The operator keeps the latest day of each key and caller, in a
+//! [`LedgerRecord`] per service.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use serde::{Deserialize, Serialize};
+
+use crate::SpiffeId;
+
+/// Where the report is.
+pub const LEDGER_PATH: &str = "/.well-known/gaia/ledger";
+
+/// What one instance has seen since it started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LedgerReport {
+    /// See [`crate::mount::SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// As in [`crate::identity::IdentityReport`].
+    pub instance: String,
+    /// When the process started: before, it saw nothing.
+    pub started_at: Timestamp,
+    /// Sorted by key and caller; at most 32 callers per key.
+    pub entries: Vec<LedgerEntry>,
+}
+
+/// The last day on which a caller presented a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LedgerEntry {
+    /// The id of the key's record.
+    pub key: String,
+    /// Who.
+    pub caller: LedgerCaller,
+    /// The day, in UTC.
+    pub date: Date,
+}
+
+/// A caller as far as an instance can tell.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "kind")]
+pub enum LedgerCaller {
+    /// Known by its certificate.
+    Peer {
+        /// Who.
+        spiffe_id: SpiffeId,
+    },
+    /// Known by its address, which is that of a pod of this GaiaService. Only the operator can tell.
+    Workload {
+        /// The GaiaService's namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// Known by where it came from and what it calls itself.
+    Unknown {
+        /// The source address, where there is one: a workload is found by it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<IpAddr>,
+        /// The first product of its `User-Agent`, without the version.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user_agent: Option<String>,
+        /// The path pattern it called.
+        route: String,
+    },
+    /// All callers beyond those told apart.
+    Others,
+}
+
+/// `ledger.json` in ConfigMap `<service>-ledger`: what all instances of a service have seen together, and since when
+/// nothing can have been missed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LedgerRecord {
+    /// See [`crate::mount::SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Since when every use of a key is in `entries`; none: it need not be now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watched_since: Option<Timestamp>,
+    /// Why the time before that counts for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<EvidenceGap>,
+    /// When JWTOnly ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwt_only: Option<JwtOnlyRun>,
+    /// Whose ledgers are read, sorted. One that goes without a last read leaves a gap.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub instances: Vec<LedgerInstance>,
+    /// The last day of each key and caller, sorted; at most 32 callers per key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub entries: Vec<LedgerEntry>,
+}
+
+/// That something may have been missed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EvidenceGap {
+    /// When that was noticed.
+    pub noticed: Timestamp,
+    /// What happened, for people.
+    pub what: String,
+}
+
+/// When JWTOnly ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JwtOnlyRun {
+    /// From then on.
+    pub since: Timestamp,
+    /// Until then; none: it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+/// A process whose ledger is read.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LedgerInstance {
+    /// The UID of its pod; of an endpoint, its service and address.
+    pub uid: String,
+    /// As it calls itself.
+    pub instance: String,
+}
+
+/// For people.
+impl fmt::Display for LedgerCaller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Peer { spiffe_id } => write!(f, "{spiffe_id}"),
+            Self::Workload { namespace, name } => write!(f, "{namespace}/{name}, by its address"),
+            Self::Unknown { address, user_agent, route } => {
+                if let Some(address) = address {
+                    write!(f, "{address} ")?;
+                }
+                if let Some(user_agent) = user_agent.as_ref().filter(|text| !text.is_empty()) {
+                    write!(f, "{user_agent} ")?;
+                }
+                write!(f, "on {route}")
+            }
+            Self::Others => write!(f, "others"),
+        }
+    }
+}
+
+/// The most callers of one key that are told apart, the others together being one of them.
+pub const MAX_CALLERS: usize = 32;
+/// The most bytes a report may have: every caller of some two hundred keys.
+pub const MAX_LEDGER_BYTES: usize = 1024 * 1024;

@@ -1,0 +1,64 @@
+//! What is to be decided about, and which instances are to be probed.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::executor::{SharedWorld, lock};
+use crate::queue::Queue;
+use crate::store::Key;
+use crate::world::{InstanceKey, Probing};
+
+/// Both queues; clones share them.
+#[derive(Clone)]
+pub(crate) struct Agenda {
+    pub(crate) decisions: Arc<Queue<Key>>,
+    pub(crate) probes: Arc<Queue<InstanceKey>>,
+    /// Only the leader probes.
+    probing: Arc<AtomicBool>,
+}
+
+impl Agenda {
+    pub(crate) fn new() -> Self {
+        Self { decisions: Arc::new(Queue::new()), probes: Arc::new(Queue::new()), probing: Arc::default() }
+    }
+
+    /// Decides about these now, and soon about what was stirred by taking something in.
+    pub(crate) fn push(&self, world: &SharedWorld, keys: impl IntoIterator<Item = Key>) {
+        self.decisions.push_all(keys);
+        let probing = if self.probing.load(Ordering::Acquire) { Probing::Leader } else { Probing::Nobody };
+        let stirred = lock(world).take_stirred(probing);
+        for domain in stirred.domains {
+            self.decisions.push_soon(Key::TrustDomain(domain));
+        }
+        self.probes.push_all(stirred.probes);
+    }
+
+    /// From now on, instances are probed.
+    pub(crate) fn begin_probing(&self, world: &SharedWorld) {
+        self.probing.store(true, Ordering::Release);
+        self.push(world, BTreeSet::new());
+    }
+
+    /// Decides about everything and probes everybody, now.
+    pub(crate) fn look_again(&self, world: &SharedWorld) {
+        let (keys, instances) = {
+            let world = lock(world);
+            (world.all_keys(), world.all_instances())
+        };
+        if self.probing.load(Ordering::Acquire) {
+            self.probes.push_all(instances);
+        }
+        self.push(world, keys);
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        // Either leads to the other.
+        self.probes.is_quiet() && self.decisions.is_quiet() && self.probes.is_quiet()
+    }
+
+    pub(crate) fn close(&self) {
+        self.decisions.close();
+        self.probes.close();
+    }
+}

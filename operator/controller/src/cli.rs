@@ -1,0 +1,47 @@
+//! The command line.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::{config, crd, plan_command, run};
+
+/// Issues and rotates certificates and JWT signing keys for a platform of Kubernetes services.
+#[derive(Parser)]
+#[command(name = "gaia-operator", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the operator.
+    Run(config::RunArgs),
+    /// Print what would be done now; writes nothing.
+    Plan(plan_command::PlanArgs),
+    /// Print the custom resource definitions, or write them to a directory.
+    Crd(crd::CrdArgs),
+}
+
+/// Does what the arguments of this process say. What ends it early is told as one line: in the log if there is one, so
+/// that it is found by whoever reads logs in JSON, and never with a backtrace, whatever `RUST_BACKTRACE` says.
+#[expect(clippy::print_stderr, reason = "a command that writes no log")]
+pub async fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(args) => run::run(args).await,
+        Command::Plan(args) => plan_command::run(args).await,
+        Command::Crd(args) => crd::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if tracing::dispatcher::has_been_set() {
+                tracing::error!(error = format!("{error:#}"), "ended");
+            } else {
+                eprintln!("error: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

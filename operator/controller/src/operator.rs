@@ -1,0 +1,163 @@
+//! The operator itself, apart from the process that it runs in: no flags, no signals, no lease.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gaia_api::Clock;
+use gaia_plan::trust_domain::Abilities;
+use jiff::Timestamp;
+use kube::Client;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::agenda::Agenda;
+use crate::events::Events;
+use crate::executor::{Executor, SharedWorld, lock};
+use crate::metrics::Metrics;
+use crate::pacer::Pacer;
+use crate::probe::Prober;
+use crate::reconcile::Reconciler;
+use crate::signers::Signers;
+use crate::store::KubeStore;
+use crate::watch::Watches;
+use crate::world::{Surroundings, World};
+
+/// What an [`Operator`] works on, and with.
+#[derive(Clone)]
+pub struct OperatorConfig {
+    /// The API server, under the operator's rights. It should try nothing again by itself.
+    pub client: Client,
+    /// What every decision takes the time from.
+    pub clock: Arc<dyn Clock>,
+    /// Where the rings are kept; it must exist.
+    pub namespace: String,
+    /// The namespaces to look after; empty: all.
+    pub watch_namespaces: Vec<String>,
+    /// The cluster's DNS domain.
+    pub cluster_domain: String,
+    /// What events call this instance.
+    pub identity: String,
+    /// How many certificates that replace others are issued a second; 0: as fast as it goes.
+    pub reissue_per_second: u32,
+    /// What it may do to pods and workloads. It needs the rights for it.
+    pub abilities: Abilities,
+}
+
+/// An operator that holds no lease. Two at a time on one cluster do no harm, but the second is of no use.
+pub struct Operator {
+    config: OperatorConfig,
+    metrics: Metrics,
+    world: SharedWorld,
+    agenda: Agenda,
+    watches: Watches,
+    at_work: Option<AtWork>,
+}
+
+struct AtWork {
+    workers: Vec<JoinHandle<()>>,
+    /// Ends when the last worker has.
+    sending: JoinHandle<()>,
+}
+
+impl Operator {
+    /// Watches and, as soon as everything is known, works.
+    pub async fn start(config: OperatorConfig) -> Self {
+        let mut operator = Self::watch(config, Metrics::new());
+        wait_for_lists(&operator.watches).await;
+        operator.work(None);
+        operator
+    }
+
+    /// Looks at every object and probes every instance again, as when the clock was moved: timers know nothing of that.
+    pub fn look_again(&self) {
+        self.agenda.look_again(&self.world);
+    }
+
+    /// Whether there is nothing to decide and nobody is probed just now. What was written a moment ago may still come
+    /// back by a watch.
+    pub fn is_quiet(&self) -> bool {
+        self.agenda.is_quiet()
+    }
+
+    /// Ends it: what is being done is done first.
+    pub async fn stop(mut self) {
+        self.finish().await;
+    }
+
+    /// Begins to watch; nothing is decided yet.
+    pub(crate) fn watch(config: OperatorConfig, metrics: Metrics) -> Self {
+        let world = new_world(&config.namespace, &config.cluster_domain, config.abilities);
+        let agenda = Agenda::new();
+        let watches = Watches::new(Arc::clone(&world), agenda.clone(), metrics.clone());
+        watches.start(&config.client, &config.namespace, &config.watch_namespaces);
+        Self { config, metrics, world, agenda, watches, at_work: None }
+    }
+
+    pub(crate) fn watches(&self) -> &Watches {
+        &self.watches
+    }
+
+    /// Begins to decide and to write. `before`: when another operator was last seen to do so.
+    pub(crate) fn work(&mut self, before: Option<Timestamp>) {
+        let OperatorConfig { client, clock, identity, reissue_per_second, .. } = self.config.clone();
+        let (events, sending) = Events::start(client.clone(), identity, Arc::clone(&clock), self.metrics.clone());
+        let executor = Arc::new(Executor {
+            store: KubeStore::new(client),
+            world: Arc::clone(&self.world),
+            clock,
+            signers: Signers::default(),
+        });
+        let reconciler = Arc::new(Reconciler {
+            executor: Arc::clone(&executor),
+            agenda: self.agenda.clone(),
+            events,
+            metrics: self.metrics.clone(),
+            pacer: Pacer::new(reissue_per_second),
+            reported: Mutex::new(HashMap::new()),
+        });
+        lock(&self.world).begin_reading(executor.clock.now(), before);
+        self.look_again();
+        let mut workers = Prober::start(executor, self.agenda.clone(), self.metrics.clone());
+        workers.extend((0..WORKERS).map(|_| tokio::spawn(Arc::clone(&reconciler).work())));
+        self.at_work = Some(AtWork { workers, sending });
+    }
+
+    /// Workers end where they are between two keys; then the last events are sent.
+    pub(crate) async fn finish(&mut self) {
+        self.agenda.close();
+        let Some(AtWork { workers, sending }) = self.at_work.take() else { return };
+        if tokio::time::timeout(GRACE, futures::future::join_all(workers)).await.is_err() {
+            tracing::warn!("something was still under way; the next leader goes on from there");
+        }
+        let _ = tokio::time::timeout(GRACE, sending).await;
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        self.agenda.close();
+        self.watches.stop();
+    }
+}
+
+pub(crate) fn new_world(operator_namespace: &str, cluster_domain: &str, abilities: Abilities) -> SharedWorld {
+    let mut world = World::new(Surroundings {
+        operator_namespace: operator_namespace.to_owned(),
+        cluster_domain: cluster_domain.to_owned(),
+    });
+    world.abilities = abilities;
+    Arc::new(Mutex::new(world))
+}
+
+/// Waits for what everything depends on, and a moment for pods: without them less is known, but nothing is wrong.
+pub(crate) async fn wait_for_lists(watches: &Watches) {
+    let patience = Instant::now() + FOR_PODS;
+    while !watches.are_synced() || (!watches.are_pods_settled() && Instant::now() < patience) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+const WORKERS: usize = 16;
+const FOR_PODS: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(10);

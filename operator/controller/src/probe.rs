@@ -1,0 +1,107 @@
+//! Probes: who is behind is asked again and again, who has API keys every minute for its ledger, everybody else now and
+//! then, and everybody new at once.
+
+mod dial;
+mod identity;
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gaia_plan::instance::Probe;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use self::dial::Failure;
+use self::identity::Identities;
+use crate::agenda::Agenda;
+use crate::executor::{Executor, lock};
+use crate::metrics::Metrics;
+use crate::store::Store;
+use crate::world::InstanceKey;
+
+/// Looks at instances, a bounded number at a time, and never twice at one.
+pub(crate) struct Prober<S> {
+    executor: Arc<Executor<S>>,
+    agenda: Agenda,
+    metrics: Metrics,
+    identities: Identities,
+}
+
+impl<S: Store> Prober<S> {
+    /// Probes until the agenda is closed.
+    pub(crate) fn start(executor: Arc<Executor<S>>, agenda: Agenda, metrics: Metrics) -> Vec<JoinHandle<()>> {
+        let world = Arc::clone(&executor.world);
+        let prober = Arc::new(Self { executor, agenda, metrics, identities: Identities::default() });
+        let tasks = (0..AT_A_TIME).map(|_| tokio::spawn(Arc::clone(&prober).work())).collect();
+        prober.agenda.begin_probing(&world);
+        tasks
+    }
+
+    async fn work(self: Arc<Self>) {
+        while let Some(key) = self.agenda.probes.next().await {
+            self.probe(&key).await;
+            let next = self.interval(&key).map(|wait| Instant::now() + wait);
+            self.agenda.probes.done(key, next);
+        }
+    }
+
+    async fn probe(&self, key: &InstanceKey) {
+        let Some(subject) = lock(&self.executor.world).subject(key) else { return };
+        let client = self.identities.client(&self.executor, &subject).await;
+        let look = dial::look(&subject, &client, self.executor.clock.as_ref()).await;
+        if let Some(failure) = look.failure {
+            self.metrics.count_probe_failure(failure);
+        }
+        let now = self.executor.clock.now();
+        let probe = Probe { at: now, seen: look.seen };
+        let mut world = lock(&self.executor.world);
+        let mut keys = world.take_probe(key, probe, look.not_after);
+        if let Some(reading) = look.ledger {
+            keys.extend(world.take_ledger(key, reading, now));
+        }
+        drop(world);
+        self.agenda.push(&self.executor.world, keys);
+    }
+
+    /// How long until it is probed again; none: it is gone.
+    fn interval(&self, key: &InstanceKey) -> Option<Duration> {
+        let world = lock(&self.executor.world);
+        let wait = if world.is_behind(key)? {
+            let min_delay = world.trust_domain(&key.0).map(|domain| domain.spec.propagation.min_delay.value());
+            min_delay.unwrap_or_default().clamp(SHORTEST, LONGEST_BEHIND)
+        } else {
+            AT_REST.mul_f64(spread(key))
+        };
+        Some(wait.min(world.ledger_interval(key).unwrap_or(AT_REST)))
+    }
+}
+
+/// Between three quarters and one, always the same for an instance: not all are looked at in one moment.
+fn spread(key: &InstanceKey) -> f64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    let [byte, ..] = hasher.finish().to_be_bytes();
+    0.75 + f64::from(byte) / 1024.0
+}
+
+impl Failure {
+    /// The metric label.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::TimedOut => "timeout",
+            Self::Unreachable => "unreachable",
+            Self::Tls => "tls",
+            Self::NotVerified => "not_verified",
+            Self::NoReport => "no_report",
+        }
+    }
+}
+
+pub(crate) use self::dial::Failure as ProbeFailure;
+
+const AT_A_TIME: usize = 64;
+const SHORTEST: Duration = Duration::from_secs(1);
+const LONGEST_BEHIND: Duration = Duration::from_secs(10);
+const AT_REST: Duration = Duration::from_secs(3600);

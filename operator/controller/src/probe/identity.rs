@@ -1,0 +1,171 @@
+//! Who the operator is to instances: a certificate of an hour for each TrustDomain, in memory and nowhere else.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use gaia_pki::Ca;
+use jiff::{SignedDuration, Timestamp};
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::version::TLS13;
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+
+use crate::error::ExecuteError;
+use crate::executor::Executor;
+use crate::mint;
+use crate::store::Store;
+use crate::world::Subject;
+
+/// The operator's identities, by TrustDomain.
+#[derive(Default)]
+pub(super) struct Identities {
+    kept: RwLock<HashMap<String, Identity>>,
+    /// One is made at a time.
+    minting: tokio::sync::Mutex<()>,
+}
+
+#[derive(Clone)]
+struct Identity {
+    client: Arc<ClientConfig>,
+    /// The CA that signed it, by its fingerprint.
+    ca: String,
+    spiffe_trust_domain: String,
+    made: Timestamp,
+}
+
+/// How instances are called: as the operator, or as nobody.
+#[derive(Clone)]
+pub(super) struct Client {
+    pub(super) config: Arc<ClientConfig>,
+    /// Whether it has a certificate to show.
+    pub(super) is_operator: bool,
+}
+
+impl Identities {
+    /// The client for an instance. Without a certificate the leaf can be seen all the same.
+    pub(super) async fn client<S: Store>(&self, executor: &Executor<S>, subject: &Subject) -> Client {
+        if let Some(config) = self.fresh(subject, executor.clock.now()) {
+            return Client { config, is_operator: true };
+        }
+        let _one = self.minting.lock().await;
+        if let Some(config) = self.fresh(subject, executor.clock.now()) {
+            return Client { config, is_operator: true };
+        }
+        match mint(executor, subject).await {
+            Ok(identity) => {
+                let config = Arc::clone(&identity.client);
+                let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
+                kept.insert(subject.trust_domain.clone(), identity);
+                Client { config, is_operator: true }
+            }
+            Err(error) => {
+                tracing::warn!(trust_domain = subject.trust_domain, %error, "instances are probed without a certificate");
+                Client { config: Arc::new(anonymous()), is_operator: false }
+            }
+        }
+    }
+
+    /// Renewed at half its life, when another CA signs, and when the clock went back.
+    fn fresh(&self, subject: &Subject, now: Timestamp) -> Option<Arc<ClientConfig>> {
+        let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
+        let identity = kept.get(&subject.trust_domain)?;
+        let age = now.duration_since(identity.made);
+        let is_fresh = identity.ca == subject.ca
+            && identity.spiffe_trust_domain == subject.spiffe_trust_domain
+            && age >= SignedDuration::ZERO
+            && age < HALF_LIFE;
+        is_fresh.then(|| Arc::clone(&identity.client))
+    }
+}
+
+async fn mint<S: Store>(executor: &Executor<S>, subject: &Subject) -> Result<Identity, ExecuteError> {
+    let ca = executor.signing_ca(&subject.trust_domain, &subject.ca).await?;
+    let now = executor.clock.now();
+    Ok(Identity {
+        client: Arc::new(operator_client(&ca, &subject.spiffe_trust_domain, now)?),
+        ca: subject.ca.clone(),
+        spiffe_trust_domain: subject.spiffe_trust_domain.clone(),
+        made: now,
+    })
+}
+
+/// A client that shows a new certificate of the operator.
+pub(super) fn operator_client(
+    ca: &Ca,
+    spiffe_trust_domain: &str,
+    now: Timestamp,
+) -> Result<ClientConfig, ExecuteError> {
+    let (chain, key) = mint::operator_leaf(ca, spiffe_trust_domain, now)?;
+    let internal = |error: &dyn std::fmt::Display| ExecuteError::Internal(error.to_string());
+    let chain = CertificateDer::pem_slice_iter(&chain).collect::<Result<Vec<_>, _>>().map_err(|e| internal(&e))?;
+    let key = PrivateKeyDer::from_pem_slice(key.to_pem().as_bytes()).map_err(|e| internal(&e))?;
+    let config = builder().with_client_auth_cert(chain, key).map_err(|e| internal(&e))?;
+    Ok(with_our_habits(config))
+}
+
+/// A client that shows no certificate.
+pub(super) fn anonymous() -> ClientConfig {
+    with_our_habits(builder().with_no_client_auth())
+}
+
+fn builder() -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
+    let provider = Arc::new(default_provider());
+    let verifier = Arc::new(AnyServer(Arc::clone(&provider)));
+    // TLS 1.3 is what aws-lc-rs always has.
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13]);
+    let builder = builder.unwrap_or_else(|error| unreachable!("the provider has no TLS 1.3: {error}"));
+    builder.dangerous().with_custom_certificate_verifier(verifier)
+}
+
+fn with_our_habits(mut config: ClientConfig) -> ClientConfig {
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // A resumed session shows the certificate of an earlier one.
+    config.resumption = Resumption::disabled();
+    config
+}
+
+/// Lets every server show what it has, as long as it holds the key: what that is worth is judged afterwards.
+#[derive(Debug)]
+struct AnyServer(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.2 is not spoken".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+const HALF_LIFE: SignedDuration = SignedDuration::from_mins(30);

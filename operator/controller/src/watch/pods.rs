@@ -1,0 +1,138 @@
+//! The watch of pods. It may be forbidden, and nothing but what is known of instances depends on it.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _};
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Client};
+use tokio::time::Instant;
+
+use super::{Listing, Watched, Watches};
+use crate::executor::{SharedWorld, lock};
+use crate::store::Key;
+use crate::world::{Place, World, place, pods};
+
+impl Watches {
+    pub(super) fn pods(&self, client: &Client, namespaces: &[String]) {
+        let all = namespaces.is_empty().then(|| (Api::all(client.clone()), None));
+        let some = namespaces.iter().map(|name| (Api::namespaced(client.clone(), name), Some(name.clone())));
+        for (api, scope) in all.into_iter().chain(some) {
+            self.unsettled.fetch_add(1, Ordering::AcqRel);
+            self.run(self.clone().follow_pods(api, scope));
+        }
+    }
+
+    /// Never ends. A watch that breaks is begun anew with a list, so that it is known when it is whole again; what was
+    /// known before stays known for a while, unless there is no right to know it.
+    async fn follow_pods(self, api: Api<Pod>, scope: Option<String>) {
+        let mut state = Health { settled: false, broken: Some(Instant::now()), wait: FIRST_WAIT };
+        loop {
+            let config = watcher::Config::default().fields(NOT_ENDED);
+            let error = self.follow_until_error(watcher::watcher(api.clone(), config), scope.as_deref(), &mut state);
+            let why = error.await;
+            self.metrics.watch_failures.inc();
+            tracing::warn!(why, "the watch of pods broke and is begun again");
+            let broken = *state.broken.get_or_insert_with(Instant::now);
+            if !state.settled || why == FORBIDDEN || broken.elapsed() >= GRACE {
+                self.pods_are(scope.as_deref(), Err(why.to_owned()), &mut state);
+            }
+            tokio::time::sleep(state.wait).await;
+            state.wait = (state.wait * 2).min(LONGEST_WAIT);
+        }
+    }
+
+    async fn follow_until_error(
+        &self,
+        stream: impl Stream<Item = watcher::Result<Event<Pod>>>,
+        scope: Option<&str>,
+        state: &mut Health,
+    ) -> &'static str {
+        let mut stream = std::pin::pin!(stream);
+        let mut listing = Listing::default();
+        loop {
+            let next = match state.broken {
+                None => stream.next().await,
+                Some(since) => match tokio::time::timeout_at(since + GRACE, stream.next()).await {
+                    Ok(next) => next,
+                    Err(_) => {
+                        // The list goes on, but nobody knows for how long.
+                        self.pods_are(scope, Err(UNANSWERED.to_owned()), state);
+                        stream.next().await
+                    }
+                },
+            };
+            match next {
+                Some(Ok(event)) => {
+                    let done = matches!(event, Event::InitDone);
+                    let keys = self.take(event, &mut listing, scope);
+                    self.agenda.push(&self.world, keys);
+                    if done {
+                        (state.broken, state.wait) = (None, FIRST_WAIT);
+                        self.pods_are(scope, Ok(()), state);
+                    }
+                }
+                Some(Err(error)) => return reason(&error),
+                None => return UNANSWERED,
+            }
+        }
+    }
+
+    fn pods_are(&self, scope: Option<&str>, known: Result<(), String>, state: &mut Health) {
+        let keys = lock(&self.world).pods_watched(scope, known);
+        self.agenda.push(&self.world, keys);
+        if !state.settled {
+            state.settled = true;
+            self.unsettled.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+struct Health {
+    /// Whether it was ever said how it goes.
+    settled: bool,
+    broken: Option<Instant>,
+    wait: Duration,
+}
+
+fn reason(error: &watcher::Error) -> &'static str {
+    let status = match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => match error {
+            kube::Error::Api(status) => Some(status.code),
+            _ => None,
+        },
+        watcher::Error::WatchError(status) => Some(status.code),
+        _ => None,
+    };
+    if matches!(status, Some(401 | 403)) { FORBIDDEN } else { UNANSWERED }
+}
+
+impl Watched for Pod {
+    const LABELS: Option<&'static str> = None;
+
+    fn apply(self, world: &SharedWorld) -> BTreeSet<Key> {
+        let facts = pods::read(&self);
+        lock(world).apply_pod(&place(&self.metadata), facts)
+    }
+
+    fn remove(world: &mut World, place: &Place, _: Option<&str>) -> BTreeSet<Key> {
+        world.apply_pod(place, None)
+    }
+
+    fn places(world: &World) -> Vec<Place> {
+        world.pod_places()
+    }
+}
+
+const NOT_ENDED: &str = "status.phase!=Succeeded,status.phase!=Failed";
+const FORBIDDEN: &str = "the operator may not list and watch pods";
+const UNANSWERED: &str = "the watch of pods is broken";
+/// How long what was known of pods is taken for known after their watch broke. It is less than it takes a pod to start
+/// and miss what was published before it did.
+const GRACE: Duration = Duration::from_secs(10);
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);

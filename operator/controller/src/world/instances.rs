@@ -1,0 +1,374 @@
+//! Instances: which pods and endpoints use what we write, and what was seen of them.
+
+mod matching;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use gaia_api::SpiffeId;
+use gaia_api::names;
+use gaia_plan::instance::{Instance, Instances, Probe};
+use gaia_plan::object::ObjectKey;
+use jiff::Timestamp;
+
+pub(super) use self::matching::service_secret;
+use super::pods::{PodFacts, Reference};
+use super::{Place, World};
+use crate::store::Key;
+
+/// An instance: the TrustDomain it is looked at for, and its UID.
+pub(crate) type InstanceKey = (String, String);
+
+/// Everything that is known of pods, and what follows from it.
+#[derive(Default)]
+pub(super) struct InstanceIndex {
+    pods: HashMap<Place, PodFacts>,
+    /// What pods refer to, each combination once.
+    shapes: HashSet<Arc<[Reference]>>,
+    /// Names of the pods that refer to an object, whether that is there or not.
+    users: HashMap<ObjectKey, BTreeSet<String>>,
+    /// By TrustDomain and UID.
+    found: BTreeMap<String, BTreeMap<String, Entry>>,
+    /// Watches of pods by namespace (none: everywhere), and what is wrong with them.
+    watches: BTreeMap<Option<String>, Result<(), String>>,
+    stirred: Stirred,
+}
+
+/// What is to be looked at before long because of what was taken in.
+#[derive(Default)]
+pub(crate) struct Stirred {
+    /// TrustDomains.
+    pub(crate) domains: BTreeSet<String>,
+    /// Instances that are to be probed.
+    pub(crate) probes: BTreeSet<InstanceKey>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Entry {
+    pub(super) instance: Instance,
+    /// Where it is probed; none: it cannot be, or has no address yet.
+    address: Option<Address>,
+    /// What to ask for in the handshake.
+    server_name: String,
+    /// The service account of its certificate.
+    account: String,
+    /// The ServiceCertificates whose Secrets it uses.
+    certificates: BTreeSet<Place>,
+    /// The GaiaServices whose policies it enforces.
+    pub(super) services: BTreeSet<Place>,
+    /// Whether it has been told to end.
+    pub(super) ends: bool,
+    /// The end of the certificate that it showed last.
+    shows_until: Option<Timestamp>,
+}
+
+/// Where to dial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+/// What a probe needs to know.
+#[derive(Debug, Clone)]
+pub(crate) struct Subject {
+    pub(crate) trust_domain: String,
+    pub(crate) spiffe_trust_domain: String,
+    pub(crate) address: Address,
+    pub(crate) server_name: String,
+    pub(crate) expected: SpiffeId,
+    /// Every trusted root (PEM).
+    pub(crate) roots: Vec<String>,
+    /// Fingerprint of the CA that signs.
+    pub(crate) ca: String,
+    /// Whether its ledger is to be read.
+    pub(crate) has_ledger: bool,
+}
+
+/// How many instances use everything, do not, or could not be asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Census {
+    pub(crate) current: usize,
+    pub(crate) behind: usize,
+    pub(crate) unknown: usize,
+}
+
+impl World {
+    /// Takes in a pod; none: it has ended, or does not matter.
+    pub(crate) fn apply_pod(&mut self, place: &Place, facts: Option<PodFacts>) -> BTreeSet<Key> {
+        let index = &mut self.instances;
+        if index.pods.get(place) == facts.as_ref() {
+            return BTreeSet::new();
+        }
+        let before = index.pods.remove(place);
+        for key in before.iter().flat_map(|before| objects(place, before)) {
+            if let Some(users) = index.users.get_mut(&key) {
+                users.remove(&place.1);
+                if users.is_empty() {
+                    index.users.remove(&key);
+                }
+            }
+        }
+        if let Some(mut facts) = facts {
+            facts.references = index.shape(facts.references);
+            for key in objects(place, &facts) {
+                index.users.entry(key).or_default().insert(place.1.clone());
+            }
+            index.pods.insert(place.clone(), facts);
+        }
+        let mut keys = BTreeSet::new();
+        if let Some(before) = before {
+            let replaced = self.instances.pods.get(place).is_none_or(|after| after.uid != before.uid);
+            if replaced {
+                keys.extend(self.put(&before.uid, BTreeMap::new()));
+            }
+            drop(before);
+            self.instances.shapes.retain(|shape| Arc::strong_count(shape) > 1);
+        }
+        keys.extend(self.match_pod(place));
+        keys
+    }
+
+    /// A pod was told to look at its mounts. Its watch says so too, but later than the next plan is made.
+    pub(crate) fn was_nudged(&mut self, place: &Place, uid: &str, value: &str) -> BTreeSet<Key> {
+        match self.instances.pods.get(place).filter(|facts| facts.uid == uid).cloned() {
+            Some(facts) => self.apply_pod(place, Some(PodFacts { nudged: Some(value.to_owned()), ..facts })),
+            None => BTreeSet::new(),
+        }
+    }
+
+    /// The state of a watch of pods; `scope` is its namespace, or none for all.
+    pub(crate) fn pods_watched(&mut self, scope: Option<&str>, state: Result<(), String>) -> BTreeSet<Key> {
+        let place = scope.map(str::to_owned);
+        if self.instances.watches.get(&place) == Some(&state) {
+            return BTreeSet::new();
+        }
+        self.readings.pods_watched(scope, state.is_ok());
+        self.instances.watches.insert(place, state);
+        let in_scope = |key: &Key| match key {
+            Key::TrustDomain(_) => true,
+            Key::Certificate(namespace, _) => scope.is_none_or(|scope| scope == namespace),
+            Key::Service(namespace, name) => {
+                let has_keys = self.has_keys(&(namespace.clone(), name.clone()));
+                has_keys && scope.is_none_or(|scope| scope == namespace)
+            }
+        };
+        self.all_keys().into_iter().filter(in_scope).collect()
+    }
+
+    pub(crate) fn pod_places(&self) -> Vec<Place> {
+        self.instances.pods.keys().cloned().collect()
+    }
+
+    /// What is to be looked at before long; probes stay noted while nobody probes.
+    pub(crate) fn take_stirred(&mut self, with_probes: Probing) -> Stirred {
+        let stirred = &mut self.instances.stirred;
+        let probes = match with_probes {
+            Probing::Leader => std::mem::take(&mut stirred.probes),
+            Probing::Nobody => BTreeSet::new(),
+        };
+        Stirred { domains: std::mem::take(&mut stirred.domains), probes }
+    }
+
+    /// Everything that can be probed.
+    pub(crate) fn all_instances(&self) -> Vec<InstanceKey> {
+        let found = self.instances.found.iter();
+        found.flat_map(|(domain, found)| found.keys().map(move |uid| (domain.clone(), uid.clone()))).collect()
+    }
+
+    /// A TrustDomain is to be looked at before long.
+    pub(super) fn stir(&mut self, domain: &str) {
+        if self.trust_domains.contains_key(domain) {
+            self.instances.stirred.domains.insert(domain.to_owned());
+        }
+    }
+
+    /// These are to be probed now.
+    pub(super) fn probe_soon<'a>(&mut self, domain: &str, uids: impl Iterator<Item = &'a String>) {
+        let Some(found) = self.instances.found.get(domain) else { return };
+        let keys = uids.filter(|uid| found.get(*uid).is_some_and(|entry| entry.address.is_some()));
+        let keys: Vec<InstanceKey> = keys.map(|uid| (domain.to_owned(), uid.clone())).collect();
+        self.instances.stirred.probes.extend(keys);
+    }
+
+    /// Who uses what is written for a TrustDomain.
+    pub(super) fn instances_of(&self, domain: &str, granted: &BTreeSet<String>) -> Instances<'_> {
+        if let Some(why) = granted.iter().find_map(|namespace| self.instances.unknown(namespace)) {
+            return Instances::Unknown(why);
+        }
+        let all = self.instances.found.get(domain).into_iter().flat_map(BTreeMap::values);
+        Instances::Known(
+            all.map(|entry| &entry.instance).filter(|instance| granted.contains(&instance.namespace)).collect(),
+        )
+    }
+
+    /// Who uses a leaf Secret.
+    pub(super) fn instances_using(&self, domain: &str, namespace: &str, secret: &str) -> Instances<'_> {
+        if let Some(why) = self.instances.unknown(namespace) {
+            return Instances::Unknown(why);
+        }
+        let entries = self.entries_using(domain, &ObjectKey::secret(namespace, secret));
+        Instances::Known(entries.into_iter().map(|entry| &entry.instance).collect())
+    }
+
+    pub(super) fn entries_using<'a>(&'a self, domain: &str, object: &ObjectKey) -> Vec<&'a Entry> {
+        let index = &self.instances;
+        let found = index.found.get(domain).filter(|_| self.is_selected(domain, &object.namespace));
+        let Some(found) = found else { return vec![] };
+        let pods = index.users.get(object).into_iter().flatten();
+        let pods = pods.filter_map(|name| index.pods.get(&(object.namespace.clone(), name.clone())));
+        let pods = pods.filter_map(|pod| found.get(&pod.uid));
+        // No UID of a pod holds a slash.
+        let endpoints = found.range(format!("{}/", object.namespace)..format!("{}0", object.namespace));
+        let endpoints = endpoints.map(|(_, entry)| entry);
+        pods.chain(endpoints).filter(|entry| entry.instance.uses.contains(object)).collect()
+    }
+
+    pub(super) fn entry(&self, (domain, uid): &InstanceKey) -> Option<&Entry> {
+        self.instances.found.get(domain)?.get(uid)
+    }
+
+    /// Why it is not known which pods there are in a namespace.
+    pub(super) fn pods_unknown(&self, namespace: &str) -> Option<&str> {
+        self.instances.unknown(namespace)
+    }
+
+    /// The GaiaService whose pod has an address: the first by name.
+    pub(super) fn service_at(&self, address: IpAddr) -> Option<&Place> {
+        let pods = self.instances.pods.values().filter(|pod| pod.ip == Some(address));
+        let entries = pods.flat_map(|pod| self.instances.found.values().filter_map(|found| found.get(&pod.uid)));
+        entries.flat_map(|entry| &entry.services).min()
+    }
+
+    /// Whether somebody has an address and was never asked: what is said of the others is not the whole truth yet.
+    pub(crate) fn has_unasked(&self, key: &Key) -> bool {
+        let unasked = |entry: &Entry| entry.address.is_some() && entry.instance.probe.is_none();
+        match key {
+            Key::TrustDomain(name) => self.instances.found.get(name).is_some_and(|found| {
+                found.values().any(|entry| unasked(entry) && self.is_selected(name, &entry.instance.namespace))
+            }),
+            Key::Certificate(namespace, name) => {
+                let certificate = self.certificates.get(&(namespace.clone(), name.clone()));
+                certificate.is_some_and(|certificate| {
+                    let secret = ObjectKey::secret(namespace, certificate.secret_name());
+                    self.entries_using(&certificate.spec.trust_domain_ref.name, &secret).into_iter().any(unasked)
+                })
+            }
+            Key::Service(..) => false,
+        }
+    }
+
+    /// The first end of all certificates that the instances of a ServiceCertificate were seen to serve.
+    pub(crate) fn served_until(&self, place: &Place) -> Option<Timestamp> {
+        let certificate = self.certificates.get(place)?;
+        let secret = ObjectKey::secret(&place.0, certificate.secret_name());
+        let entries = self.entries_using(&certificate.spec.trust_domain_ref.name, &secret);
+        entries.into_iter().filter_map(|entry| entry.shows_until).min()
+    }
+
+    /// How many instances of a TrustDomain use everything.
+    pub(crate) fn census(&self, domain: &str) -> Census {
+        let behind = self.guidance.get(domain).map(|guidance| &guidance.behind);
+        let mut census = Census::default();
+        for (uid, entry) in self.instances.found.get(domain).into_iter().flatten() {
+            if !self.is_selected(domain, &entry.instance.namespace) {
+                continue;
+            }
+            let seen = entry.instance.probe.as_ref().is_some_and(|probe| probe.seen.is_ok());
+            if behind.is_none_or(|behind| !behind.contains(uid)) {
+                census.current += 1;
+            } else if seen {
+                census.behind += 1;
+            } else {
+                census.unknown += 1;
+            }
+        }
+        census
+    }
+
+    /// What is needed to probe an instance; none: it is gone, or cannot be probed now.
+    pub(crate) fn subject(&self, (domain, uid): &InstanceKey) -> Option<Subject> {
+        let entry = self.instances.found.get(domain)?.get(uid)?;
+        let trust_domain = self.trust_domains.get(domain)?;
+        if !self.is_selected(domain, &entry.instance.namespace) {
+            return None;
+        }
+        let ring = self.ca_ring(&names::ca_ring(domain)).ring()?;
+        let spiffe_trust_domain = trust_domain.spec.trust_domain.clone();
+        Some(Subject {
+            trust_domain: domain.clone(),
+            address: entry.address.clone()?,
+            server_name: entry.server_name.clone(),
+            expected: SpiffeId::workload(&spiffe_trust_domain, &entry.instance.namespace, &entry.account),
+            roots: ring.trusted().map(|generation| generation.material.root.clone()).collect(),
+            ca: ring.active()?.material.fingerprint.clone(),
+            has_ledger: self.has_ledger(entry),
+            spiffe_trust_domain,
+        })
+    }
+
+    /// Whether an instance is still there, and is to be probed soon again.
+    pub(crate) fn is_behind(&self, (domain, uid): &InstanceKey) -> Option<bool> {
+        self.instances.found.get(domain)?.get(uid)?;
+        Some(self.guidance.get(domain).is_some_and(|guidance| guidance.behind.contains(uid)))
+    }
+
+    /// Takes in what a probe saw. Only what it saw matters, not when.
+    pub(crate) fn take_probe(
+        &mut self,
+        (domain, uid): &InstanceKey,
+        probe: Probe,
+        shows_until: Option<Timestamp>,
+    ) -> BTreeSet<Key> {
+        let entry = self.instances.found.get_mut(domain).and_then(|found| found.get_mut(uid));
+        let Some(entry) = entry else { return BTreeSet::new() };
+        entry.shows_until = shows_until;
+        let before = entry.instance.probe.replace(probe);
+        let same = before.is_some_and(|before| Some(&before.seen) == entry.instance.probe.as_ref().map(|p| &p.seen));
+        if same {
+            return BTreeSet::new();
+        }
+        let certificates = entry.certificates.iter();
+        let keys = certificates.map(|(namespace, name)| Key::Certificate(namespace.clone(), name.clone())).collect();
+        self.stir(domain);
+        keys
+    }
+}
+
+/// Who takes instances to probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Probing {
+    Leader,
+    Nobody,
+}
+
+impl InstanceIndex {
+    /// Why the instances in a namespace are not known.
+    fn unknown(&self, namespace: &str) -> Option<&str> {
+        let everywhere = self.watches.get(&None);
+        match everywhere.or_else(|| self.watches.get(&Some(namespace.to_owned()))) {
+            Some(Ok(())) => None,
+            Some(Err(why)) => Some(why),
+            None => Some(NOT_LISTED),
+        }
+    }
+
+    fn shape(&mut self, shape: Arc<[Reference]>) -> Arc<[Reference]> {
+        if let Some(known) = self.shapes.get(&shape) {
+            return Arc::clone(known);
+        }
+        self.shapes.insert(Arc::clone(&shape));
+        shape
+    }
+}
+
+fn objects<'a>(place: &'a Place, facts: &'a PodFacts) -> impl Iterator<Item = ObjectKey> + 'a {
+    let key = |r: &Reference| ObjectKey { kind: r.kind, namespace: place.0.clone(), name: r.name.to_string() };
+    facts.references.iter().map(key)
+}
+
+const NOT_LISTED: &str = "the pods are not listed yet";
+
+#[cfg(test)]
+mod tests;

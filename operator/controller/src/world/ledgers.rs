@@ -1,0 +1,251 @@
+//! What was read of the ledgers of instances, by this operator, since it leads.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gaia_api::crd::GaiaService;
+use gaia_api::ledger::{LedgerCaller, LedgerReport};
+use gaia_api::names;
+use gaia_plan::legacy::{Watch, Watched};
+use gaia_plan::object::ObjectKey;
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::instances::Entry;
+use super::{InstanceKey, Place, World};
+use crate::store::Key;
+
+/// A ledger, or in a few words why it could not be read.
+pub(crate) type Reading = Result<LedgerReport, String>;
+
+/// All that was read.
+#[derive(Default)]
+pub(super) struct Readings {
+    begun: Option<Begun>,
+    /// By the UIDs of instances.
+    known: HashMap<String, Known>,
+    /// What was heard of instances that are gone or about to go, by service, until it is written down.
+    gone: HashMap<Place, Gone>,
+    /// When the watch of pods was broken last, by namespace (none: everywhere), and until when.
+    blind: BTreeMap<Option<String>, (Instant, Option<Instant>)>,
+    /// Counts what was heard of those that are gone.
+    heard: u64,
+}
+
+#[derive(Default)]
+struct Gone {
+    /// What they said last, by what they call themselves.
+    last_words: BTreeMap<String, Arc<LedgerReport>>,
+    /// One that came and went without ever being read. Of several, which is named does not matter.
+    unread: Option<String>,
+    /// [`Readings::heard`] when the latest of that was heard.
+    latest: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Begun {
+    at: Instant,
+    since: Timestamp,
+    before: Option<Timestamp>,
+}
+
+#[derive(Default)]
+struct Known {
+    read: Option<(Timestamp, Arc<LedgerReport>)>,
+    failing: Option<(Timestamp, String)>,
+    has_said_its_last: bool,
+}
+
+impl World {
+    /// From now on ledgers are read. `before`: when another operator was last seen to do so.
+    pub(crate) fn begin_reading(&mut self, now: Timestamp, before: Option<Timestamp>) {
+        self.readings.begun = Some(Begun { at: Instant::now(), since: now, before });
+    }
+
+    /// Takes in what a ledger says.
+    pub(crate) fn take_ledger(&mut self, key: &InstanceKey, reading: Reading, at: Timestamp) -> BTreeSet<Key> {
+        let reading = reading.map(|report| self.with_workloads(report));
+        let Some(entry) = self.entry(key) else { return BTreeSet::new() };
+        let (ends, services) = (entry.ends, entry.services.clone());
+        let readings = &mut self.readings;
+        let known = readings.known.entry(key.1.clone()).or_default();
+        let is_news = match reading {
+            Ok(report) => {
+                let same = known.read.as_ref().is_some_and(|(_, before)| **before == report);
+                let is_news = !same || known.failing.is_some() || ends;
+                let report = Arc::new(report);
+                known.read = Some((at, Arc::clone(&report)));
+                known.failing = None;
+                known.has_said_its_last = ends;
+                if ends {
+                    for service in &services {
+                        let gone = readings.hear_of(service);
+                        gone.last_words.insert(report.instance.clone(), Arc::clone(&report));
+                    }
+                }
+                is_news
+            }
+            Err(why) => match &mut known.failing {
+                Some((_, said)) => {
+                    *said = why;
+                    false
+                }
+                failing @ None => {
+                    *failing = Some((at, why));
+                    true
+                }
+            },
+        };
+        if is_news { self.with_keys(services.iter()) } else { BTreeSet::new() }
+    }
+
+    /// How soon the ledger of an instance is read again; none: it has none.
+    pub(crate) fn ledger_interval(&self, key: &InstanceKey) -> Option<Duration> {
+        let entry = self.entry(key).filter(|entry| self.has_ledger(entry))?;
+        Some(if entry.ends { BEFORE_THE_END } else { EVERY_MINUTE })
+    }
+
+    /// What a decision about a service rests on; none where nobody reads ledgers.
+    pub(super) fn watch_of<'a>(&'a self, service: &'a GaiaService, place: &Place) -> Option<Watch<'a>> {
+        let begun = self.readings.begun?;
+        if !self.has_keys(place) {
+            return Some(Watch { since: begun.since, before: begun.before, ..Watch::default() });
+        }
+        let policy = ObjectKey::config_map(&place.0, names::policy(&place.1));
+        let entries = self.entries_using(&service.spec.trust_domain_ref.name, &policy);
+        let unknown = self.pods_unknown(&place.0);
+        let blind = self.readings.blind_in(&place.0, begun);
+        let gone = self.readings.gone.get(place);
+        Some(Watch {
+            since: begun.since,
+            before: begun.before,
+            instances: entries.into_iter().map(|entry| self.readings.watched(entry)).collect(),
+            unknown,
+            // Before the first list nothing was seen at all.
+            blind: blind.or(unknown.map(|_| (begun.since, None))),
+            last_words: gone.into_iter().flat_map(|gone| gone.last_words.values()).map(|said| &**said).collect(),
+            unread: gone.and_then(|gone| gone.unread.as_deref()),
+        })
+    }
+
+    /// How much was heard so far of instances that are gone.
+    pub(crate) fn heard(&self) -> u64 {
+        self.readings.heard
+    }
+
+    /// All that was heard of a service until then is written down.
+    pub(crate) fn is_written_down(&mut self, place: &Place, heard: u64) {
+        if self.readings.gone.get(place).is_some_and(|gone| gone.latest <= heard) {
+            self.readings.forget(place);
+        }
+    }
+
+    pub(super) fn has_keys(&self, service: &Place) -> bool {
+        self.services.get(service).is_some_and(|service| service.spec.auth.api_keys_secret_ref.is_some())
+    }
+
+    pub(super) fn has_ledger(&self, entry: &Entry) -> bool {
+        entry.services.iter().any(|service| self.has_keys(service))
+    }
+
+    /// A service has keys now: its instances are not to wait for the next time they would be asked anyway.
+    pub(super) fn read_soon(&mut self, place: &Place, domain: &str) {
+        let policy = ObjectKey::config_map(&place.0, names::policy(&place.1));
+        let entries = self.entries_using(domain, &policy).into_iter();
+        let uids: Vec<String> = entries.map(|entry| entry.instance.uid.clone()).collect();
+        self.probe_soon(domain, uids.iter());
+    }
+
+    fn with_keys<'a>(&self, services: impl Iterator<Item = &'a Place>) -> BTreeSet<Key> {
+        let with_keys = services.filter(|service| self.has_keys(service));
+        with_keys.map(|(namespace, name)| Key::Service(namespace.clone(), name.clone())).collect()
+    }
+
+    /// An address that is a pod's of ours says who the caller is.
+    fn with_workloads(&self, mut report: LedgerReport) -> LedgerReport {
+        for entry in &mut report.entries {
+            if let LedgerCaller::Unknown { address: Some(address), .. } = &entry.caller
+                && let Some((namespace, name)) = self.service_at(*address)
+            {
+                entry.caller = LedgerCaller::Workload { namespace: namespace.clone(), name: name.clone() };
+            }
+        }
+        report
+    }
+}
+
+impl Readings {
+    /// An instance is gone. Returns the services that must know.
+    pub(super) fn went(&mut self, entry: &Entry, has_keys: impl Fn(&Place) -> bool) -> BTreeSet<Key> {
+        let known = self.known.remove(&entry.instance.uid).unwrap_or_default();
+        let is_missed = known.read.is_none() && may_have_served(entry) && self.begun.is_some();
+        let mut keys = BTreeSet::new();
+        for service in entry.services.iter().filter(|service| has_keys(service)) {
+            if is_missed {
+                self.hear_of(service).unread.get_or_insert_with(|| entry.instance.name.clone());
+            }
+            keys.insert(Key::Service(service.0.clone(), service.1.clone()));
+        }
+        keys
+    }
+
+    pub(super) fn forget(&mut self, service: &Place) {
+        self.gone.remove(service);
+    }
+
+    fn hear_of(&mut self, service: &Place) -> &mut Gone {
+        self.heard += 1;
+        let gone = self.gone.entry(service.clone()).or_default();
+        gone.latest = self.heard;
+        gone
+    }
+
+    /// The watch of pods broke, or is whole again.
+    pub(super) fn pods_watched(&mut self, scope: Option<&str>, is_whole: bool) {
+        let now = Instant::now();
+        let blind = self.blind.get_mut(&scope.map(str::to_owned));
+        match blind {
+            Some((_, until @ None)) if is_whole => *until = Some(now),
+            Some((_, None)) => {}
+            _ if is_whole => {}
+            _ => drop(self.blind.insert(scope.map(str::to_owned), (now, None))),
+        }
+    }
+
+    fn blind_in(&self, namespace: &str, begun: Begun) -> Option<(Timestamp, Option<Timestamp>)> {
+        let everywhere = self.blind.get(&None);
+        let (from, until) = everywhere.or_else(|| self.blind.get(&Some(namespace.to_owned())))?;
+        let time = |at: Instant| {
+            let after = at.saturating_duration_since(begun.at);
+            gaia_plan::backoff::saturating_add(begun.since, after)
+        };
+        let is_over_before = until.is_some_and(|until| until <= begun.at);
+        (!is_over_before).then(|| (time(*from), until.map(time)))
+    }
+
+    fn watched<'a>(&'a self, entry: &'a Entry) -> Watched<'a> {
+        let known = self.known.get(&entry.instance.uid);
+        let read = known.and_then(|known| known.read.as_ref());
+        Watched {
+            name: &entry.instance.name,
+            uid: &entry.instance.uid,
+            serves: may_have_served(entry) || read.is_some(),
+            has_said_its_last: known.is_some_and(|known| known.has_said_its_last),
+            read: read.map(|(at, report)| (*at, &**report)),
+            failing: known.and_then(|known| known.failing.as_ref()).map(|(since, why)| (*since, why.as_str())),
+        }
+    }
+}
+
+fn may_have_served(entry: &Entry) -> bool {
+    // Only the UIDs of endpoints hold a slash. Nothing tells when those started.
+    entry.instance.uid.contains('/') || entry.instance.started.is_some()
+}
+
+const EVERY_MINUTE: Duration = Duration::from_secs(60);
+/// A pod that ends goes on serving for five seconds and more; what it sees then is evidence too.
+const BEFORE_THE_END: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,215 @@
+//! Instances: the running pods and endpoints that use what Gaia writes, and what each was seen to use.
+//!
+//! A rotation goes on when every instance is *current* (ROTATION, "Instances and acknowledgement"): it reports what it
+//! has loaded, or a handshake shows its leaf, or all its containers started long enough after the write. What is not
+//! known is never taken for nothing.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use gaia_api::crd::{Acknowledgement, Laggard, RestartKind};
+use gaia_api::identity::IdentityReport;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::backoff::saturating_add;
+use crate::object::ObjectKey;
+
+/// The instances of a TrustDomain.
+#[derive(Debug, Clone)]
+pub enum Instances<'a> {
+    /// They are not known: a watch is not synced, or not allowed. Says why.
+    Unknown(&'a str),
+    /// All of them.
+    Known(Vec<&'a Instance>),
+}
+
+impl<'a> Instances<'a> {
+    /// Those that are known.
+    pub fn iter(&self) -> impl Iterator<Item = &'a Instance> {
+        match self {
+            Self::Unknown(_) => [].iter(),
+            Self::Known(all) => all.iter(),
+        }
+        .copied()
+    }
+
+    /// Those that use an object.
+    pub fn using(&self, object: &ObjectKey) -> impl Iterator<Item = &'a Instance> {
+        self.iter().filter(move |instance| instance.uses.contains(object))
+    }
+}
+
+/// A pod that has not ended, or an endpoint outside the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// Its namespace.
+    pub namespace: String,
+    /// The pod's name, or `host:port` of an endpoint.
+    pub name: String,
+    /// The pod's UID; of an endpoint, its service and address.
+    pub uid: String,
+    /// The Secrets and ConfigMaps of ours that it refers to in volumes or environment.
+    pub uses: BTreeSet<ObjectKey>,
+    /// Whether what it refers to can change under it: not where it is mounted by subPath or taken as environment.
+    pub reloads: bool,
+    /// When the last of its containers started; none: not all have, or it is an endpoint.
+    pub started: Option<Timestamp>,
+    /// Whether a rotation waits for it.
+    pub acknowledgement: Acknowledgement,
+    /// Its service's wave.
+    pub wave: i32,
+    /// Workloads to restart where it does not reload by itself.
+    pub restart_targets: Vec<Target>,
+    /// Whether there is a port to probe it on.
+    pub can_be_probed: bool,
+    /// The value of its annotation `gaia.dev/nudge`.
+    pub nudged: Option<String>,
+    /// What the last probe saw.
+    pub probe: Option<Probe>,
+}
+
+/// What the last probe of an instance saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// When it ended.
+    pub at: Timestamp,
+    /// What it saw, or why it saw nothing, in a few words without anything that changes from probe to probe.
+    pub seen: Result<Shown, String>,
+}
+
+/// What a handshake and a report show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// Lower-case hex SHA-256 of the leaf that it showed.
+    pub fingerprint: String,
+    /// Whether the chain it showed verifies to a CA of the ring and is the instance's own.
+    pub is_verified: bool,
+    /// Its report, counted only from a verified instance; else why there is none.
+    pub report: Result<IdentityReport, String>,
+}
+
+/// A workload that can be restarted.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Target {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its kind: `Deployment`, `StatefulSet` or `DaemonSet`.
+    #[serde(serialize_with = "kind_text")]
+    pub kind: RestartKind,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}/{}", self.kind, self.namespace, self.name)
+    }
+}
+
+/// What an instance must be seen to use.
+#[derive(Debug, Clone)]
+pub enum Need<'a> {
+    /// This text of `ca.crt`, by its hash.
+    Bundle(&'a str),
+    /// This kid among those it accepts.
+    Kid(&'a str),
+    /// This kid not among those it accepts.
+    NoKid(&'a str),
+    /// This text of `denylist.json`, by its hash.
+    Denylist(&'a str),
+    /// Of a token issuer: that it signs with this kid.
+    SigningKid(&'a str),
+    /// This leaf, by its fingerprint.
+    Leaf(&'a str),
+    /// No open connection from a peer whose certificate chains to this root, by its fingerprint.
+    NoConnection(&'a str),
+}
+
+impl Instance {
+    /// Whether it was seen to use what is needed, written at `written`.
+    ///
+    /// # Errors
+    /// Why it does not, or why that is not known.
+    pub fn check(&self, need: &Need<'_>, written: Timestamp, min_delay: Duration) -> Result<(), String> {
+        let shown = self.probe.as_ref().map(|probe| &probe.seen);
+        if let Some(Ok(Shown { report: Ok(report), .. })) = shown {
+            return check_report(report, need);
+        }
+        if let (Need::Leaf(fingerprint), Some(Ok(shown))) = (need, shown) {
+            return if shown.fingerprint == *fingerprint {
+                Ok(())
+            } else {
+                Err(format!("Stale: serves another certificate than {}", short(fingerprint)))
+            };
+        }
+        if matches!(need, Need::NoConnection(_)) {
+            // Who does not report its connections cannot be waited for.
+            return Ok(());
+        }
+        let fresh_from = saturating_add(written, min_delay);
+        if self.started.is_some_and(|started| started > fresh_from) {
+            return Ok(());
+        }
+        Err(match shown {
+            Some(Err(why)) => format!("Unreachable: {why}"),
+            Some(Ok(Shown { report: Err(why), .. })) => {
+                format!("Stale: reports nothing ({why}) and was not restarted since")
+            }
+            _ if !self.can_be_probed => "NotProbed: there is no port, and it was not restarted since".to_owned(),
+            _ => "NotProbed: not yet".to_owned(),
+        })
+    }
+
+    /// The newest report.
+    #[must_use]
+    pub fn report(&self) -> Option<&IdentityReport> {
+        self.probe.as_ref()?.seen.as_ref().ok()?.report.as_ref().ok()
+    }
+
+    /// As status names it.
+    #[must_use]
+    pub fn laggard(&self, reason: &str) -> Laggard {
+        Laggard {
+            namespace: self.namespace.clone(),
+            pod: self.name.clone(),
+            reason: reason.chars().take(MAX_REASON).collect(),
+        }
+    }
+}
+
+fn check_report(report: &IdentityReport, need: &Need<'_>) -> Result<(), String> {
+    match need {
+        Need::Bundle(hash) if report.bundle_hash != **hash => Err("Stale: has not loaded the newest ca.crt".to_owned()),
+        Need::Kid(kid) if !report.jwks_kids.iter().any(|known| known == kid) => {
+            Err(format!("Stale: does not know signing key {}", short(kid)))
+        }
+        Need::NoKid(kid) if report.jwks_kids.iter().any(|known| known == kid) => {
+            Err(format!("Stale: still accepts signing key {}", short(kid)))
+        }
+        Need::Denylist(hash) if report.denylist_hash.as_deref() != Some(hash) => {
+            Err("Stale: has not loaded the newest denylist.json".to_owned())
+        }
+        Need::SigningKid(kid) if report.signing_kid.as_deref() != Some(kid) => {
+            Err(format!("Stale: does not sign with key {}", short(kid)))
+        }
+        Need::Leaf(fingerprint) if report.leaf.fingerprint != **fingerprint => {
+            Err(format!("Stale: serves another certificate than {}", short(fingerprint)))
+        }
+        Need::NoConnection(root) if report.connections.get(*root).is_some_and(|open| *open > 0) => {
+            Err(format!("Stale: has open connections of clients with certificates of CA {}", short(root)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn short(name: &str) -> String {
+    crate::ring::short_id(name)
+}
+
+fn kind_text<S: serde::Serializer>(kind: &RestartKind, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{kind:?}"))
+}
+
+const MAX_REASON: usize = 512;

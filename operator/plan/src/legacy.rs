@@ -1,0 +1,122 @@
+//! The way off API keys: who still uses one, since when nothing can have been missed, and whether they may end.
+//!
+//! Every instance counts in memory who presented which key on which day. The operator reads that every minute and keeps
+//! the latest days in one ConfigMap per service, the *record*. It is written only where something in it changes: so what
+//! a new leader goes by is what was seen, not when it was looked at last. When that was, its lease tells.
+
+mod merge;
+mod record;
+mod verdict;
+
+use gaia_api::crd::{GaiaService, SecretRef, Truth};
+use gaia_api::ledger::{LedgerRecord, LedgerReport};
+use jiff::Timestamp;
+
+use self::merge::merged;
+use self::record::looks_again_at;
+pub(crate) use self::record::with_mode;
+use self::verdict::verdict;
+pub(crate) use self::verdict::{Verdict, status};
+use crate::object::{Held, ObjectFacts};
+
+/// ConfigMap `<service>-ledger`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedgerObject {
+    /// What is known of the object.
+    pub facts: ObjectFacts,
+    /// What is in it, if that can be read.
+    pub record: Option<LedgerRecord>,
+}
+
+/// What an operator that leads knows of the ledgers of one service.
+#[derive(Debug, Clone, Default)]
+pub struct Watch<'a> {
+    /// Since when it reads ledgers.
+    pub since: Timestamp,
+    /// When another operator was last seen to do so before; none: that is not known.
+    pub before: Option<Timestamp>,
+    /// The instances that enforce the service's policy, as far as they are known.
+    pub instances: Vec<Watched<'a>>,
+    /// Why there may be others.
+    pub unknown: Option<&'a str>,
+    /// The last time in which instances were not known: its beginning, and its end unless it lasts.
+    pub blind: Option<(Timestamp, Option<Timestamp>)>,
+    /// What instances that are gone, or about to go, have said last.
+    pub last_words: Vec<&'a LedgerReport>,
+    /// An instance that came and went and was never read, by name.
+    pub unread: Option<&'a str>,
+}
+
+/// One instance.
+#[derive(Debug, Clone)]
+pub struct Watched<'a> {
+    /// Its pod's name, or its address.
+    pub name: &'a str,
+    /// See [`gaia_api::ledger::LedgerInstance`].
+    pub uid: &'a str,
+    /// Whether it can have answered a request: a pod has when its containers were up.
+    pub serves: bool,
+    /// Whether it was read since it began to end.
+    pub has_said_its_last: bool,
+    /// Its ledger, and when that was read.
+    pub read: Option<(Timestamp, &'a LedgerReport)>,
+    /// Since when reading it fails, and why it did at last.
+    pub failing: Option<(Timestamp, &'a str)>,
+}
+
+/// Whether a record that is not there yet is worth writing.
+pub(crate) fn says_something(record: &LedgerRecord) -> bool {
+    record.watched_since.is_some()
+        || record.gap.is_some()
+        || record.jwt_only.is_some()
+        || !record.instances.is_empty()
+        || !record.entries.is_empty()
+}
+
+/// The Secret of a service's keys, if it has any.
+pub(crate) fn keys(service: &GaiaService) -> Option<&SecretRef> {
+    service.spec.auth.api_keys_secret_ref.as_ref()
+}
+
+/// The ledger as a decision about its service needs it.
+pub(crate) struct Legacy {
+    /// The record as it is stored.
+    pub(crate) stored: Option<LedgerRecord>,
+    /// As it should be, but for the mode; none: there is nothing to write down.
+    pub(crate) next: Option<LedgerRecord>,
+    /// What the stored one says: what could not be written down is no evidence.
+    pub(crate) verdict: Verdict,
+    /// Whether both say that keys may end.
+    pub(crate) keys_may_end: bool,
+    /// When it may change by time alone.
+    pub(crate) looks_again_at: Option<Timestamp>,
+}
+
+/// Reads a service's ledger, stored or on its way. `watch`: none where nobody reads ledgers.
+pub(crate) fn observe(
+    service: &GaiaService,
+    stored: &Held<LedgerObject>,
+    was_deleted: bool,
+    watch: Option<&Watch<'_>>,
+    now: Timestamp,
+) -> Legacy {
+    let found = stored.ours();
+    let before = found.and_then(|object| object.record.as_ref());
+    let lost = match (found, was_deleted) {
+        (Some(LedgerObject { record: None, .. }), _) => Some("the record could not be read"),
+        (None, true) => Some("the record was deleted"),
+        _ => None,
+    };
+    let watch = watch.filter(|_| keys(service).is_some() && *stored != Held::Foreign);
+    let next = watch.map(|watch| record::next(before, lost, watch, now));
+    let verdict = |record| verdict(service, record, now);
+    let found = verdict(before);
+    let then = verdict(next.as_ref().or(before));
+    Legacy {
+        keys_may_end: [&found, &then].iter().all(|verdict| verdict.truth == Truth::True),
+        verdict: found,
+        looks_again_at: watch.and_then(|watch| looks_again_at(before, watch, now)),
+        stored: before.cloned(),
+        next,
+    }
+}

@@ -1,0 +1,185 @@
+//! What follows for the record from what was read.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use gaia_api::crd::{AuthMode, whole_seconds};
+use gaia_api::ledger::{EvidenceGap, JwtOnlyRun, LedgerInstance, LedgerRecord};
+use gaia_api::mount::SCHEMA_VERSION;
+use jiff::Timestamp;
+
+use super::{Watch, Watched, merged};
+use crate::backoff::saturating_add;
+
+/// The record as it should be now. `lost`: somebody has deleted it, or it cannot be read.
+pub(super) fn next(
+    before: Option<&LedgerRecord>,
+    lost: Option<&str>,
+    watch: &Watch<'_>,
+    now: Timestamp,
+) -> LedgerRecord {
+    let now = whole_seconds(now);
+    let known = before.map(|record| record.instances.as_slice()).unwrap_or_default();
+    let reports = watched(watch).filter_map(|instance| Some(instance.read?.1));
+    let reports = reports.chain(watch.last_words.iter().copied());
+    let entries = before.map(|record| record.entries.as_slice()).unwrap_or_default();
+    let entries = merged(entries, reports.flat_map(|report| &report.entries));
+    let missed = lost.map(str::to_owned).or_else(|| missed(before, watch, now));
+    let is_whole = is_whole(watch, now);
+    let watched_since = match before.and_then(|record| record.watched_since) {
+        Some(since) if missed.is_none() => Some(since),
+        _ => is_whole.then(|| beginning(watch, now)),
+    };
+    let gap = match missed {
+        Some(what) => Some(EvidenceGap { noticed: now, what }),
+        None => before.and_then(|record| record.gap.clone()),
+    };
+    LedgerRecord {
+        schema_version: SCHEMA_VERSION,
+        watched_since,
+        gap,
+        jwt_only: before.and_then(|record| record.jwt_only),
+        instances: instances(known, watch),
+        entries,
+    }
+}
+
+/// The record, with the mode that runs. When JWTOnly ended is kept: for a day, there is a way back to it.
+pub(crate) fn with_mode(mut record: LedgerRecord, mode: AuthMode, ran: AuthMode, now: Timestamp) -> LedgerRecord {
+    let now = whole_seconds(now);
+    record.jwt_only = match (record.jwt_only, mode) {
+        (Some(run @ JwtOnlyRun { until: None, .. }), AuthMode::JWTOnly) => Some(run),
+        (_, AuthMode::JWTOnly) => Some(JwtOnlyRun { since: now, until: None }),
+        (Some(JwtOnlyRun { since, until: None }), _) => Some(JwtOnlyRun { since, until: Some(now) }),
+        (None, _) if ran == AuthMode::JWTOnly => Some(JwtOnlyRun { since: now, until: Some(now) }),
+        (ended, _) => ended,
+    };
+    record
+}
+
+/// When the record may change by time alone.
+pub(super) fn looks_again_at(before: Option<&LedgerRecord>, watch: &Watch<'_>, now: Timestamp) -> Option<Timestamp> {
+    before?.watched_since?;
+    let unseen = watched(watch)
+        .filter(|instance| instance.failing.is_some())
+        .filter_map(|i| unseen_since(i, before, watch, now));
+    let blind = watch.blind.filter(|(_, until)| until.is_none()).map(|(from, _)| from);
+    unseen.chain(blind).min().map(|from| saturating_add(from, LONGEST_GAP))
+}
+
+fn watched<'w>(watch: &'w Watch<'_>) -> impl Iterator<Item = &'w Watched<'w>> {
+    watch.instances.iter()
+}
+
+/// What makes the time until now worthless, in words that do not change from look to look.
+fn missed(before: Option<&LedgerRecord>, watch: &Watch<'_>, now: Timestamp) -> Option<String> {
+    let record = before?;
+    let is_new = |at: Timestamp| record.watched_since.is_some_and(|since| since < whole_seconds(at));
+    if is_new(watch.since) && !watch.before.is_some_and(|before| is_short(before, watch.since)) {
+        return Some(
+            "no operator was there to read the ledgers for more than 10 minutes, or nothing tells for how long"
+                .to_owned(),
+        );
+    }
+    if let Some((from, until)) = watch.blind
+        && until.is_none_or(is_new)
+        && !is_short(from, until.unwrap_or(now))
+        && record.watched_since.is_some()
+    {
+        return Some("it was not known for more than 10 minutes which instances there are".to_owned());
+    }
+    if let Some(name) = watch.unread {
+        return Some(format!("{name} came and went, and its ledger was never read"));
+    }
+    if let Some(gone) = record.instances.iter().find(|known| is_lost(known, watch)) {
+        let now_there = watched(watch).find(|instance| instance.uid == gone.uid);
+        return Some(match now_there {
+            Some(instance) => {
+                format!("{} was started anew, and what it had seen since it was last read is lost", instance.name)
+            }
+            None => format!("instance {} is gone without a last read", name_of(&gone.uid)),
+        });
+    }
+    record.watched_since?;
+    let silent = watched(watch)
+        .find(|instance| unseen_since(instance, before, watch, now).is_some_and(|from| !is_short(from, now)))?;
+    let why = silent.failing.map_or("nobody answers", |(_, why)| why);
+    Some(format!("the ledger of {} could not be read for more than 10 minutes: {why}", silent.name))
+}
+
+/// Whether a process whose ledger was read is there no more, and was not read at its end.
+fn is_lost(known: &LedgerInstance, watch: &Watch<'_>) -> bool {
+    if watch.last_words.iter().any(|report| report.instance == known.instance) {
+        return false;
+    }
+    match watched(watch).find(|instance| instance.uid == known.uid) {
+        Some(instance) => instance.read.is_some_and(|(_, report)| report.instance != known.instance),
+        None => watch.unknown.is_none(),
+    }
+}
+
+/// Since when what an instance sees may be lost; none: nothing is.
+fn unseen_since(
+    instance: &Watched<'_>,
+    before: Option<&LedgerRecord>,
+    watch: &Watch<'_>,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    if instance.has_said_its_last || !instance.serves {
+        return None;
+    }
+    if let Some((at, _)) = instance.read {
+        return Some(at);
+    }
+    let is_known = before.is_some_and(|record| record.instances.iter().any(|known| known.uid == instance.uid));
+    if is_known {
+        return Some(watch.before.unwrap_or(watch.since));
+    }
+    Some(instance.failing.map_or(now, |(since, _)| since))
+}
+
+/// When the time begins that counts from now on. Where a clock went back that is not before what made it begin, or it
+/// would begin again and again.
+fn beginning(watch: &Watch<'_>, now: Timestamp) -> Timestamp {
+    let whole_again = watch.blind.and_then(|(_, until)| until);
+    [Some(watch.since), whole_again].into_iter().flatten().map(whole_seconds).fold(now, Timestamp::max)
+}
+
+/// Whether everybody there is was read a moment ago: only then does the time begin to count.
+fn is_whole(watch: &Watch<'_>, now: Timestamp) -> bool {
+    let is_read = |instance: &Watched<'_>| {
+        instance.has_said_its_last || !instance.serves || instance.read.is_some_and(|(at, _)| is_short(at, now))
+    };
+    watch.unknown.is_none() && watched(watch).all(is_read)
+}
+
+/// Whose ledgers are read from now on. Who has said its last is not waited for any more, and one that this operator has
+/// not read yet is known by what was written down of it.
+fn instances(known: &[LedgerInstance], watch: &Watch<'_>) -> Vec<LedgerInstance> {
+    let has_ended = |id: &str| watch.last_words.iter().any(|last| last.instance == id);
+    let read = watched(watch).filter(|instance| !instance.has_said_its_last).filter_map(|instance| {
+        let instance_id = &instance.read?.1.instance;
+        Some(LedgerInstance { uid: instance.uid.to_owned(), instance: instance_id.clone() })
+    });
+    let is_kept = |known: &&LedgerInstance| match watched(watch).find(|instance| instance.uid == known.uid) {
+        Some(instance) => instance.read.is_none() && !instance.has_said_its_last,
+        None => watch.unknown.is_some(),
+    };
+    let all = read.chain(known.iter().filter(is_kept).cloned()).filter(|instance| !has_ended(&instance.instance));
+    all.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The UID of an endpoint ends in its address, and says more than that of a pod.
+fn name_of(uid: &str) -> &str {
+    uid.rsplit('/').next().unwrap_or(uid)
+}
+
+fn is_short(from: Timestamp, to: Timestamp) -> bool {
+    to <= saturating_add(from, LONGEST_GAP)
+}
+
+/// So long may nobody look, and what instances have seen meanwhile still counts.
+const LONGEST_GAP: Duration = Duration::from_secs(600);
+
+#[cfg(test)]
+mod tests;

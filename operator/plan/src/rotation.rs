@@ -1,0 +1,221 @@
+//! The life of both rings: what follows next, and what it waits for (ROTATION).
+//!
+//! Everything here is decided on a ring whose projections are as the ring says; `crate::trust_domain` sees to that first.
+//! A decision is a [`Turn`]: the steps of one transition, or nothing and the reason to wait.
+
+mod ca;
+mod currency;
+mod distrust;
+mod gate;
+mod requests;
+mod signing;
+mod workloads;
+
+use std::time::Duration;
+
+use gaia_api::crd::{Laggard, reason};
+use jiff::Timestamp;
+
+pub(crate) use self::currency::{Currency, UsedLeaves, currency};
+pub(crate) use self::requests::restore;
+pub(crate) use self::workloads::workload_actions;
+use crate::ring::{CaRing, Ring, RingKind, SigningRing};
+use crate::transition::{Step, Transition};
+use crate::trust_domain::Observed;
+use crate::{Action, Event, Refusal};
+
+/// What is done about one ring now, and what is said of it.
+#[derive(Debug, Default)]
+pub(crate) struct Turn {
+    pub(crate) steps: Vec<Step>,
+    pub(crate) events: Vec<Event>,
+    /// A request that cannot be carried out.
+    pub(crate) refusal: Option<Refusal>,
+    pub(crate) progress: Option<Progress>,
+    /// When something may follow by time alone; also beside steps, which may have to wait for what is urgent.
+    pub(crate) thresholds: Vec<Timestamp>,
+    /// Whether its steps are taken although a projection cannot be written.
+    urgent: bool,
+}
+
+/// Where a rotation is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Of the condition.
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+    /// Who is waited for.
+    pub(crate) laggards: Vec<Laggard>,
+}
+
+impl Progress {
+    fn new(reason: &'static str, message: String) -> Self {
+        Self { reason, message, laggards: vec![] }
+    }
+}
+
+/// A rule of a ring's life: what it has to say now, if anything.
+type Rule = for<'c, 'a, 'o> fn(&'c Context<'a, 'o>) -> Option<Turn>;
+
+impl Turn {
+    /// The first rule that has something to do decides. What the first that waits says is told, but does not keep the
+    /// others from acting: who waits for the laggards of a rotation must not wait to refuse what leaked. The same holds
+    /// for what must wait now because it is not urgent.
+    fn of(context: &Context<'_, '_>, rules: &[Rule]) -> Self {
+        Self::first(context, rules.iter().filter_map(|rule| rule(context)))
+    }
+
+    fn first(context: &Context<'_, '_>, turns: impl Iterator<Item = Self>) -> Self {
+        let mut result = Self::default();
+        for mut turn in turns {
+            result.thresholds.append(&mut turn.thresholds);
+            result.refusal = result.refusal.take().or(turn.refusal.take());
+            if !turn.steps.is_empty() && (turn.is_urgent() || !context.only_urgent) {
+                return Self { thresholds: result.thresholds, refusal: result.refusal, ..turn };
+            }
+            result.progress = result.progress.take().or(turn.progress);
+        }
+        result
+    }
+
+    /// The same with what another says, if this one leaves it anything to say.
+    fn or_else(self, context: &Context<'_, '_>, other: impl FnOnce() -> Self) -> Self {
+        if !self.steps.is_empty() || self.progress.is_some() {
+            return self;
+        }
+        Self::first(context, [self, other()].into_iter())
+    }
+
+    /// Whether its steps come before everything else, also before a projection that is missing.
+    fn is_urgent(&self) -> bool {
+        self.urgent
+            || self.steps.iter().any(|step| {
+                matches!(
+                    step,
+                    Step::Suspect { .. }
+                        | Step::Distrust { .. }
+                        | Step::StageActive(_)
+                        | Step::Heed(_)
+                        | Step::Abandon(_)
+                        | Step::Discard(_)
+                        | Step::Reactivate { .. }
+                        | Step::RaiseMaxTtl(_)
+                )
+            })
+    }
+
+    fn act(steps: Vec<Step>, events: Vec<Event>, progress: Progress) -> Self {
+        Self { steps, events, progress: Some(progress), ..Self::default() }
+    }
+
+    fn urgent(self) -> Self {
+        Self { urgent: true, ..self }
+    }
+
+    fn wait(progress: Progress, thresholds: Vec<Timestamp>) -> Self {
+        Self { progress: Some(progress), thresholds, ..Self::default() }
+    }
+
+    fn rest(thresholds: Vec<Timestamp>) -> Self {
+        Self { thresholds, ..Self::default() }
+    }
+}
+
+/// What both rings are judged with.
+pub(crate) struct Context<'a, 'o> {
+    pub(crate) observed: &'a Observed<'o>,
+    pub(crate) leaves: &'a UsedLeaves<'a, 'o>,
+    pub(crate) ca: &'a CaRing,
+    pub(crate) signing: &'a SigningRing,
+    /// Of the bundle that the CA's ring says: lower-case hex SHA-256.
+    pub(crate) bundle_hash: &'a str,
+    /// Whether every projection is what the rings say.
+    pub(crate) is_projected: bool,
+    /// Whether every leaf Secret has the bundle that the CA's ring says.
+    pub(crate) is_in_leaves: bool,
+    /// Whether a new rotation may begin: the times that are asked for are possible.
+    pub(crate) may_begin: bool,
+    /// Whether everything else waits: a projection is missing, or the clock went back behind the rings' own times.
+    pub(crate) only_urgent: bool,
+    pub(crate) now: Timestamp,
+}
+
+/// The ring's times, by the letters of ROTATION.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    /// P, and G which equals it.
+    pub(crate) p: Duration,
+    /// S.
+    pub(crate) s: Duration,
+    /// D.
+    pub(crate) d: Duration,
+}
+
+impl Context<'_, '_> {
+    pub(crate) fn times(&self) -> Times {
+        let spec = &self.observed.domain.spec.propagation;
+        Times { p: spec.min_delay.value(), s: spec.clock_skew.value(), d: spec.deadline.value() }
+    }
+
+    fn is_known_ca(&self, fingerprint: &str) -> bool {
+        self.ca.generations.iter().any(|generation| generation.material.fingerprint == fingerprint)
+    }
+
+    fn annotation(&self, name: &str) -> Option<&str> {
+        self.observed.domain.metadata.annotations.as_ref()?.get(name).map(String::as_str)
+    }
+}
+
+/// What is done about the CA's ring now.
+pub(crate) fn ca_turn(context: &Context<'_, '_>) -> Turn {
+    ca::turn(context)
+}
+
+/// What is done about the signing keys' ring now.
+pub(crate) fn signing_turn(context: &Context<'_, '_>) -> Turn {
+    signing::turn(context)
+}
+
+/// The action that carries out a turn's steps.
+pub(crate) fn transition<M>(
+    observed: &Observed<'_>,
+    kind: RingKind,
+    ring: &Ring<M>,
+    facts: &crate::object::ObjectFacts,
+    turn: &mut Turn,
+) -> Option<Action> {
+    if turn.steps.is_empty() {
+        return None;
+    }
+    Some(Action::Transition(Box::new(Transition {
+        trust_domain: observed.name().to_owned(),
+        spiffe_trust_domain: observed.domain.spec.trust_domain.clone(),
+        kind,
+        key: observed.ring_key(kind),
+        on: facts.version(),
+        epoch: ring.epoch,
+        steps: std::mem::take(&mut turn.steps),
+        events: std::mem::take(&mut turn.events),
+    })))
+}
+
+/// How a ring and a generation of it are named to people: `CA 3f9a0c21`.
+fn name(kind: RingKind, id: &str) -> String {
+    match kind {
+        RingKind::Ca => format!("CA {id}"),
+        RingKind::SigningKeys => format!("signing key {id}"),
+    }
+}
+
+fn started(kind: RingKind, why: &str) -> Event {
+    let what = match kind {
+        RingKind::Ca => "CA",
+        RingKind::SigningKeys => "signing key",
+    };
+    Event::new(reason::ROTATION_STARTED, format!("a rotation of the {what} began: {why}"))
+}
+
+/// The longest that a compromised generation is kept for the sake of those that still use it.
+const LONGEST_GRACE: Duration = Duration::from_secs(300);
+/// How much of that may pass before its replacement signs.
+const LONGEST_EMERGENCY_PUBLISHING: Duration = Duration::from_secs(150);

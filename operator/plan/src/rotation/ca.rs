@@ -1,0 +1,292 @@
+//! The CA's ring.
+
+use std::time::Duration;
+
+use gaia_api::crd::{Acknowledgement, reason};
+use jiff::Timestamp;
+
+use super::gate::Poll;
+use super::{Context, LONGEST_EMERGENCY_PUBLISHING, LONGEST_GRACE, Progress, Turn, distrust, name, started};
+use crate::Event;
+use crate::backoff::{saturating_add, saturating_sub};
+use crate::certificate::key_spec;
+use crate::instance::{Instances, Need};
+use crate::ring::{CaMaterial, Generation, RingKind, State};
+use crate::transition::Step;
+use crate::trust_domain::{LeafView, ca_material};
+
+const KIND: RingKind = RingKind::Ca;
+
+/// What is done about the ring now.
+pub(super) fn turn(context: &Context<'_, '_>) -> Turn {
+    let rules = [distrust::of_ca, super::requests::abort_ca, publish, switch, retire, distrust::settle_ca];
+    Turn::of(context, &rules).or_else(context, || begin(context))
+}
+
+/// What is staged counts as published once it was seen in every projection.
+fn publish(context: &Context<'_, '_>) -> Option<Turn> {
+    let staged = context.ca.next().filter(|next| next.state == State::Staged)?;
+    let progress = Progress::new(reason::PUBLISHING, format!("{} is being published", name(KIND, &staged.id)));
+    let is_seen = context.is_projected && context.is_in_leaves;
+    let steps = if is_seen { vec![Step::Publish(staged.id.clone())] } else { vec![] };
+    Some(Turn::act(steps, vec![], progress))
+}
+
+/// What is published signs once everybody trusts it.
+fn switch(context: &Context<'_, '_>) -> Option<Turn> {
+    let Context { ca, now, .. } = context;
+    let (next, active) = (ca.next()?, ca.active()?);
+    let is_published = next.state == State::Published;
+    let published = next.published_time.unwrap_or(next.since);
+    let times = context.times();
+    let floor = saturating_add(published, times.p + times.s);
+    let suspect = active.distrust.map(|mark| mark.since);
+    let limit = suspect.map(|since| saturating_add(since, LONGEST_EMERGENCY_PUBLISHING));
+    let what = name(KIND, &next.id);
+    let is_time = *now >= floor;
+    // Waiting longer would shorten the certificates that are issued meanwhile.
+    let clamps_from = saturating_sub(active.material.not_after, context.observed.longest_leaf());
+    let is_ending = is_time && *now > clamps_from && next.material.not_after > active.material.not_after;
+    let too_late = limit.is_some_and(|limit| *now >= limit);
+    let alarms = limit.into_iter().chain([floor, saturating_add(clamps_from, A_SECOND)]).collect();
+    if !is_published && !too_late && !is_ending {
+        return Some(Turn::rest(alarms));
+    }
+    let poll = context.poll(|_| true, &Need::Bundle(context.bundle_hash), published);
+    // A Secret may have lost it since it was published: it is put right first.
+    let is_known = is_published && context.is_in_leaves;
+    let acknowledged = is_known && (poll.is_unanimous() || context.may_advance_without(&[&next.id]));
+    let at_once = suspect.is_some() && is_known && poll.is_unanimous() && !poll.nobody();
+    if (is_time && acknowledged) || at_once || too_late || is_ending {
+        let mut events = vec![Event::new(reason::ROTATION_SWITCHED, format!("{what} signs from now on"))];
+        if is_ending && !acknowledged && suspect.is_none() {
+            let end = active.material.not_after;
+            let why = if is_known { poll.message("trust it yet") } else { "it is not published yet".to_owned() };
+            events.push(Event::warning(
+                reason::ROTATION_FORCED,
+                format!("critical: {what} signs although {why}; the CA before it ends at {end}"),
+            ));
+        }
+        let steps = vec![Step::Activate { id: next.id.clone(), signed_until: signed_until(context, active) }];
+        let turn = Turn::act(steps, events, Progress::new(reason::REISSUING, format!("{what} signs")));
+        let turn = Turn { thresholds: alarms, ..turn };
+        return Some(if is_published { turn } else { turn.urgent() });
+    }
+    if is_published && !is_known && poll.is_unanimous() {
+        let progress = Progress::new(reason::PUBLISHING, format!("{what} is being published again"));
+        return Some(Turn::wait(progress, alarms));
+    }
+    if is_time || (suspect.is_some() && !poll.is_unanimous()) {
+        let (progress, alarm) = context.waiting(poll, &format!("use {what}"), floor);
+        return Some(Turn::wait(progress, alarm.into_iter().chain(alarms).collect()));
+    }
+    let message = format!("{what} was published at {published}; it signs at {floor} at the earliest");
+    Some(Turn::wait(Progress::new(reason::PUBLISHING, message), alarms))
+}
+
+/// When the last certificate that this CA can have signed ends: also one that is being issued at this moment.
+pub(super) fn signed_until(context: &Context<'_, '_>, ca: &Generation<CaMaterial>) -> Option<Timestamp> {
+    let coming = saturating_add(context.now, context.observed.longest_leaf());
+    let last = ends_of_leaves(context, ca).fold(coming, Timestamp::max);
+    Some(last.min(ca.material.not_after))
+}
+
+/// When the stored certificates that this CA signed end.
+fn ends_of_leaves<'c>(
+    context: &'c Context<'_, '_>,
+    ca: &'c Generation<CaMaterial>,
+) -> impl Iterator<Item = Timestamp> + 'c {
+    let by_it = context.observed.leaves.iter().filter(|view| is_signed_by(view, ca));
+    by_it.filter_map(|view| Some(view.leaf?.not_after))
+}
+
+/// What signs no more goes once nothing in use is signed by it.
+fn retire(context: &Context<'_, '_>) -> Option<Turn> {
+    let mut retiring: Vec<_> = context.ca.retiring().collect();
+    // What leaked goes first.
+    retiring.sort_by_key(|generation| generation.distrust.is_none());
+    (!retiring.is_empty())
+        .then(|| Turn::first(context, retiring.into_iter().filter_map(|old| retire_one(context, old))))
+}
+
+fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option<Turn> {
+    let now = context.now;
+    let times = context.times();
+    let what = name(KIND, &old.id);
+    let removed = |how: &str| {
+        let event = Event::new(reason::ROTATION_COMPLETED, format!("{what} is removed: {how}"));
+        let progress = Progress::new(reason::RETIRING, format!("{what} is removed"));
+        Some(Turn::act(vec![Step::Remove(old.id.clone())], vec![event], progress))
+    };
+    let end = ends_of_leaves(context, old).fold(old.signed_until.unwrap_or(old.material.not_after), Timestamp::max);
+    let spent = saturating_add(end, times.s);
+    if now >= spent && old.distrust.is_none() {
+        return removed("all it signed has ended");
+    }
+    let poll = unreplaced(context, old);
+    let ids = [old.id.as_str(), context.ca.active().map_or("", |active| active.id.as_str())];
+    let replaced = poll.is_unanimous() || (context.may_advance_without(&ids) && stored(context, old).is_unanimous());
+    if let Some(mark) = old.distrust {
+        let limit = saturating_add(mark.since, LONGEST_GRACE);
+        if replaced || now >= limit {
+            let step = Step::Distrust { id: old.id.clone(), mode: mark.mode };
+            let how = if replaced { "every certificate is replaced" } else { "it was waited for long enough" };
+            let event = Event::warning(reason::DISTRUSTED, format!("{what} is refused from now on: {how}"));
+            let progress = Progress::new(reason::DISTRUSTED, format!("{what} is refused"));
+            return Some(Turn::act(vec![step], vec![event], progress));
+        }
+        let message = poll.message(&format!("use certificates of another CA than {}", old.id));
+        let thresholds = poll.until.into_iter().chain([limit]).collect();
+        let laggards = poll.laggards.into_iter().chain(poll.tolerated).collect();
+        let progress = Progress { reason: reason::REISSUING, message, laggards };
+        return Some(Turn::wait(progress, thresholds));
+    }
+    if !replaced {
+        let message = format!("serve certificates of another CA than {}", old.id);
+        let (progress, alarm) = context.waiting(poll, &message, saturating_add(old.since, times.p + times.s));
+        return Some(Turn::wait(progress, alarm.into_iter().chain([spent]).collect()));
+    }
+    let Some(switched) = old.switched_time else {
+        let progress = Progress::new(reason::RETIRING, format!("every certificate of {what} is replaced"));
+        return Some(Turn::act(vec![Step::Switched(old.id.clone())], vec![], progress));
+    };
+    let safe = saturating_add(switched, times.p + times.s);
+    if now >= safe {
+        return removed("every certificate it signed is replaced");
+    }
+    let end = safe.min(spent);
+    let message = format!("{what} is not used any more; it is removed at {end}");
+    Some(Turn::wait(Progress::new(reason::RETIRING, message), vec![end]))
+}
+
+/// Who still uses what this CA signed: certificates that are not issued anew, instances that do not serve the new ones,
+/// and open connections.
+fn unreplaced(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Poll {
+    let mut poll = stored(context, old);
+    let observed = context.observed;
+    if !observed.domain.spec.propagation.require_acknowledgement {
+        return poll;
+    }
+    if let Instances::Unknown(why) = &observed.instances {
+        poll.unknown = Some((*why).to_owned());
+        return poll;
+    }
+    let p = context.times().p;
+    for (view, instance) in context.leaves.pairs() {
+        let Some(leaf) = view.leaf.filter(|_| !is_signed_by(view, old)) else { continue };
+        poll.add(instance, instance.check(&Need::Leaf(&leaf.fingerprint), view.issued_at(), p));
+    }
+    let root = old.material.root_fingerprint();
+    let root_stays = context.ca.trusted().any(|other| other.id != old.id && other.material.root_fingerprint() == root);
+    if !root_stays {
+        for instance in observed.instances.iter().filter(|i| i.acknowledgement == Acknowledgement::Required) {
+            if let Err(why) = instance.check(&Need::NoConnection(root), context.now, p) {
+                poll.total += 1;
+                poll.laggards.push(instance.laggard(&why));
+            }
+        }
+    }
+    poll
+}
+
+/// Certificates that this CA signed and that are stored still, and new ones that nobody was seen to serve and that were
+/// written a moment ago.
+fn stored(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Poll {
+    let times = context.times();
+    let mut poll = Poll::default();
+    for (view, users) in context.leaves.iter() {
+        let is_used = view.is_claimed || !users.is_empty();
+        poll.total += usize::from(is_used);
+        let why = match view.leaf {
+            Some(leaf) if is_signed_by(view, old) && is_used && leaf.not_after > context.now => {
+                poll.until = poll.until.into_iter().chain([leaf.not_after]).min();
+                format!("the stored certificate is signed by CA {} still", old.id)
+            }
+            None if view.is_claimed => "the stored certificate cannot be read".to_owned(),
+            Some(_) if !is_signed_by(view, old) && users.is_empty() => {
+                let in_use = saturating_add(view.issued_at(), times.p + times.s);
+                if view.issued_at() < old.since || context.now >= in_use {
+                    continue;
+                }
+                poll.until = poll.until.into_iter().chain([in_use]).min();
+                "it was written a moment ago".to_owned()
+            }
+            _ => continue,
+        };
+        let laggard = gaia_api::crd::Laggard {
+            namespace: view.secret_namespace.to_owned(),
+            pod: view.secret_name.to_owned(),
+            reason: format!("NotServed: {why}"),
+        };
+        poll.laggards.push(laggard);
+    }
+    poll
+}
+
+fn is_signed_by(view: &LeafView<'_>, ca: &Generation<CaMaterial>) -> bool {
+    view.leaf.is_some_and(|leaf| leaf.issuer.as_deref() == Some(ca.material.fingerprint.as_str()))
+}
+
+/// Why a new CA is due, if it is.
+fn begin(context: &Context<'_, '_>) -> Turn {
+    let Context { observed, ca, now, .. } = context;
+    let spec = &observed.domain.spec.ca;
+    let Some(active) = ca.active() else { return Turn::default() };
+    let activated = active.activated_time.unwrap_or(active.since);
+    let times = context.times();
+    // A rotation that was aborted is not begun anew by itself: its period begins with the abort.
+    let given_up = ca.given_up();
+    let aborted = given_up.map(|generation| generation.since);
+    let counts_from = aborted.map_or(activated, |aborted| aborted.max(activated));
+    let due_by_period = spec.rotation_period.as_ref().map(|period| saturating_add(counts_from, period.value()));
+    let lead = 2 * (observed.longest_leaf() + times.p + times.d);
+    let due_by_end = saturating_sub(active.material.not_after, lead);
+    let held_until = aborted.map(|aborted| saturating_add(aborted, times.d));
+    let is_ending = *now >= due_by_end && held_until.is_none_or(|until| *now >= until);
+    let is_brought = spec.existing_secret_ref.is_some();
+    let thresholds = due_by_period.into_iter().chain(held_until).chain((!is_brought).then_some(due_by_end)).collect();
+    let asked = spec.rotation_revision > ca.revision;
+    let why = if let Some(reference) = &spec.existing_secret_ref {
+        let brought = observed.brought_ca.as_ref().and_then(|ca| ca.as_ref().ok());
+        let news = brought.filter(|found| !context.is_known_ca(&found.fingerprint));
+        news.map(|found| format!("Secret {} holds CA {}", reference.name, crate::ring::short_id(&found.fingerprint)))
+    } else {
+        let wanted = key_spec(&spec.private_key.clone().unwrap_or_default());
+        let was_aborted = given_up.is_some_and(|g| !g.material.brought && g.material.key == wanted);
+        if asked {
+            Some(format!("rotationRevision is {}", spec.rotation_revision))
+        } else if active.material.brought && !was_aborted {
+            Some("spec.ca.existingSecretRef was taken away".to_owned())
+        } else if active.material.key != wanted && !was_aborted {
+            Some(format!("spec.ca.privateKey is {wanted}, not {}", active.material.key))
+        } else if is_ending {
+            Some(format!("the CA ends at {}", active.material.not_after))
+        } else if due_by_period.is_some_and(|due| *now >= due) {
+            Some("rotationPeriod has passed".to_owned())
+        } else {
+            None
+        }
+    };
+    // With a CA that was brought there is nothing to make: a raised revision waits for another one in the Secret.
+    let Some(why) = why else { return Turn::rest(thresholds) };
+    // Nobody lets a CA end for the sake of a field that is wrong elsewhere.
+    let leaf = observed.domain.spec.certificate_defaults.duration.value();
+    let lasts = crate::limits::check_ca(spec.duration().value(), leaf, &observed.domain.spec.propagation).is_ok();
+    let must_begin = is_ending && !is_brought && lasts;
+    if !(context.may_begin || must_begin) {
+        return Turn::rest(thresholds);
+    }
+    match ca_material(observed, *now) {
+        Err(refusal) => Turn { refusal: Some(refusal), thresholds, ..Turn::default() },
+        Ok(material) => {
+            let mut steps = vec![Step::Stage(material)];
+            if asked {
+                steps.push(Step::HandleRevision(spec.rotation_revision));
+            }
+            let progress = Progress::new(reason::PUBLISHING, "a new CA is being made".to_owned());
+            Turn { thresholds, ..Turn::act(steps, vec![started(KIND, &why)], progress) }
+        }
+    }
+}
+
+const A_SECOND: Duration = Duration::from_secs(1);

@@ -1,0 +1,315 @@
+//! The signing keys' ring. The next key is always in the JWK set already.
+
+use gaia_api::crd::{DistrustMode, reason};
+use gaia_api::names;
+use gaia_pki::{KeySpec, SigningAlgorithm};
+use jiff::Timestamp;
+
+use super::{Context, LONGEST_EMERGENCY_PUBLISHING, LONGEST_GRACE, Progress, Turn, name, started};
+use crate::Event;
+use crate::backoff::saturating_add;
+use crate::instance::Need;
+use crate::object::ObjectKey;
+use crate::ring::{Distrust, Generation, MaterialRequest, RingKind, SigningMaterial, State};
+use crate::transition::Step;
+use crate::trust_domain::signing_key_spec;
+
+const KIND: RingKind = RingKind::SigningKeys;
+
+/// What is done about the ring now.
+pub(super) fn turn(context: &Context<'_, '_>) -> Turn {
+    let rules = [
+        distrust,
+        raise_max_ttl,
+        replace_suspect,
+        super::requests::abort_signing,
+        stage,
+        publish,
+        retire,
+        settle_exposure,
+    ];
+    Turn::of(context, &rules).or_else(context, || switch(context))
+}
+
+/// Before tokens may live longer, the ring must know it: old keys are kept for that long.
+fn raise_max_ttl(context: &Context<'_, '_>) -> Option<Turn> {
+    let wanted = context.observed.domain.spec.tokens.max_ttl.value().as_secs();
+    let steps = vec![Step::RaiseMaxTtl(wanted)];
+    let known = context.signing.max_ttl_high_water_seconds;
+    known.is_none_or(|known| known < wanted).then(|| Turn { steps, ..Turn::default() })
+}
+
+/// What the spec says leaked, or what a holder of a leaked CA could have used.
+fn distrust(context: &Context<'_, '_>) -> Option<Turn> {
+    let signing = context.signing;
+    let unheeded = unheeded(context);
+    let mut steps: Vec<Step> = unheeded.map(Step::Heed).into_iter().collect();
+    let mut events = vec![];
+    for generation in signing.generations.iter().filter(|generation| generation.state != State::Distrusted) {
+        let with_ca = unheeded.filter(|_| matches!(generation.state, State::Active | State::Retiring));
+        let modes = [listed_mode(context, generation), with_ca.map(|mark| mark.mode)];
+        let Some(mode) = modes.into_iter().flatten().max_by_key(|mode| *mode == DistrustMode::Immediate) else {
+            continue;
+        };
+        let known = generation.distrust;
+        if known.is_some_and(|known| known.mode == mode || mode == DistrustMode::AfterReissue) {
+            continue;
+        }
+        let what = name(KIND, &generation.id);
+        events.push(Event::warning(reason::DISTRUSTED, format!("{what} is distrusted ({mode:?})")));
+        let id = generation.id.clone();
+        match (generation.state, mode) {
+            (State::Active, DistrustMode::Immediate) => {
+                steps.push(Step::Distrust { id, mode });
+                steps.extend(at_once(context));
+            }
+            (State::Active | State::Retiring, DistrustMode::AfterReissue) => steps.push(Step::Suspect { id, mode }),
+            // Nothing was signed by it, or what was is to be refused at once. Another next key follows by itself.
+            (State::Published | State::Staged, _) if signing.active().is_some_and(|a| is_dropped(context, a)) => {}
+            _ => steps.push(Step::Distrust { id, mode }),
+        }
+    }
+    if steps.is_empty() {
+        return None;
+    }
+    let progress = Progress::new(reason::DISTRUSTED, "the signing key is being replaced".to_owned());
+    Some(Turn::act(steps, events, progress))
+}
+
+/// Whether the active key goes in this very transition, and with it a next key that is listed too.
+fn is_dropped(context: &Context<'_, '_>, active: &Generation<SigningMaterial>) -> bool {
+    let modes = [listed_mode(context, active), unheeded(context).map(|mark| mark.mode)];
+    modes.contains(&Some(DistrustMode::Immediate))
+}
+
+/// What signs in place of an active key that is gone: the next key unless it is listed too, else a fresh one.
+fn at_once(context: &Context<'_, '_>) -> Vec<Step> {
+    let fresh = fresh(context);
+    if let Some(next) = usable_next(context) {
+        return vec![Step::Activate { id: next.id.clone(), signed_until: None }, Step::Stage(fresh)];
+    }
+    let listed = context.signing.next().map(|next| {
+        let mode = listed_mode(context, next).unwrap_or(DistrustMode::Immediate);
+        Step::Distrust { id: next.id.clone(), mode }
+    });
+    listed.into_iter().chain([Step::StageActive(fresh.clone()), Step::Stage(fresh)]).collect()
+}
+
+/// Whether a key leaked by what the spec says.
+fn listed_mode(context: &Context<'_, '_>, generation: &Generation<SigningMaterial>) -> Option<DistrustMode> {
+    let listed = &context.observed.domain.spec.tokens.distrusted;
+    listed.iter().find(|entry| entry.kid == generation.material.jwk.kid()).map(|entry| entry.mode)
+}
+
+/// The distrust of a CA that was not answered yet: under that CA, tokens of every key that signed were to be had.
+fn unheeded(context: &Context<'_, '_>) -> Option<Distrust> {
+    let marks = context.ca.generations.iter().filter_map(|ca| ca.distrust);
+    let newest = marks.max_by_key(|mark| (mark.since, mark.mode == DistrustMode::Immediate))?;
+    // A ring that was made since has signed nothing for them.
+    let began = context.signing.generations.iter().map(|key| key.activated_time.unwrap_or(key.since)).min()?;
+    if began > newest.since {
+        return None;
+    }
+    let is_news = context.signing.heeded.is_none_or(|heeded| {
+        heeded.since < newest.since || (heeded.mode != newest.mode && newest.mode == DistrustMode::Immediate)
+    });
+    is_news.then_some(newest)
+}
+
+/// The key to promote: unless it is listed too.
+fn usable_next<'a>(context: &'a Context<'_, '_>) -> Option<&'a Generation<SigningMaterial>> {
+    context.signing.next().filter(|next| listed_mode(context, next).is_none())
+}
+
+/// A suspect that signs is replaced by the next key, as soon as everybody knows that.
+fn replace_suspect(context: &Context<'_, '_>) -> Option<Turn> {
+    let active = context.signing.active()?;
+    let mark = active.distrust?;
+    let next = context.signing.next()?;
+    let limit = saturating_add(mark.since, LONGEST_EMERGENCY_PUBLISHING);
+    if context.now >= limit {
+        return Some(promote(context, next, vec![]).urgent());
+    }
+    if next.state != State::Published {
+        let message = format!("{} is to sign in its place", name(KIND, &next.id));
+        return Some(Turn::wait(Progress::new(reason::DISTRUSTED, message), vec![limit]));
+    }
+    let (ready, progress, alarm) = acknowledged(context, next);
+    if ready {
+        return Some(Turn { thresholds: vec![limit], ..promote(context, next, vec![]) });
+    }
+    Some(Turn::wait(progress, alarm.into_iter().chain([limit]).collect()))
+}
+
+/// There is always a next key, of the algorithm that is asked for.
+fn stage(context: &Context<'_, '_>) -> Option<Turn> {
+    let signing = context.signing;
+    let wanted = fresh(context);
+    let Some(next) = signing.next() else {
+        return Some(Turn { steps: vec![Step::Stage(wanted)], ..Turn::default() });
+    };
+    let is_wanted = matches!(&wanted, MaterialRequest::SigningKey { key } if *key == spec_of(next));
+    (!is_wanted).then(|| Turn { steps: vec![Step::Discard(next.id.clone()), Step::Stage(wanted)], ..Turn::default() })
+}
+
+/// What is staged counts as published once it was seen in every projection.
+fn publish(context: &Context<'_, '_>) -> Option<Turn> {
+    let staged = context.signing.next().filter(|next| next.state == State::Staged && context.is_projected)?;
+    Some(Turn { steps: vec![Step::Publish(staged.id.clone())], ..Turn::default() })
+}
+
+/// A key that signs no more goes once no token of it can be in use.
+fn retire(context: &Context<'_, '_>) -> Option<Turn> {
+    let mut retiring: Vec<_> = context.signing.retiring().collect();
+    // What leaked goes first.
+    retiring.sort_by_key(|generation| generation.distrust.is_none());
+    (!retiring.is_empty())
+        .then(|| Turn::first(context, retiring.into_iter().filter_map(|old| retire_one(context, old))))
+}
+
+fn retire_one(context: &Context<'_, '_>, old: &Generation<SigningMaterial>) -> Option<Turn> {
+    let now = context.now;
+    let times = context.times();
+    let what = name(KIND, &old.id);
+    let limit = old.distrust.map(|mark| saturating_add(mark.since, LONGEST_GRACE));
+    let go = |how: &str| {
+        let (step, reason) = match old.distrust {
+            Some(mark) => (Step::Distrust { id: old.id.clone(), mode: mark.mode }, reason::DISTRUSTED),
+            None => (Step::Remove(old.id.clone()), reason::ROTATION_COMPLETED),
+        };
+        let message = format!("{what} is removed: {how}");
+        let event = if old.distrust.is_some() { Event::warning(reason, message) } else { Event::new(reason, message) };
+        Some(Turn::act(vec![step], vec![event], Progress::new(reason::RETIRING, format!("{what} is removed"))))
+    };
+    if limit.is_some_and(|limit| now >= limit) {
+        return go("it was waited for long enough");
+    }
+    let Some(switched) = old.switched_time else {
+        return Some(watch_issuer(context, old, limit));
+    };
+    let life = std::time::Duration::from_secs(context.signing.max_ttl_high_water_seconds.unwrap_or_default());
+    let safe = saturating_add(switched, times.p + life + times.s);
+    if now >= safe {
+        return go("the last token it signed has ended");
+    }
+    let message = format!("{what} signs no more; its last token has ended at {safe}");
+    Some(Turn::wait(Progress::new(reason::RETIRING, message), limit.into_iter().chain([safe]).collect()))
+}
+
+/// The switch is over when every instance of the issuer signs with the new key.
+fn watch_issuer(context: &Context<'_, '_>, old: &Generation<SigningMaterial>, limit: Option<Timestamp>) -> Turn {
+    let times = context.times();
+    let kid = context.signing.active().map(|active| active.material.jwk.kid()).unwrap_or_default();
+    let id = crate::ring::short_id(kid);
+    let signer = names::token_signer(context.observed.name());
+    let uses_signer = |object: &ObjectKey| object.name == signer;
+    let floor = saturating_add(old.since, times.p + times.s);
+    if !context.is_projected {
+        let progress = Progress::new(reason::PUBLISHING, format!("{} is being handed to its issuer", name(KIND, &id)));
+        return Turn::wait(progress, limit.into_iter().collect());
+    }
+    let poll = context.poll(uses_signer, &Need::SigningKid(kid), old.since);
+    let is_alone = poll.nobody() && context.now < floor;
+    let advance = context.may_advance_without(&[&old.id, &id]);
+    if (poll.is_unanimous() && !is_alone) || (advance && context.now >= floor) {
+        let progress = Progress::new(reason::RETIRING, format!("{} signs everywhere", name(KIND, &id)));
+        let turn = Turn::act(vec![Step::Switched(old.id.clone())], vec![], progress);
+        return Turn { thresholds: limit.into_iter().collect(), ..turn };
+    }
+    if poll.is_unanimous() {
+        let message = format!("{} signs; its issuer has it at {floor} at the latest", name(KIND, &id));
+        let progress = Progress::new(reason::WAITING_FOR_INSTANCES, message);
+        return Turn::wait(progress, limit.into_iter().chain([floor]).collect());
+    }
+    let (progress, alarm) = context.waiting(poll, &format!("sign with key {id}"), floor);
+    Turn::wait(progress, alarm.into_iter().chain(limit).chain([floor]).collect())
+}
+
+/// From the edit to the last refusal.
+fn settle_exposure(context: &Context<'_, '_>) -> Option<Turn> {
+    let old = super::distrust::unsettled(&context.signing.generations).filter(|_| context.is_projected)?;
+    let poll = context.poll(|_| true, &Need::NoKid(old.material.jwk.kid()), old.since);
+    super::distrust::settle(context, old, &poll)
+}
+
+/// Why the next key is due to sign, if it is, and whether it may.
+fn switch(context: &Context<'_, '_>) -> Turn {
+    let Context { observed, signing, now, .. } = context;
+    let tokens = &observed.domain.spec.tokens;
+    let Some(active) = signing.active() else { return Turn::default() };
+    let Some(next) = signing.next() else { return Turn::default() };
+    let activated = active.activated_time.unwrap_or(active.since);
+    // A rotation that was aborted is not begun anew by itself: its period begins with the abort.
+    let given_up = signing.given_up();
+    let aborted = given_up.map(|generation| generation.since);
+    let due =
+        saturating_add(aborted.map_or(activated, |aborted| aborted.max(activated)), tokens.rotation_period.value());
+    let asked = tokens.rotation_revision > signing.revision;
+    let wanted = signing_key_spec(tokens.algorithm);
+    let was_aborted = given_up.is_some_and(|generation| spec_of(generation) == wanted);
+    let why = if asked {
+        format!("rotationRevision is {}", tokens.rotation_revision)
+    } else if spec_of(active) != wanted && !was_aborted {
+        format!("spec.tokens.algorithm is {:?}", tokens.algorithm)
+    } else if *now >= due {
+        "rotationPeriod has passed".to_owned()
+    } else {
+        return Turn::rest(vec![due]);
+    };
+    if !context.may_begin {
+        return Turn::default();
+    }
+    if next.state != State::Published {
+        let progress = Progress::new(reason::PUBLISHING, format!("{} is being published", name(KIND, &next.id)));
+        return Turn::wait(progress, vec![due]);
+    }
+    let (ready, progress, alarm) = acknowledged(context, next);
+    if !ready {
+        return Turn::wait(progress, alarm.into_iter().collect());
+    }
+    promote(context, next, vec![started(KIND, &why)])
+}
+
+/// Whether everybody knows the next key; else who does not.
+fn acknowledged(context: &Context<'_, '_>, next: &Generation<SigningMaterial>) -> (bool, Progress, Option<Timestamp>) {
+    let times = context.times();
+    let published = next.published_time.unwrap_or(next.since);
+    let floor = saturating_add(published, times.p + times.s);
+    let trust = names::trust(context.observed.name());
+    let kid = next.material.jwk.kid();
+    let poll = context.poll(|object| object.name == trust, &Need::Kid(kid), published);
+    let what = name(KIND, &next.id);
+    if context.now < floor {
+        let message = format!("{what} was published at {published}; it signs at {floor} at the earliest");
+        return (false, Progress::new(reason::PUBLISHING, message), Some(floor));
+    }
+    if poll.is_unanimous() || context.may_advance_without(&[&next.id]) {
+        return (true, Progress::new(reason::PUBLISHING, format!("{what} is known everywhere")), None);
+    }
+    let (progress, alarm) = context.waiting(poll, &format!("know {what}"), floor);
+    (false, progress, alarm)
+}
+
+/// The next key signs, and another one is staged after it.
+fn promote(context: &Context<'_, '_>, next: &Generation<SigningMaterial>, mut events: Vec<Event>) -> Turn {
+    let what = name(KIND, &next.id);
+    events.push(Event::new(reason::ROTATION_SWITCHED, format!("{what} signs from now on")));
+    let mut steps = vec![Step::Activate { id: next.id.clone(), signed_until: None }, Step::Stage(fresh(context))];
+    let revision = context.observed.domain.spec.tokens.rotation_revision;
+    if revision > context.signing.revision {
+        steps.push(Step::HandleRevision(revision));
+    }
+    Turn::act(steps, events, Progress::new(reason::PUBLISHING, format!("{what} signs")))
+}
+
+/// A new key of the algorithm that is asked for.
+pub(super) fn fresh(context: &Context<'_, '_>) -> MaterialRequest {
+    MaterialRequest::SigningKey { key: signing_key_spec(context.observed.domain.spec.tokens.algorithm) }
+}
+
+fn spec_of(generation: &Generation<SigningMaterial>) -> KeySpec {
+    signing_key_spec(match generation.material.jwk.algorithm() {
+        SigningAlgorithm::Rs256 => gaia_api::crd::TokenAlgorithm::RS256,
+        SigningAlgorithm::Es256 => gaia_api::crd::TokenAlgorithm::ES256,
+    })
+}

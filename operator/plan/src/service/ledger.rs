@@ -1,0 +1,58 @@
+//! The record of who uses API keys, as long as there are any.
+
+use std::collections::BTreeMap;
+
+use gaia_api::crd::{AuthMode, reason};
+use gaia_api::names::{self, key};
+use jiff::Timestamp;
+
+use super::Observed;
+use crate::legacy::{self, LedgerObject, Legacy};
+use crate::object::{DesiredObject, Held, ObjectKey, OtherKeys, Template, immutable};
+use crate::plan::owner;
+use crate::{Action, Refusal, mode, projection};
+
+/// What is to be done about it.
+///
+/// # Errors
+/// It cannot be written.
+pub(super) fn action(
+    observed: &Observed<'_>,
+    legacy: &Legacy,
+    mode: AuthMode,
+    now: Timestamp,
+) -> Result<Option<Action>, Refusal> {
+    let meta = &observed.service.metadata;
+    let name = names::ledger(meta.name.as_deref().unwrap_or_default());
+    let key = ObjectKey::config_map(meta.namespace.as_deref().unwrap_or_default(), name);
+    let has_keys = legacy::keys(observed.service).is_some();
+    if observed.ledger == Held::Foreign && has_keys {
+        let message = format!("{key} exists and is not Gaia's; delete it so that the use of API keys can be watched");
+        return Err(Refusal::stalled(reason::OBJECT_NOT_OWNED, message));
+    }
+    if let (Held::Ours(found), false) = (&observed.ledger, has_keys) {
+        return Ok(Some(Action::Delete { key, version: found.facts.version() }));
+    }
+    let Some(record) = legacy.next.clone() else { return Ok(None) };
+    let record = legacy::with_mode(record, mode, mode::ran(observed.service), now);
+    let desired = DesiredObject {
+        key,
+        secret_type: None,
+        labels: projection::labels(observed.domain.name, "ledger"),
+        annotations: BTreeMap::new(),
+        template: Template::default(),
+        data: BTreeMap::from([(key::LEDGER.to_owned(), projection::json(&record))]),
+        other_keys: OtherKeys::Remove,
+        owner: Some(owner("GaiaService", meta)),
+    };
+    let write = |change| Ok(Some(Action::Write(Box::new(change))));
+    match &observed.ledger {
+        Held::Ours(LedgerObject { facts, .. }) => match desired.change_from(facts) {
+            Some(change) if facts.immutable && !change.data.is_empty() => Err(immutable(&desired.key)),
+            Some(change) => write(change),
+            None => Ok(None),
+        },
+        _ if legacy::says_something(&record) => write(desired.create()),
+        _ => Ok(None),
+    }
+}

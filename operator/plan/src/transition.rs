@@ -1,0 +1,434 @@
+//! Transitions of a ring: each is one PUT of the whole ring (ROTATION rule 5).
+//!
+//! A transition is a list of steps, as data. [`Ring::after`] applies them to the public part and is pure; whoever executes
+//! it makes the key material that steps ask for, copies the ring as it was, and stores the result.
+
+use std::fmt;
+
+use gaia_api::crd::{DistrustMode, whole_seconds};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::Event;
+use crate::object::{ObjectKey, Version};
+use crate::ring::{Distrust, Generation, Material, MaterialRequest, Ring, RingKind, State, short_id};
+
+/// One change of a ring.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Transition {
+    /// `metadata.name` of the TrustDomain.
+    pub trust_domain: String,
+    /// The SPIFFE trust domain, for new CAs.
+    pub spiffe_trust_domain: String,
+    /// Which ring.
+    pub kind: RingKind,
+    /// Its Secret.
+    pub key: ObjectKey,
+    /// The state it was planned on.
+    pub on: Version,
+    /// The epoch it was planned on.
+    pub epoch: u64,
+    /// In order.
+    pub steps: Vec<Step>,
+    /// Told once it is done.
+    pub events: Vec<Event>,
+}
+
+/// One step of a transition. Generations are named by their short ids.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Step {
+    /// A new generation, to be published.
+    Stage(MaterialRequest),
+    /// A new generation that signs at once: an emergency.
+    StageActive(MaterialRequest),
+    /// It was seen in every projection.
+    Publish(String),
+    /// It signs from now on; the one that did retires. `signed_until`: when the last thing that one signed ends.
+    Activate {
+        /// Which one.
+        id: String,
+        /// Of the one that retires.
+        signed_until: Option<Timestamp>,
+    },
+    /// Its successor was seen in use everywhere.
+    Switched(String),
+    /// It is trusted no more.
+    Remove(String),
+    /// A person gives the rotation to it up before it signed anything.
+    Abandon(String),
+    /// It never signed, and another one is wanted in its place.
+    Discard(String),
+    /// It signs again; the one that did retires, and its rotation counts as aborted.
+    Reactivate {
+        /// Which one.
+        id: String,
+        /// Of the one that retires.
+        signed_until: Option<Timestamp>,
+    },
+    /// It leaked; it goes as soon as its replacement is in use.
+    Suspect {
+        /// Which one.
+        id: String,
+        /// How it goes.
+        mode: DistrustMode,
+    },
+    /// It leaked, and goes now. What was Staged beside it goes with [`Step::Discard`].
+    Distrust {
+        /// Which one.
+        id: String,
+        /// How it goes.
+        mode: DistrustMode,
+    },
+    /// Every instance was seen to refuse it.
+    Refused {
+        /// Which one.
+        id: String,
+        /// When the last one was.
+        at: Timestamp,
+    },
+    /// Of signing keys: the distrust of a CA is answered.
+    Heed(Distrust),
+    /// A `rotationRevision` is carried out.
+    HandleRevision(i64),
+    /// Tokens may live longer from now on.
+    RaiseMaxTtl(u64),
+}
+
+/// A ring put back to what its copy says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Restore {
+    /// `metadata.name` of the TrustDomain.
+    pub trust_domain: String,
+    /// Which ring.
+    pub kind: RingKind,
+    /// Its Secret without content: with a version if it exists.
+    pub object: crate::object::ObjectChange,
+    /// The epoch of the copy; another one is not taken.
+    pub epoch: u64,
+    /// The epoch that the restored ring has.
+    pub new_epoch: u64,
+}
+
+/// Why steps cannot be applied to a ring: it is not as it was planned on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StepError {
+    /// There is no such generation in a state that allows it.
+    #[error("{step}: the ring has no such generation in a state that allows it")]
+    NotPossible {
+        /// The step.
+        step: String,
+    },
+    /// After it not exactly one generation would sign.
+    #[error("after it {0} generations would be Active, it must be one")]
+    NotOneActive(usize),
+    /// A kid or fingerprint would be used twice.
+    #[error("generation {0} exists already")]
+    Reused(String),
+    /// The copy holds nothing that could sign.
+    #[error("the copy has no generation that may sign: its active one is distrusted")]
+    NothingToSign,
+}
+
+impl<M: Material + Clone> Ring<M> {
+    /// The ring after these steps. `made` is the material of the `Stage` and `StageActive` steps, in their order.
+    ///
+    /// # Errors
+    /// [`StepError`] if the ring is not as the steps were planned on.
+    pub fn after(&self, steps: &[Step], made: Vec<M>, now: Timestamp) -> Result<Self, StepError> {
+        let mut ring = self.clone();
+        let mut made = made.into_iter();
+        let now = whole_seconds(now);
+        for step in steps {
+            ring.apply(step, &mut made, now)?;
+        }
+        ring.epoch += u64::from(steps.iter().any(|step| step.changes_projections(M::ACTIVE_IS_PUBLISHED)));
+        ring.forget_removed();
+        match ring.generations.iter().filter(|generation| generation.state == State::Active).count() {
+            1 => Ok(ring),
+            other => Err(StepError::NotOneActive(other)),
+        }
+    }
+
+    fn apply(&mut self, step: &Step, made: &mut impl Iterator<Item = M>, now: Timestamp) -> Result<(), StepError> {
+        let impossible = || StepError::NotPossible { step: step.to_string() };
+        match step {
+            Step::Stage(_) => self.add(made.next().ok_or_else(impossible)?, State::Staged, now)?,
+            Step::StageActive(_) => self.add(made.next().ok_or_else(impossible)?, State::Active, now)?,
+            Step::Publish(id) => {
+                let generation = self.find(id, &[State::Staged]).ok_or_else(impossible)?;
+                generation.enter(State::Published, now);
+                generation.published_time = Some(now);
+            }
+            Step::Activate { id, signed_until } => {
+                self.retire(*signed_until, now);
+                let generation = self.find(id, &[State::Staged, State::Published]).ok_or_else(impossible)?;
+                generation.enter(State::Active, now);
+                generation.activated_time = Some(now);
+            }
+            Step::Switched(id) => {
+                self.find(id, &[State::Retiring]).ok_or_else(impossible)?.switched_time = Some(now);
+            }
+            Step::Remove(id) => {
+                self.find(id, &[State::Retiring]).ok_or_else(impossible)?.enter(State::Removed, now);
+            }
+            Step::Abandon(id) => {
+                let generation = self.find(id, &[State::Staged, State::Published]).ok_or_else(impossible)?;
+                generation.enter(State::Removed, now);
+                generation.aborted = true;
+            }
+            Step::Discard(id) => {
+                let generation = self.find(id, &[State::Staged, State::Published]).ok_or_else(impossible)?;
+                generation.enter(State::Removed, now);
+            }
+            Step::Reactivate { id, signed_until } => {
+                if let Some(active) = self.retire(*signed_until, now) {
+                    active.aborted = true;
+                }
+                let generation = self.find(id, &[State::Retiring]).ok_or_else(impossible)?;
+                generation.enter(State::Active, now);
+                (generation.switched_time, generation.signed_until) = (None, None);
+            }
+            Step::Suspect { id, mode } => {
+                let living = [State::Staged, State::Published, State::Active, State::Retiring];
+                let generation = self.find(id, &living).ok_or_else(impossible)?;
+                generation.distrust.get_or_insert(Distrust { mode: *mode, since: now, refused_time: None });
+            }
+            Step::Distrust { id, mode } => {
+                // Also what is removed already: no restore must bring it back.
+                let all = [State::Staged, State::Published, State::Active, State::Retiring, State::Removed];
+                let generation = self.find(id, &all).ok_or_else(impossible)?;
+                generation.enter(State::Distrusted, now);
+                let mark = Distrust { mode: *mode, since: now, refused_time: None };
+                generation.distrust.get_or_insert(mark).mode = *mode;
+            }
+            Step::Refused { id, at } => {
+                let generation = self.find(id, &[State::Distrusted]).ok_or_else(impossible)?;
+                generation.distrust.as_mut().ok_or_else(impossible)?.refused_time = Some(whole_seconds(*at));
+            }
+            Step::Heed(distrust) => self.heeded = Some(*distrust),
+            Step::HandleRevision(revision) => self.revision = self.revision.max(*revision),
+            Step::RaiseMaxTtl(seconds) => {
+                self.max_ttl_high_water_seconds = self.max_ttl_high_water_seconds.max(Some(*seconds));
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, material: M, state: State, now: Timestamp) -> Result<(), StepError> {
+        let id = short_id(material.name());
+        if self.generation(&id).is_some() {
+            return Err(StepError::Reused(id));
+        }
+        self.generations.push(Generation::new(id, state, now, material));
+        Ok(())
+    }
+
+    fn find(&mut self, id: &str, states: &[State]) -> Option<&mut Generation<M>> {
+        self.generations.iter_mut().find(|generation| generation.id == id && states.contains(&generation.state))
+    }
+
+    /// The active generation retires.
+    fn retire(&mut self, signed_until: Option<Timestamp>, now: Timestamp) -> Option<&mut Generation<M>> {
+        let active = self.generations.iter_mut().find(|generation| generation.state == State::Active)?;
+        active.enter(State::Retiring, now);
+        active.switched_time = None;
+        active.signed_until = signed_until;
+        Some(active)
+    }
+
+    /// Keeps the last few removed generations, for people to look at. What is distrusted stays for good.
+    fn forget_removed(&mut self) {
+        let removed = self.generations.iter().filter(|generation| generation.state == State::Removed).count();
+        let mut surplus = removed.saturating_sub(KEPT_REMOVED);
+        self.generations.retain(|generation| {
+            let goes = surplus > 0 && generation.state == State::Removed;
+            surplus -= usize::from(goes);
+            !goes
+        });
+    }
+
+    /// What is copied to `…-ring-previous` before this ring is replaced by `after`: the ring as it is, with everything
+    /// that `after` knows to have leaked marked so. The keys of those are not copied.
+    #[must_use]
+    pub fn copy_before(&self, after: &Self) -> Self {
+        let mut copy = self.clone();
+        for generation in &mut copy.generations {
+            let mark = after.generation(&generation.id).and_then(|known| known.distrust);
+            generation.distrust = generation.distrust.or(mark);
+        }
+        copy
+    }
+
+    /// The ring that `self`, a copy, makes again of a ring that is `current`, if that can be read.
+    ///
+    /// Nothing that is trusted now is lost: what has signed since the copy retires. Nothing that is known to have leaked,
+    /// here or there, comes back. What signs is trusted already: an older generation that is not any more only retires.
+    /// A `current` of an older epoch than the copy is itself a backup: the copy is nearer to what is trusted.
+    ///
+    /// # Errors
+    /// [`StepError::NothingToSign`] if no generation is left that may sign.
+    pub fn restored(&self, current: Option<&Self>, new_epoch: u64, now: Timestamp) -> Result<Self, StepError> {
+        let now = whole_seconds(now);
+        // A ring that is older than its copy still tells what leaked, but nothing of what is trusted now.
+        let in_force = current.filter(|ring| ring.epoch >= self.epoch);
+        let known = |id: &str| in_force.and_then(|ring| ring.generation(id));
+        let leaked = |id: &str| current.and_then(|ring| ring.generation(id)).and_then(|known| known.distrust);
+        let may_sign = |copied: &&Generation<M>| {
+            let is_trusted = in_force.is_none() || known(&copied.id).is_some_and(|here| here.state.is_trusted());
+            is_trusted && copied.distrust.is_none() && leaked(&copied.id).is_none()
+        };
+        let signs = self.active().filter(may_sign).or_else(|| in_force.and_then(Self::active));
+        let signs = signs.map(|generation| generation.id.clone()).ok_or(StepError::NothingToSign)?;
+        let copied = self.generations.iter().map(|copied| merged(Some(copied), known(&copied.id), in_force.is_none()));
+        let newer = in_force.into_iter().flat_map(|ring| &ring.generations);
+        let newer = newer.filter(|known| self.generation(&known.id).is_none());
+        let mut ring = self.clone();
+        ring.generations = copied.chain(newer.map(|known| merged(None, Some(known), false))).flatten().collect();
+        if in_force.is_none() {
+            for generation in &mut ring.generations {
+                generation.distrust = generation.distrust.or_else(|| leaked(&generation.id));
+                if generation.distrust.is_some() {
+                    generation.state = State::Distrusted;
+                }
+            }
+        }
+        for generation in &mut ring.generations {
+            let before = known(&generation.id).map(|known| known.state);
+            if generation.id == signs {
+                generation.state = State::Active;
+                generation.activated_time.get_or_insert(now);
+                (generation.switched_time, generation.signed_until) = (None, None);
+                generation.aborted = false;
+            } else if generation.state == State::Retiring && before != Some(State::Retiring) {
+                (generation.switched_time, generation.signed_until) = (None, None);
+            } else if generation.state == State::Staged {
+                generation.published_time = None;
+            }
+            if before != Some(generation.state) {
+                generation.since = now;
+            }
+        }
+        if let Some(current) = current {
+            ring.revision = ring.revision.max(current.revision);
+            ring.heeded = [ring.heeded, current.heeded].into_iter().flatten().max_by_key(|mark| mark.since);
+            ring.max_ttl_high_water_seconds = ring.max_ttl_high_water_seconds.max(current.max_ttl_high_water_seconds);
+        }
+        ring.restored_from = Some(self.epoch);
+        ring.epoch = new_epoch;
+        Ok(ring)
+    }
+
+    /// The newest time that it tells. A clock that is behind it is wrong.
+    #[must_use]
+    pub fn newest_time(&self) -> Timestamp {
+        let all = self.generations.iter().flat_map(|generation| {
+            let distrusted = generation.distrust.map(|mark| mark.since);
+            let times = [generation.published_time, generation.activated_time, generation.switched_time, distrusted];
+            times.into_iter().flatten().chain([generation.since])
+        });
+        all.max().unwrap_or(Timestamp::MIN)
+    }
+}
+
+/// What becomes of a generation by a restore, unless it is the one that signs: as it was copied, and as it is known now.
+/// `lost`: nothing is known of now.
+fn merged<M: Clone>(
+    copied: Option<&Generation<M>>,
+    known: Option<&Generation<M>>,
+    lost: bool,
+) -> Option<Generation<M>> {
+    let mut generation = known.or(copied)?.clone();
+    let (then, now) = (copied.map(|copied| copied.state), known.map(|known| known.state));
+    let mark = known.and_then(|known| known.distrust);
+    generation.distrust = mark.or_else(|| copied.and_then(|copied| copied.distrust));
+    generation.activated_time = generation.activated_time.or_else(|| copied.and_then(|copied| copied.activated_time));
+    let is_next = |state: Option<State>| matches!(state, Some(State::Staged | State::Published));
+    let has_signed = |state: Option<State>| matches!(state, Some(State::Active | State::Retiring));
+    let is_refused = [then, now].contains(&Some(State::Distrusted));
+    generation.state = if is_refused || (generation.distrust.is_some() && !now.is_some_and(State::is_trusted)) {
+        State::Distrusted
+    } else if has_signed(now) || has_signed(then) {
+        State::Retiring
+    } else if is_next(then) && lost {
+        // It may have signed since.
+        State::Retiring
+    } else if is_next(then) && is_next(now) {
+        generation.state
+    } else if is_next(then) {
+        // It may be in no projection any more: it is published anew.
+        State::Staged
+    } else {
+        State::Removed
+    };
+    Some(generation)
+}
+
+impl<M> Generation<M> {
+    fn enter(&mut self, state: State, now: Timestamp) {
+        self.state = state;
+        self.since = now;
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stage(material) => write!(f, "stage a new {material}"),
+            Self::StageActive(material) => write!(f, "sign at once with a new {material}"),
+            Self::Publish(id) => write!(f, "{id} is Published"),
+            Self::Activate { id, .. } => write!(f, "{id} is Active"),
+            Self::Switched(id) => write!(f, "the successor of {id} is in use"),
+            Self::Remove(id) => write!(f, "{id} is Removed"),
+            Self::Abandon(id) => write!(f, "{id} is given up"),
+            Self::Discard(id) => write!(f, "{id} is not wanted any more"),
+            Self::Reactivate { id, .. } => write!(f, "{id} is Active again"),
+            Self::Suspect { id, mode } => write!(f, "{id} is to be Distrusted ({mode:?})"),
+            Self::Distrust { id, mode } => write!(f, "{id} is Distrusted ({mode:?})"),
+            Self::Refused { id, .. } => write!(f, "{id} is refused everywhere"),
+            Self::Heed(distrust) => write!(f, "the CA distrusted at {} is answered", distrust.since),
+            Self::HandleRevision(revision) => write!(f, "rotationRevision {revision} is begun"),
+            Self::RaiseMaxTtl(seconds) => write!(f, "tokens may live {seconds}s"),
+        }
+    }
+}
+
+impl fmt::Display for Transition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let steps: Vec<String> = self.steps.iter().map(ToString::to_string).collect();
+        write!(f, "replace {}: {}", self.key, steps.join("; "))
+    }
+}
+
+impl Step {
+    /// Whether what pods and issuers mount says something else after it. Only then a ring gets a new epoch.
+    #[must_use]
+    pub fn changes_projections(&self, active_is_published: bool) -> bool {
+        match self {
+            Self::Activate { .. } | Self::Reactivate { .. } => active_is_published,
+            Self::Stage(_)
+            | Self::StageActive(_)
+            | Self::Remove(_)
+            | Self::Abandon(_)
+            | Self::Discard(_)
+            | Self::Distrust { .. } => true,
+            Self::Publish(_)
+            | Self::Switched(_)
+            | Self::Suspect { .. }
+            | Self::Refused { .. }
+            | Self::Heed(_)
+            | Self::HandleRevision(_)
+            | Self::RaiseMaxTtl(_) => false,
+        }
+    }
+
+    /// The material that this step needs made.
+    #[must_use]
+    pub fn material(&self) -> Option<&MaterialRequest> {
+        match self {
+            Self::Stage(material) | Self::StageActive(material) => Some(material),
+            _ => None,
+        }
+    }
+}
+
+const KEPT_REMOVED: usize = 8;

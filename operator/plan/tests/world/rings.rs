@@ -1,0 +1,249 @@
+//! Rings: made, replaced after they were copied, restored from the copy.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use gaia_api::names::{self, COMPONENT_LABEL, MANAGED_BY, MANAGED_BY_LABEL, TRUST_DOMAIN_LABEL, key};
+use gaia_pki::{KeySpec, sha256_hex};
+use gaia_plan::Action;
+use gaia_plan::backoff::{saturating_add, saturating_sub};
+use gaia_plan::object::ObjectKey;
+use gaia_plan::ring::{
+    CaMaterial, FORMAT_VERSION, Generation, Material, MaterialRequest, Ring, RingKind, RingRequest, SigningMaterial,
+    State, short_id,
+};
+use gaia_plan::transition::{Restore, Step, Transition};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::execute::WriteError;
+use super::{Resource, Stored, World};
+
+type Content = BTreeMap<String, String>;
+
+impl World {
+    pub(super) fn create_ring(
+        &mut self,
+        by: &Resource,
+        action: &Action,
+        request: &RingRequest,
+    ) -> Result<(), WriteError> {
+        let content = match &request.material {
+            material @ (MaterialRequest::NewCa { .. } | MaterialRequest::ExistingCa { .. }) => {
+                let made = vec![self.make_ca(material)?];
+                self.first(request, made, None)
+            }
+            MaterialRequest::SigningKeys { key, max_ttl_seconds } => {
+                let made = vec![self.make_key(*key), self.make_key(*key)];
+                self.first(request, made, Some(*max_ttl_seconds))
+            }
+            MaterialRequest::SigningKey { .. } => return Err(WriteError::Refused("there is no next key".to_owned())),
+        };
+        self.write(by, action, &request.object, content)
+    }
+
+    fn first<M: Material + Clone + Serialize>(&self, request: &RingRequest, made: Vec<M>, ttl: Option<u64>) -> Content {
+        let mut keys = Content::new();
+        let mut generations = vec![];
+        for (index, material) in made.into_iter().enumerate() {
+            let state = if index == 0 { State::Active } else { State::Staged };
+            keys.insert(format!("{}.key", short_id(material.name())), format!("KEY {}", material.name()));
+            generations.push(Generation::new(short_id(material.name()), state, self.now, material));
+        }
+        let ring = Ring {
+            format_version: FORMAT_VERSION,
+            trust_domain: request.spiffe_trust_domain.clone(),
+            epoch: request.epoch,
+            max_ttl_high_water_seconds: ttl,
+            revision: 1,
+            heeded: None,
+            restored_from: None,
+            generations,
+        };
+        content(&ring, &keys, |generation| generation.state.is_trusted())
+    }
+
+    fn make_ca(&mut self, request: &MaterialRequest) -> Result<CaMaterial, WriteError> {
+        let (fingerprint, not_after, key, brought) = match request {
+            MaterialRequest::NewCa { key, life_seconds } => {
+                let fingerprint = sha256_hex(format!("ca {}", self.fresh()).as_bytes());
+                (fingerprint, saturating_add(self.now, Duration::from_secs(*life_seconds)), *key, false)
+            }
+            MaterialRequest::ExistingCa { fingerprint, .. } => {
+                let Some(Ok(brought)) = self.brought.clone() else { return Err(WriteError::Conflict) };
+                if brought.fingerprint != *fingerprint {
+                    return Err(WriteError::Conflict);
+                }
+                (brought.fingerprint, brought.not_after, KeySpec::Ecdsa256, true)
+            }
+            other => return Err(WriteError::Refused(format!("a CA cannot be made of a {other}"))),
+        };
+        Ok(CaMaterial {
+            chain: format!("CHAIN {fingerprint}\n"),
+            root: format!("ROOT {fingerprint}\n"),
+            root_fingerprint: None,
+            not_before: saturating_sub(self.now, Duration::from_secs(300)),
+            fingerprint,
+            not_after,
+            key,
+            brought,
+        })
+    }
+
+    /// The public part of a new signing key. Its kid is made up, so that it is unlike any other.
+    fn make_key(&mut self, key: KeySpec) -> SigningMaterial {
+        let kid = format!("{:08}{:-<35}", self.fresh(), "");
+        let jwk = if key.is_rsa() {
+            let n = format!("g{}", "A".repeat(341));
+            json!({"kty": "RSA", "use": "sig", "alg": "RS256", "kid": kid, "n": n, "e": "AQAB"})
+        } else {
+            let octets = "A".repeat(43);
+            json!({"kty": "EC", "use": "sig", "alg": "ES256", "kid": kid, "crv": "P-256", "x": octets, "y": octets})
+        };
+        SigningMaterial { jwk: serde_json::from_value(jwk).unwrap(), public_key: format!("PUBLIC {kid}\n") }
+    }
+
+    /// The copy, then the ring: two writes.
+    pub(super) fn transition(&mut self, transition: &Transition) -> Result<(), WriteError> {
+        let requests: Vec<MaterialRequest> = transition.steps.iter().filter_map(Step::material).cloned().collect();
+        match transition.kind {
+            RingKind::Ca => {
+                let made = requests.iter().map(|request| self.make_ca(request)).collect::<Result<Vec<_>, _>>()?;
+                let (before, after) = self.replace::<CaMaterial>(transition, made)?;
+                self.judge_ca_ring(transition, &before, &after);
+                self.put_ring(&transition.key, &after)
+            }
+            RingKind::SigningKeys => {
+                let mut made = vec![];
+                for request in &requests {
+                    let MaterialRequest::SigningKey { key } = request else {
+                        return Err(WriteError::Refused(format!("a signing key cannot be made of a {request}")));
+                    };
+                    made.push(self.make_key(*key));
+                }
+                let (before, after) = self.replace::<SigningMaterial>(transition, made)?;
+                self.judge_signing_ring(transition, &before, &after);
+                self.put_ring(&transition.key, &after)
+            }
+        }
+    }
+
+    /// Copies a ring and returns it as it was and as it will be.
+    fn replace<M: Material + Clone + Serialize + DeserializeOwned>(
+        &mut self,
+        transition: &Transition,
+        made: Vec<M>,
+    ) -> Result<(Ring<M>, Ring<M>), WriteError> {
+        let stored = self.objects.get(&transition.key).ok_or(WriteError::Conflict)?;
+        if stored.facts.version() != transition.on {
+            return Err(WriteError::Conflict);
+        }
+        let before: Ring<M> = Ring::parse(stored.content[key::RING].as_bytes()).map_err(|_| WriteError::Conflict)?;
+        let keys = stored.content.clone();
+        let after = before.after(&transition.steps, made, self.now).map_err(|error| {
+            // A plan never asks for what is impossible on the very ring that it was made on.
+            self.violations.push((2, format!("{transition}: {error}")));
+            WriteError::Refused(error.to_string())
+        })?;
+        let copy = before.copy_before(&after);
+        let content =
+            content(&copy, &keys, |generation| generation.state.is_trusted() && generation.distrust.is_none());
+        self.judge_copy(&after, &content);
+        self.put(&copy_of(&transition.key), &format!("{}-previous", component(transition.kind)), content)?;
+        Ok((before, after))
+    }
+
+    fn put_ring<M: Material + Serialize>(&mut self, key: &ObjectKey, after: &Ring<M>) -> Result<(), WriteError> {
+        let mut keys = self.objects[key].content.clone();
+        for generation in &after.generations {
+            // What was made in this transition has its key; of all others it must still be there.
+            let is_new = !self.objects[key].content[key::RING].contains(generation.material.name());
+            if is_new {
+                keys.insert(generation.private_key_name(), format!("KEY {}", generation.material.name()));
+            }
+        }
+        let content = content(after, &keys, |generation| generation.state.is_trusted());
+        let label = self.objects[key].facts.labels.get(COMPONENT_LABEL).cloned().unwrap_or_default();
+        self.put(key, &label, content)?;
+        self.note_leaks(after);
+        Ok(())
+    }
+
+    pub(super) fn restore(&mut self, restore: &Restore) -> Result<(), WriteError> {
+        match restore.kind {
+            RingKind::Ca => self.restore_ring::<CaMaterial>(restore),
+            RingKind::SigningKeys => self.restore_ring::<SigningMaterial>(restore),
+        }
+    }
+
+    fn restore_ring<M: Material + Clone + Serialize + DeserializeOwned>(
+        &mut self,
+        restore: &Restore,
+    ) -> Result<(), WriteError> {
+        let at = &restore.object.key;
+        let parse = |stored: &Stored| Ring::<M>::parse(stored.content.get(key::RING)?.as_bytes()).ok();
+        let copy_stored = self.objects.get(&copy_of(at)).ok_or(WriteError::Conflict)?;
+        let copy = parse(copy_stored).ok_or(WriteError::Conflict)?;
+        let found = self.objects.get(at);
+        if copy.epoch != restore.epoch || found.map(|stored| stored.facts.version()) != restore.object.on {
+            return Err(WriteError::Conflict);
+        }
+        let current = found.and_then(parse);
+        let mut keys = found.map(|stored| stored.content.clone()).unwrap_or_default();
+        keys.extend(copy_stored.content.clone());
+        let restored = copy.restored(current.as_ref(), restore.new_epoch, self.now).map_err(|error| {
+            self.violations.push((2, format!("{restore:?}: {error}")));
+            WriteError::Refused(error.to_string())
+        })?;
+        let content = content(&restored, &keys, |generation| generation.state.is_trusted());
+        self.judge_restored(restore, current.as_ref(), &restored);
+        self.put(at, component(restore.kind), content)?;
+        self.note_leaks(&restored);
+        Ok(())
+    }
+
+    /// A PUT of a whole Secret in the operator's namespace.
+    fn put(&mut self, key: &ObjectKey, component: &str, content: Content) -> Result<(), WriteError> {
+        self.may_write()?;
+        self.judge_content(key, &content);
+        let fresh = self.fresh_version();
+        let stored = self.objects.entry(key.clone()).or_default();
+        if stored.facts.uid.is_empty() {
+            stored.facts.uid = fresh.uid;
+            stored.facts.type_ = Some("Opaque".to_owned());
+        }
+        let labels = [(MANAGED_BY_LABEL, MANAGED_BY), (TRUST_DOMAIN_LABEL, super::TD), (COMPONENT_LABEL, component)];
+        let is_copy = key.name.ends_with("-previous");
+        if is_copy || stored.facts.labels.is_empty() {
+            stored.facts.labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        }
+        stored.is_copy = is_copy;
+        stored.content = content;
+        stored.touch(fresh.resource_version.parse().unwrap());
+        self.remember(key);
+        self.memory.lost.remove(key);
+        Ok(())
+    }
+}
+
+pub(super) fn copy_of(ring: &ObjectKey) -> ObjectKey {
+    ObjectKey::secret(&ring.namespace, names::previous(&ring.name))
+}
+
+fn component(kind: RingKind) -> &'static str {
+    match kind {
+        RingKind::Ca => "ca-ring",
+        RingKind::SigningKeys => "signing-ring",
+    }
+}
+
+/// `ring.json`, and the keys of those generations that keep theirs.
+fn content<M: Serialize>(ring: &Ring<M>, keys: &Content, keeps_key: impl Fn(&Generation<M>) -> bool) -> Content {
+    let mut content = Content::from([(key::RING.to_owned(), serde_json::to_string(ring).unwrap())]);
+    for generation in ring.generations.iter().filter(|generation| keeps_key(generation)) {
+        let name = generation.private_key_name();
+        content.extend(keys.get(&name).map(|text| (name, text.clone())));
+    }
+    content
+}

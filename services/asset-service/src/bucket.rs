@@ -1,0 +1,179 @@
+//! Assets in a bucket of S3, or of a store that speaks its protocol.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use gaia_runtime::{OutsideClientError, outside_client};
+use object_store::aws::{AmazonS3Builder, AwsCredential};
+use object_store::client::{HttpClient, HttpConnector};
+use object_store::prefix::PrefixStore;
+use object_store::{ClientOptions, CredentialProvider, ObjectStore, RetryConfig};
+use zeroize::Zeroizing;
+
+use crate::config::{Bucket, StoreConfig};
+
+/// Why a bucket cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BucketError {
+    /// There is no file with credentials.
+    #[error("a bucket needs credentials: set GAIA_OBJECT_STORE_CREDENTIALS_FILE")]
+    NoCredentialsFile,
+    /// The file is not as it must be. What is in it is not told.
+    #[error("{path} (GAIA_OBJECT_STORE_CREDENTIALS_FILE) {what}")]
+    Credentials {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// There is no client for it.
+    #[error(transparent)]
+    Client(#[from] OutsideClientError),
+    /// The store does not take its configuration.
+    #[error(transparent)]
+    Store(#[from] object_store::Error),
+}
+
+/// Opens a bucket. It is not called before somebody asks for an asset.
+///
+/// # Errors
+/// [`BucketError`] if the credentials cannot be read or the store does not take its configuration.
+pub(crate) fn open(bucket: &Bucket, config: &StoreConfig) -> Result<Arc<dyn ObjectStore>, BucketError> {
+    let path = config.object_store_credentials_file.clone().ok_or(BucketError::NoCredentialsFile)?;
+    let credentials = MountedCredentials { path };
+    credentials.read()?;
+    let mut builder = AmazonS3Builder::new()
+        .with_bucket_name(&bucket.name)
+        .with_region(&config.object_store_region)
+        .with_http_connector(Connector(outside_client(config.object_store_ca_file.as_deref())?))
+        .with_credentials(Arc::new(credentials))
+        // The one request that some stores do not know.
+        .with_disable_bulk_delete(true)
+        .with_retry(RetryConfig { max_retries: MAX_RETRIES, retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() });
+    if let Some(endpoint) = &config.object_store_endpoint {
+        // Only one on loopback can be http: the configuration has seen to it.
+        builder = builder.with_endpoint(endpoint.trim_end_matches('/')).with_allow_http(true);
+    }
+    let store = builder.build()?;
+    Ok(match bucket.prefix.as_str() {
+        "" => Arc::new(store),
+        prefix => Arc::new(PrefixStore::new(store, prefix)),
+    })
+}
+
+/// The credentials in a mounted file, as it is now: whoever replaces it there need not restart us.
+struct MountedCredentials {
+    path: PathBuf,
+}
+
+impl MountedCredentials {
+    fn read(&self) -> Result<AwsCredential, BucketError> {
+        let failed = |what: String| BucketError::Credentials { path: self.path.clone(), what };
+        let text = std::fs::read_to_string(&self.path).map(Zeroizing::new);
+        let text = text.map_err(|error| failed(format!("cannot be read: {error}")))?;
+        parse(&text).map_err(|what| failed(what.to_owned()))
+    }
+}
+
+/// Reads AWS's credentials file: one profile, lines `name = value`.
+fn parse(text: &str) -> Result<AwsCredential, &'static str> {
+    let (mut key_id, mut secret_key, mut token) = (None, None, None);
+    let mut profiles = 0;
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(['#', ';'])) {
+        if line.starts_with('[') {
+            profiles += 1;
+            continue;
+        }
+        let (name, value) = line.split_once('=').ok_or("has a line that is no `name = value`")?;
+        let field = match name.trim() {
+            "aws_access_key_id" => &mut key_id,
+            "aws_secret_access_key" => &mut secret_key,
+            "aws_session_token" => &mut token,
+            _ => return Err("has a name that is none of aws_access_key_id, aws_secret_access_key, aws_session_token"),
+        };
+        if field.replace(value.trim().to_owned()).is_some() || profiles > 1 {
+            return Err("must hold one profile, and each name once");
+        }
+    }
+    let key_id = key_id.filter(|value| !value.is_empty()).ok_or("holds no aws_access_key_id")?;
+    let secret_key = secret_key.filter(|value| !value.is_empty()).ok_or("holds no aws_secret_access_key")?;
+    Ok(AwsCredential { key_id, secret_key, token: token.filter(|value| !value.is_empty()) })
+}
+
+impl fmt::Debug for MountedCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MountedCredentials").field("path", &self.path).finish()
+    }
+}
+
+impl CredentialProvider for MountedCredentials {
+    type Credential = AwsCredential;
+
+    fn get_credential<'a, 'b>(&'a self) -> BoxFuture<'b, object_store::Result<Arc<AwsCredential>>>
+    where
+        'a: 'b,
+        Self: 'b,
+    {
+        let failed = |error: BucketError| object_store::Error::Generic { store: "S3", source: error.into() };
+        Box::pin(std::future::ready(self.read().map(Arc::new).map_err(failed)))
+    }
+}
+
+/// Lets the store use a client of ours: without proxies, redirects, and certificates from the environment.
+#[derive(Debug)]
+struct Connector(reqwest::Client);
+
+impl HttpConnector for Connector {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(self.0.clone()))
+    }
+}
+
+/// Whether a text can be the name of a bucket: nothing in it has a meaning in a URL.
+pub(crate) fn is_bucket_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+    (3..=63).contains(&name.len())
+        && name.bytes().all(is_plain)
+        && !name.contains("..")
+        && !name.starts_with(['-', '.'])
+}
+
+/// Whether a text can be a prefix: plain segments.
+pub(crate) fn is_prefix(prefix: &str) -> bool {
+    let is_plain = |segment: &str| {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        !segment.is_empty() && !matches!(segment, "." | "..") && segment.bytes().all(is_plain)
+    };
+    Path::new(prefix).is_relative() && prefix.split('/').all(is_plain)
+}
+
+const MAX_RETRIES: usize = 3;
+const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_one_profile_of_awss_file() {
+        let found = parse("# by hand\n[default]\naws_access_key_id = AK\naws_secret_access_key=s=e/c+\n\n").unwrap();
+        assert_eq!((found.key_id.as_str(), found.secret_key.as_str(), found.token), ("AK", "s=e/c+", None));
+        let temporary = "aws_access_key_id=a\naws_secret_access_key=b\naws_session_token=c";
+        assert_eq!(parse(temporary).unwrap().token.as_deref(), Some("c"));
+        for (text, what) in [
+            ("", "no aws_access_key_id"),
+            ("aws_access_key_id=a", "no aws_secret_access_key"),
+            ("aws_access_key_id=a\naws_secret_access_key=", "no aws_secret_access_key"),
+            ("AKIA123", "no `name = value`"),
+            ("region=eu", "none of"),
+            ("[a]\naws_access_key_id=a\n[b]\naws_secret_access_key=b", "one profile"),
+            ("aws_access_key_id=a\naws_access_key_id=b", "each name once"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(what), "{text}: {error}");
+        }
+    }
+}

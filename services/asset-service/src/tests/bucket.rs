@@ -1,0 +1,127 @@
+//! The same in a bucket.
+
+use gaia_e2e::s3::{BUCKET, S3};
+
+use super::*;
+use crate::config::{Bucket, Place};
+
+async fn start_on(s3: &S3, prefix: &str) -> Service {
+    start_in(|dir| {
+        let credentials = dir.join("credentials");
+        std::fs::write(&credentials, s3.credentials_file()).unwrap();
+        StoreConfig {
+            object_store_url: Place::Bucket(Bucket { name: BUCKET.to_owned(), prefix: prefix.to_owned() }),
+            object_store_endpoint: Some(s3.endpoint()),
+            object_store_credentials_file: Some(credentials),
+            ..StoreConfig::folder("")
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn assets_are_kept_in_a_bucket_as_in_a_folder() {
+    let s3 = S3::start().await.unwrap();
+    let service = start_on(&s3, "gaia/assets").await;
+    let caller = service.with_key("the-shared-key");
+    assert_eq!(caller.status(Method::PUT, "/assets/photos/cat.jpg", "meow").await, StatusCode::CREATED);
+    assert_eq!(caller.status(Method::PUT, "/assets/photos/cat.jpg", "purring").await, StatusCode::NO_CONTENT);
+    assert_eq!(caller.status(Method::PUT, "/assets/gr%C3%BC%C3%9Fe%20%23%25.txt", "").await, StatusCode::CREATED);
+    assert_eq!(caller.listed().await, ["grüße #%.txt", "photos/cat.jpg"]);
+    assert!(s3.objects().iter().all(|key| key.starts_with("gaia/assets/key:legacy/")), "{:?}", s3.objects());
+    let (status, headers, body) = caller.send(Method::GET, "/assets/photos/cat.jpg", "").await;
+    assert_eq!((status, body.as_slice()), (StatusCode::OK, &b"purring"[..]));
+    let etag = headers["etag"].to_str().unwrap();
+    let (status, headers, body) =
+        caller.with("range", "bytes=-3").with("if-range", etag).send(Method::GET, "/assets/photos/cat.jpg", "").await;
+    assert_eq!((status, body.as_slice()), (StatusCode::PARTIAL_CONTENT, &b"ing"[..]));
+    assert_eq!(headers["content-range"], "bytes 4-6/7");
+    let not_again = caller.with("if-none-match", etag);
+    assert_eq!(not_again.status(Method::HEAD, "/assets/photos/cat.jpg", "").await, StatusCode::NOT_MODIFIED);
+    assert_eq!(caller.status(Method::PUT, "/assets/photos", "x").await, StatusCode::CONFLICT);
+    assert_eq!(caller.status(Method::DELETE, "/assets/photos/cat.jpg", "").await, StatusCode::NO_CONTENT);
+    assert_eq!(caller.status(Method::DELETE, "/assets/photos/cat.jpg", "").await, StatusCode::NOT_FOUND);
+    assert_eq!(service.with_token("gateway", None).listed().await, Vec::<String>::new());
+    assert!(s3.requests() > 10);
+}
+
+#[tokio::test]
+async fn a_large_asset_goes_to_a_bucket_in_parts_and_one_that_breaks_off_leaves_none() {
+    let s3 = S3::start().await.unwrap();
+    let service = start_on(&s3, "").await;
+    let caller = service.with_key("the-shared-key");
+    let large = vec![7; 12 * 1024 * 1024];
+    assert_eq!(caller.status(Method::PUT, "/assets/large", large.clone()).await, StatusCode::CREATED);
+    assert_eq!(caller.send(Method::GET, "/assets/large", "").await.2, large);
+
+    let piece = axum::body::Bytes::from(vec![7; 1024 * 1024]);
+    let pieces = std::iter::repeat_n(piece, 9).map(Ok).chain([Err(std::io::Error::other("gone"))]);
+    let body = Body::from_stream(futures::stream::iter(pieces));
+    let mut request = Request::put(format!("{}/assets/broken", service.url)).body(body).unwrap();
+    request.headers_mut().extend(caller.headers.clone());
+    assert!(caller.client.request(request).await.is_err());
+    gaia_runtime::testing::eventually("nothing is left of it", async || s3.open_uploads() == 0).await;
+    assert_eq!(s3.objects(), ["key:legacy/large"]);
+}
+
+#[tokio::test]
+async fn two_instances_on_one_bucket_do_not_undo_each_others_work() {
+    let s3 = S3::start().await.unwrap();
+    let (one, two) = (start_on(&s3, "").await, start_on(&s3, "").await);
+    let callers = [&one, &two].map(|service| service.with_key("the-shared-key").with("if-none-match", "*"));
+    for round in 0..5 {
+        let path = format!("/assets/{round}");
+        let puts = callers.iter().map(|caller| caller.status(Method::PUT, &path, "x"));
+        let mut statuses = futures::future::join_all(puts).await;
+        statuses.sort_unstable();
+        assert_eq!(statuses, [StatusCode::CREATED, StatusCode::PRECONDITION_FAILED]);
+    }
+    let caller = one.with_key("the-shared-key");
+    let mut seen = Vec::new();
+    for after in ["", "&after=1", "&after=3"] {
+        let (_, _, body) = caller.send(Method::GET, &format!("/assets?limit=2{after}"), "").await;
+        let list: Value = serde_json::from_slice(&body).unwrap();
+        let paths = list["assets"].as_array().unwrap().iter().map(|asset| asset["path"].as_str().unwrap().to_owned());
+        seen.extend(paths);
+    }
+    assert_eq!(seen, ["0", "1", "2", "3", "4"], "pages go on where those before ended");
+}
+
+#[tokio::test]
+async fn credentials_are_read_anew_and_a_store_that_refuses_them_is_a_500_that_says_nothing_of_them() {
+    let s3 = S3::start().await.unwrap();
+    let service = start_on(&s3, "").await;
+    let caller = service.with_key("the-shared-key");
+    assert_eq!(caller.status(Method::PUT, "/assets/a", "x").await, StatusCode::CREATED);
+    s3.set_secret("another/secret");
+    let (status, _, body) = caller.send(Method::GET, "/assets/a", "").await;
+    let body = String::from_utf8(body).unwrap();
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(!body.contains("Signature") && !body.contains("AKGAIA"), "{body}");
+    std::fs::write(service.store.path().join("credentials"), s3.credentials_file()).unwrap();
+    assert_eq!(caller.send(Method::GET, "/assets/a", "").await.2, b"x");
+}
+
+#[tokio::test]
+async fn without_credentials_a_bucket_is_no_place() {
+    let platform = Platform::new();
+    let dir = tempfile::tempdir().unwrap();
+    let _ = Mount::new(dir.path(), &platform.mount("asset-service"));
+    let start = async |credentials: Option<&str>| {
+        let file = credentials.map(|text| {
+            let file = dir.path().join("credentials");
+            std::fs::write(&file, text).unwrap();
+            file
+        });
+        let store = StoreConfig {
+            object_store_url: Place::Bucket(Bucket { name: BUCKET.to_owned(), prefix: String::new() }),
+            object_store_credentials_file: file,
+            ..StoreConfig::folder("")
+        };
+        let config = Config { runtime: config("asset-service", dir.path()), store };
+        AssetService::start(config, Arc::new(SystemClock)).await.map(drop).unwrap_err().to_string()
+    };
+    assert!(start(None).await.contains("set GAIA_OBJECT_STORE_CREDENTIALS_FILE"));
+    let error = start(Some("aws_secret_access_key=very-secret")).await;
+    assert!(error.contains("holds no aws_access_key_id") && !error.contains("very-secret"), "{error}");
+}

@@ -1,0 +1,108 @@
+//! `POST /internal/token-exchange`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Extension, State};
+use axum::response::{IntoResponse as _, Response};
+use gaia_auth::issue::DelegatedClaims;
+use gaia_auth::{Connection, Examined, PeerIdentity, Refusal, problem_with};
+use gaia_runtime::telemetry::AUDIT_TARGET;
+use http::{HeaderMap, header};
+
+use super::{Issuing, Means, TokenAnswer, audit_refusal, token_id, when_to_retry};
+use crate::denial::Denial;
+use crate::exchange::{ExchangeRequest, JWT_TYPE, SubjectCredential, claims};
+use crate::form;
+
+pub(super) async fn handle(
+    State(issuing): State<Issuing>,
+    Extension(connection): Extension<Arc<Connection>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let result = match (&connection.peer, body) {
+        (Some(peer), Ok(body)) => issuing.exchange(peer, &connection, &headers, &body).await,
+        _ => Err(Denial::Malformed),
+    };
+    issuing.count("delegated", result.as_ref().map(drop).map_err(|denial| *denial));
+    match result {
+        Ok(answer) => ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response(),
+        Err(denial) => {
+            audit_refusal(connection.peer.as_ref(), denial, ROUTE);
+            let (status, message) = denial.answer();
+            let members = [("error", denial.oauth_code()), ("error_description", message)];
+            when_to_retry(problem_with(status, message, &members), denial.retry_after())
+        }
+    }
+}
+
+impl Issuing {
+    async fn exchange(
+        &self,
+        peer: &PeerIdentity,
+        connection: &Connection,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<TokenAnswer, Denial> {
+        self.limits.check_caller(peer, connection)?;
+        let request = ExchangeRequest::parse(form::parse(headers, body).ok_or(Denial::Malformed)?)?;
+        let Means { signer, grants, generation } = self.ready()?;
+        let examined = match &request.subject {
+            SubjectCredential::Token(token) => self.authenticator.examine_token(token, Some(peer)).await,
+            SubjectCredential::ApiKey(key) => self.authenticator.examine_key(key, ROUTE, headers, connection),
+        };
+        let subject = examined.map_err(|refusal| refused(peer, &refusal))?;
+        self.limits.check_subject(&subject.subject.to_string())?;
+        let claims = claims(&grants, generation.denied(), peer, &subject, &request, self.clock.now(), token_id()?)?;
+        let (access_token, claims) = self.signing.sign(Arc::clone(&signer), claims).await?;
+        // Before the answer: what went out is on record.
+        audit_issue(peer, &subject, signer.kid(), &claims);
+        Ok(TokenAnswer {
+            access_token,
+            issued_token_type: Some(JWT_TYPE),
+            token_type: "Bearer",
+            expires_in: claims.exp - claims.iat,
+            scope: claims.scope,
+        })
+    }
+}
+
+fn refused(peer: &PeerIdentity, refusal: &Refusal) -> Denial {
+    let trace = &refusal.trace;
+    tracing::info!(
+        peer = peer.spiffe_id.as_str(),
+        reason = refusal.reason.as_str(),
+        kid = trace.kid.as_deref(),
+        jti = trace.jti.as_deref(),
+        sub = trace.sub.as_deref(),
+        key_id = trace.key_id.as_deref(),
+        "a credential was not exchanged"
+    );
+    Denial::SubjectRefused(refusal.reason)
+}
+
+fn audit_issue(peer: &PeerIdentity, subject: &Examined, kid: &str, claims: &DelegatedClaims) {
+    tracing::info!(
+        target: AUDIT_TARGET,
+        event = "token_issued",
+        result = "issued",
+        who = peer.spiffe_id.as_str(),
+        how = "mtls",
+        serial = peer.serial,
+        kid,
+        jti = claims.jti,
+        sub = claims.sub,
+        aud = claims.aud,
+        scope = claims.scope,
+        expires = claims.exp,
+        subject_credential = subject.kind.as_str(),
+        subject_kid = subject.trace.kid.as_deref(),
+        subject_jti = subject.trace.jti.as_deref(),
+        route = ROUTE,
+    );
+}
+
+pub(super) const ROUTE: &str = "/internal/token-exchange";

@@ -1,0 +1,172 @@
+//! The endpoints of auth-service.
+
+mod exchange;
+mod service_token;
+mod validate;
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, State};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use gaia_api::Clock;
+use gaia_auth::issue::Signer;
+use gaia_auth::{Access, Authenticator, Connection, PeerIdentity, problem};
+use gaia_runtime::rate::Limit;
+use gaia_runtime::telemetry::AUDIT_TARGET;
+use gaia_runtime::{Generation, Routes, random};
+use http::{HeaderValue, StatusCode, header};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::denial::Denial;
+use crate::files::IssuerFiles;
+use crate::grants::GrantTable;
+use crate::signing::Signing;
+
+/// What the handlers work with.
+#[derive(Clone)]
+pub(crate) struct Issuing {
+    pub(crate) files: Arc<IssuerFiles>,
+    pub(crate) generations: watch::Receiver<Option<Arc<Generation>>>,
+    pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) issued: Family<IssuedLabels, Counter>,
+    pub(crate) signing: Signing,
+    pub(crate) limits: Arc<TokenLimits>,
+}
+
+/// How many tokens there are for whom.
+#[derive(Debug)]
+pub(crate) struct TokenLimits {
+    /// By peer and where it is.
+    callers: Limit,
+    /// By the subject of a delegated token.
+    subjects: Limit,
+}
+
+impl Default for TokenLimits {
+    fn default() -> Self {
+        Self { callers: Limit::new(PER_SECOND, BURST), subjects: Limit::new(PER_SECOND, BURST) }
+    }
+}
+
+impl TokenLimits {
+    fn check_caller(&self, peer: &PeerIdentity, connection: &Connection) -> Result<(), Denial> {
+        self.callers.check(&(&peer.spiffe_id, connection.address)).map_err(Denial::TooMany)
+    }
+
+    fn check_subject(&self, subject: &str) -> Result<(), Denial> {
+        self.subjects.check(&subject).map_err(Denial::TooMany)
+    }
+}
+
+/// Labels of `gaia_token_issued_total`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct IssuedLabels {
+    kind: &'static str,
+    result: &'static str,
+    reason: &'static str,
+}
+
+/// RFC 6749, section 5.1, and of an exchange RFC 8693, section 2.2.1.
+#[derive(Serialize)]
+struct TokenAnswer {
+    access_token: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    issued_token_type: Option<&'static str>,
+    token_type: &'static str,
+    expires_in: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<String>,
+}
+
+pub(crate) fn routes(routes: Routes, state: &Issuing) -> Routes {
+    let limit = |bytes| DefaultBodyLimit::max(bytes);
+    let service_token = post(service_token::handle).layer(limit(MAX_REQUEST_BYTES)).with_state(state.clone());
+    let exchange = post(exchange::handle).layer(limit(MAX_TOKEN_FORM_BYTES)).with_state(state.clone());
+    let validate = post(validate::handle).layer(limit(MAX_TOKEN_FORM_BYTES)).with_state(state.clone());
+    routes
+        .route("/internal/service-token", Access::Peer, service_token)
+        .route(exchange::ROUTE, Access::Peer, exchange)
+        .route("/internal/validate", Access::Scopes(&["auth:validate"]), validate)
+        .route("/.well-known/jwks.json", Access::Public, get(jwks).with_state(state.clone()))
+}
+
+/// What tokens are made by.
+struct Means {
+    signer: Arc<Signer>,
+    grants: Arc<GrantTable>,
+    generation: Arc<Generation>,
+}
+
+impl Issuing {
+    /// What tokens are made by, if all of it is there.
+    fn ready(&self) -> Result<Means, Denial> {
+        let generation = self.generations.borrow().clone();
+        match (self.files.signer(), self.files.grants(), generation) {
+            (Some(signer), Some(grants), Some(generation)) => Ok(Means { signer, grants, generation }),
+            _ => Err(Denial::NotReady),
+        }
+    }
+
+    fn count(&self, kind: &'static str, result: Result<(), Denial>) {
+        let (result, reason) = match result {
+            Ok(()) => ("issued", ""),
+            Err(denial) => ("refused", denial.as_str()),
+        };
+        self.issued.get_or_create(&IssuedLabels { kind, result, reason }).inc();
+    }
+}
+
+/// The platform's public keys, for verifiers that do not mount them. Nothing in it is secret.
+async fn jwks(State(issuing): State<Issuing>) -> Response {
+    let generation = issuing.generations.borrow().clone();
+    match generation.as_ref().and_then(|generation| generation.jwks()) {
+        Some(text) => {
+            let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "public, max-age=30")];
+            (headers, text.to_vec()).into_response()
+        }
+        None => problem(StatusCode::SERVICE_UNAVAILABLE, "The keys are not loaded yet."),
+    }
+}
+
+fn audit_refusal(peer: Option<&PeerIdentity>, denial: Denial, route: &'static str) {
+    if matches!(denial, Denial::TooMany(_)) {
+        // Whoever asks too often must not fill the log as well: it is counted, and each request has its line already.
+        return;
+    }
+    tracing::info!(
+        target: AUDIT_TARGET,
+        event = "token_refused",
+        result = "refused",
+        reason = denial.as_str(),
+        who = peer.map(|peer| peer.spiffe_id.as_str()),
+        how = "mtls",
+        serial = peer.map(|peer| peer.serial.as_str()),
+        route,
+    );
+}
+
+fn when_to_retry(mut response: Response, seconds: Option<u64>) -> Response {
+    if let Some(seconds) = seconds {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// 128 random bits in hex.
+fn token_id() -> Result<String, Denial> {
+    let bits = random().ok_or(Denial::SigningFailed)?;
+    Ok(format!("{:032x}", u128::from_be_bytes(bits)))
+}
+
+const MAX_REQUEST_BYTES: usize = 8 * 1024;
+/// A token of 8 KiB, and what stands around it.
+const MAX_TOKEN_FORM_BYTES: usize = 12 * 1024;
+const PER_SECOND: NonZeroU32 = NonZeroU32::new(20).unwrap();
+const BURST: NonZeroU32 = NonZeroU32::new(100).unwrap();

@@ -1,0 +1,80 @@
+//! `POST /internal/service-token`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Extension, State};
+use axum::response::{IntoResponse as _, Response};
+use gaia_auth::issue::ServiceClaims;
+use gaia_auth::{Connection, PeerIdentity, problem};
+use gaia_runtime::telemetry::AUDIT_TARGET;
+use http::header;
+
+use super::{Issuing, Means, TokenAnswer, audit_refusal, token_id, when_to_retry};
+use crate::denial::Denial;
+use crate::issuer::{claims, parse};
+
+pub(super) async fn handle(
+    State(issuing): State<Issuing>,
+    Extension(connection): Extension<Arc<Connection>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let result = match (&connection.peer, body) {
+        (Some(peer), Ok(body)) => issuing.service_token(peer, &connection, &body).await,
+        _ => Err(Denial::Malformed),
+    };
+    issuing.count("service", result.as_ref().map(drop).map_err(|denial| *denial));
+    match result {
+        Ok(answer) => ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response(),
+        Err(denial) => {
+            audit_refusal(connection.peer.as_ref(), denial, ROUTE);
+            let (status, message) = denial.answer();
+            when_to_retry(problem(status, message), denial.retry_after())
+        }
+    }
+}
+
+impl Issuing {
+    async fn service_token(
+        &self,
+        peer: &PeerIdentity,
+        connection: &Connection,
+        body: &[u8],
+    ) -> Result<TokenAnswer, Denial> {
+        self.limits.check_caller(peer, connection)?;
+        let request = parse(body)?;
+        let Means { signer, grants, generation } = self.ready()?;
+        let claims = claims(&grants, generation.denied(), peer, &request, self.clock.now(), token_id()?)?;
+        let (access_token, claims) = self.signing.sign(Arc::clone(&signer), claims).await?;
+        // Before the answer: what went out is on record.
+        audit_issue(peer, signer.kid(), &claims);
+        Ok(TokenAnswer {
+            access_token,
+            issued_token_type: None,
+            token_type: "Bearer",
+            expires_in: claims.exp - claims.iat,
+            scope: None,
+        })
+    }
+}
+
+fn audit_issue(peer: &PeerIdentity, kid: &str, claims: &ServiceClaims) {
+    tracing::info!(
+        target: AUDIT_TARGET,
+        event = "token_issued",
+        result = "issued",
+        who = peer.spiffe_id.as_str(),
+        how = "mtls",
+        serial = peer.serial,
+        kid,
+        jti = claims.jti,
+        aud = claims.aud,
+        scope = claims.scope,
+        expires = claims.exp,
+        route = ROUTE,
+    );
+}
+
+const ROUTE: &str = "/internal/service-token";

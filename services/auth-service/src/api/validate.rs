@@ -1,0 +1,74 @@
+//! `POST /internal/validate` (RFC 7662): what a token says, for a service that cannot verify one itself.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Extension, State};
+use axum::response::{IntoResponse as _, Response};
+use gaia_auth::{Connection, Examined, Refusal, Scopes, problem};
+use http::{HeaderMap, StatusCode, header};
+use serde_json::{Map, Value, json};
+
+use super::{Issuing, when_to_retry};
+use crate::form;
+
+pub(super) async fn handle(
+    State(issuing): State<Issuing>,
+    Extension(connection): Extension<Arc<Connection>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let form = body.ok().and_then(|body| form::parse(&headers, &body));
+    let Some(token) = form.and_then(|mut form| form.remove("token")) else {
+        return problem(StatusCode::BAD_REQUEST, "This is not a form with a token.");
+    };
+    // The audience is who asks: without a peer there is nobody.
+    let Some(peer) = &connection.peer else {
+        return Refusal::from(gaia_auth::Reason::PeerMissing).response();
+    };
+    let answer = match issuing.authenticator.examine_token(&token, Some(peer)).await {
+        Ok(examined) => active(&examined),
+        Err(refusal) if refusal.reason.status() == StatusCode::SERVICE_UNAVAILABLE => {
+            let cannot_tell = problem(StatusCode::SERVICE_UNAVAILABLE, "The token cannot be judged yet.");
+            return when_to_retry(cannot_tell, Some(1));
+        }
+        Err(refusal) => {
+            tracing::info!(
+                peer = peer.spiffe_id.as_str(),
+                reason = refusal.reason.as_str(),
+                kid = refusal.trace.kid.as_deref(),
+                jti = refusal.trace.jti.as_deref(),
+                sub = refusal.trace.sub.as_deref(),
+                "a token that was asked about is not active"
+            );
+            json!({ "active": false })
+        }
+    };
+    ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response()
+}
+
+/// RFC 7662, section 2.2. `sub` is spelled as it is everywhere in the platform. Who is told must still compare `client_id`
+/// with who presented the token: only a listener knows that.
+fn active(token: &Examined) -> Value {
+    let mut answer = Map::from_iter([
+        ("active".to_owned(), json!(true)),
+        ("token_type".to_owned(), json!("Bearer")),
+        ("sub".to_owned(), json!(token.subject.to_string())),
+    ]);
+    let mut add = |name: &str, value: Option<Value>| answer.extend(value.map(|value| (name.to_owned(), value)));
+    add("iss", token.issuer.as_deref().map(Value::from));
+    add("aud", token.audience.as_deref().map(Value::from));
+    add("client_id", token.client.as_ref().map(|client| client.as_str().into()));
+    add("jti", token.trace.jti.as_deref().map(Value::from));
+    add("iat", token.issued.map(|time| time.as_second().into()));
+    add("exp", token.expires.map(|time| time.as_second().into()));
+    if let Scopes::Only(scopes) = &token.scopes {
+        add("scope", Some(scopes.iter().map(String::as_str).collect::<Vec<_>>().join(" ").into()));
+    }
+    if token.is_anonymous {
+        add("is_anonymous", Some(true.into()));
+    }
+    Value::Object(answer)
+}

@@ -1,0 +1,275 @@
+//! The audit log: one line for each refusal and each call by someone who is known.
+//!
+//! Decisions are put into a bounded queue, which never makes a request wait: what finds it full is dropped and counted.
+//! A thread of its own writes the lines. What must be on record before the answer (a token that was issued) does not go
+//! this way.
+
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use gaia_api::mount::AuthMode;
+use jiff::Timestamp;
+
+use crate::authenticator::Decision;
+use crate::principal::{Credential, Transport};
+use crate::{Reason, Trace};
+
+/// The target of audit lines.
+pub const AUDIT_TARGET: &str = "gaia.audit";
+
+/// What one line says: who, how, and what became of it. Nothing in it is secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    time: Timestamp,
+    route: &'static str,
+    transport: Transport,
+    credential: Credential,
+    mode: Option<AuthMode>,
+    refused: Option<Reason>,
+    /// Who is on the wire, as far as it is known.
+    actor: Option<String>,
+    /// For whom, where it is someone else.
+    subject: Option<String>,
+    serial: Option<String>,
+    trace: Trace,
+    /// What the request is called in the logs of every service it passes.
+    request_id: Option<String>,
+    /// How many refusals of nobody in particular came before this one without a line.
+    skipped: u64,
+}
+
+impl From<&Decision<'_>> for Record {
+    fn from(decision: &Decision<'_>) -> Self {
+        let principal = decision.principal;
+        let peer = decision.peer.map(|peer| peer.spiffe_id.to_string());
+        let mut trace = decision.trace.clone();
+        trace.key_id = trace.key_id.or_else(|| decision.key_id.map(Into::into));
+        Self {
+            time: decision.time,
+            route: decision.route,
+            transport: decision.transport,
+            credential: decision.credential,
+            mode: decision.mode,
+            refused: decision.refused,
+            actor: principal.map(|principal| principal.actor.to_string()).or(peer),
+            subject: principal.filter(|found| found.subject != found.actor).map(|found| found.subject.to_string()),
+            serial: decision.peer.map(|peer| peer.serial.clone()),
+            trace,
+            request_id: decision.request_id.map(str::to_owned),
+            skipped: 0,
+        }
+    }
+}
+
+impl Record {
+    /// Whether nothing tells who was refused: such lines anybody can cause, as many as they like.
+    fn is_anonymous_refusal(&self) -> bool {
+        self.refused.is_some() && self.actor.is_none() && self.trace == Trace::default()
+    }
+
+    /// Writes the line.
+    pub fn write(&self) {
+        tracing::info!(
+            target: AUDIT_TARGET,
+            event = "request",
+            time = %self.time,
+            result = if self.refused.is_some() { "refused" } else { "accepted" },
+            reason = self.refused.map(Reason::as_str),
+            who = self.actor,
+            subject = self.subject,
+            how = self.transport.as_str(),
+            credential = self.credential.as_str(),
+            mode = self.mode.map(AuthMode::as_str),
+            serial = self.serial,
+            kid = self.trace.kid.as_deref(),
+            jti = self.trace.jti.as_deref(),
+            sub = self.trace.sub.as_deref(),
+            key_id = self.trace.key_id.as_deref(),
+            route = self.route,
+            request_id = self.request_id,
+            skipped = (self.skipped > 0).then_some(self.skipped),
+        );
+    }
+}
+
+/// The way into the audit log.
+#[derive(Debug)]
+pub struct AuditQueue {
+    sender: SyncSender<Entry>,
+    sample: Mutex<Sample>,
+}
+
+/// The other end of an [`AuditQueue`].
+#[derive(Debug)]
+pub struct AuditWriter {
+    receiver: Receiver<Entry>,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Record(Box<Record>),
+    /// Everything before it is written once this is answered.
+    Flush(SyncSender<()>),
+}
+
+/// Of refusals of nobody in particular: how many had a line in this second, and how many had none since the last line.
+#[derive(Debug, Default)]
+struct Sample {
+    second: i64,
+    written: u64,
+    skipped: u64,
+}
+
+/// A queue, and who writes what is put into it.
+#[must_use]
+pub fn queue() -> (AuditQueue, AuditWriter) {
+    let (sender, receiver) = sync_channel(MAX_QUEUED);
+    (AuditQueue { sender, sample: Mutex::default() }, AuditWriter { receiver })
+}
+
+/// A decision has no line because the queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the audit queue is full")]
+pub struct Dropped;
+
+impl AuditQueue {
+    /// Puts a decision into the queue, without waiting.
+    ///
+    /// # Errors
+    /// [`Dropped`] if there is no room.
+    pub fn put(&self, decision: &Decision<'_>) -> Result<(), Dropped> {
+        let mut record = Record::from(decision);
+        if record.is_anonymous_refusal() {
+            let Some(skipped) = self.sampled(record.time) else { return Ok(()) };
+            record.skipped = skipped;
+        }
+        self.sender.try_send(Entry::Record(Box::new(record))).map_err(|_| Dropped)
+    }
+
+    /// Waits until all that was put before is written, but no longer than `limit`. For the end of a process.
+    pub fn flush(&self, limit: Duration) {
+        let (done, waiting) = sync_channel(1);
+        if self.sender.try_send(Entry::Flush(done)).is_ok() {
+            // Either way there is nothing left to do.
+            let _ = waiting.recv_timeout(limit);
+        }
+    }
+
+    /// How many were skipped before this one, if it is to have a line.
+    fn sampled(&self, time: Timestamp) -> Option<u64> {
+        let mut sample = self.sample.lock().unwrap_or_else(PoisonError::into_inner);
+        if sample.second != time.as_second() {
+            (sample.second, sample.written) = (time.as_second(), 0);
+        }
+        if sample.written < ANONYMOUS_PER_SECOND {
+            sample.written += 1;
+            Some(std::mem::take(&mut sample.skipped))
+        } else {
+            sample.skipped += 1;
+            None
+        }
+    }
+}
+
+impl AuditWriter {
+    /// Writes what is put into the queue until its other end is gone.
+    pub fn run(self) {
+        for entry in self.receiver {
+            match entry {
+                Entry::Record(record) => record.write(),
+                // Who waited may have given up.
+                Entry::Flush(done) => drop(done.try_send(())),
+            }
+        }
+    }
+}
+
+const MAX_QUEUED: usize = 4096;
+const ANONYMOUS_PER_SECOND: u64 = 10;
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::fixtures::{caller, now, peer};
+    use crate::principal::PeerIdentity;
+
+    fn decision<'a>(trace: &'a Trace, peer: Option<&'a PeerIdentity>, time: Timestamp) -> Decision<'a> {
+        Decision {
+            route: "/assets",
+            transport: Transport::Plain,
+            mode: Some(AuthMode::Dual),
+            credential: Credential::None,
+            principal: None,
+            refused: Some(Reason::NoCredential),
+            trace,
+            peer,
+            key_id: None,
+            would_deny: None,
+            would_pass: None,
+            request_id: Some("r-1"),
+            time,
+            took: SignedDuration::ZERO,
+        }
+    }
+
+    fn records(writer: &AuditWriter) -> Vec<Record> {
+        let records = writer.receiver.try_iter().map(|entry| match entry {
+            Entry::Record(record) => *record,
+            Entry::Flush(_) => panic!("nobody flushes here"),
+        });
+        records.collect()
+    }
+
+    #[test]
+    fn refusals_of_nobody_are_sampled_and_what_was_left_out_is_counted() {
+        let (queue, writer) = queue();
+        let nobody = Trace::default();
+        for _ in 0..100 {
+            queue.put(&decision(&nobody, None, now())).unwrap();
+        }
+        assert_eq!(records(&writer).len(), 10);
+        queue.put(&decision(&nobody, None, now() + SignedDuration::from_secs(1))).unwrap();
+        assert_eq!(records(&writer)[0].skipped, 90);
+    }
+
+    #[test]
+    fn a_refusal_of_someone_known_always_has_its_line() {
+        let (queue, writer) = queue();
+        let (nothing, known) = (Trace::default(), Trace { kid: Some("k".into()), ..Trace::default() });
+        let gateway = peer(caller());
+        for _ in 0..50 {
+            queue.put(&decision(&known, None, now())).unwrap();
+            queue.put(&decision(&nothing, Some(&gateway), now())).unwrap();
+        }
+        let records = records(&writer);
+        assert_eq!(records.len(), 100);
+        assert_eq!(records[1].actor.as_deref(), Some(caller().as_str()));
+        assert_eq!(records[1].serial.as_deref(), Some("01"));
+    }
+
+    #[test]
+    fn a_full_queue_drops_rather_than_to_make_a_request_wait() {
+        let (queue, writer) = queue();
+        let (nothing, gateway) = (Trace::default(), peer(caller()));
+        let put = || queue.put(&decision(&nothing, Some(&gateway), now()));
+        let fitted = std::iter::repeat_with(put).take_while(Result::is_ok).count();
+        assert_eq!(fitted, MAX_QUEUED);
+        assert_eq!(put(), Err(Dropped));
+        records(&writer);
+        assert_eq!(put(), Ok(()));
+    }
+
+    #[test]
+    fn what_was_put_before_a_flush_is_written_when_it_returns() {
+        let (queue, writer) = queue();
+        let (nothing, gateway) = (Trace::default(), peer(caller()));
+        queue.put(&decision(&nothing, Some(&gateway), now())).unwrap();
+        let writing = std::thread::spawn(|| writer.run());
+        queue.flush(Duration::from_secs(10));
+        drop(queue);
+        writing.join().unwrap();
+    }
+}

@@ -1,0 +1,396 @@
+//! One decision over one request, by the newest rules.
+
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::ArcSwapOption;
+use gaia_api::Clock;
+use gaia_api::mount::AuthMode;
+use http::{HeaderMap, HeaderName};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::cache::{Token, TokenCache};
+use crate::ledger::{Caller, Ledger};
+use crate::outside::Ask;
+use crate::presented::Presented;
+use crate::principal::{Connection, Credential, PeerIdentity, Principal, Transport};
+use crate::rules::{Known, Rules, Verdict};
+use crate::user_keys::UserKeys;
+use crate::{Reason, Refusal, Trace};
+
+/// The header that names a request in the logs of every service it passes. gateway sets it.
+pub const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
+const MAX_REQUEST_ID_BYTES: usize = 64;
+
+/// What a route demands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing: credentials are not looked at.
+    Public,
+    /// An mTLS peer, whatever the mode.
+    Peer,
+    /// A principal with all of these scopes; none listed: any principal.
+    Scopes(&'static [&'static str]),
+    /// The same, and it may be a user that nobody has signed in as.
+    AnonymousToo(&'static [&'static str]),
+}
+
+impl Access {
+    /// The scopes it names.
+    #[must_use]
+    pub fn scopes(self) -> &'static [&'static str] {
+        match self {
+            Self::Public | Self::Peer => &[],
+            Self::Scopes(scopes) | Self::AnonymousToo(scopes) => scopes,
+        }
+    }
+}
+
+/// Told of every decision, for metrics.
+pub trait Observer: Send + Sync + 'static {
+    /// One decision was made.
+    fn decided(&self, decision: &Decision<'_>);
+
+    /// An API key was used that no request was decided by: one that was brought along to be exchanged.
+    fn key_used(&self, _key_id: &str) {}
+}
+
+/// One decision. What goes into labels is bounded: route, transport, mode, credential, reasons and the ids of records.
+#[derive(Debug, Clone, Copy)]
+pub struct Decision<'a> {
+    /// The route's path pattern.
+    pub route: &'static str,
+    /// How the request came in.
+    pub transport: Transport,
+    /// The mode it was decided under; none before a policy was loaded.
+    pub mode: Option<AuthMode>,
+    /// The credential that decided.
+    pub credential: Credential,
+    /// Who it was; none: it was refused.
+    pub principal: Option<&'a Principal>,
+    /// Why it was refused; none: it was not.
+    pub refused: Option<Reason>,
+    /// What may be logged of the credential.
+    pub trace: &'a Trace,
+    /// Who is on the wire.
+    pub peer: Option<&'a PeerIdentity>,
+    /// The id of a recognised API key.
+    pub key_id: Option<&'a str>,
+    /// Why the next mode on the way to tokens only would have refused what passed.
+    pub would_deny: Option<Reason>,
+    /// The token that would have passed in the next mode, where it decided nothing in this one.
+    pub would_pass: Option<Credential>,
+    /// What the request is called in all logs, if it has a name.
+    pub request_id: Option<&'a str>,
+    /// When it was decided.
+    pub time: Timestamp,
+    /// How long it took.
+    pub took: SignedDuration,
+}
+
+/// A request that may go on.
+#[derive(Debug, Clone, Default)]
+pub struct Passed {
+    /// Who it is; none on a public route.
+    pub principal: Option<Principal>,
+    /// Headers for its answer.
+    pub notice: Option<HeaderMap>,
+}
+
+/// A request that is refused.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    /// Why.
+    pub refusal: Refusal,
+    /// Headers for its answer.
+    pub notice: Option<HeaderMap>,
+}
+
+/// Decides by the newest [`Rules`], and tells its observer, the ledger and the log.
+pub struct Authenticator {
+    rules: ArcSwapOption<Rules>,
+    clock: Arc<dyn Clock>,
+    observer: Arc<dyn Observer>,
+    cache: TokenCache,
+    user_keys: UserKeys,
+    ledger: Ledger,
+    outside: OnceLock<Arc<dyn Ask>>,
+}
+
+impl std::fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authenticator").field("is_loaded", &self.rules.load().is_some()).finish_non_exhaustive()
+    }
+}
+
+impl Authenticator {
+    /// One without rules yet: everything but public routes gets a 503.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>, observer: Arc<dyn Observer>) -> Self {
+        Self {
+            rules: ArcSwapOption::empty(),
+            clock,
+            observer,
+            cache: TokenCache::default(),
+            user_keys: UserKeys::default(),
+            ledger: Ledger::default(),
+            outside: OnceLock::new(),
+        }
+    }
+
+    /// Asks outside issuers through `outside` from now on; once set, it stays. Without one, they are not asked.
+    pub fn ask_through(&self, outside: Arc<dyn Ask>) {
+        // Who sets a second one gets the first: there is one way out of a process.
+        let _ = self.outside.set(outside);
+    }
+
+    /// Decides by `rules` from now on.
+    pub fn replace(&self, rules: Arc<Rules>) {
+        self.rules.store(Some(rules));
+    }
+
+    /// Which callers used which API key on which day, since this process started.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The keys of outside issuers: who fetches them writes them here.
+    #[must_use]
+    pub fn user_keys(&self) -> &UserKeys {
+        &self.user_keys
+    }
+
+    /// Whether a request comes from a valid peer or carries a valid credential. Not counted: it opens nothing.
+    #[must_use]
+    pub fn recognises(&self, headers: &HeaderMap, connection: &Connection) -> bool {
+        let Some(rules) = self.rules.load_full() else { return false };
+        let now = self.clock.now();
+        rules.authenticate_peer(connection, now).is_ok()
+            || rules.authenticate_with(headers, connection, now, self.known()).result.is_ok()
+    }
+
+    /// Whether a peer may still be taken for who it is. Not counted: it opens nothing.
+    ///
+    /// # Errors
+    /// [`Reason::PolicyNotLoaded`] before the first rules, else as [`crate::Denied::check_peer`].
+    pub fn check_peer(&self, peer: &PeerIdentity, now: Timestamp) -> Result<(), Reason> {
+        self.rules.load_full().ok_or(Reason::PolicyNotLoaded)?.denied().check_peer(peer, now)
+    }
+
+    /// Decides over one request.
+    ///
+    /// # Errors
+    /// The [`Refused`] to answer with.
+    pub fn check(
+        &self,
+        route: &'static str,
+        access: Access,
+        headers: &HeaderMap,
+        connection: &Connection,
+    ) -> Result<Passed, Box<Refused>> {
+        self.check_after(route, access, headers, connection, None)
+    }
+
+    /// The same, after an outside issuer was asked.
+    pub(crate) fn check_after(
+        &self,
+        route: &'static str,
+        access: Access,
+        headers: &HeaderMap,
+        connection: &Connection,
+        answer: Option<Reason>,
+    ) -> Result<Passed, Box<Refused>> {
+        if access == Access::Public {
+            return Ok(Passed::default());
+        }
+        let now = self.clock.now();
+        let rules = self.rules.load_full();
+        let verdict = match &rules {
+            None => None,
+            Some(rules) if access == Access::Peer => {
+                let result = rules.authenticate_peer(connection, now);
+                Some(Verdict::of(rules.policy().mode, Credential::Peer, result))
+            }
+            Some(rules) => {
+                let known = Known { answer, ..self.known() };
+                Some(allowed(rules.authenticate_with(headers, connection, now, known), access))
+            }
+        };
+        let notice = rules.zip(verdict.as_ref()).and_then(|(rules, verdict)| rules.notice(verdict).cloned());
+        let request = Asked { route, headers, connection, now };
+        match verdict {
+            None => {
+                let refusal = Refusal::from(Reason::PolicyNotLoaded);
+                self.tell(&request, None, &Err(refusal.clone()));
+                Err(Box::new(Refused { refusal, notice }))
+            }
+            Some(verdict) => {
+                self.tell(&request, Some(&verdict), &verdict.result);
+                match verdict.result {
+                    Ok(principal) => Ok(Passed { principal: Some(principal), notice }),
+                    Err(refusal) => Err(Box::new(Refused { refusal, notice })),
+                }
+            }
+        }
+    }
+
+    /// What an outside issuer has to be asked before a decision; none almost always. In APIKeyOnly nobody is asked: a
+    /// token that decides nothing must not make a request wait.
+    pub(crate) fn ahead(
+        self: &Arc<Self>,
+        access: Access,
+        headers: &HeaderMap,
+        connection: &Connection,
+    ) -> Option<impl Future<Output = Option<Reason>> + Send + use<>> {
+        let rules = self.rules.load_full()?;
+        let policy = rules.policy();
+        if matches!(access, Access::Public | Access::Peer)
+            || policy.user_tokens.is_empty()
+            || policy.mode == AuthMode::APIKeyOnly
+        {
+            return None;
+        }
+        self.asking(&rules, Presented::find(headers).ok()?.token?, connection)
+    }
+
+    /// Asks the issuer of a token what has to be asked about it, if anything: the answer is a reason against it.
+    pub(crate) fn asking(
+        self: &Arc<Self>,
+        rules: &Arc<Rules>,
+        text: &str,
+        connection: &Connection,
+    ) -> Option<impl Future<Output = Option<Reason>> + Send + use<>> {
+        let outside = self.outside.get()?;
+        let asked = rules.question(text, connection, self.clock.now(), self.known())?;
+        let (outside, this, rules) = (Arc::clone(outside), Arc::clone(self), Arc::clone(rules));
+        let text = text.to_owned();
+        Some(async move {
+            match asked {
+                Err(reason) => Some(reason),
+                Ok((question, confirmed)) => match outside.ask(question).await {
+                    Ok(()) => {
+                        if let Some(token) = confirmed {
+                            this.cache.put(&text, Token::User(token), None, rules.context(), this.clock.now());
+                        }
+                        None
+                    }
+                    Err(reason) => Some(reason),
+                },
+            }
+        })
+    }
+
+    pub(crate) fn rules(&self) -> Option<Arc<Rules>> {
+        self.rules.load_full()
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Notes the use of a key by which no request is decided.
+    pub(crate) fn note_key(&self, key_id: &str, caller: Caller<'_>, now: Timestamp) {
+        self.ledger.note(key_id, caller, now);
+        self.observer.key_used(key_id);
+    }
+
+    pub(crate) fn known(&self) -> Known<'_> {
+        Known { cache: &self.cache, user_keys: &self.user_keys, answer: None }
+    }
+
+    fn tell(&self, asked: &Asked<'_>, verdict: Option<&Verdict>, result: &Result<Principal, Refusal>) {
+        let Asked { route, headers, connection, now } = *asked;
+        let key_id = verdict.and_then(|verdict| verdict.key_id.as_deref());
+        if let Some(key_id) = key_id {
+            self.ledger.note(key_id, Caller::of(connection, headers, route), now);
+        }
+        let nothing = Trace::default();
+        let trace = match (result, verdict) {
+            (Err(refusal), _) => &refusal.trace,
+            (Ok(_), Some(verdict)) => &verdict.trace,
+            (Ok(_), None) => &nothing,
+        };
+        let decision = Decision {
+            route,
+            transport: connection.transport,
+            mode: verdict.map(|verdict| verdict.mode),
+            credential: verdict.map_or(Credential::None, |verdict| verdict.credential),
+            principal: result.as_ref().ok(),
+            refused: result.as_ref().err().map(|refusal| refusal.reason),
+            trace,
+            peer: connection.peer.as_ref(),
+            key_id,
+            would_deny: verdict.and_then(Verdict::would_deny),
+            would_pass: verdict.and_then(Verdict::would_pass),
+            request_id: request_id(headers),
+            time: now,
+            took: self.clock.now().duration_since(now).max(SignedDuration::ZERO),
+        };
+        self.observer.decided(&decision);
+        log(&decision);
+    }
+}
+
+/// The name of a request, if it is one that a log can bear.
+fn request_id(headers: &HeaderMap) -> Option<&str> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let text = headers.get(REQUEST_ID_HEADER)?.to_str().ok()?;
+    ((1..=MAX_REQUEST_ID_BYTES).contains(&text.len()) && text.bytes().all(is_plain)).then_some(text)
+}
+
+/// What a decision is about.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    route: &'static str,
+    headers: &'a HeaderMap,
+    connection: &'a Connection,
+    now: Timestamp,
+}
+
+fn log(decision: &Decision<'_>) {
+    let Decision { route, trace, .. } = decision;
+    if let Some(reason) = decision.refused {
+        tracing::info!(
+            route,
+            reason = reason.as_str(),
+            credential = decision.credential.as_str(),
+            transport = decision.transport.as_str(),
+            peer = decision.peer.map(|peer| peer.spiffe_id.as_str()),
+            kid = trace.kid.as_deref(),
+            jti = trace.jti.as_deref(),
+            sub = trace.sub.as_deref(),
+            key_id = trace.key_id.as_deref(),
+            would_pass = decision.would_pass.map(Credential::as_str),
+            "request refused"
+        );
+    } else if decision.would_deny.is_some() || decision.would_pass.is_some() {
+        tracing::debug!(
+            route,
+            credential = decision.credential.as_str(),
+            peer = decision.peer.map(|peer| peer.spiffe_id.as_str()),
+            key_id = decision.key_id,
+            would_deny = decision.would_deny.map(Reason::as_str),
+            would_pass = decision.would_pass.map(Credential::as_str),
+            "the next mode would judge this request otherwise"
+        );
+    }
+}
+
+/// What the route demands of whoever it is, under this mode and the next.
+fn allowed(mut verdict: Verdict, access: Access) -> Verdict {
+    let trace = &verdict.trace;
+    let check = |principal: Principal| {
+        let reason = if principal.is_anonymous && !matches!(access, Access::AnonymousToo(_)) {
+            Reason::AnonymousUser
+        } else if access.scopes().iter().any(|scope| !principal.scopes.allow(scope)) {
+            Reason::ScopeMissing
+        } else {
+            return Ok(principal);
+        };
+        Err(Refusal { trace: trace.clone(), ..reason.into() })
+    };
+    verdict.result = verdict.result.and_then(check);
+    verdict.next = verdict.next.map(|(credential, result)| (credential, result.and_then(check)));
+    verdict
+}

@@ -1,0 +1,149 @@
+//! What was verified is remembered for a minute, so that a signature is checked once and not at every request.
+//!
+//! Only what can be read from the token and the keys is remembered. What may change in between (the time, the keys, what
+//! is revoked, who shows the token) is asked again for each request, and what is allowed is no business of the cache.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::hash::sha256;
+use crate::jwt::{ServiceToken, UserToken};
+
+/// A token whose signature and claims are good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Token {
+    /// The platform's own, of a service that acts for itself or for someone else.
+    Platform(ServiceToken),
+    /// Of an outside issuer.
+    User(UserToken),
+}
+
+impl Token {
+    fn expires(&self) -> Timestamp {
+        match self {
+            Self::Platform(token) => token.expires,
+            Self::User(token) => token.expires,
+        }
+    }
+}
+
+/// A token, and what it was verified by.
+#[derive(Debug)]
+pub(crate) struct Remembered {
+    pub(crate) token: Token,
+    /// Of the key set; none: the issuer was asked.
+    pub(crate) keys: Option<[u8; 32]>,
+    /// Of the part of the policy that tokens are read by.
+    pub(crate) context: [u8; 32],
+    until: Timestamp,
+}
+
+/// The cache: at most `2 * MAX_YOUNG` tokens, by the SHA-256 of their text.
+#[derive(Debug, Default)]
+pub(crate) struct TokenCache {
+    tokens: Mutex<Tokens>,
+}
+
+/// When the young are too many, they become the old, and the old are forgotten: what is in use comes back from there.
+#[derive(Debug, Default)]
+struct Tokens {
+    young: HashMap<[u8; 32], Arc<Remembered>>,
+    old: HashMap<[u8; 32], Arc<Remembered>>,
+}
+
+impl TokenCache {
+    /// What is remembered of a token at `now`.
+    pub(crate) fn get(&self, token: &str, now: Timestamp) -> Option<Arc<Remembered>> {
+        let hash = sha256(token.as_bytes());
+        let mut tokens = self.lock();
+        let found = match tokens.young.get(&hash) {
+            Some(found) => Arc::clone(found),
+            None => {
+                let found = tokens.old.remove(&hash)?;
+                tokens.insert(hash, Arc::clone(&found));
+                found
+            }
+        };
+        drop(tokens);
+        (now < found.until).then_some(found)
+    }
+
+    /// Remembers a token until it ends, but no longer than a minute.
+    pub(crate) fn put(&self, text: &str, token: Token, keys: Option<[u8; 32]>, context: [u8; 32], now: Timestamp) {
+        let until = token.expires().min(now + MAX_AGE);
+        if now < until {
+            self.lock().insert(sha256(text.as_bytes()), Arc::new(Remembered { token, keys, context, until }));
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Tokens> {
+        // Nothing in it can be half done: a panic elsewhere is no reason to verify everything again.
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tokens {
+    fn insert(&mut self, hash: [u8; 32], token: Arc<Remembered>) {
+        if self.young.len() >= MAX_YOUNG {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(hash, token);
+    }
+}
+
+const MAX_AGE: SignedDuration = SignedDuration::from_secs(60);
+const MAX_YOUNG: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Denied;
+    use crate::fixtures::{RSA_SIGNER, at, claims, keys, now, own};
+    use crate::jwt::TokenRules;
+
+    fn token() -> Token {
+        let (keys, own, denied) = (keys(), own(), Denied::default());
+        let rules = TokenRules {
+            keys: &keys,
+            issuer: "gaia-platform",
+            own: &own,
+            broad_audience: None,
+            max_ttl_seconds: 3600,
+            denied: &denied,
+        };
+        Token::Platform(rules.read(&RSA_SIGNER.sign(&claims()).unwrap()).unwrap())
+    }
+
+    #[test]
+    fn a_token_is_remembered_for_a_minute_or_until_it_ends() {
+        let cache = TokenCache::default();
+        let second = |offset: i64| at(now().as_second() + offset);
+        cache.put("a", token(), None, [0; 32], now());
+        assert!(cache.get("a", second(59)).is_some());
+        assert!(cache.get("a", second(60)).is_none());
+        assert!(cache.get("b", now()).is_none());
+        cache.put("late", token(), None, [0; 32], second(890));
+        assert!(cache.get("late", second(899)).is_some());
+        assert!(cache.get("late", second(900)).is_none(), "the token ends at 900");
+        cache.put("skewed", token(), None, [0; 32], second(930));
+        assert!(cache.get("skewed", second(930)).is_none(), "only the allowance for clocks keeps it good");
+    }
+
+    #[test]
+    fn a_flood_of_tokens_takes_no_more_room_and_what_is_in_use_stays() {
+        let (cache, token) = (TokenCache::default(), token());
+        cache.put("in use", token.clone(), None, [0; 32], now());
+        for number in 0..5 * MAX_YOUNG {
+            cache.put(&number.to_string(), token.clone(), None, [0; 32], now());
+            if number % (MAX_YOUNG / 2) == 0 {
+                assert!(cache.get("in use", now()).is_some(), "after {number}");
+            }
+        }
+        let tokens = cache.lock();
+        assert!(tokens.young.len() + tokens.old.len() <= 2 * MAX_YOUNG);
+        drop(tokens);
+        assert!(cache.get("0", now()).is_none(), "the first of the flood is forgotten");
+    }
+}

@@ -1,0 +1,232 @@
+//! The checks of a token of an outside issuer.
+
+use gaia_api::mount::{UserTokenIssuer, UserTokenProfile};
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::claims::{self, Times, bounded, text};
+use super::header::{Parts, Unverified};
+use super::keys::KeySet;
+use crate::denylist::Denied;
+use crate::principal::{Identity, MAX_SUBJECT_BYTES, PeerIdentity, is_subject_byte};
+use crate::{Reason, Refusal, Trace};
+
+/// What a token of one outside issuer must satisfy.
+#[derive(Debug, Clone, Copy)]
+pub struct UserTokenRules<'a> {
+    /// The issuer.
+    pub issuer: &'a UserTokenIssuer,
+    /// What is revoked.
+    pub denied: &'a Denied,
+}
+
+/// A user token that passed every check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserToken {
+    /// The issuer's short name.
+    pub issuer: String,
+    /// The user, as the issuer knows them.
+    pub sub: String,
+    /// Whether nobody has signed in: the issuer made the user up.
+    pub is_anonymous: bool,
+    /// When it ends.
+    pub expires: Timestamp,
+    /// What may be logged of it.
+    pub trace: Trace,
+    times: Times,
+    kid: Option<Box<str>>,
+    jti: Option<Box<str>>,
+    thumbprint: Option<String>,
+}
+
+impl UserTokenRules<'_> {
+    /// Verifies a token by the issuer's keys, at `now`. Whether an anonymous user will do is the route's to say.
+    ///
+    /// # Errors
+    /// A [`Refusal`] with the first rule that it breaks.
+    pub fn verify(
+        &self,
+        keys: &KeySet,
+        token: &str,
+        peer: Option<&PeerIdentity>,
+        now: Timestamp,
+    ) -> Result<UserToken, Refusal> {
+        let token = self.read(keys, token)?;
+        match token.check(self.denied, peer, now) {
+            Ok(()) => Ok(token),
+            Err(reason) => Err(Refusal { trace: token.trace, ..reason.into() }),
+        }
+    }
+
+    /// Verifies what does not change from one request to the next: signature and claims.
+    pub(crate) fn read(&self, keys: &KeySet, token: &str) -> Result<UserToken, Refusal> {
+        self.traced(|trace| {
+            let unverified = Unverified::of(&Parts::cut(token)?, IGNORED)?;
+            trace.kid = Some(unverified.kid.as_str().into());
+            let accepted = &self.issuer.algorithms;
+            if !accepted.is_empty() && !accepted.iter().any(|name| name == unverified.algorithm.as_str()) {
+                return Err(Reason::AlgorithmWrong);
+            }
+            let claims = claims::signed(&unverified, keys, self.denied, is_user_type)?;
+            self.judge(&claims, Some(unverified.kid.into()), trace)
+        })
+    }
+
+    /// Reads a token whose signature the issuer is asked about: what it says is to be believed only if the issuer says
+    /// so. Everything else is judged as if it had been verified here.
+    ///
+    /// # Errors
+    /// A [`Refusal`] with the first rule that it breaks.
+    pub fn read_unverified(&self, token: &str) -> Result<UserToken, Refusal> {
+        self.traced(|trace| {
+            let parts = Parts::cut(token)?;
+            let header = parts.header(IGNORED)?;
+            if !is_user_type(header.text("typ")?) {
+                return Err(Reason::TypeWrong);
+            }
+            if header.algorithm()?.is_none_or(|name| name.eq_ignore_ascii_case("none")) {
+                return Err(Reason::AlgorithmWrong);
+            }
+            let kid = header.text("kid")?.map(bounded);
+            trace.kid.clone_from(&kid);
+            self.judge(&parts.claims()?, kid, trace)
+        })
+    }
+
+    fn traced(&self, read: impl FnOnce(&mut Trace) -> Result<UserToken, Reason>) -> Result<UserToken, Refusal> {
+        let mut trace = Trace::default();
+        read(&mut trace).map_err(|reason| Refusal { trace, ..reason.into() })
+    }
+
+    fn judge(
+        &self,
+        claims: &Map<String, Value>,
+        kid: Option<Box<str>>,
+        trace: &mut Trace,
+    ) -> Result<UserToken, Reason> {
+        trace.jti = text(claims, "jti").map(bounded);
+        trace.sub = text(claims, "sub").map(bounded);
+        let issuer = self.issuer;
+        if text(claims, "iss") != Some(&issuer.issuer) {
+            return Err(Reason::IssuerWrong);
+        }
+        // The keys of a project are tokens that name no user, and are published with its pages.
+        if matches!(text(claims, "role"), Some("anon" | "service_role")) {
+            return Err(Reason::ProjectKey);
+        }
+        if ID_TOKEN_CLAIMS.iter().any(|name| claims.contains_key(*name)) || text(claims, "token_use") == Some("id") {
+            return Err(Reason::IdToken);
+        }
+        self.check_audience(claims)?;
+        let sub = text(claims, "sub").ok_or(Reason::SubjectWrong)?;
+        if !(1..=MAX_SUBJECT_BYTES).contains(&sub.len()) || !sub.bytes().all(is_subject_byte) {
+            return Err(Reason::SubjectWrong);
+        }
+        if issuer.profile == UserTokenProfile::Supabase {
+            check_supabase(claims, sub)?;
+        }
+        if let Some(client) = claims.get("client_id")
+            && !issuer.client_ids.iter().any(|listed| client == listed.as_str())
+        {
+            return Err(Reason::ClientNotListed);
+        }
+        if issuer.required_claims.iter().any(|(name, value)| claims.get(name) != Some(&Value::from(value.as_str()))) {
+            return Err(Reason::ClaimRequired);
+        }
+        if claims.contains_key("act") {
+            return Err(Reason::KindNotAccepted);
+        }
+        let is_anonymous = match claims.get("is_anonymous") {
+            None => false,
+            Some(value) => value.as_bool().ok_or(Reason::ClaimRequired)?,
+        };
+        let times = Times::of(claims, issuer.max_ttl_seconds.unwrap_or(DEFAULT_MAX_TTL_SECONDS))?;
+        Ok(UserToken {
+            issuer: issuer.name.clone(),
+            sub: sub.to_owned(),
+            is_anonymous,
+            expires: times.expires,
+            trace: trace.clone(),
+            times,
+            kid,
+            jti: text(claims, "jti").map(Into::into),
+            thumbprint: claims::confirmation(claims)?,
+        })
+    }
+
+    /// RFC 7519, section 4.1.3: one text, or a list of texts.
+    fn check_audience(&self, claims: &Map<String, Value>) -> Result<(), Reason> {
+        let accepted = &self.issuer.audiences;
+        let is_mine = |audience: &str| {
+            if accepted.is_empty() {
+                audience == DEFAULT_AUDIENCE
+            } else {
+                accepted.iter().any(|mine| mine == audience)
+            }
+        };
+        let is_good = match claims.get("aud") {
+            Some(Value::String(audience)) => is_mine(audience),
+            Some(Value::Array(audiences)) => {
+                audiences.iter().all(Value::is_string) && audiences.iter().filter_map(Value::as_str).any(is_mine)
+            }
+            _ => false,
+        };
+        if is_good { Ok(()) } else { Err(Reason::AudienceWrong) }
+    }
+}
+
+impl UserToken {
+    /// The user as a subject.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        Identity::User { issuer: self.issuer.clone(), sub: self.sub.clone() }
+    }
+
+    pub(crate) fn issued(&self) -> Timestamp {
+        self.times.issued
+    }
+
+    /// What is asked again for each request that carries it.
+    pub(crate) fn check(&self, denied: &Denied, peer: Option<&PeerIdentity>, now: Timestamp) -> Result<(), Reason> {
+        self.times.check(now)?;
+        if let Some(kid) = &self.kid {
+            denied.check_kid(kid)?;
+        }
+        claims::check_confirmation(self.thumbprint.as_deref(), peer)?;
+        denied.check_token(self.jti.as_deref().unwrap_or_default(), &self.identity().to_string(), self.times.issued)
+    }
+}
+
+/// What Supabase Auth puts into the access token of a session.
+fn check_supabase(claims: &Map<String, Value>, sub: &str) -> Result<(), Reason> {
+    if !is_uuid(sub) {
+        return Err(Reason::SubjectWrong);
+    }
+    let has_session = text(claims, "session_id").is_some_and(is_uuid);
+    if text(claims, "role") == Some("authenticated") && has_session { Ok(()) } else { Err(Reason::ClaimRequired) }
+}
+
+/// RFC 9562, section 4, in lower case as Supabase writes it: a second spelling would be a second subject.
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        })
+}
+
+/// `typ` of a user token: absent or `JWT` (RFC 7519, section 5.1). The platform's own type is never one.
+fn is_user_type(typ: Option<&str>) -> bool {
+    typ.is_none_or(|typ| typ.eq_ignore_ascii_case("JWT"))
+}
+
+/// Supabase puts the thumbprint of a certificate nobody has into the header.
+const IGNORED: &[&str] = &["x5t"];
+/// Claims that only ID tokens have (OpenID Connect Core, sections 2 and 3.3.2.11).
+const ID_TOKEN_CLAIMS: [&str; 4] = ["at_hash", "c_hash", "s_hash", "nonce"];
+/// What Supabase Auth writes.
+const DEFAULT_AUDIENCE: &str = "authenticated";
+const DEFAULT_MAX_TTL_SECONDS: u64 = 24 * 3600;
+
+#[cfg(test)]
+mod tests;

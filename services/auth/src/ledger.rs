@@ -1,0 +1,142 @@
+//! Who still uses which API key: the evidence that keys can end.
+//!
+//! It is kept in memory, by day, at most [`MAX_CALLERS`] callers per key; the operator reads it and keeps the latest day of
+//! each. A key is noted whether it was accepted or not: who is refused is a caller still.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+
+use gaia_api::SpiffeId;
+pub use gaia_api::ledger::MAX_CALLERS;
+use gaia_api::ledger::{LedgerCaller, LedgerEntry};
+use http::header::{HeaderMap, USER_AGENT};
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+
+use crate::principal::Connection;
+
+/// Which callers used which key when.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    keys: Mutex<BTreeMap<String, BTreeMap<LedgerCaller, Date>>>,
+}
+
+/// A caller as far as one can tell: the peer, else where it came from and what it calls itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller<'a> {
+    peer: Option<&'a SpiffeId>,
+    address: Option<IpAddr>,
+    user_agent: Option<&'a str>,
+    route: &'static str,
+}
+
+impl<'a> Caller<'a> {
+    /// Who sent a request with these headers over this connection to this route.
+    #[must_use]
+    pub fn of(connection: &'a Connection, headers: &'a HeaderMap, route: &'static str) -> Self {
+        Self {
+            peer: connection.peer.as_ref().map(|peer| &peer.spiffe_id),
+            address: connection.address,
+            user_agent: headers.get(USER_AGENT).and_then(|value| value.to_str().ok()),
+            route,
+        }
+    }
+}
+
+impl From<Caller<'_>> for LedgerCaller {
+    fn from(caller: Caller<'_>) -> Self {
+        match caller.peer {
+            Some(peer) => Self::Peer { spiffe_id: peer.clone() },
+            None => Self::Unknown {
+                address: caller.address,
+                // A product name, so that one program in many versions is one caller; cut where a line could not bear it.
+                user_agent: caller.user_agent.map(|text| {
+                    text.split(['/', ' ']).next().unwrap_or_default().chars().take(MAX_USER_AGENT_CHARACTERS).collect()
+                }),
+                route: caller.route.to_owned(),
+            },
+        }
+    }
+}
+
+impl Ledger {
+    /// Notes that `caller` presented the key of that record at `now`.
+    pub fn note(&self, key_id: &str, caller: Caller<'_>, now: Timestamp) {
+        let today = now.to_zoned(TimeZone::UTC).date();
+        let caller = LedgerCaller::from(caller);
+        let mut keys = self.lock();
+        if !keys.contains_key(key_id) {
+            keys.insert(key_id.to_owned(), BTreeMap::new());
+        }
+        let Some(callers) = keys.get_mut(key_id) else { return };
+        // One place is for all who have none: that there were more is evidence too.
+        let is_full = callers.len() >= MAX_CALLERS - 1 && !callers.contains_key(&caller);
+        let caller = if is_full { LedgerCaller::Others } else { caller };
+        let day = callers.entry(caller).or_insert(today);
+        *day = today.max(*day);
+    }
+
+    /// All of it, sorted by key and caller.
+    #[must_use]
+    pub fn entries(&self) -> Vec<LedgerEntry> {
+        let keys = self.lock();
+        let entries = keys.iter().flat_map(|(key, callers)| {
+            callers.iter().map(|(caller, date)| LedgerEntry { key: key.clone(), caller: caller.clone(), date: *date })
+        });
+        entries.collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, BTreeMap<LedgerCaller, Date>>> {
+        // Every change is one insertion: nothing in it is half done.
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const MAX_USER_AGENT_CHARACTERS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+    use jiff::civil::date;
+
+    use super::*;
+    use crate::fixtures::{caller, now, peer};
+    use crate::principal::Transport;
+
+    fn note(ledger: &Ledger, connection: &Connection, user_agent: &str, now: Timestamp) {
+        let mut headers = HeaderMap::new();
+        headers.insert(USER_AGENT, user_agent.parse().unwrap());
+        ledger.note("k", Caller::of(connection, &headers, "/assets"), now);
+    }
+
+    #[test]
+    fn a_peer_is_known_by_its_certificate_and_others_by_where_they_come_from() {
+        let ledger = Ledger::default();
+        let known = Connection { transport: Transport::Mtls, peer: Some(peer(caller())), address: None };
+        note(&ledger, &known, "gateway/1.0", now());
+        let address = Some(IpAddr::from([10, 0, 0, 1]));
+        let unknown = Connection { address, ..Connection::default() };
+        note(&ledger, &unknown, "curl/8.5.0", now());
+        note(&ledger, &unknown, "curl/8.6.0", now() + SignedDuration::from_hours(24));
+        note(&ledger, &unknown, "curl/8.6.0", now() - SignedDuration::from_hours(24));
+        let unknown = LedgerCaller::Unknown { address, user_agent: Some("curl".into()), route: "/assets".into() };
+        let entry = |caller, date| LedgerEntry { key: "k".into(), caller, date };
+        let known = LedgerCaller::Peer { spiffe_id: caller() };
+        assert_eq!(ledger.entries(), [entry(known, date(2027, 1, 15)), entry(unknown, date(2027, 1, 16))]);
+    }
+
+    #[test]
+    fn a_flood_of_callers_takes_no_more_room_and_is_seen_as_one() {
+        let ledger = Ledger::default();
+        for number in 0..1000 {
+            note(&ledger, &Connection::default(), &format!("bot{number}"), now());
+        }
+        assert_eq!(ledger.entries().len(), MAX_CALLERS);
+        assert!(ledger.entries().iter().any(|entry| entry.caller == LedgerCaller::Others));
+        note(&ledger, &Connection::default(), "bot0", now() + SignedDuration::from_hours(24));
+        let known = ledger.entries().into_iter().filter(|entry| entry.date == date(2027, 1, 16)).count();
+        assert_eq!(known, 1, "who has a place keeps it");
+    }
+}

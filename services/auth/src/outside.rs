@@ -1,0 +1,164 @@
+//! What has to be asked of an outside issuer, and how often it may be asked.
+//!
+//! This module decides; whoever implements [`Ask`] does the asking.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
+use gaia_api::mount::UserTokenIssuer;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::Reason;
+
+/// Asks outside issuers over HTTP.
+pub trait Ask: Send + Sync + 'static {
+    /// Asks, and returns when it is known what there is to know.
+    fn ask(&self, question: Question) -> Pin<Box<dyn Future<Output = Result<(), Reason>> + Send>>;
+}
+
+/// What is asked of an outside issuer.
+pub enum Question {
+    /// Whether it has published a key of that id since its keys were fetched last.
+    Key {
+        /// The issuer.
+        issuer: UserTokenIssuer,
+        /// The id that no known key has.
+        kid: String,
+    },
+    /// Whether a token is one of its own, and good.
+    Token {
+        /// The issuer.
+        issuer: UserTokenIssuer,
+        /// The token.
+        token: String,
+        /// The user it says it is of: the issuer has to say the same.
+        sub: String,
+    },
+}
+
+impl fmt::Debug for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key { issuer, kid } => f.debug_struct("Key").field("issuer", &issuer.name).field("kid", kid).finish(),
+            Self::Token { issuer, sub, .. } => {
+                f.debug_struct("Token").field("issuer", &issuer.name).field("sub", sub).finish_non_exhaustive()
+            }
+        }
+    }
+}
+
+/// How fresh the keys of one issuer are, and when they may be fetched again.
+#[derive(Debug, Default)]
+pub struct Freshness {
+    loaded: Option<Timestamp>,
+    forced: Option<Timestamp>,
+    next: Option<Timestamp>,
+    unknown: HashSet<String>,
+}
+
+impl Freshness {
+    /// Whether it is time for the fetch that comes again and again.
+    #[must_use]
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        self.next.is_none_or(|next| now >= next)
+    }
+
+    /// Whether the keys are too old to believe in, or were never there.
+    #[must_use]
+    pub fn is_stale(&self, now: Timestamp) -> bool {
+        self.loaded.is_none_or(|loaded| now.duration_since(loaded) > MAX_AGE)
+    }
+
+    /// Whether an unknown kid is worth a fetch of its own at this moment. If so, there is no other for a while.
+    pub fn may_force(&mut self, kid: &str, now: Timestamp) -> bool {
+        let is_soon = self.forced.is_some_and(|forced| now.duration_since(forced) < FORCED_EVERY);
+        if is_soon || self.unknown.contains(kid) {
+            return false;
+        }
+        self.forced = Some(now);
+        true
+    }
+
+    /// The keys were fetched. `jitter` is any number: it moves the next fetch by up to a tenth, so that the replicas of a
+    /// service do not ask all at once.
+    pub fn succeeded(&mut self, now: Timestamp, jitter: u8) {
+        let earlier = FETCHED_EVERY.as_secs() * i64::from(jitter) / (10 * i64::from(u8::MAX));
+        self.loaded = Some(now);
+        self.next = Some(now + FETCHED_EVERY - SignedDuration::from_secs(earlier));
+        self.unknown.clear();
+    }
+
+    /// The keys could not be fetched. Those there are stay good until they are stale.
+    pub fn failed(&mut self, now: Timestamp) {
+        self.next = Some(now + FORCED_EVERY);
+    }
+
+    /// The issuer was asked, and has no key of that id.
+    pub fn does_not_know(&mut self, kid: &str) {
+        if self.unknown.len() < MAX_UNKNOWN {
+            self.unknown.insert(kid.to_owned());
+        }
+    }
+}
+
+const FETCHED_EVERY: SignedDuration = SignedDuration::from_mins(5);
+const FORCED_EVERY: SignedDuration = SignedDuration::from_secs(30);
+const MAX_AGE: SignedDuration = SignedDuration::from_hours(1);
+const MAX_UNKNOWN: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{now, user_issuer};
+
+    fn later(seconds: i64) -> Timestamp {
+        now() + SignedDuration::from_secs(seconds)
+    }
+
+    #[test]
+    fn keys_are_fetched_about_every_five_minutes_and_sooner_after_a_failure() {
+        let mut freshness = Freshness::default();
+        assert!(freshness.is_due(now()));
+        freshness.succeeded(now(), 0);
+        assert!(!freshness.is_due(later(299)) && freshness.is_due(later(300)));
+        freshness.succeeded(now(), u8::MAX);
+        assert!(!freshness.is_due(later(269)) && freshness.is_due(later(270)));
+        freshness.failed(now());
+        assert!(!freshness.is_due(later(29)) && freshness.is_due(later(30)));
+    }
+
+    #[test]
+    fn keys_outlive_failures_by_an_hour() {
+        let mut freshness = Freshness::default();
+        assert!(freshness.is_stale(now()));
+        freshness.succeeded(now(), 0);
+        freshness.failed(later(3000));
+        assert!(!freshness.is_stale(later(3600)));
+        assert!(freshness.is_stale(later(3601)));
+    }
+
+    #[test]
+    fn made_up_kids_cause_one_fetch_in_thirty_seconds_and_each_only_one() {
+        let mut freshness = Freshness::default();
+        freshness.succeeded(now(), 0);
+        let forced = (0..1000).filter(|number| freshness.may_force(&format!("kid{number}"), now())).count();
+        assert_eq!(forced, 1);
+        freshness.does_not_know("kid0");
+        assert!(!freshness.may_force("kid0", later(60)), "it was asked about");
+        assert!(freshness.may_force("kid1", later(60)));
+        freshness.succeeded(later(120), 0);
+        assert!(freshness.may_force("kid0", later(120)), "a success may have brought it");
+        for number in 0..1000 {
+            freshness.does_not_know(&number.to_string());
+        }
+        assert_eq!(freshness.unknown.len(), MAX_UNKNOWN);
+    }
+
+    #[test]
+    fn a_question_never_shows_the_token_it_is_about() {
+        let question = Question::Token { issuer: user_issuer(), token: "secret".into(), sub: "u".into() };
+        assert!(!format!("{question:?}").contains("secret"));
+    }
+}

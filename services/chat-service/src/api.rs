@@ -1,0 +1,133 @@
+//! The endpoint of chat-service.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::post;
+use futures::{Stream, stream};
+use gaia_auth::{Access, Principal};
+use gaia_runtime::Routes;
+use http::{HeaderMap, HeaderValue, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde_json::json;
+
+use crate::chat::{Chat, Chats};
+use crate::error::ChatError;
+use crate::provider::Part;
+use crate::question::{MAX_BODY_BYTES, Question};
+
+/// The endpoint and what it works with.
+#[derive(Clone)]
+pub(crate) struct Endpoint {
+    pub(crate) chats: Chats,
+    pub(crate) comment_after: Duration,
+}
+
+pub(crate) fn routes(routes: Routes, endpoint: Endpoint) -> Routes {
+    routes.route("/chat", Access::Scopes(&["chat:write"]), post(chat).with_state(endpoint))
+}
+
+async fn chat(State(endpoint): State<Endpoint>, principal: Principal, request: Request) -> Response {
+    let wants_json = wants_json(request.headers());
+    let chat = match begin(&endpoint.chats, &principal, request).await {
+        Ok(chat) => chat,
+        Err(error) => return refused(error),
+    };
+    if wants_json {
+        return whole(chat).await.unwrap_or_else(refused);
+    }
+    let keep_alive = KeepAlive::new().interval(endpoint.comment_after).text("the provider is silent");
+    let mut response = Sse::new(events(chat)).keep_alive(keep_alive).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // nginx and those who follow it collect an answer before they pass it on, unless they are told.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+async fn begin(chats: &Chats, principal: &Principal, request: Request) -> Result<Chat, ChatError> {
+    let mut account = chats.metrics.begin();
+    let question = match receive(request.into_body()).await.and_then(|body| Ok(Question::parse(&body)?)) {
+        Ok(question) => question,
+        Err(error) => {
+            account.came_to(error.code());
+            return Err(error);
+        }
+    };
+    chats.begin(principal, &question, account).await
+}
+
+async fn receive(body: Body) -> Result<Bytes, ChatError> {
+    let body = Limited::new(body, MAX_BODY_BYTES)
+        .collect()
+        .await
+        .map_err(|error| if error.is::<LengthLimitError>() { ChatError::TooLarge } else { ChatError::NotArrived })?;
+    Ok(body.to_bytes())
+}
+
+/// The answer as it comes.
+fn events(chat: Chat) -> impl Stream<Item = Result<Event, Infallible>> {
+    stream::unfold(Some(chat), |chat| async {
+        let mut chat = chat?;
+        let (event, next) = match chat.next().await {
+            Ok(Part::Text(text)) => (event("delta", &json!({ "text": text })), Some(chat)),
+            Ok(Part::End { finish_reason }) => (event("done", &json!({ "finish_reason": finish_reason })), None),
+            Err(error) => {
+                log(&error);
+                (event("error", &json!({ "code": error.code(), "message": error.message() })), None)
+            }
+        };
+        Some((Ok(event), next))
+    })
+}
+
+/// The answer in one piece.
+async fn whole(mut chat: Chat) -> Result<Response, ChatError> {
+    let mut answer = String::new();
+    loop {
+        match chat.next().await? {
+            Part::Text(text) => answer.push_str(&text),
+            Part::End { finish_reason } => {
+                let body = Json(json!({ "text": answer, "finish_reason": finish_reason }));
+                return Ok(([(header::CACHE_CONTROL, "no-store")], body).into_response());
+            }
+        }
+    }
+}
+
+fn event(name: &str, data: &serde_json::Value) -> Event {
+    Event::default().event(name).data(data.to_string())
+}
+
+fn refused(error: ChatError) -> Response {
+    log(&error);
+    error.into_response()
+}
+
+/// What the caller is not told is in the log.
+fn log(error: &ChatError) {
+    if let ChatError::Provider(failed) = error {
+        tracing::warn!(error = %chain(failed), code = error.code(), "the provider failed");
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// Whoever takes JSON and does not ask for a stream gets it whole.
+fn wants_json(headers: &HeaderMap) -> bool {
+    let accepts = |kind: &str| {
+        let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let mut ranges = accepted.flat_map(|value| value.split(','));
+        ranges.any(|range| range.split(';').next().is_some_and(|range| range.trim().eq_ignore_ascii_case(kind)))
+    };
+    accepts("application/json") && !accepts("text/event-stream")
+}

@@ -1,0 +1,133 @@
+//! One chat: from a question to the end of its answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gaia_api::Clock;
+use gaia_auth::Principal;
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::ChatError;
+use crate::metrics::{Account, ChatMetrics};
+use crate::provider::{Answer, Part, Provider, ProviderError};
+use crate::question::{Question, invalid};
+use crate::slots::{Slot, Slots};
+
+/// What answers questions.
+#[derive(Clone)]
+pub(crate) struct Chats {
+    pub(crate) provider: Provider,
+    pub(crate) model: Option<String>,
+    /// The models that may be named; none: any.
+    pub(crate) models: Arc<[String]>,
+    pub(crate) slots: Slots,
+    pub(crate) metrics: ChatMetrics,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// For a whole answer.
+    pub(crate) longest: Duration,
+}
+
+/// An answer under way. Dropping it gives up: the provider is hung up on.
+#[derive(Debug)]
+pub(crate) struct Chat {
+    talk: Talk,
+    account: Account,
+}
+
+/// The same, as nobody counts it.
+#[derive(Debug)]
+struct Talk {
+    answer: Answer,
+    characters_left: usize,
+    ends: Instant,
+    /// The end comes from the credential, not from our patience.
+    ends_with_credential: bool,
+    _slot: Slot,
+}
+
+impl Chats {
+    /// Asks the provider for the principal, if a place is free.
+    pub(crate) async fn begin(
+        &self,
+        principal: &Principal,
+        question: &Question,
+        mut account: Account,
+    ) -> Result<Chat, ChatError> {
+        match self.ask(principal, question).await {
+            Ok(talk) => Ok(Chat { talk, account }),
+            Err(error) => {
+                account.came_to(error.code());
+                Err(error)
+            }
+        }
+    }
+
+    async fn ask(&self, principal: &Principal, question: &Question) -> Result<Talk, ChatError> {
+        let model = self.model_of(question)?;
+        let slot = self.slots.take(&principal.subject)?;
+        let longest = Instant::now() + self.longest;
+        let credential_ends = principal.expires.map(|end| {
+            let left = Duration::try_from(end.duration_since(self.clock.now())).unwrap_or_default();
+            Instant::now() + left
+        });
+        let ends = credential_ends.map_or(longest, |end| end.min(longest));
+        let answer = self.provider.ask(model, &question.messages).await?;
+        Ok(Talk {
+            answer,
+            characters_left: MAX_ANSWER_CHARACTERS,
+            ends,
+            ends_with_credential: ends < longest,
+            _slot: slot,
+        })
+    }
+
+    fn model_of<'a>(&'a self, question: &'a Question) -> Result<&'a str, ChatError> {
+        let Some(named) = &question.model else {
+            let usual = self.model.as_deref();
+            return usual.ok_or_else(|| invalid("model", "must be there: this service has no usual one").into());
+        };
+        let is_known = self.models.is_empty() || self.models.contains(named) || self.model.as_ref() == Some(named);
+        if is_known { Ok(named) } else { Err(invalid("model", "is none of those that may be used here").into()) }
+    }
+}
+
+impl Chat {
+    /// The next piece of the answer; after its end or an error there is none.
+    pub(crate) async fn next(&mut self) -> Result<Part, ChatError> {
+        let part = self.talk.part().await;
+        self.account.came_to(match &part {
+            Ok(Part::Text(text)) => {
+                self.account.text(text);
+                return part;
+            }
+            Ok(Part::End { .. }) => COMPLETED,
+            Err(error) => error.code(),
+        });
+        part
+    }
+}
+
+impl Talk {
+    async fn part(&mut self) -> Result<Part, ChatError> {
+        if self.characters_left == 0 {
+            return Ok(Part::End { finish_reason: "length" });
+        }
+        let Ok(part) = timeout_at(self.ends, self.answer.next()).await else {
+            let is_credential = self.ends_with_credential;
+            return Err(if is_credential { ChatError::CredentialEnded } else { ProviderError::Endless.into() });
+        };
+        let mut part = part?;
+        if let Part::Text(text) = &mut part {
+            let mut characters = text.char_indices();
+            let cut = characters.nth(self.characters_left).map(|(at, _)| at);
+            text.truncate(cut.unwrap_or(text.len()));
+            self.characters_left -= text.chars().count();
+        }
+        Ok(part)
+    }
+}
+
+/// What metrics call a chat that came to its end.
+const COMPLETED: &str = "completed";
+/// No answer is longer: it is held whole for callers that want it so.
+const MAX_ANSWER_CHARACTERS: usize = 1024 * 1024;

@@ -1,0 +1,141 @@
+//! Server-sent events as they arrive: bytes in pieces of any size, the data of whole events out. An event is bounded.
+
+use bytes::{Buf as _, Bytes, BytesMut};
+
+use super::ProviderError;
+
+/// Reads the `data` of events; comments and everything else in them is passed over.
+#[derive(Debug, Default)]
+pub(crate) struct EventReader {
+    buffer: BytesMut,
+    /// So much of the buffer is known to hold no line end.
+    searched: usize,
+    /// The last line ended with CR: an LF that follows belongs to it.
+    skips_line_feed: bool,
+    /// The data lines of the event so far; none: it has none.
+    data: Option<Vec<u8>>,
+}
+
+impl EventReader {
+    /// Takes what arrived.
+    pub(crate) fn push(&mut self, bytes: &Bytes) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The data of the next whole event, if all of it is there.
+    ///
+    /// # Errors
+    /// [`ProviderError::LineTooLong`] if an event is longer than [`MAX_EVENT_BYTES`].
+    pub(crate) fn next(&mut self) -> Result<Option<Vec<u8>>, ProviderError> {
+        while let Some(line) = self.line()? {
+            if line.is_empty() {
+                if let Some(data) = self.data.take() {
+                    return Ok(Some(data));
+                }
+            } else if let Some(value) = line.strip_prefix(b"data:") {
+                self.add(value.strip_prefix(b" ").unwrap_or(value))?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// The last event of a stream that ended without the empty line after it. The specification drops such an event;
+    /// providers end their last one like that.
+    pub(crate) fn rest(&mut self) -> Result<Option<Vec<u8>>, ProviderError> {
+        self.push(&Bytes::from_static(b"\n\n"));
+        self.next()
+    }
+
+    fn add(&mut self, value: &[u8]) -> Result<(), ProviderError> {
+        let data = match &mut self.data {
+            Some(data) => {
+                data.push(b'\n');
+                data
+            }
+            None => self.data.insert(Vec::new()),
+        };
+        if data.len() + value.len() > MAX_EVENT_BYTES {
+            return Err(ProviderError::LineTooLong);
+        }
+        data.extend_from_slice(value);
+        Ok(())
+    }
+
+    /// The next line, without its end: LF, CR or both.
+    fn line(&mut self) -> Result<Option<BytesMut>, ProviderError> {
+        if self.skips_line_feed && !self.buffer.is_empty() {
+            self.skips_line_feed = false;
+            if self.buffer.starts_with(b"\n") {
+                self.buffer.advance(1);
+            }
+        }
+        let found = self.buffer[self.searched..].iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+        let Some(length) = found.map(|at| self.searched + at) else {
+            self.searched = self.buffer.len();
+            let is_too_long = self.searched > MAX_EVENT_BYTES;
+            return if is_too_long { Err(ProviderError::LineTooLong) } else { Ok(None) };
+        };
+        self.searched = 0;
+        let line = self.buffer.split_to(length);
+        self.skips_line_feed = self.buffer.starts_with(b"\r");
+        self.buffer.advance(1);
+        Ok(Some(line))
+    }
+}
+
+/// Longer than any event of a provider: they send a few words at a time.
+const MAX_EVENT_BYTES: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(pieces: &[&[u8]]) -> Result<Vec<String>, ProviderError> {
+        let mut reader = EventReader::default();
+        let mut events = Vec::new();
+        for piece in pieces {
+            reader.push(&Bytes::copy_from_slice(piece));
+            while let Some(event) = reader.next()? {
+                events.push(String::from_utf8(event).unwrap());
+            }
+        }
+        events.extend(reader.rest()?.map(|event| String::from_utf8(event).unwrap()));
+        Ok(events)
+    }
+
+    #[test]
+    fn events_are_read_whatever_their_line_ends() {
+        assert_eq!(read(&[b"data: a\n\ndata:b\r\n\r\ndata: c\r\rdata: d\n\n"]).unwrap(), ["a", "b", "c", "d"]);
+        assert_eq!(read(&[b"data: a\r", b"\n\r", b"\ndata: b\r\n\r\n"]).unwrap(), ["a", "b"]);
+    }
+
+    #[test]
+    fn comments_names_and_empty_events_are_passed_over() {
+        assert_eq!(read(&[b": hello\n\nevent: x\nid: 7\n\n\n\nevent: x\ndata: a\ndata: b\n\n"]).unwrap(), ["a\nb"]);
+        assert_eq!(read(&[b"data: [DONE]"]).unwrap(), ["[DONE]"], "a last event needs no empty line");
+    }
+
+    #[test]
+    fn an_event_is_bounded() {
+        let long = [b"data: ".to_vec(), vec![b'x'; MAX_EVENT_BYTES]].concat();
+        assert!(matches!(read(&[&long]), Err(ProviderError::LineTooLong)));
+        let many = b"data: 0123456789\n".repeat(MAX_EVENT_BYTES / 10);
+        assert!(matches!(read(&[&many]), Err(ProviderError::LineTooLong)));
+    }
+
+    proptest! {
+        #[test]
+        fn how_it_is_cut_into_pieces_makes_no_difference(
+            stream in "(data: [a-c]{0,4}|: x|event: y|)(\n|\r\n|\r){1,3}{0,8}",
+            cuts in prop::collection::vec(0usize..64, 0..6),
+        ) {
+            let bytes = stream.as_bytes();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).chain([0, bytes.len()]).collect();
+            cuts.sort_unstable();
+            let pieces: Vec<&[u8]> = cuts.windows(2).map(|cut| &bytes[cut[0]..cut[1]]).collect();
+            prop_assert_eq!(read(&pieces).unwrap(), read(&[bytes]).unwrap());
+        }
+    }
+}

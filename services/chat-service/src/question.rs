@@ -1,0 +1,150 @@
+//! What a caller asks, read strictly: what is wrong with it is said by the name of the field.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::is_model;
+
+/// A conversation to be continued.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    /// What was said so far, the oldest first.
+    pub messages: Vec<Message>,
+    /// Who is to answer; the usual model if none is named.
+    pub model: Option<String>,
+}
+
+/// Something that was said.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Message {
+    /// By whom.
+    pub role: Role,
+    /// What.
+    pub content: String,
+}
+
+/// Who said something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Whoever wrote the rules of the conversation.
+    System,
+    /// The person.
+    User,
+    /// The model.
+    Assistant,
+}
+
+/// What is wrong with a question.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} {what}")]
+pub struct InvalidQuestion {
+    /// Which field, as in `messages[3].content`.
+    pub field: String,
+    /// What is wrong with it, to be read after the field's name.
+    pub what: String,
+}
+
+impl Question {
+    /// Reads a question from JSON.
+    ///
+    /// # Errors
+    /// [`InvalidQuestion`] that names the first field that is wrong.
+    pub fn parse(json: &[u8]) -> Result<Self, InvalidQuestion> {
+        let mut deserializer = serde_json::Deserializer::from_slice(json);
+        let question: Self = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+            // "." is the whole; a path that ends with "?" is inside an unknown field, which the message names.
+            let field = match error.path().to_string() {
+                path if path == "." => "the body".to_owned(),
+                path => path,
+            };
+            invalid(&field, &format!("is not as it must be: {}", brief(&error.inner().to_string())))
+        })?;
+        deserializer.end().map_err(|_| invalid("the body", "goes on after its end"))?;
+        question.check()?;
+        Ok(question)
+    }
+
+    fn check(&self) -> Result<(), InvalidQuestion> {
+        if !(1..=MAX_MESSAGES).contains(&self.messages.len()) {
+            return Err(invalid("messages", &format!("must hold 1 to {MAX_MESSAGES} messages")));
+        }
+        for (number, message) in self.messages.iter().enumerate() {
+            if !(1..=MAX_CONTENT_BYTES).contains(&message.content.len()) {
+                let field = format!("messages[{number}].content");
+                return Err(invalid(&field, &format!("must hold 1 to {MAX_CONTENT_BYTES} bytes")));
+            }
+        }
+        if self.model.as_deref().is_some_and(|model| !is_model(model)) {
+            return Err(invalid("model", "must be 1 to 128 letters, digits and -._:/@+"));
+        }
+        Ok(())
+    }
+}
+
+/// An [`InvalidQuestion`].
+pub(crate) fn invalid(field: &str, what: &str) -> InvalidQuestion {
+    InvalidQuestion { field: field.to_owned(), what: what.to_owned() }
+}
+
+/// The parser's message, which may hold a text of the caller's.
+fn brief(text: &str) -> String {
+    match text.char_indices().nth(MAX_REASON_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// The largest request.
+pub const MAX_BODY_BYTES: usize = 512 * 1024;
+const MAX_MESSAGES: usize = 200;
+const MAX_CONTENT_BYTES: usize = 64 * 1024;
+const MAX_REASON_CHARS: usize = 160;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_question_is_some_messages_and_perhaps_a_model() {
+        let question = Question::parse(br#"{"messages":[{"role":"user","content":"hi"}],"model":"a/b"}"#).unwrap();
+        assert_eq!(question.messages, [Message { role: Role::User, content: "hi".to_owned() }]);
+        assert_eq!(question.model.as_deref(), Some("a/b"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_its_field() {
+        let message = json!({ "role": "user", "content": "hi" });
+        let with = |message| json!({ "messages": [{ "role": "system", "content": "a" }, message] }).to_string();
+        for (body, field, what) in [
+            (String::new(), "the body", "EOF"),
+            ("[]".to_owned(), "the body", "must be"),
+            ("{} {}".to_owned(), "the body", "missing field `messages`"),
+            (json!({ "messages": [message] }).to_string() + "x", "the body", "goes on"),
+            (json!({ "messages": [] }).to_string(), "messages", "1 to 200"),
+            (json!({ "messages": vec![message.clone(); 201] }).to_string(), "messages", "1 to 200"),
+            (json!({ "messages": "hi" }).to_string(), "messages", "a sequence"),
+            (with(json!({ "role": "user" })), "messages[1]", "missing field `content`"),
+            (with(json!({ "role": "tool", "content": "a" })), "messages[1].role", "unknown variant `tool`"),
+            (with(json!({ "role": "user", "content": 7 })), "messages[1].content", "expected a string"),
+            (with(json!({ "role": "user", "content": "" })), "messages[1].content", "1 to 65536"),
+            (with(json!({ "role": "user", "content": "a".repeat(65_537) })), "messages[1].content", "1 to 65536"),
+            (with(json!({ "role": "user", "content": "a", "name": "b" })), "messages[1].name", "unknown field"),
+            (json!({ "messages": [message], "model": "a b" }).to_string(), "model", "letters"),
+            (json!({ "messages": [message], "stream": true }).to_string(), "stream", "unknown field"),
+        ] {
+            let error = Question::parse(body.as_bytes()).unwrap_err();
+            assert_eq!(error.field, field, "{error}");
+            assert!(error.what.contains(what), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_it_is_short() {
+        let body = json!({ "messages": [{ "role": "x".repeat(10_000), "content": "a" }] }).to_string();
+        assert!(Question::parse(body.as_bytes()).unwrap_err().to_string().len() < 250);
+    }
+}

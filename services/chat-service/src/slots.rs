@@ -1,0 +1,95 @@
+//! How many answers may be under way: so many for one subject, and so many in all.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gaia_auth::Identity;
+
+/// The places for answers under way.
+#[derive(Debug, Clone)]
+pub struct Slots {
+    per_subject: u32,
+    in_all: u32,
+    taken: Arc<Mutex<Taken>>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    by: HashMap<Identity, u32>,
+    in_all: u32,
+}
+
+/// One place, until it is dropped.
+#[derive(Debug)]
+pub struct Slot {
+    subject: Identity,
+    taken: Arc<Mutex<Taken>>,
+}
+
+/// Why there is no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoSlot {
+    /// This subject has as many as it may.
+    #[error("the subject has as many answers under way as it may")]
+    ForSubject,
+    /// There is none for anybody.
+    #[error("there are as many answers under way as there may be")]
+    ForAnybody,
+}
+
+impl Slots {
+    /// So many places for each subject, and so many in all.
+    #[must_use]
+    pub fn new(per_subject: u32, in_all: u32) -> Self {
+        Self { per_subject, in_all, taken: Arc::default() }
+    }
+
+    /// Takes a place.
+    ///
+    /// # Errors
+    /// [`NoSlot`] if there is none.
+    pub fn take(&self, subject: &Identity) -> Result<Slot, NoSlot> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.by.get(subject).is_some_and(|taken| *taken >= self.per_subject) {
+            return Err(NoSlot::ForSubject);
+        }
+        if taken.in_all >= self.in_all {
+            return Err(NoSlot::ForAnybody);
+        }
+        taken.in_all += 1;
+        *taken.by.entry(subject.clone()).or_default() += 1;
+        Ok(Slot { subject: subject.clone(), taken: Arc::clone(&self.taken) })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.in_all -= 1;
+        if let Some(left) = taken.by.get_mut(&self.subject) {
+            *left -= 1;
+            if *left == 0 {
+                taken.by.remove(&self.subject);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_subject_has_its_places_and_all_together_have_theirs() {
+        let slots = Slots::new(2, 3);
+        let [a, b] = ["a", "b"].map(|id| Identity::Key(id.to_owned()));
+        let held = [slots.take(&a).unwrap(), slots.take(&a).unwrap()];
+        assert_eq!(slots.take(&a).unwrap_err(), NoSlot::ForSubject);
+        let other = slots.take(&b).unwrap();
+        assert_eq!(slots.take(&b).unwrap_err(), NoSlot::ForAnybody);
+        drop(held);
+        let _again = [slots.take(&a).unwrap(), slots.take(&a).unwrap()];
+        drop(other);
+        assert_eq!(slots.taken.lock().unwrap().by.len(), 1, "who has none is not remembered");
+    }
+}

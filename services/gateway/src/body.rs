@@ -1,0 +1,141 @@
+//! Bodies on their way: what a client sends, counted, and what it gets, for as long as it may.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use axum::body::{Body, Bytes, HttpBody};
+use hyper::body::{Frame, SizeHint};
+use tokio::time::{Instant, Sleep};
+
+/// What became of an upload so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Nothing is wrong with it.
+    Fine,
+    /// There was more of it than is passed on.
+    TooLarge,
+    /// It broke off, or is not what HTTP has it.
+    Broken,
+}
+
+/// What is known of an upload by others than who sends it on.
+#[derive(Debug)]
+pub(crate) struct Progress(Mutex<(Instant, Fate)>);
+
+impl Progress {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new((Instant::now(), Fate::Fine))))
+    }
+
+    /// When something of it last went on.
+    pub(crate) fn last(&self) -> Instant {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    pub(crate) fn fate(&self) -> Fate {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
+
+    fn is(&self, fate: Fate) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), fate);
+    }
+}
+
+/// A body of a client, up to so many bytes. Trailers do not pass: nobody has looked at them.
+pub(crate) struct Upload {
+    body: Body,
+    left: u64,
+    progress: Arc<Progress>,
+}
+
+/// Why an upload ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UploadError {
+    #[error("there is more of it than is passed on")]
+    TooLarge,
+    #[error("it broke off: {0}")]
+    Broken(axum::Error),
+}
+
+impl Upload {
+    pub(crate) fn new(body: Body, most: u64, progress: Arc<Progress>) -> Self {
+        Self { body, left: most, progress }
+    }
+}
+
+impl HttpBody for Upload {
+    type Data = Bytes;
+    type Error = UploadError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        Poll::Ready(match frame {
+            None => {
+                self.progress.is(Fate::Fine);
+                None
+            }
+            Some(Err(error)) => {
+                self.progress.is(Fate::Broken);
+                Some(Err(UploadError::Broken(error)))
+            }
+            Some(Ok(frame)) => match frame.into_data() {
+                Err(_trailers) => None,
+                Ok(data) => match self.left.checked_sub(data.len() as u64) {
+                    Some(left) => {
+                        self.left = left;
+                        self.progress.is(Fate::Fine);
+                        Some(Ok(Frame::data(data)))
+                    }
+                    None => {
+                        self.progress.is(Fate::TooLarge);
+                        Some(Err(UploadError::TooLarge))
+                    }
+                },
+            },
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A body of a service behind, as it comes, and no longer than until `end`. Trailers do not pass.
+pub(crate) struct Answer<B> {
+    body: B,
+    end: Option<Pin<Box<Sleep>>>,
+}
+
+impl<B> Answer<B> {
+    /// `end` is when whoever asked may not be told any more.
+    pub(crate) fn new(body: B, end: Option<Instant>) -> Self {
+        Self { body, end: end.map(|end| Box::pin(tokio::time::sleep_until(end))) }
+    }
+}
+
+impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Answer<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        if self.end.as_mut().is_some_and(|end| end.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(None);
+        }
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        Poll::Ready(frame.filter(|frame| !frame.as_ref().is_ok_and(Frame::is_trailers)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,88 @@
+//! Configuration of gateway.
+
+use gaia_api::Span;
+use gaia_runtime::client_ip::parse_network;
+use gaia_runtime::rate::Rate;
+use gaia_runtime::{CallsConfig, EdgeConfig, RuntimeConfig, parse_upstream};
+use http::{HeaderValue, Uri};
+use ipnet::IpNet;
+
+/// The way in for users and outside programs.
+#[derive(Debug, Clone, clap::Parser)]
+#[command(name = "gateway", version)]
+pub struct Config {
+    /// What every service is configured by.
+    #[command(flatten)]
+    pub runtime: RuntimeConfig,
+    /// How others are called.
+    #[command(flatten)]
+    pub calls: CallsConfig,
+    /// Where users come in.
+    #[command(flatten)]
+    pub edge: EdgeConfig,
+    /// Where asset-service is; without it there is no /assets
+    #[arg(long, env = "GAIA_UPSTREAM_ASSET_SERVICE", value_parser = parse_upstream)]
+    pub upstream_asset_service: Option<Uri>,
+    /// Where chat-service is; without it there is no /chat
+    #[arg(long, env = "GAIA_UPSTREAM_CHAT_SERVICE", value_parser = parse_upstream)]
+    pub upstream_chat_service: Option<Uri>,
+    /// Where auth-service is, for signing in [default: GAIA_AUTH_URL]
+    #[arg(long, env = "GAIA_UPSTREAM_AUTH_SERVICE", value_parser = parse_upstream)]
+    pub upstream_auth_service: Option<Uri>,
+    /// Origins whose pages may call, with commas in between, as <https://app.example.com>
+    #[arg(long, env = "GAIA_CORS_ORIGINS", value_delimiter = ',', value_parser = origin)]
+    pub cors_origins: Vec<HeaderValue>,
+    /// Whether those pages may send credentials that browsers add by themselves
+    #[arg(long, env = "GAIA_CORS_CREDENTIALS")]
+    pub cors_credentials: bool,
+    /// Proxies, as CIDRs with commas in between, that are believed about whom they speak for (X-Forwarded-For)
+    #[arg(long, env = "GAIA_TRUSTED_PROXIES", value_delimiter = ',', value_parser = parse_network)]
+    pub trusted_proxies: Vec<IpNet>,
+    /// Requests of one address, a second and at once; 0: no limit
+    #[arg(long, env = "GAIA_IP_RATE", default_value = "100:500")]
+    pub ip_rate: Rate,
+    /// Requests of one user or API key, a second and at once; 0: no limit
+    #[arg(long, env = "GAIA_ACCOUNT_RATE", default_value = "50:200")]
+    pub account_rate: Rate,
+    /// Requests to sign in from one address, a second and at once; 0: no limit
+    #[arg(long, env = "GAIA_SIGN_IN_RATE", default_value = "2:20")]
+    pub sign_in_rate: Rate,
+    /// How long a service behind may take to begin its answer
+    #[arg(long, env = "GAIA_UPSTREAM_TIMEOUT", default_value = "30s", value_parser = Span::parse)]
+    pub upstream_timeout: Span,
+    /// The largest body that is passed on
+    #[arg(long, env = "GAIA_MAX_BODY_BYTES", default_value_t = 64 * 1024 * 1024)]
+    pub max_body_bytes: u64,
+}
+
+impl AsMut<RuntimeConfig> for Config {
+    fn as_mut(&mut self) -> &mut RuntimeConfig {
+        &mut self.runtime
+    }
+}
+
+/// An origin as browsers send it: scheme, host and port, nothing after.
+fn origin(text: &str) -> Result<HeaderValue, String> {
+    let is_origin = |uri: &Uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.path() == "/"
+            && !text.ends_with('/')
+            && uri.query().is_none()
+    };
+    let uri: Option<Uri> = text.parse().ok().filter(is_origin);
+    let value = uri.and_then(|_| HeaderValue::from_str(&text.to_ascii_lowercase()).ok());
+    value.ok_or_else(|| "must be https://host or https://host:port, each by name".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_named_and_never_everybody() {
+        assert_eq!(origin("https://App.example.com:8443").unwrap(), "https://app.example.com:8443");
+        for bad in ["*", "null", "https://a/", "https://a/b", "app.example.com", "ftp://a", "https://a?b", ""] {
+            assert!(origin(bad).is_err(), "{bad}");
+        }
+    }
+}

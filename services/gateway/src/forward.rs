@@ -1,0 +1,281 @@
+//! One request, passed on to the service that answers it.
+
+use std::fmt;
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody as _};
+use axum::extract::{Extension, Request, State};
+use axum::response::Response;
+use gaia_api::Clock;
+use gaia_auth::{Credential, Presented, Principal, REQUEST_ID_HEADER, Reason, Refusal, problem};
+use gaia_runtime::client_ip::site;
+use gaia_runtime::rate::Limit;
+use gaia_runtime::{CallError, Caller, Subject};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tokio::time::{Instant, sleep_until};
+
+use crate::body::{Answer, Fate, Progress, Upload, UploadError};
+use crate::front::{address, too_many};
+use crate::headers::{for_client, for_upstream};
+use crate::metrics::Metrics;
+
+/// What every route shares.
+pub(crate) struct Means {
+    pub(crate) caller: Caller,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) per_account: Option<Limit>,
+    pub(crate) per_sign_in: Option<Limit>,
+    pub(crate) timeout: Duration,
+    pub(crate) metrics: Metrics,
+}
+
+/// A service behind, as one route sees it.
+#[derive(Clone)]
+pub(crate) struct Upstream {
+    pub(crate) means: Arc<Means>,
+    /// Its name: tokens are for it.
+    pub(crate) name: &'static str,
+    /// Where it is.
+    pub(crate) url: Uri,
+    /// The largest body that is passed on to it.
+    pub(crate) max_body_bytes: u64,
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").field("name", &self.name).field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+/// Why a request was not passed on, or not answered.
+#[derive(Debug)]
+enum Failure {
+    TooLarge,
+    BodyBroken,
+    Timeout,
+    Uri,
+    Call(CallError),
+    /// The service does not take this gateway's credentials.
+    Unwelcome,
+}
+
+/// Passes on what someone asks who is known.
+pub(crate) async fn for_principal(
+    State(upstream): State<Upstream>,
+    Extension(principal): Extension<Principal>,
+    request: Request,
+) -> Response {
+    let limit = upstream.means.per_account.as_ref();
+    if let Err(wait) = limit.map_or(Ok(()), |limit| limit.check(&principal.subject)) {
+        upstream.means.metrics.refused("account_rate");
+        return too_many(wait);
+    }
+    let expires = principal.expires.map(|expires| {
+        let left = expires.duration_since(upstream.means.clock.now());
+        Instant::now() + Duration::try_from(left).unwrap_or_default()
+    });
+    let (parts, body) = request.into_parts();
+    let presented = Presented::find(&parts.headers).unwrap_or_default();
+    let subject = match principal.credential {
+        Credential::ApiKey => presented.api_key.map(Subject::ApiKey),
+        _ => presented.token.map(Subject::Token),
+    };
+    // Whoever is known here was known by one of them.
+    let Some(subject) = subject else { return Refusal::from(Reason::NoCredential).response() };
+    upstream.pass_on(Asked { subject: Some(subject), client: None, parts: &parts }, body, expires).await
+}
+
+/// Passes on what anybody may ask, in this gateway's own name: signing in.
+pub(crate) async fn for_anybody(State(upstream): State<Upstream>, request: Request) -> Response {
+    let client = address(&request);
+    let limit = upstream.means.per_sign_in.as_ref();
+    let (parts, body) = request.into_parts();
+    let response = match limit.map_or(Ok(()), |limit| limit.check(&site(client))) {
+        Ok(()) => upstream.pass_on(Asked { subject: None, client: Some(client), parts: &parts }, body, None).await,
+        Err(wait) => {
+            upstream.means.metrics.refused("sign_in_rate");
+            too_many(wait)
+        }
+    };
+    // No credential decides here, so gaia-auth has nothing to tell of it.
+    tracing::info!(
+        target: gaia_auth::audit::AUDIT_TARGET,
+        event = "request",
+        result = if response.status().is_success() { "accepted" } else { "refused" },
+        status = response.status().as_u16(),
+        address = %client,
+        route = parts.uri.path(),
+        request_id = parts.headers.get(REQUEST_ID_HEADER).and_then(|id| id.to_str().ok()),
+    );
+    response
+}
+
+/// Who asks for what.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    /// By which credential; none: nobody is known yet.
+    subject: Option<Subject<'a>>,
+    /// From where, if the service behind has to know: it counts who tries to sign in.
+    client: Option<IpAddr>,
+    parts: &'a http::request::Parts,
+}
+
+impl Upstream {
+    async fn pass_on(&self, asked: Asked<'_>, body: Body, expires: Option<Instant>) -> Response {
+        let response = match self.ask(asked, body).await {
+            Ok(answer) => self.answer(answer, expires),
+            Err(failure) => self.failed(&failure),
+        };
+        self.means.metrics.forwarded(self.name, response.status());
+        response
+    }
+
+    async fn ask(&self, asked: Asked<'_>, body: Body) -> Result<http::Response<Incoming>, Failure> {
+        let Asked { subject, client, parts } = asked;
+        let mut request = http::Request::new(());
+        *request.method_mut() = parts.method.clone();
+        *request.uri_mut() = self.uri(&parts.uri)?;
+        *request.headers_mut() = for_upstream(&parts.headers, parts.headers.get(REQUEST_ID_HEADER));
+        if let Some(client) = client.and_then(|client| HeaderValue::try_from(client.to_string()).ok()) {
+            request.headers_mut().insert(CLIENT_IP_HEADER, client);
+        }
+        if body.size_hint().lower() > self.max_body_bytes {
+            return Err(Failure::TooLarge);
+        }
+        // What is small is held, so that it can be sent again.
+        if body.size_hint().upper().is_some_and(|bytes| bytes <= MAX_HELD_BYTES) {
+            let body = Upload::new(body, self.max_body_bytes, Progress::new()).collect().await;
+            let body = body.map_err(|error| match error {
+                UploadError::TooLarge => Failure::TooLarge,
+                UploadError::Broken(_) => Failure::BodyBroken,
+            })?;
+            return self.insist(subject, request.map(|()| body.to_bytes())).await;
+        }
+        let progress = Progress::new();
+        let body = Body::new(Upload::new(body, self.max_body_bytes, Arc::clone(&progress)));
+        let (caller, request) = (&self.means.caller, request.map(|()| body));
+        let calling = async {
+            match subject {
+                Some(subject) => caller.call_streaming_for(subject, self.name, request).await,
+                None => caller.call_streaming(self.name, request).await,
+            }
+        };
+        let answer = within(self.means.timeout, || progress.last(), calling).await?;
+        answer.map_err(|error| match progress.fate() {
+            Fate::Fine => Failure::Call(error),
+            Fate::TooLarge => Failure::TooLarge,
+            Fate::Broken => Failure::BodyBroken,
+        })
+    }
+
+    /// Sends what can be sent again: once more if nothing of it can have been done, or doing it twice is the same.
+    async fn insist(
+        &self,
+        subject: Option<Subject<'_>>,
+        request: http::Request<Bytes>,
+    ) -> Result<http::Response<Incoming>, Failure> {
+        let began = Instant::now();
+        let is_idempotent = matches!(*request.method(), Method::GET | Method::HEAD | Method::PUT | Method::DELETE);
+        let call = async |request| match subject {
+            Some(subject) => self.means.caller.call_for(subject, self.name, request).await,
+            None => self.means.caller.call(self.name, request).await,
+        };
+        let calling = async {
+            match call(request.clone()).await {
+                Err(error) if error.was_never_sent() || is_idempotent && matches!(error, CallError::Failed { .. }) => {
+                    self.means.metrics.retried(self.name);
+                    tracing::info!(upstream = self.name, %error, "no answer, asking once more");
+                    call(request).await
+                }
+                settled => settled,
+            }
+        };
+        within(self.means.timeout, || began, calling).await?.map_err(Failure::Call)
+    }
+
+    /// The path as it came, at the address of the service: nothing is joined, resolved or encoded anew.
+    fn uri(&self, asked: &Uri) -> Result<Uri, Failure> {
+        let mut parts = self.url.clone().into_parts();
+        parts.path_and_query = asked.path_and_query().cloned();
+        Uri::from_parts(parts).map_err(|_| Failure::Uri)
+    }
+
+    fn answer(&self, answer: http::Response<Incoming>, expires: Option<Instant>) -> Response {
+        // With a challenge, it is this gateway's token or key that is meant. Without one it is what the client has shown: a
+        // password, say.
+        if answer.status() == StatusCode::UNAUTHORIZED && answer.headers().contains_key(header::WWW_AUTHENTICATE) {
+            return self.failed(&Failure::Unwelcome);
+        }
+        let content_type = answer.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let is_stream = content_type.is_some_and(|value| value.starts_with("text/event-stream"));
+        let (status, headers) = (answer.status(), for_client(answer.headers()));
+        let body = Answer::new(answer.into_body(), expires.filter(|_| is_stream));
+        let mut response = Response::new(Body::new(body));
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        response
+    }
+
+    fn failed(&self, failure: &Failure) -> Response {
+        let upstream = self.name;
+        match failure {
+            Failure::TooLarge => return problem(StatusCode::PAYLOAD_TOO_LARGE, "The request is too large."),
+            Failure::BodyBroken => return problem(StatusCode::BAD_REQUEST, "The body of this request is broken."),
+            Failure::Uri => return problem(StatusCode::BAD_REQUEST, "The path of this request is not allowed."),
+            Failure::Call(CallError::SubjectRefused { .. }) => {
+                tracing::info!(upstream, "auth-service does not take a credential that was taken here");
+                return Refusal::from(Reason::IssuerRefused).response();
+            }
+            Failure::Call(error) => tracing::warn!(upstream, %error, "a request was not passed on"),
+            Failure::Timeout => tracing::warn!(upstream, "no answer in time"),
+            Failure::Unwelcome => tracing::warn!(upstream, "the credentials of this gateway are refused"),
+        }
+        let not_now = |status, detail| {
+            let mut response: Response = problem(status, detail);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            response
+        };
+        match failure {
+            Failure::Timeout => problem(StatusCode::GATEWAY_TIMEOUT, "The service behind did not answer in time."),
+            Failure::Call(CallError::Refused { status, .. }) => match *status {
+                StatusCode::FORBIDDEN => problem(StatusCode::FORBIDDEN, "This caller may not do that."),
+                StatusCode::TOO_MANY_REQUESTS => not_now(StatusCode::TOO_MANY_REQUESTS, "Too many requests."),
+                _ => not_now(StatusCode::SERVICE_UNAVAILABLE, NO_TOKEN_NOW),
+            },
+            Failure::Call(CallError::AuthUnavailable { .. }) => not_now(StatusCode::SERVICE_UNAVAILABLE, NO_TOKEN_NOW),
+            Failure::Call(CallError::NotReady) => {
+                not_now(StatusCode::SERVICE_UNAVAILABLE, "This gateway is not ready yet.")
+            }
+            _ => not_now(StatusCode::BAD_GATEWAY, "The service behind cannot be reached."),
+        }
+    }
+}
+
+/// Waits for an answer, but no longer than `timeout` after the request last went on.
+async fn within<T>(
+    timeout: Duration,
+    last: impl Fn() -> Instant,
+    calling: impl Future<Output = T>,
+) -> Result<T, Failure> {
+    let mut calling = std::pin::pin!(calling);
+    loop {
+        let end = last() + timeout;
+        tokio::select! {
+            answer = calling.as_mut() => return Ok(answer),
+            () = sleep_until(end) => if last() + timeout <= end {
+                return Err(Failure::Timeout);
+            },
+        }
+    }
+}
+
+const NO_TOKEN_NOW: &str = "Calls cannot be made for you at this moment.";
+/// Where a user is who signs in, for auth-service. From outside it passes nowhere.
+const CLIENT_IP_HEADER: HeaderName = HeaderName::from_static("x-gaia-client-ip");
+/// What is held of a request to send it again.
+const MAX_HELD_BYTES: u64 = 64 * 1024;

@@ -1,0 +1,168 @@
+//! Which headers pass, in both directions.
+
+use std::collections::HashSet;
+
+use gaia_auth::{API_KEY_HEADER, REQUEST_ID_HEADER};
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
+    ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SERVER, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    WWW_AUTHENTICATE,
+};
+
+/// The headers of a request for a service behind: without what concerned this connection, credentials, and whatever says
+/// where it came from or who sent it. What is left is the client's business with the service.
+#[must_use]
+pub fn for_upstream(headers: &HeaderMap, request_id: Option<&HeaderValue>) -> HeaderMap {
+    let mut passed = passing(headers, |name| {
+        ONLY_REQUEST.contains(name)
+            || ["x-gaia-", "x-forwarded-"].iter().any(|prefix| name.as_str().starts_with(prefix))
+    });
+    if let Some(id) = request_id {
+        passed.insert(REQUEST_ID_HEADER, id.clone());
+    }
+    passed
+}
+
+/// The headers of an answer for the client: without what concerned the connection behind, and what is internal. Cookies
+/// are nothing that services behind may set under this name.
+#[must_use]
+pub fn for_client(headers: &HeaderMap) -> HeaderMap {
+    passing(headers, |name| ONLY_ANSWER.contains(name) || name.as_str().starts_with("x-gaia-"))
+}
+
+fn passing(headers: &HeaderMap, is_dropped: impl Fn(&HeaderName) -> bool) -> HeaderMap {
+    let named = named_by_connection(headers);
+    let passes = |name: &HeaderName| !HOP_BY_HOP.contains(name) && !named.contains(name.as_str()) && !is_dropped(name);
+    let pairs = headers.iter().filter(|(name, _)| passes(name));
+    let mut passed = HeaderMap::with_capacity(headers.len());
+    for (name, value) in pairs {
+        passed.append(name, value.clone());
+    }
+    passed
+}
+
+/// RFC 9110, section 7.6.1: who sends `Connection: a` means `a` for the next hop only.
+fn named_by_connection(headers: &HeaderMap) -> HashSet<String> {
+    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect()
+}
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+static HOP_BY_HOP: [HeaderName; 11] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HTTP2_SETTINGS,
+    VIA,
+];
+
+/// Length and expectation are this connection's: the client behind says its own. `Origin` was judged here.
+static ONLY_REQUEST: [HeaderName; 24] = [
+    HOST,
+    CONTENT_LENGTH,
+    EXPECT,
+    ORIGIN,
+    AUTHORIZATION,
+    API_KEY_HEADER,
+    COOKIE,
+    FORWARDED,
+    REQUEST_ID_HEADER,
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("x-client-ip"),
+    HeaderName::from_static("x-cluster-client-ip"),
+    HeaderName::from_static("true-client-ip"),
+    HeaderName::from_static("cf-connecting-ip"),
+    HeaderName::from_static("fastly-client-ip"),
+    HeaderName::from_static("fly-client-ip"),
+    HeaderName::from_static("x-envoy-external-address"),
+    HeaderName::from_static("x-original-url"),
+    HeaderName::from_static("x-rewrite-url"),
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-method-override"),
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-remote-user"),
+    HeaderName::from_static("x-ssl-client-cert"),
+];
+
+static ONLY_ANSWER: [HeaderName; 5] =
+    [SET_COOKIE, SERVER, WWW_AUTHENTICATE, REQUEST_ID_HEADER, HeaderName::from_static("x-powered-by")];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        headers.keys().map(HeaderName::as_str).collect()
+    }
+
+    #[test]
+    fn of_a_request_only_what_is_the_services_business_passes() {
+        let request = headers(&[
+            ("host", "shop.example"),
+            ("accept", "*/*"),
+            ("accept", "text/html"),
+            ("authorization", "Bearer a.b.c"),
+            ("x-api-key", "k"),
+            ("cookie", "a=b"),
+            ("connection", "close, X-Secret-Hop"),
+            ("connection", "x-other-hop"),
+            ("x-secret-hop", "1"),
+            ("x-other-hop", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("trailer", "x"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "x"),
+            ("content-length", "3"),
+            ("expect", "100-continue"),
+            ("forwarded", "for=1.2.3.4"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-client-cert", "Subject=gateway"),
+            ("x-real-ip", "1.2.3.4"),
+            ("x-gaia-subject", "user:supabase:admin"),
+            ("x-request-id", "theirs"),
+            ("content-type", "text/plain"),
+        ]);
+        let passed = for_upstream(&request, Some(&HeaderValue::from_static("ours")));
+        assert_eq!(names(&passed), ["accept", "content-type", "x-request-id"]);
+        assert_eq!(passed.get_all("accept").iter().count(), 2);
+        assert_eq!(passed["x-request-id"], "ours");
+    }
+
+    #[test]
+    fn of_an_answer_nothing_internal_passes_and_no_cookie() {
+        let answer = headers(&[
+            ("content-type", "text/plain"),
+            ("deprecation", "@1800000000"),
+            ("set-cookie", "a=b"),
+            ("connection", "x-hop"),
+            ("x-hop", "1"),
+            ("transfer-encoding", "chunked"),
+            ("server", "s"),
+            ("www-authenticate", "Bearer"),
+            ("x-gaia-instance", "i"),
+            ("content-length", "3"),
+        ]);
+        assert_eq!(names(&for_client(&answer)), ["content-type", "deprecation", "content-length"]);
+    }
+}

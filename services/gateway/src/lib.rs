@@ -1,0 +1,112 @@
+//! Gaia's gateway: the one way in for users and outside programs.
+//!
+//! Whoever comes is known by a user token or an API key, or signs in. What an allowlist names is passed on over mutual TLS,
+//! with a token for whom it is for: auth-service gives it in exchange for what the client has shown, and no credential
+//! of a client ever reaches a service behind.
+
+mod body;
+pub mod config;
+mod forward;
+mod front;
+pub mod headers;
+mod metrics;
+pub mod path;
+mod routes;
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use gaia_api::Clock;
+use gaia_runtime::{Edge, Routes, Runtime, StartError, random};
+use http::Uri;
+
+pub use config::Config;
+pub use path::check_path;
+
+use crate::forward::{Means, Upstream};
+use crate::front::{Front, RequestIds};
+use crate::metrics::Metrics;
+use crate::routes::Upstreams;
+
+/// A started gateway, with its addresses.
+#[derive(Debug)]
+pub struct Gateway {
+    /// The runtime it is served by.
+    pub runtime: Runtime,
+    edge: Edge,
+    routes: Routes,
+    edge_routes: Routes,
+}
+
+impl Gateway {
+    /// Takes what is mounted and binds the addresses.
+    ///
+    /// # Errors
+    /// [`StartError`] if an address cannot be had.
+    pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+        let metrics = Metrics::default();
+        let registered = metrics.clone();
+        let runtime =
+            Runtime::start(config.runtime, Arc::clone(&clock), Arc::new(()), |registry| registered.register(registry));
+        let runtime = runtime.await?;
+        let edge = runtime.edge(&config.edge, USUAL_PORT).await?;
+        if config.edge.edge_tls_dir.is_none() && config.trusted_proxies.is_empty() {
+            tracing::warn!(
+                "the edge is plain HTTP and no proxy is trusted (GAIA_TRUSTED_PROXIES): behind an ingress, all clients \
+                 count as one address"
+            );
+        }
+        let means = Arc::new(Means {
+            caller: runtime.caller(&config.calls),
+            clock,
+            per_account: config.account_rate.limit(),
+            per_sign_in: config.sign_in_rate.limit(),
+            timeout: config.upstream_timeout.value(),
+            metrics: metrics.clone(),
+        });
+        let upstream = |name: &'static str, url: Uri, most: u64| Upstream {
+            means: Arc::clone(&means),
+            name,
+            url,
+            max_body_bytes: most.min(config.max_body_bytes),
+        };
+        let auth_url = config.upstream_auth_service.unwrap_or(config.calls.auth_url);
+        let upstreams = Upstreams {
+            assets: config.upstream_asset_service.map(|url| upstream("asset-service", url, u64::MAX)),
+            chat: config.upstream_chat_service.map(|url| upstream("chat-service", url, MAX_CHAT_BYTES)),
+            auth: upstream("auth-service", auth_url, MAX_SIGN_IN_BYTES),
+        };
+        let front = Arc::new(Front {
+            ids: RequestIds::new(u64::from_be_bytes(random().ok_or(StartError::Entropy)?)),
+            trusted_proxies: config.trusted_proxies,
+            per_ip: config.ip_rate.limit(),
+            metrics,
+        });
+        let cors = front::cors(config.cors_origins, config.cors_credentials);
+        let edge_routes = routes::allowed(runtime.routes(), upstreams);
+        let edge_routes = edge_routes.behind(move |routes| front::before(routes, front, cors));
+        // The mesh is for the operator's look and for /health.
+        let routes = runtime.routes();
+        Ok(Self { runtime, edge, routes, edge_routes })
+    }
+
+    /// Where users come in.
+    ///
+    /// # Errors
+    /// If the system does not say.
+    pub fn edge_address(&self) -> std::io::Result<SocketAddr> {
+        self.edge.address()
+    }
+
+    /// Serves until `stop` ends.
+    pub async fn serve(self, stop: impl Future<Output = ()>) {
+        self.runtime.serve_with_edge(self.routes, self.edge, self.edge_routes, stop).await;
+    }
+}
+
+const USUAL_PORT: u16 = 8666;
+const MAX_CHAT_BYTES: u64 = 1024 * 1024;
+const MAX_SIGN_IN_BYTES: u64 = 16 * 1024;

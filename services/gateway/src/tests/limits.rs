@@ -1,0 +1,88 @@
+//! How much and how often.
+
+use super::*;
+
+#[tokio::test]
+async fn one_address_that_asks_too_often_is_told_when_to_come_again() {
+    let scene = Scene::open(&["--ip-rate", "1:3", "--trusted-proxies", "127.0.0.0/8"]).await;
+    let ask = async |from: &str| scene.send("GET", "/assets", &[AS_KEY, &format!("X-Forwarded-For: {from}")], "").await;
+    let mut statuses = Vec::new();
+    for _ in 0..5 {
+        statuses.push(ask("203.0.113.9").await);
+    }
+    let refused: Vec<&Answer> = statuses.iter().filter(|answer| answer.status == 429).collect();
+    assert!(!refused.is_empty(), "{statuses:?}");
+    assert_eq!(refused[0].header("retry-after"), Some("1"));
+    assert_eq!(ask("6.6.6.6, 203.0.113.10").await.status, 200, "another client is not held for it");
+    let scene = Scene::open(&["--ip-rate", "1:3"]).await;
+    let mut statuses = Vec::new();
+    for number in 0..10 {
+        statuses
+            .push(scene.send("GET", "/assets", &[&format!("X-Forwarded-For: 203.0.113.{number}")], "").await.status);
+    }
+    assert!(statuses.contains(&429), "nobody is believed who is not trusted: {statuses:?}");
+}
+
+#[tokio::test]
+async fn one_account_that_asks_too_often_does_not_keep_another_waiting() {
+    let scene = Scene::open(&["--ip-rate", "0", "--account-rate", "1:3"]).await;
+    let mut statuses = Vec::new();
+    for _ in 0..5 {
+        statuses.push(scene.get("/assets", AS_KEY).await.status);
+    }
+    assert!(statuses.contains(&200) && statuses.contains(&429), "{statuses:?}");
+    assert_eq!(scene.get("/assets", "X-API-Key: reader-key-reader-key").await.status, 200);
+}
+
+#[tokio::test]
+async fn signing_in_has_a_limit_of_its_own() {
+    let scene = Scene::open(&["--sign-in-rate", "1:2"]).await;
+    let mut statuses = Vec::new();
+    for _ in 0..4 {
+        statuses.push(scene.send("POST", "/auth/login", &[], "{}").await.status);
+    }
+    assert!(statuses.starts_with(&[401, 401]) && statuses.contains(&429), "{statuses:?}");
+    assert_eq!(scene.get("/assets", AS_KEY).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_body_larger_than_allowed_is_refused_announced_or_not() {
+    let scene = Scene::open(&["--max-body-bytes", "100000"]).await;
+    let announced = scene.send("PUT", "/assets/a", &[AS_KEY], &"x".repeat(100_001)).await;
+    assert_eq!(announced.status, 413);
+    assert_eq!(scene.send("PUT", "/assets/a", &[AS_KEY], &"x".repeat(100_000)).await.status, 200);
+    let chunk = format!("{:x}\r\n{}\r\n", 60_000, "x".repeat(60_000));
+    let head = format!(
+        "PUT /assets/a HTTP/1.1\r\nHost: x\r\n{AS_KEY}\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
+    let answer = scene.raw(format!("{head}{chunk}{chunk}0\r\n\r\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    let answer = scene.raw(format!("{head}{chunk}0\r\n\r\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(scene.send("POST", "/auth/login", &[], &"x".repeat(20_000)).await.status, 413);
+}
+
+#[tokio::test]
+async fn pages_of_listed_origins_may_call_and_their_browsers_ask_before_anybody_signs_in() {
+    let scene = Scene::open(&["--cors-origins", "https://app.example.com,https://other.example.com"]).await;
+    let preflight = async |origin: &str, target: &str| {
+        let lines = [&format!("Origin: {origin}"), "Access-Control-Request-Method: PUT"];
+        scene.send("OPTIONS", target, &lines, "").await
+    };
+    let answer = preflight("https://app.example.com", "/assets/a").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example.com"));
+    assert!(answer.header("access-control-allow-methods").unwrap().contains("PUT"));
+    assert_eq!(answer.header("access-control-allow-credentials"), None);
+    let answer = preflight("https://evil.example.com", "/assets/a").await;
+    assert_eq!(answer.header("access-control-allow-origin"), None);
+    assert_eq!(preflight("https://app.example.com", "/assets/%2e%2e/a").await.status, 400);
+    assert_eq!(scene.seen().len(), 0);
+    let answer = scene.send("GET", "/assets", &["Origin: https://app.example.com"], "").await;
+    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (401, Some("https://app.example.com")));
+    let answer = scene.send("GET", "/assets", &["Origin: https://app.example.com", AS_KEY], "").await;
+    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, Some("https://app.example.com")));
+    let scene = Scene::open(&["--cors-origins", "https://app.example.com", "--cors-credentials"]).await;
+    let answer = scene.send("OPTIONS", "/assets", &["Origin: https://app.example.com"], "").await;
+    assert_eq!(answer.header("access-control-allow-credentials"), Some("true"));
+}

@@ -1,0 +1,133 @@
+//! Which requests of a connection are under way, to know when it is idle.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use axum::body::{Body, Bytes};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::Instant;
+
+/// What one connection is doing.
+#[derive(Debug, Clone)]
+pub(crate) struct Activity(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    has_spoken: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Requests whose answer has not ended.
+    under_way: usize,
+    /// Of these, the ones with a piece of their answer that the client has made no room for.
+    held_up: usize,
+    /// When anything moved last.
+    last: Instant,
+}
+
+/// One request, from its head to the end of its answer.
+#[derive(Debug)]
+pub(crate) struct UnderWay {
+    activity: Activity,
+    is_held_up: bool,
+}
+
+impl Activity {
+    pub(crate) fn new() -> Self {
+        let state = State { under_way: 0, held_up: 0, last: Instant::now() };
+        Self(Arc::new(Inner { has_spoken: AtomicBool::new(false), state: Mutex::new(state) }))
+    }
+
+    /// A request has come.
+    pub(crate) fn begin(&self) -> UnderWay {
+        self.0.has_spoken.store(true, Ordering::Relaxed);
+        let mut state = self.state();
+        state.under_way += 1;
+        state.last = Instant::now();
+        drop(state);
+        UnderWay { activity: self.clone(), is_held_up: false }
+    }
+
+    /// Whether a request ever came.
+    pub(crate) fn has_spoken(&self) -> bool {
+        self.0.has_spoken.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.state().under_way == 0
+    }
+
+    /// Since when nothing is under way but answers that the client makes no room for, if so.
+    pub(crate) fn waits_since(&self) -> Option<Instant> {
+        let state = self.state();
+        (state.under_way == state.held_up).then_some(state.last)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is held.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl UnderWay {
+    fn set_held_up(&mut self, is_held_up: bool) {
+        let mut state = self.activity.state();
+        state.last = Instant::now();
+        match (self.is_held_up, is_held_up) {
+            (false, true) => state.held_up += 1,
+            (true, false) => state.held_up -= 1,
+            _ => {}
+        }
+        drop(state);
+        self.is_held_up = is_held_up;
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut state = self.activity.state();
+        state.under_way -= 1;
+        state.held_up -= usize::from(self.is_held_up);
+        state.last = Instant::now();
+    }
+}
+
+/// An answer's body, which ends what is under way.
+#[derive(Debug)]
+pub(crate) struct Answering {
+    body: Body,
+    under_way: UnderWay,
+}
+
+impl Answering {
+    pub(crate) fn new(body: Body, mut under_way: UnderWay) -> Self {
+        // Without room for its first piece it is not asked for it.
+        under_way.set_held_up(true);
+        Self { body, under_way }
+    }
+}
+
+impl HttpBody for Answering {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        // It is asked for the next piece when there is room for it.
+        self.under_way.set_held_up(matches!(polled, Poll::Ready(Some(Ok(_)))));
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,109 @@
+//! Who is told of every decision: the metrics and the audit log.
+
+use std::sync::Arc;
+use std::thread;
+
+use gaia_auth::audit::{self, AuditQueue};
+use gaia_auth::{Decision, Observer};
+
+use crate::metrics::Metrics;
+
+/// Counts a decision and puts it on record.
+pub(crate) struct Witness {
+    metrics: Arc<Metrics>,
+    audit: Arc<AuditQueue>,
+}
+
+impl Witness {
+    /// One that writes to the audit log on a thread of its own, and the queue in front of it.
+    pub(crate) fn new(metrics: Arc<Metrics>) -> std::io::Result<(Self, Arc<AuditQueue>)> {
+        let (queue, writer) = audit::queue();
+        // It ends with the queue.
+        drop(thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run())?);
+        let queue = Arc::new(queue);
+        Ok((Self { metrics, audit: Arc::clone(&queue) }, queue))
+    }
+}
+
+impl Observer for Witness {
+    fn decided(&self, decision: &Decision<'_>) {
+        self.metrics.decided(decision);
+        if self.audit.put(decision).is_err() {
+            self.metrics.audit_dropped();
+        }
+    }
+
+    fn key_used(&self, key_id: &str) {
+        self.metrics.key_used(key_id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Mutex;
+
+    use gaia_api::mount::AuthMode;
+    use gaia_api::{Clock as _, SystemClock};
+    use gaia_auth::audit::Record;
+    use gaia_auth::{Credential, Reason, Trace, Transport};
+    use jiff::SignedDuration;
+    use serde_json::Value;
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_says_who_how_and_what_became_of_it() {
+        let trace = Trace { kid: Some("k1".into()), jti: Some("j1".into()), ..Trace::default() };
+        let record = Record::from(&Decision {
+            route: "/assets",
+            transport: Transport::Plain,
+            mode: Some(AuthMode::Dual),
+            credential: Credential::ServiceToken,
+            principal: None,
+            refused: Some(Reason::PeerMissing),
+            trace: &trace,
+            peer: None,
+            key_id: None,
+            would_deny: None,
+            would_pass: None,
+            request_id: Some("r-1"),
+            time: SystemClock.now(),
+            took: SignedDuration::ZERO,
+        });
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let layer = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(move || writer.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || record.write());
+        let line: Value = serde_json::from_slice(&lines.0.lock().unwrap()).unwrap();
+        for (name, value) in [
+            ("target", "gaia.audit"),
+            ("event", "request"),
+            ("result", "refused"),
+            ("reason", "peer_missing"),
+            ("how", "plain"),
+            ("credential", "service_token"),
+            ("mode", "Dual"),
+            ("kid", "k1"),
+            ("jti", "j1"),
+            ("route", "/assets"),
+            ("request_id", "r-1"),
+        ] {
+            assert_eq!(line[name], value, "{line}");
+        }
+        assert_eq!(line.get("who"), None, "nobody is known: {line}");
+    }
+}

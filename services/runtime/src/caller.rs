@@ -1,0 +1,230 @@
+//! Calls in the name of this service: its certificate, and a token for each target, or for each subject and target.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes, HttpBody as _};
+use gaia_auth::API_KEY_HEADER;
+use http::uri::Scheme;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
+use hyper::body::Incoming;
+
+use crate::client::{CallError, Hosts, MeshClient, place};
+use crate::generation::Generation;
+use crate::issuance::Subject;
+use crate::key_file::KeyFile;
+use crate::listener::Generations;
+use crate::tokens::{Issuer, Wanted};
+
+/// Calls other services, always with the newest generation: certificate, connections and tokens are of one.
+///
+/// Where `GAIA_API_KEY_FILE` names a file that is there and says something, every call carries that key in place of a
+/// token: this is how a platform begins that knows nothing but one shared key, and it ends with the file.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    generations: Generations,
+    auth_url: Uri,
+    key_file: Option<KeyFile>,
+    plain: MeshClient,
+}
+
+/// What a service that calls others is configured by besides.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CallsConfig {
+    /// Where auth-service is, for tokens: https and no path
+    #[arg(long, env = "GAIA_AUTH_URL", default_value = "https://auth-service:8443", value_parser = https)]
+    pub auth_url: Uri,
+    /// A file with an API key that other services are called with instead of tokens, for as long as it is there
+    #[arg(long, env = "GAIA_API_KEY_FILE")]
+    pub api_key_file: Option<PathBuf>,
+}
+
+impl Caller {
+    pub(crate) fn new(generations: Generations, config: &CallsConfig, hosts: &Hosts) -> Self {
+        let key_file = config.api_key_file.clone().map(KeyFile::new);
+        Self { generations, auth_url: config.auth_url.clone(), key_file, plain: MeshClient::plain(hosts.clone()) }
+    }
+
+    /// Whether others are called with the API key of `GAIA_API_KEY_FILE` at this moment.
+    #[must_use]
+    pub fn uses_api_key(&self) -> bool {
+        self.api_key().is_some()
+    }
+
+    /// Calls a target service, `name` or `namespace/name`, at the request's URI. A token that the target does not take
+    /// (401 `invalid_token`) is replaced by a new one, and the request sent once more.
+    ///
+    /// # Errors
+    /// [`CallError::NotReady`] before the first generation; [`CallError`] if auth-service gives no token, or the target
+    /// no answer.
+    pub async fn call(&self, target: &str, request: Request<Bytes>) -> Result<Response<Incoming>, CallError> {
+        self.send(Wanted { target, subject: None }, request).await
+    }
+
+    /// Calls as [`Caller::call`] does, for someone else: with a token that auth-service gives in exchange for their
+    /// credential.
+    ///
+    /// # Errors
+    /// As [`Caller::call`], and [`CallError::SubjectRefused`] if their credential is not good.
+    pub async fn call_for(
+        &self,
+        subject: Subject<'_>,
+        target: &str,
+        request: Request<Bytes>,
+    ) -> Result<Response<Incoming>, CallError> {
+        self.send(Wanted { target, subject: Some(subject) }, request).await
+    }
+
+    /// Calls as [`Caller::call`] does, with a body that is sent as it comes. It cannot be sent again: if the token is
+    /// not taken, the next call has a new one, and this one's answer is what came back.
+    ///
+    /// # Errors
+    /// As [`Caller::call`].
+    pub async fn call_streaming(&self, target: &str, request: Request<Body>) -> Result<Response<Incoming>, CallError> {
+        self.stream(Wanted { target, subject: None }, request).await
+    }
+
+    /// Calls as [`Caller::call_streaming`] does, for someone else.
+    ///
+    /// # Errors
+    /// As [`Caller::call_for`].
+    pub async fn call_streaming_for(
+        &self,
+        subject: Subject<'_>,
+        target: &str,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, CallError> {
+        self.stream(Wanted { target, subject: Some(subject) }, request).await
+    }
+
+    /// Calls with the API key of `GAIA_API_KEY_FILE`, and with no token whatever becomes of the file; `None` while there is
+    /// no key.
+    ///
+    /// # Errors
+    /// [`CallError`] if the key cannot be sent or there is no answer.
+    pub async fn call_by_key(&self, request: Request<Body>) -> Option<Result<Response<Incoming>, CallError>> {
+        let key = self.api_key()?;
+        let client = self.client(request.uri());
+        Some(async { client?.request(with_key(&key, request)?).await }.await)
+    }
+
+    async fn send(&self, wanted: Wanted<'_>, request: Request<Bytes>) -> Result<Response<Incoming>, CallError> {
+        if let Some(key) = self.api_key() {
+            return self.client(request.uri())?.insist(with_key(&key, request)?).await;
+        }
+        check_protected(request.uri())?;
+        let (generation, token) = self.token(wanted, None).await?;
+        let answer = generation.client().insist(with_token(&token, request.clone())?).await?;
+        if !is_token_refused(&answer) {
+            return Ok(answer);
+        }
+        let target = wanted.target;
+        tracing::info!(target, "a token was refused, asking for another one");
+        match self.token(wanted, Some(&token)).await {
+            Ok((generation, token)) => generation.client().insist(with_token(&token, request)?).await,
+            Err(error) => {
+                tracing::warn!(target, %error, "there is no other token");
+                Ok(answer)
+            }
+        }
+    }
+
+    async fn stream(&self, wanted: Wanted<'_>, request: Request<Body>) -> Result<Response<Incoming>, CallError> {
+        if request.body().is_end_stream() {
+            return self.send(wanted, request.map(|_| Bytes::new())).await;
+        }
+        if let Some(key) = self.api_key() {
+            return self.client(request.uri())?.request(with_key(&key, request)?).await;
+        }
+        check_protected(request.uri())?;
+        let (generation, token) = self.token(wanted, None).await?;
+        let answer = generation.client().request(with_token(&token, request)?).await?;
+        if is_token_refused(&answer) {
+            generation.tokens.forget(wanted, &token).await;
+        }
+        Ok(answer)
+    }
+
+    fn api_key(&self) -> Option<Arc<str>> {
+        self.key_file.as_ref()?.key()
+    }
+
+    /// The client for a URI, which needs a generation unless it is plain HTTP.
+    fn client(&self, uri: &Uri) -> Result<MeshClient, CallError> {
+        if uri.scheme() == Some(&Scheme::HTTP) {
+            Ok(self.plain.clone())
+        } else {
+            Ok(self.generation()?.client().clone())
+        }
+    }
+
+    fn generation(&self) -> Result<Arc<Generation>, CallError> {
+        self.generations.borrow().clone().ok_or(CallError::NotReady)
+    }
+
+    async fn token(&self, wanted: Wanted<'_>, refused: Option<&str>) -> Result<(Arc<Generation>, Arc<str>), CallError> {
+        let generation = self.generation()?;
+        let issuer = Issuer {
+            client: generation.client().clone(),
+            auth_url: self.auth_url.clone(),
+            service_name: generation.policy().service.name.as_str().into(),
+        };
+        let token = generation.tokens.get(&issuer, wanted, refused).await?;
+        Ok((generation, token))
+    }
+}
+
+/// Whether an answer refuses the token that was sent, as gaia-auth does: another one may do.
+fn is_token_refused<B>(answer: &Response<B>) -> bool {
+    let names_it = |headers: &HeaderMap| {
+        let mut challenges = headers.get_all(header::WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+        challenges.any(|challenge| challenge.contains(r#"error="invalid_token""#))
+    };
+    answer.status() == StatusCode::UNAUTHORIZED && names_it(answer.headers())
+}
+
+/// Where another service is, as a flag has it: a scheme, a host, maybe a port, and no path.
+///
+/// # Errors
+/// What it must be.
+pub fn parse_upstream(text: &str) -> Result<Uri, String> {
+    let uri: Uri = text.parse().map_err(|error: http::uri::InvalidUri| error.to_string())?;
+    let is_base = uri.scheme().is_some_and(|scheme| [Scheme::HTTP, Scheme::HTTPS].contains(scheme))
+        && uri.host().is_some_and(|host| !host.is_empty())
+        && uri.query().is_none()
+        && !uri.authority().is_some_and(|authority| authority.as_str().contains('@'))
+        && uri.path() == "/";
+    if is_base { Ok(uri) } else { Err("must be https://host or https://host:port (or http)".to_owned()) }
+}
+
+/// The request with the token, and with no other credential.
+fn with_token<B>(token: &str, request: Request<B>) -> Result<Request<B>, CallError> {
+    let value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| CallError::NoToken)?;
+    Ok(with(header::AUTHORIZATION, value, request))
+}
+
+/// The request with the API key, and with no other credential.
+fn with_key<B>(key: &str, request: Request<B>) -> Result<Request<B>, CallError> {
+    let value = HeaderValue::try_from(key).map_err(|_| CallError::BadKey)?;
+    Ok(with(API_KEY_HEADER, value, request))
+}
+
+fn with<B>(name: HeaderName, mut value: HeaderValue, mut request: Request<B>) -> Request<B> {
+    value.set_sensitive(true);
+    let headers = request.headers_mut();
+    headers.remove(header::AUTHORIZATION);
+    headers.remove(API_KEY_HEADER);
+    headers.insert(name, value);
+    request
+}
+
+fn check_protected(uri: &Uri) -> Result<(), CallError> {
+    if uri.scheme() == Some(&Scheme::HTTP) { Err(CallError::Unprotected { uri: place(uri) }) } else { Ok(()) }
+}
+
+fn https(text: &str) -> Result<Uri, String> {
+    parse_upstream(text)
+        .ok()
+        .filter(|uri| uri.scheme() == Some(&Scheme::HTTPS))
+        .ok_or_else(|| "must be https://host or https://host:port".to_owned())
+}

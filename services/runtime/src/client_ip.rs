@@ -1,0 +1,118 @@
+//! Where a request comes from, as far as those can be believed who say it.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName};
+use ipnet::IpNet;
+
+/// The address of the client: of whoever is on the wire, unless that is a trusted proxy, who is believed about whom it
+/// speaks for, and so on. What an untrusted one says of others counts for nothing.
+#[must_use]
+pub fn client_ip(on_the_wire: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+    let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
+    let mut client = on_the_wire.to_canonical();
+    if trusted.is_empty() {
+        return client;
+    }
+    let lines: Vec<&str> = headers.get_all(&FORWARDED_FOR).iter().map(|line| line.to_str().unwrap_or("")).collect();
+    let mut hops = lines.iter().rev().flat_map(|line| line.rsplit(','));
+    while is_trusted(client) {
+        // What is no address was said by a trusted proxy all the same: it is the last one that is known.
+        let Some(hop) = hops.next().and_then(parse) else { break };
+        client = hop;
+    }
+    client
+}
+
+/// What requests of one client are counted by: a site with IPv6 has more addresses than anybody can count.
+#[must_use]
+pub fn site(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
+    }
+}
+
+/// A network as a flag has it: a CIDR, or a single address.
+///
+/// # Errors
+/// What it must be.
+pub fn parse_network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let single = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse::<IpNet>().or_else(|_| single()).map_err(|_| "must be a CIDR, as 10.0.0.0/8".to_owned())
+}
+
+/// An address, maybe with a port, as proxies write it.
+fn parse(hop: &str) -> Option<IpAddr> {
+    let hop = hop.trim();
+    let address = match hop.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?.0.parse().ok()?,
+        None => match hop.parse() {
+            Ok(address) => address,
+            Err(_) => hop.rsplit_once(':')?.0.parse().ok()?,
+        },
+    };
+    Some(IpAddr::to_canonical(&address))
+}
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn asked(on_the_wire: &str, lines: &[&str]) -> String {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(FORWARDED_FOR, line.parse().unwrap());
+        }
+        let trusted: Vec<IpNet> = ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().unwrap()).into();
+        client_ip(on_the_wire.parse().unwrap(), &headers, &trusted).to_string()
+    }
+
+    #[test]
+    fn only_trusted_proxies_are_believed_and_only_about_whom_they_speak_for() {
+        for (on_the_wire, lines, client) in [
+            ("203.0.113.9", &[][..], "203.0.113.9"),
+            // A client that says of itself that it is somebody else.
+            ("203.0.113.9", &["127.0.0.1"], "203.0.113.9"),
+            ("10.0.0.1", &["203.0.113.9"], "203.0.113.9"),
+            ("::ffff:10.0.0.1", &["203.0.113.9"], "203.0.113.9"),
+            ("10.0.0.1", &["127.0.0.1, 203.0.113.9"], "203.0.113.9"),
+            ("10.0.0.1", &["127.0.0.1", "203.0.113.9, 10.0.0.2"], "203.0.113.9"),
+            ("10.0.0.1", &["203.0.113.9:4711"], "203.0.113.9"),
+            ("10.0.0.1", &["[2001:db8::1]:4711"], "2001:db8::1"),
+            ("fd00::1", &["2001:db8::1"], "2001:db8::1"),
+            ("10.0.0.1", &["nonsense"], "10.0.0.1"),
+            ("10.0.0.1", &["203.0.113.9, nonsense, 10.0.0.3"], "10.0.0.3"),
+            ("10.0.0.1", &["10.0.0.2, 10.0.0.3"], "10.0.0.2"),
+            ("10.0.0.1", &[], "10.0.0.1"),
+        ] {
+            assert_eq!(asked(on_the_wire, lines), client, "{on_the_wire} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_is_a_network_or_an_address() {
+        assert_eq!(parse_network("10.0.0.0/8").unwrap().to_string(), "10.0.0.0/8");
+        assert_eq!(parse_network("::1").unwrap().to_string(), "::1/128");
+        assert!(parse_network("proxy.example").is_err());
+    }
+
+    #[test]
+    fn a_site_is_an_address_or_what_one_household_has_of_them() {
+        let site = |text: &str| super::site(text.parse().unwrap()).to_string();
+        assert_eq!(site("203.0.113.9"), "203.0.113.9");
+        assert_eq!(site("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_an_untrusted_client_says_it_is_known_by_its_address(line in "[0-9a-f:., \\[\\]]{0,40}") {
+            prop_assert_eq!(asked("203.0.113.9", &[&line]), "203.0.113.9");
+        }
+    }
+}

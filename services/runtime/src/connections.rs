@@ -1,0 +1,85 @@
+//! How many connections are open, by the root that the peer's chain leads to.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The open connections of one listener.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Connections(Arc<Mutex<BTreeMap<String, u64>>>);
+
+/// One open connection: counted for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    connections: Connections,
+    root: String,
+}
+
+impl Connections {
+    /// Counts a connection under a root's fingerprint.
+    pub(crate) fn count(&self, root: String) -> Counted {
+        self.add(&root);
+        Counted { connections: self.clone(), root }
+    }
+
+    /// The counts, without those that are zero.
+    pub(crate) fn by_root(&self) -> BTreeMap<String, u64> {
+        self.counts().clone()
+    }
+
+    fn add(&self, root: &str) {
+        *self.counts().entry(root.to_owned()).or_default() += 1;
+    }
+
+    fn remove(&self, root: &str) {
+        let mut counts = self.counts();
+        if let Some(count) = counts.get_mut(root) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(root);
+            }
+        }
+    }
+
+    fn counts(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
+        // Nothing panics while it is held, and the counts are whole at any time.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counted {
+    /// Counts it under another root from now on.
+    pub(crate) fn move_to(&mut self, root: String) {
+        if root != self.root {
+            self.connections.add(&root);
+            self.connections.remove(&self.root);
+            self.root = root;
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.connections.remove(&self.root);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_counts_under_one_root_for_as_long_as_it_lives() {
+        let connections = Connections::default();
+        let counts = || connections.by_root().into_iter().collect::<Vec<_>>();
+        let mut first = connections.count("old".to_owned());
+        let second = connections.count("old".to_owned());
+        assert_eq!(counts(), [("old".to_owned(), 2)]);
+        first.move_to("new".to_owned());
+        first.move_to("new".to_owned());
+        assert_eq!(counts(), [("new".to_owned(), 1), ("old".to_owned(), 1)]);
+        drop(second);
+        assert_eq!(counts(), [("new".to_owned(), 1)]);
+        drop(first);
+        assert!(counts().is_empty());
+    }
+}

@@ -1,0 +1,231 @@
+//! The edge listener: where users reach a service. Plain HTTP behind an ingress, or TLS with a public certificate of its
+//! own; never the platform's leaf. Nobody is a peer here, so no platform token is taken.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use gaia_api::Clock;
+use gaia_api::names::key;
+use gaia_auth::{Connection, Transport};
+use gaia_pki::Certificate;
+use jiff::Timestamp;
+use prometheus_client::metrics::counter::Counter;
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::server::NoServerSessionStorage;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::version::TLS13;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use crate::connection::{self, Ends, Protocol, Stop, Terms};
+use crate::limits::Limits;
+use crate::listener::{protocol, reason};
+use crate::metrics::Metrics;
+use crate::mount::{Directory, Files};
+use crate::random::random;
+
+/// What a service with an edge is configured by besides.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct EdgeConfig {
+    /// Where users reach this service [default: every address of the host, at the service's usual port]
+    #[arg(long, env = "GAIA_EDGE_ADDRESS")]
+    pub edge_address: Option<SocketAddr>,
+    /// A directory with tls.crt and tls.key, a public certificate; without it the edge is plain HTTP, for an ingress
+    #[arg(long, env = "GAIA_EDGE_TLS_DIR")]
+    pub edge_tls_dir: Option<PathBuf>,
+}
+
+impl EdgeConfig {
+    /// Where to listen.
+    pub(crate) fn address(&self, usual_port: u16) -> SocketAddr {
+        self.edge_address.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, usual_port)))
+    }
+}
+
+/// A bound edge listener. [`Runtime::serve_with_edge`](crate::Runtime::serve_with_edge) serves it.
+pub struct Edge {
+    pub(crate) listener: TcpListener,
+    pub(crate) tls: Option<EdgeTls>,
+}
+
+impl std::fmt::Debug for Edge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Edge").field("listener", &self.listener).finish_non_exhaustive()
+    }
+}
+
+impl Edge {
+    /// Where users reach the service.
+    ///
+    /// # Errors
+    /// If the system does not say.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// What every connection of the edge listener shares.
+#[derive(Clone)]
+pub(crate) struct EdgeServing {
+    pub(crate) app: Router,
+    /// None: plain HTTP.
+    pub(crate) tls: Option<watch::Receiver<Option<Arc<ServerConfig>>>>,
+    pub(crate) limits: Limits,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) stop: Stop,
+}
+
+impl EdgeServing {
+    /// Serves one connection.
+    pub(crate) async fn serve(self, tcp: TcpStream, from: IpAddr) {
+        let at_once = self.stop.at_once.clone();
+        tokio::select! {
+            () = self.serve_to_its_end(tcp, from) => {}
+            () = at_once.cancelled() => {}
+        }
+    }
+
+    async fn serve_to_its_end(self, tcp: TcpStream, from: IpAddr) {
+        let Some(newest) = &self.tls else {
+            return Box::pin(self.serve_http(tcp, Protocol::Http1, Transport::Plain, from)).await;
+        };
+        let Some(config) = newest.borrow().clone() else { return self.metrics.handshake_failed("not_ready") };
+        match timeout(self.limits.handshake, TlsAcceptor::from(config).accept(tcp)).await {
+            Ok(Ok(tls)) => {
+                let protocol = protocol(&tls);
+                Box::pin(self.serve_http(Box::new(tls), protocol, Transport::Tls, from)).await;
+            }
+            Ok(Err(error)) => self.metrics.handshake_failed(reason(&error)),
+            Err(_) => self.metrics.handshake_failed("timeout"),
+        }
+    }
+
+    async fn serve_http<IO>(self, io: IO, protocol: Protocol, transport: Transport, from: IpAddr)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let connection = Arc::new(Connection { transport, peer: None, address: Some(from) });
+        let requests = Counter::default();
+        let terms = Terms { protocol, app: self.app, connection, limits: self.limits, requests };
+        let max_age = connection::jittered(self.limits.age, random().unwrap_or_default());
+        let ends = Ends { distrusted: std::future::pending(), max_age, stop: self.stop };
+        if let Some(limit) = connection::serve(io, terms, ends).await {
+            self.metrics.connection_ended(limit.as_str());
+        }
+    }
+}
+
+/// Keeps the edge's certificate up to date.
+pub(crate) struct EdgeTls {
+    directory: Directory,
+    provider: Arc<CryptoProvider>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    newest: watch::Sender<Option<Arc<ServerConfig>>>,
+    last_hash: String,
+    refused: Option<String>,
+}
+
+impl EdgeTls {
+    pub(crate) fn new(path: &Path, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Self {
+        let names = vec![key::TLS_CERT, key::TLS_KEY];
+        Self {
+            directory: Directory { path: path.to_owned(), names, overrides: BTreeMap::new() },
+            provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
+            clock,
+            metrics,
+            newest: watch::Sender::new(None),
+            last_hash: String::new(),
+            refused: None,
+        }
+    }
+
+    pub(crate) fn newest(&self) -> watch::Receiver<Option<Arc<ServerConfig>>> {
+        self.newest.subscribe()
+    }
+
+    /// Looks every `period`, for ever.
+    pub(crate) async fn run(mut self, period: Duration) {
+        let mut ticks = interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let directory = self.directory.clone();
+            match tokio::task::spawn_blocking(move || directory.read()).await {
+                Ok(Some(files)) => self.take(&files),
+                Ok(None) => tracing::debug!("the edge's directory is being written, looking again later"),
+                Err(error) => tracing::error!(%error, "reading the edge's directory failed"),
+            }
+        }
+    }
+
+    /// The first look, before anything is served.
+    pub(crate) fn look(&mut self) {
+        if let Some(files) = self.directory.read() {
+            self.take(&files);
+        }
+    }
+
+    /// Takes a certificate that can be served; else the one before stays. What was refused is tried again: it may
+    /// begin later.
+    fn take(&mut self, files: &Files) {
+        if self.last_hash == files.hash() && self.refused.is_none() {
+            return;
+        }
+        files.hash().clone_into(&mut self.last_hash);
+        match server(files, &self.provider, self.clock.now()) {
+            Ok((config, not_after)) => {
+                self.metrics.part_reloaded(PART, true);
+                self.refused = None;
+                tracing::info!(%not_after, "the edge's certificate was taken");
+                self.newest.send_replace(Some(Arc::new(config)));
+            }
+            Err(reason) => {
+                if self.refused.as_ref() != Some(&reason) {
+                    self.metrics.part_reloaded(PART, false);
+                    tracing::warn!(reason, "the edge's certificate is refused, the one before stays");
+                }
+                self.refused = Some(reason);
+            }
+        }
+    }
+}
+
+/// What the edge serves with these files, and when that ends.
+fn server(files: &Files, provider: &Arc<CryptoProvider>, now: Timestamp) -> Result<(ServerConfig, Timestamp), String> {
+    let chain = Certificate::chain_from_pem(files.require(key::TLS_CERT)?).map_err(|error| error.to_string())?;
+    let leaf = chain.first().ok_or("tls.crt is empty")?;
+    if let Some(platform) = leaf.uris().iter().find(|uri| uri.starts_with("spiffe://")) {
+        return Err(format!("it is the platform's leaf of {platform}, which is not for the edge"));
+    }
+    if now < leaf.not_before() || now > leaf.not_after() {
+        return Err(format!("it holds from {} until {} only", leaf.not_before(), leaf.not_after()));
+    }
+    let not_after = leaf.not_after();
+    let private = PrivateKeyDer::from_pem_slice(files.require(key::TLS_KEY)?)
+        .map_err(|_| "tls.key is not a private key in PEM".to_owned())?;
+    let chain = chain.iter().map(|certificate| CertificateDer::from(certificate.der().to_vec())).collect();
+    let certified = CertifiedKey::from_der(chain, private, provider).map_err(|error| error.to_string())?;
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(&[&TLS13])
+        .map_err(|error| error.to_string())?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok((config, not_after))
+}
+
+/// As a metric label.
+const PART: &str = "edge_leaf";

@@ -1,0 +1,150 @@
+//! A request to somebody outside the platform: one answer, no proxy, no redirect, and little patience.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use http::header::{HOST, HeaderMap};
+use http::uri::Scheme;
+use http::{HeaderValue, Request, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+/// An answer, all of it.
+#[derive(Debug)]
+pub struct Fetched {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body, at most 64 KiB.
+    pub body: Bytes,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// Neither `https` nor `http` to this very machine.
+    #[error("the address must be https, or http on loopback")]
+    Address,
+    /// No root certificate to verify it by.
+    #[error("there are no usable root certificates: {0}")]
+    Roots(String),
+    /// It took too long.
+    #[error("no answer in time")]
+    Timeout,
+    /// Name resolution, connection or TLS.
+    #[error("connecting failed: {0}")]
+    Connect(#[from] io::Error),
+    /// What came back is no HTTP, or too much of it.
+    #[error("the transfer failed: {0}")]
+    Transfer(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Whether somebody outside the platform may be called there: over `https`, or over `http` on this very machine. What is
+/// sent may be secret, and what comes back is believed.
+#[must_use]
+pub fn is_outside_address(uri: &Uri) -> bool {
+    let host = uri.host().map(|host| host.trim_start_matches('[').trim_end_matches(']'));
+    let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
+    let is_own_machine = uri.scheme() == Some(&Scheme::HTTP) && host.is_some_and(|host| LOOPBACK.contains(&host));
+    host.is_some() && (is_tls || is_own_machine)
+}
+
+/// Fetches `url`; `roots` are the PEM certificates to verify it by, none: the system's.
+pub(crate) async fn get(url: &str, headers: HeaderMap, roots: Option<&str>) -> Result<Fetched, FetchError> {
+    let mut request = Request::new(Bytes::new());
+    *request.uri_mut() = url.parse().map_err(|_| FetchError::Address)?;
+    *request.headers_mut() = headers;
+    send(request, roots).await
+}
+
+/// Sends a request whose URI is absolute, and gives the answer if all of it is there within five seconds. `roots` are the
+/// PEM certificates to verify the server by, none: the system's.
+///
+/// # Errors
+/// [`FetchError`] if there is no answer, or too large a one. It says nothing of the request.
+pub async fn send(request: Request<Bytes>, roots: Option<&str>) -> Result<Fetched, FetchError> {
+    timeout(TOTAL_TIMEOUT, connect(request, roots)).await.map_err(|_| FetchError::Timeout)?
+}
+
+async fn connect(request: Request<Bytes>, roots: Option<&str>) -> Result<Fetched, FetchError> {
+    let uri = request.uri().clone();
+    let host = uri.host().ok_or(FetchError::Address)?.trim_start_matches('[').trim_end_matches(']');
+    if !is_outside_address(&uri) {
+        return Err(FetchError::Address);
+    }
+    let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
+    let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+    let connecting = timeout(CONNECT_TIMEOUT, TcpStream::connect((host, port)));
+    let tcp = connecting.await.map_err(|_| FetchError::Timeout)??;
+    if !is_tls {
+        return exchange(tcp, &uri, request).await;
+    }
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| FetchError::Address)?;
+    let tls = TlsConnector::from(Arc::new(config(roots)?)).connect(name, tcp).await?;
+    exchange(tls, &uri, request).await
+}
+
+async fn exchange<IO>(io: IO, uri: &Uri, request: Request<Bytes>) -> Result<Fetched, FetchError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let transfer = |error: Box<dyn std::error::Error + Send + Sync>| FetchError::Transfer(error);
+    let authority = uri.authority().ok_or(FetchError::Address)?;
+    let mut request = request.map(Body::from);
+    *request.uri_mut() = uri.path_and_query().map_or_else(|| Uri::from_static("/"), |path| Uri::from(path.clone()));
+    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| FetchError::Address)?;
+    request.headers_mut().insert(HOST, host);
+    let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(|error| transfer(error.into()))?;
+    let answering = async {
+        let response = sender.send_request(request).await.map_err(|error| transfer(error.into()))?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map_err(transfer)?;
+        Ok(Fetched { status: head.status, headers: head.headers, body: body.to_bytes() })
+    };
+    tokio::pin!(answering);
+    tokio::select! {
+        answer = &mut answering => answer,
+        // It may end with the answer already in hand.
+        _ = connection => answering.await,
+    }
+}
+
+fn config(roots: Option<&str>) -> Result<ClientConfig, FetchError> {
+    let mut store = RootCertStore::empty();
+    match roots {
+        Some(pem) => add(&mut store, pem.as_bytes())?,
+        None => {
+            let found = SYSTEM_ROOTS.iter().find_map(|path| std::fs::read(path).ok());
+            add(&mut store, &found.ok_or_else(|| FetchError::Roots("the system has none".to_owned()))?)?;
+        }
+    }
+    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| FetchError::Roots(error.to_string()))
+        .map(|builder| builder.with_root_certificates(store).with_no_client_auth())
+}
+
+fn add(store: &mut RootCertStore, pem: &[u8]) -> Result<(), FetchError> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let certificates = certificates.map_err(|error| FetchError::Roots(error.to_string()))?;
+    let (added, _) = store.add_parsable_certificates(certificates);
+    if added == 0 { Err(FetchError::Roots("none of them can be one".to_owned())) } else { Ok(()) }
+}
+
+const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+const SYSTEM_ROOTS: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
+const MAX_BODY_BYTES: usize = 64 * 1024;

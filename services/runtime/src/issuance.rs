@@ -1,0 +1,143 @@
+//! What auth-service is asked for: tokens of a service's own, and tokens for a subject in exchange for its credential.
+
+use std::fmt;
+
+use axum::body::Bytes;
+use http::{Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Limited};
+use serde::{Deserialize, Serialize};
+
+use crate::client::{CallError, MeshClient, place};
+
+/// What auth-service is asked for.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct TokenRequest<'a> {
+    /// The caller's own service name.
+    pub service_name: &'a str,
+    /// The service to call, `name` or `namespace/name`; none: a broad token of the dual phases.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_service: Option<&'a str>,
+    /// The scopes, one space apart; none: all that are granted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<&'a str>,
+}
+
+/// The credential of someone a call is made for. `Debug` does not print it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Subject<'a> {
+    /// The token of a user, or a delegated token to go one hop further with.
+    Token(&'a str),
+    /// An API key.
+    ApiKey(&'a str),
+}
+
+impl fmt::Debug for Subject<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Token(_) => "Token",
+            Self::ApiKey(_) => "ApiKey",
+        })
+    }
+}
+
+/// RFC 8693, section 2.1.
+#[derive(Serialize)]
+struct ExchangeForm<'a> {
+    grant_type: &'static str,
+    subject_token: &'a str,
+    subject_token_type: &'static str,
+    audience: &'a str,
+}
+
+/// RFC 6749, section 5.2.
+#[derive(Deserialize)]
+struct OAuthError {
+    error: String,
+}
+
+/// A token of auth-service. `Debug` does not print it.
+#[derive(Clone, Deserialize)]
+pub struct ServiceToken {
+    /// The token.
+    pub access_token: String,
+    /// How long it is good for, in seconds.
+    pub expires_in: u64,
+}
+
+impl fmt::Debug for ServiceToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceToken").field("expires_in", &self.expires_in).finish_non_exhaustive()
+    }
+}
+
+impl MeshClient {
+    /// Asks auth-service for a service token.
+    ///
+    /// # Errors
+    /// [`CallError`] if it does not answer, refuses, or answers with something else.
+    pub async fn service_token(&self, auth_url: &Uri, wanted: &TokenRequest<'_>) -> Result<ServiceToken, CallError> {
+        let body = serde_json::to_vec(wanted).map_err(|error| CallError::failed(auth_url, error))?;
+        let (status, body) = self.ask(auth_url, "/internal/service-token", "application/json", body).await?;
+        token(auth_url, status, &body)
+    }
+
+    /// Asks auth-service for a delegated token: for `subject`, to call `target`, `name` or `namespace/name`.
+    ///
+    /// # Errors
+    /// [`CallError::SubjectRefused`] if the credential is not good; [`CallError`] if it does not answer, refuses for
+    /// another reason, or answers with something else.
+    pub async fn exchange(
+        &self,
+        auth_url: &Uri,
+        subject: Subject<'_>,
+        target: &str,
+    ) -> Result<ServiceToken, CallError> {
+        let (subject_token, subject_token_type) = match subject {
+            Subject::Token(token) => (token, JWT_TYPE),
+            Subject::ApiKey(key) => (key, API_KEY_TYPE),
+        };
+        let form = ExchangeForm { grant_type: GRANT_TYPE, subject_token, subject_token_type, audience: target };
+        let body = serde_urlencoded::to_string(&form).map_err(|error| CallError::failed(auth_url, error))?;
+        let content_type = "application/x-www-form-urlencoded";
+        let (status, body) = self.ask(auth_url, "/internal/token-exchange", content_type, body.into_bytes()).await?;
+        let error = serde_json::from_slice::<OAuthError>(&body).map(|answer| answer.error).unwrap_or_default();
+        if status == StatusCode::BAD_REQUEST && SUBJECT_ERRORS.contains(&error.as_str()) {
+            return Err(CallError::SubjectRefused { target: target.to_owned() });
+        }
+        token(auth_url, status, &body)
+    }
+
+    async fn ask(
+        &self,
+        auth_url: &Uri,
+        path: &str,
+        content_type: &'static str,
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Bytes), CallError> {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("{}{path}", auth_url.to_string().trim_end_matches('/')))
+            .header(header::CONTENT_TYPE, content_type)
+            .body(Bytes::from(body))
+            .map_err(|error| CallError::failed(auth_url, error))?;
+        let response = self.insist(request).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_TOKEN_ANSWER_BYTES).collect().await;
+        Ok((status, body.map_err(|error| CallError::failed(auth_url, error))?.to_bytes()))
+    }
+}
+
+fn token(auth_url: &Uri, status: StatusCode, body: &[u8]) -> Result<ServiceToken, CallError> {
+    if status != StatusCode::OK {
+        return Err(CallError::Refused { uri: place(auth_url), status });
+    }
+    // The parser's message could quote the token.
+    serde_json::from_slice(body).map_err(|_| CallError::NoToken)
+}
+
+const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const JWT_TYPE: &str = "urn:ietf:params:oauth:token-type:jwt";
+const API_KEY_TYPE: &str = "urn:gaia:params:oauth:token-type:api-key";
+/// What a bad `subject_token` is answered with (RFC 8693, section 2.2.2, and RFC 6749).
+const SUBJECT_ERRORS: [&str; 2] = ["invalid_request", "invalid_grant"];
+const MAX_TOKEN_ANSWER_BYTES: usize = 16 * 1024;

@@ -1,0 +1,82 @@
+//! The API key that a service calls others with for as long as it has no better: a mounted file.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// A file with an API key. It is looked at again and again: once it is gone or empty, there is no key.
+#[derive(Clone)]
+pub(crate) struct KeyFile {
+    path: Arc<PathBuf>,
+    seen: Arc<Mutex<Option<Seen>>>,
+}
+
+struct Seen {
+    at: Instant,
+    key: Option<Arc<str>>,
+}
+
+impl fmt::Debug for KeyFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("KeyFile").field(&self.path).finish()
+    }
+}
+
+impl KeyFile {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path: Arc::new(path), seen: Arc::default() }
+    }
+
+    /// The key, as of a second ago at most.
+    pub(crate) fn key(&self) -> Option<Arc<str>> {
+        // Nothing panics while it is held.
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if let Some(seen) = seen.as_ref().filter(|seen| now - seen.at < LOOK_AGAIN) {
+            return seen.key.clone();
+        }
+        let before = seen.as_ref().is_some_and(|seen| seen.key.is_some());
+        let text = std::fs::read_to_string(&*self.path).unwrap_or_default();
+        let key = Some(text.trim()).filter(|key| !key.is_empty()).map(Arc::from);
+        if before != key.is_some() {
+            let path = self.path.display();
+            let with = if key.is_some() { "the API key" } else { "tokens" };
+            tracing::info!(%path, "others are called with {with} from now on");
+        }
+        *seen = Some(Seen { at: now, key: key.clone() });
+        key
+    }
+}
+
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_is_there_as_long_as_its_file_is_and_says_something() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api-key");
+        let file = KeyFile::new(path.clone());
+        let mut steps: Vec<(Option<&str>, Option<&str>)> = vec![(None, None), (Some("a-key\n"), Some("a-key"))];
+        steps.extend([
+            (Some("another"), Some("another")),
+            (Some(" \n"), None),
+            (Some("back"), Some("back")),
+            (None, None),
+        ]);
+        for (content, key) in steps {
+            match content {
+                Some(content) => std::fs::write(&path, content).unwrap(),
+                None => drop(std::fs::remove_file(&path)),
+            }
+            tokio::time::advance(LOOK_AGAIN).await;
+            assert_eq!(file.key().as_deref(), key, "{content:?}");
+        }
+        assert!(!format!("{file:?}").contains("back"));
+    }
+}

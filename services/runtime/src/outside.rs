@@ -1,0 +1,222 @@
+//! The outside issuers of user tokens: their keys are fetched in the background, and those that verify tokens themselves
+//! are asked.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use gaia_api::Clock;
+use gaia_api::mount::{UserTokenIssuer, UserTokenVerification};
+use gaia_api::names;
+use gaia_auth::jwt::KeySet;
+use gaia_auth::outside::{Ask, Freshness, Question};
+use gaia_auth::{Reason, UserKeys};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
+use http::{HeaderValue, StatusCode};
+use serde_json::Value;
+use tokio::time::MissedTickBehavior;
+
+use crate::fetch::{self, Fetched};
+use crate::listener::Generations;
+use crate::random::random;
+
+/// All outside issuers of one service.
+#[derive(Clone)]
+pub(crate) struct Outside {
+    keys: UserKeys,
+    clock: Arc<dyn Clock>,
+    /// Where `issuer-<name>.key` may be mounted.
+    dir: PathBuf,
+    known: Arc<Mutex<HashMap<String, Arc<Known>>>>,
+}
+
+/// One issuer whose keys are fetched.
+struct Known {
+    issuer: UserTokenIssuer,
+    /// Held while a fetch is under way: there is never more than one.
+    flight: tokio::sync::Mutex<()>,
+    freshness: Mutex<Freshness>,
+}
+
+impl Known {
+    fn freshness(&self) -> std::sync::MutexGuard<'_, Freshness> {
+        self.freshness.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Outside {
+    pub(crate) fn new(keys: UserKeys, clock: Arc<dyn Clock>, dir: PathBuf) -> Self {
+        Self { keys, clock, dir, known: Arc::default() }
+    }
+
+    /// Fetches what is due, for ever.
+    pub(crate) async fn run(self, mut generations: Generations) {
+        let mut ticks = tokio::time::interval(LOOKED_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let generation = generations.borrow_and_update().clone();
+            if let Some(generation) = generation {
+                self.refresh(&generation.policy().user_tokens.issuers).await;
+            }
+            tokio::select! {
+                _ = ticks.tick() => {}
+                changed = generations.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// Fetches the keys that are due, and lets go of those that are too old or of nobody any more.
+    pub(crate) async fn refresh(&self, issuers: &[UserTokenIssuer]) {
+        let is_fetched = |issuer: &&UserTokenIssuer| issuer.verification == UserTokenVerification::JWKS;
+        self.forget_all_but(issuers);
+        for issuer in issuers.iter().filter(is_fetched) {
+            let known = self.known(issuer);
+            let is_due = known.freshness().is_due(self.clock.now());
+            if is_due {
+                let _flight = known.flight.lock().await;
+                self.fetch(&known).await;
+            }
+            let is_stale = known.freshness().is_stale(self.clock.now());
+            if is_stale && self.keys.get(&issuer.name).is_some() {
+                tracing::warn!(issuer = issuer.name, "the keys of this issuer are too old: its tokens get a 503");
+                self.keys.remove(&issuer.name);
+            }
+        }
+    }
+
+    fn forget_all_but(&self, issuers: &[UserTokenIssuer]) {
+        let mut table = self.table();
+        table.retain(|name, known| {
+            let stays = issuers.contains(&known.issuer);
+            if !stays {
+                self.keys.remove(name);
+            }
+            stays
+        });
+    }
+
+    fn known(&self, issuer: &UserTokenIssuer) -> Arc<Known> {
+        let mut table = self.table();
+        let entry = table.entry(issuer.name.clone()).or_insert_with(|| {
+            Arc::new(Known {
+                issuer: issuer.clone(),
+                flight: tokio::sync::Mutex::default(),
+                freshness: Mutex::default(),
+            })
+        });
+        Arc::clone(entry)
+    }
+
+    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Known>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn fetch(&self, known: &Known) {
+        let issuer = &known.issuer;
+        let url = issuer.jwks_url.as_deref().unwrap_or_default();
+        let fetched = match fetch::get(url, HeaderMap::new(), issuer.ca_bundle.as_deref()).await {
+            Ok(Fetched { status: StatusCode::OK, body, .. }) => {
+                KeySet::parse_outside(&body).map_err(|error| error.to_string())
+            }
+            Ok(Fetched { status, .. }) => Err(format!("it answered {status}")),
+            Err(error) => Err(error.to_string()),
+        };
+        match fetched {
+            Ok(keys) => {
+                let jitter = random::<1>().map_or(0, |[byte]| byte);
+                known.freshness().succeeded(self.clock.now(), jitter);
+                self.keys.set(&issuer.name, &Arc::new(keys));
+            }
+            Err(error) => {
+                tracing::warn!(
+                    issuer = issuer.name,
+                    error,
+                    "the keys of this issuer could not be fetched, the old ones stay"
+                );
+                known.freshness().failed(self.clock.now());
+            }
+        }
+    }
+
+    /// Looks for a key that is not there yet, unless that was done just now.
+    async fn look_for(&self, issuer: &UserTokenIssuer, kid: &str) {
+        let known = self.known(issuer);
+        let has_it = || self.keys.get(&issuer.name).is_some_and(|keys| keys.contains(kid));
+        let _flight = known.flight.lock().await;
+        if has_it() || !known.freshness().may_force(kid, self.clock.now()) {
+            return;
+        }
+        self.fetch(&known).await;
+        if !has_it() {
+            known.freshness().does_not_know(kid);
+        }
+    }
+
+    /// Asks GoTrue's way: who is the user of this token?
+    async fn verify(&self, issuer: &UserTokenIssuer, token: &str, sub: &str) -> Result<(), Reason> {
+        let mut headers = HeaderMap::new();
+        let mut secret = |name: HeaderName, text: &str| {
+            if let Ok(mut value) = HeaderValue::from_str(text) {
+                value.set_sensitive(true);
+                headers.insert(name, value);
+            }
+        };
+        secret(AUTHORIZATION, &format!("Bearer {token}"));
+        if let Ok(key) = issuer_key(&self.dir, &issuer.name).await {
+            secret(HeaderName::from_static("apikey"), &key);
+        }
+        let url = format!("{}/user", issuer.issuer.trim_end_matches('/'));
+        match fetch::get(&url, headers, issuer.ca_bundle.as_deref()).await {
+            Ok(Fetched { status: StatusCode::OK, body, .. }) => {
+                let user: Value = serde_json::from_slice(&body).map_err(|_| Reason::IssuerUnavailable)?;
+                if user["id"] == sub { Ok(()) } else { Err(Reason::IssuerRefused) }
+            }
+            Ok(Fetched { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. }) => Err(Reason::IssuerRefused),
+            Ok(Fetched { status, .. }) => {
+                tracing::warn!(issuer = issuer.name, %status, "this issuer could not verify a token");
+                Err(Reason::IssuerUnavailable)
+            }
+            Err(error) => {
+                tracing::warn!(issuer = issuer.name, %error, "this issuer could not be asked about a token");
+                Err(Reason::IssuerUnavailable)
+            }
+        }
+    }
+}
+
+/// The API key of an outside issuer, as it is mounted in `dir` at this moment: `issuer-<name>.key`.
+///
+/// # Errors
+/// If there is none that can be read.
+pub async fn issuer_key(dir: &Path, issuer: &str) -> std::io::Result<String> {
+    let name = names::issuer_key(issuer);
+    let text = match tokio::fs::read_to_string(dir.join("..data").join(&name)).await {
+        Ok(text) => text,
+        // A plain directory, or a file that lies beside what kubelet swaps.
+        Err(_) => tokio::fs::read_to_string(dir.join(&name)).await?,
+    };
+    Ok(text.trim().to_owned())
+}
+
+impl Ask for Outside {
+    fn ask(&self, question: Question) -> Pin<Box<dyn Future<Output = Result<(), Reason>> + Send>> {
+        let outside = self.clone();
+        Box::pin(async move {
+            match question {
+                Question::Key { issuer, kid } => {
+                    outside.look_for(&issuer, &kid).await;
+                    Ok(())
+                }
+                Question::Token { issuer, token, sub } => outside.verify(&issuer, &token, &sub).await,
+            }
+        })
+    }
+}
+
+const LOOKED_EVERY: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,49 @@
+//! A client for somebody outside the platform whom a service talks to at length: a provider, a store.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use reqwest::redirect::Policy;
+use reqwest::{Certificate, Client};
+
+/// Why there is no client for somebody outside.
+#[derive(Debug, thiserror::Error)]
+pub enum OutsideClientError {
+    /// The file with root certificates is no good.
+    #[error("the root certificates in {path} cannot be used: {source}")]
+    Roots {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// TLS cannot be set up.
+    #[error("a client for somebody outside the platform cannot be made: {0}")]
+    Client(reqwest::Error),
+}
+
+/// A client that follows no proxy and no redirect, and verifies whom it calls by the root certificates in `roots`, else
+/// by the system's. Which addresses may be called, [`is_outside_address`](crate::is_outside_address) says.
+///
+/// # Errors
+/// [`OutsideClientError`] if there are no root certificates.
+pub fn outside_client(roots: Option<&Path>) -> Result<Client, OutsideClientError> {
+    let mut builder = Client::builder()
+        .redirect(Policy::none())
+        .no_proxy()
+        .referer(false)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .user_agent(concat!("gaia/", env!("CARGO_PKG_VERSION")));
+    if let Some(path) = roots {
+        let failed = |source| OutsideClientError::Roots { path: path.to_owned(), source };
+        let pem = std::fs::read(path).map_err(|error| failed(error.into()))?;
+        let roots = Certificate::from_pem_bundle(&pem).map_err(|error| failed(error.into()))?;
+        if roots.is_empty() {
+            return Err(failed("it holds none".into()));
+        }
+        builder = builder.tls_certs_only(roots);
+    }
+    builder.build().map_err(OutsideClientError::Client)
+}
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,0 +1,279 @@
+//! The tokens of one generation: one for each target, and one for each subject and target. They are renewed at half
+//! their life.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use gaia_pki::sha256_hex;
+use http::Uri;
+use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::{Instant, timeout};
+use zeroize::Zeroizing;
+
+use crate::client::{CallError, MeshClient};
+use crate::issuance::{ServiceToken, Subject, TokenRequest};
+
+/// The tokens that were asked for with one client. They go with it.
+#[derive(Default)]
+pub(crate) struct Tokens {
+    slots: Mutex<HashMap<Key, Arc<Slot>>>,
+}
+
+/// Which token is wanted.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) target: &'a str,
+    /// For whom; none: for the service itself.
+    pub(crate) subject: Option<Subject<'a>>,
+}
+
+/// What a token is kept under. The credential itself is kept nowhere.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    target: String,
+    /// SHA-256 of the subject's credential.
+    subject: Option<String>,
+}
+
+/// One token. The lock is held while it is asked for, so that this is done once.
+#[derive(Default)]
+struct Slot {
+    state: AsyncMutex<State>,
+    /// Held by the one who renews a token that still does.
+    renewing: Arc<AsyncMutex<()>>,
+}
+
+#[derive(Default)]
+struct State {
+    kept: Option<Kept>,
+    /// When it was last asked for in vain, and why: who waited meanwhile need not ask again.
+    failed: Option<(Instant, CallError)>,
+}
+
+struct Kept {
+    token: Arc<str>,
+    half: Instant,
+    end: Instant,
+}
+
+/// Whom to ask, and in whose name.
+#[derive(Clone)]
+pub(crate) struct Issuer {
+    pub(crate) client: MeshClient,
+    pub(crate) auth_url: Uri,
+    pub(crate) service_name: Arc<str>,
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tokens")
+    }
+}
+
+impl Wanted<'_> {
+    fn key(self) -> Key {
+        let text = |subject| match subject {
+            Subject::Token(text) | Subject::ApiKey(text) => text,
+        };
+        let subject = self.subject.map(|subject| sha256_hex(text(subject).as_bytes()));
+        Key { target: self.target.to_owned(), subject }
+    }
+}
+
+impl Tokens {
+    /// A token that is not `refused`.
+    pub(crate) async fn get(
+        &self,
+        issuer: &Issuer,
+        wanted: Wanted<'_>,
+        refused: Option<&str>,
+    ) -> Result<Arc<str>, CallError> {
+        let began = Instant::now();
+        let slot = self.slot(wanted);
+        let mut state = slot.state.lock().await;
+        let now = Instant::now();
+        drop(state.kept.take_if(|kept| refused == Some(&*kept.token) || now >= kept.end));
+        if let Some(kept) = state.kept.as_ref() {
+            if now >= kept.half {
+                renew(&slot, issuer, wanted);
+            }
+            return Ok(Arc::clone(&kept.token));
+        }
+        if let Some((_, error)) = state.failed.as_ref().filter(|(failed, _)| *failed > began) {
+            return Err(error.clone());
+        }
+        match ask(issuer, wanted).await {
+            Ok(new) => {
+                let token = Arc::clone(&new.token);
+                *state = State { kept: Some(new), failed: None };
+                Ok(token)
+            }
+            Err(error) => {
+                state.failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    /// Does not give out `refused` again.
+    pub(crate) async fn forget(&self, wanted: Wanted<'_>, refused: &str) {
+        let slot = self.slot(wanted);
+        drop(slot.state.lock().await.kept.take_if(|kept| *kept.token == *refused));
+    }
+
+    fn slot(&self, wanted: Wanted<'_>) -> Arc<Slot> {
+        // Nothing panics while it is held.
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = wanted.key();
+        if slots.len() >= MAX_SLOTS && !slots.contains_key(&key) {
+            make_room(&mut slots);
+        }
+        Arc::clone(slots.entry(key).or_default())
+    }
+}
+
+/// Drops what has ended, and where that is not enough some that has not: it can be asked for again.
+fn make_room(slots: &mut HashMap<Key, Arc<Slot>>) {
+    let now = Instant::now();
+    let holds = |slot: &Slot| match slot.state.try_lock() {
+        Ok(state) => state.kept.as_ref().is_some_and(|kept| now < kept.end),
+        // It is being asked for.
+        Err(_) => true,
+    };
+    slots.retain(|_, slot| holds(slot));
+    let mut surplus = slots.len().saturating_sub(MAX_SLOTS - MAX_SLOTS / 8);
+    slots.retain(|key, _| {
+        let goes = surplus > 0 && key.subject.is_some();
+        surplus -= usize::from(goes);
+        !goes
+    });
+}
+
+/// Asks for the next token beside the calls, which go on with the one there is: it has the other half of its life.
+fn renew(slot: &Arc<Slot>, issuer: &Issuer, wanted: Wanted<'_>) {
+    let Ok(renewing) = Arc::clone(&slot.renewing).try_lock_owned() else { return };
+    let (slot, issuer, target) = (Arc::clone(slot), issuer.clone(), wanted.target.to_owned());
+    let subject = wanted.subject.map(Credential::from);
+    tokio::spawn(async move {
+        let wanted = Wanted { target: &target, subject: subject.as_ref().map(Credential::subject) };
+        match ask(&issuer, wanted).await {
+            Ok(new) => slot.state.lock().await.kept = Some(new),
+            // Whose credential has ended gets no more calls out of a token that has not.
+            Err(CallError::SubjectRefused { .. }) => slot.state.lock().await.kept = None,
+            Err(error) => {
+                tracing::warn!(target, %error, "renewing a token failed");
+                // Not with every call, while auth-service is away.
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+        }
+        drop(renewing);
+    });
+}
+
+/// A subject's credential for as long as a token is renewed by it.
+enum Credential {
+    Token(Zeroizing<String>),
+    ApiKey(Zeroizing<String>),
+}
+
+impl From<Subject<'_>> for Credential {
+    fn from(subject: Subject<'_>) -> Self {
+        match subject {
+            Subject::Token(text) => Self::Token(text.to_owned().into()),
+            Subject::ApiKey(text) => Self::ApiKey(text.to_owned().into()),
+        }
+    }
+}
+
+impl Credential {
+    fn subject(&self) -> Subject<'_> {
+        match self {
+            Self::Token(text) => Subject::Token(text),
+            Self::ApiKey(text) => Subject::ApiKey(text),
+        }
+    }
+}
+
+/// Asks for a token, and again where there is no answer: two of them do no harm.
+async fn ask(issuer: &Issuer, wanted: Wanted<'_>) -> Result<Kept, CallError> {
+    for pause in ASK_PAUSES {
+        match ask_once(issuer, wanted).await {
+            Err(CallError::Failed { .. }) => tokio::time::sleep(pause).await,
+            settled => return settled,
+        }
+    }
+    ask_once(issuer, wanted).await.map_err(|error| match error {
+        CallError::Failed { uri, source } => CallError::AuthUnavailable { uri, source },
+        error => error,
+    })
+}
+
+async fn ask_once(issuer: &Issuer, wanted: Wanted<'_>) -> Result<Kept, CallError> {
+    // Its life begins at the latest when it was asked for.
+    let asked = Instant::now();
+    let asking = async {
+        let Wanted { target, subject } = wanted;
+        match subject {
+            None => {
+                let (service_name, target_service) = (&*issuer.service_name, Some(target));
+                let wanted = TokenRequest { service_name, target_service, scope: None };
+                issuer.client.service_token(&issuer.auth_url, &wanted).await
+            }
+            Some(subject) => issuer.client.exchange(&issuer.auth_url, subject, target).await,
+        }
+    };
+    let ServiceToken { access_token, expires_in } =
+        timeout(ASK_TIMEOUT, asking).await.map_err(|elapsed| CallError::failed(&issuer.auth_url, elapsed))??;
+    let most = if wanted.subject.is_some() { MAX_DELEGATED_LIFE_SECONDS } else { MAX_LIFE_SECONDS };
+    let life = Duration::from_secs(expires_in.min(most));
+    Ok(Kept { token: access_token.into(), half: asked + life / 2, end: asked + life })
+}
+
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+/// While auth-service starts anew, a caller can wait for it.
+const ASK_PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
+/// More than any token has.
+const MAX_LIFE_SECONDS: u64 = 24 * 3600;
+/// A user who is signed out, or a key that is revoked, is not acted for much longer.
+const MAX_DELEGATED_LIFE_SECONDS: u64 = 5 * 60;
+const MAX_SLOTS: usize = 8192;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_an_end_to_what_is_kept_and_a_services_own_tokens_stay() {
+        let tokens = Tokens::default();
+        let own = tokens.slot(Wanted { target: "asset-service", subject: None });
+        let hour = Instant::now() + Duration::from_secs(3600);
+        let kept = || Some(Kept { token: "t".into(), half: hour, end: hour });
+        own.state.try_lock().unwrap().kept = kept();
+        for number in 0..2 * MAX_SLOTS {
+            let credential = number.to_string();
+            let slot = tokens.slot(Wanted { target: "asset-service", subject: Some(Subject::Token(&credential)) });
+            slot.state.try_lock().unwrap().kept = kept();
+        }
+        assert!((MAX_SLOTS / 2..=MAX_SLOTS).contains(&tokens.slots.lock().unwrap().len()));
+        let again = tokens.slot(Wanted { target: "asset-service", subject: None });
+        assert!(Arc::ptr_eq(&own, &again));
+    }
+
+    #[test]
+    fn what_has_ended_goes_before_what_has_not() {
+        let tokens = Tokens::default();
+        let hour = Instant::now() + Duration::from_secs(3600);
+        for number in 0..MAX_SLOTS {
+            let credential = number.to_string();
+            let slot = tokens.slot(Wanted { target: "a", subject: Some(Subject::ApiKey(&credential)) });
+            if number % 2 == 0 {
+                slot.state.try_lock().unwrap().kept = Some(Kept { token: "t".into(), half: hour, end: hour });
+            }
+        }
+        tokens.slot(Wanted { target: "a", subject: Some(Subject::ApiKey("one more")) });
+        assert_eq!(tokens.slots.lock().unwrap().len(), MAX_SLOTS / 2 + 1);
+    }
+}

@@ -1,0 +1,186 @@
+//! Gaia's web-service: pages for people. Sign in, chat, files, who am I, sign out.
+//!
+//! A person's session is with the issuer of user tokens, by way of auth-service; it is kept in the person's browser alone,
+//! sealed. Other services are called with the user's own token, or with the API key where that is not taken yet.
+
+mod chat;
+pub mod config;
+mod cookie;
+mod files;
+mod headers;
+mod login;
+mod me;
+mod mounted;
+pub mod origin;
+mod pages;
+mod pkce;
+mod refresh;
+pub mod seal;
+mod session;
+mod sign_in;
+mod site;
+mod statics;
+#[cfg(test)]
+mod tests;
+mod trouble;
+mod upstream;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse as _, Redirect, Response};
+use axum::routing::{MethodRouter, get, post};
+use gaia_api::Clock;
+use gaia_auth::Access;
+use gaia_runtime::{CallsConfig, Edge, Routes, Runtime};
+use http::HeaderMap;
+
+pub use config::Config;
+
+use crate::login::Login;
+use crate::mounted::{SESSION_KEYS, SessionKeys};
+use crate::refresh::Refreshes;
+use crate::seal::SealingKeys;
+use crate::site::{Clients, Counts, Person, Site, Visitor, dress, meet, wants_page};
+use crate::trouble::Trouble;
+use crate::upstream::Upstream;
+
+/// Why the service did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The keys of sessions cannot be read, or are none.
+    #[error("the session keys in {file} (GAIA_SESSION_KEYS_FILE) cannot be used: {reason}")]
+    SessionKeys {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The runtime did not start.
+    #[error(transparent)]
+    Runtime(#[from] gaia_runtime::StartError),
+}
+
+/// A started web-service, with its addresses.
+#[derive(Debug)]
+pub struct WebService {
+    /// The runtime it is served by.
+    pub runtime: Runtime,
+    /// Where people reach it.
+    pub edge: Edge,
+    routes: Routes,
+    edge_routes: Routes,
+}
+
+impl WebService {
+    /// Reads the keys, takes what is mounted and binds the addresses.
+    ///
+    /// # Errors
+    /// [`StartError`] if there are no keys, or an address cannot be had.
+    pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+        let Config { mut runtime, edge, calls, .. } = config;
+        let keys = session_keys(&config.session_keys_file)?;
+        let mounted = Arc::new(SessionKeys::new(keys));
+        // They are looked at again with what is mounted, and a bad file is not taken.
+        runtime.overrides.insert(SESSION_KEYS, config.session_keys_file);
+        let (counts, service_files) = (Counts::default(), Arc::clone(&mounted));
+        let counters = counts.clone();
+        let runtime = Runtime::start(runtime, Arc::clone(&clock), service_files, |registry| {
+            registry.register("gaia_web_sign_ins", "Attempts to sign in", counters.sign_ins);
+            registry.register("gaia_web_session_refreshes", "Sessions that were due", counters.refreshes);
+        })
+        .await?;
+        let has_own_tls = edge.edge_tls_dir.is_some();
+        let edge = runtime.edge(&edge, USUAL_PORT).await?;
+        let by_key = runtime.caller(&calls);
+        let caller = runtime.caller(&CallsConfig { api_key_file: None, ..calls.clone() });
+        let upstream = |base| Upstream::new(base, runtime.generations(), by_key.clone());
+        let site = Arc::new(Site {
+            login: Login::new(caller, by_key.clone(), config.upstream_auth_service.unwrap_or(calls.auth_url)),
+            clients: Clients { trusted: config.trusted_proxies, has_own_tls },
+            generations: runtime.generations(),
+            refreshes: Refreshes::default(),
+            clock,
+            public_url: config.public_url,
+            providers: config.sign_in_providers,
+            assets: config.upstream_asset_service.map(upstream),
+            chat: config.upstream_chat_service.map(upstream),
+            counts,
+            mounted,
+            by_key,
+        });
+        let (routes, edge_routes) = (runtime.routes(), edge_routes(runtime.routes(), &site));
+        Ok(Self { runtime, edge, routes, edge_routes })
+    }
+
+    /// Serves until `stop` ends.
+    pub async fn serve(self, stop: impl Future<Output = ()>) {
+        self.runtime.serve_with_edge(self.routes, self.edge, self.edge_routes, stop).await;
+    }
+}
+
+fn session_keys(file: &PathBuf) -> Result<SealingKeys, StartError> {
+    let failed = |reason: String| StartError::SessionKeys { file: file.clone(), reason };
+    let text = std::fs::read(file).map(zeroize::Zeroizing::new).map_err(|error| failed(error.to_string()))?;
+    SealingKeys::parse(&text).map_err(|error| failed(error.to_string()))
+}
+
+/// All pages are public: who somebody is stands in a cookie, which each page asks for by itself.
+fn edge_routes(routes: Routes, site: &Arc<Site>) -> Routes {
+    let page = |handlers: MethodRouter<Arc<Site>>| {
+        handlers.fallback(not_that_way).layer(from_fn_with_state(Arc::clone(site), meet)).with_state(Arc::clone(site))
+    };
+    let plain = |handlers: MethodRouter<Arc<Site>>| {
+        handlers.fallback(not_that_way).layer(from_fn_with_state(Arc::clone(site), dress)).with_state(Arc::clone(site))
+    };
+    let chat_limit = || DefaultBodyLimit::max(chat::MAX_REQUEST_BYTES);
+    let form_limit = || DefaultBodyLimit::max(MAX_FORM_BYTES);
+    let no_limit = DefaultBodyLimit::disable;
+    routes
+        .route("/", Access::Public, page(get(home)))
+        .route("/sign-in", Access::Public, page(get(sign_in::show).post(sign_in::submit).layer(form_limit())))
+        .route("/sign-out", Access::Public, page(post(sign_in::out)))
+        .route("/auth/start/{provider}", Access::Public, page(get(sign_in::start)))
+        .route("/auth/callback", Access::Public, page(get(sign_in::callback)))
+        .route("/chat", Access::Public, page(get(chat::show).post(chat::submit).layer(chat_limit())))
+        .route("/chat/stream", Access::Public, page(post(chat::stream).layer(chat_limit())))
+        // What limits an upload is asset-service.
+        .route("/files", Access::Public, page(get(files::show).post(files::submit).layer(no_limit())))
+        .route(
+            "/files/{*path}",
+            Access::Public,
+            page(get(files::download).put(files::put).post(files::delete).layer(no_limit())),
+        )
+        .route("/me", Access::Public, page(get(me::show)))
+        .route("/static/{name}", Access::Public, plain(get(statics::serve)))
+        .route("/{*rest}", Access::Public, page(get(nothing_here)))
+}
+
+/// The first page that there is something on.
+async fn home(State(site): State<Arc<Site>>, _: Person) -> Response {
+    let place = match (&site.chat, &site.assets) {
+        (Some(_), _) => "/chat",
+        (None, Some(_)) => "/files",
+        (None, None) => "/me",
+    };
+    Redirect::to(place).into_response()
+}
+
+async fn nothing_here(
+    State(site): State<Arc<Site>>,
+    Extension(visitor): Extension<Visitor>,
+    headers: HeaderMap,
+) -> Response {
+    Trouble::NoPage.response(&site, visitor.session(), wants_page(&headers))
+}
+
+async fn not_that_way(State(site): State<Arc<Site>>, headers: HeaderMap) -> Response {
+    Trouble::NotThatWay.response(&site, None, wants_page(&headers))
+}
+
+const USUAL_PORT: u16 = 8080;
+const MAX_FORM_BYTES: usize = 16 * 1024;

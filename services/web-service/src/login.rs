@@ -1,0 +1,301 @@
+//! Asking auth-service to sign people in, to refresh their sessions, and to end them.
+
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use gaia_runtime::{CallError, Caller};
+use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::session::Session;
+use crate::site::Client;
+
+/// Signs people in through auth-service, in the name of this service.
+#[derive(Debug, Clone)]
+pub(crate) struct Login {
+    caller: Caller,
+    by_key: Caller,
+    auth_url: Uri,
+}
+
+/// Why there is no session. None of it names the person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum LoginError {
+    /// No such user, or not that password; or a code that is not good, or not any more.
+    #[error("the credentials are not those of a user")]
+    InvalidCredentials,
+    /// The issuer has ended the session.
+    #[error("the session has ended")]
+    SessionEnded,
+    /// Too many attempts.
+    #[error("too many attempts")]
+    RateLimited {
+        /// After how many seconds the next one may be made, where that is known.
+        retry_after: Option<u32>,
+    },
+    /// auth-service or the issuer does not answer: nothing is known about the session.
+    #[error("signing in is not possible at the moment")]
+    Unavailable,
+}
+
+impl LoginError {
+    /// As a metric label.
+    #[must_use]
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidCredentials => "invalid_credentials",
+            Self::SessionEnded => "session_ended",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::Unavailable => "login_unavailable",
+        }
+    }
+}
+
+/// What a session is had for.
+#[derive(Clone, Copy)]
+pub(crate) enum Proof<'a> {
+    /// The person's own.
+    Password {
+        /// Who.
+        email: &'a str,
+        /// And the secret.
+        password: &'a str,
+    },
+    /// What the issuer sent the browser back with (RFC 7636).
+    Code {
+        /// That.
+        auth_code: &'a str,
+        /// And what only we know.
+        code_verifier: &'a str,
+    },
+}
+
+/// GoTrue's session.
+#[derive(Deserialize)]
+struct Answer {
+    access_token: String,
+    refresh_token: String,
+    expires_in: i64,
+    expires_at: Option<i64>,
+    user: User,
+}
+
+#[derive(Deserialize)]
+struct User {
+    id: String,
+    email: Option<String>,
+}
+
+impl Login {
+    /// Through auth-service at `auth_url`: by `caller`, which has tokens, and where they do not count yet, by the key of
+    /// `by_key`.
+    #[must_use]
+    pub(crate) fn new(caller: Caller, by_key: Caller, auth_url: Uri) -> Self {
+        Self { caller, by_key, auth_url }
+    }
+
+    /// A new session with the issuer of this name.
+    ///
+    /// # Errors
+    /// [`LoginError`].
+    pub(crate) async fn sign_in(
+        &self,
+        proof: Proof<'_>,
+        issuer: &str,
+        client: Client,
+        now: Timestamp,
+    ) -> Result<Session, LoginError> {
+        let body = match proof {
+            Proof::Password { email, password } => json!({ "email": email, "password": password }),
+            Proof::Code { auth_code, code_verifier } => {
+                json!({ "auth_code": auth_code, "code_verifier": code_verifier })
+            }
+        };
+        let answer = read(&self.ask("/auth/login", &body, client).await?)?;
+        Ok(session(answer, issuer, now, now))
+    }
+
+    /// The next state of a session.
+    ///
+    /// # Errors
+    /// [`LoginError`]; only [`LoginError::SessionEnded`] says that there will never be one.
+    pub(crate) async fn refresh(&self, old: &Session, client: Client, now: Timestamp) -> Result<Session, LoginError> {
+        let body = json!({ "refresh_token": old.refresh_token });
+        let answer = read(&self.ask("/auth/refresh", &body, client).await?)?;
+        if answer.user.id != old.sub {
+            tracing::error!(issuer = old.issuer, "refreshing a session gave the session of another user");
+            return Err(LoginError::SessionEnded);
+        }
+        Ok(session(answer, &old.issuer, old.since, now))
+    }
+
+    /// Ends a session with the issuer.
+    ///
+    /// # Errors
+    /// [`LoginError`].
+    pub(crate) async fn sign_out(&self, session: &Session, client: Client) -> Result<(), LoginError> {
+        let body = json!({ "access_token": session.access_token, "scope": "local" });
+        self.ask("/auth/logout", &body, client).await.map(drop)
+    }
+
+    async fn ask(&self, path: &str, body: &Value, client: Client) -> Result<Bytes, LoginError> {
+        let asking = self.send(path, body, client);
+        match timeout(TIMEOUT, asking).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                tracing::warn!(path, "auth-service did not answer in time");
+                Err(LoginError::Unavailable)
+            }
+        }
+    }
+
+    async fn send(&self, path: &str, body: &Value, Client(client): Client) -> Result<Bytes, LoginError> {
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("{}{path}", self.auth_url.to_string().trim_end_matches('/')))
+            .header(CONTENT_TYPE, "application/json")
+            .header(ACCEPT, "application/json")
+            .body(Bytes::from(body.to_string()))
+            .map_err(|_| LoginError::Unavailable)?;
+        // By whom attempts are limited: else all people count as one.
+        if let Some(client) = client.and_then(|client| HeaderValue::try_from(client.to_string()).ok()) {
+            request.headers_mut().insert(CLIENT_IP, client);
+        }
+        let failed = |error: CallError| {
+            tracing::warn!(path, %error, "auth-service could not be asked");
+            LoginError::Unavailable
+        };
+        let answer = self.caller.call(AUTH_SERVICE, request.clone()).await.map_err(failed)?;
+        let mut answer = whole(path, answer).await?;
+        // What is said of a person has a code. Without one it is this service that is refused: tokens may not count yet.
+        if answer.status == StatusCode::UNAUTHORIZED
+            && answer.code().is_empty()
+            && let Some(by_key) = self.by_key.call_by_key(request.map(Body::from)).await
+        {
+            answer = whole(path, by_key.map_err(failed)?).await?;
+        }
+        if answer.status.is_success() { Ok(answer.body) } else { Err(refusal(path, &answer)) }
+    }
+}
+
+/// An answer of auth-service.
+struct Said {
+    status: StatusCode,
+    retry_after: Option<u32>,
+    body: Bytes,
+}
+
+impl Said {
+    /// What it says for programs; empty if nothing.
+    fn code(&self) -> String {
+        #[derive(Deserialize)]
+        struct Problem {
+            code: String,
+        }
+        serde_json::from_slice::<Problem>(&self.body).map(|problem| problem.code).unwrap_or_default()
+    }
+}
+
+async fn whole(path: &str, answer: Response<Incoming>) -> Result<Said, LoginError> {
+    let (parts, body) = answer.into_parts();
+    let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(|error| {
+        tracing::warn!(path, error, "the answer of auth-service broke off");
+        LoginError::Unavailable
+    })?;
+    let retry_after = parts.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    Ok(Said { status: parts.status, retry_after, body: body.to_bytes() })
+}
+
+/// What auth-service says by its `code`. What it does not explain is nothing that a person could put right, and says
+/// nothing about their session.
+fn refusal(path: &str, said: &Said) -> LoginError {
+    match (said.status, said.code().as_str()) {
+        (StatusCode::UNAUTHORIZED, "invalid_credentials") => LoginError::InvalidCredentials,
+        (StatusCode::UNAUTHORIZED, "session_ended") => LoginError::SessionEnded,
+        (StatusCode::TOO_MANY_REQUESTS, _) => LoginError::RateLimited { retry_after: said.retry_after },
+        (status, code) => {
+            tracing::warn!(path, %status, code, "auth-service did not do what it was asked for");
+            LoginError::Unavailable
+        }
+    }
+}
+
+/// The parser's message could quote a token.
+fn read(body: &[u8]) -> Result<Answer, LoginError> {
+    serde_json::from_slice(body).map_err(|_| {
+        tracing::error!("the answer of auth-service is no session");
+        LoginError::Unavailable
+    })
+}
+
+fn session(answer: Answer, issuer: &str, since: Timestamp, now: Timestamp) -> Session {
+    let at_most = now + SignedDuration::from_secs(answer.expires_in.clamp(0, MAX_LIFE_SECONDS));
+    // Two clocks may differ: what says less holds.
+    let named = answer.expires_at.and_then(|at| Timestamp::from_second(at).ok());
+    Session {
+        access_token: answer.access_token,
+        refresh_token: answer.refresh_token,
+        expires: named.map_or(at_most, |named| named.min(at_most)),
+        issuer: issuer.to_owned(),
+        sub: answer.user.id,
+        email: answer.user.email.filter(|email| !email.is_empty()),
+        since,
+    }
+}
+
+const AUTH_SERVICE: &str = "auth-service";
+const CLIENT_IP: HeaderName = HeaderName::from_static("x-gaia-client-ip");
+const TIMEOUT: Duration = Duration::from_secs(15);
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+/// More than any token has.
+const MAX_LIFE_SECONDS: i64 = 7 * 24 * 3600;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_auth_service_names_ends_a_session() {
+        let said = |status: u16, body: &'static str| {
+            let status = StatusCode::from_u16(status).unwrap();
+            refusal("/", &Said { status, retry_after: None, body: Bytes::from_static(body.as_bytes()) })
+        };
+        assert_eq!(said(401, r#"{"code":"session_ended"}"#), LoginError::SessionEnded);
+        assert_eq!(said(401, r#"{"code":"invalid_credentials"}"#), LoginError::InvalidCredentials);
+        assert_eq!(said(429, "{}"), LoginError::RateLimited { retry_after: None });
+        for (status, body) in [
+            (401, ""),
+            (401, r#"{"code":"something_new"}"#),
+            (500, r#"{"code":"session_ended"}"#),
+            (503, r#"{"code":"login_unavailable"}"#),
+            (403, "{}"),
+        ] {
+            assert_eq!(said(status, body), LoginError::Unavailable, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn a_token_ends_when_the_stricter_of_both_statements_says() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let expires = |expires_in, expires_at: Option<i64>| {
+            let text = json!({
+                "access_token": "a", "refresh_token": "r", "expires_in": expires_in, "expires_at": expires_at,
+                "user": { "id": "u", "email": "" },
+            });
+            let session = session(read(text.to_string().as_bytes()).unwrap(), "supabase", now, now);
+            assert_eq!(session.email, None);
+            session.expires.duration_since(now).as_secs()
+        };
+        assert_eq!(expires(3600, None), 3600);
+        assert_eq!(expires(3600, Some(now.as_second() + 3000)), 3000);
+        assert_eq!(expires(3600, Some(now.as_second() + 9000)), 3600);
+        assert_eq!(expires(-5, None), 0);
+        assert!(read(b"{}").is_err());
+    }
+}

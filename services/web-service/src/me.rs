@@ -1,0 +1,61 @@
+//! Who the person is to the services, and by which credential.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use gaia_api::mount::AuthMode;
+use http::StatusCode;
+
+use crate::files;
+use crate::pages::{self, Frame, Known};
+use crate::site::{Person, Site};
+use crate::upstream::{Taken, Upstream};
+
+/// The page.
+pub(crate) async fn show(State(site): State<Arc<Site>>, Person { session, is_late }: Person) -> Response {
+    let mut services = Vec::new();
+    if let Some(chat) = &site.chat {
+        services.push(Known { name: "chat-service", credential: known_as(chat) });
+    }
+    if let Some(assets) = &site.assets {
+        // It can be asked without doing anything.
+        let answers = !is_late && files::list(assets, &session).await.is_ok();
+        let credential = if answers { known_as(assets) } else { "It does not answer, or takes none of them." };
+        services.push(Known { name: "asset-service", credential });
+    }
+    let mode = site.generations.borrow().as_ref().map(|generation| generation.policy().mode);
+    let issuer = site.issuer(|issuer| issuer.issuer.clone()).unwrap_or_else(|| session.issuer.clone());
+    let me = pages::Me {
+        frame: Frame::new(&site, Some(&session), "me"),
+        is_late,
+        email: session.email.as_deref(),
+        subject: session.subject().to_string(),
+        issuer: &issuer,
+        since: session.since,
+        since_text: pages::time_text(session.since),
+        expires: session.expires,
+        expires_text: pages::time_text(session.expires),
+        services,
+        mode: mode.map_or("unknown", AuthMode::as_str),
+        mode_text: mode.map_or("", meaning),
+        has_api_key: site.by_key.uses_api_key(),
+    };
+    pages::page(StatusCode::OK, &me)
+}
+
+fn known_as(upstream: &Upstream) -> &'static str {
+    match upstream.taken() {
+        Taken::Unknown => "Not called yet.",
+        Taken::Token => "By your JWT.",
+        Taken::ApiKey => "By the platform’s API key: it does not take your JWT yet.",
+    }
+}
+
+fn meaning(mode: AuthMode) -> &'static str {
+    match mode {
+        AuthMode::APIKeyOnly => "API keys decide, tokens do not count yet",
+        AuthMode::Dual => "tokens and API keys are both taken",
+        AuthMode::JWTOnly => "tokens decide, API keys have ended",
+    }
+}

@@ -1,0 +1,46 @@
+//! What only this service mounts: the keys of sessions.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use gaia_runtime::{Files, InForce, ServiceFiles};
+
+use crate::seal::SealingKeys;
+
+/// The keys in force. A file that is none is not taken, and the keys before stay.
+pub(crate) struct SessionKeys(ArcSwap<SealingKeys>);
+
+impl fmt::Debug for SessionKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SessionKeys").field(&self.0.load()).finish()
+    }
+}
+
+impl SessionKeys {
+    pub(crate) fn new(keys: SealingKeys) -> Self {
+        Self(ArcSwap::from_pointee(keys))
+    }
+
+    pub(crate) fn newest(&self) -> Arc<SealingKeys> {
+        self.0.load_full()
+    }
+}
+
+impl ServiceFiles for SessionKeys {
+    fn names(&self) -> &'static [&'static str] {
+        &[SESSION_KEYS]
+    }
+
+    fn take(&self, files: &Files, _: InForce<'_>) -> Vec<(&'static str, Result<(), String>)> {
+        let taken = files.require(SESSION_KEYS).and_then(|text| {
+            let keys = SealingKeys::parse(text).map_err(|error| error.to_string())?;
+            self.0.store(Arc::new(keys));
+            Ok(())
+        });
+        vec![("session_keys", taken)]
+    }
+}
+
+/// What the file would be called in the mounted directory; it lies elsewhere.
+pub(crate) const SESSION_KEYS: &str = "session-keys";

@@ -1,0 +1,99 @@
+//! What we remember of somebody who went off to sign in elsewhere, until they come back (RFC 7636).
+//!
+//! The issuer gives its code to whoever it sends to us; only the browser that set out holds the verifier, sealed. So a
+//! code that somebody else planted in a link is worth nothing, and no further state is needed against that.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use gaia_auth::sha256;
+use gaia_runtime::random;
+use http::{HeaderMap, HeaderValue};
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::cookie::Cookie;
+use crate::seal::SealingKeys;
+
+/// One setting out.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Start {
+    verifier: String,
+    next: String,
+    until: Timestamp,
+}
+
+impl fmt::Debug for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Start").field("next", &self.next).field("until", &self.until).finish_non_exhaustive()
+    }
+}
+
+impl Start {
+    /// With a verifier of its own; `None` if the system has no randomness.
+    pub(crate) fn new(next: &str, now: Timestamp) -> Option<Self> {
+        let bits: [u8; 32] = random()?;
+        let until = now + SignedDuration::from_secs(i64::from(PKCE.max_age_seconds));
+        Some(Self { verifier: URL_SAFE_NO_PAD.encode(bits), next: next.to_owned(), until })
+    }
+
+    pub(crate) fn verifier(&self) -> &str {
+        &self.verifier
+    }
+
+    /// The page to go on with afterwards.
+    pub(crate) fn next(&self) -> &str {
+        &self.next
+    }
+
+    /// What the issuer is told of the verifier.
+    pub(crate) fn challenge(&self) -> String {
+        URL_SAFE_NO_PAD.encode(sha256(self.verifier.as_bytes()))
+    }
+
+    pub(crate) fn write(&self, keys: &SealingKeys, sent: &HeaderMap) -> Option<Vec<HeaderValue>> {
+        PKCE.write(&keys.seal(PKCE.name, &serde_json::to_vec(self).ok()?).ok()?, sent)
+    }
+
+    /// What the browser kept; `None` for what does not open, or is too old.
+    pub(crate) fn read(keys: &SealingKeys, sent: &HeaderMap, now: Timestamp) -> Option<Self> {
+        let text = keys.open(PKCE.name, &PKCE.read(sent)?)?;
+        serde_json::from_slice(&text).ok().filter(|start: &Self| now < start.until)
+    }
+}
+
+/// Kept while somebody is away to sign in.
+pub(crate) const PKCE: Cookie = Cookie { name: "__Host-gaia-sign-in", max_age_seconds: 600 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::tests::{KEY, sent};
+
+    #[test]
+    fn the_challenge_is_the_verifiers_hash() {
+        // RFC 7636, appendix B.
+        let start = Start {
+            verifier: "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk".to_owned(),
+            next: "/".to_owned(),
+            until: Timestamp::UNIX_EPOCH,
+        };
+        assert_eq!(start.challenge(), "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
+        assert!(!format!("{start:?}").contains("dBjft"));
+    }
+
+    #[test]
+    fn who_comes_back_within_ten_minutes_goes_on_where_they_wanted_to() {
+        let keys = SealingKeys::parse(KEY.as_bytes()).unwrap();
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let start = Start::new("/files", now).unwrap();
+        let cookies = sent(&start.write(&keys, &HeaderMap::new()).unwrap());
+        let back = Start::read(&keys, &cookies, now + SignedDuration::from_secs(599)).unwrap();
+        assert_eq!((back.next(), back.verifier()), ("/files", start.verifier()));
+        assert_eq!(back.verifier().len(), 43);
+        assert!(Start::read(&keys, &cookies, now + SignedDuration::from_secs(600)).is_none());
+        assert!(Start::read(&keys, &HeaderMap::new(), now).is_none());
+        assert_ne!(Start::new("/", now).unwrap().verifier(), start.verifier());
+    }
+}

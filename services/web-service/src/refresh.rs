@@ -1,0 +1,198 @@
+//! Refreshing sessions, each state once: a refresh token is good for one use, and a browser sends the same one with
+//! several requests at a time.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use gaia_auth::sha256;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::login::LoginError;
+use crate::session::Session;
+
+/// The refreshes that are under way, and what became of the last ones: a browser may not have got the answer that told
+/// it, and come back with the state before.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Refreshes {
+    flights: Arc<Mutex<HashMap<Key, Flight>>>,
+}
+
+type Key = [u8; 32];
+type Outcome = Result<Arc<Session>, LoginError>;
+
+#[derive(Debug, Clone)]
+struct Flight {
+    outcome: watch::Receiver<Option<Outcome>>,
+    landed: Arc<Mutex<Option<Instant>>>,
+}
+
+/// What came of asking for the next state of a session.
+#[derive(Debug, Clone)]
+pub(crate) struct Refreshed {
+    /// The next state.
+    pub(crate) outcome: Outcome,
+    /// Whether this asker's answer carries it to the browser: of several at once, one does.
+    pub(crate) is_carrier: bool,
+}
+
+impl Refreshes {
+    /// The next state of a session, by `refresh` unless somebody else is asking for it or just has. It goes on although
+    /// the asker goes away: the old state is used up.
+    pub(crate) async fn next<F>(&self, old: &Session, refresh: impl FnOnce() -> F) -> Refreshed
+    where
+        F: Future<Output = Result<Session, LoginError>> + Send + 'static,
+    {
+        let key = key(&old.refresh_token);
+        let (mut flight, is_first) = self.join(key, refresh);
+        let has_landed = flight.landed().map(|landed| landed.elapsed());
+        let outcome = match flight.outcome.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().unwrap_or(Err(LoginError::Unavailable)),
+            Err(_) => Err(LoginError::Unavailable),
+        };
+        // Whoever comes long after it landed has missed the answer that carried it.
+        Refreshed { outcome, is_carrier: is_first || has_landed.is_some_and(|since| since >= MISSED_AFTER) }
+    }
+
+    /// Forgets what led to this state: its session was ended on purpose.
+    pub(crate) fn forget(&self, session: &Session) {
+        self.flights().retain(|_, flight| {
+            let outcome = flight.outcome.borrow();
+            !matches!(&*outcome, Some(Ok(next)) if next.refresh_token == session.refresh_token)
+        });
+    }
+
+    fn join<F>(&self, key: Key, refresh: impl FnOnce() -> F) -> (Flight, bool)
+    where
+        F: Future<Output = Result<Session, LoginError>> + Send + 'static,
+    {
+        let mut flights = self.flights();
+        if let Some(flight) = flights.get(&key).filter(|flight| !flight.is_over()) {
+            return (flight.clone(), false);
+        }
+        if flights.len() >= MAX_REMEMBERED {
+            flights.retain(|_, flight| flight.landed().is_none());
+        }
+        flights.retain(|_, flight| !flight.is_over());
+        let (sender, outcome) = watch::channel(None);
+        let flight = Flight { outcome, landed: Arc::default() };
+        flights.insert(key, flight.clone());
+        let (refreshing, landed, this) = (refresh(), Arc::clone(&flight.landed), self.clone());
+        tokio::spawn(async move {
+            let outcome = refreshing.await.map(Arc::new);
+            let is_settled = matches!(outcome, Ok(_) | Err(LoginError::SessionEnded));
+            *landed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            // Nobody may be waiting any more.
+            let _ = sender.send(Some(outcome));
+            if !is_settled {
+                this.flights().remove(&key);
+            }
+        });
+        (flight, true)
+    }
+
+    fn flights(&self) -> MutexGuard<'_, HashMap<Key, Flight>> {
+        // Nothing panics while it is held.
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Flight {
+    fn landed(&self) -> Option<Instant> {
+        *self.landed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_over(&self) -> bool {
+        self.landed().is_some_and(|landed| landed.elapsed() >= REMEMBERED)
+    }
+}
+
+/// Refresh tokens are secrets; what stands for them in a table is not.
+fn key(refresh_token: &str) -> Key {
+    sha256(refresh_token.as_bytes())
+}
+
+/// An answer takes less to reach a browser.
+const MISSED_AFTER: Duration = Duration::from_secs(5);
+/// A browser that lost an answer may come back after a while.
+const REMEMBERED: Duration = Duration::from_secs(600);
+const MAX_REMEMBERED: usize = 2048;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::future::join_all;
+
+    use super::*;
+    use crate::session::tests::session;
+
+    fn next() -> Session {
+        Session { refresh_token: "next".to_owned(), ..session("2026-01-01T02:00:00Z") }
+    }
+
+    #[tokio::test]
+    async fn of_many_that_ask_at_once_one_refreshes_and_one_carries() {
+        let (refreshes, asked) = (Refreshes::default(), Arc::new(AtomicUsize::new(0)));
+        let gate = Arc::new(tokio::sync::Notify::new());
+        let old = session("2026-01-01T01:00:00Z");
+        let ask = || {
+            refreshes.next(&old, || {
+                let (asked, gate) = (Arc::clone(&asked), Arc::clone(&gate));
+                async move {
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    gate.notified().await;
+                    Ok(next())
+                }
+            })
+        };
+        let open = async { gate.notify_one() };
+        let (answers, ()) = tokio::join!(join_all((0..20).map(|_| ask())), open);
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        assert_eq!(answers.iter().filter(|answer| answer.is_carrier).count(), 1);
+        assert!(answers.iter().all(|answer| answer.outcome.as_ref().unwrap().refresh_token == "next"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_browser_that_missed_the_answer_is_told_again_and_the_token_is_not_used_twice() {
+        let refreshes = Refreshes::default();
+        let old = session("2026-01-01T01:00:00Z");
+        // The first asker goes away before the answer.
+        let slow = || async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok(next())
+        };
+        assert!(tokio::time::timeout(Duration::from_millis(1), refreshes.next(&old, slow)).await.is_err());
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let unused = || async { panic!("it was refreshed twice") };
+        let soon = refreshes.next(&old, unused).await;
+        assert!(!soon.is_carrier && soon.outcome.is_ok(), "the answer may still be on its way");
+        tokio::time::sleep(MISSED_AFTER).await;
+        let late = refreshes.next(&old, unused).await;
+        assert!(late.is_carrier && late.outcome.is_ok());
+        tokio::time::sleep(REMEMBERED).await;
+        assert!(refreshes.next(&old, || async { Err(LoginError::SessionEnded) }).await.outcome.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_failed_for_now_is_tried_again_by_the_next() {
+        let refreshes = Refreshes::default();
+        let old = session("2026-01-01T01:00:00Z");
+        let failed = refreshes.next(&old, || async { Err(LoginError::Unavailable) }).await;
+        assert_eq!(failed.outcome.unwrap_err(), LoginError::Unavailable);
+        tokio::task::yield_now().await;
+        assert!(refreshes.next(&old, || async { Ok(next()) }).await.outcome.is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_signed_out_is_not_brought_back_by_the_state_before() {
+        let refreshes = Refreshes::default();
+        let old = session("2026-01-01T01:00:00Z");
+        let session = refreshes.next(&old, || async { Ok(next()) }).await.outcome.unwrap();
+        refreshes.forget(&session);
+        let again = refreshes.next(&old, || async { Err(LoginError::SessionEnded) }).await;
+        assert_eq!(again.outcome.unwrap_err(), LoginError::SessionEnded);
+    }
+}

@@ -1,0 +1,229 @@
+//! Signing in, by password or at a provider and back, and signing out.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::Form;
+use axum::extract::rejection::FormRejection;
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse as _, Redirect, Response};
+use http::header::{HeaderMap, HeaderName, RETRY_AFTER};
+use http::{HeaderValue, StatusCode};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+
+use crate::login::{LoginError, Proof};
+use crate::origin::{PublicUrl, own_path};
+use crate::pages::{self, Frame, Notice, Provider};
+use crate::pkce::{PKCE, Start};
+use crate::session::{SESSION, Session};
+use crate::site::{Client, Person, ResultLabels, Site, Visitor, redirect};
+use crate::trouble::Trouble;
+
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Asked {
+    #[serde(default)]
+    next: String,
+    #[serde(default)]
+    why: String,
+}
+
+/// The form.
+pub(crate) async fn show(
+    State(site): State<Arc<Site>>,
+    Extension(visitor): Extension<Visitor>,
+    Query(asked): Query<Asked>,
+) -> Response {
+    if let Visitor::SignedIn(_) = visitor {
+        return Redirect::to(own_path(&asked.next).unwrap_or("/")).into_response();
+    }
+    let notice = match (asked.why.as_str(), &visitor) {
+        ("ended", _) | (_, Visitor::Ended) => {
+            Some(Notice { kind: "", text: "Your session has ended. Please sign in again.".to_owned() })
+        }
+        ("out", _) => Some(Notice::good("You are signed out.")),
+        _ => None,
+    };
+    form(&site, StatusCode::OK, notice, "", &asked.next, IsWrong::No)
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Credentials {
+    email: String,
+    password: String,
+    #[serde(default)]
+    next: String,
+}
+
+/// The form, filled in.
+pub(crate) async fn submit(
+    State(site): State<Arc<Site>>,
+    Extension(client): Extension<Client>,
+    sent: HeaderMap,
+    credentials: Result<Form<Credentials>, FormRejection>,
+) -> Response {
+    let Ok(Form(Credentials { email, password, next })) = credentials else {
+        return Trouble::BadForm.response(&site, None, true);
+    };
+    let Some(issuer) = site.issuer(|issuer| issuer.name.clone()) else {
+        return form(&site, StatusCode::SERVICE_UNAVAILABLE, None, &email, &next, IsWrong::No);
+    };
+    let proof = Proof::Password { email: email.trim(), password: &password };
+    let result = site.login.sign_in(proof, &issuer, client, site.clock.now()).await;
+    match signed_in(&site, &sent, &result, &next, Vec::new()) {
+        Ok(response) => response,
+        Err(error) => refused(&site, error, &email, &next),
+    }
+}
+
+/// Off to the provider, through the issuer, with a challenge that only we can answer (RFC 7636).
+pub(crate) async fn start(
+    State(site): State<Arc<Site>>,
+    Path(provider): Path<String>,
+    Query(asked): Query<Asked>,
+    sent: HeaderMap,
+) -> Response {
+    let (Some(issuer), true) = (site.issuer(|issuer| issuer.issuer.clone()), site.providers.contains(&provider)) else {
+        return Trouble::NoPage.response(&site, None, true);
+    };
+    let Some(url) = PublicUrl::of(site.public_url.as_ref(), &sent) else {
+        return Trouble::BadForm.response(&site, None, true);
+    };
+    let next = own_path(&asked.next).unwrap_or("/");
+    let Some(start) = Start::new(next, site.clock.now()) else {
+        return Trouble::SignInAway.response(&site, None, true);
+    };
+    let Some(set) = start.write(&site.mounted.newest(), &sent) else {
+        return Trouble::SignInAway.response(&site, None, true);
+    };
+    let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let place = format!(
+        "{}/authorize?provider={provider}&redirect_to={}&code_challenge={}&code_challenge_method=s256",
+        issuer.trim_end_matches('/'),
+        encode(&format!("{}/auth/callback", url.origin())),
+        start.challenge(),
+    );
+    redirect(&place, set)
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Back {
+    #[serde(default)]
+    code: String,
+}
+
+/// Back from the provider.
+pub(crate) async fn callback(
+    State(site): State<Arc<Site>>,
+    Extension(client): Extension<Client>,
+    Query(Back { code }): Query<Back>,
+    sent: HeaderMap,
+) -> Response {
+    let start = Start::read(&site.mounted.newest(), &sent, site.clock.now());
+    let (Some(issuer), Some(start), false) = (site.issuer(|issuer| issuer.name.clone()), start, code.is_empty()) else {
+        let notice = Notice::bad("Signing in there did not work, or took too long. Please try again.");
+        return with(form(&site, StatusCode::BAD_REQUEST, Some(notice), "", "/", IsWrong::No), PKCE.forget(&sent));
+    };
+    let proof = Proof::Code { auth_code: &code, code_verifier: start.verifier() };
+    let result = site.login.sign_in(proof, &issuer, client, site.clock.now()).await;
+    let forget = PKCE.forget(&sent);
+    match signed_in(&site, &sent, &result, start.next(), forget.clone()) {
+        Ok(response) => response,
+        Err(LoginError::InvalidCredentials | LoginError::SessionEnded) => {
+            let notice = Notice::bad("That sign-in is not good any more. Please try again.");
+            with(form(&site, StatusCode::UNAUTHORIZED, Some(notice), "", "/", IsWrong::No), forget)
+        }
+        Err(error) => with(refused(&site, error, "", start.next()), forget),
+    }
+}
+
+/// Ends the session with the issuer, and in this browser whatever the issuer says.
+pub(crate) async fn out(
+    State(site): State<Arc<Site>>,
+    Extension(client): Extension<Client>,
+    Person { session, .. }: Person,
+    sent: HeaderMap,
+) -> Response {
+    site.refreshes.forget(&session);
+    if let Err(error) = site.login.sign_out(&session, client).await {
+        tracing::warn!(issuer = session.issuer, sub = session.sub, %error, "a session could not be revoked");
+    } else {
+        tracing::info!(issuer = session.issuer, sub = session.sub, "signed out");
+    }
+    redirect("/sign-in?why=out", SESSION.forget(&sent))
+}
+
+/// Where to go now that somebody is signed in, with what the browser is to keep.
+fn signed_in(
+    site: &Site,
+    sent: &HeaderMap,
+    result: &Result<Session, LoginError>,
+    next: &str,
+    mut set: Vec<HeaderValue>,
+) -> Result<Response, LoginError> {
+    site.counts.sign_ins.get_or_create(&ResultLabels::of(result)).inc();
+    let session = result.as_ref().map_err(|error| *error)?;
+    set.extend(site.keep(session, sent).ok_or(LoginError::Unavailable)?);
+    tracing::info!(issuer = session.issuer, sub = session.sub, "signed in");
+    Ok(redirect(own_path(next).unwrap_or("/"), set))
+}
+
+fn refused(site: &Site, error: LoginError, email: &str, next: &str) -> Response {
+    let (status, text) = match error {
+        LoginError::InvalidCredentials | LoginError::SessionEnded => {
+            (StatusCode::UNAUTHORIZED, "That email and password do not belong together.".to_owned())
+        }
+        LoginError::RateLimited { retry_after: Some(seconds) } => {
+            (StatusCode::TOO_MANY_REQUESTS, format!("Too many attempts. Please try again in {seconds} seconds."))
+        }
+        LoginError::RateLimited { retry_after: None } => {
+            (StatusCode::TOO_MANY_REQUESTS, "Too many attempts. Please try again in a moment.".to_owned())
+        }
+        LoginError::Unavailable => {
+            let text = "Signing in is not possible at the moment. Please try again soon.".to_owned();
+            (StatusCode::SERVICE_UNAVAILABLE, text)
+        }
+    };
+    let is_wrong = if status == StatusCode::UNAUTHORIZED { IsWrong::Yes } else { IsWrong::No };
+    let mut response = form(site, status, Some(Notice::bad(text)), email, next, is_wrong);
+    if let LoginError::RateLimited { retry_after: Some(seconds) } = error {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// Whether it is what was filled in that was wrong.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum IsWrong {
+    Yes,
+    No,
+}
+
+fn form(
+    site: &Site,
+    status: StatusCode,
+    notice: Option<Notice>,
+    email: &str,
+    next: &str,
+    is_wrong: IsWrong,
+) -> Response {
+    let providers = site.providers.iter().map(|name| Provider::new(name)).collect();
+    let sign_in = pages::SignIn {
+        frame: Frame::new(site, None, "sign-in"),
+        is_on: site.issuer(|_| ()).is_some(),
+        notice,
+        is_wrong: is_wrong == IsWrong::Yes,
+        email,
+        next: own_path(next).unwrap_or("/"),
+        providers,
+    };
+    pages::page(status, &sign_in)
+}
+
+fn with(mut response: Response, set: Vec<HeaderValue>) -> Response {
+    const SET_COOKIE: HeaderName = http::header::SET_COOKIE;
+    for cookie in set {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
+    response
+}

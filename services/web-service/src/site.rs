@@ -1,0 +1,306 @@
+//! What every page works with, and what happens to every request before its page is asked.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Redirect, Response};
+use gaia_api::Clock;
+use gaia_api::mount::UserTokenIssuer;
+use gaia_auth::Connection;
+use gaia_runtime::client_ip::client_ip;
+use gaia_runtime::{Caller, Generation};
+use http::header::{ACCEPT, HeaderMap, SET_COOKIE};
+use http::request::Parts;
+use http::{HeaderValue, StatusCode};
+use ipnet::IpNet;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use tokio::sync::watch;
+
+use crate::headers;
+use crate::login::{Login, LoginError};
+use crate::mounted::SessionKeys;
+use crate::origin::{PublicUrl, may_act};
+use crate::refresh::{Refreshed, Refreshes};
+use crate::session::{SESSION, Session};
+use crate::trouble::Trouble;
+use crate::upstream::Upstream;
+
+/// Everything behind the pages.
+pub(crate) struct Site {
+    pub(crate) mounted: Arc<SessionKeys>,
+    pub(crate) generations: watch::Receiver<Option<Arc<Generation>>>,
+    pub(crate) login: Login,
+    pub(crate) refreshes: Refreshes,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) public_url: Option<PublicUrl>,
+    pub(crate) providers: Vec<String>,
+    pub(crate) assets: Option<Upstream>,
+    pub(crate) chat: Option<Upstream>,
+    pub(crate) clients: Clients,
+    pub(crate) counts: Counts,
+    /// Has the API key, if there is one.
+    pub(crate) by_key: Caller,
+}
+
+impl fmt::Debug for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Site").field("assets", &self.assets).field("chat", &self.chat).finish_non_exhaustive()
+    }
+}
+
+/// By what the addresses of clients are known.
+#[derive(Debug, Clone)]
+pub(crate) struct Clients {
+    /// Who is believed about whom they speak for.
+    pub(crate) trusted: Vec<IpNet>,
+    /// Whether browsers come to us directly.
+    pub(crate) has_own_tls: bool,
+}
+
+impl Clients {
+    /// The address of a browser; `None` where it could be that of an ingress that nobody told us of: all who come through
+    /// it would be taken for one.
+    fn address(&self, request: &Request) -> Option<IpAddr> {
+        let connection = request.extensions().get::<Arc<Connection>>()?;
+        let is_known = self.has_own_tls || !self.trusted.is_empty();
+        connection.address.filter(|_| is_known).map(|at| client_ip(at, request.headers(), &self.trusted))
+    }
+}
+
+/// Where the browser is that sent a request, if that is known: as a request's extension.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Client(pub(crate) Option<IpAddr>);
+
+/// What is counted.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Counts {
+    pub(crate) sign_ins: Family<ResultLabels, Counter>,
+    pub(crate) refreshes: Family<ResultLabels, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ResultLabels {
+    result: &'static str,
+}
+
+impl ResultLabels {
+    pub(crate) fn of<T>(result: &Result<T, LoginError>) -> Self {
+        Self { result: result.as_ref().err().map_or("ok", |error| error.as_str()) }
+    }
+}
+
+/// Who sent a request.
+#[derive(Debug, Clone)]
+pub(crate) enum Visitor {
+    /// A person who is signed in.
+    SignedIn(Arc<Session>),
+    /// The same, whose token has ended and could not be replaced for now.
+    Late(Arc<Session>),
+    /// Nobody.
+    SignedOut,
+    /// A person until just now.
+    Ended,
+}
+
+impl Visitor {
+    /// The session of whoever is signed in.
+    pub(crate) fn session(&self) -> Option<&Session> {
+        match self {
+            Self::SignedIn(session) | Self::Late(session) => Some(session),
+            Self::SignedOut | Self::Ended => None,
+        }
+    }
+}
+
+/// Who sent a request, and what their browser is told with the answer.
+struct Arrival {
+    visitor: Visitor,
+    set: Vec<HeaderValue>,
+}
+
+impl Site {
+    /// Something of the issuer that signs people in; none, and sign-in is off.
+    pub(crate) fn issuer<T>(&self, of: impl FnOnce(&UserTokenIssuer) -> T) -> Option<T> {
+        let generation = self.generations.borrow().clone()?;
+        generation.policy().user_tokens.sign_in_issuer().map(of)
+    }
+
+    /// The headers that make a browser keep a session.
+    pub(crate) fn keep(&self, session: &Session, sent: &HeaderMap) -> Option<Vec<HeaderValue>> {
+        let set = session.write(&self.mounted.newest(), sent);
+        if set.is_none() {
+            tracing::error!(issuer = session.issuer, "a session is too long for the cookies of a browser");
+        }
+        set
+    }
+
+    async fn arrival(&self, sent: &HeaderMap, client: Client) -> Arrival {
+        let nobody = Arrival { visitor: Visitor::SignedOut, set: Vec::new() };
+        let session = Session::read(&self.mounted.newest(), sent);
+        let is_current = |session: &Session| self.issuer(|issuer| issuer.name == session.issuer).unwrap_or_default();
+        let Some(session) = session.filter(is_current) else { return nobody };
+        self.refreshed(Arc::new(session), sent, client).await
+    }
+
+    /// The session, or what it has become. Only the answer that carries a new state to the browser sets a cookie.
+    async fn refreshed(&self, mut session: Arc<Session>, sent: &HeaderMap, client: Client) -> Arrival {
+        let mut set = Vec::new();
+        // What was remembered of a refresh may itself be due by now.
+        for _ in 0..MAX_STATES {
+            if !session.is_due(self.clock.now()) {
+                break;
+            }
+            let Refreshed { outcome, is_carrier } =
+                self.refreshes.next(&session, || self.refresh(&session, client)).await;
+            match outcome {
+                Ok(next) => {
+                    if is_carrier {
+                        set = self.keep(&next, sent).unwrap_or_default();
+                    }
+                    session = next;
+                }
+                Err(LoginError::SessionEnded) => {
+                    return Arrival { visitor: Visitor::Ended, set: SESSION.forget(sent) };
+                }
+                Err(_) if session.has_ended(self.clock.now()) => {
+                    return Arrival { visitor: Visitor::Late(session), set };
+                }
+                Err(_) => break,
+            }
+        }
+        Arrival { visitor: Visitor::SignedIn(session), set }
+    }
+
+    fn refresh(
+        &self,
+        old: &Arc<Session>,
+        client: Client,
+    ) -> impl Future<Output = Result<Session, LoginError>> + Send + 'static + use<> {
+        let (login, clock, counts) = (self.login.clone(), Arc::clone(&self.clock), self.counts.refreshes.clone());
+        let old = Arc::clone(old);
+        async move {
+            let result = login.refresh(&old, client, clock.now()).await;
+            counts.get_or_create(&ResultLabels::of(&result)).inc();
+            if let Err(error) = &result {
+                tracing::info!(issuer = old.issuer, sub = old.sub, %error, "a session was not refreshed");
+            }
+            result
+        }
+    }
+}
+
+/// In front of every page: refuses what another site's page sent, finds out who it is, and sees to it that the answer
+/// says how it is to be treated.
+pub(crate) async fn meet(State(site): State<Arc<Site>>, mut request: Request, next: Next) -> Response {
+    let public_url = PublicUrl::of(site.public_url.as_ref(), request.headers());
+    if !may_act(request.method(), request.headers(), site.public_url.as_ref()) {
+        tracing::info!(path = request.uri().path(), "a request of another origin was refused");
+        let wants_page = wants_page(request.headers());
+        return headers::secure(Trouble::OtherOrigin.response(&site, None, wants_page), public_url.as_ref());
+    }
+    let client = Client(site.clients.address(&request));
+    let Arrival { visitor, set } = site.arrival(request.headers(), client).await;
+    request.extensions_mut().insert(client);
+    request.extensions_mut().insert(visitor);
+    let mut response = next.run(request).await;
+    // Who signs in or out says what the browser is to keep from now on.
+    if !sets_session(response.headers()) {
+        for cookie in set {
+            response.headers_mut().append(SET_COOKIE, cookie);
+        }
+    }
+    headers::secure(response, public_url.as_ref())
+}
+
+/// In front of what is the same for everybody.
+pub(crate) async fn dress(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
+    let public_url = PublicUrl::of(site.public_url.as_ref(), request.headers());
+    headers::secure(next.run(request).await, public_url.as_ref())
+}
+
+fn sets_session(headers: &HeaderMap) -> bool {
+    let first = format!("{}=", SESSION.name);
+    headers.get_all(SET_COOKIE).iter().any(|value| value.as_bytes().starts_with(first.as_bytes()))
+}
+
+/// Whether a person looks at the answer, and not a script.
+pub(crate) fn wants_page(headers: &HeaderMap) -> bool {
+    headers.get(ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|accept| accept.contains("text/html"))
+}
+
+/// A signed-in person, late or not. Others are sent to sign in.
+pub(crate) struct Person {
+    pub(crate) session: Arc<Session>,
+    pub(crate) is_late: bool,
+}
+
+impl FromRequestParts<Arc<Site>> for Person {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, site: &Arc<Site>) -> Result<Self, Response> {
+        match parts.extensions.get::<Visitor>() {
+            Some(Visitor::SignedIn(session)) => Ok(Self { session: Arc::clone(session), is_late: false }),
+            Some(Visitor::Late(session)) => Ok(Self { session: Arc::clone(session), is_late: true }),
+            Some(Visitor::Ended) => Err(to_sign_in(parts, site, HasEnded::Yes)),
+            Some(Visitor::SignedOut) | None => Err(to_sign_in(parts, site, HasEnded::No)),
+        }
+    }
+}
+
+/// A signed-in person who can call others: their token holds.
+pub(crate) struct User(pub(crate) Arc<Session>);
+
+impl FromRequestParts<Arc<Site>> for User {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, site: &Arc<Site>) -> Result<Self, Response> {
+        let Person { session, is_late } = Person::from_request_parts(parts, site).await?;
+        if is_late {
+            return Err(Trouble::SignInAway.response(site, Some(&session), wants_page(&parts.headers)));
+        }
+        Ok(Self(session))
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum HasEnded {
+    Yes,
+    No,
+}
+
+fn to_sign_in(parts: &Parts, site: &Arc<Site>, has_ended: HasEnded) -> Response {
+    if !wants_page(&parts.headers) {
+        let trouble = if has_ended == HasEnded::Yes { Trouble::SessionEnded } else { Trouble::SignedOut };
+        return trouble.response(site, None, false);
+    }
+    let mut place = "/sign-in".to_owned();
+    // The page of a form is not the place that it was sent to.
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    let mut separator = '?';
+    if parts.method == http::Method::GET && path != "/" {
+        place.push_str(&format!("?next={}", utf8_percent_encode(path, NON_ALPHANUMERIC)));
+        separator = '&';
+    }
+    if has_ended == HasEnded::Yes {
+        place.push_str(&format!("{separator}why=ended"));
+    }
+    Redirect::to(&place).into_response()
+}
+
+/// An answer that sends the browser elsewhere, and tells it what to keep.
+pub(crate) fn redirect(place: &str, set: Vec<HeaderValue>) -> Response {
+    let mut response = Redirect::to(place).into_response();
+    for cookie in set {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
+    debug_assert_eq!(response.status(), StatusCode::SEE_OTHER);
+    response
+}
+
+const MAX_STATES: usize = 3;

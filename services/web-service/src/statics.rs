@@ -1,0 +1,63 @@
+//! Style, script and icon: in the binary, under names that change with them, so that browsers keep them for good.
+
+use std::sync::LazyLock;
+
+use axum::extract::Path;
+use axum::response::{IntoResponse as _, Response};
+use gaia_auth::sha256_hex;
+use http::StatusCode;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+
+/// Where the pages find them.
+#[derive(Debug)]
+pub(crate) struct Statics {
+    pub(crate) style: String,
+    pub(crate) script: String,
+    pub(crate) icon: String,
+}
+
+pub(crate) static STATICS: LazyLock<Statics> = LazyLock::new(|| {
+    let [style, script, icon] = FILES.map(|file| format!("/static/{}", file.name()));
+    Statics { style, script, icon }
+});
+
+/// One of them, or 404 for any other name: an old one is not the new one.
+pub(crate) async fn serve(Path(name): Path<String>) -> Response {
+    match FILES.iter().find(|file| file.name() == name) {
+        Some(file) => {
+            let headers = [(CONTENT_TYPE, file.content_type), (CACHE_CONTROL, "public, max-age=31536000, immutable")];
+            (headers, file.text).into_response()
+        }
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+struct File {
+    stem: &'static str,
+    extension: &'static str,
+    content_type: &'static str,
+    text: &'static str,
+}
+
+impl File {
+    fn name(&self) -> String {
+        let hash = sha256_hex(self.text.as_bytes());
+        format!("{}.{}.{}", self.stem, &hash[..16], self.extension)
+    }
+}
+
+const FILES: [File; 3] = [
+    File {
+        stem: "style",
+        extension: "css",
+        content_type: "text/css; charset=utf-8",
+        text: include_str!("../static/style.css"),
+    },
+    File {
+        stem: "script",
+        extension: "js",
+        content_type: "text/javascript; charset=utf-8",
+        text: include_str!("../static/script.js"),
+    },
+    File { stem: "icon", extension: "svg", content_type: "image/svg+xml", text: include_str!("../static/icon.svg") },
+];

@@ -1,0 +1,418 @@
+//! auth-service, asset-service and chat-service as the pages see them, on real mTLS listeners; and a browser's cookies.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path as UrlPath, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post, put};
+use futures::stream;
+use gaia_api::mount::{UserTokenIssuer, UserTokenProfile, UserTokenVerification};
+use gaia_api::names::key;
+use gaia_api::{Clock, ManualClock, SystemClock};
+use gaia_auth::Access;
+use gaia_runtime::testing::{self, Mount, Platform, policy};
+use gaia_runtime::{CallsConfig, EdgeConfig, Routes, Runtime};
+use http::header::{CONTENT_TYPE, COOKIE, HOST, HeaderMap, ORIGIN, SET_COOKIE};
+use http::{Method, Request, StatusCode, Uri};
+use http_body_util::BodyExt as _;
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::Semaphore;
+
+use crate::{Config, WebService};
+
+pub(super) const EMAIL: &str = "ada@example.com";
+pub(super) const PASSWORD: &str = "correct horse";
+pub(super) const USER: &str = "0d6a4a5c-2f7b-4d0a-9a38-5f0f3b2f9c11";
+pub(super) const API_KEY: &str = "gk_test_shared";
+pub(super) const KEYS: &str = "b2xkb2xkb2xkb2xkb2xkb2xkb2xkb2xkb2xkb2xkbzE=\n";
+
+/// What the services behind do, and what was asked of them.
+pub(super) struct Behind {
+    state: Mutex<BehindState>,
+    /// Closed: a refresh waits.
+    pub(super) gate: Semaphore,
+}
+
+pub(super) struct BehindState {
+    /// What auth-service answers to everything about login, in place of what it would.
+    pub(super) login_answer: Option<(u16, &'static str)>,
+    /// Whether services take users' tokens, or the API key alone.
+    pub(super) takes_tokens: bool,
+    /// Refreshes that were asked for, and that were done.
+    pub(super) asked: usize,
+    pub(super) refreshes: usize,
+    pub(super) logouts: Vec<String>,
+    pub(super) proofs: Vec<Value>,
+    /// Whom those who signed in were said to come from.
+    pub(super) clients: Vec<String>,
+    pub(super) credentials: Vec<&'static str>,
+    pub(super) files: BTreeMap<String, Vec<u8>>,
+    pub(super) chats: Vec<Value>,
+    pub(super) token_bytes: usize,
+    generation: usize,
+}
+
+impl Behind {
+    pub(super) fn state(&self) -> MutexGuard<'_, BehindState> {
+        self.state.lock().unwrap()
+    }
+
+    fn session(&self) -> Response {
+        let mut state = self.state();
+        state.generation += 1;
+        let (number, padding) = (state.generation, "x".repeat(state.token_bytes));
+        let session = json!({
+            "access_token": format!("user-token-{number}{padding}"),
+            "token_type": "bearer",
+            "expires_in": 3600,
+            "refresh_token": format!("refresh-{number}"),
+            "user": { "id": USER, "email": EMAIL },
+        });
+        Json(session).into_response()
+    }
+
+    /// Who a caller is, by the credential that it shows; or the 401 that it gets.
+    fn judge(&self, headers: &HeaderMap) -> Result<(), StatusCode> {
+        let token = headers.get("authorization").is_some_and(|value| value.to_str().unwrap().contains("user-token-"));
+        let key = headers.get("x-api-key").is_some_and(|value| value == API_KEY);
+        assert!(!(token && key), "both credentials at once");
+        assert!(headers.get(COOKIE).is_none(), "cookies are for nobody else");
+        let mut state = self.state();
+        state.credentials.push(if token { "token" } else { "key" });
+        if (token && state.takes_tokens) || key {
+            return Ok(());
+        }
+        Err(StatusCode::UNAUTHORIZED)
+    }
+}
+
+fn refused(answer: (u16, &'static str)) -> Response {
+    // As auth-service does: also what is said of a person comes with a challenge.
+    let challenge = [("www-authenticate", "Bearer realm=\"gaia\"")];
+    (StatusCode::from_u16(answer.0).unwrap(), challenge, Json(json!({ "code": answer.1 }))).into_response()
+}
+
+fn auth_routes(routes: Routes, behind: &Arc<Behind>) -> Routes {
+    let token = || async { Json(json!({ "access_token": "web's-own-token", "expires_in": 900 })) };
+    let login = |State(behind): State<Arc<Behind>>, headers: HeaderMap, Json(body): Json<Value>| async move {
+        let own = headers.get("authorization").is_some_and(|value| value == "Bearer web's-own-token");
+        let by_key = headers.get("x-api-key").is_some_and(|value| value == API_KEY);
+        assert_ne!(own, by_key, "one credential, and it is this service's");
+        if own && !behind.state().takes_tokens {
+            let challenge = [("www-authenticate", "Bearer realm=\"gaia\"")];
+            return (StatusCode::UNAUTHORIZED, challenge).into_response();
+        }
+        let client = headers.get("x-gaia-client-ip").map_or("", |value| value.to_str().unwrap());
+        behind.state().clients.push(client.to_owned());
+        behind.state().proofs.push(body.clone());
+        let answer = behind.state().login_answer;
+        let is_good = body["password"] == PASSWORD || body["auth_code"] == "good-code";
+        match answer {
+            Some(answer) => refused(answer),
+            None if is_good => behind.session(),
+            None => refused((401, "invalid_credentials")),
+        }
+    };
+    let refresh = |State(behind): State<Arc<Behind>>, Json(body): Json<Value>| async move {
+        behind.state().asked += 1;
+        drop(behind.gate.acquire().await.unwrap());
+        behind.state().refreshes += 1;
+        let (answer, newest) = {
+            let state = behind.state();
+            (state.login_answer, format!("refresh-{}", state.generation))
+        };
+        match answer {
+            Some(answer) => refused(answer),
+            None if body["refresh_token"] == newest => behind.session(),
+            None => refused((401, "session_ended")),
+        }
+    };
+    let logout = |State(behind): State<Arc<Behind>>, Json(body): Json<Value>| async move {
+        behind.state().logouts.push(body["access_token"].as_str().unwrap().to_owned());
+        StatusCode::NO_CONTENT
+    };
+    routes
+        .route("/internal/service-token", Access::Peer, post(token))
+        .route("/auth/login", Access::Peer, post(login).with_state(Arc::clone(behind)))
+        .route("/auth/refresh", Access::Peer, post(refresh).with_state(Arc::clone(behind)))
+        .route("/auth/logout", Access::Peer, post(logout).with_state(Arc::clone(behind)))
+}
+
+fn asset_routes(routes: Routes, behind: &Arc<Behind>) -> Routes {
+    let list = |State(behind): State<Arc<Behind>>, headers: HeaderMap| async move {
+        behind.judge(&headers)?;
+        let state = behind.state();
+        let assets = state
+            .files
+            .iter()
+            .map(|(path, content)| json!({ "path": path, "size": content.len(), "modified": "2026-01-01T00:00:00Z" }));
+        Ok::<_, StatusCode>(Json(json!({ "assets": assets.collect::<Vec<_>>(), "has_more": false })))
+    };
+    let one = |State(behind): State<Arc<Behind>>, UrlPath(path): UrlPath<String>, headers: HeaderMap| async move {
+        behind.judge(&headers)?;
+        let found = behind.state().files.get(&path).cloned();
+        let page = [(CONTENT_TYPE, "text/html"), (http::header::CONTENT_DISPOSITION, "attachment; filename*=UTF-8''x")];
+        found.map(|content| (page, content)).ok_or(StatusCode::NOT_FOUND)
+    };
+    let upload = |State(behind): State<Arc<Behind>>, UrlPath(path): UrlPath<String>, headers: HeaderMap, body: Body| async move {
+        behind.judge(&headers)?;
+        let content = body.collect().await.map_err(|_| StatusCode::BAD_REQUEST)?;
+        if path.contains('\\') {
+            return Err(StatusCode::BAD_REQUEST);
+        }
+        behind.state().files.insert(path, content.to_bytes().to_vec());
+        Ok::<_, StatusCode>(StatusCode::CREATED)
+    };
+    let remove = |State(behind): State<Arc<Behind>>, UrlPath(path): UrlPath<String>, headers: HeaderMap| async move {
+        behind.judge(&headers)?;
+        let removed = behind.state().files.remove(&path);
+        removed.map(|_| StatusCode::NO_CONTENT).ok_or(StatusCode::NOT_FOUND)
+    };
+    routes
+        .route("/assets", Access::Peer, get(list).with_state(Arc::clone(behind)))
+        .route("/assets/{*path}", Access::Peer, get(one).with_state(Arc::clone(behind)))
+        .route("/assets/{*path}", Access::Peer, put(upload).with_state(Arc::clone(behind)))
+        .route("/assets/{*path}", Access::Peer, delete(remove).with_state(Arc::clone(behind)))
+}
+
+fn chat_routes(routes: Routes, behind: &Arc<Behind>) -> Routes {
+    let chat = |State(behind): State<Arc<Behind>>, headers: HeaderMap, Json(body): Json<Value>| async move {
+        behind.judge(&headers)?;
+        behind.state().chats.push(body);
+        if headers["accept"] == "application/json" {
+            return Ok::<_, StatusCode>(
+                Json(json!({ "text": "All <b>at once</b>", "finish_reason": "stop" })).into_response(),
+            );
+        }
+        let events =
+            ["event: delta\ndata: {\"text\": \"Bit\"}\n\n", "event: done\ndata: {\"finish_reason\": \"stop\"}\n\n"];
+        let events = stream::iter(events.map(|event| Ok::<_, Infallible>(Bytes::from_static(event.as_bytes()))));
+        Ok(([(CONTENT_TYPE, "text/event-stream")], Body::from_stream(events)).into_response())
+    };
+    routes.route("/chat", Access::Peer, post(chat).with_state(Arc::clone(behind)))
+}
+
+/// A running web-service and what is behind it.
+pub(super) struct Scene {
+    pub(super) behind: Arc<Behind>,
+    pub(super) clock: Arc<ManualClock>,
+    pub(super) origin: String,
+    pub(super) admin: String,
+    pub(super) dir: TempDir,
+}
+
+impl Scene {
+    pub(super) async fn begin() -> Self {
+        Self::begin_with(|_| {}).await
+    }
+
+    pub(super) async fn begin_with(change: impl FnOnce(&mut Setup)) -> Self {
+        let platform = Platform::new();
+        let dir = tempfile::tempdir().unwrap();
+        let behind = Arc::new(Behind {
+            state: Mutex::new(BehindState {
+                login_answer: None,
+                takes_tokens: true,
+                asked: 0,
+                refreshes: 0,
+                logouts: Vec::new(),
+                proofs: Vec::new(),
+                clients: Vec::new(),
+                credentials: Vec::new(),
+                files: BTreeMap::new(),
+                chats: Vec::new(),
+                token_bytes: 0,
+                generation: 0,
+            }),
+            gate: Semaphore::new(1),
+        });
+        let (auth, assets, chat) = tokio::join!(
+            serve(&platform, dir.path(), "auth-service", &behind, auth_routes),
+            serve(&platform, dir.path(), "asset-service", &behind, asset_routes),
+            serve(&platform, dir.path(), "chat-service", &behind, chat_routes),
+        );
+        let mut setup = Setup {
+            issuers: vec![issuer()],
+            api_key: None,
+            config: Config {
+                runtime: testing::config("web-service", &dir.path().join("web-service")),
+                edge: EdgeConfig { edge_address: Some(([127, 0, 0, 1], 0).into()), edge_tls_dir: None },
+                calls: CallsConfig { auth_url: auth, api_key_file: Some(dir.path().join("api-key")) },
+                upstream_asset_service: Some(assets),
+                upstream_chat_service: Some(chat),
+                upstream_auth_service: None,
+                trusted_proxies: Vec::new(),
+                session_keys_file: dir.path().join("keys"),
+                public_url: None,
+                sign_in_providers: vec!["github".to_owned()],
+            },
+        };
+        change(&mut setup);
+        std::fs::write(dir.path().join("keys"), KEYS).unwrap();
+        if let Some(api_key) = setup.api_key {
+            std::fs::write(dir.path().join("api-key"), api_key).unwrap();
+        }
+        let mut files = platform.mount("web-service");
+        let mut policy = policy("web-service");
+        policy.user_tokens.issuers = setup.issuers;
+        files.insert(key::POLICY, serde_json::to_vec(&policy).unwrap());
+        let _ = Mount::new(&dir.path().join("web-service"), &files);
+        let clock = Arc::new(ManualClock::new(SystemClock.now()));
+        let web = WebService::start(setup.config, Arc::clone(&clock) as Arc<dyn Clock>).await.unwrap();
+        let origin = format!("http://{}", web.edge.address().unwrap());
+        let admin = format!("http://{}", web.runtime.admin_address().unwrap());
+        tokio::spawn(web.serve(std::future::pending()));
+        Self { behind, clock, origin, admin, dir }
+    }
+
+    pub(super) fn browser(&self) -> Browser {
+        Browser { origin: self.origin.clone(), cookies: BTreeMap::new() }
+    }
+
+    /// A browser in which somebody is signed in.
+    pub(super) async fn signed_in(&self) -> Browser {
+        let mut browser = self.browser();
+        let answer = browser.post_form("/sign-in", &[("email", EMAIL), ("password", PASSWORD)]).await;
+        assert_eq!((answer.status, answer.location()), (StatusCode::SEE_OTHER, "/"), "{}", answer.body);
+        browser
+    }
+
+    /// Lets the access token of every session come to its end.
+    pub(super) fn an_hour_later(&self) {
+        self.clock.set(self.clock.now() + SignedDuration::from_secs(3601));
+    }
+}
+
+pub(super) struct Setup {
+    pub(super) issuers: Vec<UserTokenIssuer>,
+    pub(super) api_key: Option<&'static str>,
+    pub(super) config: Config,
+}
+
+pub(super) fn issuer() -> UserTokenIssuer {
+    UserTokenIssuer {
+        name: "supabase".to_owned(),
+        issuer: "https://project.example/auth/v1".to_owned(),
+        profile: UserTokenProfile::Supabase,
+        verification: UserTokenVerification::JWKS,
+        jwks_url: Some("http://127.0.0.1:9/jwks".to_owned()),
+        audiences: vec![],
+        algorithms: vec![],
+        required_claims: BTreeMap::new(),
+        client_ids: vec![],
+        ca_bundle: None,
+        max_ttl_seconds: None,
+    }
+}
+
+async fn serve(
+    platform: &Platform,
+    dir: &Path,
+    name: &str,
+    behind: &Arc<Behind>,
+    routes: fn(Routes, &Arc<Behind>) -> Routes,
+) -> Uri {
+    let dir = dir.join(name);
+    let _ = Mount::new(&dir, &platform.mount(name));
+    let clock = Arc::new(SystemClock);
+    let runtime = Runtime::start(testing::config(name, &dir), clock, Arc::new(()), |_| ()).await.unwrap();
+    let url = format!("https://{}", runtime.mesh_address().unwrap());
+    let routes = routes(runtime.routes(), behind);
+    tokio::spawn(runtime.serve(routes, std::future::pending()));
+    url.parse().unwrap()
+}
+
+/// Cookies and origin as a browser has them. It follows no redirect: what it is told is what is looked at.
+#[derive(Clone)]
+pub(super) struct Browser {
+    pub(super) origin: String,
+    pub(super) cookies: BTreeMap<String, String>,
+}
+
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: String,
+}
+
+impl Answer {
+    pub(super) fn location(&self) -> &str {
+        self.headers.get("location").map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub(super) fn sets_session(&self) -> bool {
+        self.headers.get_all(SET_COOKIE).iter().any(|value| value.to_str().unwrap().starts_with("__Host-gaia="))
+    }
+}
+
+impl Browser {
+    pub(super) async fn get(&mut self, path: &str) -> Answer {
+        self.send(Request::get(self.url(path)).header("accept", "text/html").body(Body::empty()).unwrap()).await
+    }
+
+    pub(super) async fn post_form(&mut self, path: &str, fields: &[(&str, &str)]) -> Answer {
+        let encode =
+            |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
+        let body = fields.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect::<Vec<_>>().join("&");
+        let request = Request::post(self.url(path))
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header("accept", "text/html")
+            .header(ORIGIN, &self.origin);
+        self.send(request.body(Body::from(body)).unwrap()).await
+    }
+
+    /// As a script of one of our pages would.
+    pub(super) async fn fetch(
+        &mut self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: impl Into<Body>,
+    ) -> Answer {
+        let request = Request::builder()
+            .method(method)
+            .uri(self.url(path))
+            .header(CONTENT_TYPE, content_type)
+            .header("accept", "application/json, text/event-stream")
+            .header(ORIGIN, &self.origin);
+        self.send(request.body(body.into()).unwrap()).await
+    }
+
+    pub(super) async fn send(&mut self, mut request: Request<Body>) -> Answer {
+        if !self.cookies.is_empty() {
+            request.headers_mut().extend(self.cookie_header());
+        }
+        request.headers_mut().remove(HOST);
+        let client: hyper_util::client::legacy::Client<_, Body> =
+            hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build_http();
+        let (parts, body) = client.request(request).await.unwrap().into_parts();
+        for header in parts.headers.get_all(SET_COOKIE) {
+            let text = header.to_str().unwrap();
+            assert!(text.contains("; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age="), "{text}");
+            let (name, value) = text.split(';').next().unwrap().split_once('=').unwrap();
+            if text.ends_with("Max-Age=0") {
+                self.cookies.remove(name);
+            } else {
+                self.cookies.insert(name.to_owned(), value.to_owned());
+            }
+        }
+        let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    pub(super) fn cookie_header(&self) -> HeaderMap {
+        let pairs = self.cookies.iter().map(|(name, value)| format!("{name}={value}"));
+        HeaderMap::from_iter([(COOKIE, pairs.collect::<Vec<_>>().join("; ").parse().unwrap())])
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.origin)
+    }
+}

@@ -1,0 +1,197 @@
+//! What a person, or their page's script, is told when something did not work.
+
+use axum::Json;
+use axum::response::{IntoResponse as _, Response};
+use http::header::RETRY_AFTER;
+use http::{HeaderValue, StatusCode, header};
+use serde_json::json;
+
+use crate::pages::{self, Frame};
+use crate::session::Session;
+use crate::site::Site;
+use crate::upstream::UpstreamError;
+
+/// Something that did not work, in terms of the person it is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// The request came from another site's page.
+    OtherOrigin,
+    /// Nobody is signed in.
+    SignedOut,
+    /// The session has ended.
+    SessionEnded,
+    /// The session could not be renewed for now.
+    SignInAway,
+    /// There is no such page.
+    NoPage,
+    /// There is one, but nothing to do with it in this way.
+    NotThatWay,
+    /// What was sent is not what the form sends.
+    BadForm,
+    /// The service behind the page did not answer, or with an error of its own.
+    Away(Service),
+    /// It does not take the person's token.
+    NotTaken(Service),
+    /// It takes it, but not for this.
+    NotAllowed,
+    /// There is no such file.
+    NoFile,
+    /// A file cannot have this name.
+    BadName,
+    /// A folder and a file would have one name.
+    NameTaken,
+    /// The file is larger than any may be.
+    TooLarge,
+    /// Too many requests.
+    TooMany {
+        /// After how many seconds the next may come, where that is known.
+        retry_after: Option<u32>,
+    },
+}
+
+/// A service behind the pages, as people know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Service {
+    /// chat-service.
+    Chat,
+    /// asset-service.
+    Files,
+}
+
+impl Service {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Chat => "chat service",
+            Self::Files => "file service",
+        }
+    }
+}
+
+impl Trouble {
+    /// What an answer of a service means that is not the one hoped for.
+    pub(crate) fn of_answer<B>(service: Service, answer: &http::Response<B>) -> Self {
+        let status = answer.status();
+        match status {
+            StatusCode::UNAUTHORIZED => Self::NotTaken(service),
+            StatusCode::FORBIDDEN => Self::NotAllowed,
+            StatusCode::NOT_FOUND if service == Service::Files => Self::NoFile,
+            StatusCode::BAD_REQUEST if service == Service::Files => Self::BadName,
+            StatusCode::CONFLICT if service == Service::Files => Self::NameTaken,
+            StatusCode::PAYLOAD_TOO_LARGE => Self::TooLarge,
+            StatusCode::TOO_MANY_REQUESTS => {
+                let after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+                Self::TooMany { retry_after: after }
+            }
+            _ => {
+                tracing::warn!(service = service.name(), %status, "a service did not do what it was asked for");
+                Self::Away(service)
+            }
+        }
+    }
+
+    /// What it means that there is no answer.
+    pub(crate) fn of_error(service: Service, error: &UpstreamError) -> Self {
+        tracing::warn!(service = service.name(), %error, "a service could not be called");
+        Self::Away(service)
+    }
+
+    pub(crate) fn status(self) -> StatusCode {
+        match self {
+            Self::OtherOrigin | Self::NotAllowed => StatusCode::FORBIDDEN,
+            Self::SignedOut | Self::SessionEnded => StatusCode::UNAUTHORIZED,
+            Self::SignInAway | Self::Away(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoPage | Self::NoFile => StatusCode::NOT_FOUND,
+            Self::NotThatWay => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BadForm | Self::BadName => StatusCode::BAD_REQUEST,
+            Self::NotTaken(_) => StatusCode::BAD_GATEWAY,
+            Self::NameTaken => StatusCode::CONFLICT,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+        }
+    }
+
+    fn code(self) -> &'static str {
+        match self {
+            Self::OtherOrigin => "other_origin",
+            Self::SignedOut => "signed_out",
+            Self::SessionEnded => "session_ended",
+            Self::SignInAway => "login_unavailable",
+            Self::NoPage => "no_page",
+            Self::NotThatWay => "not_that_way",
+            Self::BadForm => "bad_form",
+            Self::Away(_) => "service_unavailable",
+            Self::NotTaken(_) => "not_taken",
+            Self::NotAllowed => "not_allowed",
+            Self::NoFile => "no_file",
+            Self::BadName => "bad_name",
+            Self::NameTaken => "name_taken",
+            Self::TooLarge => "too_large",
+            Self::TooMany { .. } => "too_many",
+        }
+    }
+
+    /// A heading.
+    fn title(self) -> &'static str {
+        match self {
+            Self::OtherOrigin | Self::NotAllowed | Self::NotTaken(_) => "That is not allowed",
+            Self::SignedOut | Self::SessionEnded => "You are signed out",
+            Self::SignInAway => "One moment, please",
+            Self::NoPage | Self::NoFile => "There is nothing here",
+            Self::Away(_) | Self::TooMany { .. } => "That did not work",
+            Self::NotThatWay | Self::BadForm | Self::BadName | Self::NameTaken | Self::TooLarge => {
+                "That cannot be done"
+            }
+        }
+    }
+
+    /// A sentence or two.
+    pub(crate) fn text(self) -> String {
+        match self {
+            Self::OtherOrigin => "The request did not come from a page of this site, so nothing was done.".to_owned(),
+            Self::SignedOut => "Sign in to go on.".to_owned(),
+            Self::SessionEnded => "Your session has ended. Sign in again to go on.".to_owned(),
+            Self::SignInAway => {
+                "Your sign-in could not be renewed: the sign-in service does not answer. You are still signed in; try again in a moment."
+                    .to_owned()
+            }
+            Self::NoPage => "There is no page at this address.".to_owned(),
+            Self::NotThatWay => "That cannot be done at this address.".to_owned(),
+            Self::BadForm => "What was sent is not what this page sends. Load it again and try once more.".to_owned(),
+            Self::Away(service) => format!("The {} does not answer. Try again in a moment.", service.name()),
+            Self::NotTaken(service) => format!("The {} does not take your sign-in.", service.name()),
+            Self::NotAllowed => "You may not do that.".to_owned(),
+            Self::NoFile => "There is no such file.".to_owned(),
+            Self::BadName => "A file cannot have this name.".to_owned(),
+            Self::NameTaken => "A folder and a file would have the same name.".to_owned(),
+            Self::TooLarge => "That is too large: a file may have 64 MiB.".to_owned(),
+            Self::TooMany { retry_after: Some(seconds) } => {
+                format!("Too many requests. Try again in {seconds} seconds.")
+            }
+            Self::TooMany { retry_after: None } => "Too many requests. Try again in a moment.".to_owned(),
+        }
+    }
+
+    /// A page about it, or for a script a problem document (RFC 9457) with a `code`.
+    pub(crate) fn response(self, site: &Site, session: Option<&Session>, wants_page: bool) -> Response {
+        let mut response = if wants_page {
+            let (link, link_text) = match self {
+                Self::SignedOut | Self::SessionEnded => ("/sign-in", "Sign in"),
+                Self::NoFile | Self::BadName | Self::NameTaken | Self::TooLarge => ("/files", "To the files"),
+                _ => ("/", "To the start"),
+            };
+            let text = self.text();
+            let frame = Frame::new(site, session, "");
+            let message = pages::Message { frame, title: self.title(), text: &text, link, link_text };
+            pages::page(self.status(), &message)
+        } else {
+            let status = self.status();
+            let body =
+                json!({ "title": self.title(), "status": status.as_u16(), "code": self.code(), "detail": self.text() });
+            (status, [(header::CONTENT_TYPE, "application/problem+json")], Json(body)).into_response()
+        };
+        if let Self::TooMany { retry_after: Some(seconds) } = self {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}

@@ -1,0 +1,321 @@
+// Makes the pages nicer where scripts run. Every page works without it.
+"use strict";
+
+document.addEventListener("DOMContentLoaded", () => {
+  for (const element of document.querySelectorAll(".with-script")) element.hidden = false;
+  for (const form of document.querySelectorAll("form[data-confirm]")) {
+    form.addEventListener("submit", (event) => {
+      if (!window.confirm(form.dataset.confirm)) event.preventDefault();
+    });
+  }
+  for (const form of document.querySelectorAll("form[data-once]")) {
+    form.addEventListener("submit", () => { form.querySelector("button").disabled = true; });
+  }
+  // Nothing of a conversation outlives the session.
+  document.querySelector(".out")?.addEventListener("submit", () => sessionStorage.clear());
+  if (document.querySelector("#email")) sessionStorage.clear();
+  localTimes();
+  if (document.querySelector("#chat")) chat();
+  if (document.querySelector("#upload")) files();
+});
+
+// A page that comes back from the browser's memory is as it was left: its button must work again.
+window.addEventListener("pageshow", () => {
+  for (const button of document.querySelectorAll("form[data-once] button")) button.disabled = false;
+});
+
+// Times in the reader's own zone and manner.
+function localTimes() {
+  const format = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+  for (const element of document.querySelectorAll("time[datetime]")) {
+    const time = new Date(element.dateTime);
+    if (!Number.isNaN(time.getTime())) element.textContent = format.format(time);
+  }
+}
+
+// What a refusal says of itself; who is signed out is taken to where they can sign in.
+function reasonOf(status, text) {
+  let problem = {};
+  try { problem = JSON.parse(text); } catch { /* Whatever it is, it is none of ours. */ }
+  if (status === 401) {
+    const why = problem.code === "session_ended" ? "&why=ended" : "";
+    window.location.assign(`/sign-in?next=${encodeURIComponent(window.location.pathname)}${why}`);
+  }
+  return problem.detail || "That did not work. Try again in a moment.";
+}
+
+// ---- Chat -------------------------------------------------------------------------------------------------------
+
+function chat() {
+  const root = document.querySelector("#chat");
+  const log = document.querySelector("#log");
+  const hello = document.querySelector("#hello");
+  const composer = document.querySelector("#composer");
+  const message = document.querySelector("#message");
+  const send = document.querySelector("#send");
+  const stop = document.querySelector("#stop");
+  const error = document.querySelector("#chat-error");
+  const status = document.querySelector("#chat-status");
+  const kept = `chat ${root.dataset.person}`;
+  let turns = [];
+  let running = null;
+
+  const nearEnd = () => document.documentElement.scrollHeight - window.innerHeight - window.scrollY < 120;
+  const toEnd = () => window.scrollTo({ top: document.documentElement.scrollHeight });
+  const keep = () => {
+    try { sessionStorage.setItem(kept, JSON.stringify(turns)); } catch { /* It is full: then it is not kept. */ }
+  };
+
+  function show(turn) {
+    const item = document.createElement("li");
+    item.className = `turn ${turn.role}`;
+    const who = document.createElement("span");
+    who.className = "who";
+    who.textContent = turn.role === "user" ? "You" : "Assistant";
+    const text = document.createElement("div");
+    text.className = "text";
+    text.textContent = turn.content;
+    item.append(who, text);
+    log.append(item);
+    if (hello) hello.hidden = true;
+    return item;
+  }
+
+  function fail(text) {
+    error.textContent = text;
+    error.hidden = false;
+  }
+
+  function begin() {
+    running = new AbortController();
+    error.hidden = true;
+    send.hidden = true;
+    stop.hidden = false;
+    log.setAttribute("aria-busy", "true");
+    status.textContent = "The assistant is answering.";
+  }
+
+  function end(said) {
+    running = null;
+    send.hidden = false;
+    stop.hidden = true;
+    log.setAttribute("aria-busy", "false");
+    status.textContent = said;
+    message.focus();
+  }
+
+  async function ask(text) {
+    const mine = { role: "user", content: text };
+    const asked = show(mine);
+    begin();
+    const item = show({ role: "assistant", content: "" });
+    item.classList.add("busy");
+    toEnd();
+    const place = item.querySelector(".text");
+    const answer = { role: "assistant", content: "" };
+    const add = (piece) => {
+      const follow = nearEnd();
+      answer.content += piece;
+      place.textContent = answer.content;
+      if (follow) toEnd();
+    };
+    let trouble = null;
+    try {
+      trouble = await stream([...turns, mine], add, running.signal);
+    } catch (failure) {
+      trouble = failure.name === "AbortError" ? "" : "The connection was lost. Try again in a moment.";
+    }
+    item.classList.remove("busy");
+    if (answer.content) {
+      turns.push(mine, answer);
+      keep();
+      if (trouble !== null) cut(item, trouble === "" ? "Stopped." : "The answer broke off here.");
+    } else {
+      // Nothing came of it: the message goes back to where it can be sent again.
+      item.remove();
+      asked.remove();
+      if (hello) hello.hidden = turns.length > 0;
+      if (!message.value) message.value = text;
+    }
+    if (trouble) fail(trouble);
+    end(trouble === null ? "The answer is complete." : "The answer is not complete.");
+  }
+
+  function cut(item, text) {
+    const note = document.createElement("span");
+    note.className = "cut";
+    note.textContent = text;
+    item.append(note);
+  }
+
+  composer.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const text = message.value.trim();
+    if (!text || running) return;
+    message.value = "";
+    ask(text);
+  });
+  message.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      composer.requestSubmit();
+    }
+  });
+  stop.addEventListener("click", () => running?.abort());
+  document.querySelector("#new-chat").addEventListener("click", () => {
+    running?.abort();
+    turns = [];
+    sessionStorage.removeItem(kept);
+    window.location.assign("/chat");
+  });
+
+  try { turns = JSON.parse(sessionStorage.getItem(kept)) || []; } catch { turns = []; }
+  // A conversation that came with the page (sent without a script) is the newer one.
+  const inPage = composer.elements.history.value;
+  if (inPage) {
+    turns = JSON.parse(inPage);
+    keep();
+  } else {
+    turns.forEach(show);
+    if (turns.length) toEnd();
+  }
+}
+
+// Sends a conversation and passes on the answer's pieces; null where it ended as it should, else what to tell.
+async function stream(messages, add, signal) {
+  const response = await fetch("/chat/stream", {
+    method: "POST",
+    headers: { "Content-Type": "application/json", "Accept": "text/event-stream" },
+    body: JSON.stringify({ messages }),
+    signal,
+  });
+  if (!response.ok) return reasonOf(response.status, await response.text());
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return "The answer broke off. Try again in a moment.";
+    rest += value;
+    const events = rest.split(/\r?\n\r?\n/);
+    rest = events.pop();
+    for (const event of events) {
+      const { name, data } = eventOf(event);
+      if (name === "delta") add(JSON.parse(data).text);
+      if (name === "done") return null;
+      if (name === "error") return "The assistant could not go on. Try again in a moment.";
+    }
+  }
+}
+
+function eventOf(text) {
+  let name = "message";
+  const data = [];
+  for (const line of text.split(/\r?\n/)) {
+    const at = line.indexOf(":");
+    const field = at < 0 ? line : line.slice(0, at);
+    const value = at < 0 ? "" : line.slice(at + 1).replace(/^ /, "");
+    if (field === "event") name = value;
+    if (field === "data") data.push(value);
+  }
+  return { name, data: data.join("\n") };
+}
+
+// ---- Files ------------------------------------------------------------------------------------------------------
+
+function files() {
+  const form = document.querySelector("#upload");
+  const input = document.querySelector("#file");
+  const list = document.querySelector("#uploads");
+  const status = document.querySelector("#files-status");
+
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    uploadAll([...input.files]);
+  });
+  for (const name of ["dragenter", "dragover"]) {
+    form.addEventListener(name, (event) => {
+      event.preventDefault();
+      form.classList.add("over");
+    });
+  }
+  for (const name of ["dragleave", "drop"]) form.addEventListener(name, () => form.classList.remove("over"));
+  form.addEventListener("drop", (event) => {
+    event.preventDefault();
+    uploadAll([...event.dataTransfer.files]);
+  });
+
+  async function uploadAll(chosen) {
+    if (!chosen.length) return;
+    const button = form.querySelector("button");
+    button.disabled = true;
+    list.hidden = false;
+    list.replaceChildren();
+    status.textContent = chosen.length === 1 ? "Uploading one file." : `Uploading ${chosen.length} files.`;
+    const rows = chosen.map((file) => [file, row(file)]);
+    let failed = 0;
+    for (const [file, item] of rows) {
+      // What the service takes may have changed with the first attempt: the second goes by that.
+      const worked = await upload(file, item, 2);
+      if (!worked) failed += 1;
+    }
+    button.disabled = false;
+    input.value = "";
+    if (failed) {
+      status.textContent = `${failed} of ${chosen.length} could not be uploaded.`;
+    } else {
+      window.location.assign("/files?done=uploaded");
+    }
+  }
+
+  function row(file) {
+    const item = document.createElement("li");
+    const name = document.createElement("span");
+    name.className = "name";
+    name.textContent = file.name;
+    const state = document.createElement("span");
+    state.className = "state";
+    state.textContent = "waiting";
+    const progress = document.createElement("progress");
+    progress.max = 100;
+    progress.value = 0;
+    progress.setAttribute("aria-label", `Upload of ${file.name}`);
+    item.append(name, state, progress);
+    list.append(item);
+    return item;
+  }
+
+  function upload(file, item, attempts) {
+    const state = item.querySelector(".state");
+    const progress = item.querySelector("progress");
+    return new Promise((resolve) => {
+      const request = new XMLHttpRequest();
+      const fail = (text) => {
+        item.classList.add("failed");
+        state.textContent = text;
+        progress.remove();
+        resolve(false);
+      };
+      request.open("PUT", `/files/${encodeURIComponent(file.name)}`);
+      request.setRequestHeader("Accept", "application/json");
+      request.upload.addEventListener("progress", (event) => {
+        if (!event.lengthComputable) return;
+        const percent = Math.floor((100 * event.loaded) / event.total);
+        progress.value = percent;
+        state.textContent = `${percent} %`;
+      });
+      request.addEventListener("load", () => {
+        if (request.status < 300) {
+          progress.value = 100;
+          state.textContent = "done";
+          resolve(true);
+        } else if (request.status === 502 && attempts > 1) {
+          resolve(upload(file, item, attempts - 1));
+        } else {
+          fail(reasonOf(request.status, request.responseText));
+        }
+      });
+      request.addEventListener("error", () => fail("The connection was lost."));
+      request.send(file);
+    });
+  }
+}
