@@ -236,7 +236,7 @@ impl Rehearsal {
 }
 
 /// A step of the clock at rest, and while something is on its way.
-const REST: SignedDuration = SignedDuration::from_hours(12);
+const REST: SignedDuration = SignedDuration::from_hours(24);
 const BUSY: SignedDuration = SignedDuration::from_mins(1);
 const ROUNDS: usize = 100;
 /// Longer than a watch takes to bring back a write.
