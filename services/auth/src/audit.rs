@@ -1,12 +1,13 @@
 //! The audit log: one line for each refusal and each call by someone who is known.
 //!
 //! Decisions are put into a bounded queue, which never makes a request wait: what finds it full is dropped and counted.
-//! A thread of its own writes the lines. What must be on record before the answer (a token that was issued) does not go
-//! this way.
+//! A thread of its own writes the lines, some at a time: to be woken for each would cost requests more than the line does.
+//! What must be on record before the answer (a token that was issued) does not go this way.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use std::{iter, thread};
 
 use gaia_api::mount::AuthMode;
 use jiff::Timestamp;
@@ -113,6 +114,16 @@ enum Entry {
     Flush(SyncSender<()>),
 }
 
+impl Entry {
+    fn take(self) {
+        match self {
+            Self::Record(record) => record.write(),
+            // Who waited may have given up.
+            Self::Flush(done) => drop(done.try_send(())),
+        }
+    }
+}
+
 /// Of refusals of nobody in particular: how many had a line in this second, and how many had none since the last line.
 #[derive(Debug, Default)]
 struct Sample {
@@ -175,17 +186,19 @@ impl AuditQueue {
 impl AuditWriter {
     /// Writes what is put into the queue until its other end is gone.
     pub fn run(self) {
-        for entry in self.receiver {
-            match entry {
-                Entry::Record(record) => record.write(),
-                // Who waited may have given up.
-                Entry::Flush(done) => drop(done.try_send(())),
+        while let Ok(first) = self.receiver.recv() {
+            if matches!(first, Entry::Record(_)) {
+                // While nobody waits at the queue, putting something into it wakes nobody.
+                thread::sleep(GATHERING);
             }
+            iter::once(first).chain(self.receiver.try_iter()).for_each(Entry::take);
         }
     }
 }
 
 const MAX_QUEUED: usize = 4096;
+/// How long a line may wait for others.
+const GATHERING: Duration = Duration::from_millis(5);
 const ANONYMOUS_PER_SECOND: u64 = 10;
 
 #[cfg(test)]
