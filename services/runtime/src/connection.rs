@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,9 +12,10 @@ use axum::body::Body;
 use gaia_auth::{Connection, problem};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulConnection;
 use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -111,13 +113,17 @@ where
         let (activity, is_closing) = (activity.clone(), Arc::clone(&is_closing));
         service_fn(move |request| answer(terms.clone(), activity.begin(), Arc::clone(&is_closing), request))
     };
-    let builder = builder(protocol, &limits);
-    let io = match protocol {
-        Protocol::Http1 => Framed::strictly(io),
-        Protocol::Http2 => Framed::freely(io),
-    };
-    let io = TokioIo::new(PacedWrites::new(io, limits.slack));
-    let mut serving = std::pin::pin!(builder.serve_connection(io, service));
+    let mut serving: Pin<Box<dyn GracefulConnection<Error = hyper::Error, Output = hyper::Result<()>> + Send>> =
+        match protocol {
+            Protocol::Http1 => {
+                let io = TokioIo::new(PacedWrites::new(Framed::strictly(io), limits.slack));
+                Box::pin(http1(&limits).serve_connection(io, service))
+            }
+            Protocol::Http2 => {
+                let io = TokioIo::new(PacedWrites::new(Framed::freely(io), limits.slack));
+                Box::pin(http2().serve_connection(io, service))
+            }
+        };
     let mut distrusted = std::pin::pin!(distrusted);
     // hyper does not time out a silent or half-sent HTTP/2 preface.
     let mut first_request = std::pin::pin!(sleep(limits.first_request));
@@ -205,14 +211,15 @@ async fn answer(
     Ok(response.map(|body| Answering::new(body, under_way)))
 }
 
-fn builder(protocol: Protocol, limits: &Limits) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
+fn http1(limits: &Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.head).max_buf_size(MAX_HEAD_BYTES);
     builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .http2()
+}
+
+fn http2() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
@@ -221,10 +228,7 @@ fn builder(protocol: Protocol, limits: &Limits) -> Builder<TokioExecutor> {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .max_send_buf_size(MAX_SEND_BUFFER_BYTES);
-    match protocol {
-        Protocol::Http1 => builder.http1_only(),
-        Protocol::Http2 => builder.http2_only(),
-    }
+    builder
 }
 
 /// A time that does not come: the branch that waits for it is off until it is set.

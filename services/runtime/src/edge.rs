@@ -24,12 +24,11 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::connection::{self, Ends, Protocol, Stop, Terms};
 use crate::limits::Limits;
-use crate::listener::{protocol, reason};
+use crate::listener::{handshake, protocol, reason};
 use crate::metrics::Metrics;
 use crate::mount::{Directory, Files};
 use crate::random::random;
@@ -100,14 +99,12 @@ impl EdgeServing {
             return Box::pin(self.serve_http(tcp, Protocol::Http1, Transport::Plain, from)).await;
         };
         let Some(config) = newest.borrow().clone() else { return self.metrics.handshake_failed("not_ready") };
-        match timeout(self.limits.handshake, TlsAcceptor::from(config).accept(tcp)).await {
-            Ok(Ok(tls)) => {
-                let protocol = protocol(&tls);
-                Box::pin(self.serve_http(Box::new(tls), protocol, Transport::Tls, from)).await;
-            }
-            Ok(Err(error)) => self.metrics.handshake_failed(reason(&error)),
-            Err(_) => self.metrics.handshake_failed("timeout"),
-        }
+        let tls = match handshake(config, tcp, Instant::now() + self.limits.handshake).await {
+            Ok(tls) => tls,
+            Err(error) => return self.metrics.handshake_failed(reason(&error)),
+        };
+        let protocol = protocol(&tls);
+        Box::pin(self.serve_http(tls, protocol, Transport::Tls, from)).await;
     }
 
     async fn serve_http<IO>(self, io: IO, protocol: Protocol, transport: Transport, from: IpAddr)

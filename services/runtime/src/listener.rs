@@ -2,7 +2,9 @@
 //! is `Permissive`.
 
 use std::future::Future;
+use std::io;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use gaia_api::Clock;
 use gaia_api::mount::TlsMode;
 use gaia_auth::{Connection, PeerIdentity, Transport};
 use prometheus_client::metrics::counter::Counter;
+use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -101,12 +104,11 @@ impl Mesh {
             return self.metrics.handshake_failed("not_ready");
         };
         if first == TLS_HANDSHAKE {
-            let accepting = TlsAcceptor::from(Arc::clone(&generation.server)).accept(tcp);
-            match timeout_at(deadline, accepting).await {
-                Ok(Ok(tls)) => Box::pin(self.serve_tls(Box::new(tls), generation, from)).await,
-                Ok(Err(error)) => self.failed(reason(&error), &error.to_string()),
-                Err(_) => self.failed("timeout", "the handshake took too long"),
-            }
+            let tls = match handshake(Arc::clone(&generation.server), tcp, deadline).await {
+                Ok(tls) => tls,
+                Err(error) => return self.failed(reason(&error), &error.to_string()),
+            };
+            Box::pin(self.serve_tls(tls, generation, from)).await;
         } else if generation.policy().tls_mode == TlsMode::Permissive {
             let peer = Peer { transport: Transport::Plain, chain: Vec::new(), identity: None };
             Box::pin(self.serve_http(tcp, Protocol::Http1, peer, generation, from)).await;
@@ -123,8 +125,7 @@ impl Mesh {
         Box::pin(self.serve_http(tls, protocol, Peer { transport, chain, identity }, generation, from)).await;
     }
 
-    /// In a box of its own, as its stream is: an open connection holds no room for the handshake it came from, nor for
-    /// the ways its stream went.
+    /// In a box of its own, as its stream is: an open connection holds no room for the ways its stream went.
     async fn serve_http<IO>(self, io: IO, protocol: Protocol, peer: Peer, generation: Arc<Generation>, from: IpAddr)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -164,8 +165,23 @@ struct Peer {
     identity: Option<PeerIdentity>,
 }
 
+/// The handshake, in a box of its own: an open connection holds no room for the one it came from.
+///
+/// # Errors
+/// Why there is none; [`io::ErrorKind::TimedOut`] if it took too long.
+pub(crate) fn handshake(
+    config: Arc<ServerConfig>,
+    tcp: TcpStream,
+    deadline: Instant,
+) -> Pin<Box<impl Future<Output = io::Result<Box<TlsStream<TcpStream>>>>>> {
+    Box::pin(async move {
+        let tls = timeout_at(deadline, TlsAcceptor::from(config).accept(tcp)).await;
+        Ok(Box::new(tls.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long"))??))
+    })
+}
+
 /// The first byte, which is left where it is; `None` if there will be none.
-pub(crate) async fn first_byte(tcp: &TcpStream) -> std::io::Result<Option<u8>> {
+pub(crate) async fn first_byte(tcp: &TcpStream) -> io::Result<Option<u8>> {
     let mut first = [0];
     Ok((tcp.peek(&mut first).await? > 0).then_some(first[0]))
 }
@@ -229,7 +245,7 @@ pub(crate) fn protocol(tls: &TlsStream<TcpStream>) -> Protocol {
 }
 
 /// A handshake error as a metric label.
-pub(crate) fn reason(error: &std::io::Error) -> &'static str {
+pub(crate) fn reason(error: &io::Error) -> &'static str {
     use rustls::Error as Tls;
     match error.get_ref().and_then(|source| source.downcast_ref::<Tls>()) {
         Some(Tls::NoCertificatesPresented) => "no_client_certificate",
@@ -242,6 +258,7 @@ pub(crate) fn reason(error: &std::io::Error) -> &'static str {
         Some(Tls::PeerIncompatible(_)) => "incompatible",
         Some(Tls::InvalidMessage(_)) => "not_tls",
         Some(_) => "protocol",
+        None if error.kind() == io::ErrorKind::TimedOut => "timeout",
         None => "io",
     }
 }
