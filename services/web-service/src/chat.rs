@@ -41,17 +41,20 @@ pub(crate) async fn submit(
     User(session): User,
     sent: Result<Form<Sent>, FormRejection>,
 ) -> Response {
-    let Ok(Form(Sent { message, history })) = sent else {
-        return Trouble::BadForm.response(&site, Some(&session), true);
+    let Sent { message, history } = match sent {
+        Ok(Form(sent)) => sent,
+        Err(rejection) => return of_rejection(rejection.status()).response(&site, Some(&session), true),
     };
     let history = if history.is_empty() { Ok(Vec::new()) } else { serde_json::from_str::<Vec<Turn>>(&history) };
     let Ok(mut turns) = history else { return Trouble::BadForm.response(&site, Some(&session), true) };
     let message = message.trim().replace("\r\n", "\n");
     turns.push(Turn { role: Role::User, content: message.clone() });
-    if !is_conversation(&turns) {
-        return Trouble::BadForm.response(&site, Some(&session), true);
-    }
-    match whole_answer(&site, &session, &turns).await {
+    let answered = match judge(&turns) {
+        Ok(()) => whole_answer(&site, &session, &turns).await,
+        Err(Trouble::BadForm) => return Trouble::BadForm.response(&site, Some(&session), true),
+        Err(trouble) => Err(trouble),
+    };
+    match answered {
         Ok(text) => {
             turns.push(Turn { role: Role::Assistant, content: text });
             chat_page(&site, &session, StatusCode::OK, &turns, None, "")
@@ -74,11 +77,14 @@ pub(crate) async fn stream(
     User(session): User,
     conversation: Result<Json<Conversation>, JsonRejection>,
 ) -> Response {
-    let turns = match conversation {
-        Ok(Json(Conversation { messages })) if is_conversation(&messages) => messages,
-        _ => return Trouble::BadForm.response(&site, Some(&session), false),
+    let asked = match conversation {
+        Ok(Json(Conversation { messages })) => match judge(&messages) {
+            Ok(()) => ask(&site, &session, &messages, EVENT_STREAM).await,
+            Err(trouble) => Err(trouble),
+        },
+        Err(rejection) => Err(of_rejection(rejection.status())),
     };
-    match ask(&site, &session, &turns, EVENT_STREAM).await {
+    match asked {
         Ok(answer) => {
             let headers = [(CONTENT_TYPE, EVENT_STREAM), (HeaderName::from_static("x-accel-buffering"), "no")];
             (headers, Body::new(answer.into_body())).into_response()
@@ -97,7 +103,8 @@ async fn whole_answer(site: &Site, session: &Session, turns: &[Turn]) -> Result<
     let reading = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect();
     let body = tokio::time::timeout(PATIENCE, reading).await.map_err(|_| away())?.map_err(|_| away())?;
     let answer: Answer = serde_json::from_slice(&body.to_bytes()).map_err(|_| away())?;
-    Ok(answer.text)
+    // As a turn of the conversation it would be refused ever after.
+    if answer.text.trim().is_empty() { Err(Trouble::NothingSaid) } else { Ok(answer.text) }
 }
 
 async fn ask(
@@ -127,14 +134,22 @@ async fn ask(
     }
 }
 
-/// Whether it can be sent on: not too much of it, and the last word is the person's.
-fn is_conversation(turns: &[Turn]) -> bool {
+/// Whether it can be sent on: the last word is the person's, nothing in it is empty, and it is not too long.
+fn judge(turns: &[Turn]) -> Result<(), Trouble> {
     let is_mine = turns.last().is_some_and(|turn| turn.role == Role::User);
+    if !is_mine || turns.iter().any(|turn| turn.content.trim().is_empty()) {
+        return Err(Trouble::BadForm);
+    }
     let bytes: usize = turns.iter().map(|turn| turn.content.len()).sum();
-    is_mine
-        && turns.len() <= MAX_TURNS
-        && bytes <= MAX_BYTES
-        && turns.iter().all(|turn| !turn.content.trim().is_empty())
+    let is_too_long = turns.len() > MAX_TURNS
+        || bytes > MAX_BYTES
+        || turns.iter().any(|turn| turn.content.len() > MAX_TURN_BYTES);
+    if is_too_long { Err(Trouble::ConversationTooLong) } else { Ok(()) }
+}
+
+/// What it means that a conversation could not be read.
+fn of_rejection(status: StatusCode) -> Trouble {
+    if status == StatusCode::PAYLOAD_TOO_LARGE { Trouble::ConversationTooLong } else { Trouble::BadForm }
 }
 
 fn chat_page(
@@ -155,7 +170,9 @@ const EVENT_STREAM: &str = "text/event-stream";
 /// For the head of an answer, or all of one that is not streamed: a model may think for a while.
 const PATIENCE: Duration = Duration::from_secs(120);
 const MAX_MESSAGE_CHARS: usize = 8000;
+/// What chat-service takes, of turns and in one turn.
 const MAX_TURNS: usize = 200;
+const MAX_TURN_BYTES: usize = 64 * 1024;
 const MAX_BYTES: usize = 256 * 1024;
 /// With what form and JSON add to a conversation.
 pub(crate) const MAX_REQUEST_BYTES: usize = 4 * MAX_BYTES;

@@ -42,6 +42,12 @@ pub(crate) enum Trouble {
     NameTaken,
     /// The file is larger than any may be.
     TooLarge,
+    /// The conversation is longer than any may be.
+    ConversationTooLong,
+    /// The model does not take the conversation.
+    ConversationNotTaken,
+    /// The model answered with nothing.
+    NothingSaid,
     /// Too many requests.
     TooMany {
         /// After how many seconds the next may come, where that is known.
@@ -77,6 +83,10 @@ impl Trouble {
             StatusCode::NOT_FOUND if service == Service::Files => Self::NoFile,
             StatusCode::BAD_REQUEST if service == Service::Files => Self::BadName,
             StatusCode::CONFLICT if service == Service::Files => Self::NameTaken,
+            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY if service == Service::Chat => {
+                Self::ConversationNotTaken
+            }
+            StatusCode::PAYLOAD_TOO_LARGE if service == Service::Chat => Self::ConversationTooLong,
             StatusCode::PAYLOAD_TOO_LARGE => Self::TooLarge,
             StatusCode::TOO_MANY_REQUESTS => {
                 let after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -103,9 +113,10 @@ impl Trouble {
             Self::NoPage | Self::NoFile => StatusCode::NOT_FOUND,
             Self::NotThatWay => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadForm | Self::BadName => StatusCode::BAD_REQUEST,
-            Self::NotTaken(_) => StatusCode::BAD_GATEWAY,
+            Self::NotTaken(_) | Self::NothingSaid => StatusCode::BAD_GATEWAY,
             Self::NameTaken => StatusCode::CONFLICT,
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLarge | Self::ConversationTooLong => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::ConversationNotTaken => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
         }
     }
@@ -126,6 +137,9 @@ impl Trouble {
             Self::BadName => "bad_name",
             Self::NameTaken => "name_taken",
             Self::TooLarge => "too_large",
+            Self::ConversationTooLong => "conversation_too_long",
+            Self::ConversationNotTaken => "conversation_not_taken",
+            Self::NothingSaid => "nothing_said",
             Self::TooMany { .. } => "too_many",
         }
     }
@@ -137,10 +151,14 @@ impl Trouble {
             Self::SignedOut | Self::SessionEnded => "You are signed out",
             Self::SignInAway => "One moment, please",
             Self::NoPage | Self::NoFile => "There is nothing here",
-            Self::Away(_) | Self::TooMany { .. } => "That did not work",
-            Self::NotThatWay | Self::BadForm | Self::BadName | Self::NameTaken | Self::TooLarge => {
-                "That cannot be done"
-            }
+            Self::Away(_) | Self::TooMany { .. } | Self::NothingSaid => "That did not work",
+            Self::NotThatWay
+            | Self::BadForm
+            | Self::BadName
+            | Self::NameTaken
+            | Self::TooLarge
+            | Self::ConversationTooLong
+            | Self::ConversationNotTaken => "That cannot be done",
         }
     }
 
@@ -164,6 +182,11 @@ impl Trouble {
             Self::BadName => "A file cannot have this name.".to_owned(),
             Self::NameTaken => "A folder and a file would have the same name.".to_owned(),
             Self::TooLarge => "That is too large: a file may have 64 MiB.".to_owned(),
+            Self::ConversationTooLong => "This conversation is too long to go on. Begin a new one.".to_owned(),
+            Self::ConversationNotTaken => {
+                "The assistant does not take this conversation: it may be too long. Begin a new one.".to_owned()
+            }
+            Self::NothingSaid => "The assistant gave no answer. Try again, perhaps in other words.".to_owned(),
             Self::TooMany { retry_after: Some(seconds) } => {
                 format!("Too many requests. Try again in {seconds} seconds.")
             }
@@ -177,6 +200,7 @@ impl Trouble {
             let (link, link_text) = match self {
                 Self::SignedOut | Self::SessionEnded => ("/sign-in", "Sign in"),
                 Self::NoFile | Self::BadName | Self::NameTaken | Self::TooLarge => ("/files", "To the files"),
+                Self::ConversationTooLong => ("/chat", "To a new conversation"),
                 _ => ("/", "To the start"),
             };
             let text = self.text();

@@ -126,7 +126,7 @@ function chat() {
       trouble = failure.name === "AbortError" ? "" : "The connection was lost. Try again in a moment.";
     }
     item.classList.remove("busy");
-    if (answer.content) {
+    if (answer.content.trim()) {
       turns.push(mine, answer);
       keep();
       if (trouble !== null) cut(item, trouble === "" ? "Stopped." : "The answer broke off here.");
@@ -136,6 +136,7 @@ function chat() {
       asked.remove();
       if (hello) hello.hidden = turns.length > 0;
       if (!message.value) message.value = text;
+      if (trouble === null) trouble = "The assistant gave no answer. Try again, perhaps in other words.";
     }
     if (trouble) fail(trouble);
     end(trouble === null ? "The answer is complete." : "The answer is not complete.");

@@ -55,6 +55,8 @@ pub(super) struct BehindState {
     pub(super) credentials: Vec<&'static str>,
     pub(super) files: BTreeMap<String, Vec<u8>>,
     pub(super) chats: Vec<Value>,
+    /// What chat-service answers with: a status and, where that is a success, a text.
+    pub(super) chat_answer: (u16, &'static str),
     pub(super) token_bytes: usize,
     generation: usize,
 }
@@ -186,10 +188,12 @@ fn chat_routes(routes: Routes, behind: &Arc<Behind>) -> Routes {
     let chat = |State(behind): State<Arc<Behind>>, headers: HeaderMap, Json(body): Json<Value>| async move {
         behind.judge(&headers)?;
         behind.state().chats.push(body);
+        let (status, text) = behind.state().chat_answer;
+        if status != 200 {
+            return Err(StatusCode::from_u16(status).unwrap());
+        }
         if headers["accept"] == "application/json" {
-            return Ok::<_, StatusCode>(
-                Json(json!({ "text": "All <b>at once</b>", "finish_reason": "stop" })).into_response(),
-            );
+            return Ok::<_, StatusCode>(Json(json!({ "text": text, "finish_reason": "stop" })).into_response());
         }
         let events =
             ["event: delta\ndata: {\"text\": \"Bit\"}\n\n", "event: done\ndata: {\"finish_reason\": \"stop\"}\n\n"];
@@ -228,6 +232,7 @@ impl Scene {
                 credentials: Vec::new(),
                 files: BTreeMap::new(),
                 chats: Vec::new(),
+                chat_answer: (200, "All <b>at once</b>"),
                 token_bytes: 0,
                 generation: 0,
             }),

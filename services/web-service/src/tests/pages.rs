@@ -76,12 +76,69 @@ async fn what_is_no_conversation_is_not_sent_on() {
         let answer = browser.post_form("/chat", &[("message", message), ("history", history)]).await;
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{message} {history}");
     }
-    let long = json!({ "messages": [{ "role": "user", "content": "x".repeat(300_000) }] }).to_string();
-    for body in ["{}", "{\"messages\":[]}", "{\"messages\":[{\"role\":\"assistant\",\"content\":\"x\"}]}", &long] {
-        let answer = browser.fetch(Method::POST, "/chat/stream", "application/json", body.to_owned()).await;
+    for body in ["{}", "{\"messages\":[]}", "{\"messages\":[{\"role\":\"assistant\",\"content\":\"x\"}]}"] {
+        let answer = browser.fetch(Method::POST, "/chat/stream", "application/json", body).await;
         assert_eq!(answer.status, StatusCode::BAD_REQUEST);
     }
     assert!(scene.behind.state().chats.is_empty());
+}
+
+#[tokio::test]
+async fn an_empty_answer_does_not_stand_in_the_way_of_the_next() {
+    let scene = Scene::begin().await;
+    let mut browser = scene.signed_in().await;
+    scene.behind.state().chat_answer = (200, " \n");
+    let empty = browser.post_form("/chat", &[("message", "Hello?"), ("history", "")]).await;
+    assert_eq!(empty.status, StatusCode::BAD_GATEWAY);
+    for part in ["The assistant gave no answer.", r#"name="history" value="""#, ">Hello?</textarea>"] {
+        assert!(empty.body.contains(part), "{part} in {}", empty.body);
+    }
+    scene.behind.state().chat_answer = (200, "Hello!");
+    let again = browser.post_form("/chat", &[("message", "Hello?"), ("history", "")]).await;
+    assert_eq!((again.status, again.body.contains("Hello!")), (StatusCode::OK, true));
+}
+
+#[tokio::test]
+async fn a_conversation_that_grew_too_long_is_kept_and_what_to_do_is_said() {
+    let scene = Scene::begin().await;
+    let mut browser = scene.signed_in().await;
+    let turn = |role: &str, text: String| json!({ "role": role, "content": text });
+    let long_answer = json!([turn("user", "Tell me".to_owned()), turn("assistant", "x".repeat(70_000))]);
+    let asked = [("message", "And then?"), ("history", &*long_answer.to_string())];
+    let page = browser.post_form("/chat", &asked).await;
+    assert_eq!(page.status, StatusCode::PAYLOAD_TOO_LARGE);
+    for part in ["This conversation is too long to go on.", "Tell me", ">And then?</textarea>"] {
+        assert!(page.body.contains(part), "{part}");
+    }
+    for long in [vec![turn("user", "x".repeat(70_000))], vec![turn("user", "x".to_owned()); 201]] {
+        let body = json!({ "messages": long }).to_string();
+        let answer = browser.fetch(Method::POST, "/chat/stream", "application/json", body).await;
+        assert_eq!((answer.status, answer.body.contains("too long")), (StatusCode::PAYLOAD_TOO_LARGE, true));
+    }
+    let huge = json!({ "messages": [turn("user", "x".repeat(1_100_000))] }).to_string();
+    let answer = browser.fetch(Method::POST, "/chat/stream", "application/json", huge).await;
+    assert_eq!((answer.status, answer.body.contains("too long")), (StatusCode::PAYLOAD_TOO_LARGE, true));
+    assert!(scene.behind.state().chats.is_empty());
+}
+
+#[tokio::test]
+async fn what_chat_service_refuses_is_told_in_terms_of_the_conversation() {
+    let scene = Scene::begin().await;
+    let mut browser = scene.signed_in().await;
+    let body = json!({ "messages": [{ "role": "user", "content": "Hello" }] }).to_string();
+    for (status, said) in [
+        (400, "does not take this conversation"),
+        (422, "does not take this conversation"),
+        (413, "too long to go on"),
+        (503, "does not answer"),
+    ] {
+        scene.behind.state().chat_answer = (status, "");
+        let page = browser.post_form("/chat", &[("message", "Hello"), ("history", "")]).await;
+        let streamed = browser.fetch(Method::POST, "/chat/stream", "application/json", body.clone()).await;
+        for answer in [page, streamed] {
+            assert!(answer.body.contains(said) && !answer.body.contains("a file"), "{status}: {}", answer.body);
+        }
+    }
 }
 
 #[tokio::test]
