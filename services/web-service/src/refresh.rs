@@ -72,10 +72,10 @@ impl Refreshes {
         if let Some(flight) = flights.get(&key).filter(|flight| !flight.is_over()) {
             return (flight.clone(), false);
         }
-        if flights.len() >= MAX_REMEMBERED {
-            flights.retain(|_, flight| flight.landed().is_none());
-        }
         flights.retain(|_, flight| !flight.is_over());
+        if flights.len() >= MAX_REMEMBERED {
+            make_room(&mut flights);
+        }
         let (sender, outcome) = watch::channel(None);
         let flight = Flight { outcome, landed: Arc::default() };
         flights.insert(key, flight.clone());
@@ -105,7 +105,22 @@ impl Flight {
     }
 
     fn is_over(&self) -> bool {
-        self.landed().is_some_and(|landed| landed.elapsed() >= REMEMBERED)
+        self.has_crashed() || self.landed().is_some_and(|landed| landed.elapsed() >= REMEMBERED)
+    }
+
+    /// Whether it ended and left no outcome: it panicked.
+    fn has_crashed(&self) -> bool {
+        self.outcome.has_changed().is_err() && self.outcome.borrow().is_none()
+    }
+}
+
+/// Forgets what landed first: nobody is as likely to have got its answer.
+fn make_room(flights: &mut HashMap<Key, Flight>) {
+    let landed = flights.iter().filter_map(|(key, flight)| Some((flight.landed()?, *key)));
+    let mut landed: Vec<(Instant, Key)> = landed.collect();
+    landed.sort_unstable();
+    for (_, key) in landed.iter().take(MAX_REMEMBERED / 8) {
+        flights.remove(key);
     }
 }
 
@@ -184,6 +199,34 @@ mod tests {
         assert_eq!(failed.outcome.unwrap_err(), LoginError::Unavailable);
         tokio::task::yield_now().await;
         assert!(refreshes.next(&old, || async { Ok(next()) }).await.outcome.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_refresh_that_panicked_does_not_shut_anybody_out() {
+        let refreshes = Refreshes::default();
+        let old = session("2026-01-01T01:00:00Z");
+        let failed = refreshes.next(&old, || async { panic!("on purpose") }).await;
+        assert_eq!(failed.outcome.unwrap_err(), LoginError::Unavailable);
+        assert!(refreshes.next(&old, || async { Ok(next()) }).await.outcome.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_too_many_the_first_are_forgotten_and_the_last_are_not() {
+        let refreshes = Refreshes::default();
+        let state = |number: usize| {
+            Session { refresh_token: format!("old-{number}"), ..session("2026-01-01T01:00:00Z") }
+        };
+        for number in 0..=MAX_REMEMBERED {
+            refreshes.next(&state(number), || async { Ok(next()) }).await.outcome.unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(refreshes.flights().len() <= MAX_REMEMBERED);
+        for number in [MAX_REMEMBERED / 2, MAX_REMEMBERED - 1, MAX_REMEMBERED] {
+            let again = refreshes.next(&state(number), || async { panic!("it was refreshed twice") }).await;
+            assert!(again.outcome.is_ok(), "{number}");
+        }
+        let first = refreshes.next(&state(0), || async { Err(LoginError::SessionEnded) }).await;
+        assert_eq!(first.outcome.unwrap_err(), LoginError::SessionEnded);
     }
 
     #[tokio::test]
