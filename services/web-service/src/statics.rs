@@ -17,14 +17,14 @@ pub(crate) struct Statics {
 }
 
 pub(crate) static STATICS: LazyLock<Statics> = LazyLock::new(|| {
-    let [style, script, icon] = FILES.map(|file| format!("/static/{}", file.name()));
+    let [style, script, icon] = NAMES.each_ref().map(|name| format!("/static/{name}"));
     Statics { style, script, icon }
 });
 
 /// One of them, or 404 for any other name: an old one is not the new one.
 pub(crate) async fn serve(Path(name): Path<String>) -> Response {
-    match FILES.iter().find(|file| file.name() == name) {
-        Some(file) => {
+    match FILES.iter().zip(NAMES.iter()).find(|(_, known)| **known == name) {
+        Some((file, _)) => {
             let headers = [(CONTENT_TYPE, file.content_type), (CACHE_CONTROL, "public, max-age=31536000, immutable")];
             (headers, file.text).into_response()
         }
@@ -45,6 +45,9 @@ impl File {
         format!("{}.{}.{}", self.stem, &hash[..16], self.extension)
     }
 }
+
+/// Their names, as [`FILES`] are: hashed once.
+static NAMES: LazyLock<[String; 3]> = LazyLock::new(|| FILES.map(|file| file.name()));
 
 const FILES: [File; 3] = [
     File {
