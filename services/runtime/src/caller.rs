@@ -32,7 +32,7 @@ pub struct Caller {
 #[derive(Debug, Clone, clap::Args)]
 pub struct CallsConfig {
     /// Where auth-service is, for tokens: https and no path
-    #[arg(long, env = "GAIA_AUTH_URL", default_value = "https://auth-service:8443", value_parser = https)]
+    #[arg(long, env = "GAIA_AUTH_URL", default_value = "https://auth-service:8443", value_parser = parse_https)]
     pub auth_url: Uri,
     /// A file with an API key that other services are called with instead of tokens, for as long as it is there
     #[arg(long, env = "GAIA_API_KEY_FILE")]
@@ -222,7 +222,11 @@ fn check_protected(uri: &Uri) -> Result<(), CallError> {
     if uri.scheme() == Some(&Scheme::HTTP) { Err(CallError::Unprotected { uri: place(uri) }) } else { Ok(()) }
 }
 
-fn https(text: &str) -> Result<Uri, String> {
+/// Where a service is that is called over https and no other way, as a flag has it.
+///
+/// # Errors
+/// What it must be.
+pub fn parse_https(text: &str) -> Result<Uri, String> {
     parse_upstream(text)
         .ok()
         .filter(|uri| uri.scheme() == Some(&Scheme::HTTPS))

@@ -45,7 +45,7 @@ mod tests;
 mod tokens;
 mod watch;
 
-pub use caller::{Caller, CallsConfig, parse_upstream};
+pub use caller::{Caller, CallsConfig, parse_https, parse_upstream};
 pub use client::{CallError, Hosts, MeshClient};
 pub use config::RuntimeConfig;
 pub use edge::{Edge, EdgeConfig};

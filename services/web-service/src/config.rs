@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use gaia_runtime::client_ip::parse_network;
-use gaia_runtime::{CallsConfig, EdgeConfig, RuntimeConfig, parse_upstream};
+use gaia_runtime::{CallsConfig, EdgeConfig, RuntimeConfig, parse_https, parse_upstream};
 use http::Uri;
 use ipnet::IpNet;
 
@@ -28,8 +28,8 @@ pub struct Config {
     /// Where chat-service is: https (or http, where the API key alone may be used) and no path; without it there is no chat
     #[arg(long, env = "GAIA_UPSTREAM_CHAT_SERVICE", value_parser = parse_upstream)]
     pub upstream_chat_service: Option<Uri>,
-    /// Where auth-service is, for signing in [default: GAIA_AUTH_URL]
-    #[arg(long, env = "GAIA_UPSTREAM_AUTH_SERVICE", value_parser = parse_upstream)]
+    /// Where auth-service is, for signing in: https and no path [default: GAIA_AUTH_URL]
+    #[arg(long, env = "GAIA_UPSTREAM_AUTH_SERVICE", value_parser = parse_https)]
     pub upstream_auth_service: Option<Uri>,
     /// Proxies, as CIDRs with commas in between, that are believed about whom they speak for (X-Forwarded-For)
     #[arg(long, env = "GAIA_TRUSTED_PROXIES", value_delimiter = ',', value_parser = parse_network)]
@@ -58,5 +58,24 @@ fn provider(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("must be the issuer's own name for it: lower-case letters, digits and _".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[test]
+    fn people_sign_in_over_https_and_services_may_be_called_without() {
+        let parse = |flag: &str, value: &str| {
+            let fixed = ["web-service", "--service-name", "web-service", "--session-keys-file", "keys"];
+            Config::try_parse_from(fixed.into_iter().chain([flag, value])).map(drop).map_err(|error| error.to_string())
+        };
+        let error = parse("--upstream-auth-service", "http://auth-service:8080").unwrap_err();
+        assert!(error.contains("--upstream-auth-service") && error.contains("must be https://host"), "{error}");
+        assert_eq!(parse("--upstream-auth-service", "https://auth-service:8443"), Ok(()));
+        assert_eq!(parse("--upstream-chat-service", "http://chat-service:8080"), Ok(()));
     }
 }
