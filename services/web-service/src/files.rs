@@ -135,7 +135,7 @@ pub(crate) async fn delete(State(site): State<Arc<Site>>, User(session): User, P
 
 async fn list_page(site: &Site, session: &Session, status: StatusCode, notice: Option<Notice>) -> Response {
     let Some(assets) = &site.assets else { return Trouble::NoPage.response(site, Some(session), true) };
-    let listed = list(assets, session).await;
+    let listed = list(assets, session, MAX_LISTED).await;
     let is_listed = listed.is_ok();
     let (status, notice, list) = match listed {
         Ok(list) => (status, notice, list),
@@ -156,7 +156,7 @@ async fn list_page(site: &Site, session: &Session, status: StatusCode, notice: O
     let list = pages::FileList {
         frame: Frame::new(site, Some(session), "files"),
         notice,
-        is_shared: assets.taken() == Taken::ApiKey,
+        is_shared: list.taken == Taken::ApiKey,
         is_listed,
         files: files.collect(),
         has_more: list.has_more,
@@ -168,6 +168,9 @@ async fn list_page(site: &Site, session: &Session, status: StatusCode, notice: O
 pub(crate) struct List {
     assets: Vec<Asset>,
     has_more: bool,
+    /// What the service took for this list.
+    #[serde(skip)]
+    pub(crate) taken: Taken,
 }
 
 #[derive(Deserialize)]
@@ -177,21 +180,24 @@ struct Asset {
     modified: Option<Timestamp>,
 }
 
-/// What asset-service lists for the person.
-pub(crate) async fn list(assets: &Upstream, session: &Session) -> Result<List, Trouble> {
-    let request = Request::builder().uri(assets.uri("/assets")).header(ACCEPT, "application/json").body(Bytes::new());
+/// What asset-service lists for the person, at most `limit` files.
+pub(crate) async fn list(assets: &Upstream, session: &Session, limit: usize) -> Result<List, Trouble> {
+    let uri = assets.uri(&format!("/assets?limit={limit}"));
+    let request = Request::builder().uri(uri).header(ACCEPT, "application/json").body(Bytes::new());
     let answer = assets.call(request.map_err(|_| Trouble::BadName)?, session, PATIENCE).await;
     let answer = answer.map_err(|error| Trouble::of_error(Service::Files, &error))?;
     if answer.status() != StatusCode::OK {
         return Err(Trouble::of_answer(Service::Files, &answer));
     }
     let away = || Trouble::Away(Service::Files);
+    let taken = answer.extensions().get::<Taken>().copied().unwrap_or_default();
     let reading = Limited::new(answer.into_body(), MAX_LIST_BYTES).collect();
     let body = tokio::time::timeout(PATIENCE, reading).await.map_err(|_| away())?.map_err(|_| away())?;
-    serde_json::from_slice(&body.to_bytes()).map_err(|_| {
+    let list: List = serde_json::from_slice(&body.to_bytes()).map_err(|_| {
         tracing::warn!("the list of asset-service is none");
         away()
-    })
+    })?;
+    Ok(List { taken, ..list })
 }
 
 async fn call(
@@ -269,6 +275,8 @@ fn encoded(path: &str) -> String {
 /// RFC 3986, section 2.3: what never needs an escape.
 const NOT_IN_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The most that asset-service lists at once.
+const MAX_LISTED: usize = 1000;
 const MAX_LIST_BYTES: usize = 4 * 1024 * 1024;
 const KEPT: [&HeaderName; 6] =
     [&CONTENT_LENGTH, &CONTENT_RANGE, &CONTENT_DISPOSITION, &ETAG, &LAST_MODIFIED, &ACCEPT_RANGES];

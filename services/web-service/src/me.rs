@@ -10,18 +10,18 @@ use http::StatusCode;
 use crate::files;
 use crate::pages::{self, Frame, Known};
 use crate::site::{Person, Site};
-use crate::upstream::{Taken, Upstream};
+use crate::upstream::Taken;
 
 /// The page.
 pub(crate) async fn show(State(site): State<Arc<Site>>, Person { session, is_late }: Person) -> Response {
     let mut services = Vec::new();
     if let Some(chat) = &site.chat {
-        services.push(Known { name: "chat-service", credential: known_as(chat) });
+        services.push(Known { name: "chat-service", credential: known_as(chat.taken()) });
     }
     if let Some(assets) = &site.assets {
         // It can be asked without doing anything.
-        let answers = !is_late && files::list(assets, &session).await.is_ok();
-        let credential = if answers { known_as(assets) } else { "It does not answer, or takes none of them." };
+        let listed = if is_late { None } else { files::list(assets, &session, 1).await.ok() };
+        let credential = listed.map_or("It does not answer, or takes none of them.", |list| known_as(list.taken));
         services.push(Known { name: "asset-service", credential });
     }
     let mode = site.generations.borrow().as_ref().map(|generation| generation.policy().mode);
@@ -44,8 +44,8 @@ pub(crate) async fn show(State(site): State<Arc<Site>>, Person { session, is_lat
     pages::page(StatusCode::OK, &me)
 }
 
-fn known_as(upstream: &Upstream) -> &'static str {
-    match upstream.taken() {
+fn known_as(taken: Taken) -> &'static str {
+    match taken {
         Taken::Unknown => "Not called yet.",
         Taken::Token => "By your JWT.",
         Taken::ApiKey => "By the platform’s API key: it does not take your JWT yet.",

@@ -31,9 +31,10 @@ impl fmt::Debug for Upstream {
 }
 
 /// What a service took the last call with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Taken {
     /// It was not called yet.
+    #[default]
     Unknown,
     /// The user's token.
     Token,
@@ -79,7 +80,8 @@ impl Upstream {
         format!("{}{path}", self.base.to_string().trim_end_matches('/'))
     }
 
-    /// Calls with the user's token, and where that gets a 401, with the API key.
+    /// Calls with the user's token, and where that gets a 401, with the API key. What was taken is an extension of the
+    /// answer.
     ///
     /// # Errors
     /// [`UpstreamError`] without an answer within `patience`.
@@ -95,8 +97,7 @@ impl Upstream {
         } else {
             let answer = self.by_token(request.clone().map(Body::from), session, patience).await?;
             if answer.status() != StatusCode::UNAUTHORIZED {
-                self.taken.store(TOKEN, Ordering::Relaxed);
-                return Ok(answer);
+                return Ok(self.took(Taken::Token, answer));
             }
             Some(answer)
         };
@@ -104,10 +105,8 @@ impl Upstream {
         match (answer, refused) {
             (Some(answer), _) => {
                 let answer = answer?;
-                if answer.status() != StatusCode::UNAUTHORIZED {
-                    self.taken.store(API_KEY, Ordering::Relaxed);
-                }
-                Ok(answer)
+                let is_taken = answer.status() != StatusCode::UNAUTHORIZED;
+                Ok(if is_taken { self.took(Taken::ApiKey, answer) } else { answer })
             }
             (None, Some(refused)) => Ok(refused),
             (None, None) => Err(UpstreamError::NoKey),
@@ -135,6 +134,12 @@ impl Upstream {
             self.taken.store(other, Ordering::Relaxed);
         }
         Ok(answer)
+    }
+
+    fn took<B>(&self, taken: Taken, mut answer: Response<B>) -> Response<B> {
+        self.taken.store(if taken == Taken::ApiKey { API_KEY } else { TOKEN }, Ordering::Relaxed);
+        answer.extensions_mut().insert(taken);
+        answer
     }
 
     async fn by_token(

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path as UrlPath, State};
+use axum::extract::{Path as UrlPath, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use futures::stream;
@@ -54,6 +54,8 @@ pub(super) struct BehindState {
     pub(super) clients: Vec<String>,
     pub(super) credentials: Vec<&'static str>,
     pub(super) files: BTreeMap<String, Vec<u8>>,
+    /// What lists were asked for by.
+    pub(super) lists: Vec<String>,
     pub(super) chats: Vec<Value>,
     /// What chat-service answers with: a status and, where that is a success, a text.
     pub(super) chat_answer: (u16, &'static str),
@@ -148,9 +150,10 @@ fn auth_routes(routes: Routes, behind: &Arc<Behind>) -> Routes {
 }
 
 fn asset_routes(routes: Routes, behind: &Arc<Behind>) -> Routes {
-    let list = |State(behind): State<Arc<Behind>>, headers: HeaderMap| async move {
+    let list = |State(behind): State<Arc<Behind>>, RawQuery(query): RawQuery, headers: HeaderMap| async move {
         behind.judge(&headers)?;
-        let state = behind.state();
+        let mut state = behind.state();
+        state.lists.extend(query);
         let assets = state
             .files
             .iter()
@@ -231,6 +234,7 @@ impl Scene {
                 clients: Vec::new(),
                 credentials: Vec::new(),
                 files: BTreeMap::new(),
+                lists: Vec::new(),
                 chats: Vec::new(),
                 chat_answer: (200, "All <b>at once</b>"),
                 token_bytes: 0,

@@ -126,6 +126,27 @@ async fn without_an_api_key_a_refused_token_is_the_end() {
     assert_eq!(scene.behind.state().credentials, ["token"]);
 }
 
+#[tokio::test]
+async fn files_are_said_to_be_shared_only_where_the_list_was_had_by_the_key() {
+    let scene = Scene::begin().await;
+    let mut browser = scene.signed_in().await;
+    scene.behind.state().takes_tokens = false;
+    // There is no key; that the next upload would go by one says nothing of files.
+    let put = browser.fetch(Method::PUT, "/files/a", "text/plain", "x").await;
+    assert_eq!(put.status, StatusCode::BAD_GATEWAY);
+    let page = browser.get("/files").await;
+    assert!(!page.body.contains("everybody here shares"), "{}", page.body);
+    assert!(!browser.get("/me").await.body.contains("By the platform’s API key"));
+}
+
+#[tokio::test]
+async fn who_i_am_is_found_out_by_a_list_of_one() {
+    let scene = Scene::begin().await;
+    let mut browser = scene.signed_in().await;
+    assert!(browser.get("/me").await.body.contains("By your JWT."));
+    assert_eq!(scene.behind.state().lists, ["limit=1"]);
+}
+
 fn part(name: &str, content: &str) -> String {
     format!(
         "--B\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\nContent-Type: text/plain\r\n\r\n{content}\r\n"
