@@ -120,8 +120,12 @@ async fn upload(
     if announced.is_some_and(|bytes: u64| bytes > MAX_ASSET_BYTES) {
         return Err(AssetError::TooLarge);
     }
-    let check = check(&parts.headers);
-    let put = assets.put(&principal.subject, &path, body, check.as_deref()).await?;
+    // A handler is dropped where its caller goes away. This goes on: the body ends, and what was written is taken back.
+    let putting = tokio::spawn(async move {
+        let check = check(&parts.headers);
+        assets.put(&principal.subject, &path, body, check.as_deref()).await
+    });
+    let put = putting.await.map_err(object_store::Error::from)??;
     let status = match put.written {
         Written::Created => StatusCode::CREATED,
         Written::Replaced => StatusCode::NO_CONTENT,

@@ -1,5 +1,6 @@
 //! The same in a bucket.
 
+use futures::StreamExt as _;
 use gaia_e2e::s3::{BUCKET, S3};
 
 use super::*;
@@ -62,6 +63,23 @@ async fn a_large_asset_goes_to_a_bucket_in_parts_and_one_that_breaks_off_leaves_
     assert!(caller.client.request(request).await.is_err());
     gaia_runtime::testing::eventually("nothing is left of it", async || s3.open_uploads() == 0).await;
     assert_eq!(s3.objects(), ["key:legacy/large"]);
+}
+
+#[tokio::test]
+async fn an_upload_whose_caller_goes_away_leaves_no_parts() {
+    let s3 = S3::start().await.unwrap();
+    let service = start_on(&s3, "").await;
+    let caller = service.with_key("the-shared-key");
+    let piece = axum::body::Bytes::from(vec![7; 1024 * 1024]);
+    let pieces = futures::stream::iter(std::iter::repeat_n(piece, 9).map(Ok::<_, std::io::Error>));
+    let body = Body::from_stream(pieces.chain(futures::stream::pending()));
+    let mut request = Request::put(format!("{}/assets/given-up", service.url)).body(body).unwrap();
+    request.headers_mut().extend(caller.headers.clone());
+    let asking = tokio::spawn(async move { caller.client.request(request).await });
+    gaia_runtime::testing::eventually("parts are on their way", async || s3.open_uploads() == 1).await;
+    asking.abort();
+    gaia_runtime::testing::eventually("nothing is left of it", async || s3.open_uploads() == 0).await;
+    assert_eq!(s3.objects(), Vec::<String>::new());
 }
 
 #[tokio::test]
