@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, put};
 use gaia_auth::{Access, Principal, problem};
 use gaia_runtime::Routes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
@@ -25,7 +25,7 @@ pub(crate) fn routes(routes: Routes, assets: &Assets) -> Routes {
     let (read, write) = (Access::Scopes(&["assets:read"]), Access::Scopes(&["assets:write"]));
     routes
         .route("/assets", read, get(list).with_state(assets.clone()))
-        .route(ASSET, read, get(download).head(look).with_state(assets.clone()))
+        .route(ASSET, read, get(download).with_state(assets.clone()))
         .route(ASSET, write, put(upload).with_state(assets.clone()))
         .route(ASSET, write, delete(remove).with_state(assets.clone()))
 }
@@ -50,10 +50,12 @@ async fn list(
     Ok(Json(List { assets, has_more }))
 }
 
+/// A GET, or a HEAD: the same without the asset itself.
 async fn download(
     State(assets): State<Assets>,
     principal: Principal,
     Path(path): Path<String>,
+    method: Method,
     conditions: HeaderMap,
 ) -> Result<Response, AssetError> {
     let path = AssetPath::parse(&path)?;
@@ -64,6 +66,12 @@ async fn download(
         if judge_read(&conditions, &validators)? == Reading::NotModified {
             return Ok(not_modified(&validators));
         }
+        let mut headers = asset_headers(&path, &validators);
+        // A range is of a GET alone (RFC 9110, section 14.2).
+        if method == Method::HEAD {
+            headers.insert(header::CONTENT_LENGTH, meta.size.into());
+            return Ok((headers, Body::empty()).into_response());
+        }
         let range = wanted_range(&conditions, meta.size, &validators)?;
         let found = match assets.get(&meta, range.clone()).await {
             // Somebody wrote it in between: it is judged anew.
@@ -73,7 +81,6 @@ async fn download(
             }
             found => found?,
         };
-        let mut headers = asset_headers(&path, &validators);
         let bytes = range.clone().unwrap_or(0..meta.size);
         headers.insert(header::CONTENT_LENGTH, (bytes.end - bytes.start).into());
         let mut status = StatusCode::OK;
@@ -84,24 +91,6 @@ async fn download(
         }
         return Ok((status, headers, Body::from_stream(found.into_stream())).into_response());
     }
-}
-
-/// The same without the asset itself.
-async fn look(
-    State(assets): State<Assets>,
-    principal: Principal,
-    Path(path): Path<String>,
-    conditions: HeaderMap,
-) -> Result<Response, AssetError> {
-    let path = AssetPath::parse(&path)?;
-    let meta = assets.head(&principal.subject, &path).await?;
-    let validators = Validators::from(&meta);
-    if judge_read(&conditions, &validators)? == Reading::NotModified {
-        return Ok(not_modified(&validators));
-    }
-    let mut headers = asset_headers(&path, &validators);
-    headers.insert(header::CONTENT_LENGTH, meta.size.into());
-    Ok((headers, Body::empty()).into_response())
 }
 
 async fn upload(

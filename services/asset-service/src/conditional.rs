@@ -49,17 +49,11 @@ pub(crate) enum Reading {
 /// # Errors
 /// [`AssetError::Condition`] if one fails, [`AssetError::BadCondition`] if one cannot be read.
 pub(crate) fn judge_read(headers: &HeaderMap, found: &Validators) -> Result<Reading, AssetError> {
-    judge_write(headers, Some(found)).or_else(|error| match error {
-        // RFC 9110, section 13.2.2: what may not be changed is what need not be sent.
-        AssetError::Condition if has(headers, &header::IF_NONE_MATCH) && preconditions_hold(headers, Some(found))? => {
-            Ok(())
-        }
-        error => Err(error),
-    })?;
+    if !preconditions_hold(headers, Some(found))? {
+        return Err(AssetError::Condition);
+    }
     let is_same = match read::<IfNoneMatch>(headers)? {
-        Some(known) => {
-            found.etag.as_ref().is_some_and(|etag| !known.precondition_passes(etag)) || known == IfNoneMatch::any()
-        }
+        Some(known) => names(&known, found),
         // A date that cannot be read is no condition.
         None => headers.typed_get::<IfModifiedSince>().is_some_and(|since| !since.is_modified(found.modified)),
     };
@@ -71,12 +65,16 @@ pub(crate) fn judge_read(headers: &HeaderMap, found: &Validators) -> Result<Read
 /// # Errors
 /// [`AssetError::Condition`] if one fails, [`AssetError::BadCondition`] if one cannot be read.
 pub(crate) fn judge_write(headers: &HeaderMap, found: Option<&Validators>) -> Result<(), AssetError> {
-    let is_new_to_the_client = match (read::<IfNoneMatch>(headers)?, found) {
-        (None, _) | (Some(_), None) => true,
-        (Some(known), Some(_)) if known == IfNoneMatch::any() => false,
-        (Some(known), Some(found)) => found.etag.as_ref().is_none_or(|etag| known.precondition_passes(etag)),
+    let is_known = match (read::<IfNoneMatch>(headers)?, found) {
+        (Some(known), Some(found)) => names(&known, found),
+        _ => false,
     };
-    if is_new_to_the_client && preconditions_hold(headers, found)? { Ok(()) } else { Err(AssetError::Condition) }
+    if !is_known && preconditions_hold(headers, found)? { Ok(()) } else { Err(AssetError::Condition) }
+}
+
+/// Whether `If-None-Match` names this state.
+fn names(known: &IfNoneMatch, found: &Validators) -> bool {
+    *known == IfNoneMatch::any() || found.etag.as_ref().is_some_and(|etag| !known.precondition_passes(etag))
 }
 
 /// `If-Match`, else `If-Unmodified-Since`.
@@ -92,7 +90,7 @@ fn preconditions_hold(headers: &HeaderMap, found: Option<&Validators>) -> Result
 
 /// Whether a write has any condition.
 pub(crate) fn is_conditional(headers: &HeaderMap) -> bool {
-    [header::IF_MATCH, header::IF_NONE_MATCH, header::IF_UNMODIFIED_SINCE].iter().any(|name| has(headers, name))
+    [header::IF_MATCH, header::IF_NONE_MATCH, header::IF_UNMODIFIED_SINCE].iter().any(|name| headers.contains_key(name))
 }
 
 /// Which bytes a GET wants; none: all of them.
@@ -141,10 +139,6 @@ fn one_range(text: &str) -> Option<(Option<u64>, Option<u64>)> {
 
 fn read<H: Header>(headers: &HeaderMap) -> Result<Option<H>, AssetError> {
     headers.typed_try_get().map_err(|_| AssetError::BadCondition)
-}
-
-fn has(headers: &HeaderMap, name: &header::HeaderName) -> bool {
-    headers.contains_key(name)
 }
 
 #[cfg(test)]
