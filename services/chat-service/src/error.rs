@@ -2,7 +2,8 @@
 
 use axum::response::{IntoResponse, Response};
 use gaia_auth::problem_with;
-use http::{HeaderValue, StatusCode, header};
+use gaia_runtime::rate::when_to_retry;
+use http::StatusCode;
 
 use crate::provider::ProviderError;
 use crate::question::InvalidQuestion;
@@ -92,11 +93,7 @@ impl IntoResponse for ChatError {
         if let Self::Invalid(invalid) = &self {
             members.push(("field", &invalid.field));
         }
-        let mut response = problem_with(self.status(), &self.message(), &members);
-        if let Some(seconds) = self.retry_after() {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
+        when_to_retry(problem_with(self.status(), &self.message(), &members), self.retry_after())
     }
 }
 

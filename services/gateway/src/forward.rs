@@ -12,7 +12,7 @@ use axum::response::Response;
 use gaia_api::Clock;
 use gaia_auth::{Credential, Presented, Principal, REQUEST_ID_HEADER, Reason, Refusal, problem};
 use gaia_runtime::client_ip::site;
-use gaia_runtime::rate::Limit;
+use gaia_runtime::rate::{Limit, when_to_retry};
 use gaia_runtime::{CallError, Caller, Subject};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use http_body_util::BodyExt as _;
@@ -235,11 +235,7 @@ impl Upstream {
             Failure::Timeout => tracing::warn!(upstream, "no answer in time"),
             Failure::Unwelcome => tracing::warn!(upstream, "the credentials of this gateway are refused"),
         }
-        let not_now = |status, detail| {
-            let mut response: Response = problem(status, detail);
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-            response
-        };
+        let not_now = |status, detail| when_to_retry(problem(status, detail), Some(1));
         match failure {
             Failure::Timeout => problem(StatusCode::GATEWAY_TIMEOUT, "The service behind did not answer in time."),
             Failure::Call(CallError::Refused { status, .. }) => match *status {

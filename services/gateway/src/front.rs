@@ -12,7 +12,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use gaia_auth::{Connection, REQUEST_ID_HEADER, problem};
 use gaia_runtime::client_ip::{client_ip, site};
-use gaia_runtime::rate::{Limit, retry_after};
+use gaia_runtime::rate::{Limit, retry_after, when_to_retry};
 use http::header::{
     ACCEPT, ACCEPT_LANGUAGE, AUTHORIZATION, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
     HeaderName, IF_MATCH, IF_NONE_MATCH, LINK, RANGE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE,
@@ -166,9 +166,7 @@ pub(crate) fn address(request: &Request) -> IpAddr {
 
 /// The answer for who asks too often.
 pub(crate) fn too_many(wait: Duration) -> Response {
-    let mut response: Response = problem(StatusCode::TOO_MANY_REQUESTS, "Too many requests.");
-    response.headers_mut().insert(RETRY_AFTER, retry_after(wait).into());
-    response
+    when_to_retry(problem(StatusCode::TOO_MANY_REQUESTS, "Too many requests."), Some(retry_after(wait)))
 }
 
 const X_API_KEY: HeaderName = gaia_auth::API_KEY_HEADER;

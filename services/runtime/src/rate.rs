@@ -6,10 +6,13 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
+use axum::response::Response;
 use governor::clock::{Clock, MonotonicClock};
 use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
+use http::HeaderMap;
+use http::header::RETRY_AFTER;
 
 /// A limit for each of many askers. They share a fixed number of cells, by a hash that nobody outside can foresee: however
 /// many there are, they take no more memory, and two that share a cell share its limit.
@@ -112,6 +115,21 @@ pub fn retry_after(wait: Duration) -> u64 {
     wait.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX)
 }
 
+/// The answer, with `Retry-After` if there is something to wait for.
+#[must_use]
+pub fn when_to_retry(mut response: Response, seconds: Option<u64>) -> Response {
+    if let Some(seconds) = seconds {
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+/// The seconds that `Retry-After` says; none: it says nothing, or a date.
+#[must_use]
+pub fn retry_after_of(headers: &HeaderMap) -> Option<u64> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use governor::clock::FakeRelativeClock;
@@ -145,6 +163,16 @@ mod tests {
         }
         assert!(limit.limiter.len() <= 65_536);
         assert_eq!(retry_after(Duration::from_millis(2001)), 3);
+    }
+
+    #[test]
+    fn when_to_retry_is_said_and_read_in_seconds() {
+        let said = |seconds| retry_after_of(when_to_retry(Response::default(), seconds).headers());
+        assert_eq!((said(Some(7)), said(None)), (Some(7), None));
+        let read = |text: &'static str| {
+            retry_after_of(&HeaderMap::from_iter([(RETRY_AFTER, http::HeaderValue::from_static(text))]))
+        };
+        assert_eq!((read("30"), read("soon"), read("Fri, 15 Jan 2027 09:00:00 GMT")), (Some(30), None, None));
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use gaia_runtime::rate::retry_after_of;
 use gaia_runtime::{CallError, Caller};
-use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -37,7 +38,7 @@ pub(crate) enum LoginError {
     #[error("too many attempts")]
     RateLimited {
         /// After how many seconds the next one may be made, where that is known.
-        retry_after: Option<u32>,
+        retry_after: Option<u64>,
     },
     /// auth-service or the issuer does not answer: nothing is known about the session.
     #[error("signing in is not possible at the moment")]
@@ -187,7 +188,7 @@ impl Login {
 /// An answer of auth-service.
 struct Said {
     status: StatusCode,
-    retry_after: Option<u32>,
+    retry_after: Option<u64>,
     body: Bytes,
 }
 
@@ -208,8 +209,7 @@ async fn whole(path: &str, answer: Response<Incoming>) -> Result<Said, LoginErro
         tracing::warn!(path, error, "the answer of auth-service broke off");
         LoginError::Unavailable
     })?;
-    let retry_after = parts.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-    Ok(Said { status: parts.status, retry_after, body: body.to_bytes() })
+    Ok(Said { status: parts.status, retry_after: retry_after_of(&parts.headers), body: body.to_bytes() })
 }
 
 /// What auth-service says by its `code`. What it does not explain is nothing that a person could put right, and says

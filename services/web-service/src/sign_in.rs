@@ -7,7 +7,8 @@ use axum::Form;
 use axum::extract::rejection::FormRejection;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Redirect, Response};
-use http::header::{HeaderMap, HeaderName, RETRY_AFTER};
+use gaia_runtime::rate::when_to_retry;
+use http::header::{HeaderMap, HeaderName};
 use http::{HeaderValue, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
@@ -185,11 +186,9 @@ fn refused(site: &Site, error: LoginError, email: &str, next: &str) -> Response 
         }
     };
     let is_wrong = if status == StatusCode::UNAUTHORIZED { IsWrong::Yes } else { IsWrong::No };
-    let mut response = form(site, status, Some(Notice::bad(text)), email, next, is_wrong);
-    if let LoginError::RateLimited { retry_after: Some(seconds) } = error {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    response
+    let response = form(site, status, Some(Notice::bad(text)), email, next, is_wrong);
+    let LoginError::RateLimited { retry_after } = error else { return response };
+    when_to_retry(response, retry_after)
 }
 
 /// Whether it is what was filled in that was wrong.

@@ -2,8 +2,8 @@
 
 use axum::Json;
 use axum::response::{IntoResponse as _, Response};
-use http::header::RETRY_AFTER;
-use http::{HeaderValue, StatusCode, header};
+use gaia_runtime::rate::{retry_after_of, when_to_retry};
+use http::{StatusCode, header};
 use serde_json::json;
 
 use crate::pages::{self, Frame};
@@ -51,7 +51,7 @@ pub(crate) enum Trouble {
     /// Too many requests.
     TooMany {
         /// After how many seconds the next may come, where that is known.
-        retry_after: Option<u32>,
+        retry_after: Option<u64>,
     },
 }
 
@@ -89,8 +89,7 @@ impl Trouble {
             StatusCode::PAYLOAD_TOO_LARGE if service == Service::Chat => Self::ConversationTooLong,
             StatusCode::PAYLOAD_TOO_LARGE => Self::TooLarge,
             StatusCode::TOO_MANY_REQUESTS => {
-                let after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-                Self::TooMany { retry_after: after }
+                Self::TooMany { retry_after: retry_after_of(answer.headers()) }
             }
             _ => {
                 tracing::warn!(service = service.name(), %status, "a service did not do what it was asked for");
@@ -196,7 +195,7 @@ impl Trouble {
 
     /// A page about it, or for a script a problem document (RFC 9457) with a `code`.
     pub(crate) fn response(self, site: &Site, session: Option<&Session>, wants_page: bool) -> Response {
-        let mut response = if wants_page {
+        let response = if wants_page {
             let (link, link_text) = match self {
                 Self::SignedOut | Self::SessionEnded => ("/sign-in", "Sign in"),
                 Self::NoFile | Self::BadName | Self::NameTaken | Self::TooLarge => ("/files", "To the files"),
@@ -213,9 +212,7 @@ impl Trouble {
                 json!({ "title": self.title(), "status": status.as_u16(), "code": self.code(), "detail": self.text() });
             (status, [(header::CONTENT_TYPE, "application/problem+json")], Json(body)).into_response()
         };
-        if let Self::TooMany { retry_after: Some(seconds) } = self {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
+        let Self::TooMany { retry_after } = self else { return response };
+        when_to_retry(response, retry_after)
     }
 }

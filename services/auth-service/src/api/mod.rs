@@ -13,10 +13,10 @@ use axum::routing::{get, post};
 use gaia_api::Clock;
 use gaia_auth::issue::Signer;
 use gaia_auth::{Access, Authenticator, Connection, PeerIdentity, problem};
-use gaia_runtime::rate::Limit;
+use gaia_runtime::rate::{Limit, when_to_retry};
 use gaia_runtime::telemetry::AUDIT_TARGET;
 use gaia_runtime::{Generation, Routes, random};
-use http::{HeaderValue, StatusCode, header};
+use http::{StatusCode, header};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -150,13 +150,6 @@ fn audit_refusal(peer: Option<&PeerIdentity>, denial: Denial, route: &'static st
         serial = peer.map(|peer| peer.serial.as_str()),
         route,
     );
-}
-
-fn when_to_retry(mut response: Response, seconds: Option<u64>) -> Response {
-    if let Some(seconds) = seconds {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    response
 }
 
 /// 128 random bits in hex.

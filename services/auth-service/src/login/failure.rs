@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use axum::response::Response;
 use gaia_auth::problem_with;
-use http::{HeaderValue, StatusCode, header};
-
-use gaia_runtime::rate::retry_after;
+use gaia_runtime::rate::{retry_after, when_to_retry};
+use http::StatusCode;
 
 /// Why there is no session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,16 +56,13 @@ impl LoginFailure {
     /// from one that is about their own.
     pub(super) fn response(self) -> Response {
         let (status, message) = self.answer();
-        let mut response = problem_with(status, message, &[("code", self.code())]);
+        let response = problem_with(status, message, &[("code", self.code())]);
         let wait = match self {
             Self::RateLimited(wait) => Some(retry_after(wait)),
             Self::Unavailable => Some(UNAVAILABLE_SECONDS),
             _ => None,
         };
-        if let Some(wait) = wait {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait));
-        }
-        response
+        when_to_retry(response, wait)
     }
 }
 

@@ -8,7 +8,8 @@ use gaia_api::mount::UserTokenIssuer;
 use gaia_api::names;
 use gaia_runtime::fetch::{self, Fetched};
 use gaia_runtime::issuer_key;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use gaia_runtime::rate::retry_after_of;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -144,8 +145,7 @@ fn code(answer: &Fetched) -> String {
 /// may be a fault or a setting is nothing that users could do anything about.
 fn meaning(asked: Asked, status: StatusCode, code: &str, headers: &HeaderMap) -> LoginFailure {
     if status == StatusCode::TOO_MANY_REQUESTS {
-        let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-        let wait = seconds.unwrap_or(DEFAULT_WAIT_SECONDS).min(MAX_WAIT_SECONDS);
+        let wait = retry_after_of(headers).unwrap_or(DEFAULT_WAIT_SECONDS).min(MAX_WAIT_SECONDS);
         return LoginFailure::RateLimited(Duration::from_secs(wait));
     }
     if !status.is_client_error() {
@@ -190,6 +190,8 @@ const MAX_LOGGED_CHARACTERS: usize = 64;
 
 #[cfg(test)]
 mod tests {
+    use http::header::RETRY_AFTER;
+
     use super::*;
 
     fn answer(status: u16, body: &'static str) -> Fetched {

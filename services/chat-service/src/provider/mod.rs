@@ -10,6 +10,7 @@ mod events;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use gaia_runtime::rate::retry_after_of;
 use gaia_runtime::{OutsideClientError, outside_client};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use reqwest::{Client, Response, Url};
@@ -183,9 +184,7 @@ fn judge(response: &Response) -> Result<(), ProviderError> {
     match status {
         StatusCode::OK => {}
         StatusCode::TOO_MANY_REQUESTS => {
-            let retry_after =
-                response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-            return Err(ProviderError::RateLimited { retry_after });
+            return Err(ProviderError::RateLimited { retry_after: retry_after_of(response.headers()) });
         }
         StatusCode::BAD_REQUEST
         | StatusCode::NOT_FOUND
