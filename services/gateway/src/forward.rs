@@ -11,10 +11,10 @@ use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use gaia_api::Clock;
 use gaia_auth::{Credential, Presented, Principal, REQUEST_ID_HEADER, Reason, Refusal, problem};
-use gaia_runtime::client_ip::site;
+use gaia_runtime::client_ip::{name_client, site};
 use gaia_runtime::rate::{Limit, when_to_retry};
 use gaia_runtime::{CallError, Caller, Subject};
-use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use http::{Method, StatusCode, Uri, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until};
@@ -141,9 +141,7 @@ impl Upstream {
         *request.method_mut() = parts.method.clone();
         *request.uri_mut() = self.uri(&parts.uri)?;
         *request.headers_mut() = for_upstream(&parts.headers, parts.headers.get(REQUEST_ID_HEADER));
-        if let Some(client) = client.and_then(|client| HeaderValue::try_from(client.to_string()).ok()) {
-            request.headers_mut().insert(CLIENT_IP_HEADER, client);
-        }
+        name_client(request.headers_mut(), client);
         if body.size_hint().lower() > self.max_body_bytes {
             return Err(Failure::TooLarge);
         }
@@ -271,7 +269,5 @@ async fn within<T>(
 }
 
 const NO_TOKEN_NOW: &str = "Calls cannot be made for you at this moment.";
-/// Where a user is who signs in, for auth-service. From outside it passes nowhere.
-const CLIENT_IP_HEADER: HeaderName = HeaderName::from_static("x-gaia-client-ip");
 /// What is held of a request to send it again.
 const MAX_HELD_BYTES: u64 = 64 * 1024;

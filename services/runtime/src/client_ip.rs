@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 /// The address of the client: of whoever is on the wire, unless that is a trusted proxy, who is believed about whom it
@@ -22,6 +22,13 @@ pub fn client_ip(on_the_wire: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) ->
         client = hop;
     }
     client
+}
+
+/// Tells auth-service, which counts attempts to sign in by it, where the client is, if that is known.
+pub fn name_client(headers: &mut HeaderMap, client: Option<IpAddr>) {
+    if let Some(client) = client.and_then(|client| HeaderValue::try_from(client.to_string()).ok()) {
+        headers.insert(CLIENT_IP_HEADER, client);
+    }
 }
 
 /// What requests of one client are counted by: a site with IPv6 has more addresses than anybody can count.
@@ -56,6 +63,8 @@ fn parse(hop: &str) -> Option<IpAddr> {
     Some(IpAddr::to_canonical(&address))
 }
 
+/// In which a declared caller names its client. From outside it passes nowhere.
+pub const CLIENT_IP_HEADER: HeaderName = HeaderName::from_static("x-gaia-client-ip");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 #[cfg(test)]

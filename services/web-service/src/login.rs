@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use gaia_runtime::client_ip::name_client;
 use gaia_runtime::rate::retry_after_of;
 use gaia_runtime::{CallError, Caller};
 use http::header::{ACCEPT, CONTENT_TYPE};
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use jiff::{SignedDuration, Timestamp};
@@ -165,9 +166,7 @@ impl Login {
             .body(Bytes::from(body.to_string()))
             .map_err(|_| LoginError::Unavailable)?;
         // By whom attempts are limited: else all people count as one.
-        if let Some(client) = client.and_then(|client| HeaderValue::try_from(client.to_string()).ok()) {
-            request.headers_mut().insert(CLIENT_IP, client);
-        }
+        name_client(request.headers_mut(), client);
         let failed = |error: CallError| {
             tracing::warn!(path, %error, "auth-service could not be asked");
             LoginError::Unavailable
@@ -250,7 +249,6 @@ fn session(answer: Answer, issuer: &str, since: Timestamp, now: Timestamp) -> Se
 }
 
 const AUTH_SERVICE: &str = "auth-service";
-const CLIENT_IP: HeaderName = HeaderName::from_static("x-gaia-client-ip");
 const TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// More than any token has.

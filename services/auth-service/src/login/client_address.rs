@@ -2,18 +2,16 @@
 
 use std::net::IpAddr;
 
-use gaia_runtime::client_ip::site;
+use gaia_runtime::client_ip::{CLIENT_IP_HEADER, site};
 use http::HeaderMap;
 
 /// The address that a declared caller names in `X-Gaia-Client-IP`, as far as limits tell addresses apart: of IPv6 the /64
 /// that one customer has. Whatever is no single address is none.
 pub(super) fn of(headers: &HeaderMap) -> Option<IpAddr> {
-    let mut values = headers.get_all(HEADER).iter();
+    let mut values = headers.get_all(CLIENT_IP_HEADER).iter();
     let (value, None) = (values.next()?, values.next()) else { return None };
     Some(site(value.to_str().ok()?.trim().parse::<IpAddr>().ok()?.to_canonical()))
 }
-
-const HEADER: &str = "x-gaia-client-ip";
 
 #[cfg(test)]
 mod tests {
@@ -26,7 +24,7 @@ mod tests {
         let headers = |values: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for value in values {
-                headers.append(HEADER, HeaderValue::from_static(value));
+                headers.append(CLIENT_IP_HEADER, HeaderValue::from_static(value));
             }
             headers
         };
