@@ -6,6 +6,7 @@ use std::fmt;
 use gaia_auth::issue::{Actor, DelegatedClaims};
 use gaia_auth::jwt::MAX_DELEGATED_SECONDS;
 use gaia_auth::{Credential, Denied, Examined, PeerIdentity, Reason, Scopes, parse_scope};
+use gaia_runtime::wire::{ACCESS_TOKEN_TYPE, API_KEY_TYPE, EXCHANGE_GRANT_TYPE, JWT_TYPE};
 use jiff::Timestamp;
 
 use crate::denial::Denial;
@@ -55,7 +56,7 @@ impl ExchangeRequest {
     pub fn parse(mut form: BTreeMap<String, String>) -> Result<Self, Denial> {
         match form.remove("grant_type") {
             None => return Err(Denial::Malformed),
-            Some(grant_type) if grant_type != GRANT_TYPE => return Err(Denial::GrantTypeUnknown),
+            Some(grant_type) if grant_type != EXCHANGE_GRANT_TYPE => return Err(Denial::GrantTypeUnknown),
             Some(_) => {}
         }
         if form.remove("requested_token_type").is_some_and(|kind| !TOKEN_TYPES.contains(&kind.as_str())) {
@@ -140,11 +141,7 @@ fn check_kind(subject: &Examined) -> Result<(), Denial> {
     }
 }
 
-/// `issued_token_type` of an answer.
-pub(crate) const JWT_TYPE: &str = "urn:ietf:params:oauth:token-type:jwt";
-const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
-const TOKEN_TYPES: [&str; 2] = [JWT_TYPE, "urn:ietf:params:oauth:token-type:access_token"];
-const API_KEY_TYPE: &str = "urn:gaia:params:oauth:token-type:api-key";
+const TOKEN_TYPES: [&str; 2] = [JWT_TYPE, ACCESS_TOKEN_TYPE];
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use http_body_util::{BodyExt as _, Limited};
 use serde::{Deserialize, Serialize};
 
 use crate::client::{CallError, MeshClient, place};
+use crate::wire::{API_KEY_TYPE, EXCHANGE_GRANT_TYPE, JWT_TYPE, SERVICE_TOKEN_PATH, TOKEN_EXCHANGE_PATH};
 
 /// What auth-service is asked for.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -77,7 +78,7 @@ impl MeshClient {
     /// [`CallError`] if it does not answer, refuses, or answers with something else.
     pub async fn service_token(&self, auth_url: &Uri, wanted: &TokenRequest<'_>) -> Result<ServiceToken, CallError> {
         let body = serde_json::to_vec(wanted).map_err(|error| CallError::failed(auth_url, error))?;
-        let (status, body) = self.ask(auth_url, "/internal/service-token", "application/json", body).await?;
+        let (status, body) = self.ask(auth_url, SERVICE_TOKEN_PATH, "application/json", body).await?;
         token(auth_url, status, &body)
     }
 
@@ -96,10 +97,10 @@ impl MeshClient {
             Subject::Token(token) => (token, JWT_TYPE),
             Subject::ApiKey(key) => (key, API_KEY_TYPE),
         };
-        let form = ExchangeForm { grant_type: GRANT_TYPE, subject_token, subject_token_type, audience: target };
+        let form = ExchangeForm { grant_type: EXCHANGE_GRANT_TYPE, subject_token, subject_token_type, audience: target };
         let body = serde_urlencoded::to_string(&form).map_err(|error| CallError::failed(auth_url, error))?;
         let content_type = "application/x-www-form-urlencoded";
-        let (status, body) = self.ask(auth_url, "/internal/token-exchange", content_type, body.into_bytes()).await?;
+        let (status, body) = self.ask(auth_url, TOKEN_EXCHANGE_PATH, content_type, body.into_bytes()).await?;
         let error = serde_json::from_slice::<OAuthError>(&body).map(|answer| answer.error).unwrap_or_default();
         if status == StatusCode::BAD_REQUEST && SUBJECT_ERRORS.contains(&error.as_str()) {
             return Err(CallError::SubjectRefused { target: target.to_owned() });
@@ -135,9 +136,6 @@ fn token(auth_url: &Uri, status: StatusCode, body: &[u8]) -> Result<ServiceToken
     serde_json::from_slice(body).map_err(|_| CallError::NoToken)
 }
 
-const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
-const JWT_TYPE: &str = "urn:ietf:params:oauth:token-type:jwt";
-const API_KEY_TYPE: &str = "urn:gaia:params:oauth:token-type:api-key";
 /// What a bad `subject_token` is answered with (RFC 8693, section 2.2.2, and RFC 6749).
 const SUBJECT_ERRORS: [&str; 2] = ["invalid_request", "invalid_grant"];
 const MAX_TOKEN_ANSWER_BYTES: usize = 16 * 1024;

@@ -44,6 +44,7 @@ pub mod testing;
 mod tests;
 mod tokens;
 mod watch;
+pub mod wire;
 
 pub use caller::{Caller, CallsConfig, parse_https, parse_upstream};
 pub use client::{CallError, Hosts, MeshClient};

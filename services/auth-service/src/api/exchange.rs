@@ -10,11 +10,12 @@ use axum::response::{IntoResponse as _, Response};
 use gaia_auth::issue::DelegatedClaims;
 use gaia_auth::{Connection, Examined, PeerIdentity, Refusal, problem_with};
 use gaia_runtime::telemetry::AUDIT_TARGET;
+use gaia_runtime::wire::{JWT_TYPE, TOKEN_EXCHANGE_PATH};
 use http::{HeaderMap, header};
 
 use super::{Issuing, Means, TokenAnswer, audit_refusal, token_id, when_to_retry};
 use crate::denial::Denial;
-use crate::exchange::{ExchangeRequest, JWT_TYPE, SubjectCredential, claims};
+use crate::exchange::{ExchangeRequest, SubjectCredential, claims};
 use crate::form;
 
 pub(super) async fn handle(
@@ -31,7 +32,7 @@ pub(super) async fn handle(
     match result {
         Ok(answer) => ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response(),
         Err(denial) => {
-            audit_refusal(connection.peer.as_ref(), denial, ROUTE);
+            audit_refusal(connection.peer.as_ref(), denial, TOKEN_EXCHANGE_PATH);
             let (status, message) = denial.answer();
             let members = [("error", denial.oauth_code()), ("error_description", message)];
             when_to_retry(problem_with(status, message, &members), denial.retry_after())
@@ -52,7 +53,7 @@ impl Issuing {
         let Means { signer, grants, generation } = self.ready()?;
         let examined = match &request.subject {
             SubjectCredential::Token(token) => self.authenticator.examine_token(token, Some(peer)).await,
-            SubjectCredential::ApiKey(key) => self.authenticator.examine_key(key, ROUTE, headers, connection),
+            SubjectCredential::ApiKey(key) => self.authenticator.examine_key(key, TOKEN_EXCHANGE_PATH, headers, connection),
         };
         let subject = examined.map_err(|refusal| refused(peer, &refusal))?;
         self.limits.check_subject(&subject.subject.to_string())?;
@@ -101,8 +102,6 @@ fn audit_issue(peer: &PeerIdentity, subject: &Examined, kid: &str, claims: &Dele
         subject_credential = subject.kind.as_str(),
         subject_kid = subject.trace.kid.as_deref(),
         subject_jti = subject.trace.jti.as_deref(),
-        route = ROUTE,
+        route = TOKEN_EXCHANGE_PATH,
     );
 }
-
-pub(super) const ROUTE: &str = "/internal/token-exchange";

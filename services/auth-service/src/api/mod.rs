@@ -15,6 +15,7 @@ use gaia_auth::issue::Signer;
 use gaia_auth::{Access, Authenticator, Connection, PeerIdentity, problem};
 use gaia_runtime::rate::{Limit, when_to_retry};
 use gaia_runtime::telemetry::AUDIT_TARGET;
+use gaia_runtime::wire::{SERVICE_TOKEN_PATH, TOKEN_EXCHANGE_PATH, VALIDATE_PATH};
 use gaia_runtime::{Generation, Routes, random};
 use http::{StatusCode, header};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -91,9 +92,9 @@ pub(crate) fn routes(routes: Routes, state: &Issuing) -> Routes {
     let exchange = post(exchange::handle).layer(limit(MAX_TOKEN_FORM_BYTES)).with_state(state.clone());
     let validate = post(validate::handle).layer(limit(MAX_TOKEN_FORM_BYTES)).with_state(state.clone());
     routes
-        .route("/internal/service-token", Access::Peer, service_token)
-        .route(exchange::ROUTE, Access::Peer, exchange)
-        .route("/internal/validate", Access::Scopes(&["auth:validate"]), validate)
+        .route(SERVICE_TOKEN_PATH, Access::Peer, service_token)
+        .route(TOKEN_EXCHANGE_PATH, Access::Peer, exchange)
+        .route(VALIDATE_PATH, Access::Scopes(&["auth:validate"]), validate)
         .route("/.well-known/jwks.json", Access::Public, get(jwks).with_state(state.clone()))
 }
 

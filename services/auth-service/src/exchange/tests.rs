@@ -57,7 +57,7 @@ fn form(pairs: &[(&str, &str)]) -> Result<ExchangeRequest, Denial> {
 }
 
 const GOOD: [(&str, &str); 4] =
-    [("grant_type", GRANT_TYPE), ("subject_token", "a.b.c"), ("subject_token_type", JWT_TYPE), ("audience", "assets")];
+    [("grant_type", EXCHANGE_GRANT_TYPE), ("subject_token", "a.b.c"), ("subject_token_type", JWT_TYPE), ("audience", "assets")];
 
 fn for_target(audience: &str, scope: Option<&str>) -> ExchangeRequest {
     let subject = SubjectCredential::Token("a.b.c".into());
