@@ -16,6 +16,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -91,7 +92,7 @@ async fn connect(request: Request<Bytes>, roots: Option<&str>) -> Result<Fetched
         return exchange(tcp, &uri, request).await;
     }
     let name = ServerName::try_from(host.to_owned()).map_err(|_| FetchError::Address)?;
-    let tls = TlsConnector::from(Arc::new(config(roots)?)).connect(name, tcp).await?;
+    let tls = TlsConnector::from(config(roots).await?).connect(name, tcp).await?;
     exchange(tls, &uri, request).await
 }
 
@@ -120,27 +121,36 @@ where
     }
 }
 
-fn config(roots: Option<&str>) -> Result<ClientConfig, FetchError> {
-    let mut store = RootCertStore::empty();
+async fn config(roots: Option<&str>) -> Result<Arc<ClientConfig>, FetchError> {
     match roots {
-        Some(pem) => add(&mut store, pem.as_bytes())?,
-        None => {
-            let found = SYSTEM_ROOTS.iter().find_map(|path| std::fs::read(path).ok());
-            add(&mut store, &found.ok_or_else(|| FetchError::Roots("the system has none".to_owned()))?)?;
-        }
+        Some(pem) => trusting(pem.as_bytes()),
+        None => SYSTEM.get_or_try_init(system).await.cloned(),
+    }
+}
+
+/// By the system's roots: more than a hundred, so they are read once, and where nothing else waits for it.
+async fn system() -> Result<Arc<ClientConfig>, FetchError> {
+    let reading = tokio::task::spawn_blocking(|| {
+        let found = SYSTEM_ROOTS.iter().find_map(|path| std::fs::read(path).ok());
+        trusting(&found.ok_or_else(|| FetchError::Roots("the system has none".to_owned()))?)
+    });
+    reading.await.map_err(|error| FetchError::Roots(error.to_string()))?
+}
+
+fn trusting(pem: &[u8]) -> Result<Arc<ClientConfig>, FetchError> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let certificates = certificates.map_err(|error| FetchError::Roots(error.to_string()))?;
+    let mut store = RootCertStore::empty();
+    if store.add_parsable_certificates(certificates).0 == 0 {
+        return Err(FetchError::Roots("none of them can be one".to_owned()));
     }
     ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| FetchError::Roots(error.to_string()))
-        .map(|builder| builder.with_root_certificates(store).with_no_client_auth())
+        .map(|builder| Arc::new(builder.with_root_certificates(store).with_no_client_auth()))
 }
 
-fn add(store: &mut RootCertStore, pem: &[u8]) -> Result<(), FetchError> {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let certificates = certificates.map_err(|error| FetchError::Roots(error.to_string()))?;
-    let (added, _) = store.add_parsable_certificates(certificates);
-    if added == 0 { Err(FetchError::Roots("none of them can be one".to_owned())) } else { Ok(()) }
-}
+static SYSTEM: OnceCell<Arc<ClientConfig>> = OnceCell::const_new();
 
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 const SYSTEM_ROOTS: [&str; 3] =
@@ -148,3 +158,15 @@ const SYSTEM_ROOTS: [&str; 3] =
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_BODY_BYTES: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_systems_roots_are_read_once() {
+        let (first, second) = (config(None).await.unwrap(), config(None).await.unwrap());
+        assert!(Arc::ptr_eq(&first, &second));
+        assert!(config(Some("no certificate")).await.is_err(), "those of an issuer are its own");
+    }
+}
