@@ -165,11 +165,11 @@ impl Caller {
     async fn token(&self, wanted: Wanted<'_>, refused: Option<&str>) -> Result<(Arc<Generation>, Arc<str>), CallError> {
         let generation = self.generation()?;
         let issuer = Issuer {
-            client: generation.client().clone(),
-            auth_url: self.auth_url.clone(),
-            service_name: generation.policy().service.name.as_str().into(),
+            client: generation.client(),
+            auth_url: &self.auth_url,
+            service_name: &generation.policy().service.name,
         };
-        let token = generation.tokens.get(&issuer, wanted, refused).await?;
+        let token = generation.tokens.get(issuer, wanted, refused).await?;
         Ok((generation, token))
     }
 }

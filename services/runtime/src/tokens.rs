@@ -59,11 +59,11 @@ struct Kept {
 }
 
 /// Whom to ask, and in whose name.
-#[derive(Clone)]
-pub(crate) struct Issuer {
-    pub(crate) client: MeshClient,
-    pub(crate) auth_url: Uri,
-    pub(crate) service_name: Arc<str>,
+#[derive(Clone, Copy)]
+pub(crate) struct Issuer<'a> {
+    pub(crate) client: &'a MeshClient,
+    pub(crate) auth_url: &'a Uri,
+    pub(crate) service_name: &'a str,
 }
 
 impl fmt::Debug for Tokens {
@@ -86,7 +86,7 @@ impl Tokens {
     /// A token that is not `refused`.
     pub(crate) async fn get(
         &self,
-        issuer: &Issuer,
+        issuer: Issuer<'_>,
         wanted: Wanted<'_>,
         refused: Option<&str>,
     ) -> Result<Arc<str>, CallError> {
@@ -124,9 +124,9 @@ impl Tokens {
     }
 
     fn slot(&self, wanted: Wanted<'_>) -> Arc<Slot> {
+        let key = wanted.key();
         // Nothing panics while it is held.
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = wanted.key();
         if slots.len() >= MAX_SLOTS && !slots.contains_key(&key) {
             make_room(&mut slots);
         }
@@ -152,13 +152,16 @@ fn make_room(slots: &mut HashMap<Key, Arc<Slot>>) {
 }
 
 /// Asks for the next token beside the calls, which go on with the one there is: it has the other half of its life.
-fn renew(slot: &Arc<Slot>, issuer: &Issuer, wanted: Wanted<'_>) {
+fn renew(slot: &Arc<Slot>, issuer: Issuer<'_>, wanted: Wanted<'_>) {
     let Ok(renewing) = Arc::clone(&slot.renewing).try_lock_owned() else { return };
-    let (slot, issuer, target) = (Arc::clone(slot), issuer.clone(), wanted.target.to_owned());
+    let (slot, target) = (Arc::clone(slot), wanted.target.to_owned());
+    let Issuer { client, auth_url, service_name } = issuer;
+    let (client, auth_url, service_name) = (client.clone(), auth_url.clone(), service_name.to_owned());
     let subject = wanted.subject.map(Credential::from);
     tokio::spawn(async move {
+        let issuer = Issuer { client: &client, auth_url: &auth_url, service_name: &service_name };
         let wanted = Wanted { target: &target, subject: subject.as_ref().map(Credential::subject) };
-        match ask(&issuer, wanted).await {
+        match ask(issuer, wanted).await {
             Ok(new) => slot.state.lock().await.kept = Some(new),
             // Whose credential has ended gets no more calls out of a token that has not.
             Err(CallError::SubjectRefused { .. }) => slot.state.lock().await.kept = None,
@@ -197,7 +200,7 @@ impl Credential {
 }
 
 /// Asks for a token, and again where there is no answer: two of them do no harm.
-async fn ask(issuer: &Issuer, wanted: Wanted<'_>) -> Result<Kept, CallError> {
+async fn ask(issuer: Issuer<'_>, wanted: Wanted<'_>) -> Result<Kept, CallError> {
     for pause in ASK_PAUSES {
         match ask_once(issuer, wanted).await {
             Err(CallError::Failed { .. }) => tokio::time::sleep(pause).await,
@@ -210,22 +213,22 @@ async fn ask(issuer: &Issuer, wanted: Wanted<'_>) -> Result<Kept, CallError> {
     })
 }
 
-async fn ask_once(issuer: &Issuer, wanted: Wanted<'_>) -> Result<Kept, CallError> {
+async fn ask_once(issuer: Issuer<'_>, wanted: Wanted<'_>) -> Result<Kept, CallError> {
     // Its life begins at the latest when it was asked for.
     let asked = Instant::now();
     let asking = async {
         let Wanted { target, subject } = wanted;
         match subject {
             None => {
-                let (service_name, target_service) = (&*issuer.service_name, Some(target));
-                let wanted = TokenRequest { service_name, target_service, scope: None };
-                issuer.client.service_token(&issuer.auth_url, &wanted).await
+                let wanted =
+                    TokenRequest { service_name: issuer.service_name, target_service: Some(target), scope: None };
+                issuer.client.service_token(issuer.auth_url, &wanted).await
             }
-            Some(subject) => issuer.client.exchange(&issuer.auth_url, subject, target).await,
+            Some(subject) => issuer.client.exchange(issuer.auth_url, subject, target).await,
         }
     };
     let ServiceToken { access_token, expires_in } =
-        timeout(ASK_TIMEOUT, asking).await.map_err(|elapsed| CallError::failed(&issuer.auth_url, elapsed))??;
+        timeout(ASK_TIMEOUT, asking).await.map_err(|elapsed| CallError::failed(issuer.auth_url, elapsed))??;
     let most = if wanted.subject.is_some() { MAX_DELEGATED_LIFE_SECONDS } else { MAX_LIFE_SECONDS };
     let life = Duration::from_secs(expires_in.min(most));
     Ok(Kept { token: access_token.into(), half: asked + life / 2, end: asked + life })
