@@ -1,6 +1,7 @@
 //! The endpoint of chat-service.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -22,17 +23,16 @@ use crate::provider::Part;
 use crate::question::{MAX_BODY_BYTES, Question};
 
 /// The endpoint and what it works with.
-#[derive(Clone)]
 pub(crate) struct Endpoint {
     pub(crate) chats: Chats,
     pub(crate) comment_after: Duration,
 }
 
 pub(crate) fn routes(routes: Routes, endpoint: Endpoint) -> Routes {
-    routes.route("/chat", Access::Scopes(&["chat:write"]), post(chat).with_state(endpoint))
+    routes.route("/chat", Access::Scopes(&["chat:write"]), post(chat).with_state(Arc::new(endpoint)))
 }
 
-async fn chat(State(endpoint): State<Endpoint>, principal: Principal, request: Request) -> Response {
+async fn chat(State(endpoint): State<Arc<Endpoint>>, principal: Principal, request: Request) -> Response {
     let wants_json = wants_json(request.headers());
     let chat = match begin(&endpoint.chats, &principal, request).await {
         Ok(chat) => chat,

@@ -14,12 +14,11 @@ use crate::question::{Question, invalid};
 use crate::slots::{Slot, Slots};
 
 /// What answers questions.
-#[derive(Clone)]
 pub(crate) struct Chats {
     pub(crate) provider: Provider,
     pub(crate) model: Option<String>,
     /// The models that may be named; none: any.
-    pub(crate) models: Arc<[String]>,
+    pub(crate) models: Vec<String>,
     pub(crate) slots: Slots,
     pub(crate) metrics: ChatMetrics,
     pub(crate) clock: Arc<dyn Clock>,

@@ -57,7 +57,7 @@ impl ChatService {
         let chats = Chats {
             provider: Provider::new(&config.provider)?,
             model: config.provider.provider_model,
-            models: config.provider.provider_models.into(),
+            models: config.provider.provider_models,
             slots: Slots::new(config.chat_streams_per_subject, MAX_STREAMS),
             metrics: metrics.clone(),
             clock: Arc::clone(&clock),
