@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use gaia_api::SpiffeId;
 use jiff::Timestamp;
@@ -109,6 +110,14 @@ pub struct Principal {
     pub is_anonymous: bool,
 }
 
+impl Principal {
+    /// How much is left of the credential at `now`, which is nothing after its end; none: it does not end.
+    #[must_use]
+    pub fn time_left(&self, now: Timestamp) -> Option<Duration> {
+        self.expires.map(|end| Duration::try_from(end.duration_since(now)).unwrap_or_default())
+    }
+}
+
 /// The kind of credential that decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Credential {
@@ -195,6 +204,22 @@ mod tests {
 
     fn only(scopes: &[&str]) -> Scopes {
         Scopes::Only(scopes.iter().map(|&s| s.to_owned()).collect())
+    }
+
+    #[test]
+    fn what_is_left_of_a_credential_is_never_less_than_nothing() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let principal = |expires| Principal {
+            subject: Identity::Key("a".to_owned()),
+            actor: Identity::Key("a".to_owned()),
+            scopes: Scopes::All,
+            credential: Credential::ApiKey,
+            expires,
+            is_anonymous: false,
+        };
+        assert_eq!(principal(Some(at(70))).time_left(at(10)), Some(Duration::from_secs(60)));
+        assert_eq!(principal(Some(at(70))).time_left(at(80)), Some(Duration::ZERO));
+        assert_eq!(principal(None).time_left(at(10)), None);
     }
 
     #[test]

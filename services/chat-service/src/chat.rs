@@ -65,10 +65,7 @@ impl Chats {
         let model = self.model_of(question)?;
         let slot = self.slots.take(&principal.subject)?;
         let longest = Instant::now() + self.longest;
-        let credential_ends = principal.expires.map(|end| {
-            let left = Duration::try_from(end.duration_since(self.clock.now())).unwrap_or_default();
-            Instant::now() + left
-        });
+        let credential_ends = principal.time_left(self.clock.now()).map(|left| Instant::now() + left);
         let ends = credential_ends.map_or(longest, |end| end.min(longest));
         let answer = self.provider.ask(model, &question.messages).await?;
         Ok(Talk {

@@ -75,10 +75,7 @@ pub(crate) async fn for_principal(
         upstream.means.metrics.refused("account_rate");
         return too_many(wait);
     }
-    let expires = principal.expires.map(|expires| {
-        let left = expires.duration_since(upstream.means.clock.now());
-        Instant::now() + Duration::try_from(left).unwrap_or_default()
-    });
+    let expires = principal.time_left(upstream.means.clock.now()).map(|left| Instant::now() + left);
     let (parts, body) = request.into_parts();
     let presented = Presented::find(&parts.headers).unwrap_or_default();
     let subject = match principal.credential {
