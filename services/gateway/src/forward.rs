@@ -70,12 +70,11 @@ pub(crate) async fn for_principal(
     Extension(principal): Extension<Principal>,
     request: Request,
 ) -> Response {
-    let limit = upstream.means.per_account.as_ref();
-    if let Err(wait) = limit.map_or(Ok(()), |limit| limit.check(&principal.subject)) {
-        upstream.means.metrics.refused("account_rate");
-        return too_many(wait);
+    let Means { per_account, metrics, clock, .. } = &*upstream.means;
+    if let Some(refused) = too_many(per_account.as_ref(), &principal.subject, "account_rate", metrics) {
+        return refused;
     }
-    let expires = principal.time_left(upstream.means.clock.now()).map(|left| Instant::now() + left);
+    let expires = principal.time_left(clock.now()).map(|left| Instant::now() + left);
     let (parts, body) = request.into_parts();
     let presented = Presented::find(&parts.headers).unwrap_or_default();
     let subject = match principal.credential {
@@ -90,14 +89,11 @@ pub(crate) async fn for_principal(
 /// Passes on what anybody may ask, in this gateway's own name: signing in.
 pub(crate) async fn for_anybody(State(upstream): State<Upstream>, request: Request) -> Response {
     let client = address(&request);
-    let limit = upstream.means.per_sign_in.as_ref();
+    let Means { per_sign_in, metrics, .. } = &*upstream.means;
     let (parts, body) = request.into_parts();
-    let response = match limit.map_or(Ok(()), |limit| limit.check(&site(client))) {
-        Ok(()) => upstream.pass_on(Asked { subject: None, client: Some(client), parts: &parts }, body, None).await,
-        Err(wait) => {
-            upstream.means.metrics.refused("sign_in_rate");
-            too_many(wait)
-        }
+    let response = match too_many(per_sign_in.as_ref(), &site(client), "sign_in_rate", metrics) {
+        Some(refused) => refused,
+        None => upstream.pass_on(Asked { subject: None, client: Some(client), parts: &parts }, body, None).await,
     };
     // No credential decides here, so gaia-auth has nothing to tell of it.
     tracing::info!(

@@ -1,6 +1,7 @@
 //! What is in front of every route: nobody has asked yet who it is.
 
 use std::fmt;
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -135,12 +136,9 @@ async fn admit(State(front): State<Arc<Front>>, request: Request, next: Next) ->
         front.metrics.refused(protocol);
         return problem(StatusCode::NOT_IMPLEMENTED, "WebSocket and gRPC are not spoken here.");
     }
-    match front.per_ip.as_ref().map_or(Ok(()), |limit| limit.check(&site(address(&request)))) {
-        Ok(()) => next.run(request).await,
-        Err(wait) => {
-            front.metrics.refused("ip_rate");
-            too_many(wait)
-        }
+    match too_many(front.per_ip.as_ref(), &site(address(&request)), "ip_rate", &front.metrics) {
+        Some(refused) => refused,
+        None => next.run(request).await,
     }
 }
 
@@ -164,9 +162,17 @@ pub(crate) fn address(request: &Request) -> IpAddr {
     connection.and_then(|connection| connection.address).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
 }
 
-/// The answer for who asks too often.
-pub(crate) fn too_many(wait: Duration) -> Response {
-    when_to_retry(problem(StatusCode::TOO_MANY_REQUESTS, "Too many requests."), Some(retry_after(wait)))
+/// Counts a request of `asker`, and gives the answer if there were too many: they are counted under `reason`.
+pub(crate) fn too_many(
+    limit: Option<&Limit>,
+    asker: &impl Hash,
+    reason: &'static str,
+    metrics: &Metrics,
+) -> Option<Response> {
+    let wait = limit?.check(asker).err()?;
+    metrics.refused(reason);
+    let refused = problem(StatusCode::TOO_MANY_REQUESTS, "Too many requests.");
+    Some(when_to_retry(refused, Some(retry_after(wait))))
 }
 
 const X_API_KEY: HeaderName = gaia_auth::API_KEY_HEADER;
