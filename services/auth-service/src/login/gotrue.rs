@@ -1,6 +1,8 @@
 //! The login server, asked over HTTP, and what its answers mean.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -36,6 +38,17 @@ pub(super) struct Project {
     api_key: Option<HeaderValue>,
 }
 
+/// Whether the project's API key was missing when it was last looked for.
+#[derive(Debug, Clone, Default)]
+pub(super) struct KeyWatch(Arc<AtomicBool>);
+
+impl KeyWatch {
+    /// Takes down what was found, and says whether there is something to tell: once, however often people sign in.
+    fn is_news(&self, is_missing: bool) -> bool {
+        !self.0.swap(is_missing, Ordering::Relaxed) && is_missing
+    }
+}
+
 /// What GoTrue is asked for; the same answer means different things.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {
@@ -55,16 +68,15 @@ struct ErrorBody {
 }
 
 impl Project {
-    pub(super) async fn of(issuer: &UserTokenIssuer, dir: &Path) -> Self {
-        let api_key = match issuer_key(dir, &issuer.name).await {
-            Ok(key) => sensitive(&key),
-            Err(error) => {
-                let file = names::issuer_key(&issuer.name);
-                tracing::warn!(file, %error, "the API key of the login server is not to be had");
-                None
-            }
-        };
-        Self { issuer: issuer.clone(), api_key }
+    pub(super) async fn of(issuer: &UserTokenIssuer, dir: &Path, watch: &KeyWatch) -> Self {
+        let key = issuer_key(dir, &issuer.name).await;
+        if watch.is_news(key.is_err())
+            && let Err(error) = &key
+        {
+            let file = names::issuer_key(&issuer.name);
+            tracing::warn!(file, %error, "the API key of the login server is not to be had");
+        }
+        Self { issuer: issuer.clone(), api_key: key.ok().and_then(|key| sensitive(&key)) }
     }
 
     /// The issuer's short name.
@@ -205,6 +217,13 @@ mod tests {
     fn means(asked: Asked, status: u16, body: &'static str) -> LoginFailure {
         let answer = answer(status, body);
         meaning(asked, answer.status, &code(&answer), &answer.headers)
+    }
+
+    #[test]
+    fn that_there_is_no_key_is_told_once_each_time_it_goes_missing() {
+        let watch = KeyWatch::default();
+        let told = [true, true, true, false, false, true, true].map(|is_missing| watch.is_news(is_missing));
+        assert_eq!(told, [true, false, false, false, false, true, false]);
     }
 
     #[test]

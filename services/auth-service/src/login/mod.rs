@@ -31,7 +31,7 @@ use tokio::sync::watch;
 
 use failure::LoginFailure;
 use flights::Flights;
-use gotrue::{Project, Session};
+use gotrue::{KeyWatch, Project, Session};
 use limits::{Asker, LoginLimits};
 use request::{Logout, Refresh, SignIn};
 
@@ -42,6 +42,7 @@ pub(crate) struct Login {
     authenticator: Arc<Authenticator>,
     /// Where `issuer-<name>.key` is mounted.
     dir: PathBuf,
+    key_watch: KeyWatch,
     limits: Arc<LoginLimits>,
     flights: Flights,
     requests: Family<LoginLabels, Counter>,
@@ -68,14 +69,22 @@ impl Login {
         dir: PathBuf,
         requests: Family<LoginLabels, Counter>,
     ) -> Self {
-        Self { generations, authenticator, dir, limits: Arc::default(), flights: Flights::default(), requests }
+        Self {
+            generations,
+            authenticator,
+            dir,
+            key_watch: KeyWatch::default(),
+            limits: Arc::default(),
+            flights: Flights::default(),
+            requests,
+        }
     }
 
     /// The project that users sign in at.
     async fn project(&self) -> Result<Project, LoginFailure> {
         let generation = self.generations.borrow().clone().ok_or(LoginFailure::Unavailable)?;
         let issuer = generation.policy().user_tokens.sign_in_issuer();
-        Ok(Project::of(issuer.ok_or(LoginFailure::Off)?, &self.dir).await)
+        Ok(Project::of(issuer.ok_or(LoginFailure::Off)?, &self.dir, &self.key_watch).await)
     }
 
     fn caller(
