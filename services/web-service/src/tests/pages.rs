@@ -103,9 +103,8 @@ async fn a_conversation_that_grew_too_long_is_kept_and_what_to_do_is_said() {
     let scene = Scene::begin().await;
     let mut browser = scene.signed_in().await;
     let turn = |role: &str, text: String| json!({ "role": role, "content": text });
-    let long_answer = json!([turn("user", "Tell me".to_owned()), turn("assistant", "x".repeat(70_000))]);
-    let asked = [("message", "And then?"), ("history", &*long_answer.to_string())];
-    let page = browser.post_form("/chat", &asked).await;
+    let history = json!([turn("user", "Tell me".to_owned()), turn("assistant", "x".repeat(70_000))]).to_string();
+    let page = browser.post_form("/chat", &[("message", "And then?"), ("history", &history)]).await;
     assert_eq!(page.status, StatusCode::PAYLOAD_TOO_LARGE);
     for part in ["This conversation is too long to go on.", "Tell me", ">And then?</textarea>"] {
         assert!(page.body.contains(part), "{part}");
