@@ -97,7 +97,8 @@ impl MeshClient {
             Subject::Token(token) => (token, JWT_TYPE),
             Subject::ApiKey(key) => (key, API_KEY_TYPE),
         };
-        let form = ExchangeForm { grant_type: EXCHANGE_GRANT_TYPE, subject_token, subject_token_type, audience: target };
+        let form =
+            ExchangeForm { grant_type: EXCHANGE_GRANT_TYPE, subject_token, subject_token_type, audience: target };
         let body = serde_urlencoded::to_string(&form).map_err(|error| CallError::failed(auth_url, error))?;
         let content_type = "application/x-www-form-urlencoded";
         let (status, body) = self.ask(auth_url, TOKEN_EXCHANGE_PATH, content_type, body.into_bytes()).await?;

@@ -141,9 +141,8 @@ fn judge(turns: &[Turn]) -> Result<(), Trouble> {
         return Err(Trouble::BadForm);
     }
     let bytes: usize = turns.iter().map(|turn| turn.content.len()).sum();
-    let is_too_long = turns.len() > MAX_TURNS
-        || bytes > MAX_BYTES
-        || turns.iter().any(|turn| turn.content.len() > MAX_TURN_BYTES);
+    let is_too_long =
+        turns.len() > MAX_TURNS || bytes > MAX_BYTES || turns.iter().any(|turn| turn.content.len() > MAX_TURN_BYTES);
     if is_too_long { Err(Trouble::ConversationTooLong) } else { Ok(()) }
 }
 

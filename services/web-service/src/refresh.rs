@@ -213,9 +213,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn of_too_many_the_first_are_forgotten_and_the_last_are_not() {
         let refreshes = Refreshes::default();
-        let state = |number: usize| {
-            Session { refresh_token: format!("old-{number}"), ..session("2026-01-01T01:00:00Z") }
-        };
+        let state =
+            |number: usize| Session { refresh_token: format!("old-{number}"), ..session("2026-01-01T01:00:00Z") };
         for number in 0..=MAX_REMEMBERED {
             refreshes.next(&state(number), || async { Ok(next()) }).await.outcome.unwrap();
             tokio::time::sleep(Duration::from_millis(1)).await;

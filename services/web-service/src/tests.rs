@@ -1,5 +1,6 @@
 //! The service between a browser that is a plain HTTP client and services that are real but for what they do.
 
+mod browser;
 mod fakes;
 mod pages;
 mod sessions;

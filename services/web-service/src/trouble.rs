@@ -88,9 +88,7 @@ impl Trouble {
             }
             StatusCode::PAYLOAD_TOO_LARGE if service == Service::Chat => Self::ConversationTooLong,
             StatusCode::PAYLOAD_TOO_LARGE => Self::TooLarge,
-            StatusCode::TOO_MANY_REQUESTS => {
-                Self::TooMany { retry_after: retry_after_of(answer.headers()) }
-            }
+            StatusCode::TOO_MANY_REQUESTS => Self::TooMany { retry_after: retry_after_of(answer.headers()) },
             _ => {
                 tracing::warn!(service = service.name(), %status, "a service did not do what it was asked for");
                 Self::Away(service)

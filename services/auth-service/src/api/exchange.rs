@@ -53,7 +53,9 @@ impl Issuing {
         let Means { signer, grants, generation } = self.ready()?;
         let examined = match &request.subject {
             SubjectCredential::Token(token) => self.authenticator.examine_token(token, Some(peer)).await,
-            SubjectCredential::ApiKey(key) => self.authenticator.examine_key(key, TOKEN_EXCHANGE_PATH, headers, connection),
+            SubjectCredential::ApiKey(key) => {
+                self.authenticator.examine_key(key, TOKEN_EXCHANGE_PATH, headers, connection)
+            }
         };
         let subject = examined.map_err(|refusal| refused(peer, &refusal))?;
         self.limits.check_subject(&subject.subject.to_string())?;

@@ -56,8 +56,12 @@ fn form(pairs: &[(&str, &str)]) -> Result<ExchangeRequest, Denial> {
     ExchangeRequest::parse(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
 }
 
-const GOOD: [(&str, &str); 4] =
-    [("grant_type", EXCHANGE_GRANT_TYPE), ("subject_token", "a.b.c"), ("subject_token_type", JWT_TYPE), ("audience", "assets")];
+const GOOD: [(&str, &str); 4] = [
+    ("grant_type", EXCHANGE_GRANT_TYPE),
+    ("subject_token", "a.b.c"),
+    ("subject_token_type", JWT_TYPE),
+    ("audience", "assets"),
+];
 
 fn for_target(audience: &str, scope: Option<&str>) -> ExchangeRequest {
     let subject = SubjectCredential::Token("a.b.c".into());
