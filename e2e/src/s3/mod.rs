@@ -7,6 +7,7 @@ mod xml;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::Router;
@@ -39,6 +40,8 @@ pub struct S3 {
 struct Shared {
     keys: Mutex<Keys>,
     bucket: Mutex<Contents>,
+    /// How long it thinks before it does anything.
+    delay: Mutex<Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -58,7 +61,7 @@ impl S3 {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("no free port on loopback")?;
         let address = listener.local_addr()?;
         let keys = Keys { id: "AKGAIA".to_owned(), secret: "s3cret/of+the=store".to_owned() };
-        let shared = Arc::new(Shared { keys: Mutex::new(keys), bucket: Mutex::default() });
+        let shared = Arc::new(Shared { keys: Mutex::new(keys), bucket: Mutex::default(), delay: Mutex::default() });
         let app = Router::new()
             .fallback(serve)
             .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
@@ -83,6 +86,11 @@ impl S3 {
     /// Takes another secret from now on, and no other.
     pub fn set_secret(&self, secret: &str) {
         secret.clone_into(&mut lock(&self.shared.keys).secret);
+    }
+
+    /// Takes so long for each request from now on; what is given up meanwhile is not done.
+    pub fn set_delay(&self, delay: Duration) {
+        *lock(&self.shared.delay) = delay;
     }
 
     /// The keys of all objects.
@@ -122,6 +130,8 @@ async fn serve(
     if !signature::is_good(&keys, &method, &uri, &headers, &body) {
         return refuse(StatusCode::FORBIDDEN, "SignatureDoesNotMatch");
     }
+    let delay = *lock(&shared.delay);
+    tokio::time::sleep(delay).await;
     let query: BTreeMap<String, String> = xml::query(query.as_deref().unwrap_or_default());
     let path = xml::decoded(uri.path());
     let Some(key) = path.strip_prefix('/').and_then(|path| path.strip_prefix(BUCKET)) else {
