@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use gaia_pki::sha256_hex;
 use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
@@ -105,10 +105,19 @@ impl Directory {
         }
     }
 
+    /// What `..data` points to, or a plain directory without it.
     fn open(&self) -> Result<OwnedFd, Errno> {
-        let open =
-            |path: PathBuf| openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-        open(self.path.join("..data")).or_else(|_| open(self.path.clone()))
+        let open = |path: &Path| openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let data = self.path.join("..data");
+        // What it points to may be removed while it is followed: then it points elsewhere by now.
+        for _ in 0..MAX_ATTEMPTS {
+            match open(&data) {
+                Ok(found) => return Ok(found),
+                Err(_) if data.is_symlink() => {}
+                Err(_) => break,
+            }
+        }
+        open(&self.path)
     }
 }
 
