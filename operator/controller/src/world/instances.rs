@@ -3,6 +3,7 @@
 mod matching;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -28,6 +29,8 @@ pub(super) struct InstanceIndex {
     shapes: HashSet<Arc<[Reference]>>,
     /// Names of the pods that refer to an object, whether that is there or not.
     users: HashMap<ObjectKey, BTreeSet<String>>,
+    /// UIDs of the pods that have an address: several where they are on the network of a node.
+    addresses: HashMap<IpAddr, BTreeSet<String>>,
     /// By TrustDomain and UID.
     found: BTreeMap<String, BTreeMap<String, Entry>>,
     /// Watches of pods by namespace (none: everywhere), and what is wrong with them.
@@ -101,21 +104,9 @@ impl World {
         if index.pods.get(place) == facts.as_ref() {
             return BTreeSet::new();
         }
-        let before = index.pods.remove(place);
-        for key in before.iter().flat_map(|before| objects(place, before)) {
-            if let Some(users) = index.users.get_mut(&key) {
-                users.remove(&place.1);
-                if users.is_empty() {
-                    index.users.remove(&key);
-                }
-            }
-        }
-        if let Some(mut facts) = facts {
-            facts.references = index.shape(facts.references);
-            for key in objects(place, &facts) {
-                index.users.entry(key).or_default().insert(place.1.clone());
-            }
-            index.pods.insert(place.clone(), facts);
+        let before = index.take_out(place);
+        if let Some(facts) = facts {
+            index.put_in(place, facts);
         }
         let mut keys = BTreeSet::new();
         if let Some(before) = before {
@@ -236,8 +227,9 @@ impl World {
 
     /// The GaiaService whose pod has an address: the first by name.
     pub(super) fn service_at(&self, address: IpAddr) -> Option<&Place> {
-        let pods = self.instances.pods.values().filter(|pod| pod.ip == Some(address));
-        let entries = pods.flat_map(|pod| self.instances.found.values().filter_map(|found| found.get(&pod.uid)));
+        let index = &self.instances;
+        let uids = index.addresses.get(&address).into_iter().flatten();
+        let entries = uids.flat_map(|uid| index.found.values().filter_map(move |found| found.get(uid)));
         entries.flat_map(|entry| &entry.services).min()
     }
 
@@ -354,6 +346,28 @@ impl InstanceIndex {
         }
     }
 
+    fn put_in(&mut self, place: &Place, mut facts: PodFacts) {
+        facts.references = self.shape(facts.references);
+        for key in objects(place, &facts) {
+            self.users.entry(key).or_default().insert(place.1.clone());
+        }
+        if let Some(ip) = facts.ip {
+            self.addresses.entry(ip).or_default().insert(facts.uid.clone());
+        }
+        self.pods.insert(place.clone(), facts);
+    }
+
+    fn take_out(&mut self, place: &Place) -> Option<PodFacts> {
+        let facts = self.pods.remove(place)?;
+        for key in objects(place, &facts) {
+            remove_from(&mut self.users, &key, &place.1);
+        }
+        if let Some(ip) = &facts.ip {
+            remove_from(&mut self.addresses, ip, &facts.uid);
+        }
+        Some(facts)
+    }
+
     fn shape(&mut self, shape: Arc<[Reference]>) -> Arc<[Reference]> {
         if let Some(known) = self.shapes.get(&shape) {
             return Arc::clone(known);
@@ -366,6 +380,15 @@ impl InstanceIndex {
 fn objects<'a>(place: &'a Place, facts: &'a PodFacts) -> impl Iterator<Item = ObjectKey> + 'a {
     let key = |r: &Reference| ObjectKey { kind: r.kind, namespace: place.0.clone(), name: r.name.to_string() };
     facts.references.iter().map(key)
+}
+
+fn remove_from<K: Eq + Hash>(sets: &mut HashMap<K, BTreeSet<String>>, key: &K, name: &str) {
+    if let Some(set) = sets.get_mut(key) {
+        set.remove(name);
+        if set.is_empty() {
+            sets.remove(key);
+        }
+    }
 }
 
 const NOT_LISTED: &str = "the pods are not listed yet";

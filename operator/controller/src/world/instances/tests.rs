@@ -48,12 +48,16 @@ fn service(world: &mut World, name: &str, spec: Value) {
 }
 
 fn pod(world: &mut World, namespace: &str, name: &str, sources: Value) -> BTreeSet<Key> {
+    pod_at(world, (namespace, name), sources, "10.0.0.1")
+}
+
+fn pod_at(world: &mut World, (namespace, name): (&str, &str), sources: Value, ip: &str) -> BTreeSet<Key> {
     let place = (namespace.to_owned(), name.to_owned());
     let facts = pods::read(&parse(json!({
         "metadata": { "namespace": namespace, "name": name, "uid": format!("p-{name}") },
         "spec": { "containers": [{ "name": "app" }],
             "volumes": [{ "name": "gaia", "projected": { "sources": sources } }] },
-        "status": { "phase": "Running", "podIP": "10.0.0.1" },
+        "status": { "phase": "Running", "podIP": ip },
     })));
     world.apply_pod(&place, facts)
 }
@@ -222,6 +226,27 @@ fn pods_of_one_workload_share_what_they_refer_to() {
         world.apply_pod(&("shop".to_owned(), name.to_owned()), None);
     }
     assert!(world.instances.shapes.is_empty() && world.instances.users.is_empty());
+}
+
+#[test]
+fn a_service_is_found_by_the_address_of_its_pods_as_long_as_they_have_it() {
+    let mut world = world();
+    for name in ["web", "api"] {
+        service(&mut world, name, json!({}));
+    }
+    let enforces = |name: &str| json!([{ "configMap": { "name": format!("{name}-auth") } }]);
+    let at = |world: &World, ip: &str| world.service_at(ip.parse().unwrap()).map(|place| place.1.clone());
+    pod_at(&mut world, ("shop", "web-x"), enforces("web"), "10.0.0.1");
+    assert_eq!((at(&world, "10.0.0.1").as_deref(), at(&world, "10.0.0.2")), (Some("web"), None));
+    pod_at(&mut world, ("shop", "web-x"), enforces("web"), "10.0.0.2");
+    assert_eq!((at(&world, "10.0.0.1"), at(&world, "10.0.0.2").as_deref()), (None, Some("web")));
+    // Two on the network of one node: the first by name.
+    pod_at(&mut world, ("shop", "api-x"), enforces("api"), "10.0.0.2");
+    assert_eq!(at(&world, "10.0.0.2").as_deref(), Some("api"));
+    world.apply_pod(&("shop".to_owned(), "api-x".to_owned()), None);
+    assert_eq!(at(&world, "10.0.0.2").as_deref(), Some("web"));
+    world.apply_pod(&("shop".to_owned(), "web-x".to_owned()), None);
+    assert!(world.instances.addresses.is_empty());
 }
 
 #[test]
