@@ -79,9 +79,9 @@ pub(crate) fn keys(service: &GaiaService) -> Option<&SecretRef> {
 }
 
 /// The ledger as a decision about its service needs it.
-pub(crate) struct Legacy {
+pub(crate) struct Legacy<'a> {
     /// The record as it is stored.
-    pub(crate) stored: Option<LedgerRecord>,
+    pub(crate) stored: Option<&'a LedgerRecord>,
     /// As it should be, but for the mode; none: there is nothing to write down.
     pub(crate) next: Option<LedgerRecord>,
     /// What the stored one says: what could not be written down is no evidence.
@@ -93,13 +93,13 @@ pub(crate) struct Legacy {
 }
 
 /// Reads a service's ledger, stored or on its way. `watch`: none where nobody reads ledgers.
-pub(crate) fn observe(
+pub(crate) fn observe<'a>(
     service: &GaiaService,
-    stored: &Held<LedgerObject>,
+    stored: &'a Held<LedgerObject>,
     was_deleted: bool,
     watch: Option<&Watch<'_>>,
     now: Timestamp,
-) -> Legacy {
+) -> Legacy<'a> {
     let found = stored.ours();
     let before = found.and_then(|object| object.record.as_ref());
     let lost = match (found, was_deleted) {
@@ -109,14 +109,14 @@ pub(crate) fn observe(
     };
     let watch = watch.filter(|_| keys(service).is_some() && *stored != Held::Foreign);
     let next = watch.map(|watch| record::next(before, lost, watch, now));
-    let verdict = |record| verdict(service, record, now);
-    let found = verdict(before);
-    let then = verdict(next.as_ref().or(before));
+    let found = verdict(service, before, now);
+    let changed = next.as_ref().filter(|next| before != Some(*next));
+    let still = |next| verdict(service, Some(next), now).truth == Truth::True;
     Legacy {
-        keys_may_end: [&found, &then].iter().all(|verdict| verdict.truth == Truth::True),
+        keys_may_end: found.truth == Truth::True && changed.is_none_or(still),
         verdict: found,
         looks_again_at: watch.and_then(|watch| looks_again_at(before, watch, now)),
-        stored: before.cloned(),
+        stored: before,
         next,
     }
 }

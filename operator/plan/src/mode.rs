@@ -31,7 +31,7 @@ pub(crate) struct Effective {
 pub(crate) fn effective(
     service: &GaiaService,
     domain: Option<&TrustDomain>,
-    legacy: &Legacy,
+    legacy: &Legacy<'_>,
     now: Timestamp,
 ) -> Effective {
     let tls = service.spec.tls.mode;
@@ -75,8 +75,8 @@ pub(crate) fn ran(service: &GaiaService) -> AuthMode {
 }
 
 /// Whoever has just come from there knows that it works.
-fn ran_within_a_day(legacy: &Legacy, now: Timestamp) -> bool {
-    let run = legacy.stored.as_ref().and_then(|record| record.jwt_only);
+fn ran_within_a_day(legacy: &Legacy<'_>, now: Timestamp) -> bool {
+    let run = legacy.stored.and_then(|record| record.jwt_only);
     run.is_some_and(|run| run.until.is_none_or(|until| now <= saturating_add(until, WAY_BACK)))
 }
 
@@ -123,7 +123,8 @@ mod tests {
                                 for tls in [Permissive, Strict] {
                                     count += 1;
                                     let (service, domain) = service(wanted, running, keys, force, tls);
-                                    let found = effective(&service, Some(&domain), &legacy(free, hours_ago), now());
+                                    let record = record(hours_ago);
+                                    let found = effective(&service, Some(&domain), &legacy(free, &record), now());
                                     let may = !keys
                                         || free
                                         || running == Some(JWTOnly)
@@ -154,7 +155,7 @@ mod tests {
     fn what_is_refused_names_the_field_that_asks_for_it() {
         let (mut service, mut domain) = service(AuthMode::JWTOnly, None, true, None, TlsMode::Strict);
         let message = |service: &GaiaService, domain: &TrustDomain| {
-            effective(service, Some(domain), &legacy(false, None), now()).refusal.unwrap().message
+            effective(service, Some(domain), &legacy(false, &record(None)), now()).refusal.unwrap().message
         };
         assert_eq!(
             message(&service, &domain),
@@ -175,17 +176,20 @@ mod tests {
         "2026-03-01T00:00:00Z".parse().unwrap()
     }
 
-    fn legacy(free: bool, ended_hours_ago: Option<u64>) -> Legacy {
-        let (truth, reason) = if free { (Truth::True, "KeysUnused") } else { (Truth::False, "LegacyKeysInUse") };
+    fn record(ended_hours_ago: Option<u64>) -> LedgerRecord {
         let until = ended_hours_ago.map(|hours| now() - jiff::SignedDuration::from_hours(hours.try_into().unwrap()));
-        let record = LedgerRecord {
+        LedgerRecord {
             schema_version: 1,
             watched_since: None,
             gap: None,
             jwt_only: until.map(|until| JwtOnlyRun { since: until, until: Some(until) }),
             instances: vec![],
             entries: vec![],
-        };
+        }
+    }
+
+    fn legacy(free: bool, record: &LedgerRecord) -> Legacy<'_> {
+        let (truth, reason) = if free { (Truth::True, "KeysUnused") } else { (Truth::False, "LegacyKeysInUse") };
         Legacy {
             stored: Some(record),
             next: None,

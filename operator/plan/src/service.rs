@@ -10,6 +10,7 @@ use gaia_api::crd::{
     AuthMode, AuthStatus, CertificateSummary, Condition, GaiaService, GaiaServiceStatus, ServiceCertificate,
     ServiceCertificateSpec, TrustDomain, Truth, Workload, both_usages, find_condition, is_true, reason,
 };
+use gaia_api::ledger::LedgerRecord;
 use gaia_api::mount::{ApiKeyRules, Brownout, Caller, Deprecation, Policy, SCHEMA_VERSION, UserTokens};
 use gaia_api::names::{self, MANAGED_BY, MANAGED_BY_LABEL, key};
 use gaia_pki::sha256_hex;
@@ -67,9 +68,9 @@ pub struct ServicePlan {
 #[must_use]
 pub fn plan(observed: &Observed<'_>, now: Timestamp) -> ServicePlan {
     let (service, domain) = (observed.service, observed.domain.object);
-    let legacy = legacy::observe(service, &observed.ledger, observed.ledger_lost, observed.watch.as_ref(), now);
+    let mut legacy = legacy::observe(service, &observed.ledger, observed.ledger_lost, observed.watch.as_ref(), now);
     let running = mode::effective(service, domain, &legacy, now);
-    let decision = decide(observed, &legacy, &running, now);
+    let decision = decide(observed, legacy.next.take(), &running, now);
     let generation = observed.service.metadata.generation;
     let mut thresholds: Vec<Timestamp> = legacy.verdict.changes_at.into_iter().chain(legacy.looks_again_at).collect();
     if observed.child == Held::Foreign || observed.policy == Held::Foreign || observed.ledger == Held::Foreign {
@@ -93,7 +94,7 @@ struct Decision {
     is_recorded: bool,
 }
 
-fn decide(observed: &Observed<'_>, legacy: &Legacy, running: &Effective, now: Timestamp) -> Decision {
+fn decide(observed: &Observed<'_>, record: Option<LedgerRecord>, running: &Effective, now: Timestamp) -> Decision {
     let domain = match observed.domain.granted() {
         Ok(domain) => domain,
         Err(refusal) => return Decision { refusal: Some(refusal), ..Decision::default() },
@@ -104,7 +105,7 @@ fn decide(observed: &Observed<'_>, legacy: &Legacy, running: &Effective, now: Ti
         Err(refusal) => decision.refusal = Some(refusal),
     }
     // What ran is written down before something else does: a crash between the two must not forget it.
-    match ledger::action(observed, legacy, running.mode, now) {
+    match ledger::action(observed, record, running.mode, now) {
         Ok(action) => {
             decision.is_recorded = true;
             decision.actions.extend(action);
@@ -322,7 +323,7 @@ fn policy_action(observed: &Observed<'_>, policy: String) -> Result<Option<Objec
 fn status(
     observed: &Observed<'_>,
     decision: &Decision,
-    legacy: &Legacy,
+    legacy: &Legacy<'_>,
     mode: AuthMode,
     now: Timestamp,
 ) -> GaiaServiceStatus {
@@ -363,7 +364,7 @@ fn status(
             not_after: child.status.as_ref().and_then(|status| status.not_after),
             served: child.status.as_ref().and_then(|status| Some(status.served.as_ref()?.summary.clone())),
         }),
-        legacy: legacy::status(service, legacy.stored.as_ref()),
+        legacy: legacy::status(service, legacy.stored),
         policy_hash: decision.policy_hash.clone().filter(|_| decision.policy_published),
         conditions,
     }

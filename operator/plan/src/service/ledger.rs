@@ -3,22 +3,23 @@
 use std::collections::BTreeMap;
 
 use gaia_api::crd::{AuthMode, reason};
+use gaia_api::ledger::LedgerRecord;
 use gaia_api::names::{self, key};
 use jiff::Timestamp;
 
 use super::Observed;
-use crate::legacy::{self, LedgerObject, Legacy};
+use crate::legacy::{self, LedgerObject};
 use crate::object::{DesiredObject, Held, ObjectKey, OtherKeys, Template, immutable};
 use crate::plan::owner;
 use crate::{Action, Refusal, mode, projection};
 
-/// What is to be done about it.
+/// What is to be done about it. `record`: what it should be, but for the mode; none: there is nothing to write down.
 ///
 /// # Errors
 /// It cannot be written.
 pub(super) fn action(
     observed: &Observed<'_>,
-    legacy: &Legacy,
+    record: Option<LedgerRecord>,
     mode: AuthMode,
     now: Timestamp,
 ) -> Result<Option<Action>, Refusal> {
@@ -33,7 +34,7 @@ pub(super) fn action(
     if let (Held::Ours(found), false) = (&observed.ledger, has_keys) {
         return Ok(Some(Action::Delete { key, version: found.facts.version() }));
     }
-    let Some(record) = legacy.next.clone() else { return Ok(None) };
+    let Some(record) = record else { return Ok(None) };
     let record = legacy::with_mode(record, mode, mode::ran(observed.service), now);
     let desired = DesiredObject {
         key,
