@@ -9,6 +9,7 @@ use gaia_api::names::{COMPONENT_LABEL, TRUST_DOMAIN_LABEL, annotation, key};
 use gaia_pki::Jwk;
 use jiff::Timestamp;
 
+use crate::object::{DesiredObject, ObjectKey, OtherKeys, Template};
 use crate::ring::{CaRing, SigningRing, State};
 
 /// The trusted roots as one PEM file, in the order of the ring. Roots that have ended leave it, except the active one.
@@ -131,6 +132,25 @@ pub fn caller_id(
         || SpiffeId::workload(&spec.trust_domain, namespace, &caller.service),
         |service| identity(spec, service).spiffe_id,
     )
+}
+
+/// A ConfigMap that holds this and nothing else.
+pub(crate) fn config_map(
+    key: ObjectKey,
+    trust_domain: &str,
+    component: &str,
+    data: BTreeMap<String, String>,
+) -> DesiredObject {
+    DesiredObject {
+        key,
+        secret_type: None,
+        labels: labels(trust_domain, component),
+        annotations: BTreeMap::new(),
+        template: Template::default(),
+        data,
+        other_keys: OtherKeys::Remove,
+        owner: None,
+    }
 }
 
 /// The labels of a projection.

@@ -24,9 +24,7 @@ use crate::domain::DomainView;
 use crate::legacy::{LedgerObject, Legacy, Watch};
 use crate::merge::merge_patch;
 use crate::mode::Effective;
-use crate::object::{
-    DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, ObjectKind, OtherKeys, Template, Version, immutable,
-};
+use crate::object::{DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, ObjectKind, Version, immutable};
 use crate::plan::owner;
 use crate::{Action, Event, Plan, Refusal, legacy, mode, projection, user_tokens};
 
@@ -288,16 +286,8 @@ fn policy_action(observed: &Observed<'_>, policy: String) -> Result<Option<Objec
     let hash = sha256_hex(policy.as_bytes());
     let was_published = observed.service.status.as_ref().is_some_and(|status| status.policy_hash == Some(hash));
     let name = names::policy(meta.name.as_deref().unwrap_or_default());
-    let desired = DesiredObject {
-        key: ObjectKey::config_map(meta.namespace.as_deref().unwrap_or_default(), name),
-        secret_type: None,
-        labels: projection::labels(observed.domain.name, "policy"),
-        annotations: BTreeMap::new(),
-        template: Template::default(),
-        data: BTreeMap::from([(key::POLICY.to_owned(), policy)]),
-        other_keys: OtherKeys::Remove,
-        owner: Some(owner("GaiaService", meta)),
-    };
+    let object = ObjectKey::config_map(meta.namespace.as_deref().unwrap_or_default(), name);
+    let desired = config_map(observed, object, "policy", (key::POLICY, policy));
     match &observed.policy {
         Held::Absent if observed.policy_lost => {
             let message = format!("{} was missing and was written again", desired.key);
@@ -317,6 +307,19 @@ fn policy_action(observed: &Observed<'_>, policy: String) -> Result<Option<Objec
             reason::OBJECT_NOT_OWNED,
             format!("{} exists and is not Gaia's; delete it so that the operator can write its own", desired.key),
         )),
+    }
+}
+
+/// A ConfigMap of this service.
+fn config_map(
+    observed: &Observed<'_>,
+    key: ObjectKey,
+    component: &str,
+    (name, content): (&str, String),
+) -> DesiredObject {
+    DesiredObject {
+        owner: Some(owner("GaiaService", &observed.service.metadata)),
+        ..projection::config_map(key, observed.domain.name, component, BTreeMap::from([(name.to_owned(), content)]))
     }
 }
 

@@ -1,16 +1,13 @@
 //! The record of who uses API keys, as long as there are any.
 
-use std::collections::BTreeMap;
-
 use gaia_api::crd::{AuthMode, reason};
 use gaia_api::ledger::LedgerRecord;
 use gaia_api::names::{self, key};
 use jiff::Timestamp;
 
-use super::Observed;
+use super::{Observed, config_map};
 use crate::legacy::{self, LedgerObject};
-use crate::object::{DesiredObject, Held, ObjectKey, OtherKeys, Template, immutable};
-use crate::plan::owner;
+use crate::object::{Held, ObjectKey, immutable};
 use crate::{Action, Refusal, mode, projection};
 
 /// What is to be done about it. `record`: what it should be, but for the mode; none: there is nothing to write down.
@@ -36,16 +33,7 @@ pub(super) fn action(
     }
     let Some(record) = record else { return Ok(None) };
     let record = legacy::with_mode(record, mode, mode::ran(observed.service), now);
-    let desired = DesiredObject {
-        key,
-        secret_type: None,
-        labels: projection::labels(observed.domain.name, "ledger"),
-        annotations: BTreeMap::new(),
-        template: Template::default(),
-        data: BTreeMap::from([(key::LEDGER.to_owned(), projection::json(&record))]),
-        other_keys: OtherKeys::Remove,
-        owner: Some(owner("GaiaService", meta)),
-    };
+    let desired = config_map(observed, key, "ledger", (key::LEDGER, projection::json(&record)));
     let write = |change| Ok(Some(Action::Write(Box::new(change))));
     match &observed.ledger {
         Held::Ours(LedgerObject { facts, .. }) => match desired.change_from(facts) {

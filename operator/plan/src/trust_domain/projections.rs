@@ -69,14 +69,8 @@ fn config_map(
     data: &BTreeMap<String, String>,
 ) -> DesiredObject {
     DesiredObject {
-        key: ObjectKey::config_map(namespace, name),
-        secret_type: None,
-        labels: projection::labels(observed.name(), component),
         annotations: annotations.clone(),
-        template: Template::default(),
-        data: data.clone(),
-        other_keys: OtherKeys::Remove,
-        owner: None,
+        ..projection::config_map(ObjectKey::config_map(namespace, name), observed.name(), component, data.clone())
     }
 }
 
