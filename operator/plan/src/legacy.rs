@@ -74,7 +74,8 @@ pub(crate) fn says_something(record: &LedgerRecord) -> bool {
 }
 
 /// The Secret of a service's keys, if it has any.
-pub(crate) fn keys(service: &GaiaService) -> Option<&SecretRef> {
+#[must_use]
+pub fn keys(service: &GaiaService) -> Option<&SecretRef> {
     service.spec.auth.api_keys_secret_ref.as_ref()
 }
 

@@ -142,7 +142,7 @@ impl World {
     }
 
     pub(super) fn has_keys(&self, service: &Place) -> bool {
-        self.services.get(service).is_some_and(|service| service.spec.auth.api_keys_secret_ref.is_some())
+        has_keys(&self.services, service)
     }
 
     pub(super) fn has_ledger(&self, entry: &Entry) -> bool {
@@ -236,6 +236,11 @@ impl Readings {
             failing: known.and_then(|known| known.failing.as_ref()).map(|(since, why)| (*since, why.as_str())),
         }
     }
+}
+
+/// Whether a service takes API keys, as far as it is known.
+pub(super) fn has_keys(services: &BTreeMap<Place, Arc<GaiaService>>, service: &Place) -> bool {
+    services.get(service).is_some_and(|service| gaia_plan::legacy::keys(service).is_some())
 }
 
 fn may_have_served(entry: &Entry) -> bool {

@@ -9,6 +9,7 @@ use gaia_plan::object::{ObjectKey, ObjectKind};
 
 use super::{Address, Entry, InstanceIndex};
 use crate::store::Key;
+use crate::world::ledgers::has_keys;
 use crate::world::pods::{PodFacts, Reference};
 use crate::world::{Place, World};
 
@@ -239,10 +240,7 @@ impl World {
             let before = found.remove(uid);
             let after = entries.remove(domain);
             if let (Some(before), None) = (&before, &after) {
-                let has_keys = |place: &Place| {
-                    services.get(place).is_some_and(|service| service.spec.auth.api_keys_secret_ref.is_some())
-                };
-                keys.extend(readings.went(before, has_keys));
+                keys.extend(readings.went(before, |service| has_keys(services, service)));
             }
             if before != after {
                 let both = before.iter().chain(&after).flat_map(|entry| &entry.certificates);
