@@ -12,7 +12,7 @@ use gaia_api::crd::{GaiaService, SecretRef, Truth};
 use gaia_api::ledger::{LedgerRecord, LedgerReport};
 use jiff::Timestamp;
 
-use self::merge::merged;
+use self::merge::{latest_first, merged};
 use self::record::looks_again_at;
 pub(crate) use self::record::with_mode;
 use self::verdict::verdict;

@@ -1,5 +1,6 @@
 //! What several instances have seen, as one: the latest day of each key and caller.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use gaia_api::ledger::{LedgerCaller, LedgerEntry, MAX_CALLERS};
@@ -25,11 +26,16 @@ pub(super) fn merged<'a>(known: &[LedgerEntry], seen: impl IntoIterator<Item = &
     let mut all: Vec<LedgerEntry> = all.collect();
     if all.len() > MAX_ENTRIES {
         // The latest are what counts.
-        all.sort_by(|a, b| (b.date, &a.key, &a.caller).cmp(&(a.date, &b.key, &b.caller)));
+        all.sort_by(latest_first);
         all.truncate(MAX_ENTRIES);
         all.sort_by(|a, b| (&a.key, &a.caller).cmp(&(&b.key, &b.caller)));
     }
     all
+}
+
+/// The order in which the latest uses come first.
+pub(super) fn latest_first(a: &LedgerEntry, b: &LedgerEntry) -> Ordering {
+    (b.date, &a.key, &a.caller).cmp(&(a.date, &b.key, &b.caller))
 }
 
 /// What a ConfigMap has room for.

@@ -8,7 +8,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
 
-use super::keys;
+use super::{keys, latest_first};
 use crate::backoff::saturating_add;
 
 /// What is to be said of API keys, as the condition `LegacyFree` says it.
@@ -35,8 +35,9 @@ pub(super) fn verdict(service: &GaiaService, record: Option<&LedgerRecord>, now:
     let Some(record) = record else {
         return say(Truth::False, reason::NOT_WATCHED, "no instance's ledger was read yet".to_owned());
     };
-    let in_use: Vec<&LedgerEntry> =
-        latest_first(record).into_iter().filter(|entry| free_from(entry.date, wanted) > now).collect();
+    let mut in_use: Vec<&LedgerEntry> =
+        record.entries.iter().filter(|entry| free_from(entry.date, wanted) > now).collect();
+    in_use.sort_by(|a, b| latest_first(a, b));
     if let Some(last) = in_use.first() {
         let message = format!("used within {span}: {}", list(&in_use));
         let changes_at = Some(free_from(last.date, wanted));
@@ -60,7 +61,8 @@ pub(super) fn verdict(service: &GaiaService, record: Option<&LedgerRecord>, now:
 /// What status says of it.
 pub(crate) fn status(service: &GaiaService, record: Option<&LedgerRecord>) -> Option<LegacyStatus> {
     keys(service)?;
-    let entries = latest_first(record?);
+    let mut entries: Vec<&LedgerEntry> = record?.entries.iter().collect();
+    entries.sort_by(|a, b| latest_first(a, b));
     let last = entries.first()?.date;
     let callers = entries.iter().take(MAX_CALLERS_IN_STATUS).map(|entry| LegacyCaller {
         key: entry.key.chars().take(MAX_KEY).collect(),
@@ -68,12 +70,6 @@ pub(crate) fn status(service: &GaiaService, record: Option<&LedgerRecord>) -> Op
         last_used_date: entry.date.to_string(),
     });
     Some(LegacyStatus { last_used_date: Some(last.to_string()), callers: callers.collect() })
-}
-
-fn latest_first(record: &LedgerRecord) -> Vec<&LedgerEntry> {
-    let mut entries: Vec<&LedgerEntry> = record.entries.iter().collect();
-    entries.sort_by(|a, b| (b.date, &a.key, &a.caller).cmp(&(a.date, &b.key, &b.caller)));
-    entries
 }
 
 /// From when on a key that was last used that day counts as unused for that long: it may have been used until midnight.
