@@ -1,7 +1,6 @@
 //! The whole platform on a loopback cluster: the operator, what `charts/gaia-platform` makes, and its five services as local
 //! processes in place of the pods, two of gateway; with a login server and a provider of chat completions outside.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,7 +8,6 @@ use anyhow::{Context as _, Result};
 use gaia_api::names::key;
 use serde_json::{Value, json};
 
-use crate::control_plane::ports;
 use crate::gotrue::{GoTrue, GoTrueOptions};
 use crate::platform::{OPERATOR_NAMESPACE, merged};
 use crate::provider::{Provider, ProviderOptions};
@@ -27,10 +25,10 @@ pub struct Five {
     pub assets: ServiceProcess,
     /// The one that asks the provider.
     pub chat: ServiceProcess,
-    /// Two instances of gateway, with the addresses of their edges.
-    pub gateways: Vec<(ServiceProcess, SocketAddr)>,
-    /// The pages, with the address of their edge.
-    pub web: (ServiceProcess, SocketAddr),
+    /// Two instances of gateway.
+    pub gateways: Vec<ServiceProcess>,
+    /// The pages.
+    pub web: ServiceProcess,
     /// Where people have their accounts.
     pub gotrue: GoTrue,
     /// What chat-service asks.
@@ -86,21 +84,11 @@ impl Five {
             ("GAIA_PROVIDER_MODEL", "echo".to_owned()),
         ];
         let chat = start("chat-service", None, &env).await?;
-        let [first, second, web] = ports::free()?.map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port)));
-        let resolve = [&auth, &assets, &chat].map(resolved).concat().join(",");
-        let calling = |edge: SocketAddr| {
-            let mut env = how.env(&dir, &assets, &chat);
-            env.push(("GAIA_EDGE_ADDRESS", edge.to_string()));
-            env.push(("GAIA_RESOLVE", resolve.clone()));
-            env
-        };
-        let mut gateways = vec![];
-        for (instance, edge) in [first, second].into_iter().enumerate() {
-            gateways.push((start("gateway", Some(instance), &calling(edge)).await?, edge));
-        }
-        let mut env = calling(web);
+        let mut env = how.env(&dir, &assets, &chat);
+        env.push(("GAIA_RESOLVE", [&auth, &assets, &chat].map(resolved).concat().join(",")));
+        let gateways = vec![start("gateway", Some(0), &env).await?, start("gateway", Some(1), &env).await?];
         env.push(("GAIA_SESSION_KEYS_FILE", dir.join("session-keys").display().to_string()));
-        let web = (start("web-service", None, &env).await?, web);
+        let web = start("web-service", None, &env).await?;
         let five = Self { operator, auth, assets, chat, gateways, web, gotrue, provider, api_key, dir, values };
         for (_, service) in five.services() {
             service.wait_ready(SOON).await?;
@@ -116,9 +104,9 @@ impl Five {
             ("auth-service", &self.auth),
             ("asset-service", &self.assets),
             ("chat-service", &self.chat),
-            ("web-service", &self.web.0),
+            ("web-service", &self.web),
         ];
-        all.extend(self.gateways.iter().map(|(gateway, _)| ("gateway", gateway)));
+        all.extend(self.gateways.iter().map(|gateway| ("gateway", gateway)));
         all
     }
 

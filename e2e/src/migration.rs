@@ -92,7 +92,7 @@ impl Walker {
     }
 
     async fn tls(&mut self) -> Result<()> {
-        let who = [&self.five.gateways[0].0, &self.five.gateways[1].0, &self.five.web.0];
+        let who = [&self.five.gateways[0], &self.five.gateways[1], &self.five.web];
         for service in who {
             self.five.restart(service, How::TlsWithKey).await?;
         }
@@ -102,7 +102,7 @@ impl Walker {
 
     async fn tokens(&mut self) -> Result<()> {
         self.mode(&json!({ "auth": { "mode": "Dual" } }), "Dual").await?;
-        let who = [&self.five.gateways[0].0, &self.five.gateways[1].0, &self.five.web.0];
+        let who = [&self.five.gateways[0], &self.five.gateways[1], &self.five.web];
         for service in who {
             self.five.restart(service, How::Tokens).await?;
         }

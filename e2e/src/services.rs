@@ -206,7 +206,7 @@ impl ServiceProcess {
             .env("GAIA_DIR", mount.dir())
             .env("GAIA_MESH_ADDRESS", mesh.to_string())
             .env("GAIA_ADMIN_ADDRESS", admin.to_string());
-        if name == GATEWAY {
+        if WITH_EDGE.contains(&name.as_str()) {
             spec = spec.env("GAIA_EDGE_ADDRESS", edge.to_string());
         }
         if name == ASSET_SERVICE {
@@ -235,7 +235,7 @@ impl ServiceProcess {
         self.mesh
     }
 
-    /// Where users reach it, if it is gateway: in plain HTTP, as behind an ingress.
+    /// Where users reach it, if it is gateway or web-service: in plain HTTP, as behind an ingress.
     pub fn edge_address(&self) -> SocketAddr {
         self.edge
     }
@@ -342,5 +342,9 @@ pub const AUTH_SERVICE: &str = "auth-service";
 pub const GATEWAY: &str = "gateway";
 /// The keeper of files.
 pub const ASSET_SERVICE: &str = "asset-service";
+/// The pages.
+pub const WEB_SERVICE: &str = "web-service";
+/// Those that people and programs from outside reach.
+pub(crate) const WITH_EDGE: [&str; 2] = [GATEWAY, WEB_SERVICE];
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(30);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -10,6 +10,7 @@ use anyhow::{Result, ensure};
 use gaia_runtime::testing::{Mount, MountedFiles};
 
 use crate::control_plane::ports;
+use crate::services::WITH_EDGE;
 use crate::{Process, ProcessSpec, http, programs, wait};
 
 /// A running service. It is a [`Process`].
@@ -42,7 +43,7 @@ impl Standalone {
             ("GAIA_ADMIN_ADDRESS", admin.to_string()),
             ("GAIA_RELOAD_INTERVAL", "1s".to_owned()),
         ]);
-        if ["gateway", "web-service"].contains(&program) {
+        if WITH_EDGE.contains(&program) {
             all.insert("GAIA_EDGE_ADDRESS", edge.to_string());
         }
         if program == "asset-service" {

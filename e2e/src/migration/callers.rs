@@ -24,7 +24,7 @@ use crate::control_plane::ports;
 use crate::five::{Five, NAMESPACE, TRUST_DOMAIN};
 use crate::load::runtime_config;
 use crate::services::mount;
-use crate::{ControlPlane, KeptProjection, Projection, wait};
+use crate::{ControlPlane, KeptProjection, Projection, ServiceProcess, wait};
 
 /// What the requests of one caller came to.
 #[derive(Clone, Copy, Debug, Default)]
@@ -79,7 +79,7 @@ impl Callers {
         });
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let gateways: Vec<SocketAddr> = five.gateways.iter().map(|(_, edge)| *edge).collect();
+        let gateways: Vec<SocketAddr> = five.gateways.iter().map(ServiceProcess::edge_address).collect();
         let client = plain_client();
         let app = {
             let (shared, client) = (Arc::clone(&shared), client.clone());
@@ -99,7 +99,8 @@ impl Callers {
         };
         tasks.spawn(call_again_and_again(BATCH, Arc::clone(&shared), stopped.clone(), calls));
 
-        let mut browser = Browser { client, origin: format!("http://{}", five.web.1), cookies: BTreeMap::new() };
+        let origin = format!("http://{}", five.web.edge_address());
+        let mut browser = Browser { client, origin, cookies: BTreeMap::new() };
         browser.sign_in("ada@example.com", super::PASSWORD).await?;
         let browser = Arc::new(tokio::sync::Mutex::new(browser));
         let looks = async move || browser.lock().await.get("/files").await;
@@ -119,7 +120,7 @@ impl Callers {
 
     /// The app has its users sign in, through gateway, and sends what they get, which is returned.
     pub(super) async fn app_signs_in(&self, five: &Five) -> Result<String> {
-        let url = format!("http://{}/auth/login", five.gateways[0].1);
+        let url = format!("http://{}/auth/login", five.gateways[0].edge_address());
         let body = json!({ "email": "ada@example.com", "password": super::PASSWORD }).to_string();
         let request = Request::post(url).header(header::CONTENT_TYPE, "application/json").body(Body::from(body))?;
         let answer = plain_client().request(request).await?;

@@ -1,6 +1,5 @@
 //! The last steps: people come in, through gateway and web-service, with an account at a login server and a chat behind.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,7 +8,6 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gaia_e2e::authority::write_private;
-use gaia_e2e::control_plane::ports;
 use gaia_e2e::gotrue::{GoTrue, GoTrueOptions};
 use gaia_e2e::progress::tell;
 use gaia_e2e::provider::{Provider, ProviderOptions};
@@ -26,9 +24,6 @@ pub(super) struct People {
     pub(super) chat: ServiceProcess,
     pub(super) gateway: ServiceProcess,
     pub(super) web: ServiceProcess,
-    gateway_edge: SocketAddr,
-    /// Where the pages are.
-    pub(super) web_edge: SocketAddr,
     _gotrue: GoTrue,
     _provider: Provider,
 }
@@ -73,32 +68,30 @@ impl People {
             .env("GAIA_PROVIDER_KEY_FILE", &provider_key.display().to_string())
             .env("GAIA_PROVIDER_MODEL", "echo");
         let chat = ServiceProcess::start(plane, chat).await?;
-        let [gateway_edge, web_edge] = ports::free()?.map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port)));
-        let calling = |name: &str, edge: SocketAddr| {
+        let calling = |name: &str| {
             let all = [&services.auth, &services.assets, &chat];
             let resolve = all.map(|service| format!("{}={}", service.server_name(), service.mesh_address())).join(",");
             let url = |service: &ServiceProcess| format!("https://{}", service.server_name());
             options(plane, dir, name)
-                .env("GAIA_EDGE_ADDRESS", &edge.to_string())
                 .env("GAIA_RESOLVE", &resolve)
                 .env("GAIA_AUTH_URL", &url(&services.auth))
                 .env("GAIA_UPSTREAM_ASSET_SERVICE", &url(&services.assets))
                 .env("GAIA_UPSTREAM_CHAT_SERVICE", &url(&chat))
         };
-        let gateway = ServiceProcess::start(plane, calling("gateway", gateway_edge)).await?;
-        let web = calling("web-service", web_edge).env("GAIA_SESSION_KEYS_FILE", &session_keys.display().to_string());
+        let gateway = ServiceProcess::start(plane, calling("gateway")).await?;
+        let web = calling("web-service").env("GAIA_SESSION_KEYS_FILE", &session_keys.display().to_string());
         let web = ServiceProcess::start(plane, web).await?;
         for service in [&chat, &gateway, &web] {
             service.wait_ready(SOON).await?;
         }
-        tell(format_args!("   gateway: process {}, http://{gateway_edge}", gateway.pid()));
-        tell(format_args!("   web-service: process {}, http://{web_edge}", web.pid()));
-        Ok(Self { chat, gateway, web, gateway_edge, web_edge, _gotrue: gotrue, _provider: provider })
+        tell(format_args!("   gateway: process {}, http://{}", gateway.pid(), gateway.edge_address()));
+        tell(format_args!("   web-service: process {}, http://{}", web.pid(), web.edge_address()));
+        Ok(Self { chat, gateway, web, _gotrue: gotrue, _provider: provider })
     }
 
     /// A program of a person's signs in at gateway and uses what is behind it.
     pub(super) async fn sign_in(&self, shell: &Shell) -> Result<()> {
-        let gateway = format!("http://{}", self.gateway_edge);
+        let gateway = format!("http://{}", self.gateway.edge_address());
         let json = "-H 'Content-Type: application/json'";
         shell.show_call(401, &format!(r"curl -sSw '%{{http_code}}\n' -o /dev/null {gateway}/assets")).await?;
         let body = json!({ "email": EMAIL, "password": PASSWORD });
@@ -118,7 +111,7 @@ impl People {
 
     /// What a person sees with a browser.
     pub(super) async fn look(&self, shell: &Shell) -> Result<()> {
-        let page = format!("http://{}/sign-in", self.web_edge);
+        let page = format!("http://{}/sign-in", self.web.edge_address());
         shell.show_call(200, &format!("curl -sSi {page} | grep -iE '^HTTP|content-security|<h1'")).await?;
         tell(format_args!("   With `make demo KEEP=1` it stays there: sign in as {EMAIL} with \"{PASSWORD}\"."));
         Ok(())

@@ -91,7 +91,7 @@ What to try next, with every command above too:
    kill -9 {}                                              # the operator; it is started again, and writes nothing
    kubectl describe trustdomain gaia
 Logs are in {}",
-        platform.people.web_edge,
+        platform.people.web.edge_address(),
         people::EMAIL,
         people::PASSWORD,
         files(dir).display(),
