@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::gotrue::{GoTrue, GoTrueOptions};
 use crate::platform::{OPERATOR_NAMESPACE, merged};
 use crate::provider::{Provider, ProviderOptions};
-use crate::services::{issuer_mount, mount};
+use crate::services::{issuer_mount, mount, resolve};
 use crate::{Cluster, ControlPlane, OperatorOptions, OperatorProcess, ServiceOptions, ServiceProcess, Source, chart};
 
 /// The platform. Dropping it stops its processes.
@@ -85,7 +85,7 @@ impl Five {
         ];
         let chat = start("chat-service", None, &env).await?;
         let mut env = how.env(&dir, &assets, &chat);
-        env.push(("GAIA_RESOLVE", [&auth, &assets, &chat].map(resolved).concat().join(",")));
+        env.push(("GAIA_RESOLVE", resolve(&[&auth, &assets, &chat])));
         let gateways = vec![start("gateway", Some(0), &env).await?, start("gateway", Some(1), &env).await?];
         env.push(("GAIA_SESSION_KEYS_FILE", dir.join("session-keys").display().to_string()));
         let web = start("web-service", None, &env).await?;
@@ -177,13 +177,6 @@ fn options(cluster: &Cluster, name: &str) -> ServiceOptions {
     sources.push(Source::secret(API_KEY_SECRET).items(&[key::API_KEYS]));
     sources.push(Source::secret(ANON_KEY).item("api-key", "issuer-supabase.key"));
     ServiceOptions::of(cluster, NAMESPACE, name, sources).env("GAIA_SHUTDOWN_DELAY", "1s")
-}
-
-/// By both names that callers use.
-fn resolved(service: &ServiceProcess) -> Vec<String> {
-    let (full, address) = (service.server_name(), service.mesh_address());
-    let short = full.split('.').next().unwrap_or(full);
-    vec![format!("{full}={address}"), format!("{short}={address}")]
 }
 
 fn base_values(gotrue: &GoTrue, provider: &Provider) -> Value {

@@ -115,8 +115,7 @@ impl ServiceOptions {
     /// The way in for users, to these services. It takes the API keys of the Secret `gateway-api-keys`.
     pub fn gateway(cluster: &Cluster, namespace: &str, trust_domain: &str, behind: &[&ServiceProcess]) -> Self {
         let mut options = Self::of(cluster, namespace, GATEWAY, mount(GATEWAY, trust_domain));
-        let hosts = behind.iter().map(|service| format!("{}={}", service.server_name, service.mesh));
-        options.env.insert("GAIA_RESOLVE".to_owned(), hosts.collect::<Vec<_>>().join(","));
+        options.env.insert("GAIA_RESOLVE".to_owned(), resolve(behind));
         let url = |name: &str| format!("https://{name}.{namespace}.svc:8443");
         options.env.insert("GAIA_AUTH_URL".to_owned(), url(AUTH_SERVICE));
         options.env.insert("GAIA_UPSTREAM_ASSET_SERVICE".to_owned(), url(ASSET_SERVICE));
@@ -305,6 +304,17 @@ impl Deref for ServiceProcess {
     fn deref(&self) -> &Process {
         &self.process
     }
+}
+
+/// Where services are, as `GAIA_RESOLVE` says it: by both names that callers use, `name.namespace.svc` and `name`.
+#[must_use]
+pub fn resolve(services: &[&ServiceProcess]) -> String {
+    let entries = services.iter().flat_map(|service| {
+        let full = service.server_name();
+        let short = full.split('.').next().unwrap_or(full);
+        [full, short].map(|name| format!("{name}={}", service.mesh_address()))
+    });
+    entries.collect::<Vec<_>>().join(",")
 }
 
 /// The leaf that a TLS server shows, verified for `server_name` against `roots` (PEM).

@@ -11,7 +11,7 @@ use gaia_e2e::authority::write_private;
 use gaia_e2e::gotrue::{GoTrue, GoTrueOptions};
 use gaia_e2e::progress::tell;
 use gaia_e2e::provider::{Provider, ProviderOptions};
-use gaia_e2e::services::mount;
+use gaia_e2e::services::{mount, resolve};
 use gaia_e2e::{ControlPlane, ServiceOptions, ServiceProcess, Source, services, wait};
 use serde_json::json;
 
@@ -69,11 +69,9 @@ impl People {
             .env("GAIA_PROVIDER_MODEL", "echo");
         let chat = ServiceProcess::start(plane, chat).await?;
         let calling = |name: &str| {
-            let all = [&services.auth, &services.assets, &chat];
-            let resolve = all.map(|service| format!("{}={}", service.server_name(), service.mesh_address())).join(",");
             let url = |service: &ServiceProcess| format!("https://{}", service.server_name());
             options(plane, dir, name)
-                .env("GAIA_RESOLVE", &resolve)
+                .env("GAIA_RESOLVE", &resolve(&[&services.auth, &services.assets, &chat]))
                 .env("GAIA_AUTH_URL", &url(&services.auth))
                 .env("GAIA_UPSTREAM_ASSET_SERVICE", &url(&services.assets))
                 .env("GAIA_UPSTREAM_CHAT_SERVICE", &url(&chat))
