@@ -1,6 +1,8 @@
 //! The whole platform on a loopback cluster: the operator, what `charts/gaia-platform` makes, and its five services as local
 //! processes in place of the pods, two of gateway; with a login server and a provider of chat completions outside.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use serde_json::{Value, json};
 use crate::gotrue::{GoTrue, GoTrueOptions};
 use crate::platform::{OPERATOR_NAMESPACE, merged};
 use crate::provider::{Provider, ProviderOptions};
-use crate::services::{issuer_mount, mount, resolve};
+use crate::services::{issuer_mount, list_instances, mount, resolve};
 use crate::{Cluster, ControlPlane, OperatorOptions, OperatorProcess, ServiceOptions, ServiceProcess, Source, chart};
 
 /// The platform. Dropping it stops its processes.
@@ -135,12 +137,13 @@ impl Five {
     }
 
     async fn list_instances(&self, plane: &ControlPlane) -> Result<()> {
-        for (name, _) in self.services() {
-            let all = self.services();
-            let own = all.iter().filter(|(service, _)| *service == name);
-            let endpoints: Vec<String> = own.map(|(_, service)| service.mesh_address().to_string()).collect();
-            let patch = json!({ "spec": { "endpoints": endpoints } }).to_string();
-            plane.kubectl(&["patch", "gaiaservice", name, "-n", NAMESPACE, "--type=merge", "-p", &patch]).await?;
+        let client = plane.admin().await?;
+        let mut instances: BTreeMap<&str, Vec<SocketAddr>> = BTreeMap::new();
+        for (name, service) in self.services() {
+            instances.entry(name).or_default().push(service.mesh_address());
+        }
+        for (name, addresses) in instances {
+            list_instances(&client, NAMESPACE, name, &addresses).await?;
         }
         Ok(())
     }

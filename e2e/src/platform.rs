@@ -2,6 +2,7 @@
 //! that calls the latter. Each of their instances is known to the operator by its GaiaService's `spec.endpoints`.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -149,14 +150,13 @@ impl Platform {
         let (service, dir) = (WEB.to_owned(), web.dir().to_owned());
         let caller = Caller::start(CallerOptions { service, dir, mesh_address, hosts, clock }).await?;
 
-        let addresses = assets.iter().map(|service| service.mesh_address().to_string()).collect();
-        declared.list_instances(ASSET_SERVICE, addresses).await?;
+        let addresses = |of: &[ServiceProcess]| of.iter().map(ServiceProcess::mesh_address).collect::<Vec<_>>();
+        declared.list_instances(ASSET_SERVICE, &addresses(&assets)).await?;
         if !gateways.is_empty() {
-            let addresses = gateways.iter().map(|service| service.mesh_address().to_string()).collect();
-            declared.list_instances(GATEWAY, addresses).await?;
+            declared.list_instances(GATEWAY, &addresses(&gateways)).await?;
         }
-        declared.list_instances(AUTH_SERVICE, vec![auth.mesh_address().to_string()]).await?;
-        declared.list_instances(WEB, vec![mesh_address.to_string()]).await?;
+        declared.list_instances(AUTH_SERVICE, &[auth.mesh_address()]).await?;
+        declared.list_instances(WEB, &[mesh_address]).await?;
         declared.wait_until_ready().await?;
         Ok(Self { client, name, operator, auth, assets, gateways, caller: Arc::new(caller), api_key, _web: web })
     }
@@ -238,11 +238,8 @@ impl Declared {
         services::wait_for_grant(&self.client, name, name, GATEWAY, SOON).await
     }
 
-    pub(crate) async fn list_instances(&self, service: &str, addresses: Vec<String>) -> Result<()> {
-        let services: Api<GaiaService> = Api::namespaced(self.client.clone(), &self.name);
-        let patch = json!({ "spec": { "endpoints": addresses } });
-        services.patch(service, &PatchParams::default(), &Patch::Merge(patch)).await?;
-        Ok(())
+    pub(crate) async fn list_instances(&self, service: &str, addresses: &[SocketAddr]) -> Result<()> {
+        services::list_instances(&self.client, &self.name, service, addresses).await
     }
 
     pub(crate) async fn wait_until_ready(&self) -> Result<()> {

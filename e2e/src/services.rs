@@ -9,13 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use gaia_api::crd::GaiaService;
 use gaia_api::mount::{self, Grants};
 use gaia_api::names;
 use gaia_pki::Certificate;
 use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use serde_json::json;
 
 use crate::cluster::Cluster;
 use crate::control_plane::ports;
@@ -54,6 +57,17 @@ pub fn issuer_mount(service: &str, trust_domain: &str) -> Vec<Source> {
 #[must_use]
 pub fn issuer_key_mount(issuer: &str, secret: &str) -> Source {
     Source::secret(secret).item(names::key::ISSUER_API_KEY, &names::issuer_key(issuer)).optional()
+}
+
+/// Tells the operator where the instances of a service are, where there are no pods for it to find.
+///
+/// # Errors
+/// If there is no such GaiaService, or the API server does not answer.
+pub async fn list_instances(client: &Client, namespace: &str, service: &str, addresses: &[SocketAddr]) -> Result<()> {
+    let services: Api<GaiaService> = Api::namespaced(client.clone(), namespace);
+    let patch = json!({ "spec": { "endpoints": addresses } });
+    services.patch(service, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    Ok(())
 }
 
 /// Waits until a caller is in the grants that the issuer of a TrustDomain mounts: a GaiaService may be Ready before.

@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use crate::control_plane::ports;
 use crate::five::{Five, NAMESPACE, TRUST_DOMAIN};
 use crate::load::runtime_config;
-use crate::services::mount;
+use crate::services::{list_instances, mount};
 use crate::{ControlPlane, KeptProjection, Projection, ServiceProcess, wait};
 
 /// What the requests of one caller came to.
@@ -266,7 +266,8 @@ async fn batch(
     plane.apply(&service.to_string()).await?;
     let home = plane.dir().join("platform").join(BATCH);
     std::fs::create_dir_all(&home)?;
-    let mounted = Projection::new(plane.admin().await?, NAMESPACE, home.join("gaia"), mount(BATCH, TRUST_DOMAIN));
+    let client = plane.admin().await?;
+    let mounted = Projection::new(client.clone(), NAMESPACE, home.join("gaia"), mount(BATCH, TRUST_DOMAIN));
     wait::until("the files of the batch job are there", SOON, || mounted.sync_once()).await?;
     let key = home.join("api-key");
     std::fs::write(&key, &five.api_key)?;
@@ -277,8 +278,7 @@ async fn batch(
     let runtime = Runtime::start(config, Arc::new(SystemClock), Arc::new(()), |_| ()).await?;
     let auth_url = format!("https://{}", five.auth.server_name()).parse()?;
     let caller = runtime.caller(&CallsConfig { auth_url, api_key_file: Some(key.clone()) });
-    let endpoints = json!({ "spec": { "endpoints": [runtime.mesh_address()?.to_string()] } }).to_string();
-    plane.kubectl(&["patch", "gaiaservice", BATCH, "-n", NAMESPACE, "--type=merge", "-p", &endpoints]).await?;
+    list_instances(&client, NAMESPACE, BATCH, &[runtime.mesh_address()?]).await?;
     let routes = runtime.routes();
     let (stop, stopped) = oneshot::channel::<()>();
     tokio::spawn(runtime.serve(routes, async { drop(stopped.await) }));

@@ -86,10 +86,10 @@ impl Cast {
         for service in [AUTH_SERVICE, ASSET_SERVICE] {
             let own = format!("{service}.{name}.svc");
             let instances = self.services.iter().filter(|actor| actor.server_name == own);
-            let addresses = instances.map(|actor| actor.address.to_string()).collect();
-            self.declared.list_instances(service, addresses).await?;
+            let addresses: Vec<SocketAddr> = instances.map(|actor| actor.address).collect();
+            self.declared.list_instances(service, &addresses).await?;
         }
-        self.declared.list_instances(WEB, vec![self.caller.mesh_address().to_string()]).await?;
+        self.declared.list_instances(WEB, &[self.caller.mesh_address()]).await?;
         self.declared.wait_until_ready().await
     }
 
