@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::gotrue::{GoTrue, GoTrueOptions};
 use crate::platform::{OPERATOR_NAMESPACE, merged};
 use crate::provider::{Provider, ProviderOptions};
-use crate::services::{issuer_mount, list_instances, mount, resolve};
+use crate::services::{issuer_key_mount, issuer_mount, list_instances, mount, resolve};
 use crate::{Cluster, ControlPlane, OperatorOptions, OperatorProcess, ServiceOptions, ServiceProcess, Source, chart};
 
 /// The platform. Dropping it stops its processes.
@@ -178,7 +178,7 @@ impl How {
 fn options(cluster: &Cluster, name: &str) -> ServiceOptions {
     let mut sources = if name == "auth-service" { issuer_mount(name, TRUST_DOMAIN) } else { mount(name, TRUST_DOMAIN) };
     sources.push(Source::secret(API_KEY_SECRET).items(&[key::API_KEYS]));
-    sources.push(Source::secret(ANON_KEY).item("api-key", "issuer-supabase.key"));
+    sources.push(issuer_key_mount("supabase", ANON_KEY));
     ServiceOptions::of(cluster, NAMESPACE, name, sources).env("GAIA_SHUTDOWN_DELAY", "1s")
 }
 

@@ -11,7 +11,7 @@ use gaia_e2e::authority::write_private;
 use gaia_e2e::gotrue::{GoTrue, GoTrueOptions};
 use gaia_e2e::progress::tell;
 use gaia_e2e::provider::{Provider, ProviderOptions};
-use gaia_e2e::services::{mount, resolve};
+use gaia_e2e::services::{issuer_key_mount, mount, resolve};
 use gaia_e2e::{ControlPlane, ServiceOptions, ServiceProcess, Source, services, wait};
 use serde_json::json;
 
@@ -124,7 +124,7 @@ fn options(plane: &ControlPlane, dir: &Path, name: &str) -> ServiceOptions {
 
 /// The key that the login server knows the project by; it comes late.
 pub(super) fn anon_key() -> Source {
-    Source::secret("supabase-anon-key").item("api-key", "issuer-supabase.key").optional()
+    issuer_key_mount("supabase", "supabase-anon-key")
 }
 
 /// Who has an account.
