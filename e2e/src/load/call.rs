@@ -55,7 +55,7 @@ async fn exchange(client: &MeshClient, request: Request<Body>) -> Result<Answer,
 }
 
 /// An error with everything behind it: a client tells the reason last.
-pub(super) fn in_words(error: &dyn Error) -> String {
+pub(crate) fn in_words(error: &dyn Error) -> String {
     let mut words = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

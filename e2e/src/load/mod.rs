@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 pub use account::{Connection, Counts, Failure, Kind, Outcome, Record};
+pub(crate) use call::in_words;
 pub use caller::{Caller, CallerOptions, runtime_config};
 pub use negative::{Negative, Verdict};
 pub use report::Report;

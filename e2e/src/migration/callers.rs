@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 
 use crate::control_plane::ports;
 use crate::five::{Five, NAMESPACE, TRUST_DOMAIN};
-use crate::load::runtime_config;
+use crate::load::{in_words, runtime_config};
 use crate::services::{list_instances, mount};
 use crate::{ControlPlane, KeptProjection, Projection, ServiceProcess, wait};
 
@@ -231,7 +231,7 @@ async fn app_calls(shared: &Shared, client: &PlainClient, gateways: &[SocketAddr
         match client.request(request.map_err(|error| error.to_string())?).await {
             Ok(answer) => return read(answer).await,
             Err(error) if error.is_connect() => last = Err(error.to_string()),
-            Err(error) => return Err(described(&error)),
+            Err(error) => return Err(in_words(&error)),
         }
     }
     last
@@ -239,7 +239,7 @@ async fn app_calls(shared: &Shared, client: &PlainClient, gateways: &[SocketAddr
 
 async fn batch_calls(batch: &Caller, url: &str) -> Outcome {
     let request = Request::get(url).body(Bytes::new()).map_err(|error| error.to_string())?;
-    let answer = batch.call("asset-service", request).await.map_err(|error| described(&error))?;
+    let answer = batch.call("asset-service", request).await.map_err(|error| in_words(&error))?;
     read(answer).await
 }
 
@@ -249,7 +249,7 @@ where
     B::Error: std::error::Error + 'static,
 {
     let (status, headers) = (answer.status(), answer.headers().clone());
-    answer.into_body().collect().await.map_err(|error| described(&error))?;
+    answer.into_body().collect().await.map_err(|error| in_words(&error))?;
     Ok((status, headers))
 }
 
@@ -321,7 +321,7 @@ impl Browser {
             Ok(answer) => read(answer).await?,
             // There is one web-service: while it is restarted, a browser tries again.
             Err(error) if error.is_connect() => return Box::pin(self.again(path)).await,
-            Err(error) => return Err(described(&error)),
+            Err(error) => return Err(in_words(&error)),
         };
         for cookie in outcome.1.get_all(header::SET_COOKIE) {
             let pair = cookie.to_str().ok().and_then(|text| text.split(';').next()?.split_once('='));
@@ -343,16 +343,6 @@ type PlainClient = Client<HttpConnector, Body>;
 fn plain_client() -> PlainClient {
     // No connection is kept: one that the server closes in this moment would look like a failure.
     Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http()
-}
-
-fn described(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
