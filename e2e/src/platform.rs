@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use gaia_api::crd::condition::READY;
 use gaia_api::crd::{Condition, GaiaService, TrustDomain, find_condition};
 use gaia_api::mount::{ApiKeyRecord, ApiKeyState, ApiKeys, SCHEMA_VERSION};
@@ -24,6 +23,7 @@ use serde_json::{Value, json};
 
 use crate::control_plane::ports;
 use crate::load::{Caller, CallerOptions, LoadOptions, Traffic};
+use crate::random::random;
 use crate::services::{ASSET_SERVICE, AUTH_SERVICE, GATEWAY};
 use crate::{
     Cluster, ControlPlane, KeptProjection, OperatorOptions, OperatorProcess, Projection, ServiceOptions,
@@ -327,9 +327,7 @@ pub(crate) fn merged(mut base: Value, over: &Value) -> Value {
 }
 
 pub(crate) fn new_api_key() -> Result<Arc<str>> {
-    let mut bits = [0; 16];
-    SystemRandom::new().fill(&mut bits).ok().context("the system has no entropy")?;
-    Ok(format!("gk_test_{:032x}", u128::from_be_bytes(bits)).into())
+    Ok(format!("gk_test_{:032x}", u128::from_be_bytes(random()?)).into())
 }
 
 fn api_keys(api_key: &str) -> ApiKeys {

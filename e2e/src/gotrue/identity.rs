@@ -1,9 +1,10 @@
 //! Users, and random names for everything.
 
-use anyhow::{Result, anyhow};
-use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use anyhow::Result;
 use jiff::Timestamp;
 use serde_json::{Value, json};
+
+use crate::random::random;
 
 /// One user.
 #[derive(Clone)]
@@ -68,12 +69,6 @@ pub(super) fn uuid() -> Result<String> {
 pub(super) fn refresh_token() -> Result<String> {
     let bytes: [u8; 12] = random()?;
     Ok(bytes.iter().map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()])).collect())
-}
-
-pub(super) fn random<const N: usize>() -> Result<[u8; N]> {
-    let mut bytes = [0; N];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| anyhow!("the system gave no random bytes"))?;
-    Ok(bytes)
 }
 
 const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";

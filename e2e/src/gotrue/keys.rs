@@ -11,7 +11,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::identity::{random, uuid};
+use crate::random::random;
+
+use super::identity::uuid;
 
 /// How a project signs access tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use bytes::Bytes;
 use gaia_api::SpiffeId;
 use gaia_api::crd::whole_seconds;
@@ -19,6 +18,7 @@ use kube::{Api, Client};
 use rustls::pki_types::ServerName;
 use serde_json::Value;
 
+use crate::random::random;
 use crate::services::ASSET_SERVICE;
 
 use super::call::{Credential, send};
@@ -221,12 +221,6 @@ impl Stolen {
         let key = String::from_utf8(private.0.clone()).ok().context("the key is not PEM")?;
         Ok(Self { id, generation, key })
     }
-}
-
-fn random() -> Result<[u8; 16]> {
-    let mut bits = [0; 16];
-    SystemRandom::new().fill(&mut bits).ok().context("the system has no entropy")?;
-    Ok(bits)
 }
 
 const LIFE: SignedDuration = SignedDuration::from_mins(5);

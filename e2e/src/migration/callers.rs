@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use crate::control_plane::ports;
 use crate::five::{Five, NAMESPACE, TRUST_DOMAIN};
 use crate::load::{in_words, runtime_config};
+use crate::lock::lock;
 use crate::services::{list_instances, mount};
 use crate::{ControlPlane, KeptProjection, Projection, ServiceProcess, wait};
 
@@ -343,10 +344,6 @@ type PlainClient = Client<HttpConnector, Body>;
 fn plain_client() -> PlainClient {
     // No connection is kept: one that the server closes in this moment would look like a failure.
     Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 const APP: &str = "app";

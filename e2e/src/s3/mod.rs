@@ -6,7 +6,7 @@ mod xml;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -18,6 +18,8 @@ use gaia_pki::sha256_hex;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+
+use crate::lock::lock;
 
 /// Who may use the bucket.
 #[derive(Clone, Debug)]
@@ -247,11 +249,6 @@ fn etag(object: &[u8]) -> String {
 
 fn refuse(status: StatusCode, code: &str) -> Response {
     (status, xml::answer("Error", &[("Code", code)])).into_response()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Nothing panics while it is held.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The one bucket there is.

@@ -2,17 +2,15 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use anyhow::Result;
 use gaia_api::mount::{ApiKeyRecord, ApiKeyState, ApiKeys, SCHEMA_VERSION};
 use gaia_e2e::authority::write_private;
+use gaia_e2e::random::random;
 use gaia_pki::sha256_hex;
 
 /// Writes `api-keys.json`, which the service mounts, and `api-key.header`, which the caller sends.
 pub(super) fn write(dir: &Path) -> Result<()> {
-    let mut bits = [0; 16];
-    SystemRandom::new().fill(&mut bits).ok().context("the system has no entropy")?;
-    let key = format!("gk_demo_{:032x}", u128::from_be_bytes(bits));
+    let key = format!("gk_demo_{:032x}", u128::from_be_bytes(random()?));
     let record = ApiKeyRecord {
         id: "demo".to_owned(),
         sha256: sha256_hex(key.as_bytes()),

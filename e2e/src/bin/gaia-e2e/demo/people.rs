@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use anyhow::{Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gaia_e2e::authority::write_private;
 use gaia_e2e::gotrue::{GoTrue, GoTrueOptions};
 use gaia_e2e::progress::tell;
 use gaia_e2e::provider::{Provider, ProviderOptions};
+use gaia_e2e::random::random;
 use gaia_e2e::services::{issuer_key_mount, mount, resolve};
 use gaia_e2e::{ControlPlane, ServiceOptions, ServiceProcess, Source, services, wait};
 use serde_json::json;
@@ -58,10 +58,8 @@ impl People {
         let provider_key = dir.join("provider-key");
         write_private(&provider_key, "the-key-of-the-demo")?;
         provider.set_key("the-key-of-the-demo");
-        let mut bits = [0; 32];
-        SystemRandom::new().fill(&mut bits).ok().context("the system has no entropy")?;
         let session_keys = dir.join("session-keys");
-        write_private(&session_keys, &STANDARD.encode(bits))?;
+        write_private(&session_keys, &STANDARD.encode(random::<32>()?))?;
 
         let chat = options(plane, dir, "chat-service")
             .env("GAIA_PROVIDER_URL", &provider.url())
