@@ -14,6 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::assets::on_path;
 use crate::control_plane::ports;
 use crate::process::{Process, ProcessSpec};
 use crate::wait;
@@ -60,12 +61,8 @@ pub mod key {
 /// Where Chromium and its driver are; `None` if one of them is not installed.
 #[must_use]
 pub fn installed() -> Option<[PathBuf; 2]> {
-    let find = |names: &[&str]| {
-        let dirs: Vec<PathBuf> = std::env::split_paths(&std::env::var_os("PATH")?).collect();
-        let mut files = names.iter().flat_map(|name| dirs.iter().map(move |dir| dir.join(name)));
-        files.find(|file| file.is_file())
-    };
-    Some([find(&["chromium", "google-chrome"])?, find(&["chromedriver"])?])
+    let program = on_path("chromium").or_else(|| on_path("google-chrome"));
+    Some([program?, on_path("chromedriver")?])
 }
 
 impl Browser {
