@@ -130,12 +130,9 @@ impl Walker {
         })
         .await?;
         let refused = self.callers.refused();
-        let again = async || {
-            let before = self.callers.answered();
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            anyhow::Ok(SystemClock.now() > start + SignedDuration::from_secs(12) && self.callers.answered() > before)
-        };
-        wait::until_true("the window is over", SOON, again).await?;
+        let end = start + SignedDuration::from_secs(12);
+        wait::until_true("the window is over", SOON, async || anyhow::Ok(SystemClock.now() > end)).await?;
+        self.answered_again(1).await?;
         self.callers.expect_refusals(false);
         tell(format_args!("   refused in the window: {}", refused.into_iter().collect::<Vec<_>>().join(", ")));
         self.user_token = self.callers.app_signs_in(&self.five).await?;
@@ -235,11 +232,7 @@ impl Walker {
     /// A while under load, and then what the platform says of itself.
     async fn step(&mut self, what: &str) -> Result<()> {
         self.step += 1;
-        let before = self.callers.answered();
-        wait::until_true("everybody was answered again", SOON, async || {
-            anyhow::Ok(self.callers.answered() > before + 50)
-        })
-        .await?;
+        self.answered_again(50).await?;
         tell(format_args!("\n{}. {what}", self.step));
         tell(indented(&self.plane.kubectl(&["get", "gaiaservices", "-n", NAMESPACE]).await?));
         tell(format_args!("   the key was used at asset-service by: {}", self.ledger().await?));
@@ -247,6 +240,13 @@ impl Walker {
             bail!("{problem}");
         }
         Ok(())
+    }
+
+    /// Until everybody had so many good answers more.
+    async fn answered_again(&self, times: u64) -> Result<()> {
+        let enough = self.callers.answered() + times;
+        wait::until_true("everybody was answered again", SOON, async || anyhow::Ok(self.callers.answered() >= enough))
+            .await
     }
 
     /// Who used the key at asset-service, and when last.
