@@ -92,20 +92,15 @@ impl Walker {
     }
 
     async fn tls(&mut self) -> Result<()> {
-        let who = [&self.five.gateways[0], &self.five.gateways[1], &self.five.web];
-        for service in who {
-            self.five.restart(service, How::TlsWithKey).await?;
-        }
+        self.restart_callers(How::TlsWithKey).await?;
         self.callers.batch_over_tls();
         self.step("Every caller has moved to mutual TLS, still with the key").await
     }
 
     async fn tokens(&mut self) -> Result<()> {
-        self.mode(&json!({ "auth": { "mode": "Dual" } }), "Dual").await?;
-        let who = [&self.five.gateways[0], &self.five.gateways[1], &self.five.web];
-        for service in who {
-            self.five.restart(service, How::Tokens).await?;
-        }
+        self.five.upgrade(&self.plane, &json!({ "gaiaServices": { "auth": { "mode": "Dual" } } })).await?;
+        self.runs("Dual").await?;
+        self.restart_callers(How::Tokens).await?;
         self.step("Keys and tokens are both taken; gateway and web-service have moved to tokens").await
     }
 
@@ -141,8 +136,7 @@ impl Walker {
     }
 
     async fn ask_too_early(&mut self) -> Result<()> {
-        let wanted = json!({ "tls": { "mode": "Strict" }, "auth": { "mode": "JWTOnly", "brownoutWindows": [] } });
-        self.five.upgrade(&self.plane, &json!({ "assetService": { "gaiaService": wanted } })).await?;
+        self.five.upgrade(&self.plane, &json!({ "assetService": { "gaiaService": only_tokens() } })).await?;
         let refused = async || -> Result<Seen<String>> {
             let service = self.service("asset-service").await?;
             let stalled = condition(&service, "Stalled");
@@ -165,10 +159,7 @@ impl Walker {
 
     /// The first time a person answers for what the ledger cannot know yet: that nobody comes with the key within a month.
     async fn tokens_alone(&mut self, by_force: bool) -> Result<()> {
-        let wanted = json!({ "tls": { "mode": "Strict" }, "auth": { "mode": "JWTOnly", "brownoutWindows": [] } });
-        self.five
-            .upgrade(&self.plane, &json!({ "gaiaServices": wanted, "assetService": { "gaiaService": wanted } }))
-            .await?;
+        self.upgrade_all(&only_tokens()).await?;
         if by_force {
             for name in SERVICES {
                 let generation = &self.service(name).await?["metadata"]["generation"];
@@ -188,17 +179,23 @@ impl Walker {
     }
 
     async fn back(&mut self) -> Result<()> {
-        let wanted = json!({ "tls": { "mode": "Permissive" }, "auth": { "mode": "Dual" } });
-        self.five
-            .upgrade(&self.plane, &json!({ "gaiaServices": wanted, "assetService": { "gaiaService": wanted } }))
-            .await?;
+        self.upgrade_all(&json!({ "tls": { "mode": "Permissive" }, "auth": { "mode": "Dual" } })).await?;
         self.runs("Dual").await?;
         self.step("Back to both: at any time, and nobody notices").await
     }
 
-    async fn mode(&mut self, wanted: &Value, runs: &str) -> Result<()> {
-        self.five.upgrade(&self.plane, &json!({ "gaiaServices": wanted })).await?;
-        self.runs(runs).await
+    /// Gateway and web-service call the others in another way from now on.
+    async fn restart_callers(&self, how: How) -> Result<()> {
+        for service in self.five.gateways.iter().chain([&self.five.web]) {
+            self.five.restart(service, how).await?;
+        }
+        Ok(())
+    }
+
+    /// The same for every service, and for asset-service too, which has wishes of its own by now.
+    async fn upgrade_all(&mut self, wanted: &Value) -> Result<()> {
+        let values = json!({ "gaiaServices": wanted, "assetService": { "gaiaService": wanted } });
+        self.five.upgrade(&self.plane, &values).await
     }
 
     /// Until the operator says that this mode runs everywhere, and every process has taken its policy.
@@ -290,6 +287,11 @@ async fn search_for_secrets(plane: &ControlPlane, five: &Five, secrets: &[&str])
         bytes / 1000
     ));
     Ok(())
+}
+
+/// What a service that takes tokens alone is declared with.
+fn only_tokens() -> Value {
+    json!({ "tls": { "mode": "Strict" }, "auth": { "mode": "JWTOnly", "brownoutWindows": [] } })
 }
 
 fn condition(object: &Value, type_: &str) -> Value {
