@@ -142,7 +142,7 @@ where
             () = first_request.as_mut(), if is_waiting => {
                 is_waiting = false;
                 if !activity.has_spoken() {
-                    return Some(Overstepped::FirstRequest);
+                    return (!is_ending).then_some(Overstepped::FirstRequest);
                 }
             }
             () = idle.as_mut(), if protocol == Protocol::Http2 => {
@@ -176,7 +176,13 @@ where
             }
             () = stop.gracefully.cancelled(), if !is_ending => {
                 is_ending = true;
-                serving.as_mut().graceful_shutdown();
+                if protocol == Protocol::Http1 && !activity.has_spoken() {
+                    // hyper would close it at once, also where its first request is on the way.
+                    is_closing.store(true, Ordering::Relaxed);
+                    first_request.as_mut().reset(Instant::now() + LAST_CALL);
+                } else {
+                    serving.as_mut().graceful_shutdown();
+                }
             }
             () = end.as_mut(), if is_distrusted => return None,
             () = stop.at_once.cancelled() => return None,
@@ -238,6 +244,8 @@ fn far_away() -> Instant {
 
 /// What an idle client has to hear that the connection ends.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// So long after the stop the first request of a connection may still come: it was sent when nobody knew.
+pub(crate) const LAST_CALL: Duration = Duration::from_secs(1);
 pub(crate) const DISTRUST_GRACE: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -24,7 +24,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::connection::{self, Ends, Protocol, Stop, Terms};
+use crate::connection::{self, Ends, LAST_CALL, Protocol, Stop, Terms};
 use crate::connections::{Connections, Counted};
 use crate::generation::Generation;
 use crate::limits::Limits;
@@ -89,8 +89,7 @@ impl Mesh {
         let deadline = Instant::now() + self.limits.handshake;
         let first = tokio::select! {
             first = timeout_at(deadline, first_byte(&tcp)) => first,
-            // Nothing was asked, so nothing is waited for.
-            () = self.stop.gracefully.cancelled() => return,
+            () = last_call(&self.stop.gracefully) => return,
         };
         let first = match first {
             Ok(Ok(Some(first))) => first,
@@ -184,6 +183,12 @@ pub(crate) fn handshake(
 pub(crate) async fn first_byte(tcp: &TcpStream) -> io::Result<Option<u8>> {
     let mut first = [0];
     Ok((tcp.peek(&mut first).await? > 0).then_some(first[0]))
+}
+
+/// Ends a moment after the stop: what was sent before may still be on its way.
+async fn last_call(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(LAST_CALL).await;
 }
 
 /// Ends when the peer's chain, or having none, is no longer good enough for a new generation. Until it is dropped, the

@@ -23,6 +23,7 @@ struct Served {
     distrust: oneshot::Sender<()>,
     /// Lets one request to `/slow` be answered.
     slow: Arc<Notify>,
+    stop: Stop,
 }
 
 fn connection(protocol: Protocol) -> Served {
@@ -40,17 +41,38 @@ fn connection(protocol: Protocol) -> Served {
             Err(_) => std::future::pending().await,
         }
     };
-    let ends = Ends { distrusted, max_age: Limits::default().age, stop: Stop::default() };
+    let stop = Stop::default();
+    let ends = Ends { distrusted, max_age: Limits::default().age, stop: stop.clone() };
     let terms =
         Terms { protocol, app, connection: Arc::default(), limits: Limits::default(), requests: Counter::default() };
     let serving = tokio::spawn(serve(server, terms, ends));
-    Served { client, serving, distrust, slow }
+    Served { client, serving, distrust, slow, stop }
 }
 
 async fn answer(client: &mut DuplexStream) -> String {
     let mut answer = vec![0; 4096];
     let bytes = client.read(&mut answer).await.unwrap();
     String::from_utf8_lossy(&answer[..bytes]).into_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_request_that_was_on_its_way_when_the_service_stopped_is_answered() {
+    for speaks in [true, false] {
+        let Served { mut client, serving, stop, distrust: _distrust, .. } = connection(Protocol::Http1);
+        // It is served before it is stopped.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        stop.soon.cancel();
+        stop.gracefully.cancel();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        if speaks {
+            client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+            let answer = answer(&mut client).await;
+            assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
+        }
+        let began = Instant::now();
+        assert_eq!(serving.await.unwrap(), None);
+        assert!(began.elapsed() <= Duration::from_secs(1), "{:?}", began.elapsed());
+    }
 }
 
 async fn h2(client: DuplexStream) -> (SendRequest<Empty<Bytes>>, JoinHandle<()>) {
@@ -126,7 +148,7 @@ async fn an_old_http1_connection_is_closed_after_the_answer_under_way() {
 
 #[tokio::test(start_paused = true)]
 async fn an_old_http2_connection_takes_no_new_request_and_finishes_those_under_way() {
-    let Served { client, serving, slow, distrust: _distrust } = connection(Protocol::Http2);
+    let Served { client, serving, slow, distrust: _distrust, .. } = connection(Protocol::Http2);
     let (mut sender, ending) = h2(client).await;
     let under_way = tokio::spawn(sender.send_request(h2_get("/slow")));
     assert_eq!(sender.send_request(h2_get("/")).await.unwrap().status(), StatusCode::OK);
@@ -143,7 +165,7 @@ async fn an_old_http2_connection_takes_no_new_request_and_finishes_those_under_w
 
 #[tokio::test(start_paused = true)]
 async fn an_http2_connection_on_which_nothing_is_asked_is_ended_politely_and_one_that_waits_is_not() {
-    let Served { client, serving, slow, distrust: _distrust } = connection(Protocol::Http2);
+    let Served { client, serving, slow, distrust: _distrust, .. } = connection(Protocol::Http2);
     let (mut sender, ending) = h2(client).await;
     let under_way = tokio::spawn(sender.send_request(h2_get("/slow")));
     let start = Instant::now();
@@ -160,7 +182,7 @@ async fn an_http2_connection_on_which_nothing_is_asked_is_ended_politely_and_one
 #[tokio::test(start_paused = true)]
 async fn an_http2_client_that_makes_no_room_for_its_answers_is_let_go() {
     for window in [0, 1000] {
-        let Served { client, serving, slow: _slow, distrust: _distrust } = connection(Protocol::Http2);
+        let Served { client, serving, slow: _slow, distrust: _distrust, .. } = connection(Protocol::Http2);
         let (mut sender, connection) =
             h2::client::Builder::new().initial_window_size(window).handshake::<_, Bytes>(client).await.unwrap();
         let connection = tokio::spawn(connection);
