@@ -80,7 +80,8 @@ async fn first_issuance(plane: &Plane, fatal: usize, moment: Moment) -> Issuance
         let kubeconfig = direct.into_os_string();
         operator.restart_with(|spec| drop(spec.env.insert("KUBECONFIG".to_owned(), kubeconfig))).unwrap();
     }
-    wait::until("all is settled", SOON, async || is_settled(&scene).await).await.unwrap();
+    let settled = wait::until("all is settled", SOON, async || is_settled(&scene).await).await;
+    settled.unwrap_or_else(|error| panic!("{error:#}; the end of the operator's log:\n{}", operator.log_tail()));
     let mut writes = BTreeMap::new();
     for write in scene.writes(mark).await {
         if !write.contains("/status ") && !write.contains(" events ") {

@@ -1,22 +1,70 @@
 //! Free ports on loopback.
 
+use std::fs::{self, OpenOptions};
+use std::io::{Read as _, Seek as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Range;
+use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
-/// `N` different ports that nobody listens on. Somebody else may take one before its use: whoever starts a server on
-/// one must be ready to try again.
+use crate::dirs;
+
+/// `N` different ports that nobody listens on, and that nobody else gets from here for a long time: a server that is killed
+/// finds its port free when it comes back.
 ///
 /// # Errors
-/// If the system has no port left.
+/// If there is no port left, or nothing can be written in the cache.
 pub fn free<const N: usize>() -> Result<[u16; N]> {
-    // All are held until all are known, so no port comes twice.
-    let mut held = Vec::with_capacity(N);
+    let dir = dirs::cache()?;
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let path = dir.join("next-port");
+    reserve(&path).with_context(|| format!("asking {} for a port", path.display()))
+}
+
+fn reserve<const N: usize>(path: &Path) -> Result<[u16; N]> {
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    // Until it is closed.
+    file.lock()?;
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    let mut next = text.trim().parse().unwrap_or(PORTS.start);
     let mut ports = [0; N];
     for port in &mut ports {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port on loopback")?;
-        *port = listener.local_addr()?.port();
-        held.push(listener);
+        *port = take(&mut next)?;
     }
+    file.rewind()?;
+    file.write_all(format!("{next:5}\n").as_bytes())?;
     Ok(ports)
+}
+
+fn take(next: &mut u16) -> Result<u16> {
+    for _ in PORTS {
+        let port = if PORTS.contains(next) { *next } else { PORTS.start };
+        *next = port + 1;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no free port on loopback")
+}
+
+/// None that the system gives to whoever asks for any, nor to the client's end of a connection (from 32768), and none of
+/// Kubernetes' node ports (from 30000).
+const PORTS: Range<u16> = 20_000..30_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_port_comes_twice_nor_one_that_is_in_use() {
+        let [first, second] = free().unwrap();
+        let [third] = free().unwrap();
+        assert!(first != second && second != third && first != third);
+        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, third)).unwrap();
+        assert_ne!(take(&mut third.clone()).unwrap(), third);
+        drop(server);
+        assert!(PORTS.contains(&take(&mut PORTS.end.clone()).unwrap()), "after the last comes the first");
+    }
 }
