@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use gaia_api::names::{self, annotation, key};
@@ -48,12 +49,17 @@ async fn follow(api: Api<Secret>, seen: Arc<Mutex<BTreeMap<String, Vec<Secret>>>
     let events = watcher::watcher(api, watcher::Config::default());
     futures::pin_mut!(events);
     while let Some(event) = events.next().await {
-        if let Ok(Event::Apply(secret) | Event::InitApply(secret)) = event {
-            let mut seen = seen.lock().unwrap();
-            let states: &mut Vec<Secret> = seen.entry(secret.name_any()).or_default();
-            if states.last().is_none_or(|last| last.resource_version() != secret.resource_version()) {
-                states.push(secret);
+        match event {
+            Ok(Event::Apply(secret) | Event::InitApply(secret)) => {
+                let mut seen = seen.lock().unwrap();
+                let states: &mut Vec<Secret> = seen.entry(secret.name_any()).or_default();
+                if states.last().is_none_or(|last| last.resource_version() != secret.resource_version()) {
+                    states.push(secret);
+                }
             }
+            Ok(_) => {}
+            // It may fail at once, again and again: without a pause the end of the test would wait for this for ever.
+            Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
 }
@@ -217,3 +223,6 @@ pub fn outline(ring: &Value) -> String {
     let extra = if ring["heeded"].is_null() { "" } else { ", heeded" };
     format!("epoch {}, revision {}{extra}: {}", ring["epoch"], ring["revision"], generations.join(", "))
 }
+
+/// After a watch that failed.
+const PAUSE: Duration = Duration::from_millis(100);
