@@ -28,8 +28,8 @@ pub struct Record {
     pub sizes: Vec<BTreeMap<String, usize>>,
     /// The operator's writes while everything was at rest. There should be none, but for those about API keys.
     pub writes_at_rest: Vec<AuditRecord>,
-    /// How often it was written down that an API key was used on another day. That is no part of a rotation.
-    pub days_of_keys: usize,
+    /// How often it was written down who uses API keys: each on another day. That is no part of a rotation.
+    pub records_of_keys: usize,
     /// Statuses of GaiaServices that were written at rest: the latest of those days is in them.
     pub statuses_at_rest: usize,
     /// All of the operator's writes.
@@ -70,7 +70,7 @@ impl Record {
             let after = self.rests.partition_point(|(_, end)| *end < write.received);
             self.rests.get(after).is_some_and(|(start, _)| *start <= write.received)
         };
-        self.days_of_keys = writes.iter().filter(|write| is_ledger(write)).count();
+        self.records_of_keys = writes.iter().filter(|write| is_ledger(write)).count();
         let at_rest = writes.into_iter().filter(at_rest).filter(|write| !is_ledger(write));
         let (statuses, others): (Vec<_>, Vec<_>) = at_rest.partition(is_service_status);
         (self.statuses_at_rest, self.writes_at_rest) = (statuses.len(), others);
@@ -85,9 +85,10 @@ impl Record {
             complaints.push("requests failed, or there were none".to_owned());
         }
         complaints.extend(self.writes_at_rest.iter().map(|write| format!("written while all was at rest: {write}")));
-        if self.statuses_at_rest > self.days_of_keys {
-            let Self { statuses_at_rest, days_of_keys, .. } = self;
-            complaints.push(format!("{statuses_at_rest} statuses at rest tell of {days_of_keys} days of API keys"));
+        if self.statuses_at_rest > self.records_of_keys {
+            let Self { statuses_at_rest, records_of_keys, .. } = self;
+            complaints
+                .push(format!("{statuses_at_rest} statuses at rest tell of {records_of_keys} records of API keys"));
         }
         complaints.extend(self.too_large());
         complaints.extend(self.growing());
@@ -118,10 +119,10 @@ impl fmt::Display for Record {
         writeln!(f, "{days} days in {:.0} s and {steps} steps", self.took.as_secs_f32())?;
         writeln!(f, "{} transitions of {generations} generations; {leaves} leaves", self.transitions.len())?;
         writeln!(f, "{writes} writes of the operator, of them {} while all was at rest", self.writes_at_rest.len())?;
-        let Self { days_of_keys, statuses_at_rest, .. } = self;
+        let Self { records_of_keys, statuses_at_rest, .. } = self;
         writeln!(
             f,
-            "API keys were used on {days_of_keys} days; {statuses_at_rest} statuses were written at rest for it"
+            "who uses API keys was written down {records_of_keys} times; {statuses_at_rest} statuses at rest tell of it"
         )?;
         for (year, sizes) in self.sizes.iter().enumerate() {
             let largest = sizes.iter().max_by_key(|(_, size)| **size);
@@ -175,9 +176,9 @@ mod tests {
 
     #[test]
     fn statuses_at_rest_are_for_days_on_which_keys_were_used() {
-        let record = |days_of_keys| Record { statuses_at_rest: 2, days_of_keys, ..Record::default() };
+        let record = |records_of_keys| Record { statuses_at_rest: 2, records_of_keys, ..Record::default() };
         assert_eq!(record(2).complaints().len(), 1, "there was no load");
-        assert_eq!(record(1).complaints()[1], "2 statuses at rest tell of 1 days of API keys");
+        assert_eq!(record(1).complaints()[1], "2 statuses at rest tell of 1 records of API keys");
     }
 
     #[test]
