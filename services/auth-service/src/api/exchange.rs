@@ -2,18 +2,17 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Extension, State};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use gaia_auth::issue::DelegatedClaims;
 use gaia_auth::{Connection, Examined, PeerIdentity, Refusal, problem_with};
 use gaia_runtime::telemetry::AUDIT_TARGET;
 use gaia_runtime::wire::{JWT_TYPE, TOKEN_EXCHANGE_PATH};
-use http::{HeaderMap, header};
+use http::HeaderMap;
 
-use super::{Issuing, Means, TokenAnswer, audit_refusal, token_id, when_to_retry};
+use super::{Issuing, Means, TokenAnswer, token_id};
 use crate::denial::Denial;
 use crate::exchange::{ExchangeRequest, SubjectCredential, claims};
 use crate::form;
@@ -28,16 +27,10 @@ pub(super) async fn handle(
         (Some(peer), Ok(body)) => issuing.exchange(peer, &connection, &headers, &body).await,
         _ => Err(Denial::Malformed),
     };
-    issuing.count("delegated", result.as_ref().map(drop).map_err(|denial| *denial));
-    match result {
-        Ok(answer) => ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response(),
-        Err(denial) => {
-            audit_refusal(connection.peer.as_ref(), denial, TOKEN_EXCHANGE_PATH);
-            let (status, message) = denial.answer();
-            let members = [("error", denial.oauth_code()), ("error_description", message)];
-            when_to_retry(problem_with(status, message, &members), denial.retry_after())
-        }
-    }
+    issuing.respond(("delegated", TOKEN_EXCHANGE_PATH), connection.peer.as_ref(), result, |denial| {
+        let (status, message) = denial.answer();
+        problem_with(status, message, &[("error", denial.oauth_code()), ("error_description", message)])
+    })
 }
 
 impl Issuing {

@@ -7,6 +7,7 @@ mod validate;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -115,12 +116,26 @@ impl Issuing {
         }
     }
 
-    fn count(&self, kind: &'static str, result: Result<(), Denial>) {
-        let (result, reason) = match result {
-            Ok(()) => ("issued", ""),
+    /// Answers a request for a token: counted, and a refusal on record. `refuse`: how its route puts one.
+    fn respond(
+        &self,
+        (kind, route): (&'static str, &'static str),
+        peer: Option<&PeerIdentity>,
+        result: Result<TokenAnswer, Denial>,
+        refuse: impl FnOnce(Denial) -> Response,
+    ) -> Response {
+        let (outcome, reason) = match &result {
+            Ok(_) => ("issued", ""),
             Err(denial) => ("refused", denial.as_str()),
         };
-        self.issued.get_or_create(&IssuedLabels { kind, result, reason }).inc();
+        self.issued.get_or_create(&IssuedLabels { kind, result: outcome, reason }).inc();
+        match result {
+            Ok(answer) => ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response(),
+            Err(denial) => {
+                audit_refusal(peer, denial, route);
+                when_to_retry(refuse(denial), denial.retry_after())
+            }
+        }
     }
 }
 

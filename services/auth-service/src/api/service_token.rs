@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Extension, State};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use gaia_auth::issue::ServiceClaims;
 use gaia_auth::{Connection, PeerIdentity, problem};
 use gaia_runtime::telemetry::AUDIT_TARGET;
-use http::header;
+use gaia_runtime::wire::SERVICE_TOKEN_PATH;
 
-use super::{Issuing, Means, TokenAnswer, audit_refusal, token_id, when_to_retry};
+use super::{Issuing, Means, TokenAnswer, token_id};
 use crate::denial::Denial;
 use crate::issuer::{claims, parse};
 
@@ -25,15 +24,10 @@ pub(super) async fn handle(
         (Some(peer), Ok(body)) => issuing.service_token(peer, &connection, &body).await,
         _ => Err(Denial::Malformed),
     };
-    issuing.count("service", result.as_ref().map(drop).map_err(|denial| *denial));
-    match result {
-        Ok(answer) => ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response(),
-        Err(denial) => {
-            audit_refusal(connection.peer.as_ref(), denial, ROUTE);
-            let (status, message) = denial.answer();
-            when_to_retry(problem(status, message), denial.retry_after())
-        }
-    }
+    issuing.respond(("service", SERVICE_TOKEN_PATH), connection.peer.as_ref(), result, |denial| {
+        let (status, message) = denial.answer();
+        problem(status, message)
+    })
 }
 
 impl Issuing {
@@ -73,8 +67,6 @@ fn audit_issue(peer: &PeerIdentity, kid: &str, claims: &ServiceClaims) {
         aud = claims.aud,
         scope = claims.scope,
         expires = claims.exp,
-        route = ROUTE,
+        route = SERVICE_TOKEN_PATH,
     );
 }
-
-const ROUTE: &str = "/internal/service-token";
