@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::SectionKind;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::prelude::{FromDer as _, X509Certificate, X509Name};
 
 use crate::armor::{self, ArmorError};
 use crate::bundle::{hex, sha256_hex};
@@ -50,10 +50,11 @@ pub struct Certificate {
     serial: String,
     not_before: Timestamp,
     not_after: Timestamp,
-    subject: Name,
-    issuer: Name,
+    /// DER.
+    subject: Vec<u8>,
+    /// DER.
+    issuer: Vec<u8>,
     public_key: PublicKey,
-    signature_algorithm: String,
     extensions: Extensions,
 }
 
@@ -119,13 +120,13 @@ impl Certificate {
     /// The subject in words, for people; two different names may look alike.
     #[must_use]
     pub fn subject(&self) -> String {
-        self.subject.text.clone()
+        name_text(&self.subject)
     }
 
     /// The issuer in words, for people; two different names may look alike.
     #[must_use]
     pub fn issuer(&self) -> String {
-        self.issuer.text.clone()
+        name_text(&self.issuer)
     }
 
     /// The key it certifies.
@@ -199,7 +200,15 @@ impl Certificate {
     /// under its key with an algorithm that webpki accepts (so not with SHA-1, nor under RSA below 2048 bits).
     #[must_use]
     pub fn is_signed_by(&self, issuer: &Self) -> bool {
-        self.issuer.der == issuer.subject.der && self.verifies_under(&issuer.public_key)
+        self.issuer == issuer.subject && self.verifies_under(&issuer.public_key)
+    }
+
+    /// Whether it says of itself that `issuer` issued it: by name, byte for byte, and by key identifier, which both must
+    /// have. No signature is verified; for a chain that was.
+    #[must_use]
+    pub fn names_as_issuer(&self, issuer: &Self) -> bool {
+        let key = self.authority_key_id();
+        self.issuer == issuer.subject && key.is_some() && key == issuer.subject_key_id()
     }
 
     /// Whether it signed itself: a root.
@@ -209,12 +218,13 @@ impl Certificate {
     }
 
     /// The object identifier of the algorithm it was signed with, where [`Self::is_signed_by`] does not verify it.
-    pub(crate) fn unsupported_signature(&self) -> Option<&str> {
+    pub(crate) fn unsupported_signature(&self) -> Option<String> {
         let parts = der::only(&self.der).and_then(|outer| der::elements(outer.content)).unwrap_or_default();
         let supported = parts.get(1).is_some_and(|algorithm| {
             webpki::ALL_VERIFICATION_ALGS.iter().any(|verify| verify.signature_alg_id().as_ref() == algorithm.content)
         });
-        (!supported).then_some(&self.signature_algorithm)
+        let name = || Some(X509Certificate::from_der(&self.der).ok()?.1.signature_algorithm.algorithm.to_id_string());
+        (!supported).then(|| name().unwrap_or_default())
     }
 
     /// The first critical extension that not every peer processes, as an object identifier in dots.
@@ -224,17 +234,17 @@ impl Certificate {
 
     /// Whether the subject has no attribute at all.
     pub(crate) fn has_empty_subject(&self) -> bool {
-        der::only(&self.subject.der).is_none_or(|name| name.content.is_empty())
+        der::only(&self.subject).is_none_or(|name| name.content.is_empty())
     }
 
     /// The DER of the subject name.
     pub(crate) fn subject_der(&self) -> &[u8] {
-        &self.subject.der
+        &self.subject
     }
 
     /// The DER of the issuer name.
     pub(crate) fn issuer_der(&self) -> &[u8] {
-        &self.issuer.der
+        &self.issuer
     }
 
     /// The certificate as rustls and webpki take it.
@@ -279,10 +289,9 @@ impl Certificate {
             serial: hex(without_zeros(parsed.raw_serial())),
             not_before: timestamp(parsed.validity().not_before.timestamp()),
             not_after: timestamp(parsed.validity().not_after.timestamp()),
-            subject: Name::of(parsed.subject()),
-            issuer: Name::of(parsed.issuer()),
+            subject: parsed.subject().as_raw().to_vec(),
+            issuer: parsed.issuer().as_raw().to_vec(),
             public_key,
-            signature_algorithm: parsed.signature_algorithm.algorithm.to_id_string(),
             extensions: Extensions::of(&parsed, position)?,
         })
     }
@@ -305,7 +314,7 @@ impl Eq for Certificate {}
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Certificate")
-            .field("subject", &self.subject.text)
+            .field("subject", &self.subject())
             .field("uris", &self.extensions.uris)
             .field("serial", &self.serial)
             .field("not_after", &self.not_after)
@@ -314,16 +323,9 @@ impl fmt::Debug for Certificate {
     }
 }
 
-#[derive(Clone)]
-struct Name {
-    der: Vec<u8>,
-    text: String,
-}
-
-impl Name {
-    fn of(name: &x509_parser::x509::X509Name<'_>) -> Self {
-        Self { der: name.as_raw().to_vec(), text: name.to_string().escape_debug().to_string() }
-    }
+/// A name in words. It was read before, as part of its certificate.
+fn name_text(der: &[u8]) -> String {
+    X509Name::from_der(der).map(|(_, name)| name.to_string().escape_debug().to_string()).unwrap_or_default()
 }
 
 fn timestamp(seconds: i64) -> Timestamp {

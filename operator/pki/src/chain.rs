@@ -281,7 +281,7 @@ fn check_strength(certificate: &Certificate) -> Result<(), CaError> {
         return Err(CaError::UnsupportedKey { subject, kind: key.describe() });
     }
     match certificate.unsupported_signature() {
-        Some(algorithm) => Err(CaError::UnsupportedSignature { subject, algorithm: algorithm.to_owned() }),
+        Some(algorithm) => Err(CaError::UnsupportedSignature { subject, algorithm }),
         None => Ok(()),
     }
 }

@@ -48,11 +48,11 @@ impl Connections {
 
 impl Counted {
     /// Counts it under another root from now on.
-    pub(crate) fn move_to(&mut self, root: String) {
+    pub(crate) fn move_to(&mut self, root: &str) {
         if root != self.root {
-            self.connections.add(&root);
+            self.connections.add(root);
             self.connections.remove(&self.root);
-            self.root = root;
+            root.clone_into(&mut self.root);
         }
     }
 }
@@ -74,8 +74,8 @@ mod tests {
         let mut first = connections.count("old".to_owned());
         let second = connections.count("old".to_owned());
         assert_eq!(counts(), [("old".to_owned(), 2)]);
-        first.move_to("new".to_owned());
-        first.move_to("new".to_owned());
+        first.move_to("new");
+        first.move_to("new");
         assert_eq!(counts(), [("new".to_owned(), 1), ("old".to_owned(), 1)]);
         drop(second);
         assert_eq!(counts(), [("new".to_owned(), 1)]);

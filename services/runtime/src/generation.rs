@@ -8,7 +8,6 @@ use std::sync::Arc;
 use gaia_api::mount::{Policy, TlsMode};
 use gaia_api::{Clock, SpiffeId};
 use gaia_auth::{Denied, PeerIdentity};
-use gaia_pki::Certificate;
 use jiff::Timestamp;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
@@ -22,7 +21,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 
 use crate::client::{Hosts, MeshClient};
 use crate::material::{Bundle, Jwks, Leaf, LoadedDenylist, LoadedPolicy};
-use crate::peer::{ClientVerifier, ServerVerifier, identity, root_of};
+use crate::peer::{ClientVerifier, Peers, Seen, ServerVerifier};
 use crate::tokens::Tokens;
 
 /// What listeners and clients of this service use until the next change.
@@ -31,6 +30,7 @@ pub struct Generation {
     pub(crate) parts: TakenParts,
     pub(crate) server: Arc<ServerConfig>,
     verifier: Arc<dyn ClientCertVerifier>,
+    peers: Arc<Peers>,
     client: MeshClient,
     /// What was asked for with that client.
     pub(crate) tokens: Tokens,
@@ -55,11 +55,13 @@ impl Generation {
         provider: &Arc<CryptoProvider>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, String> {
-        let verifier = verifier(&parts, provider)?;
+        let trust_domain = parts.policy.policy.service.spiffe_id.trust_domain();
+        let peers = Arc::new(Peers::new(Arc::clone(&parts.bundle), trust_domain));
+        let verifier = verifier(&parts, &peers, provider)?;
         let server = server(&parts.leaf, Arc::clone(&verifier), provider, clock).map_err(|error| error.to_string())?;
         let client = client(&parts, provider, clock)?;
         let client = MeshClient::new(client, hosts.clone());
-        Ok(Self { parts, server: Arc::new(server), verifier, client, tokens: Tokens::default() })
+        Ok(Self { parts, server: Arc::new(server), verifier, peers, client, tokens: Tokens::default() })
     }
 
     /// The client for calls to other services, with this generation's leaf, bundle and connections.
@@ -91,9 +93,12 @@ impl Generation {
         now <= self.parts.leaf.certificate.not_after()
     }
 
-    /// Who the holder of a leaf is that was verified in a handshake under this generation.
-    pub(crate) fn identify(&self, leaf: &CertificateDer<'_>) -> Option<PeerIdentity> {
-        identity(leaf, self.trust_domain())
+    /// Who is at the other end of a connection, and its root, by a chain that was verified under this generation.
+    pub(crate) fn see(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Arc<Seen> {
+        match chain.split_first() {
+            Some((leaf, intermediates)) => self.peers.see(leaf, intermediates, now),
+            None => Arc::default(),
+        }
     }
 
     /// Whether a peer is the operator: it alone may ask what this instance has loaded, and nothing else.
@@ -105,11 +110,6 @@ impl Generation {
     #[must_use]
     pub fn declares(&self, caller: &SpiffeId) -> bool {
         self.policy().callers.iter().any(|declared| declared.spiffe_id == *caller)
-    }
-
-    /// The fingerprint of the root that a peer's chain leads to.
-    pub(crate) fn root_of(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Option<String> {
-        root_of(&self.parts.bundle.roots, chain, now).map(Certificate::fingerprint)
     }
 
     /// Whether a peer with that chain would be let in now. Without a chain: where none is needed.
@@ -125,7 +125,11 @@ impl Generation {
     }
 }
 
-fn verifier(parts: &TakenParts, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, String> {
+fn verifier(
+    parts: &TakenParts,
+    peers: &Arc<Peers>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let policy = &parts.policy.policy;
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&parts.bundle.store), Arc::clone(provider));
     let builder = match policy.tls_mode {
@@ -133,8 +137,7 @@ fn verifier(parts: &TakenParts, provider: &Arc<CryptoProvider>) -> Result<Arc<dy
         TlsMode::Strict => builder,
     };
     let chain = builder.build().map_err(|error| error.to_string())?;
-    let trust_domain = policy.service.spiffe_id.trust_domain().to_owned();
-    Ok(Arc::new(ClientVerifier { chain, trust_domain, denied: Arc::clone(&parts.denylist.denied) }))
+    Ok(Arc::new(ClientVerifier { chain, peers: Arc::clone(peers), denied: Arc::clone(&parts.denylist.denied) }))
 }
 
 fn server(

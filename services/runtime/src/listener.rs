@@ -29,6 +29,7 @@ use crate::connections::{Connections, Counted};
 use crate::generation::Generation;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::peer::Seen;
 use crate::random::random;
 
 /// The newest generation; `None` before the first.
@@ -109,7 +110,7 @@ impl Mesh {
             };
             Box::pin(self.serve_tls(tls, generation, from)).await;
         } else if generation.policy().tls_mode == TlsMode::Permissive {
-            let peer = Peer { transport: Transport::Plain, chain: Vec::new(), identity: None };
+            let peer = Peer { transport: Transport::Plain, chain: Vec::new(), identity: None, root: None };
             Box::pin(self.serve_http(tcp, Protocol::Http1, peer, generation, from)).await;
         } else {
             self.failed("not_tls", "plain HTTP is not served here");
@@ -118,10 +119,10 @@ impl Mesh {
 
     async fn serve_tls(self, tls: Box<TlsStream<TcpStream>>, generation: Arc<Generation>, from: IpAddr) {
         let chain = peer_chain(&tls);
-        let identity = chain.first().and_then(|leaf| generation.identify(leaf));
+        let Seen { identity, root } = generation.see(&chain, self.clock.now()).as_ref().clone();
         let transport = if identity.is_some() { Transport::Mtls } else { Transport::Tls };
         let protocol = protocol(&tls);
-        Box::pin(self.serve_http(tls, protocol, Peer { transport, chain, identity }, generation, from)).await;
+        Box::pin(self.serve_http(tls, protocol, Peer { transport, chain, identity, root }, generation, from)).await;
     }
 
     /// In a box of its own, as its stream is: an open connection holds no room for the ways its stream went.
@@ -129,12 +130,11 @@ impl Mesh {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Peer { transport, chain, identity } = peer;
+        let Peer { transport, chain, identity, root } = peer;
         let is_operator = identity.as_ref().is_some_and(|peer| generation.is_operator(peer));
         let (app, root, requests) = if is_operator {
             (self.operator_app, None, Counter::default())
         } else {
-            let root = generation.root_of(&chain, self.clock.now());
             let caller = identity.as_ref().map(|peer| generation.declares(&peer.spiffe_id).then_some(&peer.spiffe_id));
             (self.app, root, self.metrics.requests_of(transport, caller, from))
         };
@@ -162,6 +162,8 @@ struct Peer {
     transport: Transport,
     chain: Vec<CertificateDer<'static>>,
     identity: Option<PeerIdentity>,
+    /// The fingerprint of the root that the chain leads to.
+    root: Option<String>,
 }
 
 /// The handshake, in a box of its own: an open connection holds no room for the one it came from.
@@ -206,7 +208,7 @@ async fn distrusted(
             tracing::info!("closing a connection whose peer is no longer trusted");
             return;
         }
-        if let (Some(counted), Some(root)) = (&mut counted, generation.root_of(&chain, now)) {
+        if let (Some(counted), Some(root)) = (&mut counted, &generation.see(&chain, now).root) {
             counted.move_to(root);
         }
     }

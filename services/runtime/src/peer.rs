@@ -1,7 +1,8 @@
 //! Who a certificate says its holder is, and whether its holder may be talked to: as a client, and as a server.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gaia_api::SpiffeId;
 use gaia_auth::{Denied, PeerIdentity};
@@ -12,39 +13,120 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-/// The identity in a leaf that was verified: its one URI, which is a SPIFFE id of the trust domain.
-pub(crate) fn identity(leaf: &[u8], trust_domain: &str) -> Option<PeerIdentity> {
-    let leaf = Certificate::from_der(leaf).ok()?;
+use crate::material::Bundle;
+
+/// What there is to know of whoever showed a chain that was verified.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// The leaf's one URI, which is a SPIFFE id of the trust domain.
+    pub(crate) identity: Option<PeerIdentity>,
+    /// The fingerprint of the root that the chain leads to. Of several, as with a CA that was renewed under the same
+    /// key, the newest: the connection outlives the others.
+    pub(crate) root: Option<String>,
+}
+
+/// Reads verified chains. A peer comes back with each new connection: what was read is kept as long as the generation.
+pub(crate) struct Peers {
+    bundle: Arc<Bundle>,
+    trust_domain: String,
+    /// By the fingerprints of the whole chain.
+    known: Mutex<HashMap<String, Arc<Seen>>>,
+}
+
+impl fmt::Debug for Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peers").field("trust_domain", &self.trust_domain).finish_non_exhaustive()
+    }
+}
+
+impl Peers {
+    pub(crate) fn new(bundle: Arc<Bundle>, trust_domain: &str) -> Self {
+        Self { bundle, trust_domain: trust_domain.to_owned(), known: Mutex::default() }
+    }
+
+    /// What a chain tells that was verified with the roots of this generation, just now.
+    pub(crate) fn see(&self, leaf: &[u8], intermediates: &[CertificateDer<'_>], now: Timestamp) -> Arc<Seen> {
+        let chain: String =
+            std::iter::once(leaf).chain(intermediates.iter().map(AsRef::as_ref)).map(sha256_hex).collect();
+        if let Some(seen) = self.known().get(&chain) {
+            return Arc::clone(seen);
+        }
+        let seen = Arc::new(self.read(leaf, intermediates, now));
+        let mut known = self.known();
+        if known.len() >= MAX_KNOWN {
+            known.clear();
+        }
+        known.insert(chain, Arc::clone(&seen));
+        seen
+    }
+
+    fn read(&self, leaf: &[u8], intermediates: &[CertificateDer<'_>], now: Timestamp) -> Seen {
+        let Ok(leaf) = Certificate::from_der(leaf) else { return Seen::default() };
+        // What is no certificate helps no chain.
+        let intermediates: Vec<Certificate> =
+            intermediates.iter().filter_map(|der| Certificate::from_der(der).ok()).collect();
+        let root = root_of(&self.bundle.roots, &leaf, &intermediates, now).map(Certificate::fingerprint);
+        Seen { identity: identity(&leaf, &self.trust_domain), root }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<Seen>>> {
+        // Each entry is whole, whatever happens to a thread between two of them.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn identity(leaf: &Certificate, trust_domain: &str) -> Option<PeerIdentity> {
     let [uri] = leaf.uris() else { return None };
     let spiffe_id = SpiffeId::parse(uri).ok().filter(|id| id.trust_domain() == trust_domain)?;
     Some(PeerIdentity {
         spiffe_id,
         fingerprint: leaf.fingerprint(),
-        serial: leaf.serial(),
+        serial: leaf.serial().into(),
         not_after: leaf.not_after(),
     })
 }
 
-/// The root that a client's chain leads to. Of several, as with a CA that was renewed under the same key, the newest:
-/// the connection outlives the others.
-pub(crate) fn root_of<'a>(
+/// The root that a verified chain leads to.
+fn root_of<'a>(
     roots: &'a [Certificate],
-    chain: &[CertificateDer<'_>],
+    leaf: &Certificate,
+    intermediates: &[Certificate],
     now: Timestamp,
 ) -> Option<&'a Certificate> {
-    let (leaf, intermediates) = chain.split_first()?;
-    let leaf = Certificate::from_der(leaf).ok()?;
-    // What is no certificate helps no chain.
-    let intermediates: Vec<Certificate> =
-        intermediates.iter().filter_map(|der| Certificate::from_der(der).ok()).collect();
-    let leads_to = |root: &&Certificate| verify_path(&leaf, &intermediates, root, Usage::ClientAuth, now).is_ok();
-    roots.iter().filter(leads_to).max_by_key(|root| root.not_before())
+    // The handshake has verified the signatures: to do it again would cost a fifth of a handshake.
+    named_root(roots, leaf, intermediates, now).or_else(|| {
+        let leads_to = |root: &&Certificate| verify_path(leaf, intermediates, root, Usage::ClientAuth, now).is_ok();
+        newest(roots.iter().filter(leads_to))
+    })
+}
+
+/// The root that is found by following the names of issuers and the identifiers of their keys.
+fn named_root<'a>(
+    roots: &'a [Certificate],
+    leaf: &Certificate,
+    intermediates: &[Certificate],
+    now: Timestamp,
+) -> Option<&'a Certificate> {
+    let mut below = leaf;
+    for _ in 0..=intermediates.len() {
+        let is_above =
+            |root: &&Certificate| below.names_as_issuer(root) && (root.not_before()..=root.not_after()).contains(&now);
+        if let Some(root) = newest(roots.iter().filter(is_above)) {
+            return Some(root);
+        }
+        below = intermediates.iter().find(|above| below.names_as_issuer(above))?;
+    }
+    None
+}
+
+fn newest<'a>(roots: impl Iterator<Item = &'a Certificate>) -> Option<&'a Certificate> {
+    roots.max_by_key(|root| root.not_before())
 }
 
 /// What webpki demands of a client certificate, and on top an identity of the trust domain and that it is not revoked.
 pub(crate) struct ClientVerifier {
     pub(crate) chain: Arc<dyn ClientCertVerifier>,
-    pub(crate) trust_domain: String,
+    pub(crate) peers: Arc<Peers>,
     pub(crate) denied: Arc<Denied>,
 }
 
@@ -55,13 +137,9 @@ pub(crate) struct ServerVerifier {
     pub(crate) denied: Arc<Denied>,
 }
 
-fn check_revocation(denied: &Denied, leaf: &CertificateDer<'_>) -> Result<(), Error> {
-    if denied.is_leaf_revoked(&sha256_hex(leaf)) { Err(CertificateError::Revoked.into()) } else { Ok(()) }
-}
-
 impl fmt::Debug for ClientVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientVerifier").field("trust_domain", &self.trust_domain).finish_non_exhaustive()
+        f.debug_struct("ClientVerifier").field("peers", &self.peers).finish_non_exhaustive()
     }
 }
 
@@ -73,8 +151,10 @@ impl ClientCertVerifier for ClientVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
-        check_revocation(&self.denied, end_entity)?;
-        match identity(end_entity, &self.trust_domain) {
+        let time = i64::try_from(now.as_secs()).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+        let time = time.ok_or(Error::FailedToGetCurrentTime)?;
+        match &self.peers.see(end_entity, intermediates, time).identity {
+            Some(peer) if self.denied.is_leaf_revoked(&peer.fingerprint) => Err(CertificateError::Revoked.into()),
             Some(_) => Ok(verified),
             None => Err(CertificateError::ApplicationVerificationFailure.into()),
         }
@@ -120,7 +200,9 @@ impl ServerCertVerifier for ServerVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let verified = self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
-        check_revocation(&self.denied, end_entity)?;
+        if self.denied.is_leaf_revoked(&sha256_hex(end_entity)) {
+            return Err(CertificateError::Revoked.into());
+        }
         Ok(verified)
     }
 
@@ -144,6 +226,9 @@ impl ServerCertVerifier for ServerVerifier {
         self.chain.verify_tls13_signature(message, cert, signature)
     }
 }
+
+/// Chains that are kept: more than a service has callers, and their leaves of some days.
+const MAX_KNOWN: usize = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -171,31 +256,56 @@ mod tests {
         Ca::self_signed(&request, PrivateKey::from_pem(&key.to_pem()).unwrap()).unwrap()
     }
 
-    #[test]
-    fn of_two_roots_with_one_key_the_newer_counts() {
-        let (key, other) =
-            (PrivateKey::generate(KeySpec::Ecdsa256).unwrap(), PrivateKey::generate(KeySpec::Ecdsa256).unwrap());
-        let (older, newer, stranger) = (ca(&key, 2), ca(&key, 1), ca(&other, 1));
-        let (private, gateway) = (PrivateKey::generate(KeySpec::Ecdsa256).unwrap(), spiffe_id("gateway"));
+    fn leaf(ca: &Ca, serial: u8) -> Certificate {
+        let gateway = spiffe_id("gateway");
         let request = LeafRequest {
             spiffe_id: gateway.as_str(),
             dns_names: &[],
             ip_addresses: &[],
             usages: &[Usage::ClientAuth],
-            serial: Serial::from_random([9; 16]),
+            serial: Serial::from_random([serial; 16]),
             validity: Validity { not_before: now(), not_after: now() + SignedDuration::from_hours(1) },
         };
-        let leaf = issue_leaf(&older, &request, &private).unwrap();
-        let leaf = &Certificate::chain_from_pem(leaf.chain_pem.as_bytes()).unwrap()[0];
-        let chain = [CertificateDer::from(leaf.der().to_vec())];
+        let leaf = issue_leaf(ca, &request, &PrivateKey::generate(KeySpec::Ecdsa256).unwrap()).unwrap();
+        Certificate::chain_from_pem(leaf.chain_pem.as_bytes()).unwrap().remove(0)
+    }
+
+    #[test]
+    fn of_two_roots_with_one_key_the_newer_counts() {
+        let (key, other) =
+            (PrivateKey::generate(KeySpec::Ecdsa256).unwrap(), PrivateKey::generate(KeySpec::Ecdsa256).unwrap());
+        let (older, newer, stranger) = (ca(&key, 2), ca(&key, 1), ca(&other, 1));
+        let leaf = leaf(&older, 9);
         let root = |roots: &[&Ca]| {
             let roots: Vec<Certificate> = roots.iter().map(|ca| ca.certificate().clone()).collect();
-            root_of(&roots, &chain, now()).map(Certificate::fingerprint)
+            root_of(&roots, &leaf, &[], now()).map(Certificate::fingerprint)
         };
         let fingerprint = |ca: &Ca| Some(ca.certificate().fingerprint());
         assert_eq!(root(&[&older, &newer, &stranger]), fingerprint(&newer));
         assert_eq!(root(&[&newer, &older]), fingerprint(&newer));
         assert_eq!(root(&[&stranger, &older]), fingerprint(&older));
         assert_eq!(root(&[&stranger]), None);
+    }
+    #[test]
+    fn a_chain_that_was_read_is_read_as_it_was_and_the_oldest_are_forgotten() {
+        let key = PrivateKey::generate(KeySpec::Ecdsa256).unwrap();
+        let ca = ca(&key, 1);
+        let roots = vec![ca.certificate().clone()];
+        let bundle = Bundle { roots, store: Arc::new(rustls::RootCertStore::empty()), hash: String::new() };
+        let bundle = Arc::new(bundle);
+        let peers = Peers::new(Arc::clone(&bundle), TRUST_DOMAIN);
+        let (first, second) = (leaf(&ca, 1), leaf(&ca, 2));
+        let see = |leaf: &Certificate| peers.see(leaf.der(), &[], now());
+        for leaf in [&first, &second, &first] {
+            let seen = see(leaf);
+            assert_eq!(seen.identity.as_ref().map(|peer| peer.fingerprint.clone()), Some(leaf.fingerprint()));
+            assert_eq!(seen.root, Some(ca.certificate().fingerprint()));
+        }
+        assert!(Arc::ptr_eq(&see(&first), &see(&first)));
+        for number in 0..=MAX_KNOWN {
+            peers.see(&number.to_be_bytes(), &[], now());
+        }
+        assert!(peers.known().len() <= MAX_KNOWN);
+        assert_eq!(Peers::new(bundle, "other.example").see(first.der(), &[], now()).identity, None);
     }
 }
