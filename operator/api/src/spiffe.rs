@@ -1,6 +1,7 @@
 //! SPIFFE ids as Gaia writes them.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SpiffeId {
-    text: String,
+    text: Arc<str>,
     trust_domain_end: usize,
 }
 
@@ -27,7 +28,7 @@ impl SpiffeId {
     #[must_use]
     pub fn workload(trust_domain: &str, namespace: &str, service_account: &str) -> Self {
         Self {
-            text: format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{service_account}"),
+            text: format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{service_account}").into(),
             trust_domain_end: SCHEME.len() + trust_domain.len(),
         }
     }
@@ -36,7 +37,7 @@ impl SpiffeId {
     #[must_use]
     pub fn operator(trust_domain: &str) -> Self {
         Self {
-            text: format!("{SCHEME}{trust_domain}/gaia/operator"),
+            text: format!("{SCHEME}{trust_domain}/gaia/operator").into(),
             trust_domain_end: SCHEME.len() + trust_domain.len(),
         }
     }
@@ -61,7 +62,7 @@ impl SpiffeId {
             ["gaia", "operator"] => {}
             _ => return Err(invalid()),
         }
-        Ok(Self { text: text.to_owned(), trust_domain_end: SCHEME.len() + trust_domain.len() })
+        Ok(Self { text: text.into(), trust_domain_end: SCHEME.len() + trust_domain.len() })
     }
 
     /// The whole id.
@@ -99,7 +100,7 @@ impl TryFrom<String> for SpiffeId {
 
 impl From<SpiffeId> for String {
     fn from(id: SpiffeId) -> String {
-        id.text
+        id.text.as_ref().to_owned()
     }
 }
 

@@ -107,7 +107,7 @@ pub fn claims(
     let scope = match Scopes::from_list(allowed).and(&subject.scopes) {
         Scopes::All => granted(requested.as_deref(), &[]),
         Scopes::Only(both) if both.is_empty() => Err(()),
-        Scopes::Only(both) => granted(requested.as_deref(), &both.into_iter().collect::<Vec<_>>()),
+        Scopes::Only(both) => granted(requested.as_deref(), &both.iter().cloned().collect::<Vec<_>>()),
     };
     let scope = scope.map_err(|()| Denial::ScopeNotGranted)?;
     let longest = MAX_DELEGATED_SECONDS.min(grants.tokens().max_ttl_seconds);

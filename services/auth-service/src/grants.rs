@@ -10,6 +10,9 @@ use gaia_api::mount::{Grant, Grants, ServiceIdentity, TokenRules};
 pub struct GrantTable {
     tokens: TokenRules,
     services: Vec<ServiceIdentity>,
+    /// Places in `services`, in their order.
+    by_name: HashMap<String, Vec<usize>>,
+    by_id: HashMap<SpiffeId, Vec<usize>>,
     pairs: HashMap<(SpiffeId, SpiffeId), Pair>,
 }
 
@@ -35,7 +38,13 @@ impl From<Grants> for GrantTable {
             let pair = Pair { scopes: grant.scopes, on_behalf_of: grant.on_behalf_of };
             ((grant.caller, grant.target), pair)
         };
-        Self { tokens: grants.tokens, services: grants.services, pairs: grants.grants.into_iter().map(pair).collect() }
+        let (mut by_name, mut by_id) = (HashMap::<_, Vec<usize>>::new(), HashMap::<_, Vec<usize>>::new());
+        for (place, service) in grants.services.iter().enumerate() {
+            by_name.entry(service.name.clone()).or_default().push(place);
+            by_id.entry(service.spiffe_id.clone()).or_default().push(place);
+        }
+        let pairs = grants.grants.into_iter().map(pair).collect();
+        Self { tokens: grants.tokens, services: grants.services, by_name, by_id, pairs }
     }
 }
 
@@ -49,13 +58,13 @@ impl GrantTable {
     /// The service of that name (`name` or `namespace/name`) that runs under `id`.
     #[must_use]
     pub fn own(&self, name: &str, id: &SpiffeId) -> Option<&ServiceIdentity> {
-        self.services.iter().find(|service| service.spiffe_id == *id && is_called(service, name))
+        self.under(id).find(|service| is_called(service, name))
     }
 
     /// The service that runs under `id`; of several under one, the first.
     #[must_use]
     pub fn service(&self, id: &SpiffeId) -> Option<&ServiceIdentity> {
-        self.services.iter().find(|service| service.spiffe_id == *id)
+        self.under(id).next()
     }
 
     /// The service a caller means by `name` or `namespace/name`: without a namespace its own first, else the only one.
@@ -63,7 +72,8 @@ impl GrantTable {
     /// # Errors
     /// [`NameError`] if there is none, or no telling which.
     pub fn target(&self, name: &str, caller: &ServiceIdentity) -> Result<&ServiceIdentity, NameError> {
-        let mut found = self.services.iter().filter(|service| is_called(service, name));
+        let places = self.by_name.get(name.rsplit_once('/').map_or(name, |(_, name)| name));
+        let mut found = self.at(places).filter(|service| is_called(service, name));
         let first = found.next().ok_or(NameError::Unknown)?;
         let mut all = std::iter::once(first).chain(found);
         match all.clone().find(|service| service.namespace == caller.namespace) {
@@ -85,6 +95,14 @@ impl GrantTable {
     #[must_use]
     pub fn is_on_behalf_of(&self, caller: &SpiffeId, target: &SpiffeId) -> bool {
         self.pair(caller, target).is_some_and(|pair| pair.on_behalf_of)
+    }
+
+    fn under(&self, id: &SpiffeId) -> impl Iterator<Item = &ServiceIdentity> {
+        self.at(self.by_id.get(id))
+    }
+
+    fn at<'a>(&'a self, places: Option<&'a Vec<usize>>) -> impl Iterator<Item = &'a ServiceIdentity> + Clone {
+        places.into_iter().flatten().filter_map(|place| self.services.get(*place))
     }
 
     fn pair(&self, caller: &SpiffeId, target: &SpiffeId) -> Option<&Pair> {

@@ -147,7 +147,7 @@ mod tests {
         PeerIdentity {
             spiffe_id: id("gateway"),
             fingerprint: "ab".repeat(32),
-            serial: String::new(),
+            serial: "".into(),
             not_after: Timestamp::from_second(now().as_second() + certificate_seconds).unwrap(),
         }
     }

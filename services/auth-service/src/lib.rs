@@ -43,7 +43,7 @@ impl AuthService {
     /// Takes what is mounted and binds the addresses.
     ///
     /// # Errors
-    /// [`StartError`] if an address cannot be had.
+    /// [`StartError`] if an address or a thread cannot be had.
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let files = Arc::new(IssuerFiles::default());
         let dir = config.runtime.dir.clone();
@@ -62,7 +62,7 @@ impl AuthService {
             authenticator: runtime.authenticator(),
             clock,
             issued,
-            signing: Signing::default(),
+            signing: Signing::start().map_err(|error| StartError::Thread("sign", error))?,
             limits: Arc::default(),
         };
         let login = Login::new(runtime.generations(), runtime.authenticator(), dir, logins);

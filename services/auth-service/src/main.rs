@@ -1,10 +1,21 @@
 //! Entry point of auth-service.
 
 use std::process::ExitCode;
+use std::thread::available_parallelism;
 
 use gaia_auth_service::AuthService;
+use tokio::runtime::Builder;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    gaia_runtime::main(AuthService::start, AuthService::serve).await
+#[expect(clippy::print_stderr, reason = "there is no log yet")]
+fn main() -> ExitCode {
+    // Signing has a thread on each processor, and takes ten times what else there is to do. More threads for the rest
+    // would wake each other in vain.
+    let serving = available_parallelism().map_or(1, |all| all.get().div_ceil(2));
+    match Builder::new_multi_thread().worker_threads(serving).enable_all().build() {
+        Ok(runtime) => runtime.block_on(gaia_runtime::main(AuthService::start, AuthService::serve)),
+        Err(error) => {
+            eprintln!("error: starting the threads failed: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }

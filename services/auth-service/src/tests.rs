@@ -11,7 +11,7 @@ use gaia_api::names::key;
 use gaia_api::{Clock as _, SystemClock};
 use gaia_auth::Denied;
 use gaia_auth::jwt::{KeySet, TokenRules};
-use gaia_auth::{PeerIdentity, Reason};
+use gaia_auth::{PeerIdentity, Reason, Scopes};
 use gaia_runtime::testing::{
     Mount, MountedFiles, Platform, certificate, config, eventually, get_plain, grants, read, spiffe_id,
 };
@@ -111,13 +111,13 @@ async fn a_service_gets_a_token_that_its_target_accepts_from_it_alone() {
     let peer = PeerIdentity {
         spiffe_id: spiffe_id("gateway"),
         fingerprint: certificate.fingerprint(),
-        serial: certificate.serial(),
+        serial: certificate.serial().into(),
         not_after: certificate.not_after(),
     };
     let now = SystemClock.now();
     let (asset_service, chat_service) = (spiffe_id("asset-service"), spiffe_id("chat-service"));
     let accepted = rules(&asset_service).verify(&token.access_token, Some(&peer), now).unwrap();
-    assert_eq!(accepted.scopes, Some(vec!["assets:read".to_owned()]));
+    assert_eq!(accepted.scopes, Scopes::from_list(&["assets:read".to_owned()]));
     let elsewhere = rules(&chat_service).verify(&token.access_token, Some(&peer), now).unwrap_err();
     assert_eq!(elsewhere.reason, Reason::AudienceWrong);
     let thief = PeerIdentity { spiffe_id: spiffe_id("chat-service"), ..peer };

@@ -2,18 +2,21 @@
 //!
 //! Decisions are put into a bounded queue, which never makes a request wait: what finds it full is dropped and counted.
 //! A thread of its own writes the lines, some at a time: to be woken for each would cost requests more than the line does.
+//! Lines are `tracing` events; what writes them may ask whether [`more_follow`].
 //! What must be on record before the answer (a token that was issued) does not go this way.
 
+use std::cell::Cell;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use std::{iter, thread};
 
 use gaia_api::mount::AuthMode;
 use jiff::Timestamp;
+use tracing::field;
 
 use crate::authenticator::Decision;
-use crate::principal::{Credential, Transport};
+use crate::principal::{Credential, Identity, Transport};
 use crate::{Reason, Trace};
 
 /// The target of audit lines.
@@ -29,10 +32,10 @@ pub struct Record {
     mode: Option<AuthMode>,
     refused: Option<Reason>,
     /// Who is on the wire, as far as it is known.
-    actor: Option<String>,
+    actor: Option<Identity>,
     /// For whom, where it is someone else.
-    subject: Option<String>,
-    serial: Option<String>,
+    subject: Option<Identity>,
+    serial: Option<Arc<str>>,
     trace: Trace,
     /// What the request is called in the logs of every service it passes.
     request_id: Option<String>,
@@ -43,7 +46,7 @@ pub struct Record {
 impl From<&Decision<'_>> for Record {
     fn from(decision: &Decision<'_>) -> Self {
         let principal = decision.principal;
-        let peer = decision.peer.map(|peer| peer.spiffe_id.to_string());
+        let peer = decision.peer.map(|peer| Identity::Service(peer.spiffe_id.clone()));
         let mut trace = decision.trace.clone();
         trace.key_id = trace.key_id.or_else(|| decision.key_id.map(Into::into));
         Self {
@@ -53,8 +56,8 @@ impl From<&Decision<'_>> for Record {
             credential: decision.credential,
             mode: decision.mode,
             refused: decision.refused,
-            actor: principal.map(|principal| principal.actor.to_string()).or(peer),
-            subject: principal.filter(|found| found.subject != found.actor).map(|found| found.subject.to_string()),
+            actor: principal.map(|principal| principal.actor.clone()).or(peer),
+            subject: principal.filter(|found| found.subject != found.actor).map(|found| found.subject.clone()),
             serial: decision.peer.map(|peer| peer.serial.clone()),
             trace,
             request_id: decision.request_id.map(str::to_owned),
@@ -77,12 +80,12 @@ impl Record {
             time = %self.time,
             result = if self.refused.is_some() { "refused" } else { "accepted" },
             reason = self.refused.map(Reason::as_str),
-            who = self.actor,
-            subject = self.subject,
+            who = self.actor.as_ref().map(field::display),
+            subject = self.subject.as_ref().map(field::display),
             how = self.transport.as_str(),
             credential = self.credential.as_str(),
             mode = self.mode.map(AuthMode::as_str),
-            serial = self.serial,
+            serial = self.serial.as_deref(),
             kid = self.trace.kid.as_deref(),
             jti = self.trace.jti.as_deref(),
             sub = self.trace.sub.as_deref(),
@@ -112,6 +115,16 @@ enum Entry {
     Record(Box<Record>),
     /// Everything before it is written once this is answered.
     Flush(SyncSender<()>),
+}
+
+thread_local! {
+    static MORE_FOLLOW: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread has another audit line to write right after the one it is writing: both may go in one write.
+#[must_use]
+pub fn more_follow() -> bool {
+    MORE_FOLLOW.get()
 }
 
 impl Entry {
@@ -191,7 +204,11 @@ impl AuditWriter {
                 // While nobody waits at the queue, putting something into it wakes nobody.
                 thread::sleep(GATHERING);
             }
-            iter::once(first).chain(self.receiver.try_iter()).for_each(Entry::take);
+            let mut entries = iter::once(first).chain(self.receiver.try_iter()).peekable();
+            while let Some(entry) = entries.next() {
+                MORE_FOLLOW.set(matches!(entries.peek(), Some(Entry::Record(_))));
+                entry.take();
+            }
         }
     }
 }
@@ -259,7 +276,7 @@ mod tests {
         }
         let records = records(&writer);
         assert_eq!(records.len(), 100);
-        assert_eq!(records[1].actor.as_deref(), Some(caller().as_str()));
+        assert_eq!(records[1].actor, Some(Identity::Service(caller())));
         assert_eq!(records[1].serial.as_deref(), Some("01"));
     }
 

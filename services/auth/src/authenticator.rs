@@ -9,7 +9,7 @@ use gaia_api::mount::AuthMode;
 use http::{HeaderMap, HeaderName};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::cache::{Token, TokenCache};
+use crate::cache::{Token, TokenCache, TokenHash};
 use crate::ledger::{Caller, Ledger};
 use crate::outside::Ask;
 use crate::presented::Presented;
@@ -271,7 +271,13 @@ impl Authenticator {
                 Ok((question, confirmed)) => match outside.ask(question).await {
                     Ok(()) => {
                         if let Some(token) = confirmed {
-                            this.cache.put(&text, Token::User(token), None, rules.context(), this.clock.now());
+                            this.cache.put(
+                                TokenHash::of(&text),
+                                Token::User(Arc::new(token)),
+                                None,
+                                rules.context(),
+                                this.clock.now(),
+                            );
                         }
                         None
                     }

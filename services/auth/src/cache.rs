@@ -15,9 +15,9 @@ use crate::jwt::{ServiceToken, UserToken};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Token {
     /// The platform's own, of a service that acts for itself or for someone else.
-    Platform(ServiceToken),
+    Platform(Arc<ServiceToken>),
     /// Of an outside issuer.
-    User(UserToken),
+    User(Arc<UserToken>),
 }
 
 impl Token {
@@ -26,6 +26,16 @@ impl Token {
             Self::Platform(token) => token.expires,
             Self::User(token) => token.expires,
         }
+    }
+}
+
+/// What a token is remembered by: the SHA-256 of its text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct TokenHash([u8; 32]);
+
+impl TokenHash {
+    pub(crate) fn of(token: &str) -> Self {
+        Self(sha256(token.as_bytes()))
     }
 }
 
@@ -40,7 +50,7 @@ pub(crate) struct Remembered {
     until: Timestamp,
 }
 
-/// The cache: at most `2 * MAX_YOUNG` tokens, by the SHA-256 of their text.
+/// The cache: at most `2 * MAX_YOUNG` tokens.
 #[derive(Debug, Default)]
 pub(crate) struct TokenCache {
     tokens: Mutex<Tokens>,
@@ -49,14 +59,13 @@ pub(crate) struct TokenCache {
 /// When the young are too many, they become the old, and the old are forgotten: what is in use comes back from there.
 #[derive(Debug, Default)]
 struct Tokens {
-    young: HashMap<[u8; 32], Arc<Remembered>>,
-    old: HashMap<[u8; 32], Arc<Remembered>>,
+    young: HashMap<TokenHash, Arc<Remembered>>,
+    old: HashMap<TokenHash, Arc<Remembered>>,
 }
 
 impl TokenCache {
     /// What is remembered of a token at `now`.
-    pub(crate) fn get(&self, token: &str, now: Timestamp) -> Option<Arc<Remembered>> {
-        let hash = sha256(token.as_bytes());
+    pub(crate) fn get(&self, hash: TokenHash, now: Timestamp) -> Option<Arc<Remembered>> {
         let mut tokens = self.lock();
         let found = match tokens.young.get(&hash) {
             Some(found) => Arc::clone(found),
@@ -71,10 +80,10 @@ impl TokenCache {
     }
 
     /// Remembers a token until it ends, but no longer than a minute.
-    pub(crate) fn put(&self, text: &str, token: Token, keys: Option<[u8; 32]>, context: [u8; 32], now: Timestamp) {
+    pub(crate) fn put(&self, hash: TokenHash, token: Token, keys: Option<[u8; 32]>, context: [u8; 32], now: Timestamp) {
         let until = token.expires().min(now + MAX_AGE);
         if now < until {
-            self.lock().insert(sha256(text.as_bytes()), Arc::new(Remembered { token, keys, context, until }));
+            self.lock().insert(hash, Arc::new(Remembered { token, keys, context, until }));
         }
     }
 
@@ -85,7 +94,7 @@ impl TokenCache {
 }
 
 impl Tokens {
-    fn insert(&mut self, hash: [u8; 32], token: Arc<Remembered>) {
+    fn insert(&mut self, hash: TokenHash, token: Arc<Remembered>) {
         if self.young.len() >= MAX_YOUNG {
             self.old = std::mem::take(&mut self.young);
         }
@@ -113,37 +122,40 @@ mod tests {
             max_ttl_seconds: 3600,
             denied: &denied,
         };
-        Token::Platform(rules.read(&RSA_SIGNER.sign(&claims()).unwrap()).unwrap())
+        Token::Platform(Arc::new(rules.read(&RSA_SIGNER.sign(&claims()).unwrap()).unwrap()))
     }
 
     #[test]
     fn a_token_is_remembered_for_a_minute_or_until_it_ends() {
         let cache = TokenCache::default();
         let second = |offset: i64| at(now().as_second() + offset);
-        cache.put("a", token(), None, [0; 32], now());
-        assert!(cache.get("a", second(59)).is_some());
-        assert!(cache.get("a", second(60)).is_none());
-        assert!(cache.get("b", now()).is_none());
-        cache.put("late", token(), None, [0; 32], second(890));
-        assert!(cache.get("late", second(899)).is_some());
-        assert!(cache.get("late", second(900)).is_none(), "the token ends at 900");
-        cache.put("skewed", token(), None, [0; 32], second(930));
-        assert!(cache.get("skewed", second(930)).is_none(), "only the allowance for clocks keeps it good");
+        cache.put(TokenHash::of("a"), token(), None, [0; 32], now());
+        assert!(cache.get(TokenHash::of("a"), second(59)).is_some());
+        assert!(cache.get(TokenHash::of("a"), second(60)).is_none());
+        assert!(cache.get(TokenHash::of("b"), now()).is_none());
+        cache.put(TokenHash::of("late"), token(), None, [0; 32], second(890));
+        assert!(cache.get(TokenHash::of("late"), second(899)).is_some());
+        assert!(cache.get(TokenHash::of("late"), second(900)).is_none(), "the token ends at 900");
+        cache.put(TokenHash::of("skewed"), token(), None, [0; 32], second(930));
+        assert!(
+            cache.get(TokenHash::of("skewed"), second(930)).is_none(),
+            "only the allowance for clocks keeps it good"
+        );
     }
 
     #[test]
     fn a_flood_of_tokens_takes_no_more_room_and_what_is_in_use_stays() {
         let (cache, token) = (TokenCache::default(), token());
-        cache.put("in use", token.clone(), None, [0; 32], now());
+        cache.put(TokenHash::of("in use"), token.clone(), None, [0; 32], now());
         for number in 0..5 * MAX_YOUNG {
-            cache.put(&number.to_string(), token.clone(), None, [0; 32], now());
+            cache.put(TokenHash::of(&number.to_string()), token.clone(), None, [0; 32], now());
             if number % (MAX_YOUNG / 2) == 0 {
-                assert!(cache.get("in use", now()).is_some(), "after {number}");
+                assert!(cache.get(TokenHash::of("in use"), now()).is_some(), "after {number}");
             }
         }
         let tokens = cache.lock();
         assert!(tokens.young.len() + tokens.old.len() <= 2 * MAX_YOUNG);
         drop(tokens);
-        assert!(cache.get("0", now()).is_none(), "the first of the flood is forgotten");
+        assert!(cache.get(TokenHash::of("0"), now()).is_none(), "the first of the flood is forgotten");
     }
 }

@@ -63,7 +63,7 @@ impl Authenticator {
             Some(asking) => asking.await,
         };
         match rules.token(text, peer, self.now(), Known { answer, ..self.known() })? {
-            Token::User(token) => Ok(rules.of_user(token, &issuer.issuer)),
+            Token::User(token) => Ok(rules.of_user(Arc::unwrap_or_clone(token), &issuer.issuer)),
             // Its issuer was found in the table, and a token is remembered by the table it was read by.
             Token::Platform(_) => Err(Reason::IssuerWrong.into()),
         }
@@ -135,8 +135,8 @@ impl Rules {
             subject: token.on_behalf_of.clone().unwrap_or_else(|| Identity::Service(token.caller.clone())),
             issuer: Some(self.policy().tokens.issuer.clone()),
             audience: if token.is_broad { Some(self.policy().tokens.audience.clone()) } else { own },
-            scopes: Scopes::from_list(token.scopes.as_deref().unwrap_or_default()),
             issued: Some(token.issued()),
+            scopes: token.scopes,
             expires: Some(token.expires),
             is_anonymous: false,
             client: Some(token.caller),

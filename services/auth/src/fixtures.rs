@@ -52,7 +52,7 @@ pub(crate) fn peer(spiffe_id: SpiffeId) -> PeerIdentity {
     PeerIdentity {
         spiffe_id,
         fingerprint: "ab".repeat(32),
-        serial: "01".to_owned(),
+        serial: "01".into(),
         not_after: now() + jiff::SignedDuration::from_hours(1),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use http::HeaderValue;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
 
 use crate::Reason;
@@ -40,7 +41,7 @@ impl<'a> Presented<'a> {
         };
         let header = single(headers, &API_KEY_HEADER, Reason::ApiKeyRepeated)?;
         let (token, bearer_key) = match bearer {
-            Some(value) if value.bytes().filter(|&b| b == b'.').count() >= 2 => (Some(value), None),
+            Some(value) if value.splitn(3, '.').count() == 3 => (Some(value), None),
             key => (None, key),
         };
         if bearer_key.is_some() && header.is_some() {
@@ -70,7 +71,14 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName, repeated: Reason) -> Re
     if values.next().is_some() {
         return Err(repeated);
     }
-    value.to_str().map(Some).map_err(|_| Reason::AuthorizationNotText)
+    text(value).map(Some).ok_or(Reason::AuthorizationNotText)
+}
+
+/// As [`HeaderValue::to_str`], which looks at one byte after the other: it is asked of each token of each request.
+fn text(value: &HeaderValue) -> Option<&str> {
+    let is_text = |byte: u8| byte == b'\t' || (b' '..=b'~').contains(&byte);
+    let is_all_text = value.as_bytes().iter().fold(true, |so_far, &byte| so_far & is_text(byte));
+    if is_all_text { std::str::from_utf8(value.as_bytes()).ok() } else { None }
 }
 
 fn bearer(value: &str) -> Result<&str, Reason> {
@@ -89,7 +97,6 @@ const MAX_KEY_BYTES: usize = 1024;
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
@@ -158,6 +165,7 @@ mod tests {
         #[test]
         fn any_header_bytes_are_answered_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             if let Ok(value) = HeaderValue::from_bytes(&bytes) {
+                prop_assert_eq!(text(&value), value.to_str().ok());
                 let mut headers = HeaderMap::new();
                 headers.insert(AUTHORIZATION, value);
                 let _ = Presented::find(&headers);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gaia_api::SpiffeId;
@@ -64,14 +65,14 @@ pub enum Scopes {
     /// Nothing was listed, so everything the service offers.
     All,
     /// These and no more.
-    Only(BTreeSet<String>),
+    Only(Arc<BTreeSet<String>>),
 }
 
 impl Scopes {
     /// From a list in which nothing means everything, as policies, grants and key records have it.
     #[must_use]
     pub fn from_list(list: &[String]) -> Self {
-        if list.is_empty() { Self::All } else { Self::Only(list.iter().cloned().collect()) }
+        if list.is_empty() { Self::All } else { Self::Only(Arc::new(list.iter().cloned().collect())) }
     }
 
     /// Whether `scope` is among them.
@@ -88,7 +89,8 @@ impl Scopes {
     pub fn and(&self, other: &Self) -> Self {
         match (self, other) {
             (Self::All, scopes) | (scopes, Self::All) => scopes.clone(),
-            (Self::Only(a), Self::Only(b)) => Self::Only(a.intersection(b).cloned().collect()),
+            (Self::Only(a), Self::Only(b)) if a.is_superset(b) => Self::Only(Arc::clone(b)),
+            (Self::Only(a), Self::Only(b)) => Self::Only(Arc::new(a.intersection(b).cloned().collect())),
         }
     }
 }
@@ -158,7 +160,7 @@ pub struct PeerIdentity {
     /// Lower-case hex SHA-256 of the leaf's DER.
     pub fingerprint: String,
     /// The leaf's serial number, lower-case hex.
-    pub serial: String,
+    pub serial: Arc<str>,
     /// When the leaf ends.
     pub not_after: Timestamp,
 }
@@ -203,7 +205,7 @@ mod tests {
     use super::*;
 
     fn only(scopes: &[&str]) -> Scopes {
-        Scopes::Only(scopes.iter().map(|&s| s.to_owned()).collect())
+        Scopes::Only(Arc::new(scopes.iter().map(|&s| s.to_owned()).collect()))
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Why a request was refused, and the little of it that the outside is told.
 
+use std::sync::Arc;
+
 use http::{HeaderValue, Response, StatusCode, header};
 use jiff::Timestamp;
 
@@ -187,13 +189,13 @@ pub struct Refusal {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trace {
     /// Which signing key the token named.
-    pub kid: Option<Box<str>>,
+    pub kid: Option<Arc<str>>,
     /// The token's id.
-    pub jti: Option<Box<str>>,
+    pub jti: Option<Arc<str>>,
     /// Who the token is about.
-    pub sub: Option<Box<str>>,
+    pub sub: Option<Arc<str>>,
     /// The id of the API key record.
-    pub key_id: Option<Box<str>>,
+    pub key_id: Option<Arc<str>>,
 }
 
 impl From<Reason> for Refusal {

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
 
 use crate::api_key::ApiKeyTable;
-use crate::cache::{Token, TokenCache};
+use crate::cache::{Token, TokenCache, TokenHash};
 use crate::denylist::Denied;
 use crate::hash::sha256;
 use crate::jwt::{KeySet, Parts, ServiceToken, TokenRules, UserToken, UserTokenRules};
@@ -215,7 +215,7 @@ impl Rules {
         now: Timestamp,
         known: Known<'_>,
     ) -> Option<Result<(Question, Option<UserToken>), Reason>> {
-        if self.remembered(text, now, known).is_some() {
+        if self.remembered(TokenHash::of(text), now, known).is_some() {
             return None;
         }
         let issuer = self.user_issuer(text)?;
@@ -255,9 +255,10 @@ impl Rules {
         now: Timestamp,
         known: Known<'_>,
     ) -> Result<Token, Refusal> {
-        let token = match self.remembered(text, now, known) {
+        let hash = TokenHash::of(text);
+        let token = match self.remembered(hash, now, known) {
             Some(token) => token,
-            None => self.read(text, now, known)?,
+            None => self.read(text, hash, now, known)?,
         };
         let (checked, trace) = match &token {
             Token::Platform(token) => (token.check(&self.denied, peer, now), &token.trace),
@@ -270,8 +271,8 @@ impl Rules {
     }
 
     /// What is remembered of a token, if it was read by the keys and the policy that are in force now.
-    pub(crate) fn remembered(&self, text: &str, now: Timestamp, known: Known<'_>) -> Option<Token> {
-        let remembered = known.cache.get(text, now)?;
+    pub(crate) fn remembered(&self, hash: TokenHash, now: Timestamp, known: Known<'_>) -> Option<Token> {
+        let remembered = known.cache.get(hash, now)?;
         let keys = match &remembered.token {
             Token::Platform(_) => self.keys.as_ref().map(|keys| keys.hash()),
             // Whose answer was asked for over HTTP is known for a minute and no longer, which the cache sees to.
@@ -281,21 +282,21 @@ impl Rules {
         (remembered.context == self.context && remembered.keys == keys).then(|| remembered.token.clone())
     }
 
-    fn read(&self, text: &str, now: Timestamp, known: Known<'_>) -> Result<Token, Refusal> {
+    fn read(&self, text: &str, hash: TokenHash, now: Timestamp, known: Known<'_>) -> Result<Token, Refusal> {
         let (token, keys) = match self.user_issuer(text) {
             None => {
                 let keys = self.keys.as_deref().ok_or(Reason::KeysNotLoaded)?;
-                (Token::Platform(self.token_rules(keys).read(text)?), keys.hash())
+                (Token::Platform(Arc::new(self.token_rules(keys).read(text)?)), keys.hash())
             }
             Some(issuer) if issuer.verification == UserTokenVerification::Remote => {
                 return Err(known.answer.unwrap_or(Reason::IssuerUnavailable).into());
             }
             Some(issuer) => {
                 let keys = known.user_keys.get(&issuer.name).ok_or(Reason::IssuerKeysNotLoaded)?;
-                (Token::User(self.user_rules(issuer).read(&keys, text)?), keys.hash())
+                (Token::User(Arc::new(self.user_rules(issuer).read(&keys, text)?)), keys.hash())
             }
         };
-        known.cache.put(text, token.clone(), Some(keys), self.context, now);
+        known.cache.put(hash, token.clone(), Some(keys), self.context, now);
         Ok(token)
     }
 
@@ -394,15 +395,11 @@ impl Callers {
         if token.on_behalf_of.is_some() && !declared.is_some_and(|declared| declared.on_behalf_of) {
             return Err(Reason::DelegationNotAllowed);
         }
-        let named = match &token.scopes {
-            None => Scopes::All,
-            Some(scopes) => Scopes::Only(scopes.iter().cloned().collect()),
-        };
         let actor = Identity::Service(token.caller.clone());
         Ok(Principal {
             subject: token.on_behalf_of.clone().unwrap_or_else(|| actor.clone()),
             actor,
-            scopes: granted.and(&named),
+            scopes: granted.and(&token.scopes),
             credential,
             expires: Some(token.expires),
             is_anonymous: false,

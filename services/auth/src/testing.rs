@@ -138,7 +138,7 @@ pub fn connection(peer: &SpiffeId, now: Timestamp) -> Connection {
     let peer = PeerIdentity {
         spiffe_id: peer.clone(),
         fingerprint: "ab".repeat(32),
-        serial: "01".to_owned(),
+        serial: "01".into(),
         not_after: now + SignedDuration::from_hours(1),
     };
     Connection { transport: Transport::Mtls, peer: Some(peer), address: None }

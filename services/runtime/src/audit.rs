@@ -52,30 +52,38 @@ mod tests {
     use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
+    use crate::audit_log::audit_log;
 
+    /// What was written, each write by itself.
     #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    struct Writes(Arc<Mutex<Vec<Vec<u8>>>>);
 
-    impl Write for Lines {
+    impl Write for Writes {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
+            self.0.lock().unwrap().push(bytes.to_vec());
+            Ok(bytes.len())
         }
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
     }
 
-    #[test]
-    fn a_line_says_who_how_and_what_became_of_it() {
-        let trace = Trace { kid: Some("k1".into()), jti: Some("j1".into()), ..Trace::default() };
-        let record = Record::from(&Decision {
+    fn written(what: impl FnOnce()) -> Vec<Vec<u8>> {
+        let writes = Writes::default();
+        let log = audit_log(writes.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(log), what);
+        writes.0.lock().unwrap().clone()
+    }
+
+    fn decision(trace: &Trace) -> Decision<'_> {
+        Decision {
             route: "/assets",
             transport: Transport::Plain,
             mode: Some(AuthMode::Dual),
             credential: Credential::ServiceToken,
             principal: None,
             refused: Some(Reason::PeerMissing),
-            trace: &trace,
+            trace,
             peer: None,
             key_id: None,
             would_deny: None,
@@ -83,12 +91,14 @@ mod tests {
             request_id: Some("r-1"),
             time: SystemClock.now(),
             took: SignedDuration::ZERO,
-        });
-        let lines = Lines::default();
-        let writer = lines.clone();
-        let layer = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(move || writer.clone());
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || record.write());
-        let line: Value = serde_json::from_slice(&lines.0.lock().unwrap()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_line_says_who_how_and_what_became_of_it() {
+        let trace = Trace { kid: Some("k1".into()), jti: Some("j1".into()), ..Trace::default() };
+        let writes = written(|| Record::from(&decision(&trace)).write());
+        let line: Value = serde_json::from_slice(&writes.concat()).unwrap();
         for (name, value) in [
             ("target", "gaia.audit"),
             ("event", "request"),
@@ -105,5 +115,23 @@ mod tests {
             assert_eq!(line[name], value, "{line}");
         }
         assert_eq!(line.get("who"), None, "nobody is known: {line}");
+    }
+
+    #[test]
+    fn lines_that_come_together_are_written_together_and_none_waits_for_another() {
+        let trace = |number: usize| Trace { jti: Some(number.to_string().into()), ..Trace::default() };
+        let (queue, writer) = audit::queue();
+        (0..100).for_each(|number| queue.put(&decision(&trace(number))).unwrap());
+        drop(queue);
+        let writes = written(|| writer.run());
+        assert_eq!(writes.len(), 1, "{} writes", writes.len());
+        let text = String::from_utf8(writes.concat()).unwrap();
+        let jtis: Vec<String> = text
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["jti"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(jtis, (0..100).map(|number| number.to_string()).collect::<Vec<_>>());
+        let alone = written(|| Record::from(&decision(&trace(0))).write());
+        assert_eq!(alone.len(), 1, "the last line of a thread is written at once");
     }
 }

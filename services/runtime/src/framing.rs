@@ -8,6 +8,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use memchr::memchr;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A connection that brings no request whose end could be seen in two places.
@@ -76,7 +77,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Framed<IO> {
 #[derive(Debug, Default)]
 struct Framing {
     state: State,
-    /// The line under way, as far as it is looked at.
+    /// What came of a line whose end has not, as far as it is looked at.
     line: Vec<u8>,
     length: Option<u64>,
     is_chunked: bool,
@@ -121,14 +122,18 @@ impl Framing {
                 continue;
             }
             let rest = &bytes[at..];
-            let end = rest.iter().position(|&byte| byte == b'\n');
+            let end = memchr(b'\n', rest);
             let part = &rest[..end.unwrap_or(rest.len())];
-            let room = MAX_LINE_BYTES.saturating_sub(self.line.len());
-            self.line.extend_from_slice(&part[..part.len().min(room)]);
             at += part.len();
-            if end.is_some() {
+            if end.is_none() {
+                self.keep(part);
+            } else if self.line.is_empty() {
+                self.line_ended(&part[..part.len().min(MAX_LINE_BYTES)]).map_err(|Ambiguous| at)?;
+                at += 1;
+            } else {
+                self.keep(part);
                 let line = std::mem::take(&mut self.line);
-                self.line_ended(line.strip_suffix(b"\r").unwrap_or(&line)).map_err(|Ambiguous| at)?;
+                self.line_ended(&line).map_err(|Ambiguous| at)?;
                 self.line = line;
                 self.line.clear();
                 at += 1;
@@ -137,7 +142,14 @@ impl Framing {
         Ok(())
     }
 
+    /// Keeps part of a line until its end is there.
+    fn keep(&mut self, part: &[u8]) {
+        let room = MAX_LINE_BYTES.saturating_sub(self.line.len());
+        self.line.extend_from_slice(&part[..part.len().min(room)]);
+    }
+
     fn line_ended(&mut self, line: &[u8]) -> Result<(), Ambiguous> {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
         self.state = match self.state {
             State::Start if line.is_empty() => State::Start,
             State::Start => {

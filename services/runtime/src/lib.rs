@@ -7,6 +7,7 @@
 
 mod activity;
 mod audit;
+mod audit_log;
 mod caller;
 mod client;
 pub mod client_ip;

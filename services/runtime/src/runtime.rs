@@ -70,9 +70,9 @@ pub enum StartError {
     /// There is no randomness to name this instance by.
     #[error("the system gives no random bytes")]
     Entropy,
-    /// There is no thread to write the audit log.
-    #[error("starting the thread of the audit log failed: {0}")]
-    Thread(std::io::Error),
+    /// The system has no thread left: its name, and why.
+    #[error("starting the thread {0:?} failed: {1}")]
+    Thread(&'static str, #[source] std::io::Error),
 }
 
 impl Runtime {
@@ -93,7 +93,8 @@ impl Runtime {
         let mesh = listen(config.mesh_address, "GAIA_MESH_ADDRESS").await?;
         let admin = listen(config.admin_address, "GAIA_ADMIN_ADDRESS").await?;
         let metrics = Arc::new(Metrics::new(Arc::clone(&clock), register));
-        let (witness, audit) = Witness::new(Arc::clone(&metrics)).map_err(StartError::Thread)?;
+        let (witness, audit) =
+            Witness::new(Arc::clone(&metrics)).map_err(|error| StartError::Thread("audit", error))?;
         let authenticator = Arc::new(Authenticator::new(Arc::clone(&clock), Arc::new(witness)));
         let (sender, generations) = watch::channel(None);
         let sinks = Sinks {

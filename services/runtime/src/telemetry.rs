@@ -9,6 +9,7 @@ use tracing_subscriber::{Layer as _, Registry};
 
 use crate::config::{LogFormat, RuntimeConfig};
 
+pub use crate::audit_log::audit_log;
 /// Always written, always JSON, whatever the filter says.
 pub use gaia_auth::audit::AUDIT_TARGET;
 
@@ -28,14 +29,12 @@ pub enum TelemetryError {
 /// # Errors
 /// [`TelemetryError`] if the filter is wrong or there is a log already.
 pub fn start(config: &RuntimeConfig) -> Result<(), TelemetryError> {
-    let is_audit = |metadata: &tracing::Metadata<'_>| metadata.target() == AUDIT_TARGET;
     let filter = EnvFilter::builder().parse(&config.log)?;
     let lines = match config.log_format {
         LogFormat::Json => tracing_subscriber::fmt::layer().json().flatten_event(true).boxed(),
         LogFormat::Text => tracing_subscriber::fmt::layer().with_ansi(std::io::stdout().is_terminal()).boxed(),
     };
-    let lines = lines.with_filter(filter).with_filter(FilterFn::new(move |metadata| !is_audit(metadata)));
-    let audit = tracing_subscriber::fmt::layer().json().flatten_event(true).with_filter(FilterFn::new(is_audit));
-    Registry::default().with(lines).with(audit).try_init()?;
+    let lines = lines.with_filter(filter).with_filter(FilterFn::new(|metadata| metadata.target() != AUDIT_TARGET));
+    Registry::default().with(lines).with(audit_log(std::io::stdout())).try_init()?;
     Ok(())
 }

@@ -87,7 +87,7 @@ fn audit_issue(peer: &PeerIdentity, subject: &Examined, kid: &str, claims: &Dele
         result = "issued",
         who = peer.spiffe_id.as_str(),
         how = "mtls",
-        serial = peer.serial,
+        serial = peer.serial.as_ref(),
         kid,
         jti = claims.jti,
         sub = claims.sub,

@@ -163,7 +163,7 @@ fn audit_refusal(peer: Option<&PeerIdentity>, denial: Denial, route: &'static st
         reason = denial.as_str(),
         who = peer.map(|peer| peer.spiffe_id.as_str()),
         how = "mtls",
-        serial = peer.map(|peer| peer.serial.as_str()),
+        serial = peer.map(|peer| peer.serial.as_ref()),
         route,
     );
 }

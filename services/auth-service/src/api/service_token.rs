@@ -61,7 +61,7 @@ fn audit_issue(peer: &PeerIdentity, kid: &str, claims: &ServiceClaims) {
         result = "issued",
         who = peer.spiffe_id.as_str(),
         how = "mtls",
-        serial = peer.serial,
+        serial = peer.serial.as_ref(),
         kid,
         jti = claims.jti,
         aud = claims.aud,

@@ -34,7 +34,7 @@ fn later(seconds: i64) -> Timestamp {
 }
 
 fn peer(name: &str) -> PeerIdentity {
-    PeerIdentity { spiffe_id: id(name), fingerprint: "ab".repeat(32), serial: String::new(), not_after: later(3600) }
+    PeerIdentity { spiffe_id: id(name), fingerprint: "ab".repeat(32), serial: "".into(), not_after: later(3600) }
 }
 
 fn user() -> Examined {

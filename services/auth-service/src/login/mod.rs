@@ -197,7 +197,7 @@ impl Login {
             action,
             result = outcome,
             who = caller.map(|caller| caller.principal.actor.to_string()),
-            serial = caller.and_then(|caller| caller.connection.peer.as_ref()).map(|peer| peer.serial.as_str()),
+            serial = caller.and_then(|caller| caller.connection.peer.as_ref()).map(|peer| peer.serial.as_ref()),
             sub,
         );
     }

@@ -106,7 +106,7 @@ impl World {
         let peer = PeerIdentity {
             spiffe_id: spiffe_id(from),
             fingerprint: String::new(),
-            serial: String::new(),
+            serial: "".into(),
             not_after: SystemClock.now() + jiff::SignedDuration::from_hours(1),
         };
         rules.verify(token, Some(&peer), SystemClock.now()).map_err(|refusal| refusal.reason)

@@ -1,5 +1,7 @@
 //! The checks of the platform's own tokens, cheap and fail-closed first.
 
+use std::sync::Arc;
+
 use gaia_api::SpiffeId;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -8,7 +10,7 @@ use super::claims::{self, Times, bounded, text};
 use super::header::Unverified;
 use super::keys::KeySet;
 use crate::denylist::Denied;
-use crate::principal::{Identity, PeerIdentity};
+use crate::principal::{Identity, PeerIdentity, Scopes};
 use crate::scope::parse_scope;
 use crate::{Reason, Refusal, Trace};
 
@@ -41,8 +43,8 @@ pub struct ServiceToken {
     pub caller: SpiffeId,
     /// Of a delegated token: for whom the caller acts.
     pub on_behalf_of: Option<Identity>,
-    /// The scopes it carries; none: it names none, and the target's policy alone limits it.
-    pub scopes: Option<Vec<String>>,
+    /// The scopes it carries; if it names none, the target's policy alone limits it.
+    pub scopes: Scopes,
     /// Whether it is meant for every service of the dual phases.
     pub is_broad: bool,
     /// When it ends.
@@ -86,7 +88,7 @@ impl TokenRules<'_> {
             return Err(Reason::IssuerWrong);
         }
         let scopes = scopes(&claims)?;
-        let is_broad = self.is_broad(&claims, scopes.is_some() || on_behalf_of.is_some())?;
+        let is_broad = self.is_broad(&claims, scopes != Scopes::All || on_behalf_of.is_some())?;
         let longest = if on_behalf_of.is_some() { MAX_DELEGATED_SECONDS } else { u64::MAX };
         let times = Times::of(&claims, self.max_ttl_seconds.min(longest))?;
         let jti = text(&claims, "jti").filter(|jti| (1..=MAX_JTI_BYTES).contains(&jti.len()));
@@ -170,10 +172,10 @@ fn parties(claims: &Map<String, Value>) -> Result<(SpiffeId, Option<Identity>), 
     }
 }
 
-fn scopes(claims: &Map<String, Value>) -> Result<Option<Vec<String>>, Reason> {
-    let Some(value) = claims.get("scope") else { return Ok(None) };
+fn scopes(claims: &Map<String, Value>) -> Result<Scopes, Reason> {
+    let Some(value) = claims.get("scope") else { return Ok(Scopes::All) };
     let scopes = value.as_str().and_then(parse_scope).ok_or(Reason::ScopeMalformed)?;
-    Ok(Some(scopes.into_iter().map(str::to_owned).collect()))
+    Ok(Scopes::Only(Arc::new(scopes.into_iter().map(str::to_owned).collect())))
 }
 
 const MAX_JTI_BYTES: usize = 128;

@@ -1,5 +1,7 @@
 //! The checks of a token of an outside issuer.
 
+use std::sync::Arc;
+
 use gaia_api::mount::{UserTokenIssuer, UserTokenProfile};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -34,8 +36,8 @@ pub struct UserToken {
     /// What may be logged of it.
     pub trace: Trace,
     times: Times,
-    kid: Option<Box<str>>,
-    jti: Option<Box<str>>,
+    kid: Option<Arc<str>>,
+    jti: Option<Arc<str>>,
     thumbprint: Option<String>,
 }
 
@@ -101,7 +103,7 @@ impl UserTokenRules<'_> {
     fn judge(
         &self,
         claims: &Map<String, Value>,
-        kid: Option<Box<str>>,
+        kid: Option<Arc<str>>,
         trace: &mut Trace,
     ) -> Result<UserToken, Reason> {
         trace.jti = text(claims, "jti").map(bounded);

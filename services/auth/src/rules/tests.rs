@@ -193,7 +193,7 @@ fn a_remembered_token_is_asked_again_for_its_time_its_peer_and_what_is_revoked()
     let (cache, token) = (TokenCache::default(), good_token());
     let good = rules_of(policy(AuthMode::Dual));
     assert_eq!(with_cache(&good, &cache, &token, peer(caller()), now()), None);
-    assert!(cache.get(&token, now()).is_some(), "it is remembered");
+    assert!(cache.get(TokenHash::of(&token), now()).is_some(), "it is remembered");
     assert_eq!(with_cache(&good, &cache, &token, peer(own()), now()), Some(Reason::PeerDiffers));
     let long_before = now() - jiff::SignedDuration::from_secs(61);
     assert_eq!(with_cache(&good, &cache, &token, peer(caller()), long_before), Some(Reason::IssuedInFuture));

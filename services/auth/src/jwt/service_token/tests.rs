@@ -91,7 +91,7 @@ impl Attempt {
 fn a_good_token_of_either_algorithm_is_accepted() {
     let token = Attempt::default().verify().unwrap();
     assert_eq!(token.caller, caller());
-    assert_eq!(token.scopes.as_deref(), Some(&["assets:read".to_owned()][..]));
+    assert_eq!(token.scopes, Scopes::from_list(&["assets:read".to_owned()]));
     assert_eq!(token.trace.jti.as_deref(), Some("j1"));
     assert!(Attempt::default().verify_text(&EC_SIGNER.sign(&claims()).unwrap()).is_ok());
 }
@@ -300,7 +300,7 @@ fn clocks_may_differ_by_59_seconds_but_not_by_61() {
 fn a_broad_token_is_accepted_without_scopes_and_only_where_policy_says_so() {
     let mut attempt = Attempt::without("scope");
     attempt.claims["aud"] = json!("gaia-services");
-    assert_eq!(attempt.verify().unwrap().scopes, None);
+    assert_eq!(attempt.verify().unwrap().scopes, Scopes::All);
     attempt.is_broad_accepted = false;
     assert_eq!(attempt.reason(), Some(Reason::AudienceWrong));
 }

@@ -1,0 +1,166 @@
+//! How audit lines are written: as JSON, whole, and several in one write where they come together.
+
+use std::fmt;
+use std::io::Write;
+use std::sync::{Mutex, PoisonError};
+
+use gaia_api::{Clock as _, SystemClock};
+use gaia_auth::audit::{AUDIT_TARGET, more_follow};
+use serde::Serialize;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{FilterFn, LevelFilter};
+use tracing_subscriber::layer::Context;
+use tracing_subscriber::registry::LookupSpan;
+
+/// The part of a subscriber that writes audit lines to `to`, which should not buffer, and no other events. A line has
+/// the shape of other log lines in JSON, so that one program can read both.
+pub fn audit_log<S>(to: impl Write + Send + 'static) -> impl Layer<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let is_audit = FilterFn::new(|metadata| metadata.target() == AUDIT_TARGET);
+    let log = AuditLog { log: Mutex::new(Log { to, waiting: Vec::new() }) };
+    log.with_filter(is_audit.with_max_level_hint(LevelFilter::INFO))
+}
+
+struct AuditLog<W> {
+    log: Mutex<Log<W>>,
+}
+
+struct Log<W> {
+    to: W,
+    /// Whole lines that are not written yet.
+    waiting: Vec<u8>,
+}
+
+impl<S: Subscriber, W: Write + Send + 'static> Layer<S> for AuditLog<W> {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let metadata = event.metadata();
+        // What another thread left there are whole lines: a panic between two of them breaks none.
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = log.waiting.len();
+        let time = SystemClock.now();
+        // Writing to a Vec cannot fail.
+        let _ = write!(log.waiting, r#"{{"timestamp":"{time:.6}","level":"{}""#, metadata.level());
+        let mut fields = Fields { line: &mut log.waiting, is_whole: true };
+        event.record(&mut fields);
+        let is_whole = fields.is_whole;
+        fields.put("target", AUDIT_TARGET);
+        log.waiting.extend_from_slice(b"}\n");
+        if !is_whole {
+            log.waiting.truncate(start);
+        }
+        if !more_follow() || log.waiting.len() >= MAX_WAITING_BYTES {
+            log.write();
+        }
+    }
+}
+
+impl<W: Write> Log<W> {
+    fn write(&mut self) {
+        // There is nobody to tell that the log is gone, and requests do not depend on it.
+        let _ = self.to.write_all(&self.waiting).and_then(|()| self.to.flush());
+        self.waiting.clear();
+    }
+}
+
+/// Writes the fields of one event behind what its line has already.
+struct Fields<'a> {
+    line: &'a mut Vec<u8>,
+    is_whole: bool,
+}
+
+impl Fields<'_> {
+    fn put<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) {
+        self.line.push(b',');
+        // Names are those of the source, and a value that has no JSON form is one of ours too.
+        self.is_whole &= serde_json::to_writer(&mut *self.line, name).is_ok();
+        self.line.push(b':');
+        self.is_whole &= serde_json::to_writer(&mut *self.line, value).is_ok();
+    }
+}
+
+impl Visit for Fields<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field.name(), value);
+    }
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field.name(), &value);
+    }
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field.name(), &value);
+    }
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field.name(), &value);
+    }
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field.name(), &value);
+    }
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field.name(), &format_args!("{value:?}"));
+    }
+}
+
+/// So much is written without waiting for more.
+const MAX_WAITING_BYTES: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+
+    /// Each write by itself.
+    #[derive(Clone, Default)]
+    struct Writes(Arc<Mutex<Vec<String>>>);
+
+    impl Write for Writes {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().push(String::from_utf8(bytes.to_vec()).unwrap());
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn written(what: impl FnOnce()) -> Vec<String> {
+        let writes = Writes::default();
+        let log = audit_log(writes.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(log), what);
+        writes.0.lock().unwrap().clone()
+    }
+
+    #[test]
+    fn each_kind_of_value_has_its_form_and_no_text_breaks_a_line() {
+        let hostile = "\"}\n{\"who\":\"admin\"";
+        let writes = written(|| {
+            tracing::info!(
+                target: AUDIT_TARGET,
+                who = hostile,
+                at = %hostile,
+                expires = -1_i64,
+                skipped = 2_u64,
+                is = true,
+                share = 0.5,
+                nothing = None::<&str>,
+            );
+            tracing::info!("no audit line");
+        });
+        let [line] = writes.as_slice() else { panic!("{writes:?}") };
+        assert_eq!(line.matches('\n').count(), 1, "{line}");
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        let time = line.as_object_mut().unwrap().remove("timestamp").unwrap();
+        assert!(time.as_str().is_some_and(|time| time.parse::<jiff::Timestamp>().is_ok()), "{time}");
+        let expected = json!({
+            "level": "INFO", "target": AUDIT_TARGET, "who": hostile, "at": hostile,
+            "expires": -1, "skipped": 2, "is": true, "share": 0.5,
+        });
+        assert_eq!(line, expected);
+    }
+}
