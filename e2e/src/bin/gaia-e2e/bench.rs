@@ -76,7 +76,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         probe::measure(&arguments, &mut report).await?;
     }
     if is_wanted(Part::Mesh) {
-        mesh::measure(&arguments, &mut report).await?;
+        mesh::measure(&arguments, &mut report)?;
     }
     if is_wanted(Part::Scale) {
         scale::measure(&arguments, &mut report).await?;

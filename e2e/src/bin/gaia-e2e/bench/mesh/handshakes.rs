@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use futures::StreamExt as _;
@@ -21,8 +22,8 @@ use tokio::time::Instant;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::super::report::{Bound, Report};
-use super::super::tally::number;
 use super::server::{CALLER, SERVICE, Server, on_a_thread};
+use super::{TURNS, rate};
 
 pub(super) async fn measure(rounds: usize, platform: &Platform, server: &Server, report: &mut Report) -> Result<()> {
     let config = bare_config(platform, &platform.leaf(SERVICE))?;
@@ -35,28 +36,33 @@ pub(super) async fn measure(rounds: usize, platform: &Platform, server: &Server,
     client.resumption = rustls::client::Resumption::disabled();
     let client = TlsConnector::from(Arc::new(client));
     let (mut without, mut with) = (vec![], vec![]);
-    rate(&client, bare, WARM_UP).await?;
-    rate(&client, server.address, WARM_UP).await?;
+    time(&client, bare, WARM_UP).await?;
+    time(&client, server.address, WARM_UP).await?;
     for round in 1..=rounds {
         progress::say(format_args!("round {round} of {rounds}: handshakes"));
-        without.push(rate(&client, bare, HANDSHAKES).await?);
-        with.push(rate(&client, server.address, HANDSHAKES).await?);
+        let [mut there, mut here] = [Duration::ZERO; 2];
+        for _ in 0..TURNS {
+            there += time(&client, bare, HANDSHAKES).await?;
+            here += time(&client, server.address, HANDSHAKES).await?;
+        }
+        without.push(rate(HANDSHAKES * TURNS, there));
+        with.push(rate(HANDSHAKES * TURNS, here));
     }
     let ratio: Vec<f64> = with.iter().zip(&without).map(|(with, without)| with / without).collect();
-    report.section(format!("mTLS handshakes, {HANDSHAKES} a round, until the server's first byte"));
+    report.section(format!("mTLS handshakes, {} a round, until the server's first byte", HANDSHAKES * TURNS));
     report.figure("bare tokio-rustls", "/s", &without);
     report.figure("the services' listener", "/s", &with);
     report.bounded("the listener's rate against bare tokio-rustls", "", &ratio, Bound::AtLeast(0.9));
     Ok(())
 }
 
-async fn rate(client: &TlsConnector, address: SocketAddr, count: usize) -> Result<f64> {
+async fn time(client: &TlsConnector, address: SocketAddr, count: usize) -> Result<Duration> {
     let start = Instant::now();
     let mut all = stream::iter(0..count).map(|_| shake_hands(client, address)).buffer_unordered(UNDER_WAY);
     while let Some(done) = all.next().await {
         done?;
     }
-    Ok(number(count) / start.elapsed().as_secs_f64())
+    Ok(start.elapsed())
 }
 
 /// A client is through before the server has looked at its certificate; the server's first byte says that it is through too.
@@ -101,6 +107,7 @@ async fn serve_bare(listener: TcpListener, acceptor: TlsAcceptor) {
     }
 }
 
-const HANDSHAKES: usize = 2_000;
+/// In a turn.
+const HANDSHAKES: usize = 200;
 const WARM_UP: usize = 200;
 const UNDER_WAY: usize = 16;

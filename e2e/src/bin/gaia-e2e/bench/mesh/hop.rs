@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use axum::Router;
@@ -27,8 +28,8 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use super::super::report::{Bound, Report};
-use super::super::tally::number;
 use super::server::{CALLER, SERVICE, Server, on_a_thread};
+use super::{TURNS, rate};
 
 pub(super) async fn measure(
     rounds: usize,
@@ -42,22 +43,27 @@ pub(super) async fn measure(
     let bare = start_bare(platform, server)?;
     let client = Client::builder(TokioExecutor::new()).build_http();
     let (mut without, mut with) = (vec![], vec![]);
-    rate(&client, bare, WARM_UP).await?;
-    rate(&client, gateway, WARM_UP).await?;
+    time(&client, bare, WARM_UP).await?;
+    time(&client, gateway, WARM_UP).await?;
     for round in 1..=rounds {
         progress::say(format_args!("round {round} of {rounds}: requests through a bare proxy and through gateway"));
-        without.push(rate(&client, bare, REQUESTS).await?);
-        with.push(rate(&client, gateway, REQUESTS).await?);
+        let [mut there, mut here] = [Duration::ZERO; 2];
+        for _ in 0..TURNS {
+            there += time(&client, bare, REQUESTS).await?;
+            here += time(&client, gateway, REQUESTS).await?;
+        }
+        without.push(rate(REQUESTS * TURNS, there));
+        with.push(rate(REQUESTS * TURNS, here));
     }
     let ratio: Vec<f64> = with.iter().zip(&without).map(|(with, without)| with / without).collect();
-    report.section(format!("requests through gateway, {REQUESTS} a round, an API key each, audit on"));
+    report.section(format!("requests through gateway, {} a round, an API key each, audit on", REQUESTS * TURNS));
     report.figure("a proxy that lets everybody in", "/s", &without);
     report.figure("gateway", "/s", &with);
     report.bounded("gateway's rate against the proxy without authentication", "", &ratio, Bound::AtLeast(0.7));
     Ok(())
 }
 
-async fn rate(client: &Client<HttpConnector, Body>, edge: std::net::SocketAddr, count: usize) -> Result<f64> {
+async fn time(client: &Client<HttpConnector, Body>, edge: std::net::SocketAddr, count: usize) -> Result<Duration> {
     let uri: Uri = format!("http://{edge}/assets").parse()?;
     let start = Instant::now();
     let send = async || -> Result<()> {
@@ -71,7 +77,7 @@ async fn rate(client: &Client<HttpConnector, Body>, edge: std::net::SocketAddr, 
     while let Some(done) = all.next().await {
         done?;
     }
-    Ok(number(count) / start.elapsed().as_secs_f64())
+    Ok(start.elapsed())
 }
 
 fn start_auth_service(platform: &Platform, dir: &Path) -> Result<std::net::SocketAddr> {
@@ -149,6 +155,7 @@ async fn pass_on(State((client, to)): State<(MeshClient, Uri)>, mut request: Req
 }
 
 const KEY: &str = "gk_bench_0123456789abcdef0123456789abcdef";
-const REQUESTS: usize = 10_000;
+/// In a turn.
+const REQUESTS: usize = 1_000;
 const WARM_UP: usize = 2_000;
 const UNDER_WAY: usize = 32;
