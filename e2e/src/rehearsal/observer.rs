@@ -54,7 +54,8 @@ pub struct Transition {
 /// What a look has found.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// Whether any object is another than at the last look.
+    /// Whether any object says something else than at the last look, of other things than who uses API keys: that is
+    /// written down on every day, and nothing follows from it.
     pub(super) changed: bool,
     pub(super) transitions: Vec<Transition>,
     /// How many leaves are new.
@@ -65,6 +66,8 @@ pub(super) struct Observer {
     client: Client,
     name: String,
     versions: BTreeMap<String, String>,
+    /// What each object says, of other things than who uses API keys.
+    essences: BTreeMap<String, Value>,
     states: BTreeMap<(Ring, String), String>,
     /// In full: fingerprints and kids.
     generations: BTreeSet<String>,
@@ -81,6 +84,7 @@ impl Observer {
             client,
             name: name.to_owned(),
             versions: BTreeMap::new(),
+            essences: BTreeMap::new(),
             states: BTreeMap::new(),
             generations: BTreeSet::new(),
             leaves: BTreeMap::new(),
@@ -150,8 +154,12 @@ impl Observer {
             let size = serde_json::to_vec(&object)?.len();
             let largest = self.sizes.entry(id.clone()).or_default();
             *largest = size.max(*largest);
-            self.versions.insert(id, version);
-            seen.changed = true;
+            self.versions.insert(id.clone(), version);
+            let essence = essence(serde_json::to_value(&object)?);
+            if self.essences.get(&id) != Some(&essence) {
+                self.essences.insert(id, essence);
+                seen.changed = true;
+            }
             changed.push(object);
         }
         Ok(changed)
@@ -214,6 +222,29 @@ impl Observer {
         seen.new_leaves += 1;
         Ok(())
     }
+}
+
+/// What an object says, of other things than who uses API keys.
+fn essence(mut object: Value) -> Value {
+    let remove = |parent: &mut Value, names: &[&str]| {
+        if let Some(parent) = parent.as_object_mut() {
+            names.iter().for_each(|name| drop(parent.remove(*name)));
+        }
+    };
+    let labels = object.pointer("/metadata/labels").cloned().unwrap_or_default();
+    if labels[names::COMPONENT_LABEL] == "ledger" {
+        remove(&mut object, &["data"]);
+    }
+    if let Some(metadata) = object.get_mut("metadata") {
+        remove(metadata, &["resourceVersion", "managedFields"]);
+    }
+    if let Some(status) = object.get_mut("status") {
+        remove(status, &["legacy"]);
+        if let Some(conditions) = status.get_mut("conditions").and_then(Value::as_array_mut) {
+            conditions.retain(|condition| condition["type"] != "LegacyFree");
+        }
+    }
+    object
 }
 
 /// Whether nobody trusts a generation in this state any more.
