@@ -74,8 +74,8 @@ fn work(waiting: &Mutex<Receiver<Task>>) {
     }
 }
 
-/// More than are signed before the last of them gives up.
-const MAX_WAITING: usize = 16 * 1024;
+/// As many as two processors sign with RSA before the last of them gives up.
+const MAX_WAITING: usize = 4096;
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 #[cfg(test)]

@@ -37,21 +37,16 @@ struct Log<W> {
 
 impl<S: Subscriber, W: Write + Send + 'static> Layer<S> for AuditLog<W> {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let metadata = event.metadata();
-        // What another thread left there are whole lines: a panic between two of them breaks none.
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        let start = log.waiting.len();
-        let time = SystemClock.now();
+        let mut fields = Fields { line: Vec::with_capacity(USUAL_LINE_BYTES) };
         // Writing to a Vec cannot fail.
-        let _ = write!(log.waiting, r#"{{"timestamp":"{time:.6}","level":"{}""#, metadata.level());
-        let mut fields = Fields { line: &mut log.waiting, is_whole: true };
+        let _ =
+            write!(fields.line, r#"{{"timestamp":"{:.6}","level":"{}""#, SystemClock.now(), event.metadata().level());
         event.record(&mut fields);
-        let is_whole = fields.is_whole;
         fields.put("target", AUDIT_TARGET);
-        log.waiting.extend_from_slice(b"}\n");
-        if !is_whole {
-            log.waiting.truncate(start);
-        }
+        fields.line.extend_from_slice(b"}\n");
+        // Nothing panics while it is held, and it holds whole lines only.
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.waiting.append(&mut fields.line);
         if !more_follow() || log.waiting.len() >= MAX_WAITING_BYTES {
             log.write();
         }
@@ -67,22 +62,29 @@ impl<W: Write> Log<W> {
 }
 
 /// Writes the fields of one event behind what its line has already.
-struct Fields<'a> {
-    line: &'a mut Vec<u8>,
-    is_whole: bool,
+struct Fields {
+    line: Vec<u8>,
 }
 
-impl Fields<'_> {
+impl Fields {
     fn put<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) {
         self.line.push(b',');
-        // Names are those of the source, and a value that has no JSON form is one of ours too.
-        self.is_whole &= serde_json::to_writer(&mut *self.line, name).is_ok();
+        self.put_json(name);
         self.line.push(b':');
-        self.is_whole &= serde_json::to_writer(&mut *self.line, value).is_ok();
+        self.put_json(value);
+    }
+
+    /// What has no JSON form is `null`: there is a line in any case.
+    fn put_json<T: Serialize + ?Sized>(&mut self, value: &T) {
+        let start = self.line.len();
+        if serde_json::to_writer(&mut self.line, value).is_err() {
+            self.line.truncate(start);
+            self.line.extend_from_slice(b"null");
+        }
     }
 }
 
-impl Visit for Fields<'_> {
+impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.put(field.name(), value);
     }
@@ -103,6 +105,7 @@ impl Visit for Fields<'_> {
     }
 }
 
+const USUAL_LINE_BYTES: usize = 512;
 /// So much is written without waiting for more.
 const MAX_WAITING_BYTES: usize = 64 * 1024;
 
