@@ -37,37 +37,48 @@ pub(super) async fn measure(rounds: usize, platform: &Platform, dir: &Path, repo
     let (mut without, mut with) = (vec![], vec![]);
     for (round, names) in names.iter().enumerate() {
         progress::say(format_args!("round {} of {rounds}: service tokens", round + 1));
-        without.push(signatures(platform).await?);
-        with.push(tokens(platform, &auth, &url, names).await?);
+        let clients = clients(platform, &url, names).await?;
+        let [mut bare, mut service] = [0.0; 2];
+        for _ in 0..TURNS {
+            bare += signatures(platform).await?;
+            service += tokens(&auth, &url, &clients).await?;
+        }
+        ensure!(service > 0.0, "auth-service did nothing");
+        without.push(number(SIGNATURES * available_parallelism()?.get() * TURNS) / bare);
+        with.push(number(CALLERS * TOKENS * TURNS) / service);
     }
     let ratio: Vec<f64> = with.iter().zip(&without).map(|(with, without)| with / without).collect();
-    report.section(format!("service tokens (RS256) over mTLS, {} a round, audit on", CALLERS * TOKENS));
+    report.section(format!("service tokens (RS256) over mTLS, {} a round, audit on", CALLERS * TOKENS * TURNS));
     report.figure("bare RSA signatures a second of a processor", "/s", &without);
     report.figure("service tokens a second of auth-service's processor time", "/s", &with);
     report.bounded("service tokens against bare signatures", "", &ratio, Bound::AtLeast(0.85));
     Ok(())
 }
 
-async fn tokens(platform: &Platform, auth: &Standalone, url: &Uri, names: &[String]) -> Result<f64> {
-    let clients: Vec<(MeshClient, &str)> =
-        names.iter().map(|name| (platform.client(Some(&platform.leaf(name))), name.as_str())).collect();
-    let ask = async |client: &MeshClient, name: &str, count: usize| {
-        for _ in 0..count {
-            let wanted = TokenRequest { service_name: name, target_service: Some(SERVICE), scope: None };
-            client.service_token(url, &wanted).await?;
-        }
-        Ok::<_, anyhow::Error>(())
-    };
-    // A connection is for many tokens: its handshake is measured elsewhere.
-    try_join_all(clients.iter().map(|(client, name)| ask(client, name, 1))).await?;
-    let before = processor_seconds(auth.pid())?;
-    try_join_all(clients.iter().map(|(client, name)| ask(client, name, TOKENS))).await?;
-    let took = processor_seconds(auth.pid())? - before;
-    ensure!(took > 0.0, "auth-service did nothing");
-    Ok(number(CALLERS * TOKENS) / took)
+/// Callers that are connected: a connection is for many tokens, and its handshake is measured elsewhere.
+async fn clients<'a>(platform: &Platform, url: &Uri, names: &'a [String]) -> Result<Vec<(MeshClient, &'a str)>> {
+    let client = |name: &'a String| (platform.client(Some(&platform.leaf(name))), name.as_str());
+    let clients: Vec<_> = names.iter().map(client).collect();
+    try_join_all(clients.iter().map(|(client, name)| ask(client, url, name, 1))).await?;
+    Ok(clients)
 }
 
-/// By this process's own processor time: nothing else of it runs meanwhile. On every processor at once, as while tokens are
+async fn ask(client: &MeshClient, url: &Uri, name: &str, count: usize) -> Result<()> {
+    for _ in 0..count {
+        let wanted = TokenRequest { service_name: name, target_service: Some(SERVICE), scope: None };
+        client.service_token(url, &wanted).await?;
+    }
+    Ok(())
+}
+
+/// The processor time of auth-service for a turn, in seconds.
+async fn tokens(auth: &Standalone, url: &Uri, clients: &[(MeshClient, &str)]) -> Result<f64> {
+    let before = processor_seconds(auth.pid())?;
+    try_join_all(clients.iter().map(|(client, name)| ask(client, url, name, TOKENS))).await?;
+    Ok(processor_seconds(auth.pid())? - before)
+}
+
+/// This process's own processor time for a turn, in seconds: nothing else of it runs meanwhile. On every processor at once, as while tokens are
 /// made: two that share a core are slower than one that has it for itself, and nothing tells whether these do.
 async fn signatures(platform: &Platform) -> Result<f64> {
     let pkcs8 = PrivatePkcs8KeyDer::from_pem_slice(platform.signing_key().as_bytes())?;
@@ -84,15 +95,16 @@ async fn signatures(platform: &Platform) -> Result<f64> {
         })
     });
     let signers: Vec<_> = signers.collect();
-    let made = signers.len() * SIGNATURES;
     for signed in try_join_all(signers).await? {
         signed.context("signing")?;
     }
-    Ok(number(made) / (processor_seconds(own)? - before))
+    Ok(processor_seconds(own)? - before)
 }
 
 const CALLERS: usize = 60;
-/// With the one before, half the burst of a caller: two of them may share a cell of the limits.
-const TOKENS: usize = 49;
-/// A processor's.
-const SIGNATURES: usize = 2_000;
+/// In a turn. All of them with the one before are half the burst of a caller: two of them may share a cell of the limits.
+const TOKENS: usize = 49 / TURNS;
+/// A processor's, in a turn.
+const SIGNATURES: usize = 300;
+/// As in the other parts, but longer ones: processor time is counted in hundredths of a second.
+const TURNS: usize = 7;
