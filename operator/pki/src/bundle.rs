@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
 
 use crate::certificate::Certificate;
 
@@ -20,18 +21,7 @@ pub fn bundle_pem<'a>(roots: impl IntoIterator<Item = &'a Certificate>) -> Strin
 /// The SHA-256 of `data` as 64 lowercase hex digits.
 #[must_use]
 pub fn sha256_hex(data: &[u8]) -> String {
-    hex(digest(&SHA256, data).as_ref())
-}
-
-/// `bytes` as lowercase hex, two digits each.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        for nibble in [byte >> 4, byte & 15] {
-            text.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
-        }
-    }
-    text
+    HEXLOWER.encode(digest(&SHA256, data).as_ref())
 }
 
 #[cfg(test)]

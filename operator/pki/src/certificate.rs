@@ -3,13 +3,14 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::SectionKind;
 use x509_parser::prelude::{FromDer as _, X509Certificate, X509Name};
 
 use crate::armor::{self, ArmorError};
-use crate::bundle::{hex, sha256_hex};
+use crate::bundle::sha256_hex;
 use crate::der;
 use crate::extensions::Extensions;
 use crate::key::PrivateKey;
@@ -286,7 +287,7 @@ impl Certificate {
             .map_err(|_| refuse("its public key cannot be read".to_owned()))?;
         Ok(Self {
             der: bytes.to_vec(),
-            serial: hex(without_zeros(parsed.raw_serial())),
+            serial: HEXLOWER.encode(without_zeros(parsed.raw_serial())),
             not_before: timestamp(parsed.validity().not_before.timestamp()),
             not_after: timestamp(parsed.validity().not_after.timestamp()),
             subject: parsed.subject().as_raw().to_vec(),

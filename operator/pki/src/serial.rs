@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::bundle::hex;
+use data_encoding::HEXLOWER;
 
 /// A certificate serial number: positive, never zero, at most 17 octets (RFC 5280 section 4.1.2.2 allows 20).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,7 +32,7 @@ impl Serial {
 /// Lowercase hex, two digits an octet, without leading zero octets: what [`crate::Certificate::serial`] returns.
 impl fmt::Display for Serial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex(self.as_bytes()))
+        f.write_str(&HEXLOWER.encode(self.as_bytes()))
     }
 }
 

@@ -1,6 +1,7 @@
 //! SHA-256, and the one spelling of it used everywhere: lower-case hex.
 
 use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
 
 /// SHA-256.
 #[must_use]
@@ -13,16 +14,5 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
 /// Lower-case hex SHA-256.
 #[must_use]
 pub fn sha256_hex(bytes: &[u8]) -> String {
-    hex(digest(&SHA256, bytes).as_ref())
-}
-
-/// Lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        for nibble in [byte >> 4, byte & 15] {
-            text.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
-        }
-    }
-    text
+    HEXLOWER.encode(digest(&SHA256, bytes).as_ref())
 }

@@ -40,8 +40,6 @@ impl Observer for Witness {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::sync::Mutex;
 
     use gaia_api::mount::AuthMode;
     use gaia_api::{Clock as _, SystemClock};
@@ -49,31 +47,9 @@ mod tests {
     use gaia_auth::{Credential, Reason, Trace, Transport};
     use jiff::SignedDuration;
     use serde_json::Value;
-    use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
-    use crate::audit_log::audit_log;
-
-    /// What was written, each write by itself.
-    #[derive(Clone, Default)]
-    struct Writes(Arc<Mutex<Vec<Vec<u8>>>>);
-
-    impl Write for Writes {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().push(bytes.to_vec());
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    fn written(what: impl FnOnce()) -> Vec<Vec<u8>> {
-        let writes = Writes::default();
-        let log = audit_log(writes.clone());
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(log), what);
-        writes.0.lock().unwrap().clone()
-    }
+    use crate::audit_log::tests::written;
 
     fn decision(trace: &Trace) -> Decision<'_> {
         Decision {
@@ -98,7 +74,7 @@ mod tests {
     fn a_line_says_who_how_and_what_became_of_it() {
         let trace = Trace { kid: Some("k1".into()), jti: Some("j1".into()), ..Trace::default() };
         let writes = written(|| Record::from(&decision(&trace)).write());
-        let line: Value = serde_json::from_slice(&writes.concat()).unwrap();
+        let line: Value = serde_json::from_str(&writes.concat()).unwrap();
         for (name, value) in [
             ("target", "gaia.audit"),
             ("event", "request"),
@@ -125,7 +101,7 @@ mod tests {
         drop(queue);
         let writes = written(|| writer.run());
         assert_eq!(writes.len(), 1, "{} writes", writes.len());
-        let text = String::from_utf8(writes.concat()).unwrap();
+        let text = writes.concat();
         let jtis: Vec<String> = text
             .lines()
             .map(|line| serde_json::from_str::<Value>(line).unwrap()["jti"].as_str().unwrap().to_owned())

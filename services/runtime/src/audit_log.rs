@@ -110,7 +110,7 @@ const USUAL_LINE_BYTES: usize = 512;
 const MAX_WAITING_BYTES: usize = 64 * 1024;
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use serde_json::{Value, json};
@@ -118,7 +118,6 @@ mod tests {
 
     use super::*;
 
-    /// Each write by itself.
     #[derive(Clone, Default)]
     struct Writes(Arc<Mutex<Vec<String>>>);
 
@@ -132,7 +131,8 @@ mod tests {
         }
     }
 
-    fn written(what: impl FnOnce()) -> Vec<String> {
+    /// What is written of audit lines meanwhile, each write by itself.
+    pub(crate) fn written(what: impl FnOnce()) -> Vec<String> {
         let writes = Writes::default();
         let log = audit_log(writes.clone());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(log), what);

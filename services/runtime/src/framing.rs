@@ -122,22 +122,22 @@ impl Framing {
                 continue;
             }
             let rest = &bytes[at..];
-            let end = memchr(b'\n', rest);
-            let part = &rest[..end.unwrap_or(rest.len())];
-            at += part.len();
-            if end.is_none() {
-                self.keep(part);
-            } else if self.line.is_empty() {
-                self.line_ended(&part[..part.len().min(MAX_LINE_BYTES)]).map_err(|Ambiguous| at)?;
-                at += 1;
+            let Some(end) = memchr(b'\n', rest) else {
+                self.keep(rest);
+                break;
+            };
+            let part = &rest[..end];
+            at += end;
+            if self.line.is_empty() {
+                self.line_ended(&part[..end.min(MAX_LINE_BYTES)]).map_err(|Ambiguous| at)?;
             } else {
                 self.keep(part);
                 let line = std::mem::take(&mut self.line);
                 self.line_ended(&line).map_err(|Ambiguous| at)?;
                 self.line = line;
                 self.line.clear();
-                at += 1;
             }
+            at += 1;
         }
         Ok(())
     }

@@ -93,7 +93,7 @@ fn root_of<'a>(
     intermediates: &[Certificate],
     now: Timestamp,
 ) -> Option<&'a Certificate> {
-    // The handshake has verified the signatures: to do it again would cost a fifth of a handshake.
+    // The handshake has verified the signatures: to do it again costs more than all else that is done about a peer.
     named_root(roots, leaf, intermediates, now).or_else(|| {
         let leads_to = |root: &&Certificate| verify_path(leaf, intermediates, root, Usage::ClientAuth, now).is_ok();
         newest(roots.iter().filter(leads_to))

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::header::{self, Unverified};
 use super::keys::KeySet;
+use crate::Reason;
 use crate::denylist::Denied;
 use crate::principal::PeerIdentity;
-use crate::{Reason, hash};
 
 /// How far two clocks may differ.
 pub const MAX_CLOCK_SKEW_SECONDS: i64 = 60;
@@ -85,7 +86,7 @@ pub(super) fn confirmation(claims: &Map<String, Value>) -> Result<Option<String>
         .filter(|members| members.len() == 1)
         .and_then(|members| members.get("x5t#S256")?.as_str())
         .and_then(|text| URL_SAFE_NO_PAD.decode(text).ok())
-        .map(|bytes| Some(hash::hex(&bytes)))
+        .map(|bytes| Some(HEXLOWER.encode(&bytes)))
         .ok_or(Reason::ConfirmationDiffers)
 }
 

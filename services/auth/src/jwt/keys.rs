@@ -44,7 +44,7 @@ pub struct KeySet {
     hash: [u8; 32],
 }
 
-/// One verification key. It is prepared once: to do so for each token costs a quarter of what its signature does.
+/// One verification key. It is prepared once, and not for each token.
 pub(super) struct Key {
     pub(super) algorithm: Algorithm,
     prepared: ParsedPublicKey,
