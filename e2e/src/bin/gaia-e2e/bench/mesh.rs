@@ -42,15 +42,7 @@ async fn measure_all(arguments: &Arguments, report: &mut Report) -> Result<()> {
     write_audit(&dir.path().join("audit.jsonl"))?;
     let platform = Platform::with_signing_key(KeySpec::Rsa2048);
     let server = Server::start(&platform, &dir.path().join("server"))?;
-    // Clients that wait sleep, and a server that wakes them pays for it: more than for the request, where a processor has to
-    // be woken. Those that are slower would pay, and those that are quick not.
-    let awake = tokio::spawn(async {
-        loop {
-            tokio::task::yield_now().await;
-        }
-    });
     measure_requests(arguments.rounds, &platform, &server, report).await?;
-    awake.abort();
     handshakes::measure(arguments.rounds, &platform, &server, report).await?;
     tokens::measure(arguments.rounds, &platform, dir.path(), report).await?;
     hop::measure(arguments.rounds, &platform, dir.path(), &server, report).await?;
@@ -115,6 +107,19 @@ async fn measure_requests(rounds: usize, platform: &Platform, server: &Server, r
 fn write_audit(path: &std::path::Path) -> Result<()> {
     let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
     Registry::default().with(audit_log(file)).try_init().context("the log is set up twice")
+}
+
+/// How long both take in a round, in turns.
+async fn turns(
+    mut first: impl AsyncFnMut() -> Result<Duration>,
+    mut second: impl AsyncFnMut() -> Result<Duration>,
+) -> Result<[Duration; 2]> {
+    let mut took = [Duration::ZERO; 2];
+    for _ in 0..TURNS {
+        took[0] += first().await?;
+        took[1] += second().await?;
+    }
+    Ok(took)
 }
 
 /// So many a second.

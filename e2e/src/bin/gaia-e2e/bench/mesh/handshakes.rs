@@ -23,7 +23,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::super::report::{Bound, Report};
 use super::server::{CALLER, SERVICE, Server, on_a_thread};
-use super::{TURNS, rate};
+use super::{TURNS, rate, turns};
 
 pub(super) async fn measure(rounds: usize, platform: &Platform, server: &Server, report: &mut Report) -> Result<()> {
     let config = bare_config(platform, &platform.leaf(SERVICE))?;
@@ -40,11 +40,8 @@ pub(super) async fn measure(rounds: usize, platform: &Platform, server: &Server,
     time(&client, server.address, WARM_UP).await?;
     for round in 1..=rounds {
         progress::say(format_args!("round {round} of {rounds}: handshakes"));
-        let [mut there, mut here] = [Duration::ZERO; 2];
-        for _ in 0..TURNS {
-            there += time(&client, bare, HANDSHAKES).await?;
-            here += time(&client, server.address, HANDSHAKES).await?;
-        }
+        let shake_hands = async |address| time(&client, address, HANDSHAKES).await;
+        let [there, here] = turns(async || shake_hands(bare).await, async || shake_hands(server.address).await).await?;
         without.push(rate(HANDSHAKES * TURNS, there));
         with.push(rate(HANDSHAKES * TURNS, here));
     }

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 use super::super::report::{Bound, Report};
 use super::server::{CALLER, SERVICE, Server, on_a_thread};
-use super::{TURNS, rate};
+use super::{TURNS, rate, turns};
 
 pub(super) async fn measure(
     rounds: usize,
@@ -47,11 +47,8 @@ pub(super) async fn measure(
     time(&client, gateway, WARM_UP).await?;
     for round in 1..=rounds {
         progress::say(format_args!("round {round} of {rounds}: requests through a bare proxy and through gateway"));
-        let [mut there, mut here] = [Duration::ZERO; 2];
-        for _ in 0..TURNS {
-            there += time(&client, bare, REQUESTS).await?;
-            here += time(&client, gateway, REQUESTS).await?;
-        }
+        let ask = async |edge| time(&client, edge, REQUESTS).await;
+        let [there, here] = turns(async || ask(bare).await, async || ask(gateway).await).await?;
         without.push(rate(REQUESTS * TURNS, there));
         with.push(rate(REQUESTS * TURNS, here));
     }

@@ -78,8 +78,9 @@ async fn tokens(auth: &Standalone, url: &Uri, clients: &[(MeshClient, &str)]) ->
     Ok(processor_seconds(auth.pid())? - before)
 }
 
-/// This process's own processor time for a turn, in seconds: nothing else of it runs meanwhile. On every processor at once, as while tokens are
-/// made: two that share a core are slower than one that has it for itself, and nothing tells whether these do.
+/// This process's own processor time for a turn, in seconds: nothing else of it runs meanwhile. On every processor at once,
+/// as while tokens are made: two that share a core are slower than one that has it for itself, and nothing tells whether
+/// these do.
 async fn signatures(platform: &Platform) -> Result<f64> {
     let pkcs8 = PrivatePkcs8KeyDer::from_pem_slice(platform.signing_key().as_bytes())?;
     let pair = RsaKeyPair::from_pkcs8(pkcs8.secret_pkcs8_der()).context("the platform's signing key is RSA")?;
