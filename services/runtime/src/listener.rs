@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -50,7 +50,8 @@ pub(crate) struct Mesh {
 }
 
 /// Accepts connections until told to stop, and has each one served. At most `max_connections` are open; more wait in
-/// the kernel's queue.
+/// the kernel's queue. Whoever is in that queue at the stop is served too: they count as connected, and closing the
+/// listener would reset them with their request on the way.
 pub(crate) async fn accept<F>(
     listener: TcpListener,
     max_connections: usize,
@@ -61,17 +62,31 @@ pub(crate) async fn accept<F>(
     F: Future<Output = ()> + Send + 'static,
 {
     let permits = Arc::new(Semaphore::new(max_connections));
-    loop {
-        let permit = tokio::select! {
-            permit = Arc::clone(&permits).acquire_owned() => permit,
-            () = stop.cancelled() => return,
-        };
-        let Some((tcp, from)) = accept_one(&listener, &stop).await else { return };
-        let serving = serve(tcp, from);
+    let mut begin = |permit: OwnedSemaphorePermit, tcp: TcpStream, from: SocketAddr| {
+        // Only a hint: a connection works without it.
+        let _ = tcp.set_nodelay(true);
+        let serving = serve(tcp, from.ip());
         tracker.spawn(async move {
             let _permit = permit;
             serving.await;
         });
+    };
+    loop {
+        let permit = tokio::select! {
+            Ok(permit) = Arc::clone(&permits).acquire_owned() => permit,
+            () = stop.cancelled() => break,
+        };
+        let Some((tcp, from)) = accept_one(&listener, &stop).await else { break };
+        begin(permit, tcp, from);
+    }
+    // By the system's own call, which knows better than what was last heard of the socket.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok(permit) = Arc::clone(&permits).try_acquire_owned()
+        && let Ok((tcp, from)) = listener.accept()
+    {
+        if let Ok(tcp) = tcp.set_nonblocking(true).and_then(|()| TcpStream::from_std(tcp)) {
+            begin(permit, tcp, from);
+        }
     }
 }
 
@@ -217,18 +232,14 @@ async fn distrusted(
 }
 
 /// The next connection; `None` when told to stop.
-async fn accept_one(listener: &TcpListener, stop: &CancellationToken) -> Option<(TcpStream, IpAddr)> {
+async fn accept_one(listener: &TcpListener, stop: &CancellationToken) -> Option<(TcpStream, SocketAddr)> {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => return None,
         };
         match accepted {
-            Ok((tcp, from)) => {
-                // Only a hint: a connection works without it.
-                let _ = tcp.set_nodelay(true);
-                return Some((tcp, from.ip()));
-            }
+            Ok(accepted) => return Some(accepted),
             Err(error) => {
                 // Out of file descriptors: accepting at once again would spin.
                 tracing::warn!(%error, "accepting a connection failed");
@@ -273,3 +284,39 @@ pub(crate) fn reason(error: &io::Error) -> &'static str {
 /// The type of the record that every TLS connection begins with (RFC 8446, section 5.1), and no HTTP method.
 const TLS_HANDSHAKE: u8 = 22;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::io::Read as _;
+
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    // On one thread: nothing is accepted between connecting and the stop.
+    #[tokio::test]
+    async fn whoever_is_connected_when_the_listener_stops_is_served() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
+        let accepting = tokio::spawn(accept(listener, 3, stop.clone(), tracker.clone(), |mut tcp, _| async move {
+            tcp.write_all(b"served").await.unwrap();
+        }));
+        tokio::task::yield_now().await;
+        let connect = || std::net::TcpStream::connect(address).unwrap();
+        let (mut waiting, beyond_the_limit) = ([connect(), connect(), connect()], connect());
+        stop.cancel();
+        accepting.await.unwrap();
+        tracker.close();
+        tracker.wait().await;
+        for client in &mut waiting {
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).unwrap();
+            assert_eq!(answer, "served");
+        }
+        assert!((&beyond_the_limit).read(&mut [0]).is_err(), "the limit holds");
+        assert!(std::net::TcpStream::connect(address).is_err(), "and nobody else comes in");
+    }
+}
