@@ -132,7 +132,7 @@ async fn however_many_refresh_a_session_at_once_the_login_server_is_asked_once()
     let (world, gotrue) = World::own(GoTrueOptions::default()).await;
     let email = world.project.new_user(PASSWORD).await;
     let session = world.sign_in(&email, PASSWORD).await;
-    gotrue.behave("/token", Behaviour::Slow(Duration::from_secs(4)));
+    gotrue.behave("/token", Behaviour::Slow(Duration::from_millis(1500)));
     let asking = (0..8).map(|_| world.refresh(&session["refresh_token"]));
     let answers = futures::future::join_all(asking).await;
     assert!(answers.iter().all(|(status, answer)| *status == StatusCode::OK && *answer == answers[0].1), "{answers:?}");

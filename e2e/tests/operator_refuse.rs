@@ -139,7 +139,7 @@ async fn a_foreign_secret_is_left_alone_until_it_is_given_up() {
 
     let adopt = json!({ "metadata": { "annotations": { "gaia.dev/adopt": "true" } } });
     scene.patch("Secret", "theirs", adopt).await;
-    scene.wait_for("ServiceCertificate", "worker", "Ready=True", "Ready", Duration::from_secs(15)).await;
+    scene.wait_for("ServiceCertificate", "worker", "Ready=True", "Ready", RECHECKED).await;
     scene.wait_for("ServiceCertificate", "worker", "Stalled=False", "Settled", SOON).await;
     scene.end().await;
 }
@@ -284,7 +284,7 @@ async fn a_brought_ca_that_cannot_sign_is_refused_and_its_successor_is_picked_up
     let domain = scene.domain.clone();
     let refused = async |about: &str| {
         let what = format!("the Secret is refused: {about}");
-        wait::until(&what, Duration::from_secs(15), async || {
+        wait::until(&what, RECHECKED, async || {
             let seen = scene.condition("TrustDomain", &domain, "Stalled").await;
             let named = format!("spec.ca.existingSecretRef: Secret {OPERATOR_NAMESPACE}/{secret}: ");
             match seen {
@@ -318,7 +318,7 @@ async fn a_brought_ca_that_cannot_sign_is_refused_and_its_successor_is_picked_up
     // A CA that is sound and ends too soon for what it is to sign.
     let data = json!({ "stringData": pair(&openssl.read("soon.crt"), &openssl.read("soon.key")) });
     scene.patch_in(OPERATOR_NAMESPACE, "Secret", &secret, data).await;
-    let within = Duration::from_secs(15);
+    let within = RECHECKED;
     scene.wait_for("TrustDomain", &domain, "Stalled=True", "DurationNotPossible", within).await;
     let created: Vec<String> = scene.writes(mark).await.into_iter().filter(|write| is_object(write)).collect();
     assert_eq!(created, [""; 0], "nothing but events and statuses");
@@ -473,3 +473,6 @@ async fn is_refused(scene: &Scene, manifest: Value, reason: &str) -> String {
     scene.wrote_but(mark, &[&event, &status], |write| write == "create configmaps td-trust").await;
     message
 }
+
+/// What is not the operator's it looks at every ten seconds.
+const RECHECKED: Duration = Duration::from_secs(35);

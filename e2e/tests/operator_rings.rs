@@ -218,7 +218,7 @@ async fn what_is_damaged_in_a_rotation_is_put_right_before_the_rotation_goes_on(
     let Some(scene) = Scene::begin().await else { return };
     scene.create(scene.service("auth", json!({}))).await;
     let issuer = json!({ "namespace": scene.namespace, "name": "auth" });
-    let seen = scene.rotating(json!({ "tokens": { "issuedBy": issuer } }), "2s").await;
+    let seen = scene.rotating(json!({ "tokens": { "issuedBy": issuer } }), "8s").await;
     scene.wait_ready("GaiaService", &["auth"]).await;
     let (trust, signer) = (format!("{}-trust", scene.domain), format!("{}-token-signer", scene.domain));
     let edited = json!({ "data": { "ca.crt": "an attacker's" } });

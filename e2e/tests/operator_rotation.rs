@@ -96,7 +96,7 @@ async fn a_raised_revision_rotates_the_signing_key_and_people_can_watch_it() {
 #[tokio::test]
 async fn a_second_revision_waits_until_the_rotation_under_way_is_over() {
     let Some(scene) = Scene::begin().await else { return };
-    let seen = scene.rotating(json!({}), "1s").await;
+    let seen = scene.rotating(json!({}), "6s").await;
     scene.raise("ca", 2).await;
     seen.wait_for_states("ca", &["Active", "Published"]).await;
     scene.raise("ca", 3).await;
@@ -157,7 +157,7 @@ async fn signing_keys_rotate_by_themselves_once_their_period_has_passed() {
 #[tokio::test]
 async fn a_rotation_that_is_published_can_be_given_up_and_begun_anew() {
     let Some(scene) = Scene::begin().await else { return };
-    let seen = scene.rotating(json!({}), "2s").await;
+    let seen = scene.rotating(json!({}), "8s").await;
     let before = scene.trust("ca.crt").await;
     scene.raise("ca", 2).await;
     seen.wait_for_states("ca", &["Active", "Published"]).await;
@@ -182,7 +182,7 @@ async fn a_rotation_that_is_published_can_be_given_up_and_begun_anew() {
 #[tokio::test]
 async fn a_ca_that_signs_already_can_be_given_up_while_the_one_before_is_trusted() {
     let Some(scene) = Scene::begin().await else { return };
-    let seen = scene.rotating(json!({}), "3s").await;
+    let seen = scene.rotating(json!({}), "8s").await;
     let before = scene.trust("ca.crt").await;
     scene.raise("ca", 2).await;
     let reissued = async || seen.revision("worker-tls") == 2;

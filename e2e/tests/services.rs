@@ -74,12 +74,22 @@ impl Shop {
     }
 
     fn token_request(&self) -> Curl {
-        self.to_auth("/internal/service-token").json(r#"{"service_name": "web", "target_service": "asset-service"}"#)
+        self.token_request_by(self.web())
+    }
+
+    /// The same with the files of this directory.
+    fn token_request_by(&self, web: &Path) -> Curl {
+        let request = r#"{"service_name": "web", "target_service": "asset-service"}"#;
+        Curl::new(&self.auth, "/internal/service-token", web).json(request)
     }
 
     /// A token of web for asset-service.
     async fn token(&self) -> String {
-        let answer = self.token_request().as_peer(self.web()).send().await.unwrap().expect(200).unwrap();
+        self.token_by(self.web()).await
+    }
+
+    async fn token_by(&self, web: &Path) -> String {
+        let answer = self.token_request_by(web).as_peer(web).send().await.unwrap().expect(200).unwrap();
         serde_json::from_str::<Value>(&answer).unwrap()["access_token"].as_str().unwrap().to_owned()
     }
 
@@ -339,6 +349,11 @@ async fn a_tampered_trust_config_map_is_repaired_and_the_services_keep_running()
     let Some(shop) = Shop::open().await else { return };
     let (pids, trust) = (shop.pids(), format!("{}-trust", shop.scene.domain));
     let (roots, keys) = (shop.scene.trust("ca.crt").await, shop.scene.trust("jwks.json").await);
+    // What curl goes by stays as it is: it is not what lives through this.
+    let caller = tempfile::tempdir().unwrap();
+    for file in ["ca.crt", "tls.crt", "tls.key"] {
+        std::fs::copy(shop.web().join(file), caller.path().join(file)).unwrap();
+    }
     for broken in [json!({ "ca.crt": "" }), json!({ "ca.crt": null, "jwks.json": "{\"keys\":[]}" })] {
         shop.scene.patch("ConfigMap", &trust, json!({ "data": broken })).await;
         let repaired = async || {
@@ -353,8 +368,8 @@ async fn a_tampered_trust_config_map_is_repaired_and_the_services_keep_running()
     wait::until("the ConfigMap is back", REPAIR, restored).await.unwrap();
 
     let works = async || {
-        let token = shop.token().await;
-        let call = shop.to_assets("/assets").as_peer(shop.web()).bearer(&token);
+        let token = shop.token_by(caller.path()).await;
+        let call = Curl::new(&shop.assets, "/assets", caller.path()).as_peer(caller.path()).bearer(&token);
         call.send().await.unwrap().expect(200).unwrap();
     };
     works().await;

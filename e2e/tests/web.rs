@@ -35,6 +35,7 @@ async fn a_person_signs_in_talks_looks_who_they_are_and_signs_out() {
     browser.wait_at("/files").await.unwrap();
 
     browser.click("nav a[href='/chat']").await.unwrap();
+    browser.wait_at("/chat").await.unwrap();
     let asked = "one two three four five six seven eight";
     browser.type_into("#message", asked).await.unwrap();
     browser.press(key::ENTER).await.unwrap();
@@ -259,13 +260,17 @@ async fn everything_can_be_done_by_keyboard_and_everything_has_a_name() {
     let Some(stage) = Stage::set(Setting::default()).await else { return };
     let browser = &stage.browser;
     stage.goto("/sign-in").await;
-    assert_eq!(browser.focused().await.unwrap().name, "Email", "the first thing to do has the focus");
+    let focus = async |name: &str| {
+        let has_it = async || browser.focused().await.is_ok_and(|focused| focused.name == name);
+        wait::until(&format!("the first thing to do has the focus: {name}"), SOON, has_it).await.unwrap();
+    };
+    focus("Email").await;
     browser.press(EMAIL).await.unwrap();
     browser.press(key::TAB).await.unwrap();
     browser.press(PASSWORD).await.unwrap();
     browser.press(key::ENTER).await.unwrap();
     browser.wait_at("/chat").await.unwrap();
-    assert_eq!(browser.focused().await.unwrap().name, "Your message");
+    focus("Your message").await;
     assert_all_named(browser).await;
 
     stage.goto("/me").await;

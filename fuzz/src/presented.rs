@@ -30,7 +30,7 @@ pub(crate) fn bearer(data: &[u8]) {
 type Found<'a> = (Option<&'a str>, Option<&'a str>);
 
 /// RFC 6750, section 2.1, and the rules of the design: one header of each, one word after one scheme; a value with two
-/// dots is a token, any other is a key, of which there is one.
+/// dots is a token, any other is a key, of which there is one. A key in its own header is found whatever is beside it.
 fn expected<'a>(authorizations: &[&'a [u8]], keys: &[&'a [u8]]) -> Option<Found<'a>> {
     let text = |bytes: &'a [u8]| {
         let is_text = bytes.iter().all(|&byte| (0x20..0x7f).contains(&byte) || byte == b'\t');
@@ -41,17 +41,18 @@ fn expected<'a>(authorizations: &[&'a [u8]], keys: &[&'a [u8]]) -> Option<Found<
         [value] => text(value).map(Some),
         _ => None,
     };
-    let (authorization, key) = (one(authorizations)?, one(keys)?);
-    let word = match authorization {
-        None => None,
-        Some(value) => {
-            let (scheme, word) = value.split_at_checked(6).filter(|(_, rest)| rest.starts_with(' '))?;
-            let word = &word[1..];
-            if !scheme.eq_ignore_ascii_case("bearer") || word.contains(' ') {
-                return None;
-            }
-            Some(word)
-        }
+    let key = one(keys)?;
+    let is_good = |key: &str| !key.trim().is_empty() && key.len() <= 1024;
+    let bearer = |value: &'a str| {
+        let (scheme, word) = value.split_at_checked(6).filter(|(_, rest)| rest.starts_with(' '))?;
+        let word = &word[1..];
+        (scheme.eq_ignore_ascii_case("bearer") && !word.contains(' ')).then_some(word)
+    };
+    let word = match one(authorizations) {
+        Some(None) => None,
+        Some(Some(value)) if bearer(value).is_some() => bearer(value),
+        // Nothing can be read from it: a key beside it stands for itself.
+        _ => return key.filter(|key| is_good(key)).map(|key| (None, Some(key))),
     };
     let is_token = |word: &&str| word.matches('.').count() >= 2;
     let (token, bearer_key) = (word.filter(is_token), word.filter(|word| !is_token(word)));
@@ -59,7 +60,7 @@ fn expected<'a>(authorizations: &[&'a [u8]], keys: &[&'a [u8]]) -> Option<Found<
         return None;
     }
     let key = bearer_key.or(key);
-    if key.is_some_and(|key| key.trim().is_empty() || key.len() > 1024) {
+    if key.is_some_and(|key| !is_good(key)) {
         return None;
     }
     Some((token, key))

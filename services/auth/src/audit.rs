@@ -6,9 +6,9 @@
 //! What must be on record before the answer (a token that was issued) does not go this way.
 
 use std::cell::Cell;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{iter, thread};
 
 use gaia_api::mount::AuthMode;
@@ -37,6 +37,10 @@ pub struct Record {
     subject: Option<Identity>,
     serial: Option<Arc<str>>,
     trace: Trace,
+    /// Why the next mode would have refused what passed.
+    would_deny: Option<Reason>,
+    /// The token that would have passed in the next mode, where it decided nothing in this one.
+    would_pass: Option<Credential>,
     /// What the request is called in the logs of every service it passes.
     request_id: Option<String>,
     /// How many refusals of nobody in particular came before this one without a line.
@@ -60,6 +64,8 @@ impl From<&Decision<'_>> for Record {
             subject: principal.filter(|found| found.subject != found.actor).map(|found| found.subject.clone()),
             serial: decision.peer.map(|peer| peer.serial.clone()),
             trace,
+            would_deny: decision.would_deny,
+            would_pass: decision.would_pass,
             request_id: decision.request_id.map(str::to_owned),
             skipped: 0,
         }
@@ -67,9 +73,11 @@ impl From<&Decision<'_>> for Record {
 }
 
 impl Record {
-    /// Whether nothing tells who was refused: such lines anybody can cause, as many as they like.
+    /// Whether nothing tells who was refused: such lines anybody can cause, as many as they like. A token's `kid` is no
+    /// more than what somebody wrote; the rest is known only of what was verified.
     fn is_anonymous_refusal(&self) -> bool {
-        self.refused.is_some() && self.actor.is_none() && self.trace == Trace::default()
+        let Trace { kid: _, jti, sub, key_id } = &self.trace;
+        self.refused.is_some() && self.actor.is_none() && jti.is_none() && sub.is_none() && key_id.is_none()
     }
 
     /// Writes the line.
@@ -90,6 +98,8 @@ impl Record {
             jti = self.trace.jti.as_deref(),
             sub = self.trace.sub.as_deref(),
             key_id = self.trace.key_id.as_deref(),
+            would_deny = self.would_deny.map(Reason::as_str),
+            would_pass = self.would_pass.map(Credential::as_str),
             route = self.route,
             request_id = self.request_id,
             skipped = (self.skipped > 0).then_some(self.skipped),
@@ -173,11 +183,19 @@ impl AuditQueue {
 
     /// Waits until all that was put before is written, but no longer than `limit`. For the end of a process.
     pub fn flush(&self, limit: Duration) {
+        let end = Instant::now() + limit;
         let (done, waiting) = sync_channel(1);
-        if self.sender.try_send(Entry::Flush(done)).is_ok() {
-            // Either way there is nothing left to do.
-            let _ = waiting.recv_timeout(limit);
+        let mut flush = Entry::Flush(done);
+        while let Err(error) = self.sender.try_send(flush) {
+            let TrySendError::Full(back) = error else { return };
+            if Instant::now() >= end {
+                return;
+            }
+            flush = back;
+            thread::sleep(GATHERING);
         }
+        // Either way there is nothing left to do.
+        let _ = waiting.recv_timeout(end.saturating_duration_since(Instant::now()));
     }
 
     /// How many were skipped before this one, if it is to have a line.
@@ -256,28 +274,34 @@ mod tests {
     #[test]
     fn refusals_of_nobody_are_sampled_and_what_was_left_out_is_counted() {
         let (queue, writer) = queue();
-        let nobody = Trace::default();
-        for _ in 0..100 {
-            queue.put(&decision(&nobody, None, now())).unwrap();
+        // Anybody can write any `kid`.
+        let nobody = [Trace::default(), Trace { kid: Some("k".into()), ..Trace::default() }];
+        for number in 0..100 {
+            queue.put(&decision(&nobody[number % 2], None, now())).unwrap();
         }
         assert_eq!(records(&writer).len(), 10);
-        queue.put(&decision(&nobody, None, now() + SignedDuration::from_secs(1))).unwrap();
+        queue.put(&decision(&nobody[1], None, now() + SignedDuration::from_secs(1))).unwrap();
         assert_eq!(records(&writer)[0].skipped, 90);
     }
 
     #[test]
     fn a_refusal_of_someone_known_always_has_its_line() {
         let (queue, writer) = queue();
-        let (nothing, known) = (Trace::default(), Trace { kid: Some("k".into()), ..Trace::default() });
+        let nothing = Trace::default();
+        let known = [
+            Trace { jti: Some("j".into()), ..Trace::default() },
+            Trace { sub: Some("s".into()), ..Trace::default() },
+            Trace { key_id: Some("k".into()), ..Trace::default() },
+        ];
         let gateway = peer(caller());
         for _ in 0..50 {
-            queue.put(&decision(&known, None, now())).unwrap();
             queue.put(&decision(&nothing, Some(&gateway), now())).unwrap();
+            known.iter().for_each(|known| queue.put(&decision(known, None, now())).unwrap());
         }
         let records = records(&writer);
-        assert_eq!(records.len(), 100);
-        assert_eq!(records[1].actor, Some(Identity::Service(caller())));
-        assert_eq!(records[1].serial.as_deref(), Some("01"));
+        assert_eq!(records.len(), 200);
+        assert_eq!(records[0].actor, Some(Identity::Service(caller())));
+        assert_eq!(records[0].serial.as_deref(), Some("01"));
     }
 
     #[test]
@@ -301,5 +325,19 @@ mod tests {
         queue.flush(Duration::from_secs(10));
         drop(queue);
         writing.join().unwrap();
+    }
+
+    #[test]
+    fn a_flush_waits_for_room_in_a_full_queue_and_no_longer_than_it_may() {
+        let (queue, writer) = queue();
+        let (nothing, gateway) = (Trace::default(), peer(caller()));
+        while queue.put(&decision(&nothing, Some(&gateway), now())).is_ok() {}
+        queue.flush(Duration::from_millis(10));
+        std::thread::scope(|scope| {
+            let flushing = scope.spawn(|| queue.flush(Duration::from_secs(60)));
+            let is_flush = |entry| matches!(entry, Entry::Flush(_));
+            while !is_flush(writer.receiver.recv_timeout(Duration::from_secs(30)).unwrap()) {}
+            flushing.join().unwrap();
+        });
     }
 }

@@ -11,6 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::cache::{Token, TokenCache, TokenHash};
 use crate::ledger::{Caller, Ledger};
+use crate::mode;
 use crate::outside::Ask;
 use crate::presented::Presented;
 use crate::principal::{Connection, Credential, PeerIdentity, Principal, Transport};
@@ -20,6 +21,8 @@ use crate::{Reason, Refusal, Trace};
 
 /// The header that names a request in the logs of every service it passes. gateway sets it.
 pub const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
+/// The route of requests that there is none for.
+const UNMATCHED: &str = "unmatched";
 const MAX_REQUEST_ID_BYTES: usize = 64;
 
 /// What a route demands.
@@ -192,7 +195,13 @@ impl Authenticator {
         self.check_after(route, access, headers, connection, None)
     }
 
-    /// The same, after an outside issuer was asked.
+    /// Tells of a request that there is no route for, as of any other: a key that is sent there is in use.
+    pub fn note_unmatched(&self, headers: &HeaderMap, connection: &Connection) {
+        // What becomes of it is decided: there is nothing.
+        drop(self.check(UNMATCHED, Access::Scopes(&[]), headers, connection));
+    }
+
+    /// The same as [`Self::check`], after an outside issuer was asked.
     pub(crate) fn check_after(
         &self,
         route: &'static str,
@@ -235,8 +244,8 @@ impl Authenticator {
         }
     }
 
-    /// What an outside issuer has to be asked before a decision; none almost always. In APIKeyOnly nobody is asked: a
-    /// token that decides nothing must not make a request wait.
+    /// What an outside issuer has to be asked before a decision; none almost always. Where keys alone decide nobody is
+    /// asked: a token that decides nothing must not make a request wait.
     pub(crate) fn ahead(
         self: &Arc<Self>,
         access: Access,
@@ -245,13 +254,18 @@ impl Authenticator {
     ) -> Option<impl Future<Output = Option<Reason>> + Send + use<>> {
         let rules = self.rules.load_full()?;
         let policy = rules.policy();
-        if matches!(access, Access::Public | Access::Peer)
-            || policy.user_tokens.is_empty()
-            || policy.mode == AuthMode::APIKeyOnly
-        {
+        if matches!(access, Access::Public | Access::Peer) || policy.user_tokens.is_empty() {
             return None;
         }
-        self.asking(&rules, Presented::find(headers).ok()?.token?, connection)
+        let Presented { token, api_key, .. } = Presented::find(headers).ok()?;
+        let is_decided_by_key = || {
+            let record = api_key.and_then(|key| rules.api_keys().recognise(key));
+            mode::effective(policy.mode, record) == AuthMode::APIKeyOnly
+        };
+        if policy.mode == AuthMode::APIKeyOnly && is_decided_by_key() {
+            return None;
+        }
+        self.asking(&rules, token?, connection)
     }
 
     /// Asks the issuer of a token what has to be asked about it, if anything: the answer is a reason against it.
@@ -357,7 +371,8 @@ struct Asked<'a> {
 fn log(decision: &Decision<'_>) {
     let Decision { route, trace, .. } = decision;
     if let Some(reason) = decision.refused {
-        tracing::info!(
+        // At this level because anybody can be refused, as often as they like: the audit log has its lines.
+        tracing::debug!(
             route,
             reason = reason.as_str(),
             credential = decision.credential.as_str(),
@@ -369,16 +384,6 @@ fn log(decision: &Decision<'_>) {
             key_id = trace.key_id.as_deref(),
             would_pass = decision.would_pass.map(Credential::as_str),
             "request refused"
-        );
-    } else if decision.would_deny.is_some() || decision.would_pass.is_some() {
-        tracing::debug!(
-            route,
-            credential = decision.credential.as_str(),
-            peer = decision.peer.map(|peer| peer.spiffe_id.as_str()),
-            key_id = decision.key_id,
-            would_deny = decision.would_deny.map(Reason::as_str),
-            would_pass = decision.would_pass.map(Credential::as_str),
-            "the next mode would judge this request otherwise"
         );
     }
 }

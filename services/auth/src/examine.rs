@@ -88,7 +88,13 @@ impl Authenticator {
         if let Some(record) = record {
             self.note_key(&record.id, Caller::of(connection, headers, route), now);
         }
-        let evidence = Evidence { peer: connection.peer.as_ref(), token: None, has_key: true, record };
+        let evidence = Evidence {
+            peer: connection.peer.as_ref(),
+            token: None,
+            refused_kind: Credential::None,
+            has_key: true,
+            record,
+        };
         let mode = mode::effective(rules.policy().mode, record);
         let judgement = mode::judge(mode, &evidence, rules.callers(), rules.windows(), now);
         let (principal, record) = (judgement.result?, record.ok_or(Reason::ApiKeyUnknown)?);

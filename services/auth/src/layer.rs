@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, header};
 use tower::{Layer, Service};
 
 use crate::Reason;
@@ -94,6 +94,13 @@ impl AuthLayer {
                 if let Some(principal) = principal {
                     request.extensions_mut().insert(principal);
                 }
+                if self.access == Access::Public
+                    && let Some(peer) = &connection.peer
+                    && self.authenticator.check_peer(peer, self.authenticator.now()).is_err()
+                {
+                    // Nobody has looked at it since the connection began, and the handler may ask who it is.
+                    request.extensions_mut().insert(Arc::new(Connection { peer: None, ..(*connection).clone() }));
+                }
                 let answer = inner.call(request);
                 match notice {
                     None => Box::pin(answer),
@@ -113,8 +120,15 @@ fn connection_of<B>(request: &Request<B>) -> Arc<Connection> {
     request.extensions().get::<Arc<Connection>>().cloned().unwrap_or_default()
 }
 
-fn with<R>(mut response: Response<R>, headers: HeaderMap) -> Response<R> {
-    response.headers_mut().extend(headers);
+/// A notice beside what the answer has: it may have links of its own (RFC 8288, section 3).
+fn with<R>(mut response: Response<R>, notice: HeaderMap) -> Response<R> {
+    for (name, value) in &notice {
+        if name == header::LINK {
+            response.headers_mut().append(name, value.clone());
+        } else {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
     response
 }
 

@@ -22,6 +22,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) peer: Option<&'a PeerIdentity>,
     /// What became of the token, if there is one.
     pub(crate) token: Option<Result<Token, Refusal>>,
+    /// The kind of a token that is refused, as far as it has one.
+    pub(crate) refused_kind: Credential,
     /// Whether there is something that claims to be a key.
     pub(crate) has_key: bool,
     /// The record of the key, if it is one.
@@ -72,8 +74,7 @@ fn by_token(
     now: Timestamp,
 ) -> Judgement {
     let (credential, trace, result) = match token {
-        // It is of no kind yet that one could tell.
-        Err(refusal) => (Credential::ServiceToken, refusal.trace.clone(), Err(refusal.clone())),
+        Err(refusal) => (evidence.refused_kind, refusal.trace.clone(), Err(refusal.clone())),
         Ok(Token::Platform(token)) => {
             let credential =
                 if token.on_behalf_of.is_some() { Credential::DelegatedToken } else { Credential::ServiceToken };

@@ -17,6 +17,9 @@ pub struct Presented<'a> {
     pub token: Option<&'a str>,
     /// The value of `X-API-Key`, or a Bearer value with fewer than two dots.
     pub api_key: Option<&'a str>,
+    /// Why no token can be read from `Authorization`, where `X-API-Key` is there beside it: whether that matters is for
+    /// the mode to say.
+    pub unusable: Option<Reason>,
 }
 
 impl fmt::Debug for Presented<'_> {
@@ -24,6 +27,7 @@ impl fmt::Debug for Presented<'_> {
         f.debug_struct("Presented")
             .field("token", &self.token.is_some())
             .field("api_key", &self.api_key.is_some())
+            .field("unusable", &self.unusable)
             .finish()
     }
 }
@@ -33,13 +37,18 @@ impl<'a> Presented<'a> {
     ///
     /// # Errors
     /// A [`Reason`] if a header is repeated, is not text, is empty or too long, or if the scheme is not Bearer
-    /// (RFC 6750, section 2.1).
+    /// (RFC 6750, section 2.1) and there is no key beside it.
     pub fn find(headers: &'a HeaderMap) -> Result<Self, Reason> {
-        let bearer = match single(headers, &AUTHORIZATION, Reason::AuthorizationRepeated)? {
-            Some(value) => Some(bearer(value)?),
-            None => None,
-        };
         let header = single(headers, &API_KEY_HEADER, Reason::ApiKeyRepeated)?;
+        let authorization = single(headers, &AUTHORIZATION, Reason::AuthorizationRepeated);
+        let bearer = match (authorization.and_then(|value| value.map(bearer).transpose()), header) {
+            (Ok(bearer), _) => bearer,
+            (Err(reason), None) => return Err(reason),
+            (Err(reason), Some(key)) => {
+                check_key(key)?;
+                return Ok(Self { token: None, api_key: header, unusable: Some(reason) });
+            }
+        };
         let (token, bearer_key) = match bearer {
             Some(value) if value.splitn(3, '.').count() == 3 => (Some(value), None),
             key => (None, key),
@@ -49,7 +58,7 @@ impl<'a> Presented<'a> {
         }
         let api_key = bearer_key.or(header);
         api_key.map_or(Ok(()), check_key)?;
-        Ok(Self { token, api_key })
+        Ok(Self { token, api_key, unusable: None })
     }
 }
 
@@ -112,11 +121,12 @@ mod tests {
     #[test]
     fn a_bearer_value_is_a_token_by_its_dots_and_a_key_without() {
         let request = headers(&[("authorization", "Bearer a.b.c")]);
-        assert_eq!(Presented::find(&request), Ok(Presented { token: Some("a.b.c"), api_key: None }));
+        let found = |token, api_key| Ok(Presented { token, api_key, unusable: None });
+        assert_eq!(Presented::find(&request), found(Some("a.b.c"), None));
         let request = headers(&[("authorization", "bearer sk-1.x")]);
-        assert_eq!(Presented::find(&request), Ok(Presented { token: None, api_key: Some("sk-1.x") }));
+        assert_eq!(Presented::find(&request), found(None, Some("sk-1.x")));
         let request = headers(&[("authorization", "Bearer a.b.c"), ("x-api-key", "k")]);
-        assert_eq!(Presented::find(&request), Ok(Presented { token: Some("a.b.c"), api_key: Some("k") }));
+        assert_eq!(Presented::find(&request), found(Some("a.b.c"), Some("k")));
         assert_eq!(Presented::find(&HeaderMap::new()), Ok(Presented::default()));
     }
 
@@ -140,6 +150,23 @@ mod tests {
         ];
         for (request, reason) in table {
             assert_eq!(Presented::find(&headers(request)), Err(*reason), "{request:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_token_does_not_hide_the_key_beside_it() {
+        let table: &[(&[(&'static str, &str)], Reason)] = &[
+            (&[("authorization", "Bearer a.b.c"), ("authorization", "Bearer d.e.f")], Reason::AuthorizationRepeated),
+            (&[("authorization", "Basic dTpw")], Reason::SchemeUnknown),
+            (&[("authorization", "Bearer a.b.c d")], Reason::TokenAlphabet),
+        ];
+        for (request, reason) in table {
+            let mut headers = headers(request);
+            headers.insert("x-api-key", HeaderValue::from_static("k"));
+            let found = Presented { token: None, api_key: Some("k"), unusable: Some(*reason) };
+            assert_eq!(Presented::find(&headers), Ok(found), "{request:?}");
+            headers.append("x-api-key", HeaderValue::from_static("k"));
+            assert_eq!(Presented::find(&headers), Err(Reason::ApiKeyRepeated), "{request:?}");
         }
     }
 

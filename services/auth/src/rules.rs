@@ -7,6 +7,7 @@ use gaia_api::SpiffeId;
 use gaia_api::mount::{AuthMode, Brownout, Policy, UserTokenIssuer, UserTokenVerification};
 use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
+use serde_json::{Map, Value};
 
 use crate::api_key::ApiKeyTable;
 use crate::cache::{Token, TokenCache, TokenHash};
@@ -158,12 +159,25 @@ impl Rules {
         };
         let presented = match presented {
             Ok(presented) => presented,
-            Err(reason) => return Verdict::of(self.policy.mode, Credential::None, Err(reason.into())),
+            // Whatever the mode.
+            Err(reason) => {
+                let refused = || Err(Refusal::from(reason));
+                let next = mode::next(self.policy.mode).map(|_| (Credential::None, refused()));
+                return Verdict { next, ..Verdict::of(self.policy.mode, Credential::None, refused()) };
+            }
         };
         let record = presented.api_key.and_then(|key| self.api_keys.recognise(key));
+        let token = match presented.unusable {
+            Some(reason) => Some(Err(reason.into())),
+            None => presented.token.map(|token| self.token(token, peer, now, known)),
+        };
         let evidence = Evidence {
             peer,
-            token: presented.token.map(|token| self.token(token, peer, now, known)),
+            refused_kind: match (&token, presented.token) {
+                (Some(Err(_)), Some(text)) => self.claimed_kind(text),
+                _ => Credential::None,
+            },
+            token,
             has_key: presented.api_key.is_some(),
             record,
         };
@@ -197,13 +211,25 @@ impl Rules {
 
     /// The outside issuer of a token, by what it says of itself: good for nothing but to choose the keys.
     pub(crate) fn user_issuer(&self, token: &str) -> Option<&UserTokenIssuer> {
-        let issuers = &self.policy.user_tokens.issuers;
-        if issuers.is_empty() {
+        if self.policy.user_tokens.issuers.is_empty() {
             return None;
         }
         let claims = Parts::cut(token).and_then(|parts| parts.claims()).ok()?;
+        self.named_issuer(&claims)
+    }
+
+    fn named_issuer(&self, claims: &Map<String, Value>) -> Option<&UserTokenIssuer> {
         let named = claims.get("iss")?.as_str()?;
-        issuers.iter().find(|issuer| issuer.issuer == named)
+        self.policy.user_tokens.issuers.iter().find(|issuer| issuer.issuer == named)
+    }
+
+    /// What a token that is refused says it is: for logs and metrics.
+    fn claimed_kind(&self, token: &str) -> Credential {
+        match Parts::cut(token).and_then(|parts| parts.claims()) {
+            Ok(claims) if self.named_issuer(&claims).is_some() => Credential::UserToken,
+            Ok(claims) if claims.get("act").is_some() => Credential::DelegatedToken,
+            _ => Credential::ServiceToken,
+        }
     }
 
     /// What its issuer has to be asked about a token before it can be judged: nothing, if it can be already; and what
@@ -375,8 +401,8 @@ impl From<&Policy> for Callers {
 }
 
 impl Callers {
-    /// A declared caller has what the policy lists, within what its token names. An undeclared one is let in unless
-    /// tokens are all there is, but never for someone else.
+    /// A declared caller has what the policy lists, within what its token names, and for a user no more than users may.
+    /// An undeclared one is let in unless tokens are all there is, but never for someone else.
     pub(crate) fn platform_principal(
         &self,
         mode: AuthMode,
@@ -395,11 +421,15 @@ impl Callers {
         if token.on_behalf_of.is_some() && !declared.is_some_and(|declared| declared.on_behalf_of) {
             return Err(Reason::DelegationNotAllowed);
         }
+        let scopes = match &token.on_behalf_of {
+            Some(Identity::User { .. }) => granted.and(&token.scopes).and(&self.user_scopes),
+            _ => granted.and(&token.scopes),
+        };
         let actor = Identity::Service(token.caller.clone());
         Ok(Principal {
             subject: token.on_behalf_of.clone().unwrap_or_else(|| actor.clone()),
             actor,
-            scopes: granted.and(&token.scopes),
+            scopes,
             credential,
             expires: Some(token.expires),
             is_anonymous: false,

@@ -86,9 +86,11 @@ impl Issuer {
         }))
     }
 
-    /// The token of a session that a user has with an outside issuer whose key this is.
+    /// The token of a session that a user has with an outside issuer whose key this is: of an hour, or of as long as the
+    /// issuer's tokens may live. It is signed with ES256.
     #[must_use]
     pub fn user_token(&self, issuer: &UserTokenIssuer, sub: &str, now: Timestamp) -> String {
+        let life = issuer.max_ttl_seconds.map_or(3600, |most| i64::try_from(most).unwrap_or(3600).min(3600));
         let audience = issuer.audiences.first().map_or("authenticated", String::as_str);
         let mut claims = json!({
             "iss": issuer.issuer,
@@ -98,7 +100,7 @@ impl Issuer {
             "session_id": "0d6a4a5c-2f7b-4d0a-9a38-5f0f3b2f9c11",
             "is_anonymous": false,
             "iat": now.as_second(),
-            "exp": now.as_second() + 3600,
+            "exp": now.as_second() + life,
         });
         for (name, value) in &issuer.required_claims {
             claims[name] = json!(value);
@@ -158,7 +160,7 @@ mod tests {
     use http::{HeaderMap, HeaderValue};
 
     use super::*;
-    use crate::fixtures::{USER, caller, now, own, user_issuer};
+    use crate::fixtures::{USER, at, caller, now, own, user_issuer};
     use crate::{Access, Principal};
     use crate::{ApiKeyTable, Authenticator, Decision, Denied, Observer, Reason, Rules};
 
@@ -203,6 +205,8 @@ mod tests {
             (user.subject.to_string(), user.actor),
             (format!("user:supabase:{USER}"), Identity::Service(caller()))
         );
+        let short_lived = UserTokenIssuer { max_ttl_seconds: Some(600), ..user_issuer() };
+        assert_eq!(ask(&outside.user_token(&short_lived, USER, now())).unwrap().expires, Some(at(1_800_000_600)));
         assert_eq!(ask(&issuer.service_token(&caller(), &own(), &["chat:write"], now())), Err(Reason::ScopeMissing));
         let forged = issuer.forge(&json!({"alg": "ES256", "kid": "x", "typ": "at+jwt"}), &json!({}));
         assert_eq!(ask(&forged), Err(Reason::KidUnknown));

@@ -1,12 +1,13 @@
 //! Routes that say what they demand.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::MethodRouter;
-use gaia_auth::{Access, AuthLayer, Authenticator, parse_scope, problem};
+use gaia_auth::{Access, AuthLayer, Authenticator, Connection, parse_scope, problem};
 use http::StatusCode;
 
 /// The routes of a service. There is no way to add one without its [`Access`], and a service is made of nothing else.
@@ -54,7 +55,11 @@ impl Routes {
 
     /// The whole, with plain answers where there is nothing.
     pub(crate) fn into_router(self) -> Router {
-        let router = with_plain_answers(self.router);
+        let (missing, other_method) = (Arc::clone(&self.authenticator), self.authenticator);
+        let router = self
+            .router
+            .fallback(move |request| noted(Arc::clone(&missing), request, nothing_here))
+            .method_not_allowed_fallback(move |request| noted(Arc::clone(&other_method), request, not_that_way));
         match self.front {
             // As a fallback the whole is not routed before: what is in front sees the path as it came.
             Some(front) => front(Router::new().fallback_service(router)),
@@ -66,6 +71,16 @@ impl Routes {
 /// The same answers everywhere where there is nothing.
 pub(crate) fn with_plain_answers(router: Router) -> Router {
     router.fallback(nothing_here).method_not_allowed_fallback(not_that_way)
+}
+
+/// An answer to what there is no route for. Who asked is on record: a key that is sent there is still in use.
+async fn noted<F>(authenticator: Arc<Authenticator>, request: Request, answer: impl FnOnce(Request) -> F) -> Response
+where
+    F: Future<Output = Response>,
+{
+    let connection = request.extensions().get::<Arc<Connection>>().cloned().unwrap_or_default();
+    authenticator.note_unmatched(request.headers(), &connection);
+    answer(request).await
 }
 
 pub(crate) async fn nothing_here(_: Request) -> Response {

@@ -289,4 +289,4 @@ async fn serve_admin(listener: TcpListener, app: Router, limits: Limits) {
     .await;
 }
 
-const AUDIT_FLUSH_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
+const AUDIT_FLUSH_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);

@@ -3,8 +3,8 @@ use std::sync::Mutex;
 
 use gaia_api::ManualClock;
 use gaia_api::mount::{
-    ApiKeyRules, AuthMode, Brownout, Deprecation, Policy, SCHEMA_VERSION, ServiceIdentity, TlsMode, TokenRules,
-    UserTokenIssuer, UserTokenVerification, UserTokens,
+    ApiKeyRecord, ApiKeyRules, AuthMode, Brownout, Denylist, Deprecation, Policy, SCHEMA_VERSION, ServiceIdentity,
+    TlsMode, TokenRules, UserTokenIssuer, UserTokenVerification, UserTokens,
 };
 use http::StatusCode;
 use jiff::SignedDuration;
@@ -14,7 +14,7 @@ use super::*;
 use crate::api_key::tests::{record, table};
 use crate::authenticator::{Decision, Observer};
 use crate::denylist::Denied;
-use crate::fixtures::{caller, now, now_or_never, own, peer, user_claims, user_issuer, user_key_set, user_token};
+use crate::fixtures::{USER, caller, now, now_or_never, own, peer, user_claims, user_issuer, user_key_set, user_token};
 use crate::outside::{Ask, Question};
 use crate::principal::{PeerIdentity, Principal, Transport};
 use crate::rules::Rules;
@@ -159,6 +159,62 @@ fn a_user_of_a_key_is_told_in_every_answer_that_keys_end() {
 }
 
 #[test]
+fn an_answer_keeps_its_own_links_beside_the_notice() {
+    let authenticator = authenticator(Arc::default());
+    let mut policy = rules().policy().clone();
+    policy.api_keys.deprecation = Some(Deprecation { since: now(), sunset: None, guide: Some("/docs".into()) });
+    let keys = table(vec![record("reader", "reader-key")]).unwrap();
+    authenticator.replace(Arc::new(Rules::new(policy, None, Denied::default(), keys)));
+    let handler = tower::service_fn(|_: Request<()>| {
+        let response = Response::builder().header("link", "</assets?page=2>; rel=\"next\"").body(String::new());
+        std::future::ready(Ok::<_, Infallible>(response.unwrap()))
+    });
+    let service = AuthLayer::new(authenticator, "/assets", Access::Scopes(&[])).layer(handler);
+    let response = now_or_never(service.oneshot(with_key("reader-key"))).unwrap();
+    let links: Vec<_> = response.headers().get_all("link").iter().collect();
+    assert_eq!(links, ["</assets?page=2>; rel=\"next\"", "</docs>; rel=\"deprecation\""]);
+}
+
+#[test]
+fn a_public_route_is_told_of_a_peer_only_while_its_leaf_holds() {
+    let clock = Arc::new(ManualClock::new(now()));
+    let authenticator = Arc::new(Authenticator::new(Arc::clone(&clock) as Arc<_>, Arc::new(Counted::default())));
+    authenticator.replace(rules());
+    let has_peer = || {
+        let handler = tower::service_fn(|request: Request<()>| {
+            let connection = connection_of(&request);
+            assert_eq!(connection.transport, Transport::Mtls);
+            std::future::ready(Ok::<_, Infallible>(Response::new(connection.peer.is_some().to_string())))
+        });
+        let mut request = Request::new(());
+        request.extensions_mut().insert(Arc::new(crate::testing::connection(&caller(), now())));
+        let service = AuthLayer::new(Arc::clone(&authenticator), "/health", Access::Public).layer(handler);
+        now_or_never(service.oneshot(request)).unwrap().into_body() == "true"
+    };
+    assert!(has_peer());
+    let leaves = vec!["AB".repeat(32)];
+    let denied = Denied::from(&Denylist { leaves, ..Denylist::empty() });
+    authenticator.replace(Arc::new(Rules::new(rules().policy().clone(), None, denied, table(vec![]).unwrap())));
+    assert!(!has_peer(), "it was revoked");
+    authenticator.replace(rules());
+    clock.set(now() + SignedDuration::from_hours(2));
+    assert!(!has_peer(), "it has ended");
+}
+
+#[test]
+fn a_request_without_a_route_is_told_of_with_its_key() {
+    let counted = Arc::new(Counted::default());
+    let authenticator = authenticator(Arc::clone(&counted));
+    authenticator.replace(rules());
+    for key in ["reader-key", "other"] {
+        authenticator.note_unmatched(with_key(key).headers(), &Connection::default());
+    }
+    let expected = [("unmatched", None, Some("reader".to_owned())), ("unmatched", Some(Reason::ApiKeyUnknown), None)];
+    assert_eq!(*counted.0.lock().unwrap(), expected);
+    assert_eq!(authenticator.ledger().entries().len(), 1);
+}
+
+#[test]
 fn a_user_nobody_signed_in_as_gets_in_only_where_the_route_says_so() {
     let authenticator = authenticator(Arc::default());
     let mut policy = rules().policy().clone();
@@ -236,6 +292,21 @@ fn what_an_issuer_says_of_a_token_is_remembered_if_it_is_good() {
     assert_eq!(asked(AuthMode::Dual, Ok(()), &claims), ([ok; 2], 1));
     assert_eq!(asked(AuthMode::Dual, Err(Reason::IssuerRefused), &claims), ([unauthorized; 2], 2));
     assert_eq!(asked(AuthMode::Dual, Err(Reason::IssuerUnavailable), &claims), ([unavailable; 2], 2));
+}
+
+#[test]
+fn an_issuer_is_asked_where_the_mode_of_a_key_lets_the_token_decide() {
+    let authenticator = authenticator(Arc::default());
+    authenticator.ask_through(Arc::new(Oracle(Ok(()), Arc::default())));
+    let mut policy = rules().policy().clone();
+    policy.mode = AuthMode::APIKeyOnly;
+    policy.user_tokens.issuers = vec![UserTokenIssuer { verification: UserTokenVerification::Remote, ..user_issuer() }];
+    let own = ApiKeyRecord { mode: Some(AuthMode::Dual), shared: true, ..record("own", "own-key") };
+    authenticator.replace(Arc::new(Rules::new(policy, None, Denied::default(), table(vec![own]).unwrap())));
+    let mut request = with_key("own-key");
+    request.headers_mut().insert("authorization", format!("Bearer {}", user_token(&user_claims())).parse().unwrap());
+    let (status, subject) = call(&authenticator, Access::Scopes(&[]), request);
+    assert_eq!((status, subject), (StatusCode::OK, format!("user:supabase:{USER}")));
 }
 
 #[test]

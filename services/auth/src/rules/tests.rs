@@ -8,8 +8,10 @@ use http::HeaderValue;
 
 use super::*;
 use crate::api_key::tests::{record, table};
-use crate::fixtures::{RSA_SIGNER, caller, claims, keys, now, own, peer};
-use crate::issue::ServiceClaims;
+use crate::fixtures::{
+    RSA_SIGNER, caller, claims, delegated_claims, keys, now, own, peer, user_claims, user_issuer, user_token,
+};
+use crate::issue::{DelegatedClaims, ServiceClaims};
 use crate::principal::Transport;
 
 fn policy(mode: AuthMode) -> Policy {
@@ -129,6 +131,38 @@ fn a_caller_has_what_both_its_token_and_the_policy_name() {
 }
 
 #[test]
+fn a_user_who_is_brought_may_do_no_more_than_users_may() {
+    let scopes = |subject: &str| {
+        let mut policy = policy(AuthMode::JWTOnly);
+        policy.callers[0].on_behalf_of = true;
+        policy.user_tokens.scopes = vec!["assets:read".to_owned()];
+        let token = RSA_SIGNER.sign(&DelegatedClaims { sub: subject.to_owned(), ..delegated_claims() }).unwrap();
+        rules_of(policy).authenticate(&headers(Some(&token), None), &mtls(), now()).result.unwrap().scopes
+    };
+    let user = scopes("user:supabase:3fa85f64");
+    assert!(user.allow("assets:read") && !user.allow("assets:write"));
+    assert!(scopes("key:mobile").allow("assets:write"), "a key is no user");
+}
+
+#[test]
+fn a_refused_token_is_counted_as_what_it_says_it_is() {
+    let mut policy = policy(AuthMode::Dual);
+    policy.user_tokens.issuers = vec![user_issuer()];
+    let rules = rules_of(policy);
+    let kind = |token: &str| {
+        // Without the end of its signature.
+        let token = &token[..token.len() - 4];
+        let verdict = rules.authenticate(&headers(Some(token), Some("shared-key")), &mtls(), now());
+        assert!(verdict.result.is_err());
+        verdict.credential
+    };
+    assert_eq!(kind(&good_token()), Credential::ServiceToken);
+    assert_eq!(kind(&RSA_SIGNER.sign(&delegated_claims()).unwrap()), Credential::DelegatedToken);
+    assert_eq!(kind(&user_token(&user_claims())), Credential::UserToken);
+    assert_eq!(kind("a.b.c.d...."), Credential::ServiceToken);
+}
+
+#[test]
 fn a_broad_token_ends_with_the_dual_phase() {
     let token = RSA_SIGNER.sign(&ServiceClaims { aud: "gaia-services".into(), scope: None, ..claims() }).unwrap();
     assert!(judge(AuthMode::Dual, Some(&token), None).is_ok());
@@ -234,8 +268,6 @@ fn what_is_allowed_is_never_remembered() {
 
 #[test]
 fn a_policy_whose_issuers_could_be_taken_for_each_other_is_refused() {
-    use crate::fixtures::user_issuer;
-
     let with = |issuers: Vec<UserTokenIssuer>| {
         let user_tokens = UserTokens { issuers, scopes: vec![] };
         check_policy(&Policy { user_tokens, ..policy(AuthMode::Dual) }).map_err(|error| error.to_string())

@@ -73,6 +73,28 @@ async fn the_operator_learns_who_still_uses_which_key() {
 }
 
 #[tokio::test]
+async fn a_key_is_in_use_also_where_there_is_nothing() {
+    let platform = Platform::new();
+    let mut files = platform.mount("asset-service");
+    let key =
+        json!({"id": "old", "sha256": sha256_hex(b"secret"), "principal": "p", "state": "active", "shared": true});
+    files.insert(key::API_KEYS, json!({ "schemaVersion": 1, "keys": [key] }).to_string().into_bytes());
+    let service = start(&files).await;
+    let client = platform.client(Some(&platform.leaf("gateway")));
+    for request in [Request::get(format!("{}/nothing", service.mesh)), Request::delete(format!("{}/who", service.mesh))]
+    {
+        let request = request.header("x-api-key", "secret").body(Body::empty()).unwrap();
+        assert!(client.request(request).await.unwrap().status().is_client_error());
+    }
+    let line = r#"gaia_auth_requests_total{credential="api_key",transport="mtls",mode="Dual",result="accepted",reason="",route="unmatched"} 2"#;
+    let metrics = get_plain(&format!("{}/metrics", service.admin)).await.1;
+    assert!(metrics.contains(line), "{metrics}");
+    let operator = platform.client(Some(&platform.operator_leaf()));
+    let ledger: LedgerReport = serde_json::from_str(&service.get(&operator, LEDGER_PATH).await.unwrap().1).unwrap();
+    assert_eq!(ledger.entries.len(), 1);
+}
+
+#[tokio::test]
 async fn every_process_has_a_name_of_its_own() {
     let platform = Platform::new();
     let operator = platform.client(Some(&platform.operator_leaf()));
