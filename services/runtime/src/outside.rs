@@ -30,10 +30,11 @@ pub(crate) struct Outside {
     clock: Arc<dyn Clock>,
     /// Where `issuer-<name>.key` may be mounted.
     dir: PathBuf,
+    /// By the issuer's short name, of which there is one in the policy. While its lock is held, keys are set and removed.
     known: Arc<Mutex<HashMap<String, Arc<Known>>>>,
 }
 
-/// One issuer whose keys are fetched.
+/// One issuer whose keys are fetched, as it is configured: with another configuration it is another one.
 struct Known {
     issuer: UserTokenIssuer,
     /// Held while a fetch is under way: there is never more than one.
@@ -42,6 +43,11 @@ struct Known {
 }
 
 impl Known {
+    fn of(issuer: &UserTokenIssuer) -> Arc<Self> {
+        let (flight, freshness) = (tokio::sync::Mutex::default(), Mutex::default());
+        Arc::new(Self { issuer: issuer.clone(), flight, freshness })
+    }
+
     fn freshness(&self) -> std::sync::MutexGuard<'_, Freshness> {
         self.freshness.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -70,10 +76,8 @@ impl Outside {
 
     /// Fetches the keys that are due, and lets go of those that are too old or of nobody any more.
     pub(crate) async fn refresh(&self, issuers: &[UserTokenIssuer]) {
-        let is_fetched = |issuer: &&UserTokenIssuer| issuer.verification == UserTokenVerification::JWKS;
-        self.forget_all_but(issuers);
-        for issuer in issuers.iter().filter(is_fetched) {
-            let known = self.known(issuer);
+        for known in self.take(issuers) {
+            let issuer = &known.issuer;
             let is_due = known.freshness().is_due(self.clock.now());
             if is_due {
                 let _flight = known.flight.lock().await;
@@ -87,7 +91,8 @@ impl Outside {
         }
     }
 
-    fn forget_all_but(&self, issuers: &[UserTokenIssuer]) {
+    /// Knows these issuers from now on, and no other: the keys of those go at once.
+    fn take(&self, issuers: &[UserTokenIssuer]) -> Vec<Arc<Known>> {
         let mut table = self.table();
         table.retain(|name, known| {
             let stays = issuers.contains(&known.issuer);
@@ -96,25 +101,34 @@ impl Outside {
             }
             stays
         });
+        let is_fetched = |issuer: &&UserTokenIssuer| issuer.verification == UserTokenVerification::JWKS;
+        let known = |issuer: &UserTokenIssuer| {
+            Arc::clone(table.entry(issuer.name.clone()).or_insert_with(|| Known::of(issuer)))
+        };
+        issuers.iter().filter(is_fetched).map(known).collect()
     }
 
-    fn known(&self, issuer: &UserTokenIssuer) -> Arc<Known> {
+    /// An issuer that a request came across. None if its name is that of another one: the request still holds rules that
+    /// were replaced, or the new ones have not been taken here yet.
+    fn known(&self, issuer: &UserTokenIssuer) -> Option<Arc<Known>> {
         let mut table = self.table();
-        let entry = table.entry(issuer.name.clone()).or_insert_with(|| {
-            Arc::new(Known {
-                issuer: issuer.clone(),
-                flight: tokio::sync::Mutex::default(),
-                freshness: Mutex::default(),
-            })
-        });
-        Arc::clone(entry)
+        let known = table.entry(issuer.name.clone()).or_insert_with(|| Known::of(issuer));
+        (known.issuer == *issuer).then(|| Arc::clone(known))
+    }
+
+    /// Has these keys of an issuer, unless it was replaced while they were on their way.
+    fn set(&self, known: &Arc<Known>, keys: KeySet) {
+        let table = self.table();
+        if table.get(&known.issuer.name).is_some_and(|current| Arc::ptr_eq(current, known)) {
+            self.keys.set(&known.issuer.name, &Arc::new(keys));
+        }
     }
 
     fn table(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Known>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn fetch(&self, known: &Known) {
+    async fn fetch(&self, known: &Arc<Known>) {
         let issuer = &known.issuer;
         let url = issuer.jwks_url.as_deref().unwrap_or_default();
         let fetched = match fetch::get(url, HeaderMap::new(), issuer.ca_bundle.as_deref()).await {
@@ -128,7 +142,7 @@ impl Outside {
             Ok(keys) => {
                 let jitter = random::<1>().map_or(0, |[byte]| byte);
                 known.freshness().succeeded(self.clock.now(), jitter);
-                self.keys.set(&issuer.name, &Arc::new(keys));
+                self.set(known, keys);
             }
             Err(error) => {
                 tracing::warn!(
@@ -143,7 +157,7 @@ impl Outside {
 
     /// Looks for a key that is not there yet, unless that was done just now.
     async fn look_for(&self, issuer: &UserTokenIssuer, kid: &str) {
-        let known = self.known(issuer);
+        let Some(known) = self.known(issuer) else { return };
         let has_it = || self.keys.get(&issuer.name).is_some_and(|keys| keys.contains(kid));
         let _flight = known.flight.lock().await;
         if has_it() || !known.freshness().may_force(kid, self.clock.now()) {

@@ -15,6 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use super::*;
+use crate::testing::eventually;
 
 /// An issuer that says what it is told to say.
 #[derive(Clone)]
@@ -23,6 +24,8 @@ struct Server {
     answers: Arc<Mutex<(StatusCode, String)>>,
     asked: Arc<AtomicU32>,
     headers: Arc<Mutex<HeaderMap>>,
+    /// Whether it keeps those who ask waiting.
+    held: tokio::sync::watch::Sender<bool>,
 }
 
 impl Server {
@@ -30,7 +33,8 @@ impl Server {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let answers = Arc::new(Mutex::new((StatusCode::OK, String::new())));
-        let server = Self { address, answers, asked: Arc::default(), headers: Arc::default() };
+        let held = tokio::sync::watch::Sender::new(false);
+        let server = Self { address, answers, asked: Arc::default(), headers: Arc::default(), held };
         let app = Router::new().route("/jwks", get(answer)).route("/user", get(answer)).with_state(server.clone());
         tokio::spawn(async move { axum::serve(listener, app).await });
         server
@@ -42,6 +46,14 @@ impl Server {
 
     fn asked(&self) -> u32 {
         self.asked.load(Ordering::SeqCst)
+    }
+
+    fn hold(&self, is_held: bool) {
+        self.held.send_replace(is_held);
+    }
+
+    async fn was_asked(&self, times: u32) {
+        eventually("it was asked", async || self.asked() >= times).await;
     }
 
     fn issuer(&self, verification: UserTokenVerification) -> UserTokenIssuer {
@@ -64,6 +76,7 @@ impl Server {
 async fn answer(State(server): State<Server>, headers: HeaderMap) -> Response {
     server.asked.fetch_add(1, Ordering::SeqCst);
     *server.headers.lock().unwrap() = headers;
+    server.held.subscribe().wait_for(|is_held| !is_held).await.unwrap();
     let (status, body) = server.answers.lock().unwrap().clone();
     // Where a redirect would lead to is an answer that would be taken.
     (status, [("location", "/jwks")], body).into_response()
@@ -173,6 +186,51 @@ async fn the_keys_of_an_issuer_go_with_it() {
     assert!(world.has(&kid));
     world.outside.refresh(&[]).await;
     assert!(!world.has(&kid));
+}
+
+/// Two servers that publish a key each, and the same issuer once with the one and once with the other.
+async fn moving(world: &World) -> [(Server, String, UserTokenIssuer); 2] {
+    let of = |server: Server| {
+        let (kid, set) = published();
+        server.say(StatusCode::OK, set);
+        let issuer = server.issuer(UserTokenVerification::JWKS);
+        (server, kid, issuer)
+    };
+    [of(world.server.clone()), of(Server::start().await)]
+}
+
+#[tokio::test]
+async fn keys_that_come_from_where_an_issuer_was_before_are_nobodys() {
+    let world = World::new().await;
+    let [(old, old_kid, old_issuer), (_, new_kid, new_issuer)] = moving(&world).await;
+    old.hold(true);
+    let asking = tokio::spawn(world.outside.ask(Question::Key { issuer: old_issuer, kid: old_kid.clone() }));
+    old.was_asked(1).await;
+    world.outside.refresh(&[new_issuer]).await;
+    assert!(world.has(&new_kid));
+    old.hold(false);
+    asking.await.unwrap().unwrap();
+    assert!(world.has(&new_kid) && !world.has(&old_kid));
+}
+
+#[tokio::test]
+async fn a_request_under_old_rules_brings_no_issuer_back() {
+    let world = World::new().await;
+    let [(_, old_kid, old_issuer), (new, new_kid, new_issuer)] = moving(&world).await;
+    world.outside.refresh(std::slice::from_ref(&old_issuer)).await;
+    assert!(world.has(&old_kid));
+    let first = UserTokenIssuer { name: "first".to_owned(), ..new_issuer.clone() };
+    new.hold(true);
+    let outside = world.outside.clone();
+    let refreshing = tokio::spawn(async move { outside.refresh(&[first, new_issuer]).await });
+    new.was_asked(1).await;
+    assert!(!world.has(&old_kid), "the new rules are known, and the first of their issuers is asked");
+    world.pass(31);
+    world.outside.ask(Question::Key { issuer: old_issuer, kid: old_kid.clone() }).await.unwrap();
+    assert!(!world.has(&old_kid));
+    new.hold(false);
+    refreshing.await.unwrap();
+    assert!(world.has(&new_kid) && !world.has(&old_kid));
 }
 
 #[tokio::test]
