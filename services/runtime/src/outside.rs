@@ -1,6 +1,8 @@
 //! The outside issuers of user tokens: their keys are fetched in the background, and those that verify tokens themselves
 //! are asked.
 
+mod remote;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -22,6 +24,7 @@ use tokio::time::MissedTickBehavior;
 use crate::fetch::{self, Fetched};
 use crate::listener::Generations;
 use crate::random::random;
+use remote::{QuestionHash, Remotes};
 
 /// All outside issuers of one service.
 #[derive(Clone)]
@@ -30,8 +33,9 @@ pub(crate) struct Outside {
     clock: Arc<dyn Clock>,
     /// Where `issuer-<name>.key` may be mounted.
     dir: PathBuf,
-    /// By the issuer's short name, of which there is one in the policy. While its lock is held, keys are set and removed.
+    /// By the issuer's short name, of which there is one in the policy. It is locked while keys are set.
     known: Arc<Mutex<HashMap<String, Arc<Known>>>>,
+    remotes: Arc<Remotes>,
 }
 
 /// One issuer whose keys are fetched, as it is configured: with another configuration it is another one.
@@ -55,7 +59,7 @@ impl Known {
 
 impl Outside {
     pub(crate) fn new(keys: UserKeys, clock: Arc<dyn Clock>, dir: PathBuf) -> Self {
-        Self { keys, clock, dir, known: Arc::default() }
+        Self { keys, clock, dir, known: Arc::default(), remotes: Arc::default() }
     }
 
     /// Fetches what is due, for ever.
@@ -76,6 +80,7 @@ impl Outside {
 
     /// Fetches the keys that are due, and lets go of those that are too old or of nobody any more.
     pub(crate) async fn refresh(&self, issuers: &[UserTokenIssuer]) {
+        self.remotes.forget_all_but(issuers);
         for known in self.take(issuers) {
             let issuer = &known.issuer;
             let is_due = known.freshness().is_due(self.clock.now());
@@ -169,34 +174,47 @@ impl Outside {
         }
     }
 
-    /// Asks GoTrue's way: who is the user of this token?
+    /// Asks whether a token is good, unless that is being asked, or was refused just now.
     async fn verify(&self, issuer: &UserTokenIssuer, token: &str, sub: &str) -> Result<(), Reason> {
-        let mut headers = HeaderMap::new();
-        let mut secret = |name: HeaderName, text: &str| {
-            if let Ok(mut value) = HeaderValue::from_str(text) {
-                value.set_sensitive(true);
-                headers.insert(name, value);
-            }
-        };
-        secret(AUTHORIZATION, &format!("Bearer {token}"));
-        if let Ok(key) = issuer_key(&self.dir, &issuer.name).await {
-            secret(HeaderName::from_static("apikey"), &key);
+        let api_key = issuer_key(&self.dir, &issuer.name).await.ok();
+        let api_key = api_key.as_deref();
+        let question = QuestionHash::of(token, sub, api_key);
+        let remote = self.remotes.of(issuer);
+        remote.answer(question, &*self.clock, || ask_for_user(issuer, token, sub, api_key)).await
+    }
+}
+
+/// Asks GoTrue's way: who is the user of this token? Only what it says itself, and about the token, is a refusal.
+async fn ask_for_user(issuer: &UserTokenIssuer, token: &str, sub: &str, api_key: Option<&str>) -> Result<(), Reason> {
+    let mut headers = HeaderMap::new();
+    let mut secret = |name: HeaderName, text: &str| {
+        if let Ok(mut value) = HeaderValue::from_str(text) {
+            value.set_sensitive(true);
+            headers.insert(name, value);
         }
-        let url = format!("{}/user", issuer.issuer.trim_end_matches('/'));
-        match fetch::get(&url, headers, issuer.ca_bundle.as_deref()).await {
-            Ok(Fetched { status: StatusCode::OK, body, .. }) => {
-                let user: Value = serde_json::from_slice(&body).map_err(|_| Reason::IssuerUnavailable)?;
-                if user["id"] == sub { Ok(()) } else { Err(Reason::IssuerRefused) }
+    };
+    secret(AUTHORIZATION, &format!("Bearer {token}"));
+    if let Some(key) = api_key {
+        secret(HeaderName::from_static("apikey"), key);
+    }
+    let url = format!("{}/user", issuer.issuer.trim_end_matches('/'));
+    match fetch::get(&url, headers, issuer.ca_bundle.as_deref()).await {
+        Ok(Fetched { status: StatusCode::OK, body, .. }) => {
+            let user: Value = serde_json::from_slice(&body).map_err(|_| Reason::IssuerUnavailable)?;
+            match user["id"].as_str() {
+                Some(id) if id == sub => Ok(()),
+                Some(_) => Err(Reason::IssuerRefused),
+                None => Err(Reason::IssuerUnavailable),
             }
-            Ok(Fetched { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. }) => Err(Reason::IssuerRefused),
-            Ok(Fetched { status, .. }) => {
-                tracing::warn!(issuer = issuer.name, %status, "this issuer could not verify a token");
-                Err(Reason::IssuerUnavailable)
-            }
-            Err(error) => {
-                tracing::warn!(issuer = issuer.name, %error, "this issuer could not be asked about a token");
-                Err(Reason::IssuerUnavailable)
-            }
+        }
+        Ok(Fetched { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. }) => Err(Reason::IssuerRefused),
+        Ok(Fetched { status, .. }) => {
+            tracing::warn!(issuer = issuer.name, %status, "this issuer could not verify a token");
+            Err(Reason::IssuerUnavailable)
+        }
+        Err(error) => {
+            tracing::warn!(issuer = issuer.name, %error, "this issuer could not be asked about a token");
+            Err(Reason::IssuerUnavailable)
         }
     }
 }
