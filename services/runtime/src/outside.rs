@@ -19,6 +19,7 @@ use gaia_auth::{Reason, UserKeys};
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
 use http::{HeaderValue, StatusCode};
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::fetch::{self, Fetched};
@@ -63,17 +64,26 @@ impl Outside {
     }
 
     /// Fetches what is due, for ever.
-    pub(crate) async fn run(self, mut generations: Generations) {
+    pub(crate) async fn run(self, generations: Generations) {
+        self.follow(generations, |generation| &generation.policy().user_tokens.issuers).await;
+    }
+
+    /// The same for whatever says which issuers there are. A change ends the round that is under way: a slow issuer must
+    /// not keep the keys of another one in force for longer.
+    async fn follow<T>(&self, mut newest: watch::Receiver<Option<Arc<T>>>, issuers: impl Fn(&T) -> &[UserTokenIssuer]) {
         let mut ticks = tokio::time::interval(LOOKED_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let generation = generations.borrow_and_update().clone();
-            if let Some(generation) = generation {
-                self.refresh(&generation.policy().user_tokens.issuers).await;
-            }
+            let current = newest.borrow_and_update().clone();
+            let round = async {
+                if let Some(current) = &current {
+                    self.refresh(issuers(current)).await;
+                }
+                ticks.tick().await;
+            };
             tokio::select! {
-                _ = ticks.tick() => {}
-                changed = generations.changed() => if changed.is_err() { return },
+                () = round => {}
+                changed = newest.changed() => if changed.is_err() { return },
             }
         }
     }

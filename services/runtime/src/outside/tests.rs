@@ -25,7 +25,7 @@ struct Server {
     asked: Arc<AtomicU32>,
     headers: Arc<Mutex<HeaderMap>>,
     /// Whether it keeps those who ask waiting.
-    held: tokio::sync::watch::Sender<bool>,
+    held: watch::Sender<bool>,
     /// How many it is answering, and how many that were at most.
     waiting: Arc<(AtomicU32, AtomicU32)>,
 }
@@ -35,7 +35,7 @@ impl Server {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let answers = Arc::new(Mutex::new((StatusCode::OK, String::new())));
-        let held = tokio::sync::watch::Sender::new(false);
+        let held = watch::Sender::new(false);
         let (asked, headers, waiting) = (Arc::default(), Arc::default(), Arc::default());
         let server = Self { address, answers, asked, headers, held, waiting };
         let app = Router::new().route("/jwks", get(answer)).route("/user", get(answer)).with_state(server.clone());
@@ -221,6 +221,24 @@ async fn keys_that_come_from_where_an_issuer_was_before_are_nobodys() {
     old.hold(false);
     asking.await.unwrap().unwrap();
     assert!(world.has(&new_kid) && !world.has(&old_kid));
+}
+
+#[tokio::test]
+async fn the_keys_of_an_issuer_that_was_replaced_go_at_once_whoever_is_slow() {
+    let world = World::new().await;
+    let [(_, old_kid, old_issuer), (slow, _, slow_issuer)] = moving(&world).await;
+    slow.hold(true);
+    let slow_issuer = UserTokenIssuer { name: "slow".to_owned(), ..slow_issuer };
+    let issuers = watch::Sender::new(Some(Arc::new(vec![old_issuer, slow_issuer.clone()])));
+    let (outside, newest) = (world.outside.clone(), issuers.subscribe());
+    let following = tokio::spawn(async move { outside.follow(newest, |issuers| issuers.as_slice()).await });
+    slow.was_asked(1).await;
+    assert!(world.has(&old_kid));
+    issuers.send_replace(Some(Arc::new(vec![slow_issuer])));
+    let gone = eventually("the old keys are gone", async || !world.has(&old_kid));
+    tokio::time::timeout(fetch::TOTAL_TIMEOUT / 2, gone).await.unwrap();
+    drop(issuers);
+    following.await.unwrap();
 }
 
 #[tokio::test]
