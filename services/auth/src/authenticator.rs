@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::cache::{Token, TokenCache, TokenHash};
 use crate::ledger::{Caller, Ledger};
 use crate::mode;
-use crate::outside::Ask;
+use crate::outside::{Answer, Ask, Confirmed};
 use crate::presented::Presented;
 use crate::principal::{Connection, Credential, PeerIdentity, Principal, Transport};
 use crate::rules::{Known, Rules, Verdict};
@@ -208,7 +208,7 @@ impl Authenticator {
         access: Access,
         headers: &HeaderMap,
         connection: &Connection,
-        answer: Option<Reason>,
+        answer: Option<&Answer>,
     ) -> Result<Passed, Box<Refused>> {
         if access == Access::Public {
             return Ok(Passed::default());
@@ -251,7 +251,7 @@ impl Authenticator {
         access: Access,
         headers: &HeaderMap,
         connection: &Connection,
-    ) -> Option<impl Future<Output = Option<Reason>> + Send + use<>> {
+    ) -> Option<impl Future<Output = Option<Answer>> + Send + use<>> {
         let rules = self.rules.load_full()?;
         let policy = rules.policy();
         if matches!(access, Access::Public | Access::Peer) || policy.user_tokens.is_empty() {
@@ -268,36 +268,31 @@ impl Authenticator {
         self.asking(&rules, token?, connection)
     }
 
-    /// Asks the issuer of a token what has to be asked about it, if anything: the answer is a reason against it.
+    /// Asks the issuer of a token what has to be asked about it, if anything. There is no answer where all it was asked
+    /// for is a key.
     pub(crate) fn asking(
         self: &Arc<Self>,
         rules: &Arc<Rules>,
         text: &str,
         connection: &Connection,
-    ) -> Option<impl Future<Output = Option<Reason>> + Send + use<>> {
+    ) -> Option<impl Future<Output = Option<Answer>> + Send + use<>> {
         let outside = self.outside.get()?;
         let asked = rules.question(text, connection, self.clock.now(), self.known())?;
         let (outside, this, rules) = (Arc::clone(outside), Arc::clone(self), Arc::clone(rules));
         let text = text.to_owned();
         Some(async move {
-            match asked {
-                Err(reason) => Some(reason),
-                Ok((question, confirmed)) => match outside.ask(question).await {
-                    Ok(()) => {
-                        if let Some(token) = confirmed {
-                            this.cache.put(
-                                TokenHash::of(&text),
-                                Token::User(Arc::new(token)),
-                                None,
-                                rules.context(),
-                                this.clock.now(),
-                            );
-                        }
-                        None
-                    }
-                    Err(reason) => Some(reason),
-                },
+            let (question, token) = match asked {
+                Ok(asked) => asked,
+                Err(refusal) => return Some(Answer::Refused(refusal)),
+            };
+            let answered = outside.ask(question).await;
+            let token = Arc::new(token?);
+            if let Err(reason) = answered {
+                return Some(Answer::Refused(Refusal { trace: token.trace.clone(), ..reason.into() }));
             }
+            let (hash, context) = (TokenHash::of(&text), rules.context());
+            this.cache.put(hash, Token::User(Arc::clone(&token)), None, context, this.clock.now());
+            Some(Answer::Confirmed(Confirmed { token, hash, context }))
         })
     }
 

@@ -62,7 +62,7 @@ impl Authenticator {
             None => None,
             Some(asking) => asking.await,
         };
-        match rules.token(text, peer, self.now(), Known { answer, ..self.known() })? {
+        match rules.token(text, peer, self.now(), Known { answer: answer.as_ref(), ..self.known() })? {
             Token::User(token) => Ok(rules.of_user(Arc::unwrap_or_clone(token), &issuer.issuer)),
             // Its issuer was found in the table, and a token is remembered by the table it was read by.
             Token::Platform(_) => Err(Reason::IssuerWrong.into()),

@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use http::{HeaderMap, Request, Response, header};
 use tower::{Layer, Service};
 
-use crate::Reason;
 use crate::authenticator::{Access, Authenticator, Passed, Refused};
+use crate::outside::Answer;
 use crate::principal::Connection;
 
 /// Puts one route behind an [`Authenticator`]. The inner service finds the [`Principal`](crate::Principal) in the
@@ -73,7 +73,7 @@ where
                 let layer = self.layer.clone();
                 Box::pin(async move {
                     let answer = ahead.await;
-                    layer.decide(&mut inner, request, answer).await
+                    layer.decide(&mut inner, request, answer.as_ref()).await
                 })
             }
         }
@@ -81,7 +81,7 @@ where
 }
 
 impl AuthLayer {
-    fn decide<S, B, R>(&self, inner: &mut S, mut request: Request<B>, answer: Option<Reason>) -> Answering<R, S::Error>
+    fn decide<S, B, R>(&self, inner: &mut S, mut request: Request<B>, answer: Option<&Answer>) -> Answering<R, S::Error>
     where
         S: Service<Request<B>, Response = Response<R>>,
         S::Future: Send + 'static,

@@ -6,11 +6,14 @@ use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use gaia_api::mount::UserTokenIssuer;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::Reason;
+use crate::cache::TokenHash;
+use crate::jwt::UserToken;
+use crate::{Reason, Refusal};
 
 /// Asks outside issuers over HTTP.
 pub trait Ask: Send + Sync + 'static {
@@ -45,6 +48,36 @@ impl fmt::Debug for Question {
             Self::Token { issuer, sub, .. } => {
                 f.debug_struct("Token").field("issuer", &issuer.name).field("sub", sub).finish_non_exhaustive()
             }
+        }
+    }
+}
+
+/// What came of asking about a token, for the one decision that follows.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// Its issuer says that it is good.
+    Confirmed(Confirmed),
+    /// It was bad before it was asked about, or the issuer says so, or the issuer is away.
+    Refused(Refusal),
+}
+
+/// A token that its issuer says is good.
+#[derive(Debug)]
+pub(crate) struct Confirmed {
+    pub(crate) token: Arc<UserToken>,
+    /// Of its text.
+    pub(crate) hash: TokenHash,
+    /// Of the part of the policy that it was read by.
+    pub(crate) context: [u8; 32],
+}
+
+impl Answer {
+    /// What it says of the token with that hash, if it was asked under the policy of that context.
+    pub(crate) fn of(&self, hash: TokenHash, context: [u8; 32]) -> Result<Arc<UserToken>, Refusal> {
+        match self {
+            Self::Confirmed(known) if known.hash == hash && known.context == context => Ok(Arc::clone(&known.token)),
+            Self::Confirmed(_) => Err(Reason::IssuerUnavailable.into()),
+            Self::Refused(refusal) => Err(refusal.clone()),
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::hash::sha256;
 use crate::jwt::{KeySet, Parts, ServiceToken, TokenRules, UserToken, UserTokenRules};
 use crate::mode::{self, Evidence, Judgement};
 use crate::notice::notice;
-use crate::outside::Question;
+use crate::outside::{Answer, Question};
 use crate::presented::Presented;
 use crate::principal::{Connection, Credential, Identity, PeerIdentity, Principal, Scopes};
 use crate::user_keys::UserKeys;
@@ -42,7 +42,7 @@ pub(crate) struct Known<'a> {
     pub(crate) cache: &'a TokenCache,
     pub(crate) user_keys: &'a UserKeys,
     /// What the issuer answered about the token, if it was asked.
-    pub(crate) answer: Option<Reason>,
+    pub(crate) answer: Option<&'a Answer>,
 }
 
 /// What was found out about one request.
@@ -240,7 +240,7 @@ impl Rules {
         connection: &Connection,
         now: Timestamp,
         known: Known<'_>,
-    ) -> Option<Result<(Question, Option<UserToken>), Reason>> {
+    ) -> Option<Result<(Question, Option<UserToken>), Refusal>> {
         if self.remembered(TokenHash::of(text), now, known).is_some() {
             return None;
         }
@@ -251,9 +251,10 @@ impl Rules {
             let is_asked = !is_known && !kid.is_empty() && kid.len() <= MAX_ASKED_KID_BYTES;
             return is_asked.then(|| Ok((Question::Key { issuer: issuer.clone(), kid }, None)));
         }
-        let read = self.user_rules(issuer).read_unverified(text).map_err(|refusal| refusal.reason);
-        Some(read.and_then(|token| {
-            token.check(&self.denied, connection.peer.as_ref(), now)?;
+        Some(self.user_rules(issuer).read_unverified(text).and_then(|token| {
+            if let Err(reason) = token.check(&self.denied, connection.peer.as_ref(), now) {
+                return Err(Refusal { trace: token.trace, ..reason.into() });
+            }
             let (issuer, sub) = (issuer.clone(), token.sub.clone());
             Ok((Question::Token { issuer, token: text.to_owned(), sub }, Some(token)))
         }))
@@ -315,7 +316,9 @@ impl Rules {
                 (Token::Platform(Arc::new(self.token_rules(keys).read(text)?)), keys.hash())
             }
             Some(issuer) if issuer.verification == UserTokenVerification::Remote => {
-                return Err(known.answer.unwrap_or(Reason::IssuerUnavailable).into());
+                // It is not remembered where it is about to end: what was answered is all there is to go by.
+                let answer = known.answer.ok_or(Reason::IssuerUnavailable)?;
+                return answer.of(hash, self.context).map(Token::User);
             }
             Some(issuer) => {
                 let keys = known.user_keys.get(&issuer.name).ok_or(Reason::IssuerKeysNotLoaded)?;

@@ -1,6 +1,8 @@
 //! The outside issuers of user tokens: their keys are fetched in the background, and those that verify tokens themselves
 //! are asked.
 
+mod remote;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -17,11 +19,13 @@ use gaia_auth::{Reason, UserKeys};
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
 use http::{HeaderValue, StatusCode};
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::fetch::{self, Fetched};
 use crate::listener::Generations;
 use crate::random::random;
+use remote::{QuestionHash, Remotes};
 
 /// All outside issuers of one service.
 #[derive(Clone)]
@@ -30,10 +34,12 @@ pub(crate) struct Outside {
     clock: Arc<dyn Clock>,
     /// Where `issuer-<name>.key` may be mounted.
     dir: PathBuf,
+    /// By the issuer's short name, of which there is one in the policy. It is locked while keys are set.
     known: Arc<Mutex<HashMap<String, Arc<Known>>>>,
+    remotes: Arc<Remotes>,
 }
 
-/// One issuer whose keys are fetched.
+/// One issuer whose keys are fetched, as it is configured: with another configuration it is another one.
 struct Known {
     issuer: UserTokenIssuer,
     /// Held while a fetch is under way: there is never more than one.
@@ -42,6 +48,11 @@ struct Known {
 }
 
 impl Known {
+    fn of(issuer: &UserTokenIssuer) -> Arc<Self> {
+        let (flight, freshness) = (tokio::sync::Mutex::default(), Mutex::default());
+        Arc::new(Self { issuer: issuer.clone(), flight, freshness })
+    }
+
     fn freshness(&self) -> std::sync::MutexGuard<'_, Freshness> {
         self.freshness.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -49,31 +60,39 @@ impl Known {
 
 impl Outside {
     pub(crate) fn new(keys: UserKeys, clock: Arc<dyn Clock>, dir: PathBuf) -> Self {
-        Self { keys, clock, dir, known: Arc::default() }
+        Self { keys, clock, dir, known: Arc::default(), remotes: Arc::default() }
     }
 
     /// Fetches what is due, for ever.
-    pub(crate) async fn run(self, mut generations: Generations) {
+    pub(crate) async fn run(self, generations: Generations) {
+        self.follow(generations, |generation| &generation.policy().user_tokens.issuers).await;
+    }
+
+    /// The same for whatever says which issuers there are. A change ends the round that is under way: a slow issuer must
+    /// not keep the keys of another one in force for longer.
+    async fn follow<T>(&self, mut newest: watch::Receiver<Option<Arc<T>>>, issuers: impl Fn(&T) -> &[UserTokenIssuer]) {
         let mut ticks = tokio::time::interval(LOOKED_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let generation = generations.borrow_and_update().clone();
-            if let Some(generation) = generation {
-                self.refresh(&generation.policy().user_tokens.issuers).await;
-            }
+            let current = newest.borrow_and_update().clone();
+            let round = async {
+                if let Some(current) = &current {
+                    self.refresh(issuers(current)).await;
+                }
+                ticks.tick().await;
+            };
             tokio::select! {
-                _ = ticks.tick() => {}
-                changed = generations.changed() => if changed.is_err() { return },
+                () = round => {}
+                changed = newest.changed() => if changed.is_err() { return },
             }
         }
     }
 
     /// Fetches the keys that are due, and lets go of those that are too old or of nobody any more.
     pub(crate) async fn refresh(&self, issuers: &[UserTokenIssuer]) {
-        let is_fetched = |issuer: &&UserTokenIssuer| issuer.verification == UserTokenVerification::JWKS;
-        self.forget_all_but(issuers);
-        for issuer in issuers.iter().filter(is_fetched) {
-            let known = self.known(issuer);
+        self.remotes.forget_all_but(issuers);
+        for known in self.take(issuers) {
+            let issuer = &known.issuer;
             let is_due = known.freshness().is_due(self.clock.now());
             if is_due {
                 let _flight = known.flight.lock().await;
@@ -87,7 +106,8 @@ impl Outside {
         }
     }
 
-    fn forget_all_but(&self, issuers: &[UserTokenIssuer]) {
+    /// Knows these issuers from now on, and no other: the keys of those go at once.
+    fn take(&self, issuers: &[UserTokenIssuer]) -> Vec<Arc<Known>> {
         let mut table = self.table();
         table.retain(|name, known| {
             let stays = issuers.contains(&known.issuer);
@@ -96,25 +116,34 @@ impl Outside {
             }
             stays
         });
+        let is_fetched = |issuer: &&UserTokenIssuer| issuer.verification == UserTokenVerification::JWKS;
+        let known = |issuer: &UserTokenIssuer| {
+            Arc::clone(table.entry(issuer.name.clone()).or_insert_with(|| Known::of(issuer)))
+        };
+        issuers.iter().filter(is_fetched).map(known).collect()
     }
 
-    fn known(&self, issuer: &UserTokenIssuer) -> Arc<Known> {
+    /// An issuer that a request came across. None if its name is that of another one: the request still holds rules that
+    /// were replaced, or the new ones have not been taken here yet.
+    fn known(&self, issuer: &UserTokenIssuer) -> Option<Arc<Known>> {
         let mut table = self.table();
-        let entry = table.entry(issuer.name.clone()).or_insert_with(|| {
-            Arc::new(Known {
-                issuer: issuer.clone(),
-                flight: tokio::sync::Mutex::default(),
-                freshness: Mutex::default(),
-            })
-        });
-        Arc::clone(entry)
+        let known = table.entry(issuer.name.clone()).or_insert_with(|| Known::of(issuer));
+        (known.issuer == *issuer).then(|| Arc::clone(known))
+    }
+
+    /// Has these keys of an issuer, unless it was replaced while they were on their way.
+    fn set(&self, known: &Arc<Known>, keys: KeySet) {
+        let table = self.table();
+        if table.get(&known.issuer.name).is_some_and(|current| Arc::ptr_eq(current, known)) {
+            self.keys.set(&known.issuer.name, &Arc::new(keys));
+        }
     }
 
     fn table(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Known>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn fetch(&self, known: &Known) {
+    async fn fetch(&self, known: &Arc<Known>) {
         let issuer = &known.issuer;
         let url = issuer.jwks_url.as_deref().unwrap_or_default();
         let fetched = match fetch::get(url, HeaderMap::new(), issuer.ca_bundle.as_deref()).await {
@@ -128,7 +157,7 @@ impl Outside {
             Ok(keys) => {
                 let jitter = random::<1>().map_or(0, |[byte]| byte);
                 known.freshness().succeeded(self.clock.now(), jitter);
-                self.keys.set(&issuer.name, &Arc::new(keys));
+                self.set(known, keys);
             }
             Err(error) => {
                 tracing::warn!(
@@ -143,7 +172,7 @@ impl Outside {
 
     /// Looks for a key that is not there yet, unless that was done just now.
     async fn look_for(&self, issuer: &UserTokenIssuer, kid: &str) {
-        let known = self.known(issuer);
+        let Some(known) = self.known(issuer) else { return };
         let has_it = || self.keys.get(&issuer.name).is_some_and(|keys| keys.contains(kid));
         let _flight = known.flight.lock().await;
         if has_it() || !known.freshness().may_force(kid, self.clock.now()) {
@@ -155,34 +184,47 @@ impl Outside {
         }
     }
 
-    /// Asks GoTrue's way: who is the user of this token?
+    /// Asks whether a token is good, unless that is being asked, or was refused just now.
     async fn verify(&self, issuer: &UserTokenIssuer, token: &str, sub: &str) -> Result<(), Reason> {
-        let mut headers = HeaderMap::new();
-        let mut secret = |name: HeaderName, text: &str| {
-            if let Ok(mut value) = HeaderValue::from_str(text) {
-                value.set_sensitive(true);
-                headers.insert(name, value);
-            }
-        };
-        secret(AUTHORIZATION, &format!("Bearer {token}"));
-        if let Ok(key) = issuer_key(&self.dir, &issuer.name).await {
-            secret(HeaderName::from_static("apikey"), &key);
+        let api_key = issuer_key(&self.dir, &issuer.name).await.ok();
+        let api_key = api_key.as_deref();
+        let question = QuestionHash::of(token, sub, api_key);
+        let remote = self.remotes.of(issuer);
+        remote.answer(question, &*self.clock, || ask_for_user(issuer, token, sub, api_key)).await
+    }
+}
+
+/// Asks GoTrue's way: who is the user of this token? Only what it says itself, and about the token, is a refusal.
+async fn ask_for_user(issuer: &UserTokenIssuer, token: &str, sub: &str, api_key: Option<&str>) -> Result<(), Reason> {
+    let mut headers = HeaderMap::new();
+    let mut secret = |name: HeaderName, text: &str| {
+        if let Ok(mut value) = HeaderValue::from_str(text) {
+            value.set_sensitive(true);
+            headers.insert(name, value);
         }
-        let url = format!("{}/user", issuer.issuer.trim_end_matches('/'));
-        match fetch::get(&url, headers, issuer.ca_bundle.as_deref()).await {
-            Ok(Fetched { status: StatusCode::OK, body, .. }) => {
-                let user: Value = serde_json::from_slice(&body).map_err(|_| Reason::IssuerUnavailable)?;
-                if user["id"] == sub { Ok(()) } else { Err(Reason::IssuerRefused) }
+    };
+    secret(AUTHORIZATION, &format!("Bearer {token}"));
+    if let Some(key) = api_key {
+        secret(HeaderName::from_static("apikey"), key);
+    }
+    let url = format!("{}/user", issuer.issuer.trim_end_matches('/'));
+    match fetch::get(&url, headers, issuer.ca_bundle.as_deref()).await {
+        Ok(Fetched { status: StatusCode::OK, body, .. }) => {
+            let user: Value = serde_json::from_slice(&body).map_err(|_| Reason::IssuerUnavailable)?;
+            match user["id"].as_str() {
+                Some(id) if id == sub => Ok(()),
+                Some(_) => Err(Reason::IssuerRefused),
+                None => Err(Reason::IssuerUnavailable),
             }
-            Ok(Fetched { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. }) => Err(Reason::IssuerRefused),
-            Ok(Fetched { status, .. }) => {
-                tracing::warn!(issuer = issuer.name, %status, "this issuer could not verify a token");
-                Err(Reason::IssuerUnavailable)
-            }
-            Err(error) => {
-                tracing::warn!(issuer = issuer.name, %error, "this issuer could not be asked about a token");
-                Err(Reason::IssuerUnavailable)
-            }
+        }
+        Ok(Fetched { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. }) => Err(Reason::IssuerRefused),
+        Ok(Fetched { status, .. }) => {
+            tracing::warn!(issuer = issuer.name, %status, "this issuer could not verify a token");
+            Err(Reason::IssuerUnavailable)
+        }
+        Err(error) => {
+            tracing::warn!(issuer = issuer.name, %error, "this issuer could not be asked about a token");
+            Err(Reason::IssuerUnavailable)
         }
     }
 }

@@ -13,11 +13,15 @@ use tower::ServiceExt as _;
 use super::*;
 use crate::api_key::tests::{record, table};
 use crate::authenticator::{Decision, Observer};
+use crate::cache::{Token, TokenHash};
 use crate::denylist::Denied;
-use crate::fixtures::{USER, caller, now, now_or_never, own, peer, user_claims, user_issuer, user_key_set, user_token};
+use crate::fixtures::{
+    USER, USER_SIGNER, caller, now, now_or_never, own, peer, user_claims, user_issuer, user_key_set, user_token,
+};
 use crate::outside::{Ask, Question};
 use crate::principal::{PeerIdentity, Principal, Transport};
 use crate::rules::Rules;
+use crate::{Reason, Refusal};
 
 type Seen = (&'static str, Option<Reason>, Option<String>);
 
@@ -266,8 +270,8 @@ impl Ask for Oracle {
     }
 }
 
-/// The status of two requests with one token to a service that asks the issuer, and how often it was asked.
-fn asked(mode: AuthMode, answer: Result<(), Reason>, claims: &serde_json::Value) -> ([StatusCode; 2], u32) {
+/// A service that asks the issuer, which gives this answer, and how often it was asked.
+fn asking(mode: AuthMode, answer: Result<(), Reason>) -> (Arc<Authenticator>, Arc<Mutex<u32>>) {
     let authenticator = authenticator(Arc::default());
     let count = Arc::new(Mutex::new(0));
     authenticator.ask_through(Arc::new(Oracle(answer, Arc::clone(&count))));
@@ -275,12 +279,18 @@ fn asked(mode: AuthMode, answer: Result<(), Reason>, claims: &serde_json::Value)
     policy.mode = mode;
     policy.user_tokens.issuers = vec![UserTokenIssuer { verification: UserTokenVerification::Remote, ..user_issuer() }];
     authenticator.replace(Arc::new(Rules::new(policy, None, Denied::default(), table(vec![]).unwrap())));
-    let value: http::HeaderValue = format!("Bearer {}", user_token(claims)).parse().unwrap();
-    let statuses = [(); 2].map(|()| {
-        let mut request = Request::new(());
-        request.headers_mut().insert("authorization", value.clone());
-        call(&authenticator, Access::Scopes(&[]), request).0
-    });
+    (authenticator, count)
+}
+
+fn with_token(claims: &serde_json::Value) -> Request<()> {
+    Request::builder().header("authorization", format!("Bearer {}", user_token(claims))).body(()).unwrap()
+}
+
+/// The status of two requests with one token to such a service, and how often the issuer was asked.
+fn asked(mode: AuthMode, answer: Result<(), Reason>, claims: &serde_json::Value) -> ([StatusCode; 2], u32) {
+    let (authenticator, count) = asking(mode, answer);
+    let request = with_token(claims);
+    let statuses = [(); 2].map(|()| call(&authenticator, Access::Scopes(&[]), request.clone()).0);
     let count = *count.lock().unwrap();
     (statuses, count)
 }
@@ -318,4 +328,81 @@ fn nobody_is_asked_about_a_token_that_is_bad_anyway_or_decides_nothing() {
     assert_eq!(asked(AuthMode::Dual, Ok(()), &claims), ([StatusCode::UNAUTHORIZED; 2], 0));
     claims["role"] = "service_role".into();
     assert_eq!(asked(AuthMode::Dual, Ok(()), &claims), ([StatusCode::UNAUTHORIZED; 2], 0));
+}
+
+#[test]
+fn what_an_issuer_confirms_is_taken_also_where_the_clocks_differ() {
+    let mut claims = user_claims();
+    claims["exp"] = (now().as_second() - 5).into();
+    claims["iat"] = (now().as_second() - 600).into();
+    assert_eq!(
+        asked(AuthMode::Dual, Ok(()), &claims),
+        ([StatusCode::OK; 2], 2),
+        "its end is past: it is not remembered"
+    );
+}
+
+/// Asks the issuer about the token of one request, does something else, and decides over another one.
+fn decide_after(
+    said: Result<(), Reason>,
+    [asked, decided]: [&Request<()>; 2],
+    between: impl FnOnce(&Authenticator),
+) -> Result<Passed, Refusal> {
+    let (authenticator, _) = asking(AuthMode::Dual, said);
+    let (access, connection) = (Access::Scopes(&[]), Connection::default());
+    let answer = now_or_never(authenticator.ahead(access, asked.headers(), &connection).unwrap());
+    between(&authenticator);
+    let checked = authenticator.check_after("/assets", access, decided.headers(), &connection, answer.as_ref());
+    checked.map_err(|refused| refused.refusal)
+}
+
+#[test]
+fn what_an_issuer_confirms_is_taken_also_if_nothing_is_remembered() {
+    let request = with_token(&user_claims());
+    let flood = |authenticator: &Authenticator| {
+        let rules = authenticator.rules().unwrap();
+        let issuer = &rules.policy().user_tokens.issuers[0];
+        let other = rules.user_rules(issuer).read_unverified(&user_token(&user_claims())).unwrap();
+        let other = Token::User(Arc::new(other));
+        for number in 0..10_000 {
+            let hash = TokenHash::of(&number.to_string());
+            authenticator.known().cache.put(hash, other.clone(), None, [0; 32], now());
+        }
+    };
+    assert!(decide_after(Ok(()), [&request; 2], flood).is_ok());
+}
+
+#[test]
+fn what_an_issuer_confirms_is_not_taken_under_another_policy_nor_for_another_token() {
+    let request = with_token(&user_claims());
+    let moved = |authenticator: &Authenticator| {
+        let mut policy = authenticator.rules().unwrap().policy().clone();
+        policy.user_tokens.issuers[0].ca_bundle = Some("other roots".into());
+        authenticator.replace(Arc::new(Rules::new(policy, None, Denied::default(), table(vec![]).unwrap())));
+    };
+    let refused = decide_after(Ok(()), [&request; 2], moved).unwrap_err();
+    assert_eq!(refused.reason, Reason::IssuerUnavailable, "the issuer as it is now was not asked");
+    let mut claims = user_claims();
+    claims["session_id"] = USER.into();
+    let refused = decide_after(Ok(()), [&request, &with_token(&claims)], |_| {}).unwrap_err();
+    assert_eq!(refused.reason, Reason::IssuerUnavailable);
+}
+
+#[test]
+fn a_refused_token_of_an_issuer_that_is_asked_is_known_in_the_log() {
+    let refused = |said, claims: &serde_json::Value| {
+        let Refusal { reason, trace, .. } = decide_after(said, [&with_token(claims); 2], |_| {}).unwrap_err();
+        (reason, [trace.kid, trace.jti, trace.sub].map(Option::unwrap_or_default))
+    };
+    let mut claims = user_claims();
+    claims["jti"] = "u1".into();
+    let known = [USER_SIGNER.kid(), "u1", USER].map(Arc::from);
+    for reason in [Reason::IssuerRefused, Reason::IssuerUnavailable] {
+        assert_eq!(refused(Err(reason), &claims), (reason, known.clone()), "what the issuer says");
+    }
+    claims["iat"] = (now().as_second() - 600).into();
+    claims["exp"] = (now().as_second() - 61).into();
+    assert_eq!(refused(Ok(()), &claims), (Reason::Expired, known.clone()), "what there is no need to ask about");
+    claims["role"] = "service_role".into();
+    assert_eq!(refused(Ok(()), &claims), (Reason::ProjectKey, known));
 }

@@ -1,0 +1,232 @@
+//! Questions to issuers that verify their tokens themselves. Whoever sends a token can cause one, so there are few at a
+//! time, the same one is asked once, and a refusal is believed for a moment.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use gaia_api::Clock;
+use gaia_api::mount::UserTokenIssuer;
+use gaia_auth::{Reason, sha256};
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::{OnceCell, Semaphore};
+use tokio::time::timeout;
+
+use crate::fetch::TOTAL_TIMEOUT;
+
+/// Those issuers, each as it is configured: with another configuration it is another one, of which nothing is known.
+#[derive(Default)]
+pub(super) struct Remotes(Mutex<Vec<Arc<Remote>>>);
+
+/// One of them.
+pub(super) struct Remote {
+    issuer: UserTokenIssuer,
+    free: Semaphore,
+    flights: Mutex<HashMap<QuestionHash, Arc<Answer>>>,
+    refused: Mutex<Refused>,
+}
+
+/// SHA-256 of all that an answer depends on, but for the issuer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct QuestionHash([u8; 32]);
+
+type Answer = OnceCell<Result<(), Reason>>;
+
+impl QuestionHash {
+    /// Of a token, the user it says it is of, and the API key that goes along.
+    pub(super) fn of(token: &str, sub: &str, api_key: Option<&str>) -> Self {
+        let parts = [token, sub, api_key.unwrap_or_default()].map(|part| sha256(part.as_bytes()));
+        Self(sha256(parts.as_flattened()))
+    }
+}
+
+impl Remotes {
+    /// What there is for an issuer of exactly this configuration.
+    pub(super) fn of(&self, issuer: &UserTokenIssuer) -> Arc<Remote> {
+        let mut remotes = lock(&self.0);
+        if let Some(remote) = remotes.iter().find(|remote| remote.issuer == *issuer) {
+            return Arc::clone(remote);
+        }
+        let remote = Arc::new(Remote::of(issuer));
+        remotes.push(Arc::clone(&remote));
+        remote
+    }
+
+    pub(super) fn forget_all_but(&self, issuers: &[UserTokenIssuer]) {
+        lock(&self.0).retain(|remote| issuers.contains(&remote.issuer));
+    }
+}
+
+impl Remote {
+    fn of(issuer: &UserTokenIssuer) -> Self {
+        let (flights, refused) = (Mutex::default(), Mutex::default());
+        Self { issuer: issuer.clone(), free: Semaphore::new(MAX_AT_ONCE), flights, refused }
+    }
+
+    /// The answer to a question; `ask` asks it. Those who come while it is asked get the same answer. If the one who asks
+    /// goes away, the next of them does.
+    pub(super) async fn answer<F>(
+        &self,
+        question: QuestionHash,
+        clock: &dyn Clock,
+        ask: impl FnOnce() -> F,
+    ) -> Result<(), Reason>
+    where
+        F: Future<Output = Result<(), Reason>>,
+    {
+        let flight = Flight::join(self, question);
+        let asking = async || {
+            if lock(&self.refused).has(question, clock.now()) {
+                return Err(Reason::IssuerRefused);
+            }
+            let Ok(Ok(_permit)) = timeout(MAX_WAIT, self.free.acquire()).await else {
+                tracing::warn!(issuer = self.issuer.name, "this issuer is asked about too many tokens");
+                return Err(Reason::IssuerUnavailable);
+            };
+            let answer = ask().await;
+            if answer == Err(Reason::IssuerRefused) {
+                lock(&self.refused).add(question, clock.now());
+            }
+            answer
+        };
+        *flight.answer.get_or_init(asking).await
+    }
+
+    /// How many wait for answers.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        lock(&self.flights).values().map(|answer| Arc::strong_count(answer) - 1).sum()
+    }
+}
+
+/// One who waits for an answer.
+struct Flight<'a> {
+    remote: &'a Remote,
+    question: QuestionHash,
+    answer: Arc<Answer>,
+}
+
+impl<'a> Flight<'a> {
+    fn join(remote: &'a Remote, question: QuestionHash) -> Self {
+        let answer = Arc::clone(lock(&remote.flights).entry(question).or_default());
+        Self { remote, question, answer }
+    }
+}
+
+impl Drop for Flight<'_> {
+    /// With the answer, or with the last who waits for it, the flight is over: who comes later asks anew.
+    fn drop(&mut self) {
+        let mut flights = lock(&self.remote.flights);
+        let is_mine = flights.get(&self.question).is_some_and(|answer| Arc::ptr_eq(answer, &self.answer));
+        // Held by the table and by this one alone: others join only under the lock.
+        if is_mine && (self.answer.initialized() || Arc::strong_count(&self.answer) == 2) {
+            flights.remove(&self.question);
+        }
+    }
+}
+
+/// What the issuer refused just now, in the order in which it did. Nothing is in here that it did not say itself.
+#[derive(Default)]
+struct Refused(VecDeque<(QuestionHash, Timestamp)>);
+
+impl Refused {
+    /// Whether that was refused just now. A clock that was set back ends it, too.
+    fn has(&self, question: QuestionHash, now: Timestamp) -> bool {
+        self.0.iter().any(|&(refused, at)| refused == question && (at..at + BELIEVED).contains(&now))
+    }
+
+    fn add(&mut self, question: QuestionHash, now: Timestamp) {
+        if self.0.len() >= MAX_REFUSED {
+            self.0.pop_front();
+        }
+        self.0.push_back((question, now));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const MAX_AT_ONCE: usize = 16;
+/// Whoever waits for longer is told what is told where the issuer does not answer.
+const MAX_WAIT: Duration = TOTAL_TIMEOUT;
+const BELIEVED: SignedDuration = SignedDuration::from_secs(10);
+const MAX_REFUSED: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use gaia_api::ManualClock;
+    use gaia_api::mount::{UserTokenProfile, UserTokenVerification};
+
+    use super::*;
+
+    fn issuer() -> UserTokenIssuer {
+        UserTokenIssuer {
+            name: "supabase".to_owned(),
+            issuer: "https://project.example/auth/v1".to_owned(),
+            profile: UserTokenProfile::Supabase,
+            verification: UserTokenVerification::Remote,
+            jwks_url: None,
+            audiences: vec![],
+            algorithms: vec![],
+            required_claims: std::collections::BTreeMap::new(),
+            client_ids: vec![],
+            ca_bundle: None,
+            max_ttl_seconds: None,
+        }
+    }
+
+    fn question(number: usize) -> QuestionHash {
+        QuestionHash::of(&format!("a.b.{number}"), "u1", None)
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_800_000_000).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_too_many_asking_waits_for_five_seconds_and_no_longer() {
+        let (remote, clock) = (Arc::new(Remote::of(&issuer())), Arc::new(ManualClock::new(now())));
+        let asking: Vec<_> = (0..16)
+            .map(|number| {
+                let (remote, clock) = (Arc::clone(&remote), Arc::clone(&clock));
+                tokio::spawn(async move { remote.answer(question(number), &*clock, pending).await })
+            })
+            .collect();
+        let began = tokio::time::Instant::now();
+        tokio::task::yield_now().await;
+        let answer = remote.answer(question(16), &*clock, || ready(Ok(()))).await;
+        assert_eq!((answer, began.elapsed()), (Err(Reason::IssuerUnavailable), Duration::from_secs(5)));
+        for asking in &asking {
+            asking.abort();
+        }
+        for asking in asking {
+            assert!(asking.await.unwrap_err().is_cancelled());
+        }
+        assert_eq!(remote.answer(question(16), &*clock, || ready(Ok(()))).await, Ok(()), "it is free again");
+        assert!(lock(&remote.flights).is_empty());
+    }
+
+    #[test]
+    fn a_flood_of_refusals_takes_no_more_room() {
+        let mut refused = Refused::default();
+        for number in 0..5000 {
+            refused.add(question(number), now());
+        }
+        assert_eq!(refused.0.len(), MAX_REFUSED);
+        assert!(refused.has(question(4999), now()) && refused.has(question(5000 - MAX_REFUSED), now()));
+        assert!(!refused.has(question(4999 - MAX_REFUSED), now()), "it is asked about again");
+        assert!(!refused.has(question(4999), now() - SignedDuration::from_secs(1)), "the clock was set back");
+    }
+
+    #[test]
+    fn a_question_is_about_a_token_a_user_and_a_key() {
+        let one = QuestionHash::of("a", "b", Some("c"));
+        for (token, sub, key) in [("x", "b", "c"), ("a", "x", "c"), ("a", "b", "x"), ("ab", "", "c"), ("a", "bc", "")] {
+            assert_ne!(one, QuestionHash::of(token, sub, Some(key)));
+        }
+        assert_eq!(one, QuestionHash::of("a", "b", Some("c")));
+    }
+}
