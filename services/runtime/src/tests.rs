@@ -26,7 +26,7 @@ use crate::limits::Limits;
 use crate::testing::{
     Mount, MountedFiles, Platform, certificate, config, eventually, get_plain, policy, read, spiffe_id,
 };
-use crate::{CallError, MeshClient, Runtime};
+use crate::{CallError, MeshClient, Routes, Runtime};
 
 mod body;
 mod calls;
@@ -36,6 +36,7 @@ mod delegated;
 mod edge;
 mod hosts;
 mod identity;
+mod lanes;
 mod plain;
 mod slow;
 mod stop;
@@ -88,11 +89,16 @@ fn serve(runtime: Runtime, mount: Mount, dir: TempDir) -> Service {
         .route("/who", Access::Peer, get(async |principal: Principal| principal.subject.to_string()))
         .route("/anyone", Access::Scopes(&[]), get(async |principal: Principal| principal.subject.to_string()))
         .route("/slow", Access::Public, get(move || async move { release.notified().await }));
+    Service { slow, ..serve_routes(runtime, mount, dir, routes) }
+}
+
+/// The same with other routes.
+fn serve_routes(runtime: Runtime, mount: Mount, dir: TempDir, routes: Routes) -> Service {
     let mesh = format!("https://{}", runtime.mesh_address().unwrap());
     let admin = format!("http://{}", runtime.admin_address().unwrap());
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(runtime.serve(routes, async { drop(stopped.await) }));
-    Service { mesh, admin, mount, slow, stop: Some(stop), serving, _dir: dir }
+    Service { mesh, admin, mount, slow: Arc::default(), stop: Some(stop), serving, _dir: dir }
 }
 
 impl Service {
