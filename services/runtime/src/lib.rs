@@ -19,6 +19,7 @@ pub mod fetch;
 mod framing;
 mod generation;
 mod health;
+mod host;
 mod identity;
 mod issuance;
 mod key_file;

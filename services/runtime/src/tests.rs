@@ -10,7 +10,7 @@ use gaia_api::mount::{Denylist, Policy, TlsMode};
 use gaia_api::names::key;
 use gaia_api::{Clock, ManualClock, Span, SystemClock};
 use gaia_auth::{Access, Principal};
-use http::{Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode, header};
 use jiff::SignedDuration;
 use rustls_pki_types::ServerName;
 use serde_json::Value;
