@@ -44,8 +44,8 @@ mod trust;
 
 pub(crate) use self::body::Sent;
 
-/// A running service with `/who` (needs a peer), `/anyone` (needs any principal), `/slow` (answers when told to), `/put`
-/// and `/big`.
+/// A running service with `/who` (needs a peer), `/anyone` (needs any principal), `/slow` (answers when told to), `/put`,
+/// `/shown` (tells the credential that it was called with) and `/big`.
 struct Service {
     mesh: String,
     admin: String,
@@ -81,10 +81,12 @@ async fn start_within(files: &MountedFiles, limits: Limits) -> Service {
 fn serve(runtime: Runtime, mount: Mount, dir: TempDir) -> Service {
     let slow = Arc::new(Notify::new());
     let release = Arc::clone(&slow);
+    let shown = async |headers: HeaderMap| headers[header::AUTHORIZATION].to_str().unwrap().to_owned();
     let routes = runtime
         .routes()
         .route("/put", Access::Public, post(async |body: Bytes| body.len().to_string()))
         .route("/token", Access::Scopes(&[]), post(async |_: Principal, body: Bytes| body))
+        .route("/shown", Access::Scopes(&[]), get(shown))
         .route("/big", Access::Public, get(async || vec![0; 64 * 1024 * 1024]))
         .route("/who", Access::Peer, get(async |principal: Principal| principal.subject.to_string()))
         .route("/anyone", Access::Scopes(&[]), get(async |principal: Principal| principal.subject.to_string()))
