@@ -9,8 +9,8 @@ use clap::Parser as _;
 use gaia_api::names::key;
 use gaia_api::{Clock as _, SystemClock};
 use gaia_e2e::provider::{KEY, Provider, ProviderOptions};
-use gaia_runtime::MeshClient;
 use gaia_runtime::testing::{Mount, Platform, api_keys, config, eventually, get_plain, read};
+use gaia_runtime::{AnswerBody, MeshClient};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use jiff::SignedDuration;
@@ -85,7 +85,7 @@ impl Service {
     }
 }
 
-type Answer = Response<hyper::body::Incoming>;
+type Answer = Response<AnswerBody>;
 
 impl Caller {
     async fn post(&self, accept: &'static str, body: impl Into<Body>) -> Answer {

@@ -13,10 +13,9 @@ use gaia_api::Clock;
 use gaia_auth::{Credential, Presented, Principal, REQUEST_ID_HEADER, Reason, Refusal, problem};
 use gaia_runtime::client_ip::{name_client, site};
 use gaia_runtime::rate::{Limit, when_to_retry};
-use gaia_runtime::{CallError, Caller, Subject};
+use gaia_runtime::{AnswerBody, CallError, Caller, Subject};
 use http::{Method, StatusCode, Uri, header};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until};
 
 use crate::body::{Answer, Fate, Progress, Upload, UploadError};
@@ -128,7 +127,7 @@ impl Upstream {
         response
     }
 
-    async fn ask(&self, asked: Asked<'_>, body: Body) -> Result<http::Response<Incoming>, Failure> {
+    async fn ask(&self, asked: Asked<'_>, body: Body) -> Result<http::Response<AnswerBody>, Failure> {
         let Asked { subject, client, parts } = asked;
         let mut request = http::Request::new(());
         *request.method_mut() = parts.method.clone();
@@ -169,7 +168,7 @@ impl Upstream {
         &self,
         subject: Option<Subject<'_>>,
         request: http::Request<Bytes>,
-    ) -> Result<http::Response<Incoming>, Failure> {
+    ) -> Result<http::Response<AnswerBody>, Failure> {
         let began = Instant::now();
         let is_idempotent = matches!(*request.method(), Method::GET | Method::HEAD | Method::PUT | Method::DELETE);
         let call = async |request| match subject {
@@ -196,7 +195,7 @@ impl Upstream {
         Uri::from_parts(parts).map_err(|_| Failure::Uri)
     }
 
-    fn answer(&self, answer: http::Response<Incoming>, expires: Option<Instant>) -> Response {
+    fn answer(&self, answer: http::Response<AnswerBody>, expires: Option<Instant>) -> Response {
         // With a challenge, it is this gateway's token or key that is meant. Without one it is what the client has shown: a
         // password, say.
         if answer.status() == StatusCode::UNAUTHORIZED && answer.headers().contains_key(header::WWW_AUTHENTICATE) {

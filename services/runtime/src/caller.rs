@@ -7,12 +7,12 @@ use axum::body::{Body, Bytes, HttpBody as _};
 use gaia_auth::API_KEY_HEADER;
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
-use hyper::body::Incoming;
 
 use crate::client::{CallError, Hosts, MeshClient, place};
 use crate::generation::Generation;
 use crate::issuance::Subject;
 use crate::key_file::KeyFile;
+use crate::lanes::AnswerBody;
 use crate::listener::Generations;
 use crate::tokens::{Issuer, Wanted};
 
@@ -57,7 +57,7 @@ impl Caller {
     /// # Errors
     /// [`CallError::NotReady`] before the first generation; [`CallError`] if auth-service gives no token, or the target
     /// no answer.
-    pub async fn call(&self, target: &str, request: Request<Bytes>) -> Result<Response<Incoming>, CallError> {
+    pub async fn call(&self, target: &str, request: Request<Bytes>) -> Result<Response<AnswerBody>, CallError> {
         self.send(Wanted { target, subject: None }, request).await
     }
 
@@ -71,7 +71,7 @@ impl Caller {
         subject: Subject<'_>,
         target: &str,
         request: Request<Bytes>,
-    ) -> Result<Response<Incoming>, CallError> {
+    ) -> Result<Response<AnswerBody>, CallError> {
         self.send(Wanted { target, subject: Some(subject) }, request).await
     }
 
@@ -80,7 +80,11 @@ impl Caller {
     ///
     /// # Errors
     /// As [`Caller::call`].
-    pub async fn call_streaming(&self, target: &str, request: Request<Body>) -> Result<Response<Incoming>, CallError> {
+    pub async fn call_streaming(
+        &self,
+        target: &str,
+        request: Request<Body>,
+    ) -> Result<Response<AnswerBody>, CallError> {
         self.stream(Wanted { target, subject: None }, request).await
     }
 
@@ -93,7 +97,7 @@ impl Caller {
         subject: Subject<'_>,
         target: &str,
         request: Request<Body>,
-    ) -> Result<Response<Incoming>, CallError> {
+    ) -> Result<Response<AnswerBody>, CallError> {
         self.stream(Wanted { target, subject: Some(subject) }, request).await
     }
 
@@ -102,13 +106,13 @@ impl Caller {
     ///
     /// # Errors
     /// [`CallError`] if the key cannot be sent or there is no answer.
-    pub async fn call_by_key(&self, request: Request<Body>) -> Option<Result<Response<Incoming>, CallError>> {
+    pub async fn call_by_key(&self, request: Request<Body>) -> Option<Result<Response<AnswerBody>, CallError>> {
         let key = self.api_key()?;
         let client = self.client(request.uri());
         Some(async { client?.request(with_key(&key, request)?).await }.await)
     }
 
-    async fn send(&self, wanted: Wanted<'_>, request: Request<Bytes>) -> Result<Response<Incoming>, CallError> {
+    async fn send(&self, wanted: Wanted<'_>, request: Request<Bytes>) -> Result<Response<AnswerBody>, CallError> {
         if let Some(key) = self.api_key() {
             return self.client(request.uri())?.insist(with_key(&key, request)?).await;
         }
@@ -129,7 +133,7 @@ impl Caller {
         }
     }
 
-    async fn stream(&self, wanted: Wanted<'_>, request: Request<Body>) -> Result<Response<Incoming>, CallError> {
+    async fn stream(&self, wanted: Wanted<'_>, request: Request<Body>) -> Result<Response<AnswerBody>, CallError> {
         if request.body().is_end_stream() {
             return self.send(wanted, request.map(|_| Bytes::new())).await;
         }

@@ -1,7 +1,7 @@
 //! Calls to other services: mTLS with the newest leaf, to a server whose name is verified.
 //!
 //! No proxy and no redirect is ever followed. Configuration and pool belong to one generation and go with it; and no
-//! connection is used for so long that the server would have to end it.
+//! connection is used for so long that the server would have to end it. Many requests at once share several connections.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,7 +18,6 @@ use axum::body::{Body, Bytes, HttpBody as _};
 use h2::Reason;
 use http::uri::Scheme;
 use http::{Request, Response, StatusCode, Uri};
-use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection, capture_connection};
@@ -30,11 +29,14 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::lanes::{AnswerBody, Lanes};
+use crate::limits::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
+
 /// An HTTP client of one generation.
 #[derive(Clone)]
 pub struct MeshClient {
     connector: Connector,
-    pool: Client<Connector, Body>,
+    lanes: Lanes<Client<Connector, Body>>,
     max_age: Duration,
 }
 
@@ -171,13 +173,16 @@ impl MeshClient {
     }
 
     fn with(connector: Connector) -> Self {
-        // Servers close an idle HTTP/1 connection after their header timeout: let go of ours before.
-        let pool = Client::builder(TokioExecutor::new())
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
+            // Servers close an idle HTTP/1 connection after their header timeout: let go of ours before.
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-            .build(connector.clone());
-        Self { connector, pool, max_age: MAX_AGE }
+            .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        let lanes = Lanes::new(|| builder.build(connector.clone()));
+        Self { connector, lanes, max_age: MAX_AGE }
     }
 
     /// The same, but letting go of connections after another time.
@@ -191,7 +196,7 @@ impl MeshClient {
     ///
     /// # Errors
     /// [`CallError::Failed`] if no answer comes back: name resolution, connection, TLS, or the transfer.
-    pub async fn request(&self, request: Request<Body>) -> Result<Response<Incoming>, CallError> {
+    pub async fn request(&self, request: Request<Body>) -> Result<Response<AnswerBody>, CallError> {
         if request.body().is_end_stream() {
             self.insist(request.map(|_| Bytes::new())).await
         } else {
@@ -200,7 +205,7 @@ impl MeshClient {
     }
 
     /// Sends what can be sent again, until a server has looked at it.
-    pub(crate) async fn insist(&self, request: Request<Bytes>) -> Result<Response<Incoming>, CallError> {
+    pub(crate) async fn insist(&self, request: Request<Bytes>) -> Result<Response<AnswerBody>, CallError> {
         for _ in 1..MAX_ATTEMPTS {
             match self.send(request.clone().map(Body::from)).await {
                 Err(CallError::Failed { source, .. }) if was_not_looked_at(source.as_ref()) => {}
@@ -210,10 +215,11 @@ impl MeshClient {
         self.send(request.map(Body::from)).await
     }
 
-    async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, CallError> {
+    async fn send(&self, mut request: Request<Body>) -> Result<Response<AnswerBody>, CallError> {
         let uri = request.uri().clone();
         let used = capture_connection(&mut request);
-        let answer = self.pool.request(request).await;
+        let (pool, place) = self.lanes.enter();
+        let answer = pool.request(request).await;
         let answer = answer.map_err(|error| CallError::failed(&uri, error))?;
         let began = answer.extensions().get::<Began>();
         if began.is_some_and(|Began(began)| began.elapsed() >= self.max_age)
@@ -222,7 +228,7 @@ impl MeshClient {
             // No request is begun on it any more; those under way go on.
             connection.poison();
         }
-        Ok(answer)
+        Ok(answer.map(|body| AnswerBody::new(body, place)))
     }
 }
 

@@ -24,6 +24,7 @@ use tower::ServiceExt as _;
 
 use crate::activity::{Activity, Answering, UnderWay};
 use crate::framing::Framed;
+use crate::host::name_host;
 use crate::limits::{
     CONNECTION_WINDOW_BYTES, Limits, MAX_HEAD_BYTES, MAX_HEADER_LIST_BYTES, MAX_SEND_BUFFER_BYTES, MAX_STREAMS,
     STREAM_WINDOW_BYTES,
@@ -206,7 +207,13 @@ async fn answer(
         if asks_first { Body::new(body) } else { Body::new(Lingering::new(body)) }
     });
     request.extensions_mut().insert(terms.connection);
-    let Ok(mut response) = terms.app.oneshot(request).await;
+    let is_clear = terms.protocol == Protocol::Http1 || name_host(&mut request).is_ok();
+    let mut response = if is_clear {
+        let Ok(response) = terms.app.oneshot(request).await;
+        response
+    } else {
+        problem(StatusCode::BAD_REQUEST, "It is not clear which host this request is for.")
+    };
     let is_too_slow = is_too_slow.load(Ordering::Relaxed);
     if is_too_slow {
         response = problem(StatusCode::REQUEST_TIMEOUT, "The request came too slowly.");

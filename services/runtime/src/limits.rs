@@ -41,8 +41,14 @@ pub(crate) const MIN_BYTES_PER_SECOND: u32 = 1024;
 pub(crate) const MAX_STREAMS: u32 = 128;
 pub(crate) const MAX_HEAD_BYTES: usize = 64 * 1024;
 pub(crate) const MAX_HEADER_LIST_BYTES: u32 = 32 * 1024;
-/// What is held for one connection or stream that sends faster than it is read (HTTP/2).
-pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 512 * 1024;
-pub(crate) const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// How many requests are under way on one connection of ours before the next ones take another (HTTP/2). Well below what
+/// servers take, for what ends here may still be on its way there.
+pub(crate) const LANE_STREAMS: u32 = MAX_STREAMS / 2;
+/// What is held for one stream that sends faster than it is read (HTTP/2).
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+/// The same for all streams of one connection. Where nobody reads, a stream takes its whole window out of this one and
+/// gives nothing back: there is room for all that our clients put on a connection, or a few that are not read would hold
+/// up all others. It is so for requests at a server, and for answers at a client.
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = LANE_STREAMS * STREAM_WINDOW_BYTES;
 /// What is held for one stream that is written faster than it is taken (HTTP/2).
 pub(crate) const MAX_SEND_BUFFER_BYTES: usize = 64 * 1024;

@@ -10,7 +10,7 @@ use gaia_api::mount::{Denylist, Policy, TlsMode};
 use gaia_api::names::key;
 use gaia_api::{Clock, ManualClock, Span, SystemClock};
 use gaia_auth::{Access, Principal};
-use http::{Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode, header};
 use jiff::SignedDuration;
 use rustls_pki_types::ServerName;
 use serde_json::Value;
@@ -26,7 +26,7 @@ use crate::limits::Limits;
 use crate::testing::{
     Mount, MountedFiles, Platform, certificate, config, eventually, get_plain, policy, read, spiffe_id,
 };
-use crate::{CallError, MeshClient, Runtime};
+use crate::{CallError, MeshClient, Routes, Runtime};
 
 mod body;
 mod calls;
@@ -36,6 +36,7 @@ mod delegated;
 mod edge;
 mod hosts;
 mod identity;
+mod lanes;
 mod plain;
 mod slow;
 mod stop;
@@ -43,8 +44,8 @@ mod trust;
 
 pub(crate) use self::body::Sent;
 
-/// A running service with `/who` (needs a peer), `/anyone` (needs any principal), `/slow` (answers when told to), `/put`
-/// and `/big`.
+/// A running service with `/who` (needs a peer), `/anyone` (needs any principal), `/slow` (answers when told to), `/put`,
+/// `/shown` (tells the credential that it was called with) and `/big`.
 struct Service {
     mesh: String,
     admin: String,
@@ -80,19 +81,26 @@ async fn start_within(files: &MountedFiles, limits: Limits) -> Service {
 fn serve(runtime: Runtime, mount: Mount, dir: TempDir) -> Service {
     let slow = Arc::new(Notify::new());
     let release = Arc::clone(&slow);
+    let shown = async |headers: HeaderMap| headers[header::AUTHORIZATION].to_str().unwrap().to_owned();
     let routes = runtime
         .routes()
         .route("/put", Access::Public, post(async |body: Bytes| body.len().to_string()))
         .route("/token", Access::Scopes(&[]), post(async |_: Principal, body: Bytes| body))
+        .route("/shown", Access::Scopes(&[]), get(shown))
         .route("/big", Access::Public, get(async || vec![0; 64 * 1024 * 1024]))
         .route("/who", Access::Peer, get(async |principal: Principal| principal.subject.to_string()))
         .route("/anyone", Access::Scopes(&[]), get(async |principal: Principal| principal.subject.to_string()))
         .route("/slow", Access::Public, get(move || async move { release.notified().await }));
+    Service { slow, ..serve_routes(runtime, mount, dir, routes) }
+}
+
+/// The same with other routes.
+fn serve_routes(runtime: Runtime, mount: Mount, dir: TempDir, routes: Routes) -> Service {
     let mesh = format!("https://{}", runtime.mesh_address().unwrap());
     let admin = format!("http://{}", runtime.admin_address().unwrap());
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(runtime.serve(routes, async { drop(stopped.await) }));
-    Service { mesh, admin, mount, slow, stop: Some(stop), serving, _dir: dir }
+    Service { mesh, admin, mount, slow: Arc::default(), stop: Some(stop), serving, _dir: dir }
 }
 
 impl Service {

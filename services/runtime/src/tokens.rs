@@ -1,5 +1,5 @@
 //! The tokens of one generation: one for each target, and one for each subject and target. They are renewed at half
-//! their life.
+//! their life: a service's own beside the calls, and others by the first call that needs them.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,7 +10,6 @@ use gaia_pki::sha256_hex;
 use http::Uri;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, timeout};
-use zeroize::Zeroizing;
 
 use crate::client::{CallError, MeshClient};
 use crate::issuance::{ServiceToken, Subject, TokenRequest};
@@ -41,7 +40,7 @@ struct Key {
 #[derive(Default)]
 struct Slot {
     state: AsyncMutex<State>,
-    /// Held by the one who renews a token that still does.
+    /// Held by the one who renews a token beside the calls.
     renewing: Arc<AsyncMutex<()>>,
 }
 
@@ -50,6 +49,37 @@ struct State {
     kept: Option<Kept>,
     /// When it was last asked for in vain, and why: who waited meanwhile need not ask again.
     failed: Option<(Instant, CallError)>,
+}
+
+impl State {
+    fn has_just_failed(&self, now: Instant) -> bool {
+        self.failed.as_ref().is_some_and(|(failed, _)| now < *failed + RETRY_PAUSE)
+    }
+
+    /// Asks for the next token. While auth-service is away the one before does, if it still holds.
+    async fn ask(&mut self, issuer: Issuer<'_>, wanted: Wanted<'_>) -> Result<Arc<str>, CallError> {
+        let asked = match self.kept {
+            None => ask(issuer, wanted).await,
+            Some(_) => timeout(RENEWAL_TIMEOUT, ask(issuer, wanted))
+                .await
+                .unwrap_or_else(|elapsed| Err(CallError::failed(issuer.auth_url, elapsed))),
+        };
+        let error = match asked {
+            Ok(new) => {
+                let token = Arc::clone(&new.token);
+                *self = Self { kept: Some(new), failed: None };
+                return Ok(token);
+            }
+            Err(error) => error,
+        };
+        self.failed = Some((Instant::now(), error.clone()));
+        // Whose credential has ended gets no more calls out of a token that has not.
+        let ends = |kept: &mut Kept| matches!(error, CallError::SubjectRefused { .. }) || Instant::now() >= kept.end;
+        drop(self.kept.take_if(ends));
+        let Some(kept) = &self.kept else { return Err(error) };
+        tracing::warn!(target = wanted.target, %error, "renewing a token failed");
+        Ok(Arc::clone(&kept.token))
+    }
 }
 
 struct Kept {
@@ -96,25 +126,19 @@ impl Tokens {
         let now = Instant::now();
         drop(state.kept.take_if(|kept| refused == Some(&*kept.token) || now >= kept.end));
         if let Some(kept) = state.kept.as_ref() {
-            if now >= kept.half {
-                renew(&slot, issuer, wanted);
+            let is_due = now >= kept.half;
+            if is_due && wanted.subject.is_none() {
+                renew(&slot, issuer, wanted.target);
             }
-            return Ok(Arc::clone(&kept.token));
-        }
-        if let Some((_, error)) = state.failed.as_ref().filter(|(failed, _)| *failed > began) {
+            // What begins for someone else may go on until their token ends: it gets one that has most of its life left.
+            let is_asked_for = is_due && wanted.subject.is_some() && !state.has_just_failed(now);
+            if !is_asked_for {
+                return Ok(Arc::clone(&kept.token));
+            }
+        } else if let Some((_, error)) = state.failed.as_ref().filter(|(failed, _)| *failed > began) {
             return Err(error.clone());
         }
-        match ask(issuer, wanted).await {
-            Ok(new) => {
-                let token = Arc::clone(&new.token);
-                *state = State { kept: Some(new), failed: None };
-                Ok(token)
-            }
-            Err(error) => {
-                state.failed = Some((Instant::now(), error.clone()));
-                Err(error)
-            }
-        }
+        state.ask(issuer, wanted).await
     }
 
     /// Does not give out `refused` again.
@@ -151,20 +175,17 @@ fn make_room(slots: &mut HashMap<Key, Arc<Slot>>) {
     });
 }
 
-/// Asks for the next token beside the calls, which go on with the one there is: it has the other half of its life.
-fn renew(slot: &Arc<Slot>, issuer: Issuer<'_>, wanted: Wanted<'_>) {
+/// Asks for the service's own next token beside the calls, which go on with the one there is: it has the other half of
+/// its life.
+fn renew(slot: &Arc<Slot>, issuer: Issuer<'_>, target: &str) {
     let Ok(renewing) = Arc::clone(&slot.renewing).try_lock_owned() else { return };
-    let (slot, target) = (Arc::clone(slot), wanted.target.to_owned());
+    let (slot, target) = (Arc::clone(slot), target.to_owned());
     let Issuer { client, auth_url, service_name } = issuer;
     let (client, auth_url, service_name) = (client.clone(), auth_url.clone(), service_name.to_owned());
-    let subject = wanted.subject.map(Credential::from);
     tokio::spawn(async move {
         let issuer = Issuer { client: &client, auth_url: &auth_url, service_name: &service_name };
-        let wanted = Wanted { target: &target, subject: subject.as_ref().map(Credential::subject) };
-        match ask(issuer, wanted).await {
+        match ask(issuer, Wanted { target: &target, subject: None }).await {
             Ok(new) => slot.state.lock().await.kept = Some(new),
-            // Whose credential has ended gets no more calls out of a token that has not.
-            Err(CallError::SubjectRefused { .. }) => slot.state.lock().await.kept = None,
             Err(error) => {
                 tracing::warn!(target, %error, "renewing a token failed");
                 // Not with every call, while auth-service is away.
@@ -173,30 +194,6 @@ fn renew(slot: &Arc<Slot>, issuer: Issuer<'_>, wanted: Wanted<'_>) {
         }
         drop(renewing);
     });
-}
-
-/// A subject's credential for as long as a token is renewed by it.
-enum Credential {
-    Token(Zeroizing<String>),
-    ApiKey(Zeroizing<String>),
-}
-
-impl From<Subject<'_>> for Credential {
-    fn from(subject: Subject<'_>) -> Self {
-        match subject {
-            Subject::Token(text) => Self::Token(text.to_owned().into()),
-            Subject::ApiKey(text) => Self::ApiKey(text.to_owned().into()),
-        }
-    }
-}
-
-impl Credential {
-    fn subject(&self) -> Subject<'_> {
-        match self {
-            Self::Token(text) => Subject::Token(text),
-            Self::ApiKey(text) => Subject::ApiKey(text),
-        }
-    }
 }
 
 /// Asks for a token, and again where there is no answer: two of them do no harm.
@@ -235,6 +232,8 @@ async fn ask_once(issuer: Issuer<'_>, wanted: Wanted<'_>) -> Result<Kept, CallEr
 }
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Where there is still a token, a call does not wait for long.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// While auth-service starts anew, a caller can wait for it.
 const ASK_PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
 const RETRY_PAUSE: Duration = Duration::from_secs(5);

@@ -8,10 +8,10 @@ use axum::extract::State;
 use axum::extract::rejection::{FormRejection, JsonRejection};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Form, Json};
+use gaia_runtime::AnswerBody;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderName};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -112,7 +112,7 @@ async fn ask(
     session: &Session,
     turns: &[Turn],
     accept: &'static str,
-) -> Result<http::Response<Incoming>, Trouble> {
+) -> Result<http::Response<AnswerBody>, Trouble> {
     let chat = site.chat.as_ref().ok_or(Trouble::NoPage)?;
     let request = Request::builder()
         .method(Method::POST)
@@ -123,7 +123,7 @@ async fn ask(
         .map_err(|_| Trouble::BadForm)?;
     let answer = chat.call(request, session, PATIENCE).await;
     let answer = answer.map_err(|error| Trouble::of_error(Service::Chat, &error))?;
-    let type_of = |answer: &http::Response<Incoming>| {
+    let type_of = |answer: &http::Response<AnswerBody>| {
         let value = answer.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         value.is_some_and(|value| value.split(';').next().is_some_and(|value| value.trim() == accept))
     };

@@ -9,6 +9,7 @@ use axum::extract::multipart::{Field, Multipart, MultipartRejection};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use futures::stream;
+use gaia_runtime::AnswerBody;
 use http::header::{
     ACCEPT, ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
     ETAG, HeaderName, IF_RANGE, LAST_MODIFIED, RANGE,
@@ -206,7 +207,7 @@ async fn call(
     method: Method,
     path: &str,
     headers: HeaderMap,
-) -> Result<http::Response<hyper::body::Incoming>, Trouble> {
+) -> Result<http::Response<AnswerBody>, Trouble> {
     let assets = site.assets.as_ref().ok_or(Trouble::NoPage)?;
     let uri = assets.uri(&format!("/assets/{}", encoded(path)));
     let request = Request::builder().method(method).uri(uri).body(Bytes::new());

@@ -5,11 +5,10 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use gaia_runtime::client_ip::name_client;
 use gaia_runtime::rate::retry_after_of;
-use gaia_runtime::{CallError, Caller};
+use gaia_runtime::{AnswerBody, CallError, Caller};
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -202,7 +201,7 @@ impl Said {
     }
 }
 
-async fn whole(path: &str, answer: Response<Incoming>) -> Result<Said, LoginError> {
+async fn whole(path: &str, answer: Response<AnswerBody>) -> Result<Said, LoginError> {
     let (parts, body) = answer.into_parts();
     let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(|error| {
         tracing::warn!(path, error, "the answer of auth-service broke off");

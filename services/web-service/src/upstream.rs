@@ -6,11 +6,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use gaia_runtime::{CallError, Caller, Generation};
+use gaia_runtime::{AnswerBody, CallError, Caller, Generation};
 use http::header::AUTHORIZATION;
 use http::uri::Scheme;
 use http::{HeaderValue, Request, Response, StatusCode, Uri};
-use hyper::body::Incoming;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -90,7 +89,7 @@ impl Upstream {
         request: Request<Bytes>,
         session: &Session,
         patience: Duration,
-    ) -> Result<Response<Incoming>, UpstreamError> {
+    ) -> Result<Response<AnswerBody>, UpstreamError> {
         // Who listens on plain HTTP is to hear no token, and takes none.
         let refused = if self.base.scheme() == Some(&Scheme::HTTP) {
             None
@@ -122,7 +121,7 @@ impl Upstream {
         &self,
         request: Request<Body>,
         session: &Session,
-    ) -> Result<Response<Incoming>, UpstreamError> {
+    ) -> Result<Response<AnswerBody>, UpstreamError> {
         let is_by_key = self.by_key.uses_api_key() && self.taken() == Taken::ApiKey;
         let (answer, other) = if is_by_key || self.base.scheme() == Some(&Scheme::HTTP) {
             let answer = within(UPLOAD_PATIENCE, self.by_key.call_by_key(request)).await?;
@@ -147,7 +146,7 @@ impl Upstream {
         mut request: Request<Body>,
         session: &Session,
         patience: Duration,
-    ) -> Result<Response<Incoming>, UpstreamError> {
+    ) -> Result<Response<AnswerBody>, UpstreamError> {
         let value = HeaderValue::try_from(format!("Bearer {}", session.access_token));
         let mut value = value.map_err(|_| UpstreamError::NotText)?;
         value.set_sensitive(true);

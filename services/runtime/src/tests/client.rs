@@ -17,7 +17,7 @@ pub(super) fn speaking(platform: &Platform, protocol: &[u8]) -> MeshClient {
     MeshClient::new(config, Hosts::default())
 }
 
-async fn runtime(platform: &Platform) -> (Runtime, Mount, TempDir) {
+pub(super) async fn runtime(platform: &Platform) -> (Runtime, Mount, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let mount = Mount::new(dir.path(), &platform.mount("asset-service"));
     let config = config("asset-service", dir.path());

@@ -1,6 +1,7 @@
 //! Calls for someone else, and calls with the key of before.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use axum::Form;
 use axum::response::{IntoResponse as _, Response};
@@ -18,6 +19,10 @@ struct Exchange {
     issued: Arc<AtomicU64>,
     /// How many requests are answered with 503 first.
     unavailable: Arc<AtomicUsize>,
+    /// Whether it answers nothing at all.
+    hangs: Arc<AtomicBool>,
+    /// Whether it takes nobody's credential.
+    refuses: Arc<AtomicBool>,
     config: CallsConfig,
     serving: JoinHandle<()>,
     _dir: TempDir,
@@ -44,14 +49,22 @@ async fn exchange(platform: &Platform, life: i64) -> Exchange {
     let runtime =
         Runtime::start(config("auth-service", dir.path()), Arc::new(SystemClock), Arc::new(()), |_| ()).await.unwrap();
     let (issued, unavailable) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (hangs, refuses) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let signer = Arc::new(platform.signer());
     let answer = {
         let (issued, unavailable) = (Arc::clone(&issued), Arc::clone(&unavailable));
+        let (hangs, refuses) = (Arc::clone(&hangs), Arc::clone(&refuses));
         move |Form(asked): Form<Asked>| async move {
             assert_eq!(asked.grant_type, "urn:ietf:params:oauth:grant-type:token-exchange");
             assert_eq!(asked.audience, "asset-service");
             if unavailable.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
                 return StatusCode::SERVICE_UNAVAILABLE.into_response();
+            }
+            if hangs.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+            if refuses.load(Ordering::Relaxed) {
+                return refused();
             }
             let sub = match (asked.subject_token_type.as_str(), asked.subject_token.as_str()) {
                 ("urn:ietf:params:oauth:token-type:jwt", name) if name != "bad" => format!("user:supabase:{name}"),
@@ -82,7 +95,8 @@ async fn exchange(platform: &Platform, life: i64) -> Exchange {
     let auth_url = format!("https://{}", runtime.mesh_address().unwrap()).parse().unwrap();
     let routes = runtime.routes().route("/internal/token-exchange", Access::Peer, post(answer));
     let serving = tokio::spawn(runtime.serve(routes, std::future::pending()));
-    Exchange { issued, unavailable, config: CallsConfig { auth_url, api_key_file: None }, serving, _dir: dir }
+    let config = CallsConfig { auth_url, api_key_file: None };
+    Exchange { issued, unavailable, hangs, refuses, config, serving, _dir: dir }
 }
 
 fn refused() -> Response {
@@ -143,6 +157,14 @@ impl Gateway {
         let request = Request::get(format!("{}/anyone", service.mesh)).body(Bytes::new()).unwrap();
         let (status, body) = read(self.caller.call_for(subject, "asset-service", request).await?).await;
         Ok((status, String::from_utf8(body).unwrap()))
+    }
+
+    /// The token that the service is called with for Ann.
+    async fn shown(&self, service: &Service) -> Result<String, CallError> {
+        let request = Request::get(format!("{}/shown", service.mesh)).body(Bytes::new()).unwrap();
+        let (status, body) = read(self.caller.call_for(Subject::Token("ann"), "asset-service", request).await?).await;
+        assert_eq!(status, StatusCode::OK);
+        Ok(String::from_utf8(body).unwrap())
     }
 
     async fn stream(&self, subject: Subject<'_>, service: &Service) -> StatusCode {
@@ -220,6 +242,67 @@ async fn a_refused_delegated_token_is_replaced_and_the_call_repeated_once() {
 }
 
 #[tokio::test]
+async fn the_first_call_past_half_of_a_delegated_tokens_life_has_a_new_one_already() {
+    let platform = Platform::new();
+    let service = start(&target(&platform, &[])).await;
+    let auth = exchange(&platform, 6).await;
+    let gateway = gateway(&platform.mount("gateway"), &auth.config).await;
+    let first = gateway.shown(&service).await.unwrap();
+    assert_eq!(gateway.shown(&service).await.unwrap(), first);
+    tokio::time::sleep(HALF_OF_SIX_SECONDS).await;
+    let shown = futures::future::join_all((0..20).map(|_| gateway.shown(&service))).await;
+    let shown: BTreeSet<String> = shown.into_iter().map(Result::unwrap).collect();
+    assert!(shown.len() == 1 && !shown.contains(&first), "all have the one that was asked for once");
+    assert_eq!(auth.issued.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn past_half_of_its_life_a_delegated_token_does_while_auth_service_is_away() {
+    let platform = Platform::new();
+    let service = start(&target(&platform, &[])).await;
+    let auth = exchange(&platform, 6).await;
+    let gateway = gateway(&platform.mount("gateway"), &auth.config).await;
+    let first = gateway.shown(&service).await.unwrap();
+    tokio::time::sleep(HALF_OF_SIX_SECONDS).await;
+    auth.unavailable.store(20, Ordering::Relaxed);
+    for _ in 0..20 {
+        assert_eq!(gateway.shown(&service).await.unwrap(), first);
+    }
+    assert_eq!(auth.unavailable.load(Ordering::Relaxed), 19, "it is not asked with every call");
+    let over = async || !matches!(gateway.shown(&service).await, Ok(shown) if shown == first);
+    eventually("that token has ended", over).await;
+}
+
+#[tokio::test]
+async fn an_auth_service_that_says_nothing_does_not_hold_up_calls_that_have_a_token() {
+    let platform = Platform::new();
+    let service = start(&target(&platform, &[])).await;
+    let auth = exchange(&platform, 10).await;
+    let gateway = gateway(&platform.mount("gateway"), &auth.config).await;
+    let first = gateway.shown(&service).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(5100)).await;
+    auth.hangs.store(true, Ordering::Relaxed);
+    assert_eq!(gateway.shown(&service).await.unwrap(), first);
+}
+
+#[tokio::test]
+async fn who_is_refused_past_half_of_the_tokens_life_is_called_for_no_more() {
+    let platform = Platform::new();
+    let service = start(&target(&platform, &[])).await;
+    let auth = exchange(&platform, 6).await;
+    let gateway = gateway(&platform.mount("gateway"), &auth.config).await;
+    gateway.shown(&service).await.unwrap();
+    tokio::time::sleep(HALF_OF_SIX_SECONDS).await;
+    auth.refuses.store(true, Ordering::Relaxed);
+    for _ in 0..2 {
+        let error = gateway.shown(&service).await.unwrap_err();
+        assert!(matches!(error, CallError::SubjectRefused { .. }), "{error}");
+    }
+    auth.refuses.store(false, Ordering::Relaxed);
+    assert!(gateway.shown(&service).await.is_ok());
+}
+
+#[tokio::test]
 async fn delegated_tokens_go_with_their_generation() {
     let platform = Platform::new();
     let service = start(&target(&platform, &[])).await;
@@ -267,4 +350,5 @@ async fn without_certificates_a_key_is_sent_over_plain_http_and_a_token_never() 
     assert_eq!(gateway.stream(Subject::ApiKey("theirs"), &service).await, StatusCode::OK);
 }
 
+const HALF_OF_SIX_SECONDS: Duration = Duration::from_millis(3100);
 const KEY: &str = "an-old-shared-key-that-everybody-knows";

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::*;
 use crate::EdgeConfig;
 
-/// A service with `/who` and `/edge` at its edge, where any credential does.
+/// A service with `/who`, and at its edge `/edge`, where any credential does, `/put` and `/host`.
 struct EdgeService {
     service: Service,
     address: String,
@@ -31,11 +31,12 @@ async fn start_edge(files: &MountedFiles, tls: Option<&std::path::Path>, limits:
     let edge = runtime.edge(&edge_config, 8666).await.unwrap();
     let address = edge.address().unwrap().to_string();
     let who = async |principal: Principal| principal.subject.to_string();
-    let edge_routes = runtime.routes().route("/edge", Access::Scopes(&[]), get(who)).route(
-        "/put",
-        Access::Public,
-        post(async |body: Bytes| body.len().to_string()),
-    );
+    let host = async |headers: HeaderMap| headers[header::HOST].to_str().unwrap().to_owned();
+    let edge_routes = runtime
+        .routes()
+        .route("/edge", Access::Scopes(&[]), get(who))
+        .route("/put", Access::Public, post(async |body: Bytes| body.len().to_string()))
+        .route("/host", Access::Public, get(host));
     let routes = runtime.routes().route("/who", Access::Peer, get(who));
     let mesh = format!("https://{}", runtime.mesh_address().unwrap());
     let admin = format!("http://{}", runtime.admin_address().unwrap());
@@ -182,6 +183,28 @@ async fn with_a_certificate_of_its_own_it_shows_that_one_and_takes_keys_but_no_p
     let client = MeshClient::new(config, crate::Hosts::default());
     let token = platform_token(&platform);
     assert_eq!(ask(&client, url("/edge"), &[("authorization", &token)]).await.0, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn whichever_version_a_browser_speaks_the_handler_sees_the_host_it_asked_for() {
+    let (platform, public) = (Platform::new(), Public::new());
+    let dir = tempfile::tempdir().unwrap();
+    let _tls = Mount::new(dir.path(), &public.certificate());
+    let edge = start_edge(&platform.mount("asset-service"), Some(dir.path()), Limits::default()).await;
+    let url = format!("https://{}/host", edge.address);
+    let client = |protocol: &[u8]| {
+        let mut config = public.config();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        MeshClient::new(config, crate::Hosts::default())
+    };
+    for protocol in [&b"h2"[..], b"http/1.1"] {
+        let seen = ask(&client(protocol), url.clone(), &[]).await;
+        assert_eq!(seen, (StatusCode::OK, edge.address.clone()));
+    }
+    let h2 = client(b"h2");
+    assert_eq!(ask(&h2, url.clone(), &[("host", &edge.address)]).await, (StatusCode::OK, edge.address.clone()));
+    let (status, told) = ask(&h2, url, &[("host", "shop.example")]).await;
+    assert!(status == StatusCode::BAD_REQUEST && told.contains(r#""status":400"#), "{status} {told}");
 }
 
 #[tokio::test]
