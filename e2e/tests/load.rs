@@ -5,7 +5,7 @@ mod load_support;
 
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gaia_api::{Clock as _, SystemClock};
 use gaia_e2e::load::{
@@ -15,6 +15,7 @@ use gaia_e2e::platform::OPERATOR_NAMESPACE;
 use gaia_e2e::{ControlPlane, ControlPlaneOptions, Platform, PlatformOptions, process, tier, wait};
 use gaia_pki::{Ca, CaRequest, KeySpec, PrivateKey, Serial, Validity};
 use jiff::SignedDuration;
+use tokio::time::Instant;
 
 use load_support::StandIn;
 

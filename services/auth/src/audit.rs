@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{iter, thread};
 
 use gaia_api::mount::AuthMode;
@@ -181,21 +181,23 @@ impl AuditQueue {
         self.sender.try_send(Entry::Record(Box::new(record))).map_err(|_| Dropped)
     }
 
-    /// Waits until all that was put before is written, but no longer than `limit`. For the end of a process.
+    /// Waits until all that was put before is written: for room in the queue and for the writing no longer than `limit`
+    /// each. For the end of a process.
     pub fn flush(&self, limit: Duration) {
-        let end = Instant::now() + limit;
         let (done, waiting) = sync_channel(1);
         let mut flush = Entry::Flush(done);
+        let mut waited = Duration::ZERO;
         while let Err(error) = self.sender.try_send(flush) {
             let TrySendError::Full(back) = error else { return };
-            if Instant::now() >= end {
+            if waited >= limit {
                 return;
             }
             flush = back;
             thread::sleep(GATHERING);
+            waited += GATHERING;
         }
         // Either way there is nothing left to do.
-        let _ = waiting.recv_timeout(end.saturating_duration_since(Instant::now()));
+        let _ = waiting.recv_timeout(limit);
     }
 
     /// How many were skipped before this one, if it is to have a line.

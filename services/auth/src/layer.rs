@@ -104,12 +104,12 @@ impl AuthLayer {
                 let answer = inner.call(request);
                 match notice {
                     None => Box::pin(answer),
-                    Some(notice) => Box::pin(async move { answer.await.map(|response| with(response, notice)) }),
+                    Some(notice) => Box::pin(async move { answer.await.map(|response| with(response, &notice)) }),
                 }
             }
             Err(refused) => {
                 let Refused { refusal, notice } = *refused;
-                Box::pin(std::future::ready(Ok(with(refusal.response(), notice.unwrap_or_default()))))
+                Box::pin(std::future::ready(Ok(with(refusal.response(), &notice.unwrap_or_default()))))
             }
         }
     }
@@ -121,8 +121,8 @@ fn connection_of<B>(request: &Request<B>) -> Arc<Connection> {
 }
 
 /// A notice beside what the answer has: it may have links of its own (RFC 8288, section 3).
-fn with<R>(mut response: Response<R>, notice: HeaderMap) -> Response<R> {
-    for (name, value) in &notice {
+fn with<R>(mut response: Response<R>, notice: &HeaderMap) -> Response<R> {
+    for (name, value) in notice {
         if name == header::LINK {
             response.headers_mut().append(name, value.clone());
         } else {
