@@ -1,5 +1,7 @@
 //! The same in a bucket.
 
+use std::time::Duration;
+
 use futures::StreamExt as _;
 use gaia_e2e::s3::{BUCKET, S3};
 use gaia_runtime::Hosts;
@@ -8,13 +10,22 @@ use super::*;
 use crate::config::{Bucket, Place};
 
 async fn start_on(s3: &S3, prefix: &str) -> Service {
+    start_at(s3.endpoint(), &s3.credentials_file(), prefix, Bounds::default()).await
+}
+
+pub(super) async fn start_on_with(s3: &S3, bounds: Bounds) -> Service {
+    start_at(s3.endpoint(), &s3.credentials_file(), "", bounds).await
+}
+
+async fn start_at(endpoint: String, credentials: &str, prefix: &str, bounds: Bounds) -> Service {
     start_in(|dir| {
-        let credentials = dir.join("credentials");
-        std::fs::write(&credentials, s3.credentials_file()).unwrap();
+        let file = dir.join("credentials");
+        std::fs::write(&file, credentials).unwrap();
         StoreConfig {
             object_store_url: Place::Bucket(Bucket { name: BUCKET.to_owned(), prefix: prefix.to_owned() }),
-            object_store_endpoint: Some(s3.endpoint()),
-            object_store_credentials_file: Some(credentials),
+            object_store_endpoint: Some(endpoint),
+            object_store_credentials_file: Some(file),
+            bounds,
             ..StoreConfig::folder("")
         }
     })
@@ -82,7 +93,7 @@ async fn an_upload_whose_caller_goes_away_leaves_no_parts() {
     let client = MeshClient::new(config, Hosts::default());
     let asking = tokio::spawn(async move { client.request(request).await });
     gaia_runtime::testing::eventually("parts are on their way", async || s3.open_uploads() == 1).await;
-    s3.set_delay(std::time::Duration::from_millis(300));
+    s3.set_delay(Duration::from_millis(300));
     asking.abort();
     gaia_runtime::testing::eventually("nothing is left of it", async || s3.open_uploads() == 0).await;
     assert_eq!(s3.objects(), Vec::<String>::new());
