@@ -37,18 +37,21 @@ pub struct StoreConfig {
     /// File with the root certificates that a store is verified by, in place of the system's
     #[arg(long, env = "GAIA_OBJECT_STORE_CA_FILE")]
     pub object_store_ca_file: Option<PathBuf>,
-    /// What uploads may take of memory and time.
+    /// What may be taken of memory and time.
     #[arg(skip)]
     pub bounds: Bounds,
 }
 
-/// What uploads may take of memory and time.
+/// What may be taken of memory and time.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     /// The bytes that all uploads together hold: those of small assets, and the parts of large ones until they are sent.
     pub held_bytes: usize,
     /// How long an upload waits for some of them.
     pub wait_for_room: Duration,
+    /// How long a bucket may be silent before a request to it is given up, and how long after its beginning a request is
+    /// still tried again.
+    pub bucket_silence: Duration,
 }
 
 impl Default for Bounds {
@@ -56,6 +59,7 @@ impl Default for Bounds {
         Self {
             held_bytes: 48 * 1024 * 1024,
             wait_for_room: Duration::from_secs(10),
+            bucket_silence: Duration::from_secs(20),
         }
     }
 }

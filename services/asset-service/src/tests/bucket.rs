@@ -138,6 +138,43 @@ async fn credentials_are_read_anew_and_a_store_that_refuses_them_is_a_500_that_s
 }
 
 #[tokio::test]
+async fn a_bucket_that_never_answers_keeps_nobody_waiting_for_ever() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let stalled = tokio::spawn(async move {
+        let mut accepted = Vec::new();
+        while let Ok((connection, _)) = listener.accept().await {
+            accepted.push(connection);
+        }
+    });
+    let credentials = "aws_access_key_id=a\naws_secret_access_key=b";
+    let bounds = Bounds { bucket_silence: Duration::from_millis(300), ..Bounds::default() };
+    let service = start_at(endpoint, credentials, "", bounds).await;
+    let caller = service.with_key("the-shared-key");
+    for method in [Method::PUT, Method::GET, Method::DELETE] {
+        let asked = tokio::time::timeout(Duration::from_secs(8), caller.status(method.clone(), "/assets/a", "x")).await;
+        assert_eq!(asked.ok(), Some(StatusCode::INTERNAL_SERVER_ERROR), "{method}");
+    }
+    stalled.abort();
+}
+
+#[tokio::test]
+async fn a_bucket_that_falls_silent_lets_go_of_the_object_that_was_written() {
+    let s3 = S3::start().await.unwrap();
+    let bounds = Bounds { bucket_silence: Duration::from_millis(1500), ..Bounds::default() };
+    let service = start_on_with(&s3, bounds).await;
+    let caller = service.with_key("the-shared-key");
+    assert_eq!(caller.status(Method::PUT, "/assets/a", "one").await, StatusCode::CREATED);
+    s3.set_delay(Duration::from_secs(5));
+    // The DELETE takes its turn first, and hangs in it.
+    let deleted = caller.status(Method::DELETE, "/assets/a", "").await;
+    assert_eq!(deleted, StatusCode::INTERNAL_SERVER_ERROR);
+    s3.set_delay(Duration::ZERO);
+    let put = tokio::time::timeout(Duration::from_secs(8), caller.status(Method::PUT, "/assets/a", "two")).await;
+    assert_eq!(put.ok(), Some(StatusCode::NO_CONTENT));
+}
+
+#[tokio::test]
 async fn without_credentials_a_bucket_is_no_place() {
     let platform = Platform::new();
     let dir = tempfile::tempdir().unwrap();

@@ -99,7 +99,7 @@ impl Provider {
         let path = format!("{}/chat/completions", completions.path().trim_end_matches('/'));
         completions.set_path(&path);
         Ok(Self {
-            client: outside_client(config.provider_ca_file.as_deref())?,
+            client: outside_client(config.provider_ca_file.as_deref(), None)?,
             completions,
             key_file: config.provider_key_file.clone(),
             patience: config.patience,
