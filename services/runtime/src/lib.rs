@@ -50,7 +50,7 @@ pub mod wire;
 
 pub use caller::{Caller, CallsConfig, parse_https, parse_upstream};
 pub use client::{CallError, Hosts, MeshClient};
-pub use config::RuntimeConfig;
+pub use config::{RuntimeConfig, positive_span};
 pub use edge::{Edge, EdgeConfig};
 pub use fetch::is_outside_address;
 pub use generation::Generation;
