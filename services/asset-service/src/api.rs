@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, put};
 use gaia_auth::{Access, Principal, problem};
 use gaia_runtime::Routes;
+use gaia_runtime::rate::when_to_retry;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
@@ -149,11 +150,12 @@ impl IntoResponse for AssetError {
         }
         let (status, message) = self.answer();
         let mut response = problem(status, message);
-        if let Self::RangeNotSatisfiable { size } = self {
+        if let Self::RangeNotSatisfiable { size } = &self {
             let range = HeaderValue::try_from(format!("bytes */{size}")).unwrap_or(UNKNOWN_RANGE);
             response.headers_mut().insert(header::CONTENT_RANGE, range);
         }
-        response
+        let is_busy = matches!(self, Self::Busy(_));
+        when_to_retry(response, is_busy.then_some(BUSY_SECONDS))
     }
 }
 
@@ -192,6 +194,8 @@ const CACHE_CONTROL: &str = "private, no-store";
 const UNKNOWN_RANGE: HeaderValue = HeaderValue::from_static("bytes */*");
 /// How often an asset may be written while it is looked at.
 const MAX_ATTEMPTS: u32 = 3;
+/// When there may be room again.
+const BUSY_SECONDS: u64 = 5;
 const ASSET: &str = "/assets/{*path}";
 /// RFC 8187, section 3.2.1, with the most common of the characters it allows.
 const NOT_ATTR_CHAR: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

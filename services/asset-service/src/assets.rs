@@ -9,6 +9,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use futures::{StreamExt as _, TryStreamExt as _};
 use gaia_auth::Identity;
+use gaia_runtime::{NoRoom, Room};
 use http::StatusCode;
 use jiff::Timestamp;
 use object_store::local::LocalFileSystem;
@@ -31,6 +32,7 @@ pub const MAX_LISTED: usize = 1000;
 pub struct Assets {
     store: Arc<dyn ObjectStore>,
     kind: Kind,
+    room: Room,
     turns: Arc<[tokio::sync::Mutex<()>; TURNS]>,
 }
 
@@ -106,6 +108,9 @@ pub enum AssetError {
     /// The client went away or sent nothing for too long.
     #[error("the body did not arrive")]
     BodyNotArrived,
+    /// All uploads together hold as much as they may.
+    #[error("too much is on its way in: {0}")]
+    Busy(#[from] NoRoom),
     /// The store failed.
     #[error("the store failed: {0}")]
     Store(object_store::Error),
@@ -126,6 +131,7 @@ impl AssetError {
             Self::BadPage("limit") => (StatusCode::BAD_REQUEST, "limit must be a number from 1 to 1000."),
             Self::BadPage(_) => (StatusCode::BAD_REQUEST, "after must be the path of an asset."),
             Self::BodyNotArrived => (StatusCode::REQUEST_TIMEOUT, "The asset did not arrive."),
+            Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "Too many assets are on their way in."),
             Self::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "The asset could not be handled."),
         }
     }
@@ -143,21 +149,21 @@ impl From<object_store::Error> for AssetError {
 }
 
 impl Assets {
-    /// Assets in a folder of this machine.
+    /// Assets in a folder of this machine. Those that arrive are held in `room`.
     #[must_use]
-    pub fn in_folder(folder: LocalFileSystem) -> Self {
+    pub fn in_folder(folder: LocalFileSystem, room: Room) -> Self {
         // A folder left empty would stand in the way of an asset of its name.
-        Self::new(Arc::new(folder.with_automatic_cleanup(true)), Kind::Folder)
+        Self::new(Arc::new(folder.with_automatic_cleanup(true)), Kind::Folder, room)
     }
 
-    /// Assets in a bucket.
+    /// Assets in a bucket, as [`Assets::in_folder`].
     #[must_use]
-    pub fn in_bucket(bucket: Arc<dyn ObjectStore>) -> Self {
-        Self::new(bucket, Kind::Bucket)
+    pub fn in_bucket(bucket: Arc<dyn ObjectStore>, room: Room) -> Self {
+        Self::new(bucket, Kind::Bucket, room)
     }
 
-    fn new(store: Arc<dyn ObjectStore>, kind: Kind) -> Self {
-        Self { store, kind, turns: Arc::new(std::array::from_fn(|_| tokio::sync::Mutex::default())) }
+    fn new(store: Arc<dyn ObjectStore>, kind: Kind, room: Room) -> Self {
+        Self { store, kind, room, turns: Arc::new(std::array::from_fn(|_| tokio::sync::Mutex::default())) }
     }
 
     /// The assets of a subject that come after `after`, at most `limit`, and whether there are more. Their order is
@@ -238,7 +244,7 @@ impl Assets {
         if self.store.list(Some(&object)).next().await.transpose()?.is_some() {
             return Err(AssetError::FolderInTheWay);
         }
-        let arrived = upload::receive(self.store.as_ref(), &object, body).await?;
+        let arrived = upload::receive(self.store.as_ref(), &object, body, &self.room).await?;
         let _turn = self.turn(&object).await;
         if check.is_some() {
             let judged = self.find(&object).await.and_then(|now| {

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::future::BoxFuture;
 use gaia_runtime::{OutsideClientError, outside_client};
@@ -45,14 +44,15 @@ pub(crate) fn open(bucket: &Bucket, config: &StoreConfig) -> Result<Arc<dyn Obje
     let path = config.object_store_credentials_file.clone().ok_or(BucketError::NoCredentialsFile)?;
     let credentials = MountedCredentials { path };
     credentials.read()?;
+    let patience = config.bounds.bucket_silence;
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(&bucket.name)
         .with_region(&config.object_store_region)
-        .with_http_connector(Connector(outside_client(config.object_store_ca_file.as_deref())?))
+        .with_http_connector(Connector(outside_client(config.object_store_ca_file.as_deref(), Some(patience))?))
         .with_credentials(Arc::new(credentials))
         // The one request that some stores do not know.
         .with_disable_bulk_delete(true)
-        .with_retry(RetryConfig { max_retries: MAX_RETRIES, retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() });
+        .with_retry(RetryConfig { max_retries: MAX_RETRIES, retry_timeout: patience, ..RetryConfig::default() });
     if let Some(endpoint) = &config.object_store_endpoint {
         // Only one on loopback can be http: the configuration has seen to it.
         builder = builder.with_endpoint(endpoint.trim_end_matches('/')).with_allow_http(true);
@@ -122,7 +122,8 @@ impl CredentialProvider for MountedCredentials {
     }
 }
 
-/// Lets the store use a client of ours: without proxies, redirects, and certificates from the environment.
+/// Lets the store use a client of ours: without proxies, redirects, and certificates from the environment. The options of
+/// the store are not looked at; what they would say of timeouts, the client sees to.
 #[derive(Debug)]
 struct Connector(reqwest::Client);
 
@@ -151,7 +152,6 @@ pub(crate) fn is_prefix(prefix: &str) -> bool {
 }
 
 const MAX_RETRIES: usize = 3;
-const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
 mod tests {

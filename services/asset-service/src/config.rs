@@ -1,6 +1,7 @@
 //! Configuration of asset-service.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use gaia_runtime::{RuntimeConfig, is_outside_address};
 
@@ -36,6 +37,31 @@ pub struct StoreConfig {
     /// File with the root certificates that a store is verified by, in place of the system's
     #[arg(long, env = "GAIA_OBJECT_STORE_CA_FILE")]
     pub object_store_ca_file: Option<PathBuf>,
+    /// What may be taken of memory and time.
+    #[arg(skip)]
+    pub bounds: Bounds,
+}
+
+/// What may be taken of memory and time.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// The bytes that all uploads together hold: those of small assets, and the parts of large ones until they are sent.
+    pub held_bytes: usize,
+    /// How long an upload waits for some of them.
+    pub wait_for_room: Duration,
+    /// How long a bucket may be silent before a request to it is given up, and how long after its beginning a request is
+    /// still tried again.
+    pub bucket_silence: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            held_bytes: 48 * 1024 * 1024,
+            wait_for_room: Duration::from_secs(10),
+            bucket_silence: Duration::from_secs(20),
+        }
+    }
 }
 
 /// A place for objects.
@@ -66,6 +92,7 @@ impl StoreConfig {
             object_store_endpoint: None,
             object_store_region: "us-east-1".to_owned(),
             object_store_ca_file: None,
+            bounds: Bounds::default(),
         }
     }
 }

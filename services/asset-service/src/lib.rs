@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use gaia_api::Clock;
-use gaia_runtime::{Routes, Runtime};
+use gaia_runtime::{Room, Routes, Runtime};
 use object_store::local::LocalFileSystem;
 
 pub use config::Config;
@@ -73,12 +73,13 @@ impl AssetService {
 }
 
 fn open(config: &StoreConfig) -> Result<Assets, StartError> {
+    let room = Room::new(config.bounds.held_bytes, config.bounds.wait_for_room);
     let folder = match &config.object_store_url {
-        Place::Bucket(bucket) => return Ok(Assets::in_bucket(bucket::open(bucket, config)?)),
+        Place::Bucket(bucket) => return Ok(Assets::in_bucket(bucket::open(bucket, config)?, room)),
         Place::Folder(folder) => folder,
     };
     let failed = |source| StartError::Store { folder: folder.clone(), source };
     std::fs::create_dir_all(folder).map_err(|error| failed(error.into()))?;
     let store = LocalFileSystem::new_with_prefix(folder).map_err(|error| failed(error.into()))?;
-    Ok(Assets::in_folder(store))
+    Ok(Assets::in_folder(store, room))
 }

@@ -13,10 +13,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::assets::MAX_ASSET_BYTES;
-use crate::config::StoreConfig;
+use crate::config::{Bounds, StoreConfig};
 use crate::{AssetService, Config};
 
 mod bucket;
+mod room;
 
 struct Service {
     platform: Platform,

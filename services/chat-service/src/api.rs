@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use futures::{Stream, stream};
 use gaia_auth::{Access, Principal};
-use gaia_runtime::Routes;
+use gaia_runtime::{Held, Routes};
 use http::{HeaderMap, HeaderValue, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::json;
@@ -51,24 +51,41 @@ async fn chat(State(endpoint): State<Arc<Endpoint>>, principal: Principal, reque
     response
 }
 
+/// Takes a place before it takes the question: who has to wait for one sends nothing that is held meanwhile.
 async fn begin(chats: &Chats, principal: &Principal, request: Request) -> Result<Chat, ChatError> {
     let mut account = chats.metrics.begin();
-    let question = match receive(request.into_body()).await.and_then(|body| Ok(Question::parse(&body)?)) {
-        Ok(question) => question,
+    // What the question takes is held until the provider has it.
+    let mut held = chats.room.hold();
+    let received = async {
+        let slot = chats.slots.take(&principal.subject)?;
+        let body = receive(request.into_body(), &mut held).await?;
+        Ok::<_, ChatError>((slot, Question::parse(&body)?))
+    };
+    match received.await {
+        Ok((slot, question)) => chats.begin(principal, &question, slot, account).await,
         Err(error) => {
             account.came_to(error.code());
-            return Err(error);
+            Err(error)
         }
-    };
-    chats.begin(principal, &question, account).await
+    }
 }
 
-async fn receive(body: Body) -> Result<Bytes, ChatError> {
-    let body = Limited::new(body, MAX_BODY_BYTES)
-        .collect()
-        .await
-        .map_err(|error| if error.is::<LengthLimitError>() { ChatError::TooLarge } else { ChatError::NotArrived })?;
-    Ok(body.to_bytes())
+async fn receive(body: Body, held: &mut Held) -> Result<Vec<u8>, ChatError> {
+    let mut body = Limited::new(body, MAX_BODY_BYTES);
+    let mut received = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(
+                |error| {
+                    if error.is::<LengthLimitError>() { ChatError::TooLarge } else { ChatError::NotArrived }
+                },
+            )?;
+        if let Ok(piece) = frame.into_data() {
+            held.grow(piece.len()).await?;
+            received.extend_from_slice(&piece);
+        }
+    }
+    Ok(received)
 }
 
 /// The answer as it comes.

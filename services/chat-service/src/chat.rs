@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use gaia_api::Clock;
 use gaia_auth::Principal;
+use gaia_runtime::Room;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::ChatError;
@@ -20,6 +21,8 @@ pub(crate) struct Chats {
     /// The models that may be named; none: any.
     pub(crate) models: Vec<String>,
     pub(crate) slots: Slots,
+    /// For questions on their way in.
+    pub(crate) room: Room,
     pub(crate) metrics: ChatMetrics,
     pub(crate) clock: Arc<dyn Clock>,
     /// For a whole answer.
@@ -45,14 +48,15 @@ struct Talk {
 }
 
 impl Chats {
-    /// Asks the provider for the principal, if a place is free.
+    /// Asks the provider for the principal, who has this place.
     pub(crate) async fn begin(
         &self,
         principal: &Principal,
         question: &Question,
+        slot: Slot,
         mut account: Account,
     ) -> Result<Chat, ChatError> {
-        match self.ask(principal, question).await {
+        match self.ask(principal, question, slot).await {
             Ok(talk) => Ok(Chat { talk, account }),
             Err(error) => {
                 account.came_to(error.code());
@@ -61,9 +65,8 @@ impl Chats {
         }
     }
 
-    async fn ask(&self, principal: &Principal, question: &Question) -> Result<Talk, ChatError> {
+    async fn ask(&self, principal: &Principal, question: &Question, slot: Slot) -> Result<Talk, ChatError> {
         let model = self.model_of(question)?;
-        let slot = self.slots.take(&principal.subject)?;
         let longest = Instant::now() + self.longest;
         let credential_ends = principal.time_left(self.clock.now()).map(|left| Instant::now() + left);
         let ends = credential_ends.map_or(longest, |end| end.min(longest));

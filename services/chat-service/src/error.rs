@@ -2,6 +2,7 @@
 
 use axum::response::{IntoResponse, Response};
 use gaia_auth::problem_with;
+use gaia_runtime::NoRoom;
 use gaia_runtime::rate::when_to_retry;
 use http::StatusCode;
 
@@ -24,6 +25,9 @@ pub enum ChatError {
     /// Too much is under way.
     #[error(transparent)]
     NoSlot(#[from] NoSlot),
+    /// Too much is on its way in.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// The caller's credential ended before the answer did.
     #[error("the credential has ended")]
     CredentialEnded,
@@ -41,7 +45,7 @@ impl ChatError {
             Self::NotArrived => "not_arrived",
             Self::Invalid(_) => "invalid_request",
             Self::NoSlot(NoSlot::ForSubject) => "too_many_chats",
-            Self::NoSlot(NoSlot::ForAnybody) => "too_busy",
+            Self::NoSlot(NoSlot::ForAnybody) | Self::NoRoom(_) => "too_busy",
             Self::CredentialEnded => "credential_ended",
             Self::Provider(error) => error.code(),
         }
@@ -56,6 +60,7 @@ impl ChatError {
             Self::Invalid(invalid) => return format!("{invalid}."),
             Self::NoSlot(NoSlot::ForSubject) => "Too many answers are under way for you.",
             Self::NoSlot(NoSlot::ForAnybody) => "Too many answers are under way.",
+            Self::NoRoom(_) => "Too many requests are on their way in.",
             Self::CredentialEnded => "The credential of this request has ended.",
             Self::Provider(error) => error.message(),
         };
@@ -68,7 +73,7 @@ impl ChatError {
             Self::NotArrived => StatusCode::REQUEST_TIMEOUT,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::NoSlot(NoSlot::ForSubject) => StatusCode::TOO_MANY_REQUESTS,
-            Self::NoSlot(NoSlot::ForAnybody) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoSlot(NoSlot::ForAnybody) | Self::NoRoom(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::CredentialEnded => StatusCode::UNAUTHORIZED,
             Self::Provider(error) => error.status(),
         }
@@ -77,7 +82,7 @@ impl ChatError {
     /// Seconds after which it may be different.
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::NoSlot(_) => Some(1),
+            Self::NoSlot(_) | Self::NoRoom(_) => Some(1),
             Self::Provider(ProviderError::RateLimited { retry_after }) => {
                 Some(retry_after.unwrap_or(USUAL_WAIT_SECONDS).min(MAX_WAIT_SECONDS))
             }

@@ -18,7 +18,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use gaia_api::Clock;
-use gaia_runtime::{OutsideClientError, Routes, Runtime};
+use gaia_runtime::{OutsideClientError, Room, Routes, Runtime};
 
 pub use config::Config;
 
@@ -59,6 +59,7 @@ impl ChatService {
             model: config.provider.provider_model,
             models: config.provider.provider_models,
             slots: Slots::new(config.chat_streams_per_subject, MAX_STREAMS),
+            room: Room::new(MAX_HELD_BYTES, config.provider.patience.room),
             metrics: metrics.clone(),
             clock: Arc::clone(&clock),
             longest: config.provider.patience.whole,
@@ -78,3 +79,5 @@ impl ChatService {
 
 /// Answers under way in one instance.
 const MAX_STREAMS: u32 = 1024;
+/// Of questions that have not reached the provider yet. Parsed and written anew, they take a few times as much.
+const MAX_HELD_BYTES: usize = 16 * 1024 * 1024;

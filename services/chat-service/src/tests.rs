@@ -20,6 +20,8 @@ use tempfile::TempDir;
 use crate::provider::Patience;
 use crate::{ChatService, Config};
 
+mod bodies;
+
 struct Service {
     platform: Platform,
     provider: Provider,

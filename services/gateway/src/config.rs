@@ -3,7 +3,7 @@
 use gaia_api::Span;
 use gaia_runtime::client_ip::parse_network;
 use gaia_runtime::rate::Rate;
-use gaia_runtime::{CallsConfig, EdgeConfig, RuntimeConfig, parse_upstream};
+use gaia_runtime::{CallsConfig, EdgeConfig, RuntimeConfig, parse_upstream, positive_span};
 use http::{HeaderValue, Uri};
 use ipnet::IpNet;
 
@@ -48,7 +48,7 @@ pub struct Config {
     #[arg(long, env = "GAIA_SIGN_IN_RATE", default_value = "2:20")]
     pub sign_in_rate: Rate,
     /// How long a service behind may take to begin its answer
-    #[arg(long, env = "GAIA_UPSTREAM_TIMEOUT", default_value = "30s", value_parser = Span::parse)]
+    #[arg(long, env = "GAIA_UPSTREAM_TIMEOUT", default_value = "30s", value_parser = positive_span)]
     pub upstream_timeout: Span,
     /// The largest body that is passed on
     #[arg(long, env = "GAIA_MAX_BODY_BYTES", default_value_t = 64 * 1024 * 1024)]
@@ -76,7 +76,19 @@ fn origin(text: &str) -> Result<HeaderValue, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+
+    #[test]
+    fn a_service_behind_has_some_time_to_answer() {
+        let parse = |timeout: &str| {
+            let arguments = ["gateway", "--service-name", "gateway", "--upstream-timeout", timeout];
+            Config::try_parse_from(arguments).map(|config| config.upstream_timeout).map_err(|error| error.to_string())
+        };
+        assert!(parse("0s").unwrap_err().contains("must be longer than nothing"));
+        assert_eq!(parse("1s").unwrap(), Span::parse("1s").unwrap());
+    }
 
     #[test]
     fn an_origin_is_named_and_never_everybody() {

@@ -15,8 +15,9 @@ use gaia_auth::{Connection, REQUEST_ID_HEADER, problem};
 use gaia_runtime::client_ip::{client_ip, site};
 use gaia_runtime::rate::{Limit, retry_after, when_to_retry};
 use http::header::{
-    ACCEPT, ACCEPT_LANGUAGE, AUTHORIZATION, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
-    HeaderName, IF_MATCH, IF_NONE_MATCH, LINK, RANGE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE,
+    ACCEPT, ACCEPT_LANGUAGE, ACCEPT_RANGES, AUTHORIZATION, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE,
+    CONTENT_TYPE, ETAG, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LINK,
+    RANGE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
@@ -73,8 +74,21 @@ pub(crate) fn cors(origins: Vec<HeaderValue>, with_credentials: bool) -> Option<
     if origins.is_empty() {
         return None;
     }
-    let headers = [ACCEPT, ACCEPT_LANGUAGE, AUTHORIZATION, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH, RANGE, X_API_KEY];
+    let headers = [
+        ACCEPT,
+        ACCEPT_LANGUAGE,
+        AUTHORIZATION,
+        CONTENT_TYPE,
+        IF_MATCH,
+        IF_MODIFIED_SINCE,
+        IF_NONE_MATCH,
+        IF_RANGE,
+        IF_UNMODIFIED_SINCE,
+        RANGE,
+        X_API_KEY,
+    ];
     let exposed = [
+        ACCEPT_RANGES,
         CONTENT_DISPOSITION,
         CONTENT_LENGTH,
         CONTENT_RANGE,

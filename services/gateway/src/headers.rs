@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use gaia_auth::{API_KEY_HEADER, REQUEST_ID_HEADER};
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
-    ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SERVER, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
-    WWW_AUTHENTICATE,
+    LINK, ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SERVER, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    VIA, WWW_AUTHENTICATE,
 };
 
 /// The headers of a request for a service behind: without what concerned this connection, credentials, and whatever says
@@ -24,10 +24,52 @@ pub fn for_upstream(headers: &HeaderMap, request_id: Option<&HeaderValue>) -> He
 }
 
 /// The headers of an answer for the client: without what concerned the connection behind, and what is internal. Cookies
-/// are nothing that services behind may set under this name.
+/// are nothing that services behind may set under this name. That a credential is deprecated there, or ends, is said of
+/// this gateway's, and no business of the client's.
 #[must_use]
 pub fn for_client(headers: &HeaderMap) -> HeaderMap {
-    passing(headers, |name| ONLY_ANSWER.contains(name) || name.as_str().starts_with("x-gaia-"))
+    let mut passed = passing(headers, |name| ONLY_ANSWER.contains(name) || name.as_str().starts_with("x-gaia-"));
+    let links: Vec<HeaderValue> = passed.get_all(LINK).iter().filter_map(without_deprecation).collect();
+    passed.remove(LINK);
+    for link in links {
+        passed.append(LINK, link);
+    }
+    passed
+}
+
+/// What is left of a `Link` (RFC 8288) without those links that say where a deprecation is explained (RFC 9745).
+fn without_deprecation(value: &HeaderValue) -> Option<HeaderValue> {
+    let Ok(text) = value.to_str() else { return None };
+    let all = split(text, ',');
+    let kept: Vec<&str> = all.iter().copied().filter(|link| !is_of_deprecation(link)).collect();
+    if kept.len() == all.len() {
+        return Some(value.clone());
+    }
+    HeaderValue::from_str(kept.join(",").trim()).ok().filter(|value| !value.is_empty())
+}
+
+fn is_of_deprecation(link: &str) -> bool {
+    split(link, ';').into_iter().skip(1).filter_map(|parameter| parameter.split_once('=')).any(|(name, value)| {
+        let mut relations = value.trim().trim_matches('"').split_ascii_whitespace();
+        name.trim().eq_ignore_ascii_case("rel") && relations.any(|it| it.eq_ignore_ascii_case("deprecation"))
+    })
+}
+
+/// Splits at a character where it is in no `<address>` and in no quotes.
+fn split(text: &str, separator: char) -> Vec<&str> {
+    let (mut is_address, mut is_quoted, mut is_escaped) = (false, false, false);
+    let is_separator = |character: char| {
+        match character {
+            _ if is_escaped => is_escaped = false,
+            '\\' if is_quoted => is_escaped = true,
+            '"' if !is_address => is_quoted = !is_quoted,
+            '<' if !is_quoted => is_address = true,
+            '>' if !is_quoted => is_address = false,
+            character => return character == separator && !is_address && !is_quoted,
+        }
+        false
+    };
+    text.split(is_separator).collect()
 }
 
 fn passing(headers: &HeaderMap, is_dropped: impl Fn(&HeaderName) -> bool) -> HeaderMap {
@@ -93,8 +135,15 @@ static ONLY_REQUEST: [HeaderName; 24] = [
     HeaderName::from_static("x-ssl-client-cert"),
 ];
 
-static ONLY_ANSWER: [HeaderName; 5] =
-    [SET_COOKIE, SERVER, WWW_AUTHENTICATE, REQUEST_ID_HEADER, HeaderName::from_static("x-powered-by")];
+static ONLY_ANSWER: [HeaderName; 7] = [
+    SET_COOKIE,
+    SERVER,
+    WWW_AUTHENTICATE,
+    REQUEST_ID_HEADER,
+    HeaderName::from_static("deprecation"),
+    HeaderName::from_static("sunset"),
+    HeaderName::from_static("x-powered-by"),
+];
 
 #[cfg(test)]
 mod tests {
@@ -154,6 +203,7 @@ mod tests {
         let answer = headers(&[
             ("content-type", "text/plain"),
             ("deprecation", "@1800000000"),
+            ("sunset", "Fri, 15 Jan 2027 08:00:00 GMT"),
             ("set-cookie", "a=b"),
             ("connection", "x-hop"),
             ("x-hop", "1"),
@@ -163,6 +213,26 @@ mod tests {
             ("x-gaia-instance", "i"),
             ("content-length", "3"),
         ]);
-        assert_eq!(names(&for_client(&answer)), ["content-type", "deprecation", "content-length"]);
+        assert_eq!(names(&for_client(&answer)), ["content-type", "content-length"]);
+    }
+
+    #[test]
+    fn of_the_links_of_an_answer_all_pass_but_those_about_a_deprecation() {
+        for (link, passed) in [
+            (r#"<https://docs.example/tokens>; rel="deprecation""#, None),
+            ("</a>;REL=Deprecation", None),
+            (r#"</a>; title="b"; rel="help deprecation""#, None),
+            (r#"</a>; rel="next", </b>; rel=deprecation"#, Some(r#"</a>; rel="next""#)),
+            (r#"</b;rel=deprecation>; rel="next""#, Some(r#"</b;rel=deprecation>; rel="next""#)),
+            (
+                r#"</a,b>; title=", \"; rel=deprecation"; rel=up"#,
+                Some(r#"</a,b>; title=", \"; rel=deprecation"; rel=up"#),
+            ),
+        ] {
+            let answer = headers(&[("link", link), ("link", "</c>; rel=prev")]);
+            let left = for_client(&answer);
+            let left: Vec<&str> = left.get_all("link").iter().map(|value| value.to_str().unwrap()).collect();
+            assert_eq!(left, passed.into_iter().chain(["</c>; rel=prev"]).collect::<Vec<_>>(), "{link}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{AppendHeaders, IntoResponse as _, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Form, Json, Router};
 use clap::Parser as _;
@@ -277,7 +277,9 @@ async fn tell(behind: &Behind, subject: &str, request: Request) -> Response {
         }
         "headers" => {
             note(b"");
-            let headers = [("set-cookie", "a=b"), ("x-gaia-instance", "i"), ("etag", "\"1\""), ("server", "s")];
+            let internal = [("set-cookie", "a=b"), ("x-gaia-instance", "i"), ("server", "s"), ("deprecation", "@1")];
+            let headers = internal.into_iter().chain([("etag", "\"1\""), ("sunset", "of the gateway's key")]);
+            let headers = AppendHeaders(headers.collect::<Vec<_>>());
             return (headers, "said").into_response();
         }
         "unwelcome" => {

@@ -143,7 +143,11 @@ fn unknown(command: &clap::Command, names: impl Iterator<Item = String>) -> Vec<
     names
 }
 
-fn positive_span(text: &str) -> Result<Span, String> {
+/// A span of time for an option that none makes no sense for.
+///
+/// # Errors
+/// A text that says what is wrong with it.
+pub fn positive_span(text: &str) -> Result<Span, String> {
     let span = Span::parse(text).map_err(|error| error.to_string())?;
     if span.value().is_zero() { Err("must be longer than nothing".to_owned()) } else { Ok(span) }
 }

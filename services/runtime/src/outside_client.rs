@@ -23,17 +23,21 @@ pub enum OutsideClientError {
 }
 
 /// A client that follows no proxy and no redirect, and verifies whom it calls by the root certificates in `roots`, else
-/// by the system's. Which addresses may be called, [`is_outside_address`](crate::is_outside_address) says.
+/// by the system's. A call ends if nothing comes back for `silence`: before the answer begins, or in the middle of it;
+/// without it, the caller sees to that. Which addresses may be called, [`is_outside_address`](crate::is_outside_address) says.
 ///
 /// # Errors
 /// [`OutsideClientError`] if there are no root certificates.
-pub fn outside_client(roots: Option<&Path>) -> Result<Client, OutsideClientError> {
+pub fn outside_client(roots: Option<&Path>, silence: Option<Duration>) -> Result<Client, OutsideClientError> {
     let mut builder = Client::builder()
         .redirect(Policy::none())
         .no_proxy()
         .referer(false)
         .connect_timeout(CONNECT_TIMEOUT)
         .user_agent(concat!("gaia/", env!("CARGO_PKG_VERSION")));
+    if let Some(silence) = silence {
+        builder = builder.read_timeout(silence);
+    }
     if let Some(path) = roots {
         let failed = |source| OutsideClientError::Roots { path: path.to_owned(), source };
         let pem = std::fs::read(path).map_err(|error| failed(error.into()))?;

@@ -24,8 +24,9 @@ use tokio::sync::mpsc;
 use crate::pages::{self, File, Frame, Notice};
 use crate::session::Session;
 use crate::site::{Site, User, wants_page};
+use crate::taken::Taken;
 use crate::trouble::{Service, Trouble};
-use crate::upstream::{Taken, Upstream};
+use crate::upstream::Upstream;
 
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Done {

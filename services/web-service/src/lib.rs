@@ -1,7 +1,7 @@
 //! Gaia's web-service: pages for people. Sign in, chat, files, who am I, sign out.
 //!
 //! A person's session is with the issuer of user tokens, by way of auth-service; it is kept in the person's browser alone,
-//! sealed. Other services are called with the user's own token, or with the API key where that is not taken yet.
+//! sealed. Other services are called with the user's own token, or, where that is good and not taken yet, with the API key.
 
 mod chat;
 pub mod config;
@@ -20,6 +20,7 @@ mod session;
 mod sign_in;
 mod site;
 mod statics;
+mod taken;
 #[cfg(test)]
 mod tests;
 mod trouble;
@@ -98,7 +99,7 @@ impl WebService {
         let edge = runtime.edge(&edge, USUAL_PORT).await?;
         let by_key = runtime.caller(&calls);
         let caller = runtime.caller(&CallsConfig { api_key_file: None, ..calls.clone() });
-        let upstream = |base| Upstream::new(base, runtime.generations(), by_key.clone());
+        let upstream = |base| Upstream::new(base, runtime.generations(), by_key.clone(), runtime.authenticator());
         let site = Arc::new(Site {
             login: Login::new(caller, by_key.clone(), config.upstream_auth_service.unwrap_or(calls.auth_url)),
             clients: Clients { trusted: config.trusted_proxies, has_own_tls },

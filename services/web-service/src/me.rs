@@ -10,13 +10,13 @@ use http::StatusCode;
 use crate::files;
 use crate::pages::{self, Frame, Known};
 use crate::site::{Person, Site};
-use crate::upstream::Taken;
+use crate::taken::Taken;
 
 /// The page.
 pub(crate) async fn show(State(site): State<Arc<Site>>, Person { session, is_late }: Person) -> Response {
     let mut services = Vec::new();
     if let Some(chat) = &site.chat {
-        services.push(Known { name: "chat-service", credential: known_as(chat.taken()) });
+        services.push(Known { name: "chat-service", credential: known_as(chat.taken(&session)) });
     }
     if let Some(assets) = &site.assets {
         // It can be asked without doing anything.

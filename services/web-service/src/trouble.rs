@@ -99,7 +99,10 @@ impl Trouble {
     /// What it means that there is no answer.
     pub(crate) fn of_error(service: Service, error: &UpstreamError) -> Self {
         tracing::warn!(service = service.name(), %error, "a service could not be called");
-        Self::Away(service)
+        match error {
+            UpstreamError::TokenRefused(_) => Self::NotTaken(service),
+            _ => Self::Away(service),
+        }
     }
 
     pub(crate) fn status(self) -> StatusCode {

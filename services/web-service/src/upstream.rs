@@ -1,11 +1,14 @@
 //! Calls to the services behind the pages: with the user's token, or with the API key where that is not taken yet.
+//!
+//! The key speaks for nobody in particular, so it is used only for a user whose token is good by our own policy: what a
+//! service refuses them for is then that it takes no tokens yet, and not that they were shut out.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use gaia_auth::{Authenticator, Credential, Examined, Reason};
 use gaia_runtime::{AnswerBody, CallError, Caller, Generation};
 use http::header::AUTHORIZATION;
 use http::uri::Scheme;
@@ -14,31 +17,21 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::session::Session;
+use crate::taken::{LastTaken, Taken};
 
 /// One service that is called for users.
 pub(crate) struct Upstream {
     base: Uri,
     generations: watch::Receiver<Option<Arc<Generation>>>,
     by_key: Caller,
-    taken: AtomicU8,
+    authenticator: Arc<Authenticator>,
+    taken: LastTaken,
 }
 
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream").field("base", &self.base).field("taken", &self.taken()).finish_non_exhaustive()
+        f.debug_struct("Upstream").field("base", &self.base).finish_non_exhaustive()
     }
-}
-
-/// What a service took the last call with.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Taken {
-    /// It was not called yet.
-    #[default]
-    Unknown,
-    /// The user's token.
-    Token,
-    /// The API key.
-    ApiKey,
 }
 
 /// Why there is no answer.
@@ -53,25 +46,32 @@ pub(crate) enum UpstreamError {
     /// It can be called with the API key only, and there is none.
     #[error("it is reached by plain HTTP, with the API key only, and there is none (GAIA_API_KEY_FILE)")]
     NoKey,
+    /// The user's token is not good by our own policy either: the API key is not for them.
+    #[error("the user's token is not good here either: {}", .0.as_str())]
+    TokenRefused(Reason),
+    /// Whether the user's token is good cannot be told for now.
+    #[error("whether the user's token is good cannot be told: {}", .0.as_str())]
+    CannotTell(Reason),
     /// The token cannot be sent: it holds what no header may hold.
     #[error("the user's token is no text for a header")]
     NotText,
 }
 
 impl Upstream {
-    /// The service at `base`, which has no path; `by_key` has the API key.
-    pub(crate) fn new(base: Uri, generations: watch::Receiver<Option<Arc<Generation>>>, by_key: Caller) -> Self {
-        Self { base, generations, by_key, taken: AtomicU8::new(UNKNOWN) }
+    /// The service at `base`, which has no path; `by_key` has the API key, and `authenticator` judges whose token is good.
+    pub(crate) fn new(
+        base: Uri,
+        generations: watch::Receiver<Option<Arc<Generation>>>,
+        by_key: Caller,
+        authenticator: Arc<Authenticator>,
+    ) -> Self {
+        Self { base, generations, by_key, authenticator, taken: LastTaken::default() }
     }
 
-    /// What it took the last call with.
+    /// What it took this session's last call with.
     #[must_use]
-    pub(crate) fn taken(&self) -> Taken {
-        match self.taken.load(Ordering::Relaxed) {
-            TOKEN => Taken::Token,
-            API_KEY => Taken::ApiKey,
-            _ => Taken::Unknown,
-        }
+    pub(crate) fn taken(&self, session: &Session) -> Taken {
+        self.taken.of(session)
     }
 
     /// The address of a path of this service.
@@ -79,11 +79,11 @@ impl Upstream {
         format!("{}{path}", self.base.to_string().trim_end_matches('/'))
     }
 
-    /// Calls with the user's token, and where that gets a 401, with the API key. What was taken is an extension of the
-    /// answer.
+    /// Calls with the user's token, and where that gets a 401 although it is good, with the API key. What was taken is an
+    /// extension of the answer.
     ///
     /// # Errors
-    /// [`UpstreamError`] without an answer within `patience`.
+    /// [`UpstreamError`] without an answer within `patience`, or without a credential for one.
     pub(crate) async fn call(
         &self,
         request: Request<Bytes>,
@@ -91,54 +91,79 @@ impl Upstream {
         patience: Duration,
     ) -> Result<Response<AnswerBody>, UpstreamError> {
         // Who listens on plain HTTP is to hear no token, and takes none.
-        let refused = if self.base.scheme() == Some(&Scheme::HTTP) {
+        let refused = if self.is_plain() {
             None
         } else {
             let answer = self.by_token(request.clone().map(Body::from), session, patience).await?;
             if answer.status() != StatusCode::UNAUTHORIZED {
-                return Ok(self.took(Taken::Token, answer));
+                return Ok(self.took(Taken::Token, session, answer));
             }
             Some(answer)
         };
-        let answer = within(patience, self.by_key.call_by_key(request.map(Body::from))).await?;
-        match (answer, refused) {
-            (Some(answer), _) => {
-                let answer = answer?;
-                let is_taken = answer.status() != StatusCode::UNAUTHORIZED;
-                Ok(if is_taken { self.took(Taken::ApiKey, answer) } else { answer })
-            }
-            (None, Some(refused)) => Ok(refused),
-            (None, None) => Err(UpstreamError::NoKey),
+        self.taken.note(session, Taken::Unknown);
+        if !self.by_key.uses_api_key() {
+            return refused.ok_or(UpstreamError::NoKey);
         }
+        let answer = self.in_place_of_token(request.map(Body::from), session, patience).await?;
+        let is_taken = answer.status() != StatusCode::UNAUTHORIZED;
+        Ok(if is_taken { self.took(Taken::ApiKey, session, answer) } else { answer })
     }
 
-    /// Calls with a body that is sent as it comes, and so only once: with what the last call was taken with. If it is not
-    /// taken any more, the answer is a 401, and the next call is with the other.
+    /// Calls with a body that is sent as it comes, and so only once: with the API key if this session's last call was
+    /// taken with that, else with the user's token. What is not taken is not tried in another way before a call was.
     ///
     /// # Errors
-    /// [`UpstreamError`] without an answer.
+    /// [`UpstreamError`] without an answer, or without a credential for one.
     pub(crate) async fn call_streaming(
         &self,
         request: Request<Body>,
         session: &Session,
     ) -> Result<Response<AnswerBody>, UpstreamError> {
-        let is_by_key = self.by_key.uses_api_key() && self.taken() == Taken::ApiKey;
-        let (answer, other) = if is_by_key || self.base.scheme() == Some(&Scheme::HTTP) {
-            let answer = within(UPLOAD_PATIENCE, self.by_key.call_by_key(request)).await?;
-            (answer.ok_or(UpstreamError::NoKey)??, TOKEN)
+        let is_by_key = self.by_key.uses_api_key() && self.taken(session) == Taken::ApiKey;
+        let answer = if is_by_key || self.is_plain() {
+            self.in_place_of_token(request, session, UPLOAD_PATIENCE).await?
         } else {
-            (self.by_token(request, session, UPLOAD_PATIENCE).await?, API_KEY)
+            self.by_token(request, session, UPLOAD_PATIENCE).await?
         };
         if answer.status() == StatusCode::UNAUTHORIZED {
-            self.taken.store(other, Ordering::Relaxed);
+            self.taken.note(session, Taken::Unknown);
         }
         Ok(answer)
     }
 
-    fn took<B>(&self, taken: Taken, mut answer: Response<B>) -> Response<B> {
-        self.taken.store(if taken == Taken::ApiKey { API_KEY } else { TOKEN }, Ordering::Relaxed);
+    fn is_plain(&self) -> bool {
+        self.base.scheme() == Some(&Scheme::HTTP)
+    }
+
+    fn took<B>(&self, taken: Taken, session: &Session, mut answer: Response<B>) -> Response<B> {
+        self.taken.note(session, taken);
         answer.extensions_mut().insert(taken);
         answer
+    }
+
+    /// Calls with the API key for a user whose token is good.
+    async fn in_place_of_token(
+        &self,
+        request: Request<Body>,
+        session: &Session,
+        patience: Duration,
+    ) -> Result<Response<AnswerBody>, UpstreamError> {
+        within(patience, self.judge(session)).await??;
+        let answer = within(patience, self.by_key.call_by_key(request)).await?;
+        Ok(answer.ok_or(UpstreamError::NoKey)??)
+    }
+
+    /// Whether the user's token is good by our own policy: it is of an issuer of users, holds, and nobody has revoked it.
+    async fn judge(&self, session: &Session) -> Result<(), UpstreamError> {
+        match self.authenticator.examine_token(&session.access_token, None).await {
+            Ok(Examined { kind: Credential::UserToken, is_anonymous: false, .. }) => Ok(()),
+            Ok(Examined { is_anonymous: true, .. }) => Err(UpstreamError::TokenRefused(Reason::AnonymousUser)),
+            Ok(_) => Err(UpstreamError::TokenRefused(Reason::KindNotAccepted)),
+            Err(refusal) if refusal.reason.status() == StatusCode::SERVICE_UNAVAILABLE => {
+                Err(UpstreamError::CannotTell(refusal.reason))
+            }
+            Err(refusal) => Err(UpstreamError::TokenRefused(refusal.reason)),
+        }
     }
 
     async fn by_token(
@@ -160,7 +185,4 @@ async fn within<T>(patience: Duration, answer: impl Future<Output = T>) -> Resul
     timeout(patience, answer).await.map_err(|_| UpstreamError::Timeout)
 }
 
-const UNKNOWN: u8 = 0;
-const TOKEN: u8 = 1;
-const API_KEY: u8 = 2;
 const UPLOAD_PATIENCE: Duration = Duration::from_secs(15 * 60);

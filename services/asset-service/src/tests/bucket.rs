@@ -1,5 +1,7 @@
 //! The same in a bucket.
 
+use std::time::Duration;
+
 use futures::StreamExt as _;
 use gaia_e2e::s3::{BUCKET, S3};
 use gaia_runtime::Hosts;
@@ -8,13 +10,22 @@ use super::*;
 use crate::config::{Bucket, Place};
 
 async fn start_on(s3: &S3, prefix: &str) -> Service {
+    start_at(s3.endpoint(), &s3.credentials_file(), prefix, Bounds::default()).await
+}
+
+pub(super) async fn start_on_with(s3: &S3, bounds: Bounds) -> Service {
+    start_at(s3.endpoint(), &s3.credentials_file(), "", bounds).await
+}
+
+async fn start_at(endpoint: String, credentials: &str, prefix: &str, bounds: Bounds) -> Service {
     start_in(|dir| {
-        let credentials = dir.join("credentials");
-        std::fs::write(&credentials, s3.credentials_file()).unwrap();
+        let file = dir.join("credentials");
+        std::fs::write(&file, credentials).unwrap();
         StoreConfig {
             object_store_url: Place::Bucket(Bucket { name: BUCKET.to_owned(), prefix: prefix.to_owned() }),
-            object_store_endpoint: Some(s3.endpoint()),
-            object_store_credentials_file: Some(credentials),
+            object_store_endpoint: Some(endpoint),
+            object_store_credentials_file: Some(file),
+            bounds,
             ..StoreConfig::folder("")
         }
     })
@@ -82,7 +93,7 @@ async fn an_upload_whose_caller_goes_away_leaves_no_parts() {
     let client = MeshClient::new(config, Hosts::default());
     let asking = tokio::spawn(async move { client.request(request).await });
     gaia_runtime::testing::eventually("parts are on their way", async || s3.open_uploads() == 1).await;
-    s3.set_delay(std::time::Duration::from_millis(300));
+    s3.set_delay(Duration::from_millis(300));
     asking.abort();
     gaia_runtime::testing::eventually("nothing is left of it", async || s3.open_uploads() == 0).await;
     assert_eq!(s3.objects(), Vec::<String>::new());
@@ -124,6 +135,43 @@ async fn credentials_are_read_anew_and_a_store_that_refuses_them_is_a_500_that_s
     assert!(!body.contains("Signature") && !body.contains("AKGAIA"), "{body}");
     std::fs::write(service.store.path().join("credentials"), s3.credentials_file()).unwrap();
     assert_eq!(caller.send(Method::GET, "/assets/a", "").await.2, b"x");
+}
+
+#[tokio::test]
+async fn a_bucket_that_never_answers_keeps_nobody_waiting_for_ever() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let stalled = tokio::spawn(async move {
+        let mut accepted = Vec::new();
+        while let Ok((connection, _)) = listener.accept().await {
+            accepted.push(connection);
+        }
+    });
+    let credentials = "aws_access_key_id=a\naws_secret_access_key=b";
+    let bounds = Bounds { bucket_silence: Duration::from_millis(300), ..Bounds::default() };
+    let service = start_at(endpoint, credentials, "", bounds).await;
+    let caller = service.with_key("the-shared-key");
+    for method in [Method::PUT, Method::GET, Method::DELETE] {
+        let asked = tokio::time::timeout(Duration::from_secs(8), caller.status(method.clone(), "/assets/a", "x")).await;
+        assert_eq!(asked.ok(), Some(StatusCode::INTERNAL_SERVER_ERROR), "{method}");
+    }
+    stalled.abort();
+}
+
+#[tokio::test]
+async fn a_bucket_that_falls_silent_lets_go_of_the_object_that_was_written() {
+    let s3 = S3::start().await.unwrap();
+    let bounds = Bounds { bucket_silence: Duration::from_millis(1500), ..Bounds::default() };
+    let service = start_on_with(&s3, bounds).await;
+    let caller = service.with_key("the-shared-key");
+    assert_eq!(caller.status(Method::PUT, "/assets/a", "one").await, StatusCode::CREATED);
+    s3.set_delay(Duration::from_secs(5));
+    // The DELETE takes its turn first, and hangs in it.
+    let deleted = caller.status(Method::DELETE, "/assets/a", "").await;
+    assert_eq!(deleted, StatusCode::INTERNAL_SERVER_ERROR);
+    s3.set_delay(Duration::ZERO);
+    let put = tokio::time::timeout(Duration::from_secs(8), caller.status(Method::PUT, "/assets/a", "two")).await;
+    assert_eq!(put.ok(), Some(StatusCode::NO_CONTENT));
 }
 
 #[tokio::test]

@@ -35,6 +35,8 @@ pub struct Patience {
     pub whole: Duration,
     /// After so long without a text the caller is sent a comment, so that nobody in between takes the stream for dead.
     pub comment_after: Duration,
+    /// Until there is room for the next bytes of a question.
+    pub room: Duration,
 }
 
 impl Default for Patience {
@@ -44,6 +46,7 @@ impl Default for Patience {
             silence: Duration::from_secs(60),
             whole: Duration::from_secs(600),
             comment_after: Duration::from_secs(15),
+            room: Duration::from_secs(10),
         }
     }
 }
@@ -96,7 +99,7 @@ impl Provider {
         let path = format!("{}/chat/completions", completions.path().trim_end_matches('/'));
         completions.set_path(&path);
         Ok(Self {
-            client: outside_client(config.provider_ca_file.as_deref())?,
+            client: outside_client(config.provider_ca_file.as_deref(), None)?,
             completions,
             key_file: config.provider_key_file.clone(),
             patience: config.patience,

@@ -74,6 +74,10 @@ async fn pages_of_listed_origins_may_call_and_their_browsers_ask_before_anybody_
     assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example.com"));
     assert!(answer.header("access-control-allow-methods").unwrap().contains("PUT"));
     assert_eq!(answer.header("access-control-allow-credentials"), None);
+    let allowed = answer.header("access-control-allow-headers").unwrap();
+    for conditional in ["if-range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since"] {
+        assert!(allowed.contains(conditional), "{conditional} is not in {allowed}");
+    }
     let answer = preflight("https://evil.example.com", "/assets/a").await;
     assert_eq!(answer.header("access-control-allow-origin"), None);
     assert_eq!(preflight("https://app.example.com", "/assets/%2e%2e/a").await.status, 400);
@@ -81,6 +85,8 @@ async fn pages_of_listed_origins_may_call_and_their_browsers_ask_before_anybody_
     let answer = scene.send("GET", "/assets", &["Origin: https://app.example.com"], "").await;
     assert_eq!((answer.status, answer.header("access-control-allow-origin")), (401, Some("https://app.example.com")));
     let answer = scene.send("GET", "/assets", &["Origin: https://app.example.com", AS_KEY], "").await;
+    let exposed = answer.header("access-control-expose-headers").unwrap();
+    assert!(["accept-ranges", "content-range", "etag"].iter().all(|name| exposed.contains(name)), "{exposed}");
     assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, Some("https://app.example.com")));
     let scene = Scene::open(&["--cors-origins", "https://app.example.com", "--cors-credentials"]).await;
     let answer = scene.send("OPTIONS", "/assets", &["Origin: https://app.example.com"], "").await;

@@ -11,10 +11,11 @@ use axum::extract::{Path as UrlPath, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use futures::stream;
-use gaia_api::mount::{UserTokenIssuer, UserTokenProfile, UserTokenVerification};
+use gaia_api::mount::{Denylist, UserTokenIssuer, UserTokenProfile, UserTokenVerification};
 use gaia_api::names::key;
 use gaia_api::{Clock, ManualClock, SystemClock};
 use gaia_auth::Access;
+use gaia_auth::testing::Issuer;
 use gaia_runtime::testing::{self, Mount, Platform, policy};
 use gaia_runtime::{CallsConfig, EdgeConfig, Routes, Runtime};
 use http::header::{CONTENT_TYPE, COOKIE, HeaderMap};
@@ -23,6 +24,7 @@ use http_body_util::BodyExt as _;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 pub(super) use super::browser::Browser;
@@ -31,6 +33,8 @@ use crate::{Config, WebService};
 pub(super) const EMAIL: &str = "ada@example.com";
 pub(super) const PASSWORD: &str = "correct horse";
 pub(super) const USER: &str = "0d6a4a5c-2f7b-4d0a-9a38-5f0f3b2f9c11";
+pub(super) const OTHER_EMAIL: &str = "bob@example.com";
+pub(super) const OTHER_USER: &str = "7c1f2b3e-1d2c-4b5a-8f6e-9a0b1c2d3e4f";
 pub(super) const API_KEY: &str = "gk_test_shared";
 pub(super) const KEYS: &str = "b2xkb2xkb2xkb2xkb2xkb2xkb2xkb2xkb2xkb2xkbzE=\n";
 
@@ -46,6 +50,12 @@ pub(super) struct BehindState {
     pub(super) login_answer: Option<(u16, &'static str)>,
     /// Whether services take users' tokens, or the API key alone.
     pub(super) takes_tokens: bool,
+    /// A user whose tokens they do not take in any case.
+    pub(super) not_taken: Option<&'static str>,
+    /// Signs users' tokens, where anybody but services looks at them.
+    signer: Option<Issuer>,
+    /// Whose token is whose.
+    users: BTreeMap<String, &'static str>,
     /// Refreshes that were asked for, and that were done.
     pub(super) asked: usize,
     pub(super) refreshes: usize,
@@ -69,29 +79,37 @@ impl Behind {
         self.state.lock().unwrap()
     }
 
-    fn session(&self) -> Response {
+    fn session(&self, user: &'static str, email: &str) -> Response {
         let mut state = self.state();
         state.generation += 1;
         let (number, padding) = (state.generation, "x".repeat(state.token_bytes));
+        let issued = SystemClock.now() - SignedDuration::from_secs(10);
+        let token = match &state.signer {
+            Some(signer) => signer.user_token(&issuer(), user, issued),
+            None => format!("user-token-{number}{padding}"),
+        };
+        state.users.insert(token.clone(), user);
         let session = json!({
-            "access_token": format!("user-token-{number}{padding}"),
+            "access_token": token,
             "token_type": "bearer",
             "expires_in": 3600,
             "refresh_token": format!("refresh-{number}"),
-            "user": { "id": USER, "email": EMAIL },
+            "user": { "id": user, "email": email },
         });
         Json(session).into_response()
     }
 
     /// Who a caller is, by the credential that it shows; or the 401 that it gets.
     fn judge(&self, headers: &HeaderMap) -> Result<(), StatusCode> {
-        let token = headers.get("authorization").is_some_and(|value| value.to_str().unwrap().contains("user-token-"));
+        let token = headers.get("authorization").map(|value| value.to_str().unwrap().trim_start_matches("Bearer "));
         let key = headers.get("x-api-key").is_some_and(|value| value == API_KEY);
-        assert!(!(token && key), "both credentials at once");
+        assert!(!(token.is_some() && key), "both credentials at once");
         assert!(headers.get(COOKIE).is_none(), "cookies are for nobody else");
         let mut state = self.state();
-        state.credentials.push(if token { "token" } else { "key" });
-        if (token && state.takes_tokens) || key {
+        state.credentials.push(if token.is_some() { "token" } else { "key" });
+        let user = token.and_then(|token| state.users.get(token).copied());
+        let is_taken = state.takes_tokens && user.is_some() && user != state.not_taken;
+        if is_taken || key {
             return Ok(());
         }
         Err(StatusCode::UNAUTHORIZED)
@@ -121,7 +139,8 @@ fn auth_routes(routes: Routes, behind: &Arc<Behind>) -> Routes {
         let is_good = body["password"] == PASSWORD || body["auth_code"] == "good-code";
         match answer {
             Some(answer) => refused(answer),
-            None if is_good => behind.session(),
+            None if is_good && body["email"] == OTHER_EMAIL => behind.session(OTHER_USER, OTHER_EMAIL),
+            None if is_good => behind.session(USER, EMAIL),
             None => refused((401, "invalid_credentials")),
         }
     };
@@ -135,7 +154,7 @@ fn auth_routes(routes: Routes, behind: &Arc<Behind>) -> Routes {
         };
         match answer {
             Some(answer) => refused(answer),
-            None if body["refresh_token"] == newest => behind.session(),
+            None if body["refresh_token"] == newest => behind.session(USER, EMAIL),
             None => refused((401, "session_ended")),
         }
     };
@@ -221,6 +240,19 @@ impl Scene {
         Self::begin_with(|_| {}).await
     }
 
+    /// With an API key, and tokens that web-service can judge itself.
+    pub(super) async fn with_key(change: impl FnOnce(&mut Setup)) -> Self {
+        let signer = Issuer::new(policy("web-service").tokens);
+        let keys_at = publish(signer.jwks()).await;
+        Self::begin_with(|setup| {
+            setup.api_key = Some(API_KEY);
+            setup.signer = Some(signer);
+            setup.issuers[0].jwks_url = Some(keys_at);
+            change(setup);
+        })
+        .await
+    }
+
     pub(super) async fn begin_with(change: impl FnOnce(&mut Setup)) -> Self {
         let platform = Platform::new();
         let dir = tempfile::tempdir().unwrap();
@@ -228,6 +260,9 @@ impl Scene {
             state: Mutex::new(BehindState {
                 login_answer: None,
                 takes_tokens: true,
+                not_taken: None,
+                signer: None,
+                users: BTreeMap::new(),
                 asked: 0,
                 refreshes: 0,
                 logouts: Vec::new(),
@@ -251,6 +286,8 @@ impl Scene {
         let mut setup = Setup {
             issuers: vec![issuer()],
             api_key: None,
+            signer: None,
+            denylist: Denylist::empty(),
             config: Config {
                 runtime: testing::config("web-service", &dir.path().join("web-service")),
                 edge: EdgeConfig { edge_address: Some(([127, 0, 0, 1], 0).into()), edge_tls_dir: None },
@@ -265,6 +302,7 @@ impl Scene {
             },
         };
         change(&mut setup);
+        behind.state().signer = setup.signer;
         std::fs::write(dir.path().join("keys"), KEYS).unwrap();
         if let Some(api_key) = setup.api_key {
             std::fs::write(dir.path().join("api-key"), api_key).unwrap();
@@ -273,6 +311,7 @@ impl Scene {
         let mut policy = policy("web-service");
         policy.user_tokens.issuers = setup.issuers;
         files.insert(key::POLICY, serde_json::to_vec(&policy).unwrap());
+        files.insert(key::DENYLIST, serde_json::to_vec(&setup.denylist).unwrap());
         let _ = Mount::new(&dir.path().join("web-service"), &files);
         let clock = Arc::new(ManualClock::new(SystemClock.now()));
         let web = WebService::start(setup.config, Arc::clone(&clock) as Arc<dyn Clock>).await.unwrap();
@@ -288,8 +327,12 @@ impl Scene {
 
     /// A browser in which somebody is signed in.
     pub(super) async fn signed_in(&self) -> Browser {
+        self.signed_in_as(EMAIL).await
+    }
+
+    pub(super) async fn signed_in_as(&self, email: &str) -> Browser {
         let mut browser = self.browser();
-        let answer = browser.post_form("/sign-in", &[("email", EMAIL), ("password", PASSWORD)]).await;
+        let answer = browser.post_form("/sign-in", &[("email", email), ("password", PASSWORD)]).await;
         assert_eq!((answer.status, answer.location()), (StatusCode::SEE_OTHER, "/"), "{}", answer.body);
         browser
     }
@@ -303,7 +346,18 @@ impl Scene {
 pub(super) struct Setup {
     pub(super) issuers: Vec<UserTokenIssuer>,
     pub(super) api_key: Option<&'static str>,
+    pub(super) signer: Option<Issuer>,
+    pub(super) denylist: Denylist,
     pub(super) config: Config,
+}
+
+/// Where these keys are to be had.
+async fn publish(keys: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/jwks", listener.local_addr().unwrap());
+    let app = axum::Router::new().route("/jwks", get(async move || keys));
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    url
 }
 
 pub(super) fn issuer() -> UserTokenIssuer {

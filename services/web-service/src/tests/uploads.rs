@@ -1,4 +1,4 @@
-//! Files, and with which credential services are called.
+//! Files: put, listed, got and deleted.
 
 use axum::body::{Body, Bytes};
 use futures::stream;
@@ -74,77 +74,6 @@ async fn a_form_that_breaks_off_leaves_no_part_of_a_file() {
     // Whatever was on its way has come when this has.
     assert_eq!(browser.get("/files").await.status, StatusCode::OK);
     assert!(scene.behind.state().files.is_empty());
-}
-
-#[tokio::test]
-async fn the_api_key_is_used_where_the_token_is_refused_and_only_for_who_is_signed_in() {
-    let scene = Scene::begin_with(|setup| setup.api_key = Some(API_KEY)).await;
-    scene.behind.state().takes_tokens = false;
-    let mut browser = scene.signed_in().await;
-    let page = browser.get("/files").await;
-    assert!(page.status == StatusCode::OK && page.body.contains("everybody here shares"), "{}", page.body);
-    assert_eq!(scene.behind.state().credentials, ["token", "key"], "the token comes first");
-    let wrong = scene.browser().post_form("/sign-in", &[("email", EMAIL), ("password", "wrong")]).await;
-    assert_eq!(wrong.status, StatusCode::UNAUTHORIZED);
-    assert_eq!(scene.behind.state().proofs.len(), 2, "a wrong password is not tried again by key");
-    assert_eq!(browser.fetch(Method::PUT, "/files/a", "text/plain", "x").await.status, StatusCode::NO_CONTENT);
-    assert!(browser.get("/me").await.body.contains("By the platform’s API key"));
-
-    scene.behind.state().credentials.clear();
-    for path in ["/files", "/files/a", "/me"] {
-        assert_eq!(scene.browser().get(path).await.status, StatusCode::SEE_OTHER);
-    }
-    assert!(scene.behind.state().credentials.is_empty(), "nobody is called for nobody");
-
-    // The service moves on to tokens: the page does without a restart.
-    scene.behind.state().takes_tokens = true;
-    assert!(!browser.get("/files").await.body.contains("everybody here shares"));
-    assert_eq!(scene.behind.state().credentials, ["token"]);
-    assert!(browser.get("/me").await.body.contains("By your JWT."));
-}
-
-#[tokio::test]
-async fn an_upload_goes_by_what_the_service_last_took_and_learns_from_a_refusal() {
-    let scene = Scene::begin_with(|setup| setup.api_key = Some(API_KEY)).await;
-    scene.behind.state().takes_tokens = false;
-    let mut browser = scene.signed_in().await;
-    let first = browser.fetch(Method::PUT, "/files/a", "text/plain", "x").await;
-    assert_eq!((first.status, first.body.contains("not_taken")), (StatusCode::BAD_GATEWAY, true));
-    let second = browser.fetch(Method::PUT, "/files/a", "text/plain", "x").await;
-    assert_eq!(second.status, StatusCode::NO_CONTENT);
-    assert_eq!(scene.behind.state().credentials, ["token", "key"]);
-}
-
-#[tokio::test]
-async fn without_an_api_key_a_refused_token_is_the_end() {
-    let scene = Scene::begin().await;
-    let mut browser = scene.signed_in().await;
-    scene.behind.state().takes_tokens = false;
-    let page = browser.get("/files").await;
-    assert_eq!(page.status, StatusCode::BAD_GATEWAY);
-    assert!(page.body.contains("does not take your sign-in"));
-    assert_eq!(scene.behind.state().credentials, ["token"]);
-}
-
-#[tokio::test]
-async fn files_are_said_to_be_shared_only_where_the_list_was_had_by_the_key() {
-    let scene = Scene::begin().await;
-    let mut browser = scene.signed_in().await;
-    scene.behind.state().takes_tokens = false;
-    // There is no key; that the next upload would go by one says nothing of files.
-    let put = browser.fetch(Method::PUT, "/files/a", "text/plain", "x").await;
-    assert_eq!(put.status, StatusCode::BAD_GATEWAY);
-    let page = browser.get("/files").await;
-    assert!(!page.body.contains("everybody here shares"), "{}", page.body);
-    assert!(!browser.get("/me").await.body.contains("By the platform’s API key"));
-}
-
-#[tokio::test]
-async fn who_i_am_is_found_out_by_a_list_of_one() {
-    let scene = Scene::begin().await;
-    let mut browser = scene.signed_in().await;
-    assert!(browser.get("/me").await.body.contains("By your JWT."));
-    assert_eq!(scene.behind.state().lists, ["limit=1"]);
 }
 
 fn part(name: &str, content: &str) -> String {

@@ -1,0 +1,119 @@
+//! Room for what requests hold in memory: so much for all of them together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+/// Room for bytes, which all who hold some share.
+#[derive(Debug, Clone)]
+pub struct Room {
+    free: Arc<Semaphore>,
+    patience: Duration,
+}
+
+/// What one of them holds. Dropping it gives the room back.
+#[derive(Debug)]
+pub struct Held {
+    room: Room,
+    permit: Option<OwnedSemaphorePermit>,
+    bytes: usize,
+}
+
+/// There was no room for too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("there is no room for more bytes")]
+pub struct NoRoom;
+
+impl Room {
+    /// Room for so many bytes, in whole KiB. Who wants some waits for at most `patience`.
+    #[must_use]
+    pub fn new(bytes: usize, patience: Duration) -> Self {
+        Self { free: Arc::new(Semaphore::new(bytes / UNIT)), patience }
+    }
+
+    /// Holds nothing yet.
+    #[must_use]
+    pub fn hold(&self) -> Held {
+        Held { room: self.clone(), permit: None, bytes: 0 }
+    }
+}
+
+impl Held {
+    /// Takes room for more bytes, after those who asked before. Who gets a [`NoRoom`] is to let go of what it holds:
+    /// others may wait for that.
+    ///
+    /// # Errors
+    /// [`NoRoom`] if there was none within the patience of the room.
+    pub async fn grow(&mut self, bytes: usize) -> Result<(), NoRoom> {
+        let wanted = (self.bytes + bytes).div_ceil(UNIT);
+        let more = wanted.saturating_sub(self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
+        if more > 0 {
+            let more = u32::try_from(more).map_err(|_| NoRoom)?;
+            let taking = Arc::clone(&self.room.free).acquire_many_owned(more);
+            let taken = timeout(self.room.patience, taking).await.map_err(|_| NoRoom)?.map_err(|_| NoRoom)?;
+            match &mut self.permit {
+                Some(permit) => permit.merge(taken),
+                none => *none = Some(taken),
+            }
+        }
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+const UNIT: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn all_together_hold_no_more_than_there_is_and_give_it_back() {
+        let room = Room::new(4 * UNIT, PATIENCE);
+        let (mut one, mut other) = (room.hold(), room.hold());
+        one.grow(1).await.unwrap();
+        one.grow(UNIT - 1).await.unwrap();
+        assert_eq!(room.free.available_permits(), 3, "bytes are counted together");
+        other.grow(3 * UNIT).await.unwrap();
+        assert_eq!(other.grow(1).await, Err(NoRoom));
+        drop(one);
+        other.grow(1).await.unwrap();
+        drop(other);
+        assert_eq!(room.free.available_permits(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_that_hold_some_and_wait_for_more_none_waits_for_ever() {
+        let room = Room::new(8 * UNIT, PATIENCE);
+        let all = (0..8).map(|_| {
+            let mut held = room.hold();
+            async move {
+                held.grow(UNIT).await?;
+                tokio::task::yield_now().await;
+                held.grow(UNIT).await
+            }
+        });
+        let began = tokio::time::Instant::now();
+        let results = futures::future::join_all(all.map(tokio::spawn)).await;
+        assert!(results.iter().any(|result| *result.as_ref().unwrap() == Err(NoRoom)));
+        assert!(began.elapsed() < PATIENCE * 2);
+        assert_eq!(room.free.available_permits(), 8);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_wants_little_does_not_overtake_who_wants_much() {
+        let room = Room::new(4 * UNIT, PATIENCE);
+        let (mut first, mut much, mut little) = (room.hold(), room.hold(), room.hold());
+        first.grow(UNIT).await.unwrap();
+        let waiting = tokio::spawn(async move { much.grow(4 * UNIT).await });
+        tokio::task::yield_now().await;
+        assert_eq!(timeout(PATIENCE / 2, little.grow(UNIT)).await.ok(), None);
+        drop(first);
+        assert_eq!(waiting.await.unwrap(), Ok(()));
+        little.grow(UNIT).await.unwrap();
+    }
+}
