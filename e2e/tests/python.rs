@@ -356,6 +356,9 @@ async fn python_and_rust_agree_on_what_is_no_token_and_on_keys_beside_tokens() {
         ("9 KiB", 400, &|_, call| call.as_peer(web).bearer(&format!("e30.{}.AAAA", "A".repeat(9 * 1024)))),
         ("a long header", 400, &|_, call| call.as_peer(web).bearer(&format!("{}.e30.AAAA", "A".repeat(1025)))),
         ("another scheme", 401, &|_, call| call.as_peer(web).header("Authorization: Basic dTpw")),
+        ("another scheme beside a key", 401, &|_, call| {
+            call.as_peer(web).header("Authorization: Basic dTpw").api_key(API_KEY)
+        }),
         ("two words", 400, &|_, call| call.as_peer(web).header("Authorization: Bearer a b")),
         ("two tokens", 400, &|audience, call| {
             let call = call.as_peer(web).bearer(&good(audience));

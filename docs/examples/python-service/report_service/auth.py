@@ -35,11 +35,19 @@ class Presented:
     token: str | None
     api_key: ApiKey | None
     has_key: bool
+    # Why no token can be read from Authorization, where there is a key beside it: whether that matters the mode says.
+    unusable: Refused | None = None
 
 
 def presented(headers: Message, generation: Generation) -> Presented:
     """Finds the credentials. Two of one kind could be read differently by two programs in a row, and are refused."""
-    bearer, key = _bearer(_single(headers, "Authorization")), _single(headers, "X-API-Key")
+    key = _single(headers, "X-API-Key")
+    try:
+        bearer, unusable = _bearer(_single(headers, "Authorization")), None
+    except Refused as refused:
+        if key is None:
+            raise
+        bearer, unusable = None, refused
     token = bearer if bearer is not None and bearer.count(".") >= 2 else None
     if bearer is not None and token is None:
         if key is not None:
@@ -49,7 +57,7 @@ def presented(headers: Message, generation: Generation) -> Presented:
         raise Refused("credential_too_long")
     if key is not None and not key.strip():
         raise Refused("credential_empty")
-    return Presented(token, None if key is None else _recognise(key, generation.api_keys), key is not None)
+    return Presented(token, None if key is None else _recognise(key, generation.api_keys), key is not None, unusable)
 
 
 def authenticate(shown: Presented, peer: Peer | None, generation: Generation, now: float) -> Principal:
@@ -60,6 +68,8 @@ def authenticate(shown: Presented, peer: Peer | None, generation: Generation, no
     """
     check_peer(peer, generation, now)
     mode = effective_mode(shown, generation)
+    if shown.unusable is not None and mode != "APIKeyOnly":
+        raise shown.unusable
     if shown.token is None or mode == "APIKeyOnly":
         return _by_key(shown, peer, generation, mode, now)
     principal = _by_token(shown.token, peer, generation, mode, now)
@@ -79,6 +89,9 @@ def effective_mode(shown: Presented, generation: Generation) -> str:
 
 def check_peer(peer: Peer | None, generation: Generation, now: float) -> None:
     """Refuses a peer that is not to be taken for who it was any more, and the operator, which calls no service."""
+    if peer is None and not generation.policy.is_permissive:
+        # The connection began while none was needed.
+        raise Refused("peer_missing")
     if peer is not None and not generation.is_valid(peer, now):
         raise Refused("peer_revoked")
     if peer is not None and peer.spiffe_id == operator(generation.policy.spiffe_id):

@@ -57,7 +57,8 @@ class Instance:
         if peer is not None:
             caller = {"kind": "peer", "spiffeId": peer.spiffe_id}
         else:
-            product = user_agent.replace("/", " ").split(" ")[0][:64]
+            # What people are shown of it is text.
+            product = user_agent.replace("/", " ").split(" ")[0][:64] if user_agent.isascii() and user_agent.isprintable() else ""
             caller = {"kind": "unknown", "address": address, "route": route} | ({"userAgent": product} if product else {})
         with self._lock:
             callers = self._ledger.setdefault(shown.api_key.id, {})

@@ -149,9 +149,11 @@ class Mount:
         root = os.path.realpath(self.directory / "..data")
         root = root if os.path.isdir(root) else os.path.realpath(self.directory)
         try:
-            return {name: Path(root, name).read_bytes() for name in NAMES if os.path.exists(os.path.join(root, name))}
+            files = {name: Path(root, name).read_bytes() for name in NAMES if os.path.exists(os.path.join(root, name))}
         except OSError:
             return None
+        # A directory that was taken away in the middle lacks files that are there.
+        return files if os.path.isdir(root) else None
 
     def _take(self, files: Files) -> None:
         parts, now = self._parts, self.clock()

@@ -173,6 +173,7 @@ class MeshHandler(BaseHTTPRequestHandler):
             return answer_json(200, self._health(generation, now))
         route = server.routes.get((self.command, path))
         if route is None:
+            self._note_unmatched(generation, now)
             others = sorted(method for method, known in server.routes if known == path)
             allow = {"Allow": ", ".join(others)}
             return problem(405, "This is not done here.", allow) if others else problem(404, "There is nothing here.")
@@ -182,7 +183,7 @@ class MeshHandler(BaseHTTPRequestHandler):
             if shown.api_key is not None:
                 user_agent = self.headers.get("User-Agent", "")
                 server.instance.note(shown, self.peer, self.client_address[0], user_agent, path, now)
-                if shown.token is None and effective_mode(shown, generation) == "Dual":
+                if shown.token is None and shown.unusable is None and effective_mode(shown, generation) == "Dual":
                     notice = generation.policy.notice
             principal = authenticate(shown, self.peer, generation, now)
             principal.require(route.scopes)
@@ -193,6 +194,15 @@ class MeshHandler(BaseHTTPRequestHandler):
         else:
             answer = route.handler(Request(principal, body))
         return Answer(answer.status, answer.body, answer.headers | notice)
+
+    def _note_unmatched(self, generation: Generation, now: float) -> None:
+        """A key that is sent to where there is nothing is still in use."""
+        try:
+            shown = presented(self.headers, generation)
+        except Refused:
+            return
+        user_agent = self.headers.get("User-Agent", "")
+        self.server.instance.note(shown, self.peer, self.client_address[0], user_agent, "unmatched", now)
 
     def _to_operator(self, generation: Generation, now: float) -> Answer:
         """The operator is served its reports and nothing else; for everybody else there are none."""

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gaia_api::crd::GaiaService;
-use gaia_api::ledger::{LedgerCaller, LedgerReport};
+use gaia_api::ledger::{LedgerCaller, LedgerEntry, LedgerReport};
 use gaia_api::names;
 use gaia_plan::legacy::{Watch, Watched};
 use gaia_plan::object::ObjectKey;
-use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp};
 use tokio::time::Instant;
 
 use super::instances::Entry;
@@ -65,7 +66,7 @@ impl World {
 
     /// Takes in what a ledger says.
     pub(crate) fn take_ledger(&mut self, key: &InstanceKey, reading: Reading, at: Timestamp) -> BTreeSet<Key> {
-        let reading = reading.map(|report| self.with_workloads(report));
+        let reading = reading.and_then(|report| within_bounds(report, at)).map(|report| self.with_workloads(report));
         let Some(entry) = self.entry(key) else { return BTreeSet::new() };
         let (ends, services) = (entry.ends, entry.services.clone());
         let readings = &mut self.readings;
@@ -227,15 +228,37 @@ impl Readings {
     fn watched<'a>(&'a self, entry: &'a Entry) -> Watched<'a> {
         let known = self.known.get(&entry.instance.uid);
         let read = known.and_then(|known| known.read.as_ref());
+        let failing = known.and_then(|known| known.failing.as_ref()).map(|(since, why)| (*since, why.as_str()));
+        // Nobody even tries to read it, for as long as it runs.
+        let unreadable = || (!entry.instance.can_be_probed).then_some((entry.instance.started?, NO_PORT));
         Watched {
             name: &entry.instance.name,
             uid: &entry.instance.uid,
             serves: may_have_served(entry) || read.is_some(),
             has_said_its_last: known.is_some_and(|known| known.has_said_its_last),
             read: read.map(|(at, report)| (*at, &**report)),
-            failing: known.and_then(|known| known.failing.as_ref()).map(|(since, why)| (*since, why.as_str())),
+            failing: failing.or_else(unreadable),
         }
     }
+}
+
+/// A report, if it is one that may be written down and shown to people: an instance may be anybody's program.
+fn within_bounds(report: LedgerReport, now: Timestamp) -> Reading {
+    let is_text = |text: &str, most: usize| text.len() <= most && !text.chars().any(char::is_control);
+    let newest = now.to_zoned(TimeZone::UTC).date().saturating_add(Span::new().days(1));
+    let is_fine = |entry: &LedgerEntry| {
+        let caller = match &entry.caller {
+            LedgerCaller::Unknown { user_agent, route, .. } => {
+                user_agent.as_deref().is_none_or(|text| is_text(text, MAX_TEXT_BYTES)) && is_text(route, MAX_TEXT_BYTES)
+            }
+            LedgerCaller::Peer { .. } | LedgerCaller::Workload { .. } | LedgerCaller::Others => true,
+        };
+        caller && is_text(&entry.key, MAX_KEY_ID_BYTES) && entry.date <= newest
+    };
+    if !is_text(&report.instance, MAX_TEXT_BYTES) || !report.entries.iter().all(is_fine) {
+        return Err("its ledger has a name that is too long or not text, or a day that is yet to come".to_owned());
+    }
+    Ok(report)
 }
 
 /// Whether a service takes API keys, as far as it is known.
@@ -251,6 +274,11 @@ fn may_have_served(entry: &Entry) -> bool {
 const EVERY_MINUTE: Duration = Duration::from_secs(60);
 /// A pod that ends goes on serving for five seconds and more; what it sees then is evidence too.
 const BEFORE_THE_END: Duration = Duration::from_secs(2);
+
+/// As long as the id of a key may be.
+const MAX_KEY_ID_BYTES: usize = 128;
+const MAX_TEXT_BYTES: usize = 512;
+const NO_PORT: &str = "no port is known to read it by";
 
 #[cfg(test)]
 mod tests;

@@ -121,6 +121,45 @@ fn only_what_is_new_is_news() {
 }
 
 #[test]
+fn a_pod_that_nobody_can_read_is_one_that_is_not_read_since_it_runs() {
+    let mut world = world(true);
+    world.apply_certificate(parse(json!({
+        "metadata": { "namespace": "shop", "name": "web", "uid": "c", "generation": 2 },
+        "spec": { "trustDomainRef": { "name": "gaia" } },
+    })));
+    pod(&mut world, false);
+    let instance = &watch(&world).instances[0];
+    assert!(instance.serves && instance.read.is_none());
+    assert_eq!(instance.failing, Some((at(0), "no port is known to read it by")));
+}
+
+#[test]
+fn a_report_that_nobody_should_write_down_is_none() {
+    let unknown = |user_agent: &str, route: &str| LedgerCaller::Unknown {
+        address: None,
+        user_agent: Some(user_agent.to_owned()),
+        route: route.to_owned(),
+    };
+    let mut world = world(true);
+    pod(&mut world, false);
+    let mut take = |report: LedgerReport| {
+        world.take_ledger(&key(), Ok(report), at(1));
+        watch(&world).instances[0].read.is_some_and(|(_, read)| !read.entries.is_empty())
+    };
+    let with = |change: &dyn Fn(&mut LedgerReport)| {
+        let mut report = report(vec![unknown("curl", "/orders")]);
+        change(&mut report);
+        report
+    };
+    assert!(!take(with(&|report| report.entries[0].key = "k".repeat(129))));
+    assert!(!take(with(&|report| report.entries[0].key = "\u{1b}[2J".to_owned())));
+    assert!(!take(with(&|report| report.entries[0].caller = unknown("\u{1b}[2J", "/orders"))));
+    assert!(!take(with(&|report| report.entries[0].caller = unknown("curl", &"x".repeat(513)))));
+    assert!(!take(with(&|report| report.entries[0].date = jiff::civil::date(2026, 1, 3))));
+    assert!(take(with(&|report| report.entries[0].date = jiff::civil::date(2026, 1, 2))), "clocks differ");
+}
+
+#[test]
 fn the_last_words_of_a_pod_outlive_it_until_they_are_written_down() {
     let mut world = world(true);
     pod(&mut world, false);
