@@ -6,10 +6,11 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwapOption;
 use gaia_api::Clock;
 use gaia_api::mount::AuthMode;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, Request};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::cache::{Token, TokenCache, TokenHash};
+use crate::layer::connection_of;
 use crate::ledger::{Caller, Ledger};
 use crate::mode;
 use crate::outside::{Answer, Ask, Confirmed};
@@ -196,9 +197,9 @@ impl Authenticator {
     }
 
     /// Tells of a request that there is no route for, as of any other: a key that is sent there is in use.
-    pub fn note_unmatched(&self, headers: &HeaderMap, connection: &Connection) {
+    pub fn note_unmatched<B>(&self, request: &Request<B>) {
         // What becomes of it is decided: there is nothing.
-        drop(self.check(UNMATCHED, Access::Scopes(&[]), headers, connection));
+        drop(self.check(UNMATCHED, Access::Scopes(&[]), request.headers(), &connection_of(request)));
     }
 
     /// The same as [`Self::check`], after an outside issuer was asked.
@@ -258,6 +259,7 @@ impl Authenticator {
             return None;
         }
         let Presented { token, api_key, .. } = Presented::find(headers).ok()?;
+        let token = token?;
         let is_decided_by_key = || {
             let record = api_key.and_then(|key| rules.api_keys().recognise(key));
             mode::effective(policy.mode, record) == AuthMode::APIKeyOnly
@@ -265,7 +267,7 @@ impl Authenticator {
         if policy.mode == AuthMode::APIKeyOnly && is_decided_by_key() {
             return None;
         }
-        self.asking(&rules, token?, connection)
+        self.asking(&rules, token, connection)
     }
 
     /// Asks the issuer of a token what has to be asked about it, if anything. There is no answer where all it was asked

@@ -116,7 +116,7 @@ impl AuthLayer {
 }
 
 /// How a request came in; nothing is known without a listener that says so.
-fn connection_of<B>(request: &Request<B>) -> Arc<Connection> {
+pub(crate) fn connection_of<B>(request: &Request<B>) -> Arc<Connection> {
     request.extensions().get::<Arc<Connection>>().cloned().unwrap_or_default()
 }
 

@@ -7,7 +7,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::MethodRouter;
-use gaia_auth::{Access, AuthLayer, Authenticator, Connection, parse_scope, problem};
+use gaia_auth::{Access, AuthLayer, Authenticator, parse_scope, problem};
 use http::StatusCode;
 
 /// The routes of a service. There is no way to add one without its [`Access`], and a service is made of nothing else.
@@ -78,8 +78,7 @@ async fn noted<F>(authenticator: Arc<Authenticator>, request: Request, answer: i
 where
     F: Future<Output = Response>,
 {
-    let connection = request.extensions().get::<Arc<Connection>>().cloned().unwrap_or_default();
-    authenticator.note_unmatched(request.headers(), &connection);
+    authenticator.note_unmatched(&request);
     answer(request).await
 }
 

@@ -211,7 +211,7 @@ fn a_request_without_a_route_is_told_of_with_its_key() {
     let authenticator = authenticator(Arc::clone(&counted));
     authenticator.replace(rules());
     for key in ["reader-key", "other"] {
-        authenticator.note_unmatched(with_key(key).headers(), &Connection::default());
+        authenticator.note_unmatched(&with_key(key));
     }
     let expected = [("unmatched", None, Some("reader".to_owned())), ("unmatched", Some(Reason::ApiKeyUnknown), None)];
     assert_eq!(*counted.0.lock().unwrap(), expected);
