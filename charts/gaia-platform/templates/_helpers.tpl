@@ -15,7 +15,8 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{- /* The services, as YAML: by name its values, who may call it (where values name others, those), and the port of its edge. */}}
+{{- /* The services, as YAML: by name its values, who may call it and the Secret of its API keys (where values name others, those), and
+the port of its edge. */}}
 {{- define "gaia-platform.services" -}}
 {{- $behalf := list (dict "service" "gateway" "onBehalfOf" true) (dict "service" "web-service" "onBehalfOf" true) -}}
 {{- $callers := list (dict "service" "gateway") (dict "service" "web-service") -}}
@@ -30,6 +31,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- range $service := $services -}}
 {{- $spec := mergeOverwrite (dict "callers" (default list $service.callers)) (deepCopy $.Values.gaiaServices) (deepCopy $service.values.gaiaService) -}}
 {{- $_ := set $service "callers" $spec.callers -}}
+{{- $made := ternary $.Values.apiKey.name "" $.Values.apiKey.create -}}
+{{- $_ := set $service "apiKeys" (dig "auth" "apiKeysSecretRef" "name" $made $spec) -}}
 {{- end -}}
 {{- toYaml $services -}}
 {{- end }}

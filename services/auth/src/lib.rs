@@ -11,6 +11,7 @@ mod api_key;
 pub mod audit;
 mod authenticator;
 mod cache;
+mod callers;
 mod denylist;
 mod examine;
 mod extract;

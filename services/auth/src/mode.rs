@@ -13,8 +13,9 @@ use jiff::Timestamp;
 
 use crate::api_key;
 use crate::cache::Token;
+use crate::callers::Callers;
 use crate::principal::{Credential, Identity, PeerIdentity, Principal, Scopes};
-use crate::rules::{Callers, Windows};
+use crate::rules::Windows;
 use crate::{Reason, Refusal, Trace};
 
 /// All that was found in one request, each credential judged by itself.

@@ -1,9 +1,8 @@
 //! One immutable generation of everything that decides, and the decision itself.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use gaia_api::SpiffeId;
 use gaia_api::mount::{AuthMode, Brownout, Policy, UserTokenIssuer, UserTokenVerification};
 use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
@@ -11,9 +10,10 @@ use serde_json::{Map, Value};
 
 use crate::api_key::ApiKeyTable;
 use crate::cache::{Token, TokenCache, TokenHash};
+use crate::callers::Callers;
 use crate::denylist::Denied;
 use crate::hash::sha256;
-use crate::jwt::{KeySet, Parts, ServiceToken, TokenRules, UserToken, UserTokenRules};
+use crate::jwt::{KeySet, Parts, TokenRules, UserToken, UserTokenRules};
 use crate::mode::{self, Evidence, Judgement};
 use crate::notice::notice;
 use crate::outside::{Answer, Question};
@@ -377,89 +377,6 @@ pub fn check_policy(policy: &Policy) -> Result<(), PolicyError> {
         }
     }
     Ok(())
-}
-
-/// Who may call, and what users may do.
-#[derive(Debug)]
-pub(crate) struct Callers {
-    declared: HashMap<SpiffeId, Declared>,
-    user_scopes: Scopes,
-}
-
-#[derive(Debug)]
-struct Declared {
-    scopes: Scopes,
-    on_behalf_of: bool,
-}
-
-impl From<&Policy> for Callers {
-    fn from(policy: &Policy) -> Self {
-        let mut declared: HashMap<SpiffeId, Declared> = HashMap::new();
-        for caller in &policy.callers {
-            let entry = Declared { scopes: Scopes::from_list(&caller.scopes), on_behalf_of: caller.on_behalf_of };
-            declared.insert(caller.spiffe_id.clone(), entry);
-        }
-        Self { declared, user_scopes: Scopes::from_list(&policy.user_tokens.scopes) }
-    }
-}
-
-impl Callers {
-    /// A declared caller has what the policy lists, within what its token names, and for a user no more than users may.
-    /// An undeclared one is let in unless tokens are all there is, but never for someone else.
-    pub(crate) fn platform_principal(
-        &self,
-        mode: AuthMode,
-        token: &ServiceToken,
-        credential: Credential,
-    ) -> Result<Principal, Reason> {
-        if mode == AuthMode::JWTOnly && token.is_broad {
-            return Err(Reason::AudienceWrong);
-        }
-        let declared = self.declared.get(&token.caller);
-        let granted = match declared {
-            Some(declared) => declared.scopes.clone(),
-            None if mode == AuthMode::JWTOnly => return Err(Reason::CallerNotDeclared),
-            None => Scopes::All,
-        };
-        if token.on_behalf_of.is_some() && !declared.is_some_and(|declared| declared.on_behalf_of) {
-            return Err(Reason::DelegationNotAllowed);
-        }
-        let scopes = match &token.on_behalf_of {
-            Some(Identity::User { .. }) => granted.and(&token.scopes).and(&self.user_scopes),
-            _ => granted.and(&token.scopes),
-        };
-        let actor = Identity::Service(token.caller.clone());
-        Ok(Principal {
-            subject: token.on_behalf_of.clone().unwrap_or_else(|| actor.clone()),
-            actor,
-            scopes,
-            credential,
-            expires: Some(token.expires),
-            is_anonymous: false,
-        })
-    }
-
-    /// A user comes alone, or is brought by a peer that may carry a user's identity.
-    pub(crate) fn user_principal(&self, token: &UserToken, peer: Option<&PeerIdentity>) -> Result<Principal, Reason> {
-        let user = token.identity();
-        let (actor, scopes) = match peer {
-            None => (user.clone(), self.user_scopes.clone()),
-            Some(peer) => match self.declared.get(&peer.spiffe_id) {
-                Some(declared) if declared.on_behalf_of => {
-                    (Identity::Service(peer.spiffe_id.clone()), self.user_scopes.and(&declared.scopes))
-                }
-                _ => return Err(Reason::DelegationNotAllowed),
-            },
-        };
-        Ok(Principal {
-            subject: user,
-            actor,
-            scopes,
-            credential: Credential::UserToken,
-            expires: Some(token.expires),
-            is_anonymous: token.is_anonymous,
-        })
-    }
 }
 
 /// The times in which keys are refused.

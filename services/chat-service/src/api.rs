@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::BoxError;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -71,15 +72,12 @@ async fn begin(chats: &Chats, principal: &Principal, request: Request) -> Result
 }
 
 async fn receive(body: Body, held: &mut Held) -> Result<Vec<u8>, ChatError> {
+    let broken_off =
+        |error: BoxError| if error.is::<LengthLimitError>() { ChatError::TooLarge } else { ChatError::NotArrived };
     let mut body = Limited::new(body, MAX_BODY_BYTES);
     let mut received = Vec::new();
     while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(
-                |error| {
-                    if error.is::<LengthLimitError>() { ChatError::TooLarge } else { ChatError::NotArrived }
-                },
-            )?;
+        let frame = frame.map_err(broken_off)?;
         if let Ok(piece) = frame.into_data() {
             held.grow(piece.len()).await?;
             received.extend_from_slice(&piece);

@@ -286,6 +286,7 @@ mod tests {
         assert_eq!(root(&[&stranger, &older]), fingerprint(&older));
         assert_eq!(root(&[&stranger]), None);
     }
+
     #[test]
     fn a_chain_that_was_read_is_read_as_it_was_and_the_oldest_are_forgotten() {
         let key = PrivateKey::generate(KeySpec::Ecdsa256).unwrap();

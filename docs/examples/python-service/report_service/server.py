@@ -14,7 +14,7 @@ from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from .auth import Principal, authenticate, check_peer, effective_mode, presented
+from .auth import Principal, Presented, authenticate, check_peer, effective_mode, presented
 from .identity import IDENTITY_PATH, LEDGER_PATH, Instance
 from .mount import Generation, Mount
 from .peer import Peer, peer_of
@@ -180,9 +180,8 @@ class MeshHandler(BaseHTTPRequestHandler):
         notice: dict[str, str] = {}
         try:
             shown = presented(self.headers, generation)
+            self._note(shown, path, now)
             if shown.api_key is not None:
-                user_agent = self.headers.get("User-Agent", "")
-                server.instance.note(shown, self.peer, self.client_address[0], user_agent, path, now)
                 if shown.token is None and shown.unusable is None and effective_mode(shown, generation) == "Dual":
                     notice = generation.policy.notice
             principal = authenticate(shown, self.peer, generation, now)
@@ -201,8 +200,11 @@ class MeshHandler(BaseHTTPRequestHandler):
             shown = presented(self.headers, generation)
         except Refused:
             return
+        self._note(shown, "unmatched", now)
+
+    def _note(self, shown: Presented, route: str, now: float) -> None:
         user_agent = self.headers.get("User-Agent", "")
-        self.server.instance.note(shown, self.peer, self.client_address[0], user_agent, "unmatched", now)
+        self.server.instance.note(shown, self.peer, self.client_address[0], user_agent, route, now)
 
     def _to_operator(self, generation: Generation, now: float) -> Answer:
         """The operator is served its reports and nothing else; for everybody else there are none."""

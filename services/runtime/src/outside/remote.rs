@@ -158,24 +158,13 @@ mod tests {
     use std::future::{pending, ready};
 
     use gaia_api::ManualClock;
-    use gaia_api::mount::{UserTokenProfile, UserTokenVerification};
+    use gaia_api::mount::UserTokenVerification;
 
+    use super::super::tests::issuer_at;
     use super::*;
 
     fn issuer() -> UserTokenIssuer {
-        UserTokenIssuer {
-            name: "supabase".to_owned(),
-            issuer: "https://project.example/auth/v1".to_owned(),
-            profile: UserTokenProfile::Supabase,
-            verification: UserTokenVerification::Remote,
-            jwks_url: None,
-            audiences: vec![],
-            algorithms: vec![],
-            required_claims: std::collections::BTreeMap::new(),
-            client_ids: vec![],
-            ca_bundle: None,
-            max_ttl_seconds: None,
-        }
+        issuer_at("https://project.example/auth/v1", UserTokenVerification::Remote)
     }
 
     fn question(number: usize) -> QuestionHash {

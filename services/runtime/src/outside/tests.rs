@@ -60,19 +60,24 @@ impl Server {
     }
 
     fn issuer(&self, verification: UserTokenVerification) -> UserTokenIssuer {
-        UserTokenIssuer {
-            name: "supabase".to_owned(),
-            issuer: format!("http://{}", self.address),
-            profile: UserTokenProfile::Supabase,
-            verification,
-            jwks_url: Some(format!("http://{}/jwks", self.address)),
-            audiences: vec![],
-            algorithms: vec![],
-            required_claims: std::collections::BTreeMap::new(),
-            client_ids: vec![],
-            ca_bundle: None,
-            max_ttl_seconds: None,
-        }
+        issuer_at(&format!("http://{}", self.address), verification)
+    }
+}
+
+/// An issuer whose keys, where they count, are published beside it.
+pub(super) fn issuer_at(url: &str, verification: UserTokenVerification) -> UserTokenIssuer {
+    UserTokenIssuer {
+        name: "supabase".to_owned(),
+        issuer: url.to_owned(),
+        profile: UserTokenProfile::Supabase,
+        verification,
+        jwks_url: Some(format!("{url}/jwks")),
+        audiences: vec![],
+        algorithms: vec![],
+        required_claims: std::collections::BTreeMap::new(),
+        client_ids: vec![],
+        ca_bundle: None,
+        max_ttl_seconds: None,
     }
 }
 

@@ -46,14 +46,19 @@ async fn the_operator_learns_what_is_in_force_in_either_tls_mode() {
     }
 }
 
-#[tokio::test]
-async fn the_operator_learns_who_still_uses_which_key() {
-    let platform = Platform::new();
+/// One that knows a key, whose text is `secret`.
+async fn start_with_key(platform: &Platform) -> Service {
     let mut files = platform.mount("asset-service");
     let key =
         json!({"id": "old", "sha256": sha256_hex(b"secret"), "principal": "p", "state": "active", "shared": true});
     files.insert(key::API_KEYS, json!({ "schemaVersion": 1, "keys": [key] }).to_string().into_bytes());
-    let service = start(&files).await;
+    start(&files).await
+}
+
+#[tokio::test]
+async fn the_operator_learns_who_still_uses_which_key() {
+    let platform = Platform::new();
+    let service = start_with_key(&platform).await;
     let gateway = platform.client(Some(&platform.leaf("gateway")));
     for client in [&gateway, &platform.client(None)] {
         let request = Request::get(format!("{}/anyone", service.mesh)).header("x-api-key", "secret");
@@ -75,11 +80,7 @@ async fn the_operator_learns_who_still_uses_which_key() {
 #[tokio::test]
 async fn a_key_is_in_use_also_where_there_is_nothing() {
     let platform = Platform::new();
-    let mut files = platform.mount("asset-service");
-    let key =
-        json!({"id": "old", "sha256": sha256_hex(b"secret"), "principal": "p", "state": "active", "shared": true});
-    files.insert(key::API_KEYS, json!({ "schemaVersion": 1, "keys": [key] }).to_string().into_bytes());
-    let service = start(&files).await;
+    let service = start_with_key(&platform).await;
     let client = platform.client(Some(&platform.leaf("gateway")));
     for request in [Request::get(format!("{}/nothing", service.mesh)), Request::delete(format!("{}/who", service.mesh))]
     {
