@@ -1,5 +1,7 @@
 //! Conditions that all kinds report alike.
 
+use std::collections::BTreeMap;
+
 use gaia_api::crd::condition::{READY, RECONCILING, STALLED};
 use gaia_api::crd::{Condition, Truth, new_condition, reason};
 use jiff::Timestamp;
@@ -27,7 +29,39 @@ pub(crate) struct Obstacles<'a> {
     pub(crate) pending: Option<(&'static str, String)>,
 }
 
+/// A condition that is present only while it is True. It stops nothing but what its message says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Warning {
+    /// Type and reason: a constant of `gaia_api::crd::condition::warning`.
+    pub(crate) type_: &'static str,
+    /// The object and field, the cause, and the next step.
+    pub(crate) message: String,
+}
+
+impl Warning {
+    pub(crate) fn new(type_: &'static str, message: String) -> Self {
+        Self { type_, message }
+    }
+}
+
 impl Report<'_> {
+    /// The conditions of all warnings: one for each type, in the order of the types.
+    pub(crate) fn warnings(&self, warnings: Vec<Warning>) -> Vec<Condition> {
+        let mut by_type: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
+        for Warning { type_, message } in warnings {
+            by_type.entry(type_).or_default().push(message);
+        }
+        let condition = |(type_, mut messages): (&'static str, Vec<String>)| {
+            messages.sort();
+            messages.dedup();
+            let more = messages.len().saturating_sub(NAMED);
+            messages.truncate(NAMED);
+            let rest = if more > 0 { format!("; and {more} more") } else { String::new() };
+            self.condition(type_, Truth::True, type_, format!("{}{rest}", messages.join("; ")))
+        };
+        by_type.into_iter().map(condition).collect()
+    }
+
     /// One condition.
     pub(crate) fn condition(&self, type_: &str, status: Truth, reason: &str, message: String) -> Condition {
         new_condition(self.before, type_, status, reason, message, self.generation, self.now)
@@ -72,3 +106,6 @@ impl Report<'_> {
         }
     }
 }
+
+/// Messages of one type of warning in its condition.
+const NAMED: usize = 5;
