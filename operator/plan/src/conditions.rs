@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use gaia_api::crd::condition::{READY, RECONCILING, STALLED};
-use gaia_api::crd::{Condition, Truth, new_condition, reason};
+use gaia_api::crd::{Condition, Truth, find_condition, is_true, new_condition, reason};
 use jiff::Timestamp;
 
 use crate::Refusal;
@@ -13,6 +13,8 @@ use crate::backoff::Failures;
 pub(crate) struct Report<'a> {
     /// The conditions reported so far.
     pub(crate) before: &'a [Condition],
+    /// Whether they say that the spec of this generation was accepted: see [`is_accepted`].
+    pub(crate) is_accepted: bool,
     /// `metadata.generation`.
     pub(crate) generation: Option<i64>,
     /// Now.
@@ -25,8 +27,16 @@ pub(crate) struct Obstacles<'a> {
     pub(crate) refusal: Option<&'a Refusal>,
     /// Attempts that failed.
     pub(crate) failures: Option<&'a Failures>,
-    /// Whether there is still something to do.
+    /// What is still to be done. Reported as `Reconciling` until the spec is accepted (see [`is_accepted`]), and while the
+    /// object is not ready.
     pub(crate) pending: Option<(&'static str, String)>,
+}
+
+/// Whether the last status recorded that the spec of this generation was accepted and carried out. What the operator
+/// does after that (a renewal, a rotation, a repair) is no change of the spec: tools that deploy wait on `Reconciling`.
+pub(crate) fn is_accepted(observed: Option<i64>, generation: Option<i64>, conditions: &[Condition]) -> bool {
+    let is_settled = |type_| find_condition(conditions, type_).is_some() && !is_true(conditions, type_);
+    observed == generation && is_settled(RECONCILING) && is_settled(STALLED)
 }
 
 /// A condition that is present only while it is True. It stops nothing but what its message says.
@@ -73,6 +83,7 @@ impl Report<'_> {
         ready: Result<String, (&'static str, String)>,
         in_the_way: &Obstacles<'_>,
     ) -> Vec<Condition> {
+        let is_carried_out = self.is_accepted && ready.is_ok();
         let ready = match (ready, in_the_way.refusal, in_the_way.failures) {
             (Ok(message), ..) => self.condition(READY, Truth::True, reason::READY, message),
             (Err(_), Some(refusal), _) => self.condition(READY, Truth::False, refusal.reason, refusal.message.clone()),
@@ -81,14 +92,14 @@ impl Report<'_> {
             }
             (Err((reason, message)), None, None) => self.condition(READY, Truth::False, reason, message),
         };
-        vec![ready, self.reconciling(in_the_way), self.stalled(in_the_way)]
+        vec![ready, self.reconciling(in_the_way, is_carried_out), self.stalled(in_the_way)]
     }
 
-    fn reconciling(&self, in_the_way: &Obstacles<'_>) -> Condition {
+    fn reconciling(&self, in_the_way: &Obstacles<'_>, is_carried_out: bool) -> Condition {
         let under_way = match (in_the_way.refusal, in_the_way.failures, &in_the_way.pending) {
             (Some(refusal), ..) if !refusal.stalled => Some((refusal.reason, refusal.message.clone())),
             (None, Some(failures), _) => Some((failures.reason, failures.message.clone())),
-            (None, None, Some((reason, message))) => Some((*reason, message.clone())),
+            (None, None, Some((reason, message))) if !is_carried_out => Some((*reason, message.clone())),
             _ => None,
         };
         match under_way {

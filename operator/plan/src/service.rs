@@ -1,14 +1,15 @@
 //! GaiaService: its ServiceCertificate, the policy its pods enforce, and the record of who uses API keys.
 
+mod child;
 mod ledger;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use gaia_api::crd::condition::{CERTIFICATE_READY, LEGACY_FREE, POLICY_PUBLISHED, READY, RECONCILING, SERVED, STALLED};
+use gaia_api::crd::condition::{CERTIFICATE_READY, LEGACY_FREE, POLICY_PUBLISHED};
 use gaia_api::crd::{
-    AuthMode, AuthStatus, CertificateSummary, Condition, GaiaService, GaiaServiceStatus, ServiceCertificate,
-    ServiceCertificateSpec, TrustDomain, Truth, Workload, both_usages, find_condition, is_true, reason,
+    AuthMode, AuthStatus, CertificateSummary, GaiaService, GaiaServiceStatus, ServiceCertificate,
+    ServiceCertificateSpec, TrustDomain, Truth, Workload, both_usages, reason,
 };
 use gaia_api::ledger::LedgerRecord;
 use gaia_api::mount::{ApiKeyRules, Brownout, Caller, Deprecation, Policy, SCHEMA_VERSION, UserTokens};
@@ -19,7 +20,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use serde_json::{Value, json};
 
 use crate::backoff::Failures;
-use crate::conditions::{Obstacles, Report};
+use crate::conditions::{Obstacles, Report, is_accepted};
 use crate::domain::DomainView;
 use crate::legacy::{LedgerObject, Legacy, Watch};
 use crate::merge::merge_patch;
@@ -145,15 +146,11 @@ fn certificate_action(observed: &Observed<'_>) -> Result<Option<Action>, Refusal
     }
 }
 
-/// Whether everything this spec asks for was there already when it was last reported. Only whether a write is told of
-/// as a repair rests on it.
+/// Whether the last status says that everything this spec asks for was there. Only whether a write is reported as a
+/// repair, or as progress of the spec, depends on it.
 fn was_settled(service: &GaiaService) -> bool {
-    service.status.as_ref().is_some_and(|status| {
-        let stalled = find_condition(&status.conditions, STALLED);
-        status.observed_generation == service.metadata.generation
-            && !is_true(&status.conditions, RECONCILING)
-            && stalled.is_some_and(|stalled| stalled.reason == reason::SETTLED)
-    })
+    let status = service.status.as_ref();
+    status.is_some_and(|s| is_accepted(s.observed_generation, service.metadata.generation, &s.conditions))
 }
 
 fn certificate_patch(found: &ServiceCertificate, wanted: &ServiceCertificate, was_settled: bool) -> Option<Action> {
@@ -332,15 +329,21 @@ fn status(
 ) -> GaiaServiceStatus {
     let service = observed.service;
     let before = service.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    let report = Report { before, generation: service.metadata.generation, now };
+    let is_accepted = was_settled(service);
+    let report = Report { before, is_accepted, generation: service.metadata.generation, now };
+    let child = observed.child.ours().copied();
+    let of_child = child.and_then(child::stalled);
     let obstacles = Obstacles {
-        refusal: decision.refusal.as_ref(),
+        refusal: decision.refusal.as_ref().or(of_child.as_ref()),
         // A failure matters as long as what failed is still to be done.
         failures: observed.failures.filter(|_| !decision.actions.is_empty()),
-        pending: decision.actions.first().map(|action| (reason::RECONCILING, action.to_string())),
+        pending: decision
+            .actions
+            .first()
+            .map(|action| (reason::RECONCILING, action.to_string()))
+            .or_else(|| child.and_then(child::pending)),
     };
-    let child = observed.child.ours().copied();
-    let certificate_ready = certificate_ready(child);
+    let certificate_ready = child::ready(child);
     let ready = match (&certificate_ready, decision.policy_published) {
         (Ok(message), true) => Ok(message.clone()),
         (Err(problem), _) => Err(problem.clone()),
@@ -356,7 +359,7 @@ fn status(
     } else {
         report.condition(POLICY_PUBLISHED, Truth::False, reason::RECONCILING, String::new())
     });
-    conditions.push(served(&report, observed.child.ours().copied()));
+    conditions.push(child::served(&report, child));
     let verdict = &legacy.verdict;
     conditions.push(report.condition(LEGACY_FREE, verdict.truth, verdict.reason, verdict.message.clone()));
     GaiaServiceStatus {
@@ -371,32 +374,6 @@ fn status(
         policy_hash: decision.policy_hash.clone().filter(|_| decision.policy_published),
         conditions,
     }
-}
-
-/// Whether the ServiceCertificate is ready, in its own words.
-fn certificate_ready(child: Option<&ServiceCertificate>) -> Result<String, (&'static str, String)> {
-    let waiting = (reason::ISSUING, "the certificate is not issued yet".to_owned());
-    let Some(status) = child.and_then(|child| child.status.as_ref()) else { return Err(waiting) };
-    let message = find_condition(&status.conditions, READY).map(|condition| condition.message.clone());
-    match message {
-        Some(message) if is_true(&status.conditions, READY) => Ok(message),
-        Some(message) => Err((reason::CERTIFICATE_NOT_READY, message)),
-        None => Err(waiting),
-    }
-}
-
-/// What the ServiceCertificate says of its instances.
-fn served(report: &Report<'_>, child: Option<&ServiceCertificate>) -> Condition {
-    let found = child.and_then(|child| child.status.as_ref()).and_then(|s| find_condition(&s.conditions, SERVED));
-    let Some(found) = found else {
-        return report.condition(SERVED, Truth::Unknown, reason::ISSUING, "there is nothing to serve yet".to_owned());
-    };
-    let truth = match found.status.as_str() {
-        "True" => Truth::True,
-        "False" => Truth::False,
-        _ => Truth::Unknown,
-    };
-    report.condition(SERVED, truth, &found.reason, found.message.clone())
 }
 
 fn value(object: &impl serde::Serialize) -> Value {

@@ -20,6 +20,8 @@ mod leaves;
 mod modes;
 #[path = "stories/restores.rs"]
 mod restores;
+#[path = "stories/services.rs"]
+mod services;
 mod world;
 
 use gaia_api::Span;

@@ -7,14 +7,16 @@ use jiff::Timestamp;
 
 use super::request::Request;
 use super::{LeafFacts, LeafSecret, Observed, Verdict, issued_at};
-use crate::conditions::{Obstacles, Report};
+use crate::conditions::{Obstacles, Report, is_accepted};
 use crate::instance::{Instances, Need};
 use crate::object::Held;
 
 pub(super) fn status(observed: &Observed<'_>, verdict: &Verdict, now: Timestamp) -> ServiceCertificateStatus {
     let certificate = observed.certificate;
     let before = certificate.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    let report = Report { before, generation: certificate.metadata.generation, now };
+    let generation = certificate.metadata.generation;
+    let observed_generation = certificate.status.as_ref().and_then(|status| status.observed_generation);
+    let report = Report { before, is_accepted: is_accepted(observed_generation, generation, before), generation, now };
     let refusal = match verdict {
         Verdict::Refused(refusal) | Verdict::Keep(refusal, _) | Verdict::KeepLater(refusal, _) => Some(refusal),
         _ => None,

@@ -11,14 +11,16 @@ use jiff::Timestamp;
 
 use super::{Decision, Observed};
 use crate::backoff::{saturating_add, saturating_sub};
-use crate::conditions::{Obstacles, Report};
+use crate::conditions::{Obstacles, Report, is_accepted};
 use crate::ring::{CaMaterial, CaRing, Distrust, Generation, Ring, SigningMaterial, SigningRing, State};
 use crate::rotation::Progress;
 
 pub(super) fn status(observed: &Observed<'_>, decision: &Decision, now: Timestamp) -> TrustDomainStatus {
     let domain = observed.domain;
     let before = domain.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    let report = Report { before, generation: domain.metadata.generation, now };
+    let generation = domain.metadata.generation;
+    let observed_generation = domain.status.as_ref().and_then(|status| status.observed_generation);
+    let report = Report { before, is_accepted: is_accepted(observed_generation, generation, before), generation, now };
     let obstacles = Obstacles {
         refusal: decision.refusal.as_ref(),
         // A failure matters as long as what failed is still to be done.
