@@ -1,15 +1,40 @@
 //! What a test does when the cluster it needs cannot be had: it says so and passes, or fails where the machine is meant
 //! to have one (`REQUIRE_KUBE=1`, `REQUIRE_NODE=1`).
 
+use std::num::NonZero;
 use std::ops::Deref;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use anyhow::Result;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
 use crate::assets::ControlPlaneAssets;
 use crate::progress::say;
 use crate::{Cluster, ControlPlane, ControlPlaneOptions, Node};
+
+/// The right to be one of the tests of this program that use a control plane at the same time. The others wait, on a thread
+/// of their own: so a program can have more test threads than the machine has room for tests, and a test that waits for
+/// something else, such as the node, keeps none from running.
+#[derive(Debug)]
+pub struct Turn {
+    _permit: Option<SemaphorePermit<'static>>,
+}
+
+impl Turn {
+    /// Waits for one. A test must not take a second one while it holds the first.
+    pub async fn take() -> Self {
+        static TURNS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(turns()));
+        // The semaphore is never closed.
+        Self { _permit: TURNS.acquire().await.ok() }
+    }
+}
+
+/// `GAIA_E2E_TURNS`, else four for each core: the tests mostly wait.
+fn turns() -> usize {
+    let told = std::env::var("GAIA_E2E_TURNS").ok().and_then(|text| text.parse().ok());
+    told.unwrap_or_else(|| 4 * std::thread::available_parallelism().map_or(1, NonZero::get))
+}
 
 /// A kind of cluster that tests need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,34 +45,51 @@ pub enum Tier {
     C,
 }
 
-/// The control plane that the tests of this program share. `None` if it cannot be had: the test returns.
-///
-/// Tests that stop parts of it take [`own_control_plane`].
-///
-/// # Panics
-/// If the programs are there and the control plane does not start, or if `REQUIRE_KUBE` is set and it cannot be had.
-pub async fn control_plane() -> Option<&'static ControlPlane> {
-    static SHARED: OnceCell<Result<ControlPlane, String>> = OnceCell::const_new();
-    let start = async || match locate().await {
-        Ok(assets) => Ok(start_with(assets, ControlPlaneOptions::default()).await),
-        Err(why) => Err(format!("{why:#}")),
-    };
-    available(Tier::B, SHARED.get_or_init(start).await.as_ref())
+/// A control plane that several tests of one program share: a `static` of the module that installs something on it. It is
+/// started for the first test that asks for it and runs until the program ends.
+#[derive(Debug, Default)]
+pub struct SharedControlPlane(OnceCell<Result<ControlPlane, String>>);
+
+impl SharedControlPlane {
+    /// One that is not started yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(OnceCell::const_new())
+    }
+
+    /// The control plane. `None` if it cannot be had: the test returns. A test that holds no [`Turn`] takes one first.
+    ///
+    /// Tests that stop parts of it take [`own_control_plane`].
+    ///
+    /// # Panics
+    /// If the programs are there and the control plane does not start, or if `REQUIRE_KUBE` is set and it cannot be had.
+    pub async fn get(&'static self) -> Option<&'static ControlPlane> {
+        let start = async || match locate().await {
+            Ok(assets) => Ok(start_with(assets, ControlPlaneOptions::default()).await),
+            Err(why) => Err(format!("{why:#}")),
+        };
+        available(Tier::B, self.0.get_or_init(start).await.as_ref())
+    }
 }
 
-/// A control plane for one test, which may break it.
+/// A control plane for one test, which may break it. It holds a [`Turn`] until it is dropped.
 ///
 /// # Panics
-/// As [`control_plane`].
+/// As [`SharedControlPlane::get`].
 pub async fn own_control_plane(options: ControlPlaneOptions) -> Option<ControlPlane> {
-    Some(start_with(available(Tier::B, locate().await)?, options).await)
+    let assets = available(Tier::B, locate().await)?;
+    let turn = Turn::take().await;
+    Some(start_with(assets, options).await.held_with(turn))
 }
 
 async fn locate() -> Result<ControlPlaneAssets> {
     tokio::task::spawn_blocking(ControlPlaneAssets::locate).await?
 }
 
+/// Starts one of at most [`STARTING`] at a time: a start takes seconds of CPU time, and has a time-out.
 async fn start_with(assets: ControlPlaneAssets, options: ControlPlaneOptions) -> ControlPlane {
+    static STARTS: Semaphore = Semaphore::const_new(STARTING);
+    let _start = STARTS.acquire().await;
     must_start(ControlPlane::start(ControlPlaneOptions { assets: Some(assets), ..options }).await)
 }
 
@@ -67,15 +109,6 @@ pub async fn node() -> Option<&'static PodCluster> {
         },
     };
     available(Tier::C, SHARED.get_or_init(start).await.as_ref())
-}
-
-/// A node for one test. There is one per machine: not for programs whose tests share one.
-///
-/// # Panics
-/// As [`node`].
-pub async fn own_node() -> Option<Node> {
-    available(Tier::C, node_requirements().await)?;
-    Some(must_start(Node::start_for_test().await))
 }
 
 async fn node_requirements() -> Result<()> {
@@ -162,3 +195,6 @@ impl Tier {
 fn must_start<T>(result: Result<T>) -> T {
     result.unwrap_or_else(|error| panic!("{error:#}"))
 }
+
+/// How many control planes start at a time.
+const STARTING: usize = 2;

@@ -21,6 +21,7 @@ use crate::assets::ControlPlaneAssets;
 use crate::cluster::Cluster;
 use crate::process::Process;
 use crate::progress::say;
+use crate::tier::Turn;
 use crate::{AuditLog, dirs, wait};
 
 /// A running control plane. It is a [`Cluster`], with access to the processes it consists of. Dropping it kills them;
@@ -32,6 +33,7 @@ pub struct ControlPlane {
     kube_controller_manager: Option<Process>,
     kube_apiserver: Process,
     etcd: Process,
+    turn: Option<Turn>,
 }
 
 impl ControlPlane {
@@ -68,12 +70,18 @@ impl ControlPlane {
         let kube_apiserver = Process::start(plan.kube_apiserver())?;
         let cluster = Cluster::new(plan.admin_kubeconfig(), assets.kubectl.clone(), dir);
         let timeout = options.timeout;
-        let mut plane = Self { cluster, timeout, kube_controller_manager: None, kube_apiserver, etcd };
+        let mut plane = Self { cluster, timeout, kube_controller_manager: None, kube_apiserver, etcd, turn: None };
         plane.wait_ready().await?;
         // Not earlier: it gives up at once while the API server is still making the roles it starts with.
         plane.kube_controller_manager = plan.kube_controller_manager().map(Process::start).transpose()?;
         plane.wait_for_controllers().await?;
         Ok(plane)
+    }
+
+    /// Keeps the turn of the test that it was started for until it is dropped.
+    pub(crate) fn held_with(mut self, turn: Turn) -> Self {
+        self.turn = Some(turn);
+        self
     }
 
     /// Waits for the first thing that kube-controller-manager does in a new cluster.

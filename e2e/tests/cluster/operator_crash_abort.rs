@@ -1,0 +1,101 @@
+//! An operator that is killed at every change it makes gives a rotation up as if nothing had been, wherever the rotation
+//! had got to.
+
+use crate::common::chronicle::{id_in, states_of};
+use crate::common::conduct::Moment;
+use crate::common::story::{LEAVES, Opening, Proof, Story, abort, abort_active, raised};
+
+// ---- staged --------------------------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_before_every_change_it_gives_up_a_rotation_that_is_staged() {
+    STAGED.ends_as_undisturbed(Moment::BeforeItIsSent).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_after_every_change_it_gives_up_a_rotation_that_is_staged() {
+    STAGED.ends_as_undisturbed(Moment::AfterItIsDone).await;
+}
+
+/// It never stays like that, so the operator dies there first.
+const STAGED: Story = Story {
+    edits: &[|_| Some(raised("ca")), |seen| Some(abort(&id_in(&seen.ring("ca"), "Staged")?))],
+    is_over: |seen| states_of(&seen.ring("ca")) == ["Active", "Removed"],
+    proof: Proof::Time,
+    opening: Opening::CutShort,
+    least_deaths: 4,
+};
+
+// ---- published -----------------------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_before_every_change_it_gives_up_a_rotation_that_is_published() {
+    PUBLISHED.ends_as_undisturbed(Moment::BeforeItIsSent).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_after_every_change_it_gives_up_a_rotation_that_is_published() {
+    PUBLISHED.ends_as_undisturbed(Moment::AfterItIsDone).await;
+}
+
+const PUBLISHED: Story = Story {
+    edits: &[|_| Some(raised("ca")), |seen| Some(abort(&id_in(&seen.ring("ca"), "Published")?))],
+    is_over: |seen| states_of(&seen.ring("ca")) == ["Active", "Removed"],
+    proof: Proof::Time,
+    opening: Opening::Settled,
+    least_deaths: 10,
+};
+
+// ---- active --------------------------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_before_every_change_it_goes_back_to_the_ca_before() {
+    ACTIVE.ends_as_undisturbed(Moment::BeforeItIsSent).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_after_every_change_it_goes_back_to_the_ca_before() {
+    ACTIVE.ends_as_undisturbed(Moment::AfterItIsDone).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_before_every_change_it_goes_back_to_the_signing_key_before() {
+    KEY_ACTIVE.ends_as_undisturbed(Moment::BeforeItIsSent).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_after_every_change_it_goes_back_to_the_signing_key_before() {
+    KEY_ACTIVE.ends_as_undisturbed(Moment::AfterItIsDone).await;
+}
+
+/// When every leaf is of the new CA.
+const ACTIVE: Story = Story {
+    edits: &[
+        |_| Some(raised("ca")),
+        |seen| {
+            let is_through = LEAVES.iter().all(|leaf| seen.revision(leaf) == 2);
+            abort_active(&seen.ring("ca")).filter(|_| is_through)
+        },
+    ],
+    is_over: |seen| states_of(&seen.ring("ca")) == ["Active", "Removed"],
+    proof: Proof::Time,
+    opening: Opening::Settled,
+    least_deaths: 22,
+};
+
+/// When the next key is there, and the issuer's Secret is written.
+const KEY_ACTIVE: Story = Story {
+    edits: &[
+        |_| Some(raised("tokens")),
+        |seen| {
+            let ring = seen.ring("signing");
+            let is_through = states_of(&ring) == ["Retiring", "Active", "Published"]
+                && ring["generations"][0]["switchedTime"].is_string();
+            abort_active(&ring).filter(|_| is_through)
+        },
+    ],
+    is_over: |seen| states_of(&seen.ring("signing")) == ["Active", "Removed", "Published"],
+    proof: Proof::Time,
+    opening: Opening::Settled,
+    least_deaths: 14,
+};

@@ -1,0 +1,441 @@
+//! Rotations as the people see them who ask for them: columns, conditions and events, what is refused, and why.
+
+use std::time::Duration;
+
+use crate::common::chronicle::{Chronicle, id_in, name_in, states_of};
+use crate::common::openssl::{CA_EXTENSIONS, OpenSsl};
+use crate::common::{OPERATOR_NAMESPACE, SOON, Scene};
+use gaia_e2e::wait::{self, Seen};
+use gaia_pki::Certificate;
+use serde_json::{Value, json};
+
+// ---- asked for -----------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_raised_revision_rotates_the_ca_and_people_can_watch_it() {
+    let Some(scene) = Scene::begin().await else { return };
+    let seen = scene.rotating(json!({}), "8s").await;
+    let domain = scene.domain.clone();
+    let first = id_in(&seen.ring("ca"), "Active").unwrap();
+    scene.raise("ca", 2).await;
+
+    seen.wait_for_states("ca", &["Active", "Published"]).await;
+    let next = id_in(&seen.ring("ca"), "Published").unwrap();
+    // Until every bundle has it, the message says which does not.
+    let announced = async || match scene.condition("TrustDomain", &domain, "CARotating").await {
+        Some(said) if said.message.contains(&format!("CA {next} was published at")) => Seen::Yes(said),
+        said => Seen::NotYet(format!("{said:?}")),
+    };
+    let said = wait::until("people are told when the next CA signs", SOON, announced).await.unwrap();
+    assert_eq!((&*said.status, &*said.reason), ("True", "Publishing"));
+    assert!(said.message.contains("it signs at"), "{}", said.message);
+    assert_eq!(column(&scene, "ROTATING").await, "CA");
+    assert_eq!(column(&scene, "READY").await, "True");
+    assert_eq!(roots(&scene).await, 2, "the next root is trusted before it signs");
+
+    seen.wait_for_states("ca", &["Retiring", "Active"]).await;
+    assert_eq!(column(&scene, "READY").await, "True");
+    assert_eq!(roots(&scene).await, 2, "the old root is trusted as long as what it signed is in use");
+    seen.wait_for_states("ca", &["Removed", "Active"]).await;
+    scene.wait_rotated().await;
+    assert_eq!(scene.condition("TrustDomain", &domain, "CARotating").await.unwrap().status, "False");
+    assert_eq!(column(&scene, "ROTATING").await, "-");
+    assert_eq!(roots(&scene).await, 1);
+    assert!(scene.leaf_is_whole("worker-tls").await);
+    assert_eq!(seen.revision("worker-tls"), 2);
+    let status = scene.get("TrustDomain", &domain).await.unwrap()["status"].clone();
+    assert_eq!((&status["ca"]["active"]["id"], &status["ca"]["next"]), (&json!(next), &Value::Null));
+    told(
+        &scene,
+        &[
+            ("RotationStarted", "rotationRevision is 2"),
+            ("RotationSwitched", &format!("CA {next} signs from now on")),
+            ("RotationCompleted", &format!("CA {first} is removed: every certificate it signed is replaced")),
+        ],
+    )
+    .await;
+    ends_well(scene, seen).await;
+}
+
+#[tokio::test]
+async fn a_raised_revision_rotates_the_signing_key_and_people_can_watch_it() {
+    let Some(scene) = Scene::begin().await else { return };
+    let issuer = json!({ "namespace": scene.namespace, "name": "auth" });
+    scene.create(scene.service("auth", json!({}))).await;
+    let seen = scene.rotating(json!({ "tokens": { "maxTTL": "10s", "issuedBy": issuer } }), "2s").await;
+    let domain = scene.domain.clone();
+    let (first, next) = (id_in(&seen.ring("signing"), "Active").unwrap(), name_in(&seen.ring("signing"), "Published"));
+    let next = next.unwrap();
+    assert_eq!(column(&scene, "SIGNING KEY").await, first);
+    assert_eq!(kids(&scene).await.len(), 2, "the next key is known before it is needed");
+    scene.raise("tokens", 2).await;
+
+    seen.wait_for_states("signing", &["Retiring", "Active", "Published"]).await;
+    scene.wait_for("TrustDomain", &domain, "SigningKeysRotating=True", "Retiring", SOON).await;
+    assert_eq!(column(&scene, "ROTATING").await, "SigningKey");
+    assert_eq!(column(&scene, "SIGNING KEY").await, next[..8]);
+    assert_eq!(kids(&scene).await.len(), 3, "tokens of the old key are still good");
+    let handed = scene.secret_text(&format!("{domain}-token-signer"), "kid").await;
+    assert_eq!(handed, next, "the issuer has the new key");
+
+    seen.wait_for_states("signing", &["Removed", "Active", "Published"]).await;
+    scene.wait_rotated().await;
+    assert_eq!(column(&scene, "ROTATING").await, "-");
+    let kids = kids(&scene).await;
+    assert!(kids.len() == 2 && kids[0] == next, "{kids:?}");
+    told(
+        &scene,
+        &[
+            ("RotationStarted", "rotationRevision is 2"),
+            ("RotationSwitched", &format!("signing key {} signs from now on", &next[..8])),
+            ("RotationCompleted", &format!("signing key {first} is removed: the last token it signed has ended")),
+        ],
+    )
+    .await;
+    assert_eq!(seen.revision("worker-tls"), 1, "certificates have nothing to do with it");
+    ends_well(scene, seen).await;
+}
+
+#[tokio::test]
+async fn a_second_revision_waits_until_the_rotation_under_way_is_over() {
+    let Some(scene) = Scene::begin().await else { return };
+    let seen = scene.rotating(json!({}), "6s").await;
+    scene.raise("ca", 2).await;
+    seen.wait_for_states("ca", &["Active", "Published"]).await;
+    scene.raise("ca", 3).await;
+    seen.wait_for_states("ca", &["Removed", "Removed", "Active"]).await;
+    scene.wait_rotated().await;
+    assert_eq!(seen.revision("worker-tls"), 3);
+    for ring in seen.succession("ca") {
+        let on_their_way = ring.matches("Staged").count() + ring.matches("Published").count();
+        let living = on_their_way + ring.matches("Retiring").count();
+        assert!(living <= 1, "two rotations at once: {ring}");
+    }
+    let started = scene.events("TrustDomain", &scene.domain).await;
+    assert_eq!(started.iter().filter(|(reason, ..)| reason == "RotationStarted").count(), 2, "{started:?}");
+    ends_well(scene, seen).await;
+}
+
+#[tokio::test]
+async fn another_kind_of_key_is_a_rotation() {
+    let Some(scene) = Scene::begin().await else { return };
+    let seen = scene.rotating(json!({ "tokens": { "maxTTL": "10s" } }), "1s").await;
+    let domain = scene.domain.clone();
+    let spec = json!({ "ca": { "privateKey": { "size": 384 } }, "tokens": { "algorithm": "RS256" } });
+    scene.patch("TrustDomain", &domain, json!({ "spec": spec })).await;
+    seen.wait_for_states("ca", &["Removed", "Active"]).await;
+    // The next key was of the old kind: another one had to be made first.
+    seen.wait_for_states("signing", &["Removed", "Removed", "Active", "Published"]).await;
+    scene.wait_rotated().await;
+    let root = scene.trust("ca.crt").await;
+    let root = Certificate::chain_from_pem(root.as_bytes()).unwrap().remove(0);
+    assert_eq!(root.public_key().spec(), Some(gaia_pki::KeySpec::Ecdsa384));
+    let keys: Value = serde_json::from_str(&scene.trust("jwks.json").await).unwrap();
+    let algorithms: Vec<&Value> = keys["keys"].as_array().unwrap().iter().map(|key| &key["alg"]).collect();
+    assert_eq!(algorithms, ["RS256", "RS256"]);
+    let events = scene.events("TrustDomain", &domain).await;
+    let told = |text: &str| events.iter().any(|(reason, _, note)| reason == "RotationStarted" && note.contains(text));
+    assert!(told("spec.ca.privateKey is") && told("spec.tokens.algorithm is RS256"), "{events:?}");
+    ends_well(scene, seen).await;
+}
+
+#[tokio::test]
+async fn signing_keys_rotate_by_themselves_once_their_period_has_passed() {
+    let Some(scene) = Scene::begin().await else { return };
+    let tokens = json!({ "rotationPeriod": "1m", "maxTTL": "10s" });
+    let seen = scene.rotating(json!({ "tokens": tokens, "propagation": { "deadline": "10s" } }), "1s").await;
+    let first = seen.ring("signing")["generations"][0].clone();
+    let switched = async || seen.ring("signing")["generations"][1]["activatedTime"].as_str().map(str::to_owned);
+    let at = wait::until("the next key signs", Duration::from_secs(90), switched).await.unwrap();
+    let times = [first["activatedTime"].as_str().unwrap(), &at].map(|text| text.parse::<jiff::Timestamp>().unwrap());
+    let period = times[1].duration_since(times[0]).as_secs();
+    assert!((60..=75).contains(&period), "it took {period} s");
+    seen.wait_for_states("signing", &["Removed", "Active", "Published"]).await;
+    told(&scene, &[("RotationStarted", "rotationPeriod has passed")]).await;
+    ends_well(scene, seen).await;
+}
+
+// ---- aborted -------------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_rotation_that_is_published_can_be_given_up_and_begun_anew() {
+    let Some(scene) = Scene::begin().await else { return };
+    let seen = scene.rotating(json!({}), "8s").await;
+    let before = scene.trust("ca.crt").await;
+    scene.raise("ca", 2).await;
+    seen.wait_for_states("ca", &["Active", "Published"]).await;
+    let given_up = id_in(&seen.ring("ca"), "Published").unwrap();
+    scene.annotate("gaia.dev/abort", &given_up).await;
+    seen.wait_for_states("ca", &["Active", "Removed"]).await;
+    scene.wait_rotated().await;
+    assert_eq!(scene.trust("ca.crt").await, before);
+    assert_eq!(seen.revision("worker-tls"), 1, "nothing was signed by it");
+    assert!(scene.leaf_is_whole("worker-tls").await);
+    told(&scene, &[("RotationAborted", &format!("the rotation to CA {given_up} is aborted"))]).await;
+    let stalled = scene.condition("TrustDomain", &scene.domain, "Stalled").await.unwrap();
+    assert_eq!(stalled.status, "False", "the annotation can stay: {stalled:?}");
+
+    scene.raise("ca", 3).await;
+    seen.wait_for_states("ca", &["Removed", "Removed", "Active"]).await;
+    scene.wait_rotated().await;
+    assert!(scene.leaf_is_whole("worker-tls").await);
+    ends_well(scene, seen).await;
+}
+
+#[tokio::test]
+async fn a_ca_that_signs_already_can_be_given_up_while_the_one_before_is_trusted() {
+    let Some(scene) = Scene::begin().await else { return };
+    let seen = scene.rotating(json!({}), "8s").await;
+    let before = scene.trust("ca.crt").await;
+    scene.raise("ca", 2).await;
+    let reissued = async || seen.revision("worker-tls") == 2;
+    wait::until("the certificate is of the new CA", SOON, reissued).await.unwrap();
+    let given_up = id_in(&seen.ring("ca"), "Active").unwrap();
+    scene.annotate("gaia.dev/abort", &given_up).await;
+    seen.wait_for_states("ca", &["Active", "Retiring"]).await;
+    seen.wait_for_states("ca", &["Active", "Removed"]).await;
+    scene.wait_rotated().await;
+    assert_eq!(scene.trust("ca.crt").await, before);
+    assert!(scene.leaf_is_whole("worker-tls").await);
+    assert_eq!(seen.revision("worker-tls"), 3, "it was issued by the new one, and then again by the old one");
+    told(&scene, &[("RotationAborted", &format!("the rotation to CA {given_up} is aborted"))]).await;
+    ends_well(scene, seen).await;
+}
+
+#[tokio::test]
+async fn a_signing_key_that_signs_already_can_be_given_up_while_the_one_before_is_trusted() {
+    let Some(scene) = Scene::begin().await else { return };
+    let seen = scene.rotating(json!({ "tokens": { "maxTTL": "10s" } }), "1s").await;
+    let first = name_in(&seen.ring("signing"), "Active").unwrap();
+    scene.raise("tokens", 2).await;
+    seen.wait_for_states("signing", &["Retiring", "Active", "Published"]).await;
+    let given_up = name_in(&seen.ring("signing"), "Active").unwrap();
+    scene.annotate("gaia.dev/abort", &given_up[..8]).await;
+    seen.wait_for_states("signing", &["Active", "Retiring", "Published"]).await;
+    assert_eq!(kids(&scene).await.len(), 3, "what the key that was given up has signed is still good");
+    seen.wait_for_states("signing", &["Active", "Removed", "Published"]).await;
+    scene.wait_rotated().await;
+    let kids = kids(&scene).await;
+    assert!(kids.contains(&first) && !kids.contains(&given_up), "{kids:?}");
+    ends_well(scene, seen).await;
+}
+
+#[tokio::test]
+async fn a_rotation_that_is_over_can_not_be_given_up_and_people_are_told_why() {
+    let Some(scene) = Scene::begin().await else { return };
+    let seen = scene.rotating(json!({}), "1s").await;
+    let domain = scene.domain.clone();
+    scene.raise("ca", 2).await;
+    seen.wait_for_states("ca", &["Removed", "Active"]).await;
+    scene.wait_rotated().await;
+    let (old, active) = (id_in(&seen.ring("ca"), "Removed").unwrap(), id_in(&seen.ring("ca"), "Active").unwrap());
+    for (asked, why) in [
+        (active.as_str(), "the one before it is removed already"),
+        (old.as_str(), "it is Removed already"),
+        ("00000000", "no generation has that id"),
+    ] {
+        scene.annotate("gaia.dev/abort", asked).await;
+        let named = format!("metadata.annotations[gaia.dev/abort]: {asked:?} cannot be aborted: {why}");
+        stalls(&scene, "AbortNotPossible", &named).await;
+    }
+    assert_eq!(scene.condition("TrustDomain", &domain, "Ready").await.unwrap().status, "True");
+    scene.patch("TrustDomain", &domain, json!({ "metadata": { "annotations": { "gaia.dev/abort": null } } })).await;
+    scene.wait_for("TrustDomain", &domain, "Stalled=False", "Settled", SOON).await;
+    assert_eq!(states_of(&seen.ring("ca")), ["Removed", "Active"]);
+    ends_well(scene, seen).await;
+}
+
+// ---- a CA that was brought -----------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_new_certificate_in_the_secret_of_a_brought_ca_is_rotated_to() {
+    let Some(scene) = Scene::begin().await else { return };
+    let (openssl, seen) = brought(&scene).await;
+    scene.patch_in(OPERATOR_NAMESPACE, "Secret", &secret_of(&scene), pair(&openssl, "second")).await;
+    // Nobody tells of it: it is looked at every ten seconds.
+    seen.wait_for_states("ca", &["Removed", "Active"]).await;
+    scene.wait_rotated().await;
+    assert_eq!(name_in(&seen.ring("ca"), "Active").unwrap(), openssl.fingerprint(&openssl.read("second.crt")).await);
+    openssl.verify(&openssl.read("second.crt"), &scene.secret_text("worker-tls", "tls.crt").await).await;
+    assert_eq!(roots(&scene).await, 1);
+    ends_well(scene, seen).await;
+}
+
+#[tokio::test]
+async fn the_only_brought_ca_is_distrusted_only_once_there_is_another() {
+    let Some(scene) = Scene::begin().await else { return };
+    let (openssl, seen) = brought(&scene).await;
+    let domain = scene.domain.clone();
+    let before = (seen.ring("ca"), scene.trust("ca.crt").await);
+    let leaked = name_in(&seen.ring("ca"), "Active").unwrap();
+    let listed = json!({ "spec": { "ca": { "distrusted": [{ "fingerprint": leaked }] } } });
+    scene.patch("TrustDomain", &domain, listed).await;
+    let secret = secret_of(&scene);
+    let asks_for_another = format!("put another one into Secret {OPERATOR_NAMESPACE}/{secret} first");
+    stalls(&scene, "CADistrusted", &asks_for_another).await;
+    assert_eq!((seen.ring("ca"), scene.trust("ca.crt").await), before, "it is the only one");
+    assert_eq!(scene.condition("TrustDomain", &domain, "Ready").await.unwrap().status, "True");
+
+    scene.patch_in(OPERATOR_NAMESPACE, "Secret", &secret, pair(&openssl, "second")).await;
+    seen.wait_for_states("ca", &["Distrusted", "Active"]).await;
+    scene.wait_rotated().await;
+    scene.wait_for("TrustDomain", &domain, "Stalled=False", "Settled", SOON).await;
+    openssl.verify(&openssl.read("second.crt"), &scene.secret_text("worker-tls", "tls.crt").await).await;
+    assert_eq!(scene.trust("ca.crt").await, openssl.read("second.crt"), "the one that leaked is trusted no more");
+    ends_well(scene, seen).await;
+}
+
+/// A TrustDomain on a CA that was brought, and another one, `second`, that is not yet.
+async fn brought(scene: &Scene) -> (OpenSsl, Chronicle) {
+    let openssl = OpenSsl::new();
+    for name in ["first", "second"] {
+        openssl.self_signed(name, &format!("/CN={name}"), &[&["-days", "3000"][..], &CA_EXTENSIONS].concat()).await;
+    }
+    let secret = secret_of(scene);
+    let manifest = scene.secret(OPERATOR_NAMESPACE, &secret, "Opaque", pair(&openssl, "first")["stringData"].clone());
+    scene.create(manifest).await;
+    let spec = json!({ "ca": { "existingSecretRef": { "name": secret } }, "tokens": { "maxTTL": "10s" } });
+    let seen = scene.rotating(spec, "1s").await;
+    (openssl, seen)
+}
+
+fn secret_of(scene: &Scene) -> String {
+    format!("{}-brought", scene.domain)
+}
+
+fn pair(openssl: &OpenSsl, name: &str) -> Value {
+    let [certificate, key] = ["crt", "key"].map(|end| openssl.read(&format!("{name}.{end}")));
+    json!({ "stringData": { "tls.crt": certificate, "tls.key": key } })
+}
+
+// ---- leaves that are revoked ---------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_revoked_certificate_is_on_the_denylist_and_replaced() {
+    let Some(scene) = Scene::begin().await else { return };
+    let seen = scene.rotating(json!({}), "1s").await;
+    let openssl = OpenSsl::new();
+    let leaked = openssl.fingerprint(&scene.secret_text("worker-tls", "tls.crt").await).await;
+    let mark = scene.mark().await;
+    scene.patch("TrustDomain", &scene.domain, json!({ "spec": { "revoked": { "leaves": [leaked] } } })).await;
+    let replaced = async || seen.revision("worker-tls") == 2 && scene.trust("denylist.json").await.contains(&leaked);
+    wait::until("it is replaced and refused", SOON, replaced).await.unwrap();
+    let denylist: Value = serde_json::from_str(&scene.trust("denylist.json").await).unwrap();
+    assert_eq!(denylist["leaves"], json!([leaked]));
+    assert!(scene.leaf_is_whole("worker-tls").await);
+    let writes = scene.writes(mark).await;
+    let of_objects = writes.iter().filter(|write| !write.contains(" events ") && !write.contains("/status "));
+    assert_eq!(of_objects.collect::<Vec<_>>(), ["patch configmaps td-trust", "patch secrets worker-tls"]);
+    wait::until("an event tells of it", SOON, async || {
+        let events = scene.events("ServiceCertificate", "worker").await;
+        let told = events.iter().any(|(.., note)| note.contains("the certificate was revoked"));
+        if told { Seen::Yes(()) } else { Seen::NotYet(format!("{events:?}")) }
+    })
+    .await
+    .unwrap();
+    ends_well(scene, seen).await;
+}
+
+// ---- times that cannot work ----------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn times_that_cannot_work_are_refused_with_both_numbers_and_nothing_else_suffers() {
+    let Some(scene) = Scene::begin().await else { return };
+    let seen = scene.rotating(json!({}), "1s").await;
+    let domain = scene.domain.clone();
+    let before = seen.ring("ca");
+    for (spec, field, sum) in [
+        (json!({ "ca": { "duration": "6000h" } }), "spec.ca", "6000h < 2(3240h + 1s + 30s) + 1s + 2 * 0s = 6480h1m3s"),
+        (
+            json!({ "ca": { "duration": null }, "tokens": { "rotationPeriod": "30m" } }),
+            "spec.tokens.rotationPeriod",
+            "30m < 2 * 1s + 30s + 1h + 2 * 0s = 1h0m32s",
+        ),
+        (
+            json!({ "tokens": { "rotationPeriod": "20h", "maxTTL": "24h" } }),
+            "spec.tokens.rotationPeriod",
+            "20h < 2 * 1s + 30s + 24h + 2 * 0s = 24h0m32s",
+        ),
+        (
+            json!({
+                "tokens": { "rotationPeriod": "2160h" },
+                "ca": { "rotationPeriod": "1h" },
+                "propagation": { "deadline": "2h" },
+            }),
+            "spec.ca.rotationPeriod",
+            "1h < 2 * 1s + 2h + 0s + 2 * 0s = 2h0m2s",
+        ),
+    ] {
+        scene.patch("TrustDomain", &domain, json!({ "spec": spec })).await;
+        let message = stalls(&scene, "DurationNotPossible", sum).await;
+        assert!(message.contains(field), "{message}");
+        assert_eq!(scene.condition("TrustDomain", &domain, "Ready").await.unwrap().status, "True");
+    }
+    // A rotation that is asked for meanwhile waits; certificates go on.
+    scene.raise("ca", 2).await;
+    scene.create(scene.certificate("late", json!({}))).await;
+    scene.wait_ready("ServiceCertificate", &["late", "worker"]).await;
+    assert_eq!(seen.ring("ca"), before, "nothing is begun with times that cannot work");
+
+    let long = scene.certificate("long", json!({ "duration": "26000h" }));
+    let ca = json!({ "duration": "8760h", "rotationPeriod": null });
+    let possible = json!({ "ca": ca, "propagation": { "deadline": "30s" } });
+    scene.patch("TrustDomain", &domain, json!({ "spec": possible })).await;
+    seen.wait_for_states("ca", &["Removed", "Active"]).await;
+    scene.create(long).await;
+    let message = scene.wait_for("ServiceCertificate", "long", "Stalled=True", "DurationNotPossible", SOON).await;
+    assert!(message.contains("spec.duration") && message.contains("8760h < 2(26000h"), "{message}");
+    scene.wait_for("TrustDomain", &domain, "Stalled=False", "Settled", SOON).await;
+    ends_well(scene, seen).await;
+}
+
+// ---- shared --------------------------------------------------------------------------------------------------------
+
+/// What `kubectl get trustdomain` prints in a column.
+async fn column(scene: &Scene, name: &str) -> String {
+    let printed = scene.plane.kubectl(&["get", "trustdomain", &scene.domain]).await.unwrap();
+    let (header, row) = printed.split_once('\n').unwrap();
+    let from = header.find(name).unwrap();
+    row[from..].split_whitespace().next().unwrap().to_owned()
+}
+
+async fn roots(scene: &Scene) -> usize {
+    scene.trust("ca.crt").await.matches("BEGIN CERTIFICATE").count()
+}
+
+/// The kids of the published key set, the active key's first.
+async fn kids(scene: &Scene) -> Vec<String> {
+    let keys: Value = serde_json::from_str(&scene.trust("jwks.json").await).unwrap();
+    keys["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Waits until the TrustDomain is stalled with a message that contains `about`.
+async fn stalls(scene: &Scene, reason: &str, about: &str) -> String {
+    wait::until(&format!("it is stalled: {about}"), SOON, async || {
+        match scene.condition("TrustDomain", &scene.domain, "Stalled").await {
+            Some(found) if found.reason == reason && found.message.contains(about) => Seen::Yes(found.message),
+            other => Seen::NotYet(format!("{other:?}")),
+        }
+    })
+    .await
+    .unwrap()
+}
+
+/// Each of these events was told, once.
+async fn told(scene: &Scene, wanted: &[(&str, &str)]) {
+    for (reason, text) in wanted {
+        wait::until(&format!("the event {reason}: {text}"), SOON, async || {
+            let events = scene.events("TrustDomain", &scene.domain).await;
+            let found: Vec<_> = events.iter().filter(|(is, _, note)| is == reason && note.contains(text)).collect();
+            if found.len() == 1 && found[0].1 == 1 { Seen::Yes(()) } else { Seen::NotYet(format!("{events:?}")) }
+        })
+        .await
+        .unwrap();
+    }
+}
+
+async fn ends_well(scene: Scene, seen: Chronicle) {
+    seen.catch_up().await;
+    seen.nothing_twice();
+    scene.end().await;
+}

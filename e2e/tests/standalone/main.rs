@@ -1,0 +1,11 @@
+//! Services and pages as processes on mounted directories, without a cluster.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
+mod assets;
+mod chat;
+mod gateway;
+mod login;
+mod login_support;
+mod verdicts;
+mod web;
+mod web_support;
