@@ -385,6 +385,98 @@ fn an_issuer_has_what_its_verification_needs(#[case] fields: Value, #[case] mess
     }
 }
 
+/// GitOps: a default inside a list item makes an unchanged apply differ from what is stored, so that kubectl says
+/// `configured` and Argo CD shows drift.
+#[rstest]
+fn no_field_inside_a_list_item_of_a_spec_has_a_default() {
+    for definition in crd::all() {
+        let kind = definition.spec.names.kind.clone();
+        let mut found = vec![];
+        for_each(".spec", &schema(&kind)["properties"]["spec"], &mut |path, schema| {
+            if path.contains("[]") && schema.get("default").is_some() {
+                found.push(path.to_owned());
+            }
+        });
+        assert_eq!(found, Vec::<String>::new(), "{kind}");
+    }
+}
+
+/// Lists that name things by a key are maps of it; the key is required, as a default would be.
+#[rstest]
+fn every_map_list_has_a_required_key() {
+    for definition in crd::all() {
+        let kind = definition.spec.names.kind.clone();
+        for_each("", schema(&kind), &mut |path, schema| {
+            for key in schema["x-kubernetes-list-map-keys"].as_array().into_iter().flatten() {
+                let required = schema["items"]["required"].as_array().cloned().unwrap_or_default();
+                assert!(required.contains(key), "{kind}{path}: {key}");
+            }
+        });
+    }
+    let keys = |kind: &str, pointer: &str| schema(kind).pointer(pointer).unwrap()["x-kubernetes-list-map-keys"].clone();
+    let spec = "/properties/spec/properties";
+    assert_eq!(keys("TrustDomain", &format!("{spec}/ca/properties/distrusted")), json!(["fingerprint"]));
+    assert_eq!(keys("TrustDomain", &format!("{spec}/tokens/properties/distrusted")), json!(["kid"]));
+    assert_eq!(keys("GaiaService", &format!("{spec}/callers")), Value::Null, "callers are atomic");
+}
+
+#[rstest]
+#[case(json!([{ "service": "a" }, { "service": "b" }, { "service": "a", "namespace": "x" }]), true)]
+#[case(json!([{ "service": "a", "namespace": "x" }, { "service": "a", "namespace": "y" }]), true)]
+#[case(json!([{ "service": "a" }, { "service": "a", "scopes": ["s"], "onBehalfOf": true }]), false)]
+#[case(json!([{ "service": "a", "namespace": "x" }, { "service": "b" }, { "service": "a", "namespace": "x" }]), false)]
+fn a_caller_is_named_once(#[case] callers: Value, #[case] accepted: bool) {
+    let object = with("GaiaService", "spec.callers", &callers);
+    if accepted {
+        takes("GaiaService", &object, None);
+    } else {
+        refuses("GaiaService", &object, None, "must not name the same service and namespace twice");
+    }
+}
+
+/// The bound is put on every `date-time` field by one function; these are the fields of the specs.
+#[rstest]
+#[case("GaiaService", "spec.auth.sunsetTime", |time: &str| json!(time))]
+#[case("GaiaService", "spec.auth.brownoutWindows", |time: &str| json!([{ "start": time, "duration": "1h" }]))]
+#[case("TrustDomain", "spec.revoked.subjects", |time: &str| json!([{ "sub": "a", "notBefore": time }]))]
+fn a_date_lies_between_1970_and_9998(#[case] kind: &str, #[case] path: &str, #[case] value: fn(&str) -> Value) {
+    for time in ["1970-01-01T00:00:00Z", "2026-11-29T10:00:00.123456789+02:00", "9998-12-31T23:59:59Z"] {
+        takes(kind, &with(kind, path, &value(time)), None);
+    }
+    for time in ["1969-12-31T23:59:59Z", "9999-01-01T00:00:00Z", "9998-12-31T23:59:59-00:01", "0001-01-01T00:00:00Z"] {
+        refuses(kind, &with(kind, path, &value(time)), None, "must be in the years 1970 to 9998 (UTC)");
+    }
+}
+
+#[rstest]
+fn every_date_is_bounded_and_has_the_pattern_of_rfc_3339() {
+    let mut count = 0;
+    for definition in crd::all() {
+        let kind = definition.spec.names.kind.clone();
+        for_each("", schema(&kind), &mut |path, schema| {
+            if schema["format"] == "date-time" {
+                count += 1;
+                assert!(schema["x-kubernetes-validations"][0]["rule"].is_string(), "{kind}{path}");
+                assert!(schema["pattern"].is_string() && schema["maxLength"].is_number(), "{kind}{path}");
+            }
+        });
+    }
+    assert!(count >= 17, "{count}");
+}
+
+/// Every schema below this one, with its path.
+fn for_each(path: &str, schema: &Value, look: &mut impl FnMut(&str, &Value)) {
+    look(path, schema);
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        for_each(&format!("{path}.{name}"), property, look);
+    }
+    for (part, below) in [("[]", &schema["items"]), ("{}", &schema["additionalProperties"])] {
+        if below.is_object() {
+            for_each(&format!("{path}{part}"), below, look);
+        }
+    }
+}
+
 /// Every rule has a message, and a test above: a rule with a new message is noticed here.
 #[rstest]
 fn every_rule_is_tried_in_this_file() {
@@ -418,28 +510,43 @@ fn rules(path: &str, schema: &Value) -> Vec<(String, Value)> {
 #[rstest]
 #[case("TrustDomain", "td", &[
     ("READY", r#".status.conditions[?(@.type=="Ready")].status"#),
-    ("CA EXPIRES", ".status.ca.active.notAfter"),
-    ("SIGNING KEY", ".status.signingKeys.active.id"),
+    ("REASON", ".status.reason"),
+    ("CA-EXPIRES", ".status.ca.active.notAfter"),
+    ("SIGNING-KEY", ".status.signingKeys.active.id"),
     ("ROTATING", ".status.rotating"),
-    ("PODS UPDATED", ".status.instances.summary"),
+    ("PODS-UPDATED", ".status.instances.summary"),
     ("AGE", ".metadata.creationTimestamp"),
+    ("MESSAGE", ".status.message"),
+    ("TRUST-DOMAIN", ".spec.trustDomain"),
+    ("ISSUER", ".status.ca.active.id"),
+    ("REVISION", ".spec.ca.rotationRevision"),
 ])]
 #[case("ServiceCertificate", "scert", &[
     ("READY", r#".status.conditions[?(@.type=="Ready")].status"#),
+    ("REASON", ".status.reason"),
     ("SECRET", ".status.secretName"),
     ("EXPIRES", ".status.notAfter"),
     ("RENEWS", ".status.renewalTime"),
     ("SERVED", ".status.served.summary"),
     ("AGE", ".metadata.creationTimestamp"),
+    ("MESSAGE", ".status.message"),
+    ("TRUST-DOMAIN", ".spec.trustDomainRef.name"),
+    ("ISSUER", ".status.issuer"),
+    ("REVISION", ".status.revision"),
 ])]
 #[case("GaiaService", "gsvc", &[
     ("MODE", ".status.auth.mode"),
     ("TLS", ".spec.tls.mode"),
     ("READY", r#".status.conditions[?(@.type=="Ready")].status"#),
+    ("REASON", ".status.reason"),
     ("EXPIRES", ".status.certificate.notAfter"),
     ("SERVED", ".status.certificate.served"),
-    ("LEGACY USED", ".status.legacy.lastUsedDate"),
+    ("LEGACY-USED", ".status.legacy.lastUsedDate"),
     ("AGE", ".metadata.creationTimestamp"),
+    ("MESSAGE", ".status.message"),
+    ("TRUST-DOMAIN", ".spec.trustDomainRef.name"),
+    ("ISSUER", ".status.certificate.issuer"),
+    ("REVISION", ".status.certificate.revision"),
 ])]
 fn the_columns_are_those_of_the_api_in_their_order(
     #[case] kind: &str,
@@ -455,8 +562,10 @@ fn the_columns_are_those_of_the_api_in_their_order(
     let found: Vec<(&str, &str)> = columns.iter().map(|c| (c.name.as_str(), c.json_path.as_str())).collect();
     assert_eq!(found, wanted);
     for column in &columns {
-        // A date in the future is printed as <invalid>, so only the age is one; and priority 0 is the default view.
+        // A date in the future is printed as <invalid>, so only the age is one. Priority 1 is `-o wide`.
         assert_eq!(column.type_ == "date", column.name == "AGE", "{}", column.name);
-        assert_eq!(column.priority.unwrap_or(0), 0, "{}", column.name);
+        let is_wide = ["MESSAGE", "TRUST-DOMAIN", "ISSUER", "REVISION"].contains(&column.name.as_str());
+        assert_eq!(column.priority.unwrap_or(0), i32::from(is_wide), "{}", column.name);
+        assert!(!column.name.contains(' '), "{}: scripts split lines at blanks", column.name);
     }
 }

@@ -6,10 +6,10 @@ use gaia_api::SpiffeId;
 use gaia_api::names::key;
 use gaia_pki::{
     Ca, CaRequest, Certificate, Jwk, KeySpec, LeafRequest, PrivateKey, Serial, SigningAlgorithm, Usage, Validity,
-    issue_leaf,
+    issue_leaf, issue_leaf_to,
 };
 use gaia_plan::IssueLeaf;
-use gaia_plan::ring::{CaMaterial, FORMAT_VERSION, Generation, Material, Ring, SigningMaterial, State, short_id};
+use gaia_plan::ring::{CaMaterial, FORMAT_VERSION, Generation, Material, Ring, RingRequest, SigningMaterial, State, short_id};
 use jiff::{SignedDuration, Timestamp};
 use zeroize::Zeroizing;
 
@@ -35,8 +35,10 @@ pub(crate) fn new_ca(
     let not_before = add_seconds(now, -BACKDATE_SECONDS)?;
     let life = i64::try_from(life_seconds).map_err(|_| ExecuteError::Internal("CA life".to_owned()))?;
     let not_after = add_seconds(now, life)?;
-    // Generations must be told apart by name too: a verifier finds the issuer by it.
-    let common_name = format!("Gaia CA {}", short_id(&private.public_key().fingerprint()));
+    // Generations must be told apart by name too: a verifier finds the issuer by it. A certificate cannot hold its own
+    // hash, so the id is that of its key, which is new for each CA (docs/adr/0013).
+    let id = short_id(&private.public_key().fingerprint());
+    let common_name = format!("Gaia CA {id}");
     let ca = Ca::self_signed(
         &CaRequest {
             common_name: &common_name,
@@ -46,7 +48,9 @@ pub(crate) fn new_ca(
         },
         private,
     )?;
-    Ok(made_ca(&ca, false))
+    let mut made = made_ca(&ca, false);
+    made.material.subject_id = Some(id);
+    Ok(made)
 }
 
 /// A CA brought from outside.
@@ -69,6 +73,7 @@ fn made_ca(ca: &Ca, brought: bool) -> Made<CaMaterial> {
         not_before: ca.not_before(),
         chain,
         root: ca.root().to_pem(),
+        subject_id: None,
         key: ca.key().spec(),
         brought,
     };
@@ -113,9 +118,8 @@ pub(crate) fn operator_leaf(
 
 /// A ring's first state. The first generation signs; another one is staged.
 pub(crate) fn first_ring<M: Material + Clone + serde::Serialize>(
-    trust_domain: &str,
+    request: &RingRequest,
     made: Vec<Made<M>>,
-    epoch: u64,
     max_ttl_seconds: Option<u64>,
     now: Timestamp,
 ) -> Result<SecretData, ExecuteError> {
@@ -123,18 +127,19 @@ pub(crate) fn first_ring<M: Material + Clone + serde::Serialize>(
     let mut generations = vec![];
     for (index, Made { material, private }) in made.into_iter().enumerate() {
         let state = if index == 0 { State::Active } else { State::Staged };
-        let generation = Generation::new(short_id(material.name()), state, now, material);
+        let generation = Generation::new(material.id(), state, now, material);
         keys.insert(generation.private_key_name(), private);
         generations.push(generation);
     }
     let ring = Ring {
         format_version: FORMAT_VERSION,
-        trust_domain: trust_domain.to_owned(),
-        epoch,
+        trust_domain: request.spiffe_trust_domain.clone(),
+        epoch: request.epoch,
         max_ttl_high_water_seconds: max_ttl_seconds,
-        revision: 1,
+        revision: request.revision,
         heeded: None,
         restored_from: None,
+        handled: request.handled.clone(),
         generations,
     };
     ring_data(&ring, &keys)
@@ -164,7 +169,8 @@ pub(crate) fn copy_data<M: serde::Serialize>(copy: &Ring<M>, keys: &SecretData) 
 /// A new key and a certificate for it.
 pub(crate) fn leaf(ca: &Ca, request: &IssueLeaf) -> Result<SecretData, ExecuteError> {
     let private = PrivateKey::generate(request.key)?;
-    let leaf = issue_leaf(
+    let leaf = issue_leaf_to(
+        request.common_name.as_deref(),
         ca,
         &LeafRequest {
             spiffe_id: &request.spiffe_id,

@@ -6,13 +6,13 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use rcgen::{
-    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType, string::Ia5String,
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType, string::Ia5String,
 };
 
 use crate::ca::Ca;
 use crate::certificate::{Certificate, key_matches};
 use crate::key::PrivateKey;
-use crate::name::{NameError, check_dns_name, check_spiffe_id};
+use crate::name::{NameError, check_common_name, check_dns_name, check_spiffe_id};
 use crate::path::{PathError, verify_path};
 use crate::serial::Serial;
 use crate::sign::{self, SignError, Signer};
@@ -142,8 +142,26 @@ pub enum LeafError {
 /// # Errors
 /// [`LeafError`]. A leaf that webpki does not accept under `ca` for each of its usages is never returned.
 pub fn issue_leaf(ca: &Ca, req: &LeafRequest<'_>, key: &PrivateKey) -> Result<Leaf, LeafError> {
+    issue_leaf_to(None, ca, req, key)
+}
+
+/// The same with a common name as the subject, for servers that map users by it. The subjectAltName is then not critical
+/// (RFC 5280 section 4.2.1.6).
+///
+/// # Errors
+/// As [`issue_leaf`], and for a common name that is empty or longer than 64 characters.
+pub fn issue_leaf_to(
+    common_name: Option<&str>,
+    ca: &Ca,
+    req: &LeafRequest<'_>,
+    key: &PrivateKey,
+) -> Result<Leaf, LeafError> {
     let spiffe_id = || req.spiffe_id.to_owned();
-    let params = params(req, key)?;
+    let mut params = params(req, key)?;
+    if let Some(name) = common_name {
+        check_common_name(name)?;
+        params.distinguished_name.push(DnType::CommonName, name);
+    }
     let span = req.validity.seconds()?;
     check_span(ca, req)?;
     check_usages(ca, req)?;

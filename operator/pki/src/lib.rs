@@ -33,7 +33,7 @@ pub use certificate::{Certificate, CertificateError, key_matches};
 pub use chain::CaError;
 pub use jwk::{Jwk, JwkError, JwkSet, SigningAlgorithm};
 pub use key::{KeyError, KeySpec, PrivateKey};
-pub use leaf::{Leaf, LeafError, LeafRequest, Usage, issue_leaf};
+pub use leaf::{Leaf, LeafError, LeafRequest, Usage, issue_leaf, issue_leaf_to};
 pub use name::NameError;
 pub use path::{PathError, verify_path};
 pub use public_key::PublicKey;

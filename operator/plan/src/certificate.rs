@@ -271,6 +271,7 @@ fn issue(observed: &Observed<'_>, request: &Request<'_>, cause: Cause, now: Time
         trust_domain: observed.domain.name.to_owned(),
         ca_fingerprint: request.ca_fingerprint.to_owned(),
         spiffe_id: request.spiffe_id.to_string(),
+        common_name: request.common_name.clone(),
         dns_names: request.names.dns.clone(),
         ip_addresses: request.names.ip.clone(),
         usages: request.usages.clone(),

@@ -118,5 +118,14 @@ impl Report<'_> {
     }
 }
 
+/// `status.reason` and `status.message`: those of Stalled if it is True, else of Ready.
+pub(crate) fn headline(conditions: &[Condition]) -> (Option<String>, Option<String>) {
+    let stalled = find_condition(conditions, STALLED).filter(|condition| condition.status == Truth::True.as_str());
+    match stalled.or_else(|| find_condition(conditions, READY)) {
+        Some(condition) => (Some(condition.reason.clone()), Some(condition.message.clone())),
+        None => (None, None),
+    }
+}
+
 /// Messages of one type of warning in its condition.
 const NAMED: usize = 5;

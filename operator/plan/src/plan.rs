@@ -91,6 +91,9 @@ pub struct IssueLeaf {
     pub ca_fingerprint: String,
     /// The one URI SAN.
     pub spiffe_id: String,
+    /// The common name of its subject; none: the subject is empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub common_name: Option<String>,
     /// DNS SANs.
     pub dns_names: Vec<String>,
     /// IP SANs.

@@ -10,6 +10,7 @@ use gaia_pki::{Jwk, KeySpec};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::handled::Handled;
 use crate::object::ObjectChange;
 
 /// The format this build reads and writes.
@@ -93,6 +94,9 @@ pub struct Ring<M> {
     /// The epoch of the copy that this ring was restored from last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored_from: Option<u64>,
+    /// Annotations of the TrustDomain that were carried out, or that named nothing: none is answered twice.
+    #[serde(default, skip_serializing_if = "Handled::is_empty")]
+    pub handled: Handled,
     /// Oldest first.
     pub generations: Vec<Generation<M>>,
 }
@@ -101,7 +105,7 @@ pub struct Ring<M> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Generation<M> {
-    /// Short id: the first 8 characters of the fingerprint or kid.
+    /// Short id, see [`Material::id`].
     pub id: String,
     /// Where it is in its life.
     pub state: State,
@@ -160,6 +164,9 @@ pub struct CaMaterial {
     /// Lower-case hex SHA-256 of the root's DER; none: it is the signing certificate itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root_fingerprint: Option<String>,
+    /// The id in its subject's common name, of one that the operator made; the id of others is that of their fingerprint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject_id: Option<String>,
     /// Its key.
     pub key: KeySpec,
     /// Whether it was brought from outside (`spec.ca.existingSecretRef`).
@@ -183,6 +190,11 @@ pub trait Material {
     const ACTIVE_IS_PUBLISHED: bool;
     /// The name in full: a fingerprint or a kid.
     fn name(&self) -> &str;
+
+    /// The short id of a new generation: the first 8 characters of its name, unless the material has an id of its own.
+    fn id(&self) -> String {
+        short_id(self.name())
+    }
 }
 
 impl Material for CaMaterial {
@@ -190,6 +202,10 @@ impl Material for CaMaterial {
 
     fn name(&self) -> &str {
         &self.fingerprint
+    }
+
+    fn id(&self) -> String {
+        self.subject_id.clone().unwrap_or_else(|| short_id(&self.fingerprint))
     }
 }
 
@@ -335,6 +351,11 @@ pub struct RingRequest {
     pub material: MaterialRequest,
     /// Its first epoch: 1, or later than what is left of an earlier ring.
     pub epoch: u64,
+    /// The `rotationRevision` of the spec: a new ring is not rotated for it.
+    pub revision: i64,
+    /// The annotations that this ring is the answer to.
+    #[serde(skip_serializing_if = "Handled::is_empty")]
+    pub handled: Handled,
     /// The Secret without its content.
     pub object: ObjectChange,
 }
@@ -411,6 +432,7 @@ mod tests {
             revision: 1,
             heeded: None,
             restored_from: None,
+            handled: Handled::default(),
             generations: states
                 .iter()
                 .map(|state| {
@@ -421,6 +443,7 @@ mod tests {
                         chain: String::new(),
                         root: String::new(),
                         root_fingerprint: None,
+                        subject_id: None,
                         key: KeySpec::Ecdsa256,
                         brought: false,
                     };

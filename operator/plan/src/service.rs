@@ -20,7 +20,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use serde_json::{Value, json};
 
 use crate::backoff::Failures;
-use crate::conditions::{Obstacles, Report, is_accepted};
+use crate::conditions::{Obstacles, Report, headline, is_accepted};
 use crate::domain::DomainView;
 use crate::legacy::{LedgerObject, Legacy, Watch};
 use crate::merge::merge_patch;
@@ -215,6 +215,7 @@ pub fn wanted_certificate(service: &GaiaService) -> ServiceCertificate {
             allow_short_lived: overrides.allow_short_lived,
             private_key: overrides.private_key,
             usages: overrides.usages.unwrap_or_else(both_usages),
+            subject_common_name: overrides.subject_common_name,
             secret_template: overrides.secret_template,
             workload: Workload { port: Some(spec.workload.port.unwrap_or(MESH_PORT)), ..spec.workload.clone() },
             renewal: overrides.renewal,
@@ -362,6 +363,7 @@ fn status(
     conditions.push(child::served(&report, child));
     let verdict = &legacy.verdict;
     conditions.push(report.condition(LEGACY_FREE, verdict.truth, verdict.reason, verdict.message.clone()));
+    let (reason, message) = headline(&conditions);
     GaiaServiceStatus {
         observed_generation: service.metadata.generation,
         auth: Some(AuthStatus { mode, desired_mode: mode::desired(service, observed.domain.object) }),
@@ -369,9 +371,13 @@ fn status(
             name: child.metadata.name.clone().unwrap_or_default(),
             not_after: child.status.as_ref().and_then(|status| status.not_after),
             served: child.status.as_ref().and_then(|status| Some(status.served.as_ref()?.summary.clone())),
+            issuer: child.status.as_ref().and_then(|status| status.issuer.clone()),
+            revision: child.status.as_ref().and_then(|status| status.revision),
         }),
         legacy: legacy::status(service, legacy.stored),
         policy_hash: decision.policy_hash.clone().filter(|_| decision.policy_published),
+        reason,
+        message,
         conditions,
     }
 }

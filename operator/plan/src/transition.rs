@@ -10,8 +10,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::Event;
+use crate::handled::{Answer, Handled};
 use crate::object::{ObjectKey, Version};
-use crate::ring::{Distrust, Generation, Material, MaterialRequest, Ring, RingKind, State, short_id};
+use crate::ring::{Distrust, Generation, Material, MaterialRequest, Ring, RingKind, State};
 
 /// One change of a ring.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -92,6 +93,13 @@ pub enum Step {
     HandleRevision(i64),
     /// Tokens may live longer from now on.
     RaiseMaxTtl(u64),
+    /// An annotation is answered; without an answer it was taken away, and is forgotten.
+    Answer {
+        /// Its name.
+        annotation: String,
+        /// What became of it.
+        answer: Option<Answer>,
+    },
 }
 
 /// A ring put back to what its copy says.
@@ -107,6 +115,8 @@ pub struct Restore {
     pub epoch: u64,
     /// The epoch that the restored ring has.
     pub new_epoch: u64,
+    /// The annotations that this restore is the answer to.
+    pub handled: Handled,
 }
 
 /// Why steps cannot be applied to a ring: it is not as it was planned on.
@@ -210,12 +220,14 @@ impl<M: Material + Clone> Ring<M> {
             Step::RaiseMaxTtl(seconds) => {
                 self.max_ttl_high_water_seconds = self.max_ttl_high_water_seconds.max(Some(*seconds));
             }
+            Step::Answer { annotation, answer: Some(answer) } => self.handled.record(annotation, answer.clone()),
+            Step::Answer { annotation, answer: None } => self.handled.forget(annotation),
         }
         Ok(())
     }
 
     fn add(&mut self, material: M, state: State, now: Timestamp) -> Result<(), StepError> {
-        let id = short_id(material.name());
+        let id = material.id();
         if self.generation(&id).is_some() {
             return Err(StepError::Reused(id));
         }
@@ -312,6 +324,7 @@ impl<M: Material + Clone> Ring<M> {
             ring.revision = ring.revision.max(current.revision);
             ring.heeded = [ring.heeded, current.heeded].into_iter().flatten().max_by_key(|mark| mark.since);
             ring.max_ttl_high_water_seconds = ring.max_ttl_high_water_seconds.max(current.max_ttl_high_water_seconds);
+            ring.handled = ring.handled.merged(&current.handled);
         }
         ring.restored_from = Some(self.epoch);
         ring.epoch = new_epoch;
@@ -388,6 +401,8 @@ impl fmt::Display for Step {
             Self::Heed(distrust) => write!(f, "the CA distrusted at {} is answered", distrust.since),
             Self::HandleRevision(revision) => write!(f, "rotationRevision {revision} is begun"),
             Self::RaiseMaxTtl(seconds) => write!(f, "tokens may live {seconds}s"),
+            Self::Answer { annotation, answer: Some(_) } => write!(f, "annotation {annotation} is answered"),
+            Self::Answer { annotation, answer: None } => write!(f, "annotation {annotation} was removed"),
         }
     }
 }
@@ -417,8 +432,16 @@ impl Step {
             | Self::Refused { .. }
             | Self::Heed(_)
             | Self::HandleRevision(_)
-            | Self::RaiseMaxTtl(_) => false,
+            | Self::RaiseMaxTtl(_)
+            | Self::Answer { .. } => false,
         }
+    }
+
+    /// Whether it only records something about annotations. The generations stay as they are, so that a ring is not copied
+    /// for it: the copy is what a restore goes back to.
+    #[must_use]
+    pub fn only_records(&self) -> bool {
+        matches!(self, Self::Answer { .. })
     }
 
     /// The material that this step needs made.

@@ -53,6 +53,7 @@ fn ring(epoch: u64, generations: &[(&str, State)]) -> CaRing {
             chain: String::new(),
             root: String::new(),
             root_fingerprint: None,
+            subject_id: None,
             key: KeySpec::Ecdsa256,
             brought: false,
         };
@@ -66,6 +67,7 @@ fn ring(epoch: u64, generations: &[(&str, State)]) -> CaRing {
         revision: 1,
         heeded: None,
         restored_from: None,
+        handled: Default::default(),
         generations: generations.collect(),
     }
 }

@@ -118,7 +118,7 @@ pub struct NamespaceSelector {
 
 /// One requirement of a label selector.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[x_kube(validation = Rule::new("self.operator in ['In', 'NotIn'] ? size(self.values) > 0 : size(self.values) == 0")
+#[x_kube(validation = Rule::new("(has(self.values) && size(self.values) > 0) == (self.operator in ['In', 'NotIn'])")
     .message("values must be set for In and NotIn, and for these only"))]
 pub struct SelectorRequirement {
     /// The label.
@@ -127,7 +127,7 @@ pub struct SelectorRequirement {
     /// How the label is compared with the values.
     pub operator: SelectorOperator,
     /// Values for In and NotIn.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 63)))]
     pub values: Vec<String>,
 }
@@ -239,6 +239,16 @@ pub enum KeyUsage {
     ClientAuth,
 }
 
+/// What the subject of a certificate holds.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum SubjectCommonName {
+    /// Nothing: the subject is empty, as SPIFFE recommends for workloads.
+    #[default]
+    None,
+    /// The object's name, for servers that map users by the common name.
+    ServiceName,
+}
+
 /// Whether a certificate is renewed.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Renewal {
@@ -279,6 +289,12 @@ impl From<AuthMode> for crate::mount::AuthMode {
             AuthMode::JWTOnly => Self::JWTOnly,
         }
     }
+}
+
+/// Whether a value is its type's default. Fields of list items leave it out: a default inside an item of an atomic list
+/// would make an unchanged apply differ from what is stored.
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 #[cfg(test)]

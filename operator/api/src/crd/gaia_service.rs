@@ -5,10 +5,11 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::common::is_default;
 use super::service_certificate::is_false;
 use super::{
-    AuthMode, Condition, DeletionPolicy, KeyUsage, ObjectTemplate, PrivateKeySpec, Renewal, SecretRef, TrustDomainRef,
-    Workload, rules,
+    AuthMode, Condition, DeletionPolicy, KeyUsage, ObjectTemplate, PrivateKeySpec, Renewal, SecretRef, SubjectCommonName,
+    TrustDomainRef, Workload, rules,
 };
 use crate::Span;
 
@@ -29,10 +30,15 @@ use crate::Span;
     printcolumn(name = "MODE", type_ = "string", json_path = ".status.auth.mode", description = "The authentication mode that runs"),
     printcolumn(name = "TLS", type_ = "string", json_path = ".spec.tls.mode"),
     printcolumn(name = "READY", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "REASON", type_ = "string", json_path = ".status.reason", description = "The reason of Stalled if that is True, else of Ready"),
     printcolumn(name = "EXPIRES", type_ = "string", json_path = ".status.certificate.notAfter"),
     printcolumn(name = "SERVED", type_ = "string", json_path = ".status.certificate.served"),
-    printcolumn(name = "LEGACY USED", type_ = "string", json_path = ".status.legacy.lastUsedDate", description = "The last day an API key was used"),
-    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(name = "LEGACY-USED", type_ = "string", json_path = ".status.legacy.lastUsedDate", description = "The last day an API key was used"),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "MESSAGE", type_ = "string", json_path = ".status.message", priority = 1),
+    printcolumn(name = "TRUST-DOMAIN", type_ = "string", json_path = ".spec.trustDomainRef.name", priority = 1),
+    printcolumn(name = "ISSUER", type_ = "string", json_path = ".status.certificate.issuer", description = "The CA generation that signed the stored certificate", priority = 1),
+    printcolumn(name = "REVISION", type_ = "integer", json_path = ".status.certificate.revision", description = "How often the certificate was issued", priority = 1)
 )]
 #[x_kube(validation = Rule::new("!has(self.auth.mode) || self.auth.mode != 'JWTOnly' || self.tls.mode == 'Strict'")
     .message("tls.mode must be Strict when auth.mode is JWTOnly"))]
@@ -63,6 +69,7 @@ pub struct GaiaServiceSpec {
     /// Who may call this service.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
+    #[x_kube(validation = crate::crd::rules::unique_callers())]
     pub callers: Vec<CallerSpec>,
     /// Transports.
     #[serde(default)]
@@ -111,6 +118,9 @@ pub struct CertificateOverrides {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2))]
     pub usages: Option<Vec<KeyUsage>>,
+    /// What the certificate's subject holds: nothing (None), or this object's name as common name (ServiceName).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub subject_common_name: SubjectCommonName,
     /// Labels and annotations of the Secret.
     #[serde(default, skip_serializing_if = "ObjectTemplate::is_empty")]
     pub secret_template: ObjectTemplate,
@@ -137,8 +147,8 @@ pub struct CallerSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 128), pattern("^[!#-\\[\\]-~]+$")))]
     pub scopes: Vec<String>,
-    /// Whether it may carry a user's identity.
-    #[serde(default)]
+    /// Whether it may carry a user's identity; default: false.
+    #[serde(default, skip_serializing_if = "is_false")]
     pub on_behalf_of: bool,
 }
 
@@ -263,9 +273,17 @@ pub struct GaiaServiceStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub policy_hash: Option<String>,
-    /// Ready, Reconciling, Stalled, CertificateReady, PolicyPublished, Served, LegacyFree.
+    /// The reason of Stalled if that is True, else of Ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub reason: Option<String>,
+    /// The message of the same condition.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
+    pub message: Option<String>,
+    /// Ready, Reconciling, Stalled, CertificateReady, PolicyPublished, Served, LegacyFree, and warnings.
     #[serde(default)]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }
@@ -295,6 +313,13 @@ pub struct CertificateSummary {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub served: Option<String>,
+    /// The CA generation that signed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub issuer: Option<String>,
+    /// How often it was issued.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<i64>,
 }
 
 /// Use of API keys.

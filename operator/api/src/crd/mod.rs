@@ -6,6 +6,7 @@
 #![expect(unreachable_pub, reason = "the KubeSchema derive copies each public type into a function")]
 
 mod common;
+pub mod dates;
 mod gaia_service;
 pub mod reason;
 pub mod rules;
@@ -24,5 +25,5 @@ pub use trust_domain::*;
 /// All custom resource definitions, in the order they are documented.
 #[must_use]
 pub fn all() -> Vec<CustomResourceDefinition> {
-    vec![TrustDomain::crd(), ServiceCertificate::crd(), GaiaService::crd()]
+    [TrustDomain::crd(), ServiceCertificate::crd(), GaiaService::crd()].map(dates::bounded).into()
 }

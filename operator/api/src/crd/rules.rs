@@ -50,6 +50,20 @@ pub fn between(low: &str, high: &str) -> Rule {
     .message(format!("must be between {low} and {high}").as_str())
 }
 
+/// No two entries name the same caller in the same words. One that only adds its own namespace is left to the operator:
+/// a rule does not see the object's namespace.
+#[must_use]
+pub fn unique_callers() -> Rule {
+    // `namespace` is a reserved word of CEL, so its field is escaped.
+    let namespace = |entry: &str| format!("(has({entry}.__namespace__) ? {entry}.__namespace__ : '')");
+    Rule::new(format!(
+        "self.all(a, self.exists_one(b, b.service == a.service && {} == {}))",
+        namespace("b"),
+        namespace("a")
+    ))
+    .message("must not name the same service and namespace twice")
+}
+
 /// Each entry is an IPv4 or IPv6 address.
 #[must_use]
 pub fn each_is_ip() -> Rule {

@@ -5,8 +5,8 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Condition, Counts, DeletionPolicy, KeyUsage, ObjectTemplate, PrivateKeySpec, Renewal, TrustDomainRef, Workload,
-    rules,
+    Condition, Counts, DeletionPolicy, KeyUsage, ObjectTemplate, PrivateKeySpec, Renewal, SubjectCommonName,
+    TrustDomainRef, Workload, rules,
 };
 use crate::{Span, names};
 
@@ -25,11 +25,16 @@ use crate::{Span, names};
     doc = "ServiceCertificate is one leaf certificate in one Secret, issued and renewed by a TrustDomain's CA.",
     validation = crate::crd::rules::name_is_dns_label(),
     printcolumn(name = "READY", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "REASON", type_ = "string", json_path = ".status.reason", description = "The reason of Stalled if that is True, else of Ready"),
     printcolumn(name = "SECRET", type_ = "string", json_path = ".status.secretName"),
     printcolumn(name = "EXPIRES", type_ = "string", json_path = ".status.notAfter", description = "When the stored certificate ends"),
     printcolumn(name = "RENEWS", type_ = "string", json_path = ".status.renewalTime", description = "When it will be renewed"),
     printcolumn(name = "SERVED", type_ = "string", json_path = ".status.served.summary", description = "How many instances serve the stored certificate"),
-    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "MESSAGE", type_ = "string", json_path = ".status.message", priority = 1),
+    printcolumn(name = "TRUST-DOMAIN", type_ = "string", json_path = ".spec.trustDomainRef.name", priority = 1),
+    printcolumn(name = "ISSUER", type_ = "string", json_path = ".status.issuer", description = "The CA generation that signed the stored certificate", priority = 1),
+    printcolumn(name = "REVISION", type_ = "integer", json_path = ".status.revision", description = "How often the certificate was issued", priority = 1)
 )]
 #[x_kube(validation = crate::crd::rules::immutable_optional("secretName"))]
 #[x_kube(validation = crate::crd::rules::leaf_duration())]
@@ -76,6 +81,9 @@ pub struct ServiceCertificateSpec {
     #[schemars(length(min = 1, max = 2))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub usages: Vec<KeyUsage>,
+    /// What the certificate's subject holds: nothing (None), or the object's name as common name (ServiceName).
+    #[serde(default)]
+    pub subject_common_name: SubjectCommonName,
     /// Labels and annotations of the Secret.
     #[serde(default, skip_serializing_if = "ObjectTemplate::is_empty")]
     pub secret_template: ObjectTemplate,
@@ -103,6 +111,7 @@ impl Default for ServiceCertificateSpec {
             allow_short_lived: false,
             private_key: None,
             usages: both_usages(),
+            subject_common_name: SubjectCommonName::default(),
             secret_template: ObjectTemplate::default(),
             workload: Workload::default(),
             renewal: Renewal::default(),
@@ -179,9 +188,17 @@ pub struct ServiceCertificateStatus {
     /// How many instances serve the stored certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub served: Option<Counts>,
-    /// Ready, Reconciling, Stalled, Served.
+    /// The reason of Stalled if that is True, else of Ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub reason: Option<String>,
+    /// The message of the same condition.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
+    pub message: Option<String>,
+    /// Ready, Reconciling, Stalled, Served, and warnings.
     #[serde(default)]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }

@@ -12,6 +12,7 @@ mod users;
 pub use self::status::*;
 pub use self::tokens::*;
 pub use self::users::*;
+use super::common::is_default;
 use super::{AuthMode, NamespaceSelector, PrivateKeySpec, SecretRef, rules};
 use crate::Span;
 
@@ -29,11 +30,16 @@ use crate::Span;
     doc = "TrustDomain is one environment's root of trust: its CA, its JWT signing keys, and who may use them.",
     validation = crate::crd::rules::name_is_dns_label(),
     printcolumn(name = "READY", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
-    printcolumn(name = "CA EXPIRES", type_ = "string", json_path = ".status.ca.active.notAfter", description = "When the active CA certificate ends"),
-    printcolumn(name = "SIGNING KEY", type_ = "string", json_path = ".status.signingKeys.active.id", description = "The active JWT signing key"),
+    printcolumn(name = "REASON", type_ = "string", json_path = ".status.reason", description = "The reason of Stalled if that is True, else of Ready"),
+    printcolumn(name = "CA-EXPIRES", type_ = "string", json_path = ".status.ca.active.notAfter", description = "When the active CA certificate ends"),
+    printcolumn(name = "SIGNING-KEY", type_ = "string", json_path = ".status.signingKeys.active.id", description = "The active JWT signing key"),
     printcolumn(name = "ROTATING", type_ = "string", json_path = ".status.rotating"),
-    printcolumn(name = "PODS UPDATED", type_ = "string", json_path = ".status.instances.summary"),
-    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(name = "PODS-UPDATED", type_ = "string", json_path = ".status.instances.summary"),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "MESSAGE", type_ = "string", json_path = ".status.message", priority = 1),
+    printcolumn(name = "TRUST-DOMAIN", type_ = "string", json_path = ".spec.trustDomain", priority = 1),
+    printcolumn(name = "ISSUER", type_ = "string", json_path = ".status.ca.active.id", description = "The active CA generation", priority = 1),
+    printcolumn(name = "REVISION", type_ = "integer", json_path = ".spec.ca.rotationRevision", description = "The CA rotation asked for last", priority = 1)
 )]
 #[x_kube(validation = Rule::new("!has(self.userTokenIssuers) || self.userTokenIssuers.all(i, i.issuer != self.tokens.issuer)")
     .message("userTokenIssuers must not contain the issuer of spec.tokens.issuer"))]
@@ -153,8 +159,8 @@ pub struct DistrustedCa {
     /// Lower-case hex SHA-256 of the certificate's DER.
     #[schemars(length(min = 64, max = 64), pattern(rules::SHA256_HEX))]
     pub fingerprint: String,
-    /// When it goes.
-    #[serde(default)]
+    /// When it is removed from the trust bundle; default: AfterReissue.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub mode: DistrustMode,
 }
 
@@ -220,7 +226,7 @@ pub struct RevokedSubject {
     #[schemars(length(min = 1, max = 512))]
     pub sub: String,
     /// Tokens issued before this time are refused (RFC 3339).
-    #[schemars(with = "String", extend("format" = "date-time"), length(max = 64))]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub not_before: Timestamp,
 }
 

@@ -31,14 +31,14 @@ impl<S: Store> Executor<S> {
         match &request.material {
             material @ (MaterialRequest::NewCa { .. } | MaterialRequest::ExistingCa { .. }) => {
                 let ca = self.make_ca(&request.trust_domain, domain, material, now).await?;
-                mint::first_ring(domain, vec![ca], request.epoch, None, now)
+                mint::first_ring(request, vec![ca], None, now)
             }
             MaterialRequest::SigningKeys { key, max_ttl_seconds } => {
                 let keys = vec![self.make_key(*key).await?, self.make_key(*key).await?];
-                mint::first_ring(domain, keys, request.epoch, Some(*max_ttl_seconds), now)
+                mint::first_ring(request, keys, Some(*max_ttl_seconds), now)
             }
             MaterialRequest::SigningKey { key } => {
-                mint::first_ring(domain, vec![self.make_key(*key).await?], request.epoch, None, now)
+                mint::first_ring(request, vec![self.make_key(*key).await?], None, now)
             }
         }
     }
@@ -111,16 +111,19 @@ impl<S: Store> Executor<S> {
         let mut keys = found.data;
         let mut materials = vec![];
         for Made { material, private } in made {
-            keys.insert(format!("{}.key", gaia_plan::ring::short_id(material.name())), private);
+            keys.insert(format!("{}.key", material.id()), private);
             materials.push(material);
         }
         let after = found.ring.after(&transition.steps, materials, now);
         let after = after.map_err(|error| self.ring_error(&transition.key.name, &error.to_string()))?;
-        let copy = found.ring.copy_before(&after);
-        let mut affected = match self.copy_ring(transition, mint::copy_data(&copy, &keys)?).await? {
-            Outcome::Done(affected) => affected,
-            other => return Ok(other),
-        };
+        let mut affected = std::collections::BTreeSet::new();
+        if !transition.steps.iter().all(Step::only_records) {
+            let copy = found.ring.copy_before(&after);
+            match self.copy_ring(transition, mint::copy_data(&copy, &keys)?).await? {
+                Outcome::Done(copied) => affected = copied,
+                other => return Ok(other),
+            }
+        }
         let stored = ring_secret(found.meta, mint::ring_data(&after, &keys)?);
         self.signers.forget(&transition.trust_domain);
         match self.store.replace(stored, &transition.on).await {
@@ -198,7 +201,8 @@ impl<S: Store> Executor<S> {
             return self.refresh(key).await;
         }
         let restored = copy.ring.restored(current.as_ref(), restore.new_epoch, self.clock.now());
-        let restored = restored.map_err(|error| self.ring_error(&copy_key.name, &error.to_string()))?;
+        let mut restored = restored.map_err(|error| self.ring_error(&copy_key.name, &error.to_string()))?;
+        restored.handled = restored.handled.merged(&restore.handled);
         keys.extend(copy.data);
         let data = mint::ring_data(&restored, &keys)?;
         if let Some(missing) = restored.trusted().find(|generation| !data.contains_key(&generation.private_key_name()))

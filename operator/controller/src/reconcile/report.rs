@@ -43,6 +43,8 @@ fn without_counts(status: &Value) -> Value {
         &mut status,
         &["failedAttempts", "lastFailureTime", "instances", "served", "laggards", "laggardCount", "legacy"],
     );
+    // They repeat a condition.
+    remove(&mut status, &["reason", "message"]);
     if let Some(certificate) = status.get_mut("certificate") {
         remove(certificate, &["served"]);
     }

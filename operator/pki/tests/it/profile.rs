@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use gaia_pki::{
     Ca, CaError, CaRequest, Certificate, KeySpec, LeafError, LeafRequest, Serial, Usage, Validity, bundle_pem,
-    issue_leaf,
+    issue_leaf, issue_leaf_to,
 };
 use proptest::prelude::*;
 use rstest::rstest;
@@ -65,6 +65,29 @@ fn a_leaf_says_whose_it_is_and_nothing_more() {
         "X509v3 Authority Key Identifier",
     ] {
         assert!(text.contains(line), "{line} is missing from {text}");
+    }
+}
+
+#[rstest]
+#[case::none(None, "")]
+#[case::a_service_name(Some("chat"), "CN=chat")]
+#[case::the_longest(Some("0123456789012345678901234567890123456789012345678901234567890123"), "CN=0123456789012345678901234567890123456789012345678901234567890123")]
+fn a_leaf_has_the_common_name_asked_for(#[case] name: Option<&str>, #[case] subject: &str) {
+    let ca = root(KeySpec::Ecdsa256);
+    let request = LeafRequest {
+        spiffe_id: SPIFFE_ID,
+        dns_names: &names(),
+        ip_addresses: &[],
+        usages: &BOTH,
+        serial: Serial::from_random([9; 16]),
+        validity: validity("2026-01-01T00:00:00Z", "2026-04-01T00:00:00Z"),
+    };
+    let leaf = issue_leaf_to(name, &ca, &request, &key(KeySpec::Ecdsa256, For::Leaf)).unwrap().certificate;
+    assert_eq!(leaf.subject(), subject);
+    let long = "x".repeat(65);
+    for bad in ["", &long] {
+        let refused = issue_leaf_to(Some(bad), &ca, &request, &key(KeySpec::Ecdsa256, For::Leaf));
+        assert!(matches!(refused, Err(LeafError::Name(_))), "{refused:?}");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gaia_api::SpiffeId;
-use gaia_api::crd::{KeyAlgorithm, KeyUsage, PrivateKeySpec, Renewal};
+use gaia_api::crd::{KeyAlgorithm, KeyUsage, PrivateKeySpec, Renewal, SubjectCommonName};
 use gaia_api::names::annotation;
 use gaia_pki::{KeySpec, Usage, sha256_hex};
 use jiff::Timestamp;
@@ -22,6 +22,7 @@ pub(super) struct Request<'a> {
     ca_not_before: Timestamp,
     ca_not_after: Timestamp,
     pub(super) spiffe_id: SpiffeId,
+    pub(super) common_name: Option<String>,
     pub(super) names: Names,
     pub(super) names_hash: String,
     pub(super) usages: Vec<Usage>,
@@ -63,18 +64,21 @@ impl<'a> Request<'a> {
         let spiffe_id = SpiffeId::workload(&domain.spec.trust_domain, namespace, account);
         let key = key_spec(spec.private_key.as_ref().unwrap_or(&defaults.private_key));
         let usages = usages(&spec.usages);
-        let hash = sha256_hex(
-            projection::json(&serde_json::json!({
-                "trustDomain": observed.domain.name,
-                "spiffeId": spiffe_id,
-                "dnsNames": names.dns,
-                "ipAddresses": names.ip,
-                "durationSeconds": duration.as_secs(),
-                "privateKey": key.to_string(),
-                "usages": usages.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            }))
-            .as_bytes(),
-        );
+        let common_name = common_name(spec.subject_common_name, name);
+        let mut asked = serde_json::json!({
+            "trustDomain": observed.domain.name,
+            "spiffeId": spiffe_id,
+            "dnsNames": names.dns,
+            "ipAddresses": names.ip,
+            "durationSeconds": duration.as_secs(),
+            "privateKey": key.to_string(),
+            "usages": usages.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        });
+        if let Some(name) = &common_name {
+            // Only then: without one the hash is that of leaves issued before there was such a field.
+            asked["commonName"] = name.as_str().into();
+        }
+        let hash = sha256_hex(projection::json(&asked).as_bytes());
         let (ring, ca) = observed.domain.signer()?;
         Ok(Self {
             ring,
@@ -83,6 +87,7 @@ impl<'a> Request<'a> {
             ca_not_after: ca.material.not_after,
             names_hash: names_hash([spiffe_id.as_str()], names.dns.iter().map(String::as_str), &names.ip),
             spiffe_id,
+            common_name,
             names,
             usages,
             key,
@@ -108,6 +113,14 @@ impl<'a> Request<'a> {
     /// When a leaf issued now ends: never after its CA.
     pub(super) fn not_after(&self, now: Timestamp) -> Timestamp {
         end(now, self.duration).min(self.ca_not_after)
+    }
+}
+
+/// The common name asked for, at most 64 characters (RFC 5280 appendix A.1, `ub-common-name`).
+fn common_name(asked: SubjectCommonName, name: &str) -> Option<String> {
+    match asked {
+        SubjectCommonName::None => None,
+        SubjectCommonName::ServiceName => Some(name.chars().take(MAX_COMMON_NAME).collect()),
     }
 }
 
@@ -141,3 +154,5 @@ fn usages(wanted: &[KeyUsage]) -> Vec<Usage> {
     usages.dedup();
     usages
 }
+
+const MAX_COMMON_NAME: usize = 64;

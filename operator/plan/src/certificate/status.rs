@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::request::Request;
 use super::{LeafFacts, LeafSecret, Observed, Verdict, issued_at};
-use crate::conditions::{Obstacles, Report, is_accepted};
+use crate::conditions::{Obstacles, Report, headline, is_accepted};
 use crate::instance::{Instances, Need};
 use crate::object::Held;
 
@@ -27,12 +27,15 @@ pub(super) fn status(observed: &Observed<'_>, verdict: &Verdict, now: Timestamp)
     let mut conditions = report.standard(ready(observed, now), &obstacles);
     let (served, counts) = served(observed);
     conditions.push(report.condition(SERVED, served.0, served.1, served.2));
+    let (reason, message) = headline(&conditions);
     let mut status = ServiceCertificateStatus {
         observed_generation: certificate.metadata.generation,
         secret_name: Some(certificate.secret_name()),
         served: Some(counts),
         failed_attempts: failures.map(|failures| i32::try_from(failures.attempts).unwrap_or(i32::MAX)),
         last_failure_time: failures.map(|failures| gaia_api::crd::whole_seconds(failures.last)),
+        reason,
+        message,
         conditions,
         ..Default::default()
     };

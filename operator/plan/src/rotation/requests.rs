@@ -5,6 +5,7 @@ use gaia_api::names::annotation;
 use jiff::Timestamp;
 
 use super::{Context, Progress, Turn, name};
+use crate::handled::{Answer, Handled};
 use crate::object::ObjectChange;
 use crate::ring::{CaMaterial, Generation, Material, Ring, RingKind, State};
 use crate::transition::{Restore, Step};
@@ -130,6 +131,8 @@ pub(crate) fn restore(observed: &Observed<'_>) -> Result<Option<Action>, Refusal
         None => super::super::trust_domain::desired_ring(observed, kind).create(),
         Some(version) => ObjectChange::nothing(key.clone(), Some(version)),
     };
+    let mut handled = Handled::default();
+    handled.record(annotation::RESTORE, Answer::done(asked));
     let message = format!("{key} was restored from its copy of epoch {epoch}");
     Ok(Some(Action::Restore(Box::new(Restore {
         trust_domain: observed.name().to_owned(),
@@ -137,6 +140,7 @@ pub(crate) fn restore(observed: &Observed<'_>) -> Result<Option<Action>, Refusal
         object: object.with_event(reason::RING_RESTORED, message),
         epoch,
         new_epoch: newest + 1,
+        handled,
     }))))
 }
 

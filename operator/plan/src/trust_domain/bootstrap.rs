@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::Observed;
 use crate::certificate::key_spec;
+use crate::handled::{Answer, Handled};
 use crate::object::{DesiredObject, OtherKeys, Template};
 use crate::ring::{MaterialRequest, RingKind, RingRequest};
 use crate::{Action, Refusal, limits, projection};
@@ -29,12 +30,22 @@ pub(super) fn next(observed: &Observed<'_>, now: Timestamp) -> Result<Action, Re
             max_ttl_seconds: spec.tokens.max_ttl.value().as_secs(),
         },
     };
+    let revision = match kind {
+        RingKind::Ca => spec.ca.rotation_revision,
+        RingKind::SigningKeys => spec.tokens.rotation_revision,
+    };
+    let mut handled = Handled::default();
+    if let Some(asked) = observed.domain.metadata.annotations.as_ref().and_then(|all| all.get(annotation::BOOTSTRAP)) {
+        handled.record(annotation::BOOTSTRAP, Answer::done(asked));
+    }
     let message = format!("created {kind} {}", observed.ring_key(kind).name);
     Ok(Action::CreateRing(RingRequest {
         trust_domain: observed.name().to_owned(),
         spiffe_trust_domain: spec.trust_domain.clone(),
         material,
         epoch: observed.newest_projected_epoch(kind).unwrap_or_default() + 1,
+        revision,
+        handled,
         object: desired_ring(observed, kind).create().with_event(reason::RING_CREATED, message),
     }))
 }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::{Decision, Observed};
 use crate::backoff::{saturating_add, saturating_sub};
-use crate::conditions::{Obstacles, Report, is_accepted};
+use crate::conditions::{Obstacles, Report, headline, is_accepted};
 use crate::ring::{CaMaterial, CaRing, Distrust, Generation, Ring, SigningMaterial, SigningRing, State};
 use crate::rotation::Progress;
 
@@ -33,6 +33,7 @@ pub(super) fn status(observed: &Observed<'_>, decision: &Decision, now: Timestam
     conditions.push(rotating(&report, SIGNING_KEYS_ROTATING, signing));
     conditions.push(expiring_soon(observed, &report, now));
     let (laggards, laggard_count) = named(ca.into_iter().chain(signing).flat_map(|progress| &progress.laggards));
+    let (reason, message) = headline(&conditions);
     TrustDomainStatus {
         observed_generation: domain.metadata.generation,
         ca: observed.ca.ring().map(|ring| ring_status(ring, |generation| describe_ca(observed, generation))),
@@ -48,6 +49,8 @@ pub(super) fn status(observed: &Observed<'_>, decision: &Decision, now: Timestam
         laggards,
         laggard_count: (laggard_count > 0).then(|| i32::try_from(laggard_count).unwrap_or(i32::MAX)),
         exposure: exposure(observed),
+        reason,
+        message,
         conditions,
     }
 }

@@ -48,17 +48,18 @@ impl World {
         let mut generations = vec![];
         for (index, material) in made.into_iter().enumerate() {
             let state = if index == 0 { State::Active } else { State::Staged };
-            keys.insert(format!("{}.key", short_id(material.name())), format!("KEY {}", material.name()));
-            generations.push(Generation::new(short_id(material.name()), state, self.now, material));
+            keys.insert(format!("{}.key", material.id()), format!("KEY {}", material.name()));
+            generations.push(Generation::new(material.id(), state, self.now, material));
         }
         let ring = Ring {
             format_version: FORMAT_VERSION,
             trust_domain: request.spiffe_trust_domain.clone(),
             epoch: request.epoch,
             max_ttl_high_water_seconds: ttl,
-            revision: 1,
+            revision: request.revision,
             heeded: None,
             restored_from: None,
+            handled: request.handled.clone(),
             generations,
         };
         content(&ring, &keys, |generation| generation.state.is_trusted())
@@ -83,6 +84,7 @@ impl World {
             chain: format!("CHAIN {fingerprint}\n"),
             root: format!("ROOT {fingerprint}\n"),
             root_fingerprint: None,
+            subject_id: (!brought).then(|| short_id(&sha256_hex(format!("key of {fingerprint}").as_bytes()))),
             not_before: saturating_sub(self.now, Duration::from_secs(300)),
             fingerprint,
             not_after,
@@ -146,6 +148,9 @@ impl World {
             self.violations.push((2, format!("{transition}: {error}")));
             WriteError::Refused(error.to_string())
         })?;
+        if transition.steps.iter().all(Step::only_records) {
+            return Ok((before, after));
+        }
         let copy = before.copy_before(&after);
         let content =
             content(&copy, &keys, |generation| generation.state.is_trusted() && generation.distrust.is_none());
@@ -192,10 +197,11 @@ impl World {
         let current = found.and_then(parse);
         let mut keys = found.map(|stored| stored.content.clone()).unwrap_or_default();
         keys.extend(copy_stored.content.clone());
-        let restored = copy.restored(current.as_ref(), restore.new_epoch, self.now).map_err(|error| {
+        let mut restored = copy.restored(current.as_ref(), restore.new_epoch, self.now).map_err(|error| {
             self.violations.push((2, format!("{restore:?}: {error}")));
             WriteError::Refused(error.to_string())
         })?;
+        restored.handled = restored.handled.merged(&restore.handled);
         let content = content(&restored, &keys, |generation| generation.state.is_trusted());
         self.judge_restored(restore, current.as_ref(), &restored);
         self.put(at, component(restore.kind), content)?;

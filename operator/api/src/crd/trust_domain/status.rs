@@ -36,9 +36,17 @@ pub struct TrustDomainStatus {
     /// The measured exposure of the last compromise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exposure: Option<Exposure>,
-    /// Ready, Reconciling, Stalled, CARotating, SigningKeysRotating, ExpiringSoon.
+    /// The reason of Stalled if that is True, else of Ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub reason: Option<String>,
+    /// The message of the same condition.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
+    pub message: Option<String>,
+    /// Ready, Reconciling, Stalled, CARotating, SigningKeysRotating, ExpiringSoon, and warnings.
     #[serde(default)]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }
@@ -66,7 +74,7 @@ pub struct RingStatus {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct GenerationStatus {
-    /// Short id: the first 8 characters of the fingerprint or kid.
+    /// Short id. Of a CA that the operator made, the subject's common name holds it.
     #[schemars(length(max = 64))]
     pub id: String,
     /// Of a CA: lower-case hex SHA-256 of the certificate's DER.

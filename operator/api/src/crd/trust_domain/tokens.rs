@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{DistrustMode, one};
 use crate::Span;
+use crate::crd::common::is_default;
 use crate::crd::rules;
 
 /// The platform's own tokens.
@@ -87,8 +88,8 @@ pub struct DistrustedKey {
     /// The key's id (RFC 7638 thumbprint).
     #[schemars(length(min = 43, max = 43), pattern("^[A-Za-z0-9_-]{43}$"))]
     pub kid: String,
-    /// When it goes.
-    #[serde(default)]
+    /// When it is removed from the key set; default: AfterReissue.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub mode: DistrustMode,
 }
 

@@ -6,13 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::TokenAlgorithm;
 use crate::Span;
+use crate::crd::common::is_default;
 use crate::crd::{SecretRef, rules};
 
 /// An outside issuer of user tokens.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[x_kube(validation = Rule::new("self.verification != 'JWKS' || has(self.jwksURL)").message("jwksURL must be set when verification is JWKS"))]
-#[x_kube(validation = Rule::new("self.verification != 'Remote' || has(self.apiKeySecretRef)").message("apiKeySecretRef must be set when verification is Remote"))]
-#[x_kube(validation = Rule::new(r"self.verification != 'Remote' || self.issuer.matches('^(https://|http://(localhost|127\\.0\\.0\\.1|\\[::1\\])[:/]).+$')")
+#[x_kube(validation = Rule::new("(has(self.verification) && self.verification == 'Remote') || has(self.jwksURL)").message("jwksURL must be set when verification is JWKS"))]
+#[x_kube(validation = Rule::new("!has(self.verification) || self.verification != 'Remote' || has(self.apiKeySecretRef)").message("apiKeySecretRef must be set when verification is Remote"))]
+#[x_kube(validation = Rule::new(r"!has(self.verification) || self.verification != 'Remote' || self.issuer.matches('^(https://|http://(localhost|127\\.0\\.0\\.1|\\[::1\\])[:/]).+$')")
     .message("issuer must be an https address, or http on loopback, when verification is Remote"))]
 #[serde(rename_all = "camelCase")]
 pub struct UserTokenIssuer {
@@ -22,11 +23,11 @@ pub struct UserTokenIssuer {
     /// The exact `iss` claim.
     #[schemars(length(min = 1, max = 512))]
     pub issuer: String,
-    /// What its tokens look like.
-    #[serde(default)]
+    /// What its tokens look like; default: Supabase.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub profile: IssuerProfile,
-    /// How its tokens are verified.
-    #[serde(default)]
+    /// How its tokens are verified; default: JWKS.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub verification: IssuerVerification,
     /// Where its keys are; https, or http on loopback.
     #[serde(rename = "jwksURL", skip_serializing_if = "Option::is_none")]
