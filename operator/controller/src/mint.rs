@@ -9,7 +9,9 @@ use gaia_pki::{
     issue_leaf, issue_leaf_to,
 };
 use gaia_plan::IssueLeaf;
-use gaia_plan::ring::{CaMaterial, FORMAT_VERSION, Generation, Material, Ring, RingRequest, SigningMaterial, State, short_id};
+use gaia_plan::ring::{
+    CaMaterial, FORMAT_VERSION, Generation, Material, Ring, RingRequest, SigningMaterial, State, short_id,
+};
 use jiff::{SignedDuration, Timestamp};
 use zeroize::Zeroizing;
 

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::common::is_default;
 use super::service_certificate::is_false;
 use super::{
-    AuthMode, Condition, DeletionPolicy, KeyUsage, ObjectTemplate, PrivateKeySpec, Renewal, SecretRef, SubjectCommonName,
-    TrustDomainRef, Workload, rules,
+    AuthMode, Condition, DeletionPolicy, KeyUsage, ObjectTemplate, PrivateKeySpec, Renewal, SecretRef,
+    SubjectCommonName, TrustDomainRef, Workload, rules,
 };
 use crate::Span;
 

@@ -71,7 +71,10 @@ fn a_leaf_says_whose_it_is_and_nothing_more() {
 #[rstest]
 #[case::none(None, "")]
 #[case::a_service_name(Some("chat"), "CN=chat")]
-#[case::the_longest(Some("0123456789012345678901234567890123456789012345678901234567890123"), "CN=0123456789012345678901234567890123456789012345678901234567890123")]
+#[case::the_longest(
+    Some("0123456789012345678901234567890123456789012345678901234567890123"),
+    "CN=0123456789012345678901234567890123456789012345678901234567890123"
+)]
 fn a_leaf_has_the_common_name_asked_for(#[case] name: Option<&str>, #[case] subject: &str) {
     let ca = root(KeySpec::Ecdsa256);
     let request = LeafRequest {

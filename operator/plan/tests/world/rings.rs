@@ -84,7 +84,7 @@ impl World {
             chain: format!("CHAIN {fingerprint}\n"),
             root: format!("ROOT {fingerprint}\n"),
             root_fingerprint: None,
-            subject_id: (!brought).then(|| short_id(&sha256_hex(format!("key of {fingerprint}").as_bytes()))),
+            subject_id: None,
             not_before: saturating_sub(self.now, Duration::from_secs(300)),
             fingerprint,
             not_after,
