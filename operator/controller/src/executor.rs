@@ -108,7 +108,20 @@ impl<S: Store> Executor<S> {
     ) -> Result<Outcome, ExecuteError> {
         let made = match &change.on {
             None => self.store.create(new_object(change, private)).await,
-            Some(version) => self.store.patch(&change.key, version, patch_of(change, &private)).await,
+            Some(version) => {
+                let mut patch = patch_of(change, &private);
+                if let Some(owners) = &change.owners {
+                    // A merge patch replaces the whole list, and only the object itself has the references of others.
+                    let meta = self.store.get_metadata(&change.key).await?;
+                    let Some(meta) =
+                        meta.filter(|meta| meta.resource_version == Some(version.resource_version.clone()))
+                    else {
+                        return self.refresh(&change.key).await;
+                    };
+                    patch["metadata"]["ownerReferences"] = json!(with_own(meta.owner_references, owners));
+                }
+                self.store.patch(&change.key, version, patch).await
+            }
         };
         self.settle(on_behalf_of, &change.key, made).await
     }
@@ -287,10 +300,6 @@ fn patch_of(change: &ObjectChange, private: &SecretData) -> Value {
     if !change.annotations.is_empty() {
         metadata.insert("annotations".to_owned(), json!(change.annotations));
     }
-    if let Some(owners) = &change.owners {
-        let owners: Vec<OwnerReference> = owners.iter().map(owner_reference).collect();
-        metadata.insert("ownerReferences".to_owned(), json!(owners));
-    }
     let mut data = Map::new();
     let is_secret = change.key.kind == ObjectKind::Secret;
     for (key, value) in &change.data {
@@ -309,6 +318,17 @@ fn patch_of(change: &ObjectChange, private: &SecretData) -> Value {
 
 fn base64_json(bytes: &[u8]) -> Value {
     serde_json::to_value(ByteString(bytes.to_vec())).unwrap_or(Value::Null)
+}
+
+/// The owner references of others as they are, and ours as they should be.
+fn with_own(present: Option<Vec<OwnerReference>>, own: &[OwnerRef]) -> Vec<OwnerReference> {
+    let is_own = |owner: &OwnerReference| owner.api_version.starts_with("gaia.dev/");
+    let mut owners: Vec<OwnerReference> = present.unwrap_or_default().into_iter().filter(|o| !is_own(o)).collect();
+    // The API server accepts one controller.
+    let has_controller = owners.iter().any(|owner| owner.controller == Some(true));
+    let own = own.iter().map(owner_reference);
+    owners.extend(own.map(|owner| OwnerReference { controller: (!has_controller).then_some(true), ..owner }));
+    owners
 }
 
 fn owner_reference(owner: &OwnerRef) -> OwnerReference {

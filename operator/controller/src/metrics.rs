@@ -72,6 +72,12 @@ struct ProbeLabels {
     reason: &'static str,
 }
 
+/// Labels of `gaia_status_cut_total`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
+}
+
 /// Labels of `gaia_instances`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct InstanceLabels {
@@ -104,6 +110,7 @@ pub(crate) struct Metrics {
     pub(crate) watch_failures: Counter,
     probe_failures: Family<ProbeLabels, Counter>,
     rotations: Family<RotationLabels, Counter>,
+    statuses_cut: Family<KindLabels, Counter>,
     waiting_seconds: Family<RingLabels, Gauge>,
     instances: Family<InstanceLabels, Gauge>,
     clock_drift: Gauge,
@@ -157,6 +164,8 @@ impl Metrics {
         );
         let rotations = Family::default();
         registry.register("rotation", "Rotations by how they ended", rotations.clone());
+        let statuses_cut = Family::default();
+        registry.register("status_cut", "Statuses that were cut to what their schema accepts", statuses_cut.clone());
         let waiting_seconds = Family::default();
         registry.register(
             "rotation_waiting_seconds",
@@ -187,6 +196,7 @@ impl Metrics {
             watch_failures,
             probe_failures,
             rotations,
+            statuses_cut,
             waiting_seconds,
             instances,
             clock_drift,
@@ -222,6 +232,11 @@ impl Metrics {
     }
 
     /// A rotation waits for instances now, or waits for none.
+    /// A status was written with fewer or shorter fields than planned.
+    pub(crate) fn count_status_cut(&self, kind: &'static str) {
+        self.statuses_cut.get_or_create(&KindLabels { kind }).inc();
+    }
+
     pub(crate) fn rotation_waits(&self, trust_domain: &str, ring: RingKind, now: Option<Instant>) {
         let key = (trust_domain.to_owned(), ring_label(ring));
         let mut told = self.told();

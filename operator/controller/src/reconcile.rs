@@ -53,6 +53,8 @@ pub(crate) struct Planned {
     served_until: Option<Timestamp>,
     /// How much was heard of ledgers when this was planned, if the record of the service has it all once this is done.
     recorded: Option<u64>,
+    /// Fields of the status that were cut to what the schema accepts.
+    cut: Vec<String>,
 }
 
 /// When a status is written.
@@ -250,6 +252,10 @@ impl<S: Store> Reconciler<S> {
             Due::At(at) => return next.min(at),
             Due::Later => return next,
         };
+        if !planned.cut.is_empty() {
+            tracing::warn!(%key, fields = planned.cut.join(", "), "the status exceeds its schema and is cut");
+            self.metrics.count_status_cut(key.kind());
+        }
         match self.executor.store.patch_status(key, &planned.version, patch).await {
             Ok(object) => {
                 self.refused(key, planned);
@@ -346,7 +352,7 @@ pub(crate) fn plan(world: &World, key: &Key, now: Timestamp) -> Option<Planned> 
     let place = (namespace.to_owned(), name.to_owned());
     let mut guidance = None;
     let mut recorded = None;
-    let (actions, status, reported, next_check) = match key {
+    let (actions, mut status, reported, next_check) = match key {
         Key::TrustDomain(name) => {
             let observed = world.observe_trust_domain(name)?;
             let DomainPlan { plan, guidance: told } = trust_domain::plan(&observed, now);
@@ -366,6 +372,7 @@ pub(crate) fn plan(world: &World, key: &Key, now: Timestamp) -> Option<Planned> 
             (plan.actions, value(&plan.status), value(&observed.service.status), plan.next_check)
         }
     };
+    let cut = gaia_api::crd::fit_status(key.kind(), &mut status);
     let reported = if reported.is_null() { Value::Object(serde_json::Map::new()) } else { reported };
     let served_until = matches!(key, Key::Certificate(..)).then(|| world.served_until(&place)).flatten();
     let has_unasked = world.has_unasked(key);
@@ -380,6 +387,7 @@ pub(crate) fn plan(world: &World, key: &Key, now: Timestamp) -> Option<Planned> 
         has_unasked,
         served_until,
         recorded,
+        cut,
     })
 }
 

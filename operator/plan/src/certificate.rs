@@ -350,7 +350,7 @@ fn announcement(observed: &Observed<'_>, cause: Cause) -> (&'static str, String)
 fn next_check(observed: &Observed<'_>, verdict: &Verdict, now: Timestamp) -> Timestamp {
     let mut thresholds = vec![crate::backoff::saturating_add(now, MAX_WAIT)];
     if let Some(leaf) = observed.secret.ours().and_then(|secret| secret.leaf.as_ref()) {
-        thresholds.extend([leaf.lifetime().renewal_time, leaf.not_after]);
+        thresholds.extend([leaf.not_before, leaf.lifetime().renewal_time, leaf.not_after]);
     }
     if let Some(ring) = observed.domain.ca {
         thresholds.extend(projection::bundle_changes_at(ring, now));

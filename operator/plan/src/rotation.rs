@@ -3,6 +3,7 @@
 //! Everything here is decided on a ring whose projections are as the ring says; `crate::trust_domain` sees to that first.
 //! A decision is a [`Turn`]: the steps of one transition, or nothing and the reason to wait.
 
+mod answers;
 mod ca;
 mod currency;
 mod distrust;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use gaia_api::crd::{Laggard, reason};
 use jiff::Timestamp;
 
+pub(crate) use self::answers::ignored as ignored_annotations;
 pub(crate) use self::currency::{Currency, UsedLeaves, currency};
 pub(crate) use self::requests::restore;
 pub(crate) use self::workloads::workload_actions;
@@ -100,6 +102,7 @@ impl Turn {
                         | Step::Discard(_)
                         | Step::Reactivate { .. }
                         | Step::RaiseMaxTtl(_)
+                        | Step::Answer { .. }
                 )
             })
     }

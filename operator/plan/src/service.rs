@@ -162,9 +162,8 @@ fn certificate_patch(found: &ServiceCertificate, wanted: &ServiceCertificate, wa
     if labels.get(MANAGED_BY_LABEL).map(String::as_str) != Some(MANAGED_BY) {
         patch["metadata"]["labels"] = json!({ MANAGED_BY_LABEL: MANAGED_BY });
     }
-    let uid = |meta: &ObjectMeta| meta.owner_references.iter().flatten().map(|owner| owner.uid.clone()).next();
-    if uid(&found.metadata) != uid(&wanted.metadata) {
-        patch["metadata"]["ownerReferences"] = value(&wanted.metadata.owner_references);
+    if let Some(owners) = repaired_owners(&found.metadata, &wanted.metadata) {
+        patch["metadata"]["ownerReferences"] = value(&owners);
     }
     if patch == json!({}) {
         return None;
@@ -181,6 +180,22 @@ fn certificate_patch(found: &ServiceCertificate, wanted: &ServiceCertificate, wa
     };
     let event = was_settled.then(|| Event::new(reason::REPAIRED, format!("{key} was put right")));
     Some(Action::PatchCertificate { key, version, patch, event })
+}
+
+/// The owner references with that of the GaiaService restored; none: it is there. Those of others stay.
+fn repaired_owners(found: &ObjectMeta, wanted: &ObjectMeta) -> Option<Vec<OwnerReference>> {
+    let present = found.owner_references.clone().unwrap_or_default();
+    let own = wanted.owner_references.iter().flatten().next()?;
+    let is_own = |owner: &OwnerReference| owner.api_version.starts_with("gaia.dev/") && owner.kind == own.kind;
+    let mut of_its_kind = present.iter().filter(|owner| is_own(owner));
+    if of_its_kind.next().is_some_and(|owner| owner.uid == own.uid) && of_its_kind.next().is_none() {
+        return None;
+    }
+    let mut owners: Vec<OwnerReference> = present.into_iter().filter(|owner| !is_own(owner)).collect();
+    // The API server accepts one controller.
+    let has_controller = owners.iter().any(|owner| owner.controller == Some(true));
+    owners.push(OwnerReference { controller: (!has_controller).then_some(true), ..own.clone() });
+    Some(owners)
 }
 
 /// The ServiceCertificate of a GaiaService.

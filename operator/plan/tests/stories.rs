@@ -4,6 +4,8 @@
 
 #[path = "stories/aborts.rs"]
 mod aborts;
+#[path = "stories/answers.rs"]
+mod answers;
 #[path = "stories/authorities.rs"]
 mod authorities;
 #[path = "stories/compromise.rs"]
@@ -134,6 +136,13 @@ fn ask_to_rotate(world: &mut World, ca: bool) {
 fn annotate(world: &mut World, name: &str, value: &str) {
     world.edit_domain(TD, |found| {
         found.metadata.annotations.get_or_insert_default().insert(name.to_owned(), value.to_owned());
+    });
+    world.settle();
+}
+
+fn take_away(world: &mut World, name: &str) {
+    world.edit_domain(TD, |found| {
+        found.metadata.annotations.get_or_insert_default().remove(name);
     });
     world.settle();
 }

@@ -6,7 +6,9 @@
 #![expect(unreachable_pub, reason = "the KubeSchema derive copies each public type into a function")]
 
 mod common;
+mod conditions;
 pub mod dates;
+mod fit;
 mod gaia_service;
 pub mod reason;
 pub mod rules;
@@ -15,6 +17,7 @@ mod status;
 mod trust_domain;
 
 pub use common::*;
+pub use fit::fit_status;
 pub use gaia_service::*;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
@@ -25,5 +28,8 @@ pub use trust_domain::*;
 /// All custom resource definitions, in the order they are documented.
 #[must_use]
 pub fn all() -> Vec<CustomResourceDefinition> {
-    [TrustDomain::crd(), ServiceCertificate::crd(), GaiaService::crd()].map(dates::bounded).into()
+    [TrustDomain::crd(), ServiceCertificate::crd(), GaiaService::crd()]
+        .map(dates::bounded)
+        .map(conditions::bounded)
+        .into()
 }

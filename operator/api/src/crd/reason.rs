@@ -48,6 +48,8 @@ pub const OBJECT_NOT_OWNED: &str = "ObjectNotOwned";
 pub const OBJECT_IMMUTABLE: &str = "ObjectImmutable";
 /// The certificate has ended.
 pub const EXPIRED: &str = "Expired";
+/// The certificate begins later than now.
+pub const NOT_YET_VALID: &str = "NotYetValid";
 /// A write was refused; it is tried again.
 pub const WRITE_FAILED: &str = "WriteFailed";
 /// Nothing can be probed.
@@ -81,8 +83,6 @@ pub const PUBLISHING: &str = "Publishing";
 pub const REISSUING: &str = "Reissuing";
 /// The old generation is not used any more, and is kept until nothing it signed can be in use.
 pub const RETIRING: &str = "Retiring";
-/// The annotation gaia.dev/abort names no generation whose rotation can be aborted.
-pub const ABORT_NOT_POSSIBLE: &str = "AbortNotPossible";
 /// The annotation gaia.dev/restore names no ring that can be restored.
 pub const RESTORE_NOT_POSSIBLE: &str = "RestoreNotPossible";
 /// The only CA that was brought is distrusted: another one must be put into its Secret first.
@@ -147,6 +147,7 @@ pub const ALL: &[&str] = &[
     OBJECT_NOT_OWNED,
     OBJECT_IMMUTABLE,
     EXPIRED,
+    NOT_YET_VALID,
     WRITE_FAILED,
     NOT_PROBED,
     PUBLISHED,
@@ -167,7 +168,6 @@ pub const ALL: &[&str] = &[
     PUBLISHING,
     REISSUING,
     RETIRING,
-    ABORT_NOT_POSSIBLE,
     RESTORE_NOT_POSSIBLE,
     CA_DISTRUSTED,
     ALL_SERVED,

@@ -160,7 +160,15 @@ impl<S: Store> Executor<S> {
         }
         let known = lock(&self.world).version(&copy);
         let copied = match known {
-            Some(on) => self.store.replace(ring_secret(meta, data), &on).await,
+            Some(on) => {
+                // What others have put on the copy stays.
+                let found = self.store.get_metadata(&copy).await?.unwrap_or_default();
+                let mut labels = found.labels.unwrap_or_default();
+                labels.extend(meta.labels.clone().unwrap_or_default());
+                let (annotations, owner_references) = (found.annotations, found.owner_references);
+                let meta = ObjectMeta { labels: Some(labels), annotations, owner_references, ..meta };
+                self.store.replace(ring_secret(meta, data), &on).await
+            }
             None => {
                 let mut secret = ring_secret(meta, data);
                 secret.type_ = Some("Opaque".to_owned());

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use gaia_api::ManualClock;
 use gaia_api::crd::{RestartKind, reason};
 use gaia_plan::instance::Target;
-use gaia_plan::object::{ObjectChange, ObjectKey, Version};
+use gaia_plan::object::{ObjectChange, ObjectKey, OwnerRef, Version};
 use gaia_plan::{Action, Event};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -93,6 +93,41 @@ async fn a_patch_names_the_state_it_was_planned_on() {
         answer(&mut server, Method::PATCH, MAP, StatusCode::OK, config_map())
     );
     assert_eq!(sent["metadata"], json!({ "uid": "u1", "resourceVersion": "7" }));
+}
+
+/// A repair of our owner reference keeps those of others, and leaves them the place of the controller.
+#[tokio::test]
+async fn a_repaired_owner_reference_leaves_those_of_others_as_they_are() {
+    let (executor, mut server) = scripted();
+    let owner = |api: &str, kind: &str, uid: &str, controller: Value| {
+        let mut owner = json!({ "apiVersion": api, "kind": kind, "name": "x", "uid": uid });
+        if !controller.is_null() {
+            owner["controller"] = controller;
+        }
+        owner
+    };
+    let theirs = owner("apps/v1", "Deployment", "d1", json!(true));
+    let also_theirs = owner("example.com/v1", "App", "a1", Value::Null);
+    for (present, wanted) in [
+        (
+            vec![theirs.clone(), owner("gaia.dev/v1alpha1", "GaiaService", "old", json!(true)), also_theirs.clone()],
+            vec![theirs, also_theirs.clone(), owner("gaia.dev/v1alpha1", "GaiaService", "new", Value::Null)],
+        ),
+        (vec![also_theirs.clone()], vec![also_theirs, owner("gaia.dev/v1alpha1", "GaiaService", "new", json!(true))]),
+    ] {
+        let mut change = ObjectChange::nothing(ObjectKey::config_map("shop", "gaia-trust"), Some(version()));
+        let ours = OwnerRef { kind: "GaiaService".to_owned(), name: "x".to_owned(), uid: "new".to_owned() };
+        change.owners = Some(vec![ours]);
+        let action = Action::Write(Box::new(change));
+        let script = async {
+            let meta = json!({ "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {
+                "namespace": "shop", "name": "gaia-trust", "uid": "u1", "resourceVersion": "7", "ownerReferences": present } });
+            answer(&mut server, Method::GET, MAP, StatusCode::OK, meta).await;
+            answer(&mut server, Method::PATCH, MAP, StatusCode::OK, config_map()).await
+        };
+        let (_, sent) = tokio::join!(async { executor.execute(&domain(), &action).await.unwrap() }, script);
+        assert_eq!(sent["metadata"]["ownerReferences"], json!(wanted));
+    }
 }
 
 #[tokio::test]

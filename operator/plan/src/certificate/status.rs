@@ -54,11 +54,14 @@ fn describe(status: &mut ServiceCertificateStatus, secret: &LeafSecret, observed
     status.serial_number = Some(leaf.serial.clone());
     status.fingerprint = Some(leaf.fingerprint.clone());
     status.revision = secret.facts.number(annotation::REVISION).and_then(|number| i64::try_from(number).ok());
+    let reported = observed.certificate.status.as_ref().filter(|known| known.fingerprint == status.fingerprint);
+    let known_before = || reported.filter(|_| observed.domain.ca.is_none()).and_then(|known| known.issuer.clone());
     status.issuer = leaf.issuer.as_ref().map(|issuer| {
         let generation =
             observed.domain.ca.and_then(|ring| ring.generations.iter().find(|g| g.material.fingerprint == *issuer));
         generation.map_or_else(|| crate::ring::short_id(issuer), |generation| generation.id.clone())
     });
+    status.issuer = status.issuer.take().or_else(known_before);
 }
 
 /// Ready: the Secret holds a leaf that is in force, can be used, and is what was asked for.
@@ -67,16 +70,27 @@ fn ready(observed: &Observed<'_>, now: Timestamp) -> Result<String, (&'static st
     let (Held::Ours(secret), None) = (&observed.secret, &observed.claimed_by) else {
         return Err((reason::ISSUING, format!("Secret {name} holds no certificate yet")));
     };
-    let is_trusted = |issuer: &String| {
-        let ring = observed.domain.ca;
-        ring.is_none_or(|ring| ring.trusted().any(|generation| generation.material.fingerprint == *issuer))
+    let is_trusted = |leaf: &LeafFacts| match (observed.domain.ca, &leaf.issuer) {
+        (Some(ring), issuer) => ring.trusted().any(|known| issuer.as_ref() == Some(&known.material.fingerprint)),
+        (None, Some(_)) => true,
+        // Without a ring that can be read (one of a newer format, for example) no issuer is known after a restart: what
+        // the operator has stored stays valid.
+        (None, None) => secret.facts.annotations.contains_key(annotation::SPEC_HASH),
     };
-    let usable = |leaf: &&LeafFacts| leaf.key_matches && leaf.issuer.as_ref().is_some_and(is_trusted);
+    let usable = |leaf: &&LeafFacts| leaf.key_matches && is_trusted(leaf);
     let Some(leaf) = secret.leaf.as_ref().filter(usable) else {
         return Err((reason::ISSUING, format!("Secret {name} holds no usable certificate")));
     };
     if leaf.not_after <= now {
         return Err((reason::EXPIRED, format!("the certificate in Secret {name} ended at {}", leaf.not_after)));
+    }
+    if leaf.not_before > now {
+        let message = format!(
+            "the certificate in Secret {name} is valid only from {}: the clock of the operator was ahead when it was \
+             issued, or is behind now",
+            leaf.not_before
+        );
+        return Err((reason::NOT_YET_VALID, message));
     }
     // Without a TrustDomain nobody can say what was asked for: what is there stays good until its end. A request that
     // is refused is not what is there.

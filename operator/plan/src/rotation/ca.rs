@@ -19,7 +19,16 @@ const KIND: RingKind = RingKind::Ca;
 
 /// What is done about the ring now.
 pub(super) fn turn(context: &Context<'_, '_>) -> Turn {
-    let rules = [distrust::of_ca, super::requests::abort_ca, publish, switch, retire, distrust::settle_ca];
+    let rules = [
+        distrust::of_ca,
+        super::answers::forget_ca,
+        super::answers::abort_ca,
+        super::answers::advance_ca,
+        publish,
+        switch,
+        retire,
+        distrust::settle_ca,
+    ];
     Turn::of(context, &rules).or_else(context, || begin(context))
 }
 
@@ -55,7 +64,7 @@ fn switch(context: &Context<'_, '_>) -> Option<Turn> {
     let poll = context.poll(|_| true, &Need::Bundle(context.bundle_hash), published);
     // A Secret may have lost it since it was published: it is put right first.
     let is_known = is_published && context.is_in_leaves;
-    let acknowledged = is_known && (poll.is_unanimous() || context.may_advance_without(&[&next.id]));
+    let acknowledged = is_known && (poll.is_unanimous() || context.may_advance_without(&next.id));
     let at_once = suspect.is_some() && is_known && poll.is_unanimous() && !poll.nobody();
     if (is_time && acknowledged) || at_once || too_late || is_ending {
         let mut events = vec![Event::new(reason::ROTATION_SWITCHED, format!("{what} signs from now on"))];
@@ -124,8 +133,9 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option
         return removed("all it signed has ended");
     }
     let poll = unreplaced(context, old);
-    let ids = [old.id.as_str(), context.ca.active().map_or("", |active| active.id.as_str())];
-    let replaced = poll.is_unanimous() || (context.may_advance_without(&ids) && stored(context, old).is_unanimous());
+    let rotation = context.ca.active().map_or("", |active| active.id.as_str());
+    let replaced =
+        poll.is_unanimous() || (context.may_advance_without(rotation) && stored(context, old).is_unanimous());
     if let Some(mark) = old.distrust {
         let limit = saturating_add(mark.since, LONGEST_GRACE);
         if replaced || now >= limit {

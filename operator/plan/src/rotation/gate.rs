@@ -1,7 +1,6 @@
 //! The gate before a switch or a removal: timers are the floor, acknowledgement is the gate, D is the alarm.
 
 use gaia_api::crd::{Acknowledgement, Laggard, reason};
-use gaia_api::names::annotation;
 use jiff::Timestamp;
 
 use super::{Context, Progress};
@@ -82,11 +81,6 @@ impl Context<'_, '_> {
             }
         }
         poll
-    }
-
-    /// Whether a person lets the rotation of one of these generations go on without the laggards.
-    pub(super) fn may_advance_without(&self, ids: &[&str]) -> bool {
-        self.annotation(annotation::ADVANCE_WITHOUT).is_some_and(|asked| ids.contains(&asked))
     }
 
     /// That instances are waited for, since `since`.

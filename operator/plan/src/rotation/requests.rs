@@ -1,89 +1,15 @@
-//! What a person asks for by annotation: `gaia.dev/abort` and `gaia.dev/restore`.
+//! The restore of a ring, asked for by annotation `gaia.dev/restore`.
 
 use gaia_api::crd::reason;
 use gaia_api::names::annotation;
 use jiff::Timestamp;
 
-use super::{Context, Progress, Turn, name};
 use crate::handled::{Answer, Handled};
 use crate::object::ObjectChange;
-use crate::ring::{CaMaterial, Generation, Material, Ring, RingKind, State};
-use crate::transition::{Restore, Step};
+use crate::ring::{Material, RingKind};
+use crate::transition::Restore;
 use crate::trust_domain::{Observed, RingView};
-use crate::{Action, Event, Refusal};
-
-pub(super) fn abort_ca(context: &Context<'_, '_>) -> Option<Turn> {
-    context.annotation(annotation::ABORT)?;
-    let revision = context.observed.domain.spec.ca.rotation_revision;
-    let signed_until = context.ca.active().and_then(|active| super::ca::signed_until(context, active));
-    let in_force = |before: &&Generation<CaMaterial>| before.material.not_after > context.now;
-    abort(context, (RingKind::Ca, context.ca), revision, signed_until, in_force)
-}
-
-pub(super) fn abort_signing(context: &Context<'_, '_>) -> Option<Turn> {
-    let revision = context.observed.domain.spec.tokens.rotation_revision;
-    let mut turn = abort(context, (RingKind::SigningKeys, context.signing), revision, None, |_| true)?;
-    // There is always a next key.
-    if turn.steps.iter().any(|step| matches!(step, Step::Abandon(_))) {
-        turn.steps.push(Step::Stage(super::signing::fresh(context)));
-    }
-    Some(turn)
-}
-
-/// Gives the rotation to a generation up: before it signs it is dropped, afterwards the one before it signs again.
-fn abort<M: Material>(
-    context: &Context<'_, '_>,
-    (kind, ring): (RingKind, &Ring<M>),
-    revision: i64,
-    signed_until: Option<Timestamp>,
-    in_force: impl Fn(&&Generation<M>) -> bool,
-) -> Option<Turn> {
-    let asked = context.annotation(annotation::ABORT)?;
-    let Some(generation) = ring.generation(asked) else {
-        // Said once, by the ring that is asked last, and only if neither has it.
-        let other = match kind {
-            RingKind::Ca => context.signing.generation(asked).is_some(),
-            RingKind::SigningKeys => true,
-        };
-        return (!other).then(|| refuse(asked, "no generation has that id"));
-    };
-    if generation.aborted {
-        return None;
-    }
-    let steps = match generation.state {
-        State::Staged | State::Published => vec![Step::Abandon(generation.id.clone())],
-        State::Active => {
-            // One that retires because of a restore alone may never have been published.
-            let has_signed = |before: &&Generation<M>| before.activated_time.is_some() && before.distrust.is_none();
-            let before = ring.retiring().filter(has_signed).filter(in_force).last();
-            let Some(before) = before else {
-                let last_chance = ring.generations.iter().any(|other| other.id != generation.id);
-                let why = if last_chance { "the one before it is removed already" } else { "there was none before it" };
-                return Some(refuse(asked, why));
-            };
-            vec![Step::Reactivate { id: before.id.clone(), signed_until }]
-        }
-        State::Retiring | State::Removed | State::Distrusted => {
-            return Some(refuse(asked, &format!("it is {} already", generation.state.as_str())));
-        }
-    };
-    Some(aborted(kind, generation, ring.revision, revision, steps))
-}
-
-fn aborted<M>(kind: RingKind, generation: &Generation<M>, known: i64, revision: i64, mut steps: Vec<Step>) -> Turn {
-    if revision > known {
-        steps.push(Step::HandleRevision(revision));
-    }
-    let what = name(kind, &generation.id);
-    let event = Event::new(reason::ROTATION_ABORTED, format!("the rotation to {what} is aborted"));
-    Turn::act(steps, vec![event], Progress::new(reason::ROTATION_ABORTED, format!("{what} is given up")))
-}
-
-fn refuse(asked: &str, why: &str) -> Turn {
-    let asked: String = asked.chars().take(64).collect();
-    let message = format!("metadata.annotations[{}]: {asked:?} cannot be aborted: {why}", annotation::ABORT);
-    Turn { refusal: Some(Refusal::stalled(reason::ABORT_NOT_POSSIBLE, message)), ..Turn::default() }
-}
+use crate::{Action, Refusal};
 
 /// The restore that was asked for, if it was not done yet.
 ///

@@ -22,7 +22,9 @@ pub(super) fn turn(context: &Context<'_, '_>) -> Turn {
         distrust,
         raise_max_ttl,
         replace_suspect,
-        super::requests::abort_signing,
+        super::answers::forget_signing,
+        super::answers::abort_signing,
+        super::answers::advance_signing,
         stage,
         publish,
         retire,
@@ -210,7 +212,7 @@ fn watch_issuer(context: &Context<'_, '_>, old: &Generation<SigningMaterial>, li
     }
     let poll = context.poll(uses_signer, &Need::SigningKid(kid), old.since);
     let is_alone = poll.nobody() && context.now < floor;
-    let advance = context.may_advance_without(&[&old.id, &id]);
+    let advance = context.may_advance_without(&id);
     if (poll.is_unanimous() && !is_alone) || (advance && context.now >= floor) {
         let progress = Progress::new(reason::RETIRING, format!("{} signs everywhere", name(KIND, &id)));
         let turn = Turn::act(vec![Step::Switched(old.id.clone())], vec![], progress);
@@ -283,7 +285,7 @@ fn acknowledged(context: &Context<'_, '_>, next: &Generation<SigningMaterial>) -
         let message = format!("{what} was published at {published}; it signs at {floor} at the earliest");
         return (false, Progress::new(reason::PUBLISHING, message), Some(floor));
     }
-    if poll.is_unanimous() || context.may_advance_without(&[&next.id]) {
+    if poll.is_unanimous() || context.may_advance_without(&next.id) {
         return (true, Progress::new(reason::PUBLISHING, format!("{what} is known everywhere")), None);
     }
     let (progress, alarm) = context.waiting(poll, &format!("know {what}"), floor);

@@ -13,7 +13,7 @@ use super::{Decision, Observed};
 use crate::backoff::{saturating_add, saturating_sub};
 use crate::conditions::{Obstacles, Report, headline, is_accepted};
 use crate::ring::{CaMaterial, CaRing, Distrust, Generation, Ring, SigningMaterial, SigningRing, State};
-use crate::rotation::Progress;
+use crate::rotation::{self, Progress};
 
 pub(super) fn status(observed: &Observed<'_>, decision: &Decision, now: Timestamp) -> TrustDomainStatus {
     let domain = observed.domain;
@@ -32,6 +32,7 @@ pub(super) fn status(observed: &Observed<'_>, decision: &Decision, now: Timestam
     conditions.push(rotating(&report, CA_ROTATING, ca));
     conditions.push(rotating(&report, SIGNING_KEYS_ROTATING, signing));
     conditions.push(expiring_soon(observed, &report, now));
+    conditions.extend(report.warnings(rotation::ignored_annotations(observed)));
     let (laggards, laggard_count) = named(ca.into_iter().chain(signing).flat_map(|progress| &progress.laggards));
     let (reason, message) = headline(&conditions);
     TrustDomainStatus {
@@ -119,6 +120,10 @@ fn ready(observed: &Observed<'_>, now: Timestamp) -> Result<String, (&'static st
     };
     if ca.material.not_after <= now {
         return Err((reason::CA_EXPIRED, format!("the CA {} ended at {}", ca.id, ca.material.not_after)));
+    }
+    if ca.material.not_before > now {
+        let message = format!("the CA {} is valid only from {}: the clock is behind", ca.id, ca.material.not_before);
+        return Err((reason::NOT_YET_VALID, message));
     }
     Ok(format!("CA {} signs until {}", ca.id, ca.material.not_after))
 }

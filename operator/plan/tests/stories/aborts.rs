@@ -54,22 +54,29 @@ fn a_ca_that_signs_already_gives_way_to_the_one_before_it() {
 }
 
 #[test]
-fn an_abort_that_comes_too_late_is_refused() {
+fn an_abort_that_comes_too_late_is_ignored_with_a_warning() {
     let mut world = fleet();
     ask_to_rotate(&mut world, true);
     until(&mut world, true, "Removed, Active");
     let [old, next] = ids(&world, true).try_into().unwrap();
     annotate(&mut world, annotation::ABORT, &next);
-    let message = says(&world, &domain(), "Stalled", "True", "AbortNotPossible");
-    assert!(message.ends_with("cannot be aborted: the one before it is removed already"), "{message}");
+    let message = says(&world, &domain(), "AnnotationIgnored", "True", "AnnotationIgnored");
+    assert!(message.contains(" is ignored: the one before it is removed already"), "{message}");
     annotate(&mut world, annotation::ABORT, &old);
-    let message = says(&world, &domain(), "Stalled", "True", "AbortNotPossible");
-    assert!(message.ends_with("it is Removed already"), "{message}");
+    let message = says(&world, &domain(), "AnnotationIgnored", "True", "AnnotationIgnored");
+    assert!(message.contains("it is Removed already"), "{message}");
     annotate(&mut world, annotation::ABORT, "nonsense");
-    let message = says(&world, &domain(), "Stalled", "True", "AbortNotPossible");
-    assert!(message.ends_with("no generation has that id"), "{message}");
+    let message = says(&world, &domain(), "AnnotationIgnored", "True", "AnnotationIgnored");
+    assert!(message.contains("no generation has that id"), "{message}");
     says(&world, &domain(), "Ready", "True", "Ready");
+    says(&world, &domain(), "Stalled", "False", "Settled");
     assert_eq!(world.states(true), "Removed, Active");
+    // It hinders nothing, and is gone with the annotation.
+    ask_to_rotate(&mut world, true);
+    until(&mut world, true, "Removed, Removed, Active");
+    take_away(&mut world, annotation::ABORT);
+    assert_eq!(world.reported(&domain()).condition("AnnotationIgnored").0, "");
+    sound(&world);
 }
 
 #[test]
@@ -77,8 +84,8 @@ fn a_first_ca_cannot_be_aborted() {
     let mut world = fleet();
     let only = ids(&world, true)[0].clone();
     annotate(&mut world, annotation::ABORT, &only);
-    let message = says(&world, &domain(), "Stalled", "True", "AbortNotPossible");
-    assert!(message.ends_with("there was none before it"), "{message}");
+    let message = says(&world, &domain(), "AnnotationIgnored", "True", "AnnotationIgnored");
+    assert!(message.contains("there was none before it"), "{message}");
 }
 
 #[test]
@@ -138,6 +145,6 @@ fn an_abort_does_not_make_a_key_sign_that_a_restore_kept_only_in_case_it_had_sig
     assert_eq!(world.states(false), "Active, Retiring, Published");
     annotate(&mut world, annotation::ABORT, &active);
     assert_eq!(world.states(false), "Active, Retiring, Published");
-    says(&world, &domain(), "Stalled", "True", "AbortNotPossible");
+    says(&world, &domain(), "AnnotationIgnored", "True", "AnnotationIgnored");
     sound(&world);
 }

@@ -66,7 +66,7 @@ fn nothing_that_has_signed_since_the_copy_is_lost() {
     assert_eq!(world.states(true), "Active, Retiring");
     assert_eq!(world.ca_ring(TD).unwrap().active().unwrap().id, old);
     annotate(&mut world, annotation::ABORT, &new);
-    says(&world, &domain(), "Stalled", "True", "AbortNotPossible");
+    says(&world, &domain(), "AnnotationIgnored", "True", "AnnotationIgnored");
     until(&mut world, true, "Active, Removed");
     assert_eq!(issuer_of(&world, "shop", "asset-service"), old);
     sound(&world);
