@@ -1,26 +1,34 @@
-//! What is to be decided about, and which instances are to be probed.
+//! The work of the operator: reconciles and probes, shared fairly over namespaces, and the pace of re-issues.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::executor::{SharedWorld, lock};
+use crate::pacer::Pacer;
 use crate::queue::Queue;
 use crate::store::Key;
 use crate::world::{InstanceKey, Probing};
 
-/// Both queues; clones share them.
+/// Both queues, and the pacer; clones share them.
 #[derive(Clone)]
 pub(crate) struct Agenda {
     pub(crate) decisions: Arc<Queue<Key>>,
     pub(crate) probes: Arc<Queue<InstanceKey>>,
+    pub(crate) pacer: Arc<Pacer>,
     /// Only the leader probes.
     probing: Arc<AtomicBool>,
 }
 
 impl Agenda {
-    pub(crate) fn new() -> Self {
-        Self { decisions: Arc::new(Queue::new()), probes: Arc::new(Queue::new()), probing: Arc::default() }
+    /// `reissue_per_second`: the pace of re-issues; 0: none.
+    pub(crate) fn new(reissue_per_second: u32) -> Self {
+        Self {
+            decisions: Arc::new(Queue::new(RECONCILES)),
+            probes: Arc::new(Queue::new(PROBES)),
+            pacer: Arc::new(Pacer::new(reissue_per_second)),
+            probing: Arc::default(),
+        }
     }
 
     /// Decides about these now, and soon about what was stirred by taking something in.
@@ -54,11 +62,17 @@ impl Agenda {
 
     pub(crate) fn is_quiet(&self) -> bool {
         // Either leads to the other.
-        self.probes.is_quiet() && self.decisions.is_quiet() && self.probes.is_quiet()
+        self.probes.is_quiet() && self.pacer.is_quiet() && self.decisions.is_quiet() && self.probes.is_quiet()
     }
 
     pub(crate) fn close(&self) {
         self.decisions.close();
         self.probes.close();
+        self.pacer.close();
     }
 }
+
+/// Reconciles at a time.
+const RECONCILES: usize = 16;
+/// Probes at a time.
+const PROBES: usize = 64;

@@ -13,6 +13,7 @@ mod error;
 mod events;
 mod executor;
 mod facts;
+mod fair;
 mod leader;
 mod metrics;
 mod mint;

@@ -15,7 +15,6 @@ use crate::agenda::Agenda;
 use crate::events::Events;
 use crate::executor::{Executor, SharedWorld, lock};
 use crate::metrics::Metrics;
-use crate::pacer::Pacer;
 use crate::probe::Prober;
 use crate::reconcile::Reconciler;
 use crate::signers::Signers;
@@ -88,7 +87,7 @@ impl Operator {
     /// Begins to watch; nothing is decided yet.
     pub(crate) fn watch(config: OperatorConfig, metrics: Metrics) -> Self {
         let world = new_world(&config.namespace, &config.cluster_domain, config.abilities);
-        let agenda = Agenda::new();
+        let agenda = Agenda::new(config.reissue_per_second);
         let watches = Watches::new(Arc::clone(&world), agenda.clone(), metrics.clone());
         watches.start(&config.client, &config.namespace, &config.watch_namespaces);
         Self { config, metrics, world, agenda, watches, at_work: None }
@@ -100,7 +99,7 @@ impl Operator {
 
     /// Begins to decide and to write. `before`: when another operator was last seen to do so.
     pub(crate) fn work(&mut self, before: Option<Timestamp>) {
-        let OperatorConfig { client, clock, identity, reissue_per_second, .. } = self.config.clone();
+        let OperatorConfig { client, clock, identity, .. } = self.config.clone();
         let (events, sending) = Events::start(client.clone(), identity, Arc::clone(&clock), self.metrics.clone());
         let executor = Arc::new(Executor {
             store: KubeStore::new(client),
@@ -113,13 +112,15 @@ impl Operator {
             agenda: self.agenda.clone(),
             events,
             metrics: self.metrics.clone(),
-            pacer: Pacer::new(reissue_per_second),
             reported: Mutex::new(HashMap::new()),
         });
         lock(&self.world).begin_reading(executor.clock.now(), before);
         self.look_again();
         let mut workers = Prober::start(executor, self.agenda.clone(), self.metrics.clone());
-        workers.extend((0..WORKERS).map(|_| tokio::spawn(Arc::clone(&reconciler).work())));
+        let reconcilers = self.agenda.decisions.workers();
+        workers.extend((0..reconcilers).map(|_| tokio::spawn(Arc::clone(&reconciler).work())));
+        let agenda = self.agenda.clone();
+        workers.push(tokio::spawn(async move { agenda.pacer.run(&agenda.decisions).await }));
         self.at_work = Some(AtWork { workers, sending });
     }
 
@@ -158,6 +159,5 @@ pub(crate) async fn wait_for_lists(watches: &Watches) {
     }
 }
 
-const WORKERS: usize = 16;
 const FOR_PODS: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_secs(10);

@@ -37,7 +37,7 @@ pub(crate) async fn run(args: PlanArgs) -> anyhow::Result<()> {
     let client = connect(&metrics).await?;
     let namespace = args.cluster.namespace();
     let world = new_world(&namespace, &args.cluster.cluster_domain, args.cluster.abilities());
-    let watches = Watches::new(Arc::clone(&world), Agenda::new(), metrics);
+    let watches = Watches::new(Arc::clone(&world), Agenda::new(0), metrics);
     watches.start(&client, &namespace, &args.cluster.namespaces());
     wait_for_lists(&watches).await;
     let now = SystemClock.now();

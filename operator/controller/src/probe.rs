@@ -33,7 +33,7 @@ impl<S: Store> Prober<S> {
     pub(crate) fn start(executor: Arc<Executor<S>>, agenda: Agenda, metrics: Metrics) -> Vec<JoinHandle<()>> {
         let world = Arc::clone(&executor.world);
         let prober = Arc::new(Self { executor, agenda, metrics, identities: Identities::default() });
-        let tasks = (0..AT_A_TIME).map(|_| tokio::spawn(Arc::clone(&prober).work())).collect();
+        let tasks = (0..prober.agenda.probes.workers()).map(|_| tokio::spawn(Arc::clone(&prober).work())).collect();
         prober.agenda.begin_probing(&world);
         tasks
     }
@@ -68,7 +68,8 @@ impl<S: Store> Prober<S> {
     fn interval(&self, key: &InstanceKey) -> Option<Duration> {
         let world = lock(&self.executor.world);
         let wait = if world.is_behind(key)? {
-            let min_delay = world.trust_domain(&key.0).map(|domain| domain.spec.propagation.min_delay.value());
+            let min_delay =
+                world.trust_domain(&key.trust_domain).map(|domain| domain.spec.propagation.min_delay.value());
             min_delay.unwrap_or_default().clamp(SHORTEST, LONGEST_BEHIND)
         } else {
             AT_REST.mul_f64(spread(key))
@@ -101,7 +102,6 @@ impl Failure {
 
 pub(crate) use self::dial::Failure as ProbeFailure;
 
-const AT_A_TIME: usize = 64;
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST_BEHIND: Duration = Duration::from_secs(10);
 const AT_REST: Duration = Duration::from_secs(3600);

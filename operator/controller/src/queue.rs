@@ -1,6 +1,6 @@
-//! What is to be decided about, each thing once, and never by two workers at a time.
+//! Work queue: each key is queued once, never handled by two workers at a time, and namespaces take turns.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,14 +8,23 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// A queue of keys with delays.
+use crate::fair::Fair;
+
+/// A key of a queue, and the lane that it waits in.
+pub(crate) trait Laned: Clone + Eq + Hash {
+    /// The namespace; empty for cluster-scoped objects.
+    fn lane(&self) -> &str;
+}
+
+/// A queue of keys with delays. Namespaces share its slots by [`Fair`].
 pub(crate) struct Queue<K> {
+    slots: usize,
     inner: Mutex<Inner<K>>,
     changed: Notify,
 }
 
 struct Inner<K> {
-    ready: VecDeque<K>,
+    ready: Fair<K>,
     waiting: HashSet<K>,
     running: HashMap<K, Instant>,
     again: HashSet<K>,
@@ -30,10 +39,10 @@ struct Inner<K> {
     closed: bool,
 }
 
-impl<K: Clone + Eq + Hash> Queue<K> {
-    pub(crate) fn new() -> Self {
+impl<K: Laned> Queue<K> {
+    pub(crate) fn new(slots: usize) -> Self {
         let inner = Inner {
-            ready: VecDeque::new(),
+            ready: Fair::new(slots),
             waiting: HashSet::new(),
             running: HashMap::new(),
             again: HashSet::new(),
@@ -45,7 +54,12 @@ impl<K: Clone + Eq + Hash> Queue<K> {
             count: 0,
             closed: false,
         };
-        Self { inner: Mutex::new(inner), changed: Notify::new() }
+        Self { slots, inner: Mutex::new(inner), changed: Notify::new() }
+    }
+
+    /// The number of workers that can be busy at the same time.
+    pub(crate) fn workers(&self) -> usize {
+        Fair::<K>::most_held(self.slots)
     }
 
     /// Decide about it now; if that is going on already, once more afterwards.
@@ -54,8 +68,8 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         inner.cancel_timer(&key);
         if inner.running.contains_key(&key) {
             inner.again.insert(key);
-        } else if inner.waiting.insert(key.clone()) {
-            inner.ready.push_back(key);
+        } else {
+            inner.ready(key);
             self.changed.notify_one();
         }
     }
@@ -106,10 +120,10 @@ impl<K: Clone + Eq + Hash> Queue<K> {
                     return None;
                 }
                 inner.release_due(Instant::now());
-                if let Some(key) = inner.ready.pop_front() {
+                if let Some(key) = inner.ready.take() {
                     inner.waiting.remove(&key);
                     inner.running.insert(key.clone(), Instant::now());
-                    if !inner.ready.is_empty() {
+                    if inner.ready.can_take() {
                         self.changed.notify_one();
                     }
                     return Some(key);
@@ -130,15 +144,14 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     pub(crate) fn done(&self, key: K, next: Option<Instant>) {
         let mut inner = self.lock();
         let started = inner.running.remove(&key);
+        inner.ready.release(key.lane());
         if let (Some(started), true) = (started, inner.rests.contains_key(&key)) {
             let rest = (started.elapsed() * 10).min(LONGEST_REST);
             inner.rests.insert(key.clone(), Instant::now() + rest);
         }
         let soon = inner.again_soon.remove(&key);
         if inner.again.remove(&key) {
-            if inner.waiting.insert(key.clone()) {
-                inner.ready.push_back(key);
-            }
+            inner.ready(key);
         } else if soon {
             inner.rest(key);
         } else if let Some(at) = next {
@@ -148,12 +161,25 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         self.changed.notify_one();
     }
 
+    /// Removes what is kept of a key whose object is deleted.
+    pub(crate) fn forget(&self, key: &K) {
+        self.lock().rests.remove(key);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner<K>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<K: Clone + Eq + Hash> Inner<K> {
+impl<K: Laned> Inner<K> {
+    /// Appends a key to its lane unless it waits there.
+    fn ready(&mut self, key: K) {
+        if self.waiting.insert(key.clone()) {
+            let lane = key.lane().to_owned();
+            self.ready.push(&lane, key);
+        }
+    }
+
     /// Ready at the end of its rest.
     fn rest(&mut self, key: K) {
         let until = *self.rests.entry(key.clone()).or_insert_with(Instant::now);
@@ -162,9 +188,7 @@ impl<K: Clone + Eq + Hash> Inner<K> {
             self.resting.insert(key);
         } else {
             self.cancel_timer(&key);
-            if self.waiting.insert(key.clone()) {
-                self.ready.push_back(key);
-            }
+            self.ready(key);
         }
     }
 
@@ -191,9 +215,7 @@ impl<K: Clone + Eq + Hash> Inner<K> {
             let Some(key) = self.timers.remove(&slot) else { return };
             self.timer_of.remove(&key);
             self.resting.remove(&key);
-            if self.waiting.insert(key.clone()) {
-                self.ready.push_back(key);
-            }
+            self.ready(key);
         }
     }
 }
@@ -204,13 +226,20 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 mod tests {
     use super::*;
 
+    impl Laned for &'static str {
+        /// The part before the slash.
+        fn lane(&self) -> &str {
+            self.split_once('/').map_or("", |(lane, _)| lane)
+        }
+    }
+
     async fn is_idle(queue: &Queue<&'static str>) -> bool {
         tokio::time::timeout(Duration::from_millis(1), queue.next()).await.is_err()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_key_pushed_twice_comes_once() {
-        let queue = Queue::new();
+        let queue = Queue::new(16);
         queue.push_all(["a", "a", "b"]);
         assert_eq!(queue.next().await, Some("a"));
         assert_eq!(queue.next().await, Some("b"));
@@ -219,7 +248,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_key_pushed_while_it_runs_comes_again_afterwards() {
-        let queue = Queue::new();
+        let queue = Queue::new(16);
         queue.push("a");
         let running = queue.next().await.unwrap();
         queue.push("a");
@@ -230,7 +259,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_queue_is_quiet_when_keys_only_wait_for_their_time() {
-        let queue = Queue::new();
+        let queue = Queue::new(16);
         assert!(queue.is_quiet());
         queue.push("a");
         assert!(!queue.is_quiet());
@@ -244,7 +273,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_key_that_is_pushed_soon_rests_ten_times_as_long_as_it_took() {
-        let queue = Queue::new();
+        let queue = Queue::new(16);
         for (took, rest) in [(Duration::from_millis(20), 200), (Duration::from_secs(9), 1000)] {
             queue.push("a");
             let running = queue.next().await.unwrap();
@@ -264,7 +293,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_key_that_has_rested_comes_at_once() {
-        let queue = Queue::new();
+        let queue = Queue::new(16);
         queue.push_soon("a");
         let running = queue.next().await.unwrap();
         tokio::time::advance(Duration::from_millis(20)).await;
@@ -276,8 +305,34 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn keys_of_one_namespace_do_not_delay_those_of_another() {
+        let queue = Queue::new(4);
+        queue.push_all(["busy/1", "busy/2", "busy/3", "busy/4", "busy/5", "busy/6"]);
+        for _ in 0..4 {
+            assert!(queue.next().await.is_some_and(|key| key.starts_with("busy/")));
+        }
+        assert!(is_idle(&queue).await, "every slot is held");
+        queue.push_all(["shop/1", "domain"]);
+        assert_eq!(queue.next().await, Some("shop/1"));
+        assert_eq!(queue.next().await, Some("domain"), "cluster-scoped objects have a share of their own");
+        queue.done("busy/1", None);
+        queue.push("other/1");
+        assert_eq!(queue.next().await, Some("other/1"), "a namespace below its share is first");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_kept_of_a_deleted_key() {
+        let queue = Queue::new(4);
+        queue.push_soon("a");
+        let running = queue.next().await.unwrap();
+        queue.forget(&running);
+        queue.done(running, None);
+        assert!(queue.lock().rests.is_empty() && queue.is_quiet());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_key_comes_back_at_its_time_or_when_pushed() {
-        let queue = Queue::new();
+        let queue = Queue::new(16);
         for wait in [Duration::from_secs(60), Duration::ZERO] {
             queue.push("a");
             let running = queue.next().await.unwrap();

@@ -23,7 +23,6 @@ use crate::error::{ErrorClass, ExecuteError, StoreError};
 use crate::events::{Events, Notice};
 use crate::executor::{Executor, Outcome, lock};
 use crate::metrics::Metrics;
-use crate::pacer::Pacer;
 use crate::store::{Key, Store};
 use crate::world::World;
 
@@ -33,7 +32,6 @@ pub(crate) struct Reconciler<S> {
     pub(crate) agenda: Agenda,
     pub(crate) events: Events,
     pub(crate) metrics: Metrics,
-    pub(crate) pacer: Pacer,
     /// When a status was last written.
     pub(crate) reported: Mutex<HashMap<Key, Instant>>,
 }
@@ -57,6 +55,14 @@ pub(crate) struct Planned {
     cut: Vec<String>,
 }
 
+/// The end of a reconcile.
+struct Ended {
+    /// When to reconcile again.
+    next: Option<Instant>,
+    /// Whether a re-issue waits for its slot, or may still need one.
+    keeps_slot: bool,
+}
+
 /// When a status is written.
 enum Due {
     Now(Value),
@@ -66,27 +72,43 @@ enum Due {
     Later,
 }
 
+impl Planned {
+    /// Whether it re-issues a certificate at the pace of re-issues.
+    fn is_paced(&self) -> bool {
+        self.actions.iter().any(|action| matches!(action, Action::IssueLeaf(leaf) if leaf.paced))
+    }
+
+    /// When to plan again.
+    fn next_time(&self, now: Timestamp) -> Instant {
+        Instant::now() + gaia_plan::backoff::since(self.next_check, now).max(MINIMUM_WAIT)
+    }
+}
+
 impl<S: Store> Reconciler<S> {
     /// Takes keys from the queue until it is closed.
     pub(crate) async fn work(self: Arc<Self>) {
         while let Some(key) = self.agenda.decisions.next().await {
-            let next = self.reconcile(&key).await;
-            self.agenda.decisions.done(key, next);
+            let ended = self.reconcile(&key).await;
+            if !ended.keeps_slot {
+                self.agenda.pacer.give_back(&key, Instant::now());
+            }
+            self.agenda.decisions.done(key, ended.next);
         }
     }
 
-    /// One custom resource; returns when to look again.
-    async fn reconcile(&self, key: &Key) -> Option<Instant> {
+    /// One custom resource.
+    async fn reconcile(&self, key: &Key) -> Ended {
+        let done = |next| Ended { next, keeps_slot: false };
         if let Err(error) = self.look_around(key).await {
             tracing::warn!(%key, %error, "something could not be read");
-            return Some(Instant::now() + RETRY);
+            return Ended { next: Some(Instant::now() + RETRY), keeps_slot: true };
         }
         for _ in 0..ROUNDS {
             let now = self.executor.clock.now();
             let planned = plan(&lock(&self.executor.world), key, now);
             let Some(mut planned) = planned else {
                 self.forget(key);
-                return None;
+                return done(None);
             };
             if let (Key::TrustDomain(name), Some(guidance)) = (key, planned.guidance.take()) {
                 let affected = lock(&self.executor.world).take_guidance(name, guidance);
@@ -94,17 +116,17 @@ impl<S: Store> Reconciler<S> {
             }
             if planned.actions.is_empty() {
                 self.is_written_down(key, &planned);
-                return Some(self.report(key, &planned, now).await);
+                return done(Some(self.report(key, &planned, now).await));
             }
-            if let Some(wait) = self.must_wait(&planned) {
-                return Some(Instant::now() + wait);
+            if planned.is_paced() && !self.agenda.pacer.request(key, Instant::now()) {
+                return Ended { next: Some(planned.next_time(now)), keeps_slot: true };
             }
             if let Err(error) = self.act(key, &planned).await {
                 self.remember(key, &planned, &error, now);
             }
         }
         tracing::warn!(%key, "did not settle; it is looked at again");
-        Some(Instant::now() + RETRY)
+        done(Some(Instant::now() + RETRY))
     }
 
     /// What instances said last needs to be kept only until the record has it.
@@ -120,6 +142,11 @@ impl<S: Store> Reconciler<S> {
             Key::Service(..) => self.metrics.legacy_was_used(namespace, name, None),
             _ => self.metrics.forget(namespace, name),
         }
+        if let Key::TrustDomain(name) = key {
+            self.executor.signers.forget(name);
+        }
+        self.agenda.decisions.forget(key);
+        lock(&self.executor.world).forget_attempts(key);
         self.reported.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
 
@@ -153,12 +180,6 @@ impl<S: Store> Reconciler<S> {
             lock(&self.executor.world).brought_ca(name, facts);
         }
         Ok(())
-    }
-
-    /// A certificate that replaces another one waits its turn.
-    fn must_wait(&self, planned: &Planned) -> Option<Duration> {
-        let replaces = |action: &Action| matches!(action, Action::IssueLeaf(leaf) if leaf.object.on.is_some());
-        if planned.actions.iter().any(replaces) { self.pacer.take(Instant::now()).err() } else { None }
     }
 
     /// Does everything that is planned. A failure does not hold up what has nothing to do with it.
@@ -246,7 +267,7 @@ impl<S: Store> Reconciler<S> {
     /// Writes the status if it differs, and says when to look again.
     async fn report(&self, key: &Key, planned: &Planned, now: Timestamp) -> Instant {
         self.measure(key, planned, now);
-        let next = Instant::now() + gaia_plan::backoff::since(planned.next_check, now).max(MINIMUM_WAIT);
+        let next = planned.next_time(now);
         let patch = match self.due_report(key, planned) {
             Due::Now(patch) => patch,
             Due::At(at) => return next.min(at),
@@ -365,8 +386,8 @@ pub(crate) fn plan(world: &World, key: &Key, now: Timestamp) -> Option<Planned> 
             (plan.actions, value(&plan.status), value(&observed.certificate.status), plan.next_check)
         }
         Key::Service(..) => {
-            let services = world.services_beside(&place);
-            let observed = world.observe_service(&place, &services)?;
+            let callers = world.callers_of(&place);
+            let observed = world.observe_service(&place, &callers)?;
             let ServicePlan { plan, is_recorded } = service::plan(&observed, now);
             recorded = is_recorded.then(|| world.heard());
             (plan.actions, value(&plan.status), value(&observed.service.status), plan.next_check)

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::error::StoreError;
+use crate::queue::Laned;
 
 /// An object that the operator writes.
 #[derive(Clone)]
@@ -254,6 +255,12 @@ impl Key {
             Self::Certificate(..) => "ServiceCertificate",
             Self::Service(..) => "GaiaService",
         }
+    }
+}
+
+impl Laned for Key {
+    fn lane(&self) -> &str {
+        self.names().0
     }
 }
 

@@ -1,5 +1,6 @@
 //! Everything the operator knows of the cluster, kept up to date by watches and by its own writes.
 
+mod callers;
 mod instances;
 mod ledgers;
 mod observe;
@@ -19,6 +20,7 @@ use gaia_plan::object::{ObjectFacts, ObjectKey, ObjectKind, Version};
 use gaia_plan::trust_domain::{Abilities, BroughtCa, Guidance};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use self::callers::CallerIndex;
 #[cfg(test)]
 pub(crate) use self::instances::Address;
 use self::instances::InstanceIndex;
@@ -63,6 +65,7 @@ pub(crate) struct World {
     known_cas: Arc<KnownCas>,
     /// ServiceCertificates by the Secret they name.
     claims: HashMap<Place, Vec<String>>,
+    callers: CallerIndex,
     /// How many objects of a namespace refer to a TrustDomain.
     consumers: BTreeMap<String, BTreeMap<String, usize>>,
     /// Pods and endpoints that use what is written.
@@ -96,6 +99,7 @@ impl World {
             brought: HashMap::new(),
             known_cas: Arc::default(),
             claims: HashMap::new(),
+            callers: CallerIndex::default(),
             consumers: BTreeMap::new(),
             instances: InstanceIndex::default(),
             guidance: BTreeMap::new(),
@@ -140,6 +144,14 @@ impl World {
             Key::Service(namespace, name) => {
                 self.services.get(&(namespace.clone(), name.clone())).map(|found| &found.metadata)
             }
+        }
+    }
+
+    /// Removes what is remembered of attempts at a custom resource that is deleted: also of one that ended afterwards.
+    pub(crate) fn forget_attempts(&mut self, key: &Key) {
+        if self.metadata(key).is_none() {
+            self.failures.remove(key);
+            self.budgets.remove(key);
         }
     }
 

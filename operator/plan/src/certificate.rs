@@ -21,6 +21,7 @@ use crate::domain::DomainView;
 use crate::instance::Instances;
 use crate::object::{DesiredObject, Held, ObjectChange, ObjectKey, OtherKeys, Template};
 use crate::plan::owner;
+use crate::ring::{CaMaterial, Generation};
 use crate::{Action, IssueLeaf, Plan, Refusal, limits, projection};
 
 /// Everything a decision about one ServiceCertificate rests on.
@@ -234,7 +235,7 @@ fn cause(observed: &Observed<'_>, request: &Request<'_>, now: Timestamp) -> Opti
 
 /// When a leaf is to be issued anew because another CA signs now; none: it is the one, or it is not its turn.
 fn ca_change_due(observed: &Observed<'_>, request: &Request<'_>, leaf: &LeafFacts) -> Option<Timestamp> {
-    let issuer = request.ring.generations.iter().find(|g| Some(&g.material.fingerprint) == leaf.issuer.as_ref())?;
+    let issuer = issuing_ca(request, leaf)?;
     let active = request.ring.active().filter(|active| active.id != issuer.id)?;
     let switched = active.activated_time.unwrap_or(active.since);
     if issuer.distrust.is_some() && request.renews {
@@ -278,8 +279,25 @@ fn issue(observed: &Observed<'_>, request: &Request<'_>, cause: Cause, now: Time
         key: request.key,
         not_before: request.not_before(now),
         not_after,
+        paced: is_paced(observed, request, cause),
         object: object.with_event(reason, message),
     })))
+}
+
+/// Whether the stored certificate can be used until it is replaced.
+fn is_paced(observed: &Observed<'_>, request: &Request<'_>, cause: Cause) -> bool {
+    match cause {
+        Cause::Missing | Cause::Unreadable | Cause::KeyMismatch | Cause::NotOurCa | Cause::Revoked => false,
+        Cause::CaChanged | Cause::NamesDiffer | Cause::SpecChanged | Cause::RenewalRequested | Cause::RenewalDue => {
+            let leaf = observed.secret.ours().and_then(|secret| secret.leaf.as_ref());
+            leaf.and_then(|leaf| issuing_ca(request, leaf)).is_none_or(|issuer| issuer.distrust.is_none())
+        }
+    }
+}
+
+/// The CA of the ring that issued a leaf.
+fn issuing_ca<'r>(request: &Request<'r>, leaf: &LeafFacts) -> Option<&'r Generation<CaMaterial>> {
+    request.ring.generations.iter().find(|ca| Some(&ca.material.fingerprint) == leaf.issuer.as_ref())
 }
 
 /// Labels, annotations, `ca.crt` and the owner are put right without a new certificate.

@@ -108,6 +108,9 @@ pub struct IssueLeaf {
     pub not_before: Timestamp,
     /// End of validity; already within the CA's.
     pub not_after: Timestamp,
+    /// Whether the pace of re-issues applies. It does not where no certificate is replaced, nor where the stored one
+    /// must not be used any longer: it is broken, revoked, or issued by a distrusted CA.
+    pub paced: bool,
     /// Labels, annotations, `ca.crt` and owner; `tls.crt` and `tls.key` are added by the execution.
     pub object: ObjectChange,
 }

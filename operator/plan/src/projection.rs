@@ -1,9 +1,9 @@
 //! Projections: what pods and issuers mount, as a pure function of rings and custom resources.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use gaia_api::SpiffeId;
-use gaia_api::crd::{GaiaService, TrustDomainSpec};
+use gaia_api::crd::{CallerSpec, GaiaService, TrustDomainSpec};
 use gaia_api::mount::{DeniedSubject, Denylist, Grant, Grants, SCHEMA_VERSION, ServiceIdentity, TokenRules};
 use gaia_api::names::{COMPONENT_LABEL, TRUST_DOMAIN_LABEL, annotation, key};
 use gaia_pki::Jwk;
@@ -78,12 +78,13 @@ pub fn denylist(spec: &TrustDomainSpec, signing: &SigningRing) -> Denylist {
 pub fn grants_data(spec: &TrustDomainSpec, services: &[&GaiaService]) -> BTreeMap<String, String> {
     let mut identities: Vec<ServiceIdentity> = services.iter().map(|service| identity(spec, service)).collect();
     identities.sort();
+    let callers = Callers::of(services);
     let mut grants: Vec<Grant> = vec![];
     for service in services {
         let target = identity(spec, service);
         for caller in &service.spec.callers {
             grants.push(Grant {
-                caller: caller_id(spec, &target.namespace, caller, services),
+                caller: callers.id(spec, &target.namespace, caller),
                 target: target.spiffe_id.clone(),
                 scopes: sorted(&caller.scopes),
                 on_behalf_of: caller.on_behalf_of,
@@ -115,23 +116,31 @@ pub fn identity(spec: &TrustDomainSpec, service: &GaiaService) -> ServiceIdentit
     ServiceIdentity { spiffe_id: SpiffeId::workload(&spec.trust_domain, &namespace, &account), namespace, name }
 }
 
-/// The identity of a declared caller: that of the GaiaService of that name, else the one it would have by default.
-#[must_use]
-pub fn caller_id(
-    spec: &TrustDomainSpec,
-    namespace: &str,
-    caller: &gaia_api::crd::CallerSpec,
-    services: &[&GaiaService],
-) -> SpiffeId {
-    let namespace = caller.namespace.as_deref().unwrap_or(namespace);
-    let known = services.iter().find(|service| {
-        service.metadata.namespace.as_deref() == Some(namespace)
-            && service.metadata.name.as_deref() == Some(caller.service.as_str())
-    });
-    known.map_or_else(
-        || SpiffeId::workload(&spec.trust_domain, namespace, &caller.service),
-        |service| identity(spec, service).spiffe_id,
-    )
+/// GaiaServices by namespace and name, to resolve declared callers.
+#[derive(Debug)]
+pub struct Callers<'a>(HashMap<(&'a str, &'a str), &'a GaiaService>);
+
+impl<'a> Callers<'a> {
+    /// An index of these.
+    #[must_use]
+    pub fn of(services: &[&'a GaiaService]) -> Self {
+        let names = |service: &'a GaiaService| {
+            let meta = &service.metadata;
+            (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default())
+        };
+        Self(services.iter().map(|service| (names(service), *service)).collect())
+    }
+
+    /// The identity of a declared caller: that of the GaiaService of that name, else the one it would have by default.
+    /// `namespace`: that of the service which declares it.
+    #[must_use]
+    pub fn id(&self, spec: &TrustDomainSpec, namespace: &str, caller: &CallerSpec) -> SpiffeId {
+        let namespace = caller.namespace.as_deref().unwrap_or(namespace);
+        self.0.get(&(namespace, caller.service.as_str())).map_or_else(
+            || SpiffeId::workload(&spec.trust_domain, namespace, &caller.service),
+            |service| identity(spec, service).spiffe_id,
+        )
+    }
 }
 
 /// A ConfigMap that holds this and nothing else.

@@ -27,6 +27,7 @@ use crate::merge::merge_patch;
 use crate::mode::Effective;
 use crate::object::{DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, ObjectKind, Version, immutable};
 use crate::plan::owner;
+use crate::projection::Callers;
 use crate::{Action, Event, Plan, Refusal, legacy, mode, projection, user_tokens};
 
 /// Everything a decision about one GaiaService rests on.
@@ -48,8 +49,8 @@ pub struct Observed<'a> {
     pub ledger_lost: bool,
     /// What is known of the ledgers of its instances; none: nobody reads them.
     pub watch: Option<Watch<'a>>,
-    /// All GaiaServices of the TrustDomain, to know its callers by.
-    pub services: &'a [&'a GaiaService],
+    /// The GaiaServices of the TrustDomain that its callers name, in granted namespaces; others do no harm.
+    pub callers: &'a [&'a GaiaService],
     /// Attempts that failed.
     pub failures: Option<&'a Failures>,
 }
@@ -244,11 +245,12 @@ pub fn wanted_certificate(service: &GaiaService) -> ServiceCertificate {
 fn policy(observed: &Observed<'_>, domain: &TrustDomain, running: &Effective, user_tokens: UserTokens) -> Policy {
     let spec = &observed.service.spec;
     let service = projection::identity(&domain.spec, observed.service);
+    let known = Callers::of(observed.callers);
     let mut callers: Vec<Caller> = spec
         .callers
         .iter()
         .map(|caller| Caller {
-            spiffe_id: projection::caller_id(&domain.spec, &service.namespace, caller, observed.services),
+            spiffe_id: known.id(&domain.spec, &service.namespace, caller),
             scopes: projection::sorted(&caller.scopes),
             on_behalf_of: caller.on_behalf_of,
         })

@@ -16,10 +16,28 @@ use jiff::Timestamp;
 pub(super) use self::matching::service_secret;
 use super::pods::{PodFacts, Reference};
 use super::{Place, World};
+use crate::queue::Laned;
 use crate::store::Key;
 
-/// An instance: the TrustDomain it is looked at for, and its UID.
-pub(crate) type InstanceKey = (String, String);
+/// An instance of a TrustDomain.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct InstanceKey {
+    pub(crate) trust_domain: String,
+    pub(crate) namespace: String,
+    pub(crate) uid: String,
+}
+
+impl InstanceKey {
+    pub(super) fn new(trust_domain: &str, instance: &Instance) -> Self {
+        Self { trust_domain: trust_domain.to_owned(), namespace: instance.namespace.clone(), uid: instance.uid.clone() }
+    }
+}
+
+impl Laned for InstanceKey {
+    fn lane(&self) -> &str {
+        &self.namespace
+    }
+}
 
 /// Everything that is known of pods, and what follows from it.
 #[derive(Default)]
@@ -165,7 +183,10 @@ impl World {
     /// Everything that can be probed.
     pub(crate) fn all_instances(&self) -> Vec<InstanceKey> {
         let found = self.instances.found.iter();
-        found.flat_map(|(domain, found)| found.keys().map(move |uid| (domain.clone(), uid.clone()))).collect()
+        let keys = |(domain, found): (&String, &BTreeMap<String, Entry>)| -> Vec<InstanceKey> {
+            found.values().map(|entry| InstanceKey::new(domain, &entry.instance)).collect()
+        };
+        found.flat_map(keys).collect()
     }
 
     /// A TrustDomain is to be looked at before long.
@@ -178,8 +199,8 @@ impl World {
     /// These are to be probed now.
     pub(super) fn probe_soon<'a>(&mut self, domain: &str, uids: impl Iterator<Item = &'a String>) {
         let Some(found) = self.instances.found.get(domain) else { return };
-        let keys = uids.filter(|uid| found.get(*uid).is_some_and(|entry| entry.address.is_some()));
-        let keys: Vec<InstanceKey> = keys.map(|uid| (domain.to_owned(), uid.clone())).collect();
+        let entries = uids.filter_map(|uid| found.get(uid).filter(|entry| entry.address.is_some()));
+        let keys: Vec<InstanceKey> = entries.map(|entry| InstanceKey::new(domain, &entry.instance)).collect();
         self.instances.stirred.probes.extend(keys);
     }
 
@@ -216,8 +237,8 @@ impl World {
         pods.chain(endpoints).filter(|entry| entry.instance.uses.contains(object)).collect()
     }
 
-    pub(super) fn entry(&self, (domain, uid): &InstanceKey) -> Option<&Entry> {
-        self.instances.found.get(domain)?.get(uid)
+    pub(super) fn entry(&self, key: &InstanceKey) -> Option<&Entry> {
+        self.instances.found.get(&key.trust_domain)?.get(&key.uid)
     }
 
     /// Why it is not known which pods there are in a namespace.
@@ -280,8 +301,8 @@ impl World {
     }
 
     /// What is needed to probe an instance; none: it is gone, or cannot be probed now.
-    pub(crate) fn subject(&self, (domain, uid): &InstanceKey) -> Option<Subject> {
-        let entry = self.instances.found.get(domain)?.get(uid)?;
+    pub(crate) fn subject(&self, key: &InstanceKey) -> Option<Subject> {
+        let (entry, domain) = (self.entry(key)?, &key.trust_domain);
         let trust_domain = self.trust_domains.get(domain)?;
         if !self.is_selected(domain, &entry.instance.namespace) {
             return None;
@@ -301,15 +322,15 @@ impl World {
     }
 
     /// Whether an instance is still there, and is to be probed soon again.
-    pub(crate) fn is_behind(&self, (domain, uid): &InstanceKey) -> Option<bool> {
-        self.instances.found.get(domain)?.get(uid)?;
-        Some(self.guidance.get(domain).is_some_and(|guidance| guidance.behind.contains(uid)))
+    pub(crate) fn is_behind(&self, key: &InstanceKey) -> Option<bool> {
+        self.entry(key)?;
+        Some(self.guidance.get(&key.trust_domain).is_some_and(|guidance| guidance.behind.contains(&key.uid)))
     }
 
     /// Takes in what a probe saw. Only what it saw matters, not when.
     pub(crate) fn take_probe(
         &mut self,
-        (domain, uid): &InstanceKey,
+        InstanceKey { trust_domain: domain, uid, .. }: &InstanceKey,
         probe: Probe,
         shows_until: Option<Timestamp>,
     ) -> BTreeSet<Key> {

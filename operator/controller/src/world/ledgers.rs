@@ -70,7 +70,7 @@ impl World {
         let Some(entry) = self.entry(key) else { return BTreeSet::new() };
         let (ends, services) = (entry.ends, entry.services.clone());
         let readings = &mut self.readings;
-        let known = readings.known.entry(key.1.clone()).or_default();
+        let known = readings.known.entry(key.uid.clone()).or_default();
         let is_news = match reading {
             Ok(report) => {
                 let same = known.read.as_ref().is_some_and(|(_, before)| **before == report);

@@ -38,11 +38,11 @@ impl World {
         })
     }
 
-    /// What a decision about a GaiaService rests on; `services` are those of its TrustDomain.
+    /// What a decision about a GaiaService rests on; `callers` as [`World::callers_of`] finds them.
     pub(crate) fn observe_service<'a>(
         &'a self,
         place: &Place,
-        services: &'a [&'a GaiaService],
+        callers: &'a [&'a GaiaService],
     ) -> Option<service::Observed<'a>> {
         let found = self.services.get(place)?;
         let policy = ObjectKey::config_map(&place.0, names::policy(&place.1));
@@ -62,7 +62,7 @@ impl World {
             },
             ledger_lost: self.lost.contains(&ledger),
             watch: self.watch_of(found, place),
-            services,
+            callers,
             failures: self.failures.get(&Key::Service(place.0.clone(), place.1.clone())),
         })
     }
@@ -100,13 +100,6 @@ impl World {
             failures: self.failures.get(&Key::TrustDomain(name.to_owned())),
             operator_namespace: &self.surroundings.operator_namespace,
         })
-    }
-
-    /// The GaiaServices of the TrustDomain of the service at that place, in the namespaces it selects.
-    pub(crate) fn services_beside(&self, place: &Place) -> Vec<&GaiaService> {
-        let Some(service) = self.services.get(place) else { return vec![] };
-        let domain = &service.spec.trust_domain_ref.name;
-        self.services_in(domain, |namespace| self.is_selected(domain, namespace))
     }
 
     fn services_in(&self, domain: &str, wanted: impl Fn(&str) -> bool) -> Vec<&GaiaService> {

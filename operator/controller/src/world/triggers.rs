@@ -9,7 +9,7 @@ use gaia_plan::object::{ObjectFacts, ObjectKey};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::instances::service_secret;
-use super::{NamespaceFacts, Place, World, is_older, place};
+use super::{NamespaceFacts, Place, World, callers, is_older, place};
 use crate::facts::{self, KnownCas, SecretFacts};
 use crate::store::Key;
 
@@ -122,6 +122,8 @@ impl World {
             .as_ref()
             .is_none_or(|known| differs(&after.metadata, &known.metadata) || known.status != after.status);
         let secret = service_secret(&after.spec, &place.1);
+        let has_new_identity = before.as_deref().map(callers::identity) != Some(callers::identity(&after));
+        self.callers.update(&place, before.as_deref(), Some(&after));
         self.services.insert(place.clone(), after);
         let mut keys = BTreeSet::new();
         if changed {
@@ -129,9 +131,12 @@ impl World {
             if self.has_keys(&place) {
                 self.read_soon(&place, &domain);
             }
-            // Its identity is in the grants, and in the policies of those it calls.
-            keys.insert(Key::TrustDomain(domain.clone()));
-            keys.extend(self.services_of(&domain));
+            // It is in the grants.
+            self.stir(&domain);
+        }
+        if has_new_identity {
+            // It is in the policies of the services that it calls.
+            keys.extend(self.naming(&place));
         }
         if differs {
             keys.insert(Key::Service(place.0.clone(), place.1.clone()));
@@ -155,8 +160,10 @@ impl World {
         let domain = &gone.spec.trust_domain_ref.name;
         let mut keys = self.count_consumer(domain, &place.0, -1);
         keys.extend(self.match_service(place, domain, service_secret(&gone.spec, &place.1)));
-        keys.insert(Key::TrustDomain(domain.clone()));
-        keys.extend(self.services_of(domain));
+        self.callers.update(place, Some(&gone), None);
+        keys.extend(self.naming(place));
+        keys.insert(key);
+        self.stir(domain);
         keys
     }
 
@@ -325,10 +332,12 @@ impl World {
     fn in_namespace(&self, namespace: &str) -> BTreeSet<Key> {
         let domains = self.trust_domains.keys().map(|name| Key::TrustDomain(name.clone()));
         let services = self.services.keys().filter(|place| place.0 == namespace);
+        // A caller counts where its namespace is selected.
+        let naming = services.clone().flat_map(|place| self.naming(place));
         let services = services.map(|(namespace, name)| Key::Service(namespace.clone(), name.clone()));
         let certificates = self.certificates.keys().filter(|place| place.0 == namespace);
         let certificates = certificates.map(|(namespace, name)| Key::Certificate(namespace.clone(), name.clone()));
-        domains.chain(services).chain(certificates).collect()
+        domains.chain(services).chain(naming).chain(certificates).collect()
     }
 
     /// The TrustDomain must know when a namespace gets its first consumer or loses its last.

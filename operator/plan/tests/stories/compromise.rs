@@ -32,6 +32,29 @@ fn stored(world: &World) -> String {
     all.filter(|(name, _)| *name != "denylist.json" && *name != "ring.json").map(|(_, text)| text.as_str()).collect()
 }
 
+/// Re-issues of a rotation by choice are paced. After a distrust they are not, in either mode.
+#[test]
+fn reissues_after_a_distrust_are_not_paced() {
+    for mode in [DistrustMode::AfterReissue, DistrustMode::Immediate] {
+        let mut world = fleet();
+        let issued = |world: &World, since: usize| -> Vec<bool> {
+            world.leaves.values().skip(since).map(|leaf| leaf.paced).collect()
+        };
+        let first = issued(&world, 0);
+        assert!(first.iter().all(|paced| !paced), "first certificates");
+        ask_to_rotate(&mut world, true);
+        wait(&mut world, 3600);
+        let by_choice = issued(&world, first.len());
+        assert!(!by_choice.is_empty() && by_choice.iter().all(|paced| *paced));
+        let before = world.leaves.len();
+        let leaked = active_ca(&world);
+        distrust_ca(&mut world, &leaked, mode);
+        wait(&mut world, 3600);
+        let after = issued(&world, before);
+        assert!(after.len() >= by_choice.len() && after.iter().all(|paced| !paced), "{mode:?}: {after:?}");
+    }
+}
+
 #[test]
 fn after_reissue_a_fresh_ca_is_published_signs_and_then_the_leaked_one_is_refused() {
     let mut world = fleet();

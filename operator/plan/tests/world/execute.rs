@@ -98,6 +98,7 @@ impl World {
             not_after: leaf.not_after,
             fingerprint: sha256_hex(format!("leaf {serial}").as_bytes()),
             issuer: leaf.ca_fingerprint.clone(),
+            paced: leaf.paced,
             names_hash: names_hash([leaf.spiffe_id.as_str()], dns, &leaf.ip_addresses),
             dns: leaf.dns_names.clone(),
         };

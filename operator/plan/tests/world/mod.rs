@@ -144,6 +144,8 @@ pub(crate) struct Leaf {
     pub(crate) issuer: String,
     pub(crate) names_hash: String,
     pub(crate) dns: Vec<String>,
+    /// Whether it waited for the pace of re-issues.
+    pub(crate) paced: bool,
 }
 
 /// An action that was done.

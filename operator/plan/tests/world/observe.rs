@@ -244,7 +244,7 @@ impl World {
             }),
             ledger_lost: self.memory.lost.contains(&ledger_key),
             watch: Some(self.ledgers(name)),
-            services: &services,
+            callers: &services,
             failures: self.failures(&Resource::Service(name.clone())),
         };
         let plan = service::plan(&observed, self.now).plan;

@@ -7,7 +7,7 @@ use gaia_api::names;
 use gaia_plan::instance::{Instance, Target};
 use gaia_plan::object::{ObjectKey, ObjectKind};
 
-use super::{Address, Entry, InstanceIndex};
+use super::{Address, Entry, InstanceIndex, InstanceKey};
 use crate::store::Key;
 use crate::world::ledgers::has_keys;
 use crate::world::pods::{PodFacts, Reference};
@@ -233,7 +233,7 @@ impl World {
                 before.address != entry.address || was.started != is.started || before.ends != entry.ends
             });
             if moved && entry.address.is_some() {
-                stirred.probes.insert((domain.clone(), uid.to_owned()));
+                stirred.probes.insert(InstanceKey::new(domain, &entry.instance));
             }
         }
         for (domain, found) in found.iter_mut() {
@@ -247,8 +247,8 @@ impl World {
                 keys.extend(both.map(|(namespace, name)| Key::Certificate(namespace.clone(), name.clone())));
                 changed.insert(domain.clone());
             }
-            if after.is_none() {
-                stirred.probes.remove(&(domain.clone(), uid.to_owned()));
+            if let (Some(before), None) = (&before, &after) {
+                stirred.probes.remove(&InstanceKey::new(domain, &before.instance));
             }
             found.extend(after.map(|entry| (uid.to_owned(), entry)));
         }

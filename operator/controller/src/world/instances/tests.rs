@@ -190,7 +190,7 @@ fn who_is_new_moves_or_restarts_is_probed_and_only_what_was_seen_counts() {
     let mut world = world();
     certificate(&mut world, "shop", "web", json!({ "port": 8443 }));
     pod(&mut world, "shop", "web-x", mounts_all());
-    let key = ("gaia".to_owned(), "p-web-x".to_owned());
+    let key = InstanceKey { trust_domain: "gaia".to_owned(), namespace: "shop".to_owned(), uid: "p-web-x".to_owned() };
     assert_eq!(world.take_stirred(Probing::Nobody).probes, BTreeSet::new());
     let stirred = world.take_stirred(Probing::Leader);
     assert_eq!(stirred.probes, BTreeSet::from([key.clone()]));

@@ -68,7 +68,7 @@ fn place() -> Place {
 }
 
 fn key() -> InstanceKey {
-    ("gaia".to_owned(), "p".to_owned())
+    InstanceKey { trust_domain: "gaia".to_owned(), namespace: "shop".to_owned(), uid: "p".to_owned() }
 }
 
 fn at(second: i64) -> Timestamp {

@@ -1,0 +1,67 @@
+//! The services that name a service among their callers: an edit wakes only those whose policies rest on it.
+
+use std::collections::{BTreeSet, HashMap};
+
+use gaia_api::crd::{CallerSpec, GaiaService};
+
+use super::{Place, World};
+use crate::store::Key;
+
+/// Services by the callers that they name, whether those exist or not.
+#[derive(Default)]
+pub(super) struct CallerIndex(HashMap<Place, BTreeSet<Place>>);
+
+impl CallerIndex {
+    /// The service at that place changes.
+    pub(super) fn update(&mut self, place: &Place, before: Option<&GaiaService>, after: Option<&GaiaService>) {
+        let callers = |service: Option<&GaiaService>| -> BTreeSet<Place> {
+            let callers = service.into_iter().flat_map(|service| &service.spec.callers);
+            callers.map(|caller| place_of(caller, &place.0)).collect()
+        };
+        let (before, after) = (callers(before), callers(after));
+        for caller in before.difference(&after) {
+            if let Some(naming) = self.0.get_mut(caller) {
+                naming.remove(place);
+                if naming.is_empty() {
+                    self.0.remove(caller);
+                }
+            }
+        }
+        for caller in after.difference(&before) {
+            self.0.entry(caller.clone()).or_default().insert(place.clone());
+        }
+    }
+}
+
+impl World {
+    /// The services that name the one at that place among their callers.
+    pub(super) fn naming(&self, caller: &Place) -> BTreeSet<Key> {
+        let naming = self.callers.0.get(caller).into_iter().flatten();
+        naming.map(|(namespace, name)| Key::Service(namespace.clone(), name.clone())).collect()
+    }
+
+    /// The GaiaServices that the one at that place names among its callers, where its TrustDomain grants them.
+    pub(crate) fn callers_of(&self, place: &Place) -> Vec<&GaiaService> {
+        let Some(service) = self.services.get(place) else { return vec![] };
+        let domain = &service.spec.trust_domain_ref.name;
+        let named: BTreeSet<Place> = service.spec.callers.iter().map(|caller| place_of(caller, &place.0)).collect();
+        let found = named.iter().filter_map(|caller| self.services.get(caller).map(|found| (caller, found)));
+        let found = found.filter(|(caller, found)| {
+            found.spec.trust_domain_ref.name == *domain && self.is_selected(domain, &caller.0)
+        });
+        found.map(|(_, found)| found.as_ref()).collect()
+    }
+}
+
+/// Where a caller is looked for: in the namespace of the service that names it, unless another is given.
+fn place_of(caller: &CallerSpec, namespace: &str) -> Place {
+    (caller.namespace.clone().unwrap_or_else(|| namespace.to_owned()), caller.service.clone())
+}
+
+/// What others know of a service: its TrustDomain and its service account.
+pub(super) fn identity(service: &GaiaService) -> (&str, Option<&str>) {
+    (&service.spec.trust_domain_ref.name, service.spec.service_account_name.as_deref())
+}
+
+#[cfg(test)]
+mod tests;
