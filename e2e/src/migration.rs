@@ -152,12 +152,14 @@ impl Walker {
         let message = wait::until("JWTOnly is refused", SOON, look).await?;
         let service = self.service("asset-service").await?;
         ensure!(service["status"]["auth"]["mode"] == "Dual", "the mode of before does not run: {}", service["status"]);
+        // Strict was asked for in the same edit: callers without a certificate must not be cut off by it.
+        ensure!(service["status"]["tls"]["mode"] == "Permissive", "Strict did not wait: {}", service["status"]);
         tell(format_args!("   JWTOnly was asked for and is refused: {message}"));
         self.callers.batch_with_tokens()?;
         self.step("The batch job has moved to tokens too: nobody uses the key").await
     }
 
-    /// The first time a person answers for what the ledger cannot know yet: that nobody comes with the key within a month.
+    /// The first time the annotation replaces the evidence of a month, both for keys and for callers without a certificate.
     async fn tokens_alone(&mut self, by_force: bool) -> Result<()> {
         self.upgrade_all(&only_tokens()).await?;
         if by_force {

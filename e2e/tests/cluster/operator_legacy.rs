@@ -122,6 +122,9 @@ async fn who_uses_a_key_is_named_and_tokens_alone_wait_until_a_person_insists_an
     assert!(message.starts_with("spec.auth.mode: Dual goes on instead of JWTOnly"), "{message}");
     assert!(message.contains(&named), "{message}");
     shop.scene.wait_for("GaiaService", ASSETS, "Ready=True", "Ready", SOON).await;
+    // Strict of the same edit waits with it, and the caller by plain HTTP is named.
+    let tls = shop.scene.get("GaiaService", ASSETS).await.unwrap()["status"]["tls"].clone();
+    assert_eq!((&tls["mode"], &tls["desiredMode"]), (&json!("Permissive"), &json!("Strict")));
     let told = async || {
         let events = shop.scene.events("GaiaService", ASSETS).await;
         let told: Vec<_> = events.into_iter().filter(|(reason, ..)| reason == "LegacyKeysInUse").collect();
@@ -205,6 +208,7 @@ async fn a_trust_domain_that_asks_for_tokens_alone_is_refused_by_a_service_that_
     scene.wait_for("GaiaService", "plain", "Ready=True", "Ready", SOON).await;
     let found = scene.get("GaiaService", "plain").await.unwrap()["status"]["auth"].clone();
     assert_eq!(found, json!({ "mode": "Dual", "desiredMode": "JWTOnly" }));
+    // No instance has served Permissive, so that Strict needs no evidence.
     scene.patch("GaiaService", "plain", json!({ "spec": { "tls": { "mode": "Strict" } } })).await;
     scene.wait_for("GaiaService", "plain", "Stalled=False", "Settled", SOON).await;
     scene.end().await;

@@ -28,7 +28,17 @@ pub struct LedgerReport {
     pub started_at: Timestamp,
     /// Sorted by key and caller; at most 32 callers per key.
     pub entries: Vec<LedgerEntry>,
+    /// Accepted requests with a credential and without a client certificate: the last day of each caller, with the
+    /// transport ([`PLAIN`] or [`TLS`]) in the place of the key. None: an instance of before that was counted, which is
+    /// no evidence that there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plain: Option<Vec<LedgerEntry>>,
 }
+
+/// Transport of a [`LedgerReport::plain`] row: plain HTTP.
+pub const PLAIN: &str = "plain";
+/// Transport of a [`LedgerReport::plain`] row: TLS without a client certificate.
+pub const TLS: &str = "tls";
 
 /// The last day on which a caller presented a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +56,7 @@ pub struct LedgerEntry {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "kind")]
 pub enum LedgerCaller {
-    /// Known by its certificate.
+    /// Known by its certificate; without one, by its service token.
     Peer {
         /// Who.
         spiffe_id: SpiffeId,
@@ -75,7 +85,7 @@ pub enum LedgerCaller {
 
 /// `ledger.json` in ConfigMap `<service>-ledger`: what all instances of a service have seen together, and since when
 /// nothing can have been missed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LedgerRecord {
     /// See [`crate::mount::SCHEMA_VERSION`].
@@ -88,7 +98,13 @@ pub struct LedgerRecord {
     pub gap: Option<EvidenceGap>,
     /// When JWTOnly ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub jwt_only: Option<JwtOnlyRun>,
+    pub jwt_only: Option<ModeRun>,
+    /// When `tls.mode: Strict` ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strict: Option<ModeRun>,
+    /// Callers without a client certificate; only while `tls.mode: Permissive` runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plain: Option<PlainRecord>,
     /// Whose ledgers are read, sorted. One that goes without a last read leaves a gap.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub instances: Vec<LedgerInstance>,
@@ -107,10 +123,25 @@ pub struct EvidenceGap {
     pub what: String,
 }
 
-/// When JWTOnly ran.
+/// The evidence on callers without a client certificate.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlainRecord {
+    /// Since when every accepted request without a client certificate is in `entries`; none: it need not be now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watched_since: Option<Timestamp>,
+    /// Why the time before that is no evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<EvidenceGap>,
+    /// As in [`LedgerReport::plain`], of all instances together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub entries: Vec<LedgerEntry>,
+}
+
+/// When a mode ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct JwtOnlyRun {
+pub struct ModeRun {
     /// From then on.
     pub since: Timestamp,
     /// Until then; none: it runs.

@@ -39,7 +39,7 @@ pub mod annotation {
     pub const RESTORE: &str = "gaia.dev/restore";
     /// On a TrustDomain: the generation whose rotation may go on without the laggards.
     pub const ADVANCE_WITHOUT: &str = "gaia.dev/advance-without";
-    /// On a GaiaService: `JWTOnly@<generation>` forces the mode.
+    /// On a GaiaService: `JWTOnly@<generation>` forces JWTOnly with Strict, `Strict@<generation>` forces Strict alone.
     pub const FORCE_MODE: &str = "gaia.dev/force-mode";
     /// On a leaf Secret and other objects: keys of labels and annotations that came from a template, comma-separated.
     pub const TEMPLATE_KEYS: &str = "gaia.dev/template-keys";

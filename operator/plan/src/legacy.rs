@@ -5,18 +5,20 @@
 //! a new leader goes by is what was seen, not when it was looked at last. When that was, its lease tells.
 
 mod merge;
+mod plain;
 mod record;
 mod verdict;
 
-use gaia_api::crd::{GaiaService, SecretRef, Truth};
-use gaia_api::ledger::{LedgerRecord, LedgerReport};
+use gaia_api::crd::{GaiaService, SecretRef, TlsMode, Truth};
+use gaia_api::ledger::{LedgerRecord, LedgerReport, PlainRecord};
 use jiff::Timestamp;
 
 use self::merge::{latest_first, merged};
 use self::record::looks_again_at;
-pub(crate) use self::record::with_mode;
+pub(crate) use self::record::{Modes, with_modes};
 use self::verdict::verdict;
 pub(crate) use self::verdict::{Verdict, status};
+use crate::mode;
 use crate::object::{Held, ObjectFacts};
 
 /// ConfigMap `<service>-ledger`.
@@ -69,6 +71,8 @@ pub(crate) fn says_something(record: &LedgerRecord) -> bool {
     record.watched_since.is_some()
         || record.gap.is_some()
         || record.jwt_only.is_some()
+        || record.strict.is_some()
+        || record.plain.as_ref().is_some_and(|plain| *plain != PlainRecord::default())
         || !record.instances.is_empty()
         || !record.entries.is_empty()
 }
@@ -77,6 +81,16 @@ pub(crate) fn says_something(record: &LedgerRecord) -> bool {
 #[must_use]
 pub fn keys(service: &GaiaService) -> Option<&SecretRef> {
     service.spec.auth.api_keys_secret_ref.as_ref()
+}
+
+/// Whether the ledgers of a service's instances are read: it takes API keys, or waits for Strict.
+#[must_use]
+pub fn is_watched(service: &GaiaService) -> bool {
+    is_watched_by(service, None)
+}
+
+fn is_watched_by(service: &GaiaService, stored: Option<&LedgerRecord>) -> bool {
+    keys(service).is_some() || mode::awaits_strict(service, stored)
 }
 
 /// The ledger as a decision about its service needs it.
@@ -89,8 +103,21 @@ pub(crate) struct Legacy<'a> {
     pub(crate) verdict: Verdict,
     /// Whether both say that keys may end.
     pub(crate) keys_may_end: bool,
+    /// What the stored one says of callers without a client certificate.
+    pub(crate) plain: Verdict,
+    /// Whether both say that there are none.
+    pub(crate) plain_may_end: bool,
+    /// The TLS mode that ran last; none: nothing was ever served.
+    pub(crate) ran_tls: Option<TlsMode>,
+    /// Whether ledgers are read.
+    pub(crate) is_watched: bool,
     /// When it may change by time alone.
     pub(crate) looks_again_at: Option<Timestamp>,
+}
+
+/// The condition `PlainFree`, once that TLS mode runs.
+pub(crate) fn plain_free(service: &GaiaService, legacy: &Legacy<'_>, runs: Option<TlsMode>, now: Timestamp) -> Verdict {
+    if runs == legacy.ran_tls { legacy.plain.clone() } else { plain::verdict(service, legacy.stored, runs, now) }
 }
 
 /// Reads a service's ledger, stored or on its way. `watch`: none where nobody reads ledgers.
@@ -108,14 +135,22 @@ pub(crate) fn observe<'a>(
         (None, true) => Some("the record was deleted"),
         _ => None,
     };
-    let watch = watch.filter(|_| keys(service).is_some() && *stored != Held::Foreign);
+    let is_watched = is_watched_by(service, before);
+    let ran_tls = mode::ran_tls(service, before);
+    let watch = watch.filter(|_| is_watched && *stored != Held::Foreign);
     let next = watch.map(|watch| record::next(before, lost, watch, now));
     let found = verdict(service, before, now);
     let changed = next.as_ref().filter(|next| before != Some(*next));
     let still = |next| verdict(service, Some(next), now).truth == Truth::True;
+    let is_plain_free = |next| plain::verdict(service, Some(next), ran_tls, now).truth == Truth::True;
+    let found_plain = plain::verdict(service, before, ran_tls, now);
     Legacy {
         keys_may_end: found.truth == Truth::True && changed.is_none_or(still),
         verdict: found,
+        plain_may_end: found_plain.truth == Truth::True && changed.is_none_or(is_plain_free),
+        plain: found_plain,
+        ran_tls,
+        is_watched,
         looks_again_at: watch.and_then(|watch| looks_again_at(before, watch, now)),
         stored: before,
         next,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use gaia_api::crd::{AuthMode, GaiaService, TlsMode, TrustDomain, reason};
+use gaia_api::ledger::{LedgerRecord, ModeRun};
 use gaia_api::names::annotation;
 use jiff::Timestamp;
 
@@ -23,50 +24,124 @@ pub(crate) struct Effective {
     pub(crate) tls: TlsMode,
     /// Why it is not what is asked for.
     pub(crate) refusal: Option<Refusal>,
+    /// Whether it runs only because of the annotation `gaia.dev/force-mode`.
+    pub(crate) is_forced: bool,
 }
 
-/// What runs. Every mode can be entered at any time but JWTOnly: with it, whoever still uses an API key is refused. It
-/// needs that no keys are configured or none is used, that it runs already or did within a day, or a person who says so
-/// for this very spec; and mTLS in any case. Otherwise what ran goes on, and the refusal says what is missing.
+/// What runs: `auth.mode` and `tls.mode` take effect as a pair.
+///
+/// Every authentication mode can be entered at any time but JWTOnly, which refuses API keys: it needs that no keys are
+/// configured or none is in use (`LegacyFree`), or that it runs or ran within a day; and Strict in any case. Going from
+/// Permissive to Strict refuses callers without a client certificate: it needs that there are none (`PlainFree`), or that
+/// Strict ran within a day. The annotation `gaia.dev/force-mode` replaces the evidence for the spec as it is now. Otherwise
+/// what ran stays in force, and the refusal says what is missing.
 pub(crate) fn effective(
     service: &GaiaService,
     domain: Option<&TrustDomain>,
     legacy: &Legacy<'_>,
     now: Timestamp,
 ) -> Effective {
-    let tls = service.spec.tls.mode;
-    let desired = desired(service, domain);
-    if desired != AuthMode::JWTOnly {
-        return Effective { mode: desired, tls, refusal: None };
-    }
+    let gate = Gate { service, domain, legacy, now };
+    let (mode, tls) = (desired(service, domain), service.spec.tls.mode);
+    let runs = |mode, tls, is_forced| Effective { mode, tls, refusal: None, is_forced };
+    let holds = |mode, tls, (reason, message)| {
+        let refusal = Some(Refusal::stalled(reason, message));
+        Effective { mode, tls, refusal, is_forced: false }
+    };
     let ran = ran(service);
-    let goes_on = |tls, reason, message| Effective { mode: ran, tls, refusal: Some(Refusal::stalled(reason, message)) };
-    if tls != TlsMode::Strict {
-        // The schema sees the service alone. Keys and plain HTTP do not come back because of an edit that is refused.
-        let tls = if ran == AuthMode::JWTOnly { TlsMode::Strict } else { tls };
-        let message = format!(
-            "spec.tls.mode: must be Strict for JWTOnly, which {} asks for; {ran:?} with {tls:?} goes on",
-            field(service, domain)
-        );
-        return goes_on(tls, reason::TLS_NOT_STRICT, message);
+    match (mode, tls) {
+        (AuthMode::JWTOnly, TlsMode::Permissive) => {
+            // The schema sees the service alone. Keys and plain HTTP do not come back because of an edit that is refused.
+            let tls = if ran == AuthMode::JWTOnly { TlsMode::Strict } else { tls };
+            let message = format!(
+                "spec.tls.mode: must be Strict for JWTOnly, which {} asks for; {ran:?} with {tls:?} stays in force",
+                gate.field()
+            );
+            holds(ran, tls, (reason::TLS_NOT_STRICT, message))
+        }
+        (AuthMode::JWTOnly, TlsMode::Strict) => match (gate.tokens_alone(), gate.strict()) {
+            (Ok(keys), Ok(plain)) => runs(mode, tls, keys.or(plain).is_some()),
+            (Err(keys), _) => holds(ran, legacy.ran_tls.unwrap_or(tls), (reason::LEGACY_KEYS_IN_USE, keys)),
+            (Ok(_), Err(plain)) => {
+                let message = format!("{plain}; {ran:?} stays in force with it");
+                holds(ran, TlsMode::Permissive, (reason::PLAIN_IN_USE, message))
+            }
+        },
+        (_, TlsMode::Permissive) => runs(mode, tls, false),
+        (_, TlsMode::Strict) => match gate.strict() {
+            Ok(forced) => runs(mode, tls, forced.is_some()),
+            Err(plain) => holds(mode, TlsMode::Permissive, (reason::PLAIN_IN_USE, plain)),
+        },
     }
-    let may_enter = legacy::keys(service).is_none()
-        || legacy.keys_may_end
-        || ran == AuthMode::JWTOnly
-        || ran_within_a_day(legacy, now)
-        || is_forced(service);
-    if may_enter {
-        return Effective { mode: AuthMode::JWTOnly, tls, refusal: None };
+}
+
+/// That the annotation took the place of evidence.
+struct Forced;
+
+/// What a change of modes rests on.
+struct Gate<'g> {
+    service: &'g GaiaService,
+    domain: Option<&'g TrustDomain>,
+    legacy: &'g Legacy<'g>,
+    now: Timestamp,
+}
+
+impl Gate<'_> {
+    /// Whether JWTOnly may run, as far as API keys are concerned.
+    fn tokens_alone(&self) -> Result<Option<Forced>, String> {
+        let (service, legacy) = (self.service, self.legacy);
+        let run = legacy.stored.and_then(|record| record.jwt_only);
+        let may_enter = legacy::keys(service).is_none()
+            || legacy.keys_may_end
+            || ran(service) == AuthMode::JWTOnly
+            || ran_within_a_day(run, self.now);
+        if may_enter {
+            return Ok(None);
+        }
+        if is_forced(service, AuthMode::JWTOnly) {
+            return Ok(Some(Forced));
+        }
+        Err(format!(
+            "{}: {:?} goes on instead of JWTOnly: API keys in Secret {}: {}; to override, set the annotation \
+             {}=JWTOnly@{}",
+            self.field(),
+            ran(service),
+            legacy::keys(service).map(|secret| secret.name.as_str()).unwrap_or_default(),
+            legacy.verdict.message,
+            annotation::FORCE_MODE,
+            service.metadata.generation.unwrap_or_default(),
+        ))
     }
-    let message = format!(
-        "{}: {ran:?} goes on instead of JWTOnly: API keys in Secret {}: {}; to insist, set the annotation {}=JWTOnly@{}",
-        field(service, domain),
-        legacy::keys(service).map(|secret| secret.name.as_str()).unwrap_or_default(),
-        legacy.verdict.message,
-        annotation::FORCE_MODE,
-        service.metadata.generation.unwrap_or_default(),
-    );
-    goes_on(tls, reason::LEGACY_KEYS_IN_USE, message)
+
+    /// Whether Strict may run. A service that has never served Permissive has no caller to lose.
+    fn strict(&self) -> Result<Option<Forced>, String> {
+        let (service, legacy) = (self.service, self.legacy);
+        let run = legacy.stored.and_then(|record| record.strict);
+        let may_enter =
+            legacy.ran_tls != Some(TlsMode::Permissive) || legacy.plain_may_end || ran_within_a_day(run, self.now);
+        if may_enter {
+            return Ok(None);
+        }
+        if is_forced(service, TlsMode::Strict) || is_forced(service, AuthMode::JWTOnly) {
+            return Ok(Some(Forced));
+        }
+        Err(format!(
+            "spec.tls.mode: Permissive stays in force instead of Strict: {}; to override, set the annotation \
+             {}=Strict@{}",
+            legacy.plain.message,
+            annotation::FORCE_MODE,
+            service.metadata.generation.unwrap_or_default(),
+        ))
+    }
+
+    /// The field that asks for the authentication mode.
+    fn field(&self) -> String {
+        if self.service.spec.auth.mode.is_some() {
+            return "spec.auth.mode".to_owned();
+        }
+        let name = self.domain.and_then(|domain| domain.metadata.name.as_deref()).unwrap_or_default();
+        format!("spec.auth.defaultMode of TrustDomain {name}")
+    }
 }
 
 /// The mode that was reported last to run.
@@ -74,157 +149,52 @@ pub(crate) fn ran(service: &GaiaService) -> AuthMode {
     service.status.as_ref().and_then(|status| Some(status.auth.as_ref()?.mode)).unwrap_or_default()
 }
 
-/// Whoever has just come from there knows that it works.
-fn ran_within_a_day(legacy: &Legacy<'_>, now: Timestamp) -> bool {
-    let run = legacy.stored.and_then(|record| record.jwt_only);
+/// The TLS mode that instances served last; none: no instance has served any. `stored`: the record in ConfigMap
+/// `<service>-ledger`.
+pub(crate) fn ran_tls(service: &GaiaService, stored: Option<&LedgerRecord>) -> Option<TlsMode> {
+    let tls = service.status.as_ref().and_then(|status| status.tls.as_ref());
+    // The status is lost in a restore from a backup, and the record may not be.
+    if tls.is_none() && stored.is_some_and(|record| record.plain.is_some()) {
+        return Some(TlsMode::Permissive);
+    }
+    let was_served = tls.is_none_or(|tls| tls.mode == TlsMode::Strict || tls.permissive_since.is_some());
+    published_tls(service).filter(|_| was_served)
+}
+
+/// The TLS mode of the policy that was published last.
+pub(crate) fn published_tls(service: &GaiaService) -> Option<TlsMode> {
+    let status = service.status.as_ref()?;
+    if let Some(tls) = &status.tls {
+        return Some(tls.mode);
+    }
+    // An operator that reported no TLS mode applied `spec.tls.mode` at once, and Strict beside JWTOnly.
+    status.policy_hash.as_ref()?;
+    Some(if ran(service) == AuthMode::JWTOnly { TlsMode::Strict } else { service.spec.tls.mode })
+}
+
+/// Whether Permissive runs although Strict is asked for: callers without a client certificate are watched.
+pub(crate) fn awaits_strict(service: &GaiaService, stored: Option<&LedgerRecord>) -> bool {
+    service.spec.tls.mode == TlsMode::Strict && ran_tls(service, stored) == Some(TlsMode::Permissive)
+}
+
+/// Whether a mode runs, or ended less than a day ago: that it works is known.
+pub(crate) fn ran_within_a_day(run: Option<ModeRun>, now: Timestamp) -> bool {
     run.is_some_and(|run| run.until.is_none_or(|until| now <= saturating_add(until, WAY_BACK)))
 }
 
-/// The field that asks for the mode.
-fn field(service: &GaiaService, domain: Option<&TrustDomain>) -> String {
-    if service.spec.auth.mode.is_some() {
-        return "spec.auth.mode".to_owned();
-    }
-    let name = domain.and_then(|domain| domain.metadata.name.as_deref()).unwrap_or_default();
-    format!("spec.auth.defaultMode of TrustDomain {name}")
+/// When the end of a run is a day ago.
+pub(crate) fn forgotten_at(run: ModeRun) -> Option<Timestamp> {
+    run.until.map(|until| saturating_add(until, WAY_BACK))
 }
 
-/// Whether a person took it upon himself, for the spec as it is now and no later one.
-fn is_forced(service: &GaiaService) -> bool {
+/// Whether the annotation forces a mode, for the spec as it is now and no later one.
+fn is_forced(service: &GaiaService, mode: impl std::fmt::Debug) -> bool {
     let asked = service.metadata.annotations.as_ref().and_then(|all| all.get(annotation::FORCE_MODE));
     let generation = service.metadata.generation.unwrap_or_default();
-    asked.is_some_and(|asked| *asked == format!("JWTOnly@{generation}"))
+    asked.is_some_and(|asked| *asked == format!("{mode:?}@{generation}"))
 }
 
 const WAY_BACK: Duration = Duration::from_secs(24 * 3600);
 
 #[cfg(test)]
-mod tests {
-    use gaia_api::crd::{
-        AuthSpec, AuthStatus, GaiaServiceSpec, GaiaServiceStatus, SecretRef, TlsSpec, TrustDomainSpec, Truth,
-    };
-    use gaia_api::ledger::{JwtOnlyRun, LedgerRecord};
-
-    use super::*;
-    use crate::legacy::Verdict;
-
-    /// Every spec, key, evidence, former mode, running mode, transport and annotation.
-    #[test]
-    fn jwt_only_needs_evidence_or_no_keys_or_to_have_run_or_force_and_mtls_always_and_every_other_mode_nothing() {
-        use AuthMode::{APIKeyOnly, Dual, JWTOnly};
-        use TlsMode::{Permissive, Strict};
-        let mut count = 0;
-        for wanted in [APIKeyOnly, Dual, JWTOnly] {
-            for running in [None, Some(APIKeyOnly), Some(Dual), Some(JWTOnly)] {
-                for keys in [false, true] {
-                    for force in [None, Some("JWTOnly@7"), Some("JWTOnly@6"), Some("Dual@7"), Some("")] {
-                        for free in [false, true] {
-                            for hours_ago in [None, Some(24), Some(25)] {
-                                for tls in [Permissive, Strict] {
-                                    count += 1;
-                                    let (service, domain) = service(wanted, running, keys, force, tls);
-                                    let record = record(hours_ago);
-                                    let found = effective(&service, Some(&domain), &legacy(free, &record), now());
-                                    let may = !keys
-                                        || free
-                                        || running == Some(JWTOnly)
-                                        || force == Some("JWTOnly@7")
-                                        || hours_ago == Some(24);
-                                    let reason = match (wanted, tls, may) {
-                                        (JWTOnly, Permissive, _) => Some("TLSNotStrict"),
-                                        (JWTOnly, Strict, false) => Some("LegacyKeysInUse"),
-                                        _ => None,
-                                    };
-                                    let mode = if reason.is_some() { running.unwrap_or(Dual) } else { wanted };
-                                    let case = (wanted, running, keys, force, free, hours_ago, tls);
-                                    assert_eq!(found.refusal.map(|r| r.reason), reason, "{case:?}");
-                                    assert_eq!(found.mode, mode, "{case:?}");
-                                    let tls = if mode == JWTOnly { Strict } else { tls };
-                                    assert_eq!(found.tls, tls, "{case:?}");
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        assert_eq!(count, 3 * 4 * 2 * 5 * 2 * 3 * 2);
-    }
-
-    #[test]
-    fn what_is_refused_names_the_field_that_asks_for_it() {
-        let (mut service, mut domain) = service(AuthMode::JWTOnly, None, true, None, TlsMode::Strict);
-        let message = |service: &GaiaService, domain: &TrustDomain| {
-            effective(service, Some(domain), &legacy(false, &record(None)), now()).refusal.unwrap().message
-        };
-        assert_eq!(
-            message(&service, &domain),
-            "spec.auth.mode: Dual goes on instead of JWTOnly: API keys in Secret keys: why; to insist, set the annotation \
-             gaia.dev/force-mode=JWTOnly@7"
-        );
-        service.spec.auth.mode = None;
-        service.spec.tls.mode = TlsMode::Permissive;
-        domain.spec.auth.default_mode = AuthMode::JWTOnly;
-        assert_eq!(
-            message(&service, &domain),
-            "spec.tls.mode: must be Strict for JWTOnly, which spec.auth.defaultMode of TrustDomain gaia asks for; Dual \
-             with Permissive goes on"
-        );
-    }
-
-    fn now() -> Timestamp {
-        "2026-03-01T00:00:00Z".parse().unwrap()
-    }
-
-    fn record(ended_hours_ago: Option<u64>) -> LedgerRecord {
-        let until = ended_hours_ago.map(|hours| now() - jiff::SignedDuration::from_hours(hours.try_into().unwrap()));
-        LedgerRecord {
-            schema_version: 1,
-            watched_since: None,
-            gap: None,
-            jwt_only: until.map(|until| JwtOnlyRun { since: until, until: Some(until) }),
-            instances: vec![],
-            entries: vec![],
-        }
-    }
-
-    fn legacy(free: bool, record: &LedgerRecord) -> Legacy<'_> {
-        let (truth, reason) = if free { (Truth::True, "KeysUnused") } else { (Truth::False, "LegacyKeysInUse") };
-        Legacy {
-            stored: Some(record),
-            next: None,
-            keys_may_end: free,
-            verdict: Verdict { truth, reason, message: "why".to_owned(), changes_at: None },
-            looks_again_at: None,
-        }
-    }
-
-    fn service(
-        wanted: AuthMode,
-        running: Option<AuthMode>,
-        keys: bool,
-        force: Option<&str>,
-        tls: TlsMode,
-    ) -> (GaiaService, TrustDomain) {
-        let spec = GaiaServiceSpec {
-            auth: AuthSpec {
-                mode: Some(wanted),
-                api_keys_secret_ref: keys.then(|| SecretRef { name: "keys".to_owned() }),
-                ..AuthSpec::default()
-            },
-            tls: TlsSpec { mode: tls },
-            ..GaiaServiceSpec::default()
-        };
-        let mut service = GaiaService::new("asset-service", spec);
-        service.metadata.generation = Some(7);
-        service.metadata.annotations =
-            force.map(|force| [(annotation::FORCE_MODE.to_owned(), force.to_owned())].into());
-        service.status = running.map(|mode| GaiaServiceStatus {
-            auth: Some(AuthStatus { mode, desired_mode: mode }),
-            ..GaiaServiceStatus::default()
-        });
-        let spec: TrustDomainSpec =
-            serde_json::from_value(serde_json::json!({ "trustDomain": "shop.example" })).unwrap();
-        (service, TrustDomain::new("gaia", spec))
-    }
-}
+mod tests;

@@ -6,14 +6,14 @@ mod ledger;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use gaia_api::crd::condition::{CERTIFICATE_READY, LEGACY_FREE, POLICY_PUBLISHED};
+use gaia_api::crd::condition::{CERTIFICATE_READY, LEGACY_FREE, PLAIN_FREE, POLICY_PUBLISHED};
 use gaia_api::crd::{
-    AuthMode, AuthStatus, CertificateSummary, GaiaService, GaiaServiceStatus, ServiceCertificate,
-    ServiceCertificateSpec, TrustDomain, Truth, Workload, both_usages, reason,
+    AuthStatus, CertificateSummary, GaiaService, GaiaServiceStatus, ServiceCertificate, ServiceCertificateSpec,
+    TlsMode, TlsStatus, TrustDomain, Truth, Workload, both_usages, reason, whole_seconds,
 };
 use gaia_api::ledger::LedgerRecord;
 use gaia_api::mount::{ApiKeyRules, Brownout, Caller, Deprecation, Policy, SCHEMA_VERSION, UserTokens};
-use gaia_api::names::{self, MANAGED_BY, MANAGED_BY_LABEL, key};
+use gaia_api::names::{self, MANAGED_BY, MANAGED_BY_LABEL, annotation, key};
 use gaia_pki::sha256_hex;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -70,15 +70,19 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> ServicePlan {
     let (service, domain) = (observed.service, observed.domain.object);
     let mut legacy = legacy::observe(service, &observed.ledger, observed.ledger_lost, observed.watch.as_ref(), now);
     let running = mode::effective(service, domain, &legacy, now);
-    let decision = decide(observed, legacy.next.take(), &running, now);
+    let next = legacy.next.take();
+    let decision = decide(observed, next, &legacy, &running, now);
     let generation = observed.service.metadata.generation;
-    let mut thresholds: Vec<Timestamp> = legacy.verdict.changes_at.into_iter().chain(legacy.looks_again_at).collect();
+    let strict = legacy.stored.and_then(|record| record.strict);
+    let thresholds = [legacy.verdict.changes_at, legacy.plain.changes_at, legacy.looks_again_at];
+    let mut thresholds: Vec<Timestamp> =
+        thresholds.into_iter().flatten().chain(strict.and_then(mode::forgotten_at)).collect();
     if observed.child == Held::Foreign || observed.policy == Held::Foreign || observed.ledger == Held::Foreign {
         thresholds.push(crate::backoff::saturating_add(now, FOREIGN_RECHECK));
     }
     let holding = observed.failures.filter(|failures| failures.holds_back(generation, RETRY_CAP, now));
     thresholds.extend(holding.map(|failures| failures.retry_at(RETRY_CAP)));
-    let status = status(observed, &decision, &legacy, running.mode, now);
+    let status = status(observed, &decision, &legacy, &running, now);
     let is_recorded = decision.is_recorded && (holding.is_none() || decision.actions.is_empty());
     let actions = if holding.is_some() { vec![] } else { decision.actions };
     let plan = Plan { actions, status, next_check: crate::plan::earliest(thresholds, now) };
@@ -94,7 +98,13 @@ struct Decision {
     is_recorded: bool,
 }
 
-fn decide(observed: &Observed<'_>, record: Option<LedgerRecord>, running: &Effective, now: Timestamp) -> Decision {
+fn decide(
+    observed: &Observed<'_>,
+    record: Option<LedgerRecord>,
+    legacy: &Legacy<'_>,
+    running: &Effective,
+    now: Timestamp,
+) -> Decision {
     let domain = match observed.domain.granted() {
         Ok(domain) => domain,
         Err(refusal) => return Decision { refusal: Some(refusal), ..Decision::default() },
@@ -105,7 +115,7 @@ fn decide(observed: &Observed<'_>, record: Option<LedgerRecord>, running: &Effec
         Err(refusal) => decision.refusal = Some(refusal),
     }
     // What ran is written down before something else does: a crash between the two must not forget it.
-    match ledger::action(observed, record, running.mode, now) {
+    match ledger::action(observed, record, legacy, running, now) {
         Ok(action) => {
             decision.is_recorded = true;
             decision.actions.extend(action);
@@ -120,7 +130,7 @@ fn decide(observed: &Observed<'_>, record: Option<LedgerRecord>, running: &Effec
         return decision;
     }
     decision.policy_hash = Some(sha256_hex(policy.as_bytes()));
-    match policy_action(observed, policy) {
+    match policy_action(observed, policy, mode_event(observed, running)) {
         Ok(change) => {
             decision.policy_published = change.is_none();
             decision.actions.extend(change.map(|change| Action::Write(Box::new(change))));
@@ -296,7 +306,25 @@ fn api_key_rules(service: &GaiaService) -> ApiKeyRules {
     ApiKeyRules { deprecation: auth.deprecation_headers.then_some(deprecation), brownouts }
 }
 
-fn policy_action(observed: &Observed<'_>, policy: String) -> Result<Option<ObjectChange>, Refusal> {
+/// The event of a policy that another mode comes with.
+fn mode_event(observed: &Observed<'_>, running: &Effective) -> Option<Event> {
+    let was = (mode::published_tls(observed.service)?, mode::ran(observed.service));
+    let is = (running.tls, running.mode);
+    (was != is).then(|| {
+        let change = format!("tls.mode {:?} with auth.mode {:?} runs, before {:?} with {:?}", is.0, is.1, was.0, was.1);
+        if running.is_forced {
+            Event::warning(reason::MODE_FORCED, format!("{change}: forced by annotation {}", annotation::FORCE_MODE))
+        } else {
+            Event::new(reason::MODE_CHANGED, change)
+        }
+    })
+}
+
+fn policy_action(
+    observed: &Observed<'_>,
+    policy: String,
+    mode_event: Option<Event>,
+) -> Result<Option<ObjectChange>, Refusal> {
     let meta = &observed.service.metadata;
     let hash = sha256_hex(policy.as_bytes());
     let was_published = observed.service.status.as_ref().is_some_and(|status| status.policy_hash == Some(hash));
@@ -316,7 +344,7 @@ fn policy_action(observed: &Observed<'_>, policy: String) -> Result<Option<Objec
                 let message = format!("{}: put right {}", desired.key, change.summary());
                 Ok(Some(change.with_event(reason::REPAIRED, message)))
             }
-            change => Ok(change),
+            change => Ok(change.map(|change| ObjectChange { event: mode_event, ..change })),
         },
         Held::Foreign => Err(Refusal::stalled(
             reason::OBJECT_NOT_OWNED,
@@ -342,7 +370,7 @@ fn status(
     observed: &Observed<'_>,
     decision: &Decision,
     legacy: &Legacy<'_>,
-    mode: AuthMode,
+    running: &Effective,
     now: Timestamp,
 ) -> GaiaServiceStatus {
     let service = observed.service;
@@ -380,10 +408,14 @@ fn status(
     conditions.push(child::served(&report, child));
     let verdict = &legacy.verdict;
     conditions.push(report.condition(LEGACY_FREE, verdict.truth, verdict.reason, verdict.message.clone()));
+    let tls = tls_status(observed, decision, running, now);
+    let plain = legacy::plain_free(service, legacy, tls.as_ref().map(|tls| tls.mode), now);
+    conditions.push(report.condition(PLAIN_FREE, plain.truth, plain.reason, plain.message));
     let (reason, message) = headline(&conditions);
     GaiaServiceStatus {
         observed_generation: service.metadata.generation,
-        auth: Some(AuthStatus { mode, desired_mode: mode::desired(service, observed.domain.object) }),
+        auth: Some(AuthStatus { mode: running.mode, desired_mode: mode::desired(service, observed.domain.object) }),
+        tls,
         certificate: child.map(|child| CertificateSummary {
             name: child.metadata.name.clone().unwrap_or_default(),
             not_after: child.status.as_ref().and_then(|status| status.not_after),
@@ -397,6 +429,20 @@ fn status(
         message,
         conditions,
     }
+}
+
+/// The TLS mode that runs, and since when an instance may have accepted callers without a client certificate.
+fn tls_status(observed: &Observed<'_>, decision: &Decision, running: &Effective, now: Timestamp) -> Option<TlsStatus> {
+    let service = observed.service;
+    let published = mode::published_tls(service);
+    let mode = if decision.policy_published { running.tls } else { published? };
+    let before = service.status.as_ref().and_then(|status| status.tls.as_ref());
+    // An operator that reported no TLS mode did not note when.
+    let was_served = before.is_none() && published.is_some();
+    let serves = was_served || observed.child.ours().is_some_and(|child| child::has_instances(child));
+    let since = before.and_then(|tls| tls.permissive_since).or_else(|| serves.then(|| whole_seconds(now)));
+    let permissive_since = since.filter(|_| mode == TlsMode::Permissive);
+    Some(TlsStatus { mode, desired_mode: service.spec.tls.mode, permissive_since })
 }
 
 fn value(object: &impl serde::Serialize) -> Value {

@@ -112,8 +112,13 @@ fn issuer_in(namespace: &str, of: &str) -> World {
 /// The issuer auth/auth-service with pod auth-0, and shop/asset-service with pods shop-0 and shop-1. All reload after a minute
 /// and report. Half a day has passed.
 fn fleet() -> World {
+    fleet_of(GaiaServiceSpec::default())
+}
+
+/// The same with that asset-service.
+fn fleet_of(assets: GaiaServiceSpec) -> World {
     let mut world = issuer_in("auth", "auth-service");
-    world.create_service("shop", "asset-service", GaiaServiceSpec::default());
+    world.create_service("shop", "asset-service", assets);
     world.settle();
     world.start(Pod::of("auth", "auth-service", "auth-0").issuer());
     world.start(Pod::of("shop", "asset-service", "shop-0"));

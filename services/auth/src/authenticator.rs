@@ -322,6 +322,9 @@ impl Authenticator {
         if let Some(key_id) = key_id {
             self.ledger.note(key_id, Caller::of(connection, headers, route), now);
         }
+        if let Ok(principal) = result {
+            self.ledger.note_accepted(connection, principal, Caller::of(connection, headers, route), now);
+        }
         let nothing = Trace::default();
         let trace = match (result, verdict) {
             (Err(refusal), _) => &refusal.trace,

@@ -9,19 +9,25 @@ use std::sync::{Mutex, PoisonError};
 
 use gaia_api::SpiffeId;
 pub use gaia_api::ledger::MAX_CALLERS;
-use gaia_api::ledger::{LedgerCaller, LedgerEntry};
+use gaia_api::ledger::{LedgerCaller, LedgerEntry, PLAIN, TLS};
 use http::header::{HeaderMap, USER_AGENT};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use crate::principal::Connection;
+use crate::principal::{Connection, Identity, Listener, Principal, Transport};
 
-/// Which callers used which key when.
+/// Which callers used which key when, and which were accepted without a client certificate.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    keys: Mutex<BTreeMap<String, BTreeMap<LedgerCaller, Date>>>,
+    keys: Rows,
+    /// By transport.
+    plain: Rows,
 }
+
+/// Callers of a key or transport, and the last day of each.
+#[derive(Debug, Default)]
+struct Rows(Mutex<BTreeMap<String, BTreeMap<LedgerCaller, Date>>>);
 
 /// A caller as far as one can tell: the peer, else where it came from and what it calls itself.
 #[derive(Debug, Clone, Copy)]
@@ -62,10 +68,41 @@ impl From<Caller<'_>> for LedgerCaller {
 }
 
 impl Ledger {
-    /// Notes that `caller` presented the key of that record at `now`.
+    /// Notes that a caller presented a key.
     pub fn note(&self, key_id: &str, caller: Caller<'_>, now: Timestamp) {
+        self.keys.note(key_id, LedgerCaller::from(caller), now);
+    }
+
+    /// Notes an accepted request on the mesh port without a client certificate. A service is named by its token.
+    pub fn note_accepted(&self, connection: &Connection, principal: &Principal, caller: Caller<'_>, now: Timestamp) {
+        let transport = match (connection.listener, connection.transport) {
+            (Listener::Mesh, Transport::Plain) => PLAIN,
+            (Listener::Mesh, Transport::Tls) => TLS,
+            (Listener::Mesh, Transport::Mtls) | (Listener::Ingress, _) => return,
+        };
+        let caller = match &principal.actor {
+            Identity::Service(spiffe_id) => LedgerCaller::Peer { spiffe_id: spiffe_id.clone() },
+            Identity::Key(_) | Identity::User { .. } => LedgerCaller::from(caller),
+        };
+        self.plain.note(transport, caller, now);
+    }
+
+    /// The last day of each key and caller, sorted.
+    #[must_use]
+    pub fn entries(&self) -> Vec<LedgerEntry> {
+        self.keys.entries()
+    }
+
+    /// The last day of each caller that was accepted without a client certificate, by transport, sorted.
+    #[must_use]
+    pub fn plain(&self) -> Vec<LedgerEntry> {
+        self.plain.entries()
+    }
+}
+
+impl Rows {
+    fn note(&self, key_id: &str, caller: LedgerCaller, now: Timestamp) {
         let today = now.to_zoned(TimeZone::UTC).date();
-        let caller = LedgerCaller::from(caller);
         let mut keys = self.lock();
         if !keys.contains_key(key_id) {
             keys.insert(key_id.to_owned(), BTreeMap::new());
@@ -78,9 +115,7 @@ impl Ledger {
         *day = today.max(*day);
     }
 
-    /// All of it, sorted by key and caller.
-    #[must_use]
-    pub fn entries(&self) -> Vec<LedgerEntry> {
+    fn entries(&self) -> Vec<LedgerEntry> {
         let keys = self.lock();
         let entries = keys.iter().flat_map(|(key, callers)| {
             callers.iter().map(|(caller, date)| LedgerEntry { key: key.clone(), caller: caller.clone(), date: *date })
@@ -90,7 +125,7 @@ impl Ledger {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, BTreeMap<LedgerCaller, Date>>> {
         // Every change is one insertion: nothing in it is half done.
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -103,7 +138,6 @@ mod tests {
 
     use super::*;
     use crate::fixtures::{caller, now, peer};
-    use crate::principal::Transport;
 
     fn note(ledger: &Ledger, connection: &Connection, user_agent: &str, now: Timestamp) {
         let mut headers = HeaderMap::new();
@@ -114,7 +148,12 @@ mod tests {
     #[test]
     fn a_peer_is_known_by_its_certificate_and_others_by_where_they_come_from() {
         let ledger = Ledger::default();
-        let known = Connection { transport: Transport::Mtls, peer: Some(peer(caller())), address: None };
+        let known = Connection {
+            transport: Transport::Mtls,
+            peer: Some(peer(caller())),
+            address: None,
+            listener: Listener::Mesh,
+        };
         note(&ledger, &known, "gateway/1.0", now());
         let address = Some(IpAddr::from([10, 0, 0, 1]));
         let unknown = Connection { address, ..Connection::default() };
@@ -125,6 +164,43 @@ mod tests {
         let entry = |caller, date| LedgerEntry { key: "k".into(), caller, date };
         let known = LedgerCaller::Peer { spiffe_id: caller() };
         assert_eq!(ledger.entries(), [entry(known, date(2027, 1, 15)), entry(unknown, date(2027, 1, 16))]);
+    }
+
+    #[test]
+    fn accepted_requests_without_a_client_certificate_are_noted_by_name_and_transport() {
+        let ledger = Ledger::default();
+        let of = |actor: Identity| Principal {
+            subject: actor.clone(),
+            actor,
+            scopes: crate::Scopes::All,
+            credential: crate::Credential::ServiceToken,
+            expires: None,
+            is_anonymous: false,
+        };
+        let accept = |transport, listener, actor| {
+            let connection = Connection { transport, listener, ..Connection::default() };
+            let headers = HeaderMap::new();
+            let from = Caller::of(&connection, &headers, "/assets");
+            ledger.note_accepted(&connection, &of(actor), from, now());
+        };
+        let service = || Identity::Service(caller());
+        accept(Transport::Plain, Listener::Mesh, service());
+        accept(Transport::Tls, Listener::Mesh, Identity::Key("old".to_owned()));
+        accept(Transport::Mtls, Listener::Mesh, service());
+        accept(Transport::Plain, Listener::Ingress, service());
+        let row = |key: &str, caller| LedgerEntry { key: key.to_owned(), caller, date: date(2027, 1, 15) };
+        let unknown = LedgerCaller::Unknown { address: None, user_agent: None, route: "/assets".to_owned() };
+        let expected = [row("plain", LedgerCaller::Peer { spiffe_id: caller() }), row("tls", unknown)];
+        assert_eq!(ledger.plain(), expected);
+        assert_eq!(ledger.entries(), [], "no key was presented");
+        for number in 0..1000 {
+            let connection = Connection::default();
+            let mut headers = HeaderMap::new();
+            headers.insert(USER_AGENT, format!("bot{number}").parse().unwrap());
+            let from = Caller::of(&connection, &headers, "/assets");
+            ledger.note_accepted(&connection, &of(Identity::Key("old".to_owned())), from, now());
+        }
+        assert_eq!(ledger.plain().len(), MAX_CALLERS + 1, "a flood is bounded");
     }
 
     #[test]

@@ -174,6 +174,18 @@ pub struct Connection {
     pub peer: Option<PeerIdentity>,
     /// Where it came from.
     pub address: Option<IpAddr>,
+    /// The listener that accepted it.
+    pub listener: Listener,
+}
+
+/// A listener of a service.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Listener {
+    /// The mesh port, whose transports `tls.mode` decides.
+    #[default]
+    Mesh,
+    /// The ingress listener, for clients outside the mesh.
+    Ingress,
 }
 
 /// The transport of a connection.

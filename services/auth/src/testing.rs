@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::issue::{Actor, DelegatedClaims, ServiceClaims, Signer};
 use crate::jwt::KeySet;
-use crate::principal::{Connection, Identity, PeerIdentity, Transport};
+use crate::principal::{Connection, Identity, Listener, PeerIdentity, Transport};
 
 /// Issues tokens with a key of its own (ES256).
 #[derive(Debug)]
@@ -143,7 +143,7 @@ pub fn connection(peer: &SpiffeId, now: Timestamp) -> Connection {
         serial: "01".into(),
         not_after: now + SignedDuration::from_hours(1),
     };
-    Connection { transport: Transport::Mtls, peer: Some(peer), address: None }
+    Connection { transport: Transport::Mtls, peer: Some(peer), address: None, listener: Listener::Mesh }
 }
 
 fn service(caller: &SpiffeId) -> String {

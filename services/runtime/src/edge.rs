@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use gaia_api::Clock;
 use gaia_api::names::key;
-use gaia_auth::{Connection, Transport};
+use gaia_auth::{Connection, Listener, Transport};
 use gaia_pki::Certificate;
 use jiff::Timestamp;
 use prometheus_client::metrics::counter::Counter;
@@ -111,7 +111,8 @@ impl EdgeServing {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let connection = Arc::new(Connection { transport, peer: None, address: Some(from) });
+        let connection =
+            Arc::new(Connection { transport, peer: None, address: Some(from), listener: Listener::Ingress });
         let requests = Counter::default();
         let terms = Terms { protocol, app: self.app, connection, limits: self.limits, requests };
         let max_age = connection::jittered(self.limits.age, random().unwrap_or_default());

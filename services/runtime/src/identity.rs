@@ -59,6 +59,7 @@ async fn ledger(
         instance: identity.instance.to_string(),
         started_at: identity.started_at,
         entries: identity.authenticator.ledger().entries(),
+        plain: Some(identity.authenticator.ledger().plain()),
     };
     ([(header::CACHE_CONTROL, "no-store")], Json(report)).into_response()
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::Router;
 use gaia_api::Clock;
 use gaia_api::mount::TlsMode;
-use gaia_auth::{Connection, PeerIdentity, Transport};
+use gaia_auth::{Connection, Listener, PeerIdentity, Transport};
 use prometheus_client::metrics::counter::Counter;
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
@@ -154,7 +154,8 @@ impl Mesh {
             (self.app, root, self.metrics.requests_of(transport, caller, from))
         };
         let counted = root.map(|root| self.connections.count(root));
-        let connection = Arc::new(Connection { transport, peer: identity, address: Some(from) });
+        let connection =
+            Arc::new(Connection { transport, peer: identity, address: Some(from), listener: Listener::Mesh });
         let distrusted = distrusted(self.generations, chain, counted, self.clock);
         let max_age = connection::jittered(self.limits.age, random().unwrap_or_default());
         // A generation ends when the next one comes, and its client's connections with it: not when this one does.

@@ -28,7 +28,7 @@ use crate::Span;
     doc = "GaiaService is a service of the platform: its certificate, who may call it, and which credentials it accepts.",
     validation = crate::crd::rules::name_is_dns_label(),
     printcolumn(name = "MODE", type_ = "string", json_path = ".status.auth.mode", description = "The authentication mode that runs"),
-    printcolumn(name = "TLS", type_ = "string", json_path = ".spec.tls.mode"),
+    printcolumn(name = "TLS", type_ = "string", json_path = ".status.tls.mode", description = "The TLS mode that runs"),
     printcolumn(name = "READY", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "REASON", type_ = "string", json_path = ".status.reason", description = "The reason of Stalled if that is True, else of Ready"),
     printcolumn(name = "EXPIRES", type_ = "string", json_path = ".status.certificate.notAfter"),
@@ -263,6 +263,9 @@ pub struct GaiaServiceStatus {
     /// Which mode runs, and which is wanted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<AuthStatus>,
+    /// Which TLS mode runs, and which is wanted; none before the first policy is published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsStatus>,
     /// A summary of its ServiceCertificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<CertificateSummary>,
@@ -281,7 +284,7 @@ pub struct GaiaServiceStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub message: Option<String>,
-    /// Ready, Reconciling, Stalled, CertificateReady, PolicyPublished, Served, LegacyFree, and warnings.
+    /// Ready, Reconciling, Stalled, CertificateReady, PolicyPublished, Served, LegacyFree, PlainFree, and warnings.
     #[serde(default)]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -296,6 +299,20 @@ pub struct AuthStatus {
     pub mode: AuthMode,
     /// The mode that is asked for.
     pub desired_mode: AuthMode,
+}
+
+/// Which TLS mode runs, and which is wanted.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsStatus {
+    /// The mode that runs.
+    pub mode: TlsMode,
+    /// The mode that is asked for.
+    pub desired_mode: TlsMode,
+    /// Since when an instance may have served Permissive (RFC 3339); none: no instance has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub permissive_since: Option<Timestamp>,
 }
 
 /// A summary of the ServiceCertificate of a GaiaService.

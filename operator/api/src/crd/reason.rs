@@ -66,6 +66,12 @@ pub const TLS_NOT_STRICT: &str = "TLSNotStrict";
 pub const NOT_WATCHED: &str = "NotWatched";
 /// API keys may still be in use, so JWTOnly does not begin.
 pub const LEGACY_KEYS_IN_USE: &str = "LegacyKeysInUse";
+/// No request with a credential was accepted without a client certificate for `auth.legacyFreeFor`.
+pub const PLAIN_UNUSED: &str = "PlainUnused";
+/// Requests without a client certificate may still be accepted, so Strict does not begin.
+pub const PLAIN_IN_USE: &str = "PlainInUse";
+/// `tls.mode: Strict` runs, or no mode has run yet.
+pub const STRICT: &str = "Strict";
 /// A GaiaService names an issuer of user tokens that its TrustDomain does not have.
 pub const USER_TOKEN_ISSUER_NOT_FOUND: &str = "UserTokenIssuerNotFound";
 /// An issuer of user tokens cannot be used as it is declared.
@@ -118,6 +124,10 @@ pub const ROTATION_ABORTED: &str = "RotationAborted";
 pub const DISTRUSTED: &str = "Distrusted";
 /// Event: a ring was restored from its copy.
 pub const RING_RESTORED: &str = "RingRestored";
+/// Event: another authentication or TLS mode of a service runs.
+pub const MODE_CHANGED: &str = "ModeChanged";
+/// Event: the annotation gaia.dev/force-mode made a mode run without the evidence.
+pub const MODE_FORCED: &str = "ModeForced";
 /// Event: a workload was restarted so that its pods use what was published.
 pub const WORKLOAD_RESTARTED: &str = "WorkloadRestarted";
 
@@ -156,6 +166,9 @@ pub const ALL: &[&str] = &[
     TLS_NOT_STRICT,
     NOT_WATCHED,
     LEGACY_KEYS_IN_USE,
+    PLAIN_UNUSED,
+    PLAIN_IN_USE,
+    STRICT,
     USER_TOKEN_ISSUER_NOT_FOUND,
     USER_TOKEN_ISSUER_INVALID,
     NO_KEYS,
@@ -181,5 +194,7 @@ pub const ALL: &[&str] = &[
     ROTATION_ABORTED,
     DISTRUSTED,
     RING_RESTORED,
+    MODE_CHANGED,
+    MODE_FORCED,
     WORKLOAD_RESTARTED,
 ];

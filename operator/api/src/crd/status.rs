@@ -26,6 +26,8 @@ pub mod condition {
     pub const POLICY_PUBLISHED: &str = "PolicyPublished";
     /// No API key was used for long enough.
     pub const LEGACY_FREE: &str = "LegacyFree";
+    /// No request with a credential was accepted without a client certificate for long enough.
+    pub const PLAIN_FREE: &str = "PlainFree";
 
     /// Warnings: conditions that are present only while they are True. Each one stops nothing but what its message says,
     /// and its reason is its type.

@@ -159,8 +159,8 @@ impl World {
             Key::TrustDomain(_) => true,
             Key::Certificate(namespace, _) => scope.is_none_or(|scope| scope == namespace),
             Key::Service(namespace, name) => {
-                let has_keys = self.has_keys(&(namespace.clone(), name.clone()));
-                has_keys && scope.is_none_or(|scope| scope == namespace)
+                let is_watched = self.is_watched(&(namespace.clone(), name.clone()));
+                is_watched && scope.is_none_or(|scope| scope == namespace)
             }
         };
         self.all_keys().into_iter().filter(in_scope).collect()

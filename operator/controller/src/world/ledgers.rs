@@ -98,7 +98,7 @@ impl World {
                 }
             },
         };
-        if is_news { self.with_keys(services.iter()) } else { BTreeSet::new() }
+        if is_news { self.watched_of(services.iter()) } else { BTreeSet::new() }
     }
 
     /// How soon the ledger of an instance is read again; none: it has none.
@@ -110,7 +110,7 @@ impl World {
     /// What a decision about a service rests on; none where nobody reads ledgers.
     pub(super) fn watch_of<'a>(&'a self, service: &'a GaiaService, place: &Place) -> Option<Watch<'a>> {
         let begun = self.readings.begun?;
-        if !self.has_keys(place) {
+        if !self.is_watched(place) {
             return Some(Watch { since: begun.since, before: begun.before, ..Watch::default() });
         }
         let policy = ObjectKey::config_map(&place.0, names::policy(&place.1));
@@ -142,15 +142,15 @@ impl World {
         }
     }
 
-    pub(super) fn has_keys(&self, service: &Place) -> bool {
-        has_keys(&self.services, service)
+    pub(super) fn is_watched(&self, service: &Place) -> bool {
+        is_watched(&self.services, service)
     }
 
     pub(super) fn has_ledger(&self, entry: &Entry) -> bool {
-        entry.services.iter().any(|service| self.has_keys(service))
+        entry.services.iter().any(|service| self.is_watched(service))
     }
 
-    /// A service has keys now: its instances are not to wait for the next time they would be asked anyway.
+    /// The ledgers of a service are read from now on: its instances are not to wait for the next time they would be asked anyway.
     pub(super) fn read_soon(&mut self, place: &Place, domain: &str) {
         let policy = ObjectKey::config_map(&place.0, names::policy(&place.1));
         let entries = self.entries_using(domain, &policy).into_iter();
@@ -158,14 +158,14 @@ impl World {
         self.probe_soon(domain, uids.iter());
     }
 
-    fn with_keys<'a>(&self, services: impl Iterator<Item = &'a Place>) -> BTreeSet<Key> {
-        let with_keys = services.filter(|service| self.has_keys(service));
-        with_keys.map(|(namespace, name)| Key::Service(namespace.clone(), name.clone())).collect()
+    fn watched_of<'a>(&self, services: impl Iterator<Item = &'a Place>) -> BTreeSet<Key> {
+        let watched = services.filter(|service| self.is_watched(service));
+        watched.map(|(namespace, name)| Key::Service(namespace.clone(), name.clone())).collect()
     }
 
     /// An address that is a pod's of ours says who the caller is.
     fn with_workloads(&self, mut report: LedgerReport) -> LedgerReport {
-        for entry in &mut report.entries {
+        for entry in report.entries.iter_mut().chain(report.plain.iter_mut().flatten()) {
             if let LedgerCaller::Unknown { address: Some(address), .. } = &entry.caller
                 && let Some((namespace, name)) = self.service_at(*address)
             {
@@ -178,11 +178,11 @@ impl World {
 
 impl Readings {
     /// An instance is gone. Returns the services that must know.
-    pub(super) fn went(&mut self, entry: &Entry, has_keys: impl Fn(&Place) -> bool) -> BTreeSet<Key> {
+    pub(super) fn went(&mut self, entry: &Entry, is_watched: impl Fn(&Place) -> bool) -> BTreeSet<Key> {
         let known = self.known.remove(&entry.instance.uid).unwrap_or_default();
         let is_missed = known.read.is_none() && may_have_served(entry) && self.begun.is_some();
         let mut keys = BTreeSet::new();
-        for service in entry.services.iter().filter(|service| has_keys(service)) {
+        for service in entry.services.iter().filter(|service| is_watched(service)) {
             if is_missed {
                 self.hear_of(service).unread.get_or_insert_with(|| entry.instance.name.clone());
             }
@@ -255,15 +255,17 @@ fn within_bounds(report: LedgerReport, now: Timestamp) -> Reading {
         };
         caller && is_text(&entry.key, MAX_KEY_ID_BYTES) && entry.date <= newest
     };
-    if !is_text(&report.instance, MAX_TEXT_BYTES) || !report.entries.iter().all(is_fine) {
+    if !is_text(&report.instance, MAX_TEXT_BYTES)
+        || !report.entries.iter().chain(report.plain.iter().flatten()).all(is_fine)
+    {
         return Err("its ledger has a name that is too long or not text, or a day that is yet to come".to_owned());
     }
     Ok(report)
 }
 
-/// Whether a service takes API keys, as far as it is known.
-pub(super) fn has_keys(services: &BTreeMap<Place, Arc<GaiaService>>, service: &Place) -> bool {
-    services.get(service).is_some_and(|service| gaia_plan::legacy::keys(service).is_some())
+/// Whether the ledgers of a service's instances are read, as far as it is known.
+pub(super) fn is_watched(services: &BTreeMap<Place, Arc<GaiaService>>, service: &Place) -> bool {
+    services.get(service).is_some_and(|service| gaia_plan::legacy::is_watched(service))
 }
 
 fn may_have_served(entry: &Entry) -> bool {

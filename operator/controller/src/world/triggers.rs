@@ -128,15 +128,16 @@ impl World {
         let mut keys = BTreeSet::new();
         if changed {
             keys.extend(self.match_service(&place, &domain, secret));
-            if self.has_keys(&place) {
-                self.read_soon(&place, &domain);
-            }
             // It is in the grants.
             self.stir(&domain);
         }
         if has_new_identity {
             // It is in the policies of the services that it calls.
             keys.extend(self.naming(&place));
+        }
+        let was_watched = before.as_ref().is_some_and(|before| gaia_plan::legacy::is_watched(before));
+        if self.is_watched(&place) && (changed || !was_watched) {
+            self.read_soon(&place, &domain);
         }
         if differs {
             keys.insert(Key::Service(place.0.clone(), place.1.clone()));

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use gaia_api::crd::{AuthMode, whole_seconds};
-use gaia_api::ledger::{EvidenceGap, JwtOnlyRun, LedgerInstance, LedgerRecord};
+use gaia_api::crd::{AuthMode, TlsMode, whole_seconds};
+use gaia_api::ledger::{EvidenceGap, LedgerInstance, LedgerRecord, LedgerReport, ModeRun, PlainRecord};
 use gaia_api::mount::SCHEMA_VERSION;
 use jiff::Timestamp;
 
@@ -20,16 +20,15 @@ pub(super) fn next(
 ) -> LedgerRecord {
     let now = whole_seconds(now);
     let known = before.map(|record| record.instances.as_slice()).unwrap_or_default();
-    let reports = watched(watch).filter_map(|instance| Some(instance.read?.1));
-    let reports = reports.chain(watch.last_words.iter().copied());
     let entries = before.map(|record| record.entries.as_slice()).unwrap_or_default();
-    let entries = merged(entries, reports.flat_map(|report| &report.entries));
+    let entries = merged(entries, reports(watch).flat_map(|report| &report.entries));
     let missed = lost.map(str::to_owned).or_else(|| missed(before, watch, now));
     let is_whole = is_whole(watch, now);
     let watched_since = match before.and_then(|record| record.watched_since) {
         Some(since) if missed.is_none() => Some(since),
         _ => is_whole.then(|| beginning(watch, now)),
     };
+    let plain = plain(before.and_then(|record| record.plain.as_ref()), missed.as_deref(), watch, now);
     let gap = match missed {
         Some(what) => Some(EvidenceGap { noticed: now, what }),
         None => before.and_then(|record| record.gap.clone()),
@@ -39,22 +38,75 @@ pub(super) fn next(
         watched_since,
         gap,
         jwt_only: before.and_then(|record| record.jwt_only),
+        strict: before.and_then(|record| record.strict),
+        plain: Some(plain),
         instances: instances(known, watch),
         entries,
     }
 }
 
-/// The record, with the mode that runs. When JWTOnly ended is kept: for a day, there is a way back to it.
-pub(crate) fn with_mode(mut record: LedgerRecord, mode: AuthMode, ran: AuthMode, now: Timestamp) -> LedgerRecord {
-    let now = whole_seconds(now);
-    record.jwt_only = match (record.jwt_only, mode) {
-        (Some(run @ JwtOnlyRun { until: None, .. }), AuthMode::JWTOnly) => Some(run),
-        (_, AuthMode::JWTOnly) => Some(JwtOnlyRun { since: now, until: None }),
-        (Some(JwtOnlyRun { since, until: None }), _) => Some(JwtOnlyRun { since, until: Some(now) }),
-        (None, _) if ran == AuthMode::JWTOnly => Some(JwtOnlyRun { since: now, until: Some(now) }),
-        (ended, _) => ended,
+/// The evidence on callers without a client certificate. An instance that does not report them may have any.
+fn plain(before: Option<&PlainRecord>, missed: Option<&str>, watch: &Watch<'_>, now: Timestamp) -> PlainRecord {
+    let silent = watched(watch).find(|instance| instance.read.is_some_and(|(_, report)| report.plain.is_none()));
+    let missed = missed.map(str::to_owned).or_else(|| {
+        let name = silent?.name;
+        Some(format!("{name} does not report callers without a client certificate: its gaia-runtime is too old"))
+    });
+    // What lasts is written once.
+    let is_news = |what: &String| {
+        before.is_none_or(|b| b.watched_since.is_some() || b.gap.as_ref().is_none_or(|gap| gap.what != *what))
     };
+    let missed = missed.filter(is_news);
+    let watched_since = match before.and_then(|before| before.watched_since) {
+        Some(since) if missed.is_none() => Some(since),
+        _ => (is_whole(watch, now) && silent.is_none()).then(|| beginning(watch, now)),
+    };
+    let entries = before.map(|before| before.entries.as_slice()).unwrap_or_default();
+    PlainRecord {
+        watched_since,
+        gap: match missed {
+            Some(what) => Some(EvidenceGap { noticed: now, what }),
+            None => before.and_then(|before| before.gap.clone()),
+        },
+        entries: merged(entries, reports(watch).filter_map(|report| report.plain.as_ref()).flatten()),
+    }
+}
+
+fn reports<'w>(watch: &'w Watch<'_>) -> impl Iterator<Item = &'w LedgerReport> {
+    let read = watched(watch).filter_map(|instance| Some(instance.read?.1));
+    read.chain(watch.last_words.iter().copied())
+}
+
+/// The modes that run, and those that ran before.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Modes {
+    pub(crate) auth: AuthMode,
+    pub(crate) tls: TlsMode,
+    pub(crate) ran_auth: AuthMode,
+    pub(crate) ran_tls: Option<TlsMode>,
+}
+
+/// The record, with the modes that run. When JWTOnly or Strict ended is kept: for a day, there is a way back to it.
+pub(crate) fn with_modes(mut record: LedgerRecord, modes: Modes, now: Timestamp) -> LedgerRecord {
+    let now = whole_seconds(now);
+    let jwt_only = (modes.auth == AuthMode::JWTOnly, modes.ran_auth == AuthMode::JWTOnly);
+    let strict = (modes.tls == TlsMode::Strict, modes.ran_tls == Some(TlsMode::Strict));
+    record.jwt_only = run(record.jwt_only, jwt_only, now);
+    record.strict = run(record.strict, strict, now);
+    if modes.tls == TlsMode::Strict {
+        record.plain = None;
+    }
     record
+}
+
+fn run(known: Option<ModeRun>, (runs, ran): (bool, bool), now: Timestamp) -> Option<ModeRun> {
+    match known {
+        Some(run @ ModeRun { until: None, .. }) if runs => Some(run),
+        _ if runs => Some(ModeRun { since: now, until: None }),
+        Some(ModeRun { since, until: None }) => Some(ModeRun { since, until: Some(now) }),
+        None if ran => Some(ModeRun { since: now, until: Some(now) }),
+        ended => ended,
+    }
 }
 
 /// When the record may change by time alone.

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use gaia_api::Span;
 use gaia_api::crd::{GaiaService, LegacyCaller, LegacyStatus, Truth, reason};
-use gaia_api::ledger::{LedgerEntry, LedgerRecord};
+use gaia_api::ledger::{EvidenceGap, LedgerEntry, LedgerRecord};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
@@ -35,27 +36,62 @@ pub(super) fn verdict(service: &GaiaService, record: Option<&LedgerRecord>, now:
     let Some(record) = record else {
         return say(Truth::False, reason::NOT_WATCHED, "no instance's ledger was read yet".to_owned());
     };
-    let mut in_use: Vec<&LedgerEntry> =
-        record.entries.iter().filter(|entry| free_from(entry.date, wanted) > now).collect();
-    in_use.sort_by(|a, b| latest_first(a, b));
-    if let Some(last) = in_use.first() {
-        let message = format!("used within {span}: {}", list(&in_use));
-        let changes_at = Some(free_from(last.date, wanted));
-        return Verdict { changes_at, ..say(Truth::False, reason::LEGACY_KEYS_IN_USE, message) };
-    }
-    let gap = record.gap.as_ref().map(|gap| gap.what.as_str());
-    let because = gap.map_or_else(String::new, |what| format!(": {what}"));
-    let reason = if gap.is_some() { reason::EVIDENCE_GAP } else { reason::NOT_WATCHED };
-    let Some(since) = record.watched_since else {
-        let message = format!("not every instance's ledger is read{because}");
-        return say(Truth::False, reason, message);
+    let evidence = Evidence { entries: &record.entries, since: record.watched_since, gap: record.gap.as_ref() };
+    let words = Words {
+        in_use: reason::LEGACY_KEYS_IN_USE,
+        unused: reason::KEYS_UNUSED,
+        used: "used",
+        nothing: "no key was used",
+        unread: "not every instance's ledger is read",
+        list: |entries| list(entries, |entry, caller| format!("key {} by {caller}", entry.key), "status.legacy"),
     };
-    let free_at = saturating_add(since, wanted);
-    if free_at > now {
-        let message = format!("no key was used since {since}, which is not {span} yet{because}");
-        return Verdict { changes_at: Some(free_at), ..say(Truth::False, reason, message) };
+    evidence.verdict(&words, span, now)
+}
+
+/// What was seen, and since when nothing can have been missed.
+pub(super) struct Evidence<'a> {
+    pub(super) entries: &'a [LedgerEntry],
+    pub(super) since: Option<Timestamp>,
+    pub(super) gap: Option<&'a EvidenceGap>,
+}
+
+/// How a verdict on evidence is worded.
+pub(super) struct Words {
+    /// Reason while there is a use.
+    pub(super) in_use: &'static str,
+    /// Reason once there was none for long enough.
+    pub(super) unused: &'static str,
+    pub(super) used: &'static str,
+    pub(super) nothing: &'static str,
+    pub(super) unread: &'static str,
+    pub(super) list: fn(&[&LedgerEntry]) -> String,
+}
+
+impl Evidence<'_> {
+    pub(super) fn verdict(&self, words: &Words, span: &Span, now: Timestamp) -> Verdict {
+        let say = |truth, reason, message: String| Verdict { truth, reason, message, changes_at: None };
+        let wanted = span.value();
+        let mut in_use: Vec<&LedgerEntry> =
+            self.entries.iter().filter(|entry| free_from(entry.date, wanted) > now).collect();
+        in_use.sort_by(|a, b| latest_first(a, b));
+        if let Some(last) = in_use.first() {
+            let message = format!("{} within {span}: {}", words.used, (words.list)(&in_use));
+            let changes_at = Some(free_from(last.date, wanted));
+            return Verdict { changes_at, ..say(Truth::False, words.in_use, message) };
+        }
+        let gap = self.gap.map(|gap| gap.what.as_str());
+        let because = gap.map_or_else(String::new, |what| format!(": {what}"));
+        let reason = if gap.is_some() { reason::EVIDENCE_GAP } else { reason::NOT_WATCHED };
+        let Some(since) = self.since else {
+            return say(Truth::False, reason, format!("{}{because}", words.unread));
+        };
+        let free_at = saturating_add(since, wanted);
+        if free_at > now {
+            let message = format!("{} since {since}, which is not {span} yet{because}", words.nothing);
+            return Verdict { changes_at: Some(free_at), ..say(Truth::False, reason, message) };
+        }
+        say(Truth::True, words.unused, format!("{} for {span}", words.nothing))
     }
-    say(Truth::True, reason::KEYS_UNUSED, format!("no key was used for {span}"))
 }
 
 /// What status says of it.
@@ -79,14 +115,14 @@ fn free_from(day: Date, wanted: Duration) -> Timestamp {
 }
 
 /// `key app by spiffe://… on 2026-03-01; …; and 3 more`
-fn list(entries: &[&LedgerEntry]) -> String {
+pub(super) fn list(entries: &[&LedgerEntry], describe: impl Fn(&LedgerEntry, &str) -> String, all_in: &str) -> String {
     let first = entries.iter().take(MAX_NAMED).map(|entry| {
         let caller: String = entry.caller.to_string().chars().take(MAX_CALLER).collect();
-        format!("key {} by {caller} on {}", entry.key, entry.date)
+        format!("{} on {}", describe(entry, &caller), entry.date)
     });
     let mut parts: Vec<String> = first.collect();
     if entries.len() > MAX_NAMED {
-        parts.push(format!("and {} more, see status.legacy", entries.len() - MAX_NAMED));
+        parts.push(format!("and {} more, see {all_in}", entries.len() - MAX_NAMED));
     }
     parts.join("; ")
 }

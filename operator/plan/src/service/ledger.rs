@@ -1,12 +1,14 @@
-//! The record of who uses API keys, as long as there are any.
+//! The record of who uses API keys or comes without a client certificate, as long as either is to end.
 
-use gaia_api::crd::{AuthMode, reason};
+use gaia_api::crd::reason;
 use gaia_api::ledger::LedgerRecord;
+use gaia_api::mount::SCHEMA_VERSION;
 use gaia_api::names::{self, key};
 use jiff::Timestamp;
 
 use super::{Observed, config_map};
-use crate::legacy::{self, LedgerObject};
+use crate::legacy::{self, LedgerObject, Legacy, Modes};
+use crate::mode::Effective;
 use crate::object::{Held, ObjectKey, immutable};
 use crate::{Action, Refusal, mode, projection};
 
@@ -17,22 +19,40 @@ use crate::{Action, Refusal, mode, projection};
 pub(super) fn action(
     observed: &Observed<'_>,
     record: Option<LedgerRecord>,
-    mode: AuthMode,
+    legacy: &Legacy<'_>,
+    running: &Effective,
     now: Timestamp,
 ) -> Result<Option<Action>, Refusal> {
     let meta = &observed.service.metadata;
     let name = names::ledger(meta.name.as_deref().unwrap_or_default());
     let key = ObjectKey::config_map(meta.namespace.as_deref().unwrap_or_default(), name);
-    let has_keys = legacy::keys(observed.service).is_some();
-    if observed.ledger == Held::Foreign && has_keys {
-        let message = format!("{key} exists and is not Gaia's; delete it so that the use of API keys can be watched");
+    if observed.ledger == Held::Foreign && legacy.is_watched {
+        let message = format!("{key} exists and is not Gaia's; delete it so that callers can be watched");
         return Err(Refusal::stalled(reason::OBJECT_NOT_OWNED, message));
     }
-    if let (Held::Ours(found), false) = (&observed.ledger, has_keys) {
-        return Ok(Some(Action::Delete { key, version: found.facts.version() }));
-    }
-    let Some(record) = record else { return Ok(None) };
-    let record = legacy::with_mode(record, mode, mode::ran(observed.service), now);
+    let modes =
+        Modes { auth: running.mode, tls: running.tls, ran_auth: mode::ran(observed.service), ran_tls: legacy.ran_tls };
+    let record = match record {
+        Some(record) => record,
+        None if legacy.is_watched => return Ok(None),
+        // Nothing is watched. That Strict ran is kept for a day all the same.
+        None => {
+            let stored = legacy.stored.cloned();
+            let found = stored.unwrap_or_else(|| LedgerRecord { schema_version: SCHEMA_VERSION, ..Default::default() });
+            let strict = legacy::with_modes(found, modes, now).strict;
+            let ended = strict.filter(|run| run.until.is_some() && mode::ran_within_a_day(Some(*run), now));
+            match (ended, &observed.ledger) {
+                (Some(_), _) => {
+                    LedgerRecord { schema_version: SCHEMA_VERSION, strict: ended, ..LedgerRecord::default() }
+                }
+                (None, Held::Ours(found)) => {
+                    return Ok(Some(Action::Delete { key, version: found.facts.version() }));
+                }
+                (None, _) => return Ok(None),
+            }
+        }
+    };
+    let record = legacy::with_modes(record, modes, now);
     let desired = config_map(observed, key, "ledger", (key::LEDGER, projection::json(&record)));
     let write = |change| Ok(Some(Action::Write(Box::new(change))));
     match &observed.ledger {

@@ -1,7 +1,7 @@
 //! The way from API keys to tokens, as far as the operator decides it.
 
 use super::*;
-use gaia_api::crd::{AuthMode, BrownoutWindow, TlsMode, UserTokenIssuer, UserTokensSpec};
+use gaia_api::crd::{AuthMode, BrownoutWindow, TlsMode, TlsSpec, UserTokenIssuer, UserTokensSpec};
 use gaia_api::ledger::LedgerRecord;
 
 const ASSETS: (&str, &str) = ("shop", "asset-service");
@@ -25,9 +25,8 @@ fn edit(world: &mut World, edit: impl FnOnce(&mut gaia_api::crd::AuthSpec)) {
 
 /// asset-service takes API keys; its pods were just read for the first time.
 fn with_keys() -> World {
-    let mut world = fleet();
+    let mut world = fleet_of(GaiaServiceSpec { tls: TlsSpec { mode: TlsMode::Strict }, ..GaiaServiceSpec::default() });
     world.edit_service(&name(ASSETS.0, ASSETS.1), |found| {
-        found.spec.tls.mode = TlsMode::Strict;
         found.spec.auth.api_keys_secret_ref = Some(SecretRef { name: "asset-keys".to_owned() });
     });
     world.settle();
@@ -263,7 +262,10 @@ fn a_trust_domain_that_asks_for_tokens_alone_is_refused_by_a_service_that_speaks
     assert!(message.contains("spec.auth.defaultMode of TrustDomain gaia"), "{message}");
     says(&world, &service(ASSETS.0, ASSETS.1), "Ready", "True", "Ready");
     assert_eq!((&policy(&world)["mode"], &policy(&world)["tlsMode"]), (&"Dual".into(), &"Permissive".into()));
-    let strict = |found: &mut gaia_api::crd::GaiaService, mode| found.spec.tls.mode = mode;
+    let strict = |found: &mut gaia_api::crd::GaiaService, mode| {
+        found.spec.tls.mode = mode;
+        found.spec.auth.legacy_free_for = Span::hours(0);
+    };
     world.edit_service(&name(ASSETS.0, ASSETS.1), |found| strict(found, TlsMode::Strict));
     world.settle();
     assert_eq!(mode(&world), (AuthMode::JWTOnly, AuthMode::JWTOnly));

@@ -1,6 +1,7 @@
 //! What a GaiaService reports of its ServiceCertificate, and what `Reconciling` and `Stalled` say to tools that deploy.
 
 use super::*;
+use gaia_api::crd::{AuthMode, AuthSpec, TlsMode, TlsSpec};
 
 const WEB: (&str, &str) = ("shop", "web");
 
@@ -124,5 +125,182 @@ fn requested_rotation_is_reconciling_until_it_is_staged_and_rotating_after_that(
     says(&world, &domain(), "Reconciling", "False", "Settled");
     let reported = world.reported(&domain());
     assert_eq!(reported.condition("CARotating").0, "True", "the rotation is under way");
+    sound(&world);
+}
+
+/// asset-service in a fleet, which runs Permissive and asks for Strict.
+fn waits_for_strict() -> World {
+    let mut world = short_fleet();
+    ask_for_strict(&mut world);
+    world
+}
+
+/// A fleet whose evidence counts after two days.
+fn short_fleet() -> World {
+    let auth = AuthSpec { legacy_free_for: Span::hours(48), ..AuthSpec::default() };
+    fleet_of(GaiaServiceSpec { auth, ..GaiaServiceSpec::default() })
+}
+
+fn ask_for_strict(world: &mut World) {
+    world.edit_service(&name("shop", "asset-service"), |found| found.spec.tls.mode = TlsMode::Strict);
+    world.settle();
+}
+
+fn tls(world: &World) -> (TlsMode, TlsMode) {
+    let world::Status::Service(status) = world.reported(&service("shop", "asset-service")) else { panic!("a service") };
+    let tls = status.tls.unwrap();
+    (tls.mode, tls.desired_mode)
+}
+
+fn published_tls(world: &World) -> String {
+    let text = &world.config_map("shop", "asset-service-auth").unwrap().content["policy.json"];
+    serde_json::from_str::<serde_json::Value>(text).unwrap()["tlsMode"].as_str().unwrap().to_owned()
+}
+
+/// The operator reads ledgers every ten minutes.
+fn watched_days(world: &mut World, days: i64) {
+    for _ in 0..days * 144 {
+        world.advance(600);
+        world.settle();
+    }
+}
+
+const GATED: (TlsMode, TlsMode) = (TlsMode::Permissive, TlsMode::Strict);
+const STRICT: (TlsMode, TlsMode) = (TlsMode::Strict, TlsMode::Strict);
+
+#[test]
+fn strict_waits_until_no_caller_comes_without_a_client_certificate() {
+    let mut world = waits_for_strict();
+    let assets = service("shop", "asset-service");
+    assert_eq!((tls(&world), published_tls(&world).as_str()), (GATED, "Permissive"));
+    world.accept_plain("shop-0", "plain", "/assets");
+    world.accept_plain("shop-1", "tls", "/thumbs");
+    world.advance(60);
+    world.settle();
+    let message = says(&world, &assets, "PlainFree", "False", "PlainInUse");
+    assert!(message.contains("curl on /assets by plain HTTP on 2026-01-01"), "{message}");
+    assert!(message.contains("curl on /thumbs by TLS on 2026-01-01"), "{message}");
+    let stalled = says(&world, &assets, "Stalled", "True", "PlainInUse");
+    assert!(stalled.contains("gaia.dev/force-mode=Strict@"), "{stalled}");
+    says(&world, &assets, "Ready", "True", "Ready");
+    // Two days count from the end of the last day with such a caller.
+    watched_days(&mut world, 2);
+    assert_eq!(tls(&world), GATED);
+    watched_days(&mut world, 1);
+    assert_eq!((tls(&world), published_tls(&world).as_str()), (STRICT, "Strict"));
+    says(&world, &assets, "PlainFree", "True", "Strict");
+    says(&world, &assets, "Stalled", "False", "Settled");
+    assert!(events(&world, 0).contains(&"ModeChanged"));
+    assert!(world.config_map("shop", "asset-service-ledger").is_none(), "nothing is watched any more");
+    assert_eq!(doing(&mut world), [""; 0]);
+
+    // Back at any time, and there again within a day although a caller came meanwhile.
+    let back = |world: &mut World| {
+        world.edit_service(&name("shop", "asset-service"), |found| found.spec.tls.mode = TlsMode::Permissive);
+        world.settle();
+        assert_eq!(published_tls(world), "Permissive");
+        world.accept_plain("shop-0", "plain", "/assets");
+    };
+    back(&mut world);
+    world.crash();
+    ask_for_strict(&mut world);
+    assert_eq!(tls(&world), STRICT);
+    back(&mut world);
+    watched_days(&mut world, 2);
+    assert!(world.config_map("shop", "asset-service-ledger").is_none(), "the run of before is forgotten");
+    ask_for_strict(&mut world);
+    assert_eq!(tls(&world), GATED);
+    sound(&world);
+}
+
+#[test]
+fn instance_of_an_older_runtime_is_no_evidence_for_strict() {
+    let mut world = short_fleet();
+    world.pod("shop-1").plain = None;
+    ask_for_strict(&mut world);
+    watched_days(&mut world, 4);
+    let message = says(&world, &service("shop", "asset-service"), "PlainFree", "False", "EvidenceGap");
+    assert!(message.contains("shop-1 does not report callers without a client certificate"), "{message}");
+    assert_eq!(tls(&world), GATED);
+    sound(&world);
+}
+
+#[test]
+fn strict_needs_no_evidence_where_permissive_never_ran_or_by_force() {
+    let mut world = fleet();
+    let spec = GaiaServiceSpec { tls: TlsSpec { mode: TlsMode::Strict }, ..GaiaServiceSpec::default() };
+    world.create_service("shop", "chat-service", spec);
+    world.settle();
+    let text = &world.config_map("shop", "chat-service-auth").unwrap().content["policy.json"];
+    assert!(text.contains(r#""tlsMode":"Strict""#), "{text}");
+
+    // Nor where Permissive was published and no instance has served it.
+    world.create_service("shop", "batch", GaiaServiceSpec::default());
+    world.settle();
+    world.edit_service(&name("shop", "batch"), |found| found.spec.tls.mode = TlsMode::Strict);
+    world.settle();
+    let text = &world.config_map("shop", "batch-auth").unwrap().content["policy.json"];
+    assert!(text.contains(r#""tlsMode":"Strict""#), "{text}");
+
+    ask_for_strict(&mut world);
+    assert_eq!(tls(&world), GATED);
+    let generation = world.services[&name("shop", "asset-service")].metadata.generation.unwrap();
+    let force = |world: &mut World, value: String| {
+        world.edit_service(&name("shop", "asset-service"), |found| {
+            found.metadata.annotations.get_or_insert_default().insert(annotation::FORCE_MODE.to_owned(), value);
+        });
+        world.settle();
+    };
+    force(&mut world, format!("Strict@{}", generation - 1));
+    assert_eq!(tls(&world), GATED, "an annotation for an earlier spec forces nothing");
+    let generation = world.services[&name("shop", "asset-service")].metadata.generation.unwrap();
+    let before = world.log.len();
+    force(&mut world, format!("Strict@{generation}"));
+    assert_eq!(tls(&world), STRICT);
+    assert_eq!(events(&world, before), ["ModeForced"]);
+    sound(&world);
+}
+
+/// The pair: `JWTOnly` that is held for the sake of keys does not close the port to callers without a certificate.
+#[test]
+fn tls_mode_waits_with_the_authentication_mode_of_the_same_edit() {
+    let mut world = short_fleet();
+    world.edit_service(&name("shop", "asset-service"), |found| {
+        found.spec.auth.api_keys_secret_ref = Some(SecretRef { name: "asset-keys".to_owned() });
+    });
+    world.settle();
+    world.use_key("shop-0", "app", "/assets");
+    world.edit_service(&name("shop", "asset-service"), |found| {
+        found.spec.tls.mode = TlsMode::Strict;
+        found.spec.auth.mode = Some(AuthMode::JWTOnly);
+    });
+    world.settle();
+    says(&world, &service("shop", "asset-service"), "Stalled", "True", "LegacyKeysInUse");
+    assert_eq!((tls(&world), published_tls(&world).as_str()), (GATED, "Permissive"));
+    watched_days(&mut world, 4);
+    assert_eq!((tls(&world), published_tls(&world).as_str()), (STRICT, "Strict"));
+    says(&world, &service("shop", "asset-service"), "Stalled", "False", "Settled");
+    sound(&world);
+}
+
+/// What an operator before `status.tls` left: its services that run Strict go on to do so.
+#[test]
+fn service_of_an_older_operator_that_runs_strict_is_not_disturbed() {
+    let mut world = fleet();
+    let spec = GaiaServiceSpec { tls: TlsSpec { mode: TlsMode::Strict }, ..GaiaServiceSpec::default() };
+    world.create_service("shop", "chat-service", spec);
+    world.settle();
+    for found in world.services.values_mut() {
+        let status = found.status.as_mut().unwrap();
+        status.tls = None;
+        status.conditions.retain(|condition| condition.type_ != "PlainFree");
+    }
+    world.crash();
+    assert_eq!(doing(&mut world), [""; 0], "nothing is written but statuses");
+    let text = &world.config_map("shop", "chat-service-auth").unwrap().content["policy.json"];
+    assert!(text.contains(r#""tlsMode":"Strict""#), "{text}");
+    assert_eq!(tls(&world), (TlsMode::Permissive, TlsMode::Permissive));
+    ask_for_strict(&mut world);
+    assert_eq!(tls(&world), GATED, "and one that runs Permissive is gated");
     sound(&world);
 }

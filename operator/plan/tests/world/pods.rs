@@ -63,6 +63,8 @@ pub(crate) struct Pod {
     pub(crate) probe: Option<Probe>,
     /// Who used which API key of its service.
     pub(crate) ledger: Vec<LedgerEntry>,
+    /// Who was accepted without a client certificate; none: it is of before that was counted.
+    pub(crate) plain: Option<Vec<LedgerEntry>>,
     /// What the operator has read of that, and when.
     pub(crate) read: Option<(Timestamp, LedgerReport)>,
     /// Since when it could not read it.
@@ -109,6 +111,7 @@ impl Pod {
             nudged: None,
             probe: None,
             ledger: vec![],
+            plain: Some(vec![]),
             read: None,
             failing: None,
             ends: false,
@@ -171,6 +174,7 @@ impl World {
         let uid = format!("pod-{}", self.fresh());
         let mut pod = Pod { uid, started: None, coming: vec![], probe: None, nudged: None, ..pod };
         (pod.ledger, pod.read, pod.failing, pod.ends) = (vec![], None, None, false);
+        pod.plain.iter_mut().for_each(Vec::clear);
         pod.has = self.mounted(&pod);
         // Without one of its volumes it does not start at all.
         let is_there = pod.uses().iter().all(|key| self.objects.contains_key(key));
@@ -225,6 +229,7 @@ impl World {
             instance: format!("process of {}", pod.uid),
             started_at: pod.started.unwrap_or(now),
             entries: pod.ledger.clone(),
+            plain: pod.plain.clone(),
         };
         if pod.ends {
             self.memory.last_words.insert(report.instance.clone(), (pod.namespace.clone(), report.clone()));
@@ -239,6 +244,15 @@ impl World {
         let pod = self.pod(pod);
         pod.ledger.retain(|entry| (entry.key.as_str(), &entry.caller) != (key, &caller));
         pod.ledger.push(LedgerEntry { key: key.to_owned(), caller, date });
+    }
+
+    /// A pod accepts a request without a client certificate.
+    pub(crate) fn accept_plain(&mut self, pod: &str, transport: &str, route: &str) {
+        let date = self.now.to_zoned(jiff::tz::TimeZone::UTC).date();
+        let caller = LedgerCaller::Unknown { address: None, user_agent: Some("curl".into()), route: route.to_owned() };
+        let rows = self.pod(pod).plain.as_mut().unwrap();
+        rows.retain(|entry| (entry.key.as_str(), &entry.caller) != (transport, &caller));
+        rows.push(LedgerEntry { key: transport.to_owned(), caller, date });
     }
 
     /// What the operator knows of the ledgers of a service.

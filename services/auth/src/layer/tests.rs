@@ -19,7 +19,7 @@ use crate::fixtures::{
     USER, USER_SIGNER, caller, now, now_or_never, own, peer, user_claims, user_issuer, user_key_set, user_token,
 };
 use crate::outside::{Ask, Question};
-use crate::principal::{PeerIdentity, Principal, Transport};
+use crate::principal::{Listener, PeerIdentity, Principal, Transport};
 use crate::rules::Rules;
 use crate::{Reason, Refusal};
 
@@ -114,7 +114,8 @@ fn a_peer_route_needs_a_certificate_and_nothing_more() {
     authenticator.replace(rules());
     assert_eq!(call(&authenticator, Access::Peer, with_key("reader-key")).0, StatusCode::UNAUTHORIZED);
     let mut request = Request::new(());
-    let connection = Connection { transport: Transport::Mtls, peer: Some(peer(caller())), address: None };
+    let connection =
+        Connection { transport: Transport::Mtls, peer: Some(peer(caller())), address: None, listener: Listener::Mesh };
     request.extensions_mut().insert(Arc::new(connection));
     assert_eq!(call(&authenticator, Access::Peer, request), (StatusCode::OK, caller().to_string()));
 }

@@ -17,7 +17,7 @@ use crate::fixtures::{
     user_token,
 };
 use crate::issue::ServiceClaims;
-use crate::principal::{Connection, Transport};
+use crate::principal::{Connection, Listener, Transport};
 use crate::rules::{Known, Rules, Verdict};
 use crate::user_keys::UserKeys;
 use crate::{ApiKeyTable, Denied};
@@ -229,7 +229,12 @@ fn every_mode_judges_every_credential_of_every_caller_in_and_out_of_a_brownout_a
         let rules = rules(mode, peer_kind, is_brownout);
         let connection = match peer_kind {
             Peer::Nobody => Connection::default(),
-            _ => Connection { transport: Transport::Mtls, peer: Some(peer(caller())), address: None },
+            _ => Connection {
+                transport: Transport::Mtls,
+                peer: Some(peer(caller())),
+                address: None,
+                listener: Listener::Mesh,
+            },
         };
         for (shown, token) in SHOWN.into_iter().zip(&tokens) {
             for key in KEYS {

@@ -12,7 +12,7 @@ use crate::fixtures::{
     RSA_SIGNER, caller, claims, delegated_claims, keys, now, own, peer, user_claims, user_issuer, user_token,
 };
 use crate::issue::{DelegatedClaims, ServiceClaims};
-use crate::principal::Transport;
+use crate::principal::{Listener, Transport};
 
 fn policy(mode: AuthMode) -> Policy {
     Policy {
@@ -48,7 +48,7 @@ fn headers(token: Option<&str>, key: Option<&str>) -> HeaderMap {
 }
 
 fn mtls() -> Connection {
-    Connection { transport: Transport::Mtls, peer: Some(peer(caller())), address: None }
+    Connection { transport: Transport::Mtls, peer: Some(peer(caller())), address: None, listener: Listener::Mesh }
 }
 
 fn good_token() -> String {
@@ -190,6 +190,7 @@ fn the_operator_is_nobodys_principal_whatever_it_presents() {
         transport: Transport::Mtls,
         peer: Some(PeerIdentity { spiffe_id: gaia_api::SpiffeId::operator("gaia.local"), ..mtls().peer.unwrap() }),
         address: None,
+        listener: Listener::Mesh,
     };
     let rules = rules_of(policy(AuthMode::Dual));
     assert_eq!(rules.authenticate_peer(&operator, now()).unwrap_err().reason, Reason::PeerNotAWorkload);
@@ -216,7 +217,8 @@ fn behind_mtls_the_peer_is_the_actor_and_the_keys_holder_the_subject() {
 
 /// A verdict with what is remembered of an earlier one.
 fn with_cache(rules: &Rules, cache: &TokenCache, token: &str, peer: PeerIdentity, now: Timestamp) -> Option<Reason> {
-    let connection = Connection { transport: Transport::Mtls, peer: Some(peer), address: None };
+    let connection =
+        Connection { transport: Transport::Mtls, peer: Some(peer), address: None, listener: Listener::Mesh };
     let known = Known { cache, user_keys: &UserKeys::default(), answer: None };
     let verdict = rules.authenticate_with(&headers(Some(token), None), &connection, now, known);
     verdict.result.err().map(|refusal| refusal.reason)

@@ -174,7 +174,8 @@ fn report(schema_version: u32, kids: usize) -> Vec<u8> {
 
 fn ledger() -> Vec<u8> {
     let (instance, started_at) = ("5e1f".to_owned(), now());
-    let report = LedgerReport { schema_version: SCHEMA_VERSION, instance, started_at, entries: vec![] };
+    let report =
+        LedgerReport { schema_version: SCHEMA_VERSION, instance, started_at, entries: vec![], plain: Some(vec![]) };
     serde_json::to_vec(&report).unwrap()
 }
 

@@ -9,7 +9,7 @@ use gaia_plan::object::{ObjectKey, ObjectKind};
 
 use super::{Address, Entry, InstanceIndex, InstanceKey};
 use crate::store::Key;
-use crate::world::ledgers::has_keys;
+use crate::world::ledgers::is_watched;
 use crate::world::pods::{PodFacts, Reference};
 use crate::world::{Place, World};
 
@@ -240,7 +240,7 @@ impl World {
             let before = found.remove(uid);
             let after = entries.remove(domain);
             if let (Some(before), None) = (&before, &after) {
-                keys.extend(readings.went(before, |service| has_keys(services, service)));
+                keys.extend(readings.went(before, |service| is_watched(services, service)));
             }
             if before != after {
                 let both = before.iter().chain(&after).flat_map(|entry| &entry.certificates);

@@ -79,7 +79,7 @@ fn report(callers: Vec<LedgerCaller>) -> LedgerReport {
     let date = jiff::civil::date(2026, 1, 1);
     let entry = |caller| LedgerEntry { key: "app".to_owned(), caller, date };
     let entries = callers.into_iter().map(entry).collect();
-    LedgerReport { schema_version: 1, instance: "process".to_owned(), started_at: at(0), entries }
+    LedgerReport { schema_version: 1, instance: "process".to_owned(), started_at: at(0), entries, plain: Some(vec![]) }
 }
 
 fn web() -> BTreeSet<Key> {

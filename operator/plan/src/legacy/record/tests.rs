@@ -20,6 +20,7 @@ fn report(instance: &str, day: Option<i8>) -> LedgerReport {
         instance: instance.to_owned(),
         started_at: start(),
         entries: day.map(entry).into_iter().collect(),
+        plain: Some(vec![]),
     }
 }
 
@@ -93,19 +94,66 @@ fn what_a_process_said_last_is_merged_after_it_is_gone() {
 }
 
 #[test]
+fn instance_that_does_not_report_plain_callers_is_an_evidence_gap_and_not_free() {
+    let said = report("p1", None);
+    let old = LedgerReport { plain: None, ..report("p2", None) };
+    let plain = |record: &LedgerRecord| record.plain.clone().unwrap();
+    let both = |at| watch(vec![instance("a", Some((at, &said))), instance("b", Some((at, &old)))]);
+    let record = next(None, None, &both(after(5)), after(6));
+    assert_eq!(record.watched_since, Some(after(6)), "its use of keys is known");
+    assert_eq!(plain(&record).watched_since, None);
+    assert!(plain(&record).gap.unwrap().what.starts_with("b does not report"), "{record:?}");
+    assert_eq!(next(Some(&record), None, &both(after(65)), after(66)), record, "what lasts is written once");
+    // The newer program takes its place, and the time begins.
+    let new = report("p3", None);
+    let last = watch(vec![instance("a", Some((after(70), &said))), instance("c", Some((after(70), &new)))]);
+    let gone = Watch { last_words: vec![&old], ..last };
+    let begun = next(Some(&record), None, &gone, after(71));
+    assert_eq!(plain(&begun).watched_since, Some(after(71)));
+    // A rollback ends it again.
+    let back = next(Some(&begun), None, &both(after(80)), after(81));
+    assert_eq!(plain(&back).watched_since, None);
+}
+
+#[test]
+fn plain_callers_of_all_instances_are_kept_until_strict_runs() {
+    let row =
+        |key: &str, day| LedgerEntry { key: key.to_owned(), caller: LedgerCaller::Others, date: date(2026, 3, day) };
+    let one = LedgerReport { plain: Some(vec![row("plain", 2)]), ..report("p1", None) };
+    let other = LedgerReport { plain: Some(vec![row("plain", 1), row("tls", 1)]), ..report("p2", None) };
+    let seen = watch(vec![instance("a", Some((after(5), &one))), instance("b", Some((after(5), &other)))]);
+    let record = next(None, None, &seen, after(6));
+    assert_eq!(record.plain.as_ref().unwrap().entries, [row("plain", 2), row("tls", 1)]);
+    assert_eq!(record.entries, [], "no key was used");
+    let strict = Modes {
+        auth: AuthMode::Dual,
+        ran_auth: AuthMode::Dual,
+        tls: TlsMode::Strict,
+        ran_tls: Some(TlsMode::Permissive),
+    };
+    let runs = with_modes(record, strict, after(10));
+    assert_eq!((runs.plain.clone(), runs.strict), (None, Some(ModeRun { since: after(10), until: None })));
+    let back = Modes { tls: TlsMode::Permissive, ran_tls: Some(TlsMode::Strict), ..strict };
+    let back = with_modes(runs, back, after(20));
+    assert_eq!(back.strict, Some(ModeRun { since: after(10), until: Some(after(20)) }));
+}
+
+#[test]
 fn when_jwt_only_ran_is_kept_and_written_once() {
     let empty = next(None, None, &watch(vec![]), after(1));
-    let with = |record: &LedgerRecord, mode, seconds| with_mode(record.clone(), mode, AuthMode::Dual, after(seconds));
+    let modes = |auth, ran_auth| Modes { auth, ran_auth, tls: TlsMode::Permissive, ran_tls: None };
+    let with =
+        |record: &LedgerRecord, mode, seconds| with_modes(record.clone(), modes(mode, AuthMode::Dual), after(seconds));
     assert_eq!(with(&empty, AuthMode::Dual, 5), empty);
     let runs = with(&empty, AuthMode::JWTOnly, 10);
-    assert_eq!(runs.jwt_only, Some(JwtOnlyRun { since: after(10), until: None }));
+    assert_eq!(runs.jwt_only, Some(ModeRun { since: after(10), until: None }));
     assert_eq!(with(&runs, AuthMode::JWTOnly, 99), runs);
     let ended = with(&runs, AuthMode::Dual, 100);
-    assert_eq!(ended.jwt_only, Some(JwtOnlyRun { since: after(10), until: Some(after(100)) }));
+    assert_eq!(ended.jwt_only, Some(ModeRun { since: after(10), until: Some(after(100)) }));
     assert_eq!(with(&ended, AuthMode::APIKeyOnly, 500), ended);
     assert_eq!(with(&ended, AuthMode::JWTOnly, 600).jwt_only.unwrap().since, after(600));
     // Keys were configured and the mode changed in one edit.
-    let both = with_mode(empty, AuthMode::Dual, AuthMode::JWTOnly, after(7));
+    let both = with_modes(empty, modes(AuthMode::Dual, AuthMode::JWTOnly), after(7));
     assert_eq!(both.jwt_only.unwrap().until, Some(after(7)));
 }
 

@@ -23,8 +23,6 @@ fn record(since: Option<&str>, gap: Option<&str>, used: &[(&str, &str)]) -> Ledg
         schema_version: 1,
         watched_since: since.map(at),
         gap: gap.map(|what| EvidenceGap { noticed: at("2026-01-01T00:00:00Z"), what: what.to_owned() }),
-        jwt_only: None,
-        instances: vec![],
         entries: used
             .iter()
             .map(|(route, day)| LedgerEntry {
@@ -33,6 +31,7 @@ fn record(since: Option<&str>, gap: Option<&str>, used: &[(&str, &str)]) -> Ledg
                 date: day.parse().unwrap(),
             })
             .collect(),
+        ..LedgerRecord::default()
     }
 }
 
