@@ -16,11 +16,11 @@ build := cargo build --quiet --locked --workspace --bins
 help: ## Print this
 	@sed -n 's/^\([a-z]*\): .*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
 
-deps: ## Install what is missing to build and test (as root on Debian and Ubuntu; else print the line to run)
+deps: ## Install what is missing to build and to run every test (as root on Debian and Ubuntu; else print the line to run)
 	@.ci/deps
 
 demo: ## Show Gaia at work on a real API server; KEEP=1 leaves it running
-	@.ci/deps || true
+	@.ci/deps essential
 	@echo 'building (the first time takes some minutes)' && $(build)
 	@GAIA_BIN_DIR=$(debug) $(debug)/gaia-e2e demo $(if $(filter-out 0,$(KEEP)),--keep)
 
@@ -30,7 +30,7 @@ test: ## Run every test this machine can run; REQUIRE_KUBE=1 REQUIRE_NODE=1 make
 	GAIA_BIN_DIR=$(debug) cargo test --locked --workspace --no-fail-fast
 
 bench: ## Measure the speed of release binaries, as a table and JSON
-	@.ci/deps || true
+	@.ci/deps essential
 	$(build) --release
 	GAIA_BIN_DIR=$(release) $(release)/gaia-e2e bench
 
@@ -43,7 +43,7 @@ FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= $(notdir $(wildcard fuzz/corpus/*))
 
 fuzz: ## Fuzz each target for FUZZ_SECONDS (60); FUZZ_TARGETS names some of them. What it finds is in target/fuzz
-	@.ci/deps || true
+	@.ci/deps essential
 	RUSTFLAGS='$(fuzz_flags)' cargo build --quiet --locked --package gaia-fuzz --features libfuzzer --profile fuzz \
 	  --target $(fuzz_triple) --target-dir $(target)/fuzz
 	@for name in $(FUZZ_TARGETS); do \
@@ -53,22 +53,26 @@ fuzz: ## Fuzz each target for FUZZ_SECONDS (60); FUZZ_TARGETS names some of them
 	    $$found fuzz/corpus/$$name; \
 	done
 
+# The programs of the image, by which it is built in release; the tool that packs them may be a debug build.
+in_image := gaia-operator auth-service asset-service chat-service gateway web-service
+
 image: ## Build the container image into target/gaia-image.tar, with docker where there is one, else without
 	@mkdir -p target
 	@if docker version >/dev/null 2>&1; then \
 	  docker build --tag $(image) . && docker save --output target/gaia-image.tar $(image); \
 	else \
-	  echo 'no docker daemon answers: building without one (the first time takes some minutes)' && $(build) --release && \
-	  $(release)/gaia-e2e image --bin-dir $(release) --out target/gaia-image.tar --tag $(image); \
+	  echo 'no docker daemon answers: building without one (the first time takes some minutes)' && \
+	  cargo build --quiet --locked --release $(addprefix --package gaia-,$(in_image:gaia-%=%)) $(addprefix --bin ,$(in_image)) && \
+	  $(build) && $(debug)/gaia-e2e image --bin-dir $(release) --out target/gaia-image.tar --tag $(image); \
 	fi
 	@echo '$(image) is in target/gaia-image.tar'
 
 cluster: ## Start a control plane on loopback and print its kubeconfig's path
-	@.ci/deps || true
+	@.ci/deps essential
 	@$(build) && $(debug)/gaia-e2e cluster up
 
 node: ## Start a cluster with one node (needs root) and print its kubeconfig's path
-	@.ci/deps || true
+	@.ci/deps essential
 	@$(build) && $(debug)/gaia-e2e cluster up --node
 
 down: ## Stop what `make cluster` and `make node` started
