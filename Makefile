@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps demo test bench fuzz image cluster node down crds fmt lint
+.PHONY: help deps demo test test-long bench fuzz image cluster node down crds fmt lint
 
 version := $(shell sed -n '0,/^version = "\(.*\)"/s//\1/p' Cargo.toml)
 target := $(abspath $(or $(CARGO_TARGET_DIR),target))
@@ -12,9 +12,12 @@ image := localhost/gaia:$(version)
 
 # Always the whole workspace: with --package, cargo would compile the dependencies again for other features.
 build := cargo build --quiet --locked --workspace --bins
+host = $(shell rustc --version --verbose | sed -n 's/^host: //p')
+runner = CARGO_TARGET_$(subst -,_,$(shell tr a-z A-Z <<<'$(host)'))_RUNNER
+cargo_test = env GAIA_BIN_DIR=$(debug) $(runner)=$(abspath .ci/test-runner) cargo test --locked --workspace --no-fail-fast
 
 help: ## Print this
-	@sed -n 's/^\([a-z]*\): .*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
 
 deps: ## Install what is missing to build and to run every test (as root on Debian and Ubuntu; else print the line to run)
 	@.ci/deps
@@ -27,8 +30,13 @@ demo: ## Show Gaia at work on a real API server; KEEP=1 leaves it running
 test: ## Run every test this machine can run; REQUIRE_KUBE=1 REQUIRE_NODE=1 make those that it cannot a failure
 	@.ci/deps || true
 	$(build)
-	GAIA_BIN_DIR=$(debug) cargo test --locked --workspace --no-fail-fast
+	$(cargo_test)
 
+test-long: ## Run for a night what `make test` runs in a short form: years of rotations, and 10,000 cases of each property
+	@.ci/deps || true
+	$(build)
+	GAIA_E2E_LONG=1 $(cargo_test) --test cluster -- rehearsal
+	PROPTEST_CASES=10000 $(cargo_test) --test properties
 bench: ## Measure the speed of release binaries, as a table and JSON
 	@.ci/deps essential
 	$(build) --release
@@ -38,17 +46,16 @@ bench: ## Measure the speed of release binaries, as a table and JSON
 fuzz_flags := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
   -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
   -Cllvm-args=-sanitizer-coverage-trace-compares --cfg=fuzzing -Ccodegen-units=4
-fuzz_triple = $(shell rustc --version --verbose | sed -n 's/^host: //p')
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= $(notdir $(wildcard fuzz/corpus/*))
 
 fuzz: ## Fuzz each target for FUZZ_SECONDS (60); FUZZ_TARGETS names some of them. What it finds is in target/fuzz
 	@.ci/deps essential
 	RUSTFLAGS='$(fuzz_flags)' cargo build --quiet --locked --package gaia-fuzz --features libfuzzer --profile fuzz \
-	  --target $(fuzz_triple) --target-dir $(target)/fuzz
+	  --target $(host) --target-dir $(target)/fuzz
 	@for name in $(FUZZ_TARGETS); do \
 	  found=$(target)/fuzz/corpus/$$name; mkdir -p $$found; echo "=== $$name"; \
-	  GAIA_FUZZ_TARGET=$$name $(target)/fuzz/$(fuzz_triple)/fuzz/gaia-fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=8192 \
+	  GAIA_FUZZ_TARGET=$$name $(target)/fuzz/$(host)/fuzz/gaia-fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=8192 \
 	    -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 -verbosity=0 -artifact_prefix=$(target)/fuzz/$$name- \
 	    $$found fuzz/corpus/$$name; \
 	done

@@ -1,7 +1,6 @@
 //! What a test does when the cluster it needs cannot be had: it says so and passes, or fails where the machine is meant
 //! to have one (`REQUIRE_KUBE=1`, `REQUIRE_NODE=1`).
 
-use std::num::NonZero;
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::LazyLock;
@@ -30,10 +29,15 @@ impl Turn {
     }
 }
 
-/// `GAIA_E2E_TURNS`, else four for each core: the tests mostly wait.
+/// `GAIA_E2E_TURNS`, else four for each core, as the tests mostly wait, but no more than 16, as a control plane needs 400 MB.
 fn turns() -> usize {
-    let told = std::env::var("GAIA_E2E_TURNS").ok().and_then(|text| text.parse().ok());
-    told.unwrap_or_else(|| 4 * std::thread::available_parallelism().map_or(1, NonZero::get))
+    let set = std::env::var("GAIA_E2E_TURNS").ok().and_then(|text| text.parse().ok());
+    set.unwrap_or_else(|| std::thread::available_parallelism().map_or(4, |cores| 4 * cores.get()).min(16))
+}
+
+/// Whether tests that have a short and a long form run the long one: `GAIA_E2E_LONG=1`, as `make test-long` sets it.
+pub fn is_long() -> bool {
+    std::env::var_os("GAIA_E2E_LONG").is_some_and(|value| value == "1")
 }
 
 /// A kind of cluster that tests need.
