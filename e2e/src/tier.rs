@@ -29,10 +29,11 @@ impl Turn {
     }
 }
 
-/// `GAIA_E2E_TURNS`, else four for each core, as the tests mostly wait, but no more than 16, as a control plane needs 400 MB.
+/// `GAIA_E2E_TURNS`, else three for each core, as the tests mostly wait, but at most 12: a control plane needs 400 MB and four of the
+/// 128 inotify instances of a user.
 fn turns() -> usize {
     let set = std::env::var("GAIA_E2E_TURNS").ok().and_then(|text| text.parse().ok());
-    set.unwrap_or_else(|| std::thread::available_parallelism().map_or(4, |cores| 4 * cores.get()).min(16))
+    set.unwrap_or_else(|| std::thread::available_parallelism().map_or(3, |cores| 3 * cores.get()).min(12))
 }
 
 /// Whether tests that have a short and a long form run the long one: `GAIA_E2E_LONG=1`, as `make test-long` sets it.

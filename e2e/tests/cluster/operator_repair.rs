@@ -333,6 +333,11 @@ async fn add_everything_that_is_refused(scene: &Scene) {
 async fn world() -> Option<Scene> {
     let scene = Scene::begin().await?;
     populate(&scene).await;
+    // Events come last: they share a limit with those about other scenes.
+    for certificate in ["auth", "worker"] {
+        let is_published = async || !scene.events("ServiceCertificate", certificate).await.is_empty();
+        wait::until("the Event of the issuance is published", SOON, is_published).await.unwrap();
+    }
     Some(scene)
 }
 
