@@ -9,8 +9,10 @@ pub mod crd;
 pub mod duration;
 pub mod identity;
 pub mod ledger;
+pub mod logging;
 pub mod mount;
 pub mod names;
+pub mod process;
 pub mod spiffe;
 
 pub use clock::{Clock, ManualClock, SystemClock};

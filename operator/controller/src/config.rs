@@ -18,7 +18,7 @@ pub(crate) struct RunArgs {
     /// How many certificates that replace others are issued a second; 0: as fast as it goes.
     #[arg(long, env = "GAIA_REISSUE_PER_SECOND", default_value_t = 50)]
     pub(crate) reissue_per_second: u32,
-    /// What is logged, as a tracing filter, e.g. info or gaia_operator=debug.
+    /// What is logged: a level, or a tracing filter such as info,gaia_operator=debug. Targets other than gaia_* have no effect.
     #[arg(long, env = "GAIA_LOG", default_value = "info")]
     pub(crate) log: String,
     /// How it is logged.

@@ -1,5 +1,7 @@
 //! What can go wrong at the edge, and what to do about it.
 
+use crate::api_server::Fault;
+
 /// Drives backoff, condition, event and metric label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ErrorClass {
@@ -42,13 +44,15 @@ pub(crate) enum StoreError {
     Transient { verb: &'static str, key: String, message: String },
     #[error("cannot {verb} {key}: no answer within {seconds} s")]
     Timeout { verb: &'static str, key: String, seconds: u64 },
+    #[error("{key} cannot be read: {fault}")]
+    Unreadable { key: String, fault: Fault },
 }
 
 impl StoreError {
     pub(crate) fn class(&self) -> ErrorClass {
         match self {
             Self::AlreadyExists { .. } | Self::Conflict { .. } | Self::NotFound { .. } => ErrorClass::Conflict,
-            Self::Forbidden { .. } | Self::Invalid { .. } => ErrorClass::UserInput,
+            Self::Forbidden { .. } | Self::Invalid { .. } | Self::Unreadable { .. } => ErrorClass::UserInput,
             Self::Transient { .. } | Self::Timeout { .. } => ErrorClass::Transient,
         }
     }

@@ -9,10 +9,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::{Event, EventSeries};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use kube::api::{Patch, PatchParams, PostParams};
-use kube::{Api, Client};
+use kube::Client;
 use tokio::sync::Notify;
 
+use crate::api_server::object::read_metadata;
+use crate::api_server::{ApiServer, CallError, Resource, within};
 use crate::fair::Fair;
 use crate::metrics::Metrics;
 
@@ -66,7 +67,7 @@ impl Events {
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let outbox = Arc::new(Outbox::new());
         let recorder = Arc::new(Recorder {
-            client,
+            api: ApiServer::new(client),
             instance,
             clock,
             metrics: metrics.clone(),
@@ -149,7 +150,7 @@ impl Outbox {
 }
 
 struct Recorder {
-    client: Client,
+    api: ApiServer,
     instance: String,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
@@ -168,40 +169,33 @@ struct Sent {
 impl Recorder {
     async fn run(self: Arc<Self>, outbox: Arc<Outbox>) {
         while let Some(notice) = outbox.next().await {
-            let sending = tokio::time::timeout(TIMEOUT, self.send(&notice));
-            let failed = match sending.await {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error.to_string()),
-                Err(_) => Some("no answer".to_owned()),
-            };
-            if let Some(error) = failed {
+            if let Err(error) = within(TIMEOUT, self.send(&notice)).await {
                 self.metrics.events_dropped.inc();
-                tracing::warn!(error, reason = notice.reason, "an event could not be sent");
+                tracing::warn!(%error, reason = notice.reason, "an event could not be sent");
             }
             outbox.release(notice.lane());
         }
     }
 
-    async fn send(&self, notice: &Notice) -> Result<(), kube::Error> {
+    async fn send(&self, notice: &Notice) -> Result<(), CallError> {
         let now = self.clock.now();
         if let Some(sent) = self.sent_before(notice, now) {
             return self.count(notice, sent, now).await;
         }
         let event = self.event(notice, now);
         let namespace = event.metadata.namespace.clone().unwrap_or_default();
-        let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
-        let made = api.create(&PostParams::default(), &event).await?;
-        self.remember(notice, Sent { namespace, name: made.metadata.name.unwrap_or_default(), count: 1, at: now });
+        let made = self.api.create(Resource::EVENT, Some(&namespace), &event).await?;
+        let made = read_metadata(&made).map_err(|fault| CallError::Answer(fault.to_string()))?;
+        self.remember(notice, Sent { namespace, name: made.name.unwrap_or_default(), count: 1, at: now });
         Ok(())
     }
 
-    async fn count(&self, notice: &Notice, mut sent: Sent, now: Timestamp) -> Result<(), kube::Error> {
+    async fn count(&self, notice: &Notice, mut sent: Sent, now: Timestamp) -> Result<(), CallError> {
         sent.count += 1;
         sent.at = now;
         let series = EventSeries { count: sent.count, last_observed_time: MicroTime(now) };
-        let api: Api<Event> = Api::namespaced(self.client.clone(), &sent.namespace);
-        let patch = Patch::Merge(serde_json::json!({ "series": series }));
-        api.patch(&sent.name, &PatchParams::default(), &patch).await?;
+        let patch = serde_json::json!({ "series": series });
+        self.api.patch(Resource::EVENT, Some(&sent.namespace), &sent.name, None, &patch).await?;
         self.remember(notice, sent);
         Ok(())
     }

@@ -169,6 +169,17 @@ impl<S: Store> Executor<S> {
         Ok(Outcome::Replan)
     }
 
+    /// Reads `grants.json` where entries of it must stay as they were last written.
+    pub(crate) async fn read_written_grants(&self, trust_domain: &str) -> Result<(), ExecuteError> {
+        let Some(key) = lock(&self.world).grants_to_read(trust_domain) else { return Ok(()) };
+        let Some(Stored::ConfigMap(map)) = self.store.get(&key).await? else { return Ok(()) };
+        let text = map.data.as_ref().and_then(|data| data.get(key::GRANTS));
+        if let Some(grants) = text.and_then(|text| gaia_api::mount::read(key::GRANTS, text.as_bytes()).ok()) {
+            lock(&self.world).take_written_grants(trust_domain, grants);
+        }
+        Ok(())
+    }
+
     /// The CA in a Secret that is not the operator's; the inner error is for the person who put it there.
     pub(crate) async fn read_brought_ca(
         &self,

@@ -10,12 +10,14 @@ use gaia_api::names::{TRUST_DOMAIN_LABEL, key};
 use gaia_pki::{Certificate, Jwk, PrivateKey, SigningAlgorithm, key_matches, sha256_hex};
 use gaia_plan::certificate::{LeafFacts, LeafSecret, names_hash};
 use gaia_plan::object::{ObjectFacts, OwnerRef, Version};
-use gaia_plan::ring::{CaRing, Generation, Ring, RingError, SigningRing};
+use gaia_plan::ring::{CaRing, Generation, Ring, RingError, RingKind, SigningRing};
 use gaia_plan::trust_domain::SignerSecret;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use zeroize::Zeroize as _;
+
+use crate::api_server::Fault;
 
 pub(crate) use self::packed::PackedLeaf;
 
@@ -32,6 +34,11 @@ pub(crate) enum SecretFacts {
         ring: Result<SigningRing, RingError>,
     },
     Signer(Box<SignerSecret>),
+    /// Its content cannot be read, for this cause.
+    Unreadable {
+        facts: Box<ObjectFacts>,
+        why: String,
+    },
     /// `unproven`: the leaf's chain, as long as no known CA has signed it.
     Leaf {
         secret: PackedLeaf,
@@ -55,7 +62,9 @@ impl SecretFacts {
     /// Everything but a ring's or a leaf's content; none of a leaf, of which they are packed.
     fn facts(&self) -> Option<&ObjectFacts> {
         match self {
-            Self::CaRing { facts, .. } | Self::SigningRing { facts, .. } => Some(facts),
+            Self::CaRing { facts, .. } | Self::SigningRing { facts, .. } | Self::Unreadable { facts, .. } => {
+                Some(facts)
+            }
             Self::Signer(signer) => Some(&signer.facts),
             Self::Leaf { .. } => None,
         }
@@ -103,15 +112,12 @@ impl SecretFacts {
 /// Reads a Secret and wipes it. Rings are known by where and how they are named, whatever their labels say.
 pub(crate) fn read_secret(mut secret: Secret, operator_namespace: &str, cas: &KnownCas) -> SecretFacts {
     let name = secret.metadata.name.clone().unwrap_or_default();
-    let in_operator_namespace = secret.metadata.namespace.as_deref() == Some(operator_namespace);
-    let base = name.strip_suffix("-previous");
-    let ring_name = base.unwrap_or(&name);
-    let copy = base.is_some();
+    let ring = ring_of(secret.metadata.namespace.as_deref() == Some(operator_namespace), &name);
     let data = secret.data.take().unwrap_or_default();
     let facts = secret_facts(&secret, &data);
-    let read = if in_operator_namespace && ring_name.ends_with("-ca-ring") {
+    let read = if let Some((RingKind::Ca, copy)) = ring {
         SecretFacts::CaRing { ring: read_ca_ring(&data, copy), facts: Box::new(facts), copy }
-    } else if in_operator_namespace && ring_name.ends_with("-signing-ring") {
+    } else if let Some((RingKind::SigningKeys, copy)) = ring {
         SecretFacts::SigningRing { ring: read_signing_ring(&data, copy), facts: Box::new(facts) }
     } else if name.ends_with("-token-signer") && !data.contains_key(key::TLS_CERT) {
         SecretFacts::Signer(Box::new(SignerSecret { kid: signer_kid(&data), facts }))
@@ -125,6 +131,35 @@ pub(crate) fn read_secret(mut secret: Secret, operator_namespace: &str, cas: &Kn
         value.0.zeroize();
     }
     read
+}
+
+/// A Secret of which only the metadata can be read. A ring is known to be one by its name.
+pub(crate) fn unreadable_secret(
+    (namespace, name): &(String, String),
+    facts: ObjectFacts,
+    operator_namespace: &str,
+    fault: &Fault,
+) -> SecretFacts {
+    let (facts, why) = (Box::new(facts), fault.to_string());
+    match ring_of(namespace == operator_namespace, name) {
+        Some((RingKind::Ca, copy)) => SecretFacts::CaRing { facts, ring: Err(RingError::Secret(why)), copy },
+        Some((RingKind::SigningKeys, _)) => SecretFacts::SigningRing { facts, ring: Err(RingError::Secret(why)) },
+        None => SecretFacts::Unreadable { facts, why },
+    }
+}
+
+/// Which ring a Secret holds by its name, and whether it is the copy.
+fn ring_of(in_operator_namespace: bool, name: &str) -> Option<(RingKind, bool)> {
+    let base = name.strip_suffix("-previous");
+    let ring_name = base.unwrap_or(name);
+    let kind = if ring_name.ends_with("-ca-ring") {
+        RingKind::Ca
+    } else if ring_name.ends_with("-signing-ring") {
+        RingKind::SigningKeys
+    } else {
+        return None;
+    };
+    in_operator_namespace.then_some((kind, base.is_some()))
 }
 
 /// The ledger in a ConfigMap that should hold one; none: it is another one, or cannot be read.

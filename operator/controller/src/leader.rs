@@ -8,9 +8,12 @@ use gaia_api::Clock;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use kube::api::PostParams;
-use kube::{Api, Client};
+use kube::Client;
+use serde::{Deserialize, Deserializer};
 use tokio::time::Instant;
+
+use crate::api_server::object::read;
+use crate::api_server::{Answer, ApiServer, CallError, Fault, Object, Reading, Resource, within};
 
 /// What is known of the lease, judged by what this process has itself seen change and never by the timestamps in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,12 +48,43 @@ fn step(lease: Option<&View>, me: &str, renewed_ago: Option<Duration>) -> Step {
     }
 }
 
+/// The lease as it is found. Anyone who may write it can set its times to what no type holds: they are taken as absent.
+#[derive(Debug, Clone, Deserialize)]
+struct Found {
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: FoundSpec,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FoundSpec {
+    holder_identity: Option<String>,
+    #[serde(default, deserialize_with = "time_if_readable")]
+    acquire_time: Option<MicroTime>,
+    #[serde(default, deserialize_with = "time_if_readable")]
+    renew_time: Option<MicroTime>,
+    lease_transitions: Option<i32>,
+}
+
+impl Object for Found {
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
+fn time_if_readable<'de, D: Deserializer<'de>>(json: D) -> Result<Option<MicroTime>, D::Error> {
+    let value = serde_json::Value::deserialize(json)?;
+    Ok(serde_json::from_value(value).ok())
+}
+
 /// One candidate.
 pub(crate) struct Election {
-    api: Api<Lease>,
+    api: ApiServer,
+    namespace: String,
     me: String,
     clock: Arc<dyn Clock>,
-    known: Option<(Lease, Instant)>,
+    known: Option<(Found, Instant)>,
     renewed: Option<Instant>,
     /// When whoever led before renewed the lease last, by its own clock.
     former: Option<Timestamp>,
@@ -86,8 +120,8 @@ impl Pulse {
 
 impl Election {
     pub(crate) fn new(client: Client, namespace: &str, me: String, clock: Arc<dyn Clock>, pulse: Pulse) -> Self {
-        let api = Api::namespaced(client, namespace);
-        Self { api, me, clock, known: None, renewed: None, former: None, transitions: 0, pulse }
+        let (api, namespace) = (ApiServer::new(client), namespace.to_owned());
+        Self { api, namespace, me, clock, known: None, renewed: None, former: None, transitions: 0, pulse }
     }
 
     /// Returns once this process leads, with when somebody was last seen to lead before. Nothing but how long nobody did
@@ -121,13 +155,16 @@ impl Election {
     /// Gives the lease up, so that another replica need not wait for it to run out.
     pub(crate) async fn release(&mut self) {
         if let (Some(_), Some((lease, _))) = (self.renewed.take(), self.known.take()) {
-            let mut lease = lease;
-            if let Some(spec) = &mut lease.spec {
-                spec.holder_identity = Some(String::new());
-                spec.lease_duration_seconds = Some(1);
-            }
-            if let Err(error) = timed(self.api.replace(LEASE, &PostParams::default(), &lease)).await {
-                tracing::warn!(error, "the lease could not be released; it runs out by itself");
+            let spec = LeaseSpec {
+                acquire_time: lease.spec.acquire_time.clone(),
+                holder_identity: Some(String::new()),
+                lease_duration_seconds: Some(1),
+                lease_transitions: lease.spec.lease_transitions,
+                renew_time: lease.spec.renew_time.clone(),
+                ..Default::default()
+            };
+            if let Err(error) = self.put(&with_spec(Some(&lease), spec)).await {
+                tracing::warn!(%error, "the lease could not be released; it runs out by itself");
             }
         }
     }
@@ -138,7 +175,7 @@ impl Election {
             self.look().await;
         }
         let view = self.known.as_ref().map(|(lease, since)| View {
-            holder: lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()),
+            holder: lease.spec.holder_identity.clone(),
             resource_version: lease.metadata.resource_version.clone().unwrap_or_default(),
             unchanged_for: since.elapsed(),
         });
@@ -150,14 +187,20 @@ impl Election {
     }
 
     async fn look(&mut self) {
-        match timed(self.api.get_opt(LEASE)).await {
+        let request = self.api.get(Resource::LEASE, Some(&self.namespace), LEASE);
+        let found = within(CALL_TIMEOUT, request).await.and_then(|answer| answer.map(lease).transpose());
+        match found {
             Ok(found) => self.see(found),
-            Err(error) => tracing::warn!(error, "the lease could not be read"),
+            Err(error) => tracing::warn!(%error, "the lease could not be read"),
         }
     }
 
-    fn see(&mut self, found: Option<Lease>) {
-        let version = |lease: &Lease| lease.metadata.resource_version.clone();
+    async fn put(&self, lease: &Lease) -> Result<Answer, CallError> {
+        within(CALL_TIMEOUT, self.api.replace(Resource::LEASE, Some(&self.namespace), LEASE, lease)).await
+    }
+
+    fn see(&mut self, found: Option<Found>) {
+        let version = |lease: &Found| lease.metadata.resource_version.clone();
         let same = match (&self.known, &found) {
             (Some((known, _)), Some(found)) => version(known) == version(found),
             _ => false,
@@ -170,15 +213,14 @@ impl Election {
     /// Compare-and-set by the resource version that was seen.
     async fn claim(&mut self) {
         let started = Instant::now();
-        let params = PostParams::default();
-        let before = self.known.as_ref().and_then(|(lease, _)| lease.spec.as_ref()?.renew_time.as_ref());
+        let before = self.known.as_ref().and_then(|(lease, _)| lease.spec.renew_time.as_ref());
         let before = before.map(|time| time.0);
-        let lease = self.claimed();
+        let wanted = self.claimed();
         let claimed = match &self.known {
-            Some(_) => timed(self.api.replace(LEASE, &params, &lease)).await,
-            None => timed(self.api.create(&params, &lease)).await,
+            Some(_) => self.put(&wanted).await,
+            None => within(CALL_TIMEOUT, self.api.create(Resource::LEASE, Some(&self.namespace), &wanted)).await,
         };
-        match claimed {
+        match claimed.and_then(lease) {
             Ok(lease) => {
                 if self.renewed.is_none() {
                     self.former = before;
@@ -187,7 +229,7 @@ impl Election {
                 self.renewed = Some(started);
             }
             Err(error) => {
-                tracing::warn!(error, "the lease could not be taken or renewed");
+                tracing::warn!(%error, "the lease could not be taken or renewed");
                 // Somebody may have taken it: what is known is out of date.
                 self.look().await;
             }
@@ -196,33 +238,40 @@ impl Election {
 
     fn claimed(&mut self) -> Lease {
         let now = MicroTime(self.clock.now());
-        let mut lease = self.known.as_ref().map(|(lease, _)| lease.clone()).unwrap_or_default();
-        lease.metadata = ObjectMeta {
-            name: Some(LEASE.to_owned()),
-            namespace: lease.metadata.namespace,
-            resource_version: lease.metadata.resource_version,
-            uid: lease.metadata.uid,
-            ..Default::default()
-        };
-        let before = lease.spec.unwrap_or_default();
+        let found = self.known.as_ref().map(|(lease, _)| lease);
+        let before = found.map(|lease| lease.spec.clone()).unwrap_or_default();
         let mine = before.holder_identity.as_deref() == Some(self.me.as_str());
-        self.transitions = before.lease_transitions.unwrap_or_default() + i32::from(!mine);
-        lease.spec = Some(LeaseSpec {
-            acquire_time: if mine { before.acquire_time } else { Some(now.clone()) },
+        self.transitions = before.lease_transitions.unwrap_or_default().saturating_add(i32::from(!mine));
+        let spec = LeaseSpec {
+            acquire_time: before.acquire_time.filter(|_| mine).or_else(|| Some(now.clone())),
             holder_identity: Some(self.me.clone()),
             lease_duration_seconds: i32::try_from(LEASE_DURATION.as_secs()).ok(),
             lease_transitions: Some(self.transitions),
             renew_time: Some(now),
             ..Default::default()
-        });
-        lease
+        };
+        with_spec(found, spec)
     }
 }
 
-async fn timed<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, String> {
-    match tokio::time::timeout(CALL_TIMEOUT, request).await {
-        Ok(answer) => answer.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("no answer within {} s", CALL_TIMEOUT.as_secs())),
+/// The lease to write in the place of the one that was found.
+fn with_spec(found: Option<&Found>, spec: LeaseSpec) -> Lease {
+    let metadata = found.map(|found| &found.metadata);
+    let metadata = ObjectMeta {
+        name: Some(LEASE.to_owned()),
+        namespace: metadata.and_then(|meta| meta.namespace.clone()),
+        resource_version: metadata.and_then(|meta| meta.resource_version.clone()),
+        uid: metadata.and_then(|meta| meta.uid.clone()),
+        ..Default::default()
+    };
+    Lease { metadata, spec: Some(spec) }
+}
+
+fn lease(answer: Answer) -> Result<Found, CallError> {
+    let unreadable = |fault: Fault| CallError::Answer(fault.to_string());
+    match read(answer).map_err(unreadable)? {
+        Reading::Object(lease) => Ok(lease),
+        Reading::Unreadable(lease) => Err(unreadable(lease.fault)),
     }
 }
 

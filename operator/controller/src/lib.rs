@@ -7,6 +7,7 @@ pub mod cli;
 
 mod admin;
 mod agenda;
+mod api_server;
 mod config;
 mod crd;
 mod error;
@@ -26,6 +27,7 @@ mod reconcile;
 mod run;
 mod signers;
 mod store;
+mod text;
 mod watch;
 mod world;
 

@@ -72,7 +72,7 @@ struct ProbeLabels {
     reason: &'static str,
 }
 
-/// Labels of `gaia_status_cut_total`.
+/// Labels of `gaia_status_cut_total` and `gaia_unreadable_objects`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct KindLabels {
     kind: &'static str,
@@ -114,6 +114,7 @@ pub(crate) struct Metrics {
     waiting_seconds: Family<RingLabels, Gauge>,
     instances: Family<InstanceLabels, Gauge>,
     clock_drift: Gauge,
+    unreadable_objects: Family<KindLabels, Gauge>,
     told: Arc<Mutex<Told>>,
 }
 
@@ -180,6 +181,12 @@ impl Metrics {
             "How far this clock is ahead of the API server's",
             clock_drift.clone(),
         );
+        let unreadable_objects = Family::default();
+        registry.register(
+            "unreadable_objects",
+            "Objects that cannot be read: nothing is changed for them until they can",
+            unreadable_objects.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             requests,
@@ -200,6 +207,7 @@ impl Metrics {
             waiting_seconds,
             instances,
             clock_drift,
+            unreadable_objects,
             told: Arc::default(),
         }
     }
@@ -211,6 +219,11 @@ impl Metrics {
             Some(day) => drop(self.legacy_last_used.get_or_create(&labels).set(day)),
             None => drop(self.legacy_last_used.remove(&labels)),
         }
+    }
+
+    /// How many objects of a kind cannot be read.
+    pub(crate) fn count_unreadable(&self, kind: &'static str, count: usize) {
+        self.unreadable_objects.get_or_create(&KindLabels { kind }).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Counts a probe that saw less than it should.

@@ -113,6 +113,7 @@ impl Operator {
             events,
             metrics: self.metrics.clone(),
             reported: Mutex::new(HashMap::new()),
+            unread: Mutex::default(),
         });
         lock(&self.world).begin_reading(executor.clock.now(), before);
         self.look_again();

@@ -34,6 +34,8 @@ pub(crate) struct Reconciler<S> {
     pub(crate) metrics: Metrics,
     /// When a status was last written.
     pub(crate) reported: Mutex<HashMap<Key, Instant>>,
+    /// How often in a row objects could not be read that no watch reports.
+    pub(crate) unread: Mutex<HashMap<Key, u32>>,
 }
 
 /// A plan for any kind, as far as the execution is concerned.
@@ -99,13 +101,23 @@ impl<S: Store> Reconciler<S> {
     /// One custom resource.
     async fn reconcile(&self, key: &Key) -> Ended {
         let done = |next| Ended { next, keeps_slot: false };
-        if let Err(error) = self.look_around(key).await {
-            tracing::warn!(%key, %error, "something could not be read");
-            return Ended { next: Some(Instant::now() + RETRY), keeps_slot: true };
+        let held = lock(&self.executor.world).held(key);
+        if let Some(held) = held {
+            return done(self.report_held(key, &held).await);
         }
+        if let Err(error) = self.look_around(key).await {
+            return Ended { next: self.report_unread(key, &error).await, keeps_slot: true };
+        }
+        self.forget_unread(key);
         for _ in 0..ROUNDS {
             let now = self.executor.clock.now();
-            let planned = plan(&lock(&self.executor.world), key, now);
+            let (planned, held) = {
+                let world = lock(&self.executor.world);
+                (plan(&world, key, now), world.held(key))
+            };
+            if let Some(held) = held {
+                return done(self.report_held(key, &held).await);
+            }
             let Some(mut planned) = planned else {
                 self.forget(key);
                 return done(None);
@@ -148,6 +160,7 @@ impl<S: Store> Reconciler<S> {
         self.agenda.decisions.forget(key);
         lock(&self.executor.world).forget_attempts(key);
         self.reported.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.forget_unread(key);
     }
 
     /// What no watch tells: foreign objects that were in the way, rings without their label, a CA from outside.
@@ -172,6 +185,7 @@ impl<S: Store> Reconciler<S> {
                 }
             }
         }
+        self.executor.read_written_grants(name).await?;
         if let Some(secret) = &domain.spec.ca.existing_secret_ref {
             let now = self.executor.clock.now();
             let found = self.executor.read_brought_ca(&secret.name, now).await?;
@@ -362,6 +376,9 @@ impl<S: Store> Reconciler<S> {
 pub(crate) fn plan(world: &World, key: &Key, now: Timestamp) -> Option<Planned> {
     let meta = world.metadata(key)?;
     let (namespace, name) = key.names();
+    if world.held(key).is_some() {
+        return None;
+    }
     if meta.deletion_timestamp.is_some() || world.is_terminating(namespace) {
         return None;
     }
@@ -428,6 +445,7 @@ fn value(status: &impl serde::Serialize) -> Value {
     serde_json::to_value(status).unwrap_or(Value::Null)
 }
 
+mod held;
 mod measure;
 mod report;
 

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
+use gaia_api::logging::LogFilter;
 use gaia_api::{Clock, SystemClock};
 use kube::{Client, Config};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{EnvFilter, FilterFn};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::admin::{self, Health};
 use crate::config::{LogFormat, RunArgs, unknown_variables};
@@ -17,6 +20,7 @@ use crate::operator::{Operator, OperatorConfig, wait_for_lists};
 
 /// Runs until it is told to stop, or loses the lease.
 pub(crate) async fn run(args: RunArgs) -> anyhow::Result<()> {
+    gaia_api::process::forbid_core_dumps().context("cannot forbid core dumps")?;
     start_logging(&args)?;
     for name in unknown_variables(std::env::vars().map(|(name, _)| name)) {
         tracing::warn!(name, "this environment variable is not known and has no effect");
@@ -110,12 +114,19 @@ async fn serve_admin(args: &RunArgs, health: Health) -> anyhow::Result<()> {
 }
 
 fn start_logging(args: &RunArgs) -> anyhow::Result<()> {
+    let LogFilter { directives, ignored } = LogFilter::of(&args.log);
     let filter =
-        EnvFilter::try_new(&args.log).with_context(|| format!("GAIA_LOG: {:?} is no tracing filter", args.log))?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match args.log_format {
-        LogFormat::Json => subscriber.json().flatten_event(true).init(),
-        LogFormat::Text => subscriber.init(),
+        EnvFilter::try_new(directives).with_context(|| format!("GAIA_LOG: {:?} is no tracing filter", args.log))?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match args.log_format {
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        LogFormat::Text => lines.boxed(),
+    };
+    // Lines of client libraries can hold private keys. Whatever the filter says, they are not written.
+    let own = FilterFn::new(|metadata| LogFilter::is_loggable(metadata.target()));
+    tracing_subscriber::registry().with(lines.with_filter(filter).with_filter(own)).init();
+    for directive in ignored {
+        tracing::warn!(directive, "GAIA_LOG: only targets gaia_* can be logged; this directive has no effect");
     }
     Ok(())
 }

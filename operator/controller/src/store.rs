@@ -7,14 +7,14 @@ use gaia_api::crd::{GaiaService, RestartKind, ServiceCertificate, TrustDomain};
 use gaia_api::names::annotation;
 use gaia_plan::instance::Target;
 use gaia_plan::object::{ObjectKey, ObjectKind, Version};
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
-use kube::api::{DeleteParams, PatchParams, PostParams, Preconditions};
-use kube::core::PartialObjectMeta;
-use kube::{Api, Client, Resource};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Client;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::api_server::object::{read, read_metadata};
+use crate::api_server::{Answer, ApiServer, CallError, Reading, Resource, within};
 use crate::error::StoreError;
 use crate::queue::Laned;
 
@@ -69,10 +69,7 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Reads the object.
     fn get(&self, key: &ObjectKey) -> impl Future<Output = Result<Option<Stored>, StoreError>> + Send;
     /// Reads the object's metadata and nothing else: enough to tell whose it is.
-    fn get_metadata(
-        &self,
-        key: &ObjectKey,
-    ) -> impl Future<Output = Result<Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta>, StoreError>> + Send;
+    fn get_metadata(&self, key: &ObjectKey) -> impl Future<Output = Result<Option<ObjectMeta>, StoreError>> + Send;
     /// Merges a patch into a custom resource's status, if the resource is still in that state.
     fn patch_status(
         &self,
@@ -85,143 +82,125 @@ pub(crate) trait Store: Send + Sync + 'static {
 /// The API server.
 #[derive(Clone)]
 pub(crate) struct KubeStore {
-    client: Client,
+    api: ApiServer,
 }
 
 impl KubeStore {
     pub(crate) fn new(client: Client) -> Self {
-        Self { client }
-    }
-
-    fn api<K>(&self, namespace: &str) -> Api<K>
-    where
-        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
-    {
-        Api::namespaced(self.client.clone(), namespace)
+        Self { api: ApiServer::new(client) }
     }
 }
 
 impl Store for KubeStore {
     async fn create(&self, object: Stored) -> Result<Stored, StoreError> {
         let key = object.key();
-        let pp = PostParams::default();
-        match object {
-            Stored::Secret(secret) => {
-                let api: Api<Secret> = self.api(&key.namespace);
-                call("create", &key, api.create(&pp, &secret)).await.map(Stored::Secret)
-            }
-            Stored::ConfigMap(map) => {
-                let api: Api<ConfigMap> = self.api(&key.namespace);
-                call("create", &key, api.create(&pp, &map)).await.map(Stored::ConfigMap)
-            }
+        let (resource, namespace) = (resource(key.kind), Some(key.namespace.as_str()));
+        let answer = match &object {
+            Stored::Secret(secret) => call("create", &key, self.api.create(resource, namespace, secret)).await,
+            Stored::ConfigMap(map) => call("create", &key, self.api.create(resource, namespace, map)).await,
             Stored::Certificate(certificate) => {
-                let api: Api<ServiceCertificate> = self.api(&key.namespace);
-                call("create", &key, api.create(&pp, &certificate))
-                    .await
-                    .map(|made| Stored::Certificate(Box::new(made)))
+                call("create", &key, self.api.create(resource, namespace, certificate.as_ref())).await
             }
-        }
+        };
+        stored(&key, answer?)
     }
 
     async fn patch(&self, key: &ObjectKey, on: &Version, mut patch: Value) -> Result<Stored, StoreError> {
         condition(&mut patch, on);
-        match key.kind {
-            ObjectKind::Secret => merge(self.api(&key.namespace), key, &patch).await.map(Stored::Secret),
-            ObjectKind::ConfigMap => merge(self.api(&key.namespace), key, &patch).await.map(Stored::ConfigMap),
-            ObjectKind::ServiceCertificate => {
-                merge(self.api(&key.namespace), key, &patch).await.map(|made| Stored::Certificate(Box::new(made)))
-            }
-        }
+        let (resource, namespace) = (resource(key.kind), Some(key.namespace.as_str()));
+        let answer = call("patch", key, self.api.patch(resource, namespace, &key.name, None, &patch)).await?;
+        stored(key, answer)
     }
 
     async fn replace(&self, mut secret: Secret, on: &Version) -> Result<Stored, StoreError> {
         secret.metadata.uid = Some(on.uid.clone());
         secret.metadata.resource_version = Some(on.resource_version.clone());
-        let key = Stored::Secret(secret.clone()).key();
-        let api: Api<Secret> = self.api(&key.namespace);
-        let pp = PostParams::default();
-        call("replace", &key, api.replace(&key.name, &pp, &secret)).await.map(Stored::Secret)
+        let secret = Stored::Secret(secret);
+        let key = secret.key();
+        let Stored::Secret(secret) = &secret else { return Err(StoreError::NotFound { key: key.to_string() }) };
+        let request = self.api.replace(Resource::SECRET, Some(&key.namespace), &key.name, secret);
+        let answer = call("replace", &key, request).await?;
+        stored(&key, answer)
     }
 
     async fn nudge(&self, namespace: &str, pod: &str, uid: &str, value: &str) -> Result<(), StoreError> {
         let annotations = serde_json::json!({ annotation::NUDGE: value });
         let patch = serde_json::json!({ "metadata": { "uid": uid, "annotations": annotations } });
         let key = format!("Pod {namespace}/{pod}");
-        let api: Api<Pod> = self.api(namespace);
-        call("annotate", &key, api.patch_metadata(pod, &PatchParams::default(), &kube::api::Patch::Merge(patch)))
-            .await
-            .map(drop)
+        let request = self.api.patch_metadata(Resource::POD, Some(namespace), pod, &patch);
+        call("annotate", &key, request).await.map(drop)
     }
 
     async fn restart(&self, target: &Target, value: &str) -> Result<(), StoreError> {
         let annotations = serde_json::json!({ annotation::RESTARTED_AT: value });
         let patch = serde_json::json!({ "spec": { "template": { "metadata": { "annotations": annotations } } } });
-        let Target { namespace, kind, name } = target;
-        match kind {
-            RestartKind::Deployment => annotate(self.api::<Deployment>(namespace), target, name, &patch).await,
-            RestartKind::StatefulSet => annotate(self.api::<StatefulSet>(namespace), target, name, &patch).await,
-            RestartKind::DaemonSet => annotate(self.api::<DaemonSet>(namespace), target, name, &patch).await,
-        }
+        let resource = match target.kind {
+            RestartKind::Deployment => Resource::DEPLOYMENT,
+            RestartKind::StatefulSet => Resource::STATEFUL_SET,
+            RestartKind::DaemonSet => Resource::DAEMON_SET,
+        };
+        let request = self.api.patch_metadata(resource, Some(&target.namespace), &target.name, &patch);
+        call("restart", target, request).await.map(drop)
     }
 
     async fn delete(&self, key: &ObjectKey, on: &Version) -> Result<(), StoreError> {
-        let params = DeleteParams::default().preconditions(Preconditions {
-            uid: Some(on.uid.clone()),
-            resource_version: Some(on.resource_version.clone()),
-        });
-        match key.kind {
-            ObjectKind::Secret => remove::<Secret>(self.api(&key.namespace), key, &params).await,
-            ObjectKind::ConfigMap => remove::<ConfigMap>(self.api(&key.namespace), key, &params).await,
-            ObjectKind::ServiceCertificate => {
-                remove::<ServiceCertificate>(self.api(&key.namespace), key, &params).await
-            }
+        let request = self.api.delete(resource(key.kind), Some(&key.namespace), &key.name, on);
+        match call("delete", key, request).await {
+            Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
     async fn get(&self, key: &ObjectKey) -> Result<Option<Stored>, StoreError> {
-        let name = &key.name;
-        Ok(match key.kind {
-            ObjectKind::Secret => {
-                let api: Api<Secret> = self.api(&key.namespace);
-                call("get", key, api.get_opt(name)).await?.map(Stored::Secret)
-            }
-            ObjectKind::ConfigMap => {
-                let api: Api<ConfigMap> = self.api(&key.namespace);
-                call("get", key, api.get_opt(name)).await?.map(Stored::ConfigMap)
-            }
-            ObjectKind::ServiceCertificate => {
-                let api: Api<ServiceCertificate> = self.api(&key.namespace);
-                call("get", key, api.get_opt(name)).await?.map(|found| Stored::Certificate(Box::new(found)))
-            }
-        })
+        let request = self.api.get(resource(key.kind), Some(&key.namespace), &key.name);
+        call("get", key, request).await?.map(|answer| stored(key, answer)).transpose()
     }
 
-    async fn get_metadata(
-        &self,
-        key: &ObjectKey,
-    ) -> Result<Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta>, StoreError> {
-        match key.kind {
-            ObjectKind::Secret => metadata::<Secret>(self.api(&key.namespace), key).await,
-            ObjectKind::ConfigMap => metadata::<ConfigMap>(self.api(&key.namespace), key).await,
-            ObjectKind::ServiceCertificate => metadata::<ServiceCertificate>(self.api(&key.namespace), key).await,
-        }
+    async fn get_metadata(&self, key: &ObjectKey) -> Result<Option<ObjectMeta>, StoreError> {
+        let request = self.api.get_metadata(resource(key.kind), Some(&key.namespace), &key.name);
+        let Some(answer) = call("get", key, request).await? else { return Ok(None) };
+        let unreadable = |fault| StoreError::Unreadable { key: key.to_string(), fault };
+        read_metadata(&answer).map(Some).map_err(unreadable)
     }
 
     async fn patch_status(&self, key: &Key, on: &Version, status: Value) -> Result<Reported, StoreError> {
         let mut patch = serde_json::json!({ "status": status });
         condition(&mut patch, on);
+        let (namespace, name) = key.names();
+        let (resource, namespace) = (key.resource(), Some(namespace).filter(|namespace| !namespace.is_empty()));
+        let request = self.api.patch(resource, namespace, name, Some("status"), &patch);
+        let answer = call("report the status of", key, request).await?;
         match key {
-            Key::TrustDomain(name) => {
-                let api: Api<TrustDomain> = Api::all(self.client.clone());
-                report(api, name, key, &patch).await.map(|found| Reported::TrustDomain(Box::new(found)))
-            }
-            Key::Certificate(namespace, name) => {
-                report(self.api(namespace), name, key, &patch).await.map(|found| Reported::Certificate(Box::new(found)))
-            }
-            Key::Service(namespace, name) => {
-                report(self.api(namespace), name, key, &patch).await.map(|found| Reported::Service(Box::new(found)))
-            }
+            Key::TrustDomain(_) => object(key, answer).map(|found| Reported::TrustDomain(Box::new(found))),
+            Key::Certificate(..) => object(key, answer).map(|found| Reported::Certificate(Box::new(found))),
+            Key::Service(..) => object(key, answer).map(|found| Reported::Service(Box::new(found))),
         }
+    }
+}
+
+fn resource(kind: ObjectKind) -> Resource {
+    match kind {
+        ObjectKind::Secret => Resource::SECRET,
+        ObjectKind::ConfigMap => Resource::CONFIG_MAP,
+        ObjectKind::ServiceCertificate => Resource::CERTIFICATE,
+    }
+}
+
+fn stored(key: &ObjectKey, answer: Answer) -> Result<Stored, StoreError> {
+    match key.kind {
+        ObjectKind::Secret => object(key, answer).map(Stored::Secret),
+        ObjectKind::ConfigMap => object(key, answer).map(Stored::ConfigMap),
+        ObjectKind::ServiceCertificate => object(key, answer).map(|found| Stored::Certificate(Box::new(found))),
+    }
+}
+
+fn object<K: DeserializeOwned>(key: &impl fmt::Display, answer: Answer) -> Result<K, StoreError> {
+    match read(answer) {
+        Ok(Reading::Object(object)) => Ok(object),
+        Ok(Reading::Unreadable(unreadable)) => {
+            Err(StoreError::Unreadable { key: key.to_string(), fault: unreadable.fault })
+        }
+        Err(fault) => Err(StoreError::Unreadable { key: key.to_string(), fault }),
     }
 }
 
@@ -250,10 +229,14 @@ impl Key {
     }
 
     pub(crate) fn kind(&self) -> &'static str {
+        self.resource().kind
+    }
+
+    pub(crate) fn resource(&self) -> Resource {
         match self {
-            Self::TrustDomain(_) => "TrustDomain",
-            Self::Certificate(..) => "ServiceCertificate",
-            Self::Service(..) => "GaiaService",
+            Self::TrustDomain(_) => Resource::TRUST_DOMAIN,
+            Self::Certificate(..) => Resource::CERTIFICATE,
+            Self::Service(..) => Resource::SERVICE,
         }
     }
 }
@@ -279,68 +262,23 @@ fn condition(patch: &mut Value, on: &Version) {
     patch["metadata"]["resourceVersion"] = Value::from(on.resource_version.clone());
 }
 
-async fn merge<K>(api: Api<K>, key: &ObjectKey, patch: &Value) -> Result<K, StoreError>
-where
-    K: Clone + DeserializeOwned + fmt::Debug,
-{
-    call("patch", key, api.patch(&key.name, &PatchParams::default(), &kube::api::Patch::Merge(patch))).await
-}
-
-async fn annotate<K>(api: Api<K>, target: &Target, name: &str, patch: &Value) -> Result<(), StoreError>
-where
-    K: Clone + DeserializeOwned + fmt::Debug,
-{
-    call("restart", target, api.patch(name, &PatchParams::default(), &kube::api::Patch::Merge(patch))).await.map(drop)
-}
-
-async fn report<K>(api: Api<K>, name: &str, key: &Key, patch: &Value) -> Result<K, StoreError>
-where
-    K: Clone + DeserializeOwned + fmt::Debug,
-{
-    let params = PatchParams::default();
-    call("report the status of", key, api.patch_status(name, &params, &kube::api::Patch::Merge(patch))).await
-}
-
-async fn remove<K>(api: Api<K>, key: &ObjectKey, params: &DeleteParams) -> Result<(), StoreError>
-where
-    K: Clone + DeserializeOwned + fmt::Debug,
-{
-    match call("delete", key, api.delete(&key.name, params)).await {
-        Ok(_) | Err(StoreError::NotFound { .. }) => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-async fn metadata<K>(
-    api: Api<K>,
-    key: &ObjectKey,
-) -> Result<Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta>, StoreError>
-where
-    K: Clone + DeserializeOwned + fmt::Debug,
-{
-    let found: Option<PartialObjectMeta<K>> = call("get", key, api.get_metadata_opt(&key.name)).await?;
-    Ok(found.map(|found| found.metadata))
-}
-
 /// Every call has a timeout, and its failure a class.
 async fn call<T>(
     verb: &'static str,
     key: &impl fmt::Display,
-    request: impl Future<Output = Result<T, kube::Error>>,
+    request: impl Future<Output = Result<T, CallError>>,
 ) -> Result<T, StoreError> {
-    match tokio::time::timeout(TIMEOUT, request).await {
-        Err(_) => Err(StoreError::Timeout { verb, key: key.to_string(), seconds: TIMEOUT.as_secs() }),
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(classify(verb, key.to_string(), &error)),
-    }
+    within(TIMEOUT, request).await.map_err(|error| classify(verb, key.to_string(), error))
 }
 
-fn classify(verb: &'static str, key: String, error: &kube::Error) -> StoreError {
-    let kube::Error::Api(status) = error else {
-        return StoreError::Transient { verb, key, message: error.to_string() };
+fn classify(verb: &'static str, key: String, error: CallError) -> StoreError {
+    let (code, reason, message) = match error {
+        CallError::Refused { code, reason, message } => (code, reason, message),
+        CallError::Timeout(seconds) => return StoreError::Timeout { verb, key, seconds },
+        CallError::InvalidName => return StoreError::Invalid { verb, key, message: error.to_string() },
+        error => return StoreError::Transient { verb, key, message: error.to_string() },
     };
-    let message = status.message.clone();
-    match (status.code, status.reason.as_str()) {
+    match (code, reason.as_str()) {
         (409, "AlreadyExists") => StoreError::AlreadyExists { key },
         (409, _) => StoreError::Conflict { key, message },
         (404, _) if verb == "create" => StoreError::Transient { verb, key, message },
@@ -358,8 +296,8 @@ mod tests {
     use super::*;
 
     fn error(code: u16, reason: &str) -> StoreError {
-        let status = kube::core::Status::failure("why", reason).with_code(code);
-        classify("create", ObjectKey::secret("shop", "x").to_string(), &kube::Error::Api(Box::new(status)))
+        let refused = CallError::Refused { code, reason: reason.to_owned(), message: "why".to_owned() };
+        classify("create", ObjectKey::secret("shop", "x").to_string(), refused)
     }
 
     #[test]

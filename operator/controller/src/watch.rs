@@ -3,7 +3,6 @@
 mod pods;
 
 use std::collections::{BTreeSet, HashSet};
-use std::fmt::Debug;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,15 +10,15 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain};
 use gaia_api::names::{MANAGED_BY, MANAGED_BY_LABEL};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt as _, watcher as watch};
-use kube::{Api, Client, Resource};
-use serde::de::DeserializeOwned;
+use kube::Client;
+use serde::Deserialize;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use crate::agenda::Agenda;
+use crate::api_server::{ApiServer, Change, Object, Reading, Resource, Selection, Unreadable, Watch};
 use crate::executor::{SharedWorld, lock};
 use crate::facts;
 use crate::metrics::Metrics;
@@ -40,13 +39,14 @@ pub(crate) struct Watches {
 }
 
 /// A kind of object that is watched, and how it enters the world.
-pub(crate) trait Watched:
-    Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static
-{
+pub(crate) trait Watched: Object + Send + 'static {
+    const RESOURCE: Resource;
     /// Which of them are watched.
     const LABELS: Option<&'static str>;
     /// Takes one in.
     fn apply(self, world: &SharedWorld) -> BTreeSet<Key>;
+    /// Takes one in of which only the metadata can be read: it exists, and what it says is not known.
+    fn apply_unreadable(unreadable: &Unreadable, world: &mut World) -> BTreeSet<Key>;
     /// Takes one out; `version` is that of its deletion.
     fn remove(world: &mut World, place: &Place, version: Option<&str>) -> BTreeSet<Key>;
     /// All that are known.
@@ -61,16 +61,16 @@ impl Watches {
 
     /// Starts everything. `namespaces` empty: the whole cluster; the operator's own namespace is always among them.
     pub(crate) fn start(&self, client: &Client, operator_namespace: &str, namespaces: &[String]) {
-        self.spawn::<TrustDomain>(Api::all(client.clone()), None);
-        self.spawn::<Namespace>(Api::all(client.clone()), None);
-        self.everywhere::<ServiceCertificate>(client, namespaces);
-        self.everywhere::<GaiaService>(client, namespaces);
-        self.everywhere::<ConfigMap>(client, namespaces);
-        self.everywhere::<Secret>(client, namespaces);
-        self.pods(client, namespaces);
+        let api = ApiServer::new(client.clone());
+        self.spawn::<TrustDomain>(&api, None);
+        self.spawn::<NamespaceView>(&api, None);
+        self.everywhere::<ServiceCertificate>(&api, namespaces);
+        self.everywhere::<GaiaService>(&api, namespaces);
+        self.everywhere::<ConfigMap>(&api, namespaces);
+        self.everywhere::<Secret>(&api, namespaces);
+        self.pods(&api, namespaces);
         if !namespaces.is_empty() && !namespaces.iter().any(|namespace| namespace == operator_namespace) {
-            let own = Api::<Secret>::namespaced(client.clone(), operator_namespace);
-            self.spawn(own, Some(operator_namespace.to_owned()));
+            self.spawn::<Secret>(&api, Some(operator_namespace));
         }
     }
 
@@ -91,21 +91,20 @@ impl Watches {
         }
     }
 
-    fn everywhere<K>(&self, client: &Client, namespaces: &[String])
-    where
-        K: Watched + Resource<Scope = k8s_openapi::NamespaceResourceScope>,
-    {
+    fn everywhere<K: Watched>(&self, api: &ApiServer, namespaces: &[String]) {
         if namespaces.is_empty() {
-            self.spawn::<K>(Api::all(client.clone()), None);
+            self.spawn::<K>(api, None);
         }
         for namespace in namespaces {
-            self.spawn::<K>(Api::namespaced(client.clone(), namespace), Some(namespace.clone()));
+            self.spawn::<K>(api, Some(namespace));
         }
     }
 
-    fn spawn<K: Watched>(&self, api: Api<K>, scope: Option<String>) {
+    fn spawn<K: Watched>(&self, api: &ApiServer, namespace: Option<&str>) {
+        let namespace = namespace.map(str::to_owned);
+        let selection = Selection { resource: K::RESOURCE, namespace, labels: K::LABELS, fields: None };
         self.unsynced.fetch_add(1, Ordering::AcqRel);
-        self.run(self.clone().follow(api, scope));
+        self.run(self.clone().follow::<K>(api.clone(), selection));
     }
 
     fn run(&self, watch: impl Future<Output = ()> + Send + 'static) {
@@ -113,20 +112,19 @@ impl Watches {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).push(watch.abort_handle());
     }
 
-    /// Never ends: a watch that breaks is begun again, after a while that grows; with a list, where the API server does
-    /// not know any more what has happened since.
-    async fn follow<K: Watched>(self, api: Api<K>, scope: Option<String>) {
-        let config =
-            K::LABELS.map_or_else(watcher::Config::default, |labels| watcher::Config::default().labels(labels));
-        let begin = || watch(api.clone(), config.clone()).default_backoff().boxed();
-        let mut stream = begin();
+    /// Never ends: a watch that breaks is begun again, after a while that grows; with a list, where the API server no
+    /// longer knows what has happened since.
+    async fn follow<K: Watched>(self, api: ApiServer, selection: Selection) {
+        let scope = selection.namespace.clone();
+        let mut stream = std::pin::pin!(Watch::<K>::new(api, selection).stream());
         let mut listing = Listing::default();
+        let mut pause = Pause::default();
         let mut synced = false;
-        while let Some(event) = stream.next().await {
-            match event {
-                Ok(event) => {
-                    let done = matches!(event, Event::InitDone);
-                    let keys = self.take(event, &mut listing, scope.as_deref());
+        while let Some(change) = stream.next().await {
+            match change {
+                Ok(change) => {
+                    let done = matches!(change, Change::Done { .. });
+                    let keys = self.take(change, &mut listing, scope.as_deref());
                     self.agenda.push(&self.world, keys);
                     if done && !synced {
                         synced = true;
@@ -135,50 +133,91 @@ impl Watches {
                 }
                 Err(error) => {
                     self.metrics.watch_failures.inc();
-                    tracing::warn!(%error, kind = %K::kind(&()), "a watch broke and is begun again");
-                    if is_too_long_ago(&error) {
-                        tokio::time::sleep(BEFORE_A_LIST).await;
-                        stream = begin();
-                    }
+                    tracing::warn!(%error, kind = K::RESOURCE.kind, "a watch broke and is begun again");
+                    tokio::time::sleep(pause.next()).await;
                 }
             }
         }
     }
 
-    fn take<K: Watched>(&self, event: Event<K>, listing: &mut Listing, scope: Option<&str>) -> BTreeSet<Key> {
-        match event {
-            Event::Init => {
-                let known = K::places(&lock(&self.world)).into_iter();
+    fn take<K: Watched>(&self, change: Change<K>, listing: &mut Listing, scope: Option<&str>) -> BTreeSet<Key> {
+        let keys = self.take_change(change, listing, scope);
+        self.metrics.count_unreadable(K::RESOURCE.kind, lock(&self.world).count_unreadable(K::RESOURCE));
+        keys
+    }
+
+    fn take_change<K: Watched>(&self, change: Change<K>, listing: &mut Listing, scope: Option<&str>) -> BTreeSet<Key> {
+        match change {
+            Change::Init => {
+                let world = lock(&self.world);
+                let known = K::places(&world).into_iter().chain(world.unreadable_places(K::RESOURCE).cloned());
                 let in_scope = |place: &Place| scope.is_none_or(|scope| place.0 == scope);
                 *listing = Listing { before: known.filter(in_scope).collect(), seen: HashSet::new() };
                 BTreeSet::new()
             }
-            Event::InitApply(object) => {
-                listing.seen.insert(place(object.meta()));
-                object.apply(&self.world)
+            Change::Listed(reading) => {
+                listing.seen.insert(place(reading.metadata()));
+                self.read(reading)
             }
-            Event::InitDone => {
+            Change::Done { complete } => {
                 let Listing { before, seen } = std::mem::take(listing);
+                if !complete {
+                    tracing::warn!(kind = K::RESOURCE.kind, "a list was incomplete: what it did not show is kept");
+                    return BTreeSet::new();
+                }
                 let mut world = lock(&self.world);
                 before
                     .iter()
                     .filter(|place| !seen.contains(*place))
-                    .flat_map(|gone| K::remove(&mut world, gone, None))
+                    .flat_map(|gone| remove::<K>(&mut world, gone, None))
                     .collect()
             }
-            Event::Apply(object) => object.apply(&self.world),
-            Event::Delete(object) => {
-                let version = object.meta().resource_version.clone();
-                K::remove(&mut lock(&self.world), &place(object.meta()), version.as_deref())
+            Change::Applied(reading) => self.read(reading),
+            Change::Deleted(reading) => {
+                let meta = reading.metadata();
+                remove::<K>(&mut lock(&self.world), &place(meta), meta.resource_version.as_deref())
+            }
+            Change::Unidentified(fault) => {
+                tracing::warn!(kind = K::RESOURCE.kind, %fault, "an object cannot be told from others");
+                BTreeSet::new()
+            }
+        }
+    }
+
+    fn read<K: Watched>(&self, reading: Reading<K>) -> BTreeSet<Key> {
+        match reading {
+            Reading::Object(object) => object.apply(&self.world),
+            Reading::Unreadable(unreadable) => {
+                let (namespace, name) = place(&unreadable.meta);
+                let (kind, fault) = (K::RESOURCE.kind, &unreadable.fault);
+                tracing::warn!(kind, namespace, name, %fault, "an object cannot be read");
+                K::apply_unreadable(&unreadable, &mut lock(&self.world))
             }
         }
     }
 }
 
-/// Whether a watch may not even begin, by 410 Gone in place of an answer. Where the answer says it, the library lists
-/// everything anew; here it would ask for ever for what is gone.
-fn is_too_long_ago(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
+fn remove<K: Watched>(world: &mut World, place: &Place, version: Option<&str>) -> BTreeSet<Key> {
+    world.forget_unreadable(K::RESOURCE, place);
+    K::remove(world, place, version)
+}
+
+/// How long a watch that broke is left alone. It grows with each failure, and begins anew once there was none for a while.
+#[derive(Default)]
+struct Pause {
+    last: Option<(Instant, Duration)>,
+}
+
+impl Pause {
+    fn next(&mut self) -> Duration {
+        let now = Instant::now();
+        let next = match self.last {
+            Some((at, pause)) if now - at < PAUSE_FORGOTTEN_AFTER => (pause * 2).min(LONGEST_PAUSE),
+            _ => FIRST_PAUSE,
+        };
+        self.last = Some((now, next));
+        next
+    }
 }
 
 /// What was known when a list began, and what it has shown so far.
@@ -189,10 +228,15 @@ struct Listing {
 }
 
 impl Watched for TrustDomain {
+    const RESOURCE: Resource = Resource::TRUST_DOMAIN;
     const LABELS: Option<&'static str> = None;
 
     fn apply(self, world: &SharedWorld) -> BTreeSet<Key> {
         lock(world).apply_trust_domain(self)
+    }
+
+    fn apply_unreadable(unreadable: &Unreadable, world: &mut World) -> BTreeSet<Key> {
+        world.apply_unreadable_trust_domain(unreadable)
     }
 
     fn remove(world: &mut World, place: &Place, _: Option<&str>) -> BTreeSet<Key> {
@@ -205,10 +249,15 @@ impl Watched for TrustDomain {
 }
 
 impl Watched for ServiceCertificate {
+    const RESOURCE: Resource = Resource::CERTIFICATE;
     const LABELS: Option<&'static str> = None;
 
     fn apply(self, world: &SharedWorld) -> BTreeSet<Key> {
         lock(world).apply_certificate(self)
+    }
+
+    fn apply_unreadable(unreadable: &Unreadable, world: &mut World) -> BTreeSet<Key> {
+        world.apply_unreadable_certificate(unreadable)
     }
 
     fn remove(world: &mut World, place: &Place, _: Option<&str>) -> BTreeSet<Key> {
@@ -221,10 +270,15 @@ impl Watched for ServiceCertificate {
 }
 
 impl Watched for GaiaService {
+    const RESOURCE: Resource = Resource::SERVICE;
     const LABELS: Option<&'static str> = None;
 
     fn apply(self, world: &SharedWorld) -> BTreeSet<Key> {
         lock(world).apply_service(self)
+    }
+
+    fn apply_unreadable(unreadable: &Unreadable, world: &mut World) -> BTreeSet<Key> {
+        world.apply_unreadable_service(unreadable)
     }
 
     fn remove(world: &mut World, place: &Place, _: Option<&str>) -> BTreeSet<Key> {
@@ -236,15 +290,35 @@ impl Watched for GaiaService {
     }
 }
 
-impl Watched for Namespace {
+/// A Namespace, as far as it matters: its metadata.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct NamespaceView {
+    metadata: ObjectMeta,
+}
+
+impl Object for NamespaceView {
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
+impl From<&ObjectMeta> for NamespaceFacts {
+    fn from(meta: &ObjectMeta) -> Self {
+        Self { terminating: meta.deletion_timestamp.is_some(), labels: meta.labels.clone().unwrap_or_default() }
+    }
+}
+
+impl Watched for NamespaceView {
+    const RESOURCE: Resource = Resource::NAMESPACE;
     const LABELS: Option<&'static str> = None;
 
     fn apply(self, world: &SharedWorld) -> BTreeSet<Key> {
-        let facts = NamespaceFacts {
-            terminating: self.metadata.deletion_timestamp.is_some(),
-            labels: self.metadata.labels.unwrap_or_default(),
-        };
-        lock(world).apply_namespace(self.metadata.name.as_deref().unwrap_or_default(), facts)
+        let name = self.metadata.name.as_deref().unwrap_or_default();
+        lock(world).apply_namespace(name, NamespaceFacts::from(&self.metadata))
+    }
+
+    fn apply_unreadable(unreadable: &Unreadable, world: &mut World) -> BTreeSet<Key> {
+        world.apply_unreadable_namespace(unreadable)
     }
 
     fn remove(world: &mut World, place: &Place, _: Option<&str>) -> BTreeSet<Key> {
@@ -257,6 +331,7 @@ impl Watched for Namespace {
 }
 
 impl Watched for Secret {
+    const RESOURCE: Resource = Resource::SECRET;
     const LABELS: Option<&'static str> = Some(OURS);
 
     /// Reading a key takes a while, so it is done outside the lock.
@@ -273,6 +348,10 @@ impl Watched for Secret {
         lock(world).apply_secret(at, facts)
     }
 
+    fn apply_unreadable(unreadable: &Unreadable, world: &mut World) -> BTreeSet<Key> {
+        world.apply_unreadable_secret(unreadable)
+    }
+
     fn remove(world: &mut World, place: &Place, version: Option<&str>) -> BTreeSet<Key> {
         world.remove_secret(place, version)
     }
@@ -283,11 +362,16 @@ impl Watched for Secret {
 }
 
 impl Watched for ConfigMap {
+    const RESOURCE: Resource = Resource::CONFIG_MAP;
     const LABELS: Option<&'static str> = Some(OURS);
 
     fn apply(self, world: &SharedWorld) -> BTreeSet<Key> {
         let (facts, ledger) = (facts::config_map_facts(&self), facts::ledger_record(&self));
         lock(world).apply_config_map(place(&self.metadata), facts, ledger)
+    }
+
+    fn apply_unreadable(unreadable: &Unreadable, world: &mut World) -> BTreeSet<Key> {
+        world.apply_unreadable_config_map(unreadable)
     }
 
     fn remove(world: &mut World, place: &Place, version: Option<&str>) -> BTreeSet<Key> {
@@ -309,7 +393,8 @@ impl World {
     }
 }
 
-/// A list costs the API server more than a watch.
-const BEFORE_A_LIST: Duration = Duration::from_secs(1);
+const FIRST_PAUSE: Duration = Duration::from_millis(800);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const PAUSE_FORGOTTEN_AFTER: Duration = Duration::from_secs(120);
 const OURS: &str = "app.kubernetes.io/managed-by=gaia-operator";
 const _: () = assert!(OURS.len() == MANAGED_BY_LABEL.len() + 1 + MANAGED_BY.len());

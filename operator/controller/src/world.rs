@@ -6,12 +6,14 @@ mod ledgers;
 mod observe;
 pub(crate) mod pods;
 mod triggers;
+mod unreadable;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain};
 use gaia_api::ledger::LedgerRecord;
+use gaia_api::mount::Grants;
 use gaia_api::names;
 use gaia_plan::backoff::Failures;
 use gaia_plan::budget::IssuanceBudget;
@@ -19,6 +21,7 @@ use gaia_plan::instance::Target;
 use gaia_plan::object::{ObjectFacts, ObjectKey, ObjectKind, Version};
 use gaia_plan::trust_domain::{Abilities, BroughtCa, Guidance};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::Value;
 
 use self::callers::CallerIndex;
 #[cfg(test)]
@@ -27,6 +30,8 @@ use self::instances::InstanceIndex;
 pub(crate) use self::instances::{Census, InstanceKey, Probing, Subject};
 pub(crate) use self::ledgers::Reading;
 use self::ledgers::Readings;
+pub(crate) use self::unreadable::Held;
+use self::unreadable::UnreadableIndex;
 use crate::facts::{self, KnownCas, SecretFacts};
 use crate::store::{Key, Reported, Stored};
 
@@ -76,6 +81,10 @@ pub(crate) struct World {
     restarted: BTreeMap<Target, String>,
     /// What the operator may do to pods and workloads.
     pub(crate) abilities: Abilities,
+    /// Objects that cannot be read.
+    unreadable: UnreadableIndex,
+    /// `grants.json` as it was last written, by TrustDomain: known where a service cannot be read.
+    written_grants: HashMap<String, Grants>,
     /// Objects that exist and are somebody else's. They are not watched.
     foreign: HashSet<ObjectKey>,
     /// Objects of ours that somebody else deleted.
@@ -105,6 +114,8 @@ impl World {
             guidance: BTreeMap::new(),
             restarted: BTreeMap::new(),
             abilities: Abilities::default(),
+            unreadable: UnreadableIndex::default(),
+            written_grants: HashMap::new(),
             foreign: HashSet::new(),
             lost: HashSet::new(),
             failures: HashMap::new(),
@@ -153,6 +164,18 @@ impl World {
             self.failures.remove(key);
             self.budgets.remove(key);
         }
+    }
+
+    /// The conditions of a custom resource.
+    pub(crate) fn conditions(&self, key: &Key) -> Vec<Value> {
+        let (namespace, name) = key.names();
+        let place = (namespace.to_owned(), name.to_owned());
+        let conditions = match key {
+            Key::TrustDomain(name) => self.trust_domains.get(name).and_then(|it| Some(&it.status.as_ref()?.conditions)),
+            Key::Certificate(..) => self.certificates.get(&place).and_then(|it| Some(&it.status.as_ref()?.conditions)),
+            Key::Service(..) => self.services.get(&place).and_then(|it| Some(&it.status.as_ref()?.conditions)),
+        };
+        conditions.into_iter().flatten().filter_map(|condition| serde_json::to_value(condition).ok()).collect()
     }
 
     pub(crate) fn is_terminating(&self, namespace: &str) -> bool {

@@ -19,7 +19,7 @@ use crate::backoff::Failures;
 use crate::budget::IssuanceBudget;
 use crate::domain::DomainView;
 use crate::instance::Instances;
-use crate::object::{DesiredObject, Held, ObjectChange, ObjectKey, OtherKeys, Template};
+use crate::object::{DesiredObject, Held, ObjectChange, ObjectKey, OtherKeys, Template, unreadable};
 use crate::plan::owner;
 use crate::ring::{CaMaterial, Generation};
 use crate::{Action, IssueLeaf, Plan, Refusal, limits, projection};
@@ -195,6 +195,10 @@ fn check_secret(observed: &Observed<'_>) -> Result<(), Refusal> {
                 secret.facts.type_.as_deref().unwrap_or_default()
             ),
         )),
+        Held::Unreadable(why) => {
+            let namespace = observed.certificate.metadata.namespace.as_deref().unwrap_or_default();
+            Err(unreadable(&ObjectKey::secret(namespace, name), why))
+        }
         Held::Ours(_) | Held::Absent => Ok(()),
     }
 }

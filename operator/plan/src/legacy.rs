@@ -137,7 +137,7 @@ pub(crate) fn observe<'a>(
     };
     let is_watched = is_watched_by(service, before);
     let ran_tls = mode::ran_tls(service, before);
-    let watch = watch.filter(|_| is_watched && *stored != Held::Foreign);
+    let watch = watch.filter(|_| is_watched && !matches!(stored, Held::Foreign | Held::Unreadable(_)));
     let next = watch.map(|watch| record::next(before, lost, watch, now));
     let found = verdict(service, before, now);
     let changed = next.as_ref().filter(|next| before != Some(*next));

@@ -117,6 +117,8 @@ pub enum Held<T> {
     Ours(T),
     /// It is somebody else's and stays untouched.
     Foreign,
+    /// It exists and cannot be read, for this cause. It stays untouched.
+    Unreadable(String),
 }
 
 impl<T> Held<T> {
@@ -124,7 +126,7 @@ impl<T> Held<T> {
     pub fn ours(&self) -> Option<&T> {
         match self {
             Self::Ours(facts) => Some(facts),
-            Self::Absent | Self::Foreign => None,
+            Self::Absent | Self::Foreign | Self::Unreadable(_) => None,
         }
     }
 }
@@ -144,6 +146,14 @@ pub fn is_ours(
         || annotations.contains_key(annotation::SIGNING_EPOCH)
         || annotations.get(annotation::ADOPT).is_some_and(|value| value == "true")
         || owner.is_some_and(|(kind, name)| owners.iter().any(|o| o.kind == kind && o.name == name))
+}
+
+/// An object that cannot be read is neither created nor written.
+pub(crate) fn unreadable(key: &ObjectKey, why: &str) -> Refusal {
+    Refusal::stalled(
+        reason::OBJECT_UNREADABLE,
+        format!("{key} cannot be read: {why}; it is left as it is until it can be read"),
+    )
 }
 
 /// An immutable object of ours whose content is to change: the API server would refuse every write of it.

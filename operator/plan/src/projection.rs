@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use crate::object::{DesiredObject, ObjectKey, OtherKeys, Template};
 use crate::ring::{CaRing, SigningRing, State};
+use crate::trust_domain::KeptGrants;
 
 /// The trusted roots as one PEM file, in the order of the ring. Roots that have ended leave it, except the active one.
 #[must_use]
@@ -73,9 +74,14 @@ pub fn denylist(spec: &TrustDomainSpec, signing: &SigningRing) -> Denylist {
     }
 }
 
-/// The content of ConfigMap `<td>-grants`: every service of the TrustDomain, and who may call whom.
+/// The content of ConfigMap `<td>-grants`: every service of the TrustDomain, and who may call whom. None: it must stay as
+/// it is.
 #[must_use]
-pub fn grants_data(spec: &TrustDomainSpec, services: &[&GaiaService]) -> BTreeMap<String, String> {
+pub fn grants_data(
+    spec: &TrustDomainSpec,
+    services: &[&GaiaService],
+    kept: &KeptGrants,
+) -> Option<BTreeMap<String, String>> {
     let mut identities: Vec<ServiceIdentity> = services.iter().map(|service| identity(spec, service)).collect();
     identities.sort();
     let callers = Callers::of(services);
@@ -94,7 +100,7 @@ pub fn grants_data(spec: &TrustDomainSpec, services: &[&GaiaService]) -> BTreeMa
     grants.sort();
     grants.dedup();
     let grants = Grants { schema_version: SCHEMA_VERSION, tokens: token_rules(spec), services: identities, grants };
-    BTreeMap::from([(key::GRANTS.to_owned(), json(&grants))])
+    Some(BTreeMap::from([(key::GRANTS.to_owned(), json(&kept.merge(grants)?))]))
 }
 
 /// How the platform's tokens look.

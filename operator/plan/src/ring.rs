@@ -242,6 +242,9 @@ pub enum RingError {
         /// The version found.
         found: u32,
     },
+    /// The Secret itself cannot be read.
+    #[error("the Secret cannot be read: {0}")]
+    Secret(String),
     /// The Secret of that name holds no ring.
     #[error("it holds no ring.json")]
     NoRing,
@@ -264,7 +267,10 @@ impl<M: serde::de::DeserializeOwned> Ring<M> {
         struct Format {
             format_version: u32,
         }
-        let corrupt = |error: serde_json::Error| RingError::Corrupt(error.to_string());
+        // An error of the parser can quote what it found, and a damaged ring can have a key anywhere.
+        let corrupt = |error: serde_json::Error| {
+            RingError::Corrupt(format!("unexpected content at line {}, column {}", error.line(), error.column()))
+        };
         let Format { format_version } = serde_json::from_slice(json).map_err(corrupt)?;
         if format_version != FORMAT_VERSION {
             return Err(RingError::TooNew { found: format_version });

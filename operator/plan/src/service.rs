@@ -25,7 +25,9 @@ use crate::domain::DomainView;
 use crate::legacy::{LedgerObject, Legacy, Watch};
 use crate::merge::merge_patch;
 use crate::mode::Effective;
-use crate::object::{DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, ObjectKind, Version, immutable};
+use crate::object::{
+    DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, ObjectKind, Version, immutable, unreadable,
+};
 use crate::plan::owner;
 use crate::projection::Callers;
 use crate::{Action, Event, Plan, Refusal, legacy, mode, projection, user_tokens};
@@ -152,6 +154,15 @@ fn certificate_action(observed: &Observed<'_>) -> Result<Option<Action>, Refusal
                     "ServiceCertificate {name} exists and does not belong to this GaiaService; delete or rename it"
                 ),
             ))
+        }
+        Held::Unreadable(why) => {
+            let meta = wanted.metadata;
+            let key = ObjectKey {
+                kind: ObjectKind::ServiceCertificate,
+                namespace: meta.namespace.unwrap_or_default(),
+                name: meta.name.unwrap_or_default(),
+            };
+            Err(unreadable(&key, why))
         }
         Held::Ours(found) => Ok(certificate_patch(found, &wanted, was_settled(observed.service))),
     }
@@ -332,6 +343,7 @@ fn policy_action(
     let object = ObjectKey::config_map(meta.namespace.as_deref().unwrap_or_default(), name);
     let desired = config_map(observed, object, "policy", (key::POLICY, policy));
     match &observed.policy {
+        Held::Unreadable(why) => Err(unreadable(&desired.key, why)),
         Held::Absent if observed.policy_lost => {
             let message = format!("{} was missing and was written again", desired.key);
             Ok(Some(desired.create().with_event(reason::REPAIRED, message)))

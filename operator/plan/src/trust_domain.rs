@@ -1,6 +1,7 @@
 //! TrustDomain: its rings, and their projections into the namespaces.
 
 mod bootstrap;
+mod kept;
 mod observed;
 mod projections;
 mod status;
@@ -13,6 +14,7 @@ use gaia_api::names::{annotation, key};
 use jiff::Timestamp;
 
 pub(crate) use self::bootstrap::{ca_material, desired_ring, signing_key_spec};
+pub use self::kept::KeptGrants;
 pub use self::observed::{Abilities, BroughtCa, LeafRecord, LeafView, Observed, RingView, SignerSecret};
 use crate::instance::{Instance, Need};
 use crate::ring::{CaRing, RingKind, SigningRing};
@@ -192,7 +194,10 @@ fn unprojected_leaf(observed: &Observed<'_>, ca: &CaRing, bundle_hash: &str) -> 
     let behind = observed.leaves.iter().filter(|view| {
         let is_old =
             |secret: &dyn LeafRecord| secret.data_hash(key::CA_CERT) != Some(bundle_hash) && can_be_written(secret);
-        view.is_claimed && view.secret.is_some_and(is_old) && observed.granted.contains(view.secret_namespace)
+        view.is_claimed
+            && !view.is_held
+            && view.secret.is_some_and(is_old)
+            && observed.granted.contains(view.secret_namespace)
     });
     let (namespace, name) = behind.map(|view| (view.secret_namespace, view.secret_name)).min()?;
     Some(format!("{namespace}/{name}"))
@@ -222,7 +227,7 @@ fn open_wave(observed: &Observed<'_>, leaves: &UsedLeaves<'_, '_>) -> i32 {
     let Some(active) = observed.ca.ring().and_then(|ring| ring.active()) else { return 0 };
     let p = observed.domain.spec.propagation.min_delay.value();
     let is_through = |view: &LeafView<'_>, users: &[&Instance]| {
-        let Some(leaf) = view.leaf else { return !view.is_claimed };
+        let Some(leaf) = view.leaf else { return !view.is_claimed || view.is_held };
         if leaf.issuer.as_deref() != Some(active.material.fingerprint.as_str()) {
             return !view.is_claimed || !view.renews;
         }

@@ -54,6 +54,7 @@ where
         Err(ConfigError::Arguments(error)) => error.exit(),
         read => read.map_err(|error| error.to_string())?,
     };
+    gaia_api::process::forbid_core_dumps().map_err(|error| format!("cannot forbid core dumps: {error}"))?;
     telemetry::start(config.as_mut()).map_err(|error| error.to_string())?;
     for name in unknown {
         tracing::warn!(name, "this variable means nothing to this service");

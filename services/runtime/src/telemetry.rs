@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 
+use gaia_api::logging::LogFilter;
 use tracing_subscriber::filter::{EnvFilter, FilterFn, ParseError};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
@@ -29,12 +30,18 @@ pub enum TelemetryError {
 /// # Errors
 /// [`TelemetryError`] if the filter is wrong or there is a log already.
 pub fn start(config: &RuntimeConfig) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::builder().parse(&config.log)?;
+    let LogFilter { directives, ignored } = LogFilter::of(&config.log);
+    let filter = EnvFilter::builder().parse(directives)?;
     let lines = match config.log_format {
         LogFormat::Json => tracing_subscriber::fmt::layer().json().flatten_event(true).boxed(),
         LogFormat::Text => tracing_subscriber::fmt::layer().with_ansi(std::io::stdout().is_terminal()).boxed(),
     };
-    let lines = lines.with_filter(filter).with_filter(FilterFn::new(|metadata| metadata.target() != AUDIT_TARGET));
+    // Lines of client libraries can hold keys and tokens. Whatever the filter says, they are not written.
+    let own = |target: &str| LogFilter::is_loggable(target) && target != AUDIT_TARGET;
+    let lines = lines.with_filter(filter).with_filter(FilterFn::new(move |metadata| own(metadata.target())));
     Registry::default().with(lines).with(audit_log(std::io::stdout())).try_init()?;
+    for directive in ignored {
+        tracing::warn!(directive, "GAIA_LOG: only targets gaia_* can be logged; this directive has no effect");
+    }
     Ok(())
 }

@@ -30,6 +30,12 @@ pub const DURATION_NOT_POSSIBLE: &str = "DurationNotPossible";
 pub const RING_MISSING: &str = "RingMissing";
 /// A ring cannot be read, or was written by a newer operator.
 pub const RING_UNREADABLE: &str = "RingUnreadable";
+/// An object cannot be read: this version does not know what a field holds. Nothing is changed until it can be read.
+pub const OBJECT_UNREADABLE: &str = "ObjectUnreadable";
+/// The TrustDomain that is referred to cannot be read. Nothing is changed until it can be read.
+pub const TRUST_DOMAIN_UNREADABLE: &str = "TrustDomainUnreadable";
+/// An object that no watch reports could not be read from the API server.
+pub const READ_FAILED: &str = "ReadFailed";
 /// The CA in `existingSecretRef` cannot be used.
 pub const CA_INVALID: &str = "CAInvalid";
 /// The CA certificate has ended.
@@ -148,6 +154,9 @@ pub const ALL: &[&str] = &[
     DURATION_NOT_POSSIBLE,
     RING_MISSING,
     RING_UNREADABLE,
+    OBJECT_UNREADABLE,
+    TRUST_DOMAIN_UNREADABLE,
+    READ_FAILED,
     CA_INVALID,
     CA_EXPIRED,
     RING_OUTDATED,

@@ -5,34 +5,35 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
-use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::watcher::{self, Event};
-use kube::{Api, Client};
 use tokio::time::Instant;
 
 use super::{Listing, Watched, Watches};
+use crate::api_server::{ApiServer, Change, Resource, Selection, Unreadable, Watch, WatchError};
 use crate::executor::{SharedWorld, lock};
 use crate::store::Key;
+use crate::world::pods::Pod;
 use crate::world::{Place, World, place, pods};
 
 impl Watches {
-    pub(super) fn pods(&self, client: &Client, namespaces: &[String]) {
-        let all = namespaces.is_empty().then(|| (Api::all(client.clone()), None));
-        let some = namespaces.iter().map(|name| (Api::namespaced(client.clone(), name), Some(name.clone())));
-        for (api, scope) in all.into_iter().chain(some) {
+    pub(super) fn pods(&self, api: &ApiServer, namespaces: &[String]) {
+        let all = namespaces.is_empty().then_some(None);
+        let some = namespaces.iter().map(|name| Some(name.clone()));
+        for namespace in all.into_iter().chain(some) {
+            let selection =
+                Selection { resource: Pod::RESOURCE, namespace, labels: Pod::LABELS, fields: Some(NOT_ENDED) };
             self.unsettled.fetch_add(1, Ordering::AcqRel);
-            self.run(self.clone().follow_pods(api, scope));
+            self.run(self.clone().follow_pods(api.clone(), selection));
         }
     }
 
     /// Never ends. A watch that breaks is begun anew with a list, so that it is known when it is whole again; what was
     /// known before stays known for a while, unless there is no right to know it.
-    async fn follow_pods(self, api: Api<Pod>, scope: Option<String>) {
+    async fn follow_pods(self, api: ApiServer, selection: Selection) {
+        let scope = selection.namespace.clone();
         let mut state = Health { settled: false, broken: Some(Instant::now()), wait: FIRST_WAIT };
         loop {
-            let config = watcher::Config::default().fields(NOT_ENDED);
-            let error = self.follow_until_error(watcher::watcher(api.clone(), config), scope.as_deref(), &mut state);
-            let why = error.await;
+            let stream = Watch::<Pod>::new(api.clone(), selection.clone()).stream();
+            let why = self.follow_until_error(stream, scope.as_deref(), &mut state).await;
             self.metrics.watch_failures.inc();
             tracing::warn!(why, "the watch of pods broke and is begun again");
             let broken = *state.broken.get_or_insert_with(Instant::now);
@@ -46,7 +47,7 @@ impl Watches {
 
     async fn follow_until_error(
         &self,
-        stream: impl Stream<Item = watcher::Result<Event<Pod>>>,
+        stream: impl Stream<Item = Result<Change<Pod>, WatchError>>,
         scope: Option<&str>,
         state: &mut Health,
     ) -> &'static str {
@@ -65,9 +66,9 @@ impl Watches {
                 },
             };
             match next {
-                Some(Ok(event)) => {
-                    let done = matches!(event, Event::InitDone);
-                    let keys = self.take(event, &mut listing, scope);
+                Some(Ok(change)) => {
+                    let done = matches!(change, Change::Done { .. });
+                    let keys = self.take(change, &mut listing, scope);
                     self.agenda.push(&self.world, keys);
                     if done {
                         (state.broken, state.wait) = (None, FIRST_WAIT);
@@ -97,26 +98,21 @@ struct Health {
     wait: Duration,
 }
 
-fn reason(error: &watcher::Error) -> &'static str {
-    let status = match error {
-        watcher::Error::InitialListFailed(error)
-        | watcher::Error::WatchStartFailed(error)
-        | watcher::Error::WatchFailed(error) => match error {
-            kube::Error::Api(status) => Some(status.code),
-            _ => None,
-        },
-        watcher::Error::WatchError(status) => Some(status.code),
-        _ => None,
-    };
-    if matches!(status, Some(401 | 403)) { FORBIDDEN } else { UNANSWERED }
+fn reason(error: &WatchError) -> &'static str {
+    if matches!(error.code(), Some(401 | 403)) { FORBIDDEN } else { UNANSWERED }
 }
 
 impl Watched for Pod {
+    const RESOURCE: Resource = Resource::POD;
     const LABELS: Option<&'static str> = None;
 
     fn apply(self, world: &SharedWorld) -> BTreeSet<Key> {
         let facts = pods::read(&self);
         lock(world).apply_pod(&place(&self.metadata), facts)
+    }
+
+    fn apply_unreadable(unreadable: &Unreadable, world: &mut World) -> BTreeSet<Key> {
+        world.apply_unreadable_pod(unreadable)
     }
 
     fn remove(world: &mut World, place: &Place, _: Option<&str>) -> BTreeSet<Key> {

@@ -16,6 +16,7 @@ use jiff::Timestamp;
 pub(super) use self::matching::service_secret;
 use super::pods::{PodFacts, Reference};
 use super::{Place, World};
+use crate::api_server::Resource;
 use crate::queue::Laned;
 use crate::store::Key;
 
@@ -118,6 +119,7 @@ pub(crate) struct Census {
 impl World {
     /// Takes in a pod; none: it has ended, or does not matter.
     pub(crate) fn apply_pod(&mut self, place: &Place, facts: Option<PodFacts>) -> BTreeSet<Key> {
+        self.unreadable.forget(Resource::POD, place);
         let index = &mut self.instances;
         if index.pods.get(place) == facts.as_ref() {
             return BTreeSet::new();
@@ -164,6 +166,12 @@ impl World {
             }
         };
         self.all_keys().into_iter().filter(in_scope).collect()
+    }
+
+    /// Whether this very pod was read before.
+    pub(super) fn knows_pod(&self, place: &Place, uid: &str) -> bool {
+        self.instances.pods.get(place).is_some_and(|facts| facts.uid == uid)
+            && !self.is_partly_known(Resource::POD, place)
     }
 
     pub(crate) fn pod_places(&self) -> Vec<Place> {

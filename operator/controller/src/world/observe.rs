@@ -15,6 +15,7 @@ use gaia_plan::{certificate, service, trust_domain};
 use jiff::Timestamp;
 
 use super::{Place, World};
+use crate::api_server::Resource;
 use crate::facts::{SecretFacts, metadata_facts};
 use crate::store::Key;
 
@@ -59,6 +60,7 @@ impl World {
                 Held::Ours(facts) => Held::Ours(LedgerObject { facts, record: record() }),
                 Held::Absent => Held::Absent,
                 Held::Foreign => Held::Foreign,
+                Held::Unreadable(why) => Held::Unreadable(why),
             },
             ledger_lost: self.lost.contains(&ledger),
             watch: self.watch_of(found, place),
@@ -92,6 +94,7 @@ impl World {
             lost: self.lost.iter().filter(|key| key.name.starts_with(name)).cloned().collect(),
             services: self.services_in(name, |namespace| granted.contains(namespace)),
             instances: self.instances_of(name, &granted),
+            kept: self.kept_grants(name, &granted),
             consumers,
             granted,
             leaves: self.leaf_views(name),
@@ -124,6 +127,12 @@ impl World {
     pub(super) fn is_selected(&self, domain: &str, namespace: &str) -> bool {
         let selector = self.trust_domains.get(domain).and_then(|domain| domain.spec.namespace_selector.as_ref());
         match (selector, self.namespaces.get(namespace)) {
+            // What its labels say cannot be read: what it has stays as it is.
+            (Some(_), Some(facts))
+                if self.is_partly_known(Resource::NAMESPACE, &(String::new(), namespace.to_owned())) =>
+            {
+                !facts.terminating
+            }
             (Some(selector), Some(facts)) => !facts.terminating && selector.matches(&facts.labels),
             _ => false,
         }
@@ -137,6 +146,7 @@ impl World {
                 let is_ours = owned(&secret.facts, Some(("ServiceCertificate", &place.1)));
                 if is_ours { Held::Ours(secret) } else { Held::Foreign }
             }
+            Some(SecretFacts::Unreadable { why, .. }) => Held::Unreadable(why.clone()),
             // A ring or a signer is the operator's, but never a ServiceCertificate's.
             Some(_) => Held::Foreign,
             None if self.foreign.contains(&key) => Held::Foreign,
@@ -175,7 +185,11 @@ impl World {
     }
 
     fn held_config_map(&self, key: &ObjectKey, owner: Option<(&str, &str)>) -> Held<ObjectFacts> {
-        match self.config_maps.get(&(key.namespace.clone(), key.name.clone())) {
+        let place = (key.namespace.clone(), key.name.clone());
+        if let Some(why) = self.why_unreadable(Resource::CONFIG_MAP, &place) {
+            return Held::Unreadable(why);
+        }
+        match self.config_maps.get(&place) {
             Some(facts) if owned(facts, owner) => Held::Ours(facts.clone()),
             Some(_) => Held::Foreign,
             None if self.foreign.contains(key) => Held::Foreign,
@@ -190,7 +204,10 @@ impl World {
             foreign.filter(|key| granted.contains(&key.namespace)).map(|key| (key.namespace.clone(), Held::Foreign));
         let ours = self.config_maps.iter().filter(|(place, _)| place.1 == name);
         foreign
-            .chain(ours.map(|((namespace, _), facts)| (namespace.clone(), Held::Ours(facts.clone()))))
+            .chain(ours.map(|(place, facts)| {
+                let why = self.why_unreadable(Resource::CONFIG_MAP, place);
+                (place.0.clone(), why.map_or_else(|| Held::Ours(facts.clone()), Held::Unreadable))
+            }))
             .filter(|(namespace, _)| !self.is_terminating(namespace))
             .collect()
     }
@@ -203,6 +220,7 @@ impl World {
         foreign
             .chain(ours.map(|((namespace, _), secret)| match secret {
                 SecretFacts::Signer(signer) => (namespace.clone(), Held::Ours(signer.as_ref().clone())),
+                SecretFacts::Unreadable { why, .. } => (namespace.clone(), Held::Unreadable(why.clone())),
                 _ => (namespace.clone(), Held::Foreign),
             }))
             .filter(|(namespace, _)| !self.is_terminating(namespace))
@@ -242,6 +260,7 @@ impl World {
                 secret: Some(secret),
                 leaf: secret.leaf(),
                 is_claimed: false,
+                is_held: false,
                 duration: None,
                 renews: false,
                 wave: 0,
@@ -257,9 +276,32 @@ impl World {
                 }
                 let Some(view) = views.get_mut(&(secret.0.as_str(), secret.1.as_str())) else { continue };
                 view.is_claimed = true;
+                if self.unreadable.get(Resource::CERTIFICATE, &place).is_some() {
+                    // In use, and not issued anew.
+                    view.is_held = true;
+                    continue;
+                }
                 view.duration = certificate.spec.duration.as_ref().map(gaia_api::Span::value);
                 view.renews = certificate.spec.renewal == Renewal::Enabled;
                 view.wave = self.wave_of(&place);
+            }
+        }
+        let owned = |view: &LeafView<'_>| {
+            let Some(SecretFacts::Leaf { secret, .. }) =
+                self.secrets.get(&(view.secret_namespace.to_owned(), view.secret_name.to_owned()))
+            else {
+                return false;
+            };
+            let mut owners = secret.owners().filter(|owner| owner.kind == "ServiceCertificate");
+            owners.any(|owner| {
+                let place = (view.secret_namespace.to_owned(), owner.name);
+                self.unreadable.get(Resource::CERTIFICATE, &place).is_some()
+            })
+        };
+        if self.unreadable.has(Resource::CERTIFICATE) {
+            for view in views.values_mut().filter(|view| !view.is_claimed) {
+                let is_owned = owned(view);
+                (view.is_claimed, view.is_held) = (is_owned, is_owned);
             }
         }
         views.into_values().collect()

@@ -7,9 +7,121 @@ use std::sync::Arc;
 use gaia_api::names::annotation;
 use gaia_plan::object::ObjectKind;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{
-    ContainerStatus, EnvFromSource, EnvVar, Pod, PodSpec, PodStatus, Volume, VolumeMount,
-};
+use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar, Volume, VolumeMount};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use crate::api_server::Object;
+
+/// A Pod, as far as it is looked at. A field that is not here never makes a pod unreadable, whatever it holds.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Pod {
+    pub(crate) metadata: ObjectMeta,
+    spec: Option<PodSpec>,
+    status: Option<PodStatus>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PodSpec {
+    #[serde(default)]
+    containers: Vec<Container>,
+    init_containers: Option<Vec<Container>>,
+    ephemeral_containers: Option<Vec<Container>>,
+    volumes: Option<Vec<Volume>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Container {
+    name: String,
+    env: Option<Vec<EnvVar>>,
+    env_from: Option<Vec<EnvFromSource>>,
+    volume_mounts: Option<Vec<VolumeMount>>,
+    restart_policy: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PodStatus {
+    phase: Option<String>,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<String>,
+    container_statuses: Option<Vec<ContainerStatus>>,
+    init_container_statuses: Option<Vec<ContainerStatus>>,
+    ephemeral_container_statuses: Option<Vec<ContainerStatus>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct ContainerStatus {
+    name: String,
+    state: Option<ContainerState>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct ContainerState {
+    running: Option<Running>,
+    terminated: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Running {
+    #[serde(default, deserialize_with = "time")]
+    started_at: Option<Timestamp>,
+}
+
+/// A container that started at a time that our types cannot hold counts as one that started before anything was published.
+fn time<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Timestamp>, D::Error> {
+    let text = Option::<String>::deserialize(json)?;
+    Ok(text.map(|text| text.parse().unwrap_or(Timestamp::UNIX_EPOCH)))
+}
+
+impl Object for Pod {
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
+/// What of a pod can be known that cannot be read: every Secret and ConfigMap that its spec names, wherever. It counts as
+/// one that does not reload and started before anything was published.
+pub(crate) fn partly(meta: &ObjectMeta, pod: &Value) -> Option<PodFacts> {
+    let phase = pod.pointer("/status/phase").and_then(Value::as_str);
+    if matches!(phase, Some("Succeeded" | "Failed")) {
+        return None;
+    }
+    let mut found = BTreeMap::new();
+    named_in(&pod["spec"], &mut found);
+    let references =
+        found.into_keys().map(|(kind, name)| Reference { kind, name: Arc::from(name), reloads: false }).collect();
+    Some(PodFacts {
+        uid: meta.uid.clone().unwrap_or_default(),
+        ip: None,
+        started: Some(Timestamp::UNIX_EPOCH),
+        ends: meta.deletion_timestamp.is_some(),
+        nudged: None,
+        references,
+    })
+}
+
+fn named_in<'a>(part: &'a Value, found: &mut BTreeMap<(ObjectKind, &'a str), bool>) {
+    let members = part.as_object().into_iter().flatten();
+    for (member, value) in members {
+        let (kind, names) = match member.as_str() {
+            "secret" | "secretRef" | "secretKeyRef" => (ObjectKind::Secret, ["secretName", "name"]),
+            "configMap" | "configMapRef" | "configMapKeyRef" => (ObjectKind::ConfigMap, ["name", "name"]),
+            _ => {
+                named_in(value, found);
+                continue;
+            }
+        };
+        for name in names.iter().filter_map(|name| value.get(name)?.as_str()) {
+            add(found, kind, name, false);
+        }
+    }
+    part.as_array().into_iter().flatten().for_each(|element| named_in(element, found));
+}
 
 /// A pod that has not ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,34 +172,16 @@ pub(crate) fn read(pod: &Pod) -> Option<PodFacts> {
     })
 }
 
-/// What runs in a pod, whatever the kind of container.
-struct Running<'a> {
-    env: Option<&'a Vec<EnvVar>>,
-    env_from: Option<&'a Vec<EnvFromSource>>,
-    mounts: Option<&'a Vec<VolumeMount>>,
-}
-
-macro_rules! running {
-    ($container:expr) => {
-        Running {
-            env: $container.env.as_ref(),
-            env_from: $container.env_from.as_ref(),
-            mounts: $container.volume_mounts.as_ref(),
-        }
-    };
-}
-
 fn references(spec: &PodSpec) -> BTreeMap<(ObjectKind, &str), bool> {
-    let containers: Vec<Running<'_>> = spec
+    let containers: Vec<&Container> = spec
         .containers
         .iter()
         .chain(spec.init_containers.iter().flatten())
-        .map(|container| running!(container))
-        .chain(spec.ephemeral_containers.iter().flatten().map(|container| running!(container)))
+        .chain(spec.ephemeral_containers.iter().flatten())
         .collect();
     let fixed: BTreeSet<&str> = containers
         .iter()
-        .flat_map(|container| container.mounts.into_iter().flatten())
+        .flat_map(|container| container.volume_mounts.iter().flatten())
         .filter(|mount| is_set(mount.sub_path.as_ref()) || is_set(mount.sub_path_expr.as_ref()))
         .map(|mount| mount.name.as_str())
         .collect();
@@ -126,14 +220,14 @@ fn volume_sources(volume: &Volume) -> Vec<(ObjectKind, &str)> {
     single.into_iter().chain(map.map(|name| (ObjectKind::ConfigMap, name))).chain(projected).collect()
 }
 
-fn environment<'a>(container: &Running<'a>) -> Vec<(ObjectKind, &'a str)> {
-    let single = container.env.into_iter().flatten().filter_map(|variable| variable.value_from.as_ref());
+fn environment<'a>(container: &'a Container) -> Vec<(ObjectKind, &'a str)> {
+    let single = container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref());
     let single = single.flat_map(|source| {
         let secret = source.secret_key_ref.as_ref().map(|source| (ObjectKind::Secret, source.name.as_str()));
         let map = source.config_map_key_ref.as_ref().map(|source| (ObjectKind::ConfigMap, source.name.as_str()));
         secret.into_iter().chain(map)
     });
-    let whole = container.env_from.into_iter().flatten().flat_map(|source| {
+    let whole = container.env_from.iter().flatten().flat_map(|source| {
         let secret = source.secret_ref.as_ref().map(|source| (ObjectKind::Secret, source.name.as_str()));
         let map = source.config_map_ref.as_ref().map(|source| (ObjectKind::ConfigMap, source.name.as_str()));
         secret.into_iter().chain(map)
@@ -187,7 +281,7 @@ fn run_state(status: &ContainerStatus) -> RunState {
     let state = status.state.as_ref();
     let since = state.and_then(|state| state.running.as_ref()?.started_at.as_ref());
     match since {
-        Some(since) => RunState::Runs(since.0),
+        Some(since) => RunState::Runs(*since),
         None if state.is_some_and(|state| state.terminated.is_some()) => RunState::Ended,
         None => RunState::Waits,
     }
@@ -203,7 +297,7 @@ const OUR_CONFIG_MAPS: [&str; 3] = ["-trust", "-grants", "-auth"];
 #[expect(clippy::needless_pass_by_value, reason = "manifests are written where they are handed over")]
 mod tests {
     use rstest::rstest;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 

@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::instances::service_secret;
 use super::{NamespaceFacts, Place, World, callers, is_older, place};
+use crate::api_server::Resource;
 use crate::facts::{self, KnownCas, SecretFacts};
 use crate::store::Key;
 
@@ -21,6 +22,8 @@ impl World {
             return BTreeSet::new();
         }
         slim(&mut domain.metadata);
+        let freed = self.unreadable.forget(Resource::TRUST_DOMAIN, &(String::new(), name.clone()));
+        let before = self.trust_domains.get(&name).filter(|_| !freed);
         let changed = before.is_none_or(|known| known.spec != domain.spec || known.metadata.uid != domain.metadata.uid);
         let differs =
             before.is_none_or(|known| differs(&domain.metadata, &known.metadata) || known.status != domain.status);
@@ -54,8 +57,9 @@ impl World {
             return BTreeSet::new();
         }
         slim(&mut certificate.metadata);
+        let freed = self.unreadable.forget(Resource::CERTIFICATE, &place);
         let after = Arc::new(certificate);
-        let changed = before.as_ref().is_none_or(|known| differs(&after.metadata, &known.metadata));
+        let changed = freed || before.as_ref().is_none_or(|known| differs(&after.metadata, &known.metadata));
         let reported = before.as_ref().is_none_or(|known| known.status != after.status);
         let mut keys = BTreeSet::new();
         if changed || reported {
@@ -73,7 +77,8 @@ impl World {
         let respecified = before.as_ref().is_none_or(|known| known.spec != after.spec);
         let (domain, secret) = (after.spec.trust_domain_ref.name.clone(), after.secret_name());
         let secret = ObjectKey::secret(&place.0, secret);
-        self.certificates.insert(place, after);
+        self.certificates.insert(place.clone(), after);
+        self.complete_from_child(&place);
         if respecified {
             self.stir(&domain);
             keys.extend(self.match_users(&secret));
@@ -115,12 +120,14 @@ impl World {
             return BTreeSet::new();
         }
         slim(&mut service.metadata);
+        let freed = self.unreadable.forget(Resource::SERVICE, &place);
         let after = Arc::new(service);
         let domain = after.spec.trust_domain_ref.name.clone();
-        let changed = before.as_ref().is_none_or(|known| known.spec != after.spec);
-        let differs = before
-            .as_ref()
-            .is_none_or(|known| differs(&after.metadata, &known.metadata) || known.status != after.status);
+        let changed = freed || before.as_ref().is_none_or(|known| known.spec != after.spec);
+        let differs = freed
+            || before
+                .as_ref()
+                .is_none_or(|known| differs(&after.metadata, &known.metadata) || known.status != after.status);
         let secret = service_secret(&after.spec, &place.1);
         let has_new_identity = before.as_deref().map(callers::identity) != Some(callers::identity(&after));
         self.callers.update(&place, before.as_deref(), Some(&after));
@@ -169,7 +176,8 @@ impl World {
     }
 
     pub(crate) fn apply_namespace(&mut self, name: &str, facts: NamespaceFacts) -> BTreeSet<Key> {
-        if self.namespaces.get(name) == Some(&facts) {
+        let freed = self.unreadable.forget(Resource::NAMESPACE, &(String::new(), name.to_owned()));
+        if !freed && self.namespaces.get(name) == Some(&facts) {
             return BTreeSet::new();
         }
         self.namespaces.insert(name.to_owned(), facts);
@@ -191,6 +199,7 @@ impl World {
             }
         }
         self.lost.remove(&ObjectKey::secret(&place.0, place.1.clone()));
+        self.unreadable.forget(Resource::SECRET, &place);
         arriving.prove(&self.known_cas);
         let is_ring = matches!(arriving, SecretFacts::CaRing { .. });
         let mut keys = self.affected_by_secret(&place, Some(&arriving));
@@ -235,6 +244,7 @@ impl World {
             }
         }
         self.lost.remove(&ObjectKey::config_map(&place.0, place.1.clone()));
+        self.unreadable.forget(Resource::CONFIG_MAP, &place);
         let keys = self.affected_by_config_map(&place);
         match ledger {
             Some(ledger) => drop(self.ledgers.insert(place.clone(), ledger)),
@@ -274,7 +284,9 @@ impl World {
                     }
                 }
             }
-            Some(SecretFacts::Signer(_)) => keys.extend(domain.map(|name| Key::TrustDomain(name.to_owned()))),
+            Some(SecretFacts::Signer(_) | SecretFacts::Unreadable { .. }) => {
+                keys.extend(domain.map(|name| Key::TrustDomain(name.to_owned())))
+            }
             Some(SecretFacts::Leaf { .. }) | None => {}
         }
         keys
@@ -360,7 +372,7 @@ impl World {
 }
 
 /// Whether what arrives is older than what is known, or the same.
-fn stale(arriving: &ObjectMeta, known: &ObjectMeta) -> bool {
+pub(super) fn stale(arriving: &ObjectMeta, known: &ObjectMeta) -> bool {
     arriving.uid == known.uid && is_older(arriving.resource_version.as_deref(), known.resource_version.as_deref())
 }
 

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::{Observed, config_map};
 use crate::legacy::{self, LedgerObject, Legacy, Modes};
 use crate::mode::Effective;
-use crate::object::{Held, ObjectKey, immutable};
+use crate::object::{Held, ObjectKey, immutable, unreadable};
 use crate::{Action, Refusal, mode, projection};
 
 /// What is to be done about it. `record`: what it should be, but for the mode; none: there is nothing to write down.
@@ -29,6 +29,9 @@ pub(super) fn action(
     if observed.ledger == Held::Foreign && legacy.is_watched {
         let message = format!("{key} exists and is not Gaia's; delete it so that callers can be watched");
         return Err(Refusal::stalled(reason::OBJECT_NOT_OWNED, message));
+    }
+    if let Held::Unreadable(why) = &observed.ledger {
+        return if record.is_some() { Err(unreadable(&key, why)) } else { Ok(None) };
     }
     let modes =
         Modes { auth: running.mode, tls: running.tls, ran_auth: mode::ran(observed.service), ran_tls: legacy.ran_tls };

@@ -8,6 +8,7 @@ use gaia_api::crd::{GaiaService, TrustDomain};
 use gaia_api::names::{self, annotation};
 use jiff::Timestamp;
 
+use super::kept::KeptGrants;
 use crate::backoff::Failures;
 use crate::certificate::{LeafFacts, issued_as_noted};
 use crate::instance::{Instances, Target};
@@ -45,6 +46,8 @@ pub struct Observed<'a> {
     pub lost: BTreeSet<crate::object::ObjectKey>,
     /// The GaiaServices of this TrustDomain in granted namespaces.
     pub services: Vec<&'a GaiaService>,
+    /// Which entries of `grants.json` stay as they were last written.
+    pub kept: KeptGrants,
     /// The leaf Secrets of this TrustDomain, and the ServiceCertificates that asked for them.
     pub leaves: Vec<LeafView<'a>>,
     /// Who uses what is written for this TrustDomain.
@@ -166,6 +169,8 @@ pub struct LeafView<'a> {
     pub is_claimed: bool,
     /// The life asked for, if it is not the TrustDomain's default.
     pub duration: Option<Duration>,
+    /// Whether nothing is written for now, as its ServiceCertificate cannot be read.
+    pub is_held: bool,
     /// Whether it is issued anew by itself: not with `spec.renewal: Disabled`.
     pub renews: bool,
     /// Its service's wave.

@@ -7,7 +7,9 @@ use gaia_api::names::{self, annotation, key};
 use jiff::Timestamp;
 
 use super::{Decision, Observed};
-use crate::object::{DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, OtherKeys, Template, immutable};
+use crate::object::{
+    DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, OtherKeys, Template, immutable, unreadable,
+};
 use crate::ring::{CaRing, SigningRing};
 use crate::{Action, Refusal, WriteSigner, projection};
 
@@ -24,12 +26,13 @@ pub(super) fn actions(observed: &Observed<'_>, ca: &CaRing, signing: &SigningRin
     let issuer = issuer_namespace(observed);
     if let Some(namespace) = issuer {
         decision.add(signer(observed, namespace, &epochs, signing));
-        let grants = projection::grants_data(&observed.domain.spec, &observed.services);
-        let name = names::grants(observed.name());
-        let desired = config_map(observed, namespace, name, "grants", &signing_epoch(&epochs), &grants);
-        // Grants change with the services: that is no repair, so it is not announced as one.
-        let change = project(observed, &desired, observed.grants.get(namespace), |facts| facts);
-        decision.add(change.map(|change| change.map(|change| Action::Write(Box::new(quiet(change))))));
+        if let Some(grants) = projection::grants_data(&observed.domain.spec, &observed.services, &observed.kept) {
+            let name = names::grants(observed.name());
+            let desired = config_map(observed, namespace, name, "grants", &signing_epoch(&epochs), &grants);
+            // Grants change with the services: that is no repair, so it is not announced as one.
+            let change = project(observed, &desired, observed.grants.get(namespace), |facts| facts);
+            decision.add(change.map(|change| change.map(|change| Action::Write(Box::new(quiet(change))))));
+        }
     }
     decision.actions.extend(leftovers(observed, issuer));
     decision
@@ -95,6 +98,7 @@ fn project<T>(
             reason::OBJECT_NOT_OWNED,
             format!("{name} exists and is not Gaia's; delete it so that the operator can write its own"),
         )),
+        Some(Held::Unreadable(why)) => Err(unreadable(name, why)),
         Some(Held::Ours(held)) => {
             let facts = facts(held);
             refuse_newer(desired, facts)?;

@@ -85,6 +85,7 @@ impl World {
         }
         let leaves = self.leaf_secrets(name);
         let observed = trust_domain::Observed {
+            kept: trust_domain::KeptGrants::default(),
             domain,
             ca: view(rings.ca),
             signing: view(rings.signing),
@@ -200,6 +201,7 @@ impl World {
                 secret: Some(&secret.facts),
                 leaf: secret.leaf.as_ref(),
                 is_claimed: claim.is_some(),
+                is_held: false,
                 duration: claim.and_then(|(_, certificate)| Some(certificate.spec.duration.as_ref()?.value())),
                 renews: claim.is_some_and(|(_, certificate)| certificate.spec.renewal == Renewal::Enabled),
                 wave: claim.map_or(0, |(name, _)| self.wave(name)),
@@ -431,6 +433,7 @@ fn map<T, U>(held: Held<T>, into: impl Fn(T) -> U) -> Held<U> {
         Held::Absent => Held::Absent,
         Held::Ours(found) => Held::Ours(into(found)),
         Held::Foreign => Held::Foreign,
+        Held::Unreadable(why) => Held::Unreadable(why),
     }
 }
 
