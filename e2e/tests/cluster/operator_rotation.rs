@@ -344,13 +344,13 @@ async fn a_revoked_certificate_is_on_the_denylist_and_replaced() {
 // ---- times that cannot work ----------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn times_that_cannot_work_are_refused_with_both_numbers_and_nothing_else_suffers() {
+async fn with_a_ring_times_that_cannot_work_are_a_warning_with_both_numbers_and_stop_nothing() {
     let Some(scene) = Scene::begin().await else { return };
     let seen = scene.rotating(json!({}), "1s").await;
     let domain = scene.domain.clone();
     let before = seen.ring("ca");
     for (spec, field, sum) in [
-        (json!({ "ca": { "duration": "6000h" } }), "spec.ca", "6000h < 2(3240h + 1s + 30s) + 1s + 2 * 0s = 6480h1m3s"),
+        (json!({ "ca": { "duration": "6000h" } }), "spec.ca", "6000h < 4(3240h + 1s + 30s) + 1s + 2 * 0s = 12960h2m5s"),
         (
             json!({ "ca": { "duration": null }, "tokens": { "rotationPeriod": "30m" } }),
             "spec.tokens.rotationPeriod",
@@ -372,25 +372,32 @@ async fn times_that_cannot_work_are_refused_with_both_numbers_and_nothing_else_s
         ),
     ] {
         scene.patch("TrustDomain", &domain, json!({ "spec": spec })).await;
-        let message = stalls(&scene, "DurationNotPossible", sum).await;
+        let message = warns(&scene, "LifetimesTooTight", sum).await;
         assert!(message.contains(field), "{message}");
+        assert_eq!(scene.condition("TrustDomain", &domain, "Stalled").await.unwrap().status, "False");
         assert_eq!(scene.condition("TrustDomain", &domain, "Ready").await.unwrap().status, "True");
     }
-    // A rotation that is asked for meanwhile waits; certificates go on.
+    assert_eq!(seen.ring("ca"), before, "a warning begins nothing by itself");
+    // A rotation that is asked for meanwhile goes on, and so do certificates.
     scene.raise("ca", 2).await;
     scene.create(scene.certificate("late", json!({}))).await;
     scene.wait_ready("ServiceCertificate", &["late", "worker"]).await;
-    assert_eq!(seen.ring("ca"), before, "nothing is begun with times that cannot work");
+    seen.wait_for_states("ca", &["Removed", "Active"]).await;
 
     let long = scene.certificate("long", json!({ "duration": "26000h" }));
-    let ca = json!({ "duration": "8760h", "rotationPeriod": null });
+    let ca = json!({ "duration": "13000h", "rotationPeriod": null });
     let possible = json!({ "ca": ca, "propagation": { "deadline": "30s" } });
     scene.patch("TrustDomain", &domain, json!({ "spec": possible })).await;
-    seen.wait_for_states("ca", &["Removed", "Active"]).await;
+    scene.raise("ca", 3).await;
+    seen.wait_for_states("ca", &["Removed", "Removed", "Active"]).await;
     scene.create(long).await;
-    let message = scene.wait_for("ServiceCertificate", "long", "Stalled=True", "DurationNotPossible", SOON).await;
-    assert!(message.contains("spec.duration") && message.contains("8760h < 2(26000h"), "{message}");
-    scene.wait_for("TrustDomain", &domain, "Stalled=False", "Settled", SOON).await;
+    let message = scene.wait_for("ServiceCertificate", "long", "DurationClamped=True", "DurationClamped", SOON).await;
+    assert!(message.contains("spec.duration: asked for 26000h, issued for 1"), "{message}");
+    let gone = async || match scene.condition("TrustDomain", &domain, "LifetimesTooTight").await {
+        None => Seen::Yes(()),
+        Some(found) => Seen::NotYet(format!("{found:?}")),
+    };
+    wait::until("the warning is gone", SOON, gone).await.unwrap();
     ends_well(scene, seen).await;
 }
 
@@ -416,8 +423,17 @@ async fn kids(scene: &Scene) -> Vec<String> {
 
 /// Waits until the TrustDomain is stalled with a message that contains `about`.
 async fn stalls(scene: &Scene, reason: &str, about: &str) -> String {
-    wait::until(&format!("it is stalled: {about}"), SOON, async || {
-        match scene.condition("TrustDomain", &scene.domain, "Stalled").await {
+    has(scene, "Stalled", reason, about).await
+}
+
+/// Waits until the TrustDomain has a warning whose message contains `about`.
+async fn warns(scene: &Scene, type_: &str, about: &str) -> String {
+    has(scene, type_, type_, about).await
+}
+
+async fn has(scene: &Scene, type_: &str, reason: &str, about: &str) -> String {
+    wait::until(&format!("{type_} is True: {about}"), SOON, async || {
+        match scene.condition("TrustDomain", &scene.domain, type_).await {
             Some(found) if found.reason == reason && found.message.contains(about) => Seen::Yes(found.message),
             other => Seen::NotYet(format!("{other:?}")),
         }

@@ -29,6 +29,10 @@ pub mod annotation {
     pub const CA_EPOCH: &str = "gaia.dev/ca-epoch";
     /// On a projection: the epoch of the signing ring it was made from.
     pub const SIGNING_EPOCH: &str = "gaia.dev/signing-epoch";
+    /// On a projection: the MAC of [`CA_EPOCH`] for this object, by a key that only the CA ring holds.
+    pub const CA_EPOCH_MAC: &str = "gaia.dev/ca-epoch-mac";
+    /// On a projection: the MAC of [`SIGNING_EPOCH`] for this object, by a key that only the signing ring holds.
+    pub const SIGNING_EPOCH_MAC: &str = "gaia.dev/signing-epoch-mac";
     /// On a foreign Secret: `"true"` lets the operator take it over.
     pub const ADOPT: &str = "gaia.dev/adopt";
     /// On a TrustDomain: its own UID, which lets the operator make a new ring although an old one is missing.
@@ -75,6 +79,8 @@ pub mod key {
     pub const LEDGER: &str = "ledger.json";
     /// Ring Secret: the ring document.
     pub const RING: &str = "ring.json";
+    /// Ring Secret: the key of the MACs over the epochs in projections. Private; it never leaves the ring and its copy.
+    pub const EPOCH_MAC_KEY: &str = "epoch-mac.key";
 }
 
 /// Secret `<td>-ca-ring` in the operator's namespace.

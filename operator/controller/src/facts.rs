@@ -20,6 +20,7 @@ use zeroize::Zeroize as _;
 use crate::api_server::Fault;
 
 pub(crate) use self::packed::PackedLeaf;
+use crate::epoch_key::EpochKey;
 
 /// A Secret of ours. Nearly all are leaves, so what takes more room is boxed.
 #[derive(Debug, Clone)]
@@ -28,10 +29,12 @@ pub(crate) enum SecretFacts {
         facts: Box<ObjectFacts>,
         ring: Result<CaRing, RingError>,
         copy: bool,
+        mac: Option<EpochKey>,
     },
     SigningRing {
         facts: Box<ObjectFacts>,
         ring: Result<SigningRing, RingError>,
+        mac: Option<EpochKey>,
     },
     Signer(Box<SignerSecret>),
     /// Its content cannot be read, for this cause.
@@ -115,10 +118,11 @@ pub(crate) fn read_secret(mut secret: Secret, operator_namespace: &str, cas: &Kn
     let ring = ring_of(secret.metadata.namespace.as_deref() == Some(operator_namespace), &name);
     let data = secret.data.take().unwrap_or_default();
     let facts = secret_facts(&secret, &data);
+    let mac = data.get(key::EPOCH_MAC_KEY).and_then(|value| EpochKey::read(&value.0));
     let read = if let Some((RingKind::Ca, copy)) = ring {
-        SecretFacts::CaRing { ring: read_ca_ring(&data, copy), facts: Box::new(facts), copy }
+        SecretFacts::CaRing { ring: read_ca_ring(&data, copy), facts: Box::new(facts), copy, mac }
     } else if let Some((RingKind::SigningKeys, copy)) = ring {
-        SecretFacts::SigningRing { ring: read_signing_ring(&data, copy), facts: Box::new(facts) }
+        SecretFacts::SigningRing { ring: read_signing_ring(&data, copy), facts: Box::new(facts), mac }
     } else if name.ends_with("-token-signer") && !data.contains_key(key::TLS_CERT) {
         SecretFacts::Signer(Box::new(SignerSecret { kid: signer_kid(&data), facts }))
     } else {
@@ -142,8 +146,10 @@ pub(crate) fn unreadable_secret(
 ) -> SecretFacts {
     let (facts, why) = (Box::new(facts), fault.to_string());
     match ring_of(namespace == operator_namespace, name) {
-        Some((RingKind::Ca, copy)) => SecretFacts::CaRing { facts, ring: Err(RingError::Secret(why)), copy },
-        Some((RingKind::SigningKeys, _)) => SecretFacts::SigningRing { facts, ring: Err(RingError::Secret(why)) },
+        Some((RingKind::Ca, copy)) => SecretFacts::CaRing { facts, ring: Err(RingError::Secret(why)), copy, mac: None },
+        Some((RingKind::SigningKeys, _)) => {
+            SecretFacts::SigningRing { facts, ring: Err(RingError::Secret(why)), mac: None }
+        }
         None => SecretFacts::Unreadable { facts, why },
     }
 }

@@ -10,6 +10,7 @@ mod agenda;
 mod api_server;
 mod config;
 mod crd;
+mod epoch_key;
 mod error;
 mod events;
 mod executor;

@@ -125,7 +125,7 @@ pub(crate) fn first_ring<M: Material + Clone + serde::Serialize>(
     max_ttl_seconds: Option<u64>,
     now: Timestamp,
 ) -> Result<SecretData, ExecuteError> {
-    let mut keys = SecretData::new();
+    let mut keys = SecretData::from([(key::EPOCH_MAC_KEY.to_owned(), crate::epoch_key::generate()?)]);
     let mut generations = vec![];
     for (index, Made { material, private }) in made.into_iter().enumerate() {
         let state = if index == 0 { State::Active } else { State::Staged };
@@ -147,9 +147,12 @@ pub(crate) fn first_ring<M: Material + Clone + serde::Serialize>(
     ring_data(&ring, &keys)
 }
 
-/// A ring as its Secret holds it: the document, and the keys of what is trusted and did not leak.
+/// A ring as its Secret holds it: the document, the key that proves its epochs, and the keys of what is trusted and did
+/// not leak.
 pub(crate) fn ring_data<M: serde::Serialize>(ring: &Ring<M>, keys: &SecretData) -> Result<SecretData, ExecuteError> {
     let mut data = SecretData::from([(key::RING.to_owned(), json(ring)?)]);
+    let epoch_key = keys.get(key::EPOCH_MAC_KEY).map(|value| (key::EPOCH_MAC_KEY.to_owned(), value.clone()));
+    data.extend(epoch_key);
     for generation in ring.trusted() {
         let name = generation.private_key_name();
         if let Some(private) = keys.get(&name) {

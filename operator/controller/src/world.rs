@@ -235,7 +235,7 @@ impl World {
     /// Whether a copy of a ring can be read and holds exactly this `ring.json`.
     pub(crate) fn is_copied(&self, copy: &ObjectKey, ring_json: &[u8]) -> bool {
         let found = self.secrets.get(&(copy.namespace.clone(), copy.name.clone()));
-        let Some(SecretFacts::CaRing { facts, ring: Ok(_), .. } | SecretFacts::SigningRing { facts, ring: Ok(_) }) =
+        let Some(SecretFacts::CaRing { facts, ring: Ok(_), .. } | SecretFacts::SigningRing { facts, ring: Ok(_), .. }) =
             found
         else {
             return false;

@@ -18,10 +18,11 @@ pub(crate) use self::request::key_spec;
 use crate::backoff::Failures;
 use crate::budget::IssuanceBudget;
 use crate::domain::DomainView;
+use crate::epoch::Claim;
 use crate::instance::Instances;
 use crate::object::{DesiredObject, Held, ObjectChange, ObjectKey, OtherKeys, Template, unreadable};
 use crate::plan::owner;
-use crate::ring::{CaMaterial, Generation};
+use crate::ring::{CaMaterial, Generation, RingKind};
 use crate::{Action, IssueLeaf, Plan, Refusal, limits, projection};
 
 /// Everything a decision about one ServiceCertificate rests on.
@@ -150,10 +151,10 @@ fn refuse(observed: &Observed<'_>, refusal: Refusal, now: Timestamp) -> Verdict 
     if let Some(failures) = observed.failures.filter(|failures| failures.holds_back(generation, cap, now)) {
         return Verdict::KeepLater(refusal, failures.retry_at(cap));
     }
-    let namespace = observed.certificate.metadata.namespace.as_deref().unwrap_or_default();
-    let key = ObjectKey::secret(namespace, observed.certificate.secret_name());
-    let mut change = ObjectChange::nothing(key, Some(secret.facts.version()));
-    change.annotations.insert(annotation::CA_EPOCH.to_owned(), Some(ring.epoch.to_string()));
+    let mut change = ObjectChange::nothing(secret_key(observed), Some(secret.facts.version()));
+    change
+        .annotations
+        .extend(epoch_annotations(observed, ring.epoch).into_iter().map(|(name, value)| (name, Some(value))));
     change.data.insert(key::CA_CERT.to_owned(), Some(bundle));
     Verdict::Keep(refusal, Box::new(Action::Write(Box::new(change))))
 }
@@ -166,8 +167,9 @@ fn check_secret(observed: &Observed<'_>) -> Result<(), Refusal> {
         return Err(Refusal::stalled(reason::SECRET_CLAIMED, message));
     }
     if let (Some(ring), Some(secret)) = (observed.domain.ca, observed.secret.ours())
-        && let Some(found) = secret.facts.number(annotation::CA_EPOCH).filter(|found| *found > ring.epoch)
+        && let Some(claim) = claimed_epoch(observed, secret).filter(|claim| claim.is_newer_than(ring.epoch))
     {
+        let found = claim.epoch;
         let message = format!(
             "Secret {name} was written from a CA ring of epoch {found}, but the ring in force has epoch {}: an older \
              ring never overwrites a newer one",
@@ -201,6 +203,23 @@ fn check_secret(observed: &Observed<'_>) -> Result<(), Refusal> {
         }
         Held::Ours(_) | Held::Absent => Ok(()),
     }
+}
+
+/// The Secret's name as an object.
+fn secret_key(observed: &Observed<'_>) -> ObjectKey {
+    let namespace = observed.certificate.metadata.namespace.as_deref().unwrap_or_default();
+    ObjectKey::secret(namespace, observed.certificate.secret_name())
+}
+
+/// The epoch of the CA ring that a Secret carries.
+fn claimed_epoch(observed: &Observed<'_>, secret: &LeafSecret) -> Option<Claim> {
+    let value = |name: &str| secret.facts.annotations.get(name).map(String::as_str);
+    Claim::read(RingKind::Ca, || secret_key(observed), value, observed.domain.ca_mac)
+}
+
+/// The annotations of an epoch of the CA ring on the Secret.
+fn epoch_annotations(observed: &Observed<'_>, epoch: u64) -> BTreeMap<String, String> {
+    crate::epoch::annotations(RingKind::Ca, &secret_key(observed), epoch, observed.domain.ca_mac)
 }
 
 fn cause(observed: &Observed<'_>, request: &Request<'_>, now: Timestamp) -> Option<Cause> {
@@ -321,14 +340,13 @@ fn desired(observed: &Observed<'_>, request: &Request<'_>, revision: u64, now: T
     let mut annotations = BTreeMap::from([
         (annotation::SPEC_HASH.to_owned(), request.hash.clone()),
         (annotation::REVISION.to_owned(), revision.to_string()),
-        (annotation::CA_EPOCH.to_owned(), request.ring.epoch.to_string()),
     ]);
+    annotations.extend(epoch_annotations(observed, request.ring.epoch));
     if let Some(value) = &request.renew_requested {
         annotations.insert(annotation::RENEW_REQUESTED_AT.to_owned(), value.clone());
     }
-    let namespace = meta.namespace.as_deref().unwrap_or_default();
     DesiredObject {
-        key: ObjectKey::secret(namespace, observed.certificate.secret_name()),
+        key: secret_key(observed),
         secret_type: Some(TLS_SECRET),
         labels: projection::labels(observed.domain.name, "leaf"),
         annotations,

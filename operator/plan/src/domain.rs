@@ -3,6 +3,7 @@
 use gaia_api::crd::{TrustDomain, reason};
 
 use crate::Refusal;
+use crate::epoch::EpochMac;
 use crate::ring::{CaMaterial, CaRing, Generation, SigningRing};
 
 /// A TrustDomain as one referring object sees it.
@@ -18,6 +19,8 @@ pub struct DomainView<'a> {
     pub selected: bool,
     /// Its CA ring, if there is one that can be read.
     pub ca: Option<&'a CaRing>,
+    /// The MACs over the epochs of its CA ring; none: that ring has no key for them.
+    pub ca_mac: Option<&'a dyn EpochMac>,
     /// Its signing ring, if there is one that can be read.
     pub signing: Option<&'a SigningRing>,
 }

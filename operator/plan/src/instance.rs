@@ -173,6 +173,7 @@ impl Instance {
     pub fn laggard(&self, reason: &str) -> Laggard {
         Laggard {
             namespace: self.namespace.clone(),
+            kind: None,
             pod: self.name.clone(),
             reason: reason.chars().take(MAX_REASON).collect(),
         }

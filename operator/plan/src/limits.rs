@@ -38,13 +38,14 @@ pub fn check_leaf(life: Duration, times: &PropagationSpec) -> Result<(), Refusal
     ))
 }
 
-/// Whether a CA of that life outlives its leaves with room to rotate: `CA >= 2(leaf + P + D) + G + 2S`, with `G = P`.
+/// Whether a CA of that life leaves room to rotate: `CA >= 4(leaf + P + D) + G + 2S`, with `G = P`. A factor of two
+/// would let a CA begin its own replacement as soon as it signs.
 ///
 /// # Errors
 /// The inequality with both sides in numbers.
-pub fn check_ca(ca: Duration, longest_leaf: Duration, times: &PropagationSpec) -> Result<(), Refusal> {
+pub fn check_ca(ca: Duration, leaf: Duration, times: &PropagationSpec) -> Result<(), Refusal> {
     let (p, d, s) = (times.min_delay.value(), times.deadline.value(), times.clock_skew.value());
-    let right = least_ca_life(longest_leaf, times);
+    let right = least_ca_life(leaf, times);
     if ca >= right {
         return Ok(());
     }
@@ -52,12 +53,12 @@ pub fn check_ca(ca: Duration, longest_leaf: Duration, times: &PropagationSpec) -
         DURATION_NOT_POSSIBLE,
         format!(
             "the CA's life of {} is too short for a certificate of {}: it must satisfy ca.duration >= \
-             2(longest certificate + propagation.minDelay + propagation.deadline) + propagation.minDelay + \
-             2 propagation.clockSkew, but {} < 2({} + {} + {}) + {} + 2 * {} = {}",
+             4(certificateDefaults.duration + propagation.minDelay + propagation.deadline) + propagation.minDelay + \
+             2 propagation.clockSkew, but {} < 4({} + {} + {}) + {} + 2 * {} = {}",
             text(ca),
-            text(longest_leaf),
+            text(leaf),
             text(ca),
-            text(longest_leaf),
+            text(leaf),
             text(p),
             text(d),
             text(p),
@@ -67,11 +68,29 @@ pub fn check_ca(ca: Duration, longest_leaf: Duration, times: &PropagationSpec) -
     ))
 }
 
-/// The least life of a CA: `2(leaf + P + D) + G + 2S`, with `G = P`.
+/// The least life of a CA: `4(leaf + P + D) + G + 2S`, with `G = P`.
 #[must_use]
-pub fn least_ca_life(longest_leaf: Duration, times: &PropagationSpec) -> Duration {
-    let (p, d, s) = (times.min_delay.value(), times.deadline.value(), times.clock_skew.value());
-    2 * (longest_leaf + p + d) + p + 2 * s
+pub fn least_ca_life(leaf: Duration, times: &PropagationSpec) -> Duration {
+    2 * ca_lead(leaf, times) + times.min_delay.value() + 2 * times.clock_skew.value()
+}
+
+/// How long before the end of a CA its rotation starts: `2(leaf + P + D)`.
+#[must_use]
+pub fn ca_lead(leaf: Duration, times: &PropagationSpec) -> Duration {
+    2 * (leaf + times.min_delay.value() + times.deadline.value())
+}
+
+/// The least time that a bring-your-own CA must still be in force when it is accepted: `2(leaf + P + D) + G + 2S`, with
+/// `G = P`. It is not replaced by the clock, so that it needs no room for a second half of its life.
+#[must_use]
+pub fn least_life_left(leaf: Duration, times: &PropagationSpec) -> Duration {
+    ca_lead(leaf, times) + times.min_delay.value() + 2 * times.clock_skew.value()
+}
+
+/// The shortest period in which a ring can be rotated: `P + D + G + T + 2S`, with `G = P`.
+#[must_use]
+pub fn least_rotation_period(signed_life: Duration, times: &PropagationSpec) -> Duration {
+    2 * times.min_delay.value() + times.deadline.value() + signed_life + 2 * times.clock_skew.value()
 }
 
 /// Whether a ring can be rotated that often: `rotationPeriod >= P + D + G + T + 2S`, with `G = P`.
@@ -85,7 +104,7 @@ pub fn check_rotation_period(
     times: &PropagationSpec,
 ) -> Result<(), Refusal> {
     let (p, d, s) = (times.min_delay.value(), times.deadline.value(), times.clock_skew.value());
-    let right = 2 * p + d + signed_life + 2 * s;
+    let right = least_rotation_period(signed_life, times);
     if period >= right {
         return Ok(());
     }
@@ -104,30 +123,28 @@ pub fn check_rotation_period(
     ))
 }
 
-/// Everything a TrustDomain's own spec must satisfy.
-///
-/// # Errors
-/// The first inequality that does not hold.
-pub fn check_trust_domain(spec: &TrustDomainSpec) -> Result<(), Refusal> {
+/// The inequalities that a TrustDomain's own spec breaks. `longest_token` is the longest life of a token that may still
+/// be in use, if that is longer than `tokens.maxTTL`.
+#[must_use]
+pub fn broken_inequalities(spec: &TrustDomainSpec, longest_token: Duration) -> Vec<Refusal> {
     let times = &spec.propagation;
     let leaf = spec.certificate_defaults.duration.value();
-    check_leaf(leaf, times).map_err(|refusal| refusal.about("spec.certificateDefaults"))?;
-    if spec.ca.existing_secret_ref.is_none() {
-        check_ca(spec.ca.duration().value(), leaf, times).map_err(|refusal| refusal.about("spec.ca"))?;
-    }
-    if let Some(period) = &spec.ca.rotation_period {
-        check_rotation_period("spec.ca.rotationPeriod", period.value(), Duration::ZERO, times)?;
-    }
-    check_signing_period(spec, spec.tokens.max_ttl.value())
-}
-
-/// Whether signing keys can be rotated that often while tokens live that long.
-///
-/// # Errors
-/// The inequality with both sides in numbers.
-pub fn check_signing_period(spec: &TrustDomainSpec, longest_token: Duration) -> Result<(), Refusal> {
-    let period = spec.tokens.rotation_period.value();
-    check_rotation_period("spec.tokens.rotationPeriod", period, longest_token, &spec.propagation)
+    let is_own_ca = spec.ca.existing_secret_ref.is_none();
+    let token = spec.tokens.max_ttl.value().max(longest_token);
+    let ca_period = spec
+        .ca
+        .rotation_period
+        .as_ref()
+        .map(|period| check_rotation_period("spec.ca.rotationPeriod", period.value(), Duration::ZERO, times));
+    let signing_period = spec.tokens.rotation_period.value();
+    let all = [
+        Some(check_leaf(leaf, times).map_err(|refusal| refusal.about("spec.certificateDefaults"))),
+        is_own_ca
+            .then(|| check_ca(spec.ca.duration().value(), leaf, times).map_err(|refusal| refusal.about("spec.ca"))),
+        ca_period,
+        Some(check_rotation_period("spec.tokens.rotationPeriod", signing_period, token, times)),
+    ];
+    all.into_iter().flatten().filter_map(Result::err).collect()
 }
 
 /// A duration as people write it: `2160h`, `1h5m`, `290s`.
@@ -185,13 +202,13 @@ mod tests {
             auth: Default::default(),
             propagation: Default::default(),
         };
-        assert_eq!(check_trust_domain(&spec), Ok(()));
+        assert_eq!(broken_inequalities(&spec, Duration::ZERO), []);
     }
 
     #[test]
     fn a_ca_that_ends_before_its_leaves_can_be_replaced_is_refused_with_both_numbers() {
         let day = Duration::from_secs(86_400);
         let refusal = check_ca(day, Duration::from_secs(3240 * 3600), &PropagationSpec::default()).unwrap_err();
-        assert!(refusal.message.contains("24h < 2(3240h + 3m + 1h) + 3m + 2 * 1m = 6482h11m"), "{}", refusal.message);
+        assert!(refusal.message.contains("24h < 4(3240h + 3m + 1h) + 3m + 2 * 1m = 12964h17m"), "{}", refusal.message);
     }
 }

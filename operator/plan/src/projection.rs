@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use gaia_api::SpiffeId;
 use gaia_api::crd::{CallerSpec, GaiaService, TrustDomainSpec};
 use gaia_api::mount::{DeniedSubject, Denylist, Grant, Grants, SCHEMA_VERSION, ServiceIdentity, TokenRules};
-use gaia_api::names::{COMPONENT_LABEL, TRUST_DOMAIN_LABEL, annotation, key};
+use gaia_api::names::{COMPONENT_LABEL, TRUST_DOMAIN_LABEL, key};
 use gaia_pki::Jwk;
 use jiff::Timestamp;
 
@@ -174,15 +174,6 @@ pub fn labels(trust_domain: &str, component: &str) -> BTreeMap<String, String> {
     BTreeMap::from([
         (TRUST_DOMAIN_LABEL.to_owned(), trust_domain.to_owned()),
         (COMPONENT_LABEL.to_owned(), component.to_owned()),
-    ])
-}
-
-/// The epochs a projection was made from.
-#[must_use]
-pub fn epochs(ca: &CaRing, signing: &SigningRing) -> BTreeMap<String, String> {
-    BTreeMap::from([
-        (annotation::CA_EPOCH.to_owned(), ca.epoch.to_string()),
-        (annotation::SIGNING_EPOCH.to_owned(), signing.epoch.to_string()),
     ])
 }
 

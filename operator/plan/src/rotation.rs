@@ -103,6 +103,7 @@ impl Turn {
                         | Step::Reactivate { .. }
                         | Step::RaiseMaxTtl(_)
                         | Step::Answer { .. }
+                        | Step::AddEpochKey
                 )
             })
     }
@@ -136,8 +137,6 @@ pub(crate) struct Context<'a, 'o> {
     pub(crate) is_projected: bool,
     /// Whether every leaf Secret has the bundle that the CA's ring says.
     pub(crate) is_in_leaves: bool,
-    /// Whether a new rotation may begin: the times that are asked for are possible.
-    pub(crate) may_begin: bool,
     /// Whether everything else waits: a projection is missing, or the clock went back behind the rings' own times.
     pub(crate) only_urgent: bool,
     pub(crate) now: Timestamp,
@@ -200,6 +199,12 @@ pub(crate) fn transition<M>(
         steps: std::mem::take(&mut turn.steps),
         events: std::mem::take(&mut turn.events),
     })))
+}
+
+/// A ring of an earlier version gets the key that proves the epochs in its projections.
+fn add_epoch_key(context: &Context<'_, '_>, kind: RingKind) -> Option<Turn> {
+    let is_missing = context.observed.macs.of(kind).is_none();
+    is_missing.then(|| Turn { steps: vec![Step::AddEpochKey], ..Turn::default() })
 }
 
 /// How a ring and a generation of it are named to people: `CA 3f9a0c21`.

@@ -100,6 +100,8 @@ pub enum Step {
         /// What became of it.
         answer: Option<Answer>,
     },
+    /// The ring gets a key for the MACs over epochs. Rings of earlier versions have none.
+    AddEpochKey,
 }
 
 /// A ring put back to what its copy says.
@@ -222,6 +224,8 @@ impl<M: Material + Clone> Ring<M> {
             }
             Step::Answer { annotation, answer: Some(answer) } => self.handled.record(annotation, answer.clone()),
             Step::Answer { annotation, answer: None } => self.handled.forget(annotation),
+            // The key is no part of the document.
+            Step::AddEpochKey => {}
         }
         Ok(())
     }
@@ -403,6 +407,7 @@ impl fmt::Display for Step {
             Self::RaiseMaxTtl(seconds) => write!(f, "tokens may live {seconds}s"),
             Self::Answer { annotation, answer: Some(_) } => write!(f, "annotation {annotation} is answered"),
             Self::Answer { annotation, answer: None } => write!(f, "annotation {annotation} was removed"),
+            Self::AddEpochKey => write!(f, "epochs get a MAC"),
         }
     }
 }
@@ -425,7 +430,8 @@ impl Step {
             | Self::Remove(_)
             | Self::Abandon(_)
             | Self::Discard(_)
-            | Self::Distrust { .. } => true,
+            | Self::Distrust { .. }
+            | Self::AddEpochKey => true,
             Self::Publish(_)
             | Self::Switched(_)
             | Self::Suspect { .. }

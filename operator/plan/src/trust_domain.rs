@@ -1,6 +1,7 @@
 //! TrustDomain: its rings, and their projections into the namespaces.
 
 mod bootstrap;
+mod epochs;
 mod kept;
 mod observed;
 mod projections;
@@ -9,13 +10,16 @@ mod status;
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
+use gaia_api::crd::condition::warning;
 use gaia_api::crd::{Acknowledgement, Laggard, TrustDomainStatus, reason};
-use gaia_api::names::{annotation, key};
+use gaia_api::names::key;
 use jiff::Timestamp;
 
 pub(crate) use self::bootstrap::{ca_material, desired_ring, signing_key_spec};
+pub(crate) use self::epochs::newest_projected;
 pub use self::kept::KeptGrants;
 pub use self::observed::{Abilities, BroughtCa, LeafRecord, LeafView, Observed, RingView, SignerSecret};
+use crate::conditions::Warning;
 use crate::instance::{Instance, Need};
 use crate::ring::{CaRing, RingKind, SigningRing};
 use crate::rotation::{self, Context, Currency, Turn, UsedLeaves};
@@ -69,6 +73,7 @@ struct Decision {
     signing: Turn,
     currency: Currency,
     thresholds: Vec<Timestamp>,
+    warnings: Vec<Warning>,
 }
 
 impl Decision {
@@ -91,8 +96,8 @@ fn decide(observed: &Observed<'_>, leaves: &UsedLeaves<'_, '_>, now: Timestamp) 
         return Decision::refuse(restore_refused.unwrap_or(refusal));
     }
     let (Some(ca), Some(signing)) = (observed.ca.ring(), observed.signing.ring()) else {
-        let possible = check_times(observed, None);
-        return match possible.and_then(|()| bootstrap::next(observed, now)) {
+        let broken = broken_inequalities(observed, observed.signing.ring()).into_iter().next();
+        return match broken.map_or(Ok(()), Err).and_then(|()| bootstrap::next(observed, now)) {
             Ok(action) => Decision::act(vec![action]),
             Err(refusal) => Decision::refuse(restore_refused.unwrap_or(refusal)),
         };
@@ -110,13 +115,14 @@ fn live(
     signing: &SigningRing,
     now: Timestamp,
 ) -> Decision {
+    if let Some(refusal) = epochs::outdated(observed) {
+        return Decision::refuse(refusal);
+    }
     let mut projected = projections::actions(observed, ca, signing, now);
-    let outdated = projected.refusal.as_ref().is_some_and(|refusal| refusal.reason == reason::RING_OUTDATED);
     let mut actions = bootstrap::repairs(observed);
     actions.append(&mut projected.actions);
-    let times = check_times(observed, Some(signing));
     let bundle_hash = gaia_pki::sha256_hex(projection::bundle(ca, now).as_bytes());
-    let unprojected = unprojected_leaf(observed, ca, &bundle_hash);
+    let unprojected = unprojected_leaf(observed, &bundle_hash);
     // Times that are written by a clock that went back would let something end too early later.
     let newest = ca.newest_time().max(signing.newest_time());
     let went_back = now < newest;
@@ -128,7 +134,6 @@ fn live(
         bundle_hash: &bundle_hash,
         is_projected: actions.is_empty(),
         is_in_leaves: unprojected.is_none(),
-        may_begin: times.is_ok(),
         only_urgent: went_back || !actions.is_empty(),
         now,
     };
@@ -137,18 +142,15 @@ fn live(
     if let (Some(progress), Some(secret)) = (&mut ca_turn.progress, unprojected.filter(|_| actions.is_empty())) {
         progress.message = format!("{}: Secret {secret} does not hold the newest ca.crt yet", progress.message);
     }
-    if !outdated {
-        ca_turn.thresholds.extend(went_back.then_some(newest));
-        actions = in_order(observed, (ca, &mut ca_turn), (signing, &mut signing_turn), actions);
-    }
+    ca_turn.thresholds.extend(went_back.then_some(newest));
+    actions = in_order(observed, (ca, &mut ca_turn), (signing, &mut signing_turn), actions);
     let waited_for = [&ca_turn, &signing_turn].into_iter().filter_map(|turn| turn.progress.as_ref());
     let waited_for: Vec<&Laggard> = waited_for.flat_map(|progress| &progress.laggards).collect();
     let (workloads, restart_at) = rotation::workload_actions(observed, &currency, &waited_for, now);
     if actions.is_empty() {
         actions = workloads;
     }
-    let refusal = times
-        .and_then(|()| bootstrap::check_brought_ca(observed))
+    let refusal = bootstrap::check_brought_ca(observed)
         .err()
         .or(ca_turn.refusal.take())
         .or(signing_turn.refusal.take())
@@ -156,7 +158,8 @@ fn live(
     let mut thresholds = std::mem::take(&mut ca_turn.thresholds);
     thresholds.append(&mut signing_turn.thresholds);
     thresholds.extend(restart_at);
-    Decision { actions, refusal, ca: ca_turn, signing: signing_turn, currency, thresholds }
+    let warnings = lifetimes_too_tight(observed, ca, signing);
+    Decision { actions, refusal, ca: ca_turn, signing: signing_turn, currency, thresholds, warnings }
 }
 
 /// A missing projection is written before anything else, but for an emergency; and the rings go on when all are there.
@@ -184,12 +187,10 @@ fn switches_ca(action: &Action) -> bool {
 }
 
 /// The first leaf Secret that does not hold the newest bundle and could.
-fn unprojected_leaf(observed: &Observed<'_>, ca: &CaRing, bundle_hash: &str) -> Option<String> {
+fn unprojected_leaf(observed: &Observed<'_>, bundle_hash: &str) -> Option<String> {
     // What cannot be written is told by its ServiceCertificate, and must not hold up everybody else.
     let can_be_written = |secret: &dyn LeafRecord| {
-        !secret.is_immutable()
-            && secret.secret_type() == Some(crate::certificate::TLS_SECRET)
-            && secret.number(annotation::CA_EPOCH).is_none_or(|found| found <= ca.epoch)
+        !secret.is_immutable() && secret.secret_type() == Some(crate::certificate::TLS_SECRET)
     };
     let behind = observed.leaves.iter().filter(|view| {
         let is_old =
@@ -203,13 +204,31 @@ fn unprojected_leaf(observed: &Observed<'_>, ca: &CaRing, bundle_hash: &str) -> 
     Some(format!("{namespace}/{name}"))
 }
 
-/// Everything that the times in the spec must satisfy together.
-fn check_times(observed: &Observed<'_>, signing: Option<&SigningRing>) -> Result<(), Refusal> {
-    let spec = &observed.domain.spec;
-    limits::check_trust_domain(spec)?;
+/// What the times in the spec must satisfy together and do not.
+fn broken_inequalities(observed: &Observed<'_>, signing: Option<&SigningRing>) -> Vec<Refusal> {
     let high_water = signing.and_then(|ring| ring.max_ttl_high_water_seconds).unwrap_or_default();
-    let life = spec.tokens.max_ttl.value().max(Duration::from_secs(high_water));
-    limits::check_signing_period(spec, life)
+    limits::broken_inequalities(&observed.domain.spec, Duration::from_secs(high_water))
+}
+
+/// Where rings exist, a broken inequality stops nothing.
+fn lifetimes_too_tight(observed: &Observed<'_>, ca: &CaRing, signing: &SigningRing) -> Vec<Warning> {
+    let warning = |message| Warning::new(warning::LIFETIMES_TOO_TIGHT, message);
+    let broken = broken_inequalities(observed, Some(signing)).into_iter().map(|refusal| warning(refusal.message));
+    let active = ca.active().filter(|active| active.material.brought && observed.is_too_tight(&active.material));
+    let brought = active.map(|active| {
+        let life = crate::backoff::since(active.material.not_after, active.material.not_before);
+        let least = limits::least_ca_life(observed.leaf_life(), &observed.domain.spec.propagation);
+        warning(format!(
+            "spec.ca.existingSecretRef: CA {} lives {}, and its certificates of {} need {}: certificates that reach \
+             beyond its end at {} are shortened; put its successor into the Secret in time",
+            active.id,
+            limits::text(life),
+            limits::text(observed.leaf_life()),
+            limits::text(least),
+            active.material.not_after
+        ))
+    });
+    broken.chain(brought).collect()
 }
 
 /// Who does not use everything yet, and who is waited for although it does.

@@ -12,12 +12,16 @@ mod authorities;
 mod compromise;
 #[path = "stories/domains.rs"]
 mod domains;
+#[path = "stories/epochs.rs"]
+mod epochs;
 #[path = "stories/instances.rs"]
 mod instances;
 #[path = "stories/keys.rs"]
 mod keys;
 #[path = "stories/leaves.rs"]
 mod leaves;
+#[path = "stories/lifetimes.rs"]
+mod lifetimes;
 #[path = "stories/modes.rs"]
 mod modes;
 #[path = "stories/restores.rs"]

@@ -64,6 +64,16 @@ pub fn unique_callers() -> Rule {
     .message("must not name the same service and namespace twice")
 }
 
+/// One optional duration of a struct is at most another one. A text that is no duration is left to the rule of [`Span`].
+#[must_use]
+pub fn not_longer_than(field: &str, limit: &str) -> Rule {
+    Rule::new(format!(
+        "!has(self.{field}) || !has(self.{limit}) || !self.{field}.matches('{PATTERN}') || \
+         !self.{limit}.matches('{PATTERN}') || duration(self.{field}) <= duration(self.{limit})"
+    ))
+    .message(format!("{field} must not be longer than {limit}").as_str())
+}
+
 /// Each entry is an IPv4 or IPv6 address.
 #[must_use]
 pub fn each_is_ip() -> Rule {

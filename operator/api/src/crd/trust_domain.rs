@@ -176,12 +176,18 @@ pub enum DistrustMode {
 
 /// Defaults for every ServiceCertificate.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[x_kube(validation = crate::crd::rules::not_longer_than("duration", "maxDuration"))]
 #[serde(rename_all = "camelCase")]
 pub struct CertificateDefaults {
     /// Life of a leaf; renewed at two thirds, so the default of 3240h (135 days) renews quarterly.
     #[serde(default = "default_leaf_duration")]
     #[x_kube(validation = crate::crd::rules::between("10m", "26280h"))]
     pub duration: Span,
+    /// Longest life of a leaf. A ServiceCertificate that asks for more gets this much, with the condition
+    /// DurationClamped. None: only the CA's end limits it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = crate::crd::rules::between("10m", "26280h"))]
+    pub max_duration: Option<Span>,
     /// Key of a leaf: ECDSA 256 by default.
     #[serde(default)]
     pub private_key: PrivateKeySpec,
@@ -189,7 +195,7 @@ pub struct CertificateDefaults {
 
 impl Default for CertificateDefaults {
     fn default() -> Self {
-        Self { duration: default_leaf_duration(), private_key: PrivateKeySpec::default() }
+        Self { duration: default_leaf_duration(), max_duration: None, private_key: PrivateKeySpec::default() }
     }
 }
 
@@ -254,6 +260,10 @@ pub struct PropagationSpec {
     #[serde(default = "default_deadline")]
     #[x_kube(validation = crate::crd::rules::between("1s", "168h"))]
     pub deadline: Span,
+    /// Whether instances that still lag after `deadline` hold a rotation. Wait: they do, so that one pod of one tenant
+    /// can hold the rotation of the whole domain. LeaveBehind: at most one instance, or 10 % of all, no longer does.
+    #[serde(default)]
+    pub past_deadline: PastDeadline,
     /// S: how far the clocks of two machines may differ.
     #[serde(default = "default_clock_skew")]
     #[x_kube(validation = crate::crd::rules::between("0s", "10m"))]
@@ -266,9 +276,21 @@ impl Default for PropagationSpec {
             min_delay: default_min_delay(),
             require_acknowledgement: true,
             deadline: default_deadline(),
+            past_deadline: PastDeadline::default(),
             clock_skew: default_clock_skew(),
         }
     }
+}
+
+/// The effect of `propagation.deadline` on instances that lag.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum PastDeadline {
+    /// They hold the rotation until they are up to date.
+    #[default]
+    Wait,
+    /// At most max(1, 10 %) of the TrustDomain's instances no longer hold the step. Each one is named in
+    /// `status.laggards` and in one Event. Instances of the token issuer always hold it.
+    LeaveBehind,
 }
 
 fn default_min_delay() -> Span {

@@ -114,12 +114,16 @@ impl<S: Store> Executor<S> {
             keys.insert(format!("{}.key", material.id()), private);
             materials.push(material);
         }
+        let copied_keys = keys.clone();
+        if transition.steps.contains(&Step::AddEpochKey) {
+            keys.insert(key::EPOCH_MAC_KEY.to_owned(), crate::epoch_key::generate()?);
+        }
         let after = found.ring.after(&transition.steps, materials, now);
         let after = after.map_err(|error| self.ring_error(&transition.key.name, &error.to_string()))?;
         let mut affected = std::collections::BTreeSet::new();
         if !transition.steps.iter().all(Step::only_records) {
             let copy = found.ring.copy_before(&after);
-            match self.copy_ring(transition, mint::copy_data(&copy, &keys)?).await? {
+            match self.copy_ring(transition, mint::copy_data(&copy, &copied_keys)?).await? {
                 Outcome::Done(copied) => affected = copied,
                 other => return Ok(other),
             }
@@ -211,7 +215,10 @@ impl<S: Store> Executor<S> {
         let restored = copy.ring.restored(current.as_ref(), restore.new_epoch, self.clock.now());
         let mut restored = restored.map_err(|error| self.ring_error(&copy_key.name, &error.to_string()))?;
         restored.handled = restored.handled.merged(&restore.handled);
+        // Projections carry MACs by the key of the ring in force, if there is one.
+        let epoch_key = keys.remove_entry(key::EPOCH_MAC_KEY);
         keys.extend(copy.data);
+        keys.extend(epoch_key);
         let data = mint::ring_data(&restored, &keys)?;
         if let Some(missing) = restored.trusted().find(|generation| !data.contains_key(&generation.private_key_name()))
         {

@@ -7,6 +7,7 @@ use gaia_api::names;
 use gaia_plan::budget::IssuanceBudget;
 use gaia_plan::certificate::LeafSecret;
 use gaia_plan::domain::DomainView;
+use gaia_plan::epoch::{EpochMac, EpochMacs};
 use gaia_plan::legacy::LedgerObject;
 use gaia_plan::object::{Held, ObjectFacts, ObjectKey, ObjectKind, OwnerRef, is_ours};
 use gaia_plan::ring::{CaMaterial, Ring, SigningMaterial};
@@ -86,6 +87,10 @@ impl World {
             signing,
             ca_copy: self.ca_ring(&names::previous(&names::ca_ring(name))),
             signing_copy: self.signing_ring(&names::previous(&names::signing_ring(name))),
+            macs: EpochMacs {
+                ca: self.epoch_mac(&names::ca_ring(name)),
+                signing: self.epoch_mac(&names::signing_ring(name)),
+            },
             leaves_exist: rings_missing && self.has_leaves(name),
             brought_ca: domain.spec.ca.existing_secret_ref.as_ref().and_then(|_| self.brought.get(name).cloned()),
             trust: known(names::trust(name)),
@@ -120,6 +125,7 @@ impl World {
             object: self.trust_domains.get(name).map(AsRef::as_ref),
             selected: self.is_selected(name, namespace),
             ca: self.ca_ring(&names::ca_ring(name)).ring(),
+            ca_mac: self.epoch_mac(&names::ca_ring(name)),
             signing: self.signing_ring(&names::signing_ring(name)).ring(),
         }
     }
@@ -239,6 +245,17 @@ impl World {
         match self.operator_secret(secret) {
             Some(SecretFacts::SigningRing { facts, ring, .. }) => ring_view(ring.as_ref(), facts),
             Some(_) | None => RingView::Missing,
+        }
+    }
+
+    /// The MACs by the key in a ring, or in its copy where the ring is missing.
+    fn epoch_mac(&self, ring: &str) -> Option<&dyn EpochMac> {
+        let found = self.operator_secret(ring).or_else(|| self.operator_secret(&names::previous(ring)));
+        match found? {
+            SecretFacts::CaRing { mac, .. } | SecretFacts::SigningRing { mac, .. } => {
+                mac.as_ref().map(|mac| mac as &dyn EpochMac)
+            }
+            _ => None,
         }
     }
 

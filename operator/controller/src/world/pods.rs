@@ -54,9 +54,11 @@ struct PodStatus {
 }
 
 #[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct ContainerStatus {
     name: String,
     state: Option<ContainerState>,
+    last_state: Option<ContainerState>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -147,11 +149,15 @@ pub(crate) struct Reference {
     pub(crate) reloads: bool,
 }
 
-/// What is to be known of a pod; none if it has ended, or refers to nothing that we could ever write.
+/// The facts about a pod; none if it has ended, if no container of it has ever started (it holds nothing, and will
+/// mount what is there when it starts), or if it refers to nothing that we could ever write.
 pub(crate) fn read(pod: &Pod) -> Option<PodFacts> {
     let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref());
     let phase = status.and_then(|status| status.phase.as_deref());
     if matches!(phase, Some("Succeeded" | "Failed")) {
+        return None;
+    }
+    if !status.is_some_and(has_started) {
         return None;
     }
     let references = references(spec);
@@ -241,6 +247,20 @@ fn could_be_ours(kind: ObjectKind, name: &str) -> bool {
         ObjectKind::Secret => !name.is_empty(),
         _ => OUR_CONFIG_MAPS.iter().any(|suffix| name.ends_with(suffix)),
     }
+}
+
+/// Whether a container of any kind has ever started. An unschedulable pod, or one that waits for an image or a volume,
+/// has none.
+fn has_started(status: &PodStatus) -> bool {
+    let lists = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+    let mut all = lists.into_iter().flatten().flatten();
+    // A pod is Running only once a container has started (kubelet's getPhase).
+    matches!(status.phase.as_deref(), Some("Running" | "Unknown"))
+        || all.any(|container| {
+            let runs_or_ended = |state: &ContainerState| state.running.is_some() || state.terminated.is_some();
+            let states = [container.state.as_ref(), container.last_state.as_ref()];
+            states.into_iter().flatten().any(runs_or_ended)
+        })
 }
 
 /// When the last container started that uses what is mounted: those that run for good, and those that came to look.
@@ -370,6 +390,30 @@ mod tests {
         assert_eq!(seen(with_env(kind, container)), [(expected.0, expected.1.to_owned(), false)]);
     }
 
+    #[rstest]
+    #[case::unschedulable(json!({ "phase": "Pending", "conditions": [] }), false)]
+    #[case::image_cannot_be_pulled(status_of("containerStatuses", json!({ "waiting": { "reason": "ImagePullBackOff" } })), false)]
+    #[case::waits_for_a_volume(status_of("containerStatuses", json!({ "waiting": { "reason": "ContainerCreating" } })), false)]
+    #[case::init_image_cannot_be_pulled(status_of("initContainerStatuses", json!({ "waiting": {} })), false)]
+    #[case::init_container_runs(status_of("initContainerStatuses", json!({ "running": {} })), true)]
+    #[case::init_container_has_ended(status_of("initContainerStatuses", json!({ "terminated": { "exitCode": 0 } })), true)]
+    #[case::crash_loop(
+        json!({ "phase": "Pending", "containerStatuses": [{ "name": "app", "image": "i", "imageID": "i", "ready": false,
+            "restartCount": 0, "state": { "waiting": { "reason": "CrashLoopBackOff" } },
+            "lastState": { "terminated": { "exitCode": 1 } } }] }),
+        true,
+    )]
+    #[case::no_status(json!({}), false)]
+    fn a_pod_that_never_started_a_container_is_no_instance(#[case] status: Value, #[case] counts: bool) {
+        let spec = with_volume(json!({ "secret": { "secretName": "web-tls" } }), json!([]));
+        assert_eq!(read(&pod(spec, status)).is_some(), counts);
+    }
+
+    fn status_of(list: &str, state: Value) -> Value {
+        json!({ "phase": "Pending", list: [{ "name": "app", "image": "i", "imageID": "i", "ready": false,
+            "restartCount": 0, "state": state }] })
+    }
+
     #[test]
     fn image_pull_secrets_and_literal_values_do_not_count() {
         let spec = json!({ "imagePullSecrets": [{ "name": "registry" }],
@@ -378,7 +422,7 @@ mod tests {
     }
 
     #[rstest]
-    #[case("Pending", true)]
+    #[case("Pending", false)]
     #[case("Running", true)]
     #[case("Unknown", true)]
     #[case("Succeeded", false)]

@@ -27,7 +27,12 @@ pub(super) struct Request<'a> {
     pub(super) names_hash: String,
     pub(super) usages: Vec<Usage>,
     pub(super) key: KeySpec,
+    /// The life that is asked for.
+    pub(super) asked: Duration,
+    /// The same within `certificateDefaults.maxDuration`.
     pub(super) duration: Duration,
+    /// Why a certificate of that life may not reach its instances in time.
+    pub(super) too_tight: Option<Refusal>,
     /// Over all of the above that a person can ask for.
     pub(super) hash: String,
     pub(super) renews: bool,
@@ -53,32 +58,35 @@ impl<'a> Request<'a> {
         };
         let names = names(who, spec, &domain.spec.allowed_names)?;
         let defaults = &domain.spec.certificate_defaults;
-        let duration = spec.duration.as_ref().unwrap_or(&defaults.duration).value();
+        let asked = spec.duration.as_ref().unwrap_or(&defaults.duration).value();
+        let duration = defaults.max_duration.as_ref().map_or(asked, |limit| asked.min(limit.value()));
         let times = &domain.spec.propagation;
-        limits::check_leaf(duration, times).map_err(|refusal| refusal.about("spec.duration"))?;
-        if domain.spec.ca.existing_secret_ref.is_none() {
-            let ca = domain.spec.ca.duration().value();
-            limits::check_ca(ca, duration, times).map_err(|refusal| refusal.about("spec.duration"))?;
+        // A stored certificate in use is renewed all the same: an edit of the TrustDomain must not let it expire.
+        let too_tight = limits::check_leaf(duration, times).map_err(|refusal| refusal.about("spec.duration")).err();
+        let is_stored = observed.secret.ours().is_some_and(|secret| secret.leaf.is_some());
+        if let Some(refusal) = too_tight.as_ref().filter(|_| !is_stored) {
+            return Err(refusal.clone());
         }
         let account = spec.service_account_name.as_deref().unwrap_or(name);
         let spiffe_id = SpiffeId::workload(&domain.spec.trust_domain, namespace, account);
         let key = key_spec(spec.private_key.as_ref().unwrap_or(&defaults.private_key));
         let usages = usages(&spec.usages);
         let common_name = common_name(spec.subject_common_name, name);
-        let mut asked = serde_json::json!({
+        let mut wanted = serde_json::json!({
             "trustDomain": observed.domain.name,
             "spiffeId": spiffe_id,
             "dnsNames": names.dns,
             "ipAddresses": names.ip,
-            "durationSeconds": duration.as_secs(),
+            // As it is asked for: a limit that is set later takes effect at the next renewal.
+            "durationSeconds": asked.as_secs(),
             "privateKey": key.to_string(),
             "usages": usages.iter().map(ToString::to_string).collect::<Vec<_>>(),
         });
         if let Some(name) = &common_name {
             // Only then: without one the hash is that of leaves issued before there was such a field.
-            asked["commonName"] = name.as_str().into();
+            wanted["commonName"] = name.as_str().into();
         }
-        let hash = sha256_hex(projection::json(&asked).as_bytes());
+        let hash = sha256_hex(projection::json(&wanted).as_bytes());
         let (ring, ca) = observed.domain.signer()?;
         Ok(Self {
             ring,
@@ -91,7 +99,9 @@ impl<'a> Request<'a> {
             names,
             usages,
             key,
+            asked,
             duration,
+            too_tight,
             hash,
             renews: spec.renewal == Renewal::Enabled,
             min_delay: times.min_delay.value(),

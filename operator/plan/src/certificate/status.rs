@@ -1,14 +1,17 @@
 //! What is reported of a ServiceCertificate.
 
-use gaia_api::crd::condition::SERVED;
+use std::time::Duration;
+
+use gaia_api::crd::condition::{SERVED, warning};
 use gaia_api::crd::{Counts, Renewal, ServiceCertificateStatus, Truth, reason};
 use gaia_api::names::annotation;
 use jiff::Timestamp;
 
 use super::request::Request;
 use super::{LeafFacts, LeafSecret, Observed, Verdict, issued_at};
-use crate::conditions::{Obstacles, Report, headline, is_accepted};
+use crate::conditions::{Obstacles, Report, Warning, headline, is_accepted};
 use crate::instance::{Instances, Need};
+use crate::limits;
 use crate::object::Held;
 
 pub(super) fn status(observed: &Observed<'_>, verdict: &Verdict, now: Timestamp) -> ServiceCertificateStatus {
@@ -27,6 +30,7 @@ pub(super) fn status(observed: &Observed<'_>, verdict: &Verdict, now: Timestamp)
     let mut conditions = report.standard(ready(observed, now), &obstacles);
     let (served, counts) = served(observed);
     conditions.push(report.condition(SERVED, served.0, served.1, served.2));
+    conditions.extend(report.warnings(warnings(observed)));
     let (reason, message) = headline(&conditions);
     let mut status = ServiceCertificateStatus {
         observed_generation: certificate.metadata.generation,
@@ -62,6 +66,33 @@ fn describe(status: &mut ServiceCertificateStatus, secret: &LeafSecret, observed
         generation.map_or_else(|| crate::ring::short_id(issuer), |generation| generation.id.clone())
     });
     status.issuer = status.issuer.take().or_else(known_before);
+}
+
+/// What is not as it was asked for, and stops nothing.
+fn warnings(observed: &Observed<'_>) -> Vec<Warning> {
+    let Ok(request) = Request::of(observed) else { return vec![] };
+    let (asked, domain) = (limits::text(request.asked), observed.domain.name);
+    let field = match observed.certificate.spec.duration {
+        Some(_) => "spec.duration".to_owned(),
+        None => format!("spec.certificateDefaults.duration of TrustDomain {domain}"),
+    };
+    let limited = (request.duration < request.asked).then(|| {
+        let limit = limits::text(request.duration);
+        let why = format!("by spec.certificateDefaults.maxDuration of TrustDomain {domain}");
+        Warning::new(warning::DURATION_CLAMPED, format!("{field}: asked for {asked}, limited to {limit} {why}"))
+    });
+    let leaf = observed.secret.ours().and_then(|secret| secret.leaf.as_ref());
+    let by_end = leaf.and_then(|leaf| {
+        let issuer = request.ring.generations.iter().find(|g| Some(&g.material.fingerprint) == leaf.issuer.as_ref())?;
+        let life = leaf.lifetime().life;
+        let is_clamped = leaf.not_after == issuer.material.not_after && life + A_MINUTE < request.duration;
+        let (life, end) = (limits::text(life), leaf.not_after);
+        let why = format!("limited by the end of CA {} at {end}", issuer.id);
+        let message = format!("{field}: asked for {asked}, issued for {life}: {why}");
+        is_clamped.then(|| Warning::new(warning::DURATION_CLAMPED, message))
+    });
+    let too_tight = request.too_tight.map(|refusal| Warning::new(warning::LIFETIMES_TOO_TIGHT, refusal.message));
+    limited.into_iter().chain(by_end).chain(too_tight).collect()
 }
 
 /// Ready: the Secret holds a leaf that is in force, can be used, and is what was asked for.
@@ -154,3 +185,5 @@ fn pending(verdict: &Verdict) -> Option<(&'static str, String)> {
 }
 
 const NAMED: usize = 3;
+/// A certificate's life is told from its own times, to about a second.
+const A_MINUTE: Duration = Duration::from_secs(60);

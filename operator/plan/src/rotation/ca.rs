@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::gate::Poll;
 use super::{Context, LONGEST_EMERGENCY_PUBLISHING, LONGEST_GRACE, Progress, Turn, distrust, name, started};
 use crate::Event;
-use crate::backoff::{saturating_add, saturating_sub};
+use crate::backoff::saturating_add;
 use crate::certificate::key_spec;
 use crate::instance::{Instances, Need};
 use crate::ring::{CaMaterial, Generation, RingKind, State};
@@ -19,8 +19,10 @@ const KIND: RingKind = RingKind::Ca;
 
 /// What is done about the ring now.
 pub(super) fn turn(context: &Context<'_, '_>) -> Turn {
+    let epoch_key = |context: &Context<'_, '_>| super::add_epoch_key(context, KIND);
     let rules = [
         distrust::of_ca,
+        epoch_key,
         super::answers::forget_ca,
         super::answers::abort_ca,
         super::answers::advance_ca,
@@ -53,8 +55,7 @@ fn switch(context: &Context<'_, '_>) -> Option<Turn> {
     let limit = suspect.map(|since| saturating_add(since, LONGEST_EMERGENCY_PUBLISHING));
     let what = name(KIND, &next.id);
     let is_time = *now >= floor;
-    // Waiting longer would shorten the certificates that are issued meanwhile.
-    let clamps_from = saturating_sub(active.material.not_after, context.observed.longest_leaf());
+    let clamps_from = context.observed.time_floor(&active.material);
     let is_ending = is_time && *now > clamps_from && next.material.not_after > active.material.not_after;
     let too_late = limit.is_some_and(|limit| *now >= limit);
     let alarms = limit.into_iter().chain([floor, saturating_add(clamps_from, A_SECOND)]).collect();
@@ -225,6 +226,7 @@ fn stored(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Poll {
         };
         let laggard = gaia_api::crd::Laggard {
             namespace: view.secret_namespace.to_owned(),
+            kind: Some(gaia_api::crd::LaggardKind::Secret),
             pod: view.secret_name.to_owned(),
             reason: format!("NotServed: {why}"),
         };
@@ -248,9 +250,11 @@ fn begin(context: &Context<'_, '_>) -> Turn {
     let given_up = ca.given_up();
     let aborted = given_up.map(|generation| generation.since);
     let counts_from = aborted.map_or(activated, |aborted| aborted.max(activated));
-    let due_by_period = spec.rotation_period.as_ref().map(|period| saturating_add(counts_from, period.value()));
-    let lead = 2 * (observed.longest_leaf() + times.p + times.d);
-    let due_by_end = saturating_sub(active.material.not_after, lead);
+    // A period that is too short is a warning; the ring is rotated as often as it can be.
+    let least_period = crate::limits::least_rotation_period(Duration::ZERO, &observed.domain.spec.propagation);
+    let due_by_period =
+        spec.rotation_period.as_ref().map(|period| saturating_add(counts_from, period.value().max(least_period)));
+    let due_by_end = observed.successor_due(&active.material);
     let held_until = aborted.map(|aborted| saturating_add(aborted, times.d));
     let is_ending = *now >= due_by_end && held_until.is_none_or(|until| *now >= until);
     let is_brought = spec.existing_secret_ref.is_some();
@@ -279,13 +283,6 @@ fn begin(context: &Context<'_, '_>) -> Turn {
     };
     // With a CA that was brought there is nothing to make: a raised revision waits for another one in the Secret.
     let Some(why) = why else { return Turn::rest(thresholds) };
-    // Nobody lets a CA end for the sake of a field that is wrong elsewhere.
-    let leaf = observed.domain.spec.certificate_defaults.duration.value();
-    let lasts = crate::limits::check_ca(spec.duration().value(), leaf, &observed.domain.spec.propagation).is_ok();
-    let must_begin = is_ending && !is_brought && lasts;
-    if !(context.may_begin || must_begin) {
-        return Turn::rest(thresholds);
-    }
     match ca_material(observed, *now) {
         Err(refusal) => Turn { refusal: Some(refusal), thresholds, ..Turn::default() },
         Ok(material) => {

@@ -52,7 +52,8 @@ pub(crate) fn restore(observed: &Observed<'_>) -> Result<Option<Action>, Refusal
     // Tried here already: a restore that fails each time would hold up everything else.
     possible.map_err(|why| not_restored(asked, &why))?;
     let key = observed.ring_key(kind);
-    let newest = observed.newest_projected_epoch(kind).max(found.epoch).max(Some(copied)).unwrap_or_default();
+    let newest =
+        crate::trust_domain::newest_projected(observed, kind).max(found.epoch).max(Some(copied)).unwrap_or_default();
     let object = match found.version {
         None => super::super::trust_domain::desired_ring(observed, kind).create(),
         Some(version) => ObjectChange::nothing(key.clone(), Some(version)),

@@ -18,8 +18,10 @@ const KIND: RingKind = RingKind::SigningKeys;
 
 /// What is done about the ring now.
 pub(super) fn turn(context: &Context<'_, '_>) -> Turn {
+    let epoch_key = |context: &Context<'_, '_>| super::add_epoch_key(context, KIND);
     let rules = [
         distrust,
+        epoch_key,
         raise_max_ttl,
         replace_suspect,
         super::answers::forget_signing,
@@ -244,8 +246,11 @@ fn switch(context: &Context<'_, '_>) -> Turn {
     // A rotation that was aborted is not begun anew by itself: its period begins with the abort.
     let given_up = signing.given_up();
     let aborted = given_up.map(|generation| generation.since);
-    let due =
-        saturating_add(aborted.map_or(activated, |aborted| aborted.max(activated)), tokens.rotation_period.value());
+    // A period that is too short is a warning; the ring is rotated as often as it can be.
+    let life = std::time::Duration::from_secs(signing.max_ttl_high_water_seconds.unwrap_or_default());
+    let least_period = crate::limits::least_rotation_period(life, &observed.domain.spec.propagation);
+    let period = tokens.rotation_period.value().max(least_period);
+    let due = saturating_add(aborted.map_or(activated, |aborted| aborted.max(activated)), period);
     let asked = tokens.rotation_revision > signing.revision;
     let wanted = signing_key_spec(tokens.algorithm);
     let was_aborted = given_up.is_some_and(|generation| spec_of(generation) == wanted);
@@ -258,9 +263,6 @@ fn switch(context: &Context<'_, '_>) -> Turn {
     } else {
         return Turn::rest(vec![due]);
     };
-    if !context.may_begin {
-        return Turn::default();
-    }
     if next.state != State::Published {
         let progress = Progress::new(reason::PUBLISHING, format!("{} is being published", name(KIND, &next.id)));
         return Turn::wait(progress, vec![due]);

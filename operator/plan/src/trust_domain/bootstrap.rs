@@ -12,7 +12,7 @@ use super::Observed;
 use crate::certificate::key_spec;
 use crate::handled::{Answer, Handled};
 use crate::object::{DesiredObject, OtherKeys, Template};
-use crate::ring::{MaterialRequest, RingKind, RingRequest};
+use crate::ring::{MaterialRequest, Ring, RingKind, RingRequest};
 use crate::{Action, Refusal, limits, projection};
 
 /// The ring to make next: the CA's first.
@@ -43,7 +43,7 @@ pub(super) fn next(observed: &Observed<'_>, now: Timestamp) -> Result<Action, Re
         trust_domain: observed.name().to_owned(),
         spiffe_trust_domain: spec.trust_domain.clone(),
         material,
-        epoch: observed.newest_projected_epoch(kind).unwrap_or_default() + 1,
+        epoch: super::newest_projected(observed, kind).unwrap_or_default() + 1,
         revision,
         handled,
         object: desired_ring(observed, kind).create().with_event(reason::RING_CREATED, message),
@@ -134,9 +134,13 @@ pub(crate) fn ca_material(observed: &Observed<'_>, now: Timestamp) -> Result<Mat
         Some(Ok(ca)) => {
             let left = Duration::try_from(ca.not_after.duration_since(now)).unwrap_or_default();
             let leaf = spec.certificate_defaults.duration.value();
+            let needed = limits::least_life_left(leaf, &spec.propagation);
+            // It is accepted in place of one that ends earlier: nothing that runs is left to expire.
+            let active = observed.ca.ring().and_then(Ring::active);
+            let is_longer = active.is_some_and(|active| ca.not_after > active.material.not_after && ca.not_after > now);
             // The message names the end and not the life that is left: it must not change from look to look.
-            limits::check_ca(left, leaf, &spec.propagation).map_err(|_| {
-                let needed = limits::text(limits::least_ca_life(leaf, &spec.propagation));
+            if left < needed && !is_longer {
+                let needed = limits::text(needed);
                 let end = ca.not_after;
                 let message = format!(
                     "spec.ca.existingSecretRef: the CA in Secret {}/{} ends at {end}, too soon for certificates of {}: \
@@ -146,8 +150,8 @@ pub(crate) fn ca_material(observed: &Observed<'_>, now: Timestamp) -> Result<Mat
                     secret.name,
                     limits::text(leaf)
                 );
-                Refusal::stalled(reason::DURATION_NOT_POSSIBLE, message)
-            })?;
+                return Err(Refusal::stalled(reason::DURATION_NOT_POSSIBLE, message));
+            }
             Ok(MaterialRequest::ExistingCa { secret: secret.name.clone(), fingerprint: ca.fingerprint.clone() })
         }
         Some(Err(why)) => Err(ca_invalid(observed, &secret.name, why)),

@@ -9,8 +9,9 @@ use gaia_api::names::{self, annotation};
 use jiff::Timestamp;
 
 use super::kept::KeptGrants;
-use crate::backoff::Failures;
+use crate::backoff::{Failures, saturating_add, saturating_sub, since};
 use crate::certificate::{LeafFacts, issued_as_noted};
+use crate::epoch::EpochMacs;
 use crate::instance::{Instances, Target};
 use crate::object::{Held, ObjectFacts, ObjectKey};
 use crate::ring::{CaMaterial, Ring, RingError, RingKind, SigningMaterial};
@@ -28,6 +29,8 @@ pub struct Observed<'a> {
     pub ca_copy: RingView<'a, CaMaterial>,
     /// The copy of the signing ring from before its last transition.
     pub signing_copy: RingView<'a, SigningMaterial>,
+    /// The MACs over epochs, by the key in each ring, or in its copy if the ring is missing.
+    pub macs: EpochMacs<'a>,
     /// Whether leaves of this TrustDomain exist.
     pub leaves_exist: bool,
     /// With `spec.ca.existingSecretRef`: the CA in that Secret, or what is wrong with it.
@@ -79,30 +82,46 @@ impl Observed<'_> {
         ObjectKey::secret(self.operator_namespace, name)
     }
 
-    /// The longest life that any certificate of this TrustDomain is asked for, and can have.
+    /// L: the life of a certificate that the TrustDomain's own rotations are planned with. What a ServiceCertificate asks
+    /// for beside that shapes no rotation.
     #[must_use]
-    pub fn longest_leaf(&self) -> Duration {
-        let spec = &self.domain.spec;
-        let default = spec.certificate_defaults.duration.value();
-        let life = spec.ca.duration().value();
-        // What is refused is never issued: with it every new CA would be due at once.
-        let is_possible = |wanted: &Duration| {
-            spec.ca.existing_secret_ref.is_some() || life >= crate::limits::least_ca_life(*wanted, &spec.propagation)
-        };
-        self.leaves.iter().filter_map(|view| view.duration).filter(is_possible).fold(default, Duration::max)
+    pub fn leaf_life(&self) -> Duration {
+        self.domain.spec.certificate_defaults.duration.value()
     }
 
-    /// The newest epoch of a ring that a projection carries.
+    /// The longest life that any certificate of this TrustDomain is asked for; it ends with its CA at the latest.
     #[must_use]
-    pub fn newest_projected_epoch(&self, kind: RingKind) -> Option<u64> {
-        let annotation = match kind {
-            RingKind::Ca => annotation::CA_EPOCH,
-            RingKind::SigningKeys => annotation::SIGNING_EPOCH,
+    pub fn longest_leaf(&self) -> Duration {
+        self.leaves.iter().filter_map(|view| view.duration).fold(self.leaf_life(), Duration::max)
+    }
+
+    /// When the successor of a CA is due, so that waiting for instances is affordable: `end - 2(L + P + D)`, but never in
+    /// the first half of the CA's life.
+    #[must_use]
+    pub fn successor_due(&self, ca: &CaMaterial) -> Timestamp {
+        let lead = crate::limits::ca_lead(self.leaf_life(), &self.domain.spec.propagation);
+        let half = since(ca.not_after, ca.not_before) / 2;
+        saturating_sub(ca.not_after, lead).max(saturating_add(ca.not_before, half))
+    }
+
+    /// Whether a CA lives so short that its successor is due later than `end - 2(L + P + D)`, or would be.
+    #[must_use]
+    pub fn is_too_tight(&self, ca: &CaMaterial) -> bool {
+        let least = crate::limits::least_ca_life(self.leaf_life(), &self.domain.spec.propagation);
+        since(ca.not_after, ca.not_before) < least
+    }
+
+    /// From when on a CA that is published signs without acknowledgement. Waiting longer would shorten the certificates
+    /// that are issued meanwhile; where lifetimes are too tight they are shortened anyway, and the CA's end decides.
+    #[must_use]
+    pub fn time_floor(&self, active: &CaMaterial) -> Timestamp {
+        let times = &self.domain.spec.propagation;
+        let before_end = if self.is_too_tight(active) {
+            2 * (times.min_delay.value() + times.deadline.value())
+        } else {
+            self.leaf_life()
         };
-        let maps = self.trust.values().chain(self.grants.values()).filter_map(Held::ours);
-        let signers = self.signers.values().filter_map(Held::ours).map(|signer| &signer.facts);
-        let leaves = self.leaves.iter().filter_map(|view| view.secret?.number(annotation));
-        maps.chain(signers).filter_map(|facts| facts.number(annotation)).chain(leaves).max()
+        saturating_sub(active.not_after, before_end)
     }
 }
 

@@ -10,25 +10,29 @@ use super::{Decision, Observed};
 use crate::object::{
     DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, OtherKeys, Template, immutable, unreadable,
 };
-use crate::ring::{CaRing, SigningRing};
+use crate::ring::{CaRing, Ring, RingKind, SigningRing};
 use crate::{Action, Refusal, WriteSigner, projection};
 
 /// Everything that is to be written or deleted so that the projections are what rings and resources say.
 pub(super) fn actions(observed: &Observed<'_>, ca: &CaRing, signing: &SigningRing, now: Timestamp) -> Decision {
     let mut decision = Decision::default();
-    let epochs = projection::epochs(ca, signing);
     let trust = projection::trust_data(&observed.domain.spec, ca, signing, now);
     for namespace in &observed.granted {
-        let desired = config_map(observed, namespace, names::trust(observed.name()), "trust", &epochs, &trust);
+        let object = ObjectKey::config_map(namespace, names::trust(observed.name()));
+        let both = epoch(observed, RingKind::Ca, ca, &object);
+        let both = both.into_iter().chain(epoch(observed, RingKind::SigningKeys, signing, &object)).collect();
+        let desired = config_map(observed, object, "trust", both, &trust);
         let change = project(observed, &desired, observed.trust.get(namespace), |facts| facts);
         decision.add(change.map(|change| change.map(|change| Action::Write(Box::new(change)))));
     }
     let issuer = issuer_namespace(observed);
     if let Some(namespace) = issuer {
-        decision.add(signer(observed, namespace, &epochs, signing));
+        decision.add(signer(observed, namespace, signing));
         if let Some(grants) = projection::grants_data(&observed.domain.spec, &observed.services, &observed.kept) {
-            let name = names::grants(observed.name());
-            let desired = config_map(observed, namespace, name, "grants", &signing_epoch(&epochs), &grants);
+            // What is the issuer's depends on the signing ring only. Besides, an object that has lost its label is known by it.
+            let object = ObjectKey::config_map(namespace, names::grants(observed.name()));
+            let epoch = epoch(observed, RingKind::SigningKeys, signing, &object);
+            let desired = config_map(observed, object, "grants", epoch, &grants);
             // Grants change with the services: that is no repair, so it is not announced as one.
             let change = project(observed, &desired, observed.grants.get(namespace), |facts| facts);
             decision.add(change.map(|change| change.map(|change| Action::Write(Box::new(quiet(change))))));
@@ -58,23 +62,19 @@ fn issuer_namespace<'a>(observed: &'a Observed<'_>) -> Option<&'a str> {
     (exists && observed.granted.contains(&issuer.namespace)).then_some(issuer.namespace.as_str())
 }
 
-/// What is the issuer's depends on the signing ring only. Besides, an object that has lost its label is known by it.
-fn signing_epoch(epochs: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    epochs.iter().filter(|(name, _)| *name == annotation::SIGNING_EPOCH).map(|(k, v)| (k.clone(), v.clone())).collect()
+/// The epoch of a ring that an object is made from, with its MAC.
+fn epoch<M>(observed: &Observed<'_>, kind: RingKind, ring: &Ring<M>, object: &ObjectKey) -> BTreeMap<String, String> {
+    crate::epoch::annotations(kind, object, ring.epoch, observed.macs.of(kind))
 }
 
 fn config_map(
     observed: &Observed<'_>,
-    namespace: &str,
-    name: String,
+    key: ObjectKey,
     component: &str,
-    annotations: &BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
     data: &BTreeMap<String, String>,
 ) -> DesiredObject {
-    DesiredObject {
-        annotations: annotations.clone(),
-        ..projection::config_map(ObjectKey::config_map(namespace, name), observed.name(), component, data.clone())
-    }
+    DesiredObject { annotations, ..projection::config_map(key, observed.name(), component, data.clone()) }
 }
 
 /// The write that makes an object as desired; none if it is.
@@ -101,7 +101,6 @@ fn project<T>(
         Some(Held::Unreadable(why)) => Err(unreadable(name, why)),
         Some(Held::Ours(held)) => {
             let facts = facts(held);
-            refuse_newer(desired, facts)?;
             let Some(change) = desired.change_from(facts) else { return Ok(None) };
             if facts.immutable && !change.data.is_empty() {
                 return Err(immutable(name));
@@ -129,38 +128,15 @@ fn is_of_epochs(desired: &DesiredObject, facts: &ObjectFacts) -> bool {
         .all(|epoch| desired.annotations.get(epoch).is_none_or(|value| facts.annotations.get(epoch) == Some(value)))
 }
 
-/// An older ring never overwrites what a newer one has written (ROTATION rule 5).
-fn refuse_newer(desired: &DesiredObject, facts: &ObjectFacts) -> Result<(), Refusal> {
-    for epoch in [annotation::CA_EPOCH, annotation::SIGNING_EPOCH] {
-        let ring = desired.annotations.get(epoch).and_then(|text| text.parse::<u64>().ok());
-        let (Some(ring), Some(found)) = (ring, facts.number(epoch)) else { continue };
-        if found > ring {
-            return Err(Refusal::stalled(
-                reason::RING_OUTDATED,
-                format!(
-                    "{} was written from a ring of epoch {found} ({epoch}), but the ring in force has epoch {ring}: \
-                     an older ring never overwrites a newer one",
-                    desired.key
-                ),
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn signer(
-    observed: &Observed<'_>,
-    namespace: &str,
-    epochs: &BTreeMap<String, String>,
-    signing: &SigningRing,
-) -> Result<Option<Action>, Refusal> {
+fn signer(observed: &Observed<'_>, namespace: &str, signing: &SigningRing) -> Result<Option<Action>, Refusal> {
     let Some(active) = signing.active() else { return Ok(None) };
     let kid = active.material.jwk.kid().to_owned();
+    let object = ObjectKey::secret(namespace, names::token_signer(observed.name()));
     let desired = DesiredObject {
-        key: ObjectKey::secret(namespace, names::token_signer(observed.name())),
+        annotations: epoch(observed, RingKind::SigningKeys, signing, &object),
+        key: object,
         secret_type: Some("Opaque"),
         labels: projection::labels(observed.name(), "token-signer"),
-        annotations: signing_epoch(epochs),
         template: Template::default(),
         data: BTreeMap::from([(key::KID.to_owned(), kid.clone())]),
         other_keys: OtherKeys::Keep,

@@ -32,7 +32,8 @@ pub(super) fn status(observed: &Observed<'_>, decision: &Decision, now: Timestam
     conditions.push(rotating(&report, CA_ROTATING, ca));
     conditions.push(rotating(&report, SIGNING_KEYS_ROTATING, signing));
     conditions.push(expiring_soon(observed, &report, now));
-    conditions.extend(report.warnings(rotation::ignored_annotations(observed)));
+    let warnings = decision.warnings.iter().cloned().chain(rotation::ignored_annotations(observed)).collect();
+    conditions.extend(report.warnings(warnings));
     let (laggards, laggard_count) = named(ca.into_iter().chain(signing).flat_map(|progress| &progress.laggards));
     let (reason, message) = headline(&conditions);
     TrustDomainStatus {
@@ -107,10 +108,7 @@ fn exposure(observed: &Observed<'_>) -> Option<Exposure> {
 
 /// From when on the CA is about to end: when its successor would have to be on its way.
 pub(super) fn expiring_from(observed: &Observed<'_>, ring: &CaRing) -> Option<Timestamp> {
-    let spec = &observed.domain.spec;
-    let times = &spec.propagation;
-    let lead = 2 * (observed.longest_leaf() + times.min_delay.value() + times.deadline.value());
-    Some(saturating_sub(ring.active()?.material.not_after, lead))
+    Some(observed.successor_due(&ring.active()?.material))
 }
 
 fn ready(observed: &Observed<'_>, now: Timestamp) -> Result<String, (&'static str, String)> {

@@ -81,7 +81,7 @@ fn a_year_of_quarterly_cas_and_keys_leaves_nobody_behind() {
 fn a_ca_that_nobody_rotates_is_replaced_before_its_end_and_nothing_is_shortened() {
     let mut world = quiet(fleet());
     // Leaves of 135 days: two of them, and twice 63 minutes, before the end.
-    world.edit_domain(TD, |found| found.spec.ca.duration = Some(Span::hours(9_000)));
+    world.edit_domain(TD, |found| found.spec.ca.duration = Some(Span::hours(14_000)));
     ask_to_rotate(&mut world, true);
     until(&mut world, true, "Removed, Active");
     let end = world.ca_ring(TD).unwrap().active().unwrap().material.not_after;
@@ -108,7 +108,7 @@ fn a_ca_that_nobody_rotates_is_replaced_before_its_end_and_nothing_is_shortened(
 #[test]
 fn only_when_waiting_would_shorten_certificates_does_time_decide() {
     let mut world = quiet(fleet());
-    world.edit_domain(TD, |found| found.spec.ca.duration = Some(Span::hours(9_000)));
+    world.edit_domain(TD, |found| found.spec.ca.duration = Some(Span::hours(14_000)));
     ask_to_rotate(&mut world, true);
     until(&mut world, true, "Removed, Active");
     world.start(Pod::of("shop", "asset-service", "deaf").never_reloads());
@@ -305,7 +305,7 @@ fn a_quarter_in_one_jump_and_a_clock_that_goes_back() {
 }
 
 #[test]
-fn a_certificate_that_cannot_be_had_does_not_make_every_new_ca_due() {
+fn a_tenants_long_duration_is_clamped_and_makes_no_ca_due() {
     let mut world = quiet(fleet());
     world.edit_domain(TD, |found| found.spec.ca.duration = Some(Span::hours(20_000)));
     ask_to_rotate(&mut world, true);
@@ -315,25 +315,30 @@ fn a_certificate_that_cannot_be_had_does_not_make_every_new_ca_due() {
     world.settle();
     world.edit_certificate(&name("shop", "web"), |found| found.spec.duration = Some(Span::hours(26_280)));
     world.settle();
-    says(&world, &certificate("shop", "web"), "Stalled", "True", "DurationNotPossible");
+    let message = says(&world, &certificate("shop", "web"), "DurationClamped", "True", "DurationClamped");
+    assert!(message.contains("spec.duration: asked for 26280h, issued for 19"), "{message}");
+    assert!(message.contains("limited by the end of CA "), "{message}");
+    says(&world, &certificate("shop", "web"), "Ready", "True", "Ready");
+    says(&world, &certificate("shop", "web"), "Stalled", "False", "Settled");
     world.advance(DAY);
     assert_eq!(doing(&mut world), [""; 0]);
     says(&world, &domain(), "ExpiringSoon", "False", "Settled");
 }
 
 #[test]
-fn what_cannot_hold_is_refused_with_both_numbers_and_no_rotation_begins() {
+fn with_a_ring_what_cannot_hold_is_a_warning_with_both_numbers_and_stops_no_rotation() {
     let mut world = fleet();
     world.edit_domain(TD, |found| found.spec.ca.rotation_period = Some(Span::hours(1)));
     world.settle();
-    let message = says(&world, &domain(), "Stalled", "True", "DurationNotPossible");
+    let message = says(&world, &domain(), "LifetimesTooTight", "True", "LifetimesTooTight");
     assert!(message.contains("spec.ca.rotationPeriod is too short"), "{message}");
     assert!(message.contains("1h < 2 * 3m + 1h + 0s + 2 * 1m = 1h8m"), "{message}");
-    ask_to_rotate(&mut world, true);
-    assert_eq!(world.states(true), "Active");
+    says(&world, &domain(), "Stalled", "False", "Settled");
     says(&world, &domain(), "Ready", "True", "Ready");
+    assert_eq!(world.states(true), "Active, Published", "the period has passed");
     world.edit_domain(TD, |found| found.spec.ca.rotation_period = None);
     until(&mut world, true, "Removed, Active");
+    assert_eq!(world.reported(&domain()).condition("LifetimesTooTight").0, "");
 }
 
 #[test]

@@ -206,7 +206,10 @@ fn roots_beside_a_leaf_that_cannot_be_had_any_more_are_tried_again_after_a_secon
     assert_eq!(doing(&mut world), [""; 0]);
     assert_eq!(world.plan(&certificate("shop", "web")).next_check.duration_since(world.now).as_secs(), 1);
     world.advance(1);
-    assert_eq!(doing(&mut world), ["patch Secret shop/web-tls (annotations gaia.dev/ca-epoch; data ca.crt)"]);
+    assert_eq!(
+        doing(&mut world),
+        ["patch Secret shop/web-tls (annotations gaia.dev/ca-epoch, gaia.dev/ca-epoch-mac; data ca.crt)"]
+    );
 }
 
 #[test]

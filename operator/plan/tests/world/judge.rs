@@ -7,7 +7,7 @@ use gaia_api::crd::Renewal;
 use gaia_api::names::{self, COMPONENT_LABEL, annotation};
 use gaia_plan::budget::IssuanceBudget;
 use gaia_plan::object::{ObjectChange, ObjectKey, ObjectKind};
-use gaia_plan::ring::{CaRing, MaterialRequest, RingRequest, State};
+use gaia_plan::ring::{CaRing, MaterialRequest, RingKind, RingRequest, State};
 use gaia_plan::{Action, IssueLeaf, limits};
 use jiff::{SignedDuration, Timestamp};
 
@@ -71,7 +71,10 @@ impl World {
                     let due = leaf.not_after.checked_sub(third).unwrap_or(leaf.not_after);
                     // Jitter makes a renewal earlier, never later than two thirds. A leaf that is not to be renewed is at
                     // most said to be due, which the jitter may have brought forward to before this moment.
-                    let renews = certificate.spec.renewal == Renewal::Enabled
+                    // Neither is one that ends with the CA: another one would be no better.
+                    let active = self.ca_ring(&certificate.spec.trust_domain_ref.name).and_then(CaRing::active);
+                    let is_clamped = active.is_some_and(|active| active.material.not_after <= leaf.not_after);
+                    let renews = (certificate.spec.renewal == Renewal::Enabled && !is_clamped)
                         || self.now < due.saturating_sub(third / 30).unwrap();
                     // While a write is under way, the next look follows it; and what is refused is looked at when that changes.
                     let is_settled = |type_: &str| planned.status.condition(type_).0 == "False";
@@ -212,7 +215,16 @@ impl World {
         }
         self.judge_projected(&change.key, &change.data);
         let Some(stored) = self.objects.get(&change.key) else { return };
-        for epoch in [annotation::CA_EPOCH, annotation::SIGNING_EPOCH] {
+        for kind in [RingKind::Ca, RingKind::SigningKeys] {
+            let (epoch, mac) = gaia_plan::epoch::annotations_of(kind);
+            let ring = if kind == RingKind::Ca { names::ca_ring(super::TD) } else { names::signing_ring(super::TD) };
+            let found = (stored.facts.number(epoch), self.mac(&ring));
+            if let (Some(claimed), Some(key)) = found
+                && stored.facts.annotations.get(mac) != Some(&key.of(kind, &change.key, claimed))
+            {
+                // An operator with this ring did not write it.
+                continue;
+            }
             let after = change.annotations.get(epoch).and_then(|value| value.as_ref()?.parse::<u64>().ok());
             if let (Some(before), Some(after)) = (stored.facts.number(epoch), after)
                 && after < before
@@ -298,7 +310,9 @@ impl World {
         if other_ca || domain.spec.revoked.leaves.contains(&old.fingerprint) {
             return None;
         }
-        if leaf.not_after < old.not_after {
+        let limit = domain.spec.certificate_defaults.max_duration.as_ref().map(gaia_api::Span::value);
+        let is_limited = limit.is_some_and(|limit| old.not_after.duration_since(old.issued_at).unsigned_abs() > limit);
+        if leaf.not_after < old.not_after && !is_limited {
             return Some(format!("until {} instead of {}", leaf.not_after, old.not_after));
         }
         let asked = leaf.object.annotations.contains_key(annotation::RENEW_REQUESTED_AT);

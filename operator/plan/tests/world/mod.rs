@@ -126,6 +126,18 @@ pub(crate) struct Stored {
     pub(crate) is_copy: bool,
     /// What `ring.json` says, read once.
     pub(crate) rings: Option<Rc<Rings>>,
+    /// The key of the MACs over epochs in a ring.
+    pub(crate) mac: Option<FakeMac>,
+}
+
+/// The MACs of a ring in this world.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FakeMac(String);
+
+impl gaia_plan::epoch::EpochMac for FakeMac {
+    fn of(&self, ring: gaia_plan::ring::RingKind, object: &ObjectKey, epoch: u64) -> String {
+        gaia_pki::sha256_hex(format!("{} {ring} {object} {epoch}", self.0).as_bytes())
+    }
 }
 
 /// A ring Secret read as either kind of ring.
@@ -423,6 +435,7 @@ impl Stored {
         self.facts.data = self.content.iter().map(|(key, value)| (key.clone(), hash(value))).collect();
         self.facts.resource_version = resource_version.to_string();
         self.rings = observe::read_rings(self).map(Rc::new);
+        self.mac = self.content.get(gaia_api::names::key::EPOCH_MAC_KEY).cloned().map(FakeMac);
     }
 }
 

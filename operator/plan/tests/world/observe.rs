@@ -7,6 +7,7 @@ use gaia_api::names::{self, MANAGED_BY, MANAGED_BY_LABEL, TRUST_DOMAIN_LABEL, ke
 use gaia_plan::budget::IssuanceBudget;
 use gaia_plan::certificate::{LeafFacts, LeafSecret};
 use gaia_plan::domain::DomainView;
+use gaia_plan::epoch::{EpochMac, EpochMacs};
 use gaia_plan::instance::{Instance, Instances};
 use gaia_plan::legacy::LedgerObject;
 use gaia_plan::object::{Held, ObjectFacts, ObjectKey, ObjectKind, is_ours};
@@ -91,6 +92,7 @@ impl World {
             signing: view(rings.signing),
             ca_copy: view(copies.ca),
             signing_copy: view(copies.signing),
+            macs: EpochMacs { ca: self.mac(&names::ca_ring(name)), signing: self.mac(&names::signing_ring(name)) },
             leaves_exist: self.seen().iter().any(|(key, stored)| is_leaf_of(key, stored, name)),
             brought_ca: domain.spec.ca.existing_secret_ref.as_ref().and(self.brought.clone()),
             consumers,
@@ -300,6 +302,13 @@ impl World {
         }
     }
 
+    /// The MACs by the key in a ring, or in its copy.
+    pub(super) fn mac(&self, ring: &str) -> Option<&dyn EpochMac> {
+        let stored = |name: String| self.seen().get(&ObjectKey::secret(OPERATOR_NAMESPACE, name));
+        let found = stored(ring.to_owned()).or_else(|| stored(names::previous(ring)))?;
+        found.mac.as_ref().map(|mac| mac as &dyn EpochMac)
+    }
+
     /// The CA ring, if it can be read.
     pub(crate) fn ca_ring(&self, domain: &str) -> Option<&CaRing> {
         self.rings(domain).ca.and_then(|(ring, _)| ring.as_ref().ok())
@@ -318,6 +327,7 @@ impl World {
             object,
             selected: object.is_some_and(|domain| self.selects(domain, namespace)),
             ca: self.ca_ring(name).filter(|_| object.is_some()),
+            ca_mac: self.mac(&names::ca_ring(name)),
             signing: self.signing_ring(name).filter(|_| object.is_some()),
         }
     }

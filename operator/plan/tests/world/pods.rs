@@ -55,6 +55,8 @@ pub(crate) struct Pod {
     pub(crate) crashes: bool,
     /// When all its containers were up.
     pub(crate) started: Option<Timestamp>,
+    /// Whether a container of it has ever started.
+    pub(crate) ran: bool,
     pub(crate) acknowledgement: Acknowledgement,
     pub(crate) wave: i32,
     pub(crate) targets: Vec<Target>,
@@ -104,6 +106,7 @@ impl Pod {
             sight: Sight::Reports,
             crashes: false,
             started: None,
+            ran: true,
             acknowledgement: Acknowledgement::Required,
             wave: 0,
             targets: vec![],
@@ -164,7 +167,7 @@ impl Pod {
     }
 
     pub(crate) fn is_waited_for(&self) -> bool {
-        self.acknowledgement == Acknowledgement::Required
+        self.ran && self.acknowledgement == Acknowledgement::Required
     }
 }
 
@@ -176,8 +179,9 @@ impl World {
         (pod.ledger, pod.read, pod.failing, pod.ends) = (vec![], None, None, false);
         pod.plain.iter_mut().for_each(Vec::clear);
         pod.has = self.mounted(&pod);
-        // Without one of its volumes it does not start at all.
+        // Without one of its volumes it does not start at all, and so is no instance.
         let is_there = pod.uses().iter().all(|key| self.objects.contains_key(key));
+        pod.ran = is_there;
         pod.started = (is_there && !pod.crashes).then_some(self.now);
         self.pods.push(pod);
     }
@@ -387,12 +391,12 @@ impl World {
 
     /// The pods as the operator sees them.
     pub(super) fn instances(&self, domain: &str) -> Vec<Instance> {
-        self.pods.iter().filter(|pod| pod.domain == domain).map(|pod| self.instance(pod)).collect()
+        self.pods.iter().filter(|pod| pod.ran && pod.domain == domain).map(|pod| self.instance(pod)).collect()
     }
 
     /// The pods that use one Secret.
     pub(super) fn instances_of(&self, (namespace, secret): &Name) -> Vec<Instance> {
-        let uses = |pod: &&Pod| pod.namespace == *namespace && pod.secret.as_ref() == Some(secret);
+        let uses = |pod: &&Pod| pod.ran && pod.namespace == *namespace && pod.secret.as_ref() == Some(secret);
         self.pods.iter().filter(uses).map(|pod| self.instance(pod)).collect()
     }
 

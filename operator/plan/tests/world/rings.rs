@@ -44,7 +44,7 @@ impl World {
     }
 
     fn first<M: Material + Clone + Serialize>(&self, request: &RingRequest, made: Vec<M>, ttl: Option<u64>) -> Content {
-        let mut keys = Content::new();
+        let mut keys = Content::from([(key::EPOCH_MAC_KEY.to_owned(), self.mac_key())]);
         let mut generations = vec![];
         for (index, material) in made.into_iter().enumerate() {
             let state = if index == 0 { State::Active } else { State::Staged };
@@ -63,6 +63,11 @@ impl World {
             generations,
         };
         content(&ring, &keys, |generation| generation.state.is_trusted())
+    }
+
+    /// A key of MACs. It is as old as the ring, and takes no number that other material would have.
+    fn mac_key(&self) -> String {
+        format!("MAC KEY {} {}", self.now, self.log.len())
     }
 
     fn make_ca(&mut self, request: &MaterialRequest) -> Result<CaMaterial, WriteError> {
@@ -114,7 +119,7 @@ impl World {
                 let made = requests.iter().map(|request| self.make_ca(request)).collect::<Result<Vec<_>, _>>()?;
                 let (before, after) = self.replace::<CaMaterial>(transition, made)?;
                 self.judge_ca_ring(transition, &before, &after);
-                self.put_ring(&transition.key, &after)
+                self.put_ring(transition, &after)
             }
             RingKind::SigningKeys => {
                 let mut made = vec![];
@@ -126,7 +131,7 @@ impl World {
                 }
                 let (before, after) = self.replace::<SigningMaterial>(transition, made)?;
                 self.judge_signing_ring(transition, &before, &after);
-                self.put_ring(&transition.key, &after)
+                self.put_ring(transition, &after)
             }
         }
     }
@@ -159,8 +164,16 @@ impl World {
         Ok((before, after))
     }
 
-    fn put_ring<M: Material + Serialize>(&mut self, key: &ObjectKey, after: &Ring<M>) -> Result<(), WriteError> {
+    fn put_ring<M: Material + Serialize>(
+        &mut self,
+        transition: &Transition,
+        after: &Ring<M>,
+    ) -> Result<(), WriteError> {
+        let key = &transition.key;
         let mut keys = self.objects[key].content.clone();
+        if transition.steps.contains(&Step::AddEpochKey) {
+            keys.insert(key::EPOCH_MAC_KEY.to_owned(), self.mac_key());
+        }
         for generation in &after.generations {
             // What was made in this transition has its key; of all others it must still be there.
             let is_new = !self.objects[key].content[key::RING].contains(generation.material.name());
@@ -196,7 +209,9 @@ impl World {
         }
         let current = found.and_then(parse);
         let mut keys = found.map(|stored| stored.content.clone()).unwrap_or_default();
+        let epoch_key = keys.remove_entry(key::EPOCH_MAC_KEY);
         keys.extend(copy_stored.content.clone());
+        keys.extend(epoch_key);
         let mut restored = copy.restored(current.as_ref(), restore.new_epoch, self.now).map_err(|error| {
             self.violations.push((2, format!("{restore:?}: {error}")));
             WriteError::Refused(error.to_string())
@@ -247,6 +262,7 @@ fn component(kind: RingKind) -> &'static str {
 /// `ring.json`, and the keys of those generations that keep theirs.
 fn content<M: Serialize>(ring: &Ring<M>, keys: &Content, keeps_key: impl Fn(&Generation<M>) -> bool) -> Content {
     let mut content = Content::from([(key::RING.to_owned(), serde_json::to_string(ring).unwrap())]);
+    content.extend(keys.get(key::EPOCH_MAC_KEY).map(|text| (key::EPOCH_MAC_KEY.to_owned(), text.clone())));
     for generation in ring.generations.iter().filter(|generation| keeps_key(generation)) {
         let name = generation.private_key_name();
         content.extend(keys.get(&name).map(|text| (name, text.clone())));

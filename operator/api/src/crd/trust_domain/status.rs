@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::crd::Condition;
@@ -113,18 +114,30 @@ pub struct Counts {
     pub summary: String,
 }
 
-/// An instance a rotation is waiting for.
+/// An instance, a leaf Secret or a namespace that a rotation waits for, or did not wait for.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Laggard {
     /// Its namespace.
     #[schemars(length(max = 63))]
     pub namespace: String,
-    /// Its pod or endpoint.
+    /// Namespace or Secret; absent for an instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<LaggardKind>,
+    /// Its pod or endpoint; the name of a Secret; empty for a namespace.
     #[schemars(length(max = 253))]
     pub pod: String,
     /// Why it is not current.
     #[schemars(length(max = 512))]
     pub reason: String,
+}
+
+/// The kind of a laggard that is no instance.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LaggardKind {
+    /// A leaf Secret whose certificate is still signed by the retiring CA.
+    Secret,
+    /// A namespace whose projections cannot be written.
+    Namespace,
 }
 
 /// From the edit that distrusted something to the last acknowledgement.
