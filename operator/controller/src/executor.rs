@@ -35,8 +35,8 @@ pub(crate) fn lock(world: &Mutex<World>) -> MutexGuard<'_, World> {
 pub(crate) enum Outcome {
     /// It is done; these are to be decided anew because of it.
     Done(std::collections::BTreeSet<Key>),
-    /// What it was planned on is out of date; the world now knows better.
-    Replan,
+    /// What it was planned on is out of date; the world now knows better. These are to be decided anew because of it.
+    Replan(std::collections::BTreeSet<Key>),
     /// It could not be, and nothing waits for it.
     Skipped,
 }
@@ -144,7 +144,7 @@ impl<S: Store> Executor<S> {
     pub(crate) async fn look_closer(&self, on_behalf_of: &Key, key: &ObjectKey) -> Result<Outcome, ExecuteError> {
         let Some(meta) = self.store.get_metadata(key).await? else {
             lock(&self.world).clear_foreign(key);
-            return Ok(Outcome::Replan);
+            return Ok(Outcome::Replan(std::collections::BTreeSet::new()));
         };
         let facts = metadata_facts(&meta);
         let owner = (on_behalf_of.kind(), on_behalf_of.names().1);
@@ -155,18 +155,19 @@ impl<S: Store> Executor<S> {
             return self.refresh(key).await;
         }
         lock(&self.world).mark_foreign(key.clone());
-        Ok(Outcome::Replan)
+        Ok(Outcome::Replan(std::collections::BTreeSet::new()))
     }
 
     /// Reads an object anew.
     async fn refresh(&self, key: &ObjectKey) -> Result<Outcome, ExecuteError> {
-        match self.store.get(key).await? {
-            Some(object) => {
-                lock(&self.world).take_stored(object);
+        let affected = match self.store.get(key).await? {
+            Some(object) => lock(&self.world).take_stored(object),
+            None => {
+                lock(&self.world).forget(key);
+                std::collections::BTreeSet::new()
             }
-            None => lock(&self.world).forget(key),
-        }
-        Ok(Outcome::Replan)
+        };
+        Ok(Outcome::Replan(affected))
     }
 
     /// Reads `grants.json` where entries of it must stay as they were last written.

@@ -209,7 +209,10 @@ impl<S: Store> Reconciler<S> {
                     }
                     self.agenda.push(&self.executor.world, keys.into_iter().filter(|affected| affected != key));
                 }
-                Ok(Outcome::Replan) => break,
+                Ok(Outcome::Replan(keys)) => {
+                    self.agenda.push(&self.executor.world, keys.into_iter().filter(|affected| affected != key));
+                    break;
+                }
                 Ok(Outcome::Skipped) => {}
                 Err(error) if error.class() == ErrorClass::Conflict => break,
                 Err(error) => {

@@ -175,6 +175,7 @@ impl Watches {
             Change::Applied(reading) => self.read(reading),
             Change::Deleted(reading) => {
                 let meta = reading.metadata();
+                lock(&self.world).note_deleted(meta);
                 remove::<K>(&mut lock(&self.world), &place(meta), meta.resource_version.as_deref())
             }
             Change::Unidentified(fault) => {

@@ -1,6 +1,7 @@
 //! Everything the operator knows of the cluster, kept up to date by watches and by its own writes.
 
 mod callers;
+mod deleted;
 mod instances;
 mod ledgers;
 mod observe;
@@ -81,6 +82,8 @@ pub(crate) struct World {
     restarted: BTreeMap<Target, String>,
     /// What the operator may do to pods and workloads.
     pub(crate) abilities: Abilities,
+    /// What was deleted a short time ago.
+    deleted: self::deleted::Deletions,
     /// Objects that cannot be read.
     unreadable: UnreadableIndex,
     /// `grants.json` as it was last written, by TrustDomain: known where a service cannot be read.
@@ -114,6 +117,7 @@ impl World {
             guidance: BTreeMap::new(),
             restarted: BTreeMap::new(),
             abilities: Abilities::default(),
+            deleted: self::deleted::Deletions::default(),
             unreadable: UnreadableIndex::default(),
             written_grants: HashMap::new(),
             foreign: HashSet::new(),
@@ -243,8 +247,22 @@ impl World {
         facts.data.get(names::key::RING) == Some(&gaia_pki::sha256_hex(ring_json))
     }
 
-    /// Takes in an object that was read or written by the operator itself.
+    /// An object is deleted, and stays so.
+    pub(crate) fn note_deleted(&mut self, meta: &ObjectMeta) {
+        self.deleted.add(meta);
+    }
+
+    /// Takes in an object that was read or written by the operator itself, unless its deletion was seen before.
+    #[must_use = "what depends on it would not be decided anew"]
     pub(crate) fn take_stored(&mut self, object: Stored) -> BTreeSet<Key> {
+        let meta = match &object {
+            Stored::Secret(secret) => &secret.metadata,
+            Stored::ConfigMap(map) => &map.metadata,
+            Stored::Certificate(certificate) => &certificate.metadata,
+        };
+        if self.deleted.is_late(meta) {
+            return BTreeSet::new();
+        }
         self.clear_foreign(&object.key());
         match object {
             Stored::Secret(secret) => {
@@ -262,7 +280,16 @@ impl World {
     }
 
     /// Takes in a custom resource whose status the operator has just written.
+    #[must_use = "what depends on it would not be decided anew"]
     pub(crate) fn take_reported(&mut self, object: Reported) -> BTreeSet<Key> {
+        let meta = match &object {
+            Reported::TrustDomain(domain) => &domain.metadata,
+            Reported::Certificate(certificate) => &certificate.metadata,
+            Reported::Service(service) => &service.metadata,
+        };
+        if self.deleted.is_late(meta) {
+            return BTreeSet::new();
+        }
         match object {
             Reported::TrustDomain(domain) => self.apply_trust_domain(*domain),
             Reported::Certificate(certificate) => self.apply_certificate(*certificate),

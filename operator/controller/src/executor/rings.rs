@@ -104,7 +104,9 @@ impl<S: Store> Executor<S> {
     where
         M: Material + Clone + Serialize + DeserializeOwned,
     {
-        let Some(found) = self.find_ring::<M>(&transition.key).await? else { return Ok(Outcome::Replan) };
+        let Some(found) = self.find_ring::<M>(&transition.key).await? else {
+            return Ok(Outcome::Replan(std::collections::BTreeSet::new()));
+        };
         if version(&found.meta) != transition.on {
             return self.refresh(&transition.key).await;
         }

@@ -143,7 +143,7 @@ async fn a_foreign_object_in_the_way_is_known_by_its_metadata_alone_and_left_as_
         send.send_response(Response::new(Body::from(serde_json::to_vec(&meta).unwrap())));
     };
     let (outcome, ()) = tokio::join!(async { executor.execute(&domain(), &write(None)).await.unwrap() }, script);
-    assert_eq!(outcome, Outcome::Replan);
+    assert!(matches!(outcome, Outcome::Replan(_)));
     assert_eq!(lock(&executor.world).foreign_of(&domain()), [ObjectKey::config_map("shop", "gaia-trust")]);
 }
 
@@ -158,7 +158,7 @@ async fn an_object_of_ours_that_lost_its_label_is_read_and_known_again() {
         answer(&mut server, Method::GET, MAP, StatusCode::OK, config_map()).await;
     };
     let (outcome, ()) = tokio::join!(async { executor.execute(&domain(), &write(None)).await.unwrap() }, script);
-    assert_eq!(outcome, Outcome::Replan);
+    assert!(matches!(outcome, Outcome::Replan(_)));
     assert!(lock(&executor.world).version(&ObjectKey::config_map("shop", "gaia-trust")).is_some());
 }
 
@@ -171,7 +171,7 @@ async fn a_conflict_is_answered_by_reading_the_object_anew() {
     };
     let (outcome, ()) =
         tokio::join!(async { executor.execute(&domain(), &write(Some(version()))).await.unwrap() }, script);
-    assert_eq!(outcome, Outcome::Replan);
+    assert!(matches!(outcome, Outcome::Replan(_)));
 }
 
 #[tokio::test]
@@ -183,7 +183,7 @@ async fn an_object_that_is_gone_is_forgotten() {
     };
     let (outcome, ()) =
         tokio::join!(async { executor.execute(&domain(), &write(Some(version()))).await.unwrap() }, script);
-    assert_eq!(outcome, Outcome::Replan);
+    assert!(matches!(outcome, Outcome::Replan(_)));
     assert!(lock(&executor.world).version(&ObjectKey::config_map("shop", "gaia-trust")).is_none());
 }
 
