@@ -7,6 +7,7 @@ mod admission_support;
 mod clock_jump;
 mod common;
 mod gateway_load;
+mod gitops;
 mod load;
 mod load_support;
 mod migration;

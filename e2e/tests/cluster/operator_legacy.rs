@@ -108,7 +108,7 @@ async fn who_uses_a_key_is_named_and_tokens_alone_wait_until_a_person_insists_an
     let caller = json!({ "key": "app", "caller": "127.0.0.1 curl on /assets", "lastUsedDate": today });
     assert_eq!(status, json!({ "lastUsedDate": today, "callers": [caller] }));
     let table = plane.kubectl(&["get", "gsvc", "-n", &shop.scene.namespace]).await.unwrap();
-    assert!(table.contains("LEGACY USED") && table.contains(&today), "{table}");
+    assert!(table.contains("LEGACY-USED") && table.contains(&today), "{table}");
     let midnight: jiff::Timestamp = format!("{today}T00:00:00Z").parse().unwrap();
     let labels = format!("namespace=\"{}\",name=\"{ASSETS}\"", shop.scene.namespace);
     let metric = format!("gaia_legacy_last_used_timestamp_seconds{{{labels}}} {}", midnight.as_second());

@@ -401,6 +401,16 @@ fn no_field_inside_a_list_item_of_a_spec_has_a_default() {
     }
 }
 
+/// GitOps: a server-side apply of `spec: {}` can come out as null, which only a default turns into an object again.
+#[rstest]
+fn a_spec_without_required_fields_has_a_default() {
+    for definition in crd::all() {
+        let kind = definition.spec.names.kind.clone();
+        let spec = &schema(&kind)["properties"]["spec"];
+        assert_eq!(spec.get("default"), spec.get("required").is_none().then_some(&json!({})), "{kind}");
+    }
+}
+
 /// Lists that name things by a key are maps of it; the key is required, as a default would be.
 #[rstest]
 fn every_map_list_has_a_required_key() {

@@ -40,7 +40,7 @@ use crate::Span;
     printcolumn(name = "ISSUER", type_ = "string", json_path = ".status.certificate.issuer", description = "The CA generation that signed the stored certificate", priority = 1),
     printcolumn(name = "REVISION", type_ = "integer", json_path = ".status.certificate.revision", description = "How often the certificate was issued", priority = 1)
 )]
-#[x_kube(validation = Rule::new("!has(self.auth.mode) || self.auth.mode != 'JWTOnly' || self.tls.mode == 'Strict'")
+#[x_kube(validation = Rule::new("!has(self.auth) || !has(self.auth.mode) || self.auth.mode != 'JWTOnly' || (has(self.tls) && self.tls.mode == 'Strict')")
     .message("tls.mode must be Strict when auth.mode is JWTOnly"))]
 #[x_kube(validation = crate::crd::rules::immutable_secret_name_in_overrides())]
 #[serde(rename_all = "camelCase")]

@@ -8,6 +8,7 @@
 mod common;
 mod conditions;
 pub mod dates;
+mod defaults;
 mod fit;
 mod gaia_service;
 pub mod reason;
@@ -31,5 +32,6 @@ pub fn all() -> Vec<CustomResourceDefinition> {
     [TrustDomain::crd(), ServiceCertificate::crd(), GaiaService::crd()]
         .map(dates::bounded)
         .map(conditions::bounded)
+        .map(defaults::of_empty_spec)
         .into()
 }

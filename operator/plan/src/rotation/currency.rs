@@ -1,4 +1,4 @@
-//! Which instances use everything that was published: `PODS UPDATED`, and whom to probe soon.
+//! Which instances use everything that was published: `PODS-UPDATED`, and whom to probe soon.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -1,0 +1,18 @@
+//! The default of a spec in which nothing is required.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
+
+/// The definition with `{}` as the default of its spec, if no field of it is required.
+///
+/// A server-side apply of `spec: {}` over other fields can come out as `spec: null`; the API server turns that into the
+/// default where there is one, and refuses the object where there is none.
+pub(super) fn of_empty_spec(mut definition: CustomResourceDefinition) -> CustomResourceDefinition {
+    for version in &mut definition.spec.versions {
+        let schema = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
+        let spec = schema.and_then(|schema| schema.properties.as_mut()?.get_mut("spec"));
+        if let Some(spec) = spec.filter(|spec| spec.required.is_none()) {
+            spec.default = Some(JSON(serde_json::json!({})));
+        }
+    }
+    definition
+}
