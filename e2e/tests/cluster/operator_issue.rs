@@ -94,7 +94,8 @@ async fn kubectl_explains_every_field() {
         unexplained(schema, kind, &mut fields);
         assert_eq!(fields, [""; 0], "fields without a description");
         // What is read above is what kubectl explains from.
-        let tree = scene.plane.kubectl(&["explain", "--recursive", resource]).await.unwrap();
+        let explained = async || scene.plane.kubectl(&["explain", "--recursive", resource]).await;
+        let tree = wait::until("the API server publishes the new kind", SOON, explained).await.unwrap();
         assert!(tree.contains("\n    conditions\t<[]Object>\n      lastTransitionTime\t<string> -required-"), "{tree}");
         assert!(!tree.contains("<empty>"), "{tree}");
         let field = scene.plane.kubectl(&["explain", &format!("{resource}.spec")]).await.unwrap();
