@@ -23,17 +23,25 @@ pub struct Turn {
 impl Turn {
     /// Waits for one. A test must not take a second one while it holds the first.
     pub async fn take() -> Self {
-        static TURNS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(turns()));
         // The semaphore is never closed.
         Self { _permit: TURNS.acquire().await.ok() }
     }
+
+    /// Waits for half of all turns: for a test whose time limits are those of a node, on which pods start and reload.
+    pub async fn take_half() -> Self {
+        let half = u32::try_from(turns().div_ceil(2)).unwrap_or(1);
+        Self { _permit: TURNS.acquire_many(half).await.ok() }
+    }
 }
+
+static TURNS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(turns()));
 
 /// `GAIA_E2E_TURNS`, else three for each core, as the tests mostly wait, but at most 12: a control plane needs 400 MB and four of the
 /// 128 inotify instances of a user.
 fn turns() -> usize {
     let set = std::env::var("GAIA_E2E_TURNS").ok().and_then(|text| text.parse().ok());
-    set.unwrap_or_else(|| std::thread::available_parallelism().map_or(3, |cores| 3 * cores.get()).min(12))
+    let default = || std::thread::available_parallelism().map_or(3, |cores| 3 * cores.get()).min(12);
+    set.unwrap_or_else(default).max(1)
 }
 
 /// Whether tests that have a short and a long form run the long one: `GAIA_E2E_LONG=1`, as `make test-long` sets it.

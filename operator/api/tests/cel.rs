@@ -123,6 +123,17 @@ fn a_duration_is_bounded_and_has_no_days(
     }
 }
 
+#[test]
+fn default_duration_is_at_most_the_longest_one() {
+    let kind = "TrustDomain";
+    let defaults = |duration: &str| {
+        let durations = json!({ "duration": duration, "maxDuration": "2160h" });
+        with(kind, "spec.certificateDefaults", &durations)
+    };
+    takes(kind, &defaults("2160h"), None);
+    refuses(kind, &defaults("2161h"), None, "duration must not be longer than maxDuration");
+}
+
 #[rstest]
 #[case("ServiceCertificate", "spec")]
 #[case("GaiaService", "spec.certificate")]
@@ -546,7 +557,7 @@ fn rules(path: &str, schema: &Value) -> Vec<(String, Value)> {
 ])]
 #[case("GaiaService", "gsvc", &[
     ("MODE", ".status.auth.mode"),
-    ("TLS", ".spec.tls.mode"),
+    ("TLS", ".status.tls.mode"),
     ("READY", r#".status.conditions[?(@.type=="Ready")].status"#),
     ("REASON", ".status.reason"),
     ("EXPIRES", ".status.certificate.notAfter"),

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use gaia_e2e::curl::{Answer, Curl};
-use gaia_e2e::tier::{self, PodCluster};
+use gaia_e2e::tier::{self, PodCluster, Turn};
 use gaia_e2e::wait::{self, Seen};
 use gaia_e2e::{Process, ProcessSpec, chart};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -31,17 +31,18 @@ pub const QUIET: Duration = Duration::from_secs(5);
 pub struct Platform {
     pub cluster: &'static PodCluster,
     pub client: Client,
-    _turn: MutexGuard<'static, ()>,
+    _platform: MutexGuard<'static, ()>,
+    _turn: Turn,
 }
 
 impl Platform {
     pub async fn begin() -> Option<Self> {
-        static TURN: Mutex<()> = Mutex::const_new(());
+        static PLATFORM: Mutex<()> = Mutex::const_new(());
         static IMAGES: OnceCell<()> = OnceCell::const_new();
         let cluster = tier::node().await?;
-        let turn = TURN.lock().await;
+        let (lock, turn) = (PLATFORM.lock().await, Turn::take_half().await);
         IMAGES.get_or_init(|| images::load(cluster)).await;
-        let platform = Self { cluster, client: cluster.admin().await.unwrap(), _turn: turn };
+        let platform = Self { cluster, client: cluster.admin().await.unwrap(), _platform: lock, _turn: turn };
         cluster.apply(&manifests::namespaces(&[SYSTEM, NAMESPACE])).await.unwrap();
         platform.helm(&["upgrade", "--install", "--reset-values"], &[]).await;
         platform.leader().await;

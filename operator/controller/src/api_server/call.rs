@@ -103,7 +103,7 @@ impl ApiServer {
         object: &impl Serialize,
     ) -> Result<Answer, CallError> {
         let path = resource.collection(namespace)?;
-        self.call(with_body(Method::POST, path, JSON, object)?).await
+        self.call(with_body(Method::POST, &path, JSON, object)?).await
     }
 
     pub(crate) async fn replace(
@@ -114,7 +114,7 @@ impl ApiServer {
         object: &impl Serialize,
     ) -> Result<Answer, CallError> {
         let path = resource.object(namespace, name)?;
-        self.call(with_body(Method::PUT, path, JSON, object)?).await
+        self.call(with_body(Method::PUT, &path, JSON, object)?).await
     }
 
     /// Merges a patch (RFC 7396) into an object, or into one of its subresources.
@@ -130,7 +130,7 @@ impl ApiServer {
         if let Some(subresource) = subresource {
             path = format!("{path}/{subresource}");
         }
-        self.call(with_body(Method::PATCH, path, MERGE_PATCH, patch)?).await
+        self.call(with_body(Method::PATCH, &path, MERGE_PATCH, patch)?).await
     }
 
     /// Merges a patch into the metadata of an object and takes nothing but its metadata as the answer.
@@ -141,7 +141,7 @@ impl ApiServer {
         name: &str,
         patch: &Value,
     ) -> Result<Answer, CallError> {
-        let mut request = with_body(Method::PATCH, resource.object(namespace, name)?, MERGE_PATCH, patch)?;
+        let mut request = with_body(Method::PATCH, &resource.object(namespace, name)?, MERGE_PATCH, patch)?;
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static(METADATA_ONLY));
         self.call(request).await
     }
@@ -157,7 +157,7 @@ impl ApiServer {
         let options = json!({ "apiVersion": "v1", "kind": "DeleteOptions",
             "preconditions": { "uid": on.uid, "resourceVersion": on.resource_version } });
         let path = resource.object(namespace, name)?;
-        self.call(with_body(Method::DELETE, path, JSON, &options)?).await.map(drop)
+        self.call(with_body(Method::DELETE, &path, JSON, &options)?).await.map(drop)
     }
 
     async fn call(&self, request: Request<Body>) -> Result<Answer, CallError> {
@@ -184,7 +184,7 @@ pub(super) fn request(method: Method, path: String) -> Result<Request<Body>, Cal
 
 fn with_body(
     method: Method,
-    path: String,
+    path: &str,
     kind: &'static str,
     body: &impl Serialize,
 ) -> Result<Request<Body>, CallError> {

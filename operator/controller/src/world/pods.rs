@@ -226,7 +226,7 @@ fn volume_sources(volume: &Volume) -> Vec<(ObjectKind, &str)> {
     single.into_iter().chain(map.map(|name| (ObjectKind::ConfigMap, name))).chain(projected).collect()
 }
 
-fn environment<'a>(container: &'a Container) -> Vec<(ObjectKind, &'a str)> {
+fn environment(container: &Container) -> Vec<(ObjectKind, &str)> {
     let single = container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref());
     let single = single.flat_map(|source| {
         let secret = source.secret_key_ref.as_ref().map(|source| (ObjectKind::Secret, source.name.as_str()));

@@ -285,7 +285,7 @@ impl World {
                 }
             }
             Some(SecretFacts::Signer(_) | SecretFacts::Unreadable { .. }) => {
-                keys.extend(domain.map(|name| Key::TrustDomain(name.to_owned())))
+                keys.extend(domain.map(|name| Key::TrustDomain(name.to_owned())));
             }
             Some(SecretFacts::Leaf { .. }) | None => {}
         }

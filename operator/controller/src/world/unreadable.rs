@@ -219,7 +219,7 @@ impl World {
             keys.extend(self.apply_certificate(partial_certificate(unreadable)));
         }
         self.note(Resource::CERTIFICATE, unreadable, was_read);
-        keys.extend(self.services.contains_key(&place).then(|| Key::Service(place.0, place.1)));
+        keys.extend(self.services.contains_key(&place).then_some(Key::Service(place.0, place.1)));
         keys
     }
 

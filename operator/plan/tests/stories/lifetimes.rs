@@ -146,7 +146,7 @@ fn a_raised_min_delay_stops_no_renewal_of_what_is_stored() {
 
 #[rstest]
 #[case::lifetimes_fit("87600h", 3240)]
-#[case::too_tight("8760h", 2 * 1 + 0)]
+#[case::too_tight("8760h", 2)]
 fn a_laggard_is_overruled_only_when_the_time_floor_is_reached(#[case] ca: &str, #[case] hours_before_end: i64) {
     let mut world = quiet(fleet());
     world.edit_domain(TD, |found| found.spec.ca.duration = Some(Span::parse(ca).unwrap()));

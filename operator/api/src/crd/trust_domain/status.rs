@@ -114,16 +114,16 @@ pub struct Counts {
     pub summary: String,
 }
 
-/// An instance, a leaf Secret or a namespace that a rotation waits for, or did not wait for.
+/// An instance or a leaf Secret that a rotation waits for.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Laggard {
     /// Its namespace.
     #[schemars(length(max = 63))]
     pub namespace: String,
-    /// Namespace or Secret; absent for an instance.
+    /// Secret; absent for an instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<LaggardKind>,
-    /// Its pod or endpoint; the name of a Secret; empty for a namespace.
+    /// Its pod or endpoint, or the name of a Secret.
     #[schemars(length(max = 253))]
     pub pod: String,
     /// Why it is not current.
@@ -136,8 +136,6 @@ pub struct Laggard {
 pub enum LaggardKind {
     /// A leaf Secret whose certificate is still signed by the retiring CA.
     Secret,
-    /// A namespace whose projections cannot be written.
-    Namespace,
 }
 
 /// From the edit that distrusted something to the last acknowledgement.
