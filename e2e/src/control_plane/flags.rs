@@ -42,7 +42,7 @@ pub(crate) fn apiserver_flags(dir: &Path) -> Vec<String> {
 /// kube-controller-manager.
 pub(crate) fn controller_manager_flags(dir: &Path) -> Vec<String> {
     // No cluster-signing-cert-file: nothing here asks for certificates, and each of the four signers would hold one of the 128
-    // inotify instances that a user has by default. Without any left, a kubelet beside many control planes starts no pod.
+    // inotify instances that a user has by default, which kubelets beside many control planes need too.
     let files = [("service-account-private-key-file", "pki/service-accounts.key"), ("root-ca-file", "pki/ca.crt")];
     let mut flags = file_flags(dir, &files);
     flags.extend(

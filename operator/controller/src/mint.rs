@@ -38,7 +38,7 @@ pub(crate) fn new_ca(
     let life = i64::try_from(life_seconds).map_err(|_| ExecuteError::Internal("CA life".to_owned()))?;
     let not_after = add_seconds(now, life)?;
     // Generations must be told apart by name too: a verifier finds the issuer by it. A certificate cannot hold its own
-    // hash, so the id is that of its key, which is new for each CA (docs/adr/0013).
+    // hash, so the id is that of its key, which is new for each CA (docs/adr/0014).
     let id = short_id(&private.public_key().fingerprint());
     let common_name = format!("Gaia CA {id}");
     let ca = Ca::self_signed(
