@@ -5,6 +5,8 @@
 
 mod world;
 
+use std::collections::BTreeMap;
+
 use gaia_api::Span;
 use gaia_api::crd::{GaiaServiceSpec, SecretRef, ServiceCertificateSpec};
 use gaia_plan::Action;
@@ -94,6 +96,15 @@ proptest! {
     fn what_can_be_had_is_had((seed, steps) in possible_history(14)) {
         let mut world = lived(&seed, &steps);
         world.settle_and_wait();
+        // A clock that went back to before a certificate's notBefore comes to it again.
+        for _ in 0..steps.len() {
+            let is_early = |resource: &Resource| world.reported(resource).condition("Ready").1 == "NotYetValid";
+            if !world.resources().iter().any(is_early) {
+                break;
+            }
+            world.advance(600);
+            world.settle_and_wait();
+        }
         for resource in world.resources() {
             let status = world.reported(&resource);
             let (ready, reason, message) = status.condition("Ready");
@@ -480,7 +491,11 @@ proptest! {
 fn shape(world: &World) -> Vec<String> {
     let objects = world.objects.iter().map(|(key, stored)| {
         let facts = &stored.facts;
-        let annotations = &facts.annotations;
+        // A MAC depends on the random key of its ring, so only its presence is compared.
+        let comparable = |(name, value): (&String, &String)| {
+            (name.clone(), if name.ends_with("-mac") { String::new() } else { value.clone() })
+        };
+        let annotations: BTreeMap<String, String> = facts.annotations.iter().map(comparable).collect();
         let keys: Vec<&String> = stored.content.keys().filter(|key| key.len() != "00000000.key".len()).collect();
         format!("{key} {:?} {annotations:?} {keys:?} {}", facts.labels, facts.owners.len())
     });
