@@ -34,38 +34,10 @@ pub mod condition {
     pub mod warning {
         /// TrustDomain: an inequality of `docs/rotation.md` does not hold; rotations start late and leaves are clamped.
         pub const LIFETIMES_TOO_TIGHT: &str = "LifetimesTooTight";
-        /// TrustDomain: selected namespaces that this operator does not watch. Blocks the removal of generations.
-        pub const NAMESPACES_NOT_WATCHED: &str = "NamespacesNotWatched";
-        /// TrustDomain: namespaces that a rotation did not wait for.
-        pub const NAMESPACE_LEFT_BEHIND: &str = "NamespaceLeftBehind";
-        /// TrustDomain: an entry of `distrusted` names no known CA or signing key.
-        pub const DISTRUSTED_UNKNOWN: &str = "DistrustedUnknown";
-        /// TrustDomain: another, older TrustDomain has the same `spec.trustDomain`.
-        pub const TRUST_DOMAIN_NAME_TAKEN: &str = "TrustDomainNameTaken";
-        /// TrustDomain: `tokens.issuedBy` names no GaiaService of this TrustDomain.
-        pub const TOKEN_ISSUER_NOT_FOUND: &str = "TokenIssuerNotFound";
-        /// TrustDomain: the clock is behind a time that a ring or a leaf holds.
-        pub const CLOCK_BEHIND: &str = "ClockBehind";
         /// TrustDomain: an annotation names nothing known.
         pub const ANNOTATION_IGNORED: &str = "AnnotationIgnored";
-        /// TrustDomain: the CA is accepted, but strict peers refuse it.
-        pub const CA_NOT_STRICT: &str = "CANotStrict";
-        /// GaiaService: an entry of `callers` names no GaiaService of this TrustDomain.
-        pub const CALLER_NOT_FOUND: &str = "CallerNotFound";
-        /// GaiaService: some of this service's grants do not fit in its namespace's share of `grants.json`.
-        pub const GRANTS_TOO_LARGE: &str = "GrantsTooLarge";
-        /// GaiaService: an instance refused a part of its mounted files.
-        pub const FILES_REFUSED: &str = "FilesRefused";
-        /// GaiaService: an entry of `endpoints` is not in the TrustDomain's `allowedEndpoints`.
-        pub const ENDPOINT_NOT_ALLOWED: &str = "EndpointNotAllowed";
-        /// GaiaService: an entry of `endpoints` is a load balancer in front of several instances.
-        pub const ENDPOINT_IS_BALANCER: &str = "EndpointIsBalancer";
         /// ServiceCertificate: a shorter certificate was issued than `duration` asks for.
         pub const DURATION_CLAMPED: &str = "DurationClamped";
-        /// ServiceCertificate: `renewal: Disabled`, and the certificate is past its renewal time.
-        pub const RENEWAL_DISABLED: &str = "RenewalDisabled";
-        /// ServiceCertificate: names that the CA's name constraints exclude; they are left out.
-        pub const NAMES_LEFT_OUT: &str = "NamesLeftOut";
     }
 }
 
