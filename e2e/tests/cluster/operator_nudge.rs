@@ -6,7 +6,7 @@ use gaia_e2e::{OperatorProcess, wait};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::{ListParams, PostParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -20,6 +20,7 @@ async fn a_pod_that_is_behind_is_nudged_once_for_what_it_lacks() {
     .unwrap();
     let create = async || pods.create(&PostParams::default(), &pod).await;
     let made = wait::until("the namespace has its ServiceAccount", SOON, create).await.unwrap();
+    report_running(&pods, "orders-1").await;
     let nudged = async |before: Option<String>| {
         let look = async || {
             let annotations = pods.get("orders-1").await.unwrap().metadata.annotations.unwrap();
@@ -62,8 +63,9 @@ async fn a_workload_whose_pods_do_not_reload_is_restarted_when_a_rotation_waits_
     .unwrap();
     let made = deployments.create(&PostParams::default(), &deployment).await.unwrap();
     let pods: Api<Pod> = Api::namespaced(scene.client.clone(), &scene.namespace);
-    let there = async || pods.list(&ListParams::default()).await.is_ok_and(|found| !found.items.is_empty());
-    wait::until("the Deployment has a pod", SOON, there).await.unwrap();
+    let created = async || pods.list(&ListParams::default()).await.ok()?.items.pop()?.metadata.name;
+    let pod = wait::until("the Deployment has a pod", SOON, created).await.unwrap();
+    report_running(&pods, &pod).await;
     scene.patch("TrustDomain", &scene.domain, json!({ "spec": { "ca": { "rotationRevision": 2 } } })).await;
 
     let restarted = async || {
@@ -93,7 +95,17 @@ async fn begin() -> Option<(Scene, OperatorProcess)> {
     Some((scene, operator))
 }
 
-/// What a pod is that mounts trust and certificate. No kubelet runs it: it never has what it mounts.
+/// Reports the container as running, as a kubelet would: a pod whose containers never started holds no rotation.
+async fn report_running(pods: &Api<Pod>, name: &str) {
+    let container = json!({
+        "name": "app", "image": "example.com/app:1", "imageID": "", "ready": true, "restartCount": 0,
+        "state": { "running": { "startedAt": SystemClock.now().to_string() } },
+    });
+    let status = json!({ "status": { "phase": "Running", "containerStatuses": [container] } });
+    pods.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+}
+
+/// The spec of a pod that mounts trust and certificate. No kubelet runs it, so its files never arrive.
 fn mounting(scene: &Scene, mut mount: Value) -> Value {
     mount["name"] = json!("gaia");
     let sources = json!([
