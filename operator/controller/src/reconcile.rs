@@ -253,6 +253,18 @@ impl<S: Store> Reconciler<S> {
                 message: event.message.clone(),
             });
         }
+        if let Action::RestartWorkload { target, event, .. } = action {
+            // Its owners look at the workload, not at the TrustDomain.
+            let about = ObjectReference {
+                api_version: Some("apps/v1".to_owned()),
+                kind: Some(format!("{:?}", target.kind)),
+                namespace: Some(target.namespace.clone()),
+                name: Some(target.name.clone()),
+                ..Default::default()
+            };
+            let message = event.message.clone();
+            self.events.tell(Notice { about, warning: event.warning, reason: event.reason, message });
+        }
     }
 
     fn remember(&self, key: &Key, planned: &Planned, error: &ExecuteError, now: Timestamp) {
@@ -296,7 +308,7 @@ impl<S: Store> Reconciler<S> {
         }
         match self.executor.store.patch_status(key, &planned.version, patch).await {
             Ok(object) => {
-                self.refused(key, planned);
+                self.publish_problems(key, planned);
                 self.waits_too_long(key, planned);
                 self.reported.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), Instant::now());
                 let keys = lock(&self.executor.world).take_reported(object);
@@ -341,21 +353,9 @@ impl<S: Store> Reconciler<S> {
         }
     }
 
-    /// Tells once that something is refused.
-    fn refused(&self, key: &Key, planned: &Planned) {
-        let stalled = |status: &Value| {
-            let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
-            conditions
-                .into_iter()
-                .find(|c| c["type"] == "Stalled" && c["status"] == "True")
-                .map(|c| c["reason"].clone())
-        };
-        let (before, after) = (stalled(&planned.reported), stalled(&planned.status));
-        if let Some(reason) = after.filter(|after| Some(after) != before.as_ref()) {
-            let message = planned.status["conditions"].as_array().into_iter().flatten();
-            let message = message.filter(|c| c["type"] == "Stalled").find_map(|c| c["message"].as_str());
-            let Some(reason) = reason::ALL.iter().find(|known| **known == reason) else { return };
-            let message = message.unwrap_or_default().to_owned();
+    /// Sends an Event for each problem that the status did not report before.
+    fn publish_problems(&self, key: &Key, planned: &Planned) {
+        for (reason, message) in report::new_problems(&planned.reported, &planned.status) {
             self.events.tell(Notice { about: self.reference(key), warning: true, reason, message });
         }
     }

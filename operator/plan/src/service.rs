@@ -1,7 +1,9 @@
 //! GaiaService: its ServiceCertificate, the policy its pods enforce, and the record of who uses API keys.
 
+mod callers;
 mod child;
 mod ledger;
+mod modes;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,11 +11,11 @@ use std::time::Duration;
 use gaia_api::crd::condition::{CERTIFICATE_READY, LEGACY_FREE, PLAIN_FREE, POLICY_PUBLISHED};
 use gaia_api::crd::{
     AuthStatus, CertificateSummary, GaiaService, GaiaServiceStatus, ServiceCertificate, ServiceCertificateSpec,
-    TlsMode, TlsStatus, TrustDomain, Truth, Workload, both_usages, reason, whole_seconds,
+    TrustDomain, Truth, Workload, both_usages, reason,
 };
 use gaia_api::ledger::LedgerRecord;
 use gaia_api::mount::{ApiKeyRules, Brownout, Caller, Deprecation, Policy, SCHEMA_VERSION, UserTokens};
-use gaia_api::names::{self, MANAGED_BY, MANAGED_BY_LABEL, annotation, key};
+use gaia_api::names::{self, MANAGED_BY, MANAGED_BY_LABEL, key};
 use gaia_pki::sha256_hex;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -132,7 +134,7 @@ fn decide(
         return decision;
     }
     decision.policy_hash = Some(sha256_hex(policy.as_bytes()));
-    match policy_action(observed, policy, mode_event(observed, running)) {
+    match policy_action(observed, policy, modes::event(observed, running)) {
         Ok(change) => {
             decision.policy_published = change.is_none();
             decision.actions.extend(change.map(|change| Action::Write(Box::new(change))));
@@ -317,20 +319,6 @@ fn api_key_rules(service: &GaiaService) -> ApiKeyRules {
     ApiKeyRules { deprecation: auth.deprecation_headers.then_some(deprecation), brownouts }
 }
 
-/// The event of a policy that another mode comes with.
-fn mode_event(observed: &Observed<'_>, running: &Effective) -> Option<Event> {
-    let was = (mode::published_tls(observed.service)?, mode::ran(observed.service));
-    let is = (running.tls, running.mode);
-    (was != is).then(|| {
-        let change = format!("tls.mode {:?} with auth.mode {:?} runs, before {:?} with {:?}", is.0, is.1, was.0, was.1);
-        if running.is_forced {
-            Event::warning(reason::MODE_FORCED, format!("{change}: forced by annotation {}", annotation::FORCE_MODE))
-        } else {
-            Event::new(reason::MODE_CHANGED, change)
-        }
-    })
-}
-
 fn policy_action(
     observed: &Observed<'_>,
     policy: String,
@@ -420,9 +408,10 @@ fn status(
     conditions.push(child::served(&report, child));
     let verdict = &legacy.verdict;
     conditions.push(report.condition(LEGACY_FREE, verdict.truth, verdict.reason, verdict.message.clone()));
-    let tls = tls_status(observed, decision, running, now);
+    let tls = modes::tls(observed, decision.policy_published, running, now);
     let plain = legacy::plain_free(service, legacy, tls.as_ref().map(|tls| tls.mode), now);
     conditions.push(report.condition(PLAIN_FREE, plain.truth, plain.reason, plain.message));
+    conditions.extend(report.warnings(callers::not_found(observed)));
     let (reason, message) = headline(&conditions);
     GaiaServiceStatus {
         observed_generation: service.metadata.generation,
@@ -441,20 +430,6 @@ fn status(
         message,
         conditions,
     }
-}
-
-/// The TLS mode that runs, and since when an instance may have accepted callers without a client certificate.
-fn tls_status(observed: &Observed<'_>, decision: &Decision, running: &Effective, now: Timestamp) -> Option<TlsStatus> {
-    let service = observed.service;
-    let published = mode::published_tls(service);
-    let mode = if decision.policy_published { running.tls } else { published? };
-    let before = service.status.as_ref().and_then(|status| status.tls.as_ref());
-    // An operator that reported no TLS mode did not note when.
-    let was_served = before.is_none() && published.is_some();
-    let serves = was_served || observed.child.ours().is_some_and(|child| child::has_instances(child));
-    let since = before.and_then(|tls| tls.permissive_since).or_else(|| serves.then(|| whole_seconds(now)));
-    let permissive_since = since.filter(|_| mode == TlsMode::Permissive);
-    Some(TlsStatus { mode, desired_mode: service.spec.tls.mode, permissive_since })
 }
 
 fn value(object: &impl serde::Serialize) -> Value {

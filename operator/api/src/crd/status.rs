@@ -38,6 +38,22 @@ pub mod condition {
         pub const ANNOTATION_IGNORED: &str = "AnnotationIgnored";
         /// ServiceCertificate: a shorter certificate was issued than `duration` asks for.
         pub const DURATION_CLAMPED: &str = "DurationClamped";
+        /// ServiceCertificate: `renewal: Disabled`, and the certificate is past its renewal time.
+        pub const RENEWAL_DISABLED: &str = "RenewalDisabled";
+        /// TrustDomain: `tokens.issuedBy` names no GaiaService of this TrustDomain.
+        pub const TOKEN_ISSUER_NOT_FOUND: &str = "TokenIssuerNotFound";
+        /// GaiaService: an entry of `callers` names no GaiaService of this TrustDomain.
+        pub const CALLER_NOT_FOUND: &str = "CallerNotFound";
+
+        /// Every warning.
+        pub const ALL: &[&str] = &[
+            LIFETIMES_TOO_TIGHT,
+            ANNOTATION_IGNORED,
+            DURATION_CLAMPED,
+            RENEWAL_DISABLED,
+            TOKEN_ISSUER_NOT_FOUND,
+            CALLER_NOT_FOUND,
+        ];
     }
 }
 

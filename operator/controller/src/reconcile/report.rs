@@ -1,12 +1,29 @@
 //! How two states of a status differ: in what people must know at once, or in counts and times alone.
 
-use gaia_api::crd::condition::SERVED;
+use gaia_api::crd::condition::{RECONCILING, SERVED, STALLED, warning};
 use gaia_api::crd::reason;
 use serde_json::Value;
 
 /// The condition of that type.
 pub(super) fn condition<'a>(status: &'a Value, type_: &str) -> Option<&'a Value> {
     status["conditions"].as_array()?.iter().find(|condition| condition["type"] == type_)
+}
+
+/// Reason and message of each problem that was not reported before: that the object is stalled, that its TrustDomain does
+/// not exist, and each warning.
+pub(super) fn new_problems(before: &Value, after: &Value) -> Vec<(&'static str, String)> {
+    let known = |status: &Value, type_: &str| {
+        let found = condition(status, type_).filter(|found| found["status"] == "True")?;
+        let reason = reason::ALL.iter().chain(warning::ALL).find(|known| found["reason"] == **known)?;
+        let is_problem = type_ != RECONCILING || *reason == reason::TRUST_DOMAIN_NOT_FOUND;
+        is_problem.then(|| (*reason, found["message"].as_str().unwrap_or_default().to_owned()))
+    };
+    let types = [STALLED, RECONCILING].iter().chain(warning::ALL);
+    let news = types.filter_map(|type_| {
+        let (reason, message) = known(after, type_)?;
+        (known(before, type_).map(|(reason, _)| reason) != Some(reason)).then_some((reason, message))
+    });
+    news.collect()
 }
 
 /// Whether nothing differs but what changes at every attempt and with every instance.
@@ -94,6 +111,26 @@ mod tests {
             { "type": "Served", "status": truth, "reason": reason, "message": format!("{summary} do"),
               "lastTransitionTime": "x" },
         ] })
+    }
+
+    #[test]
+    fn each_new_problem_is_one_event_and_progress_is_none() {
+        let status = |conditions: &[(&str, &str)]| {
+            let condition = |(type_, reason): &(&str, &str)| json!({ "type": type_, "status": "True", "reason": reason, "message": "why" });
+            json!({ "conditions": conditions.iter().map(condition).collect::<Vec<_>>() })
+        };
+        let reasons = |before: &[(&str, &str)], after: &[(&str, &str)]| -> Vec<&str> {
+            new_problems(&status(before), &status(after)).into_iter().map(|(reason, _)| reason).collect()
+        };
+        let stalled = ("Stalled", "NameNotAllowed");
+        assert_eq!(reasons(&[], &[stalled]), ["NameNotAllowed"]);
+        assert_eq!(reasons(&[stalled], &[stalled]), [""; 0]);
+        assert_eq!(reasons(&[stalled], &[("Stalled", "CAExpired")]), ["CAExpired"]);
+        assert_eq!(reasons(&[], &[("Reconciling", "TrustDomainNotFound")]), ["TrustDomainNotFound"]);
+        assert_eq!(reasons(&[], &[("Reconciling", "Issuing"), ("Ready", "Ready")]), [""; 0]);
+        let warnings: Vec<(&str, &str)> = warning::ALL.iter().map(|type_| (*type_, *type_)).collect();
+        assert_eq!(reasons(&[], &warnings), warning::ALL, "every warning");
+        assert_eq!(reasons(&warnings, &warnings), [""; 0]);
     }
 
     #[test]

@@ -30,7 +30,8 @@ pub(super) fn status(observed: &Observed<'_>, verdict: &Verdict, now: Timestamp)
     let mut conditions = report.standard(ready(observed, now), &obstacles);
     let (served, counts) = served(observed);
     conditions.push(report.condition(SERVED, served.0, served.1, served.2));
-    conditions.extend(report.warnings(warnings(observed)));
+    let warnings = warnings(observed).into_iter().chain(renewal_disabled(observed, now)).collect();
+    conditions.extend(report.warnings(warnings));
     let (reason, message) = headline(&conditions);
     let mut status = ServiceCertificateStatus {
         observed_generation: certificate.metadata.generation,
@@ -47,6 +48,22 @@ pub(super) fn status(observed: &Observed<'_>, verdict: &Verdict, now: Timestamp)
         describe(&mut status, secret, observed);
     }
     status
+}
+
+/// A certificate that would be renewed by now, and is not.
+fn renewal_disabled(observed: &Observed<'_>, now: Timestamp) -> Option<Warning> {
+    let leaf = observed.secret.ours()?.leaf.as_ref().filter(|_| observed.claimed_by.is_none())?;
+    let is_due = observed.certificate.spec.renewal == Renewal::Disabled && leaf.lifetime().renewal_time <= now;
+    is_due.then(|| {
+        let message = format!(
+            "spec.renewal is Disabled: the certificate in Secret {} expires at {} and is not renewed; set spec.renewal: \
+             Enabled, or the annotation {}",
+            observed.certificate.secret_name(),
+            leaf.not_after,
+            annotation::RENEW_REQUESTED_AT
+        );
+        Warning::new(warning::RENEWAL_DISABLED, message)
+    })
 }
 
 fn describe(status: &mut ServiceCertificateStatus, secret: &LeafSecret, observed: &Observed<'_>) {

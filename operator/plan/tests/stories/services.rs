@@ -304,3 +304,57 @@ fn service_of_an_older_operator_that_runs_strict_is_not_disturbed() {
     assert_eq!(tls(&world), GATED, "and one that runs Permissive is gated");
     sound(&world);
 }
+
+/// Declarations that name nothing were silent: callers, token issuers, a renewal that never comes, a missing selector.
+#[test]
+fn declaration_that_names_nothing_is_a_warning_until_it_does() {
+    let mut world = shop();
+    let caller = |service: &str, namespace: Option<&str>| CallerSpec {
+        service: service.to_owned(),
+        namespace: namespace.map(str::to_owned),
+        scopes: vec![],
+        on_behalf_of: false,
+    };
+    world.edit_service(&name(WEB.0, WEB.1), |found| {
+        found.spec.callers = vec![caller("web", None), caller("gateway", None), caller("web", Some("auth"))];
+    });
+    world.settle();
+    let message = says(&world, &web_service(), "CallerNotFound", "True", "CallerNotFound");
+    assert!(
+        message.contains("shop/gateway") && message.contains("auth/web") && !message.contains("shop/web"),
+        "{message}"
+    );
+    says(&world, &web_service(), "Ready", "True", "Ready");
+    world.create_service(WEB.0, "gateway", GaiaServiceSpec::default());
+    world.create_service("auth", "web", GaiaServiceSpec::default());
+    world.settle();
+    says(&world, &web_service(), "CallerNotFound", "", "");
+
+    let issuer = ServiceRef { namespace: "auth".to_owned(), name: "auth-service".to_owned() };
+    world.edit_domain(TD, |found| found.spec.tokens.issued_by = Some(issuer));
+    world.settle();
+    let message = says(&world, &domain(), "TokenIssuerNotFound", "True", "TokenIssuerNotFound");
+    assert!(message.starts_with("spec.tokens.issuedBy: GaiaService auth/auth-service does not exist"), "{message}");
+    says(&world, &domain(), "Ready", "True", "Ready");
+    world.create_service("auth", "auth-service", GaiaServiceSpec::default());
+    world.settle();
+    says(&world, &domain(), "TokenIssuerNotFound", "", "");
+
+    world.edit_domain(TD, |found| found.spec.namespace_selector = None);
+    world.settle();
+    let message = says(&world, &domain(), "Ready", "True", "Ready");
+    assert!(message.ends_with("spec.namespaceSelector is not set: no namespace may use it"), "{message}");
+}
+
+#[test]
+fn disabled_renewal_warns_before_the_certificate_expires() {
+    let mut world = web();
+    world.edit_certificate(&name("shop", "web"), |found| found.spec.renewal = Renewal::Disabled);
+    world.settle();
+    says(&world, &certificate("shop", "web"), "RenewalDisabled", "", "");
+    world.advance(91 * DAY);
+    world.settle();
+    let message = says(&world, &certificate("shop", "web"), "RenewalDisabled", "True", "RenewalDisabled");
+    assert!(message.contains("Secret web-tls expires at"), "{message}");
+    says(&world, &certificate("shop", "web"), "Ready", "True", "Ready");
+}
