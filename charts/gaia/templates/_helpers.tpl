@@ -39,10 +39,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "gaia.watchedRules" -}}
 - apiGroups: [gaia.dev]
   resources: [gaiaservices]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [gaia.dev]
   resources: [servicecertificates]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [gaia.dev]
   resources: [gaiaservices/status, servicecertificates/status]
   verbs: [patch]
@@ -51,7 +51,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch{{ if .Values.nudge.enabled }}, patch{{ end }}]
+  verbs: [list, watch{{ if .Values.nudge.enabled }}, patch{{ end }}]
 {{- if .Values.restart.enabled }}
 - apiGroups: [apps]
   resources: [deployments, statefulsets, daemonsets]
@@ -70,7 +70,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "gaia.clusterRules" -}}
 - apiGroups: [gaia.dev]
   resources: [trustdomains]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [gaia.dev]
   resources: [trustdomains/status]
   verbs: [patch]

@@ -1,9 +1,10 @@
 //! The operator's metrics.
 
-use std::collections::BTreeMap;
+mod objects;
+
 use std::fmt::Write as _;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use gaia_api::crd::reason;
@@ -19,11 +20,12 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use tokio::time::Instant;
 use tower::{Layer, Service};
 
+pub(crate) use self::objects::Measured;
+use self::objects::Objects;
 use crate::probe::ProbeFailure;
-use crate::world::Census;
+use crate::store::Key;
 
 /// Labels of `gaia_api_requests_total`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -40,32 +42,6 @@ pub(crate) struct IssuanceLabels {
     reason: &'static str,
 }
 
-/// Labels of a certificate, and of a service.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub(crate) struct CertificateLabels {
-    pub(crate) namespace: String,
-    pub(crate) name: String,
-}
-
-/// Labels of a TrustDomain.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub(crate) struct TrustDomainLabels {
-    pub(crate) trust_domain: String,
-}
-
-/// Labels of a ring.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct RingLabels {
-    ring: &'static str,
-}
-
-/// Labels of `gaia_rotation_total`.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct RotationLabels {
-    ring: &'static str,
-    result: &'static str,
-}
-
 /// Labels of `gaia_probe_failures_total`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ProbeLabels {
@@ -78,20 +54,6 @@ struct KindLabels {
     kind: &'static str,
 }
 
-/// Labels of `gaia_instances`.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct InstanceLabels {
-    state: &'static str,
-}
-
-/// What is told of a TrustDomain and summed up when it is asked for.
-#[derive(Default)]
-struct Told {
-    /// Since when a rotation waits for instances, by TrustDomain and ring.
-    waiting: BTreeMap<(String, &'static str), Instant>,
-    instances: BTreeMap<String, Census>,
-}
-
 /// All metrics; cloned handles share their values.
 #[derive(Clone)]
 pub(crate) struct Metrics {
@@ -100,22 +62,13 @@ pub(crate) struct Metrics {
     issuance: Family<IssuanceLabels, Counter>,
     pub(crate) issuance_seconds: Histogram,
     pub(crate) leader: Gauge,
-    pub(crate) not_after: Family<CertificateLabels, Gauge>,
-    pub(crate) renewal: Family<CertificateLabels, Gauge>,
-    pub(crate) served_not_after: Family<CertificateLabels, Gauge>,
-    pub(crate) ca_not_after: Family<TrustDomainLabels, Gauge>,
-    pub(crate) signing_key_age: Family<TrustDomainLabels, Gauge>,
-    legacy_last_used: Family<CertificateLabels, Gauge>,
     pub(crate) events_dropped: Counter,
     pub(crate) watch_failures: Counter,
     probe_failures: Family<ProbeLabels, Counter>,
-    rotations: Family<RotationLabels, Counter>,
     statuses_cut: Family<KindLabels, Counter>,
-    waiting_seconds: Family<RingLabels, Gauge>,
-    instances: Family<InstanceLabels, Gauge>,
     clock_drift: Gauge,
     unreadable_objects: Family<KindLabels, Gauge>,
-    told: Arc<Mutex<Told>>,
+    objects: Arc<Objects>,
 }
 
 impl Metrics {
@@ -129,30 +82,6 @@ impl Metrics {
         registry.register("issuance_duration_seconds", "Time to issue one certificate", issuance_seconds.clone());
         let leader = Gauge::default();
         registry.register("leader", "1 while this replica decides", leader.clone());
-        let not_after = Family::default();
-        registry.register(
-            "certificate_not_after_timestamp_seconds",
-            "End of the stored certificate",
-            not_after.clone(),
-        );
-        let renewal = Family::default();
-        registry.register("certificate_renewal_timestamp_seconds", "When it will be renewed", renewal.clone());
-        let served_not_after = Family::default();
-        registry.register(
-            "certificate_served_not_after_timestamp_seconds",
-            "First end of the certificates that instances were seen to serve",
-            served_not_after.clone(),
-        );
-        let ca_not_after = Family::default();
-        registry.register("ca_not_after_timestamp_seconds", "End of the active CA", ca_not_after.clone());
-        let signing_key_age = Family::default();
-        registry.register("signing_key_age_seconds", "Age of the active JWT signing key", signing_key_age.clone());
-        let legacy_last_used = Family::default();
-        registry.register(
-            "legacy_last_used_timestamp_seconds",
-            "Beginning of the last day on which an API key of a service was used",
-            legacy_last_used.clone(),
-        );
         let events_dropped = Counter::default();
         registry.register("events_dropped", "Events that were not sent", events_dropped.clone());
         let watch_failures = Counter::default();
@@ -163,18 +92,8 @@ impl Metrics {
             "Probes of instances that saw less than they should",
             probe_failures.clone(),
         );
-        let rotations = Family::default();
-        registry.register("rotation", "Rotations by how they ended", rotations.clone());
         let statuses_cut = Family::default();
         registry.register("status_cut", "Statuses that were cut to what their schema accepts", statuses_cut.clone());
-        let waiting_seconds = Family::default();
-        registry.register(
-            "rotation_waiting_seconds",
-            "How long the rotation that waits longest has been waiting for instances",
-            waiting_seconds.clone(),
-        );
-        let instances = Family::default();
-        registry.register("instances", "Pods and endpoints by whether they use everything", instances.clone());
         let clock_drift = Gauge::default();
         registry.register(
             "clock_drift_seconds",
@@ -187,37 +106,21 @@ impl Metrics {
             "Objects that cannot be read: nothing is changed for them until they can",
             unreadable_objects.clone(),
         );
+        let objects = Arc::new(Objects::default());
+        registry.register_collector(Box::new(Arc::clone(&objects)));
         Self {
             registry: Arc::new(registry),
             requests,
             issuance,
             issuance_seconds,
             leader,
-            not_after,
-            renewal,
-            served_not_after,
-            ca_not_after,
-            signing_key_age,
-            legacy_last_used,
             events_dropped,
             watch_failures,
             probe_failures,
-            rotations,
             statuses_cut,
-            waiting_seconds,
-            instances,
             clock_drift,
             unreadable_objects,
-            told: Arc::default(),
-        }
-    }
-
-    /// The last use of an API key of a service; none: there was none.
-    pub(crate) fn legacy_was_used(&self, namespace: &str, name: &str, day: Option<i64>) {
-        let labels = CertificateLabels { namespace: namespace.to_owned(), name: name.to_owned() };
-        match day {
-            Some(day) => drop(self.legacy_last_used.get_or_create(&labels).set(day)),
-            None => drop(self.legacy_last_used.remove(&labels)),
+            objects,
         }
     }
 
@@ -240,50 +143,25 @@ impl Metrics {
                 reason::DISTRUSTED => "distrusted",
                 _ => continue,
             };
-            self.rotations.get_or_create(&RotationLabels { ring: ring_label(transition.kind), result }).inc();
+            let key = Key::TrustDomain(transition.trust_domain.clone());
+            let ring = ring_label(transition.kind);
+            self.objects.measure(&key, |measured| *measured.rotations.entry((ring, result)).or_default() += 1);
         }
     }
 
-    /// A rotation waits for instances now, or waits for none.
+    /// Changes what is measured of a custom resource.
+    pub(crate) fn measure(&self, key: &Key, change: impl FnOnce(&mut Measured)) {
+        self.objects.measure(key, change);
+    }
+
+    /// Ends every series of a custom resource.
+    pub(crate) fn forget(&self, key: &Key) {
+        self.objects.forget(key);
+    }
+
     /// A status was written with fewer or shorter fields than planned.
     pub(crate) fn count_status_cut(&self, kind: &'static str) {
         self.statuses_cut.get_or_create(&KindLabels { kind }).inc();
-    }
-
-    pub(crate) fn rotation_waits(&self, trust_domain: &str, ring: RingKind, now: Option<Instant>) {
-        let key = (trust_domain.to_owned(), ring_label(ring));
-        let mut told = self.told();
-        match now {
-            Some(now) => drop(told.waiting.entry(key).or_insert(now)),
-            None => drop(told.waiting.remove(&key)),
-        }
-    }
-
-    /// How many instances a TrustDomain has.
-    pub(crate) fn count_instances(&self, trust_domain: &str, census: Census) {
-        self.told().instances.insert(trust_domain.to_owned(), census);
-    }
-
-    fn told(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn sum_up(&self) {
-        let told = self.told();
-        for ring in [RingKind::Ca, RingKind::SigningKeys].map(ring_label) {
-            let waiting = told.waiting.iter().filter(|((_, of), _)| *of == ring);
-            let longest = waiting.map(|(_, since)| since.elapsed().as_secs()).max().unwrap_or_default();
-            self.waiting_seconds.get_or_create(&RingLabels { ring }).set(i64::try_from(longest).unwrap_or(i64::MAX));
-        }
-        let sum = |of: fn(&Census) -> usize| told.instances.values().map(of).sum::<usize>();
-        for (state, count) in [
-            ("current", sum(|census| census.current)),
-            ("behind", sum(|census| census.behind)),
-            ("unknown", sum(|census| census.unknown)),
-        ] {
-            let count = i64::try_from(count).unwrap_or(i64::MAX);
-            self.instances.get_or_create(&InstanceLabels { state }).set(count);
-        }
     }
 
     /// Counts one attempt at a certificate.
@@ -291,26 +169,8 @@ impl Metrics {
         self.issuance.get_or_create(&IssuanceLabels { result, reason }).inc();
     }
 
-    /// A certificate or TrustDomain that is gone is reported no more.
-    pub(crate) fn forget(&self, namespace: &str, name: &str) {
-        if namespace.is_empty() {
-            let labels = TrustDomainLabels { trust_domain: name.to_owned() };
-            self.ca_not_after.remove(&labels);
-            self.signing_key_age.remove(&labels);
-            let mut told = self.told();
-            told.instances.remove(name);
-            told.waiting.retain(|(domain, _), _| domain != name);
-            return;
-        }
-        let labels = CertificateLabels { namespace: namespace.to_owned(), name: name.to_owned() };
-        self.not_after.remove(&labels);
-        self.renewal.remove(&labels);
-        self.served_not_after.remove(&labels);
-    }
-
     /// The text format.
     pub(crate) fn text(&self) -> String {
-        self.sum_up();
         let mut text = String::new();
         if encode(&mut text, &self.registry).is_err() {
             let _ = writeln!(text, "# the metrics could not be written");

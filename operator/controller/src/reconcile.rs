@@ -149,11 +149,7 @@ impl<S: Store> Reconciler<S> {
     }
 
     fn forget(&self, key: &Key) {
-        let (namespace, name) = key.names();
-        match key {
-            Key::Service(..) => self.metrics.legacy_was_used(namespace, name, None),
-            _ => self.metrics.forget(namespace, name),
-        }
+        self.metrics.forget(key);
         if let Key::TrustDomain(name) = key {
             self.executor.signers.forget(name);
         }

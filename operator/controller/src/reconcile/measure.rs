@@ -1,8 +1,7 @@
 //! What is measured of each custom resource whenever it was looked at.
 
-use gaia_api::crd::condition::{CA_ROTATING, SIGNING_KEYS_ROTATING};
+use gaia_api::crd::condition::{CA_ROTATING, READY, SIGNING_KEYS_ROTATING};
 use gaia_api::crd::reason;
-use gaia_plan::ring::RingKind;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -11,50 +10,59 @@ use tokio::time::Instant;
 
 use super::{Planned, Reconciler, report};
 use crate::executor::lock;
-use crate::metrics::{CertificateLabels, TrustDomainLabels};
+use crate::metrics::Measured;
 use crate::store::{Key, Store};
-use crate::world::Census;
 
 impl<S: Store> Reconciler<S> {
     pub(super) fn measure(&self, key: &Key, planned: &Planned, now: Timestamp) {
-        let seconds = |value: &Value| value.as_str()?.parse::<Timestamp>().ok().map(Timestamp::as_second);
-        match key {
-            Key::Certificate(namespace, name) => {
-                let labels = CertificateLabels { namespace: namespace.clone(), name: name.clone() };
-                if let Some(end) = seconds(&planned.status["notAfter"]) {
-                    self.metrics.not_after.get_or_create(&labels).set(end);
-                }
-                if let Some(renewal) = seconds(&planned.status["renewalTime"]) {
-                    self.metrics.renewal.get_or_create(&labels).set(renewal);
-                }
-                match planned.served_until {
-                    Some(end) => drop(self.metrics.served_not_after.get_or_create(&labels).set(end.as_second())),
-                    None => drop(self.metrics.served_not_after.remove(&labels)),
-                }
+        let instances = match key {
+            Key::TrustDomain(name) => lock(&self.executor.world).census(name),
+            Key::Certificate(..) | Key::Service(..) => Default::default(),
+        };
+        self.metrics.measure(key, |measured| {
+            let rotations = std::mem::take(&mut measured.rotations);
+            let (ca, signing) = (measured.ca_waits_since, measured.signing_keys_wait_since);
+            *measured = Measured { instances, rotations, ..of_status(key, planned, now) };
+            // Since when it waits, if it waited already.
+            measured.ca_waits_since = measured.ca_waits_since.map(|since| ca.unwrap_or(since));
+            measured.signing_keys_wait_since = measured.signing_keys_wait_since.map(|since| signing.unwrap_or(since));
+        });
+    }
+}
+
+/// What a status says. What it does not say any more is not measured any more.
+fn of_status(key: &Key, planned: &Planned, now: Timestamp) -> Measured {
+    let status = &planned.status;
+    let seconds = |value: &Value| value.as_str()?.parse::<Timestamp>().ok().map(Timestamp::as_second);
+    let is_ready = report::condition(status, READY).is_some_and(|ready| ready["status"] == "True");
+    let measured = Measured { is_ready, ..Measured::default() };
+    match key {
+        Key::Certificate(..) => Measured {
+            not_after: seconds(&status["notAfter"]),
+            renewal: seconds(&status["renewalTime"]),
+            served_not_after: planned.served_until.map(Timestamp::as_second),
+            ..measured
+        },
+        Key::TrustDomain(_) => {
+            let waits = |type_: &str| {
+                let found = report::condition(status, type_);
+                let reasons = [reason::WAITING_FOR_INSTANCES, reason::PAST_DEADLINE];
+                let waits = found.is_some_and(|found| reasons.iter().any(|reason| found["reason"] == *reason));
+                waits.then(Instant::now)
+            };
+            Measured {
+                ca_not_after: seconds(&status["ca"]["active"]["notAfter"]),
+                signing_key_age: seconds(&status["signingKeys"]["active"]["since"])
+                    .map(|since| now.as_second() - since),
+                ca_waits_since: waits(CA_ROTATING),
+                signing_keys_wait_since: waits(SIGNING_KEYS_ROTATING),
+                ..measured
             }
-            Key::TrustDomain(name) => {
-                let labels = TrustDomainLabels { trust_domain: name.clone() };
-                if let Some(end) = seconds(&planned.status["ca"]["active"]["notAfter"]) {
-                    self.metrics.ca_not_after.get_or_create(&labels).set(end);
-                }
-                if let Some(since) = seconds(&planned.status["signingKeys"]["active"]["since"]) {
-                    self.metrics.signing_key_age.get_or_create(&labels).set(now.as_second() - since);
-                }
-                for (type_, ring) in [(CA_ROTATING, RingKind::Ca), (SIGNING_KEYS_ROTATING, RingKind::SigningKeys)] {
-                    let found = report::condition(&planned.status, type_);
-                    let waits = found.is_some_and(|c| {
-                        c["reason"] == reason::WAITING_FOR_INSTANCES || c["reason"] == reason::PAST_DEADLINE
-                    });
-                    self.metrics.rotation_waits(name, ring, waits.then(Instant::now));
-                }
-                let census: Census = lock(&self.executor.world).census(name);
-                self.metrics.count_instances(name, census);
-            }
-            Key::Service(namespace, name) => {
-                let day = planned.status["legacy"]["lastUsedDate"].as_str().and_then(|day| day.parse::<Date>().ok());
-                let day = day.and_then(|day| day.to_zoned(TimeZone::UTC).ok());
-                self.metrics.legacy_was_used(namespace, name, day.map(|day| day.timestamp().as_second()));
-            }
+        }
+        Key::Service(..) => {
+            let day = status["legacy"]["lastUsedDate"].as_str().and_then(|day| day.parse::<Date>().ok());
+            let day = day.and_then(|day| day.to_zoned(TimeZone::UTC).ok());
+            Measured { legacy_last_used: day.map(|day| day.timestamp().as_second()), ..measured }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain};
 use gaia_api::ledger::LedgerRecord;
-use gaia_plan::object::{ObjectFacts, ObjectKey};
+use gaia_plan::object::{ObjectFacts, ObjectKey, ObjectKind};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::instances::service_secret;
@@ -42,6 +42,9 @@ impl World {
     pub(crate) fn remove_trust_domain(&mut self, name: &str) -> BTreeSet<Key> {
         self.trust_domains.remove(name);
         self.brought.remove(name);
+        self.guidance.remove(name);
+        let ours = [gaia_api::names::trust(name), gaia_api::names::grants(name), gaia_api::names::token_signer(name)];
+        self.foreign.retain(|object| !ours.contains(&object.name));
         let key = Key::TrustDomain(name.to_owned());
         self.failures.remove(&key);
         let mut keys = self.referring_to(name);
@@ -164,6 +167,9 @@ impl World {
             self.lost.remove(&object);
             self.foreign.remove(&object);
         }
+        self.foreign.retain(|object| {
+            object.kind != ObjectKind::ServiceCertificate || object.namespace != place.0 || object.name != place.1
+        });
         self.readings.forget(place);
         let domain = &gone.spec.trust_domain_ref.name;
         let mut keys = self.count_consumer(domain, &place.0, -1);
@@ -188,6 +194,7 @@ impl World {
         self.namespaces.remove(name);
         self.lost.retain(|key| key.namespace != name);
         self.foreign.retain(|key| key.namespace != name);
+        self.restarted.retain(|target, _| target.namespace != name);
         self.in_namespace(name)
     }
 
@@ -362,6 +369,9 @@ impl World {
         let after = *count;
         if after == 0 {
             namespaces.remove(namespace);
+        }
+        if namespaces.is_empty() {
+            self.consumers.remove(domain);
         }
         if (before == 0) == (after == 0) {
             BTreeSet::new()
