@@ -155,6 +155,12 @@ impl Ca {
         own.unwrap_or_else(|| sign::key_id(&self.certificate().public_key()))
     }
 
+    /// From the signing certificate up to the root.
+    #[must_use]
+    pub fn path(&self) -> &[Certificate] {
+        &self.path
+    }
+
     fn new(path: Vec<Certificate>, key: PrivateKey) -> Result<Self, CaError> {
         chain::check(&path, &key)?;
         Ok(Self { path, key })

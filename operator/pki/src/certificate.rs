@@ -11,6 +11,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate, X509Name};
 
 use crate::armor::{self, ArmorError};
 use crate::bundle::sha256_hex;
+use crate::constraints::Subtrees;
 use crate::der;
 use crate::extensions::Extensions;
 use crate::key::PrivateKey;
@@ -212,10 +213,77 @@ impl Certificate {
         self.issuer == issuer.subject && key.is_some() && key == issuer.subject_key_id()
     }
 
+    /// Whether `issuer` issued this as OpenSSL sees it: [`Self::is_signed_by`], and the authority key identifier is not
+    /// that of another issuer.
+    #[must_use]
+    pub fn is_issued_by(&self, issuer: &Self) -> bool {
+        self.is_signed_by(issuer) && self.authority_mismatch(issuer).is_none()
+    }
+
+    /// Whether subject, public key and subject key identifier are those of `other`: what one signed verifies under the
+    /// other.
+    #[must_use]
+    pub fn is_same_issuer(&self, other: &Self) -> bool {
+        self.subject == other.subject
+            && self.public_key.is_same_key(&other.public_key)
+            && self.subject_key_id() == other.subject_key_id()
+    }
+
     /// Whether it signed itself: a root.
     #[must_use]
     pub fn is_self_signed(&self) -> bool {
         self.is_signed_by(self)
+    }
+
+    /// The field of the authority key identifier that is not the issuer's, if one is: OpenSSL then finds no issuer.
+    pub(crate) fn authority_mismatch(&self, issuer: &Self) -> Option<&'static str> {
+        let own = &self.extensions;
+        let differs = |named: Option<&[u8]>, found: &[u8]| named.is_some_and(|named| named != found);
+        let serial = own.authority_serial.as_deref().map(without_zeros);
+        // Without an identifier of its own the issuer cannot differ.
+        if issuer.subject_key_id().is_some_and(|found| differs(self.authority_key_id(), found)) {
+            Some("keyIdentifier")
+        } else if differs(serial, without_zeros(&issuer.serial_octets())) {
+            Some("authorityCertSerialNumber")
+        } else {
+            differs(own.authority_issuer.as_deref(), &issuer.issuer).then_some("authorityCertIssuer")
+        }
+    }
+
+    /// The octets of the serial number as they are encoded.
+    pub(crate) fn serial_octets(&self) -> Vec<u8> {
+        let serial = self.to_be_signed().and_then(|fields| fields.into_iter().find(|field| field.tag == der::INTEGER));
+        serial.map(|serial| serial.content.to_vec()).unwrap_or_default()
+    }
+
+    /// Whether the signature algorithm inside the signed part is the one beside the signature (RFC 5280 section 4.1.1.2).
+    pub(crate) fn repeats_its_signature_algorithm(&self) -> bool {
+        let outer = der::only(&self.der).and_then(|outer| der::elements(outer.content)).unwrap_or_default();
+        let inner = self.to_be_signed().unwrap_or_default();
+        // It follows the serial number.
+        let inner = inner.iter().skip_while(|field| field.tag != der::INTEGER).nth(1);
+        outer.get(1).map(|algorithm| algorithm.whole) == inner.map(|algorithm| algorithm.whole)
+    }
+
+    /// Whether basicConstraints is there and critical.
+    pub(crate) fn has_critical_basic_constraints(&self) -> bool {
+        self.extensions.is_basic_critical
+    }
+
+    /// Whether keyUsage is there.
+    pub(crate) fn has_key_usage(&self) -> bool {
+        self.extensions.key_cert_sign.is_some()
+    }
+
+    /// The name constraints.
+    pub(crate) fn subtrees(&self) -> Option<&Subtrees> {
+        self.extensions.subtrees.as_ref()
+    }
+
+    /// The fields of the signed part.
+    fn to_be_signed(&self) -> Option<Vec<der::Element<'_>>> {
+        let outer = der::elements(der::only(&self.der)?.content)?;
+        der::elements(outer.first()?.content)
     }
 
     /// The object identifier of the algorithm it was signed with, where [`Self::is_signed_by`] does not verify it.

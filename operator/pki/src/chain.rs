@@ -129,6 +129,46 @@ pub enum CaError {
         /// The extension's object identifier in dots.
         oid: String,
     },
+    /// A serial number that Go refuses to read (RFC 5280 section 4.1.2.2).
+    #[error("{subject:?} has a serial number that is {what}")]
+    Serial {
+        /// The certificate.
+        subject: String,
+        /// `negative` or `longer than 20 octets`.
+        what: &'static str,
+    },
+    /// The signed part names another signature algorithm than the one beside the signature.
+    #[error("{subject:?} names two different signature algorithms")]
+    SignatureAlgorithmDiffers {
+        /// The certificate.
+        subject: String,
+    },
+    /// OpenSSL finds no issuer for a certificate whose authorityKeyIdentifier names another one.
+    #[error("{subject:?} has an authorityKeyIdentifier whose {field} is not that of its issuer {issuer:?}")]
+    AuthorityKeyId {
+        /// The certificate.
+        subject: String,
+        /// Its issuer.
+        issuer: String,
+        /// `keyIdentifier`, `authorityCertSerialNumber` or `authorityCertIssuer`.
+        field: &'static str,
+    },
+    /// Leaves need both purposes, and peers ask for them all the way up.
+    #[error("{subject:?} is not for {usage} (extendedKeyUsage)")]
+    ForbidsUsage {
+        /// The certificate.
+        subject: String,
+        /// What it is not for.
+        usage: crate::leaf::Usage,
+    },
+    /// Critical name constraints of a kind that Go does not process.
+    #[error("{subject:?} has critical nameConstraints for {kind}, which not every peer processes")]
+    ConstraintKind {
+        /// The certificate.
+        subject: String,
+        /// The kind of name.
+        kind: &'static str,
+    },
     /// pathLen does not allow as many certificates below as there are.
     #[error("{subject:?} allows {path_len} CA certificates below it, there are {below} (pathLenConstraint)")]
     PathLength {

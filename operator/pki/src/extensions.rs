@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use x509_parser::der_parser::Oid;
-use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::extensions::{GeneralName, NameConstraints, ParsedExtension};
 use x509_parser::oid_registry::{
     OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_CRL_DISTRIBUTION_POINTS, OID_X509_EXT_EXTENDED_KEY_USAGE,
     OID_X509_EXT_KEY_USAGE, OID_X509_EXT_NAME_CONSTRAINTS, OID_X509_EXT_SUBJECT_ALT_NAME,
@@ -11,6 +11,7 @@ use x509_parser::oid_registry::{
 use x509_parser::prelude::X509Certificate;
 
 use crate::certificate::CertificateError;
+use crate::constraints::Subtrees;
 use crate::leaf::Usage;
 
 /// What the extensions say that decides what a certificate is for.
@@ -26,6 +27,11 @@ pub(crate) struct Extensions {
     pub(crate) usages: Option<Vec<Usage>>,
     pub(crate) subject_key_id: Option<Vec<u8>>,
     pub(crate) authority_key_id: Option<Vec<u8>>,
+    /// The issuer's own issuer and serial number, as the authority key identifier names them; the name in DER.
+    pub(crate) authority_issuer: Option<Vec<u8>>,
+    pub(crate) authority_serial: Option<Vec<u8>>,
+    pub(crate) is_basic_critical: bool,
+    pub(crate) subtrees: Option<Subtrees>,
     pub(crate) unknown_critical: Option<String>,
 }
 
@@ -50,6 +56,7 @@ impl Extensions {
                 ParsedExtension::ParseError { .. } => return Err(refuse()),
                 ParsedExtension::BasicConstraints(constraints) => {
                     found.is_ca = constraints.ca;
+                    found.is_basic_critical = extension.critical;
                     found.path_len = constraints.path_len_constraint;
                 }
                 ParsedExtension::KeyUsage(usage) => found.key_cert_sign = Some(usage.key_cert_sign()),
@@ -60,6 +67,14 @@ impl Extensions {
                 ParsedExtension::SubjectKeyIdentifier(id) => found.subject_key_id = Some(id.0.to_vec()),
                 ParsedExtension::AuthorityKeyIdentifier(id) => {
                     found.authority_key_id = id.key_identifier.as_ref().map(|id| id.0.to_vec());
+                    found.authority_serial = id.authority_cert_serial.map(<[u8]>::to_vec);
+                    found.authority_issuer = id.authority_cert_issuer.iter().flatten().find_map(|name| match name {
+                        GeneralName::DirectoryName(name) => Some(name.as_raw().to_vec()),
+                        _ => None,
+                    });
+                }
+                ParsedExtension::NameConstraints(constraints) => {
+                    found.subtrees = Some(subtrees(constraints, extension.critical));
                 }
                 ParsedExtension::SubjectAlternativeName(names) => {
                     for name in &names.general_names {
@@ -82,6 +97,29 @@ impl Extensions {
         }
         Some(())
     }
+}
+
+fn subtrees(constraints: &NameConstraints<'_>, is_critical: bool) -> Subtrees {
+    let mut found = Subtrees { is_critical, ..Subtrees::default() };
+    let permitted = constraints.permitted_subtrees.iter().flatten().map(|subtree| (true, &subtree.base));
+    let excluded = constraints.excluded_subtrees.iter().flatten().map(|subtree| (false, &subtree.base));
+    for (is_permitted, base) in permitted.chain(excluded) {
+        match base {
+            GeneralName::DNSName(name) if is_permitted => {
+                found.permitted_dns.get_or_insert_default().push((*name).to_owned());
+            }
+            GeneralName::DNSName(name) => found.excluded_dns.push((*name).to_owned()),
+            GeneralName::IPAddress(range) if is_permitted => {
+                found.permitted_ip.get_or_insert_default().push(range.to_vec());
+            }
+            GeneralName::IPAddress(range) => found.excluded_ip.push(range.to_vec()),
+            // Leaves carry no e-mail address; a URI is tried with a certificate, as it is the same for all leaves.
+            GeneralName::RFC822Name(_) | GeneralName::URI(_) => {}
+            GeneralName::DirectoryName(_) => found.other = Some("directoryName"),
+            _ => found.other = Some("another kind of name"),
+        }
+    }
+    found
 }
 
 fn ip_address(octets: &[u8]) -> Option<IpAddr> {

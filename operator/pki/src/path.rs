@@ -21,7 +21,9 @@ pub enum PathError {
         reason: String,
     },
     /// No path from the certificate to the root.
-    #[error("certificate {serial} does not chain to {root} for {usage} at {at}: {reason}")]
+    ///
+    /// Serial and time are not in the text: it stays the same from one attempt to the next.
+    #[error("the certificate does not chain to {root} for {usage}: {reason}")]
     Path {
         /// Serial of the certificate.
         serial: String,

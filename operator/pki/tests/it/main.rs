@@ -7,6 +7,7 @@ mod brought;
 mod jwks;
 mod keys;
 mod openssl;
+mod peers;
 mod profile;
 mod refused;
 mod samples;
