@@ -169,6 +169,21 @@ fn api_keys(owner: &str) -> Value {
     json!({ "api-keys.json": json!({ "schemaVersion": 1, "keys": keys }).to_string() })
 }
 
+/// One set of vectors for the rules in both languages: gaia-runtime is tested with the same table.
+#[test]
+fn python_accepts_and_refuses_issuers_as_in_the_shared_vectors() {
+    let python = assets::python_with(&example().join("requirements.txt"));
+    let Some(python) = tier::available(Tier::B, python) else { return };
+    let tests = std::process::Command::new(python)
+        .args(["-m", "unittest", "discover", "--start-directory", "tests"])
+        .current_dir(example())
+        .env("PYTHONPATH", ".")
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .unwrap();
+    assert!(tests.status.success(), "{}", String::from_utf8_lossy(&tests.stderr));
+}
+
 #[tokio::test]
 async fn a_caller_in_rust_is_answered_by_python_which_calls_rust_in_turn() {
     let Some(shop) = Shop::open(json!({})).await else { return };

@@ -14,6 +14,9 @@ use crate::mount::{AuthMode, ServiceIdentity};
 /// Where the report is.
 pub const IDENTITY_PATH: &str = "/.well-known/gaia/identity";
 
+/// In [`IdentityReport::enforces`]: chains with a key of `denylist.json`'s `issuers` above the leaf are refused.
+pub const ENFORCES_ISSUERS: &str = "issuers";
+
 /// The most bytes a report may have.
 pub const MAX_REPORT_BYTES: usize = 64 * 1024;
 
@@ -41,6 +44,9 @@ pub struct IdentityReport {
     /// Lower-case hex SHA-256 of the text of the `denylist.json` in force; none if none is mounted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denylist_hash: Option<String>,
+    /// The parts of `denylist.json` that not every version enforces and this one does, such as [`ENFORCES_ISSUERS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub enforces: Vec<String>,
     /// Lower-case hex SHA-256 of the text of the `policy.json` in force.
     pub policy_hash: String,
     /// The mode in force.

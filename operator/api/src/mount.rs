@@ -316,6 +316,10 @@ pub struct Denylist {
     pub jtis: Vec<String>,
     /// Subjects whose older tokens are refused.
     pub subjects: Vec<DeniedSubject>,
+    /// Lower-case hex SHA-256 of the public keys (SubjectPublicKeyInfo) of CAs that leaked: no chain with such a key above
+    /// the leaf is accepted, whatever root it leads to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub issuers: Vec<String>,
 }
 
 /// A subject whose tokens issued before a time are refused.
@@ -332,7 +336,14 @@ impl Denylist {
     /// Nothing is revoked.
     #[must_use]
     pub fn empty() -> Self {
-        Self { schema_version: SCHEMA_VERSION, leaves: vec![], kids: vec![], jtis: vec![], subjects: vec![] }
+        Self {
+            schema_version: SCHEMA_VERSION,
+            leaves: vec![],
+            kids: vec![],
+            jtis: vec![],
+            subjects: vec![],
+            issuers: vec![],
+        }
     }
 }
 
@@ -397,6 +408,13 @@ mod tests {
     fn fields_a_reader_does_not_know_are_ignored() {
         let text = br#"{"schemaVersion":1,"leaves":[],"kids":[],"jtis":[],"subjects":[],"later":true}"#;
         assert_eq!(read::<Denylist>("denylist.json", text).unwrap(), Denylist::empty());
+    }
+
+    #[test]
+    fn a_denylist_without_issuers_is_read_and_written_as_before() {
+        let text = r#"{"schemaVersion":1,"leaves":[],"kids":[],"jtis":[],"subjects":[]}"#;
+        let denylist: Denylist = read("denylist.json", text.as_bytes()).unwrap();
+        assert_eq!(serde_json::to_string(&denylist).unwrap(), text);
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub struct Denied {
     kids: HashSet<String>,
     jtis: HashSet<String>,
     subjects: HashMap<String, Timestamp>,
+    issuers: HashSet<String>,
 }
 
 impl From<&Denylist> for Denied {
@@ -29,6 +30,7 @@ impl From<&Denylist> for Denied {
             kids: list.kids.iter().cloned().collect(),
             jtis: list.jtis.iter().cloned().collect(),
             subjects,
+            issuers: list.issuers.iter().map(|key| key.to_ascii_lowercase()).collect(),
         }
     }
 }
@@ -49,6 +51,18 @@ impl Denied {
     #[must_use]
     pub fn is_leaf_revoked(&self, fingerprint: &str) -> bool {
         self.leaves.contains(fingerprint)
+    }
+
+    /// Whether any CA's public key is refused.
+    #[must_use]
+    pub fn has_issuers(&self) -> bool {
+        !self.issuers.is_empty()
+    }
+
+    /// Whether the CA with that public key (lower-case hex SHA-256 of its SubjectPublicKeyInfo) is refused.
+    #[must_use]
+    pub fn is_issuer_revoked(&self, key: &str) -> bool {
+        self.issuers.contains(key)
     }
 
     /// Whether a signing key may still be used, to verify or to sign.

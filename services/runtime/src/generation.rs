@@ -59,7 +59,7 @@ impl Generation {
         let peers = Arc::new(Peers::new(Arc::clone(&parts.bundle), trust_domain));
         let verifier = verifier(&parts, &peers, provider)?;
         let server = server(&parts.leaf, Arc::clone(&verifier), provider, clock).map_err(|error| error.to_string())?;
-        let client = client(&parts, provider, clock)?;
+        let client = client(&parts, &peers, provider, clock)?;
         let client = MeshClient::new(client, hosts.clone());
         Ok(Self { parts, server: Arc::new(server), verifier, peers, client, tokens: Tokens::default() })
     }
@@ -156,10 +156,15 @@ fn server(
     Ok(config)
 }
 
-fn client(parts: &TakenParts, provider: &Arc<CryptoProvider>, clock: &Arc<dyn Clock>) -> Result<ClientConfig, String> {
+fn client(
+    parts: &TakenParts,
+    peers: &Arc<Peers>,
+    provider: &Arc<CryptoProvider>,
+    clock: &Arc<dyn Clock>,
+) -> Result<ClientConfig, String> {
     let builder = WebPkiServerVerifier::builder_with_provider(Arc::clone(&parts.bundle.store), Arc::clone(provider));
     let chain = builder.build().map_err(|error| error.to_string())?;
-    let verifier = ServerVerifier { chain, denied: Arc::clone(&parts.denylist.denied) };
+    let verifier = ServerVerifier { chain, peers: Arc::clone(peers), denied: Arc::clone(&parts.denylist.denied) };
     let mut config = ClientConfig::builder_with_details(Arc::clone(provider), time(clock))
         .with_protocol_versions(&[&TLS13])
         .map_err(|error| error.to_string())?

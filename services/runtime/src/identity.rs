@@ -9,7 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use gaia_api::Clock;
-use gaia_api::identity::{IDENTITY_PATH, IdentityReport, LeafReport};
+use gaia_api::identity::{ENFORCES_ISSUERS, IDENTITY_PATH, IdentityReport, LeafReport};
 use gaia_api::ledger::{LEDGER_PATH, LedgerReport};
 use gaia_api::mount::SCHEMA_VERSION;
 use gaia_auth::{Authenticator, Connection};
@@ -98,6 +98,7 @@ impl Identity {
             jwks_kids: kids.into_iter().map(str::to_owned).collect(),
             signing_kid: self.service_files.signing_kid(),
             denylist_hash: parts.denylist.hash.clone(),
+            enforces: vec![ENFORCES_ISSUERS.to_owned()],
             policy_hash: parts.policy.hash.clone(),
             mode: policy.mode,
             connections: self.connections.by_root(),

@@ -134,7 +134,7 @@ impl Mesh {
 
     async fn serve_tls(self, tls: Box<TlsStream<TcpStream>>, generation: Arc<Generation>, from: IpAddr) {
         let chain = peer_chain(&tls);
-        let Seen { identity, root } = generation.see(&chain, self.clock.now()).as_ref().clone();
+        let Seen { identity, root, .. } = generation.see(&chain, self.clock.now()).as_ref().clone();
         let transport = if identity.is_some() { Transport::Mtls } else { Transport::Tls };
         let protocol = protocol(&tls);
         Box::pin(self.serve_http(tls, protocol, Peer { transport, chain, identity, root }, generation, from)).await;

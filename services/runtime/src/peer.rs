@@ -23,6 +23,17 @@ pub(crate) struct Seen {
     /// The fingerprint of the root that the chain leads to. Of several, as with a CA that was renewed under the same
     /// key, the newest: the connection outlives the others.
     pub(crate) root: Option<String>,
+    /// SHA-256 of the public keys above the leaf: of every certificate that was presented, whether the path needs it or
+    /// not, and of the root that the chain leads to. None if one of them cannot be read.
+    pub(crate) issuers: Option<Vec<String>>,
+}
+
+impl Seen {
+    /// Whether a CA above the leaf is refused by `denylist.json`. What cannot be read may hide one.
+    fn is_below_revoked(&self, denied: &Denied) -> bool {
+        denied.has_issuers()
+            && self.issuers.as_ref().is_none_or(|issuers| issuers.iter().any(|key| denied.is_issuer_revoked(key)))
+    }
 }
 
 /// Reads verified chains. A peer comes back with each new connection: what was read is kept as long as the generation.
@@ -62,11 +73,16 @@ impl Peers {
 
     fn read(&self, leaf: &[u8], intermediates: &[CertificateDer<'_>], now: Timestamp) -> Seen {
         let Ok(leaf) = Certificate::from_der(leaf) else { return Seen::default() };
+        let presented = intermediates.len();
         // What is no certificate helps no chain.
         let intermediates: Vec<Certificate> =
             intermediates.iter().filter_map(|der| Certificate::from_der(der).ok()).collect();
-        let root = root_of(&self.bundle.roots, &leaf, &intermediates, now).map(Certificate::fingerprint);
-        Seen { identity: identity(&leaf, &self.trust_domain), root }
+        let root = root_of(&self.bundle.roots, &leaf, &intermediates, now);
+        let are_known = root.is_some() && intermediates.len() == presented;
+        let issuers = intermediates.iter().chain(root).map(|above| above.public_key().fingerprint());
+        let issuers = are_known.then(|| issuers.collect());
+        let root = root.map(Certificate::fingerprint);
+        Seen { identity: identity(&leaf, &self.trust_domain), root, issuers }
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<Seen>>> {
@@ -134,6 +150,7 @@ pub(crate) struct ClientVerifier {
 #[derive(Debug)]
 pub(crate) struct ServerVerifier {
     pub(crate) chain: Arc<dyn ServerCertVerifier>,
+    pub(crate) peers: Arc<Peers>,
     pub(crate) denied: Arc<Denied>,
 }
 
@@ -151,9 +168,12 @@ impl ClientCertVerifier for ClientVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
-        let time = i64::try_from(now.as_secs()).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
-        let time = time.ok_or(Error::FailedToGetCurrentTime)?;
-        match &self.peers.see(end_entity, intermediates, time).identity {
+        let time = timestamp(now)?;
+        let seen = self.peers.see(end_entity, intermediates, time);
+        if seen.is_below_revoked(&self.denied) {
+            return Err(CertificateError::Revoked.into());
+        }
+        match &seen.identity {
             Some(peer) if self.denied.is_leaf_revoked(&peer.fingerprint) => Err(CertificateError::Revoked.into()),
             Some(_) => Ok(verified),
             None => Err(CertificateError::ApplicationVerificationFailure.into()),
@@ -203,6 +223,12 @@ impl ServerCertVerifier for ServerVerifier {
         if self.denied.is_leaf_revoked(&sha256_hex(end_entity)) {
             return Err(CertificateError::Revoked.into());
         }
+        // A server's chain is read only for this.
+        if self.denied.has_issuers()
+            && self.peers.see(end_entity, intermediates, timestamp(now)?).is_below_revoked(&self.denied)
+        {
+            return Err(CertificateError::Revoked.into());
+        }
         Ok(verified)
     }
 
@@ -225,6 +251,11 @@ impl ServerCertVerifier for ServerVerifier {
     ) -> Result<HandshakeSignatureValid, Error> {
         self.chain.verify_tls13_signature(message, cert, signature)
     }
+}
+
+fn timestamp(now: UnixTime) -> Result<Timestamp, Error> {
+    let time = i64::try_from(now.as_secs()).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    time.ok_or(Error::FailedToGetCurrentTime)
 }
 
 /// Chains that are kept: more than a service has callers, and their leaves of some days.
@@ -285,6 +316,52 @@ mod tests {
         assert_eq!(root(&[&newer, &older]), fingerprint(&newer));
         assert_eq!(root(&[&stranger, &older]), fingerprint(&older));
         assert_eq!(root(&[&stranger]), None);
+    }
+
+    /// Kind: a leaked CA below a root that stays trusted. The same table is held against the example in Python.
+    #[test]
+    fn a_chain_with_a_denied_issuer_is_refused_as_the_vectors_say() {
+        #[derive(serde::Deserialize)]
+        struct Vectors {
+            root: String,
+            cases: Vec<Case>,
+        }
+        #[derive(serde::Deserialize)]
+        struct Case {
+            name: String,
+            chain: Vec<String>,
+            issuers: Vec<String>,
+            accepted: bool,
+        }
+        let text = include_str!("../../../docs/examples/vectors/issuers.json");
+        let vectors: Vectors = serde_json::from_str(text).unwrap();
+        let roots = Certificate::chain_from_pem(vectors.root.as_bytes()).unwrap();
+        let (mut store, now) = (rustls::RootCertStore::empty(), roots[0].not_before() + SignedDuration::from_hours(1));
+        store.add(CertificateDer::from(roots[0].der().to_vec())).unwrap();
+        let store = Arc::new(store);
+        let bundle = Arc::new(Bundle { roots, store: Arc::clone(&store), hash: String::new() });
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let peers = Arc::new(Peers::new(bundle, TRUST_DOMAIN));
+        for case in vectors.cases {
+            let list = gaia_api::mount::Denylist { issuers: case.issuers, ..gaia_api::mount::Denylist::empty() };
+            let denied = Arc::new(Denied::from(&list));
+            let chain: Vec<CertificateDer<'_>> = case
+                .chain
+                .iter()
+                .map(|pem| Certificate::chain_from_pem(pem.as_bytes()).unwrap()[0].der().to_vec().into())
+                .collect();
+            let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now.as_second().unsigned_abs()));
+            let client = rustls::server::WebPkiClientVerifier::builder_with_provider(store.clone(), provider.clone());
+            let chain_of = client.build().unwrap();
+            let verifier = ClientVerifier { chain: chain_of, peers: Arc::clone(&peers), denied: Arc::clone(&denied) };
+            let as_client = verifier.verify_client_cert(&chain[0], &chain[1..], time);
+            assert_eq!(as_client.is_ok(), case.accepted, "{}: {as_client:?}", case.name);
+            let server = rustls::client::WebPkiServerVerifier::builder_with_provider(store.clone(), provider.clone());
+            let verifier = ServerVerifier { chain: server.build().unwrap(), peers: Arc::clone(&peers), denied };
+            let name = ServerName::try_from("gateway").unwrap();
+            let as_server = verifier.verify_server_cert(&chain[0], &chain[1..], &name, &[], time);
+            assert_eq!(as_server.is_ok(), case.accepted, "{}: {as_server:?}", case.name);
+        }
     }
 
     #[test]

@@ -45,6 +45,8 @@ class Instance:
             "bundleHash": generation.bundle.hash,
             "jwksKids": sorted(generation.keys or {}),
             **({"denylistHash": generation.denylist_hash} if generation.denylist_hash else {}),
+            # The operator counts on `issuers` of denylist.json only where a report says that it is enforced.
+            "enforces": ["issuers"],
             "policyHash": policy.hash,
             "mode": policy.mode,
             "connections": dict(roots),

@@ -20,7 +20,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from .peer import Peer, uris
+from .peer import Peer, is_denied, refuses, uris
 from .policy import ApiKey, Policy, api_keys, denylist, policy
 from .strict import sha256
 from .tokens import Denylist, key_set
@@ -83,6 +83,7 @@ class Generation:
     def is_valid(self, peer: Peer, now: float) -> bool:
         """Whether a peer that was verified once may still be taken for who it is."""
         is_trusted = peer.root in self.bundle.fingerprints and peer.fingerprint not in self.denied.leaves
+        is_trusted = is_trusted and not is_denied(peer.issuers, self.denied.issuers)
         return is_trusted and now <= peer.not_after
 
 
@@ -95,6 +96,8 @@ class MeshSocket(ssl.SSLSocket):
         certificate = self.getpeercert(binary_form=True)
         if certificate is not None and sha256(certificate) in self.context.revoked:  # type: ignore[attr-defined]
             raise ssl.SSLCertVerificationError("the certificate is revoked")
+        if certificate is not None and refuses(self, self.context.refused_issuers):  # type: ignore[attr-defined]
+            raise ssl.SSLCertVerificationError("a CA above the certificate is distrusted")
 
 
 class MeshContext(ssl.SSLContext):
@@ -102,6 +105,7 @@ class MeshContext(ssl.SSLContext):
 
     sslsocket_class = MeshSocket
     revoked: frozenset[str] = frozenset()
+    refused_issuers: frozenset[str] = frozenset()
 
 
 class Mount:
@@ -246,6 +250,7 @@ def _generation(parts: Parts) -> Generation | None:
         made.load_verify_locations(cadata=parts.bundle.pem)
         made.set_alpn_protocols(["http/1.1"])
         made.revoked = parts.denied.leaves
+        made.refused_issuers = parts.denied.issuers
         _load(made, parts.leaf.chain_and_key)
         return made
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from .spiffe import is_workload, operator
 from .strict import sha256
@@ -20,6 +22,8 @@ class Peer:
     not_after: float
     # The fingerprint of the root that its chain ended at.
     root: str
+    # See `keys_above`.
+    issuers: frozenset[str] | None
 
 
 def uris(certificate: x509.Certificate) -> list[str]:
@@ -42,7 +46,40 @@ def peer_of(tls: ssl.SSLSocket, own: str) -> Peer | None:
     is_ours = len(names) == 1 and names[0].startswith("/".join(own.split("/")[:3]) + "/")
     if not is_ours or not (is_workload(names[0]) or names[0] == operator(own)):
         raise ssl.SSLCertVerificationError("the client certificate carries no identity of this trust domain")
-    return Peer(names[0], sha256(der), leaf.not_valid_after_utc.timestamp(), sha256(_verified_chain(tls)[-1]))
+    verified = _verified_chain(tls)
+    issuers = keys_above(_presented_chain(tls), verified)
+    return Peer(names[0], sha256(der), leaf.not_valid_after_utc.timestamp(), sha256(verified[-1]), issuers)
+
+
+def refuses(tls: ssl.SSLSocket, denied: frozenset[str]) -> bool:
+    """Whether a key of `denylist.json`'s `issuers` is above the leaf of a connection's peer."""
+    return bool(denied) and is_denied(keys_above(_presented_chain(tls), _verified_chain(tls)), denied)
+
+
+def keys_above(presented: list[bytes], verified: list[bytes]) -> frozenset[str] | None:
+    """SHA-256 of the public keys (SubjectPublicKeyInfo) above the leaf: of every certificate that was presented, whether
+    the path needs it or not, and of those on the verified path up to the root. None if one of them cannot be read."""
+    try:
+        return frozenset(sha256(_public_key(der)) for der in {*presented[1:], *verified[1:]})
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+
+
+def is_denied(keys: frozenset[str] | None, denied: frozenset[str]) -> bool:
+    """Whether one of the keys above a leaf is denied. A certificate that cannot be read may have such a key."""
+    return bool(denied) and (keys is None or not denied.isdisjoint(keys))
+
+
+def _public_key(der: bytes) -> bytes:
+    key = x509.load_der_x509_certificate(der).public_key()
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _presented_chain(tls: ssl.SSLSocket) -> list[bytes]:
+    if hasattr(tls, "get_unverified_chain"):
+        return list(tls.get_unverified_chain())
+    chain: Any = tls._sslobj.get_unverified_chain()  # type: ignore[attr-defined]
+    return [certificate.public_bytes(_ssl.ENCODING_DER) for certificate in chain]
 
 
 def _verified_chain(tls: ssl.SSLSocket) -> list[bytes]:

@@ -99,6 +99,8 @@ def denylist(data: bytes) -> Denylist:
         kids=_texts(document["kids"]),
         jtis=_texts(document["jtis"]),
         subjects=tuple((denied["sub"], timestamp(denied["notBefore"])) for denied in document["subjects"]),
+        # Not written where there are none.
+        issuers=frozenset(key.lower() for key in document.get("issuers", [])),
     )
 
 

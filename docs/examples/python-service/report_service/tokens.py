@@ -25,6 +25,7 @@ class Denylist:
     kids: frozenset[str] = frozenset()
     jtis: frozenset[str] = frozenset()
     subjects: tuple[tuple[str, float], ...] = ()
+    issuers: frozenset[str] = frozenset()
 
     def is_subject_revoked(self, sub: str, issued: float) -> bool:
         """Whether a token about `sub` that was issued then is refused."""

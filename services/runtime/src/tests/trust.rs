@@ -93,6 +93,28 @@ async fn a_revoked_leaf_is_refused_in_the_handshake_and_its_connections_are_clos
     assert!(ask(&mut fine).await.unwrap().starts_with("HTTP/1.1 200"));
 }
 
+/// Kind: a leaked CA whose root stays in the bundle.
+#[tokio::test]
+async fn a_denied_issuer_is_refused_in_the_handshake_and_its_connections_are_closed() {
+    let (platform, leaked) = (Platform::new(), Platform::new());
+    let mut files = platform.mount("asset-service");
+    files.insert(key::CA_CERT, format!("{}{}", platform.bundle(), leaked.bundle()).into_bytes());
+    let mut service = start(&files).await;
+    let (stolen, fresh) = (leaked.leaf("gateway"), platform.leaf("gateway"));
+    let mut doomed = service.connect(&platform, &stolen).await;
+    let mut fine = service.connect(&platform, &fresh).await;
+    for stream in [&mut doomed, &mut fine] {
+        assert!(ask(stream).await.unwrap().starts_with("HTTP/1.1 200"));
+    }
+    let root = gaia_pki::Certificate::chain_from_pem(leaked.bundle().as_bytes()).unwrap().remove(0);
+    let denylist = Denylist { issuers: vec![root.public_key().fingerprint()], ..Denylist::empty() };
+    files.insert(key::DENYLIST, serde_json::to_vec(&denylist).unwrap());
+    service.mount.swap(&files);
+    assert!(closed(&mut doomed).await < Duration::from_secs(5));
+    assert!(service.get(&platform.client(Some(&stolen)), "/health").await.is_err());
+    assert!(ask(&mut fine).await.unwrap().starts_with("HTTP/1.1 200"));
+}
+
 #[tokio::test]
 async fn a_peer_whose_leaf_has_ended_is_refused_on_the_connection_it_has() {
     let platform = Platform::new();
