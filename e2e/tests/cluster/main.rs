@@ -19,6 +19,7 @@ mod operator_crash;
 mod operator_crash_abort;
 mod operator_crash_distrust;
 mod operator_crash_rotation;
+mod operator_external_ca;
 mod operator_instances;
 mod operator_issue;
 mod operator_leadership;

@@ -152,8 +152,8 @@ async fn a_lost_ring(scene: &Scene, which: &str) {
     assert_eq!(ready.status, "True", "what was issued is still good: {ready:?}");
     scene.wait_for("TrustDomain", &domain, "Stalled=True", "RingMissing", SOON).await;
 
-    let uid = scene.get("TrustDomain", &domain).await.unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
-    scene.patch("TrustDomain", &domain, annotate(&uid)).await;
+    let asked = message.split_once("gaia.dev/bootstrap=").unwrap().1.to_owned();
+    scene.patch("TrustDomain", &domain, annotate(&asked)).await;
     scene.wait_for("TrustDomain", &domain, "Ready=True", "Ready", SOON).await;
     scene.wait_for("TrustDomain", &domain, "Stalled=False", "Settled", SOON).await;
     scene.wait_ready("ServiceCertificate", &["worker", "late"]).await;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::common::chronicle::{Chronicle, id_in, name_in, states_of};
-use crate::common::openssl::{CA_EXTENSIONS, OpenSsl};
-use crate::common::{OPERATOR_NAMESPACE, SOON, Scene};
+use crate::common::openssl::OpenSsl;
+use crate::common::{SOON, Scene};
 use gaia_e2e::wait::{self, Seen};
 use gaia_pki::Certificate;
 use serde_json::{Value, json};
@@ -88,7 +88,7 @@ async fn a_raised_revision_rotates_the_signing_key_and_people_can_watch_it() {
         &[
             ("RotationStarted", "rotationRevision is 2"),
             ("RotationSwitched", &format!("signing key {} signs from now on", &next[..8])),
-            ("RotationCompleted", &format!("signing key {first} is removed: the last token it signed has ended")),
+            ("RotationCompleted", &format!("signing key {first} is removed: the last token it signed has expired")),
         ],
     )
     .await;
@@ -250,69 +250,6 @@ async fn a_rotation_that_is_over_can_not_be_given_up_and_people_are_told_why() {
     ends_well(scene, seen).await;
 }
 
-// ---- a CA that was brought -----------------------------------------------------------------------------------------
-
-#[tokio::test]
-async fn a_new_certificate_in_the_secret_of_a_brought_ca_is_rotated_to() {
-    let Some(scene) = Scene::begin().await else { return };
-    let (openssl, seen) = brought(&scene).await;
-    scene.patch_in(OPERATOR_NAMESPACE, "Secret", &secret_of(&scene), pair(&openssl, "second")).await;
-    // Nobody tells of it: it is looked at every ten seconds.
-    seen.wait_for_states("ca", &["Removed", "Active"]).await;
-    scene.wait_rotated().await;
-    assert_eq!(name_in(&seen.ring("ca"), "Active").unwrap(), openssl.fingerprint(&openssl.read("second.crt")).await);
-    openssl.verify(&openssl.read("second.crt"), &scene.secret_text("worker-tls", "tls.crt").await).await;
-    assert_eq!(roots(&scene).await, 1);
-    ends_well(scene, seen).await;
-}
-
-#[tokio::test]
-async fn the_only_brought_ca_is_distrusted_only_once_there_is_another() {
-    let Some(scene) = Scene::begin().await else { return };
-    let (openssl, seen) = brought(&scene).await;
-    let domain = scene.domain.clone();
-    let before = (seen.ring("ca"), scene.trust("ca.crt").await);
-    let leaked = name_in(&seen.ring("ca"), "Active").unwrap();
-    let listed = json!({ "spec": { "ca": { "distrusted": [{ "fingerprint": leaked }] } } });
-    scene.patch("TrustDomain", &domain, listed).await;
-    let secret = secret_of(&scene);
-    let asks_for_another = format!("put another one into Secret {OPERATOR_NAMESPACE}/{secret} first");
-    stalls(&scene, "CADistrusted", &asks_for_another).await;
-    assert_eq!((seen.ring("ca"), scene.trust("ca.crt").await), before, "it is the only one");
-    assert_eq!(scene.condition("TrustDomain", &domain, "Ready").await.unwrap().status, "True");
-
-    scene.patch_in(OPERATOR_NAMESPACE, "Secret", &secret, pair(&openssl, "second")).await;
-    seen.wait_for_states("ca", &["Distrusted", "Active"]).await;
-    scene.wait_rotated().await;
-    scene.wait_for("TrustDomain", &domain, "Stalled=False", "Settled", SOON).await;
-    openssl.verify(&openssl.read("second.crt"), &scene.secret_text("worker-tls", "tls.crt").await).await;
-    assert_eq!(scene.trust("ca.crt").await, openssl.read("second.crt"), "the one that leaked is trusted no more");
-    ends_well(scene, seen).await;
-}
-
-/// A TrustDomain on a CA that was brought, and another one, `second`, that is not yet.
-async fn brought(scene: &Scene) -> (OpenSsl, Chronicle) {
-    let openssl = OpenSsl::new();
-    for name in ["first", "second"] {
-        openssl.self_signed(name, &format!("/CN={name}"), &[&["-days", "3000"][..], &CA_EXTENSIONS].concat()).await;
-    }
-    let secret = secret_of(scene);
-    let manifest = scene.secret(OPERATOR_NAMESPACE, &secret, "Opaque", pair(&openssl, "first")["stringData"].clone());
-    scene.create(manifest).await;
-    let spec = json!({ "ca": { "existingSecretRef": { "name": secret } }, "tokens": { "maxTTL": "10s" } });
-    let seen = scene.rotating(spec, "1s").await;
-    (openssl, seen)
-}
-
-fn secret_of(scene: &Scene) -> String {
-    format!("{}-brought", scene.domain)
-}
-
-fn pair(openssl: &OpenSsl, name: &str) -> Value {
-    let [certificate, key] = ["crt", "key"].map(|end| openssl.read(&format!("{name}.{end}")));
-    json!({ "stringData": { "tls.crt": certificate, "tls.key": key } })
-}
-
 // ---- leaves that are revoked ---------------------------------------------------------------------------------------
 
 #[tokio::test]
@@ -421,25 +358,9 @@ async fn kids(scene: &Scene) -> Vec<String> {
     keys["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Waits until the TrustDomain is stalled with a message that contains `about`.
-async fn stalls(scene: &Scene, reason: &str, about: &str) -> String {
-    has(scene, "Stalled", reason, about).await
-}
-
 /// Waits until the TrustDomain has a warning whose message contains `about`.
 async fn warns(scene: &Scene, type_: &str, about: &str) -> String {
-    has(scene, type_, type_, about).await
-}
-
-async fn has(scene: &Scene, type_: &str, reason: &str, about: &str) -> String {
-    wait::until(&format!("{type_} is True: {about}"), SOON, async || {
-        match scene.condition("TrustDomain", &scene.domain, type_).await {
-            Some(found) if found.reason == reason && found.message.contains(about) => Seen::Yes(found.message),
-            other => Seen::NotYet(format!("{other:?}")),
-        }
-    })
-    .await
-    .unwrap()
+    scene.wait_for_message(type_, type_, about).await
 }
 
 /// Each of these events was told, once.

@@ -35,7 +35,8 @@ pub mod annotation {
     pub const SIGNING_EPOCH_MAC: &str = "gaia.dev/signing-epoch-mac";
     /// On a foreign Secret: `"true"` lets the operator take it over.
     pub const ADOPT: &str = "gaia.dev/adopt";
-    /// On a TrustDomain: its own UID, which lets the operator make a new ring although an old one is missing.
+    /// On a TrustDomain: `<uid>,ca@<epoch>,signing@<epoch>`, its own UID and the newest known epochs of the missing rings.
+    /// It lets the operator make new rings in their place, once.
     pub const BOOTSTRAP: &str = "gaia.dev/bootstrap";
     /// On a TrustDomain: the generation whose rotation is to be aborted.
     pub const ABORT: &str = "gaia.dev/abort";

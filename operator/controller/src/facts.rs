@@ -1,5 +1,6 @@
 //! Objects as they come from the store, turned into facts: no key byte goes any further than this file.
 
+mod issuer;
 mod packed;
 
 use std::collections::BTreeMap;
@@ -10,16 +11,16 @@ use gaia_api::names::{TRUST_DOMAIN_LABEL, key};
 use gaia_pki::{Certificate, Jwk, PrivateKey, SigningAlgorithm, key_matches, sha256_hex};
 use gaia_plan::certificate::{LeafFacts, LeafSecret, names_hash};
 use gaia_plan::object::{ObjectFacts, OwnerRef, Version};
-use gaia_plan::ring::{CaRing, Generation, Ring, RingError, RingKind, SigningRing};
+use gaia_plan::ring::{CaRing, Generation, Material, Ring, RingError, RingKind, SigningRing};
 use gaia_plan::trust_domain::SignerSecret;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use zeroize::Zeroize as _;
 
-use crate::api_server::Fault;
-
+pub(crate) use self::issuer::KnownCas;
 pub(crate) use self::packed::PackedLeaf;
+use crate::api_server::Fault;
 use crate::epoch_key::EpochKey;
 
 /// A Secret of ours. Nearly all are leaves, so what takes more room is boxed.
@@ -48,18 +49,6 @@ pub(crate) enum SecretFacts {
         unproven: Option<Arc<[Certificate]>>,
     },
 }
-
-/// A CA that leaves are known by.
-#[derive(Debug, Clone)]
-pub(crate) struct KnownCa {
-    fingerprint: String,
-    certificate: Certificate,
-    /// Fingerprints of the intermediates that `tls.crt` must hold after the leaf.
-    shipped: Vec<String>,
-}
-
-/// All CAs of all readable rings.
-pub(crate) type KnownCas = Vec<KnownCa>;
 
 impl SecretFacts {
     /// Everything but a ring's or a leaf's content; none of a leaf, of which they are packed.
@@ -99,15 +88,17 @@ impl SecretFacts {
         }
     }
 
-    /// Looks again for the CA that signed a leaf.
+    /// Looks again for the CA that issued a leaf: which CAs are known, or which of two alike is active, has changed.
     pub(crate) fn prove(&mut self, cas: &KnownCas) {
-        if let Self::Leaf { secret, unproven } = self
-            && let (Some(leaf), Some(chain)) = (secret.leaf_mut(), &*unproven)
-        {
-            leaf.issuer = issuer(chain, cas);
-            if leaf.issuer.is_some() {
-                *unproven = None;
-            }
+        let Self::Leaf { secret, unproven } = self else { return };
+        let Some(leaf) = secret.leaf_mut() else { return };
+        match (&*unproven, &leaf.issuer) {
+            (Some(chain), _) => leaf.issuer = cas.issuer(chain),
+            (None, Some(known)) if cas.preferred(known) != known => leaf.issuer = Some(cas.preferred(known).to_owned()),
+            (None, _) => return,
+        }
+        if leaf.issuer.is_some() {
+            *unproven = None;
         }
     }
 }
@@ -198,23 +189,6 @@ pub(crate) fn metadata_facts(meta: &ObjectMeta) -> ObjectFacts {
     }
 }
 
-/// The CA certificates of a ring, to know leaves by.
-pub(crate) fn known_cas(ring: &CaRing) -> KnownCas {
-    let generations = ring.generations.iter();
-    generations
-        .filter_map(|generation| {
-            let chain = Certificate::chain_from_pem(generation.material.chain.as_bytes()).ok()?;
-            let certificate = chain.first()?.clone();
-            let shipped = if certificate.is_self_signed() { &[][..] } else { &chain[..] };
-            Some(KnownCa {
-                fingerprint: generation.material.fingerprint.clone(),
-                shipped: shipped.iter().map(Certificate::fingerprint).collect(),
-                certificate,
-            })
-        })
-        .collect()
-}
-
 fn secret_facts(secret: &Secret, data: &BTreeMap<String, ByteString>) -> ObjectFacts {
     ObjectFacts {
         // The hash of a private key is of no use to anybody here, and so is not kept.
@@ -243,7 +217,7 @@ fn read_leaf(data: &BTreeMap<String, ByteString>, cas: &KnownCas) -> Option<(Lea
         not_before: certificate.not_before(),
         not_after: certificate.not_after(),
         key_matches: key_matches(certificate, &private),
-        issuer: issuer(&chain, cas),
+        issuer: cas.issuer(&chain),
         names_hash: names_hash(
             certificate.uris().iter().map(String::as_str),
             certificate.dns_names().iter().map(String::as_str),
@@ -251,13 +225,6 @@ fn read_leaf(data: &BTreeMap<String, ByteString>, cas: &KnownCas) -> Option<(Lea
         ),
     };
     Some((facts, chain))
-}
-
-/// The CA that signed the leaf, if the chain behind it is the one that CA's leaves ship.
-fn issuer(chain: &[Certificate], cas: &KnownCas) -> Option<String> {
-    let (leaf, rest) = chain.split_first()?;
-    let ca = cas.iter().find(|ca| leaf.is_signed_by(&ca.certificate))?;
-    (rest.iter().map(Certificate::fingerprint).collect::<Vec<_>>() == ca.shipped).then(|| ca.fingerprint.clone())
 }
 
 fn read_ca_ring(data: &BTreeMap<String, ByteString>, copy: bool) -> Result<CaRing, RingError> {
@@ -279,7 +246,9 @@ fn read_signing_ring(data: &BTreeMap<String, ByteString>, copy: bool) -> Result<
     Ok(ring)
 }
 
-fn parse_ring<M: serde::de::DeserializeOwned>(data: &BTreeMap<String, ByteString>) -> Result<Ring<M>, RingError> {
+fn parse_ring<M: serde::de::DeserializeOwned + Material>(
+    data: &BTreeMap<String, ByteString>,
+) -> Result<Ring<M>, RingError> {
     let json = data.get(key::RING).ok_or(RingError::NoRing)?;
     Ring::parse(&json.0)
 }

@@ -10,8 +10,9 @@ use gaia_pki::{
 };
 use gaia_plan::IssueLeaf;
 use gaia_plan::ring::{
-    CaMaterial, FORMAT_VERSION, Generation, Material, Ring, RingRequest, SigningMaterial, State, short_id,
+    CaMaterial, CaPath, FORMAT_VERSION, Generation, Material, Ring, RingRequest, SigningMaterial, State, short_id,
 };
+use gaia_plan::trust_domain::BroughtCa;
 use jiff::{SignedDuration, Timestamp};
 use zeroize::Zeroizing;
 
@@ -78,6 +79,7 @@ fn made_ca(ca: &Ca, brought: bool) -> Made<CaMaterial> {
         subject_id: None,
         key: ca.key().spec(),
         brought,
+        path: CaPath::of(ca.path()),
     };
     Made { material, private: Zeroizing::new(ca.key().to_pem().as_bytes().to_vec()) }
 }
@@ -91,6 +93,23 @@ pub(crate) fn new_signing_key(key: KeySpec) -> Result<Made<SigningMaterial>, Exe
         material: SigningMaterial { jwk, public_key: private.public_key().to_pem() },
         private: Zeroizing::new(private.to_pem().as_bytes().to_vec()),
     })
+}
+
+/// What a TrustDomain has to know of a CA brought from outside, before it is used. A certificate for the operator's own
+/// identity is tried with it: what peers refuse of that they refuse of every other one.
+pub(crate) fn examine(ca: &Ca, trust_domain: &str, now: Timestamp) -> BroughtCa {
+    let tried = || operator_leaf(ca, trust_domain, now).map(drop).map_err(|error| error.to_string());
+    let (refused, not_strict) = match ca.check_peers() {
+        Err(error) => (Some(error.to_string()), vec![]),
+        Ok(not_strict) => (tried().err(), not_strict),
+    };
+    BroughtCa {
+        fingerprint: ca.certificate().fingerprint(),
+        not_after: ca.not_after(),
+        path: CaPath::of(ca.path()),
+        refused,
+        not_strict,
+    }
 }
 
 /// A client certificate of the operator itself: to be told what instances use. It is kept in memory only.

@@ -11,7 +11,7 @@ use gaia_plan::budget::IssuanceBudget;
 use gaia_plan::merge::merge_patch;
 use gaia_plan::object::{ObjectKey, Version};
 use gaia_plan::service::ServicePlan;
-use gaia_plan::trust_domain::{BroughtCa, DomainPlan, Guidance};
+use gaia_plan::trust_domain::{DomainPlan, Guidance};
 use gaia_plan::{Action, certificate, service, trust_domain};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -185,8 +185,7 @@ impl<S: Store> Reconciler<S> {
         if let Some(secret) = &domain.spec.ca.existing_secret_ref {
             let now = self.executor.clock.now();
             let found = self.executor.read_brought_ca(&secret.name, now).await?;
-            let facts =
-                found.map(|ca| BroughtCa { fingerprint: ca.certificate().fingerprint(), not_after: ca.not_after() });
+            let facts = found.map(|ca| crate::mint::examine(&ca, &domain.spec.trust_domain, now));
             lock(&self.executor.world).brought_ca(name, facts);
         }
         Ok(())

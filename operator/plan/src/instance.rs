@@ -9,7 +9,7 @@ use std::fmt;
 use std::time::Duration;
 
 use gaia_api::crd::{Acknowledgement, Laggard, RestartKind};
-use gaia_api::identity::IdentityReport;
+use gaia_api::identity::{ENFORCES_ISSUERS, IdentityReport};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -119,6 +119,14 @@ pub enum Need<'a> {
     NoKid(&'a str),
     /// This text of `denylist.json`, by its hash.
     Denylist(&'a str),
+    /// That it refuses a CA that leaked: by this text of `ca.crt`, where that is enough, or by this text of `denylist.json`,
+    /// whose `issuers` it enforces.
+    Refusal {
+        /// None: the CA's root stays in the bundle.
+        bundle: Option<&'a str>,
+        /// Of `denylist.json`.
+        denylist: &'a str,
+    },
     /// Of a token issuer: that it signs with this kid.
     SigningKid(&'a str),
     /// This leaf, by its fingerprint.
@@ -147,6 +155,9 @@ impl Instance {
         if matches!(need, Need::NoConnection(_)) {
             // Who does not report its connections cannot be waited for.
             return Ok(());
+        }
+        if matches!(need, Need::Refusal { bundle: None, .. }) {
+            return Err("Unenforced: does not report that it refuses chains by denylist.json (issuers)".to_owned());
         }
         let fresh_from = saturating_add(written, min_delay);
         if self.started.is_some_and(|started| started > fresh_from) {
@@ -191,6 +202,19 @@ fn check_report(report: &IdentityReport, need: &Need<'_>) -> Result<(), String> 
         }
         Need::Denylist(hash) if report.denylist_hash.as_deref() != Some(hash) => {
             Err("Stale: has not loaded the newest denylist.json".to_owned())
+        }
+        Need::Refusal { bundle, denylist } => {
+            let by_bundle = bundle.is_some_and(|hash| report.bundle_hash == hash);
+            let enforces = report.enforces.iter().any(|part| part == ENFORCES_ISSUERS);
+            let by_denylist = enforces && report.denylist_hash.as_deref() == Some(denylist);
+            match (by_bundle || by_denylist, bundle, enforces) {
+                (true, ..) => Ok(()),
+                (false, Some(_), _) => Err("Stale: has not loaded the newest ca.crt".to_owned()),
+                (false, None, true) => Err("Stale: has not loaded the newest denylist.json".to_owned()),
+                (false, None, false) => {
+                    Err("Unenforced: does not report that it refuses chains by denylist.json (issuers)".to_owned())
+                }
+            }
         }
         Need::SigningKid(kid) if report.signing_kid.as_deref() != Some(kid) => {
             Err(format!("Stale: does not sign with key {}", short(kid)))

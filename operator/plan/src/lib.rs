@@ -11,6 +11,7 @@ pub mod domain;
 pub mod epoch;
 pub mod handled;
 pub mod instance;
+mod leaked;
 pub mod legacy;
 pub mod limits;
 pub mod merge;

@@ -50,13 +50,13 @@ pub fn trust_data(
         (key::CA_CERT.to_owned(), bundle(ca, now)),
         (key::JWKS.to_owned(), json(&jwks)),
         (key::JWT_SIGNING_PUB.to_owned(), public),
-        (key::DENYLIST.to_owned(), json(&denylist(spec, signing))),
+        (key::DENYLIST.to_owned(), json(&denylist(spec, ca, signing))),
     ])
 }
 
 /// What is revoked before its time: by the spec, and the keys that leaked.
 #[must_use]
-pub fn denylist(spec: &TrustDomainSpec, signing: &SigningRing) -> Denylist {
+pub fn denylist(spec: &TrustDomainSpec, ca: &CaRing, signing: &SigningRing) -> Denylist {
     let leaked = signing.generations.iter().filter(|generation| generation.state == State::Distrusted);
     let mut subjects: Vec<DeniedSubject> = spec
         .revoked
@@ -71,6 +71,7 @@ pub fn denylist(spec: &TrustDomainSpec, signing: &SigningRing) -> Denylist {
         kids: leaked.map(|generation| generation.material.jwk.kid().to_owned()).collect(),
         jtis: sorted(&spec.revoked.jtis),
         subjects,
+        issuers: crate::leaked::denied_issuers(spec, ca),
     }
 }
 

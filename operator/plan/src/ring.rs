@@ -3,6 +3,8 @@
 //! A ring is one Secret and so one atomic write. `ring.json` holds everything public; the private key of generation `x`
 //! is data key `x.key`. The state is here and nowhere else; a custom resource's status is a report.
 
+mod ca;
+
 use std::fmt;
 
 use gaia_api::crd::DistrustMode;
@@ -10,6 +12,7 @@ use gaia_pki::{Jwk, KeySpec};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use self::ca::{CaMaterial, CaPath, PathCertificate};
 use crate::handled::Handled;
 use crate::object::ObjectChange;
 
@@ -147,33 +150,6 @@ pub struct Distrust {
     pub refused_time: Option<Timestamp>,
 }
 
-/// A CA's public part.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct CaMaterial {
-    /// Lower-case hex SHA-256 of the signing certificate's DER.
-    pub fingerprint: String,
-    /// When the first certificate of its chain ends.
-    pub not_after: Timestamp,
-    /// When the last certificate of its chain begins.
-    pub not_before: Timestamp,
-    /// The signing certificate, and the intermediates above it (PEM).
-    pub chain: String,
-    /// What others must trust (PEM).
-    pub root: String,
-    /// Lower-case hex SHA-256 of the root's DER; none: it is the signing certificate itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub root_fingerprint: Option<String>,
-    /// The id in its subject's common name, of one that the operator made; the id of others is that of their fingerprint.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub subject_id: Option<String>,
-    /// Its key.
-    pub key: KeySpec,
-    /// Whether it was brought from outside (`spec.ca.existingSecretRef`).
-    #[serde(default)]
-    pub brought: bool,
-}
-
 /// A signing key's public part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -188,40 +164,24 @@ pub struct SigningMaterial {
 pub trait Material {
     /// Whether projections say which generation is active.
     const ACTIVE_IS_PUBLISHED: bool;
+    /// Whether a ring may be without a generation that signs: one that nobody but the user can replace was distrusted.
+    const MAY_HAVE_NO_SIGNER: bool;
     /// The name in full: a fingerprint or a kid.
     fn name(&self) -> &str;
-
     /// The short id of a new generation: the first 8 characters of its name, unless the material has an id of its own.
     fn id(&self) -> String {
         short_id(self.name())
     }
-}
-
-impl Material for CaMaterial {
-    const ACTIVE_IS_PUBLISHED: bool = false;
-
-    fn name(&self) -> &str {
-        &self.fingerprint
-    }
-
-    fn id(&self) -> String {
-        self.subject_id.clone().unwrap_or_else(|| short_id(&self.fingerprint))
-    }
+    /// Derives what `ring.json` does not hold.
+    fn complete(&mut self) {}
 }
 
 impl Material for SigningMaterial {
     const ACTIVE_IS_PUBLISHED: bool = true;
+    const MAY_HAVE_NO_SIGNER: bool = false;
 
     fn name(&self) -> &str {
         self.jwk.kid()
-    }
-}
-
-impl CaMaterial {
-    /// Lower-case hex SHA-256 of the root's DER.
-    #[must_use]
-    pub fn root_fingerprint(&self) -> &str {
-        self.root_fingerprint.as_deref().unwrap_or(&self.fingerprint)
     }
 }
 
@@ -256,7 +216,7 @@ pub enum RingError {
     KeyMismatch(String),
 }
 
-impl<M: serde::de::DeserializeOwned> Ring<M> {
+impl<M: serde::de::DeserializeOwned + Material> Ring<M> {
     /// Reads `ring.json`.
     ///
     /// # Errors
@@ -275,16 +235,30 @@ impl<M: serde::de::DeserializeOwned> Ring<M> {
         if format_version != FORMAT_VERSION {
             return Err(RingError::TooNew { found: format_version });
         }
-        let ring: Self = serde_json::from_slice(json).map_err(corrupt)?;
-        match ring.generations.iter().filter(|generation| generation.state == State::Active).count() {
-            1 => Ok(ring),
-            other => Err(RingError::NotOneActive(other)),
+        let mut ring: Self = serde_json::from_slice(json).map_err(corrupt)?;
+        ring.generations.iter_mut().for_each(|generation| generation.material.complete());
+        ring.check_signers().map_err(RingError::NotOneActive)?;
+        Ok(ring)
+    }
+}
+
+impl<M: Material> Ring<M> {
+    /// Checks that one generation signs, or that none does because the one that did is distrusted.
+    ///
+    /// # Errors
+    /// How many do.
+    pub(crate) fn check_signers(&self) -> Result<(), usize> {
+        let count = |state| self.generations.iter().filter(|generation| generation.state == state).count();
+        match count(State::Active) {
+            1 => Ok(()),
+            0 if M::MAY_HAVE_NO_SIGNER && count(State::Distrusted) > 0 => Ok(()),
+            other => Err(other),
         }
     }
 }
 
 impl<M> Ring<M> {
-    /// The generation that signs. Every readable ring has one (see [`Ring::parse`]).
+    /// The generation that signs; none only where a bring-your-own CA was distrusted and there is no other one.
     #[must_use]
     pub fn active(&self) -> Option<&Generation<M>> {
         self.generations.iter().find(|generation| generation.state == State::Active)
@@ -452,6 +426,7 @@ mod tests {
                         subject_id: None,
                         key: KeySpec::Ecdsa256,
                         brought: false,
+                        path: CaPath::default(),
                     };
                     Generation::new("3f9a0000".into(), *state, Timestamp::UNIX_EPOCH, material)
                 })

@@ -4,6 +4,7 @@
 //! A decision is a [`Turn`]: the steps of one transition, or nothing and the reason to wait.
 
 mod answers;
+mod brought;
 mod ca;
 mod currency;
 mod distrust;
@@ -18,6 +19,7 @@ use gaia_api::crd::{Laggard, reason};
 use jiff::Timestamp;
 
 pub(crate) use self::answers::ignored as ignored_annotations;
+pub(crate) use self::brought::unused as unused_brought_ca;
 pub(crate) use self::currency::{Currency, UsedLeaves, currency};
 pub(crate) use self::requests::restore;
 pub(crate) use self::workloads::workload_actions;
@@ -36,8 +38,17 @@ pub(crate) struct Turn {
     pub(crate) progress: Option<Progress>,
     /// When something may follow by time alone; also beside steps, which may have to wait for what is urgent.
     pub(crate) thresholds: Vec<Timestamp>,
+    /// Instances that still accept what was distrusted. It holds nothing up.
+    pub(crate) exposed: Option<Exposed>,
     /// Whether its steps are taken although a projection cannot be written.
     urgent: bool,
+}
+
+/// Instances that still accept what was distrusted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Exposed {
+    pub(crate) message: String,
+    pub(crate) laggards: Vec<Laggard>,
 }
 
 /// Where a rotation is.
@@ -72,8 +83,10 @@ impl Turn {
         for mut turn in turns {
             result.thresholds.append(&mut turn.thresholds);
             result.refusal = result.refusal.take().or(turn.refusal.take());
+            result.exposed = result.exposed.take().or(turn.exposed.take());
             if !turn.steps.is_empty() && (turn.is_urgent() || !context.only_urgent) {
-                return Self { thresholds: result.thresholds, refusal: result.refusal, ..turn };
+                let Self { thresholds, refusal, exposed, .. } = result;
+                return Self { thresholds, refusal, exposed, ..turn };
             }
             result.progress = result.progress.take().or(turn.progress);
         }
@@ -101,6 +114,7 @@ impl Turn {
                         | Step::Abandon(_)
                         | Step::Discard(_)
                         | Step::Reactivate { .. }
+                        | Step::Resume { .. }
                         | Step::RaiseMaxTtl(_)
                         | Step::Answer { .. }
                         | Step::AddEpochKey
@@ -133,6 +147,8 @@ pub(crate) struct Context<'a, 'o> {
     pub(crate) signing: &'a SigningRing,
     /// Of the bundle that the CA's ring says: lower-case hex SHA-256.
     pub(crate) bundle_hash: &'a str,
+    /// Of the `denylist.json` that both rings and the spec say: lower-case hex SHA-256.
+    pub(crate) denylist_hash: &'a str,
     /// Whether every projection is what the rings say.
     pub(crate) is_projected: bool,
     /// Whether every leaf Secret has the bundle that the CA's ring says.
@@ -157,10 +173,6 @@ impl Context<'_, '_> {
     pub(crate) fn times(&self) -> Times {
         let spec = &self.observed.domain.spec.propagation;
         Times { p: spec.min_delay.value(), s: spec.clock_skew.value(), d: spec.deadline.value() }
-    }
-
-    fn is_known_ca(&self, fingerprint: &str) -> bool {
-        self.ca.generations.iter().any(|generation| generation.material.fingerprint == fingerprint)
     }
 
     fn annotation(&self, name: &str) -> Option<&str> {

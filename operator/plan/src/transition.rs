@@ -66,6 +66,13 @@ pub enum Step {
         /// Of the one that retires.
         signed_until: Option<Timestamp>,
     },
+    /// The user put it back: it signs again, and the one that did retires. Nothing counts as aborted.
+    Resume {
+        /// Which one.
+        id: String,
+        /// Of the one that retires.
+        signed_until: Option<Timestamp>,
+    },
     /// It leaked; it goes as soon as its replacement is in use.
     Suspect {
         /// Which one.
@@ -155,10 +162,8 @@ impl<M: Material + Clone> Ring<M> {
         }
         ring.epoch += u64::from(steps.iter().any(|step| step.changes_projections(M::ACTIVE_IS_PUBLISHED)));
         ring.forget_removed();
-        match ring.generations.iter().filter(|generation| generation.state == State::Active).count() {
-            1 => Ok(ring),
-            other => Err(StepError::NotOneActive(other)),
-        }
+        ring.check_signers().map_err(StepError::NotOneActive)?;
+        Ok(ring)
     }
 
     fn apply(&mut self, step: &Step, made: &mut impl Iterator<Item = M>, now: Timestamp) -> Result<(), StepError> {
@@ -200,6 +205,14 @@ impl<M: Material + Clone> Ring<M> {
                 generation.enter(State::Active, now);
                 (generation.switched_time, generation.signed_until) = (None, None);
             }
+            Step::Resume { id, signed_until } => {
+                self.retire(*signed_until, now);
+                let generation = self.find(id, &[State::Retiring]).ok_or_else(impossible)?;
+                generation.enter(State::Active, now);
+                (generation.switched_time, generation.signed_until) = (None, None);
+                generation.activated_time.get_or_insert(now);
+                generation.aborted = false;
+            }
             Step::Suspect { id, mode } => {
                 let living = [State::Staged, State::Published, State::Active, State::Retiring];
                 let generation = self.find(id, &living).ok_or_else(impossible)?;
@@ -232,8 +245,14 @@ impl<M: Material + Clone> Ring<M> {
 
     fn add(&mut self, material: M, state: State, now: Timestamp) -> Result<(), StepError> {
         let id = material.id();
-        if self.generation(&id).is_some() {
-            return Err(StepError::Reused(id));
+        if let Some(known) = self.generation(&id) {
+            // A bring-your-own CA that was removed and is put back begins a new life.
+            let is_put_back =
+                known.material.name() == material.name() && known.state == State::Removed && known.distrust.is_none();
+            if !is_put_back || !M::MAY_HAVE_NO_SIGNER {
+                return Err(StepError::Reused(id));
+            }
+            self.generations.retain(|generation| generation.id != id);
         }
         self.generations.push(Generation::new(id, state, now, material));
         Ok(())
@@ -399,6 +418,7 @@ impl fmt::Display for Step {
             Self::Abandon(id) => write!(f, "{id} is given up"),
             Self::Discard(id) => write!(f, "{id} is not wanted any more"),
             Self::Reactivate { id, .. } => write!(f, "{id} is Active again"),
+            Self::Resume { id, .. } => write!(f, "{id} was put back and is Active again"),
             Self::Suspect { id, mode } => write!(f, "{id} is to be Distrusted ({mode:?})"),
             Self::Distrust { id, mode } => write!(f, "{id} is Distrusted ({mode:?})"),
             Self::Refused { id, .. } => write!(f, "{id} is refused everywhere"),
@@ -424,7 +444,7 @@ impl Step {
     #[must_use]
     pub fn changes_projections(&self, active_is_published: bool) -> bool {
         match self {
-            Self::Activate { .. } | Self::Reactivate { .. } => active_is_published,
+            Self::Activate { .. } | Self::Reactivate { .. } | Self::Resume { .. } => active_is_published,
             Self::Stage(_)
             | Self::StageActive(_)
             | Self::Remove(_)

@@ -1,11 +1,13 @@
 //! TrustDomain: its rings, and their projections into the namespaces.
 
 mod bootstrap;
+mod brought;
 mod epochs;
 mod kept;
 mod observed;
 mod projections;
 mod status;
+mod unknown;
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
@@ -15,7 +17,8 @@ use gaia_api::crd::{Acknowledgement, Laggard, TrustDomainStatus, reason};
 use gaia_api::names::key;
 use jiff::Timestamp;
 
-pub(crate) use self::bootstrap::{ca_material, desired_ring, signing_key_spec};
+pub(crate) use self::bootstrap::{desired_ring, signing_key_spec};
+pub(crate) use self::brought::ca_material;
 pub(crate) use self::epochs::newest_projected;
 pub use self::kept::KeptGrants;
 pub use self::observed::{Abilities, BroughtCa, LeafRecord, LeafView, Observed, RingView, SignerSecret};
@@ -122,6 +125,8 @@ fn live(
     let mut actions = bootstrap::repairs(observed);
     actions.append(&mut projected.actions);
     let bundle_hash = gaia_pki::sha256_hex(projection::bundle(ca, now).as_bytes());
+    let denylist = projection::json(&projection::denylist(&observed.domain.spec, ca, signing));
+    let denylist_hash = gaia_pki::sha256_hex(denylist.as_bytes());
     let unprojected = unprojected_leaf(observed, &bundle_hash);
     // Times that are written by a clock that went back would let something end too early later.
     let newest = ca.newest_time().max(signing.newest_time());
@@ -132,6 +137,7 @@ fn live(
         ca,
         signing,
         bundle_hash: &bundle_hash,
+        denylist_hash: &denylist_hash,
         is_projected: actions.is_empty(),
         is_in_leaves: unprojected.is_none(),
         only_urgent: went_back || !actions.is_empty(),
@@ -150,15 +156,15 @@ fn live(
     if actions.is_empty() {
         actions = workloads;
     }
-    let refusal = bootstrap::check_brought_ca(observed)
-        .err()
-        .or(ca_turn.refusal.take())
-        .or(signing_turn.refusal.take())
-        .or(projected.refusal);
+    let refusal =
+        brought::check(observed).err().or(ca_turn.refusal.take()).or(signing_turn.refusal.take()).or(projected.refusal);
     let mut thresholds = std::mem::take(&mut ca_turn.thresholds);
     thresholds.append(&mut signing_turn.thresholds);
     thresholds.extend(restart_at);
-    let warnings = lifetimes_too_tight(observed, ca, signing);
+    let mut warnings = lifetimes_too_tight(observed, ca, signing);
+    warnings.extend(brought::warnings(observed));
+    warnings.extend(unknown::distrusted(observed, ca, signing));
+    warnings.extend(rotation::unused_brought_ca(&context));
     Decision { actions, refusal, ca: ca_turn, signing: signing_turn, currency, thresholds, warnings }
 }
 
@@ -182,7 +188,9 @@ fn in_order(
 
 fn switches_ca(action: &Action) -> bool {
     let Action::Transition(transition) = action else { return false };
-    let switches = |step: &Step| matches!(step, Step::Activate { .. } | Step::Reactivate { .. } | Step::StageActive(_));
+    let switches = |step: &Step| {
+        matches!(step, Step::Activate { .. } | Step::Reactivate { .. } | Step::Resume { .. } | Step::StageActive(_))
+    };
     transition.kind == RingKind::Ca && transition.steps.iter().any(switches)
 }
 

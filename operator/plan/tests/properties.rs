@@ -316,7 +316,7 @@ proptest! {
         spec.ca.existing_secret_ref = Some(SecretRef { name: "our-ca".to_owned() });
         spec.certificate_defaults.duration = Span::parse(leaf).unwrap();
         let not_after = world.now.checked_add(jiff::SignedDuration::from_hours(ca)).unwrap();
-        world.brought = Some(Ok(BroughtCa { fingerprint: gaia_pki::sha256_hex(b"ours"), not_after }));
+        world.brought = Some(Ok(BroughtCa { fingerprint: gaia_pki::sha256_hex(b"ours"), not_after, ..BroughtCa::default() }));
         world.create_domain(TD, spec);
         world.create_certificate_of("shop", "web", ServiceCertificateSpec::default());
         world.settle();

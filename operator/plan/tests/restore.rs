@@ -2,7 +2,7 @@
 
 use gaia_api::crd::DistrustMode;
 use gaia_pki::KeySpec;
-use gaia_plan::ring::{CaMaterial, CaRing, Distrust, FORMAT_VERSION, Generation, Ring, State, short_id};
+use gaia_plan::ring::{CaMaterial, CaPath, CaRing, Distrust, FORMAT_VERSION, Generation, Ring, State, short_id};
 use jiff::Timestamp;
 
 #[test]
@@ -56,6 +56,7 @@ fn ring(epoch: u64, generations: &[(&str, State)]) -> CaRing {
             subject_id: None,
             key: KeySpec::Ecdsa256,
             brought: false,
+            path: CaPath::default(),
         };
         Generation::new(short_id(name), *state, Timestamp::UNIX_EPOCH, material)
     });

@@ -8,6 +8,8 @@ mod aborts;
 mod answers;
 #[path = "stories/authorities.rs"]
 mod authorities;
+#[path = "stories/brought.rs"]
+mod brought_cas;
 #[path = "stories/compromise.rs"]
 mod compromise;
 #[path = "stories/domains.rs"]
@@ -26,6 +28,8 @@ mod lifetimes;
 mod modes;
 #[path = "stories/restores.rs"]
 mod restores;
+#[path = "stories/runbooks.rs"]
+mod runbooks;
 #[path = "stories/services.rs"]
 mod services;
 mod world;
@@ -59,7 +63,7 @@ fn quiet(mut world: World) -> World {
 
 fn brought(number: u64, end: &str) -> Option<Result<BroughtCa, String>> {
     let fingerprint = gaia_pki::sha256_hex(format!("brought {number}").as_bytes());
-    Some(Ok(BroughtCa { fingerprint, not_after: at(end) }))
+    Some(Ok(BroughtCa { fingerprint, not_after: at(end), ..BroughtCa::default() }))
 }
 
 fn settled(mut world: World) -> World {

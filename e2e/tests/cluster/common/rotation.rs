@@ -32,6 +32,18 @@ impl Scene {
         self.patch("TrustDomain", &self.domain, json!({ "metadata": { "annotations": { name: value } } })).await;
     }
 
+    /// Waits until a condition of the TrustDomain is True for that reason, with a message that contains `about`.
+    pub async fn wait_for_message(&self, type_: &str, reason: &str, about: &str) -> String {
+        wait::until(&format!("{type_} is True: {about}"), SOON, async || {
+            match self.condition("TrustDomain", &self.domain, type_).await {
+                Some(found) if found.reason == reason && found.message.contains(about) => Seen::Yes(found.message),
+                other => Seen::NotYet(format!("{other:?}")),
+            }
+        })
+        .await
+        .unwrap()
+    }
+
     /// Waits until no ring is on its way, and nothing is to be written.
     pub async fn wait_rotated(&self) {
         let domain = self.domain.clone();

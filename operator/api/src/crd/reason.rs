@@ -97,7 +97,7 @@ pub const REISSUING: &str = "Reissuing";
 pub const RETIRING: &str = "Retiring";
 /// The annotation gaia.dev/restore names no ring that can be restored.
 pub const RESTORE_NOT_POSSIBLE: &str = "RestoreNotPossible";
-/// The only CA that was brought is distrusted: another one must be put into its Secret first.
+/// The bring-your-own CA is distrusted: another one must be put into its Secret.
 pub const CA_DISTRUSTED: &str = "CADistrusted";
 /// Every instance serves the stored certificate.
 pub const ALL_SERVED: &str = "AllServed";

@@ -36,6 +36,12 @@ pub mod condition {
         pub const LIFETIMES_TOO_TIGHT: &str = "LifetimesTooTight";
         /// TrustDomain: an annotation names nothing known.
         pub const ANNOTATION_IGNORED: &str = "AnnotationIgnored";
+        /// TrustDomain: an entry of `distrusted` names no known CA or signing key.
+        pub const DISTRUSTED_UNKNOWN: &str = "DistrustedUnknown";
+        /// TrustDomain: the CA is accepted, but strict peers refuse it.
+        pub const CA_NOT_STRICT: &str = "CANotStrict";
+        /// TrustDomain: the rotation to the CA in `existingSecretRef` was aborted, so it is not used.
+        pub const CA_NOT_USED: &str = "CANotUsed";
         /// ServiceCertificate: a shorter certificate was issued than `duration` asks for.
         pub const DURATION_CLAMPED: &str = "DurationClamped";
         /// ServiceCertificate: `renewal: Disabled`, and the certificate is past its renewal time.

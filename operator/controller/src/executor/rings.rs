@@ -242,7 +242,7 @@ impl<S: Store> Executor<S> {
     }
 
     /// The ring that is there, as far as it can be read.
-    async fn current_ring<M: DeserializeOwned>(
+    async fn current_ring<M: DeserializeOwned + Material>(
         &self,
         key: &ObjectKey,
     ) -> Result<(Option<ObjectMeta>, Option<Ring<M>>, SecretData), ExecuteError> {
@@ -255,7 +255,10 @@ impl<S: Store> Executor<S> {
         Ok((Some(meta), ring, data))
     }
 
-    async fn find_ring<M: DeserializeOwned>(&self, key: &ObjectKey) -> Result<Option<Found<M>>, ExecuteError> {
+    async fn find_ring<M: DeserializeOwned + Material>(
+        &self,
+        key: &ObjectKey,
+    ) -> Result<Option<Found<M>>, ExecuteError> {
         let Some(Stored::Secret(secret)) = self.store.get(key).await? else {
             lock(&self.world).forget(key);
             return Ok(None);
@@ -277,7 +280,7 @@ impl<S: Store> Executor<S> {
         }
     }
 
-    pub(super) fn parse_ring<M: DeserializeOwned>(
+    pub(super) fn parse_ring<M: DeserializeOwned + Material>(
         &self,
         data: &SecretData,
         name: &str,

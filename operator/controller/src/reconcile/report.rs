@@ -65,6 +65,9 @@ fn without_counts(status: &Value) -> Value {
     if let Some(certificate) = status.get_mut("certificate") {
         remove(certificate, &["served"]);
     }
+    if let Some(exposure) = status.get_mut("exposure") {
+        remove(exposure, &["message"]);
+    }
     for condition in conditions(&mut status) {
         remove(condition, &["lastTransitionTime"]);
         if COUNTING.iter().any(|reason| condition["reason"] == *reason) {

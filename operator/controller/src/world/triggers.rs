@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::instances::service_secret;
 use super::{NamespaceFacts, Place, World, callers, is_older, place};
 use crate::api_server::Resource;
-use crate::facts::{self, KnownCas, SecretFacts};
+use crate::facts::{KnownCas, SecretFacts};
 use crate::store::Key;
 
 impl World {
@@ -329,8 +329,7 @@ impl World {
             SecretFacts::CaRing { ring: Ok(ring), copy: false, .. } => Some(ring),
             _ => None,
         });
-        let cas: KnownCas = rings.flat_map(facts::known_cas).collect();
-        self.known_cas = Arc::new(cas);
+        self.known_cas = Arc::new(KnownCas::of(rings));
         for secret in self.secrets.values_mut() {
             secret.prove(&self.known_cas);
         }

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use gaia_api::crd::{Acknowledgement, reason};
+use gaia_api::names::annotation;
 use jiff::Timestamp;
 
+use super::brought::{self, News};
 use super::gate::Poll;
 use super::{Context, LONGEST_EMERGENCY_PUBLISHING, LONGEST_GRACE, Progress, Turn, distrust, name, started};
 use crate::Event;
@@ -26,12 +28,15 @@ pub(super) fn turn(context: &Context<'_, '_>) -> Turn {
         super::answers::forget_ca,
         super::answers::abort_ca,
         super::answers::advance_ca,
+        put_back,
         publish,
         switch,
         retire,
         distrust::settle_ca,
     ];
-    Turn::of(context, &rules).or_else(context, || begin(context))
+    let turn = Turn::of(context, &rules).or_else(context, || begin(context));
+    let suspects = context.ca.generations.iter();
+    distrust::with_deadline(turn, suspects.filter_map(|ca| Some((name(KIND, &ca.id), refused_by(context, ca)?))))
 }
 
 /// What is staged counts as published once it was seen in every projection.
@@ -52,7 +57,7 @@ fn switch(context: &Context<'_, '_>) -> Option<Turn> {
     let times = context.times();
     let floor = saturating_add(published, times.p + times.s);
     let suspect = active.distrust.map(|mark| mark.since);
-    let limit = suspect.map(|since| saturating_add(since, LONGEST_EMERGENCY_PUBLISHING));
+    let limit = suspect.map(|since| emergency_limit(since, next));
     let what = name(KIND, &next.id);
     let is_time = *now >= floor;
     let clamps_from = context.observed.time_floor(&active.material);
@@ -94,6 +99,25 @@ fn switch(context: &Context<'_, '_>) -> Option<Turn> {
     Some(Turn::wait(Progress::new(reason::PUBLISHING, message), alarms))
 }
 
+/// When the replacement of a suspect signs without acknowledgement. A bring-your-own CA may come long after the one before
+/// it was distrusted.
+fn emergency_limit(suspected: Timestamp, next: &Generation<CaMaterial>) -> Timestamp {
+    let limit = saturating_add(suspected, LONGEST_EMERGENCY_PUBLISHING);
+    if next.since > limit { saturating_add(next.since, LONGEST_EMERGENCY_PUBLISHING) } else { limit }
+}
+
+/// When a suspect is refused at the latest; none while there is no CA in its place.
+fn refused_by(context: &Context<'_, '_>, suspect: &Generation<CaMaterial>) -> Option<Timestamp> {
+    let mark = suspect.distrust?;
+    let rest = LONGEST_GRACE.saturating_sub(LONGEST_EMERGENCY_PUBLISHING);
+    match suspect.state {
+        State::Active => Some(saturating_add(emergency_limit(mark.since, context.ca.next()?), rest)),
+        // It may have waited for a replacement: then its certificates have the rest of the grace to be replaced in.
+        State::Retiring => Some(saturating_add(mark.since, LONGEST_GRACE).max(saturating_add(suspect.since, rest))),
+        State::Staged | State::Published | State::Removed | State::Distrusted => None,
+    }
+}
+
 /// When the last certificate that this CA can have signed ends: also one that is being issued at this moment.
 pub(super) fn signed_until(context: &Context<'_, '_>, ca: &Generation<CaMaterial>) -> Option<Timestamp> {
     let coming = saturating_add(context.now, context.observed.longest_leaf());
@@ -131,17 +155,21 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option
     let end = ends_of_leaves(context, old).fold(old.signed_until.unwrap_or(old.material.not_after), Timestamp::max);
     let spent = saturating_add(end, times.s);
     if now >= spent && old.distrust.is_none() {
-        return removed("all it signed has ended");
+        return removed("every certificate it signed has expired");
     }
     let poll = unreplaced(context, old);
     let rotation = context.ca.active().map_or("", |active| active.id.as_str());
     let replaced =
         poll.is_unanimous() || (context.may_advance_without(rotation) && stored(context, old).is_unanimous());
     if let Some(mark) = old.distrust {
-        let limit = saturating_add(mark.since, LONGEST_GRACE);
+        let limit = refused_by(context, old).unwrap_or(now);
         if replaced || now >= limit {
             let step = Step::Distrust { id: old.id.clone(), mode: mark.mode };
-            let how = if replaced { "every certificate is replaced" } else { "it was waited for long enough" };
+            let how = if poll.is_unanimous() {
+                "every certificate is replaced".to_owned()
+            } else {
+                poll.message(&format!("use certificates of another CA than {}", old.id))
+            };
             let event = Event::warning(reason::DISTRUSTED, format!("{what} is refused from now on: {how}"));
             let progress = Progress::new(reason::DISTRUSTED, format!("{what} is refused"));
             return Some(Turn::act(vec![step], vec![event], progress));
@@ -158,15 +186,30 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option
         return Some(Turn::wait(progress, alarm.into_iter().chain([spent]).collect()));
     }
     let Some(switched) = old.switched_time else {
-        let progress = Progress::new(reason::RETIRING, format!("every certificate of {what} is replaced"));
+        let message = if poll.is_unanimous() {
+            format!("every certificate of {what} is replaced")
+        } else {
+            let left = poll.message(&format!("use certificates of another CA than {}", old.id));
+            format!("{what} is removed without waiting, as {} asks for: {left}", annotation::ADVANCE_WITHOUT)
+        };
+        let progress = Progress::new(reason::RETIRING, message);
         return Some(Turn::act(vec![Step::Switched(old.id.clone())], vec![], progress));
     };
     let safe = saturating_add(switched, times.p + times.s);
     if now >= safe {
-        return removed("every certificate it signed is replaced");
+        if poll.is_unanimous() {
+            return removed("every certificate it signed is replaced");
+        }
+        let left = poll.message(&format!("use certificates of another CA than {}", old.id));
+        return removed(&format!("{} let it go on although {left}", annotation::ADVANCE_WITHOUT));
     }
     let end = safe.min(spent);
-    let message = format!("{what} is not used any more; it is removed at {end}");
+    let message = if poll.is_unanimous() {
+        format!("{what} is not used any more; it is removed at {end}")
+    } else {
+        let left = poll.message(&format!("use certificates of another CA than {}", old.id));
+        format!("{what} is removed at {end} although {left}, as {} asks for", annotation::ADVANCE_WITHOUT)
+    };
     Some(Turn::wait(Progress::new(reason::RETIRING, message), vec![end]))
 }
 
@@ -260,10 +303,11 @@ fn begin(context: &Context<'_, '_>) -> Turn {
     let is_brought = spec.existing_secret_ref.is_some();
     let thresholds = due_by_period.into_iter().chain(held_until).chain((!is_brought).then_some(due_by_end)).collect();
     let asked = spec.rotation_revision > ca.revision;
-    let why = if let Some(reference) = &spec.existing_secret_ref {
-        let brought = observed.brought_ca.as_ref().and_then(|ca| ca.as_ref().ok());
-        let news = brought.filter(|found| !context.is_known_ca(&found.fingerprint));
-        news.map(|found| format!("Secret {} holds CA {}", reference.name, crate::ring::short_id(&found.fingerprint)))
+    let why = if is_brought {
+        match brought::news(context, asked) {
+            News::None | News::Aborted(_) | News::Resume(_) => None,
+            News::Stage(why) => Some(why),
+        }
     } else {
         let wanted = key_spec(&spec.private_key.clone().unwrap_or_default());
         let was_aborted = given_up.is_some_and(|g| !g.material.brought && g.material.key == wanted);
@@ -294,6 +338,22 @@ fn begin(context: &Context<'_, '_>) -> Turn {
             Turn { thresholds, ..Turn::act(steps, vec![started(KIND, &why)], progress) }
         }
     }
+}
+
+/// A former CA that was put back into the Secret is still trusted everywhere: it signs at once.
+fn put_back(context: &Context<'_, '_>) -> Option<Turn> {
+    let asked = context.observed.domain.spec.ca.rotation_revision > context.ca.revision;
+    let (News::Resume(former), Some(active)) = (brought::news(context, asked), context.ca.active()) else {
+        return None;
+    };
+    let what = name(KIND, &former.id);
+    let mut steps = vec![Step::Resume { id: former.id.clone(), signed_until: signed_until(context, active) }];
+    let revision = context.observed.domain.spec.ca.rotation_revision;
+    if revision > context.ca.revision {
+        steps.push(Step::HandleRevision(revision));
+    }
+    let event = Event::new(reason::ROTATION_SWITCHED, format!("{what} was put back and signs from now on"));
+    Some(Turn::act(steps, vec![event], Progress::new(reason::REISSUING, format!("{what} signs"))))
 }
 
 const A_SECOND: Duration = Duration::from_secs(1);

@@ -10,7 +10,6 @@ use super::Context;
 use crate::backoff::saturating_add;
 use crate::instance::{Instance, Instances, Need};
 use crate::object::ObjectKind;
-use crate::projection;
 use crate::ring::Ring;
 use crate::trust_domain::{LeafView, Observed};
 
@@ -56,7 +55,7 @@ impl<'a, 'o> UsedLeaves<'a, 'o> {
 
 /// Asks every instance for everything.
 pub(crate) fn currency(context: &Context<'_, '_>) -> Currency {
-    let Context { observed, leaves, ca, signing, bundle_hash, .. } = context;
+    let Context { observed, leaves, ca, signing, bundle_hash, denylist_hash, .. } = context;
     let Instances::Known(all) = &observed.instances else {
         return Currency { counts: Counts { summary: "-".to_owned(), ..Counts::default() }, ..Currency::default() };
     };
@@ -64,8 +63,6 @@ pub(crate) fn currency(context: &Context<'_, '_>) -> Currency {
     let newest = |times: &mut dyn Iterator<Item = Timestamp>| times.max().unwrap_or(Timestamp::MIN);
     let bundled = newest(&mut published(ca));
     let keyed = newest(&mut published(signing));
-    let denylist = projection::json(&projection::denylist(&observed.domain.spec, signing));
-    let denylist = gaia_pki::sha256_hex(denylist.as_bytes());
     let kids: Vec<&str> = signing.trusted().map(|generation| generation.material.jwk.kid()).collect();
     let mut behind: BTreeMap<String, Timestamp> = BTreeMap::new();
     let mut note = |instance: &Instance, need: &Need<'_>, written: Timestamp| {
@@ -88,7 +85,7 @@ pub(crate) fn currency(context: &Context<'_, '_>) -> Currency {
             }
         }
         if instance.report().is_some_and(|report| report.denylist_hash.is_some()) {
-            note(instance, &Need::Denylist(&denylist), keyed);
+            note(instance, &Need::Denylist(denylist_hash), keyed);
         }
     }
     let mut unserved = BTreeSet::new();

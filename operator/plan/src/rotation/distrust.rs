@@ -1,11 +1,13 @@
 //! A CA that leaked, and how long the world was exposed.
 
 use gaia_api::crd::{DistrustMode, reason};
+use jiff::Timestamp;
 
 use super::gate::Poll;
-use super::{Context, Progress, Turn, name};
+use super::{Context, Exposed, Progress, Turn, name};
 use crate::backoff::saturating_add;
 use crate::instance::Need;
+use crate::leaked::LeakedKeys;
 use crate::ring::{CaMaterial, Generation, MaterialRequest, RingKind, State};
 use crate::transition::Step;
 use crate::trust_domain::ca_material;
@@ -13,98 +15,159 @@ use crate::{Event, Refusal};
 
 const KIND: RingKind = RingKind::Ca;
 
-/// What the spec says leaked, and the ring does not know yet.
+/// What leaked by what the spec says, and the ring does not know yet.
 pub(super) fn of_ca(context: &Context<'_, '_>) -> Option<Turn> {
-    let listed = &context.observed.domain.spec.ca.distrusted;
-    let mut refusal = None;
+    let leaked = leaked(context);
     for generation in &context.ca.generations {
-        let fingerprint = &generation.material.fingerprint;
-        let Some(entry) = listed.iter().find(|entry| entry.fingerprint == *fingerprint) else { continue };
+        let Some(key) = leaked.of_ca(&generation.material) else { continue };
         let is_news = generation.distrust.is_none_or(|known| {
-            let is_sharper = known.mode == DistrustMode::AfterReissue && entry.mode == DistrustMode::Immediate;
+            let is_sharper = known.mode == DistrustMode::AfterReissue && key.mode == DistrustMode::Immediate;
             generation.state.is_trusted() && is_sharper
         });
         if !is_news {
             continue;
         }
-        match steps(context, generation, entry.mode) {
-            Ok(steps) => {
-                let what = name(KIND, &generation.id);
-                let told = Event::warning(reason::DISTRUSTED, format!("{what} is distrusted ({:?})", entry.mode));
-                let progress = Progress::new(reason::DISTRUSTED, format!("{what} is being replaced"));
-                return Some(Turn { refusal, ..Turn::act(steps, vec![told], progress) });
-            }
-            // It does not keep others that leaked from being refused.
-            Err(why) => refusal = refusal.or(Some(why)),
-        }
+        let (steps, refusal) = steps(context, generation, key.mode);
+        let what = name(KIND, &generation.id);
+        let why = if key.is(&generation.material.fingerprint) {
+            String::new()
+        } else {
+            format!(": it has the public key of {}", name(KIND, &key.id))
+        };
+        let told = Event::warning(reason::DISTRUSTED, format!("{what} is distrusted ({:?}){why}", key.mode));
+        let progress = Progress::new(reason::DISTRUSTED, format!("{what} is being replaced"));
+        return Some(Turn { refusal, ..Turn::act(steps, vec![told], progress) });
     }
-    let refused = refusal.map(|refusal| Turn { refusal: Some(refusal), ..Turn::default() });
-    refused.or_else(|| replace_suspect(context))
+    replace_suspect(context)
 }
 
-fn steps(context: &Context<'_, '_>, leaked: &Generation<CaMaterial>, mode: DistrustMode) -> Result<Vec<Step>, Refusal> {
+/// Begins the text of a turn that waits with the time at which what leaked is refused at the latest.
+pub(super) fn with_deadline(mut turn: Turn, suspects: impl Iterator<Item = (String, Timestamp)>) -> Turn {
+    let first = suspects.min_by_key(|(_, limit)| *limit).filter(|_| turn.steps.is_empty());
+    if let (Some((what, limit)), Some(progress)) = (first, &mut turn.progress) {
+        progress.message = format!(
+            "{what} is distrusted and will be refused at {limit} at the latest; until then {}",
+            progress.message
+        );
+    }
+    turn
+}
+
+/// Every public key that leaked.
+fn leaked(context: &Context<'_, '_>) -> LeakedKeys {
+    let observed = context.observed;
+    let brought = observed.brought_ca.as_ref().and_then(|ca| ca.as_ref().ok()).map(|ca| &ca.path);
+    LeakedKeys::of(&observed.domain.spec, Some(context.ca), brought)
+}
+
+/// Distrusts a generation. With a bring-your-own CA there may be no replacement: then `Immediate` is carried out all the
+/// same, and `AfterReissue` waits for one.
+fn steps(
+    context: &Context<'_, '_>,
+    leaked: &Generation<CaMaterial>,
+    mode: DistrustMode,
+) -> (Vec<Step>, Option<Refusal>) {
     let id = leaked.id.clone();
+    let distrust = Step::Distrust { id: id.clone(), mode };
     match (leaked.state, mode) {
         (State::Active, _) => {}
-        (State::Retiring, DistrustMode::AfterReissue) => return Ok(vec![Step::Suspect { id, mode }]),
+        (State::Retiring, DistrustMode::AfterReissue) => return (vec![Step::Suspect { id, mode }], None),
         // Nothing was signed by it, or nothing that is in use, or what was is to be refused at once.
-        _ => return Ok(vec![Step::Distrust { id, mode }]),
+        _ => return (vec![distrust], None),
     }
-    // A replacement that was made since is as good as a fresh one.
-    let under_way = leaked.distrust.and_then(|mark| context.ca.next().filter(|next| next.since >= mark.since));
-    if let Some(next) = under_way {
-        return Ok(vec![Step::Activate { id: next.id.clone(), signed_until: None }, Step::Distrust { id, mode }]);
+    let suspect = Step::Suspect { id, mode };
+    let is_immediate = mode == DistrustMode::Immediate;
+    let signed_until = super::ca::signed_until(context, leaked);
+    match replacement(context) {
+        Ok(Replacement::UnderWay(next)) if is_immediate => {
+            (vec![Step::Activate { id: next.id.clone(), signed_until }, distrust], None)
+        }
+        Ok(Replacement::UnderWay(_)) => (vec![suspect], None),
+        Ok(Replacement::Former(former)) => {
+            let last = if is_immediate { distrust } else { suspect };
+            (vec![Step::Resume { id: former.id.clone(), signed_until }, last], None)
+        }
+        Ok(Replacement::Fresh(fresh)) => {
+            // The whole ring may have leaked: what was staged beside it is never used.
+            let siblings =
+                context.ca.generations.iter().filter(|g| matches!(g.state, State::Staged | State::Published));
+            let discarded = siblings.map(|sibling| Step::Discard(sibling.id.clone()));
+            let (first, last) =
+                if is_immediate { (distrust, Step::StageActive(fresh)) } else { (suspect, Step::Stage(fresh)) };
+            (std::iter::once(first).chain(discarded).chain([last]).collect(), None)
+        }
+        Err(why) => (vec![if is_immediate { distrust } else { suspect }], Some(why)),
     }
-    let fresh = replacement(context)?;
-    // The whole ring may have leaked: what was staged beside it is never used.
-    let siblings = context.ca.generations.iter().filter(|g| matches!(g.state, State::Staged | State::Published));
-    let discarded = siblings.map(|sibling| Step::Discard(sibling.id.clone()));
-    let (first, last) = match mode {
-        DistrustMode::Immediate => (Step::Distrust { id, mode }, Step::StageActive(fresh)),
-        DistrustMode::AfterReissue => (Step::Suspect { id, mode }, Step::Stage(fresh)),
-    };
-    Ok(std::iter::once(first).chain(discarded).chain([last]).collect())
 }
 
-/// A suspect that signs and has no replacement under way: its rotation was aborted, or its replacement leaked too.
+/// A suspect that signs and has no replacement under way: its rotation was aborted, its replacement leaked too, or there
+/// was none. Or nothing signs, because what did was distrusted at once.
 fn replace_suspect(context: &Context<'_, '_>) -> Option<Turn> {
-    let active = context.ca.active()?;
-    active.distrust.filter(|_| context.ca.next().is_none())?;
-    let progress = Progress::new(reason::DISTRUSTED, format!("{} is being replaced", name(KIND, &active.id)));
-    Some(match replacement(context) {
-        Ok(fresh) => Turn::act(vec![Step::Stage(fresh)], vec![], progress),
-        Err(refusal) => Turn { refusal: Some(refusal), ..Turn::default() },
+    let active = context.ca.active();
+    let what = match active {
+        Some(active) => name(KIND, &active.distrust.map(|_| active.id.clone())?),
+        None => "the CA that was distrusted".to_owned(),
+    };
+    let progress = Progress::new(reason::DISTRUSTED, format!("{what} is being replaced"));
+    let signed_until = active.and_then(|active| super::ca::signed_until(context, active));
+    let steps = match (replacement(context), active) {
+        (Ok(Replacement::UnderWay(_)), Some(_)) => return None,
+        (Ok(Replacement::UnderWay(next)), None) => vec![Step::Activate { id: next.id.clone(), signed_until }],
+        (Ok(Replacement::Former(former)), _) => vec![Step::Resume { id: former.id.clone(), signed_until }],
+        (Ok(Replacement::Fresh(fresh)), Some(_)) => vec![Step::Stage(fresh)],
+        (Ok(Replacement::Fresh(fresh)), None) => vec![Step::StageActive(fresh)],
+        (Err(refusal), _) => return Some(Turn { refusal: Some(refusal), ..Turn::default() }),
+    };
+    let events = if active.is_none() {
+        vec![Event::new(reason::ROTATION_SWITCHED, "there is a CA again, and it signs from now on".to_owned())]
+    } else {
+        vec![]
+    };
+    let turn = Turn::act(steps, events, progress);
+    Some(if active.is_none() { turn.urgent() } else { turn })
+}
+
+/// What comes in place of a CA that leaked.
+enum Replacement<'a> {
+    /// It is staged or published already, and did not leak.
+    UnderWay(&'a Generation<CaMaterial>),
+    /// It has signed before and is trusted still.
+    Former(&'a Generation<CaMaterial>),
+    Fresh(MaterialRequest),
+}
+
+/// A CA in place of one that leaked. Of the operator's own it is a fresh one: the ring may have leaked as a whole. A
+/// bring-your-own CA can only be the one in the Secret, or one that was taken from there and is under way.
+fn replacement<'c>(context: &'c Context<'_, '_>) -> Result<Replacement<'c>, Refusal> {
+    let (observed, ca) = (context.observed, context.ca);
+    let leaked = leaked(context);
+    let is_sound = |generation: &&Generation<CaMaterial>| leaked.of_ca(&generation.material).is_none();
+    let is_brought = observed.domain.spec.ca.existing_secret_ref.is_some();
+    let suspected = ca.active().and_then(|active| active.distrust).map(|mark| mark.since);
+    let is_fresh = |next: &&Generation<CaMaterial>| is_brought || suspected.is_some_and(|since| next.since >= since);
+    if let Some(next) = ca.next().filter(is_sound).filter(is_fresh) {
+        return Ok(Replacement::UnderWay(next));
+    }
+    let request = ca_material(observed, context.now)?;
+    let MaterialRequest::ExistingCa { fingerprint, .. } = &request else { return Ok(Replacement::Fresh(request)) };
+    let known = ca.generations.iter().find(|generation| generation.material.fingerprint == *fingerprint);
+    Ok(match known.filter(|known| known.state == State::Retiring) {
+        Some(former) => Replacement::Former(former),
+        None => Replacement::Fresh(request),
     })
 }
 
-/// A fresh CA in place of one that leaked.
-fn replacement(context: &Context<'_, '_>) -> Result<MaterialRequest, Refusal> {
-    let observed = context.observed;
-    let request = ca_material(observed, context.now)?;
-    match &request {
-        MaterialRequest::ExistingCa { secret, fingerprint } if context.is_known_ca(fingerprint) => {
-            Err(Refusal::stalled(
-                reason::CA_DISTRUSTED,
-                format!(
-                    "spec.ca.distrusted: CA {} is the only one in spec.ca.existingSecretRef; put another one into \
-                     Secret {}/{secret} first",
-                    crate::ring::short_id(fingerprint),
-                    observed.operator_namespace
-                ),
-            ))
-        }
-        _ => Ok(request),
-    }
-}
-
-/// From the edit to the last refusal: noted once every instance was seen without the root.
+/// From the edit to the last refusal: noted once every instance was seen to refuse it.
 pub(super) fn settle_ca(context: &Context<'_, '_>) -> Option<Turn> {
     let old = unsettled(&context.ca.generations)?;
     if !(context.is_projected && context.is_in_leaves) {
         return None;
     }
-    let poll = context.poll(|_| true, &Need::Bundle(context.bundle_hash), old.since);
-    settle(context, old, &poll)
+    let root_stays = context.ca.trusted().any(|other| old.material.shares_root_with(&other.material));
+    let bundle = (!root_stays).then_some(context.bundle_hash);
+    let need = Need::Refusal { bundle, denylist: context.denylist_hash };
+    let poll = context.poll(|_| true, &need, old.since);
+    settle(context, (KIND, old), poll)
 }
 
 /// The first generation that is refused, but was not seen to be everywhere.
@@ -114,17 +177,23 @@ pub(super) fn unsettled<M>(generations: &[Generation<M>]) -> Option<&Generation<
     })
 }
 
-pub(super) fn settle<M>(context: &Context<'_, '_>, old: &Generation<M>, poll: &Poll) -> Option<Turn> {
+pub(super) fn settle<M>(
+    context: &Context<'_, '_>,
+    (kind, old): (RingKind, &Generation<M>),
+    poll: Poll,
+) -> Option<Turn> {
     let times = context.times();
     let by_time = saturating_add(old.since, times.p + times.s);
     if poll.nobody() && context.now < by_time {
         return Some(Turn::rest(vec![by_time]));
     }
     if !poll.is_unanimous() {
-        return None;
+        let message = poll.message(&format!("refuse {} yet", name(kind, &old.id)));
+        let exposed = Exposed { message, laggards: poll.laggards };
+        return Some(Turn { exposed: Some(exposed), ..Turn::default() });
     }
     let seen = context.observed.instances.iter().filter_map(|instance| instance.probe.as_ref().map(|probe| probe.at));
     let at = if poll.nobody() { by_time } else { seen.max().unwrap_or(context.now).max(old.since).min(context.now) };
-    let progress = Progress::new(reason::DISTRUSTED, format!("{} is refused everywhere", old.id));
+    let progress = Progress::new(reason::DISTRUSTED, format!("{} is refused everywhere", name(kind, &old.id)));
     Some(Turn::act(vec![Step::Refused { id: old.id.clone(), at }], vec![], progress))
 }

@@ -1,10 +1,11 @@
 //! The signing keys' ring. The next key is always in the JWK set already.
 
 use gaia_api::crd::{DistrustMode, reason};
-use gaia_api::names;
+use gaia_api::names::{self, annotation};
 use gaia_pki::{KeySpec, SigningAlgorithm};
 use jiff::Timestamp;
 
+use super::gate::Poll;
 use super::{Context, LONGEST_EMERGENCY_PUBLISHING, LONGEST_GRACE, Progress, Turn, name, started};
 use crate::Event;
 use crate::backoff::saturating_add;
@@ -32,7 +33,9 @@ pub(super) fn turn(context: &Context<'_, '_>) -> Turn {
         retire,
         settle_exposure,
     ];
-    Turn::of(context, &rules).or_else(context, || switch(context))
+    let turn = Turn::of(context, &rules).or_else(context, || switch(context));
+    let suspects = context.signing.trusted().filter_map(|key| Some((name(KIND, &key.id), key.distrust?.since)));
+    super::distrust::with_deadline(turn, suspects.map(|(what, since)| (what, saturating_add(since, LONGEST_GRACE))))
 }
 
 /// Before tokens may live longer, the ring must know it: old keys are kept for that long.
@@ -185,8 +188,8 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<SigningMaterial>) -> O
         let event = if old.distrust.is_some() { Event::warning(reason, message) } else { Event::new(reason, message) };
         Some(Turn::act(vec![step], vec![event], Progress::new(reason::RETIRING, format!("{what} is removed"))))
     };
-    if limit.is_some_and(|limit| now >= limit) {
-        return go("it was waited for long enough");
+    if let Some(limit) = limit.filter(|limit| now >= *limit) {
+        return go(&format!("its grace ended at {limit}"));
     }
     let Some(switched) = old.switched_time else {
         return Some(watch_issuer(context, old, limit));
@@ -194,7 +197,12 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<SigningMaterial>) -> O
     let life = std::time::Duration::from_secs(context.signing.max_ttl_high_water_seconds.unwrap_or_default());
     let safe = saturating_add(switched, times.p + life + times.s);
     if now >= safe {
-        return go("the last token it signed has ended");
+        let poll = not_switched(context, old);
+        if poll.is_unanimous() {
+            return go("the last token it signed has expired");
+        }
+        let left = poll.message(&format!("sign with key {}", active_id(context)));
+        return go(&format!("{} let it go on although {left}", annotation::ADVANCE_WITHOUT));
     }
     let message = format!("{what} signs no more; its last token has ended at {safe}");
     Some(Turn::wait(Progress::new(reason::RETIRING, message), limit.into_iter().chain([safe]).collect()))
@@ -203,20 +211,24 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<SigningMaterial>) -> O
 /// The switch is over when every instance of the issuer signs with the new key.
 fn watch_issuer(context: &Context<'_, '_>, old: &Generation<SigningMaterial>, limit: Option<Timestamp>) -> Turn {
     let times = context.times();
-    let kid = context.signing.active().map(|active| active.material.jwk.kid()).unwrap_or_default();
-    let id = crate::ring::short_id(kid);
-    let signer = names::token_signer(context.observed.name());
-    let uses_signer = |object: &ObjectKey| object.name == signer;
+    let what = name(KIND, &old.id);
+    let id = active_id(context);
     let floor = saturating_add(old.since, times.p + times.s);
     if !context.is_projected {
         let progress = Progress::new(reason::PUBLISHING, format!("{} is being handed to its issuer", name(KIND, &id)));
         return Turn::wait(progress, limit.into_iter().collect());
     }
-    let poll = context.poll(uses_signer, &Need::SigningKid(kid), old.since);
+    let poll = not_switched(context, old);
     let is_alone = poll.nobody() && context.now < floor;
     let advance = context.may_advance_without(&id);
     if (poll.is_unanimous() && !is_alone) || (advance && context.now >= floor) {
-        let progress = Progress::new(reason::RETIRING, format!("{} signs everywhere", name(KIND, &id)));
+        let message = if poll.is_unanimous() {
+            format!("{} signs everywhere", name(KIND, &id))
+        } else {
+            let left = poll.message(&format!("sign with key {id}"));
+            format!("{what} is retired without waiting, as {} asks for: {left}", annotation::ADVANCE_WITHOUT)
+        };
+        let progress = Progress::new(reason::RETIRING, message);
         let turn = Turn::act(vec![Step::Switched(old.id.clone())], vec![], progress);
         return Turn { thresholds: limit.into_iter().collect(), ..turn };
     }
@@ -229,11 +241,23 @@ fn watch_issuer(context: &Context<'_, '_>, old: &Generation<SigningMaterial>, li
     Turn::wait(progress, alarm.into_iter().chain(limit).chain([floor]).collect())
 }
 
+/// The instances of the token issuer that do not sign with the active key.
+fn not_switched(context: &Context<'_, '_>, old: &Generation<SigningMaterial>) -> Poll {
+    let kid = context.signing.active().map(|active| active.material.jwk.kid()).unwrap_or_default();
+    let signer = names::token_signer(context.observed.name());
+    context.poll(|object: &ObjectKey| object.name == signer, &Need::SigningKid(kid), old.since)
+}
+
+/// The short id of the key that signs.
+fn active_id(context: &Context<'_, '_>) -> String {
+    context.signing.active().map(|active| active.id.clone()).unwrap_or_default()
+}
+
 /// From the edit to the last refusal.
 fn settle_exposure(context: &Context<'_, '_>) -> Option<Turn> {
     let old = super::distrust::unsettled(&context.signing.generations).filter(|_| context.is_projected)?;
     let poll = context.poll(|_| true, &Need::NoKid(old.material.jwk.kid()), old.since);
-    super::distrust::settle(context, old, &poll)
+    super::distrust::settle(context, (KIND, old), poll)
 }
 
 /// Why the next key is due to sign, if it is, and whether it may.

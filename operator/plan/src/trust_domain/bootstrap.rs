@@ -1,19 +1,18 @@
 //! Making a ring's first generation, once (ROTATION rule 7).
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use gaia_api::crd::{TokenAlgorithm, reason};
-use gaia_api::names::annotation;
+use gaia_api::names::{self, annotation};
 use gaia_pki::KeySpec;
 use jiff::Timestamp;
 
-use super::Observed;
-use crate::certificate::key_spec;
+use super::brought::ca_material;
+use super::{Observed, RingView};
 use crate::handled::{Answer, Handled};
 use crate::object::{DesiredObject, OtherKeys, Template};
-use crate::ring::{MaterialRequest, Ring, RingKind, RingRequest};
-use crate::{Action, Refusal, limits, projection};
+use crate::ring::{Material, MaterialRequest, RingKind, RingRequest};
+use crate::{Action, Refusal, projection};
 
 /// The ring to make next: the CA's first.
 ///
@@ -43,7 +42,7 @@ pub(super) fn next(observed: &Observed<'_>, now: Timestamp) -> Result<Action, Re
         trust_domain: observed.name().to_owned(),
         spiffe_trust_domain: spec.trust_domain.clone(),
         material,
-        epoch: super::newest_projected(observed, kind).unwrap_or_default() + 1,
+        epoch: newest_epoch(observed, kind) + 1,
         revision,
         handled,
         object: desired_ring(observed, kind).create().with_event(reason::RING_CREATED, message),
@@ -63,20 +62,18 @@ pub(super) fn repairs(observed: &Observed<'_>) -> Vec<Action> {
         .collect()
 }
 
-/// Whether the CA that was brought can (still) be used.
-pub(super) fn check_brought_ca(observed: &Observed<'_>) -> Result<(), Refusal> {
-    match (&observed.domain.spec.ca.existing_secret_ref, &observed.brought_ca) {
-        (Some(secret), Some(Err(why))) => Err(ca_invalid(observed, &secret.name, why)),
-        _ => Ok(()),
-    }
-}
-
 /// A new ring is made only if the ring, its copy, the trust ConfigMap and leaves of this TrustDomain are all absent, or
-/// if a person said so for this very TrustDomain.
+/// if the annotation `gaia.dev/bootstrap` names this TrustDomain and the epoch of the ring that is missing. The new ring's
+/// epoch is later, so that the annotation is good for one loss only.
 fn may_bootstrap(observed: &Observed<'_>, kind: RingKind) -> Result<(), Refusal> {
     let meta = &observed.domain.metadata;
     let asked = meta.annotations.as_ref().and_then(|annotations| annotations.get(annotation::BOOTSTRAP));
-    if asked.is_some() && asked == meta.uid.as_ref() {
+    let uid = meta.uid.as_deref().unwrap_or_default();
+    let is_asked = |asked: &String| {
+        let mut parts = asked.split(',').map(str::trim);
+        parts.next() == Some(uid) && parts.any(|part| part == ring_at_epoch(observed, kind))
+    };
+    if !uid.is_empty() && asked.is_some_and(is_asked) {
         return Ok(());
     }
     let copy_exists = match kind {
@@ -92,76 +89,71 @@ fn may_bootstrap(observed: &Observed<'_>, kind: RingKind) -> Result<(), Refusal>
     if found.is_empty() {
         return Ok(());
     }
+    let td = observed.name();
+    let restore = restorable_epoch(observed, kind).map_or_else(
+        || format!("Restore the Secret from a backup (its copy {} cannot be used)", previous(observed, kind)),
+        |epoch| {
+            let asked = format!("{}={}@{epoch}", annotation::RESTORE, short_name(kind));
+            format!(
+                "Restore it from its copy {}, which loses nothing: kubectl annotate td {td} --overwrite {asked}; or \
+                 restore the Secret from a backup",
+                previous(observed, kind)
+            )
+        },
+    );
+    let missing = [(RingKind::Ca, observed.ca.facts()), (RingKind::SigningKeys, observed.signing.facts())];
+    let missing = missing.into_iter().filter(|(_, facts)| facts.is_none());
+    let missing: String = missing.map(|(kind, _)| format!(",{}", ring_at_epoch(observed, kind))).collect();
     Err(Refusal::stalled(
         reason::RING_MISSING,
         format!(
             "Secret {}/{} is missing although {}: nothing is made anew, because everything that trusts the lost keys \
-             would break. Restore the Secret from a backup, or annotate the TrustDomain with {}={} to start over",
+             would break. {restore}. Only if neither is possible, start over, which breaks every connection until all \
+             pods have new certificates: annotation {}={uid}{missing}",
             observed.operator_namespace,
             observed.ring_key(kind).name,
             found.join(" and "),
             annotation::BOOTSTRAP,
-            meta.uid.as_deref().unwrap_or("<its uid>")
         ),
     ))
 }
 
-/// The CA that a spec asks for: a new one, or the one in the Secret that it names.
-///
-/// # Errors
-/// It cannot be had.
-pub(crate) fn ca_material(observed: &Observed<'_>, now: Timestamp) -> Result<MaterialRequest, Refusal> {
-    let spec = &observed.domain.spec;
-    let Some(secret) = &spec.ca.existing_secret_ref else {
-        return Ok(MaterialRequest::NewCa {
-            key: key_spec(&spec.ca.private_key.clone().unwrap_or_default()),
-            life_seconds: spec.ca.duration().value().as_secs(),
-        });
+/// `ca@7`: a ring that is missing, and the newest epoch that is known of it.
+fn ring_at_epoch(observed: &Observed<'_>, kind: RingKind) -> String {
+    format!("{}@{}", short_name(kind), newest_epoch(observed, kind))
+}
+
+/// The newest epoch that is known of a ring that is missing: by its copy, and by what was made from it.
+fn newest_epoch(observed: &Observed<'_>, kind: RingKind) -> u64 {
+    let copied = match kind {
+        RingKind::Ca => observed.ca_copy.ring().map(|ring| ring.epoch),
+        RingKind::SigningKeys => observed.signing_copy.ring().map(|ring| ring.epoch),
     };
-    match &observed.brought_ca {
-        Some(Ok(ca)) if spec.ca.distrusted.iter().any(|entry| entry.fingerprint == ca.fingerprint) => {
-            Err(Refusal::stalled(
-                reason::CA_DISTRUSTED,
-                format!(
-                    "spec.ca.distrusted: CA {} is the only one in spec.ca.existingSecretRef; put another one into \
-                     Secret {}/{} first",
-                    crate::ring::short_id(&ca.fingerprint),
-                    observed.operator_namespace,
-                    secret.name
-                ),
-            ))
-        }
-        Some(Ok(ca)) => {
-            let left = Duration::try_from(ca.not_after.duration_since(now)).unwrap_or_default();
-            let leaf = spec.certificate_defaults.duration.value();
-            let needed = limits::least_life_left(leaf, &spec.propagation);
-            // It is accepted in place of one that ends earlier: nothing that runs is left to expire.
-            let active = observed.ca.ring().and_then(Ring::active);
-            let is_longer = active.is_some_and(|active| ca.not_after > active.material.not_after && ca.not_after > now);
-            // The message names the end and not the life that is left: it must not change from look to look.
-            if left < needed && !is_longer {
-                let needed = limits::text(needed);
-                let end = ca.not_after;
-                let message = format!(
-                    "spec.ca.existingSecretRef: the CA in Secret {}/{} ends at {end}, too soon for certificates of {}: \
-                     it must be in force for at least 2(longest certificate + propagation.minDelay + \
-                     propagation.deadline) + propagation.minDelay + 2 propagation.clockSkew = {needed}",
-                    observed.operator_namespace,
-                    secret.name,
-                    limits::text(leaf)
-                );
-                return Err(Refusal::stalled(reason::DURATION_NOT_POSSIBLE, message));
-            }
-            Ok(MaterialRequest::ExistingCa { secret: secret.name.clone(), fingerprint: ca.fingerprint.clone() })
-        }
-        Some(Err(why)) => Err(ca_invalid(observed, &secret.name, why)),
-        None => Err(ca_invalid(observed, &secret.name, "it was not read yet")),
+    super::newest_projected(observed, kind).max(copied).unwrap_or_default()
+}
+
+/// The epoch of a ring's copy, if the ring can be restored from it.
+fn restorable_epoch(observed: &Observed<'_>, kind: RingKind) -> Option<u64> {
+    fn of<M: Material + Clone>(copy: &RingView<'_, M>) -> Option<u64> {
+        let copy = copy.ring()?;
+        copy.restored(None, copy.epoch, Timestamp::UNIX_EPOCH).is_ok().then_some(copy.epoch)
+    }
+    match kind {
+        RingKind::Ca => of(&observed.ca_copy),
+        RingKind::SigningKeys => of(&observed.signing_copy),
     }
 }
 
-fn ca_invalid(observed: &Observed<'_>, secret: &str, why: &str) -> Refusal {
-    let namespace = observed.operator_namespace;
-    Refusal::stalled(reason::CA_INVALID, format!("spec.ca.existingSecretRef: Secret {namespace}/{secret}: {why}"))
+fn previous(observed: &Observed<'_>, kind: RingKind) -> String {
+    names::previous(&observed.ring_key(kind).name)
+}
+
+/// A ring's name in annotations.
+fn short_name(kind: RingKind) -> &'static str {
+    match kind {
+        RingKind::Ca => "ca",
+        RingKind::SigningKeys => "signing",
+    }
 }
 
 /// A ring's Secret without its content.

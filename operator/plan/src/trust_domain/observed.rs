@@ -14,7 +14,7 @@ use crate::certificate::{LeafFacts, issued_as_noted};
 use crate::epoch::EpochMacs;
 use crate::instance::{Instances, Target};
 use crate::object::{Held, ObjectFacts, ObjectKey};
-use crate::ring::{CaMaterial, Ring, RingError, RingKind, SigningMaterial};
+use crate::ring::{CaMaterial, CaPath, Ring, RingError, RingKind, SigningMaterial};
 
 /// Everything a decision about one TrustDomain rests on.
 #[derive(Debug, Clone)]
@@ -257,13 +257,19 @@ impl<'a, M> RingView<'a, M> {
     }
 }
 
-/// A CA brought from outside, judged usable.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The CA in `existingSecretRef`: it can be read, and each of its certificates is in force.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BroughtCa {
     /// Lower-case hex SHA-256 of its certificate's DER.
     pub fingerprint: String,
     /// When the first certificate of its chain ends.
     pub not_after: Timestamp,
+    /// Its certificates.
+    pub path: CaPath,
+    /// Why peers refuse every certificate that it signs, if they do.
+    pub refused: Option<String>,
+    /// What only strict peers refuse.
+    pub not_strict: Vec<String>,
 }
 
 /// The Secret `<td>-token-signer`.

@@ -36,7 +36,9 @@ pub(super) fn status(observed: &Observed<'_>, decision: &Decision, now: Timestam
     warnings.extend(decision.warnings.iter().cloned());
     warnings.extend(token_issuer_not_found(observed));
     conditions.extend(report.warnings(warnings));
-    let (laggards, laggard_count) = named(ca.into_iter().chain(signing).flat_map(|progress| &progress.laggards));
+    let exposed = || [&decision.ca, &decision.signing].into_iter().filter_map(|turn| turn.exposed.as_ref());
+    let waited_for = ca.into_iter().chain(signing).flat_map(|progress| &progress.laggards);
+    let (laggards, laggard_count) = named(waited_for.chain(exposed().flat_map(|exposed| &exposed.laggards)));
     let (reason, message) = headline(&conditions);
     TrustDomainStatus {
         observed_generation: domain.metadata.generation,
@@ -52,7 +54,7 @@ pub(super) fn status(observed: &Observed<'_>, decision: &Decision, now: Timestam
         rotating: Some(what_rotates(ca.is_some(), signing.is_some()).to_owned()),
         laggards,
         laggard_count: (laggard_count > 0).then(|| i32::try_from(laggard_count).unwrap_or(i32::MAX)),
-        exposure: exposure(observed),
+        exposure: exposure(observed, exposed().map(|exposed| exposed.message.clone()).collect()),
         reason,
         message,
         conditions,
@@ -94,7 +96,7 @@ fn what_rotates(ca: bool, signing: bool) -> &'static str {
 }
 
 /// The measured exposure of the last compromise: until the last ring is through with it.
-fn exposure(observed: &Observed<'_>) -> Option<Exposure> {
+fn exposure(observed: &Observed<'_>, exposed: Vec<String>) -> Option<Exposure> {
     let of_ca = observed.ca.ring().into_iter().flat_map(|ring| ring.generations.iter().filter_map(|g| g.distrust));
     let of_keys =
         observed.signing.ring().into_iter().flat_map(|ring| ring.generations.iter().filter_map(|g| g.distrust));
@@ -105,7 +107,10 @@ fn exposure(observed: &Observed<'_>) -> Option<Exposure> {
     let same: Vec<&Distrust> = marks.iter().filter(|mark| mark.since >= window).collect();
     let from = same.iter().map(|mark| mark.since).min()?;
     let until = same.iter().map(|mark| mark.refused_time).collect::<Option<Vec<_>>>();
-    Some(Exposure { from, until: until.and_then(|times| times.into_iter().max()) })
+    let until = until.and_then(|times| times.into_iter().max());
+    let message = Some(exposed.join("; ")).filter(|message| until.is_none() && !message.is_empty());
+    let message = message.map(|message| message.chars().take(MAX_MESSAGE).collect());
+    Some(Exposure { from, until, message })
 }
 
 /// From when on the CA is about to end: when its successor would have to be on its way.
@@ -132,6 +137,17 @@ fn token_issuer_not_found(observed: &Observed<'_>) -> Option<Warning> {
 
 fn ready(observed: &Observed<'_>, now: Timestamp) -> Result<String, (&'static str, String)> {
     let active = (observed.ca.ring().and_then(Ring::active), observed.signing.ring().and_then(Ring::active));
+    let leaked = observed.ca.ring().filter(|ring| ring.active().is_none()).and_then(|ring| {
+        ring.generations.iter().filter(|generation| generation.state == State::Distrusted).max_by_key(|g| g.since)
+    });
+    if let Some(leaked) = leaked {
+        let message = format!(
+            "CA {} was distrusted, and there is no other one: nothing is signed; put a CA with a new key into the Secret \
+             of spec.ca.existingSecretRef",
+            leaked.id
+        );
+        return Err((reason::CA_DISTRUSTED, message));
+    }
     let (Some(ca), Some(_)) = active else {
         return Err((reason::TRUST_DOMAIN_NOT_READY, "there is no CA and no signing key yet".to_owned()));
     };
@@ -210,4 +226,6 @@ fn safe_to_remove<M>(observed: &Observed<'_>, generation: &Generation<M>, life: 
 }
 
 const NAMED_LAGGARDS: usize = 10;
+/// As the schema allows.
+const MAX_MESSAGE: usize = 2048;
 const SAME_COMPROMISE: Duration = Duration::from_secs(60);

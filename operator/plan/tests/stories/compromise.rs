@@ -198,17 +198,17 @@ fn a_leaked_next_ca_is_dropped_and_a_removed_one_marked_so_that_no_restore_bring
 }
 
 #[test]
-fn the_only_ca_of_ones_own_is_distrusted_once_another_is_there() {
+fn the_only_ca_of_ones_own_is_distrusted_at_once_and_never_taken_again() {
     let mut world = issuer_in("auth", "auth-service");
     world.edit_domain(TD, |found| found.spec.ca.existing_secret_ref = Some(SecretRef { name: "our-ca".to_owned() }));
     world.brought = brought(1, "2030-01-01T00:00:00Z");
     world.settle();
     let leaked = active_ca(&world);
     distrust_ca(&mut world, &leaked, DistrustMode::Immediate);
-    assert_eq!(world.states(true), "Active");
+    assert_eq!(world.states(true), "Distrusted");
     let message = says(&world, &domain(), "Stalled", "True", "CADistrusted");
-    assert!(message.contains("is the only one in spec.ca.existingSecretRef; put another one into"), "{message}");
-    says(&world, &domain(), "Ready", "True", "Ready");
+    assert!(message.contains("is distrusted; put a CA with a new key into Secret"), "{message}");
+    says(&world, &domain(), "Ready", "False", "CADistrusted");
     world.brought = brought(2, "2030-01-01T00:00:00Z");
     world.settle();
     assert_eq!(world.states(true), "Distrusted, Active");

@@ -118,8 +118,9 @@ fn a_ring_that_is_lost_is_not_made_anew_until_a_person_says_so(#[case] ring: &st
     // and so does a person who wants to start over.
     world.remove(&key);
     world.settle();
-    let uid = world.domains[TD].metadata.uid.clone().unwrap();
-    allow(&mut world, uid);
+    let message = says(&world, &domain(), "Stalled", "True", "RingMissing");
+    let asked = message.split_once("gaia.dev/bootstrap=").unwrap().1.to_owned();
+    allow(&mut world, asked);
     world.settle();
     says(&world, &domain(), "Ready", "True", "Ready");
     says(&world, &certificate("shop", "web"), "Ready", "True", "Ready");

@@ -156,9 +156,9 @@ fn a_bootstrap_is_not_led_astray_by_an_epoch_that_a_tenant_wrote() {
         world.objects.remove(&ring);
     }
     world.settle();
-    says(&world, &domain(), "Stalled", "True", "RingMissing");
-    let uid = world.domains[TD].metadata.uid.clone().unwrap();
-    annotate(&mut world, annotation::BOOTSTRAP, &uid);
+    let message = says(&world, &domain(), "Stalled", "True", "RingMissing");
+    let asked = message.split_once("gaia.dev/bootstrap=").unwrap().1.to_owned();
+    annotate(&mut world, annotation::BOOTSTRAP, &asked);
     assert!(world.ca_ring(TD).unwrap().epoch < 100);
     says(&world, &domain(), "Ready", "True", "Ready");
 }

@@ -243,7 +243,7 @@ impl World {
         }
         let meta = self.domains.get(name).map(|domain| domain.metadata.clone()).unwrap_or_default();
         let asked = meta.annotations.as_ref().and_then(|all| all.get(annotation::BOOTSTRAP));
-        if asked.is_some() && asked == meta.uid.as_ref() {
+        if asked.zip(meta.uid.as_ref()).is_some_and(|(asked, uid)| asked.starts_with(&format!("{uid},"))) {
             return;
         }
         let ring = match request.material {

@@ -56,6 +56,8 @@ pub(crate) struct World {
     pub(crate) memory: Memory,
     /// The CA in the Secret of `existingSecretRef`.
     pub(crate) brought: Option<Result<BroughtCa, String>>,
+    /// Chain and root (PEM) of CAs that have real certificates, by fingerprint.
+    pub(crate) pems: BTreeMap<String, (String, String)>,
     /// What was done.
     pub(crate) log: Vec<Done>,
     /// Invariant number (0: a rule without one) and what was against it.
@@ -199,6 +201,7 @@ impl World {
             objects: BTreeMap::new(),
             memory: Memory::default(),
             brought: None,
+            pems: BTreeMap::new(),
             log: vec![],
             violations: vec![],
             fail_next: 0,

@@ -407,7 +407,10 @@ pub(super) fn is_labelled(stored: &Stored) -> bool {
 }
 
 /// A ring with the key of every generation that is trusted.
-fn parse<M: serde::de::DeserializeOwned>(stored: &Stored, id: impl Fn(&M) -> String) -> Result<Ring<M>, RingError> {
+fn parse<M: serde::de::DeserializeOwned + gaia_plan::ring::Material>(
+    stored: &Stored,
+    id: impl Fn(&M) -> String,
+) -> Result<Ring<M>, RingError> {
     let json = stored.content.get(key::RING).ok_or_else(|| RingError::Corrupt("it is missing".to_owned()))?;
     let ring = Ring::<M>::parse(json.as_bytes())?;
     for generation in ring.trusted().filter(|generation| !stored.is_copy || generation.distrust.is_none()) {

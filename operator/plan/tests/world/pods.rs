@@ -293,6 +293,7 @@ impl World {
             (sight, Some((serial, leaf))) => {
                 let spiffe_id = SpiffeId::workload("gaia.local", &pod.namespace, &pod.name);
                 let report = IdentityReport {
+                    enforces: vec![gaia_api::identity::ENFORCES_ISSUERS.to_owned()],
                     schema_version: SCHEMA_VERSION,
                     instance: pod.uid.clone(),
                     started_at: pod.started.unwrap_or(self.now),

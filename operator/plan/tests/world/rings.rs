@@ -9,8 +9,8 @@ use gaia_plan::Action;
 use gaia_plan::backoff::{saturating_add, saturating_sub};
 use gaia_plan::object::ObjectKey;
 use gaia_plan::ring::{
-    CaMaterial, FORMAT_VERSION, Generation, Material, MaterialRequest, Ring, RingKind, RingRequest, SigningMaterial,
-    State, short_id,
+    CaMaterial, CaPath, FORMAT_VERSION, Generation, Material, MaterialRequest, Ring, RingKind, RingRequest,
+    SigningMaterial, State, short_id,
 };
 use gaia_plan::transition::{Restore, Step, Transition};
 use serde::Serialize;
@@ -85,16 +85,21 @@ impl World {
             }
             other => return Err(WriteError::Refused(format!("a CA cannot be made of a {other}"))),
         };
+        let fake = || (format!("CHAIN {fingerprint}\n"), format!("ROOT {fingerprint}\n"));
+        let (chain, root) = self.pems.get(&fingerprint).cloned().unwrap_or_else(fake);
+        let read = |pem: &str| gaia_pki::Certificate::chain_from_pem(pem.as_bytes()).ok();
+        let root_fingerprint = read(&root).map(|root| root[0].fingerprint()).filter(|root| *root != fingerprint);
         Ok(CaMaterial {
-            chain: format!("CHAIN {fingerprint}\n"),
-            root: format!("ROOT {fingerprint}\n"),
-            root_fingerprint: None,
+            chain,
+            root,
+            root_fingerprint,
             subject_id: None,
             not_before: saturating_sub(self.now, Duration::from_secs(300)),
             fingerprint,
             not_after,
             key,
             brought,
+            path: CaPath::default(),
         })
     }
 
@@ -177,7 +182,8 @@ impl World {
         for generation in &after.generations {
             // What was made in this transition has its key; of all others it must still be there.
             let is_new = !self.objects[key].content[key::RING].contains(generation.material.name());
-            if is_new {
+            let is_put_back = generation.state == State::Staged && !keys.contains_key(&generation.private_key_name());
+            if is_new || is_put_back {
                 keys.insert(generation.private_key_name(), format!("KEY {}", generation.material.name()));
             }
         }

@@ -378,7 +378,8 @@ pub(super) fn brought(number: Option<u64>) -> Result<BroughtCa, String> {
     let number = number.ok_or_else(|| "the CA key does not belong to the certificate".to_owned())?;
     let days = i64::try_from(number % 5).unwrap_or(0) * 200 + 1;
     let not_after = start().checked_add(jiff::SignedDuration::from_hours(days * 24)).unwrap();
-    Ok(BroughtCa { fingerprint: gaia_pki::sha256_hex(format!("brought {number}").as_bytes()), not_after })
+    let fingerprint = gaia_pki::sha256_hex(format!("brought {number}").as_bytes());
+    Ok(BroughtCa { fingerprint, not_after, ..BroughtCa::default() })
 }
 
 fn pick<T: Clone>(all: &[T], which: usize) -> Option<T> {

@@ -148,6 +148,7 @@ fn subject(address: SocketAddr, root: &Certificate) -> Subject {
 
 fn report(schema_version: u32, kids: usize) -> Vec<u8> {
     let report = IdentityReport {
+        enforces: vec![],
         schema_version,
         instance: "5e1f".to_owned(),
         started_at: now(),

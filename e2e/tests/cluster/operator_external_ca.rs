@@ -1,0 +1,98 @@
+//! Bring-your-own CAs (`spec.ca.existingSecretRef`): a new certificate, a renewed one, and one that leaked.
+
+use std::time::Duration;
+
+use crate::common::chronicle::{Chronicle, name_in};
+use crate::common::openssl::{CA_EXTENSIONS, OpenSsl};
+use crate::common::{OPERATOR_NAMESPACE, SOON, Scene};
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn a_new_certificate_in_the_secret_is_rotated_to() {
+    let Some(scene) = Scene::begin().await else { return };
+    let (openssl, seen) = begin(&scene).await;
+    scene.patch_in(OPERATOR_NAMESPACE, "Secret", &secret_of(&scene), pair(&openssl, "second", "second")).await;
+    // The Secret is not watched: it is read every ten seconds.
+    seen.wait_for_states("ca", &["Removed", "Active"]).await;
+    scene.wait_rotated().await;
+    assert_eq!(name_in(&seen.ring("ca"), "Active").unwrap(), openssl.fingerprint(&openssl.read("second.crt")).await);
+    openssl.verify(&openssl.read("second.crt"), &scene.secret_text("worker-tls", "tls.crt").await).await;
+    assert_eq!(scene.trust("ca.crt").await.matches("BEGIN CERTIFICATE").count(), 1);
+    ends_well(scene, seen).await;
+}
+
+/// Kind: a CA found by name or key. Renewed with both, every certificate was issued anew without end.
+#[tokio::test]
+async fn a_certificate_renewed_with_key_and_name_is_rotated_to_once_and_the_writes_end() {
+    let Some(scene) = Scene::begin().await else { return };
+    let (openssl, seen) = begin(&scene).await;
+    let subject = ["-subj", "/CN=first", "-days", "3100", "-out", "renewed.crt"];
+    openssl.run(&[&["req", "-x509", "-new", "-key", "first.key"][..], &subject, &CA_EXTENSIONS].concat()).await;
+    scene.patch_in(OPERATOR_NAMESPACE, "Secret", &secret_of(&scene), pair(&openssl, "renewed", "first")).await;
+    seen.wait_for_states("ca", &["Removed", "Active"]).await;
+    scene.wait_rotated().await;
+    assert_eq!(name_in(&seen.ring("ca"), "Active").unwrap(), openssl.fingerprint(&openssl.read("renewed.crt")).await);
+    openssl.verify(&openssl.read("renewed.crt"), &scene.secret_text("worker-tls", "tls.crt").await).await;
+    let revision = seen.revision("worker-tls");
+    assert!(revision <= 2, "issued {revision} times");
+    let mark = scene.mark().await;
+    // The fault wrote every two seconds.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(scene.writes(mark).await, [""; 0]);
+    scene.wait_ready("ServiceCertificate", &["worker"]).await;
+    ends_well(scene, seen).await;
+}
+
+#[tokio::test]
+async fn the_only_ca_is_refused_after_a_distrust_once_there_is_another() {
+    let Some(scene) = Scene::begin().await else { return };
+    let (openssl, seen) = begin(&scene).await;
+    let domain = scene.domain.clone();
+    let before = scene.trust("ca.crt").await;
+    let leaked = name_in(&seen.ring("ca"), "Active").unwrap();
+    let listed = json!({ "spec": { "ca": { "distrusted": [{ "fingerprint": leaked }] } } });
+    scene.patch("TrustDomain", &domain, listed).await;
+    let secret = secret_of(&scene);
+    let next_step = format!("put a CA with a new key into Secret {OPERATOR_NAMESPACE}/{secret}");
+    scene.wait_for_message("Stalled", "CADistrusted", &next_step).await;
+    assert_eq!(name_in(&seen.ring("ca"), "Active"), Some(leaked), "there is no other one");
+    assert_eq!(scene.trust("ca.crt").await, before);
+    assert_eq!(scene.condition("TrustDomain", &domain, "Ready").await.unwrap().status, "True");
+
+    scene.patch_in(OPERATOR_NAMESPACE, "Secret", &secret, pair(&openssl, "second", "second")).await;
+    seen.wait_for_states("ca", &["Distrusted", "Active"]).await;
+    scene.wait_rotated().await;
+    scene.wait_for("TrustDomain", &domain, "Stalled=False", "Settled", SOON).await;
+    openssl.verify(&openssl.read("second.crt"), &scene.secret_text("worker-tls", "tls.crt").await).await;
+    assert_eq!(scene.trust("ca.crt").await, openssl.read("second.crt"), "the one that leaked is trusted no more");
+    ends_well(scene, seen).await;
+}
+
+/// A TrustDomain whose CA is `first`; `second` is another one.
+async fn begin(scene: &Scene) -> (OpenSsl, Chronicle) {
+    let openssl = OpenSsl::new();
+    for name in ["first", "second"] {
+        openssl.self_signed(name, &format!("/CN={name}"), &[&["-days", "3000"][..], &CA_EXTENSIONS].concat()).await;
+    }
+    let secret = secret_of(scene);
+    let data = pair(&openssl, "first", "first")["stringData"].clone();
+    scene.create(scene.secret(OPERATOR_NAMESPACE, &secret, "Opaque", data)).await;
+    let spec = json!({ "ca": { "existingSecretRef": { "name": secret } }, "tokens": { "maxTTL": "10s" } });
+    let seen = scene.rotating(spec, "1s").await;
+    (openssl, seen)
+}
+
+fn secret_of(scene: &Scene) -> String {
+    format!("{}-brought", scene.domain)
+}
+
+fn pair(openssl: &OpenSsl, certificate: &str, key: &str) -> Value {
+    let (certificate, key) = (openssl.read(&format!("{certificate}.crt")), openssl.read(&format!("{key}.key")));
+    json!({ "stringData": { "tls.crt": certificate, "tls.key": key } })
+}
+
+async fn ends_well(scene: Scene, seen: Chronicle) {
+    seen.catch_up().await;
+    seen.nothing_twice();
+    scene.end().await;
+}
