@@ -8,6 +8,8 @@ mod clock_jump;
 mod common;
 mod gateway_load;
 mod gitops;
+mod isolation;
+mod isolation_support;
 mod load;
 mod load_support;
 mod migration;
