@@ -1,12 +1,14 @@
 //! One odd object costs one object: objects that a schema accepts and a type of ours might not, made from the schemas.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::common::Scene;
+use crate::common::{Plane, SOON, Scene};
 use crate::isolation_support::deviation::{deviations, filled};
-use crate::isolation_support::full;
+use crate::isolation_support::{full, odd, path_of};
 use futures::{StreamExt as _, stream};
 use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain};
+use gaia_e2e::OperatorProcess;
+use gaia_e2e::wait::{self, Seen};
 use http::Request;
 use http::header::CONTENT_TYPE;
 use kube::CustomResourceExt;
@@ -32,6 +34,81 @@ async fn what_the_schema_accepts_the_types_accept() {
     scene.end().await;
 }
 
+/// ISOLATION rule 1: one object costs one object, also after a restart, and it is named.
+#[tokio::test]
+async fn odd_objects_of_every_kind_stop_nothing() {
+    let Some(plane) = Plane::own(&[]).await else { return };
+    let operator = plane.start_operator().await;
+    let scene = plane.scene().await;
+    let _seen = scene.rotating(json!({ "tokens": { "maxTTL": "10s" } }), "1s").await;
+    scene.create(scene.service("orders", json!({}))).await;
+    scene.wait_ready("GaiaService", &["orders"]).await;
+
+    odd::widen_definitions(&scene).await;
+    let unreadable = odd::custom_resources(&scene).await;
+    let accepted = odd::built_in_objects(&scene).await;
+    println!(
+        "{} custom resources that cannot be read; of the others the API server accepts {accepted:?}",
+        unreadable.len()
+    );
+    assert!(accepted.iter().all(|(_, count)| *count > 0), "{accepted:?}");
+    names_them(&scene, &operator, &unreadable).await;
+    everything_works(&scene, 2).await;
+
+    operator.restart().unwrap();
+    operator.wait_ready(SOON).await.unwrap();
+    names_them(&scene, &operator, &unreadable).await;
+    everything_works(&scene, 3).await;
+    scene.end().await;
+}
+
+/// Each object is in a line of the log and, where its status holds conditions, in one of those; the metric counts them.
+async fn names_them(scene: &Scene, operator: &OperatorProcess, unreadable: &[odd::Odd]) {
+    let counted = async || {
+        let refused = odd::names_of_unreadable(scene).await;
+        let Ok(metrics) = operator.metrics().await else { return Seen::NotYet("no metrics".to_owned()) };
+        let line = |(kind, names): (&&str, &BTreeSet<String>)| {
+            format!("gaia_unreadable_objects{{kind=\"{kind}\"}} {}", names.len())
+        };
+        let missing: Vec<String> =
+            refused.iter().map(line).filter(|line| !metrics.lines().any(|found| found == line)).collect();
+        if missing.is_empty() { Seen::Yes(refused) } else { Seen::NotYet(format!("missing: {missing:?}")) }
+    };
+    let refused = wait::until("the metric counts them", SOON, counted).await.unwrap();
+    let log = std::fs::read_to_string(operator.log()).unwrap();
+    for odd in unreadable.iter().filter(|odd| refused[odd.kind].contains(&odd.name)) {
+        let named = |line: &str| line.contains("an object cannot be read") && line.contains(&odd.name);
+        assert!(log.lines().any(named), "{} {} with {} is not in the log", odd.kind, odd.name, odd.deviation);
+        if odd.deviation.starts_with("/spec") {
+            scene.wait_for(odd.kind, &odd.name, "Stalled=True", "ObjectUnreadable", SOON).await;
+        }
+    }
+    assert!(refused.values().all(|names| names.len() > 50), "{refused:?}");
+}
+
+/// Certificates are issued, repaired and rotated.
+async fn everything_works(scene: &Scene, revision: u32) {
+    let name = format!("new-{revision}");
+    scene.create(scene.certificate(&name, json!({}))).await;
+    scene.create(scene.service(&format!("service-{revision}"), json!({}))).await;
+    scene.wait_ready("ServiceCertificate", &[&name, "worker"]).await;
+    scene.wait_ready("GaiaService", &[&format!("service-{revision}"), "orders"]).await;
+    scene.delete("Secret", "worker-tls").await;
+    let repaired = async || scene.leaf_is_whole("worker-tls").await;
+    wait::until("worker-tls is there again", SOON, repaired).await.unwrap();
+    for (part, id) in [("ca", "/ca/active/id"), ("tokens", "/signingKeys/active/id")] {
+        let id = |status: &Value| status.pointer(id).cloned();
+        let before = scene.get("TrustDomain", &scene.domain).await.unwrap()["status"].clone();
+        scene.raise(part, revision).await;
+        let rotated = async || {
+            let status = scene.get("TrustDomain", &scene.domain).await.unwrap()["status"].clone();
+            if id(&status) == id(&before) { Seen::NotYet(status.to_string()) } else { Seen::Yes(()) }
+        };
+        wait::until(&format!("the rotation of {part} has begun"), SOON, rotated).await.unwrap();
+        scene.wait_rotated().await;
+    }
+}
+
 /// The deviations of spec and status that the API server accepts and the type does not, with the type's error.
 async fn unread<K: DeserializeOwned + CustomResourceExt>(scene: &Scene, base: Value) -> BTreeMap<String, String> {
     let definition = serde_json::to_value(K::crd()).unwrap();
@@ -39,7 +116,7 @@ async fn unread<K: DeserializeOwned + CustomResourceExt>(scene: &Scene, base: Va
     let kind = base["kind"].as_str().unwrap().to_owned();
     let api = &scene.api(&kind, base["metadata"]["namespace"].as_str());
     let created = serde_json::to_value(scene.create(base.clone()).await).unwrap();
-    let path = &status_path(&created);
+    let path = &format!("{}/status?dryRun=All", path_of(&created, true));
     let mut whole = created.clone();
     whole["status"] = filled(&schema["status"]);
     try_status(scene, path, &whole["status"]).await.expect("a status with every field");
@@ -72,13 +149,6 @@ async fn try_status(scene: &Scene, path: &str, status: &Value) -> Result<Value, 
     let patch = json!([{ "op": "add", "path": "/status", "value": status }]);
     let request = Request::patch(path).header(CONTENT_TYPE, "application/json-patch+json");
     scene.client.request(request.body(serde_json::to_vec(&patch).unwrap()).unwrap()).await
-}
-
-fn status_path(object: &Value) -> String {
-    let meta = &object["metadata"];
-    let place = meta["namespace"].as_str().map_or(String::new(), |namespace| format!("namespaces/{namespace}/"));
-    let resource = format!("{}s", object["kind"].as_str().unwrap().to_lowercase());
-    format!("/apis/gaia.dev/v1alpha1/{place}{resource}/{}/status?dryRun=All", meta["name"].as_str().unwrap())
 }
 
 fn dry_run() -> PostParams {

@@ -124,6 +124,7 @@ async fn what_leaked_stays_distrusted_whatever_is_restored_and_its_key_is_nowher
     scene.patch("TrustDomain", &domain, json!({ "spec": { "ca": { "distrusted": listed } } })).await;
     is_refused(&seen).await;
     scene.wait_rotated().await;
+    signing_keys_are_settled(&seen).await;
     let bundle = scene.trust("ca.crt").await;
     keys_are_gone(&scene, &id).await;
 
@@ -399,6 +400,20 @@ async fn is_refused(seen: &Chronicle) {
         } else {
             Seen::NotYet(ring.to_string())
         }
+    })
+    .await
+    .unwrap();
+}
+
+/// Waits until the next signing key is published and what leaked is refused: neither is a rotation that is waited for.
+async fn signing_keys_are_settled(seen: &Chronicle) {
+    wait::until("the signing keys are settled", SOON, async || {
+        let ring = seen.ring("signing");
+        let mut all = ring["generations"].as_array().unwrap().iter();
+        let waits = |key: &Value| {
+            key["state"] == "Staged" || (key["state"] == "Distrusted" && !key["distrust"]["refusedTime"].is_string())
+        };
+        if all.any(waits) { Seen::NotYet(ring.to_string()) } else { Seen::Yes(()) }
     })
     .await
     .unwrap();

@@ -57,6 +57,27 @@ pub fn service(namespace: &str, name: &str, domain: &str) -> Value {
     } })
 }
 
+/// A pod that mounts trust and certificate in every way.
+pub fn pod(domain: &str) -> Value {
+    let trust = format!("{domain}-trust");
+    let variable = json!([{ "name": "A", "valueFrom": { "secretKeyRef": { "name": "worker-tls", "key": "tls.crt", "optional": true } } }]);
+    let container = json!({ "name": "app", "image": "example.com/app:1", "env": variable,
+        "envFrom": [{ "configMapRef": { "name": trust, "optional": true } }],
+        "volumeMounts": [{ "name": "gaia", "mountPath": "/etc/gaia", "subPath": "ca.crt" }] });
+    let mut sidecar = container.clone();
+    (sidecar["name"], sidecar["restartPolicy"]) = (json!("side"), json!("Always"));
+    json!({ "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": "odd", "labels": { "app": "a" }, "annotations": { "gaia.dev/nudge": "1" }, "finalizers": ["example.com/a"] },
+        "spec": { "containers": [container], "initContainers": [sidecar], "serviceAccountName": "default",
+            "restartPolicy": "Always", "terminationGracePeriodSeconds": 30, "automountServiceAccountToken": false,
+            "volumes": [
+                { "name": "gaia", "projected": { "defaultMode": 292, "sources": [
+                    { "secret": { "name": "worker-tls", "optional": true, "items": [{ "key": "tls.crt", "path": "tls.crt" }] } },
+                    { "configMap": { "name": trust, "optional": true } }] } },
+                { "name": "tls", "secret": { "secretName": "worker-tls", "optional": true } },
+                { "name": "trust", "configMap": { "name": trust, "optional": true } }] } })
+}
+
 fn workload() -> Value {
     json!({ "port": 8443, "serverName": "a.example", "acknowledgement": "Required", "strategy": "Auto",
         "restartTargets": [{ "kind": "Deployment", "name": "a" }] })

@@ -3,3 +3,19 @@
 
 pub mod deviation;
 pub mod full;
+pub mod inline;
+pub mod odd;
+
+use serde_json::Value;
+
+/// The path of an object, or of the collection that it is created in.
+pub fn path_of(object: &Value, is_named: bool) -> String {
+    let (meta, version) = (&object["metadata"], object["apiVersion"].as_str().unwrap());
+    let group = if version == "v1" { "/api/v1".to_owned() } else { format!("/apis/{version}") };
+    let resource = format!("{}s", object["kind"].as_str().unwrap().to_lowercase());
+    let collection = match meta["namespace"].as_str() {
+        Some(namespace) => format!("{group}/namespaces/{namespace}/{resource}"),
+        None => format!("{group}/{resource}"),
+    };
+    if is_named { format!("{collection}/{}", meta["name"].as_str().unwrap()) } else { collection }
+}

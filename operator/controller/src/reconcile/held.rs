@@ -27,6 +27,10 @@ impl<S: Store> Reconciler<S> {
         if held.stalled {
             // The columns show the reason of Stalled.
             (status["reason"], status["message"]) = (json!(held.reason), json!(held.message));
+            // Whoever waits for this generation learns that it stalled, instead of waiting until a time-out.
+            if let Some(generation) = generation {
+                status["observedGeneration"] = json!(generation);
+            }
         }
         match self.executor.store.patch_status(key, &version, status).await {
             // The answer is as unreadable as the object.

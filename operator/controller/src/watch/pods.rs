@@ -26,8 +26,9 @@ impl Watches {
         }
     }
 
-    /// Never ends. A watch that breaks is begun anew with a list, so that it is known when it is whole again; what was
-    /// known before stays known for a while, unless there is no right to know it.
+    /// Never ends. A watch that breaks is begun anew with a list, so that it is known when it is whole again. What was
+    /// known before stays known for a while, also where the answer is 403: an API server that starts refuses everything
+    /// until it has read the roles, and a release of the chart replaces roles.
     async fn follow_pods(self, api: ApiServer, selection: Selection) {
         let scope = selection.namespace.clone();
         let mut state = Health { settled: false, broken: Some(Instant::now()), wait: FIRST_WAIT };
@@ -37,7 +38,7 @@ impl Watches {
             self.metrics.watch_failures.inc();
             tracing::warn!(why, "the watch of pods broke and is begun again");
             let broken = *state.broken.get_or_insert_with(Instant::now);
-            if !state.settled || why == FORBIDDEN || broken.elapsed() >= GRACE {
+            if !state.settled || broken.elapsed() >= GRACE {
                 self.pods_are(scope.as_deref(), Err(why.to_owned()), &mut state);
             }
             tokio::time::sleep(state.wait).await;
