@@ -40,6 +40,9 @@ pub(crate) enum StoreError {
     Forbidden { verb: &'static str, key: String, message: String },
     #[error("cannot {verb} {key}: the API server refuses it: {message}")]
     Invalid { verb: &'static str, key: String, message: String },
+    /// For a cause inside the object's namespace, which delays nothing else.
+    #[error("cannot {verb} {key}: {cause}")]
+    InNamespace { verb: &'static str, key: String, cause: String },
     #[error("cannot {verb} {key} now: {message}")]
     Transient { verb: &'static str, key: String, message: String },
     #[error("cannot {verb} {key}: no answer within {seconds} s")]
@@ -52,7 +55,9 @@ impl StoreError {
     pub(crate) fn class(&self) -> ErrorClass {
         match self {
             Self::AlreadyExists { .. } | Self::Conflict { .. } | Self::NotFound { .. } => ErrorClass::Conflict,
-            Self::Forbidden { .. } | Self::Invalid { .. } | Self::Unreadable { .. } => ErrorClass::UserInput,
+            Self::Forbidden { .. } | Self::Invalid { .. } | Self::InNamespace { .. } | Self::Unreadable { .. } => {
+                ErrorClass::UserInput
+            }
             Self::Transient { .. } | Self::Timeout { .. } => ErrorClass::Transient,
         }
     }
@@ -82,6 +87,11 @@ pub(crate) enum ExecuteError {
 }
 
 impl ExecuteError {
+    /// Whether the cause is inside the namespace of the object that was to be written.
+    pub(crate) fn is_local(&self) -> bool {
+        matches!(self, Self::Store(StoreError::InNamespace { .. }))
+    }
+
     pub(crate) fn class(&self) -> ErrorClass {
         match self {
             Self::Store(error) => error.class(),

@@ -322,6 +322,11 @@ fn patch_of(change: &ObjectChange, private: &SecretData) -> Value {
         data.insert(key.clone(), base64_json(value));
     }
     let mut patch = json!({ "metadata": metadata });
+    if !is_secret && !data.is_empty() {
+        // The same key may be in `binaryData`, which must not hold what `data` does, and from which it is removed alike.
+        let keys = data.keys().map(|key| (key.clone(), Value::Null));
+        patch["binaryData"] = Value::Object(keys.collect());
+    }
     if !data.is_empty() {
         patch["data"] = Value::Object(data);
     }

@@ -179,6 +179,7 @@ pub(crate) fn metadata_facts(meta: &ObjectMeta) -> ObjectFacts {
     ObjectFacts {
         uid: meta.uid.clone().unwrap_or_default(),
         resource_version: meta.resource_version.clone().unwrap_or_default(),
+        is_deleting: meta.deletion_timestamp.is_some(),
         labels: meta.labels.clone().unwrap_or_default(),
         annotations: meta.annotations.clone().unwrap_or_default(),
         owners: owners

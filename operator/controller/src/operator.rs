@@ -86,7 +86,7 @@ impl Operator {
 
     /// Begins to watch; nothing is decided yet.
     pub(crate) fn watch(config: OperatorConfig, metrics: Metrics) -> Self {
-        let world = new_world(&config.namespace, &config.cluster_domain, config.abilities);
+        let world = new_world(&config.namespace, &config.cluster_domain, &config.watch_namespaces, config.abilities);
         let agenda = Agenda::new(config.reissue_per_second);
         let watches = Watches::new(Arc::clone(&world), agenda.clone(), metrics.clone());
         watches.start(&config.client, &config.namespace, &config.watch_namespaces);
@@ -143,10 +143,16 @@ impl Drop for Operator {
     }
 }
 
-pub(crate) fn new_world(operator_namespace: &str, cluster_domain: &str, abilities: Abilities) -> SharedWorld {
+pub(crate) fn new_world(
+    operator_namespace: &str,
+    cluster_domain: &str,
+    watch_namespaces: &[String],
+    abilities: Abilities,
+) -> SharedWorld {
     let mut world = World::new(Surroundings {
         operator_namespace: operator_namespace.to_owned(),
         cluster_domain: cluster_domain.to_owned(),
+        watch_namespaces: watch_namespaces.to_vec(),
     });
     world.abilities = abilities;
     Arc::new(Mutex::new(world))

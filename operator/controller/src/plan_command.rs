@@ -36,9 +36,10 @@ pub(crate) async fn run(args: PlanArgs) -> anyhow::Result<()> {
     let metrics = Metrics::new();
     let client = connect(&metrics).await?;
     let namespace = args.cluster.namespace();
-    let world = new_world(&namespace, &args.cluster.cluster_domain, args.cluster.abilities());
+    let watched = args.cluster.namespaces();
+    let world = new_world(&namespace, &args.cluster.cluster_domain, &watched, args.cluster.abilities());
     let watches = Watches::new(Arc::clone(&world), Agenda::new(0), metrics);
-    watches.start(&client, &namespace, &args.cluster.namespaces());
+    watches.start(&client, &namespace, &watched);
     wait_for_lists(&watches).await;
     let now = SystemClock.now();
     let mut out = std::io::stdout().lock();

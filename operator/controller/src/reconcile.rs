@@ -19,9 +19,9 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::agenda::Agenda;
-use crate::error::{ErrorClass, ExecuteError, StoreError};
+use crate::error::{ExecuteError, StoreError};
 use crate::events::{Events, Notice};
-use crate::executor::{Executor, Outcome, lock};
+use crate::executor::{Executor, lock};
 use crate::metrics::Metrics;
 use crate::store::{Key, Store};
 use crate::world::World;
@@ -189,42 +189,6 @@ impl<S: Store> Reconciler<S> {
             lock(&self.executor.world).brought_ca(name, facts);
         }
         Ok(())
-    }
-
-    /// Does everything that is planned. A failure does not hold up what has nothing to do with it.
-    async fn act(&self, key: &Key, planned: &Planned) -> Result<(), ExecuteError> {
-        let mut first_failure = None;
-        for action in &planned.actions {
-            let started = Instant::now();
-            match self.executor.execute(key, action).await {
-                Ok(Outcome::Done(keys)) => {
-                    self.done(key, action, started);
-                    if writes_record(key, action) {
-                        self.is_written_down(key, planned);
-                    }
-                    self.agenda.push(&self.executor.world, keys.into_iter().filter(|affected| affected != key));
-                }
-                Ok(Outcome::Replan(keys)) => {
-                    self.agenda.push(&self.executor.world, keys.into_iter().filter(|affected| affected != key));
-                    break;
-                }
-                Ok(Outcome::Skipped) => {}
-                Err(error) if error.class() == ErrorClass::Conflict => break,
-                Err(error) => {
-                    first_failure = first_failure.or(Some(error));
-                    if matches!(action, Action::CreateRing(_)) {
-                        break;
-                    }
-                }
-            }
-        }
-        match first_failure {
-            Some(error) => Err(error),
-            None => {
-                lock(&self.executor.world).failures.remove(key);
-                Ok(())
-            }
-        }
     }
 
     fn done(&self, key: &Key, action: &Action, started: Instant) {
@@ -443,6 +407,7 @@ fn value(status: &impl serde::Serialize) -> Value {
     serde_json::to_value(status).unwrap_or(Value::Null)
 }
 
+mod act;
 mod held;
 mod measure;
 mod report;

@@ -278,6 +278,11 @@ fn classify(verb: &'static str, key: String, error: CallError) -> StoreError {
         CallError::InvalidName => return StoreError::Invalid { verb, key, message: error.to_string() },
         error => return StoreError::Transient { verb, key, message: error.to_string() },
     };
+    // What another owner did to a custom resource is told in full.
+    let is_certificate = key.starts_with(&format!("{:?} ", ObjectKind::ServiceCertificate));
+    if let Some(cause) = local_cause::of(verb, code, &message).filter(|_| !is_certificate) {
+        return StoreError::InNamespace { verb, key, cause };
+    }
     match (code, reason.as_str()) {
         (409, "AlreadyExists") => StoreError::AlreadyExists { key },
         (409, _) => StoreError::Conflict { key, message },
@@ -288,6 +293,8 @@ fn classify(verb: &'static str, key: String, error: CallError) -> StoreError {
         _ => StoreError::Transient { verb, key, message },
     }
 }
+
+mod local_cause;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 

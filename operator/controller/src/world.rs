@@ -6,6 +6,7 @@ mod instances;
 mod ledgers;
 mod observe;
 pub(crate) mod pods;
+mod refused;
 mod triggers;
 mod unreadable;
 
@@ -51,6 +52,8 @@ pub(crate) struct NamespaceFacts {
 pub(crate) struct Surroundings {
     pub(crate) operator_namespace: String,
     pub(crate) cluster_domain: String,
+    /// The namespaces that are watched; empty: all.
+    pub(crate) watch_namespaces: Vec<String>,
 }
 
 /// What is known.
@@ -92,6 +95,8 @@ pub(crate) struct World {
     foreign: HashSet<ObjectKey>,
     /// Objects of ours that somebody else deleted.
     lost: HashSet<ObjectKey>,
+    /// Writes of projections and leaf Secrets that were refused.
+    refused_writes: self::refused::RefusedWrites,
     pub(crate) failures: HashMap<Key, Failures>,
     pub(crate) budgets: HashMap<Key, IssuanceBudget>,
 }
@@ -122,6 +127,7 @@ impl World {
             written_grants: HashMap::new(),
             foreign: HashSet::new(),
             lost: HashSet::new(),
+            refused_writes: self::refused::RefusedWrites::default(),
             failures: HashMap::new(),
             budgets: HashMap::new(),
         }

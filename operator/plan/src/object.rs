@@ -88,6 +88,8 @@ pub struct ObjectFacts {
     pub data: BTreeMap<String, String>,
     /// Whether it is `immutable: true`.
     pub immutable: bool,
+    /// Whether it is deleted already, and waits for a finalizer.
+    pub is_deleting: bool,
     /// Of a Secret: its type.
     pub type_: Option<String>,
     /// Owners of group `gaia.dev`.

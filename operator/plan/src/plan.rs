@@ -211,6 +211,24 @@ impl fmt::Display for Action {
 }
 
 impl Action {
+    /// The Secret or ConfigMap that it creates, changes or deletes; none: it writes something else, or a ring as a whole.
+    #[must_use]
+    pub fn object(&self) -> Option<&ObjectKey> {
+        match self {
+            Self::Write(change) => Some(&change.key),
+            Self::WriteSigner(signer) => Some(&signer.object.key),
+            Self::IssueLeaf(leaf) => Some(&leaf.object.key),
+            Self::Delete { key, .. } => Some(key),
+            Self::CreateRing(_)
+            | Self::Transition(_)
+            | Self::Restore(_)
+            | Self::Nudge { .. }
+            | Self::RestartWorkload { .. }
+            | Self::CreateCertificate(_)
+            | Self::PatchCertificate { .. } => None,
+        }
+    }
+
     /// The event to send once it is done; of several the first.
     #[must_use]
     pub fn event(&self) -> Option<&Event> {

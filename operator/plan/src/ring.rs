@@ -114,6 +114,9 @@ pub struct Generation<M> {
     pub state: State,
     /// Since when it is in this state.
     pub since: Timestamp,
+    /// When it was staged; none: it never was, or an earlier version wrote the ring.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged_time: Option<Timestamp>,
     /// When it was seen in every projection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published_time: Option<Timestamp>,
@@ -288,6 +291,12 @@ impl<M> Ring<M> {
         self.generations.iter().find(|generation| generation.id == id)
     }
 
+    /// Since when the newest trusted generation is to be in every projection.
+    #[must_use]
+    pub fn projected_since(&self) -> Timestamp {
+        self.trusted().map(Generation::projected_since).max().unwrap_or(Timestamp::MIN)
+    }
+
     /// The generations others must trust.
     pub fn trusted(&self) -> impl Iterator<Item = &Generation<M>> {
         self.generations.iter().filter(|generation| generation.state.is_trusted())
@@ -303,6 +312,7 @@ impl<M> Generation<M> {
             id,
             state,
             since: now,
+            staged_time: (state == State::Staged).then_some(now),
             published_time: None,
             activated_time: (state == State::Active).then_some(now),
             switched_time: None,
@@ -311,6 +321,12 @@ impl<M> Generation<M> {
             distrust: None,
             material,
         }
+    }
+
+    /// Since when it is to be in every projection.
+    #[must_use]
+    pub fn projected_since(&self) -> Timestamp {
+        self.staged_time.or(self.published_time).or(self.activated_time).unwrap_or(self.since)
     }
 
     /// The data key of its private key.

@@ -9,6 +9,7 @@ mod ca;
 mod currency;
 mod distrust;
 mod gate;
+mod holders;
 mod requests;
 mod signing;
 mod workloads;
@@ -21,11 +22,12 @@ use jiff::Timestamp;
 pub(crate) use self::answers::ignored as ignored_annotations;
 pub(crate) use self::brought::unused as unused_brought_ca;
 pub(crate) use self::currency::{Currency, UsedLeaves, currency};
+pub(crate) use self::gate::{is_issuer, may_leave_behind};
 pub(crate) use self::requests::restore;
 pub(crate) use self::workloads::workload_actions;
 use crate::ring::{CaRing, Ring, RingKind, SigningRing};
 use crate::transition::{Step, Transition};
-use crate::trust_domain::Observed;
+use crate::trust_domain::{Observed, Projections};
 use crate::{Action, Event, Refusal};
 
 /// What is done about one ring now, and what is said of it.
@@ -42,6 +44,11 @@ pub(crate) struct Turn {
     pub(crate) exposed: Option<Exposed>,
     /// Whether its steps are taken although a projection cannot be written.
     urgent: bool,
+    /// Whether it waits for something that no other rotation of the ring has to wait for: that a certificate which nothing
+    /// replaces expires, or that namespaces are watched.
+    is_settling: bool,
+    /// The steps as text, once an action carries them out.
+    planned: String,
 }
 
 /// Instances that still accept what was distrusted.
@@ -84,18 +91,43 @@ impl Turn {
             result.thresholds.append(&mut turn.thresholds);
             result.refusal = result.refusal.take().or(turn.refusal.take());
             result.exposed = result.exposed.take().or(turn.exposed.take());
-            if !turn.steps.is_empty() && (turn.is_urgent() || !context.only_urgent) {
-                let Self { thresholds, refusal, exposed, .. } = result;
-                return Self { thresholds, refusal, exposed, ..turn };
+            if !turn.steps.is_empty() {
+                match &context.held_back {
+                    Some(why) if !turn.is_urgent() => turn.hold_back(&steps_text(&turn.steps), why),
+                    _ => {
+                        let Self { thresholds, refusal, exposed, .. } = result;
+                        return Self { thresholds, refusal, exposed, ..turn };
+                    }
+                }
+            }
+            if turn.progress.is_some() {
+                result.is_settling = turn.is_settling && (result.progress.is_none() || result.is_settling);
             }
             result.progress = result.progress.take().or(turn.progress);
         }
         result
     }
 
+    /// Its steps are not taken now, and what is reported of them says so.
+    fn hold_back(&mut self, steps: &str, why: &str) {
+        if let Some(progress) = &mut self.progress {
+            progress.reason = reason::HELD;
+            progress.message = format!("held back: {why}; next step: {steps}");
+            self.is_settling = false;
+        }
+    }
+
+    /// The action that carries out its steps waits, for this cause.
+    pub(crate) fn wait_for(&mut self, why: &str) {
+        let planned = std::mem::take(&mut self.planned);
+        if !planned.is_empty() {
+            self.hold_back(&planned, why);
+        }
+    }
+
     /// The same with what another says, if this one leaves it anything to say.
     fn or_else(self, context: &Context<'_, '_>, other: impl FnOnce() -> Self) -> Self {
-        if !self.steps.is_empty() || self.progress.is_some() {
+        if !self.steps.is_empty() || (self.progress.is_some() && !self.is_settling) {
             return self;
         }
         Self::first(context, [self, other()].into_iter())
@@ -134,6 +166,10 @@ impl Turn {
         Self { progress: Some(progress), thresholds, ..Self::default() }
     }
 
+    fn settling(self) -> Self {
+        Self { is_settling: true, ..self }
+    }
+
     fn rest(thresholds: Vec<Timestamp>) -> Self {
         Self { thresholds, ..Self::default() }
     }
@@ -149,12 +185,12 @@ pub(crate) struct Context<'a, 'o> {
     pub(crate) bundle_hash: &'a str,
     /// Of the `denylist.json` that both rings and the spec say: lower-case hex SHA-256.
     pub(crate) denylist_hash: &'a str,
-    /// Whether every projection is what the rings say.
-    pub(crate) is_projected: bool,
+    /// The projections that are not what the rings say.
+    pub(crate) projections: &'a Projections,
     /// Whether every leaf Secret has the bundle that the CA's ring says.
     pub(crate) is_in_leaves: bool,
-    /// Whether everything else waits: a projection is missing, or the clock went back behind the rings' own times.
-    pub(crate) only_urgent: bool,
+    /// Why only urgent steps are taken now, if so.
+    pub(crate) held_back: Option<String>,
     pub(crate) now: Timestamp,
 }
 
@@ -201,6 +237,7 @@ pub(crate) fn transition<M>(
     if turn.steps.is_empty() {
         return None;
     }
+    turn.planned = steps_text(&turn.steps);
     Some(Action::Transition(Box::new(Transition {
         trust_domain: observed.name().to_owned(),
         spiffe_trust_domain: observed.domain.spec.trust_domain.clone(),
@@ -217,6 +254,10 @@ pub(crate) fn transition<M>(
 fn add_epoch_key(context: &Context<'_, '_>, kind: RingKind) -> Option<Turn> {
     let is_missing = context.observed.macs.of(kind).is_none();
     is_missing.then(|| Turn { steps: vec![Step::AddEpochKey], ..Turn::default() })
+}
+
+fn steps_text(steps: &[Step]) -> String {
+    steps.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// How a ring and a generation of it are named to people: `CA 3f9a0c21`.

@@ -337,7 +337,7 @@ impl<M: Material + Clone> Ring<M> {
             } else if generation.state == State::Retiring && before != Some(State::Retiring) {
                 (generation.switched_time, generation.signed_until) = (None, None);
             } else if generation.state == State::Staged {
-                generation.published_time = None;
+                (generation.staged_time, generation.published_time) = (Some(now), None);
             }
             if before != Some(generation.state) {
                 generation.since = now;

@@ -4,10 +4,12 @@ mod bootstrap;
 mod brought;
 mod epochs;
 mod kept;
+mod namespaces;
 mod observed;
 mod projections;
 mod status;
 mod unknown;
+mod watched;
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
@@ -21,11 +23,15 @@ pub(crate) use self::bootstrap::{desired_ring, signing_key_spec};
 pub(crate) use self::brought::ca_material;
 pub(crate) use self::epochs::newest_projected;
 pub use self::kept::KeptGrants;
+pub use self::namespaces::WriteRefusal;
+pub(crate) use self::namespaces::{Projections, Unwritten, named as named_namespaces};
 pub use self::observed::{Abilities, BroughtCa, LeafRecord, LeafView, Observed, RingView, SignerSecret};
+pub(crate) use self::watched::text as unwatched_text;
+use crate::backoff::saturating_add;
 use crate::conditions::Warning;
 use crate::instance::{Instance, Need};
 use crate::ring::{CaRing, RingKind, SigningRing};
-use crate::rotation::{self, Context, Currency, Turn, UsedLeaves};
+use crate::rotation::{self, Context, Currency, Progress, Turn, UsedLeaves};
 use crate::transition::Step;
 use crate::{Action, Plan, Refusal, limits, projection};
 
@@ -52,18 +58,23 @@ pub struct Guidance {
 #[must_use]
 pub fn plan(observed: &Observed<'_>, now: Timestamp) -> DomainPlan {
     let leaves = UsedLeaves::of(observed);
-    let decision = decide(observed, &leaves, now);
+    let mut decision = decide(observed, &leaves, now);
     let waits = observed.failures.filter(|failures| {
         failures.holds_back(observed.domain.metadata.generation, RETRY_CAP, now) && !decision.actions.is_empty()
     });
     let mut thresholds = thresholds(observed, now);
     thresholds.extend(&decision.thresholds);
     thresholds.extend(waits.map(|failures| failures.retry_at(RETRY_CAP)));
+    if let Some(failures) = waits {
+        decision.ca.wait_for(&failures.message);
+        decision.signing.wait_for(&failures.message);
+    }
     let status = status::status(observed, &decision, now);
     let behind = behind(observed, &decision);
     let actions = if waits.is_some() { vec![] } else { decision.actions };
     // Of a CA that is about to sign only the first wave takes certificates, whoever looks at the ring before the next plan.
-    let open_wave = if actions.iter().any(switches_ca) { FIRST_WAVE } else { open_wave(observed, &leaves) };
+    let open_wave =
+        if actions.iter().any(switches_ca) { FIRST_WAVE } else { open_wave(observed, &leaves, &decision.left, now) };
     let guidance = Guidance { open_wave, behind };
     DomainPlan { plan: Plan { actions, status, next_check: crate::plan::earliest(thresholds, now) }, guidance }
 }
@@ -77,6 +88,10 @@ struct Decision {
     currency: Currency,
     thresholds: Vec<Timestamp>,
     warnings: Vec<Warning>,
+    /// Namespaces in which something cannot be written.
+    namespaces: Vec<Laggard>,
+    /// Namespaces whose leaf Secrets hold no wave.
+    left: BTreeSet<String>,
 }
 
 impl Decision {
@@ -121,31 +136,35 @@ fn live(
     if let Some(refusal) = epochs::outdated(observed) {
         return Decision::refuse(refusal);
     }
-    let mut projected = projections::actions(observed, ca, signing, now);
+    let projections::Work { actions: writes, mut projections } = projections::actions(observed, ca, signing, now);
     let mut actions = bootstrap::repairs(observed);
-    actions.append(&mut projected.actions);
+    let is_repaired = actions.is_empty();
+    actions.extend(writes);
     let bundle_hash = gaia_pki::sha256_hex(projection::bundle(ca, now).as_bytes());
     let denylist = projection::json(&projection::denylist(&observed.domain.spec, ca, signing));
     let denylist_hash = gaia_pki::sha256_hex(denylist.as_bytes());
-    let unprojected = unprojected_leaf(observed, &bundle_hash);
+    let unprojected = unprojected_leaf(observed, &bundle_hash, &mut projections);
     // Times that are written by a clock that went back would let something end too early later.
     let newest = ca.newest_time().max(signing.newest_time());
     let went_back = now < newest;
-    let context = Context {
+    let mut context = Context {
         observed,
         leaves,
         ca,
         signing,
         bundle_hash: &bundle_hash,
         denylist_hash: &denylist_hash,
-        is_projected: actions.is_empty(),
+        projections: &projections,
         is_in_leaves: unprojected.is_none(),
-        only_urgent: went_back || !actions.is_empty(),
+        held_back: None,
         now,
     };
+    context.held_back = held_back(&context, is_repaired, went_back.then_some(newest));
     let currency = rotation::currency(&context);
     let (mut ca_turn, mut signing_turn) = (rotation::ca_turn(&context), rotation::signing_turn(&context));
-    if let (Some(progress), Some(secret)) = (&mut ca_turn.progress, unprojected.filter(|_| actions.is_empty())) {
+    let publishes = |progress: &&mut Progress| progress.reason == reason::PUBLISHING;
+    let progress = ca_turn.progress.as_mut().filter(publishes);
+    if let (Some(progress), Some(secret)) = (progress, unprojected.filter(|_| actions.is_empty())) {
         progress.message = format!("{}: Secret {secret} does not hold the newest ca.crt yet", progress.message);
     }
     ca_turn.thresholds.extend(went_back.then_some(newest));
@@ -156,16 +175,54 @@ fn live(
     if actions.is_empty() {
         actions = workloads;
     }
-    let refusal =
-        brought::check(observed).err().or(ca_turn.refusal.take()).or(signing_turn.refusal.take()).or(projected.refusal);
+    let behind = left_behind(&context);
+    let refusal = brought::check(observed)
+        .err()
+        .or(ca_turn.refusal.take())
+        .or(signing_turn.refusal.take())
+        .or(projections.refusal(&behind));
     let mut thresholds = std::mem::take(&mut ca_turn.thresholds);
     thresholds.append(&mut signing_turn.thresholds);
     thresholds.extend(restart_at);
+    thresholds.extend(&projections.retries);
     let mut warnings = lifetimes_too_tight(observed, ca, signing);
+    warnings.extend(projections.warnings(&behind));
+    warnings.extend(watched::warning(observed));
     warnings.extend(brought::warnings(observed));
     warnings.extend(unknown::distrusted(observed, ca, signing));
     warnings.extend(rotation::unused_brought_ca(&context));
-    Decision { actions, refusal, ca: ca_turn, signing: signing_turn, currency, thresholds, warnings }
+    let namespaces = projections.laggards();
+    let left = left_by_waves(&context);
+    Decision { actions, refusal, ca: ca_turn, signing: signing_turn, currency, thresholds, warnings, namespaces, left }
+}
+
+/// The namespaces that rotations have left behind, and those without which one is to go on.
+fn left_behind(context: &Context<'_, '_>) -> BTreeSet<String> {
+    let Context { observed, ca, signing, projections, now, .. } = context;
+    let since = [ca.projected_since(), signing.projected_since()];
+    let left = since.map(|since| projections.left_behind(observed, since, *now));
+    let advanced = if context.is_advanced() { projections.all_refused() } else { BTreeSet::new() };
+    left.into_iter().flatten().chain(advanced).collect()
+}
+
+/// The namespaces whose certificates a wave of re-issues does not wait for.
+fn left_by_waves(context: &Context<'_, '_>) -> BTreeSet<String> {
+    let times = &context.observed.domain.spec.propagation;
+    let Some(active) = context.ca.active() else { return BTreeSet::new() };
+    let began = active.activated_time.unwrap_or(active.since);
+    let floor = saturating_add(began, times.min_delay.value() + times.clock_skew.value());
+    context.left_behind(&active.id, floor)
+}
+
+/// Why nothing but what is urgent is done: a write is under way or was refused, or the clock is behind the rings' times.
+fn held_back(context: &Context<'_, '_>, is_repaired: bool, ahead: Option<Timestamp>) -> Option<String> {
+    if let Some(newest) = ahead {
+        return Some(format!("the rings hold the time {newest}, which is ahead of the clock"));
+    }
+    if context.projections.are_pending() || !is_repaired {
+        return Some("projections are being written".to_owned());
+    }
+    context.projections.refused().filter(|_| !context.is_advanced())
 }
 
 /// A missing projection is written before anything else, but for an emergency; and the rings go on when all are there.
@@ -194,8 +251,9 @@ fn switches_ca(action: &Action) -> bool {
     transition.kind == RingKind::Ca && transition.steps.iter().any(switches)
 }
 
-/// The first leaf Secret that does not hold the newest bundle and could.
-fn unprojected_leaf(observed: &Observed<'_>, bundle_hash: &str) -> Option<String> {
+/// The first leaf Secret that does not hold the newest bundle and could. Those whose last write was refused are noted with
+/// the projections.
+fn unprojected_leaf(observed: &Observed<'_>, bundle_hash: &str, projections: &mut Projections) -> Option<String> {
     // What cannot be written is told by its ServiceCertificate, and must not hold up everybody else.
     let can_be_written = |secret: &dyn LeafRecord| {
         !secret.is_immutable() && secret.secret_type() == Some(crate::certificate::TLS_SECRET)
@@ -208,8 +266,20 @@ fn unprojected_leaf(observed: &Observed<'_>, bundle_hash: &str) -> Option<String
             && view.secret.is_some_and(is_old)
             && observed.granted.contains(view.secret_namespace)
     });
-    let (namespace, name) = behind.map(|view| (view.secret_namespace, view.secret_name)).min()?;
-    Some(format!("{namespace}/{name}"))
+    let (mut first, mut lacking): (Option<(&str, &str)>, HashSet<(&str, &str)>) = (None, HashSet::new());
+    for view in behind {
+        let place = (view.secret_namespace, view.secret_name);
+        lacking.insert(place);
+        if !projections.note_leaf(observed, view, true) {
+            first = Some(first.map_or(place, |first| first.min(place)));
+        }
+    }
+    for view in observed.leaves.iter().filter(|view| view.is_claimed) {
+        if !lacking.contains(&(view.secret_namespace, view.secret_name)) {
+            projections.note_leaf(observed, view, false);
+        }
+    }
+    first.map(|(namespace, name)| format!("{namespace}/{name}"))
 }
 
 /// What the times in the spec must satisfy together and do not.
@@ -250,9 +320,10 @@ fn behind(observed: &Observed<'_>, decision: &Decision) -> BTreeSet<String> {
 }
 
 /// The first wave that is not through with the new CA; the last one if all are.
-fn open_wave(observed: &Observed<'_>, leaves: &UsedLeaves<'_, '_>) -> i32 {
+fn open_wave(observed: &Observed<'_>, leaves: &UsedLeaves<'_, '_>, left: &BTreeSet<String>, now: Timestamp) -> i32 {
     let Some(active) = observed.ca.ring().and_then(|ring| ring.active()) else { return 0 };
     let p = observed.domain.spec.propagation.min_delay.value();
+    let instances_hold = instances_hold_waves(observed, leaves, now);
     let is_through = |view: &LeafView<'_>, users: &[&Instance]| {
         let Some(leaf) = view.leaf else { return !view.is_claimed || view.is_held };
         if leaf.issuer.as_deref() != Some(active.material.fingerprint.as_str()) {
@@ -263,10 +334,33 @@ fn open_wave(observed: &Observed<'_>, leaves: &UsedLeaves<'_, '_>) -> i32 {
             instance.acknowledgement == Acknowledgement::Required
                 && observed.domain.spec.propagation.require_acknowledgement
         };
-        users.iter().filter(is_required).all(|instance| instance.check(&need, view.issued_at(), p).is_ok())
+        !instances_hold
+            || users.iter().filter(is_required).all(|instance| instance.check(&need, view.issued_at(), p).is_ok())
     };
-    let open = leaves.iter().filter(|(view, users)| !is_through(view, users)).map(|(view, _)| view.wave);
+    // What cannot be written is reported by its ServiceCertificate, and holds no other service.
+    let is_waited_for = |view: &LeafView<'_>| {
+        !left.contains(view.secret_namespace) && !view.secret.is_some_and(|secret| secret.is_immutable())
+    };
+    let waited_for = leaves.iter().filter(|(view, _)| is_waited_for(view));
+    let open = waited_for.filter(|(view, users)| !is_through(view, users)).map(|(view, _)| view.wave);
     open.min().unwrap_or(LAST_WAVE)
+}
+
+/// Whether instances that do not serve their newest certificate hold a wave: not those that are left behind.
+fn instances_hold_waves(observed: &Observed<'_>, leaves: &UsedLeaves<'_, '_>, now: Timestamp) -> bool {
+    let Some(active) = observed.ca.ring().and_then(|ring| ring.active()) else { return true };
+    let times = &observed.domain.spec.propagation;
+    let p = times.min_delay.value();
+    let mut lagging: BTreeSet<(&str, &str)> = BTreeSet::new();
+    for (view, users) in leaves.iter() {
+        let Some(leaf) = view.leaf else { continue };
+        let need = Need::Leaf(&leaf.fingerprint);
+        let behind = users.iter().filter(|instance| instance.check(&need, view.issued_at(), p).is_err());
+        lagging.extend(behind.map(|instance| (instance.namespace.as_str(), instance.name.as_str())));
+    }
+    let floor = saturating_add(active.activated_time.unwrap_or(active.since), p + times.clock_skew.value());
+    lagging.iter().any(|(namespace, pod)| rotation::is_issuer(observed, namespace, pod))
+        || !rotation::may_leave_behind(observed, floor, now, lagging.len())
 }
 
 /// A ring that is there but cannot be worked with: nothing is written until a person has looked.

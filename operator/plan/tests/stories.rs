@@ -18,6 +18,8 @@ mod domains;
 mod epochs;
 #[path = "stories/instances.rs"]
 mod instances;
+#[path = "stories/isolation.rs"]
+mod isolation;
 #[path = "stories/keys.rs"]
 mod keys;
 #[path = "stories/leaves.rs"]

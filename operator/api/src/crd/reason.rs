@@ -89,6 +89,8 @@ pub const NO_KEYS: &str = "NoKeys";
 pub const WAITING_FOR_INSTANCES: &str = "WaitingForInstances";
 /// A rotation waits for instances longer than `propagation.deadline`.
 pub const PAST_DEADLINE: &str = "PastDeadline";
+/// The next step of a rotation is held back; the message names the step and the cause.
+pub const HELD: &str = "Held";
 /// What is new is being written into every projection, or was a moment ago.
 pub const PUBLISHING: &str = "Publishing";
 /// Certificates are being issued by the new CA.
@@ -134,6 +136,8 @@ pub const RING_RESTORED: &str = "RingRestored";
 pub const MODE_CHANGED: &str = "ModeChanged";
 /// Event: the annotation gaia.dev/force-mode made a mode run without the evidence.
 pub const MODE_FORCED: &str = "ModeForced";
+/// Event: a rotation no longer waits for these instances (`propagation.pastDeadline: LeaveBehind`).
+pub const INSTANCES_LEFT_BEHIND: &str = "InstancesLeftBehind";
 /// Event: a workload was restarted so that its pods use what was published.
 pub const WORKLOAD_RESTARTED: &str = "WorkloadRestarted";
 
@@ -187,6 +191,7 @@ pub const ALL: &[&str] = &[
     RING_CREATED,
     WAITING_FOR_INSTANCES,
     PAST_DEADLINE,
+    HELD,
     PUBLISHING,
     REISSUING,
     RETIRING,
@@ -205,5 +210,6 @@ pub const ALL: &[&str] = &[
     RING_RESTORED,
     MODE_CHANGED,
     MODE_FORCED,
+    INSTANCES_LEFT_BEHIND,
     WORKLOAD_RESTARTED,
 ];

@@ -34,6 +34,10 @@ pub mod condition {
     pub mod warning {
         /// TrustDomain: an inequality of `docs/rotation.md` does not hold; rotations start late and leaves are clamped.
         pub const LIFETIMES_TOO_TIGHT: &str = "LifetimesTooTight";
+        /// TrustDomain: selected namespaces that this operator does not watch. Blocks the removal of generations.
+        pub const NAMESPACES_NOT_WATCHED: &str = "NamespacesNotWatched";
+        /// TrustDomain: namespaces that rotations do not wait for, as they refuse what is published.
+        pub const NAMESPACE_LEFT_BEHIND: &str = "NamespaceLeftBehind";
         /// TrustDomain: an annotation names nothing known.
         pub const ANNOTATION_IGNORED: &str = "AnnotationIgnored";
         /// TrustDomain: an entry of `distrusted` names no known CA or signing key.

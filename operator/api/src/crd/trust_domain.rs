@@ -260,6 +260,10 @@ pub struct PropagationSpec {
     #[serde(default = "default_deadline")]
     #[x_kube(validation = crate::crd::rules::between("1s", "168h"))]
     pub deadline: Span,
+    /// Whether instances that still lag after `deadline` hold a rotation. Wait: they do, so that one pod of one tenant
+    /// can hold the rotation of the whole domain. LeaveBehind: at most one instance, or 10 % of all, no longer does.
+    #[serde(default)]
+    pub past_deadline: PastDeadline,
     /// S: how far the clocks of two machines may differ.
     #[serde(default = "default_clock_skew")]
     #[x_kube(validation = crate::crd::rules::between("0s", "10m"))]
@@ -272,9 +276,21 @@ impl Default for PropagationSpec {
             min_delay: default_min_delay(),
             require_acknowledgement: true,
             deadline: default_deadline(),
+            past_deadline: PastDeadline::default(),
             clock_skew: default_clock_skew(),
         }
     }
+}
+
+/// The effect of `propagation.deadline` on instances that lag.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum PastDeadline {
+    /// They hold the rotation until they are up to date.
+    #[default]
+    Wait,
+    /// At most max(1, 10 %) of the TrustDomain's instances no longer hold the step. Each one is named in
+    /// `status.laggards` and in one Event. Instances of the token issuer always hold it.
+    LeaveBehind,
 }
 
 fn default_min_delay() -> Span {

@@ -25,8 +25,11 @@ type Handle = tower_test::mock::Handle<Request<Body>, Response<Body>>;
 /// An executor, and the API server it talks to.
 fn scripted() -> (Executor<KubeStore>, Handle) {
     let (service, handle) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
-    let surroundings =
-        Surroundings { operator_namespace: "gaia-system".to_owned(), cluster_domain: "cluster.local".to_owned() };
+    let surroundings = Surroundings {
+        operator_namespace: "gaia-system".to_owned(),
+        cluster_domain: "cluster.local".to_owned(),
+        watch_namespaces: vec![],
+    };
     let executor = Executor {
         store: KubeStore::new(Client::new(service, "default")),
         world: Arc::new(Mutex::new(World::new(surroundings))),
@@ -93,6 +96,22 @@ async fn a_patch_names_the_state_it_was_planned_on() {
         answer(&mut server, Method::PATCH, MAP, StatusCode::OK, config_map())
     );
     assert_eq!(sent["metadata"], json!({ "uid": "u1", "resourceVersion": "7" }));
+}
+
+/// A key in `binaryData` made the repair a no-op, over and over.
+#[tokio::test]
+async fn repair_of_a_config_map_removes_the_same_keys_from_binary_data() {
+    let (executor, mut server) = scripted();
+    let mut change = ObjectChange::nothing(ObjectKey::config_map("shop", "gaia-trust"), Some(version()));
+    change.data.insert("ca.crt".to_owned(), Some("PEM".to_owned()));
+    change.data.insert("extra".to_owned(), None);
+    let action = Action::Write(Box::new(change));
+    let (_, sent) = tokio::join!(
+        async { executor.execute(&domain(), &action).await.unwrap() },
+        answer(&mut server, Method::PATCH, MAP, StatusCode::OK, config_map())
+    );
+    assert_eq!(sent["data"], json!({ "ca.crt": "PEM", "extra": null }));
+    assert_eq!(sent["binaryData"], json!({ "ca.crt": null, "extra": null }));
 }
 
 /// A repair of our owner reference keeps those of others, and leaves them the place of the controller.

@@ -63,6 +63,8 @@ impl PackedLeaf {
             annotations: map(&mut self.annotations()),
             data: map(&mut self.data()),
             immutable: self.immutable,
+            // Decides nothing about a leaf.
+            is_deleting: false,
             type_: self.secret_type().map(str::to_owned),
             owners: self.owners().collect(),
         };
@@ -139,6 +141,10 @@ impl LeafRecord for PackedLeaf {
     fn is_immutable(&self) -> bool {
         self.immutable
     }
+
+    fn has_owner(&self) -> bool {
+        self.owners().next().is_some()
+    }
 }
 
 #[derive(Default)]
@@ -179,6 +185,7 @@ mod tests {
             annotations: map(&[(annotation::CA_EPOCH, "12"), ("note", "größer\0als")]),
             data: map(&[(key::CA_CERT, "aa"), (key::TLS_CERT, "bb")]),
             immutable: true,
+            is_deleting: false,
             type_: Some("kubernetes.io/tls".into()),
             owners: vec![
                 OwnerRef { kind: "ServiceCertificate".into(), name: "web".into(), uid: "o".into() },
@@ -220,5 +227,6 @@ mod tests {
         }
         assert_eq!(packed.secret_type(), facts.secret_type());
         assert_eq!(packed.is_immutable(), facts.is_immutable());
+        assert_eq!(packed.has_owner(), facts.has_owner());
     }
 }

@@ -52,7 +52,7 @@ mod tests {
 
     fn world() -> World {
         let [operator_namespace, cluster_domain] = ["gaia-system", "cluster.local"].map(str::to_owned);
-        World::new(Surroundings { operator_namespace, cluster_domain })
+        World::new(Surroundings { operator_namespace, cluster_domain, watch_namespaces: vec![] })
     }
 
     fn deletion(uid: &str) -> ObjectMeta {

@@ -96,6 +96,8 @@ impl World {
             trust: known(names::trust(name)),
             grants: known(names::grants(name)),
             signers: self.known_signers(&names::token_signer(name), &granted),
+            refused: self.refused_in(&granted),
+            unwatched: self.unwatched(name),
             lost: self.lost.iter().filter(|key| key.name.starts_with(name)).cloned().collect(),
             services: self.services_in(name, |namespace| granted.contains(namespace)),
             instances: self.instances_of(name, &granted),
@@ -142,6 +144,19 @@ impl World {
             (Some(selector), Some(facts)) => !facts.terminating && selector.matches(&facts.labels),
             _ => false,
         }
+    }
+
+    /// The namespaces that a TrustDomain selects and that are not watched.
+    fn unwatched(&self, domain: &str) -> Vec<String> {
+        let watched = &self.surroundings.watch_namespaces;
+        if watched.is_empty() {
+            return vec![];
+        }
+        let outside = self.namespaces.keys().filter(|namespace| !watched.contains(namespace));
+        let mut outside: Vec<String> =
+            outside.filter(|namespace| self.is_selected(domain, namespace)).cloned().collect();
+        outside.sort_unstable();
+        outside
     }
 
     fn leaf_secret(&self, certificate: &ServiceCertificate, place: &Place) -> Held<LeafSecret> {

@@ -45,6 +45,7 @@ impl World {
         self.guidance.remove(name);
         let ours = [gaia_api::names::trust(name), gaia_api::names::grants(name), gaia_api::names::token_signer(name)];
         self.foreign.retain(|object| !ours.contains(&object.name));
+        self.forget_projections(name);
         let key = Key::TrustDomain(name.to_owned());
         self.failures.remove(&key);
         let mut keys = self.referring_to(name);
@@ -105,7 +106,9 @@ impl World {
             keys.extend(claims.iter().map(|name| Key::Certificate(place.0.clone(), name.clone())));
             if claims.is_empty() {
                 self.claims.remove(&secret);
-                self.foreign.remove(&ObjectKey::secret(&secret.0, secret.1));
+                let secret = ObjectKey::secret(&secret.0, secret.1);
+                self.foreign.remove(&secret);
+                self.forget_refusals(|object| *object == secret);
             }
         }
         if self.services.contains_key(place) {
@@ -195,6 +198,7 @@ impl World {
         self.lost.retain(|key| key.namespace != name);
         self.foreign.retain(|key| key.namespace != name);
         self.restarted.retain(|target, _| target.namespace != name);
+        self.forget_refusals_in(name);
         self.in_namespace(name)
     }
 

@@ -1,8 +1,9 @@
 //! The CA's ring.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use gaia_api::crd::{Acknowledgement, reason};
+use gaia_api::crd::{Acknowledgement, Laggard, LaggardKind, reason};
 use gaia_api::names::annotation;
 use jiff::Timestamp;
 
@@ -42,10 +43,13 @@ pub(super) fn turn(context: &Context<'_, '_>) -> Turn {
 /// What is staged counts as published once it was seen in every projection.
 fn publish(context: &Context<'_, '_>) -> Option<Turn> {
     let staged = context.ca.next().filter(|next| next.state == State::Staged)?;
-    let progress = Progress::new(reason::PUBLISHING, format!("{} is being published", name(KIND, &staged.id)));
-    let is_seen = context.is_projected && context.is_in_leaves;
+    let left = context.left_behind(&staged.id, staged.projected_since());
+    let holders = context.projections.outside(&left);
+    let is_seen = holders.is_empty() && context.is_in_leaves;
     let steps = if is_seen { vec![Step::Publish(staged.id.clone())] } else { vec![] };
-    Some(Turn::act(steps, vec![], progress))
+    let events = context.published_without(KIND, staged, &left).into_iter().collect();
+    let turn = Turn::act(steps, events, context.publishing(KIND, staged, &holders));
+    Some(Turn { thresholds: vec![context.publishing_deadline(staged)], ..turn })
 }
 
 /// What is published signs once everybody trusts it.
@@ -67,13 +71,17 @@ fn switch(context: &Context<'_, '_>) -> Option<Turn> {
     if !is_published && !too_late && !is_ending {
         return Some(Turn::rest(alarms));
     }
-    let poll = context.poll(|_| true, &Need::Bundle(context.bundle_hash), published);
+    let left = context.left_behind(&next.id, next.projected_since());
+    let holders = context.projections.outside(&left);
+    let mut poll = context.poll(|_| true, &Need::Bundle(context.bundle_hash), published, left.clone());
+    context.leave_behind(&mut poll, floor);
     // A Secret may have lost it since it was published: it is put right first.
-    let is_known = is_published && context.is_in_leaves;
+    let is_known = is_published && context.is_in_leaves && holders.is_empty();
     let acknowledged = is_known && (poll.is_unanimous() || context.may_advance_without(&next.id));
     let at_once = suspect.is_some() && is_known && poll.is_unanimous() && !poll.nobody();
     if (is_time && acknowledged) || at_once || too_late || is_ending {
         let mut events = vec![Event::new(reason::ROTATION_SWITCHED, format!("{what} signs from now on"))];
+        events.extend(poll.left_event(&format!("use {what}")));
         if is_ending && !acknowledged && suspect.is_none() {
             let end = active.material.not_after;
             let why = if is_known { poll.message("trust it yet") } else { "it is not published yet".to_owned() };
@@ -88,7 +96,11 @@ fn switch(context: &Context<'_, '_>) -> Option<Turn> {
         return Some(if is_published { turn } else { turn.urgent() });
     }
     if is_published && !is_known && poll.is_unanimous() {
-        let progress = Progress::new(reason::PUBLISHING, format!("{what} is being published again"));
+        let progress = if holders.is_empty() {
+            Progress::new(reason::PUBLISHING, format!("{what} is being published again"))
+        } else {
+            context.publishing(KIND, next, &holders)
+        };
         return Some(Turn::wait(progress, alarms));
     }
     if is_time || (suspect.is_some() && !poll.is_unanimous()) {
@@ -153,20 +165,25 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option
         Some(Turn::act(vec![Step::Remove(old.id.clone())], vec![event], progress))
     };
     let end = ends_of_leaves(context, old).fold(old.signed_until.unwrap_or(old.material.not_after), Timestamp::max);
+    // What it signed in namespaces that are not watched ends with it.
+    let end = if context.observed.unwatched.is_empty() { end } else { old.material.not_after };
     let spent = saturating_add(end, times.s);
+    let floor = saturating_add(old.since, times.p + times.s);
     if now >= spent && old.distrust.is_none() {
         return removed("every certificate it signed has expired");
     }
-    let poll = unreplaced(context, old);
     let rotation = context.ca.active().map_or("", |active| active.id.as_str());
-    let replaced =
-        poll.is_unanimous() || (context.may_advance_without(rotation) && stored(context, old).is_unanimous());
+    let left = context.left_behind(rotation, floor);
+    let mut poll = unreplaced(context, old, left.clone());
+    context.leave_behind(&mut poll, floor);
+    let is_advanced = context.may_advance_without(rotation) && stored(context, old, left).is_unanimous();
+    let replaced = poll.is_unanimous() || is_advanced;
     if let Some(mark) = old.distrust {
         let limit = refused_by(context, old).unwrap_or(now);
         if replaced || now >= limit {
             let step = Step::Distrust { id: old.id.clone(), mode: mark.mode };
             let how = if poll.is_unanimous() {
-                "every certificate is replaced".to_owned()
+                poll.replaced()
             } else {
                 poll.message(&format!("use certificates of another CA than {}", old.id))
             };
@@ -181,24 +198,37 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option
         return Some(Turn::wait(progress, thresholds));
     }
     if !replaced {
+        // Certificates that nothing replaces keep their root until they expire, and hold no other rotation.
+        let is_settling = now >= saturating_add(floor, times.d)
+            && poll.unknown.is_none()
+            && poll.laggards.iter().all(|laggard| laggard.kind == Some(LaggardKind::Secret));
         let message = format!("serve certificates of another CA than {}", old.id);
-        let (progress, alarm) = context.waiting(poll, &message, saturating_add(old.since, times.p + times.s));
-        return Some(Turn::wait(progress, alarm.into_iter().chain([spent]).collect()));
+        let (mut progress, alarm) = context.waiting(poll, &message, floor);
+        let thresholds = alarm.into_iter().chain([spent]).collect();
+        if is_settling {
+            progress.reason = reason::RETIRING;
+            return Some(Turn::wait(progress, thresholds).settling());
+        }
+        return Some(Turn::wait(progress, thresholds));
+    }
+    if let Some(progress) = context.held_by_unwatched(KIND, &old.id) {
+        return Some(Turn::wait(progress, vec![spent]).settling());
     }
     let Some(switched) = old.switched_time else {
         let message = if poll.is_unanimous() {
-            format!("every certificate of {what} is replaced")
+            format!("{what}: {}", poll.replaced())
         } else {
             let left = poll.message(&format!("use certificates of another CA than {}", old.id));
             format!("{what} is removed without waiting, as {} asks for: {left}", annotation::ADVANCE_WITHOUT)
         };
         let progress = Progress::new(reason::RETIRING, message);
-        return Some(Turn::act(vec![Step::Switched(old.id.clone())], vec![], progress));
+        let events = poll.left_event(&format!("serve certificates of another CA than {}", old.id));
+        return Some(Turn::act(vec![Step::Switched(old.id.clone())], events.into_iter().collect(), progress));
     };
     let safe = saturating_add(switched, times.p + times.s);
     if now >= safe {
         if poll.is_unanimous() {
-            return removed("every certificate it signed is replaced");
+            return removed(&poll.replaced());
         }
         let left = poll.message(&format!("use certificates of another CA than {}", old.id));
         return removed(&format!("{} let it go on although {left}", annotation::ADVANCE_WITHOUT));
@@ -215,8 +245,8 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option
 
 /// Who still uses what this CA signed: certificates that are not issued anew, instances that do not serve the new ones,
 /// and open connections.
-fn unreplaced(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Poll {
-    let mut poll = stored(context, old);
+fn unreplaced(context: &Context<'_, '_>, old: &Generation<CaMaterial>, left: BTreeSet<String>) -> Poll {
+    let mut poll = stored(context, old, left);
     let observed = context.observed;
     if !observed.domain.spec.propagation.require_acknowledgement {
         return poll;
@@ -234,27 +264,28 @@ fn unreplaced(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Poll {
     let root_stays = context.ca.trusted().any(|other| other.id != old.id && other.material.root_fingerprint() == root);
     if !root_stays {
         for instance in observed.instances.iter().filter(|i| i.acknowledgement == Acknowledgement::Required) {
-            if let Err(why) = instance.check(&Need::NoConnection(root), context.now, p) {
-                poll.total += 1;
-                poll.laggards.push(instance.laggard(&why));
+            let open = instance.check(&Need::NoConnection(root), context.now, p);
+            if open.is_err() {
+                poll.add(instance, open);
             }
         }
     }
     poll
 }
 
-/// Certificates that this CA signed and that are stored still, and new ones that nobody was seen to serve and that were
-/// written a moment ago.
-fn stored(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Poll {
+/// Certificates that this CA signed and that are stored still, and new ones that no instance was seen to serve and that do
+/// not count as in use yet. A Secret that `deletionPolicy: Retain` left is in use until its certificate expires.
+fn stored(context: &Context<'_, '_>, old: &Generation<CaMaterial>, left: BTreeSet<String>) -> Poll {
     let times = context.times();
-    let mut poll = Poll::default();
+    let mut poll = Poll { left_namespaces: left, ..Poll::default() };
     for (view, users) in context.leaves.iter() {
-        let is_used = view.is_claimed || !users.is_empty();
+        let is_used = view.is_claimed || !users.is_empty() || view.is_retained();
         poll.total += usize::from(is_used);
         let why = match view.leaf {
             Some(leaf) if is_signed_by(view, old) && is_used && leaf.not_after > context.now => {
                 poll.until = poll.until.into_iter().chain([leaf.not_after]).min();
-                format!("the stored certificate is signed by CA {} still", old.id)
+                let retained = if view.is_retained() { " (left by deletionPolicy: Retain)" } else { "" };
+                format!("the stored certificate{retained} is signed by CA {} and expires at {}", old.id, leaf.not_after)
             }
             None if view.is_claimed => "the stored certificate cannot be read".to_owned(),
             Some(_) if !is_signed_by(view, old) && users.is_empty() => {
@@ -263,17 +294,18 @@ fn stored(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Poll {
                     continue;
                 }
                 poll.until = poll.until.into_iter().chain([in_use]).min();
-                "it was written a moment ago".to_owned()
+                format!("the new certificate counts as in use from {in_use} on")
             }
             _ => continue,
         };
-        let laggard = gaia_api::crd::Laggard {
+        let laggard = Laggard {
             namespace: view.secret_namespace.to_owned(),
-            kind: Some(gaia_api::crd::LaggardKind::Secret),
+            kind: Some(LaggardKind::Secret),
             pod: view.secret_name.to_owned(),
             reason: format!("NotServed: {why}"),
         };
-        poll.laggards.push(laggard);
+        let is_left = poll.left_namespaces.contains(view.secret_namespace);
+        if is_left { &mut poll.left } else { &mut poll.laggards }.push(laggard);
     }
     poll
 }

@@ -1,5 +1,7 @@
 //! A CA that leaked, and how long the world was exposed.
 
+use std::collections::BTreeSet;
+
 use gaia_api::crd::{DistrustMode, reason};
 use jiff::Timestamp;
 
@@ -160,13 +162,13 @@ fn replacement<'c>(context: &'c Context<'_, '_>) -> Result<Replacement<'c>, Refu
 /// From the edit to the last refusal: noted once every instance was seen to refuse it.
 pub(super) fn settle_ca(context: &Context<'_, '_>) -> Option<Turn> {
     let old = unsettled(&context.ca.generations)?;
-    if !(context.is_projected && context.is_in_leaves) {
+    if !(context.is_projected() && context.is_in_leaves) {
         return None;
     }
     let root_stays = context.ca.trusted().any(|other| old.material.shares_root_with(&other.material));
     let bundle = (!root_stays).then_some(context.bundle_hash);
     let need = Need::Refusal { bundle, denylist: context.denylist_hash };
-    let poll = context.poll(|_| true, &need, old.since);
+    let poll = context.poll(|_| true, &need, old.since, BTreeSet::new());
     settle(context, (KIND, old), poll)
 }
 
@@ -190,6 +192,12 @@ pub(super) fn settle<M>(
     if !poll.is_unanimous() {
         let message = poll.message(&format!("refuse {} yet", name(kind, &old.id)));
         let exposed = Exposed { message, laggards: poll.laggards };
+        return Some(Turn { exposed: Some(exposed), ..Turn::default() });
+    }
+    // What is accepted in namespaces that are not watched is unknown.
+    if !context.observed.unwatched.is_empty() {
+        let message = crate::trust_domain::unwatched_text(&context.observed.unwatched);
+        let exposed = Exposed { message, laggards: vec![] };
         return Some(Turn { exposed: Some(exposed), ..Turn::default() });
     }
     let seen = context.observed.instances.iter().filter_map(|instance| instance.probe.as_ref().map(|probe| probe.at));

@@ -1,12 +1,17 @@
 //! The gate before a switch or a removal: timers are the floor, acknowledgement is the gate, D is the alarm.
 
-use gaia_api::crd::{Acknowledgement, Laggard, reason};
+use std::collections::BTreeSet;
+
+use gaia_api::crd::{Acknowledgement, Laggard, PastDeadline, reason};
+use gaia_api::names;
 use jiff::Timestamp;
 
 use super::{Context, Progress};
+use crate::Event;
 use crate::backoff::saturating_add;
 use crate::instance::{Instance, Instances, Need};
 use crate::object::ObjectKey;
+use crate::trust_domain::Observed;
 
 /// What became of asking everybody.
 #[derive(Debug, Default)]
@@ -15,6 +20,10 @@ pub(super) struct Poll {
     pub(super) laggards: Vec<Laggard>,
     /// Who does not yet, and is not waited for.
     pub(super) tolerated: Vec<Laggard>,
+    /// Those that do not yet, and are left behind.
+    pub(super) left: Vec<Laggard>,
+    /// Namespaces whose instances and leaf Secrets are left behind.
+    pub(super) left_namespaces: BTreeSet<String>,
     /// Who was asked.
     pub(super) total: usize,
     /// Why nobody can be asked.
@@ -36,7 +45,9 @@ impl Poll {
         let is_required = instance.acknowledgement == Acknowledgement::Required;
         self.total += usize::from(is_required);
         let Err(why) = result else { return };
-        if is_required {
+        if self.left_namespaces.contains(&instance.namespace) {
+            self.left.push(instance.laggard(&why));
+        } else if is_required {
             self.laggards.push(instance.laggard(&why));
         } else {
             self.tolerated.push(instance.laggard(&why));
@@ -48,25 +59,57 @@ impl Poll {
         if let Some(why) = &self.unknown {
             return format!("waits to know which instances there are: {why}");
         }
-        // There may be as many as certificates, so only those that are named are put in order.
-        let mut first: Vec<&Laggard> = self.laggards.iter().collect();
-        if first.len() > NAMED {
-            first.select_nth_unstable_by(NAMED, |a, b| order(a).cmp(&order(b)));
-            first.truncate(NAMED);
+        format!("{} of {} instances do not {what}: {}", self.laggards.len(), self.total, named(&self.laggards))
+    }
+
+    /// The event that names those that the step which is taken now leaves behind.
+    pub(super) fn left_event(&self, what: &str) -> Option<Event> {
+        (!self.left.is_empty()).then(|| {
+            let message = format!(
+                "{} of {} instances are left behind after propagation.deadline: they do not {what}: {}",
+                self.left.len(),
+                self.total,
+                named(&self.left)
+            );
+            Event::warning(reason::INSTANCES_LEFT_BEHIND, message)
+        })
+    }
+
+    /// What is said of a removal: nothing that was not seen.
+    pub(super) fn replaced(&self) -> String {
+        let missed: Vec<Laggard> = self.laggards.iter().chain(&self.left).chain(&self.tolerated).cloned().collect();
+        if missed.is_empty() {
+            return "every certificate it signed is replaced".to_owned();
         }
-        first.sort_unstable_by(|a, b| order(a).cmp(&order(b)));
-        let named: Vec<String> =
-            first.into_iter().map(|l| format!("{}/{}: {}", l.namespace, l.pod, l.reason)).collect();
-        let more = self.laggards.len().saturating_sub(NAMED);
-        let rest = if more > 0 { format!("; and {more} more") } else { String::new() };
-        format!("{} of {} instances do not {what}: {}{rest}", self.laggards.len(), self.total, named.join("; "))
+        format!("{} that may still use it were not waited for: {}", missed.len(), named(&missed))
     }
 }
 
+/// `shop/chat-x: Unreachable: …`, the first few.
+fn named(laggards: &[Laggard]) -> String {
+    // There may be as many as certificates, so only those that are named are put in order.
+    let mut first: Vec<&Laggard> = laggards.iter().collect();
+    if first.len() > NAMED {
+        first.select_nth_unstable_by(NAMED, |a, b| order(a).cmp(&order(b)));
+        first.truncate(NAMED);
+    }
+    first.sort_unstable_by(|a, b| order(a).cmp(&order(b)));
+    let named: Vec<String> = first.into_iter().map(|l| format!("{}/{}: {}", l.namespace, l.pod, l.reason)).collect();
+    let more = laggards.len().saturating_sub(NAMED);
+    let rest = if more > 0 { format!("; and {more} more") } else { String::new() };
+    format!("{}{rest}", named.join("; "))
+}
+
 impl Context<'_, '_> {
-    /// Asks every instance that uses such an object.
-    pub(super) fn poll(&self, uses: impl Fn(&ObjectKey) -> bool, need: &Need<'_>, written: Timestamp) -> Poll {
-        let mut poll = Poll::default();
+    /// Asks every instance that uses such an object. Those in `left` namespaces are not waited for.
+    pub(super) fn poll(
+        &self,
+        uses: impl Fn(&ObjectKey) -> bool,
+        need: &Need<'_>,
+        written: Timestamp,
+        left: BTreeSet<String>,
+    ) -> Poll {
+        let mut poll = Poll { left_namespaces: left, ..Poll::default() };
         if !self.observed.domain.spec.propagation.require_acknowledgement {
             return poll;
         }
@@ -83,6 +126,27 @@ impl Context<'_, '_> {
         poll
     }
 
+    /// Leaves instances behind that lag for D after the floor of a step, as far as `propagation.pastDeadline` allows it.
+    pub(super) fn leave_behind(&self, poll: &mut Poll, floor: Timestamp) {
+        if poll.unknown.is_some() || poll.laggards.is_empty() {
+            return;
+        }
+        let may_be_left =
+            |laggard: &Laggard| laggard.kind.is_none() && !is_issuer(self.observed, &laggard.namespace, &laggard.pod);
+        let lagging: BTreeSet<(&str, &str)> = poll
+            .laggards
+            .iter()
+            .filter(|laggard| may_be_left(laggard))
+            .map(|laggard| (laggard.namespace.as_str(), laggard.pod.as_str()))
+            .collect();
+        if lagging.is_empty() || !may_leave_behind(self.observed, floor, self.now, lagging.len()) {
+            return;
+        }
+        let (left, waited_for) = std::mem::take(&mut poll.laggards).into_iter().partition(may_be_left);
+        poll.laggards = waited_for;
+        poll.left.extend::<Vec<Laggard>>(left);
+    }
+
     /// That instances are waited for, since `since`.
     pub(super) fn waiting(&self, poll: Poll, what: &str, since: Timestamp) -> (Progress, Option<Timestamp>) {
         let alarm = saturating_add(since, self.times().d);
@@ -90,10 +154,27 @@ impl Context<'_, '_> {
         let reason = if late { reason::PAST_DEADLINE } else { reason::WAITING_FOR_INSTANCES };
         let until = poll.until;
         let message = poll.message(what);
-        let laggards = poll.laggards.into_iter().chain(poll.tolerated).collect();
+        let laggards = poll.laggards.into_iter().chain(poll.tolerated).chain(poll.left).collect();
         let progress = Progress { reason, message, laggards };
         (progress, (!late).then_some(alarm).into_iter().chain(until).min())
     }
+}
+
+/// Whether a step whose floor was `floor` goes on without so many instances (`propagation.pastDeadline`): at most
+/// max(1, 10 %) of the TrustDomain's.
+pub(crate) fn may_leave_behind(observed: &Observed<'_>, floor: Timestamp, now: Timestamp, lagging: usize) -> bool {
+    let times = &observed.domain.spec.propagation;
+    let Instances::Known(all) = &observed.instances else { return false };
+    times.past_deadline == PastDeadline::LeaveBehind
+        && now >= saturating_add(floor, times.deadline.value())
+        && lagging <= (all.len() / SHARE).max(1)
+}
+
+/// Whether an instance signs tokens.
+pub(crate) fn is_issuer(observed: &Observed<'_>, namespace: &str, pod: &str) -> bool {
+    let signer = names::token_signer(observed.name());
+    let mut its = observed.instances.iter().filter(|instance| instance.namespace == namespace && instance.name == pod);
+    its.any(|instance| instance.uses.iter().any(|object| object.name == signer))
 }
 
 fn order(laggard: &Laggard) -> (&str, &str, &str) {
@@ -101,3 +182,5 @@ fn order(laggard: &Laggard) -> (&str, &str, &str) {
 }
 
 const NAMED: usize = 3;
+/// One of so many instances may be left behind.
+const SHARE: usize = 10;

@@ -1,5 +1,7 @@
 //! The signing keys' ring. The next key is always in the JWK set already.
 
+use std::collections::BTreeSet;
+
 use gaia_api::crd::{DistrustMode, reason};
 use gaia_api::names::{self, annotation};
 use gaia_pki::{KeySpec, SigningAlgorithm};
@@ -141,11 +143,10 @@ fn replace_suspect(context: &Context<'_, '_>) -> Option<Turn> {
         let message = format!("{} is to sign in its place", name(KIND, &next.id));
         return Some(Turn::wait(Progress::new(reason::DISTRUSTED, message), vec![limit]));
     }
-    let (ready, progress, alarm) = acknowledged(context, next);
-    if ready {
-        return Some(Turn { thresholds: vec![limit], ..promote(context, next, vec![]) });
+    match acknowledged(context, next) {
+        Ok(left) => Some(Turn { thresholds: vec![limit], ..promote(context, next, left) }),
+        Err((progress, alarm)) => Some(Turn::wait(progress, alarm.into_iter().chain([limit]).collect())),
     }
-    Some(Turn::wait(progress, alarm.into_iter().chain([limit]).collect()))
 }
 
 /// There is always a next key, of the algorithm that is asked for.
@@ -161,8 +162,12 @@ fn stage(context: &Context<'_, '_>) -> Option<Turn> {
 
 /// What is staged counts as published once it was seen in every projection.
 fn publish(context: &Context<'_, '_>) -> Option<Turn> {
-    let staged = context.signing.next().filter(|next| next.state == State::Staged && context.is_projected)?;
-    Some(Turn { steps: vec![Step::Publish(staged.id.clone())], ..Turn::default() })
+    let staged = context.signing.next().filter(|next| next.state == State::Staged)?;
+    let left = context.left_behind(&staged.id, staged.projected_since());
+    let is_seen = context.projections.outside(&left).is_empty();
+    let steps = if is_seen { vec![Step::Publish(staged.id.clone())] } else { vec![] };
+    let events = context.published_without(KIND, staged, &left).into_iter().collect();
+    Some(Turn { steps, events, thresholds: vec![context.publishing_deadline(staged)], ..Turn::default() })
 }
 
 /// A key that signs no more goes once no token of it can be in use.
@@ -196,6 +201,9 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<SigningMaterial>) -> O
     };
     let life = std::time::Duration::from_secs(context.signing.max_ttl_high_water_seconds.unwrap_or_default());
     let safe = saturating_add(switched, times.p + life + times.s);
+    if let Some(progress) = context.held_by_unwatched(KIND, &old.id).filter(|_| old.distrust.is_none()) {
+        return Some(Turn::wait(progress, vec![]).settling());
+    }
     if now >= safe {
         let poll = not_switched(context, old);
         if poll.is_unanimous() {
@@ -213,8 +221,10 @@ fn watch_issuer(context: &Context<'_, '_>, old: &Generation<SigningMaterial>, li
     let times = context.times();
     let what = name(KIND, &old.id);
     let id = active_id(context);
+    let signer = names::token_signer(context.observed.name());
+    let is_handed_over = !context.projections.unwritten.iter().any(|unwritten| unwritten.object.name == signer);
     let floor = saturating_add(old.since, times.p + times.s);
-    if !context.is_projected {
+    if !is_handed_over {
         let progress = Progress::new(reason::PUBLISHING, format!("{} is being handed to its issuer", name(KIND, &id)));
         return Turn::wait(progress, limit.into_iter().collect());
     }
@@ -245,7 +255,7 @@ fn watch_issuer(context: &Context<'_, '_>, old: &Generation<SigningMaterial>, li
 fn not_switched(context: &Context<'_, '_>, old: &Generation<SigningMaterial>) -> Poll {
     let kid = context.signing.active().map(|active| active.material.jwk.kid()).unwrap_or_default();
     let signer = names::token_signer(context.observed.name());
-    context.poll(|object: &ObjectKey| object.name == signer, &Need::SigningKid(kid), old.since)
+    context.poll(|object: &ObjectKey| object.name == signer, &Need::SigningKid(kid), old.since, BTreeSet::new())
 }
 
 /// The short id of the key that signs.
@@ -255,8 +265,8 @@ fn active_id(context: &Context<'_, '_>) -> String {
 
 /// From the edit to the last refusal.
 fn settle_exposure(context: &Context<'_, '_>) -> Option<Turn> {
-    let old = super::distrust::unsettled(&context.signing.generations).filter(|_| context.is_projected)?;
-    let poll = context.poll(|_| true, &Need::NoKid(old.material.jwk.kid()), old.since);
+    let old = super::distrust::unsettled(&context.signing.generations).filter(|_| context.is_projected())?;
+    let poll = context.poll(|_| true, &Need::NoKid(old.material.jwk.kid()), old.since, BTreeSet::new());
     super::distrust::settle(context, (KIND, old), poll)
 }
 
@@ -288,34 +298,42 @@ fn switch(context: &Context<'_, '_>) -> Turn {
         return Turn::rest(vec![due]);
     };
     if next.state != State::Published {
-        let progress = Progress::new(reason::PUBLISHING, format!("{} is being published", name(KIND, &next.id)));
-        return Turn::wait(progress, vec![due]);
+        let left = context.left_behind(&next.id, next.projected_since());
+        let holders = context.projections.outside(&left);
+        return Turn::wait(context.publishing(KIND, next, &holders), vec![due]);
     }
-    let (ready, progress, alarm) = acknowledged(context, next);
-    if !ready {
-        return Turn::wait(progress, alarm.into_iter().collect());
+    match acknowledged(context, next) {
+        Ok(left) => promote(context, next, left.into_iter().chain([started(KIND, &why)]).collect()),
+        Err((progress, alarm)) => Turn::wait(progress, alarm.into_iter().collect()),
     }
-    promote(context, next, vec![started(KIND, &why)])
 }
 
-/// Whether everybody knows the next key; else who does not.
-fn acknowledged(context: &Context<'_, '_>, next: &Generation<SigningMaterial>) -> (bool, Progress, Option<Timestamp>) {
+/// Whether all instances know the next key: the event about those that are left behind; else those that do not.
+fn acknowledged(
+    context: &Context<'_, '_>,
+    next: &Generation<SigningMaterial>,
+) -> Result<Vec<Event>, (Progress, Option<Timestamp>)> {
     let times = context.times();
     let published = next.published_time.unwrap_or(next.since);
     let floor = saturating_add(published, times.p + times.s);
     let trust = names::trust(context.observed.name());
     let kid = next.material.jwk.kid();
-    let poll = context.poll(|object| object.name == trust, &Need::Kid(kid), published);
+    let left = context.left_behind(&next.id, next.projected_since());
+    let holders = context.projections.outside(&left);
+    let mut poll = context.poll(|object| object.name == trust, &Need::Kid(kid), published, left.clone());
+    context.leave_behind(&mut poll, floor);
     let what = name(KIND, &next.id);
     if context.now < floor {
         let message = format!("{what} was published at {published}; it signs at {floor} at the earliest");
-        return (false, Progress::new(reason::PUBLISHING, message), Some(floor));
+        return Err((Progress::new(reason::PUBLISHING, message), Some(floor)));
+    }
+    if !holders.is_empty() {
+        return Err((context.publishing(KIND, next, &holders), None));
     }
     if poll.is_unanimous() || context.may_advance_without(&next.id) {
-        return (true, Progress::new(reason::PUBLISHING, format!("{what} is known everywhere")), None);
+        return Ok(poll.left_event(&format!("know {what}")).into_iter().collect());
     }
-    let (progress, alarm) = context.waiting(poll, &format!("know {what}"), floor);
-    (false, progress, alarm)
+    Err(context.waiting(poll, &format!("know {what}"), floor))
 }
 
 /// The next key signs, and another one is staged after it.

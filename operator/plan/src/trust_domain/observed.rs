@@ -9,6 +9,7 @@ use gaia_api::names::{self, annotation};
 use jiff::Timestamp;
 
 use super::kept::KeptGrants;
+use super::namespaces::WriteRefusal;
 use crate::backoff::{Failures, saturating_add, saturating_sub, since};
 use crate::certificate::{LeafFacts, issued_as_noted};
 use crate::epoch::EpochMacs;
@@ -45,6 +46,10 @@ pub struct Observed<'a> {
     pub grants: BTreeMap<String, Held<ObjectFacts>>,
     /// Secret `<td>-token-signer` by namespace, wherever one is known.
     pub signers: BTreeMap<String, Held<SignerSecret>>,
+    /// Writes of projections and leaf Secrets that were refused at the last attempt.
+    pub refused: BTreeMap<ObjectKey, WriteRefusal>,
+    /// Namespaces that it selects and that the operator does not watch, sorted.
+    pub unwatched: Vec<String>,
     /// Projections that somebody else deleted while the operator watched.
     pub lost: BTreeSet<crate::object::ObjectKey>,
     /// The GaiaServices of this TrustDomain in granted namespaces.
@@ -149,6 +154,9 @@ pub trait LeafRecord: fmt::Debug {
     /// Whether it is `immutable: true`.
     fn is_immutable(&self) -> bool;
 
+    /// Whether it has an owner of group `gaia.dev`, with which it is deleted.
+    fn has_owner(&self) -> bool;
+
     /// An annotation that holds a number.
     fn number(&self, annotation: &str) -> Option<u64> {
         self.annotation(annotation)?.parse().ok()
@@ -170,6 +178,10 @@ impl LeafRecord for ObjectFacts {
 
     fn is_immutable(&self) -> bool {
         self.immutable
+    }
+
+    fn has_owner(&self) -> bool {
+        !self.owners.is_empty()
     }
 }
 
@@ -197,6 +209,12 @@ pub struct LeafView<'a> {
 }
 
 impl LeafView<'_> {
+    /// Whether `deletionPolicy: Retain` left it: no ServiceCertificate asks for it, and nothing deletes it.
+    #[must_use]
+    pub fn is_retained(&self) -> bool {
+        !self.is_claimed && self.secret.is_some_and(|secret| !secret.has_owner())
+    }
+
     /// When the stored certificate was issued. Without the operator's own note, the latest that it can have been.
     #[must_use]
     pub fn issued_at(&self) -> Timestamp {

@@ -6,16 +6,24 @@ use gaia_api::crd::reason;
 use gaia_api::names::{self, annotation, key};
 use jiff::Timestamp;
 
-use super::{Decision, Observed};
+use super::Observed;
+use super::namespaces::{Cause, Projections, Unwritten, last_refusal};
 use crate::object::{
     DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, OtherKeys, Template, immutable, unreadable,
 };
 use crate::ring::{CaRing, Ring, RingKind, SigningRing};
 use crate::{Action, Refusal, WriteSigner, projection};
 
+/// What is to be written or deleted now, and what is not as it should be.
+#[derive(Default)]
+pub(super) struct Work {
+    pub(super) actions: Vec<Action>,
+    pub(super) projections: Projections,
+}
+
 /// Everything that is to be written or deleted so that the projections are what rings and resources say.
-pub(super) fn actions(observed: &Observed<'_>, ca: &CaRing, signing: &SigningRing, now: Timestamp) -> Decision {
-    let mut decision = Decision::default();
+pub(super) fn actions(observed: &Observed<'_>, ca: &CaRing, signing: &SigningRing, now: Timestamp) -> Work {
+    let mut work = Work::default();
     let trust = projection::trust_data(&observed.domain.spec, ca, signing, now);
     for namespace in &observed.granted {
         let object = ObjectKey::config_map(namespace, names::trust(observed.name()));
@@ -23,11 +31,13 @@ pub(super) fn actions(observed: &Observed<'_>, ca: &CaRing, signing: &SigningRin
         let both = both.into_iter().chain(epoch(observed, RingKind::SigningKeys, signing, &object)).collect();
         let desired = config_map(observed, object, "trust", both, &trust);
         let change = project(observed, &desired, observed.trust.get(namespace), |facts| facts);
-        decision.add(change.map(|change| change.map(|change| Action::Write(Box::new(change)))));
+        let action = change.map(|change| change.map(|change| Action::Write(Box::new(change))));
+        work.add(observed, desired.key, action, now);
     }
     let issuer = issuer_namespace(observed);
     if let Some(namespace) = issuer {
-        decision.add(signer(observed, namespace, signing));
+        let object = ObjectKey::secret(namespace, names::token_signer(observed.name()));
+        work.add(observed, object, signer(observed, namespace, signing), now);
         if let Some(grants) = projection::grants_data(&observed.domain.spec, &observed.services, &observed.kept) {
             // What is the issuer's depends on the signing ring only. Besides, an object that has lost its label is known by it.
             let object = ObjectKey::config_map(namespace, names::grants(observed.name()));
@@ -35,20 +45,38 @@ pub(super) fn actions(observed: &Observed<'_>, ca: &CaRing, signing: &SigningRin
             let desired = config_map(observed, object, "grants", epoch, &grants);
             // Grants change with the services: that is no repair, so it is not announced as one.
             let change = project(observed, &desired, observed.grants.get(namespace), |facts| facts);
-            decision.add(change.map(|change| change.map(|change| Action::Write(Box::new(quiet(change))))));
+            let action = change.map(|change| change.map(|change| Action::Write(Box::new(quiet(change)))));
+            work.add(observed, desired.key, action, now);
         }
     }
-    decision.actions.extend(leftovers(observed, issuer));
-    decision
+    work.actions.extend(leftovers(observed, issuer));
+    work
 }
 
-impl Decision {
-    fn add(&mut self, action: Result<Option<Action>, Refusal>) {
-        match action {
-            Ok(action) => self.actions.extend(action),
-            // The first is reported; one bad namespace never holds up the others.
-            Err(refusal) => self.refusal = self.refusal.take().or(Some(refusal)),
-        }
+impl Work {
+    /// One namespace never holds up the writes of others: a write that was refused is tried again later.
+    fn add(
+        &mut self,
+        observed: &Observed<'_>,
+        object: ObjectKey,
+        action: Result<Option<Action>, Refusal>,
+        now: Timestamp,
+    ) {
+        let cause = match action {
+            Ok(None) => return,
+            Err(refusal) => Some(Cause { refusal, is_local: true }),
+            Ok(Some(action)) => match last_refusal(observed, &object, now) {
+                Some((cause, Some(retry_at))) => {
+                    self.projections.retries.push(retry_at);
+                    Some(cause)
+                }
+                last => {
+                    self.actions.push(action);
+                    last.map(|(cause, _)| cause)
+                }
+            },
+        };
+        self.projections.unwritten.push(Unwritten { object, cause });
     }
 }
 
@@ -170,17 +198,19 @@ fn write_signer(observed: &Observed<'_>, kid: String, object: ObjectChange) -> A
 /// namespace is no longer selected: pods would break.
 fn leftovers(observed: &Observed<'_>, issuer: Option<&str>) -> Vec<Action> {
     let mut actions = vec![];
+    let stays = |facts: &&ObjectFacts| !facts.is_deleting;
     for (namespace, held) in observed.signers.iter().filter(|(namespace, _)| Some(namespace.as_str()) != issuer) {
         let key = ObjectKey::secret(namespace, names::token_signer(observed.name()));
-        actions.extend(held.ours().map(|secret| Action::Delete { key, version: secret.facts.version() }));
+        let facts = held.ours().map(|secret| &secret.facts).filter(stays);
+        actions.extend(facts.map(|facts| Action::Delete { key, version: facts.version() }));
     }
     for (namespace, held) in observed.grants.iter().filter(|(namespace, _)| Some(namespace.as_str()) != issuer) {
         let key = ObjectKey::config_map(namespace, names::grants(observed.name()));
-        actions.extend(held.ours().map(|facts| Action::Delete { key, version: facts.version() }));
+        actions.extend(held.ours().filter(stays).map(|facts| Action::Delete { key, version: facts.version() }));
     }
     for (namespace, held) in observed.trust.iter().filter(|(namespace, _)| !observed.consumers.contains(*namespace)) {
         let key = ObjectKey::config_map(namespace, names::trust(observed.name()));
-        actions.extend(held.ours().map(|facts| Action::Delete { key, version: facts.version() }));
+        actions.extend(held.ours().filter(stays).map(|facts| Action::Delete { key, version: facts.version() }));
     }
     actions
 }

@@ -38,6 +38,7 @@ pub(super) fn status(observed: &Observed<'_>, decision: &Decision, now: Timestam
     conditions.extend(report.warnings(warnings));
     let exposed = || [&decision.ca, &decision.signing].into_iter().filter_map(|turn| turn.exposed.as_ref());
     let waited_for = ca.into_iter().chain(signing).flat_map(|progress| &progress.laggards);
+    let waited_for = waited_for.chain(&decision.namespaces);
     let (laggards, laggard_count) = named(waited_for.chain(exposed().flat_map(|exposed| &exposed.laggards)));
     let (reason, message) = headline(&conditions);
     TrustDomainStatus {

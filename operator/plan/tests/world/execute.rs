@@ -20,6 +20,8 @@ pub(crate) enum WriteError {
     Conflict,
     /// The API server does not take it.
     Refused(String),
+    /// The same, for a cause inside the object's namespace.
+    RefusedHere(String),
     /// The operator died before it.
     Died,
 }
@@ -150,6 +152,13 @@ impl World {
         if !self.namespaces.contains_key(&change.key.namespace) {
             return Err(WriteError::Refused(format!("namespace {} not found", change.key.namespace)));
         }
+        let namespace = change.key.namespace.as_str();
+        if self.webhook_down && namespace != super::OPERATOR_NAMESPACE {
+            return Err(WriteError::Refused("failed calling webhook".to_owned()));
+        }
+        if change.on.is_none() && self.quotas.contains(namespace) || self.full.contains(&change.key) {
+            return Err(WriteError::RefusedHere("refused in this namespace".to_owned()));
+        }
         self.may_write()?;
         self.judge(by, action);
         let fresh = self.fresh_version();
@@ -169,6 +178,7 @@ impl World {
         stored.touch(fresh.resource_version.parse().unwrap());
         self.remember(&change.key);
         self.memory.lost.remove(&change.key);
+        self.memory.refused.remove(&change.key);
         Ok(())
     }
 

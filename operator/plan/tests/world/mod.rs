@@ -32,7 +32,7 @@ use gaia_plan::budget::IssuanceBudget;
 use gaia_plan::instance::Target;
 use gaia_plan::object::{ObjectFacts, ObjectKey, OwnerRef, Version};
 use gaia_plan::ring::{CaRing, RingError, SigningRing};
-use gaia_plan::trust_domain::{Abilities, BroughtCa, Guidance};
+use gaia_plan::trust_domain::{Abilities, BroughtCa, Guidance, WriteRefusal};
 use jiff::{SignedDuration, Timestamp};
 
 pub(crate) use self::execute::WriteError;
@@ -62,6 +62,14 @@ pub(crate) struct World {
     pub(crate) log: Vec<Done>,
     /// Invariant number (0: a rule without one) and what was against it.
     pub(crate) violations: Vec<(u8, String)>,
+    /// Namespaces in which nothing can be created any more.
+    pub(crate) quotas: BTreeSet<String>,
+    /// Objects that cannot take any change, as their annotations are full.
+    pub(crate) full: BTreeSet<ObjectKey>,
+    /// Selected namespaces that the operator does not watch.
+    pub(crate) unwatched: Vec<String>,
+    /// Whether every write into a namespace is refused by a webhook that does not answer.
+    pub(crate) webhook_down: bool,
     /// How many of the next writes the API server refuses.
     pub(crate) fail_next: u32,
     /// What the operator's cache shows, if it lags behind.
@@ -99,6 +107,8 @@ pub(crate) struct Memory {
     pub(crate) budgets: BTreeMap<Name, IssuanceBudget>,
     /// Objects met on a POST that carry no label: they are looked at one by one.
     pub(crate) probed: BTreeSet<ObjectKey>,
+    /// Writes that were refused at the last attempt.
+    pub(crate) refused: BTreeMap<ObjectKey, WriteRefusal>,
     /// Objects that somebody deleted while the operator watched.
     pub(crate) lost: BTreeSet<ObjectKey>,
     /// What TrustDomains said last of their rotations.
@@ -204,6 +214,10 @@ impl World {
             pems: BTreeMap::new(),
             log: vec![],
             violations: vec![],
+            quotas: BTreeSet::new(),
+            full: BTreeSet::new(),
+            unwatched: vec![],
+            webhook_down: false,
             fail_next: 0,
             view: None,
             leaves: BTreeMap::new(),
@@ -294,8 +308,9 @@ impl World {
     fn is_waiting(&mut self) -> bool {
         let failures = std::mem::take(&mut self.memory.failures);
         let budgets = std::mem::take(&mut self.memory.budgets);
+        let refused = std::mem::take(&mut self.memory.refused);
         let waiting = self.resources().iter().any(|resource| !self.plan(resource).actions.is_empty());
-        (self.memory.failures, self.memory.budgets) = (failures, budgets);
+        (self.memory.failures, self.memory.budgets, self.memory.refused) = (failures, budgets, refused);
         waiting
     }
 
@@ -327,9 +342,16 @@ impl World {
         for action in &planned.actions {
             match self.execute(resource, action) {
                 Ok(()) => {}
+                // Another writer was faster in one namespace.
+                Err(WriteError::Conflict) if is_projection(resource, action) => {}
                 Err(WriteError::Conflict) => break,
                 Err(WriteError::Died) => return true,
-                Err(WriteError::Refused(message)) => {
+                Err(error @ (WriteError::Refused(_) | WriteError::RefusedHere(_))) => {
+                    let is_local = matches!(error, WriteError::RefusedHere(_));
+                    let (WriteError::Refused(message) | WriteError::RefusedHere(message)) = error else { continue };
+                    if self.note_refusal(resource, action, &message, is_local) {
+                        continue;
+                    }
                     failure = failure.or(Some(message));
                     if matches!(action, Action::CreateRing(_) | Action::Transition(_) | Action::Restore(_)) {
                         break;
@@ -342,6 +364,19 @@ impl World {
             None => drop(self.memory.failures.remove(resource)),
         }
         true
+    }
+
+    /// Remembers that a write was refused. Returns whether nothing else of the resource waits for it.
+    fn note_refusal(&mut self, resource: &Resource, action: &Action, message: &str, is_local: bool) -> bool {
+        let is_projection = is_projection(resource, action);
+        let Some(object) = action.object() else { return false };
+        if is_projection || matches!(resource, Resource::Certificate(_)) {
+            let attempts = self.memory.refused.get(object).map_or(0, |refused| refused.failures.attempts) + 1;
+            let message = message.to_owned();
+            let failures = Failures { attempts, last: self.now, generation: None, reason: "WriteFailed", message };
+            self.memory.refused.insert(object.clone(), WriteRefusal { failures, is_local });
+        }
+        is_projection
     }
 
     fn remember_failure(&mut self, resource: &Resource, message: String) {
@@ -483,6 +518,12 @@ macro_rules! status_slot {
 status_slot!(TrustDomain, Domain);
 status_slot!(ServiceCertificate, Certificate);
 status_slot!(GaiaService, Service);
+
+/// Whether an action writes or deletes one object in one namespace on behalf of a TrustDomain.
+fn is_projection(resource: &Resource, action: &Action) -> bool {
+    let of_domain = matches!(resource, Resource::Domain(_));
+    of_domain && action.object().is_some_and(|object| !object.name.ends_with("-ring"))
+}
 
 fn number(stored: &Stored, key: &str, prefix: &str) -> Option<u64> {
     stored.content.get(key)?.strip_prefix(prefix)?.parse().ok()

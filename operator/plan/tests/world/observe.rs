@@ -100,6 +100,8 @@ impl World {
             trust: config_maps(names::trust(name)),
             grants: config_maps(names::grants(name)),
             signers: signers.filter(|(_, held)| *held != Held::Absent).collect(),
+            refused: self.memory.refused.clone(),
+            unwatched: self.unwatched.clone(),
             lost: self.memory.lost.clone(),
             services,
             leaves: self.leaf_views(name, &leaves, reversed),

@@ -114,16 +114,16 @@ pub struct Counts {
     pub summary: String,
 }
 
-/// An instance or a leaf Secret that a rotation waits for.
+/// An instance, a leaf Secret or a namespace that a rotation waits for, or did not wait for.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Laggard {
     /// Its namespace.
     #[schemars(length(max = 63))]
     pub namespace: String,
-    /// Secret; absent for an instance.
+    /// Namespace or Secret; absent for an instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<LaggardKind>,
-    /// Its pod or endpoint, or the name of a Secret.
+    /// Its pod or endpoint; the name of a Secret; empty for a namespace.
     #[schemars(length(max = 253))]
     pub pod: String,
     /// Why it is not current.
@@ -136,6 +136,8 @@ pub struct Laggard {
 pub enum LaggardKind {
     /// A leaf Secret whose certificate is still signed by the retiring CA.
     Secret,
+    /// A namespace in which a projection or a leaf Secret cannot be written.
+    Namespace,
 }
 
 /// From the edit that distrusted something to the last acknowledgement.

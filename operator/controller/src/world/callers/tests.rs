@@ -24,6 +24,7 @@ fn chain(count: usize) -> World {
     let mut world = World::new(Surroundings {
         operator_namespace: "gaia-system".to_owned(),
         cluster_domain: "cluster.local".to_owned(),
+        watch_namespaces: vec![],
     });
     world.apply_trust_domain(parse(json!({
         "metadata": { "name": "gaia", "uid": "td" },

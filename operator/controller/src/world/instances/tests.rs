@@ -14,6 +14,7 @@ fn world() -> World {
     let mut world = World::new(Surroundings {
         operator_namespace: "gaia-system".to_owned(),
         cluster_domain: "cluster.local".to_owned(),
+        watch_namespaces: vec![],
     });
     for namespace in ["shop", "other"] {
         let labels = BTreeMap::from([("team".to_owned(), namespace.to_owned())]);

@@ -16,6 +16,7 @@ fn world(keys: bool) -> World {
     let mut world = World::new(Surroundings {
         operator_namespace: "gaia-system".to_owned(),
         cluster_domain: "cluster.local".to_owned(),
+        watch_namespaces: vec![],
     });
     world.begin_reading(at(0), None);
     world.apply_namespace("shop", NamespaceFacts { labels: BTreeMap::new(), terminating: false });
