@@ -355,10 +355,21 @@ impl World {
         let fallen_behind = guidance.behind.iter().filter(|uid| before.is_none_or(|b| !b.behind.contains(*uid)));
         let fallen_behind: Vec<String> = fallen_behind.cloned().collect();
         self.probe_soon(domain, fallen_behind.iter());
+        let before = self.guidance.get(domain);
+        let none = gaia_plan::trust_domain::CutServices::new();
+        let was_cut = before.map_or(&none, |before| &before.cut);
+        let all_cut = was_cut.keys().chain(guidance.cut.keys());
+        let recut = all_cut.filter(|service| was_cut.get(*service) != guidance.cut.get(*service));
+        let mut keys: BTreeSet<Key> =
+            recut.map(|(namespace, name)| Key::Service(namespace.clone(), name.clone())).collect();
+        keys.retain(|key| self.metadata(key).is_some());
         let before = self.guidance.insert(domain.to_owned(), guidance);
         let open = |guidance: &Guidance| guidance.open_wave;
         let changed = before.as_ref().map_or(0, open) != self.guidance.get(domain).map_or(0, open);
-        if changed { self.referring_to(domain) } else { BTreeSet::new() }
+        if changed {
+            keys.extend(self.referring_to(domain));
+        }
+        keys
     }
 }
 

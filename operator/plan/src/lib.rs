@@ -23,6 +23,7 @@ pub mod projection;
 pub mod ring;
 mod rotation;
 pub mod service;
+pub mod shares;
 pub mod transition;
 pub mod trust_domain;
 mod user_tokens;

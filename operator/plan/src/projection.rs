@@ -4,14 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use gaia_api::SpiffeId;
 use gaia_api::crd::{CallerSpec, GaiaService, TrustDomainSpec};
-use gaia_api::mount::{DeniedSubject, Denylist, Grant, Grants, SCHEMA_VERSION, ServiceIdentity, TokenRules};
+use gaia_api::mount::{DeniedSubject, Denylist, SCHEMA_VERSION, ServiceIdentity, TokenRules};
 use gaia_api::names::{COMPONENT_LABEL, TRUST_DOMAIN_LABEL, key};
 use gaia_pki::Jwk;
 use jiff::Timestamp;
 
 use crate::object::{DesiredObject, ObjectKey, OtherKeys, Template};
 use crate::ring::{CaRing, SigningRing, State};
-use crate::trust_domain::KeptGrants;
 
 /// The trusted roots as one PEM file, in the order of the ring. Roots that have ended leave it, except the active one.
 #[must_use]
@@ -73,35 +72,6 @@ pub fn denylist(spec: &TrustDomainSpec, ca: &CaRing, signing: &SigningRing) -> D
         subjects,
         issuers: crate::leaked::denied_issuers(spec, ca),
     }
-}
-
-/// The content of ConfigMap `<td>-grants`: every service of the TrustDomain, and who may call whom. None: it must stay as
-/// it is.
-#[must_use]
-pub fn grants_data(
-    spec: &TrustDomainSpec,
-    services: &[&GaiaService],
-    kept: &KeptGrants,
-) -> Option<BTreeMap<String, String>> {
-    let mut identities: Vec<ServiceIdentity> = services.iter().map(|service| identity(spec, service)).collect();
-    identities.sort();
-    let callers = Callers::of(services);
-    let mut grants: Vec<Grant> = vec![];
-    for service in services {
-        let target = identity(spec, service);
-        for caller in &service.spec.callers {
-            grants.push(Grant {
-                caller: callers.id(spec, &target.namespace, caller),
-                target: target.spiffe_id.clone(),
-                scopes: sorted(&caller.scopes),
-                on_behalf_of: caller.on_behalf_of,
-            });
-        }
-    }
-    grants.sort();
-    grants.dedup();
-    let grants = Grants { schema_version: SCHEMA_VERSION, tokens: token_rules(spec), services: identities, grants };
-    Some(BTreeMap::from([(key::GRANTS.to_owned(), json(&kept.merge(grants)?))]))
 }
 
 /// How the platform's tokens look.

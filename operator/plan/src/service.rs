@@ -2,6 +2,7 @@
 
 mod callers;
 mod child;
+mod grants;
 mod ledger;
 mod modes;
 
@@ -32,6 +33,7 @@ use crate::object::{
 };
 use crate::plan::owner;
 use crate::projection::Callers;
+use crate::shares::Cut;
 use crate::{Action, Event, Plan, Refusal, legacy, mode, projection, user_tokens};
 
 /// Everything a decision about one GaiaService rests on.
@@ -55,6 +57,8 @@ pub struct Observed<'a> {
     pub watch: Option<Watch<'a>>,
     /// The GaiaServices of the TrustDomain that its callers name, in granted namespaces; others do no harm.
     pub callers: &'a [&'a GaiaService],
+    /// The share of its namespace in `grants.json`, if its own entries do not fit in it.
+    pub grants_cut: Option<&'a Cut>,
     /// Attempts that failed.
     pub failures: Option<&'a Failures>,
 }
@@ -412,6 +416,7 @@ fn status(
     let plain = legacy::plain_free(service, legacy, tls.as_ref().map(|tls| tls.mode), now);
     conditions.push(report.condition(PLAIN_FREE, plain.truth, plain.reason, plain.message));
     conditions.extend(report.warnings(callers::not_found(observed)));
+    conditions.extend(report.warnings(grants::too_large(observed).into_iter().collect()));
     let (reason, message) = headline(&conditions);
     GaiaServiceStatus {
         observed_generation: service.metadata.generation,

@@ -3,6 +3,7 @@
 mod bootstrap;
 mod brought;
 mod epochs;
+mod grants;
 mod kept;
 mod namespaces;
 mod observed;
@@ -22,6 +23,7 @@ use jiff::Timestamp;
 pub(crate) use self::bootstrap::{desired_ring, signing_key_spec};
 pub(crate) use self::brought::ca_material;
 pub(crate) use self::epochs::newest_projected;
+pub use self::grants::CutServices;
 pub use self::kept::KeptGrants;
 pub use self::namespaces::WriteRefusal;
 pub(crate) use self::namespaces::{Projections, Unwritten, named as named_namespaces};
@@ -50,6 +52,8 @@ pub struct Guidance {
     /// Certificates of services up to this wave may be issued anew by a new CA. Must be heeded before the plan's actions
     /// are carried out.
     pub open_wave: i32,
+    /// Services whose entries do not fit into `grants.json`.
+    pub cut: CutServices,
     /// UIDs of instances that do not use everything yet: they are probed soon.
     pub behind: BTreeSet<String>,
 }
@@ -75,7 +79,7 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> DomainPlan {
     // Of a CA that is about to sign only the first wave takes certificates, whoever looks at the ring before the next plan.
     let open_wave =
         if actions.iter().any(switches_ca) { FIRST_WAVE } else { open_wave(observed, &leaves, &decision.left, now) };
-    let guidance = Guidance { open_wave, behind };
+    let guidance = Guidance { open_wave, cut: decision.cut, behind };
     DomainPlan { plan: Plan { actions, status, next_check: crate::plan::earliest(thresholds, now) }, guidance }
 }
 
@@ -90,6 +94,8 @@ struct Decision {
     warnings: Vec<Warning>,
     /// Namespaces in which something cannot be written.
     namespaces: Vec<Laggard>,
+    /// Services whose entries do not fit into the grants.
+    cut: CutServices,
     /// Namespaces whose leaf Secrets hold no wave.
     left: BTreeSet<String>,
 }
@@ -136,7 +142,7 @@ fn live(
     if let Some(refusal) = epochs::outdated(observed) {
         return Decision::refuse(refusal);
     }
-    let projections::Work { actions: writes, mut projections } = projections::actions(observed, ca, signing, now);
+    let projections::Work { actions: writes, mut projections, cut } = projections::actions(observed, ca, signing, now);
     let mut actions = bootstrap::repairs(observed);
     let is_repaired = actions.is_empty();
     actions.extend(writes);
@@ -193,7 +199,18 @@ fn live(
     warnings.extend(rotation::unused_brought_ca(&context));
     let namespaces = projections.laggards();
     let left = left_by_waves(&context);
-    Decision { actions, refusal, ca: ca_turn, signing: signing_turn, currency, thresholds, warnings, namespaces, left }
+    Decision {
+        actions,
+        refusal,
+        ca: ca_turn,
+        signing: signing_turn,
+        currency,
+        thresholds,
+        warnings,
+        namespaces,
+        cut,
+        left,
+    }
 }
 
 /// The namespaces that rotations have left behind, and those without which one is to go on.

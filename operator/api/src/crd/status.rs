@@ -46,6 +46,8 @@ pub mod condition {
         pub const CA_NOT_STRICT: &str = "CANotStrict";
         /// TrustDomain: the rotation to the CA in `existingSecretRef` was aborted, so it is not used.
         pub const CA_NOT_USED: &str = "CANotUsed";
+        /// GaiaService: its entries do not fit in its namespace's share of `grants.json`.
+        pub const GRANTS_TOO_LARGE: &str = "GrantsTooLarge";
         /// ServiceCertificate: a shorter certificate was issued than `duration` asks for.
         pub const DURATION_CLAMPED: &str = "DurationClamped";
         /// ServiceCertificate: `renewal: Disabled`, and the certificate is past its renewal time.

@@ -66,6 +66,10 @@ impl World {
             ledger_lost: self.lost.contains(&ledger),
             watch: self.watch_of(found, place),
             callers,
+            grants_cut: self
+                .guidance
+                .get(&found.spec.trust_domain_ref.name)
+                .and_then(|guidance| guidance.cut.get(place)),
             failures: self.failures.get(&Key::Service(place.0.clone(), place.1.clone())),
         })
     }

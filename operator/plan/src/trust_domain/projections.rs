@@ -7,6 +7,7 @@ use gaia_api::names::{self, annotation, key};
 use jiff::Timestamp;
 
 use super::Observed;
+use super::grants::CutServices;
 use super::namespaces::{Cause, Projections, Unwritten, last_refusal};
 use crate::object::{
     DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, OtherKeys, Template, immutable, unreadable,
@@ -19,6 +20,8 @@ use crate::{Action, Refusal, WriteSigner, projection};
 pub(super) struct Work {
     pub(super) actions: Vec<Action>,
     pub(super) projections: Projections,
+    /// Services whose entries do not fit into the grants.
+    pub(super) cut: CutServices,
 }
 
 /// Everything that is to be written or deleted so that the projections are what rings and resources say.
@@ -38,7 +41,9 @@ pub(super) fn actions(observed: &Observed<'_>, ca: &CaRing, signing: &SigningRin
     if let Some(namespace) = issuer {
         let object = ObjectKey::secret(namespace, names::token_signer(observed.name()));
         work.add(observed, object, signer(observed, namespace, signing), now);
-        if let Some(grants) = projection::grants_data(&observed.domain.spec, &observed.services, &observed.kept) {
+        let (grants, cut) = super::grants::data(observed);
+        work.cut = cut;
+        if let Some(grants) = grants {
             // What is the issuer's depends on the signing ring only. Besides, an object that has lost its label is known by it.
             let object = ObjectKey::config_map(namespace, names::grants(observed.name()));
             let epoch = epoch(observed, RingKind::SigningKeys, signing, &object);

@@ -358,3 +358,39 @@ fn immutable_leaf_keeps_its_root_and_holds_no_other_rotation() {
     ask_to_rotate(&mut world, true);
     until(&mut world, true, "Retiring, Removed, Active");
 }
+
+/// Three services at the schema's limits pushed the file over a mebibyte, and both rotations stood still.
+#[test]
+fn grants_of_one_namespace_never_displace_those_of_another() {
+    let mut world = fleet();
+    let caller = |index: usize| CallerSpec {
+        service: format!("caller-{index:03}-{}", "x".repeat(40)),
+        namespace: Some("elsewhere".to_owned()),
+        scopes: (0..64).map(|scope| format!("scope-{scope:02}-{}", "y".repeat(80))).collect(),
+        on_behalf_of: false,
+    };
+    for index in 0..3 {
+        let spec = GaiaServiceSpec { callers: (0..64).map(caller).collect(), ..GaiaServiceSpec::default() };
+        world.create_service("other", &format!("huge-{index}"), spec);
+    }
+    world.namespaces.get_mut("other").unwrap().insert("env".to_owned(), "prod".to_owned());
+    world.settle();
+    let grants = &world.config_map("auth", "gaia-grants").unwrap().content["grants.json"];
+    assert!((500_000..=900 * 1024).contains(&grants.len()), "{}", grants.len());
+    assert!(grants.contains("/sa/asset-service"), "a namespace below the equal share loses nothing");
+    let is_cut = |index: usize| {
+        let reported = world.reported(&service("other", &format!("huge-{index}")));
+        reported.condition("GrantsTooLarge").0 == "True"
+    };
+    let cut: Vec<bool> = (0..3).map(is_cut).collect();
+    assert!(!cut[0] && cut[2], "the oldest fits: {cut:?}");
+    assert_eq!(world.reported(&service("shop", "asset-service")).condition("GrantsTooLarge").0, "");
+    says(&world, &domain(), "Stalled", "False", "Settled");
+    ask_to_rotate(&mut world, true);
+    until(&mut world, true, "Removed, Active");
+    for index in 1..3 {
+        world.delete(&service("other", &format!("huge-{index}")));
+    }
+    world.settle();
+    assert_eq!(world.reported(&service("other", "huge-0")).condition("GrantsTooLarge").0, "");
+}

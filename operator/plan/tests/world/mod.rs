@@ -332,7 +332,8 @@ impl World {
     fn take_guidance(&mut self, resource: &Resource, planned: &Planned) -> bool {
         let (Resource::Domain(name), Some(guidance)) = (resource, &planned.guidance) else { return false };
         let before = self.memory.guidance.insert(name.clone(), guidance.clone());
-        before.map_or(0, |before| before.open_wave) != guidance.open_wave
+        let cut = before.as_ref().map(|before| before.cut.clone()).unwrap_or_default();
+        before.map_or(0, |before| before.open_wave) != guidance.open_wave || cut != guidance.cut
     }
 
     /// Executes a plan. What fails does not hold up what has nothing to do with it. Always a change: at least of what is

@@ -251,6 +251,7 @@ impl World {
             ledger_lost: self.memory.lost.contains(&ledger_key),
             watch: Some(self.ledgers(name)),
             callers: &services,
+            grants_cut: self.memory.guidance.get(domain_name).and_then(|guidance| guidance.cut.get(name)),
             failures: self.failures(&Resource::Service(name.clone())),
         };
         let plan = service::plan(&observed, self.now).plan;
