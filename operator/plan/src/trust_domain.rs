@@ -191,6 +191,11 @@ fn live(
     thresholds.append(&mut signing_turn.thresholds);
     thresholds.extend(restart_at);
     thresholds.extend(&projections.retries);
+    if !projections.local(observed).is_empty() {
+        let deadline = observed.domain.spec.propagation.deadline.value();
+        let since = [ca.projected_since(), signing.projected_since()];
+        thresholds.extend(since.map(|since| saturating_add(since, deadline)));
+    }
     let mut warnings = lifetimes_too_tight(observed, ca, signing);
     warnings.extend(projections.warnings(&behind));
     warnings.extend(watched::warning(observed));

@@ -203,13 +203,9 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option
             && poll.unknown.is_none()
             && poll.laggards.iter().all(|laggard| laggard.kind == Some(LaggardKind::Secret));
         let message = format!("serve certificates of another CA than {}", old.id);
-        let (mut progress, alarm) = context.waiting(poll, &message, floor);
-        let thresholds = alarm.into_iter().chain([spent]).collect();
-        if is_settling {
-            progress.reason = reason::RETIRING;
-            return Some(Turn::wait(progress, thresholds).settling());
-        }
-        return Some(Turn::wait(progress, thresholds));
+        let (progress, alarm) = context.waiting(poll, &message, floor);
+        let turn = Turn::wait(progress, alarm.into_iter().chain([spent]).collect());
+        return Some(if is_settling { turn.settling() } else { turn });
     }
     if let Some(progress) = context.held_by_unwatched(KIND, &old.id) {
         return Some(Turn::wait(progress, vec![spent]).settling());

@@ -202,7 +202,7 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<SigningMaterial>) -> O
     let life = std::time::Duration::from_secs(context.signing.max_ttl_high_water_seconds.unwrap_or_default());
     let safe = saturating_add(switched, times.p + life + times.s);
     if let Some(progress) = context.held_by_unwatched(KIND, &old.id).filter(|_| old.distrust.is_none()) {
-        return Some(Turn::wait(progress, vec![]).settling());
+        return Some(Turn::wait(progress, limit.into_iter().chain([safe]).collect()).settling());
     }
     if now >= safe {
         let poll = not_switched(context, old);

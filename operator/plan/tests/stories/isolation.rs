@@ -258,7 +258,7 @@ fn exposure_has_no_end_while_selected_namespaces_are_not_watched() {
     assert_eq!(world.states(true), "Distrusted, Active");
     assert_eq!(status(&world).exposure.unwrap().until, None);
     world.unwatched.clear();
-    wait(&mut world, 60);
+    wait(&mut world, 120);
     assert!(status(&world).exposure.unwrap().until.is_some());
 }
 
@@ -278,7 +278,7 @@ fn one_lagging_pod_is_left_behind_past_the_deadline_where_the_spec_allows_it() {
     until(&mut world, false, "Removed, Active, Published");
     let all: Vec<_> = world.log[since..].iter().flat_map(|done| done.action.events()).collect();
     let left: Vec<_> = all.iter().filter(|event| event.reason == "InstancesLeftBehind").collect();
-    assert!(left.len() >= 3 && left.iter().all(|event| event.message.contains("shop/old: ")), "{left:#?}");
+    assert!(left.len() >= 2 && left.iter().all(|event| event.message.contains("shop/old: ")), "{left:#?}");
     let completed = all.iter().find(|event| event.reason == "RotationCompleted").unwrap();
     assert!(completed.message.contains("may still use it were not waited for: shop/old"), "{completed:#?}");
     assert!(status(&world).laggards.iter().all(|laggard| laggard.pod == "old"));
@@ -334,14 +334,13 @@ fn retained_secret_keeps_its_root_until_it_expires_and_holds_no_other_rotation()
     ask_to_rotate(&mut world, true);
     wait(&mut world, 3 * 3600);
     assert_eq!(world.states(true), "Retiring, Active");
-    let message = says(&world, &domain(), "CARotating", "True", "Retiring");
+    let message = says(&world, &domain(), "CARotating", "True", "PastDeadline");
     assert!(message.contains("shop/kept-tls: ") && message.contains("(left by deletionPolicy: Retain)"), "{message}");
     assert!(status(&world).laggards.iter().any(|laggard| laggard.kind == Some(LaggardKind::Secret)));
     ask_to_rotate(&mut world, true);
     until(&mut world, true, "Retiring, Removed, Active");
     world.advance(end.duration_since(world.now).as_secs() + 61);
-    world.settle();
-    assert!(world.states(true).starts_with("Removed, Removed"), "{}", world.states(true));
+    until(&mut world, true, "Removed, Removed, Active");
 }
 
 /// A tenant that makes its Secret immutable delays no other CA rotation.
@@ -354,7 +353,7 @@ fn immutable_leaf_keeps_its_root_and_holds_no_other_rotation() {
     ask_to_rotate(&mut world, true);
     wait(&mut world, 3 * 3600);
     assert_eq!(world.states(true), "Retiring, Active");
-    says(&world, &domain(), "CARotating", "True", "Retiring");
+    says(&world, &domain(), "CARotating", "True", "PastDeadline");
     ask_to_rotate(&mut world, true);
     until(&mut world, true, "Retiring, Removed, Active");
 }
