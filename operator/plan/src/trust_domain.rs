@@ -288,20 +288,15 @@ fn unprojected_leaf(observed: &Observed<'_>, bundle_hash: &str, projections: &mu
             && view.secret.is_some_and(is_old)
             && observed.granted.contains(view.secret_namespace)
     });
-    let (mut first, mut lacking): (Option<(&str, &str)>, HashSet<(&str, &str)>) = (None, HashSet::new());
-    for view in behind {
-        let place = (view.secret_namespace, view.secret_name);
-        lacking.insert(place);
-        if !projections.note_leaf(observed, view, true) {
-            first = Some(first.map_or(place, |first| first.min(place)));
-        }
-    }
-    for view in observed.leaves.iter().filter(|view| view.is_claimed) {
-        if !lacking.contains(&(view.secret_namespace, view.secret_name)) {
+    let behind: Vec<&LeafView<'_>> = behind.collect();
+    let place = |view: &LeafView<'_>| format!("{}/{}", view.secret_namespace, view.secret_name);
+    let lacking: HashSet<String> = behind.iter().map(|view| place(view)).collect();
+    if !observed.refused.is_empty() {
+        for view in observed.leaves.iter().filter(|view| view.is_claimed && !lacking.contains(&place(view))) {
             projections.note_leaf(observed, view, false);
         }
     }
-    first.map(|(namespace, name)| format!("{namespace}/{name}"))
+    behind.into_iter().filter(|view| !projections.note_leaf(observed, view, true)).map(place).min()
 }
 
 /// What the times in the spec must satisfy together and do not.
@@ -361,7 +356,7 @@ fn open_wave(observed: &Observed<'_>, leaves: &UsedLeaves<'_, '_>, left: &BTreeS
     };
     // What cannot be written is reported by its ServiceCertificate, and holds no other service.
     let is_waited_for = |view: &LeafView<'_>| {
-        !left.contains(view.secret_namespace) && !view.secret.is_some_and(|secret| secret.is_immutable())
+        !left.contains(view.secret_namespace) && !view.secret.is_some_and(LeafRecord::is_immutable)
     };
     let waited_for = leaves.iter().filter(|(view, _)| is_waited_for(view));
     let open = waited_for.filter(|(view, users)| !is_through(view, users)).map(|(view, _)| view.wave);

@@ -55,7 +55,7 @@ pub(super) fn status(observed: &Observed<'_>, decision: &Decision, now: Timestam
         rotating: Some(what_rotates(ca.is_some(), signing.is_some()).to_owned()),
         laggards,
         laggard_count: (laggard_count > 0).then(|| i32::try_from(laggard_count).unwrap_or(i32::MAX)),
-        exposure: exposure(observed, exposed().map(|exposed| exposed.message.clone()).collect()),
+        exposure: exposure(observed, &exposed().map(|exposed| exposed.message.as_str()).collect::<Vec<_>>()),
         reason,
         message,
         conditions,
@@ -97,7 +97,7 @@ fn what_rotates(ca: bool, signing: bool) -> &'static str {
 }
 
 /// The measured exposure of the last compromise: until the last ring is through with it.
-fn exposure(observed: &Observed<'_>, exposed: Vec<String>) -> Option<Exposure> {
+fn exposure(observed: &Observed<'_>, exposed: &[&str]) -> Option<Exposure> {
     let of_ca = observed.ca.ring().into_iter().flat_map(|ring| ring.generations.iter().filter_map(|g| g.distrust));
     let of_keys =
         observed.signing.ring().into_iter().flat_map(|ring| ring.generations.iter().filter_map(|g| g.distrust));
