@@ -404,6 +404,8 @@ fn thresholds(observed: &Observed<'_>, now: Timestamp) -> Vec<Timestamp> {
     if let Some(ring) = observed.ca.ring() {
         thresholds.extend(projection::bundle_changes_at(ring, now));
         thresholds.extend(status::expiring_from(observed, ring));
+        // Until then it is reported as not valid yet.
+        thresholds.extend(ring.active().map(|active| active.material.not_before));
     }
     // The Secret of a brought CA carries no label of ours, so nobody tells us when it changes.
     if observed.domain.spec.ca.existing_secret_ref.is_some() {
