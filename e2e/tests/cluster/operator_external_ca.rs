@@ -21,7 +21,7 @@ async fn a_new_certificate_in_the_secret_is_rotated_to() {
     ends_well(scene, seen).await;
 }
 
-/// Kind: a CA found by name or key. Renewed with both, every certificate was issued anew without end.
+/// Kind: a CA found by name or key. After a renewal with both, every certificate was re-issued without end.
 #[tokio::test]
 async fn a_certificate_renewed_with_key_and_name_is_rotated_to_once_and_the_writes_end() {
     let Some(scene) = Scene::begin().await else { return };
@@ -64,7 +64,7 @@ async fn the_only_ca_is_refused_after_a_distrust_once_there_is_another() {
     scene.wait_rotated().await;
     scene.wait_for("TrustDomain", &domain, "Stalled=False", "Settled", SOON).await;
     openssl.verify(&openssl.read("second.crt"), &scene.secret_text("worker-tls", "tls.crt").await).await;
-    assert_eq!(scene.trust("ca.crt").await, openssl.read("second.crt"), "the one that leaked is trusted no more");
+    assert_eq!(scene.trust("ca.crt").await, openssl.read("second.crt"), "the leaked CA is not trusted");
     ends_well(scene, seen).await;
 }
 

@@ -95,8 +95,8 @@ pub(crate) fn new_signing_key(key: KeySpec) -> Result<Made<SigningMaterial>, Exe
     })
 }
 
-/// What a TrustDomain has to know of a CA brought from outside, before it is used. A certificate for the operator's own
-/// identity is tried with it: what peers refuse of that they refuse of every other one.
+/// Checks a bring-your-own CA before it is used. It signs a certificate for the operator's own identity on trial: what
+/// peers refuse in that, they refuse in every other one.
 pub(crate) fn examine(ca: &Ca, trust_domain: &str, now: Timestamp) -> BroughtCa {
     let tried = || operator_leaf(ca, trust_domain, now).map(drop).map_err(|error| error.to_string());
     let (refused, not_strict) = match ca.check_peers() {

@@ -213,15 +213,15 @@ impl Certificate {
         self.issuer == issuer.subject && key.is_some() && key == issuer.subject_key_id()
     }
 
-    /// Whether `issuer` issued this as OpenSSL sees it: [`Self::is_signed_by`], and the authority key identifier is not
-    /// that of another issuer.
+    /// Returns true if OpenSSL takes `issuer` for the issuer: [`Self::is_signed_by`], and the authority key identifier is
+    /// not that of another issuer.
     #[must_use]
     pub fn is_issued_by(&self, issuer: &Self) -> bool {
         self.is_signed_by(issuer) && self.authority_mismatch(issuer).is_none()
     }
 
-    /// Whether subject, public key and subject key identifier are those of `other`: what one signed verifies under the
-    /// other.
+    /// Returns true if subject, public key and subject key identifier are those of `other`: certificates of one verify
+    /// under the other.
     #[must_use]
     pub fn is_same_issuer(&self, other: &Self) -> bool {
         self.subject == other.subject
@@ -256,7 +256,7 @@ impl Certificate {
         serial.map(|serial| serial.content.to_vec()).unwrap_or_default()
     }
 
-    /// Whether the signature algorithm inside the signed part is the one beside the signature (RFC 5280 section 4.1.1.2).
+    /// Returns true if both fields name the same signature algorithm (RFC 5280 section 4.1.1.2).
     pub(crate) fn repeats_its_signature_algorithm(&self) -> bool {
         let outer = der::only(&self.der).and_then(|outer| der::elements(outer.content)).unwrap_or_default();
         let inner = self.to_be_signed().unwrap_or_default();
@@ -265,12 +265,12 @@ impl Certificate {
         outer.get(1).map(|algorithm| algorithm.whole) == inner.map(|algorithm| algorithm.whole)
     }
 
-    /// Whether basicConstraints is there and critical.
+    /// Returns true if basicConstraints is present and critical.
     pub(crate) fn has_critical_basic_constraints(&self) -> bool {
         self.extensions.is_basic_critical
     }
 
-    /// Whether keyUsage is there.
+    /// Returns true if keyUsage is present.
     pub(crate) fn has_key_usage(&self) -> bool {
         self.extensions.key_cert_sign.is_some()
     }

@@ -137,7 +137,7 @@ pub enum CaError {
         /// `negative` or `longer than 20 octets`.
         what: &'static str,
     },
-    /// The signed part names another signature algorithm than the one beside the signature.
+    /// The two fields for the signature algorithm differ (RFC 5280 section 4.1.1.2).
     #[error("{subject:?} names two different signature algorithms")]
     SignatureAlgorithmDiffers {
         /// The certificate.
@@ -158,7 +158,7 @@ pub enum CaError {
     ForbidsUsage {
         /// The certificate.
         subject: String,
-        /// What it is not for.
+        /// The missing purpose.
         usage: crate::leaf::Usage,
     },
     /// Critical name constraints of a kind that Go does not process.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use crate::certificate::Certificate;
 
-/// What the certificates of a path together allow below them. The default allows everything.
+/// The name constraints of all certificates of a path. The default allows every name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NameConstraints(Vec<Subtrees>);
 
@@ -31,13 +31,13 @@ impl NameConstraints {
         Self(path.into_iter().filter_map(|certificate| certificate.subtrees().cloned()).collect())
     }
 
-    /// Whether everything is allowed.
+    /// Returns true if every name is allowed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether a certificate below may carry this DNS name, with `*` as its first label or without.
+    /// Returns true if a certificate below may have this DNS name; its first label may be `*`.
     #[must_use]
     pub fn allow_dns(&self, name: &str) -> bool {
         let name = name.to_ascii_lowercase();
@@ -48,7 +48,7 @@ impl NameConstraints {
         })
     }
 
-    /// Whether a certificate below may carry this IP address.
+    /// Returns true if a certificate below may have this IP address.
     #[must_use]
     pub fn allow_ip(&self, address: IpAddr) -> bool {
         let octets = match address {
@@ -63,7 +63,7 @@ impl NameConstraints {
     }
 }
 
-/// Whether a name is the base or below it; with a leading dot, below it only. An empty base stands for all names.
+/// Returns true if a name is the base or below it; with a leading dot, below it only. An empty base stands for all names.
 fn is_within(base: &str, name: &str) -> bool {
     let base = base.to_ascii_lowercase();
     if base.is_empty() || name == base {
@@ -73,7 +73,7 @@ fn is_within(base: &str, name: &str) -> bool {
     name.len() > suffix.len() && name.ends_with(&suffix)
 }
 
-/// Whether a wildcard stands for a name that is excluded.
+/// Returns true if a wildcard matches an excluded name.
 fn covers(name: &str, base: &str) -> bool {
     let base = base.to_ascii_lowercase();
     let base = base.trim_start_matches('.');

@@ -113,7 +113,7 @@ fn subtrees(constraints: &NameConstraints<'_>, is_critical: bool) -> Subtrees {
                 found.permitted_ip.get_or_insert_default().push(range.to_vec());
             }
             GeneralName::IPAddress(range) => found.excluded_ip.push(range.to_vec()),
-            // Leaves carry no e-mail address; a URI is tried with a certificate, as it is the same for all leaves.
+            // Leaves have no e-mail address. URIs are checked with a trial certificate: all leaves have the same trust domain.
             GeneralName::RFC822Name(_) | GeneralName::URI(_) => {}
             GeneralName::DirectoryName(_) => found.other = Some("directoryName"),
             _ => found.other = Some("another kind of name"),

@@ -1,4 +1,4 @@
-//! What peers other than webpki ask of a CA: OpenSSL, with `-x509_strict` and without, Go, and Python 3.13.
+//! Checks of a CA by peers other than webpki: OpenSSL, with `-x509_strict` and without, Go, and Python 3.13.
 //!
 //! A CA that some peer refuses altogether is an error. One that only strict peers refuse is used with a warning.
 

@@ -238,7 +238,7 @@ fn cause(observed: &Observed<'_>, request: &Request<'_>, now: Timestamp) -> Opti
     if annotations.get(annotation::SPEC_HASH) != Some(&request.hash) {
         return Some(Cause::SpecChanged);
     }
-    if leaf.names_hash != request.names_hash {
+    if !request.has_names_of(leaf) {
         return Some(Cause::NamesDiffer);
     }
     if request

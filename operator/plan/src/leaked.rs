@@ -1,4 +1,4 @@
-//! Public keys of CAs that leaked. Distrust goes by key: whoever holds it can sign with every certificate of it.
+//! Public keys of leaked CAs. Distrust goes by key: its holder can sign with every certificate of it.
 
 use gaia_api::crd::{DistrustMode, TrustDomainSpec};
 
@@ -21,7 +21,7 @@ pub(crate) struct LeakedKey {
 }
 
 impl LeakedKeys {
-    /// Those of a TrustDomain; `brought` is the path of the CA in `existingSecretRef`.
+    /// The keys of a TrustDomain; `brought` is the path of the CA in `existingSecretRef`.
     pub(crate) fn of(spec: &TrustDomainSpec, ring: Option<&CaRing>, brought: Option<&CaPath>) -> Self {
         let generations = || ring.into_iter().flat_map(|ring| &ring.generations);
         let key_of = |fingerprint: &str| {
@@ -64,7 +64,7 @@ impl LeakedKeys {
 }
 
 impl LeakedKey {
-    /// Whether that certificate is this one, and not another one of its key.
+    /// Returns true for the distrusted certificate itself, false for another certificate of its key.
     pub(crate) fn is(&self, fingerprint: &str) -> bool {
         self.fingerprint == fingerprint
     }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use gaia_api::crd::{AllowedNames, ServiceCertificateSpec, reason};
+use gaia_pki::NameConstraints;
 
 use crate::Refusal;
 
@@ -26,6 +27,35 @@ pub struct Names {
     pub dns: Vec<String>,
     /// Sorted, without repetition.
     pub ip: Vec<IpAddr>,
+}
+
+/// Names of a certificate that the name constraints of a CA exclude.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ExcludedNames {
+    /// The service's own names in the cluster.
+    pub(crate) own: Vec<String>,
+    /// Of `spec.extraDNSNames` and `spec.ipAddresses`.
+    pub(crate) extra: Vec<String>,
+}
+
+impl Names {
+    /// The names that a CA with these constraints can sign, and the others.
+    pub(crate) fn within(
+        &self,
+        who: Requester<'_>,
+        headless: bool,
+        constraints: &NameConstraints,
+    ) -> (Self, ExcludedNames) {
+        if constraints.is_empty() {
+            return (self.clone(), ExcludedNames::default());
+        }
+        let own = own_names(who, headless);
+        let (dns, excluded): (Vec<_>, Vec<_>) = self.dns.iter().cloned().partition(|name| constraints.allow_dns(name));
+        let (ip, addresses): (Vec<_>, Vec<_>) = self.ip.iter().copied().partition(|ip| constraints.allow_ip(*ip));
+        let (own, mut extra): (Vec<_>, Vec<_>) = excluded.into_iter().partition(|name| own.contains(name));
+        extra.extend(addresses.iter().map(ToString::to_string));
+        (Self { dns, ip }, ExcludedNames { own, extra })
+    }
 }
 
 /// The names of a certificate: a service's own, and those extra ones that its namespace was granted.

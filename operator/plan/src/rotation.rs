@@ -40,7 +40,7 @@ pub(crate) struct Turn {
     pub(crate) progress: Option<Progress>,
     /// When something may follow by time alone; also beside steps, which may have to wait for what is urgent.
     pub(crate) thresholds: Vec<Timestamp>,
-    /// Instances that still accept what was distrusted. It holds nothing up.
+    /// Instances that still accept a distrusted generation. They delay no step.
     pub(crate) exposed: Option<Exposed>,
     /// Whether its steps are taken although a projection cannot be written.
     urgent: bool,
@@ -51,7 +51,7 @@ pub(crate) struct Turn {
     planned: String,
 }
 
-/// Instances that still accept what was distrusted.
+/// Instances that still accept a distrusted generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Exposed {
     pub(crate) message: String,

@@ -5,6 +5,7 @@ mod brought;
 mod epochs;
 mod grants;
 mod kept;
+pub(crate) mod names;
 mod namespaces;
 mod observed;
 mod projections;

@@ -12,6 +12,8 @@ mod authorities;
 mod brought_cas;
 #[path = "stories/compromise.rs"]
 mod compromise;
+#[path = "stories/constrained.rs"]
+mod constrained;
 #[path = "stories/domains.rs"]
 mod domains;
 #[path = "stories/epochs.rs"]

@@ -53,13 +53,13 @@ impl Denied {
         self.leaves.contains(fingerprint)
     }
 
-    /// Whether any CA's public key is refused.
+    /// Returns true if any public key of a CA is denied.
     #[must_use]
     pub fn has_issuers(&self) -> bool {
         !self.issuers.is_empty()
     }
 
-    /// Whether the CA with that public key (lower-case hex SHA-256 of its SubjectPublicKeyInfo) is refused.
+    /// Returns true if the CA with that public key (lower-case hex SHA-256 of its SubjectPublicKeyInfo) is denied.
     #[must_use]
     pub fn is_issuer_revoked(&self, key: &str) -> bool {
         self.issuers.contains(key)

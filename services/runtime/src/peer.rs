@@ -29,7 +29,7 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// Whether a CA above the leaf is refused by `denylist.json`. What cannot be read may hide one.
+    /// Returns true if `denylist.json` denies a CA above the leaf. A certificate that cannot be read may be one.
     fn is_below_revoked(&self, denied: &Denied) -> bool {
         denied.has_issuers()
             && self.issuers.as_ref().is_none_or(|issuers| issuers.iter().any(|key| denied.is_issuer_revoked(key)))

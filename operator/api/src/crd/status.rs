@@ -44,12 +44,14 @@ pub mod condition {
         pub const DISTRUSTED_UNKNOWN: &str = "DistrustedUnknown";
         /// TrustDomain: the CA is accepted, but strict peers refuse it.
         pub const CA_NOT_STRICT: &str = "CANotStrict";
-        /// TrustDomain: the rotation to the CA in `existingSecretRef` was aborted, so it is not used.
+        /// TrustDomain: the CA in `existingSecretRef`, or the root above it, is not used.
         pub const CA_NOT_USED: &str = "CANotUsed";
         /// GaiaService: its entries do not fit in its namespace's share of `grants.json`.
         pub const GRANTS_TOO_LARGE: &str = "GrantsTooLarge";
         /// ServiceCertificate: a shorter certificate was issued than `duration` asks for.
         pub const DURATION_CLAMPED: &str = "DurationClamped";
+        /// ServiceCertificate: extra names that the CA's name constraints exclude; certificates are issued without them.
+        pub const NAMES_LEFT_OUT: &str = "NamesLeftOut";
         /// ServiceCertificate: `renewal: Disabled`, and the certificate is past its renewal time.
         pub const RENEWAL_DISABLED: &str = "RenewalDisabled";
         /// TrustDomain: `tokens.issuedBy` names no GaiaService of this TrustDomain.
@@ -61,6 +63,10 @@ pub mod condition {
         pub const ALL: &[&str] = &[
             LIFETIMES_TOO_TIGHT,
             ANNOTATION_IGNORED,
+            DISTRUSTED_UNKNOWN,
+            CA_NOT_STRICT,
+            CA_NOT_USED,
+            NAMES_LEFT_OUT,
             DURATION_CLAMPED,
             RENEWAL_DISABLED,
             TOKEN_ISSUER_NOT_FOUND,

@@ -2,7 +2,7 @@
 //!
 //! A CA is its certificate, not its name or key: a certificate renewed with both is another generation. A leaf's issuer
 //! is the CA whose intermediates it ships. Roots that sign directly ship nothing, so two of them with one name and key
-//! cannot be told apart by a leaf: there the active generation counts, else the newest.
+//! cannot be told apart by a leaf: there it is the active generation, else the newest.
 
 use std::collections::BTreeMap;
 
@@ -73,7 +73,7 @@ impl KnownCas {
 }
 
 impl KnownCa {
-    /// Whether a leaf of the one is a leaf of the other.
+    /// Returns true if leaves of these two CAs cannot be told apart.
     fn is_alike(&self, other: &Self) -> bool {
         self.shipped == other.shipped && self.certificate.is_same_issuer(&other.certificate)
     }

@@ -109,11 +109,27 @@ impl World {
             consumers,
             granted,
             leaves: self.leaf_views(name),
+            certificates: self.constrained_certificates(name),
+            cluster_domain: &self.surroundings.cluster_domain,
             restarted: self.restarted.clone(),
             abilities: self.abilities,
             failures: self.failures.get(&Key::TrustDomain(name.to_owned())),
             operator_namespace: &self.surroundings.operator_namespace,
         })
+    }
+
+    /// The ServiceCertificates of a TrustDomain in granted namespaces; none where no CA has name constraints.
+    fn constrained_certificates(&self, domain: &str) -> Vec<&ServiceCertificate> {
+        let ring = self.ca_ring(&names::ca_ring(domain));
+        let in_ring = ring.ring().into_iter().flat_map(|ring| &ring.generations).map(|ca| &ca.material.path);
+        let brought = self.brought.get(domain).and_then(|ca| ca.as_ref().ok()).map(|ca| &ca.path);
+        if in_ring.chain(brought).all(|path| path.constraints.is_empty()) {
+            return vec![];
+        }
+        let all = self.certificates.iter().filter(|(place, certificate)| {
+            certificate.spec.trust_domain_ref.name == domain && self.is_selected(domain, &place.0)
+        });
+        all.map(|(_, certificate)| certificate.as_ref()).collect()
     }
 
     fn services_in(&self, domain: &str, wanted: impl Fn(&str) -> bool) -> Vec<&GaiaService> {

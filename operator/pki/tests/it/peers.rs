@@ -1,4 +1,4 @@
-//! Bring-your-own CAs as other peers see them: our decision beside that of `openssl verify`, with `-x509_strict` and
+//! Bring-your-own CAs: our decision is compared with that of `openssl verify`, with `-x509_strict` and
 //! without.
 
 use gaia_pki::KeySpec;
@@ -89,5 +89,27 @@ fn a_ca_is_decided_on_as_peers_do(#[case] extensions: &[&str], #[case] flags: &[
             (Ok((_, concerns)), Refused(text)) => panic!("{which}: accepted with {concerns:?}, expected {text}"),
             (Err(error), _) => panic!("{which}: refused: {error}"),
         }
+    }
+}
+
+/// Kind: a CA found by name and key alone. OpenSSL compares the key identifiers too.
+#[test]
+fn a_root_renewed_with_another_key_identifier_is_another_issuer() {
+    let Some(openssl) = OpenSsl::find() else { return };
+    let root = openssl.issue(&Wanted::default());
+    let ca = load(&root.certificate, &root.key, None).unwrap();
+    let leaf = leaf(&ca, &names(), KeySpec::Ecdsa256).unwrap();
+    openssl.write("same.key", &root.key);
+    for (id, is_same) in [("hash", true), ("01:02:03", false)] {
+        let extensions = format!("{BASIC}{USAGE}subjectKeyIdentifier={id}\n");
+        let config = format!("[req]\ndistinguished_name=dn\nx509_extensions=ext\n[dn]\n[ext]\n{extensions}");
+        openssl.write("renew.cnf", &config);
+        let certify = ["req", "-x509", "-utf8", "-config", "renew.cnf", "-key", "same.key", "-days", "3650"];
+        let renewed = openssl.run(&[&certify[..], &["-subj", "/CN=Root"]].concat());
+        let renewed = load(&renewed, &root.key, None).unwrap();
+        assert!(leaf.certificate.is_signed_by(renewed.certificate()), "{id}");
+        assert_eq!(leaf.certificate.is_issued_by(renewed.certificate()), is_same, "{id}");
+        assert_eq!(ca.certificate().is_same_issuer(renewed.certificate()), is_same, "{id}");
+        assert_eq!(openssl.verify(&renewed, &leaf, false).is_ok(), is_same, "OpenSSL: {id}");
     }
 }

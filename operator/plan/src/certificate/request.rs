@@ -3,16 +3,17 @@
 use std::time::Duration;
 
 use gaia_api::SpiffeId;
+use gaia_api::crd::reason::NAME_NOT_ALLOWED;
 use gaia_api::crd::{KeyAlgorithm, KeyUsage, PrivateKeySpec, Renewal, SubjectCommonName};
 use gaia_api::names::annotation;
 use gaia_pki::{KeySpec, Usage, sha256_hex};
 use jiff::Timestamp;
 
 use super::Observed;
-use super::leaf::{backdate, end, names_hash};
+use super::leaf::{LeafFacts, backdate, end, names_hash};
 use crate::backoff::saturating_sub;
 use crate::name_policy::{Names, Requester, names};
-use crate::ring::CaRing;
+use crate::ring::{CaMaterial, CaRing, Generation};
 use crate::{Refusal, limits, projection};
 
 /// What is asked for.
@@ -23,8 +24,14 @@ pub(super) struct Request<'a> {
     ca_not_after: Timestamp,
     pub(super) spiffe_id: SpiffeId,
     pub(super) common_name: Option<String>,
+    /// Those that the CA that signs can sign.
     pub(super) names: Names,
-    pub(super) names_hash: String,
+    /// Extra names that were asked for and that this CA cannot sign.
+    pub(super) left_out: Vec<String>,
+    /// All that was asked for.
+    asked_names: Names,
+    who: Requester<'a>,
+    headless: bool,
     pub(super) usages: Vec<Usage>,
     pub(super) key: KeySpec,
     /// The life that is asked for.
@@ -88,15 +95,19 @@ impl<'a> Request<'a> {
         }
         let hash = sha256_hex(projection::json(&wanted).as_bytes());
         let (ring, ca) = observed.domain.signer()?;
+        let (signable, left_out) = signable(observed, &names, who, &spiffe_id, ca)?;
         Ok(Self {
             ring,
             ca_fingerprint: &ca.material.fingerprint,
             ca_not_before: ca.material.not_before,
             ca_not_after: ca.material.not_after,
-            names_hash: names_hash([spiffe_id.as_str()], names.dns.iter().map(String::as_str), &names.ip),
             spiffe_id,
             common_name,
-            names,
+            names: signable,
+            left_out,
+            asked_names: names,
+            who,
+            headless: spec.headless,
             usages,
             key,
             asked,
@@ -108,6 +119,21 @@ impl<'a> Request<'a> {
             revoked: &domain.spec.revoked.leaves,
             renew_requested: renew_requested(observed),
         })
+    }
+
+    /// Returns true if a stored certificate has all names of the request that its issuer can sign.
+    pub(super) fn has_names_of(&self, leaf: &LeafFacts) -> bool {
+        let issuer = self.ring.generations.iter().find(|ca| Some(&ca.material.fingerprint) == leaf.issuer.as_ref());
+        let constraints = issuer.map(|ca| &ca.material.path.constraints).filter(|constraints| !constraints.is_empty());
+        let by_issuer = constraints.map(|constraints| self.asked_names.within(self.who, self.headless, constraints).0);
+        std::iter::once(&self.asked_names)
+            .chain(&by_issuer)
+            .any(|names| leaf.names_hash == hash_of(&self.spiffe_id, names))
+    }
+
+    /// The extra names that another CA could not sign.
+    pub(super) fn left_out_by(&self, ca: &CaMaterial) -> Vec<String> {
+        self.asked_names.within(self.who, self.headless, &ca.path.constraints).1.extra
     }
 
     /// Whether a leaf of that CA is still to be trusted.
@@ -124,6 +150,41 @@ impl<'a> Request<'a> {
     pub(super) fn not_after(&self, now: Timestamp) -> Timestamp {
         end(now, self.duration).min(self.ca_not_after)
     }
+}
+
+/// The names that a CA can sign, and the extra names that it cannot. What it has signed before it can sign.
+fn signable(
+    observed: &Observed<'_>,
+    names: &Names,
+    who: Requester<'_>,
+    spiffe_id: &SpiffeId,
+    ca: &Generation<CaMaterial>,
+) -> Result<(Names, Vec<String>), Refusal> {
+    let leaf = observed.secret.ours().and_then(|secret| secret.leaf.as_ref());
+    let has_signed = |leaf: &LeafFacts| {
+        leaf.issuer.as_ref() == Some(&ca.material.fingerprint) && leaf.names_hash == hash_of(spiffe_id, names)
+    };
+    if leaf.is_some_and(has_signed) {
+        return Ok((names.clone(), vec![]));
+    }
+    let (signable, excluded) = names.within(who, observed.certificate.spec.headless, &ca.material.path.constraints);
+    if excluded.own.is_empty() {
+        return Ok((signable, excluded.extra));
+    }
+    Err(Refusal::stalled(
+        NAME_NOT_ALLOWED,
+        format!(
+            "CA {} of TrustDomain {} cannot sign {}, names of this service in the cluster (nameConstraints): put a CA \
+             that permits them into the Secret of spec.ca.existingSecretRef",
+            ca.id,
+            observed.domain.name,
+            excluded.own.join(", ")
+        ),
+    ))
+}
+
+fn hash_of(spiffe_id: &SpiffeId, names: &Names) -> String {
+    names_hash([spiffe_id.as_str()], names.dns.iter().map(String::as_str), &names.ip)
 }
 
 /// The common name asked for, at most 64 characters (RFC 5280 appendix A.1, `ub-common-name`).

@@ -108,8 +108,32 @@ fn warnings(observed: &Observed<'_>) -> Vec<Warning> {
         let message = format!("{field}: asked for {asked}, issued for {life}: {why}");
         is_clamped.then(|| Warning::new(warning::DURATION_CLAMPED, message))
     });
+    let left_out = names_left_out(observed, &request);
     let too_tight = request.too_tight.map(|refusal| Warning::new(warning::LIFETIMES_TOO_TIGHT, refusal.message));
-    limited.into_iter().chain(by_end).chain(too_tight).collect()
+    limited.into_iter().chain(by_end).chain(too_tight).chain(left_out).collect()
+}
+
+/// Extra names that certificates of the CA that signs do not have, or those of the next one will not have.
+fn names_left_out(observed: &Observed<'_>, request: &Request<'_>) -> Option<Warning> {
+    let step = "take them away, or use a CA that permits them";
+    if let Some(active) = request.ring.active().filter(|_| !request.left_out.is_empty()) {
+        let names = request.left_out.join(", ");
+        let message = format!(
+            "CA {} cannot sign {names} (nameConstraints): certificates are issued without them; {step}",
+            active.id
+        );
+        return Some(Warning::new(warning::NAMES_LEFT_OUT, message));
+    }
+    let next = request.ring.next()?;
+    let names = request.left_out_by(&next.material);
+    let deadline = observed.domain.object?.spec.propagation.deadline.value();
+    let until = crate::backoff::saturating_add(next.projected_since(), deadline);
+    let message = format!(
+        "the next CA {} cannot sign {} (nameConstraints): from {until} on certificates are issued without them; {step}",
+        next.id,
+        names.join(", ")
+    );
+    (!names.is_empty()).then(|| Warning::new(warning::NAMES_LEFT_OUT, message))
 }
 
 /// Ready: the Secret holds a leaf that is in force, can be used, and is what was asked for.

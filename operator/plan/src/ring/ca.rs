@@ -31,7 +31,7 @@ pub struct CaMaterial {
     /// Whether it was brought from outside (`spec.ca.existingSecretRef`).
     #[serde(default)]
     pub brought: bool,
-    /// What its certificates say, read from `chain` and `root`.
+    /// Its certificates, parsed from `chain` and `root`.
     #[serde(skip)]
     pub path: CaPath,
 }
@@ -41,7 +41,7 @@ pub struct CaMaterial {
 pub struct CaPath {
     /// The signing certificate first, the root last. Empty if they cannot be read.
     pub certificates: Vec<PathCertificate>,
-    /// What they allow below them.
+    /// Their name constraints.
     pub constraints: NameConstraints,
 }
 
@@ -71,7 +71,7 @@ impl CaPath {
         self.certificates.first().map(|first| first.key.as_str())
     }
 
-    /// Whether any of its certificates certifies that public key.
+    /// Returns true if one of its certificates has that public key.
     #[must_use]
     pub fn has_key(&self, key: &str) -> bool {
         self.certificates.iter().any(|certificate| certificate.key == key)
@@ -113,7 +113,7 @@ impl CaMaterial {
         self.root_fingerprint.as_deref().unwrap_or(&self.fingerprint)
     }
 
-    /// Whether a certificate that this CA signed may verify under the roots that `other` stays trusted by.
+    /// Returns true if certificates of this CA may verify under the root of `other`.
     #[must_use]
     pub fn shares_root_with(&self, other: &Self) -> bool {
         let (own, others) = (&self.path.certificates, &other.path.certificates);

@@ -16,7 +16,7 @@ use crate::certificate::key_spec;
 use crate::instance::{Instances, Need};
 use crate::ring::{CaMaterial, Generation, RingKind, State};
 use crate::transition::Step;
-use crate::trust_domain::{LeafView, ca_material};
+use crate::trust_domain::{LeafView, ca_material, names};
 
 const KIND: RingKind = RingKind::Ca;
 
@@ -67,8 +67,16 @@ fn switch(context: &Context<'_, '_>) -> Option<Turn> {
     let clamps_from = context.observed.time_floor(&active.material);
     let is_ending = is_time && *now > clamps_from && next.material.not_after > active.material.not_after;
     let too_late = limit.is_some_and(|limit| *now >= limit);
+    let is_forced = too_late || is_ending;
+    if let Err(refusal) = names::check(context.observed, &next.id, &next.material.path.constraints)
+        && !is_forced
+    {
+        let thresholds = limit.into_iter().chain([floor, saturating_add(clamps_from, A_SECOND)]).collect();
+        return Some(Turn { refusal: Some(refusal), thresholds, ..Turn::default() });
+    }
+    let left_out = held_for_names(context, next).filter(|_| suspect.is_none());
     let alarms = limit.into_iter().chain([floor, saturating_add(clamps_from, A_SECOND)]).collect();
-    if !is_published && !too_late && !is_ending {
+    if !is_published && !is_forced {
         return Some(Turn::rest(alarms));
     }
     let left = context.left_behind(&next.id, next.projected_since());
@@ -79,7 +87,15 @@ fn switch(context: &Context<'_, '_>) -> Option<Turn> {
     let is_known = is_published && context.is_in_leaves && holders.is_empty();
     let acknowledged = is_known && (poll.is_unanimous() || context.may_advance_without(&next.id));
     let at_once = suspect.is_some() && is_known && poll.is_unanimous() && !poll.nobody();
-    if (is_time && acknowledged) || at_once || too_late || is_ending {
+    if let Some((until, names)) = left_out.filter(|_| is_time && acknowledged && !is_forced) {
+        let message = format!(
+            "{what} cannot sign {names} (nameConstraints): it is used from {until} on, and certificates are issued without \
+             these names"
+        );
+        let thresholds = alarms.into_iter().chain([until]).collect();
+        return Some(Turn::wait(Progress::new(reason::PUBLISHING, message), thresholds));
+    }
+    if (is_time && acknowledged) || at_once || is_forced {
         let mut events = vec![Event::new(reason::ROTATION_SWITCHED, format!("{what} signs from now on"))];
         events.extend(poll.left_event(&format!("use {what}")));
         if is_ending && !acknowledged && suspect.is_none() {
@@ -111,20 +127,27 @@ fn switch(context: &Context<'_, '_>) -> Option<Turn> {
     Some(Turn::wait(Progress::new(reason::PUBLISHING, message), alarms))
 }
 
-/// When the replacement of a suspect signs without acknowledgement. A bring-your-own CA may come long after the one before
-/// it was distrusted.
+/// The time until which a CA waits because it cannot sign extra names of certificates, and these names. They are no veto.
+fn held_for_names(context: &Context<'_, '_>, next: &Generation<CaMaterial>) -> Option<(Timestamp, String)> {
+    let until = saturating_add(next.projected_since(), context.times().d);
+    let names = names::left_out(context.observed, &next.material.path.constraints)?;
+    (context.now < until).then_some((until, names))
+}
+
+/// The time at which the replacement of a suspect signs without acknowledgement. A bring-your-own CA may come long after
+/// the one before it was distrusted.
 fn emergency_limit(suspected: Timestamp, next: &Generation<CaMaterial>) -> Timestamp {
     let limit = saturating_add(suspected, LONGEST_EMERGENCY_PUBLISHING);
     if next.since > limit { saturating_add(next.since, LONGEST_EMERGENCY_PUBLISHING) } else { limit }
 }
 
-/// When a suspect is refused at the latest; none while there is no CA in its place.
+/// The deadline of the removal of a suspect; none while there is no replacement.
 fn refused_by(context: &Context<'_, '_>, suspect: &Generation<CaMaterial>) -> Option<Timestamp> {
     let mark = suspect.distrust?;
     let rest = LONGEST_GRACE.saturating_sub(LONGEST_EMERGENCY_PUBLISHING);
     match suspect.state {
         State::Active => Some(saturating_add(emergency_limit(mark.since, context.ca.next()?), rest)),
-        // It may have waited for a replacement: then its certificates have the rest of the grace to be replaced in.
+        // If it waited for a replacement, the rest of the grace begins when it retires.
         State::Retiring => Some(saturating_add(mark.since, LONGEST_GRACE).max(saturating_add(suspect.since, rest))),
         State::Staged | State::Published | State::Removed | State::Distrusted => None,
     }
@@ -374,6 +397,9 @@ fn put_back(context: &Context<'_, '_>) -> Option<Turn> {
     let (News::Resume(former), Some(active)) = (brought::news(context, asked), context.ca.active()) else {
         return None;
     };
+    if let Err(refusal) = names::check(context.observed, &former.id, &former.material.path.constraints) {
+        return Some(Turn { refusal: Some(refusal), ..Turn::default() });
+    }
     let what = name(KIND, &former.id);
     let mut steps = vec![Step::Resume { id: former.id.clone(), signed_until: signed_until(context, active) }];
     let revision = context.observed.domain.spec.ca.rotation_revision;

@@ -17,7 +17,7 @@ use crate::{Event, Refusal};
 
 const KIND: RingKind = RingKind::Ca;
 
-/// What leaked by what the spec says, and the ring does not know yet.
+/// Distrusts the generations that the spec names and the ring has not marked yet.
 pub(super) fn of_ca(context: &Context<'_, '_>) -> Option<Turn> {
     let leaked = leaked(context);
     for generation in &context.ca.generations {
@@ -43,14 +43,12 @@ pub(super) fn of_ca(context: &Context<'_, '_>) -> Option<Turn> {
     replace_suspect(context)
 }
 
-/// Begins the text of a turn that waits with the time at which what leaked is refused at the latest.
+/// Adds the deadline of the removal to the message of a turn that waits.
 pub(super) fn with_deadline(mut turn: Turn, suspects: impl Iterator<Item = (String, Timestamp)>) -> Turn {
     let first = suspects.min_by_key(|(_, limit)| *limit).filter(|_| turn.steps.is_empty());
     if let (Some((what, limit)), Some(progress)) = (first, &mut turn.progress) {
-        progress.message = format!(
-            "{what} is distrusted and will be refused at {limit} at the latest; until then {}",
-            progress.message
-        );
+        progress.message =
+            format!("{what} is distrusted and will be removed at {limit} or earlier; until then {}", progress.message);
     }
     turn
 }
@@ -90,7 +88,7 @@ fn steps(
             (vec![Step::Resume { id: former.id.clone(), signed_until }, last], None)
         }
         Ok(Replacement::Fresh(fresh)) => {
-            // The whole ring may have leaked: what was staged beside it is never used.
+            // The whole ring may have leaked: staged generations are never used.
             let siblings =
                 context.ca.generations.iter().filter(|g| matches!(g.state, State::Staged | State::Published));
             let discarded = siblings.map(|sibling| Step::Discard(sibling.id.clone()));
@@ -129,7 +127,7 @@ fn replace_suspect(context: &Context<'_, '_>) -> Option<Turn> {
     Some(if active.is_none() { turn.urgent() } else { turn })
 }
 
-/// What comes in place of a CA that leaked.
+/// The replacement of a leaked CA.
 enum Replacement<'a> {
     /// It is staged or published already, and did not leak.
     UnderWay(&'a Generation<CaMaterial>),
@@ -139,7 +137,7 @@ enum Replacement<'a> {
 }
 
 /// A CA in place of one that leaked. Of the operator's own it is a fresh one: the ring may have leaked as a whole. A
-/// bring-your-own CA can only be the one in the Secret, or one that was taken from there and is under way.
+/// bring-your-own CA can only be the one in the Secret, or one from there that is staged or published.
 fn replacement<'c>(context: &'c Context<'_, '_>) -> Result<Replacement<'c>, Refusal> {
     let (observed, ca) = (context.observed, context.ca);
     let leaked = leaked(context);

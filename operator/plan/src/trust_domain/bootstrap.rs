@@ -123,7 +123,7 @@ fn ring_at_epoch(observed: &Observed<'_>, kind: RingKind) -> String {
     format!("{}@{}", short_name(kind), newest_epoch(observed, kind))
 }
 
-/// The newest epoch that is known of a ring that is missing: by its copy, and by what was made from it.
+/// The newest known epoch of a missing ring, from its copy and its projections.
 fn newest_epoch(observed: &Observed<'_>, kind: RingKind) -> u64 {
     let copied = match kind {
         RingKind::Ca => observed.ca_copy.ring().map(|ring| ring.epoch),

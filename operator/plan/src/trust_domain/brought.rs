@@ -1,4 +1,4 @@
-//! Whether the CA in `existingSecretRef` can be used.
+//! Checks of the CA in `existingSecretRef`.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use gaia_api::crd::condition::warning;
 use gaia_api::crd::reason;
 use jiff::Timestamp;
 
-use super::{BroughtCa, Observed};
+use super::{BroughtCa, Observed, names};
 use crate::certificate::key_spec;
 use crate::conditions::Warning;
 use crate::leaked::LeakedKeys;
 use crate::ring::{MaterialRequest, Ring, short_id};
 use crate::{Refusal, limits};
 
-/// Whether the CA that was brought can (still) be used.
+/// Checks that the CA in `existingSecretRef` can be used.
 pub(super) fn check(observed: &Observed<'_>) -> Result<(), Refusal> {
     let Some(secret) = &observed.domain.spec.ca.existing_secret_ref else { return Ok(()) };
     match &observed.brought_ca {
@@ -46,7 +46,7 @@ pub(crate) fn ca_material(observed: &Observed<'_>, now: Timestamp) -> Result<Mat
     }
 }
 
-/// What only strict peers refuse, or what every peer refuses of a CA that an earlier version has accepted.
+/// Faults for which only strict peers refuse the CA, and faults of a CA that an earlier version accepted.
 pub(super) fn warnings(observed: &Observed<'_>) -> Vec<Warning> {
     let (Some(secret), Some(Ok(ca))) = (&observed.domain.spec.ca.existing_secret_ref, &observed.brought_ca) else {
         return vec![];
@@ -87,13 +87,14 @@ fn check_found(observed: &Observed<'_>, ca: &BroughtCa) -> Result<(), Refusal> {
         return Err(Refusal::stalled(reason::CA_DISTRUSTED, message));
     }
     match &ca.refused {
-        // What was accepted before goes on, with a warning.
-        Some(why) if !is_in_use(observed, ca) => Err(invalid(observed, name, why)),
-        _ => Ok(()),
+        // A CA that an earlier version accepted stays in use, with a warning.
+        _ if is_in_use(observed, ca) => Ok(()),
+        Some(why) => Err(invalid(observed, name, why)),
+        None => names::check(observed, &short_id(&ca.fingerprint), &ca.path.constraints),
     }
 }
 
-/// Whether the ring has it already.
+/// Returns true if the ring has it already.
 fn is_in_use(observed: &Observed<'_>, ca: &BroughtCa) -> bool {
     let ring = observed.ca.ring();
     ring.is_some_and(|ring| ring.trusted().any(|generation| generation.material.fingerprint == ca.fingerprint))

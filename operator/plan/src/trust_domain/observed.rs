@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use gaia_api::crd::{GaiaService, TrustDomain};
+use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain};
 use gaia_api::names::{self, annotation};
 use jiff::Timestamp;
 
@@ -66,6 +66,11 @@ pub struct Observed<'a> {
     pub abilities: Abilities,
     /// Attempts that failed.
     pub failures: Option<&'a Failures>,
+    /// The ServiceCertificates in granted namespaces, whether they have a Secret or not. They may be left out where no
+    /// CA has name constraints.
+    pub certificates: Vec<&'a ServiceCertificate>,
+    /// The cluster's DNS domain.
+    pub cluster_domain: &'a str,
     /// Where the rings are.
     pub operator_namespace: &'a str,
 }
@@ -284,9 +289,9 @@ pub struct BroughtCa {
     pub not_after: Timestamp,
     /// Its certificates.
     pub path: CaPath,
-    /// Why peers refuse every certificate that it signs, if they do.
+    /// The cause for which peers refuse its certificates, if there is one.
     pub refused: Option<String>,
-    /// What only strict peers refuse.
+    /// Faults for which only strict peers refuse it.
     pub not_strict: Vec<String>,
 }
 

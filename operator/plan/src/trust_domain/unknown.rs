@@ -39,7 +39,7 @@ fn unknown(field: &str, asked: &str, known: &[&str]) -> Option<Warning> {
     Some(Warning::new(warning::DISTRUSTED_UNKNOWN, message))
 }
 
-/// How many characters to change, insert or delete (Levenshtein).
+/// The number of characters to change, insert or delete (Levenshtein).
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

@@ -178,7 +178,7 @@ fn a_new_certificate_in_the_secret_of_ones_own_ca_lives_the_same_life() {
     until(&mut world, true, "Removed, Active");
     let active = world.ca_ring(TD).unwrap().active().unwrap().material.clone();
     assert!(active.brought && active.fingerprint == brought(2, "2031-01-01T00:00:00Z").unwrap().unwrap().fingerprint);
-    // The one before it is put back: it is published anew and signs.
+    // The CA before it is put back: it is published again and signs.
     world.brought = brought(1, "2030-01-01T00:00:00Z");
     until(&mut world, true, "Active, Published");
     until(&mut world, true, "Removed, Active");

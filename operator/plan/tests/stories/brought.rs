@@ -20,11 +20,17 @@ pub(super) fn corporate(world: &mut World, which: &str) -> String {
         "b" => case("a certificate of the listed key is presented beside the path"),
         _ => root.clone(),
     };
+    let root = (pem != root).then_some(root);
+    put(world, &pem, root.as_deref())
+}
+
+/// Puts a CA into the Secret: one that signs below `root`, or a root.
+pub(super) fn put(world: &mut World, pem: &str, root: Option<&str>) -> String {
     let read = |pem: &str| Certificate::chain_from_pem(pem.as_bytes()).unwrap().remove(0);
-    let mut path = vec![read(&pem)];
-    path.extend((pem != root).then(|| read(&root)));
+    let mut path = vec![read(pem)];
+    path.extend(root.map(read));
     let fingerprint = path[0].fingerprint();
-    world.pems.insert(fingerprint.clone(), (pem, root));
+    world.pems.insert(fingerprint.clone(), (pem.to_owned(), root.unwrap_or(pem).to_owned()));
     world.brought = Some(Ok(BroughtCa {
         fingerprint: fingerprint.clone(),
         not_after: at("2040-01-01T00:00:00Z"),
@@ -181,6 +187,23 @@ fn a_ca_that_was_put_into_the_secret_before_replaces_the_leaked_one() {
     }
 }
 
+/// Kind: a renewal that is ignored in silence. The root is renewed, the intermediate below it is the same.
+#[test]
+fn a_root_renewed_above_the_ca_in_use_is_a_warning_with_the_next_step() {
+    let (mut world, first) = corporate_fleet();
+    if let Some(Ok(ca)) = &mut world.brought {
+        ca.path.certificates.last_mut().unwrap().fingerprint = sha256_hex(b"renewed root");
+    }
+    wait(&mut world, 60);
+    assert_eq!(world.states(true), "Active");
+    let message = says(&world, &domain(), "CANotUsed", "True", "CANotUsed");
+    assert!(message.contains(&format!("above CA {}", &first[..8])), "{message}");
+    assert!(message.contains("certify the CA again"), "{message}");
+    corporate(&mut world, "a");
+    wait(&mut world, 60);
+    assert_eq!(world.reported(&domain()).condition("CANotUsed").0, "");
+}
+
 /// Kind: a request that is ignored in silence.
 #[test]
 fn a_former_ca_that_is_put_back_signs_again() {
@@ -192,7 +215,7 @@ fn a_former_ca_that_is_put_back_signs_again() {
     assert_eq!(world.states(true), "Active, Retiring");
     assert_eq!(world.ca_ring(TD).unwrap().active().unwrap().material.fingerprint, first);
     until(&mut world, true, "Active, Removed");
-    // Also one that is removed already: it begins anew.
+    // The same with one that was removed: it is published again.
     corporate(&mut world, "b");
     until(&mut world, true, "Removed, Active");
     corporate(&mut world, "a");

@@ -127,11 +127,11 @@ fn a_leaked_ca_is_replaced_and_the_exposure_has_an_end() {
     runbook.run(&mut world, "distrusted", &[&leaked]);
     wait(&mut world, 60);
     let message = world.reported(&domain()).condition("CARotating").2.to_owned();
-    let deadline = message.split_once(" is distrusted and will be refused at ").unwrap().1;
+    let deadline = message.split_once(" is distrusted and will be removed at ").unwrap().1;
     let deadline = at(deadline.split(' ').next().unwrap());
     until(&mut world, true, "Retiring, Active");
     let message = world.reported(&domain()).condition("CARotating").2.to_owned();
-    assert!(message.contains(&format!("will be refused at {deadline} at the latest")), "{message}");
+    assert!(message.contains(&format!("will be removed at {deadline} or earlier")), "{message}");
     until(&mut world, true, "Distrusted, Active");
     assert!(world.now <= deadline + jiff::SignedDuration::from_secs(10), "{deadline}");
     wait(&mut world, 60);

@@ -109,6 +109,8 @@ impl World {
             restarted: self.memory.restarted.clone(),
             abilities: self.abilities,
             failures: self.failures(&Resource::Domain(name.to_owned())),
+            certificates: self.certificates.values().filter(|found| found.spec.trust_domain_ref.name == name).collect(),
+            cluster_domain: CLUSTER_DOMAIN,
             operator_namespace: OPERATOR_NAMESPACE,
         };
         use_it(&observed)
