@@ -4,6 +4,7 @@
 
 mod admission;
 mod admission_support;
+mod canary;
 mod clock_jump;
 mod common;
 mod gateway_load;

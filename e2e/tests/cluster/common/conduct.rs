@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use http::{Method, Request};
 use kube::client::Body;
 
+use super::fault::Fault;
+
 /// A call, as far as it matters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
@@ -36,6 +38,8 @@ pub enum Verdict {
     Refuse(u16),
     /// It is not sent; the answer is that of a watch which ends at once, because what it asks for is too long ago.
     Forget,
+    /// The API server does it; where its answer holds a private key, that is broken.
+    Break(Fault),
     /// The operator dies; the API server never sees the call.
     KillBefore,
     /// The API server does it; the operator dies and never hears of it.
@@ -45,6 +49,9 @@ pub enum Verdict {
 /// Decides about one call after the other.
 pub trait Conduct: Send {
     fn judge(&mut self, call: &Call) -> Verdict;
+
+    /// An answer was broken.
+    fn note_broken(&mut self, _: Fault) {}
 
     /// Something else is asked for from now on: nothing needs to be done again.
     fn forget(&mut self) {}

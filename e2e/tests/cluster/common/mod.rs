@@ -5,6 +5,7 @@
 
 pub mod chronicle;
 pub mod conduct;
+pub mod fault;
 pub mod files;
 pub mod objects;
 pub mod openssl;

@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::conduct::{Call, Conduct, Verdict};
+use super::fault::Fault;
 
 /// A proxy on loopback, plain on the operator's side.
 pub struct Proxy {
@@ -180,12 +181,17 @@ impl State {
     }
 
     /// What the API server answers; nothing if the operator is not to hear of it.
-    async fn forward(&self, life: usize, request: Request<Body>) -> Option<Answer> {
+    async fn forward(self: &Arc<Self>, life: usize, mut request: Request<Body>) -> Option<Answer> {
         let call = Call::of(&request);
         match self.judge(life, &call)? {
             Verdict::Pass => {}
             Verdict::Refuse(code) => return Some(refusal(code)),
             Verdict::Forget => return Some(Response::new(whole(too_long_ago()))),
+            Verdict::Break(fault) => {
+                request.headers_mut().remove(header::ACCEPT_ENCODING);
+                let answer = self.upstream.send(request).await.ok()?;
+                return Some(self.broken(answer, fault, call.is_watch).await);
+            }
             Verdict::KillBefore => {
                 self.kill(&call);
                 return None;
@@ -202,6 +208,31 @@ impl State {
             Ok(answer) => Some(answer.map(|body| body.map_err(Into::into).boxed_unsync())),
             Err(error) => Some(Response::builder().status(502).body(whole(error.to_string().into_bytes())).unwrap()),
         }
+    }
+
+    /// An answer, or each part of a watch, with a fault around the private keys in it.
+    async fn broken(self: &Arc<Self>, answer: Response<Body>, fault: Fault, is_watch: bool) -> Answer {
+        let state = Arc::clone(self);
+        let break_part = move |part: Bytes| match fault.break_answer(&part, is_watch) {
+            Some(broken) => {
+                state.life.lock().unwrap().conduct.note_broken(fault);
+                Bytes::from(broken)
+            }
+            None => part,
+        };
+        let (mut parts, body) = answer.into_parts();
+        parts.headers.remove(header::CONTENT_LENGTH);
+        if is_watch {
+            let stream = watched(body, self.sight.subscribe()).into_data_stream();
+            let stream = stream.map_ok(move |part| Frame::data(break_part(part)));
+            return Response::from_parts(parts, StreamBody::new(stream).boxed_unsync());
+        }
+        let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        let broken = break_part(body.clone());
+        if fault == Fault::Failure && broken != body {
+            parts.status = http::StatusCode::UNPROCESSABLE_ENTITY;
+        }
+        Response::from_parts(parts, whole(broken.to_vec()))
     }
 
     /// What becomes of a call; nothing if whoever made it is as good as dead.
