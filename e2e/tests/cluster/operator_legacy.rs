@@ -103,7 +103,7 @@ async fn who_uses_a_key_is_named_and_tokens_alone_wait_until_a_person_insists_an
     assert_eq!(owner["metadata"]["ownerReferences"][0]["kind"], "GaiaService");
     let message = shop.legacy_free("False", "LegacyKeysInUse").await;
     let named = format!("key app by 127.0.0.1 curl on /assets on {today}");
-    assert_eq!(message, format!("used within 720h: {named}"));
+    assert!(message.starts_with(&format!("used within 720h: {named}; LegacyFree not before ")), "{message}");
     let status = shop.scene.get("GaiaService", ASSETS).await.unwrap()["status"]["legacy"].clone();
     let caller = json!({ "key": "app", "caller": "127.0.0.1 curl on /assets", "lastUsedDate": today });
     assert_eq!(status, json!({ "lastUsedDate": today, "callers": [caller] }));
@@ -170,7 +170,8 @@ async fn an_operator_that_is_started_anew_goes_on_with_the_evidence_and_an_insta
     let record = shop.ledger("the instance is read", |record| !record["instances"].is_null()).await;
     let since = record["watchedSince"].as_str().unwrap().to_owned();
     let message = shop.legacy_free("False", "NotWatched").await;
-    assert_eq!(message, format!("no key was used since {since}, which is not 48h yet"));
+    let expected = format!("no key was used since {since}, which is not 48h yet; LegacyFree not before ");
+    assert!(message.starts_with(&expected), "{message}");
 
     operator.restart().unwrap();
     operator.wait_ready(SOON).await.unwrap();
@@ -193,7 +194,7 @@ async fn an_operator_that_is_started_anew_goes_on_with_the_evidence_and_an_insta
     assert!(gone["gap"]["what"].as_str().unwrap().ends_with("is gone without a last read"), "{gone}");
     shop.scene.delete("ConfigMap", "asset-service-ledger").await;
     let message = shop.legacy_free("False", "EvidenceGap").await;
-    assert!(message.ends_with("the record was deleted"), "{message}");
+    assert!(message.contains("the record was deleted"), "{message}");
     operator.check_running().unwrap();
 }
 

@@ -51,6 +51,9 @@ pub struct IdentityReport {
     pub policy_hash: String,
     /// The mode in force.
     pub mode: AuthMode,
+    /// Parts of the mounted files that it refused, each with the reason; what it had loaded before stays in force.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused: BTreeMap<String, String>,
     /// Open connections from other services, by the fingerprint of the root that the peer's certificate chains to.
     #[serde(default)]
     pub connections: BTreeMap<String, u64>,

@@ -41,13 +41,25 @@ async fn livez(State(health): State<Health>) -> impl IntoResponse {
 /// Ready, as leader or as standby, once everything has been listed.
 async fn readyz(State(health): State<Health>) -> impl IntoResponse {
     if health.draining.load(Ordering::Acquire) {
-        (StatusCode::SERVICE_UNAVAILABLE, "stopping")
+        (StatusCode::SERVICE_UNAVAILABLE, "stopping".to_owned())
     } else if health.watches.are_synced() {
-        (StatusCode::OK, "ok")
+        (StatusCode::OK, ready(&health.metrics))
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not everything is listed yet")
+        (StatusCode::SERVICE_UNAVAILABLE, "not everything is listed yet".to_owned())
     }
 }
+
+/// `ok`, and the certificates that have expired: they are no reason to stop the operator.
+fn ready(metrics: &Metrics) -> String {
+    let (named, count) = metrics.expired(NAMED);
+    if count == 0 {
+        return "ok".to_owned();
+    }
+    let more = if count > named.len() { format!(" and {} more", count - named.len()) } else { String::new() };
+    format!("ok\nexpired certificates: {}{more}", named.join(", "))
+}
+
+const NAMED: usize = 10;
 
 async fn metrics(State(health): State<Health>) -> impl IntoResponse {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -61,8 +61,8 @@ impl<S: Store> Executor<S> {
             Action::Restore(restore) => self.restore(restore).await,
             Action::Nudge { namespace, pod, uid, value } => {
                 let nudged = touched(action, self.store.nudge(namespace, pod, uid, value).await)?;
-                lock(&self.world).was_nudged(&(namespace.clone(), pod.clone()), uid, value);
-                Ok(nudged)
+                let affected = lock(&self.world).was_nudged(&(namespace.clone(), pod.clone()), uid, value);
+                Ok(if nudged == Outcome::Skipped { nudged } else { Outcome::Done(affected) })
             }
             Action::RestartWorkload { target, value, .. } => {
                 let restarted = touched(action, self.store.restart(target, value).await)?;
@@ -89,10 +89,7 @@ impl<S: Store> Executor<S> {
                 self.settle(on_behalf_of, key, made).await
             }
             Action::Delete { key, version } => match self.store.delete(key, version).await {
-                Ok(()) => {
-                    lock(&self.world).forget(key);
-                    Ok(Outcome::Done(std::collections::BTreeSet::new()))
-                }
+                Ok(()) => Ok(Outcome::Done(lock(&self.world).forget(key, Some(version)))),
                 Err(StoreError::Conflict { .. }) => self.refresh(key).await,
                 Err(error) => Err(error.into()),
             },
@@ -158,14 +155,21 @@ impl<S: Store> Executor<S> {
         Ok(Outcome::Replan(std::collections::BTreeSet::new()))
     }
 
+    /// Looks up an object that no watch has reported since it was created.
+    pub(crate) async fn look_up(&self, key: &ObjectKey) -> Result<std::collections::BTreeSet<Key>, ExecuteError> {
+        let seen = lock(&self.world).version(key);
+        if self.store.get_metadata(key).await?.is_some() {
+            return Ok(std::collections::BTreeSet::new());
+        }
+        Ok(lock(&self.world).forget(key, seen.as_ref()))
+    }
+
     /// Reads an object anew.
     async fn refresh(&self, key: &ObjectKey) -> Result<Outcome, ExecuteError> {
+        let seen = lock(&self.world).version(key);
         let affected = match self.store.get(key).await? {
             Some(object) => lock(&self.world).take_stored(object),
-            None => {
-                lock(&self.world).forget(key);
-                std::collections::BTreeSet::new()
-            }
+            None => lock(&self.world).forget(key, seen.as_ref()),
         };
         Ok(Outcome::Replan(affected))
     }

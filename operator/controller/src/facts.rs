@@ -219,6 +219,7 @@ fn read_leaf(data: &BTreeMap<String, ByteString>, cas: &KnownCas) -> Option<(Lea
         not_after: certificate.not_after(),
         key_matches: key_matches(certificate, &private),
         issuer: cas.issuer(&chain),
+        ambiguous_names: ambiguous(certificate.dns_names()),
         names_hash: names_hash(
             certificate.uris().iter().map(String::as_str),
             certificate.dns_names().iter().map(String::as_str),
@@ -226,6 +227,10 @@ fn read_leaf(data: &BTreeMap<String, ByteString>, cas: &KnownCas) -> Option<(Lea
         ),
     };
     Some((facts, chain))
+}
+
+fn ambiguous(names: &[String]) -> Vec<String> {
+    names.iter().filter(|name| gaia_plan::name_policy::other_meaning(name).is_some()).cloned().collect()
 }
 
 fn read_ca_ring(data: &BTreeMap<String, ByteString>, copy: bool) -> Result<CaRing, RingError> {

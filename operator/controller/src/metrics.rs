@@ -154,6 +154,11 @@ impl Metrics {
         self.objects.measure(key, change);
     }
 
+    /// The ServiceCertificates whose stored certificate has expired: the first by name, and how many they are.
+    pub(crate) fn expired(&self, most: usize) -> (Vec<String>, usize) {
+        self.objects.expired(most)
+    }
+
     /// Ends every series of a custom resource.
     pub(crate) fn forget(&self, key: &Key) {
         self.objects.forget(key);

@@ -8,7 +8,7 @@ use gaia_api::Clock;
 use gaia_plan::trust_domain::Abilities;
 use jiff::Timestamp;
 use kube::Client;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
 use crate::agenda::Agenda;
@@ -57,6 +57,8 @@ struct AtWork {
     workers: Vec<JoinHandle<()>>,
     /// Ends when the last worker has.
     sending: JoinHandle<()>,
+    /// Looks up what was created and is reported by no watch.
+    confirming: AbortHandle,
 }
 
 impl Operator {
@@ -120,15 +122,17 @@ impl Operator {
         let mut workers = Prober::start(executor, self.agenda.clone(), self.metrics.clone());
         let reconcilers = self.agenda.decisions.workers();
         workers.extend((0..reconcilers).map(|_| tokio::spawn(Arc::clone(&reconciler).work())));
+        let confirming = tokio::spawn(async move { reconciler.confirm_created().await }).abort_handle();
         let agenda = self.agenda.clone();
         workers.push(tokio::spawn(async move { agenda.pacer.run(&agenda.decisions).await }));
-        self.at_work = Some(AtWork { workers, sending });
+        self.at_work = Some(AtWork { workers, sending, confirming });
     }
 
     /// Workers end where they are between two keys; then the last events are sent.
     pub(crate) async fn finish(&mut self) {
         self.agenda.close();
-        let Some(AtWork { workers, sending }) = self.at_work.take() else { return };
+        let Some(AtWork { workers, sending, confirming }) = self.at_work.take() else { return };
+        confirming.abort();
         if tokio::time::timeout(GRACE, futures::future::join_all(workers)).await.is_err() {
             tracing::warn!("something was still under way; the next leader goes on from there");
         }
@@ -140,6 +144,9 @@ impl Drop for Operator {
     fn drop(&mut self) {
         self.agenda.close();
         self.watches.stop();
+        if let Some(work) = &self.at_work {
+            work.confirming.abort();
+        }
     }
 }
 

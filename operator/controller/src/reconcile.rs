@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use gaia_api::crd::condition::{CA_ROTATING, SIGNING_KEYS_ROTATING};
 use gaia_api::crd::reason;
 use gaia_plan::backoff::Failures;
 use gaia_plan::budget::IssuanceBudget;
@@ -14,7 +13,6 @@ use gaia_plan::service::ServicePlan;
 use gaia_plan::trust_domain::{DomainPlan, Guidance};
 use gaia_plan::{Action, certificate, service, trust_domain};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ObjectReference;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -159,38 +157,6 @@ impl<S: Store> Reconciler<S> {
         self.forget_unread(key);
     }
 
-    /// What no watch tells: foreign objects that were in the way, rings without their label, a CA from outside.
-    async fn look_around(&self, key: &Key) -> Result<(), ExecuteError> {
-        let in_the_way = lock(&self.executor.world).foreign_of(key);
-        for object in in_the_way {
-            self.executor.look_closer(key, &object).await?;
-        }
-        let Key::TrustDomain(name) = key else { return Ok(()) };
-        let Some(domain) = lock(&self.executor.world).trust_domain(name).cloned() else { return Ok(()) };
-        for ring in [gaia_api::names::ca_ring(name), gaia_api::names::signing_ring(name)] {
-            let ring = {
-                let world = lock(&self.executor.world);
-                let ring = ObjectKey::secret(world.operator_namespace(), ring);
-                world.version(&ring).is_none().then_some(ring)
-            };
-            if let Some(ring) = ring {
-                self.executor.look_closer(key, &ring).await?;
-                let world = lock(&self.executor.world);
-                if world.version(&ring).is_none() {
-                    self.agenda.decisions.push_all(world.referring_to(name));
-                }
-            }
-        }
-        self.executor.read_written_grants(name).await?;
-        if let Some(secret) = &domain.spec.ca.existing_secret_ref {
-            let now = self.executor.clock.now();
-            let found = self.executor.read_brought_ca(&secret.name, now).await?;
-            let facts = found.map(|ca| crate::mint::examine(&ca, &domain.spec.trust_domain, now));
-            lock(&self.executor.world).brought_ca(name, facts);
-        }
-        Ok(())
-    }
-
     fn done(&self, key: &Key, action: &Action, started: Instant) {
         tracing::info!(%key, %action, "done");
         if matches!(action, Action::IssueLeaf(_)) {
@@ -204,26 +170,7 @@ impl<S: Store> Reconciler<S> {
         if let Action::Transition(transition) = action {
             self.metrics.count_rotation(transition);
         }
-        for event in action.events() {
-            self.events.tell(Notice {
-                about: self.reference(key),
-                warning: event.warning,
-                reason: event.reason,
-                message: event.message.clone(),
-            });
-        }
-        if let Action::RestartWorkload { target, event, .. } = action {
-            // Its owners look at the workload, not at the TrustDomain.
-            let about = ObjectReference {
-                api_version: Some("apps/v1".to_owned()),
-                kind: Some(format!("{:?}", target.kind)),
-                namespace: Some(target.namespace.clone()),
-                name: Some(target.name.clone()),
-                ..Default::default()
-            };
-            let message = event.message.clone();
-            self.events.tell(Notice { about, warning: event.warning, reason: event.reason, message });
-        }
+        self.publish_events(key, action);
     }
 
     fn remember(&self, key: &Key, planned: &Planned, error: &ExecuteError, now: Timestamp) {
@@ -268,7 +215,7 @@ impl<S: Store> Reconciler<S> {
         match self.executor.store.patch_status(key, &planned.version, patch).await {
             Ok(object) => {
                 self.publish_problems(key, planned);
-                self.waits_too_long(key, planned);
+                self.publish_overdue(key, planned);
                 self.reported.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), Instant::now());
                 let keys = lock(&self.executor.world).take_reported(object);
                 self.agenda.push(&self.executor.world, keys.into_iter().filter(|affected| affected != key));
@@ -298,39 +245,6 @@ impl<S: Store> Reconciler<S> {
             }
         }
         Due::Now(patch)
-    }
-
-    /// Tells once that a rotation waits for longer than it should have to.
-    fn waits_too_long(&self, key: &Key, planned: &Planned) {
-        for type_ in [CA_ROTATING, SIGNING_KEYS_ROTATING] {
-            let is_late = |status| report::condition(status, type_).filter(|c| c["reason"] == reason::PAST_DEADLINE);
-            if let (None, Some(late)) = (is_late(&planned.reported), is_late(&planned.status)) {
-                let message = late["message"].as_str().unwrap_or_default().to_owned();
-                let about = self.reference(key);
-                self.events.tell(Notice { about, warning: true, reason: reason::ROTATION_WAITING, message });
-            }
-        }
-    }
-
-    /// Sends an Event for each problem that the status did not report before.
-    fn publish_problems(&self, key: &Key, planned: &Planned) {
-        for (reason, message) in report::new_problems(&planned.reported, &planned.status) {
-            self.events.tell(Notice { about: self.reference(key), warning: true, reason, message });
-        }
-    }
-
-    fn reference(&self, key: &Key) -> ObjectReference {
-        let (namespace, name) = key.names();
-        let world = lock(&self.executor.world);
-        let meta = world.metadata(key);
-        ObjectReference {
-            api_version: Some("gaia.dev/v1alpha1".to_owned()),
-            kind: Some(key.kind().to_owned()),
-            namespace: Some(namespace.to_owned()).filter(|namespace| !namespace.is_empty()),
-            name: Some(name.to_owned()),
-            uid: meta.and_then(|meta| meta.uid.clone()),
-            ..Default::default()
-        }
     }
 }
 
@@ -410,7 +324,9 @@ fn value(status: &impl serde::Serialize) -> Value {
 mod act;
 mod held;
 mod measure;
+mod notices;
 mod report;
+mod unwatched;
 
 const ROUNDS: usize = 8;
 /// How often counts are written at most.

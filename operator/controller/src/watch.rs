@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain};
 use gaia_api::names::{MANAGED_BY, MANAGED_BY_LABEL};
+use gaia_plan::object::{ObjectKey, ObjectKind};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
@@ -152,7 +153,8 @@ impl Watches {
                 let world = lock(&self.world);
                 let known = K::places(&world).into_iter().chain(world.unreadable_places(K::RESOURCE).cloned());
                 let in_scope = |place: &Place| scope.is_none_or(|scope| place.0 == scope);
-                *listing = Listing { before: known.filter(in_scope).collect(), seen: HashSet::new() };
+                let known = known.filter(in_scope).map(|place| (world.uid(K::RESOURCE, &place), place));
+                *listing = Listing { before: known.collect(), seen: HashSet::new() };
                 BTreeSet::new()
             }
             Change::Listed(reading) => {
@@ -166,17 +168,22 @@ impl Watches {
                     return BTreeSet::new();
                 }
                 let mut world = lock(&self.world);
-                before
-                    .iter()
-                    .filter(|place| !seen.contains(*place))
-                    .flat_map(|gone| remove::<K>(&mut world, gone, None))
-                    .collect()
+                let gone = before.iter().filter(|(_, place)| !seen.contains(place));
+                // What was created in the meantime under the name is reported by the watch that follows the list.
+                gone.flat_map(|(uid, place)| {
+                    let is_same = world.uid(K::RESOURCE, place) == *uid;
+                    if is_same { remove::<K>(&mut world, place, None) } else { BTreeSet::new() }
+                })
+                .collect()
             }
             Change::Applied(reading) => self.read(reading),
             Change::Deleted(reading) => {
                 let meta = reading.metadata();
-                lock(&self.world).note_deleted(meta);
-                remove::<K>(&mut lock(&self.world), &place(meta), meta.resource_version.as_deref())
+                let at = place(meta);
+                let mut world = lock(&self.world);
+                world.note_deleted(meta);
+                world.confirm(K::RESOURCE, &at, meta);
+                remove::<K>(&mut world, &at, meta.resource_version.as_deref())
             }
             Change::Unidentified(fault) => {
                 tracing::warn!(kind = K::RESOURCE.kind, %fault, "an object cannot be told from others");
@@ -186,6 +193,8 @@ impl Watches {
     }
 
     fn read<K: Watched>(&self, reading: Reading<K>) -> BTreeSet<Key> {
+        let meta = reading.metadata();
+        lock(&self.world).confirm(K::RESOURCE, &place(meta), meta);
         match reading {
             Reading::Object(object) => object.apply(&self.world),
             Reading::Unreadable(unreadable) => {
@@ -224,7 +233,8 @@ impl Pause {
 /// What was known when a list began, and what it has shown so far.
 #[derive(Default)]
 struct Listing {
-    before: Vec<Place>,
+    /// UIDs, where one is known, and names.
+    before: Vec<(Option<String>, Place)>,
     seen: HashSet<Place>,
 }
 
@@ -261,8 +271,8 @@ impl Watched for ServiceCertificate {
         world.apply_unreadable_certificate(unreadable)
     }
 
-    fn remove(world: &mut World, place: &Place, _: Option<&str>) -> BTreeSet<Key> {
-        world.remove_certificate(place)
+    fn remove(world: &mut World, place: &Place, version: Option<&str>) -> BTreeSet<Key> {
+        world.delete_certificate(place, version)
     }
 
     fn places(world: &World) -> Vec<Place> {
@@ -282,8 +292,8 @@ impl Watched for GaiaService {
         world.apply_unreadable_service(unreadable)
     }
 
-    fn remove(world: &mut World, place: &Place, _: Option<&str>) -> BTreeSet<Key> {
-        world.remove_service(place)
+    fn remove(world: &mut World, place: &Place, version: Option<&str>) -> BTreeSet<Key> {
+        world.delete_service(place, version)
     }
 
     fn places(world: &World) -> Vec<Place> {
@@ -385,14 +395,47 @@ impl Watched for ConfigMap {
 }
 
 impl World {
+    /// The UID of what is known under a name.
+    fn uid(&self, resource: Resource, place: &Place) -> Option<String> {
+        let key = |kind| ObjectKey { kind, namespace: place.0.clone(), name: place.1.clone() };
+        let of_resource = || {
+            let key = match resource {
+                Resource::TRUST_DOMAIN => Key::TrustDomain(place.1.clone()),
+                Resource::SERVICE => Key::Service(place.0.clone(), place.1.clone()),
+                _ => return None,
+            };
+            self.metadata(&key)?.uid.clone()
+        };
+        match resource {
+            Resource::SECRET => self.version(&key(ObjectKind::Secret)).map(|version| version.uid),
+            Resource::CONFIG_MAP => self.version(&key(ObjectKind::ConfigMap)).map(|version| version.uid),
+            Resource::CERTIFICATE => self.version(&key(ObjectKind::ServiceCertificate)).map(|version| version.uid),
+            _ => of_resource(),
+        }
+    }
+
+    /// A deletion of that version is old news where a newer object has the name.
+    fn delete_certificate(&mut self, place: &Place, version: Option<&str>) -> BTreeSet<Key> {
+        let is_old = self.is_newer(&Key::Certificate(place.0.clone(), place.1.clone()), version);
+        if is_old { BTreeSet::new() } else { self.remove_certificate(place) }
+    }
+
+    fn delete_service(&mut self, place: &Place, version: Option<&str>) -> BTreeSet<Key> {
+        let is_old = self.is_newer(&Key::Service(place.0.clone(), place.1.clone()), version);
+        if is_old { BTreeSet::new() } else { self.remove_service(place) }
+    }
+
     /// Whether this very state of a Secret is known already: our own write comes back by the watch.
     fn knows_secret(&self, place: &Place, meta: &ObjectMeta) -> bool {
-        let key = gaia_plan::object::ObjectKey::secret(&place.0, place.1.clone());
+        let key = ObjectKey::secret(&place.0, place.1.clone());
         self.version(&key).is_some_and(|known| {
             Some(&known.uid) == meta.uid.as_ref() && Some(&known.resource_version) == meta.resource_version.as_ref()
         })
     }
 }
+
+#[cfg(test)]
+mod interleavings;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(800);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);

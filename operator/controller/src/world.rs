@@ -1,6 +1,7 @@
 //! Everything the operator knows of the cluster, kept up to date by watches and by its own writes.
 
 mod callers;
+mod created;
 mod deleted;
 mod instances;
 mod ledgers;
@@ -87,16 +88,20 @@ pub(crate) struct World {
     pub(crate) abilities: Abilities,
     /// What was deleted a short time ago.
     deleted: self::deleted::Deletions,
+    /// What was created and not reported by a watch yet.
+    unconfirmed: self::created::Unconfirmed,
     /// Objects that cannot be read.
     unreadable: UnreadableIndex,
     /// `grants.json` as it was last written, by TrustDomain: known where a service cannot be read.
     written_grants: HashMap<String, Grants>,
     /// Objects that exist and are somebody else's. They are not watched.
     foreign: HashSet<ObjectKey>,
-    /// Objects of ours that somebody else deleted.
+    /// Objects of ours that were deleted and that a custom resource asks for.
     lost: HashSet<ObjectKey>,
     /// Writes of projections and leaf Secrets that were refused.
     refused_writes: self::refused::RefusedWrites,
+    /// Secrets of users that services name and that do not exist, by service.
+    missing_secrets: HashMap<Place, BTreeSet<String>>,
     pub(crate) failures: HashMap<Key, Failures>,
     pub(crate) budgets: HashMap<Key, IssuanceBudget>,
 }
@@ -123,11 +128,13 @@ impl World {
             restarted: BTreeMap::new(),
             abilities: Abilities::default(),
             deleted: self::deleted::Deletions::default(),
+            unconfirmed: self::created::Unconfirmed::default(),
             unreadable: UnreadableIndex::default(),
             written_grants: HashMap::new(),
             foreign: HashSet::new(),
             lost: HashSet::new(),
             refused_writes: self::refused::RefusedWrites::default(),
+            missing_secrets: HashMap::new(),
             failures: HashMap::new(),
             budgets: HashMap::new(),
         }
@@ -168,6 +175,11 @@ impl World {
         }
     }
 
+    /// Whether a custom resource is known in a state that is newer than a version.
+    pub(crate) fn is_newer(&self, key: &Key, version: Option<&str>) -> bool {
+        self.metadata(key).is_some_and(|known| is_older(version, known.resource_version.as_deref()))
+    }
+
     /// Removes what is remembered of attempts at a custom resource that is deleted: also of one that ended afterwards.
     pub(crate) fn forget_attempts(&mut self, key: &Key) {
         if self.metadata(key).is_none() {
@@ -194,6 +206,23 @@ impl World {
 
     pub(crate) fn brought_ca(&mut self, trust_domain: &str, ca: Result<BroughtCa, String>) {
         self.brought.insert(trust_domain.to_owned(), ca);
+    }
+
+    /// The Secrets of users that a service needs, by name.
+    pub(crate) fn required_secrets(&self, place: &Place) -> BTreeSet<String> {
+        let Some(service) = self.services.get(place) else { return BTreeSet::new() };
+        let domain = self.trust_domains.get(&service.spec.trust_domain_ref.name);
+        let required = gaia_plan::service::required_secrets(service, domain.map(AsRef::as_ref));
+        required.into_iter().map(|(_, name, _)| name).collect()
+    }
+
+    /// Which of them do not exist.
+    pub(crate) fn take_missing_secrets(&mut self, place: &Place, missing: BTreeSet<String>) {
+        if missing.is_empty() {
+            self.missing_secrets.remove(place);
+        } else {
+            self.missing_secrets.insert(place.clone(), missing);
+        }
     }
 
     pub(crate) fn mark_foreign(&mut self, key: ObjectKey) {
@@ -238,7 +267,10 @@ impl World {
         match key.kind {
             ObjectKind::Secret => self.secrets.get(&place).map(SecretFacts::version),
             ObjectKind::ConfigMap => self.config_maps.get(&place).map(ObjectFacts::version),
-            ObjectKind::ServiceCertificate => None,
+            ObjectKind::ServiceCertificate => self.certificates.get(&place).map(|found| Version {
+                uid: found.metadata.uid.clone().unwrap_or_default(),
+                resource_version: found.metadata.resource_version.clone().unwrap_or_default(),
+            }),
         }
     }
 
@@ -251,6 +283,16 @@ impl World {
             return false;
         };
         facts.data.get(names::key::RING) == Some(&gaia_pki::sha256_hex(ring_json))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn count_lost(&self) -> usize {
+        self.lost.len()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_claimed(&self, secret: &Place) -> bool {
+        self.claims.contains_key(secret)
     }
 
     /// An object is deleted, and stays so.
@@ -269,6 +311,7 @@ impl World {
         if self.deleted.is_late(meta) {
             return BTreeSet::new();
         }
+        self.note_answer(&object.key(), meta);
         self.clear_foreign(&object.key());
         match object {
             Stored::Secret(secret) => {
@@ -327,21 +370,21 @@ impl World {
         self.config_maps.keys().cloned().collect()
     }
 
-    /// Forgets an object that the operator itself deleted, or that turned out to be gone.
-    pub(crate) fn forget(&mut self, key: &ObjectKey) {
-        let place = (key.namespace.clone(), key.name.clone());
-        match key.kind {
-            ObjectKind::Secret => {
-                self.secrets.remove(&place);
-            }
-            ObjectKind::ConfigMap => {
-                self.config_maps.remove(&place);
-                self.ledgers.remove(&place);
-            }
-            ObjectKind::ServiceCertificate => {
-                self.certificates.remove(&place);
-            }
+    /// Removes an object that the operator itself deleted, or that turned out to be gone; returns what is to be decided
+    /// anew because of it. `seen`: its state before the answer; what was created since then stays.
+    #[must_use = "what depends on it would not be decided anew"]
+    pub(crate) fn forget(&mut self, key: &ObjectKey, seen: Option<&Version>) -> BTreeSet<Key> {
+        if self.version(key).as_ref().map(|now| &now.uid) != seen.map(|seen| &seen.uid) {
+            return BTreeSet::new();
         }
+        let place = (key.namespace.clone(), key.name.clone());
+        let keys = match key.kind {
+            ObjectKind::Secret => self.remove_secret(&place, None),
+            ObjectKind::ConfigMap => self.remove_config_map(&place, None),
+            ObjectKind::ServiceCertificate => self.remove_certificate(&place),
+        };
+        self.lost.remove(key);
+        keys
     }
 
     /// A workload was told to restart its pods.

@@ -20,7 +20,7 @@ use crate::budget::IssuanceBudget;
 use crate::domain::DomainView;
 use crate::epoch::Claim;
 use crate::instance::Instances;
-use crate::object::{DesiredObject, Held, ObjectChange, ObjectKey, OtherKeys, Template, unreadable};
+use crate::object::{DesiredObject, Held, ObjectChange, ObjectKey, OtherKeys, Template, not_owned_as, unreadable};
 use crate::plan::owner;
 use crate::ring::{CaMaterial, Generation, RingKind};
 use crate::{Action, IssueLeaf, Plan, Refusal, limits, projection};
@@ -178,22 +178,24 @@ fn check_secret(observed: &Observed<'_>) -> Result<(), Refusal> {
         return Err(Refusal::stalled(reason::RING_OUTDATED, message));
     }
     match &observed.secret {
-        Held::Foreign => Err(Refusal::stalled(
-            reason::SECRET_NOT_OWNED,
-            format!(
-                "spec.secretName: Secret {name} exists and is not Gaia's; delete it, choose another name, or give it up \
-                 with the annotation {}=true",
-                annotation::ADOPT
-            ),
-        )),
+        Held::Foreign => {
+            let namespace = observed.certificate.metadata.namespace.as_deref().unwrap_or_default();
+            let (named, key) = (format!("Secret {name}"), ObjectKey::secret(namespace, name));
+            let refusal = not_owned_as(&named, &key, Some(TLS_SECRET)).about("spec.secretName");
+            Err(Refusal { reason: reason::SECRET_NOT_OWNED, ..refusal })
+        }
         Held::Ours(secret) if secret.facts.immutable => Err(Refusal::stalled(
             reason::SECRET_IMMUTABLE,
-            format!("spec.secretName: Secret {name} is immutable: it cannot be kept up to date, and is left as it is"),
+            format!(
+                "spec.secretName: Secret {name} is immutable, so no certificate can be stored in it; delete it so that the \
+                 operator can create its own"
+            ),
         )),
         Held::Ours(secret) if secret.facts.type_.as_deref() != Some(TLS_SECRET) => Err(Refusal::stalled(
             reason::SECRET_TYPE_MISMATCH,
             format!(
-                "spec.secretName: Secret {name} has type {:?}, it must be {TLS_SECRET}",
+                "spec.secretName: Secret {name} has type {:?}, which cannot be changed; it must be {TLS_SECRET}: delete it so \
+                 that the operator can create its own",
                 secret.facts.type_.as_deref().unwrap_or_default()
             ),
         )),

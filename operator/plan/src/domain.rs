@@ -1,6 +1,6 @@
 //! A TrustDomain as the objects that refer to it see it.
 
-use gaia_api::crd::{TrustDomain, reason};
+use gaia_api::crd::{NamespaceSelector, SelectorOperator, TrustDomain, reason};
 
 use crate::Refusal;
 use crate::epoch::EpochMac;
@@ -41,8 +41,10 @@ impl<'a> DomainView<'a> {
             return Err(Refusal::stalled(
                 reason::NAMESPACE_NOT_SELECTED,
                 format!(
-                    "namespace {} is not selected by spec.namespaceSelector of TrustDomain {}",
-                    self.namespace, self.name
+                    "namespace {} is not selected by spec.namespaceSelector of TrustDomain {}: {}",
+                    self.namespace,
+                    self.name,
+                    requirement(object.spec.namespace_selector.as_ref())
                 ),
             ));
         }
@@ -60,5 +62,64 @@ impl<'a> DomainView<'a> {
                 format!("TrustDomain {} has no CA to sign with; see its conditions", self.name),
             )
         })
+    }
+}
+
+/// What a selector asks of a namespace, as a next step.
+fn requirement(selector: Option<&NamespaceSelector>) -> String {
+    let Some(selector) = selector else {
+        return "the field is not set, so no namespace is; an administrator sets it ({} selects all)".to_owned();
+    };
+    let labels = selector.match_labels.iter().map(|(key, value)| format!("label {key}={value}"));
+    let expressions = selector.match_expressions.iter().map(|wanted| {
+        let (key, values) = (&wanted.key, wanted.values.join(", "));
+        match wanted.operator {
+            SelectorOperator::In => format!("label {key} with one of the values {values}"),
+            SelectorOperator::NotIn => format!("no label {key} with one of the values {values}"),
+            SelectorOperator::Exists => format!("a label {key}"),
+            SelectorOperator::DoesNotExist => format!("no label {key}"),
+        }
+    });
+    let all: Vec<String> = labels.chain(expressions).collect();
+    format!("the namespace must have {}", all.join(", and "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A message names the next step: here the label that is missing.
+    #[test]
+    fn a_refused_namespace_is_told_which_labels_it_needs() {
+        let selector: NamespaceSelector = serde_json::from_str(
+            r#"{"matchLabels":{"env":"prod"},"matchExpressions":[{"key":"team","operator":"In","values":["a","b"]},
+                {"key":"legacy","operator":"DoesNotExist"}]}"#,
+        )
+        .unwrap();
+        let domain: TrustDomain = serde_json::from_value(serde_json::json!({
+            "apiVersion": "gaia.dev/v1alpha1", "kind": "TrustDomain", "metadata": { "name": "gaia" },
+            "spec": { "trustDomain": "gaia.local" },
+        }))
+        .unwrap();
+        let told = |selector| {
+            let mut domain = domain.clone();
+            domain.spec.namespace_selector = selector;
+            let view = DomainView {
+                name: "gaia",
+                namespace: "shop",
+                object: Some(&domain),
+                selected: false,
+                ca: None,
+                ca_mac: None,
+                signing: None,
+            };
+            view.granted().unwrap_err().message
+        };
+        assert_eq!(
+            told(Some(selector)),
+            "namespace shop is not selected by spec.namespaceSelector of TrustDomain gaia: the namespace must have label \
+             env=prod, and label team with one of the values a, b, and no label legacy"
+        );
+        assert!(told(None).contains("the field is not set"));
     }
 }

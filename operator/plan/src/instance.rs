@@ -52,6 +52,8 @@ pub struct Instance {
     pub uid: String,
     /// The Secrets and ConfigMaps of ours that it refers to in volumes or environment.
     pub uses: BTreeSet<ObjectKey>,
+    /// Whether it mounts `jwks.json`: not a pod that takes only the bundle, or only a leaf Secret.
+    pub has_keys: bool,
     /// Whether what it refers to can change under it: not where it is mounted by subPath or taken as environment.
     pub reloads: bool,
     /// When the last of its containers started; none: not all have, or it is an endpoint.
@@ -152,6 +154,10 @@ impl Instance {
                 Err(format!("Stale: serves another certificate than {}", short(fingerprint)))
             };
         }
+        let is_about_keys = matches!(need, Need::Kid(_) | Need::NoKid(_) | Need::Denylist(_));
+        if is_about_keys && !self.has_keys {
+            return Ok(());
+        }
         if matches!(need, Need::NoConnection(_)) {
             // Who does not report its connections cannot be waited for.
             return Ok(());
@@ -166,9 +172,11 @@ impl Instance {
         Err(match shown {
             Some(Err(why)) => format!("Unreachable: {why}"),
             Some(Ok(Shown { report: Err(why), .. })) => {
-                format!("Stale: reports nothing ({why}) and was not restarted since")
+                format!("Stale: reports nothing ({why}) and was not restarted since; restart the pod")
             }
-            _ if !self.can_be_probed => "NotProbed: there is no port, and it was not restarted since".to_owned(),
+            _ if !self.can_be_probed => {
+                "NotProbed: there is no port, and it was not restarted since; restart the pod".to_owned()
+            }
             _ => "NotProbed: not yet".to_owned(),
         })
     }

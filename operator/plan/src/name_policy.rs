@@ -1,10 +1,14 @@
 //! Which names a certificate may carry (invariant 15).
 
+mod ambiguous;
+
 use std::net::IpAddr;
 
 use gaia_api::crd::{AllowedNames, ServiceCertificateSpec, reason};
 use gaia_pki::NameConstraints;
 
+use self::ambiguous::is_public;
+pub use self::ambiguous::other_meaning;
 use crate::Refusal;
 
 /// Who asks, and where.
@@ -27,6 +31,13 @@ pub struct Names {
     pub dns: Vec<String>,
     /// Sorted, without repetition.
     pub ip: Vec<IpAddr>,
+    /// Names of the service's own that are not certified, because they mean something else as well.
+    pub left_out: Vec<String>,
+    /// Such names that the stored certificate has: they stay, as clients may use them.
+    pub kept: Vec<String>,
+    /// Certified names of the service's own that can be public names too: the namespace is named like one of the newer
+    /// top-level domains, which are words that namespaces are often named by.
+    pub public: Vec<String>,
 }
 
 /// Names of a certificate that the name constraints of a CA exclude.
@@ -54,16 +65,35 @@ impl Names {
         let (ip, addresses): (Vec<_>, Vec<_>) = self.ip.iter().copied().partition(|ip| constraints.allow_ip(*ip));
         let (own, mut extra): (Vec<_>, Vec<_>) = excluded.into_iter().partition(|name| own.contains(name));
         extra.extend(addresses.iter().map(ToString::to_string));
-        (Self { dns, ip }, ExcludedNames { own, extra })
+        (Self { dns, ip, ..self.clone() }, ExcludedNames { own, extra })
     }
 }
 
-/// The names of a certificate: a service's own, and those extra ones that its namespace was granted.
+/// The names of a certificate: a service's own, and those extra ones that its namespace was granted. `stored`: names of
+/// the stored certificate, issued by a CA of the ring, that mean something else as well.
 ///
 /// # Errors
 /// `NameNotAllowed` with the field and the name.
-pub fn names(who: Requester<'_>, spec: &ServiceCertificateSpec, granted: &[AllowedNames]) -> Result<Names, Refusal> {
-    let mut dns = own_names(who, spec.headless);
+pub fn names(
+    who: Requester<'_>,
+    spec: &ServiceCertificateSpec,
+    granted: &[AllowedNames],
+    stored: &[String],
+) -> Result<Names, Refusal> {
+    let (mut dns, mut left_out, mut kept, mut public) = (vec![], vec![], vec![], vec![]);
+    for name in own_names(who, spec.headless) {
+        if dns_is_granted(who.namespace, &name, granted) {
+            dns.push(name);
+        } else if !is_ambiguous(who, &name) {
+            public.extend(is_public(&name).then(|| name.clone()));
+            dns.push(name);
+        } else if stored.contains(&name) {
+            kept.push(name.clone());
+            dns.push(name);
+        } else {
+            left_out.push(name);
+        }
+    }
     for (index, name) in spec.extra_dns_names.iter().enumerate() {
         let allowed = dns.contains(name) || (!is_reserved(who, name) && dns_is_granted(who.namespace, name, granted));
         if !allowed {
@@ -82,7 +112,13 @@ pub fn names(who: Requester<'_>, spec: &ServiceCertificateSpec, granted: &[Allow
     dns.dedup();
     ip.sort();
     ip.dedup();
-    Ok(Names { dns, ip })
+    Ok(Names { dns, ip, left_out, kept, public })
+}
+
+/// Whether a service's own name also means something else.
+fn is_ambiguous(who: Requester<'_>, name: &str) -> bool {
+    let is_operator = who.namespace == who.operator_namespace && name == OPERATOR;
+    other_meaning(name).is_some() && !is_operator
 }
 
 fn own_names(who: Requester<'_>, headless: bool) -> Vec<String> {
@@ -186,15 +222,67 @@ mod tests {
             ip_addresses: ip.iter().map(|s| (*s).to_owned()).collect(),
             ..Default::default()
         };
-        names(WHO, &spec, &grants())
+        names(WHO, &spec, &grants(), &[])
+    }
+
+    /// The names of a service without extra names.
+    fn own(namespace: &str, name: &str, granted: &[AllowedNames], stored: &[&str]) -> Names {
+        let who = Requester { namespace, name, ..WHO };
+        let stored: Vec<String> = stored.iter().map(|name| (*name).to_owned()).collect();
+        names(who, &ServiceCertificateSpec::default(), granted, &stored).unwrap()
+    }
+
+    #[rstest]
+    #[case("com", "google", &["google.com"])]
+    #[case("local", "cluster", &["cluster.local"])]
+    #[case("team-a", "localhost", &["localhost"])]
+    #[case("team-a", "wpad", &["wpad"])]
+    #[case("team-a", "kubernetes", &["kubernetes"])]
+    #[case("team-a", "gaia-operator", &["gaia-operator"])]
+    #[case("gaia-system", "gaia-operator", &[])]
+    #[case("team-a", "web", &[])]
+    fn own_names_that_mean_something_else_are_left_out(
+        #[case] namespace: &str,
+        #[case] name: &str,
+        #[case] left_out: &[&str],
+    ) {
+        let found = own(namespace, name, &[], &[]);
+        assert_eq!(found.left_out, left_out);
+        assert!(found.dns.iter().all(|certified| !left_out.contains(&certified.as_str())), "{found:?}");
+        assert!(found.dns.contains(&format!("{name}.{namespace}.svc")));
+    }
+
+    #[test]
+    fn no_name_of_the_api_server_is_certified() {
+        let found = own("default", "kubernetes", &[], &[]);
+        assert_eq!((found.dns.len(), found.left_out.len()), (0, 4), "{found:?}");
+        let spec =
+            ServiceCertificateSpec { extra_dns_names: vec!["kubernetes.default.svc".into()], ..Default::default() };
+        let who = Requester { namespace: "default", name: "kubernetes", ..WHO };
+        assert!(names(who, &spec, &[], &[]).is_err(), "nor if it is asked for");
+    }
+
+    /// A tightened rule never stops what runs, and a grant of the administrator counts.
+    #[test]
+    fn a_name_that_is_granted_or_that_the_stored_certificate_has_is_certified() {
+        let grant = AllowedNames { namespaces: vec!["com".into()], dns_names: vec!["*.com".into()], ip_ranges: vec![] };
+        let granted = own("com", "google", &[grant], &[]);
+        assert!(granted.dns.contains(&"google.com".to_owned()) && granted.left_out.is_empty(), "{granted:?}");
+        let kept = own("com", "google", &[], &["google.com", "example.com"]);
+        assert!(
+            kept.dns.contains(&"google.com".to_owned()) && !kept.dns.contains(&"example.com".to_owned()),
+            "{kept:?}"
+        );
+        assert_eq!((kept.kept, kept.left_out), (vec!["google.com".to_owned()], vec![]));
     }
 
     #[test]
     fn a_service_gets_its_own_names() {
-        assert_eq!(
-            ask(&[], &[]).unwrap().dns,
-            ["asset-service", "asset-service.shop", "asset-service.shop.svc", "asset-service.shop.svc.cluster.local"]
-        );
+        let found = own("team-a", "asset-service", &[], &[]);
+        let own = ["asset-service", "asset-service.team-a", "asset-service.team-a.svc"];
+        assert_eq!(found.dns[..3], own);
+        assert_eq!(found.dns[3..], ["asset-service.team-a.svc.cluster.local"]);
+        assert_eq!((found.left_out, found.kept), (vec![], vec![]));
     }
 
     #[rstest]

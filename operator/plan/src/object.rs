@@ -1,14 +1,16 @@
 //! What is known of an object, what is wanted of it, and the difference.
 
+mod refused;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
-use gaia_api::crd::reason;
 use gaia_api::names::{MANAGED_BY, MANAGED_BY_LABEL, annotation};
 use gaia_pki::sha256_hex;
 use serde::Serialize;
 
-use crate::{Event, Refusal};
+pub(crate) use self::refused::{immutable, not_owned, not_owned_as, unreadable};
+use crate::Event;
 
 /// The kinds of objects the operator writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -148,24 +150,6 @@ pub fn is_ours(
         || annotations.contains_key(annotation::SIGNING_EPOCH)
         || annotations.get(annotation::ADOPT).is_some_and(|value| value == "true")
         || owner.is_some_and(|(kind, name)| owners.iter().any(|o| o.kind == kind && o.name == name))
-}
-
-/// An object that cannot be read is neither created nor written.
-pub(crate) fn unreadable(key: &ObjectKey, why: &str) -> Refusal {
-    Refusal::stalled(
-        reason::OBJECT_UNREADABLE,
-        format!("{key} cannot be read: {why}; it is left as it is until it can be read"),
-    )
-}
-
-/// An immutable object of ours whose content is to change: the API server would refuse every write of it.
-pub(crate) fn immutable(key: &ObjectKey) -> Refusal {
-    Refusal::stalled(
-        reason::OBJECT_IMMUTABLE,
-        format!(
-            "{key} is immutable: it cannot be kept up to date, and is left as it is; delete it so that the operator can write its own"
-        ),
-    )
 }
 
 /// An object as it should be.

@@ -1,12 +1,12 @@
 //! GaiaService: its ServiceCertificate, the policy its pods enforce, and the record of who uses API keys.
 
-mod callers;
 mod child;
 mod grants;
 mod ledger;
 mod modes;
+mod warnings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use gaia_api::crd::condition::{CERTIFICATE_READY, LEGACY_FREE, PLAIN_FREE, POLICY_PUBLISHED};
@@ -25,16 +25,19 @@ use serde_json::{Value, json};
 use crate::backoff::Failures;
 use crate::conditions::{Obstacles, Report, headline, is_accepted};
 use crate::domain::DomainView;
+use crate::instance::Instance;
 use crate::legacy::{LedgerObject, Legacy, Watch};
 use crate::merge::merge_patch;
 use crate::mode::Effective;
 use crate::object::{
-    DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, ObjectKind, Version, immutable, unreadable,
+    DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, ObjectKind, Version, immutable, not_owned, unreadable,
 };
 use crate::plan::owner;
 use crate::projection::Callers;
 use crate::shares::Cut;
 use crate::{Action, Event, Plan, Refusal, legacy, mode, projection, user_tokens};
+
+pub use self::warnings::required_secrets;
 
 /// Everything a decision about one GaiaService rests on.
 #[derive(Debug, Clone)]
@@ -59,6 +62,10 @@ pub struct Observed<'a> {
     pub callers: &'a [&'a GaiaService],
     /// The share of its namespace in `grants.json`, if its own entries do not fit in it.
     pub grants_cut: Option<&'a Cut>,
+    /// Those Secrets of [`required_secrets`] that do not exist, by name.
+    pub missing_secrets: BTreeSet<String>,
+    /// Its instances.
+    pub instances: Vec<&'a Instance>,
     /// Attempts that failed.
     pub failures: Option<&'a Failures>,
 }
@@ -85,7 +92,9 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> ServicePlan {
     let thresholds = [legacy.verdict.changes_at, legacy.plain.changes_at, legacy.looks_again_at];
     let mut thresholds: Vec<Timestamp> =
         thresholds.into_iter().flatten().chain(strict.and_then(mode::forgotten_at)).collect();
-    if observed.child == Held::Foreign || observed.policy == Held::Foreign || observed.ledger == Held::Foreign {
+    let is_foreign =
+        observed.child == Held::Foreign || observed.policy == Held::Foreign || observed.ledger == Held::Foreign;
+    if is_foreign || !observed.missing_secrets.is_empty() {
         thresholds.push(crate::backoff::saturating_add(now, FOREIGN_RECHECK));
     }
     let holding = observed.failures.filter(|failures| failures.holds_back(generation, RETRY_CAP, now));
@@ -150,26 +159,15 @@ fn decide(
 
 fn certificate_action(observed: &Observed<'_>) -> Result<Option<Action>, Refusal> {
     let wanted = wanted_certificate(observed.service);
+    let key = ObjectKey {
+        kind: ObjectKind::ServiceCertificate,
+        namespace: wanted.metadata.namespace.clone().unwrap_or_default(),
+        name: wanted.metadata.name.clone().unwrap_or_default(),
+    };
     match &observed.child {
         Held::Absent => Ok(Some(Action::CreateCertificate(Box::new(wanted)))),
-        Held::Foreign => {
-            let name = wanted.metadata.name.unwrap_or_default();
-            Err(Refusal::stalled(
-                reason::OBJECT_NOT_OWNED,
-                format!(
-                    "ServiceCertificate {name} exists and does not belong to this GaiaService; delete or rename it"
-                ),
-            ))
-        }
-        Held::Unreadable(why) => {
-            let meta = wanted.metadata;
-            let key = ObjectKey {
-                kind: ObjectKind::ServiceCertificate,
-                namespace: meta.namespace.unwrap_or_default(),
-                name: meta.name.unwrap_or_default(),
-            };
-            Err(unreadable(&key, why))
-        }
+        Held::Foreign => Err(not_owned(&key, None)),
+        Held::Unreadable(why) => Err(unreadable(&key, why)),
         Held::Ours(found) => Ok(certificate_patch(found, &wanted, was_settled(observed.service))),
     }
 }
@@ -350,10 +348,7 @@ fn policy_action(
             }
             change => Ok(change.map(|change| ObjectChange { event: mode_event, ..change })),
         },
-        Held::Foreign => Err(Refusal::stalled(
-            reason::OBJECT_NOT_OWNED,
-            format!("{} exists and is not Gaia's; delete it so that the operator can write its own", desired.key),
-        )),
+        Held::Foreign => Err(not_owned(&desired.key, None)),
     }
 }
 
@@ -415,8 +410,9 @@ fn status(
     let tls = modes::tls(observed, decision.policy_published, running, now);
     let plain = legacy::plain_free(service, legacy, tls.as_ref().map(|tls| tls.mode), now);
     conditions.push(report.condition(PLAIN_FREE, plain.truth, plain.reason, plain.message));
-    conditions.extend(report.warnings(callers::not_found(observed)));
-    conditions.extend(report.warnings(grants::too_large(observed).into_iter().collect()));
+    let mut warnings = warnings::of(observed);
+    warnings.extend(grants::too_large(observed));
+    conditions.extend(report.warnings(warnings));
     let (reason, message) = headline(&conditions);
     GaiaServiceStatus {
         observed_generation: service.metadata.generation,

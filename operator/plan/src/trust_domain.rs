@@ -11,6 +11,7 @@ mod observed;
 mod projections;
 mod status;
 mod unknown;
+mod warnings;
 mod watched;
 
 use std::collections::{BTreeSet, HashSet};
@@ -29,6 +30,7 @@ pub use self::kept::KeptGrants;
 pub use self::namespaces::WriteRefusal;
 pub(crate) use self::namespaces::{Projections, Unwritten, named as named_namespaces};
 pub use self::observed::{Abilities, BroughtCa, LeafRecord, LeafView, Observed, RingView, SignerSecret};
+pub use self::warnings::older_namesake;
 pub(crate) use self::watched::text as unwatched_text;
 use crate::backoff::saturating_add;
 use crate::conditions::Warning;
@@ -197,6 +199,7 @@ fn live(
         let since = [ca.projected_since(), signing.projected_since()];
         thresholds.extend(since.map(|since| saturating_add(since, deadline)));
     }
+    thresholds.extend(currency.late_from);
     let mut warnings = lifetimes_too_tight(observed, ca, signing);
     warnings.extend(projections.warnings(&behind));
     warnings.extend(watched::warning(observed));

@@ -30,6 +30,8 @@ mod leaves;
 mod lifetimes;
 #[path = "stories/modes.rs"]
 mod modes;
+#[path = "stories/names.rs"]
+mod names;
 #[path = "stories/restores.rs"]
 mod restores;
 #[path = "stories/runbooks.rs"]
@@ -40,8 +42,8 @@ mod world;
 
 use gaia_api::Span;
 use gaia_api::crd::{
-    CallerSpec, CertificateOverrides, GaiaServiceSpec, ObjectTemplate, PrivateKeySpec, Renewal, SecretRef,
-    ServiceCertificateSpec, ServiceRef, TrustDomainSpec,
+    AllowedNames, CallerSpec, CertificateOverrides, GaiaServiceSpec, NamespaceSelector, ObjectTemplate, PrivateKeySpec,
+    Renewal, SecretRef, ServiceCertificateSpec, ServiceRef, TrustDomainSpec,
 };
 use gaia_api::names::annotation;
 use gaia_plan::Action;

@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use crate::connections::Connections;
 use crate::generation::Generation;
 use crate::listener::Generations;
-use crate::reload::ServiceFiles;
+use crate::reload::{Refused, ServiceFiles};
 use crate::routes::{nothing_here, with_plain_answers};
 
 /// What a report is made of.
@@ -30,6 +30,7 @@ pub(crate) struct Identity {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) connections: Connections,
     pub(crate) service_files: Arc<dyn ServiceFiles>,
+    pub(crate) refused: Refused,
     pub(crate) instance: Arc<str>,
     pub(crate) started_at: Timestamp,
 }
@@ -101,6 +102,7 @@ impl Identity {
             enforces: vec![ENFORCES_ISSUERS.to_owned()],
             policy_hash: parts.policy.hash.clone(),
             mode: policy.mode,
+            refused: self.refused.report(),
             connections: self.connections.by_root(),
         }
     }

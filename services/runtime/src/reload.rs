@@ -1,7 +1,7 @@
 //! Taking what is mounted, part by part, and going on with what there was where a part is refused.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use gaia_api::Clock;
 use gaia_api::names::key;
@@ -92,6 +92,7 @@ pub(crate) struct Reloader {
     parts: Parts,
     last_hash: String,
     refused: BTreeMap<&'static str, String>,
+    reported: Refused,
 }
 
 /// What every service reads.
@@ -105,11 +106,31 @@ pub(crate) struct Sinks {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) generations: watch::Sender<Option<Arc<Generation>>>,
+    pub(crate) refused: Refused,
 }
+
+/// The parts that are refused, each with the reason; clones share them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Refused(Arc<Mutex<BTreeMap<&'static str, String>>>);
+
+impl Refused {
+    fn set(&self, refused: &BTreeMap<&'static str, String>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone_from(refused);
+    }
+
+    /// For a report: reasons are cut, as they can quote a file.
+    pub(crate) fn report(&self) -> BTreeMap<String, String> {
+        let refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let cut = |reason: &String| reason.chars().take(LONGEST_REASON).collect();
+        refused.iter().map(|(part, reason)| ((*part).to_owned(), cut(reason))).collect()
+    }
+}
+
+const LONGEST_REASON: usize = 256;
 
 impl Reloader {
     pub(crate) fn new(config: &crate::config::RuntimeConfig, sinks: Sinks) -> Self {
-        let Sinks { service_files, clock, metrics, authenticator, generations } = sinks;
+        let Sinks { service_files, clock, metrics, authenticator, generations, refused } = sinks;
         let names = COMMON_FILES.iter().chain(service_files.names()).copied().collect();
         Self {
             directory: Directory { path: config.dir.clone(), names, overrides: config.overrides.clone() },
@@ -124,6 +145,7 @@ impl Reloader {
             parts: Parts::default(),
             last_hash: String::new(),
             refused: BTreeMap::new(),
+            reported: refused,
         }
     }
 
@@ -163,6 +185,7 @@ impl Reloader {
         }
         let before = self.refused.clone();
         self.take_parts(files, self.clock.now());
+        self.reported.set(&self.refused);
         if is_same && before == self.refused {
             return;
         }

@@ -32,7 +32,7 @@ use crate::listener::{self, Mesh};
 use crate::metrics::Metrics;
 use crate::outside::Outside;
 use crate::random::random;
-use crate::reload::{Reloader, ServiceFiles, Sinks};
+use crate::reload::{Refused, Reloader, ServiceFiles, Sinks};
 use crate::routes::Routes;
 
 /// A service that has its addresses and has looked at its mounted directory.
@@ -97,12 +97,14 @@ impl Runtime {
             Witness::new(Arc::clone(&metrics)).map_err(|error| StartError::Thread("audit", error))?;
         let authenticator = Arc::new(Authenticator::new(Arc::clone(&clock), Arc::new(witness)));
         let (sender, generations) = watch::channel(None);
+        let refused = Refused::default();
         let sinks = Sinks {
             service_files: Arc::clone(&files),
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
             authenticator: Arc::clone(&authenticator),
             generations: sender,
+            refused: refused.clone(),
         };
         let mut reloader = Reloader::new(&config, sinks);
         reloader.look();
@@ -113,6 +115,7 @@ impl Runtime {
             clock: Arc::clone(&clock),
             connections: Connections::default(),
             service_files: files,
+            refused,
             instance: identity::name(random().ok_or(StartError::Entropy)?).into(),
             started_at: clock.now(),
         };

@@ -32,46 +32,54 @@ pub mod condition {
     /// Warnings: conditions that are present only while they are True. Each one stops nothing but what its message says,
     /// and its reason is its type.
     pub mod warning {
-        /// TrustDomain: an inequality of `docs/rotation.md` does not hold; rotations start late and leaves are clamped.
-        pub const LIFETIMES_TOO_TIGHT: &str = "LifetimesTooTight";
-        /// TrustDomain: selected namespaces that this operator does not watch. Blocks the removal of generations.
-        pub const NAMESPACES_NOT_WATCHED: &str = "NamespacesNotWatched";
-        /// TrustDomain: namespaces that rotations do not wait for, as they refuse what is published.
-        pub const NAMESPACE_LEFT_BEHIND: &str = "NamespaceLeftBehind";
-        /// TrustDomain: an annotation names nothing known.
-        pub const ANNOTATION_IGNORED: &str = "AnnotationIgnored";
-        /// TrustDomain: an entry of `distrusted` names no known CA or signing key.
-        pub const DISTRUSTED_UNKNOWN: &str = "DistrustedUnknown";
-        /// TrustDomain: the CA is accepted, but strict peers refuse it.
-        pub const CA_NOT_STRICT: &str = "CANotStrict";
-        /// TrustDomain: the CA in `existingSecretRef`, or the root above it, is not used.
-        pub const CA_NOT_USED: &str = "CANotUsed";
-        /// GaiaService: its entries do not fit in its namespace's share of `grants.json`.
-        pub const GRANTS_TOO_LARGE: &str = "GrantsTooLarge";
-        /// ServiceCertificate: a shorter certificate was issued than `duration` asks for.
-        pub const DURATION_CLAMPED: &str = "DurationClamped";
-        /// ServiceCertificate: extra names that the CA's name constraints exclude; certificates are issued without them.
-        pub const NAMES_LEFT_OUT: &str = "NamesLeftOut";
-        /// ServiceCertificate: `renewal: Disabled`, and the certificate is past its renewal time.
-        pub const RENEWAL_DISABLED: &str = "RenewalDisabled";
-        /// TrustDomain: `tokens.issuedBy` names no GaiaService of this TrustDomain.
-        pub const TOKEN_ISSUER_NOT_FOUND: &str = "TokenIssuerNotFound";
-        /// GaiaService: an entry of `callers` names no GaiaService of this TrustDomain.
-        pub const CALLER_NOT_FOUND: &str = "CallerNotFound";
+        /// Declares all of them, so that the list of all cannot lack one.
+        macro_rules! warnings {
+            ($($(#[$doc:meta])+ $name:ident = $type_:literal;)+) => {
+                $($(#[$doc])+ pub const $name: &str = $type_;)+
+                /// Every warning.
+                pub const ALL: &[&str] = &[$($name),+];
+            };
+        }
 
-        /// Every warning.
-        pub const ALL: &[&str] = &[
-            LIFETIMES_TOO_TIGHT,
-            ANNOTATION_IGNORED,
-            DISTRUSTED_UNKNOWN,
-            CA_NOT_STRICT,
-            CA_NOT_USED,
-            NAMES_LEFT_OUT,
-            DURATION_CLAMPED,
-            RENEWAL_DISABLED,
-            TOKEN_ISSUER_NOT_FOUND,
-            CALLER_NOT_FOUND,
-        ];
+        warnings! {
+            /// TrustDomain: an inequality of `docs/rotation.md` does not hold; rotations start late and leaves are clamped.
+            LIFETIMES_TOO_TIGHT = "LifetimesTooTight";
+            /// TrustDomain: selected namespaces that this operator does not watch. Blocks the removal of generations.
+            NAMESPACES_NOT_WATCHED = "NamespacesNotWatched";
+            /// TrustDomain: namespaces that rotations do not wait for, as they refuse what is published.
+            NAMESPACE_LEFT_BEHIND = "NamespaceLeftBehind";
+            /// GaiaService: its entries do not fit in its namespace's share of `grants.json`.
+            GRANTS_TOO_LARGE = "GrantsTooLarge";
+            /// TrustDomain: an annotation names nothing known.
+            ANNOTATION_IGNORED = "AnnotationIgnored";
+            /// TrustDomain: an entry of `distrusted` names no known CA or signing key.
+            DISTRUSTED_UNKNOWN = "DistrustedUnknown";
+            /// TrustDomain: the CA is accepted, but strict peers refuse it.
+            CA_NOT_STRICT = "CANotStrict";
+            /// TrustDomain: the CA in `existingSecretRef`, or the root above it, is not used.
+            CA_NOT_USED = "CANotUsed";
+            /// ServiceCertificate: a shorter certificate was issued than `duration` asks for.
+            DURATION_CLAMPED = "DurationClamped";
+            /// ServiceCertificate: `renewal: Disabled`, and the certificate is past its renewal time.
+            RENEWAL_DISABLED = "RenewalDisabled";
+            /// ServiceCertificate: the certificate has a name that also means something else (`google.com` in namespace `com`).
+            AMBIGUOUS_NAMES = "AmbiguousNames";
+            /// ServiceCertificate: extra names that the CA's name constraints exclude, and own names that also mean something
+            /// else; certificates are issued without them.
+            NAMES_LEFT_OUT = "NamesLeftOut";
+            /// TrustDomain: `tokens.issuedBy` names no GaiaService of this TrustDomain.
+            TOKEN_ISSUER_NOT_FOUND = "TokenIssuerNotFound";
+            /// TrustDomain: another, older TrustDomain has the same `spec.trustDomain`.
+            TRUST_DOMAIN_NAME_TAKEN = "TrustDomainNameTaken";
+            /// TrustDomain: `namespaceSelector` is not set or matches no namespace.
+            NO_NAMESPACE_SELECTED = "NoNamespaceSelected";
+            /// GaiaService: a Secret that the spec names does not exist.
+            SECRET_NOT_FOUND = "SecretNotFound";
+            /// GaiaService: an instance refused a part of its mounted files.
+            FILES_REFUSED = "FilesRefused";
+            /// GaiaService: an entry of `callers` names no GaiaService of this TrustDomain.
+            CALLER_NOT_FOUND = "CallerNotFound";
+        }
     }
 }
 

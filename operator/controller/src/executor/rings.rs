@@ -105,7 +105,7 @@ impl<S: Store> Executor<S> {
         M: Material + Clone + Serialize + DeserializeOwned,
     {
         let Some(found) = self.find_ring::<M>(&transition.key).await? else {
-            return Ok(Outcome::Replan(std::collections::BTreeSet::new()));
+            return self.refresh(&transition.key).await;
         };
         if version(&found.meta) != transition.on {
             return self.refresh(&transition.key).await;
@@ -259,10 +259,7 @@ impl<S: Store> Executor<S> {
         &self,
         key: &ObjectKey,
     ) -> Result<Option<Found<M>>, ExecuteError> {
-        let Some(Stored::Secret(secret)) = self.store.get(key).await? else {
-            lock(&self.world).forget(key);
-            return Ok(None);
-        };
+        let Some(Stored::Secret(secret)) = self.store.get(key).await? else { return Ok(None) };
         let meta = secret.metadata.clone();
         let data = wiped(secret);
         let ring = self.parse_ring(&data, &key.name)?;

@@ -200,6 +200,7 @@ mod tests {
             key_matches: true,
             issuer: Some("i".into()),
             names_hash: "n".into(),
+            ambiguous_names: vec!["google.com".into()],
         };
         LeafSecret { facts, leaf: Some(leaf) }
     }

@@ -20,6 +20,8 @@ use crate::world::Census;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Measured {
     pub(crate) is_ready: bool,
+    /// Of a ServiceCertificate: the stored certificate has expired.
+    pub(crate) is_expired: bool,
     /// Of a ServiceCertificate, in Unix seconds, as the next two.
     pub(crate) not_after: Option<i64>,
     pub(crate) renewal: Option<i64>,
@@ -58,6 +60,14 @@ impl Objects {
     /// Ends every series of an object.
     pub(super) fn forget(&self, key: &Key) {
         self.lock().remove(key);
+    }
+
+    /// The ServiceCertificates whose stored certificate has expired: the first by name, and how many they are.
+    pub(super) fn expired(&self, most: usize) -> (Vec<String>, usize) {
+        let objects = self.lock();
+        let expired = || objects.iter().filter(|(_, measured)| measured.is_expired).map(|(key, _)| key.names());
+        let named = expired().take(most).map(|(namespace, name)| format!("{namespace}/{name}"));
+        (named.collect(), expired().count())
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Measured>> {
@@ -218,6 +228,7 @@ mod tests {
         let now = Some(Instant::now());
         Measured {
             is_ready: true,
+            is_expired: false,
             not_after: Some(1),
             renewal: Some(2),
             served_not_after: Some(3),
@@ -247,6 +258,20 @@ mod tests {
             metrics.forget(&key);
             assert_eq!(metrics.text(), before);
         }
+    }
+
+    /// The kind: a certificate that expired is named nowhere but in its own status.
+    #[test]
+    fn expired_certificates_are_named_until_they_are_replaced() {
+        let metrics = Metrics::new();
+        for name in ["a", "b", "c"] {
+            let key = Key::Certificate("shop".to_owned(), name.to_owned());
+            metrics.measure(&key, |measured| measured.is_expired = name != "b");
+        }
+        assert_eq!(metrics.expired(1), (vec!["shop/a".to_owned()], 2));
+        metrics.measure(&Key::Certificate("shop".to_owned(), "a".to_owned()), |measured| measured.is_expired = false);
+        metrics.forget(&Key::Certificate("shop".to_owned(), "c".to_owned()));
+        assert_eq!(metrics.expired(1), (vec![], 0));
     }
 
     #[test]

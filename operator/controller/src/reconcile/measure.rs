@@ -19,14 +19,21 @@ impl<S: Store> Reconciler<S> {
             Key::TrustDomain(name) => lock(&self.executor.world).census(name),
             Key::Certificate(..) | Key::Service(..) => Default::default(),
         };
+        let mut has_expired = false;
         self.metrics.measure(key, |measured| {
+            let was_expired = measured.is_expired;
             let rotations = std::mem::take(&mut measured.rotations);
             let (ca, signing) = (measured.ca_waits_since, measured.signing_keys_wait_since);
             *measured = Measured { instances, rotations, ..of_status(key, planned, now) };
             // Since when it waits, if it waited already.
             measured.ca_waits_since = measured.ca_waits_since.map(|since| ca.unwrap_or(since));
             measured.signing_keys_wait_since = measured.signing_keys_wait_since.map(|since| signing.unwrap_or(since));
+            has_expired = measured.is_expired && !was_expired;
         });
+        if has_expired {
+            let (secret, not_after) = (&planned.status["secretName"], &planned.status["notAfter"]);
+            tracing::warn!(%key, %secret, %not_after, "the stored certificate has expired");
+        }
     }
 }
 
@@ -39,6 +46,7 @@ fn of_status(key: &Key, planned: &Planned, now: Timestamp) -> Measured {
     match key {
         Key::Certificate(..) => Measured {
             not_after: seconds(&status["notAfter"]),
+            is_expired: seconds(&status["notAfter"]).is_some_and(|end| end <= now.as_second()),
             renewal: seconds(&status["renewalTime"]),
             served_not_after: planned.served_until.map(Timestamp::as_second),
             ..measured

@@ -142,6 +142,7 @@ impl World {
     }
 
     /// A pod was told to look at its mounts. Its watch says so too, but later than the next plan is made.
+    #[must_use = "what depends on it would not be decided anew"]
     pub(crate) fn was_nudged(&mut self, place: &Place, uid: &str, value: &str) -> BTreeSet<Key> {
         match self.instances.pods.get(place).filter(|facts| facts.uid == uid).cloned() {
             Some(facts) => self.apply_pod(place, Some(PodFacts { nudged: Some(value.to_owned()), ..facts })),
@@ -245,6 +246,12 @@ impl World {
         pods.chain(endpoints).filter(|entry| entry.instance.uses.contains(object)).collect()
     }
 
+    /// The instances that enforce the policy of a service.
+    pub(super) fn instances_enforcing(&self, domain: &str, place: &Place) -> Vec<&Instance> {
+        let policy = ObjectKey::config_map(&place.0, names::policy(&place.1));
+        self.entries_using(domain, &policy).into_iter().map(|entry| &entry.instance).collect()
+    }
+
     pub(super) fn entry(&self, key: &InstanceKey) -> Option<&Entry> {
         self.instances.found.get(&key.trust_domain)?.get(&key.uid)
     }
@@ -345,13 +352,18 @@ impl World {
         let entry = self.instances.found.get_mut(domain).and_then(|found| found.get_mut(uid));
         let Some(entry) = entry else { return BTreeSet::new() };
         entry.shows_until = shows_until;
+        let refused_before = entry.instance.report().map(|report| report.refused.clone());
         let before = entry.instance.probe.replace(probe);
         let same = before.is_some_and(|before| Some(&before.seen) == entry.instance.probe.as_ref().map(|p| &p.seen));
         if same {
             return BTreeSet::new();
         }
         let certificates = entry.certificates.iter();
-        let keys = certificates.map(|(namespace, name)| Key::Certificate(namespace.clone(), name.clone())).collect();
+        let mut keys: BTreeSet<Key> =
+            certificates.map(|(namespace, name)| Key::Certificate(namespace.clone(), name.clone())).collect();
+        if refused_before.as_ref() != entry.instance.report().map(|report| &report.refused) {
+            keys.extend(entry.services.iter().map(|(namespace, name)| Key::Service(namespace.clone(), name.clone())));
+        }
         self.stir(domain);
         keys
     }

@@ -70,6 +70,8 @@ impl World {
                 .guidance
                 .get(&found.spec.trust_domain_ref.name)
                 .and_then(|guidance| guidance.cut.get(place)),
+            missing_secrets: self.missing_secrets.get(place).cloned().unwrap_or_default(),
+            instances: self.instances_enforcing(&found.spec.trust_domain_ref.name, place),
             failures: self.failures.get(&Key::Service(place.0.clone(), place.1.clone())),
         })
     }
@@ -106,6 +108,8 @@ impl World {
             services: self.services_in(name, |namespace| granted.contains(namespace)),
             instances: self.instances_of(name, &granted),
             kept: self.kept_grants(name, &granted),
+            older_namesake: trust_domain::older_namesake(domain, self.trust_domains.values().map(AsRef::as_ref)),
+            selects_any: self.namespaces.keys().any(|namespace| self.is_selected(name, namespace)),
             consumers,
             granted,
             leaves: self.leaf_views(name),

@@ -1,13 +1,13 @@
 //! Pods, as far as they refer to what we may write. Little is kept of each: a big cluster has ten thousand and more.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use gaia_api::names::annotation;
+use gaia_api::names::{annotation, key};
 use gaia_plan::object::ObjectKind;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar, KeyToPath, Volume, VolumeMount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -95,8 +95,7 @@ pub(crate) fn partly(meta: &ObjectMeta, pod: &Value) -> Option<PodFacts> {
     }
     let mut found = BTreeMap::new();
     named_in(&pod["spec"], &mut found);
-    let references =
-        found.into_keys().map(|(kind, name)| Reference { kind, name: Arc::from(name), reloads: false }).collect();
+    let references = found.into_iter().map(|((kind, name), taken)| reference(kind, name, taken)).collect();
     Some(PodFacts {
         uid: meta.uid.clone().unwrap_or_default(),
         ip: None,
@@ -107,7 +106,7 @@ pub(crate) fn partly(meta: &ObjectMeta, pod: &Value) -> Option<PodFacts> {
     })
 }
 
-fn named_in<'a>(part: &'a Value, found: &mut BTreeMap<(ObjectKind, &'a str), bool>) {
+fn named_in<'a>(part: &'a Value, found: &mut BTreeMap<(ObjectKind, &'a str), Taken>) {
     let members = part.as_object().into_iter().flatten();
     for (member, value) in members {
         let (kind, names) = match member.as_str() {
@@ -119,7 +118,7 @@ fn named_in<'a>(part: &'a Value, found: &mut BTreeMap<(ObjectKind, &'a str), boo
             }
         };
         for name in names.iter().filter_map(|name| value.get(name)?.as_str()) {
-            add(found, kind, name, false);
+            add(found, kind, name, Taken { reloads: false, has_keys: true });
         }
     }
     part.as_array().into_iter().flatten().for_each(|element| named_in(element, found));
@@ -147,6 +146,15 @@ pub(crate) struct Reference {
     pub(crate) name: Arc<str>,
     /// Whether what the pod has of it changes with it: not by subPath, and not as environment.
     pub(crate) reloads: bool,
+    /// Whether `jwks.json` is among what it takes of it, if it has that key.
+    pub(crate) has_keys: bool,
+}
+
+/// How a pod takes an object.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    reloads: bool,
+    has_keys: bool,
 }
 
 /// The facts about a pod; none if it has ended, if no container of it has ever started (it holds nothing, and will
@@ -171,71 +179,103 @@ pub(crate) fn read(pod: &Pod) -> Option<PodFacts> {
         started: status.and_then(|status| started(spec, status)),
         ends: pod.metadata.deletion_timestamp.is_some(),
         nudged: annotations.and_then(|annotations| annotations.get(annotation::NUDGE).cloned()),
-        references: references
-            .into_iter()
-            .map(|((kind, name), reloads)| Reference { kind, name: Arc::from(name), reloads })
-            .collect(),
+        references: references.into_iter().map(|((kind, name), taken)| reference(kind, name, taken)).collect(),
     })
 }
 
-fn references(spec: &PodSpec) -> BTreeMap<(ObjectKind, &str), bool> {
+fn reference(kind: ObjectKind, name: &str, Taken { reloads, has_keys }: Taken) -> Reference {
+    Reference { kind, name: Arc::from(name), reloads, has_keys }
+}
+
+fn references(spec: &PodSpec) -> BTreeMap<(ObjectKind, &str), Taken> {
     let containers: Vec<&Container> = spec
         .containers
         .iter()
         .chain(spec.init_containers.iter().flatten())
         .chain(spec.ephemeral_containers.iter().flatten())
         .collect();
-    let fixed: BTreeSet<&str> = containers
-        .iter()
-        .flat_map(|container| container.volume_mounts.iter().flatten())
-        .filter(|mount| is_set(mount.sub_path.as_ref()) || is_set(mount.sub_path_expr.as_ref()))
-        .map(|mount| mount.name.as_str())
-        .collect();
+    let mounts: Vec<&VolumeMount> =
+        containers.iter().flat_map(|container| container.volume_mounts.iter().flatten()).collect();
+    let is_part = |mount: &&&VolumeMount| is_set(mount.sub_path.as_ref()) || is_set(mount.sub_path_expr.as_ref());
     let mut found = BTreeMap::new();
     for volume in spec.volumes.iter().flatten() {
-        for (kind, name) in volume_sources(volume) {
-            add(&mut found, kind, name, !fixed.contains(volume.name.as_str()));
+        let of_volume = || mounts.iter().filter(|mount| mount.name == volume.name);
+        let reloads = !of_volume().any(|mount| is_part(&mount));
+        // A subPath that names another file takes that file alone.
+        let takes_keys = |mount: &&&VolumeMount| {
+            mount.sub_path.as_deref().is_none_or(|path| path.is_empty() || path.ends_with(key::JWKS))
+        };
+        let mounted = of_volume().next().is_none() || of_volume().any(|mount| takes_keys(&mount));
+        for source in volume_sources(volume) {
+            let has_keys = mounted && source.has_keys();
+            add(&mut found, source.kind, source.name, Taken { reloads, has_keys });
         }
     }
     for container in &containers {
-        for (kind, name) in environment(container) {
-            add(&mut found, kind, name, false);
+        for source in environment(container) {
+            add(&mut found, source.kind, source.name, Taken { reloads: false, has_keys: source.has_keys() });
         }
     }
     found
 }
 
 /// One way that does not reload is enough: something in the pod goes on with what was there when it started.
-fn add<'a>(found: &mut BTreeMap<(ObjectKind, &'a str), bool>, kind: ObjectKind, name: &'a str, reloads: bool) {
+fn add<'a>(found: &mut BTreeMap<(ObjectKind, &'a str), Taken>, kind: ObjectKind, name: &'a str, taken: Taken) {
     if could_be_ours(kind, name) {
-        let all = found.entry((kind, name)).or_insert(true);
-        *all = *all && reloads;
+        let all = found.entry((kind, name)).or_insert(Taken { reloads: true, has_keys: false });
+        all.reloads = all.reloads && taken.reloads;
+        all.has_keys = all.has_keys || taken.has_keys;
     }
 }
 
-fn volume_sources(volume: &Volume) -> Vec<(ObjectKind, &str)> {
-    let secret = volume.secret.as_ref().and_then(|source| source.secret_name.as_deref());
-    let map = volume.config_map.as_ref().map(|source| source.name.as_str());
-    let projected = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
-    let projected = projected.flat_map(|source| {
-        let secret = source.secret.as_ref().map(|source| (ObjectKind::Secret, source.name.as_str()));
-        let map = source.config_map.as_ref().map(|source| (ObjectKind::ConfigMap, source.name.as_str()));
-        secret.into_iter().chain(map)
-    });
-    let single = secret.map(|name| (ObjectKind::Secret, name));
-    single.into_iter().chain(map.map(|name| (ObjectKind::ConfigMap, name))).chain(projected).collect()
+/// An object that a volume or the environment names.
+struct Source<'a> {
+    kind: ObjectKind,
+    name: &'a str,
+    /// The keys that are taken; none: all.
+    keys: Option<Vec<&'a str>>,
 }
 
-fn environment(container: &Container) -> Vec<(ObjectKind, &str)> {
+impl<'a> Source<'a> {
+    fn volume(kind: ObjectKind, name: &'a str, items: Option<&'a Vec<KeyToPath>>) -> Self {
+        Self { kind, name, keys: items.map(|items| items.iter().map(|item| item.key.as_str()).collect()) }
+    }
+
+    fn has_keys(&self) -> bool {
+        self.keys.as_ref().is_none_or(|keys| keys.is_empty() || keys.contains(&key::JWKS))
+    }
+}
+
+fn volume_sources(volume: &Volume) -> Vec<Source<'_>> {
+    use ObjectKind::{ConfigMap, Secret};
+    let secret = volume
+        .secret
+        .as_ref()
+        .and_then(|source| Some(Source::volume(Secret, source.secret_name.as_deref()?, source.items.as_ref())));
+    let map = volume.config_map.as_ref().map(|source| Source::volume(ConfigMap, &source.name, source.items.as_ref()));
+    let projected = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+    let projected = projected.flat_map(|source| {
+        let secret = source.secret.as_ref().map(|found| Source::volume(Secret, &found.name, found.items.as_ref()));
+        let map = source.config_map.as_ref().map(|found| Source::volume(ConfigMap, &found.name, found.items.as_ref()));
+        secret.into_iter().chain(map)
+    });
+    secret.into_iter().chain(map).chain(projected).collect()
+}
+
+fn environment(container: &Container) -> Vec<Source<'_>> {
+    use ObjectKind::{ConfigMap, Secret};
     let single = container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref());
     let single = single.flat_map(|source| {
-        let secret = source.secret_key_ref.as_ref().map(|source| (ObjectKind::Secret, source.name.as_str()));
-        let map = source.config_map_key_ref.as_ref().map(|source| (ObjectKind::ConfigMap, source.name.as_str()));
+        let one = |kind, name, key| Source { kind, name, keys: Some(vec![key]) };
+        let secret = source.secret_key_ref.as_ref().map(|found| one(Secret, found.name.as_str(), found.key.as_str()));
+        let map =
+            source.config_map_key_ref.as_ref().map(|found| one(ConfigMap, found.name.as_str(), found.key.as_str()));
         secret.into_iter().chain(map)
     });
     let whole = container.env_from.iter().flatten().flat_map(|source| {
-        let secret = source.secret_ref.as_ref().map(|source| (ObjectKind::Secret, source.name.as_str()));
-        let map = source.config_map_ref.as_ref().map(|source| (ObjectKind::ConfigMap, source.name.as_str()));
+        let all = |kind, name| Source { kind, name, keys: None };
+        let secret = source.secret_ref.as_ref().map(|found| all(Secret, found.name.as_str()));
+        let map = source.config_map_ref.as_ref().map(|found| all(ConfigMap, found.name.as_str()));
         secret.into_iter().chain(map)
     });
     single.chain(whole).collect()
@@ -314,161 +354,4 @@ fn is_set(path: Option<&String>) -> bool {
 const OUR_CONFIG_MAPS: [&str; 3] = ["-trust", "-grants", "-auth"];
 
 #[cfg(test)]
-#[expect(clippy::needless_pass_by_value, reason = "manifests are written where they are handed over")]
-mod tests {
-    use rstest::rstest;
-    use serde_json::json;
-
-    use super::*;
-
-    fn pod(spec: Value, status: Value) -> Pod {
-        let value = json!({ "metadata": { "name": "web-x", "namespace": "shop", "uid": "u1" },
-            "spec": spec, "status": status });
-        serde_json::from_value(value).unwrap()
-    }
-
-    fn seen(spec: Value) -> Vec<(ObjectKind, String, bool)> {
-        let facts = read(&pod(spec, json!({ "phase": "Running" })));
-        let references = facts.map(|facts| facts.references.to_vec()).unwrap_or_default();
-        references.into_iter().map(|r| (r.kind, r.name.to_string(), r.reloads)).collect()
-    }
-
-    fn with_volume(source: Value, mounts: Value) -> Value {
-        let mut volume = json!({ "name": "gaia" });
-        volume.as_object_mut().unwrap().extend(source.as_object().unwrap().clone());
-        json!({ "volumes": [volume], "containers": [{ "name": "app", "volumeMounts": mounts }] })
-    }
-
-    fn with_env(kind: &str, container: Value) -> Value {
-        let mut spec = json!({ "containers": [{ "name": "app" }] });
-        let mut container = container;
-        container["name"] = json!("tool");
-        spec.as_object_mut().unwrap().entry(kind).or_insert(json!([])).as_array_mut().unwrap().push(container);
-        spec
-    }
-
-    #[rstest]
-    #[case::secret(json!({ "secret": { "secretName": "web-tls" } }), vec![(ObjectKind::Secret, "web-tls")])]
-    #[case::config_map(json!({ "configMap": { "name": "gaia-trust" } }), vec![(ObjectKind::ConfigMap, "gaia-trust")])]
-    #[case::projected(
-        json!({ "projected": { "sources": [
-            { "secret": { "name": "web-tls" } }, { "configMap": { "name": "web-auth" } },
-            { "serviceAccountToken": { "path": "token" } }, { "configMap": { "name": "kube-root-ca.crt" } },
-        ] } }),
-        vec![(ObjectKind::Secret, "web-tls"), (ObjectKind::ConfigMap, "web-auth")],
-    )]
-    #[case::somebody_elses_map(json!({ "configMap": { "name": "settings" } }), vec![])]
-    #[case::scratch(json!({ "emptyDir": {} }), vec![])]
-    fn a_volume_refers_to_its_sources(#[case] source: Value, #[case] expected: Vec<(ObjectKind, &str)>) {
-        for (mounts, reloads) in [
-            (json!([]), true),
-            (json!([{ "name": "gaia", "mountPath": "/etc/gaia" }]), true),
-            (json!([{ "name": "gaia", "mountPath": "/tls.crt", "subPath": "tls.crt" }]), false),
-            (json!([{ "name": "gaia", "mountPath": "/tls.crt", "subPathExpr": "$(FILE)" }]), false),
-            (json!([{ "name": "other", "mountPath": "/data", "subPath": "x" }]), true),
-        ] {
-            let expected: Vec<_> = expected.iter().map(|(kind, name)| (*kind, (*name).to_owned(), reloads)).collect();
-            assert_eq!(seen(with_volume(source.clone(), mounts)), expected);
-        }
-    }
-
-    #[rstest]
-    #[case::one_key(json!({ "env": [{ "name": "A", "valueFrom": { "secretKeyRef": { "name": "web-tls", "key": "k" } } }] }),
-        (ObjectKind::Secret, "web-tls"))]
-    #[case::one_map_key(
-        json!({ "env": [{ "name": "A", "valueFrom": { "configMapKeyRef": { "name": "gaia-trust", "key": "k" } } }] }),
-        (ObjectKind::ConfigMap, "gaia-trust"),
-    )]
-    #[case::all_keys(json!({ "envFrom": [{ "secretRef": { "name": "web-tls" } }] }), (ObjectKind::Secret, "web-tls"))]
-    #[case::all_map_keys(json!({ "envFrom": [{ "configMapRef": { "name": "gaia-trust" } }] }),
-        (ObjectKind::ConfigMap, "gaia-trust"))]
-    fn environment_refers_to_its_sources_and_never_reloads(
-        #[values("containers", "initContainers", "ephemeralContainers")] kind: &str,
-        #[case] container: Value,
-        #[case] expected: (ObjectKind, &str),
-    ) {
-        assert_eq!(seen(with_env(kind, container)), [(expected.0, expected.1.to_owned(), false)]);
-    }
-
-    #[rstest]
-    #[case::unschedulable(json!({ "phase": "Pending", "conditions": [] }), false)]
-    #[case::image_cannot_be_pulled(status_of("containerStatuses", json!({ "waiting": { "reason": "ImagePullBackOff" } })), false)]
-    #[case::waits_for_a_volume(status_of("containerStatuses", json!({ "waiting": { "reason": "ContainerCreating" } })), false)]
-    #[case::init_image_cannot_be_pulled(status_of("initContainerStatuses", json!({ "waiting": {} })), false)]
-    #[case::init_container_runs(status_of("initContainerStatuses", json!({ "running": {} })), true)]
-    #[case::init_container_has_ended(status_of("initContainerStatuses", json!({ "terminated": { "exitCode": 0 } })), true)]
-    #[case::crash_loop(
-        json!({ "phase": "Pending", "containerStatuses": [{ "name": "app", "image": "i", "imageID": "i", "ready": false,
-            "restartCount": 0, "state": { "waiting": { "reason": "CrashLoopBackOff" } },
-            "lastState": { "terminated": { "exitCode": 1 } } }] }),
-        true,
-    )]
-    #[case::no_status(json!({}), false)]
-    fn a_pod_that_never_started_a_container_is_no_instance(#[case] status: Value, #[case] counts: bool) {
-        let spec = with_volume(json!({ "secret": { "secretName": "web-tls" } }), json!([]));
-        assert_eq!(read(&pod(spec, status)).is_some(), counts);
-    }
-
-    fn status_of(list: &str, state: Value) -> Value {
-        json!({ "phase": "Pending", list: [{ "name": "app", "image": "i", "imageID": "i", "ready": false,
-            "restartCount": 0, "state": state }] })
-    }
-
-    #[test]
-    fn image_pull_secrets_and_literal_values_do_not_count() {
-        let spec = json!({ "imagePullSecrets": [{ "name": "registry" }],
-            "containers": [{ "name": "app", "env": [{ "name": "A", "value": "web-tls" }] }] });
-        assert_eq!(seen(spec), []);
-    }
-
-    #[rstest]
-    #[case("Pending", false)]
-    #[case("Running", true)]
-    #[case("Unknown", true)]
-    #[case("Succeeded", false)]
-    #[case("Failed", false)]
-    fn a_pod_counts_until_it_has_ended(#[case] phase: &str, #[case] counts: bool) {
-        let mut pod = pod(with_volume(json!({ "secret": { "secretName": "web-tls" } }), json!([])), json!({}));
-        pod.status.as_mut().unwrap().phase = Some(phase.to_owned());
-        assert_eq!(read(&pod).is_some(), counts);
-        // One that is being deleted still serves.
-        pod.metadata.deletion_timestamp =
-            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time("2026-01-01T00:00:00Z".parse().unwrap()));
-        assert_eq!(read(&pod).is_some(), counts);
-    }
-
-    #[rstest]
-    #[case::all_run(json!([ran("app", 10), ran("side", 30)]), Some(30))]
-    #[case::one_waits(json!([ran("app", 10), { "name": "side", "state": { "waiting": {} } }]), None)]
-    #[case::one_is_not_there_yet(json!([ran("app", 10)]), None)]
-    #[case::one_has_ended(json!([ran("app", 10), { "name": "side", "state": { "terminated": { "exitCode": 0 } } }]), Some(10))]
-    #[case::nothing_yet(json!([]), None)]
-    fn it_started_when_the_last_of_its_containers_did(#[case] statuses: Value, #[case] expected: Option<i64>) {
-        let statuses: Vec<Value> = statuses
-            .as_array()
-            .unwrap()
-            .iter()
-            .cloned()
-            .map(|mut status| {
-                for (field, value) in [("image", json!("i")), ("imageID", json!("i")), ("ready", json!(true))] {
-                    status[field] = value;
-                }
-                status["restartCount"] = json!(0);
-                status
-            })
-            .collect();
-        let spec = json!({
-            "volumes": [{ "name": "gaia", "secret": { "secretName": "web-tls" } }],
-            "containers": [{ "name": "app" }],
-            "initContainers": [{ "name": "once" }, { "name": "side", "restartPolicy": "Always" }],
-        });
-        let (app, init): (Vec<_>, Vec<_>) = statuses.into_iter().partition(|status| status["name"] == "app");
-        let status = json!({ "phase": "Running", "containerStatuses": app, "initContainerStatuses": init });
-        let facts = read(&pod(spec, status)).unwrap();
-        assert_eq!(facts.started.map(Timestamp::as_second), expected.map(|second| 1_767_225_600 + second));
-    }
-
-    fn ran(name: &str, second: i64) -> Value {
-        json!({ "name": name, "state": { "running": { "startedAt": format!("2026-01-01T00:00:{second}Z") } } })
-    }
-}
+mod tests;

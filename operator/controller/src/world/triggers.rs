@@ -21,14 +21,18 @@ impl World {
         if before.is_some_and(|known| stale(&domain.metadata, &known.metadata)) {
             return BTreeSet::new();
         }
+        let replaced = before.is_some_and(|known| known.metadata.uid != domain.metadata.uid);
+        let mut keys = if replaced { self.remove_trust_domain(&name) } else { BTreeSet::new() };
         slim(&mut domain.metadata);
         let freed = self.unreadable.forget(Resource::TRUST_DOMAIN, &(String::new(), name.clone()));
         let before = self.trust_domains.get(&name).filter(|_| !freed);
         let changed = before.is_none_or(|known| known.spec != domain.spec || known.metadata.uid != domain.metadata.uid);
         let differs =
             before.is_none_or(|known| differs(&domain.metadata, &known.metadata) || known.status != domain.status);
+        if changed {
+            keys.extend(self.namesakes(&domain));
+        }
         self.trust_domains.insert(name.clone(), Arc::new(domain));
-        let mut keys = BTreeSet::new();
         if changed {
             keys.extend(self.referring_to(&name));
             keys.extend(self.match_domain(&name));
@@ -40,15 +44,19 @@ impl World {
     }
 
     pub(crate) fn remove_trust_domain(&mut self, name: &str) -> BTreeSet<Key> {
-        self.trust_domains.remove(name);
+        let gone = self.trust_domains.remove(name);
         self.brought.remove(name);
         self.guidance.remove(name);
         let ours = [gaia_api::names::trust(name), gaia_api::names::grants(name), gaia_api::names::token_signer(name)];
         self.foreign.retain(|object| !ours.contains(&object.name));
         self.forget_projections(name);
+        let rings = [gaia_api::names::ca_ring(name), gaia_api::names::signing_ring(name)];
+        let copies = rings.each_ref().map(|ring| gaia_api::names::previous(ring));
+        self.lost.retain(|object| !ours.iter().chain(&rings).chain(&copies).any(|own| *own == object.name));
         let key = Key::TrustDomain(name.to_owned());
         self.failures.remove(&key);
         let mut keys = self.referring_to(name);
+        keys.extend(gone.iter().flat_map(|gone| self.namesakes(gone)));
         keys.extend(self.match_domain(name));
         keys.insert(key);
         keys
@@ -60,12 +68,14 @@ impl World {
         if before.as_ref().is_some_and(|known| stale(&certificate.metadata, &known.metadata)) {
             return BTreeSet::new();
         }
+        let replaced = before.as_ref().is_some_and(|known| known.metadata.uid != certificate.metadata.uid);
+        let mut keys = if replaced { self.remove_certificate(&place) } else { BTreeSet::new() };
+        let before = before.filter(|_| !replaced);
         slim(&mut certificate.metadata);
         let freed = self.unreadable.forget(Resource::CERTIFICATE, &place);
         let after = Arc::new(certificate);
         let changed = freed || before.as_ref().is_none_or(|known| differs(&after.metadata, &known.metadata));
         let reported = before.as_ref().is_none_or(|known| known.status != after.status);
-        let mut keys = BTreeSet::new();
         if changed || reported {
             keys.insert(Key::Certificate(place.0.clone(), place.1.clone()));
             keys.insert(Key::Service(place.0.clone(), place.1.clone()));
@@ -108,6 +118,7 @@ impl World {
                 self.claims.remove(&secret);
                 let secret = ObjectKey::secret(&secret.0, secret.1);
                 self.foreign.remove(&secret);
+                self.lost.remove(&secret);
                 self.forget_refusals(|object| *object == secret);
             }
         }
@@ -125,6 +136,9 @@ impl World {
         if before.as_ref().is_some_and(|known| stale(&service.metadata, &known.metadata)) {
             return BTreeSet::new();
         }
+        let replaced = before.as_ref().is_some_and(|known| known.metadata.uid != service.metadata.uid);
+        let mut keys = if replaced { self.remove_service(&place) } else { BTreeSet::new() };
+        let before = before.filter(|_| !replaced);
         slim(&mut service.metadata);
         let freed = self.unreadable.forget(Resource::SERVICE, &place);
         let after = Arc::new(service);
@@ -138,7 +152,6 @@ impl World {
         let has_new_identity = before.as_deref().map(callers::identity) != Some(callers::identity(&after));
         self.callers.update(&place, before.as_deref(), Some(&after));
         self.services.insert(place.clone(), after);
-        let mut keys = BTreeSet::new();
         if changed {
             keys.extend(self.match_service(&place, &domain, secret));
             // It is in the grants.
@@ -174,6 +187,7 @@ impl World {
             object.kind != ObjectKind::ServiceCertificate || object.namespace != place.0 || object.name != place.1
         });
         self.readings.forget(place);
+        self.missing_secrets.remove(place);
         let domain = &gone.spec.trust_domain_ref.name;
         let mut keys = self.count_consumer(domain, &place.0, -1);
         keys.extend(self.match_service(place, domain, service_secret(&gone.spec, &place.1)));
@@ -203,17 +217,22 @@ impl World {
     }
 
     pub(crate) fn apply_secret(&mut self, place: Place, mut arriving: SecretFacts) -> BTreeSet<Key> {
+        let mut keys = BTreeSet::new();
         if let Some(before) = self.secrets.get(&place) {
-            let same = before.uid() == arriving.uid() && before.resource_version() == arriving.resource_version();
+            let is_same = before.uid() == arriving.uid();
+            let same = is_same && before.resource_version() == arriving.resource_version();
             if same || is_older(Some(arriving.resource_version()), Some(before.resource_version())) {
                 return BTreeSet::new();
+            }
+            if !is_same {
+                keys = self.remove_secret(&place, None);
             }
         }
         self.lost.remove(&ObjectKey::secret(&place.0, place.1.clone()));
         self.unreadable.forget(Resource::SECRET, &place);
         arriving.prove(&self.known_cas);
         let is_ring = matches!(arriving, SecretFacts::CaRing { .. });
-        let mut keys = self.affected_by_secret(&place, Some(&arriving));
+        keys.extend(self.affected_by_secret(&place, Some(&arriving)));
         self.stir_by_leaf(&arriving);
         self.secrets.insert(place, arriving);
         if is_ring {
@@ -229,7 +248,6 @@ impl World {
             return BTreeSet::new();
         }
         let gone = self.secrets.remove(place);
-        self.lost.insert(ObjectKey::secret(&place.0, place.1.clone()));
         let mut keys = self.affected_by_secret(place, gone.as_ref());
         if let Some(gone) = &gone {
             self.stir_by_leaf(gone);
@@ -239,7 +257,15 @@ impl World {
             keys.retain(|key| matches!(key, Key::TrustDomain(_)));
         }
         keys.retain(|key| self.metadata(key).is_some());
+        self.note_lost(ObjectKey::secret(&place.0, place.1.clone()), &keys);
         keys
+    }
+
+    /// An object of ours is gone. What no custom resource asks for any more is not missed: it would be remembered for ever.
+    fn note_lost(&mut self, object: ObjectKey, missed_by: &BTreeSet<Key>) {
+        if missed_by.iter().any(|key| self.metadata(key).is_some()) {
+            self.lost.insert(object);
+        }
     }
 
     pub(crate) fn apply_config_map(
@@ -248,15 +274,20 @@ impl World {
         facts: ObjectFacts,
         ledger: Option<LedgerRecord>,
     ) -> BTreeSet<Key> {
+        let mut keys = BTreeSet::new();
         if let Some(before) = self.config_maps.get(&place) {
-            let same = before.uid == facts.uid && before.resource_version == facts.resource_version;
+            let is_same = before.uid == facts.uid;
+            let same = is_same && before.resource_version == facts.resource_version;
             if same || is_older(Some(&facts.resource_version), Some(&before.resource_version)) {
                 return BTreeSet::new();
+            }
+            if !is_same {
+                keys = self.remove_config_map(&place, None);
             }
         }
         self.lost.remove(&ObjectKey::config_map(&place.0, place.1.clone()));
         self.unreadable.forget(Resource::CONFIG_MAP, &place);
-        let keys = self.affected_by_config_map(&place);
+        keys.extend(self.affected_by_config_map(&place));
         match ledger {
             Some(ledger) => drop(self.ledgers.insert(place.clone(), ledger)),
             None => drop(self.ledgers.remove(&place)),
@@ -272,8 +303,9 @@ impl World {
         }
         self.config_maps.remove(place);
         self.ledgers.remove(place);
-        self.lost.insert(ObjectKey::config_map(&place.0, place.1.clone()));
-        self.affected_by_config_map(place)
+        let keys = self.affected_by_config_map(place);
+        self.note_lost(ObjectKey::config_map(&place.0, place.1.clone()), &keys);
+        keys
     }
 
     fn affected_by_secret(&self, place: &Place, secret: Option<&SecretFacts>) -> BTreeSet<Key> {
@@ -347,6 +379,14 @@ impl World {
         keys
     }
 
+    /// The other TrustDomains with the same `spec.trustDomain`.
+    fn namesakes(&self, domain: &TrustDomain) -> BTreeSet<Key> {
+        let others = self.trust_domains.values().filter(|other| {
+            other.spec.trust_domain == domain.spec.trust_domain && other.metadata.name != domain.metadata.name
+        });
+        others.filter_map(|other| other.metadata.name.clone()).map(Key::TrustDomain).collect()
+    }
+
     fn services_of(&self, domain: &str) -> BTreeSet<Key> {
         let services = self.services.iter().filter(|(_, found)| found.spec.trust_domain_ref.name == domain);
         services.map(|((namespace, name), _)| Key::Service(namespace.clone(), name.clone())).collect()
@@ -384,9 +424,9 @@ impl World {
     }
 }
 
-/// Whether what arrives is older than what is known, or the same.
+/// Whether what arrives is older than what is known. Of another UID, it is the object that had the name before.
 pub(super) fn stale(arriving: &ObjectMeta, known: &ObjectMeta) -> bool {
-    arriving.uid == known.uid && is_older(arriving.resource_version.as_deref(), known.resource_version.as_deref())
+    is_older(arriving.resource_version.as_deref(), known.resource_version.as_deref())
 }
 
 /// Whether anything but the resource version differs.

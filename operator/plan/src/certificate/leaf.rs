@@ -36,6 +36,8 @@ pub struct LeafFacts {
     pub issuer: Option<String>,
     /// Hash of its names, see [`names_hash`].
     pub names_hash: String,
+    /// Those of its DNS names that mean something else as well (`crate::name_policy::other_meaning`); nearly always none.
+    pub ambiguous_names: Vec<String>,
 }
 
 impl LeafFacts {

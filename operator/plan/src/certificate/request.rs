@@ -63,7 +63,10 @@ impl<'a> Request<'a> {
             cluster_domain: observed.cluster_domain,
             operator_namespace: observed.operator_namespace,
         };
-        let names = names(who, spec, &domain.spec.allowed_names)?;
+        let stored = observed.secret.ours().and_then(|secret| secret.leaf.as_ref());
+        // Only what a CA of the ring has certified counts: anyone who may write the Secret could put another leaf there.
+        let stored = stored.filter(|leaf| leaf.issuer.is_some()).map_or(&[][..], |leaf| &leaf.ambiguous_names);
+        let names = names(who, spec, &domain.spec.allowed_names, stored)?;
         let defaults = &domain.spec.certificate_defaults;
         let asked = spec.duration.as_ref().unwrap_or(&defaults.duration).value();
         let duration = defaults.max_duration.as_ref().map_or(asked, |limit| asked.min(limit.value()));

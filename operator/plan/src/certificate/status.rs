@@ -12,6 +12,7 @@ use super::{LeafFacts, LeafSecret, Observed, Verdict, issued_at};
 use crate::conditions::{Obstacles, Report, Warning, headline, is_accepted};
 use crate::instance::{Instances, Need};
 use crate::limits;
+use crate::name_policy::other_meaning;
 use crate::object::Held;
 
 pub(super) fn status(observed: &Observed<'_>, verdict: &Verdict, now: Timestamp) -> ServiceCertificateStatus {
@@ -30,7 +31,9 @@ pub(super) fn status(observed: &Observed<'_>, verdict: &Verdict, now: Timestamp)
     let mut conditions = report.standard(ready(observed, now), &obstacles);
     let (served, counts) = served(observed);
     conditions.push(report.condition(SERVED, served.0, served.1, served.2));
-    let warnings = warnings(observed).into_iter().chain(renewal_disabled(observed, now)).collect();
+    let mut warnings = warnings(observed);
+    warnings.extend(renewal_disabled(observed, now));
+    warnings.extend(ambiguous_names(observed));
     conditions.extend(report.warnings(warnings));
     let (reason, message) = headline(&conditions);
     let mut status = ServiceCertificateStatus {
@@ -134,6 +137,37 @@ fn names_left_out(observed: &Observed<'_>, request: &Request<'_>) -> Option<Warn
         names.join(", ")
     );
     (!names.is_empty()).then(|| Warning::new(warning::NAMES_LEFT_OUT, message))
+}
+
+/// Own names that also mean something else.
+fn ambiguous_names(observed: &Observed<'_>) -> Vec<Warning> {
+    let Ok(Request { names, .. }) = Request::of(observed) else { return vec![] };
+    let (secret, namespace, domain) =
+        (observed.certificate.secret_name(), observed.domain.namespace, observed.domain.name);
+    let grant =
+        format!("have it granted by spec.allowedNames[].dnsNames of TrustDomain {domain} for namespace {namespace}");
+    let left_out = names.left_out.iter().map(|name| {
+        let message = format!(
+            "{name} is left out of the certificate: it is also the name of {}; use the name that ends in .svc, or {grant}",
+            other_meaning(name).unwrap_or_default()
+        );
+        Warning::new(warning::NAMES_LEFT_OUT, message)
+    });
+    let kept = names.kept.iter().map(|name| {
+        let message = format!(
+            "the certificate in Secret {secret} has the name {name}, which is also the name of {}; once no client uses it, \
+             delete the Secret to have a certificate issued without it, or {grant}",
+            other_meaning(name).unwrap_or_default()
+        );
+        Warning::new(warning::AMBIGUOUS_NAMES, message)
+    });
+    let certified = names.public.iter().map(|name| {
+        let message = format!(
+            "{name} can also be a public name, as {namespace} is a top-level domain; use names that end in .svc, or {grant}"
+        );
+        Warning::new(warning::AMBIGUOUS_NAMES, message)
+    });
+    left_out.chain(kept).chain(certified).collect()
 }
 
 /// Ready: the Secret holds a leaf that is in force, can be used, and is what was asked for.

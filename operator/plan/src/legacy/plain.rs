@@ -1,5 +1,6 @@
 //! Whether callers without a client certificate may be refused.
 
+use gaia_api::crd::condition::PLAIN_FREE;
 use gaia_api::crd::{GaiaService, TlsMode, Truth, reason};
 use gaia_api::ledger::{LedgerEntry, LedgerRecord, PLAIN};
 use jiff::Timestamp;
@@ -40,6 +41,7 @@ pub(super) fn verdict(
     };
     let evidence = Evidence { entries: &plain.entries, since: plain.watched_since, gap: plain.gap.as_ref() };
     let words = Words {
+        condition: PLAIN_FREE,
         in_use: reason::PLAIN_IN_USE,
         unused: reason::PLAIN_UNUSED,
         used: "accepted without a client certificate",

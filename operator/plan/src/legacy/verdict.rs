@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use gaia_api::Span;
+use gaia_api::crd::condition::LEGACY_FREE;
 use gaia_api::crd::{GaiaService, LegacyCaller, LegacyStatus, Truth, reason};
 use gaia_api::ledger::{EvidenceGap, LedgerEntry, LedgerRecord};
 use jiff::civil::Date;
@@ -38,6 +39,7 @@ pub(super) fn verdict(service: &GaiaService, record: Option<&LedgerRecord>, now:
     };
     let evidence = Evidence { entries: &record.entries, since: record.watched_since, gap: record.gap.as_ref() };
     let words = Words {
+        condition: LEGACY_FREE,
         in_use: reason::LEGACY_KEYS_IN_USE,
         unused: reason::KEYS_UNUSED,
         used: "used",
@@ -57,6 +59,8 @@ pub(super) struct Evidence<'a> {
 
 /// How a verdict on evidence is worded.
 pub(super) struct Words {
+    /// The condition that is to become True.
+    pub(super) condition: &'static str,
     /// Reason while there is a use.
     pub(super) in_use: &'static str,
     /// Reason once there was none for long enough.
@@ -75,9 +79,10 @@ impl Evidence<'_> {
             self.entries.iter().filter(|entry| free_from(entry.date, wanted) > now).collect();
         in_use.sort_by(|a, b| latest_first(a, b));
         if let Some(last) = in_use.first() {
-            let message = format!("{} within {span}: {}", words.used, (words.list)(&in_use));
-            let changes_at = Some(free_from(last.date, wanted));
-            return Verdict { changes_at, ..say(Truth::False, words.in_use, message) };
+            let free_at = free_from(last.date, wanted);
+            let list = (words.list)(&in_use);
+            let message = format!("{} within {span}: {list}; {} not before {free_at}", words.used, words.condition);
+            return Verdict { changes_at: Some(free_at), ..say(Truth::False, words.in_use, message) };
         }
         let gap = self.gap.map(|gap| gap.what.as_str());
         let because = gap.map_or_else(String::new, |what| format!(": {what}"));
@@ -87,7 +92,9 @@ impl Evidence<'_> {
         };
         let free_at = saturating_add(since, wanted);
         if free_at > now {
-            let message = format!("{} since {since}, which is not {span} yet{because}", words.nothing);
+            let (nothing, condition) = (words.nothing, words.condition);
+            let message =
+                format!("{nothing} since {since}, which is not {span} yet{because}; {condition} not before {free_at}");
             return Verdict { changes_at: Some(free_at), ..say(Truth::False, reason, message) };
         }
         say(Truth::True, words.unused, format!("{} for {span}", words.nothing))

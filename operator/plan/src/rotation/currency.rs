@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use gaia_api::crd::Counts;
+use gaia_api::crd::{Counts, Laggard};
 use gaia_api::names::annotation;
 use jiff::Timestamp;
 
@@ -22,6 +22,10 @@ pub(crate) struct Currency {
     pub(crate) behind: BTreeMap<String, Timestamp>,
     /// Those of them that do not serve a certificate that replaced another one.
     pub(crate) unserved: BTreeSet<String>,
+    /// Those of them that could use everything by now: it was written longer ago than P.
+    pub(crate) late: Vec<Laggard>,
+    /// When the next of them is late.
+    pub(crate) late_from: Option<Timestamp>,
 }
 
 /// The leaves, each with the instances that use its Secret: matched once for all who ask.
@@ -55,7 +59,7 @@ impl<'a, 'o> UsedLeaves<'a, 'o> {
 
 /// Asks every instance for everything.
 pub(crate) fn currency(context: &Context<'_, '_>) -> Currency {
-    let Context { observed, leaves, ca, signing, bundle_hash, denylist_hash, .. } = context;
+    let Context { observed, leaves, ca, signing, bundle_hash, denylist_hash, now, .. } = context;
     let Instances::Known(all) = &observed.instances else {
         return Currency { counts: Counts { summary: "-".to_owned(), ..Counts::default() }, ..Currency::default() };
     };
@@ -65,13 +69,18 @@ pub(crate) fn currency(context: &Context<'_, '_>) -> Currency {
     let keyed = newest(&mut published(signing));
     let kids: Vec<&str> = signing.trusted().map(|generation| generation.material.jwk.kid()).collect();
     let mut behind: BTreeMap<String, Timestamp> = BTreeMap::new();
+    let (mut late, mut late_from): (BTreeMap<String, Laggard>, Option<Timestamp>) = (BTreeMap::new(), None);
     let mut note = |instance: &Instance, need: &Need<'_>, written: Timestamp| {
-        let is_current = instance.check(need, written, p).is_ok();
-        if !is_current {
-            let from = behind.entry(instance.uid.clone()).or_insert(Timestamp::MIN);
-            *from = saturating_add(written, p).max(*from);
+        let Err(why) = instance.check(need, written, p) else { return true };
+        let due = saturating_add(written, p);
+        let from = behind.entry(instance.uid.clone()).or_insert(Timestamp::MIN);
+        *from = due.max(*from);
+        if due <= *now {
+            late.entry(instance.uid.clone()).or_insert_with(|| instance.laggard(&why));
+        } else {
+            late_from = late_from.into_iter().chain([due]).min();
         }
-        is_current
+        false
     };
     for instance in all {
         note(instance, &Need::Bundle(bundle_hash), bundled);
@@ -101,7 +110,8 @@ pub(crate) fn currency(context: &Context<'_, '_>) -> Currency {
     let current = total - behind.len().min(total);
     let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     let summary = if total == 0 { "-".to_owned() } else { format!("{current}/{total}") };
-    Currency { counts: Counts { current: count(current), total: count(total), summary }, behind, unserved }
+    let counts = Counts { current: count(current), total: count(total), summary };
+    Currency { counts, behind, unserved, late: late.into_values().collect(), late_from }
 }
 
 /// When what is trusted was published; the first generation counts from when it began to sign.

@@ -1,6 +1,5 @@
 //! The record of who uses API keys or comes without a client certificate, as long as either is to end.
 
-use gaia_api::crd::reason;
 use gaia_api::ledger::LedgerRecord;
 use gaia_api::mount::SCHEMA_VERSION;
 use gaia_api::names::{self, key};
@@ -9,7 +8,7 @@ use jiff::Timestamp;
 use super::{Observed, config_map};
 use crate::legacy::{self, LedgerObject, Legacy, Modes};
 use crate::mode::Effective;
-use crate::object::{Held, ObjectKey, immutable, unreadable};
+use crate::object::{Held, ObjectKey, immutable, not_owned, unreadable};
 use crate::{Action, Refusal, mode, projection};
 
 /// What is to be done about it. `record`: what it should be, but for the mode; none: there is nothing to write down.
@@ -27,8 +26,7 @@ pub(super) fn action(
     let name = names::ledger(meta.name.as_deref().unwrap_or_default());
     let key = ObjectKey::config_map(meta.namespace.as_deref().unwrap_or_default(), name);
     if observed.ledger == Held::Foreign && legacy.is_watched {
-        let message = format!("{key} exists and is not Gaia's; delete it so that callers can be watched");
-        return Err(Refusal::stalled(reason::OBJECT_NOT_OWNED, message));
+        return Err(not_owned(&key, None).about("the use of API keys and plain HTTP is not recorded"));
     }
     if let Held::Unreadable(why) = &observed.ledger {
         return if record.is_some() { Err(unreadable(&key, why)) } else { Ok(None) };

@@ -1,5 +1,7 @@
 //! Checks that a bring-your-own CA can sign the names in use (RFC 5280 section 4.2.1.10).
 
+use std::collections::HashMap;
+
 use gaia_api::crd::{ServiceCertificate, reason};
 use gaia_pki::NameConstraints;
 
@@ -49,15 +51,25 @@ fn excluded(observed: &Observed<'_>, constraints: &NameConstraints) -> Vec<Exclu
     if constraints.is_empty() {
         return vec![];
     }
+    let leaves = observed.leaves.iter().filter_map(|view| {
+        let leaf = view.leaf.filter(|leaf| leaf.issuer.is_some())?;
+        Some(((view.secret_namespace, view.secret_name.to_owned()), leaf.ambiguous_names.as_slice()))
+    });
+    let stored: StoredNames<'_> = leaves.collect();
+    let certificates = observed.certificates.iter();
     let mut all: Vec<Excluded> =
-        observed.certificates.iter().filter_map(|certificate| of_one(observed, certificate, constraints)).collect();
+        certificates.filter_map(|certificate| of_one(observed, certificate, &stored, constraints)).collect();
     all.sort_by(|one, other| one.certificate.cmp(&other.certificate));
     all
 }
 
+/// Names of stored certificates that also mean something else, by Secret: they stay in the certificates.
+type StoredNames<'a> = HashMap<(&'a str, String), &'a [String]>;
+
 fn of_one(
     observed: &Observed<'_>,
     certificate: &ServiceCertificate,
+    stored: &StoredNames<'_>,
     constraints: &NameConstraints,
 ) -> Option<Excluded> {
     let namespace = certificate.metadata.namespace.as_deref()?;
@@ -69,7 +81,8 @@ fn of_one(
         operator_namespace: observed.operator_namespace,
     };
     // Names that are not allowed are issued by no CA.
-    let names = names(who, &certificate.spec, &observed.domain.spec.allowed_names).ok()?;
+    let stored = stored.get(&(namespace, certificate.secret_name())).copied().unwrap_or_default();
+    let names = names(who, &certificate.spec, &observed.domain.spec.allowed_names, stored).ok()?;
     let (_, names) = names.within(who, certificate.spec.headless, constraints);
     Some(Excluded { certificate: format!("{namespace}/{name}"), names })
 }

@@ -36,6 +36,10 @@ pub struct Observed<'a> {
     pub leaves_exist: bool,
     /// With `spec.ca.existingSecretRef`: the CA in that Secret, or what is wrong with it.
     pub brought_ca: Option<Result<BroughtCa, String>>,
+    /// The oldest of the older TrustDomains with the same `spec.trustDomain`.
+    pub older_namesake: Option<&'a str>,
+    /// Whether it selects any namespace of the cluster.
+    pub selects_any: bool,
     /// Namespaces with objects that refer to this TrustDomain.
     pub consumers: BTreeSet<String>,
     /// Those of them that it selects and that are not being deleted.

@@ -10,7 +10,7 @@ use super::Observed;
 use super::grants::CutServices;
 use super::namespaces::{Cause, Projections, Unwritten, last_refusal};
 use crate::object::{
-    DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, OtherKeys, Template, immutable, unreadable,
+    DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, OtherKeys, Template, immutable, not_owned, unreadable,
 };
 use crate::ring::{CaRing, Ring, RingKind, SigningRing};
 use crate::{Action, Refusal, WriteSigner, projection};
@@ -127,10 +127,7 @@ fn project<T>(
             }
             Ok(Some(create))
         }
-        Some(Held::Foreign) => Err(Refusal::stalled(
-            reason::OBJECT_NOT_OWNED,
-            format!("{name} exists and is not Gaia's; delete it so that the operator can write its own"),
-        )),
+        Some(Held::Foreign) => Err(not_owned(name, desired.secret_type)),
         Some(Held::Unreadable(why)) => Err(unreadable(name, why)),
         Some(Held::Ours(held)) => {
             let facts = facts(held);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use gaia_api::crd::condition::{CA_ROTATING, EXPIRING_SOON, SIGNING_KEYS_ROTATING, warning};
+use gaia_api::crd::condition::{CA_ROTATING, EXPIRING_SOON, SIGNING_KEYS_ROTATING};
 use gaia_api::crd::{
     Condition, Counts, Exposure, GenerationStatus, Laggard, RingStatus, TrustDomainStatus, Truth, reason,
 };
@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::{Decision, Observed};
 use crate::backoff::{saturating_add, saturating_sub};
-use crate::conditions::{Obstacles, Report, Warning, headline, is_accepted};
+use crate::conditions::{Obstacles, Report, headline, is_accepted};
 use crate::ring::{CaMaterial, CaRing, Distrust, Generation, Ring, SigningMaterial, SigningRing, State};
 use crate::rotation::{self, Progress};
 
@@ -34,12 +34,12 @@ pub(super) fn status(observed: &Observed<'_>, decision: &Decision, now: Timestam
     conditions.push(expiring_soon(observed, &report, now));
     let mut warnings = rotation::ignored_annotations(observed);
     warnings.extend(decision.warnings.iter().cloned());
-    warnings.extend(token_issuer_not_found(observed));
+    warnings.extend(super::warnings::of_declarations(observed));
     conditions.extend(report.warnings(warnings));
     let exposed = || [&decision.ca, &decision.signing].into_iter().filter_map(|turn| turn.exposed.as_ref());
     let waited_for = ca.into_iter().chain(signing).flat_map(|progress| &progress.laggards);
-    let waited_for = waited_for.chain(&decision.namespaces);
-    let (laggards, laggard_count) = named(waited_for.chain(exposed().flat_map(|exposed| &exposed.laggards)));
+    let waited_for = waited_for.chain(&decision.namespaces).chain(exposed().flat_map(|exposed| &exposed.laggards));
+    let (laggards, laggard_count) = named(waited_for.chain(&decision.currency.late));
     let (reason, message) = headline(&conditions);
     TrustDomainStatus {
         observed_generation: domain.metadata.generation,
@@ -119,23 +119,6 @@ pub(super) fn expiring_from(observed: &Observed<'_>, ring: &CaRing) -> Option<Ti
     Some(observed.successor_due(&ring.active()?.material))
 }
 
-/// The GaiaService that gets the signing key does not exist: no service token can be issued.
-fn token_issuer_not_found(observed: &Observed<'_>) -> Option<Warning> {
-    let issuer = observed.domain.spec.tokens.issued_by.as_ref()?;
-    let exists = observed.services.iter().any(|found| {
-        found.metadata.namespace.as_ref() == Some(&issuer.namespace)
-            && found.metadata.name.as_ref() == Some(&issuer.name)
-    });
-    (!exists).then(|| {
-        let message = format!(
-            "spec.tokens.issuedBy: GaiaService {}/{} does not exist, belongs to another TrustDomain, or its namespace is not \
-             selected: no service tokens are issued",
-            issuer.namespace, issuer.name
-        );
-        Warning::new(warning::TOKEN_ISSUER_NOT_FOUND, message)
-    })
-}
-
 fn ready(observed: &Observed<'_>, now: Timestamp) -> Result<String, (&'static str, String)> {
     let active = (observed.ca.ring().and_then(Ring::active), observed.signing.ring().and_then(Ring::active));
     let leaked = observed.ca.ring().filter(|ring| ring.active().is_none()).and_then(|ring| {
@@ -159,10 +142,7 @@ fn ready(observed: &Observed<'_>, now: Timestamp) -> Result<String, (&'static st
         let message = format!("the CA {} is valid only from {}: the clock is behind", ca.id, ca.material.not_before);
         return Err((reason::NOT_YET_VALID, message));
     }
-    // Nothing else says why no object may use it.
-    let unused = observed.domain.spec.namespace_selector.is_none();
-    let hint = if unused { "; spec.namespaceSelector is not set: no namespace may use it" } else { "" };
-    Ok(format!("CA {} signs until {}{hint}", ca.id, ca.material.not_after))
+    Ok(format!("CA {} signs until {}", ca.id, ca.material.not_after))
 }
 
 fn expiring_soon(observed: &Observed<'_>, report: &Report<'_>, now: Timestamp) -> Condition {

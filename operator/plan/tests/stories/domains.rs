@@ -199,7 +199,14 @@ fn a_certificate_made_by_hand_is_not_taken_over_by_a_service_of_that_name() {
     world.create_service("shop", "web", GaiaServiceSpec::default());
     world.settle();
     let message = says(&world, &service("shop", "web"), "Stalled", "True", "ObjectNotOwned");
-    assert_eq!(message, "ServiceCertificate web exists and does not belong to this GaiaService; delete or rename it");
+    // The message says which object to hand over, and what is refused next.
+    for part in [
+        "ServiceCertificate shop/web exists and does not belong to the operator; delete it, or hand it over",
+        "kubectl annotate -n shop servicecertificate web gaia.dev/adopt=true",
+        "refused if its trustDomainRef or secretName differs",
+    ] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
     assert!(world.config_map("shop", "web-auth").is_some());
     world.holds(9).unwrap();
 }

@@ -38,7 +38,10 @@ fn who_only_shows_its_leaf_is_current_once_restarted_after_the_publication() {
     wait(&mut world, 300);
     // It started before the floor, and may have mounted what was there before.
     let message = says(&world, &domain(), "CARotating", "True", "WaitingForInstances");
-    assert!(message.contains("shop/plain: Stale: reports nothing (404) and was not restarted since"), "{message}");
+    assert!(
+        message.contains("shop/plain: Stale: reports nothing (404) and was not restarted since; restart the pod"),
+        "{message}"
+    );
     world.restart("plain");
     world.settle();
     assert_eq!(world.states(true), "Retiring, Active");
@@ -48,7 +51,7 @@ fn who_only_shows_its_leaf_is_current_once_restarted_after_the_publication() {
 }
 
 #[rstest]
-#[case::no_port(Sight::NoPort, "NotProbed: there is no port, and it was not restarted since")]
+#[case::no_port(Sight::NoPort, "NotProbed: there is no port, and it was not restarted since; restart the pod")]
 #[case::refuses(Sight::Refuses, "Unreachable: connection refused")]
 fn who_cannot_be_asked_is_not_taken_for_current(#[case] sight: Sight, #[case] why: &str) {
     let mut world = fleet();
@@ -238,4 +241,30 @@ fn restarts(world: &World) -> Vec<String> {
         _ => None,
     };
     world.log.iter().filter_map(restarted).collect()
+}
+
+/// PODS-UPDATED 0/1 always names the pod, also once the rotation is over; and counts only what the pod mounts.
+#[test]
+fn a_pod_that_lags_after_a_signing_key_rotation_is_named() {
+    let mut world = fleet();
+    let mut plain = Pod::of("shop", "plain", "plain").never_reloads().seen_by(Sight::NoPort);
+    plain.secret = None;
+    world.start(plain);
+    let mut leaf = Pod::of("shop", "asset-service", "leaf").seen_by(Sight::Handshake);
+    leaf.trust = false;
+    world.start(leaf);
+    world.edit_domain(TD, |found| {
+        found.spec.propagation.require_acknowledgement = false;
+        found.spec.tokens.rotation_revision += 1;
+    });
+    world.settle();
+    for _ in 0..3 {
+        world.advance(2 * DAY);
+        world.settle();
+    }
+    let world::Status::Domain(status) = world.reported(&domain()) else { unreachable!() };
+    says(&world, &domain(), "SigningKeysRotating", "False", "Settled");
+    assert_eq!(status.instances.unwrap().summary, "4/5");
+    let named: Vec<_> = status.laggards.iter().map(|laggard| laggard.pod.as_str()).collect();
+    assert_eq!((named, status.laggard_count), (vec!["plain"], Some(1)));
 }

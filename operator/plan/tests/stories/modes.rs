@@ -65,7 +65,8 @@ fn a_service_goes_from_keys_to_tokens_and_back() {
     let since = ledger(&world).unwrap().watched_since.unwrap();
     assert_eq!(since, world.now);
     let message = legacy_free(&world, "False", "NotWatched");
-    assert_eq!(message, format!("no key was used since {since}, which is not 720h yet"));
+    let free_at = "LegacyFree not before 2026-01-31T12:00:00Z";
+    assert_eq!(message, format!("no key was used since {since}, which is not 720h yet; {free_at}"));
     edit(&mut world, |auth| auth.mode = Some(AuthMode::APIKeyOnly));
     assert_eq!(mode(&world), (AuthMode::APIKeyOnly, AuthMode::APIKeyOnly));
     assert_eq!(policy(&world)["mode"], "APIKeyOnly");

@@ -340,10 +340,84 @@ fn declaration_that_names_nothing_is_a_warning_until_it_does() {
     world.settle();
     says(&world, &domain(), "TokenIssuerNotFound", "", "");
 
+    let mut selector = world.domains[TD].spec.namespace_selector.clone().unwrap();
     world.edit_domain(TD, |found| found.spec.namespace_selector = None);
     world.settle();
-    let message = says(&world, &domain(), "Ready", "True", "Ready");
-    assert!(message.ends_with("spec.namespaceSelector is not set: no namespace may use it"), "{message}");
+    let message = says(&world, &domain(), "NoNamespaceSelected", "True", "NoNamespaceSelected");
+    assert!(message.starts_with("spec.namespaceSelector is not set"), "{message}");
+    selector.match_labels.insert("env".to_owned(), "nowhere".to_owned());
+    world.edit_domain(TD, |found| found.spec.namespace_selector = Some(selector.clone()));
+    world.settle();
+    let message = says(&world, &domain(), "NoNamespaceSelected", "True", "NoNamespaceSelected");
+    assert!(message.starts_with("spec.namespaceSelector matches the labels of no namespace"), "{message}");
+}
+
+/// A caller in another TrustDomain gets no certificate that this one accepts.
+#[test]
+fn caller_in_another_trust_domain_is_a_warning() {
+    let mut world = shop();
+    let other = TrustDomainSpec { trust_domain: "other.local".to_owned(), ..plain_domain() };
+    world.create_domain("other", other);
+    let spec = GaiaServiceSpec {
+        trust_domain_ref: gaia_api::crd::TrustDomainRef { name: "other".to_owned() },
+        ..GaiaServiceSpec::default()
+    };
+    world.create_service(WEB.0, "foreign", spec);
+    let caller = CallerSpec { service: "foreign".to_owned(), namespace: None, scopes: vec![], on_behalf_of: false };
+    world.edit_service(&name(WEB.0, WEB.1), |found| found.spec.callers = vec![caller.clone()]);
+    world.settle();
+    let message = says(&world, &web_service(), "CallerNotFound", "True", "CallerNotFound");
+    assert!(message.contains("belongs to another TrustDomain than gaia"), "{message}");
+}
+
+/// Both would issue the same SPIFFE IDs from different CAs.
+#[test]
+fn younger_trust_domain_of_the_same_name_warns() {
+    let mut world = settled(web());
+    world.advance(60);
+    world.create_domain("second", plain_domain());
+    world.settle();
+    let second = Resource::Domain("second".to_owned());
+    let message = says(&world, &second, "TrustDomainNameTaken", "True", "TrustDomainNameTaken");
+    assert!(message.contains("TrustDomain gaia is older and has the same name gaia.local"), "{message}");
+    says(&world, &second, "Ready", "True", "Ready");
+    says(&world, &domain(), "TrustDomainNameTaken", "", "");
+}
+
+#[test]
+fn secret_of_a_user_that_does_not_exist_is_a_warning() {
+    let mut world = shop();
+    world.edit_service(&name(WEB.0, WEB.1), |found| {
+        found.spec.auth.api_keys_secret_ref = Some(SecretRef { name: "web-keys".to_owned() });
+    });
+    world.settle();
+    says(&world, &web_service(), "SecretNotFound", "", "");
+    world.memory.missing_secrets.insert("web-keys".to_owned());
+    world.settle();
+    let message = says(&world, &web_service(), "SecretNotFound", "True", "SecretNotFound");
+    assert_eq!(
+        message,
+        "spec.auth.apiKeysSecretRef: Secret shop/web-keys does not exist; create it with the key api-keys.json"
+    );
+    says(&world, &web_service(), "Ready", "True", "Ready");
+}
+
+/// The words of a pod are cut and carry no control characters.
+#[test]
+fn files_that_a_pod_refuses_are_named_in_its_service() {
+    let mut world = shop();
+    let pod = world.pods.iter_mut().find(|pod| pod.namespace == WEB.0).unwrap();
+    let pod_name = pod.name.clone();
+    pod.refused.insert("api_keys".to_owned(), format!("api-keys.json: \u{1b}[31m{}", "x".repeat(9999)));
+    world.advance(3700);
+    world.settle();
+    let message = says(&world, &web_service(), "FilesRefused", "True", "FilesRefused");
+    assert!(message.starts_with(&format!("{pod_name}: api_keys: api-keys.json: [31mx")), "{message}");
+    assert!(message.ends_with("x; what it had loaded before stays in force") && message.len() < 400, "{message}");
+    world.pods.iter_mut().for_each(|pod| pod.refused.clear());
+    world.advance(3700);
+    world.settle();
+    says(&world, &web_service(), "FilesRefused", "", "");
 }
 
 #[test]

@@ -111,6 +111,8 @@ pub(crate) struct Memory {
     pub(crate) refused: BTreeMap<ObjectKey, WriteRefusal>,
     /// Objects that somebody deleted while the operator watched.
     pub(crate) lost: BTreeSet<ObjectKey>,
+    /// Secrets of users that were found not to exist, by name.
+    pub(crate) missing_secrets: BTreeSet<String>,
     /// What TrustDomains said last of their rotations.
     pub(crate) guidance: BTreeMap<String, Guidance>,
     /// What workloads were told to restart for.

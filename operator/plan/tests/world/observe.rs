@@ -10,6 +10,7 @@ use gaia_plan::domain::DomainView;
 use gaia_plan::epoch::{EpochMac, EpochMacs};
 use gaia_plan::instance::{Instance, Instances};
 use gaia_plan::legacy::LedgerObject;
+use gaia_plan::name_policy::other_meaning;
 use gaia_plan::object::{Held, ObjectFacts, ObjectKey, ObjectKind, is_ours};
 use gaia_plan::ring::{CaMaterial, CaRing, Ring, RingError, SigningMaterial, SigningRing};
 use gaia_plan::trust_domain::{LeafView, RingView, SignerSecret};
@@ -95,6 +96,8 @@ impl World {
             macs: EpochMacs { ca: self.mac(&names::ca_ring(name)), signing: self.mac(&names::signing_ring(name)) },
             leaves_exist: self.seen().iter().any(|(key, stored)| is_leaf_of(key, stored, name)),
             brought_ca: domain.spec.ca.existing_secret_ref.as_ref().and(self.brought.clone()),
+            older_namesake: trust_domain::older_namesake(domain, self.domains.values()),
+            selects_any: self.namespaces.keys().any(|namespace| self.selects(domain, namespace)),
             consumers,
             granted,
             trust: config_maps(names::trust(name)),
@@ -240,6 +243,7 @@ impl World {
             let text = stored.content.get(key::LEDGER)?;
             gaia_api::mount::read(key::LEDGER, text.as_bytes()).ok()
         };
+        let instances = self.instances_of(&(name.0.clone(), names::leaf_secret(&name.1)));
         let observed = service::Observed {
             service,
             domain,
@@ -254,6 +258,8 @@ impl World {
             watch: Some(self.ledgers(name)),
             callers: &services,
             grants_cut: self.memory.guidance.get(domain_name).and_then(|guidance| guidance.cut.get(name)),
+            missing_secrets: self.memory.missing_secrets.clone(),
+            instances: instances.iter().collect(),
             failures: self.failures(&Resource::Service(name.clone())),
         };
         let plan = service::plan(&observed, self.now).plan;
@@ -364,6 +370,7 @@ impl World {
             key_matches,
             issuer: self.known_ca(&leaf.issuer).then(|| leaf.issuer.clone()),
             names_hash: leaf.names_hash.clone(),
+            ambiguous_names: leaf.dns.iter().filter(|name| other_meaning(name).is_some()).cloned().collect(),
         });
         LeafSecret { facts: stored.facts.clone(), leaf }
     }

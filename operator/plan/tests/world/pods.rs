@@ -61,6 +61,8 @@ pub(crate) struct Pod {
     pub(crate) wave: i32,
     pub(crate) targets: Vec<Target>,
     pub(crate) connections: BTreeMap<String, u64>,
+    /// Parts of its files that it refuses.
+    pub(crate) refused: BTreeMap<String, String>,
     pub(crate) nudged: Option<String>,
     pub(crate) probe: Option<Probe>,
     /// Who used which API key of its service.
@@ -111,6 +113,7 @@ impl Pod {
             wave: 0,
             targets: vec![],
             connections: BTreeMap::new(),
+            refused: BTreeMap::new(),
             nudged: None,
             probe: None,
             ledger: vec![],
@@ -309,6 +312,7 @@ impl World {
                     denylist_hash: pod.has.denylist.as_ref().map(|text| gaia_pki::sha256_hex(text.as_bytes())),
                     policy_hash: String::new(),
                     mode: AuthMode::Dual,
+                    refused: pod.refused.clone(),
                     connections: pod.connections.clone(),
                 };
                 let report = if sight == Sight::Reports { Ok(report) } else { Err("404".to_owned()) };
@@ -407,6 +411,7 @@ impl World {
             name: pod.name.clone(),
             uid: pod.uid.clone(),
             uses: pod.uses(),
+            has_keys: pod.trust,
             reloads: pod.reload != Reload::Never,
             started: pod.started,
             acknowledgement: pod.acknowledgement,

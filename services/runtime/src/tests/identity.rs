@@ -46,6 +46,21 @@ async fn the_operator_learns_what_is_in_force_in_either_tls_mode() {
     }
 }
 
+/// A part that is refused is reported with the reason, and the others are in force.
+#[tokio::test]
+async fn refused_api_keys_are_reported_to_the_operator() {
+    let platform = Platform::new();
+    let operator = platform.client(Some(&platform.operator_leaf()));
+    let mut files = platform.mount("asset-service");
+    let service = start(&files).await;
+    assert!(report(&service, &operator).await.refused.is_empty());
+    files.insert(key::API_KEYS, b"{".to_vec());
+    let service = start(&files).await;
+    let refused = report(&service, &operator).await.refused;
+    assert_eq!(refused.keys().collect::<Vec<_>>(), ["api_keys"]);
+    assert!(refused["api_keys"].contains("api-keys.json"), "{refused:?}");
+}
+
 /// One that knows a key, whose text is `secret`.
 async fn start_with_key(platform: &Platform) -> Service {
     let mut files = platform.mount("asset-service");
@@ -149,7 +164,8 @@ async fn a_refused_part_is_reported_as_the_one_that_stays_in_use() {
     }
     service.mount.swap(&bad);
     eventually("all are refused", async || service.metric(r#"gaia_mount_refused{part="jwks"} 1"#).await).await;
-    assert_eq!(report(&service, &operator).await, before);
+    eventually("all are reported", async || report(&service, &operator).await.refused.len() == 4).await;
+    assert_eq!(IdentityReport { refused: before.refused.clone(), ..report(&service, &operator).await }, before);
 
     let mut new = good;
     new.extend(platform.leaf("asset-service"));

@@ -27,11 +27,12 @@ pub struct TrustDomainStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub rotating: Option<String>,
-    /// Instances a rotation is waiting for; at most 10.
+    /// Instances that a rotation waits for, or that do not use what was published longer than propagation.minDelay ago;
+    /// at most 10.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
     pub laggards: Vec<Laggard>,
-    /// How many instances a rotation is waiting for.
+    /// How many they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub laggard_count: Option<i32>,
     /// The measured exposure of the last compromise.
@@ -114,7 +115,7 @@ pub struct Counts {
     pub summary: String,
 }
 
-/// An instance, a leaf Secret or a namespace that a rotation waits for, or did not wait for.
+/// An instance that lags, or an instance, a leaf Secret or a namespace that a rotation waits for, or did not wait for.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Laggard {
     /// Its namespace.

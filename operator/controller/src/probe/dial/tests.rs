@@ -168,6 +168,7 @@ fn report(schema_version: u32, kids: usize) -> Vec<u8> {
         denylist_hash: None,
         policy_hash: "p0".to_owned(),
         mode: AuthMode::Dual,
+        refused: BTreeMap::new(),
         connections: BTreeMap::new(),
     };
     serde_json::to_vec(&report).unwrap()

@@ -18,6 +18,7 @@ use crate::world::{Place, World};
 struct Gathered {
     uses: BTreeSet<ObjectKey>,
     all_reload: bool,
+    has_keys: bool,
     certificates: BTreeSet<Place>,
     services: BTreeSet<Place>,
 }
@@ -80,6 +81,7 @@ impl World {
             let key = ObjectKey { kind: reference.kind, namespace: namespace.to_owned(), name: name.to_owned() };
             gathered.uses.insert(key);
             gathered.all_reload &= reference.reloads;
+            gathered.has_keys |= reference.has_keys && name == names::trust(domain);
             gathered.certificates.extend(certificate);
             gathered.services.extend(service);
         };
@@ -138,6 +140,7 @@ impl World {
                 name: place.1.clone(),
                 uid: facts.uid.clone(),
                 uses: gathered.uses,
+                has_keys: gathered.has_keys,
                 reloads: gathered.all_reload,
                 started: facts.started,
                 acknowledgement: acknowledgement(&workloads),
@@ -198,6 +201,7 @@ impl World {
                 name: endpoint.to_owned(),
                 uid,
                 uses,
+                has_keys: true,
                 reloads: true,
                 started: None,
                 acknowledgement: spec.workload.acknowledgement,

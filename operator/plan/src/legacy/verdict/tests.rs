@@ -81,7 +81,7 @@ fn the_first_callers_are_named_and_the_others_counted() {
     let service = service("48h", true);
     let message = verdict(&service, Some(&record), at("2026-03-10T12:00:00Z")).message;
     assert!(message.starts_with("used within 48h: key app by on /00 on 2026-03-10; key app by on /01"), "{message}");
-    assert!(message.ends_with("and 55 more, see status.legacy"), "{message}");
+    assert!(message.contains("and 55 more, see status.legacy; LegacyFree not before 2026-03-13T"), "{message}");
     let status = status(&service, Some(&record)).unwrap();
     assert_eq!((status.last_used_date.as_deref(), status.callers.len()), (Some("2026-03-10"), 50));
 }

@@ -1,0 +1,83 @@
+//! Objects that no watch reports, read anew at each reconcile.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use gaia_plan::object::ObjectKey;
+
+use super::Reconciler;
+use crate::error::ExecuteError;
+use crate::executor::lock;
+use crate::store::{Key, Store};
+use crate::world::Place;
+
+impl<S: Store> Reconciler<S> {
+    /// What no watch tells: foreign objects that were in the way, rings without their label, a CA from outside.
+    pub(super) async fn look_around(&self, key: &Key) -> Result<(), ExecuteError> {
+        let in_the_way = lock(&self.executor.world).foreign_of(key);
+        for object in in_the_way {
+            self.executor.look_closer(key, &object).await?;
+        }
+        if let Key::Service(namespace, name) = key {
+            self.find_missing_secrets(&(namespace.clone(), name.clone())).await;
+            return Ok(());
+        }
+        let Key::TrustDomain(name) = key else { return Ok(()) };
+        let Some(domain) = lock(&self.executor.world).trust_domain(name).cloned() else { return Ok(()) };
+        for ring in [gaia_api::names::ca_ring(name), gaia_api::names::signing_ring(name)] {
+            let ring = {
+                let world = lock(&self.executor.world);
+                let ring = ObjectKey::secret(world.operator_namespace(), ring);
+                world.version(&ring).is_none().then_some(ring)
+            };
+            if let Some(ring) = ring {
+                self.executor.look_closer(key, &ring).await?;
+                let world = lock(&self.executor.world);
+                if world.version(&ring).is_none() {
+                    self.agenda.decisions.push_all(world.referring_to(name));
+                }
+            }
+        }
+        self.executor.read_written_grants(name).await?;
+        if let Some(secret) = &domain.spec.ca.existing_secret_ref {
+            let now = self.executor.clock.now();
+            let found = self.executor.read_brought_ca(&secret.name, now).await?;
+            let facts = found.map(|ca| crate::mint::examine(&ca, &domain.spec.trust_domain, now));
+            lock(&self.executor.world).brought_ca(name, facts);
+        }
+        Ok(())
+    }
+
+    /// Looks up what was created and is reported by no watch; never ends.
+    pub(crate) async fn confirm_created(&self) {
+        loop {
+            tokio::time::sleep(CONFIRMED_WITHIN).await;
+            let due = lock(&self.executor.world).due_unconfirmed(CONFIRMED_WITHIN);
+            for object in due {
+                match self.executor.look_up(&object).await {
+                    Ok(keys) => self.agenda.push(&self.executor.world, keys),
+                    Err(error) => tracing::warn!(%object, %error, "cannot look up an object that no watch reports"),
+                }
+            }
+        }
+    }
+
+    /// Which Secrets of users that a service names do not exist. Only their metadata is read. What cannot be found out holds
+    /// nothing up.
+    async fn find_missing_secrets(&self, place: &Place) {
+        let required = lock(&self.executor.world).required_secrets(place);
+        let mut missing = BTreeSet::new();
+        for name in required {
+            let secret = ObjectKey::secret(&place.0, name.clone());
+            match self.executor.store.get_metadata(&secret).await {
+                Ok(Some(_)) => {}
+                Ok(None) => drop(missing.insert(name)),
+                Err(error) => tracing::warn!(%secret, %error, "cannot find out whether the Secret exists"),
+            }
+        }
+        lock(&self.executor.world).take_missing_secrets(place, missing);
+    }
+}
+
+/// A watch reports an object within a second, unless it is broken.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(10);

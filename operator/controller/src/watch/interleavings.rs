@@ -1,0 +1,270 @@
+//! Own answers and watch events are one stream: whatever order they arrive in, the world ends in the state of the last
+//! change, or a look-up of what no event confirmed brings it there.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::store::Stored;
+use crate::world::Surroundings;
+
+/// A state of the object: its UID and resource version.
+type State = Option<(usize, usize)>;
+
+/// One change of the object in the API server.
+#[derive(Debug, Clone, Copy)]
+struct Made {
+    /// The state after it.
+    state: State,
+    /// UID and version of the object that it deleted.
+    deleted: Option<(usize, usize)>,
+    /// Whether the operator made it, so that an answer brings it.
+    is_own: bool,
+}
+
+/// The changes of an object: it is created, and then changed or deleted, again and again.
+fn history(choices: &[(bool, bool)]) -> Vec<Made> {
+    let mut state: State = None;
+    let changes = choices.iter().enumerate().map(|(index, (deletes, is_own))| {
+        let version = index + 1;
+        let (before, deletes) = (state, *deletes && state.is_some());
+        state = if deletes { None } else { Some((before.map_or(version, |(uid, _)| uid), version)) };
+        let deleted = before.filter(|_| deletes).map(|(uid, _)| (uid, version));
+        Made { state, deleted, is_own: *is_own }
+    });
+    changes.collect()
+}
+
+/// A kind of object, as watch and answers bring it.
+trait Brought: Watched + serde::de::DeserializeOwned + Clone {
+    const KIND: ObjectKind;
+    fn stored(self) -> Stored;
+    fn spec() -> Value;
+}
+
+impl Brought for Secret {
+    const KIND: ObjectKind = ObjectKind::Secret;
+    fn stored(self) -> Stored {
+        Stored::Secret(self)
+    }
+    fn spec() -> Value {
+        json!({ "type": "kubernetes.io/tls" })
+    }
+}
+
+impl Brought for ConfigMap {
+    const KIND: ObjectKind = ObjectKind::ConfigMap;
+    fn stored(self) -> Stored {
+        Stored::ConfigMap(self)
+    }
+    fn spec() -> Value {
+        json!({})
+    }
+}
+
+impl Brought for ServiceCertificate {
+    const KIND: ObjectKind = ObjectKind::ServiceCertificate;
+    fn stored(self) -> Stored {
+        Stored::Certificate(Box::new(self))
+    }
+    fn spec() -> Value {
+        json!({ "apiVersion": "gaia.dev/v1alpha1", "kind": "ServiceCertificate",
+            "spec": { "trustDomainRef": { "name": "gaia" } } })
+    }
+}
+
+fn object<K: Brought>((uid, version): (usize, usize)) -> K {
+    let mut object = K::spec();
+    object["metadata"] = json!({ "namespace": "shop", "name": "web", "uid": format!("u{uid}"),
+        "resourceVersion": version.to_string(), "labels": { "app.kubernetes.io/managed-by": "gaia-operator" } });
+    serde_json::from_value(object).unwrap()
+}
+
+/// The world between an API server with a history and whatever brings news of it.
+struct Scene {
+    watches: Watches,
+    history: Vec<Made>,
+    /// How much of the history has happened, and how much of it the watch has reported.
+    happened: usize,
+    reported: usize,
+    /// Own changes whose answers are under way.
+    answers: Vec<usize>,
+    listing: Option<Listing>,
+}
+
+impl Scene {
+    fn new(history: Vec<Made>) -> Self {
+        let [operator_namespace, cluster_domain] = ["gaia-system", "cluster.local"].map(str::to_owned);
+        let world = Arc::new(Mutex::new(World::new(Surroundings {
+            operator_namespace,
+            cluster_domain,
+            watch_namespaces: vec![],
+        })));
+        let watches = Watches::new(world, Agenda::new(0), Metrics::new());
+        Self { watches, history, happened: 0, reported: 0, answers: vec![], listing: None }
+    }
+
+    fn key<K: Brought>() -> ObjectKey {
+        ObjectKey { kind: K::KIND, namespace: "shop".to_owned(), name: "web".to_owned() }
+    }
+
+    fn state(&self) -> State {
+        self.happened.checked_sub(1).and_then(|last| self.history[last].state)
+    }
+
+    fn happens(&mut self) {
+        if self.happened < self.history.len() {
+            if self.history[self.happened].is_own {
+                self.answers.push(self.happened);
+            }
+            self.happened += 1;
+        }
+    }
+
+    fn reports<K: Brought>(&mut self) {
+        if self.listing.is_some() || self.reported == self.happened {
+            return;
+        }
+        let made = self.history[self.reported];
+        self.reported += 1;
+        let change = match (made.state, made.deleted) {
+            (Some(state), _) => Change::Applied(Reading::Object(object::<K>(state))),
+            (None, Some(deleted)) => Change::Deleted(Reading::Object(object::<K>(deleted))),
+            (None, None) => return,
+        };
+        self.watches.take(change, &mut Listing::default(), None);
+    }
+
+    /// The watch begins again with a list, or ends that list: what happened before is in no event.
+    fn lists<K: Brought>(&mut self) {
+        let Some(mut listing) = self.listing.take() else {
+            let mut listing = Listing::default();
+            self.watches.take::<K>(Change::Init, &mut listing, None);
+            self.listing = Some(listing);
+            return;
+        };
+        if let Some(state) = self.state() {
+            self.watches.take(Change::Listed(Reading::Object(object::<K>(state))), &mut listing, None);
+        }
+        self.watches.take::<K>(Change::Done { complete: true }, &mut listing, None);
+        self.reported = self.happened;
+    }
+
+    fn answers<K: Brought>(&mut self, which: usize) {
+        if self.answers.is_empty() {
+            return;
+        }
+        let made = self.history[self.answers.remove(which % self.answers.len())];
+        let mut world = lock(&self.watches.world);
+        let _ = match (made.state, made.deleted) {
+            (Some(state), _) => world.take_stored(object::<K>(state).stored()),
+            (None, Some((uid, version))) => {
+                let seen = gaia_plan::object::Version { uid: format!("u{uid}"), resource_version: version.to_string() };
+                world.forget(&Self::key::<K>(), Some(&seen))
+            }
+            (None, None) => BTreeSet::new(),
+        };
+    }
+
+    /// What was created and reported by no watch is looked up.
+    fn looks_up(&mut self) {
+        let is_gone = self.state().is_none();
+        let mut world = lock(&self.watches.world);
+        for key in world.due_unconfirmed(Duration::ZERO) {
+            let seen = world.version(&key);
+            if is_gone {
+                let _ = world.forget(&key, seen.as_ref());
+            }
+        }
+    }
+
+    fn known<K: Brought>(&self) -> Option<(String, String)> {
+        let version = lock(&self.watches.world).version(&Self::key::<K>())?;
+        Some((version.uid, version.resource_version))
+    }
+
+    fn plays<K: Brought>(mut self, steps: &[(u8, usize)]) -> Result<(), TestCaseError> {
+        for (step, which) in steps {
+            match step {
+                0 => self.happens(),
+                1 => self.reports::<K>(),
+                2 => self.lists::<K>(),
+                3 => self.answers::<K>(*which),
+                _ => self.looks_up(),
+            }
+        }
+        while self.happened < self.history.len() {
+            self.happens();
+        }
+        if self.listing.is_some() {
+            self.lists::<K>();
+        }
+        while self.reported < self.happened {
+            self.reports::<K>();
+        }
+        while !self.answers.is_empty() {
+            self.answers::<K>(0);
+        }
+        self.looks_up();
+        let expected = self.state().map(|(uid, version)| (format!("u{uid}"), version.to_string()));
+        prop_assert_eq!(self.known::<K>(), expected);
+        Ok(())
+    }
+}
+
+proptest! {
+    /// The kind: late answers bring deleted objects back, and own creations hide that an object is deleted.
+    #[test]
+    fn every_interleaving_ends_in_the_last_state(
+        choices in prop::collection::vec(any::<(bool, bool)>(), 1..8),
+        steps in prop::collection::vec((0u8..5, 0usize..4), 0..40),
+    ) {
+        let history = history(&choices);
+        Scene::new(history.clone()).plays::<Secret>(&steps)?;
+        Scene::new(history.clone()).plays::<ConfigMap>(&steps)?;
+        Scene::new(history).plays::<ServiceCertificate>(&steps)?;
+    }
+}
+
+/// Another UID under the same name is a removal and an addition: what the former object claimed is free.
+#[test]
+fn object_of_another_uid_is_a_removal_and_an_addition() {
+    let scene = Scene::new(vec![]);
+    let certificate = |uid: usize, secret: &str| {
+        let mut found: ServiceCertificate = object((uid, uid));
+        found.spec.secret_name = Some(secret.to_owned());
+        found
+    };
+    let mut world = lock(&scene.watches.world);
+    world.apply_certificate(certificate(1, "first"));
+    world.apply_certificate(certificate(2, "second"));
+    let place = |name: &str| ("shop".to_owned(), name.to_owned());
+    assert!(!world.is_claimed(&place("first")) && world.is_claimed(&place("second")));
+    world.remove_certificate(&place("web"));
+    assert!(!world.is_claimed(&place("second")));
+}
+
+/// The kind: memory that grows with what is deleted.
+#[test]
+fn deleted_objects_that_nothing_asks_for_are_not_remembered() {
+    let scene = Scene::new(vec![]);
+    let mut world = lock(&scene.watches.world);
+    let place = ("shop".to_owned(), "web-tls".to_owned());
+    let secret = |version: usize| {
+        let mut secret: Secret = object((version, version));
+        secret.metadata.name = Some("web-tls".to_owned());
+        Stored::Secret(secret)
+    };
+    let _ = world.take_stored(secret(1));
+    world.remove_secret(&place, None);
+    assert_eq!(world.count_lost(), 0, "no certificate asks for it");
+    world.apply_certificate(object((2, 2)));
+    let _ = world.take_stored(secret(3));
+    world.remove_secret(&place, None);
+    assert_eq!(world.count_lost(), 1);
+    world.remove_certificate(&("shop".to_owned(), "web".to_owned()));
+    assert_eq!(world.count_lost(), 0);
+}

@@ -1,0 +1,53 @@
+//! Refusals of objects that are in the way.
+
+use gaia_api::crd::reason;
+use gaia_api::names::annotation;
+
+use super::{ObjectKey, ObjectKind};
+use crate::Refusal;
+
+/// An object that cannot be read is neither created nor written.
+pub(crate) fn unreadable(key: &ObjectKey, why: &str) -> Refusal {
+    Refusal::stalled(
+        reason::OBJECT_UNREADABLE,
+        format!("{key} cannot be read: {why}; it is left as it is until it can be read"),
+    )
+}
+
+/// The refusal of an object of another owner under the name of one that the operator writes: how to hand it over, and
+/// what is refused then. `secret_type`: the type that a Secret must have.
+pub(crate) fn not_owned(key: &ObjectKey, secret_type: Option<&str>) -> Refusal {
+    not_owned_as(&key.to_string(), key, secret_type)
+}
+
+/// The same, with the words that name the object in the message.
+pub(crate) fn not_owned_as(named: &str, key: &ObjectKey, secret_type: Option<&str>) -> Refusal {
+    let ObjectKey { kind, namespace, name } = key;
+    let (resource, then) = match (kind, secret_type) {
+        (ObjectKind::Secret, Some(type_)) => {
+            ("secret", format!("a Secret is then refused if it is immutable or its type is not {type_}"))
+        }
+        (ObjectKind::Secret, None) => ("secret", "a Secret is then refused if it is immutable".to_owned()),
+        (ObjectKind::ConfigMap, _) => ("configmap", "a ConfigMap is then refused if it is immutable".to_owned()),
+        (ObjectKind::ServiceCertificate, _) => (
+            "servicecertificate",
+            "a ServiceCertificate is then refused if its trustDomainRef or secretName differs".to_owned(),
+        ),
+    };
+    Refusal::stalled(
+        reason::OBJECT_NOT_OWNED,
+        format!(
+            "{named} exists and does not belong to the operator; delete it, or hand it over, so that its content is replaced: \
+             kubectl annotate -n {namespace} {resource} {name} {}=true ({then})",
+            annotation::ADOPT
+        ),
+    )
+}
+
+/// An immutable object of ours whose content is to change: the API server would refuse every write of it.
+pub(crate) fn immutable(key: &ObjectKey) -> Refusal {
+    Refusal::stalled(
+        reason::OBJECT_IMMUTABLE,
+        format!("{key} is immutable and is left as it is; delete it so that the operator can create its own"),
+    )
+}
