@@ -208,3 +208,26 @@ fn a_missing_ring_is_restored_first_and_made_anew_only_by_choice(#[case] is_rest
     says(&world, &domain(), "Ready", "True", "Ready");
     says(&world, &domain(), "Stalled", "False", "Settled");
 }
+
+/// A mistyped kid was accepted in silence, and no text had the deadline of the removal.
+#[test]
+fn a_leaked_signing_key_is_replaced_by_a_deadline_and_a_mistyped_kid_is_named() {
+    let mut world = fleet();
+    let leaked = world.signing_ring(TD).unwrap().active().unwrap().material.jwk.kid().to_owned();
+    let distrust = |world: &mut World, kid: &str| {
+        let listed = serde_json::json!({ "spec": { "tokens": { "distrusted": [{ "kid": kid }] } } });
+        let mut runbook = Runbook(vec![format!("kubectl patch td gaia --type=merge -p '{listed}'")]);
+        runbook.run(world, "patch", &[]);
+    };
+    let mistyped: String = leaked.chars().rev().collect();
+    distrust(&mut world, &mistyped);
+    assert_eq!(world.states(false), "Active, Published");
+    let message = says(&world, &domain(), "DistrustedUnknown", "True", "DistrustedUnknown");
+    assert!(message.contains("spec.tokens.distrusted: ") && message.contains(&leaked), "{message}");
+    distrust(&mut world, &leaked);
+    assert_eq!(world.reported(&domain()).condition("DistrustedUnknown").0, "");
+    let message = world.reported(&domain()).condition("SigningKeysRotating").2.to_owned();
+    assert!(message.contains(" is distrusted and will be removed at "), "{message}");
+    until(&mut world, false, "Distrusted, Active, Published");
+    sound(&world);
+}
