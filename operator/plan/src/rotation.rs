@@ -25,6 +25,7 @@ pub(crate) use self::currency::{Currency, UsedLeaves, currency};
 pub(crate) use self::gate::{is_issuer, may_leave_behind};
 pub(crate) use self::requests::restore;
 pub(crate) use self::workloads::workload_actions;
+use crate::backoff::saturating_add;
 use crate::ring::{CaRing, Ring, RingKind, SigningRing};
 use crate::transition::{Step, Transition};
 use crate::trust_domain::{Observed, Projections};
@@ -209,6 +210,12 @@ impl Context<'_, '_> {
     pub(crate) fn times(&self) -> Times {
         let spec = &self.observed.domain.spec.propagation;
         Times { p: spec.min_delay.value(), s: spec.clock_skew.value(), d: spec.deadline.value() }
+    }
+
+    /// The end of a grace after a distrust. A time ahead of the clock was written by a clock that ran ahead, and an
+    /// emergency does not wait for it.
+    fn grace_end(&self, since: Timestamp, grace: Duration) -> Timestamp {
+        if since > saturating_add(self.now, self.times().s) { self.now } else { saturating_add(since, grace) }
     }
 
     fn annotation(&self, name: &str) -> Option<&str> {

@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod brought;
+mod clock;
 mod epochs;
 mod grants;
 mod kept;
@@ -203,6 +204,9 @@ fn live(
     let mut warnings = lifetimes_too_tight(observed, ca, signing);
     warnings.extend(projections.warnings(&behind));
     warnings.extend(watched::warning(observed));
+    let (clock_warnings, ends) = clock::behind(observed, newest, now);
+    warnings.extend(clock_warnings);
+    thresholds.extend(ends);
     warnings.extend(brought::warnings(observed));
     warnings.extend(unknown::distrusted(observed, ca, signing));
     warnings.extend(rotation::unused_brought_ca(&context));

@@ -44,6 +44,8 @@ pub mod condition {
         warnings! {
             /// TrustDomain: an inequality of `docs/rotation.md` does not hold; rotations start late and leaves are clamped.
             LIFETIMES_TOO_TIGHT = "LifetimesTooTight";
+            /// TrustDomain: the clock is behind a time that a ring or a certificate holds.
+            CLOCK_BEHIND = "ClockBehind";
             /// TrustDomain: selected namespaces that this operator does not watch. Blocks the removal of generations.
             NAMESPACES_NOT_WATCHED = "NamespacesNotWatched";
             /// TrustDomain: namespaces that rotations do not wait for, as they refuse what is published.

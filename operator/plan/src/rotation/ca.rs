@@ -61,7 +61,7 @@ fn switch(context: &Context<'_, '_>) -> Option<Turn> {
     let times = context.times();
     let floor = saturating_add(published, times.p + times.s);
     let suspect = active.distrust.map(|mark| mark.since);
-    let limit = suspect.map(|since| emergency_limit(since, next));
+    let limit = suspect.map(|since| emergency_limit(context, since, next));
     let what = name(KIND, &next.id);
     let is_time = *now >= floor;
     let clamps_from = context.observed.time_floor(&active.material);
@@ -109,7 +109,7 @@ fn switch(context: &Context<'_, '_>) -> Option<Turn> {
         let steps = vec![Step::Activate { id: next.id.clone(), signed_until: signed_until(context, active) }];
         let turn = Turn::act(steps, events, Progress::new(reason::REISSUING, format!("{what} signs")));
         let turn = Turn { thresholds: alarms, ..turn };
-        return Some(if is_published { turn } else { turn.urgent() });
+        return Some(if is_published && !too_late { turn } else { turn.urgent() });
     }
     if is_published && !is_known && poll.is_unanimous() {
         let progress = if holders.is_empty() {
@@ -136,9 +136,9 @@ fn held_for_names(context: &Context<'_, '_>, next: &Generation<CaMaterial>) -> O
 
 /// The time at which the replacement of a suspect signs without acknowledgement. A bring-your-own CA may come long after
 /// the one before it was distrusted.
-fn emergency_limit(suspected: Timestamp, next: &Generation<CaMaterial>) -> Timestamp {
-    let limit = saturating_add(suspected, LONGEST_EMERGENCY_PUBLISHING);
-    if next.since > limit { saturating_add(next.since, LONGEST_EMERGENCY_PUBLISHING) } else { limit }
+fn emergency_limit(context: &Context<'_, '_>, suspected: Timestamp, next: &Generation<CaMaterial>) -> Timestamp {
+    let limit = context.grace_end(suspected, LONGEST_EMERGENCY_PUBLISHING);
+    if next.since > limit { context.grace_end(next.since, LONGEST_EMERGENCY_PUBLISHING) } else { limit }
 }
 
 /// The deadline of the removal of a suspect; none while there is no replacement.
@@ -146,9 +146,11 @@ fn refused_by(context: &Context<'_, '_>, suspect: &Generation<CaMaterial>) -> Op
     let mark = suspect.distrust?;
     let rest = LONGEST_GRACE.saturating_sub(LONGEST_EMERGENCY_PUBLISHING);
     match suspect.state {
-        State::Active => Some(saturating_add(emergency_limit(mark.since, context.ca.next()?), rest)),
+        State::Active => Some(saturating_add(emergency_limit(context, mark.since, context.ca.next()?), rest)),
         // If it waited for a replacement, the rest of the grace begins when it retires.
-        State::Retiring => Some(saturating_add(mark.since, LONGEST_GRACE).max(saturating_add(suspect.since, rest))),
+        State::Retiring => {
+            Some(context.grace_end(mark.since, LONGEST_GRACE).max(context.grace_end(suspect.since, rest)))
+        }
         State::Staged | State::Published | State::Removed | State::Distrusted => None,
     }
 }

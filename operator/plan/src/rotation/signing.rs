@@ -37,7 +37,7 @@ pub(super) fn turn(context: &Context<'_, '_>) -> Turn {
     ];
     let turn = Turn::of(context, &rules).or_else(context, || switch(context));
     let suspects = context.signing.trusted().filter_map(|key| Some((name(KIND, &key.id), key.distrust?.since)));
-    super::distrust::with_deadline(turn, suspects.map(|(what, since)| (what, saturating_add(since, LONGEST_GRACE))))
+    super::distrust::with_deadline(turn, suspects.map(|(what, since)| (what, context.grace_end(since, LONGEST_GRACE))))
 }
 
 /// Before tokens may live longer, the ring must know it: old keys are kept for that long.
@@ -135,7 +135,7 @@ fn replace_suspect(context: &Context<'_, '_>) -> Option<Turn> {
     let active = context.signing.active()?;
     let mark = active.distrust?;
     let next = context.signing.next()?;
-    let limit = saturating_add(mark.since, LONGEST_EMERGENCY_PUBLISHING);
+    let limit = context.grace_end(mark.since, LONGEST_EMERGENCY_PUBLISHING);
     if context.now >= limit {
         return Some(promote(context, next, vec![]).urgent());
     }
@@ -183,7 +183,7 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<SigningMaterial>) -> O
     let now = context.now;
     let times = context.times();
     let what = name(KIND, &old.id);
-    let limit = old.distrust.map(|mark| saturating_add(mark.since, LONGEST_GRACE));
+    let limit = old.distrust.map(|mark| context.grace_end(mark.since, LONGEST_GRACE));
     let go = |how: &str| {
         let (step, reason) = match old.distrust {
             Some(mark) => (Step::Distrust { id: old.id.clone(), mode: mark.mode }, reason::DISTRUSTED),

@@ -1,7 +1,7 @@
 //! The effect of one namespace, pod or tenant on the rotations of the whole TrustDomain.
 
 use super::*;
-use gaia_api::crd::{DeletionPolicy, DistrustMode, DistrustedCa, LaggardKind, PastDeadline};
+use gaia_api::crd::{DeletionPolicy, DistrustMode, DistrustedCa, DistrustedKey, LaggardKind, PastDeadline};
 use gaia_api::names;
 
 /// The fleet, and eight more namespaces with one service each: ten in all.
@@ -392,4 +392,44 @@ fn grants_of_one_namespace_never_displace_those_of_another() {
     }
     world.settle();
     assert_eq!(world.reported(&service("other", "huge-0")).condition("GrantsTooLarge").0, "");
+}
+
+/// A step that only follows once the clock has caught up was reported as if it were taken.
+#[test]
+fn times_of_a_ring_ahead_of_the_clock_are_a_warning_and_claim_no_step() {
+    let mut world = fleet();
+    ask_to_rotate(&mut world, true);
+    until(&mut world, true, "Removed, Active");
+    let before = world.ca_ring(TD).unwrap().generations.clone();
+    world.advance(-DAY);
+    ask_to_rotate(&mut world, true);
+    let message = says(&world, &domain(), "ClockBehind", "True", "ClockBehind");
+    assert!(message.contains("ahead of the operator's clock: rotations wait until then"), "{message}");
+    let message = says(&world, &domain(), "CARotating", "True", "Held");
+    assert!(message.starts_with("held back: the rings hold the time"), "{message}");
+    assert_eq!(world.ca_ring(TD).unwrap().generations, before, "no step was taken");
+    wait(&mut world, DAY + 600);
+    until(&mut world, true, "Removed, Removed, Active");
+    assert_eq!(world.reported(&domain()).condition("ClockBehind").0, "");
+}
+
+#[rstest]
+#[case::ca(true)]
+#[case::signing_key(false)]
+fn distrust_does_not_wait_for_a_time_that_a_clock_which_ran_ahead_wrote(#[case] ca: bool) {
+    let mut world = fleet();
+    let leaked = world.ca_ring(TD).unwrap().active().unwrap().material.fingerprint.clone();
+    let kid = world.signing_ring(TD).unwrap().active().unwrap().material.jwk.kid().to_owned();
+    world.start(Pod::of("shop", "asset-service", "old").never_reloads());
+    world.edit_domain(TD, |found| {
+        if ca {
+            found.spec.ca.distrusted = vec![DistrustedCa { fingerprint: leaked, mode: DistrustMode::AfterReissue }];
+        } else {
+            found.spec.tokens.distrusted = vec![DistrustedKey { kid, mode: DistrustMode::AfterReissue }];
+        }
+    });
+    world.settle();
+    world.advance(-DAY);
+    wait(&mut world, 600);
+    assert!(world.states(ca).starts_with("Distrusted, Active"), "{}", world.states(ca));
 }
