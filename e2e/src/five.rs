@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::gotrue::{GoTrue, GoTrueOptions};
 use crate::platform::{OPERATOR_NAMESPACE, merged};
 use crate::provider::{Provider, ProviderOptions};
-use crate::services::{issuer_key_mount, issuer_mount, list_instances, mount, resolve};
+use crate::services::{issuer_key_mount, issuer_mount, list_instances, loopback_endpoints, mount, resolve};
 use crate::{Cluster, ControlPlane, OperatorOptions, OperatorProcess, ServiceOptions, ServiceProcess, Source, chart};
 
 /// The platform. Dropping it stops its processes.
@@ -189,6 +189,7 @@ fn base_values(gotrue: &GoTrue, provider: &Provider) -> Value {
             "trustDomain": "shop.example",
             "propagation": { "minDelay": "3s", "deadline": "1m", "clockSkew": "1s" },
             "tokens": { "maxTTL": "60s" },
+            "allowedEndpoints": loopback_endpoints(&[NAMESPACE]),
             "userTokenIssuers": [merged(gotrue.issuer_entry("supabase"), &json!({ "apiKeySecretRef": { "name": ANON_KEY } }))],
         } },
         "apiKey": { "create": true, "name": API_KEY_SECRET },

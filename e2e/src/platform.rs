@@ -274,14 +274,15 @@ async fn mount_web(client: &Client, name: &str, dir: PathBuf) -> Result<KeptProj
     Ok(mount.keep())
 }
 
-fn manifests(name: &str, domain: &Value, services: &Value, api_key: &str) -> Result<String> {
+fn manifests(name: &str, domain: &Value, of_services: &Value, api_key: &str) -> Result<String> {
     let trust_domain = json!({
         "trustDomain": format!("{name}.example"),
         "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": name } },
+        "allowedEndpoints": services::loopback_endpoints(&[name]),
         "tokens": { "issuedBy": { "namespace": name, "name": AUTH_SERVICE } },
     });
     let service = |service: &str, spec: Value| {
-        let base = merged(json!({ "trustDomainRef": { "name": name } }), services);
+        let base = merged(json!({ "trustDomainRef": { "name": name } }), of_services);
         object("GaiaService", Some(name), service, &json!({ "spec": merged(base, &spec) }))
     };
     let callers = json!([{ "service": WEB, "scopes": ["assets:read", "assets:write"] }]);

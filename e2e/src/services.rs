@@ -18,7 +18,7 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::control_plane::ports;
@@ -68,6 +68,12 @@ pub async fn list_instances(client: &Client, namespace: &str, service: &str, add
     let patch = json!({ "spec": { "endpoints": addresses } });
     services.patch(service, &PatchParams::default(), &Patch::Merge(patch)).await?;
     Ok(())
+}
+
+/// `spec.allowedEndpoints` of a TrustDomain whose services run on the loopback address.
+#[must_use]
+pub fn loopback_endpoints(namespaces: &[&str]) -> Value {
+    json!([{ "namespaces": namespaces, "cidrs": ["127.0.0.0/8", "::1/128"] }])
 }
 
 /// Waits until a caller is in the grants that the issuer of a TrustDomain mounts: a GaiaService may be Ready before.

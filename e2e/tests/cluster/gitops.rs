@@ -29,6 +29,9 @@ async fn an_unchanged_apply_changes_nothing() {
                 "namespaceSelector": { "matchExpressions": [
                     { "key": "env", "operator": "Exists" }, { "key": "team", "operator": "In", "values": ["a"] }] },
                 "allowedNames": [{ "namespaces": ["a"] }, { "namespaces": ["b"], "dnsNames": ["b.example"], "ipRanges": ["10.0.0.0/8"] }],
+                "allowedEndpoints": [{ "namespaces": ["a"], "hosts": ["b.example", "*.example.com", "2001:db8::1"] },
+                    { "namespaces": ["a", "b"], "hosts": ["c.example"], "cidrs": ["10.0.0.0/8", "fd00::/8"] },
+                    { "namespaces": ["b"], "cidrs": ["192.0.2.0/24"] }],
                 "ca": { "distrusted": [{ "fingerprint": "a".repeat(64) }, { "fingerprint": "b".repeat(64), "mode": "Immediate" }] },
                 "tokens": { "algorithm": "ES256", "distrusted": [{ "kid": "a".repeat(43) }, { "kid": "b".repeat(43), "mode": "AfterReissue" }] },
                 "revoked": { "leaves": ["c".repeat(64)], "jtis": ["j"], "subjects": [{ "sub": "s", "notBefore": "2026-01-01T00:00:00Z" }] },

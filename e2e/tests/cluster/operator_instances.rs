@@ -71,8 +71,7 @@ async fn an_endpoint_where_nobody_answers_is_named_with_the_reason() {
     scene.ready_domain(quick()).await;
     // Nothing listens on the port of the discard service.
     scene.create(scene.service("web", json!({ "endpoints": ["127.0.0.1:9"] }))).await;
-    let reason =
-        "1 of 1 instances do not serve the stored certificate: 127.0.0.1:9: Unreachable: connection refused :9";
+    let reason = "1 of 1 instances do not serve the stored certificate: 127.0.0.1:9: Unreachable: no verified answer from the endpoint";
     // Before it was asked for the first time, it is only said not to be known.
     let told = async || {
         let message = scene.wait_for("GaiaService", "web", "Served=False", "NotServed", SOON).await;
@@ -80,6 +79,41 @@ async fn an_endpoint_where_nobody_answers_is_named_with_the_reason() {
     };
     wait::until("the reason is told", SOON, told).await.unwrap();
     wait_status(&scene, "TrustDomain", &domain, "/instances/summary", "0/1").await;
+    scene.end().await;
+}
+
+/// As after an upgrade: GaiaServices have `spec.endpoints`, and no TrustDomain has `spec.allowedEndpoints`.
+#[tokio::test]
+async fn endpoint_that_is_not_allowed_is_a_warning_and_counts_by_time_alone() {
+    let Some(scene) = Scene::begin().await else { return };
+    let domain = scene.domain.clone();
+    scene.ready_domain(merged(quick(), json!({ "allowedEndpoints": [] }))).await;
+    let keys = json!({ "apiKeysSecretRef": { "name": "keys" } });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = listener.local_addr().unwrap().to_string();
+    scene.create(scene.service("web", json!({ "endpoints": [endpoint], "auth": keys }))).await;
+    scene.wait_ready("GaiaService", &["web"]).await;
+    let warning = scene.wait_for("GaiaService", "web", "EndpointNotAllowed=True", "EndpointNotAllowed", SOON).await;
+    let field = format!("spec.allowedEndpoints of TrustDomain {domain}");
+    assert!(warning.contains(&endpoint) && warning.contains(&field), "{warning}");
+    let message = scene.wait_for("GaiaService", "web", "LegacyFree=False", "EvidenceGap", SOON).await;
+    assert!(message.contains(&endpoint), "{message}");
+    scene.wait_for("GaiaService", "web", "Served=Unknown", "NoInstances", SOON).await;
+
+    let first = active_ca(&scene).await;
+    scene.patch("TrustDomain", &domain, json!({ "spec": { "ca": { "rotationRevision": 2 } } })).await;
+    wait::until("the new CA signs", SOON, async || active_ca(&scene).await != first).await.unwrap();
+    let dialled = tokio::time::timeout(std::time::Duration::ZERO, listener.accept()).await;
+    assert!(dialled.is_err(), "an endpoint that is not allowed was dialled");
+
+    let allowed = gaia_e2e::services::loopback_endpoints(&[&scene.namespace]);
+    scene.patch("TrustDomain", &domain, json!({ "spec": { "allowedEndpoints": allowed } })).await;
+    tokio::time::timeout(SOON, listener.accept()).await.unwrap().unwrap();
+    let what = "the warning is removed";
+    wait::until(what, SOON, async || scene.condition("GaiaService", "web", "EndpointNotAllowed").await.is_none())
+        .await
+        .unwrap();
+    scene.wait_for("GaiaService", "web", "Ready=True", "Ready", SOON).await;
     scene.end().await;
 }
 

@@ -324,6 +324,14 @@ async fn add_everything_that_is_refused(scene: &Scene) {
     scene.wait_for("ServiceCertificate", "orphan", "Ready=False", "TrustDomainNotFound", SOON).await;
     scene.wait_for("GaiaService", "early", "Stalled=True", "UserTokenIssuerNotFound", SOON).await;
     scene.wait_for("GaiaService", "early", "Ready=True", "Ready", SOON).await;
+    wait::until("the endpoint was probed", SOON, async || {
+        let domain = scene.get("TrustDomain", &scene.domain).await.unwrap_or_default();
+        let served = scene.condition("GaiaService", "early", "Served").await;
+        served.is_some_and(|served| served.message.contains("Unreachable"))
+            && !domain.to_string().contains("NotProbed: not yet")
+    })
+    .await
+    .unwrap();
     scene.wait_for("TrustDomain", &name(scene, "brought"), "Stalled=True", "CAInvalid", SOON).await;
 }
 

@@ -32,6 +32,7 @@ const SECRET_NAME: &str = "secretName must not change: the field is immutable";
 const SECRET_NAME_OF_CHILD: &str = "certificate.secretName must not change: the field is immutable";
 const REVOKED: &str = "must have at most 1000 entries in all";
 const IPS: &str = "must hold IPv4 or IPv6 addresses only";
+const ENDPOINT_HOSTS: &str = "must hold DNS names and IP addresses only, IPv6 addresses without brackets";
 const CIDRS: &str = "must hold networks in CIDR form only, e.g. 10.0.0.0/8";
 
 fn definition(kind: &str) -> CustomResourceDefinition {
@@ -257,6 +258,13 @@ fn a_name_is_a_dns_label(#[case] kind: &str) {
     json!([{ "namespaces": ["a"], "ipRanges": ["10.0.0.1"] }]), CIDRS)]
 #[case("TrustDomain", "spec.allowedNames", json!([{ "namespaces": ["a"] }]),
     json!([{ "namespaces": ["a"], "ipRanges": ["10.0.0.0/33"] }]), CIDRS)]
+#[case("TrustDomain", "spec.allowedEndpoints",
+    json!([{ "namespaces": ["a"], "hosts": ["a.example", "*.example", "10.0.0.1", "fd00::1"], "cidrs": ["fd00::/8"] }]),
+    json!([{ "namespaces": ["a"], "cidrs": ["10.0.0.1"] }]), CIDRS)]
+#[case("TrustDomain", "spec.allowedEndpoints", json!([{ "namespaces": ["a"], "cidrs": ["127.0.0.0/8"] }]),
+    json!([{ "namespaces": ["a"], "hosts": ["a.example", "fd00:::1"] }]), ENDPOINT_HOSTS)]
+#[case("TrustDomain", "spec.allowedEndpoints", json!([{ "namespaces": ["a"], "hosts": ["a.example"] }]),
+    json!([{ "namespaces": ["a"] }]), "must have hosts, cidrs or both")]
 fn addresses_and_networks_are_real_ones(
     #[case] kind: &str,
     #[case] path: &str,

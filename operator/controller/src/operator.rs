@@ -15,7 +15,7 @@ use crate::agenda::Agenda;
 use crate::events::Events;
 use crate::executor::{Executor, SharedWorld, lock};
 use crate::metrics::Metrics;
-use crate::probe::Prober;
+use crate::probe::{Prober, watch_addresses};
 use crate::reconcile::Reconciler;
 use crate::signers::Signers;
 use crate::store::KubeStore;
@@ -59,6 +59,8 @@ struct AtWork {
     sending: JoinHandle<()>,
     /// Looks up what was created and is reported by no watch.
     confirming: AbortHandle,
+    /// Looks up the addresses of the API server.
+    looking_up: AbortHandle,
 }
 
 impl Operator {
@@ -104,7 +106,7 @@ impl Operator {
         let OperatorConfig { client, clock, identity, .. } = self.config.clone();
         let (events, sending) = Events::start(client.clone(), identity, Arc::clone(&clock), self.metrics.clone());
         let executor = Arc::new(Executor {
-            store: KubeStore::new(client),
+            store: KubeStore::new(client.clone()),
             world: Arc::clone(&self.world),
             clock,
             signers: Signers::default(),
@@ -124,15 +126,18 @@ impl Operator {
         workers.extend((0..reconcilers).map(|_| tokio::spawn(Arc::clone(&reconciler).work())));
         let confirming = tokio::spawn(async move { reconciler.confirm_created().await }).abort_handle();
         let agenda = self.agenda.clone();
+        let looking_up = watch_addresses(client, Arc::clone(&self.world), self.agenda.clone());
+        let looking_up = tokio::spawn(looking_up).abort_handle();
         workers.push(tokio::spawn(async move { agenda.pacer.run(&agenda.decisions).await }));
-        self.at_work = Some(AtWork { workers, sending, confirming });
+        self.at_work = Some(AtWork { workers, sending, confirming, looking_up });
     }
 
     /// Workers end where they are between two keys; then the last events are sent.
     pub(crate) async fn finish(&mut self) {
         self.agenda.close();
-        let Some(AtWork { workers, sending, confirming }) = self.at_work.take() else { return };
+        let Some(AtWork { workers, sending, confirming, looking_up }) = self.at_work.take() else { return };
         confirming.abort();
+        looking_up.abort();
         if tokio::time::timeout(GRACE, futures::future::join_all(workers)).await.is_err() {
             tracing::warn!("something was still under way; the next leader goes on from there");
         }

@@ -1,18 +1,24 @@
 //! Probes: who is behind is asked again and again, who has API keys every minute for its ledger, everybody else now and
 //! then, and everybody new at once.
 
+mod api_server;
 mod dial;
+mod endpoint;
 mod identity;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gaia_plan::endpoint::Host;
 use gaia_plan::instance::Probe;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+pub(crate) use self::api_server::watch_addresses;
 use self::dial::Failure;
+use self::endpoint::{EndpointDialer, SystemResolver};
 use self::identity::Identities;
 use crate::agenda::Agenda;
 use crate::executor::{Executor, lock};
@@ -26,13 +32,15 @@ pub(crate) struct Prober<S> {
     agenda: Agenda,
     metrics: Metrics,
     identities: Identities,
+    endpoints: EndpointDialer,
 }
 
 impl<S: Store> Prober<S> {
     /// Probes until the agenda is closed.
     pub(crate) fn start(executor: Arc<Executor<S>>, agenda: Agenda, metrics: Metrics) -> Vec<JoinHandle<()>> {
         let world = Arc::clone(&executor.world);
-        let prober = Arc::new(Self { executor, agenda, metrics, identities: Identities::default() });
+        let endpoints = EndpointDialer::new(Arc::new(SystemResolver));
+        let prober = Arc::new(Self { executor, agenda, metrics, identities: Identities::default(), endpoints });
         let tasks = (0..prober.agenda.probes.workers()).map(|_| tokio::spawn(Arc::clone(&prober).work())).collect();
         prober.agenda.begin_probing(&world);
         tasks
@@ -49,7 +57,22 @@ impl<S: Store> Prober<S> {
     async fn probe(&self, key: &InstanceKey) {
         let Some(subject) = lock(&self.executor.world).subject(key) else { return };
         let client = self.identities.client(&self.executor, &subject).await;
-        let look = dial::look(&subject, &client, self.executor.clock.as_ref()).await;
+        let clock = self.executor.clock.as_ref();
+        let look = match (&subject.rules, &subject.address.host) {
+            (Some(rules), _) => self.endpoints.look(&subject, rules, &client, clock).await,
+            (None, Host::Address(ip)) => {
+                let address = SocketAddr::new(*ip, subject.address.port);
+                Some(dial::look(&subject, address, &client, clock).await)
+            }
+            // A pod has an address.
+            (None, Host::Name(_)) => return,
+        };
+        let Some(look) = look else {
+            self.metrics.count_probe_failure(Failure::Endpoint);
+            let keys = lock(&self.executor.world).exclude_endpoint(key);
+            self.agenda.push(&self.executor.world, keys);
+            return;
+        };
         if let Some(failure) = look.failure {
             self.metrics.count_probe_failure(failure);
         }
@@ -72,7 +95,8 @@ impl<S: Store> Prober<S> {
                 world.trust_domain(&key.trust_domain).map(|domain| domain.spec.propagation.min_delay.value());
             min_delay.unwrap_or_default().clamp(SHORTEST, LONGEST_BEHIND)
         } else {
-            AT_REST.mul_f64(spread(key))
+            let at_rest = if world.is_endpoint(key) { ENDPOINT_AT_REST } else { AT_REST };
+            at_rest.mul_f64(spread(key))
         };
         Some(wait.min(world.ledger_interval(key).unwrap_or(AT_REST)))
     }
@@ -96,6 +120,7 @@ impl Failure {
             Self::Tls => "tls",
             Self::NotVerified => "not_verified",
             Self::NoReport => "no_report",
+            Self::Endpoint => "endpoint",
         }
     }
 }
@@ -105,3 +130,5 @@ pub(crate) use self::dial::Failure as ProbeFailure;
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST_BEHIND: Duration = Duration::from_secs(10);
 const AT_REST: Duration = Duration::from_secs(3600);
+/// No watch reports that an endpoint was started again or has another address.
+const ENDPOINT_AT_REST: Duration = Duration::from_secs(300);

@@ -47,6 +47,8 @@ pub(crate) struct Planned {
     guidance: Option<Guidance>,
     /// Whether an instance was never asked: what is said of instances is not the whole truth yet.
     has_unasked: bool,
+    /// Whether instances that it reports of, also by its ServiceCertificate, were never probed.
+    is_early: bool,
     /// The first end of what the instances of a ServiceCertificate serve.
     served_until: Option<Timestamp>,
     /// How much was heard of ledgers when this was planned, if the record of the service has it all once this is done.
@@ -216,7 +218,10 @@ impl<S: Store> Reconciler<S> {
             Ok(object) => {
                 self.publish_problems(key, planned);
                 self.publish_overdue(key, planned);
-                self.reported.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), Instant::now());
+                // What is reported before all instances were probed delays no report of what they showed.
+                if !planned.is_early {
+                    self.reported.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), Instant::now());
+                }
                 let keys = lock(&self.executor.world).take_reported(object);
                 self.agenda.push(&self.executor.world, keys.into_iter().filter(|affected| affected != key));
                 next
@@ -290,6 +295,10 @@ pub(crate) fn plan(world: &World, key: &Key, now: Timestamp) -> Option<Planned> 
     let reported = if reported.is_null() { Value::Object(serde_json::Map::new()) } else { reported };
     let served_until = matches!(key, Key::Certificate(..)).then(|| world.served_until(&place)).flatten();
     let has_unasked = world.has_unasked(key);
+    let is_early = match key {
+        Key::Service(namespace, name) => world.has_unasked(&Key::Certificate(namespace.clone(), name.clone())),
+        Key::TrustDomain(_) | Key::Certificate(..) => has_unasked,
+    };
     Some(Planned {
         actions,
         status,
@@ -299,6 +308,7 @@ pub(crate) fn plan(world: &World, key: &Key, now: Timestamp) -> Option<Planned> 
         next_check,
         guidance,
         has_unasked,
+        is_early,
         served_until,
         recorded,
         cut,

@@ -27,10 +27,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
 use self::callers::CallerIndex;
-#[cfg(test)]
-pub(crate) use self::instances::Address;
 use self::instances::InstanceIndex;
-pub(crate) use self::instances::{Census, InstanceKey, Probing, Subject};
+pub(crate) use self::instances::{Census, DialRules, InstanceKey, Probing, Subject};
 pub(crate) use self::ledgers::Reading;
 use self::ledgers::Readings;
 pub(crate) use self::unreadable::Held;

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::backoff::saturating_add;
+use crate::endpoint::NO_ANSWER;
 use crate::object::ObjectKey;
 
 /// The instances of a TrustDomain.
@@ -171,6 +172,8 @@ impl Instance {
         }
         Err(match shown {
             Some(Err(why)) => format!("Unreachable: {why}"),
+            // One text for all failures of endpoints.
+            Some(Ok(Shown { report: Err(why), .. })) if why == NO_ANSWER => format!("Unreachable: {why}"),
             Some(Ok(Shown { report: Err(why), .. })) => {
                 format!("Stale: reports nothing ({why}) and was not restarted since; restart the pod")
             }

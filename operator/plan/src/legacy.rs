@@ -64,6 +64,8 @@ pub struct Watched<'a> {
     pub read: Option<(Timestamp, &'a LedgerReport)>,
     /// Since when reading it fails, and why it did at last.
     pub failing: Option<(Timestamp, &'a str)>,
+    /// Why it is never read: the operator does not dial it, or cannot attribute its answers to one instance.
+    pub excluded: Option<&'a str>,
 }
 
 /// Whether a record that is not there yet is worth writing.

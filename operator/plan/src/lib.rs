@@ -8,6 +8,7 @@ pub mod budget;
 pub mod certificate;
 mod conditions;
 pub mod domain;
+pub mod endpoint;
 pub mod epoch;
 pub mod handled;
 pub mod instance;

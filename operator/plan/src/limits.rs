@@ -194,6 +194,7 @@ mod tests {
             trust_domain: "gaia.local".into(),
             namespace_selector: None,
             allowed_names: vec![],
+            allowed_endpoints: vec![],
             ca: Default::default(),
             certificate_defaults: Default::default(),
             tokens: Default::default(),

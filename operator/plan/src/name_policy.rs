@@ -145,7 +145,7 @@ fn dns_is_granted(namespace: &str, name: &str, granted: &[AllowedNames]) -> bool
 }
 
 /// Whether a pattern with a leading `*.` covers a name: exactly one label stands for the star (RFC 6125, 6.4.3).
-fn covers(pattern: &str, name: &str) -> bool {
+pub(crate) fn covers(pattern: &str, name: &str) -> bool {
     let Some(suffix) = pattern.strip_prefix("*.") else { return false };
     name.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest == suffix)
 }
@@ -158,7 +158,8 @@ fn granted_to<'a>(namespace: &'a str, granted: &'a [AllowedNames]) -> impl Itera
     granted.iter().filter(move |entry| entry.namespaces.iter().any(|granted| granted == namespace))
 }
 
-fn contains(cidr: &str, address: IpAddr) -> bool {
+/// Whether an address is inside a network in CIDR form.
+pub(crate) fn contains(cidr: &str, address: IpAddr) -> bool {
     let Some((network, bits)) = cidr.split_once('/') else { return false };
     let (Ok(network), Ok(bits)) = (network.parse::<IpAddr>(), bits.parse::<u32>()) else { return false };
     match (network, address) {

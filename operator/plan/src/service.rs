@@ -1,6 +1,7 @@
 //! GaiaService: its ServiceCertificate, the policy its pods enforce, and the record of who uses API keys.
 
 mod child;
+mod endpoints;
 mod grants;
 mod ledger;
 mod modes;
@@ -25,6 +26,7 @@ use serde_json::{Value, json};
 use crate::backoff::Failures;
 use crate::conditions::{Obstacles, Report, headline, is_accepted};
 use crate::domain::DomainView;
+use crate::endpoint::Excluded;
 use crate::instance::Instance;
 use crate::legacy::{LedgerObject, Legacy, Watch};
 use crate::merge::merge_patch;
@@ -66,6 +68,8 @@ pub struct Observed<'a> {
     pub missing_secrets: BTreeSet<String>,
     /// Its instances.
     pub instances: Vec<&'a Instance>,
+    /// Those of `spec.endpoints` that are no instances.
+    pub excluded_endpoints: Vec<Excluded<'a>>,
     /// Attempts that failed.
     pub failures: Option<&'a Failures>,
 }
@@ -412,6 +416,7 @@ fn status(
     conditions.push(report.condition(PLAIN_FREE, plain.truth, plain.reason, plain.message));
     let mut warnings = warnings::of(observed);
     warnings.extend(grants::too_large(observed));
+    warnings.extend(endpoints::warnings(observed));
     conditions.extend(report.warnings(warnings));
     let (reason, message) = headline(&conditions);
     GaiaServiceStatus {

@@ -16,6 +16,8 @@ mod compromise;
 mod constrained;
 #[path = "stories/domains.rs"]
 mod domains;
+#[path = "stories/endpoints.rs"]
+mod endpoints;
 #[path = "stories/epochs.rs"]
 mod epochs;
 #[path = "stories/instances.rs"]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain};
+use gaia_e2e::services::loopback_endpoints;
 use gaia_e2e::wait::{self, Seen};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use k8s_openapi::api::events::v1::Event;
@@ -21,7 +22,7 @@ pub struct Seemed {
 }
 
 impl Scene {
-    /// The scene's TrustDomain: it selects the scene's namespace.
+    /// The scene's TrustDomain: it selects the scene's namespace and allows endpoints on the loopback address.
     pub fn trust_domain(&self, spec: Value) -> Value {
         let base = json!({
             "apiVersion": "gaia.dev/v1alpha1",
@@ -31,6 +32,7 @@ impl Scene {
                 "trustDomain": format!("{}.example", self.domain),
                 "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": self.namespace } },
                 "tokens": { "algorithm": "ES256" },
+                "allowedEndpoints": loopback_endpoints(&[&self.namespace]),
             },
         });
         merged(base, json!({ "spec": spec }))

@@ -86,6 +86,13 @@ pub fn each_is_cidr() -> Rule {
     Rule::new("self.all(r, isCIDR(r))").message("must hold networks in CIDR form only, e.g. 10.0.0.0/8")
 }
 
+/// Each entry that holds a colon, which no DNS name does, is an IPv6 address.
+#[must_use]
+pub fn each_is_name_or_ip() -> Rule {
+    Rule::new("self.all(h, !h.contains(':') || isIP(h))")
+        .message("must hold DNS names and IP addresses only, IPv6 addresses without brackets")
+}
+
 /// The keys are valid label or annotation keys and none of them is Gaia's.
 #[must_use]
 pub fn template_keys() -> Rule {
@@ -158,6 +165,9 @@ pub const DNS_LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 pub const DNS_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 /// A DNS-1123 subdomain, optionally with a leading wildcard label.
 pub const WILDCARD_DNS_NAME: &str = r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+/// A DNS-1123 subdomain, optionally with a leading wildcard label; or what may be an IP address.
+pub const ENDPOINT_HOST: &str =
+    r"^((\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*)$";
 /// A lower-case hex SHA-256.
 pub const SHA256_HEX: &str = "^[0-9a-f]{64}$";
 const QUALIFIED_NAME: &str = "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$";

@@ -81,6 +81,8 @@ pub mod condition {
             FILES_REFUSED = "FilesRefused";
             /// GaiaService: an entry of `callers` names no GaiaService of this TrustDomain.
             CALLER_NOT_FOUND = "CallerNotFound";
+            /// GaiaService: `spec.allowedEndpoints` of the TrustDomain does not allow an endpoint. It is not probed.
+            ENDPOINT_NOT_ALLOWED = "EndpointNotAllowed";
         }
     }
 }

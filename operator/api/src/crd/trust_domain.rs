@@ -5,10 +5,12 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod endpoints;
 mod status;
 mod tokens;
 mod users;
 
+pub use self::endpoints::*;
 pub use self::status::*;
 pub use self::tokens::*;
 pub use self::users::*;
@@ -56,6 +58,11 @@ pub struct TrustDomainSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub allowed_names: Vec<AllowedNames>,
+    /// Endpoints that GaiaServices may name in `spec.endpoints`. None: an endpoint is not probed, and its service counts
+    /// by time alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub allowed_endpoints: Vec<AllowedEndpoint>,
     /// The certificate authority.
     #[serde(default)]
     pub ca: CaSpec,

@@ -1,6 +1,7 @@
 //! One look at one instance: what leaf it shows, and what it reports.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use gaia_api::Clock;
@@ -26,7 +27,7 @@ use tokio_rustls::client::TlsStream;
 use super::identity::Client;
 use crate::world::{Reading, Subject};
 
-/// What came of it.
+/// The result of a probe.
 #[derive(Debug)]
 pub(super) struct Look {
     pub(super) seen: Result<Shown, String>,
@@ -46,15 +47,17 @@ pub(crate) enum Failure {
     Tls,
     NotVerified,
     NoReport,
+    /// Any of these, of an endpoint.
+    Endpoint,
 }
 
-/// Dials, shakes hands and asks for the report. No redirect is followed and no proxy is used.
-pub(super) async fn look(subject: &Subject, client: &Client, clock: &dyn Clock) -> Look {
+/// Dials, shakes hands and asks for the report. No name is resolved, no redirect is followed and no proxy is used.
+pub(super) async fn look(subject: &Subject, address: SocketAddr, client: &Client, clock: &dyn Clock) -> Look {
     let deadline = Instant::now() + TOTAL;
     let unread = |why: &str| subject.has_ledger.then(|| Err(why.to_owned()));
     let nothing =
         |failure, why: String| Look { ledger: unread(&why), seen: Err(why), not_after: None, failure: Some(failure) };
-    let stream = match shake_hands(subject, client, deadline).await {
+    let stream = match shake_hands(subject, address, client, deadline).await {
         Ok(stream) => stream,
         Err((failure, why)) => return nothing(failure, why),
     };
@@ -82,12 +85,12 @@ pub(super) async fn look(subject: &Subject, client: &Client, clock: &dyn Clock) 
 /// the operator's is refused.
 async fn shake_hands(
     subject: &Subject,
+    address: SocketAddr,
     client: &Client,
     deadline: Instant,
 ) -> Result<TlsStream<TcpStream>, (Failure, String)> {
-    let port = subject.address.port;
-    let connect = TcpStream::connect((subject.address.host.as_str(), port));
-    let tcp = match timeout(CONNECT, connect).await {
+    let port = address.port();
+    let tcp = match timeout(CONNECT, TcpStream::connect(address)).await {
         Ok(Ok(tcp)) => tcp,
         Ok(Err(error)) => return Err(no_connection(&error, port)),
         Err(_) => return Err((Failure::TimedOut, format!("timed out :{port}"))),
@@ -262,8 +265,8 @@ impl Drop for Driver {
 }
 
 const CONNECT: Duration = Duration::from_secs(2);
-const TOTAL: Duration = Duration::from_secs(5);
+pub(super) const TOTAL: Duration = Duration::from_secs(5);
 const UNKNOWN_HERE: &str = "the operator has no certificate to show";
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,5 +1,6 @@
 //! Instances: which pods and endpoints use what we write, and what was seen of them.
 
+mod endpoints;
 mod matching;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -8,7 +9,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use gaia_api::SpiffeId;
+use gaia_api::crd::AllowedEndpoint;
 use gaia_api::names;
+use gaia_plan::endpoint::{Endpoint as Address, Exclusion};
 use gaia_plan::instance::{Instance, Instances, Probe};
 use gaia_plan::object::ObjectKey;
 use jiff::Timestamp;
@@ -54,6 +57,8 @@ pub(super) struct InstanceIndex {
     found: BTreeMap<String, BTreeMap<String, Entry>>,
     /// Watches of pods by namespace (none: everywhere), and what is wrong with them.
     watches: BTreeMap<Option<String>, Result<(), String>>,
+    /// The addresses of the API server; none: they were not looked up yet.
+    api_server: Option<BTreeSet<IpAddr>>,
     stirred: Stirred,
 }
 
@@ -83,13 +88,10 @@ pub(super) struct Entry {
     pub(super) ends: bool,
     /// The end of the certificate that it showed last.
     shows_until: Option<Timestamp>,
-}
-
-/// Where to dial.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Address {
-    pub(crate) host: String,
-    pub(crate) port: u16,
+    /// Of an endpoint: the entries of `spec.allowedEndpoints` for its host.
+    grants: Vec<AllowedEndpoint>,
+    /// Of an endpoint: why it is no instance.
+    pub(super) excluded: Option<Exclusion>,
 }
 
 /// What a probe needs to know.
@@ -98,6 +100,8 @@ pub(crate) struct Subject {
     pub(crate) trust_domain: String,
     pub(crate) spiffe_trust_domain: String,
     pub(crate) address: Address,
+    /// Of an endpoint: which addresses may be dialled for it.
+    pub(crate) rules: Option<DialRules>,
     pub(crate) server_name: String,
     pub(crate) expected: SpiffeId,
     /// Every trusted root (PEM).
@@ -106,6 +110,13 @@ pub(crate) struct Subject {
     pub(crate) ca: String,
     /// Whether its ledger is to be read.
     pub(crate) has_ledger: bool,
+}
+
+/// Which addresses may be dialled for an endpoint.
+#[derive(Debug, Clone)]
+pub(crate) struct DialRules {
+    pub(crate) grants: Vec<AllowedEndpoint>,
+    pub(crate) api_server: BTreeSet<IpAddr>,
 }
 
 /// How many instances use everything, do not, or could not be asked.
@@ -220,7 +231,10 @@ impl World {
         }
         let all = self.instances.found.get(domain).into_iter().flat_map(BTreeMap::values);
         Instances::Known(
-            all.map(|entry| &entry.instance).filter(|instance| granted.contains(&instance.namespace)).collect(),
+            all.filter(|entry| entry.excluded.is_none())
+                .map(|entry| &entry.instance)
+                .filter(|instance| granted.contains(&instance.namespace))
+                .collect(),
         )
     }
 
@@ -230,7 +244,8 @@ impl World {
             return Instances::Unknown(why);
         }
         let entries = self.entries_using(domain, &ObjectKey::secret(namespace, secret));
-        Instances::Known(entries.into_iter().map(|entry| &entry.instance).collect())
+        let counted = entries.into_iter().filter(|entry| entry.excluded.is_none());
+        Instances::Known(counted.map(|entry| &entry.instance).collect())
     }
 
     pub(super) fn entries_using<'a>(&'a self, domain: &str, object: &ObjectKey) -> Vec<&'a Entry> {
@@ -249,7 +264,8 @@ impl World {
     /// The instances that enforce the policy of a service.
     pub(super) fn instances_enforcing(&self, domain: &str, place: &Place) -> Vec<&Instance> {
         let policy = ObjectKey::config_map(&place.0, names::policy(&place.1));
-        self.entries_using(domain, &policy).into_iter().map(|entry| &entry.instance).collect()
+        let entries = self.entries_using(domain, &policy).into_iter().filter(|entry| entry.excluded.is_none());
+        entries.map(|entry| &entry.instance).collect()
     }
 
     pub(super) fn entry(&self, key: &InstanceKey) -> Option<&Entry> {
@@ -271,7 +287,8 @@ impl World {
 
     /// Whether somebody has an address and was never asked: what is said of the others is not the whole truth yet.
     pub(crate) fn has_unasked(&self, key: &Key) -> bool {
-        let unasked = |entry: &Entry| entry.address.is_some() && entry.instance.probe.is_none();
+        let unasked =
+            |entry: &Entry| entry.address.is_some() && entry.excluded.is_none() && entry.instance.probe.is_none();
         match key {
             Key::TrustDomain(name) => self.instances.found.get(name).is_some_and(|found| {
                 found.values().any(|entry| unasked(entry) && self.is_selected(name, &entry.instance.namespace))
@@ -300,7 +317,7 @@ impl World {
         let behind = self.guidance.get(domain).map(|guidance| &guidance.behind);
         let mut census = Census::default();
         for (uid, entry) in self.instances.found.get(domain).into_iter().flatten() {
-            if !self.is_selected(domain, &entry.instance.namespace) {
+            if entry.excluded.is_some() || !self.is_selected(domain, &entry.instance.namespace) {
                 continue;
             }
             let seen = entry.instance.probe.as_ref().is_some_and(|probe| probe.seen.is_ok());
@@ -324,7 +341,14 @@ impl World {
         }
         let ring = self.ca_ring(&names::ca_ring(domain)).ring()?;
         let spiffe_trust_domain = trust_domain.spec.trust_domain.clone();
+        let rules = if entry.is_endpoint() {
+            let api_server = self.instances.api_server.clone()?;
+            Some(DialRules { grants: entry.grants.clone(), api_server })
+        } else {
+            None
+        };
         Some(Subject {
+            rules,
             trust_domain: domain.clone(),
             address: entry.address.clone()?,
             server_name: entry.server_name.clone(),
@@ -334,6 +358,11 @@ impl World {
             has_ledger: self.has_ledger(entry),
             spiffe_trust_domain,
         })
+    }
+
+    /// Whether it is an endpoint, and no pod.
+    pub(crate) fn is_endpoint(&self, key: &InstanceKey) -> bool {
+        self.entry(key).is_some_and(Entry::is_endpoint)
     }
 
     /// Whether an instance is still there, and is to be probed soon again.
@@ -350,19 +379,22 @@ impl World {
         shows_until: Option<Timestamp>,
     ) -> BTreeSet<Key> {
         let entry = self.instances.found.get_mut(domain).and_then(|found| found.get_mut(uid));
-        let Some(entry) = entry else { return BTreeSet::new() };
+        // What an earlier rule allowed is no evidence.
+        let Some(entry) = entry.filter(|entry| entry.address.is_some()) else { return BTreeSet::new() };
+        let was_excluded = entry.excluded.take().is_some();
         entry.shows_until = shows_until;
         let refused_before = entry.instance.report().map(|report| report.refused.clone());
         let before = entry.instance.probe.replace(probe);
         let same = before.is_some_and(|before| Some(&before.seen) == entry.instance.probe.as_ref().map(|p| &p.seen));
-        if same {
+        if same && !was_excluded {
             return BTreeSet::new();
         }
         let certificates = entry.certificates.iter();
         let mut keys: BTreeSet<Key> =
             certificates.map(|(namespace, name)| Key::Certificate(namespace.clone(), name.clone())).collect();
-        if refused_before.as_ref() != entry.instance.report().map(|report| &report.refused) {
-            keys.extend(entry.services.iter().map(|(namespace, name)| Key::Service(namespace.clone(), name.clone())));
+        let has_refused = refused_before.as_ref() != entry.instance.report().map(|report| &report.refused);
+        if was_excluded || has_refused {
+            keys.extend(entry.service_keys());
         }
         self.stir(domain);
         keys

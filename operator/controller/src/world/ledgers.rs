@@ -7,6 +7,7 @@ use std::time::Duration;
 use gaia_api::crd::GaiaService;
 use gaia_api::ledger::{LedgerCaller, LedgerEntry, LedgerReport};
 use gaia_api::names;
+use gaia_plan::endpoint::Exclusion;
 use gaia_plan::legacy::{Watch, Watched};
 use gaia_plan::object::ObjectKey;
 use jiff::tz::TimeZone;
@@ -236,8 +237,9 @@ impl Readings {
             uid: &entry.instance.uid,
             serves: may_have_served(entry) || read.is_some(),
             has_said_its_last: known.is_some_and(|known| known.has_said_its_last),
-            read: read.map(|(at, report)| (*at, &**report)),
+            read: read.filter(|_| entry.excluded.is_none()).map(|(at, report)| (*at, &**report)),
             failing: failing.or_else(unreadable),
+            excluded: entry.excluded.map(Exclusion::cause),
         }
     }
 }
@@ -269,8 +271,8 @@ pub(super) fn is_watched(services: &BTreeMap<Place, Arc<GaiaService>>, service: 
 }
 
 fn may_have_served(entry: &Entry) -> bool {
-    // Only the UIDs of endpoints hold a slash. Nothing tells when those started.
-    entry.instance.uid.contains('/') || entry.instance.started.is_some()
+    // Nothing tells when an endpoint started.
+    entry.is_endpoint() || entry.instance.started.is_some()
 }
 
 const EVERY_MINUTE: Duration = Duration::from_secs(60);

@@ -22,13 +22,20 @@ pub(super) fn next(
     let known = before.map(|record| record.instances.as_slice()).unwrap_or_default();
     let entries = before.map(|record| record.entries.as_slice()).unwrap_or_default();
     let entries = merged(entries, reports(watch).flat_map(|report| &report.entries));
+    let unread = excluded(watch);
     let missed = lost.map(str::to_owned).or_else(|| missed(before, watch, now));
+    // What lasts is written once.
+    let is_news = |what: &String| {
+        before.is_none_or(|b| b.watched_since.is_some() || b.gap.as_ref().is_none_or(|gap| gap.what != *what))
+    };
+    let missed = missed.or_else(|| unread.clone().filter(is_news));
     let is_whole = is_whole(watch, now);
     let watched_since = match before.and_then(|record| record.watched_since) {
         Some(since) if missed.is_none() => Some(since),
         _ => is_whole.then(|| beginning(watch, now)),
     };
-    let plain = plain(before.and_then(|record| record.plain.as_ref()), missed.as_deref(), watch, now);
+    let missed_plain = missed.as_deref().or(unread.as_deref());
+    let plain = plain(before.and_then(|record| record.plain.as_ref()), missed_plain, watch, now);
     let gap = match missed {
         Some(what) => Some(EvidenceGap { noticed: now, what }),
         None => before.and_then(|record| record.gap.clone()),
@@ -70,6 +77,14 @@ fn plain(before: Option<&PlainRecord>, missed: Option<&str>, watch: &Watch<'_>, 
         },
         entries: merged(entries, reports(watch).filter_map(|report| report.plain.as_ref()).flatten()),
     }
+}
+
+/// An instance that is never read may have any caller.
+fn excluded(watch: &Watch<'_>) -> Option<String> {
+    watched(watch).find_map(|instance| {
+        let why = instance.excluded?;
+        Some(format!("the ledger of endpoint {} is not read: {why}", instance.name))
+    })
 }
 
 fn reports<'w>(watch: &'w Watch<'_>) -> impl Iterator<Item = &'w LedgerReport> {
@@ -154,6 +169,7 @@ fn missed(before: Option<&LedgerRecord>, watch: &Watch<'_>, now: Timestamp) -> O
     }
     record.watched_since?;
     let silent = watched(watch)
+        .filter(|instance| instance.excluded.is_none())
         .find(|instance| unseen_since(instance, before, watch, now).is_some_and(|from| !is_short(from, now)))?;
     let why = silent.failing.map_or("nobody answers", |(_, why)| why);
     Some(format!("the ledger of {} could not be read for more than 10 minutes: {why}", silent.name))

@@ -35,7 +35,9 @@ pub(super) fn tls(
     let before = service.status.as_ref().and_then(|status| status.tls.as_ref());
     // An operator that reported no TLS mode did not note when.
     let was_served = before.is_none() && published.is_some();
-    let serves = was_served || observed.child.ours().is_some_and(|child| super::child::has_instances(child));
+    // An endpoint that is not probed is no instance, and may serve all the same.
+    let has_instances = observed.child.ours().is_some_and(|child| super::child::has_instances(child));
+    let serves = was_served || has_instances || !service.spec.endpoints.is_empty();
     let since = before.and_then(|tls| tls.permissive_since).or_else(|| serves.then(|| whole_seconds(now)));
     let permissive_since = since.filter(|_| mode == TlsMode::Permissive);
     Some(TlsStatus { mode, desired_mode: service.spec.tls.mode, permissive_since })

@@ -19,6 +19,7 @@ pub(crate) fn plain_domain() -> TrustDomainSpec {
         trust_domain: "gaia.local".to_owned(),
         namespace_selector: selector(1),
         allowed_names: allowed(),
+        allowed_endpoints: vec![],
         ca: gaia_api::crd::CaSpec::default(),
         certificate_defaults: gaia_api::crd::CertificateDefaults::default(),
         tokens: gaia_api::crd::TokensSpec::default(),

@@ -9,6 +9,7 @@
 #![expect(clippy::unwrap_used, reason = "what a test program makes itself is as it made it")]
 
 mod custom;
+mod endpoints;
 mod execute;
 mod generate;
 mod judge;

@@ -260,6 +260,7 @@ impl World {
             grants_cut: self.memory.guidance.get(domain_name).and_then(|guidance| guidance.cut.get(name)),
             missing_secrets: self.memory.missing_secrets.clone(),
             instances: instances.iter().collect(),
+            excluded_endpoints: self.excluded_endpoints(&name.0, &name.1),
             failures: self.failures(&Resource::Service(name.clone())),
         };
         let plan = service::plan(&observed, self.now).plan;

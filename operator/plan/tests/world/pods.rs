@@ -273,7 +273,9 @@ impl World {
             has_said_its_last: pod.ends && pod.read.is_some(),
             read: pod.read.as_ref().map(|(at, report)| (*at, report)),
             failing: pod.failing.map(|since| (since, "connection refused")),
+            excluded: None,
         });
+        let instances = instances.chain(self.excluded_watched(namespace, service));
         let last_words = self.memory.last_words.values().filter(|(of, _)| of == namespace);
         Watch {
             since: self.began,

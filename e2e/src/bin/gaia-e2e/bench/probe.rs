@@ -22,7 +22,9 @@ use super::tally::number;
 /// Real services answer; each has many addresses, all of them forwarded here, where the time is taken.
 pub(super) async fn measure(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let namespaces: Vec<String> = (0..SERVICES).map(|index| format!("probed-{index}")).collect();
-    let arena = Arena::set_up(&trust_domain("{}"), namespaces.clone()).await?;
+    let allowed = format!("  allowedEndpoints: [{{namespaces: [{}], cidrs: [127.0.0.0/8]}}]\n", namespaces.join(", "));
+    let domain = trust_domain("{}") + &allowed;
+    let arena = Arena::set_up(&domain, namespaces.clone()).await?;
     let operator = arena.operator().await?;
     let rounds = Arc::new(Round::default());
     let mut forwarding = JoinSet::new();

@@ -9,6 +9,7 @@ use gaia_api::ledger::LedgerReport;
 use gaia_api::mount::{AuthMode, SCHEMA_VERSION, ServiceIdentity};
 use gaia_api::{ManualClock, SpiffeId};
 use gaia_pki::{Ca, CaRequest, KeySpec, LeafRequest, PrivateKey, Serial, Validity, issue_leaf};
+use gaia_plan::endpoint::{Endpoint as Address, Host};
 use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::server::conn::auto;
@@ -27,15 +28,15 @@ use tokio_rustls::TlsAcceptor;
 
 use super::super::identity;
 use super::*;
-use crate::world::{Address, Subject};
+use crate::world::Subject;
 
 const WEB: &str = "spiffe://gaia.local/ns/shop/sa/web";
 
-fn now() -> Timestamp {
+pub(in crate::probe) fn now() -> Timestamp {
     "2026-06-01T00:00:00Z".parse().unwrap()
 }
 
-fn ca(name: &str) -> Ca {
+pub(in crate::probe) fn ca(name: &str) -> Ca {
     let day = SignedDuration::from_hours(24);
     let request = CaRequest {
         common_name: name,
@@ -47,9 +48,9 @@ fn ca(name: &str) -> Ca {
 }
 
 /// How a server is set up; what it answers is told to [`Server::start`].
-struct Server {
-    ca: Ca,
-    id: &'static str,
+pub(in crate::probe) struct Server {
+    pub(in crate::probe) ca: Ca,
+    pub(in crate::probe) id: &'static str,
     ended: bool,
     /// Whose clients it takes; none: all, whatever they show.
     clients: Option<Certificate>,
@@ -67,7 +68,7 @@ impl TimeProvider for Then {
 }
 
 impl Server {
-    fn new() -> Self {
+    pub(in crate::probe) fn new() -> Self {
         Self { ca: ca("first"), id: WEB, ended: false, clients: None, alpn: b"http/1.1" }
     }
 
@@ -105,7 +106,7 @@ impl Server {
     }
 
     /// Serves this answer to everybody, and says what a probe of it needs to know.
-    async fn start(&self, status: u16, body: Vec<u8>) -> Subject {
+    pub(in crate::probe) async fn start(&self, status: u16, body: Vec<u8>) -> Subject {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(self.config()));
@@ -137,7 +138,8 @@ fn subject(address: SocketAddr, root: &Certificate) -> Subject {
     Subject {
         trust_domain: "gaia".to_owned(),
         spiffe_trust_domain: "gaia.local".to_owned(),
-        address: Address { host: address.ip().to_string(), port: address.port() },
+        address: Address { host: Host::Address(address.ip()), port: address.port() },
+        rules: None,
         server_name: "web.shop.svc".to_owned(),
         expected: SpiffeId::parse(WEB).unwrap(),
         roots: vec![ca("another").root().to_pem(), root.to_pem()],
@@ -146,7 +148,7 @@ fn subject(address: SocketAddr, root: &Certificate) -> Subject {
     }
 }
 
-fn report(schema_version: u32, kids: usize) -> Vec<u8> {
+pub(in crate::probe) fn report(schema_version: u32, kids: usize) -> Vec<u8> {
     let report = IdentityReport {
         enforces: vec![],
         schema_version,
@@ -184,7 +186,13 @@ fn ledger() -> Vec<u8> {
 /// A look as the operator whose certificate this CA signed.
 async fn look_as_operator_of(ca: &Ca, subject: &Subject) -> Look {
     let config = identity::operator_client(ca, "gaia.local", now()).unwrap();
-    look(subject, &Client { config: Arc::new(config), is_operator: true }, &ManualClock::new(now())).await
+    look(subject, socket(subject), &Client { config: Arc::new(config), is_operator: true }, &ManualClock::new(now()))
+        .await
+}
+
+fn socket(subject: &Subject) -> SocketAddr {
+    let Host::Address(ip) = subject.address.host else { panic!("an address") };
+    SocketAddr::new(ip, subject.address.port)
 }
 
 #[rstest]
@@ -221,7 +229,7 @@ async fn a_ledger_is_read_from_nobody_but_the_instance_itself() {
     let somebody_else = Subject { has_ledger: true, ..server.start(200, report(SCHEMA_VERSION, 0)).await };
     let look = look_as_operator_of(&server.ca, &somebody_else).await;
     assert_eq!(look.ledger, Some(Err("its certificate is somebody else's".to_owned())));
-    let nobody = Subject { address: Address { host: "127.0.0.1".to_owned(), port: 9 }, ..somebody_else };
+    let nobody = Subject { address: Address { host: Host::Address([127, 0, 0, 1].into()), port: 9 }, ..somebody_else };
     let look = look_as_operator_of(&server.ca, &nobody).await;
     assert_eq!(look.ledger, Some(Err("connection refused :9".to_owned())));
 }
@@ -318,7 +326,7 @@ async fn an_operator_without_a_certificate_sees_the_leaf() {
     let server = Server::new();
     let subject = server.start(200, report(SCHEMA_VERSION, 1)).await;
     let client = Client { config: Arc::new(identity::anonymous()), is_operator: false };
-    let look = look(&subject, &client, &ManualClock::new(now())).await;
+    let look = look(&subject, socket(&subject), &client, &ManualClock::new(now())).await;
     let shown = look.seen.unwrap();
     assert!(shown.is_verified);
     assert_eq!(shown.report.unwrap_err(), UNKNOWN_HERE);

@@ -136,6 +136,7 @@ fn planned(namespaces: &[&str]) -> Planned {
         next_check: Timestamp::MAX,
         guidance: None,
         has_unasked: false,
+        is_early: false,
         served_until: None,
         recorded: None,
         cut: vec![],

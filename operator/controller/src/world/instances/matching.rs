@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gaia_api::crd::{Acknowledgement, Workload};
 use gaia_api::names;
+use gaia_plan::endpoint::{Endpoint as Address, Host};
 use gaia_plan::instance::{Instance, Target};
 use gaia_plan::object::{ObjectKey, ObjectKind};
 
-use super::{Address, Entry, InstanceIndex, InstanceKey};
+use super::{Entry, InstanceIndex, InstanceKey};
 use crate::store::Key;
 use crate::world::ledgers::is_watched;
 use crate::world::pods::{PodFacts, Reference};
@@ -150,74 +151,15 @@ impl World {
                 nudged: facts.nudged.clone(),
                 probe: None,
             },
-            address: facts.ip.zip(port).map(|(ip, port)| Address { host: ip.to_string(), port }),
+            address: facts.ip.zip(port).map(|(ip, port)| Address { host: Host::Address(ip), port }),
             server_name,
             account,
             certificates: gathered.certificates,
             services: gathered.services,
             ends: facts.ends,
             shows_until: None,
-        }
-    }
-
-    fn match_endpoints(&mut self, place: &Place, domain: &str) -> BTreeSet<Key> {
-        let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
-        if let Some(service) = self.services.get(place) {
-            for endpoint in &service.spec.endpoints {
-                let uid = endpoint_uid(place, endpoint);
-                entries.insert(uid.clone(), self.endpoint_entry(place, uid, endpoint));
-            }
-        }
-        let prefix = endpoint_uid(place, "");
-        let known = self.instances.found.get(domain).into_iter().flat_map(|found| found.range(prefix.clone()..));
-        let known = known.map(|(uid, _)| uid).take_while(|uid| uid.starts_with(&prefix));
-        let gone: Vec<String> = known.filter(|uid| !entries.contains_key(*uid)).cloned().collect();
-        let mut keys: BTreeSet<Key> = gone.iter().flat_map(|uid| self.put(uid, BTreeMap::new())).collect();
-        for (uid, entry) in entries {
-            keys.extend(self.put(&uid, BTreeMap::from([(domain.to_owned(), entry)])));
-        }
-        keys
-    }
-
-    fn endpoint_entry(&self, place: &Place, uid: String, endpoint: &str) -> Entry {
-        let (namespace, name) = place;
-        let service = self.services.get(place);
-        let spec = service.map(|service| service.spec.clone()).unwrap_or_default();
-        let domain = &spec.trust_domain_ref.name;
-        let mut uses = BTreeSet::from([
-            ObjectKey::config_map(namespace, names::trust(domain)),
-            ObjectKey::config_map(namespace, names::policy(name)),
-            ObjectKey::secret(namespace, service_secret(&spec, name)),
-        ]);
-        let issuer = self.trust_domains.get(domain).and_then(|domain| domain.spec.tokens.issued_by.as_ref());
-        if issuer.is_some_and(|issuer| issuer.namespace == *namespace && issuer.name == *name) {
-            uses.insert(ObjectKey::secret(namespace, names::token_signer(domain)));
-            uses.insert(ObjectKey::config_map(namespace, names::grants(domain)));
-        }
-        let address = address(endpoint);
-        Entry {
-            instance: Instance {
-                namespace: namespace.clone(),
-                name: endpoint.to_owned(),
-                uid,
-                uses,
-                has_keys: true,
-                reloads: true,
-                started: None,
-                acknowledgement: spec.workload.acknowledgement,
-                wave: spec.rotation_wave,
-                restart_targets: restart_targets(namespace, &[&spec.workload]),
-                can_be_probed: address.is_some(),
-                nudged: None,
-                probe: None,
-            },
-            address,
-            server_name: server_name(&spec.workload, place),
-            account: spec.service_account_name.clone().unwrap_or_else(|| name.clone()),
-            certificates: BTreeSet::from([place.clone()]),
-            services: BTreeSet::from([place.clone()]),
-            ends: false,
-            shows_until: None,
+            grants: vec![],
+            excluded: None,
         }
     }
 
@@ -229,12 +171,12 @@ impl World {
         for (domain, entry) in &mut entries {
             let before = found.get(domain).and_then(|found| found.get(uid));
             if let Some(before) = before {
-                entry.instance.probe.clone_from(&before.instance.probe);
-                entry.shows_until = before.shows_until;
+                entry.keep_seen(before);
             }
             let moved = before.is_none_or(|before| {
                 let (was, is) = (&before.instance, &entry.instance);
-                before.address != entry.address || was.started != is.started || before.ends != entry.ends
+                let is_same_address = before.address == entry.address && before.grants == entry.grants;
+                !is_same_address || was.started != is.started || before.ends != entry.ends
             });
             if moved && entry.address.is_some() {
                 stirred.probes.insert(InstanceKey::new(domain, &entry.instance));
@@ -281,14 +223,14 @@ fn acknowledgement(workloads: &[&Workload]) -> Acknowledgement {
     }
 }
 
-fn restart_targets(namespace: &str, workloads: &[&Workload]) -> Vec<Target> {
+pub(super) fn restart_targets(namespace: &str, workloads: &[&Workload]) -> Vec<Target> {
     let all = workloads.iter().flat_map(|workload| &workload.restart_targets);
     let all =
         all.map(|target| Target { namespace: namespace.to_owned(), kind: target.kind, name: target.name.clone() });
     all.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-fn server_name(workload: &Workload, (namespace, name): &Place) -> String {
+pub(super) fn server_name(workload: &Workload, (namespace, name): &Place) -> String {
     workload.server_name.clone().unwrap_or_else(|| format!("{name}.{namespace}.svc"))
 }
 
@@ -296,15 +238,4 @@ fn server_name(workload: &Workload, (namespace, name): &Place) -> String {
 pub(in crate::world) fn service_secret(spec: &gaia_api::crd::GaiaServiceSpec, name: &str) -> String {
     let asked_for = spec.certificate.as_ref().and_then(|overrides| overrides.secret_name.clone());
     asked_for.unwrap_or_else(|| names::leaf_secret(name))
-}
-
-fn endpoint_uid((namespace, name): &Place, endpoint: &str) -> String {
-    format!("{namespace}/{name}/{endpoint}")
-}
-
-/// `host:port`, where an IPv6 address is in brackets.
-pub(super) fn address(endpoint: &str) -> Option<Address> {
-    let (host, port) = endpoint.rsplit_once(':')?;
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    Some(Address { host, port: port.parse().ok()? })
 }

@@ -6,7 +6,6 @@ use gaia_plan::instance::Shown;
 use serde_json::{Value, json};
 
 use super::super::pods;
-use super::matching::address;
 use super::*;
 use crate::world::{NamespaceFacts, Surroundings};
 
@@ -23,6 +22,7 @@ fn world() -> World {
     world.apply_trust_domain(parse(json!({
         "metadata": { "name": "gaia", "uid": "td" },
         "spec": { "trustDomain": "gaia.local", "namespaceSelector": { "matchLabels": { "team": "shop" } },
+            "allowedEndpoints": [{ "namespaces": ["shop"], "hosts": ["web.fly.dev", "2001:db8::1"] }],
             "tokens": { "issuedBy": { "namespace": "shop", "name": "web" } } },
     })));
     world.pods_watched(None, Ok(()));
@@ -156,7 +156,6 @@ fn endpoints_of_a_service_are_instances_of_everything_it_uses() {
     assert!(all(&world).iter().all(|endpoint| endpoint.uses.contains(&issuer)));
     let Instances::Known(of_leaf) = world.instances_using("gaia", "shop", "web-tls") else { panic!() };
     assert_eq!(of_leaf.len(), 2);
-    assert_eq!(address("[2001:db8::1]:8443"), Some(Address { host: "2001:db8::1".to_owned(), port: 8443 }));
     service(&mut world, "web", json!({ "endpoints": ["web.fly.dev:443"] }));
     assert_eq!(names(&world), ["web.fly.dev:443"]);
     world.remove_service(&("shop".to_owned(), "web".to_owned()));
@@ -265,4 +264,92 @@ fn a_pod_that_was_nudged_is_known_to_be_before_its_watch_says_so() {
     assert_eq!(nudged(&world), [None], "a pod of that name from before");
     let _ = world.was_nudged(&place, "p-web-1", "1");
     assert_eq!(nudged(&world), [Some("1".to_owned())]);
+}
+
+fn allow(world: &mut World, allowed: Value) -> BTreeSet<Key> {
+    let generation = world.trust_domain("gaia").unwrap().metadata.generation.unwrap_or_default() + 1;
+    world.apply_trust_domain(parse(json!({
+        "metadata": { "name": "gaia", "uid": "td", "generation": generation },
+        "spec": { "trustDomain": "gaia.local", "namespaceSelector": { "matchLabels": { "team": "shop" } },
+            "allowedEndpoints": allowed },
+    })))
+}
+
+fn exclusions(world: &World) -> Vec<(String, Exclusion)> {
+    let place = ("shop".to_owned(), "web".to_owned());
+    let excluded = world.excluded_endpoints(&world.services[&place], &place);
+    excluded.into_iter().map(|found| (found.endpoint.to_owned(), found.why)).collect()
+}
+
+#[test]
+fn endpoint_that_is_not_allowed_is_no_instance_and_is_not_probed() {
+    let mut world = world();
+    certificate(&mut world, "shop", "web", json!({ "port": 8443 }));
+    let listed = ["web.fly.dev:443", "web.example.com:443", "127.0.0.1:9", "[2001:db8::1]:0"];
+    service(&mut world, "web", json!({ "endpoints": listed }));
+    assert_eq!(names(&world), ["web.fly.dev:443"]);
+    let expected = [
+        ("web.example.com:443", Exclusion::NotListed),
+        ("127.0.0.1:9", Exclusion::NotListed),
+        ("[2001:db8::1]:0", Exclusion::Invalid),
+    ];
+    let expected = expected.map(|(endpoint, why)| (endpoint.to_owned(), why));
+    assert_eq!(exclusions(&world), expected);
+    let probed = world.take_stirred(Probing::Leader).probes;
+    assert_eq!(probed.iter().map(|key| key.uid.as_str()).collect::<Vec<_>>(), ["shop/web/web.fly.dev:443"]);
+    let Instances::Known(of_leaf) = world.instances_using("gaia", "shop", "web-tls") else { panic!() };
+    assert_eq!(of_leaf.len(), 1);
+
+    let keys = allow(&mut world, json!([{ "namespaces": ["shop"], "cidrs": ["127.0.0.0/8"] }]));
+    assert!(keys.contains(&Key::Service("shop".to_owned(), "web".to_owned())));
+    assert_eq!(names(&world), ["127.0.0.1:9"]);
+    assert!(exclusions(&world).iter().all(|(endpoint, _)| endpoint != "127.0.0.1:9"));
+    let probed = world.take_stirred(Probing::Leader).probes;
+    assert_eq!(probed.iter().map(|key| key.uid.as_str()).collect::<Vec<_>>(), ["shop/web/127.0.0.1:9"]);
+}
+
+/// A probe that began under an earlier rule, and one that found an address that is not allowed.
+#[test]
+fn what_was_seen_of_an_endpoint_counts_only_while_it_is_allowed() {
+    let mut world = world();
+    certificate(&mut world, "shop", "web", json!({ "port": 8443 }));
+    service(&mut world, "web", json!({ "endpoints": ["web.fly.dev:443"] }));
+    let uid = "shop/web/web.fly.dev:443".to_owned();
+    let key = InstanceKey { trust_domain: "gaia".to_owned(), namespace: "shop".to_owned(), uid };
+    let probe = || {
+        let seen = Shown { fingerprint: "f0".to_owned(), is_verified: true, report: Err("404".to_owned()) };
+        Probe { at: Timestamp::UNIX_EPOCH, seen: Ok(seen) }
+    };
+    let service_key = Key::Service("shop".to_owned(), "web".to_owned());
+    world.take_probe(&key, probe(), None);
+    assert!(all(&world)[0].probe.is_some());
+
+    let keys = world.exclude_endpoint(&key);
+    assert!(keys.contains(&service_key));
+    assert_eq!((names(&world).len(), exclusions(&world)[0].1), (0, Exclusion::Address));
+    assert!(world.exclude_endpoint(&key).is_empty(), "nothing has changed");
+    assert!(!world.has_unasked(&Key::TrustDomain("gaia".to_owned())));
+    service(&mut world, "web", json!({ "endpoints": ["web.fly.dev:443"], "rotationWave": 1 }));
+    assert_eq!(names(&world).len(), 0, "another edit does not make it an instance");
+    assert!(world.take_probe(&key, probe(), None).contains(&service_key));
+    assert_eq!((names(&world).len(), exclusions(&world).len()), (1, 0), "its address has changed");
+
+    allow(&mut world, json!([]));
+    assert!(world.take_probe(&key, probe(), None).is_empty());
+    assert_eq!((names(&world).len(), exclusions(&world)[0].1), (0, Exclusion::NotListed));
+    allow(&mut world, json!([{ "namespaces": ["shop"], "hosts": ["web.fly.dev"] }]));
+    assert!(all(&world)[0].probe.is_none(), "what was seen before is no evidence");
+}
+
+#[test]
+fn endpoint_with_an_address_of_the_api_server_needs_a_network() {
+    let mut world = world();
+    certificate(&mut world, "shop", "web", json!({ "port": 8443 }));
+    service(&mut world, "web", json!({ "endpoints": ["[2001:db8::1]:8443"] }));
+    assert_eq!(names(&world).len(), 1);
+    let address: IpAddr = "2001:db8::1".parse().unwrap();
+    assert!(!world.set_api_server(BTreeSet::from([address])).is_empty());
+    assert_eq!((names(&world).len(), exclusions(&world)[0].1), (0, Exclusion::Address));
+    allow(&mut world, json!([{ "namespaces": ["shop"], "cidrs": ["2001:db8::/32"] }]));
+    assert_eq!(names(&world).len(), 1);
 }

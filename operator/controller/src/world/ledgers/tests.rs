@@ -21,7 +21,8 @@ fn world(keys: bool) -> World {
     world.begin_reading(at(0), None);
     world.apply_namespace("shop", NamespaceFacts { labels: BTreeMap::new(), terminating: false });
     world.apply_trust_domain(parse(json!({
-        "metadata": { "name": "gaia", "uid": "td" }, "spec": { "trustDomain": "gaia.local", "namespaceSelector": {} },
+        "metadata": { "name": "gaia", "uid": "td" }, "spec": { "trustDomain": "gaia.local", "namespaceSelector": {},
+            "allowedEndpoints": [{ "namespaces": ["shop"], "hosts": ["*.fly.dev"] }] },
     })));
     world.pods_watched(None, Ok(()));
     let workload = json!({ "port": 8443 });

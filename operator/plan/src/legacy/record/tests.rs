@@ -25,7 +25,7 @@ fn report(instance: &str, day: Option<i8>) -> LedgerReport {
 }
 
 fn instance<'a>(uid: &'a str, read: Option<(Timestamp, &'a LedgerReport)>) -> Watched<'a> {
-    Watched { name: uid, uid, serves: true, has_said_its_last: false, read, failing: None }
+    Watched { name: uid, uid, serves: true, has_said_its_last: false, read, failing: None, excluded: None }
 }
 
 fn watch(instances: Vec<Watched<'_>>) -> Watch<'_> {

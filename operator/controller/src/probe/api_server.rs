@@ -1,0 +1,64 @@
+//! The addresses of the API server, which endpoints may not name unless `cidrs` allow them.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use kube::Client;
+use tokio::time::timeout;
+
+use crate::agenda::Agenda;
+use crate::executor::{SharedWorld, lock};
+
+/// Looks the addresses up, now and every ten minutes: one server of several answers. Those once found are kept.
+pub(crate) async fn watch_addresses(client: Client, world: SharedWorld, agenda: Agenda) {
+    let mut known = BTreeSet::new();
+    loop {
+        known.extend(own_address());
+        known.extend(advertised(&client).await);
+        while known.len() > MOST {
+            known.pop_last();
+        }
+        let keys = lock(&world).set_api_server(known.clone());
+        agenda.push(&world, keys);
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// The address of the Service of the API server, as every container has it.
+fn own_address() -> Option<IpAddr> {
+    std::env::var("KUBERNETES_SERVICE_HOST").ok()?.parse().ok()
+}
+
+/// The addresses that the API server itself names (`GET /api`, which every authenticated client may read).
+async fn advertised(client: &Client) -> Vec<IpAddr> {
+    let Ok(Ok(versions)) = timeout(PATIENCE, client.list_core_api_versions()).await else {
+        tracing::debug!("the API server did not name its addresses");
+        return vec![];
+    };
+    let named = versions.server_address_by_client_cidrs.into_iter().map(|entry| entry.server_address);
+    named.filter_map(|address| parse(&address)).collect()
+}
+
+/// An address with or without a port.
+fn parse(address: &str) -> Option<IpAddr> {
+    address.parse::<SocketAddr>().map(|address| address.ip()).or_else(|_| address.parse()).ok()
+}
+
+const INTERVAL: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(5);
+/// API servers of a cluster.
+const MOST: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_with_and_without_a_port() {
+        assert_eq!(parse("10.1.2.3:6443"), "10.1.2.3".parse().ok());
+        assert_eq!(parse("[2001:db8::1]:6443"), "2001:db8::1".parse().ok());
+        assert_eq!(parse("10.1.2.3"), "10.1.2.3".parse().ok());
+        assert_eq!(parse("api.example.com:6443"), None);
+    }
+}
