@@ -47,10 +47,6 @@ async fn odd_objects_of_every_kind_stop_nothing() {
     odd::widen_definitions(&scene).await;
     let unreadable = odd::custom_resources(&scene).await;
     let accepted = odd::built_in_objects(&scene).await;
-    println!(
-        "{} custom resources that cannot be read; of the others the API server accepts {accepted:?}",
-        unreadable.len()
-    );
     assert!(accepted.iter().all(|(_, count)| *count > 0), "{accepted:?}");
     names_them(&scene, &operator, &unreadable).await;
     everything_works(&scene, 2).await;
@@ -126,10 +122,8 @@ async fn unread<K: DeserializeOwned + CustomResourceExt>(scene: &Scene, base: Va
         deviation.object["metadata"]["name"] = json!(format!("{}-odd", base["metadata"]["name"].as_str().unwrap()));
     }
     odd.extend(deviations(&schema["status"], &whole, "/status"));
-    let all = odd.len();
     // What the type accepts needs no judge.
     odd.retain(|deviation| serde_json::from_value::<K>(deviation.object.clone()).is_err());
-    println!("{kind}: the type refuses {} of {all} deviations", odd.len());
     assert!(odd.len() > 50, "{kind}: the deviations are odd");
     let judged = stream::iter(odd).map(|deviation| async move {
         let accepted = if deviation.name.starts_with("/status") {

@@ -14,7 +14,7 @@ pub struct Deviation {
 /// place for it.
 pub fn deviations(schema: &Value, base: &Value, root: &str) -> Vec<Deviation> {
     let mut fields = vec![];
-    collect(schema, base.pointer(root).unwrap_or(&Value::Null), root.to_owned(), &mut fields);
+    collect(schema, base.pointer(root).unwrap_or(&Value::Null), root, &mut fields);
     let mut found = vec![];
     for (pointer, values) in fields {
         for value in values {
@@ -52,23 +52,23 @@ pub fn filled(schema: &Value) -> Value {
 type Field = (String, Vec<Option<Value>>);
 
 /// The fields of a schema that have a place in `base`, each with its values; none: the field is absent.
-fn collect(schema: &Value, base: &Value, pointer: String, fields: &mut Vec<Field>) {
+fn collect(schema: &Value, base: &Value, pointer: &str, fields: &mut Vec<Field>) {
     if pointer.matches('/').count() > DEPTH {
         return;
     }
-    fields.push((pointer.clone(), values(schema, base)));
+    fields.push((pointer.to_owned(), values(schema, base)));
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         let name = name.replace('~', "~0").replace('/', "~1");
         let below = base.pointer(&format!("/{name}")).unwrap_or(&Value::Null);
         if base.is_object() {
-            collect(property, below, format!("{pointer}/{name}"), fields);
+            collect(property, below, &format!("{pointer}/{name}"), fields);
         }
     }
     if let Some(first) = base.get(0) {
-        collect(&schema["items"], first, format!("{pointer}/0"), fields);
+        collect(&schema["items"], first, &format!("{pointer}/0"), fields);
     }
     if let (true, Some((key, value))) = (schema["additionalProperties"].is_object(), first_entry(base)) {
-        collect(&schema["additionalProperties"], value, format!("{pointer}/{key}"), fields);
+        collect(&schema["additionalProperties"], value, &format!("{pointer}/{key}"), fields);
     }
 }
 

@@ -46,7 +46,7 @@ pub(super) struct EndpointDialer {
 enum Attempt {
     Refused,
     Unresolved,
-    Looked(Look),
+    Looked(Box<Look>),
 }
 
 impl EndpointDialer {
@@ -66,8 +66,8 @@ impl EndpointDialer {
         let end = Instant::now() + self.failed_after;
         let attempt = timeout_at(end, self.attempt(subject, rules, client, clock)).await;
         let look = match attempt.unwrap_or(Attempt::Unresolved) {
-            Attempt::Looked(look) if look.failure.is_none() => return Some(look),
-            Attempt::Looked(look) => Some(uniform(look, subject)),
+            Attempt::Looked(look) if look.failure.is_none() => return Some(*look),
+            Attempt::Looked(look) => Some(uniform(*look, subject)),
             Attempt::Unresolved => Some(unanswered(subject)),
             Attempt::Refused => None,
         };
@@ -88,9 +88,9 @@ impl EndpointDialer {
         for address in addresses {
             let look = dial::look(subject, SocketAddr::new(address, subject.address.port), client, clock).await;
             if look.failure.is_none() {
-                return Attempt::Looked(look);
+                return Attempt::Looked(Box::new(look));
             }
-            last = Attempt::Looked(look);
+            last = Attempt::Looked(Box::new(look));
         }
         last
     }
