@@ -245,7 +245,7 @@ async fn nothing_of_it_is_there_by_default() {
     let Some(plane) = PLANE.get().await else { return };
     let objects = rendered(plane, &[]).await;
     assert_eq!(policies(&objects), [""; 0]);
-    assert_eq!(granted(&objects, "pods"), ["get", "list", "watch"]);
+    assert_eq!(granted(&objects, "pods"), ["list", "watch"]);
     assert_eq!(granted(&objects, "deployments"), [""; 0]);
     assert_eq!((environment(&objects, "GAIA_NUDGE"), environment(&objects, "GAIA_RESTART")), ("false", "false"));
 }
@@ -257,13 +257,13 @@ async fn either_value_adds_its_own_right_and_both_policies() {
 
     let nudge = rendered(plane, &["nudge.enabled=true"]).await;
     assert_eq!(policies(&nudge), both);
-    assert_eq!(granted(&nudge, "pods"), ["get", "list", "watch", "patch"]);
+    assert_eq!(granted(&nudge, "pods"), ["list", "watch", "patch"]);
     assert_eq!(granted(&nudge, "deployments"), [""; 0]);
     assert_eq!((environment(&nudge, "GAIA_NUDGE"), environment(&nudge, "GAIA_RESTART")), ("true", "false"));
 
     let restart = rendered(plane, &["restart.enabled=true", "watchNamespaces={shop}"]).await;
     assert_eq!(policies(&restart), both);
-    assert_eq!(granted(&restart, "pods"), ["get", "list", "watch"]);
+    assert_eq!(granted(&restart, "pods"), ["list", "watch"]);
     for resource in ["deployments", "statefulsets", "daemonsets"] {
         assert_eq!(granted(&restart, resource), ["patch"]);
     }

@@ -6,19 +6,20 @@ mod dial;
 mod endpoint;
 mod identity;
 
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gaia_plan::endpoint::Host;
+use gaia_plan::endpoint::{Exclusion, Host};
 use gaia_plan::instance::Probe;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub(crate) use self::api_server::watch_addresses;
 use self::dial::Failure;
-use self::endpoint::{EndpointDialer, SystemResolver};
+use self::endpoint::{EndpointDialer, Outcome, SystemResolver};
 use self::identity::Identities;
 use crate::agenda::Agenda;
 use crate::executor::{Executor, lock};
@@ -58,25 +59,37 @@ impl<S: Store> Prober<S> {
         let Some(subject) = lock(&self.executor.world).subject(key) else { return };
         let client = self.identities.client(&self.executor, &subject).await;
         let clock = self.executor.clock.as_ref();
+        let now = || self.executor.clock.now();
+        let mut changed = BTreeSet::new();
         let look = match (&subject.rules, &subject.address.host) {
-            (Some(rules), _) => self.endpoints.look(&subject, rules, &client, clock).await,
+            (Some(rules), _) => match self.endpoints.look(&subject, rules, &client, clock).await {
+                Outcome::Looked { look, answer, is_vacant } => {
+                    let mut world = lock(&self.executor.world);
+                    changed.extend(world.take_answer(key, &answer));
+                    changed.extend(world.take_vacancy(key, is_vacant, now()));
+                    *look
+                }
+                Outcome::Resolved(answer) => {
+                    let keys = lock(&self.executor.world).take_answer(key, &answer);
+                    return self.agenda.push(&self.executor.world, keys);
+                }
+                Outcome::Refused => {
+                    self.metrics.count_probe_failure(Failure::Endpoint);
+                    let keys = lock(&self.executor.world).exclude_endpoint(key, Exclusion::Address);
+                    return self.agenda.push(&self.executor.world, keys);
+                }
+            },
             (None, Host::Address(ip)) => {
                 let address = SocketAddr::new(*ip, subject.address.port);
-                Some(dial::look(&subject, address, &client, clock).await)
+                dial::look(&subject, address, &client, clock).await
             }
             // A pod has an address.
             (None, Host::Name(_)) => return,
         };
-        let Some(look) = look else {
-            self.metrics.count_probe_failure(Failure::Endpoint);
-            let keys = lock(&self.executor.world).exclude_endpoint(key);
-            self.agenda.push(&self.executor.world, keys);
-            return;
-        };
         if let Some(failure) = look.failure {
             self.metrics.count_probe_failure(failure);
         }
-        let now = self.executor.clock.now();
+        let now = now();
         let probe = Probe { at: now, seen: look.seen };
         let mut world = lock(&self.executor.world);
         let mut keys = world.take_probe(key, probe, look.not_after);
@@ -84,6 +97,7 @@ impl<S: Store> Prober<S> {
             keys.extend(world.take_ledger(key, reading, now));
         }
         drop(world);
+        keys.extend(changed);
         self.agenda.push(&self.executor.world, keys);
     }
 

@@ -3,12 +3,15 @@
 //! `spec.endpoints` of a GaiaService is a tenant's; `spec.allowedEndpoints` of its TrustDomain decides whether the
 //! operator dials it. An endpoint that is not dialled is no instance: rotations count its service by time alone.
 
+mod addresses;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use gaia_api::crd::AllowedEndpoint;
 
+pub use self::addresses::{Addresses, MAX_ADDRESSES};
 use crate::name_policy::{contains, covers};
 
 /// `host:port` of `spec.endpoints`.
@@ -38,6 +41,8 @@ pub enum Exclusion {
     NotListed,
     /// It has, or its name resolves to, an address that is not allowed.
     Address,
+    /// Several instances answer at one address by turns.
+    Balancer,
 }
 
 /// An endpoint that is no instance.
@@ -88,6 +93,7 @@ impl Exclusion {
     pub fn cause(self) -> &'static str {
         match self {
             Self::Invalid => "it is no host and port",
+            Self::Balancer => "several instances answer at one address",
             Self::NotListed | Self::Address => "spec.allowedEndpoints of the TrustDomain does not allow it",
         }
     }

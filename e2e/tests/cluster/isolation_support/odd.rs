@@ -131,7 +131,9 @@ pub async fn built_in_objects(scene: &Scene) -> Vec<(&'static str, usize)> {
             meta.remove(field);
         }
         let homes: &[&str] = match kind {
-            "Secret" | "ConfigMap" => &[&elsewhere, &scene.namespace],
+            // A copy of a leaf in a selected namespace counts as one that is in use.
+            "Secret" => &[&elsewhere],
+            "ConfigMap" => &[&elsewhere, &scene.namespace],
             "Lease" => &[OPERATOR_NAMESPACE],
             _ => &[&elsewhere],
         };

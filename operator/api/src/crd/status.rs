@@ -83,6 +83,8 @@ pub mod condition {
             CALLER_NOT_FOUND = "CallerNotFound";
             /// GaiaService: `spec.allowedEndpoints` of the TrustDomain does not allow an endpoint. It is not probed.
             ENDPOINT_NOT_ALLOWED = "EndpointNotAllowed";
+            /// Several instances answer at one address of `spec.endpoints`: none is known, and they count by time alone.
+            ENDPOINT_IS_BALANCER = "EndpointIsBalancer";
         }
     }
 }

@@ -36,6 +36,8 @@ pub(super) struct Look {
     /// The end of the leaf that was shown.
     pub(super) not_after: Option<Timestamp>,
     pub(super) failure: Option<Failure>,
+    /// True if it presented a certificate with another SPIFFE ID.
+    pub(super) is_other: bool,
 }
 
 /// What stood in the way.
@@ -55,8 +57,13 @@ pub(crate) enum Failure {
 pub(super) async fn look(subject: &Subject, address: SocketAddr, client: &Client, clock: &dyn Clock) -> Look {
     let deadline = Instant::now() + TOTAL;
     let unread = |why: &str| subject.has_ledger.then(|| Err(why.to_owned()));
-    let nothing =
-        |failure, why: String| Look { ledger: unread(&why), seen: Err(why), not_after: None, failure: Some(failure) };
+    let nothing = |failure, why: String| Look {
+        ledger: unread(&why),
+        seen: Err(why),
+        not_after: None,
+        failure: Some(failure),
+        is_other: false,
+    };
     let stream = match shake_hands(subject, address, client, deadline).await {
         Ok(stream) => stream,
         Err((failure, why)) => return nothing(failure, why),
@@ -78,7 +85,8 @@ pub(super) async fn look(subject: &Subject, address: SocketAddr, client: &Client
         }
     };
     let seen = Ok(Shown { fingerprint: sha256_hex(shown), is_verified: verified.is_ok(), report });
-    Look { seen, ledger, not_after: leaf.map(|leaf| leaf.not_after()), failure }
+    let is_other = leaf.as_ref().is_none_or(|leaf| leaf.uris() != [subject.expected.as_str()]);
+    Look { seen, ledger, not_after: leaf.map(|leaf| leaf.not_after()), failure, is_other }
 }
 
 /// A client is through with the handshake before the server has looked at its certificate: the leaf is seen even where

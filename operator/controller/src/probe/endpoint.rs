@@ -1,6 +1,7 @@
 //! Probes of endpoints. A tenant chooses their hosts and ports, so a probe tells of its own instances only: every failure
 //! has the same reason and takes the same time.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -42,11 +43,19 @@ pub(super) struct EndpointDialer {
     failed_after: Duration,
 }
 
-/// Why an endpoint was not dialled, or what came of it.
-enum Attempt {
+/// The result of a probe of an endpoint.
+pub(super) enum Outcome {
+    /// An address is not allowed. Nothing was dialled.
     Refused,
-    Unresolved,
-    Looked(Box<Look>),
+    /// The addresses of a name. None was dialled.
+    Resolved(BTreeSet<IpAddr>),
+    Looked {
+        look: Box<Look>,
+        /// Of a name: the addresses that it has now.
+        answer: BTreeSet<IpAddr>,
+        /// True if the address refused the connection, or presented another SPIFFE ID.
+        is_vacant: bool,
+    },
 }
 
 impl EndpointDialer {
@@ -54,45 +63,53 @@ impl EndpointDialer {
         Self { resolver, failed_after: dial::TOTAL }
     }
 
-    /// Resolves the host once, checks every address, and dials those that were checked. None: an address is not allowed,
-    /// and nothing was dialled.
+    /// Resolves the name of an endpoint once, checks every address, and dials the address of the subject, if it is one.
     pub(super) async fn look(
         &self,
         subject: &Subject,
         rules: &DialRules,
         client: &Client,
         clock: &dyn Clock,
-    ) -> Option<Look> {
+    ) -> Outcome {
         let end = Instant::now() + self.failed_after;
         let attempt = timeout_at(end, self.attempt(subject, rules, client, clock)).await;
-        let look = match attempt.unwrap_or(Attempt::Unresolved) {
-            Attempt::Looked(look) if look.failure.is_none() => return Some(*look),
-            Attempt::Looked(look) => Some(uniform(*look, subject)),
-            Attempt::Unresolved => Some(unanswered(subject)),
-            Attempt::Refused => None,
+        let outcome = match attempt {
+            Ok(Outcome::Looked { look, answer, is_vacant }) if look.failure.is_some() => {
+                Outcome::Looked { look: Box::new(uniform(*look, subject)), answer, is_vacant }
+            }
+            Ok(Outcome::Refused) => Outcome::Refused,
+            Ok(outcome) => return outcome,
+            Err(_) => {
+                Outcome::Looked { look: Box::new(unanswered(subject)), answer: BTreeSet::new(), is_vacant: false }
+            }
         };
         sleep_until(end).await;
-        look
+        outcome
     }
 
-    async fn attempt(&self, subject: &Subject, rules: &DialRules, client: &Client, clock: &dyn Clock) -> Attempt {
-        let addresses = match &subject.address.host {
-            Host::Address(address) => Ok(vec![*address]),
-            Host::Name(name) => self.resolver.resolve(name.clone()).await,
+    async fn attempt(&self, subject: &Subject, rules: &DialRules, client: &Client, clock: &dyn Clock) -> Outcome {
+        let answer: BTreeSet<IpAddr> = match &rules.name {
+            Some(name) => self.resolver.resolve(name.clone()).await.unwrap_or_default().into_iter().collect(),
+            None => BTreeSet::new(),
         };
-        let addresses = addresses.unwrap_or_default();
-        if !addresses.iter().all(|address| admits(&rules.grants, *address, &rules.api_server)) {
-            return Attempt::Refused;
+        let own = match &subject.address.host {
+            Host::Address(address) => Some(*address),
+            Host::Name(_) => None,
+        };
+        if !answer.iter().chain(&own).all(|address| admits(&rules.grants, *address, &rules.api_server)) {
+            return Outcome::Refused;
         }
-        let mut last = Attempt::Unresolved;
-        for address in addresses {
-            let look = dial::look(subject, SocketAddr::new(address, subject.address.port), client, clock).await;
-            if look.failure.is_none() {
-                return Attempt::Looked(Box::new(look));
+        match own {
+            Some(address) => {
+                let look = dial::look(subject, SocketAddr::new(address, subject.address.port), client, clock).await;
+                let refuses = matches!(look.failure, Some(Failure::Refused | Failure::Unreachable));
+                Outcome::Looked { is_vacant: refuses || look.is_other, look: Box::new(look), answer }
             }
-            last = Attempt::Looked(Box::new(look));
+            None if answer.is_empty() => {
+                Outcome::Looked { look: Box::new(unanswered(subject)), answer, is_vacant: false }
+            }
+            None => Outcome::Resolved(answer),
         }
-        last
     }
 }
 
@@ -104,6 +121,7 @@ fn uniform(look: Look, subject: &Subject) -> Look {
             ledger: look.ledger.map(|reading| reading.map_err(|_| NO_ANSWER.to_owned())),
             not_after: look.not_after,
             failure: Some(Failure::Endpoint),
+            is_other: false,
         },
         _ => unanswered(subject),
     }
@@ -115,6 +133,7 @@ fn unanswered(subject: &Subject) -> Look {
         ledger: subject.has_ledger.then(|| Err(NO_ANSWER.to_owned())),
         not_after: None,
         failure: Some(Failure::Endpoint),
+        is_other: false,
     }
 }
 

@@ -1,9 +1,10 @@
 //! Instances: which pods and endpoints use what we write, and what was seen of them.
 
 mod endpoints;
+mod index;
 mod matching;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,8 +17,9 @@ use gaia_plan::instance::{Instance, Instances, Probe};
 use gaia_plan::object::ObjectKey;
 use jiff::Timestamp;
 
+pub(super) use self::index::InstanceIndex;
 pub(super) use self::matching::service_secret;
-use super::pods::{PodFacts, Reference};
+use super::pods::PodFacts;
 use super::{Place, World};
 use crate::api_server::Resource;
 use crate::queue::Laned;
@@ -41,25 +43,6 @@ impl Laned for InstanceKey {
     fn lane(&self) -> &str {
         &self.namespace
     }
-}
-
-/// Everything that is known of pods, and what follows from it.
-#[derive(Default)]
-pub(super) struct InstanceIndex {
-    pods: HashMap<Place, PodFacts>,
-    /// What pods refer to, each combination once.
-    shapes: HashSet<Arc<[Reference]>>,
-    /// Names of the pods that refer to an object, whether that is there or not.
-    users: HashMap<ObjectKey, BTreeSet<String>>,
-    /// UIDs of the pods that have an address: several where they are on the network of a node.
-    addresses: HashMap<IpAddr, BTreeSet<String>>,
-    /// By TrustDomain and UID.
-    found: BTreeMap<String, BTreeMap<String, Entry>>,
-    /// Watches of pods by namespace (none: everywhere), and what is wrong with them.
-    watches: BTreeMap<Option<String>, Result<(), String>>,
-    /// The addresses of the API server; none: they were not looked up yet.
-    api_server: Option<BTreeSet<IpAddr>>,
-    stirred: Stirred,
 }
 
 /// What is to be looked at before long because of what was taken in.
@@ -92,6 +75,18 @@ pub(super) struct Entry {
     grants: Vec<AllowedEndpoint>,
     /// Of an endpoint: why it is no instance.
     pub(super) excluded: Option<Exclusion>,
+    /// Of an endpoint that is a name, and of each of its addresses: that name.
+    name: Option<EndpointName>,
+    /// Of an endpoint: the instances and leaves that it showed, the newest last.
+    shown: Vec<String>,
+}
+
+/// The name of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct EndpointName {
+    host: String,
+    /// The UID of the endpoint; those of its addresses begin with it.
+    uid: String,
 }
 
 /// What a probe needs to know.
@@ -116,6 +111,8 @@ pub(crate) struct Subject {
 #[derive(Debug, Clone)]
 pub(crate) struct DialRules {
     pub(crate) grants: Vec<AllowedEndpoint>,
+    /// The name to resolve, if the endpoint is one.
+    pub(crate) name: Option<String>,
     pub(crate) api_server: BTreeSet<IpAddr>,
 }
 
@@ -343,7 +340,8 @@ impl World {
         let spiffe_trust_domain = trust_domain.spec.trust_domain.clone();
         let rules = if entry.is_endpoint() {
             let api_server = self.instances.api_server.clone()?;
-            Some(DialRules { grants: entry.grants.clone(), api_server })
+            let name = entry.name.as_ref().map(|name| name.host.clone());
+            Some(DialRules { grants: entry.grants.clone(), name, api_server })
         } else {
             None
         };
@@ -374,13 +372,20 @@ impl World {
     /// Takes in what a probe saw. Only what it saw matters, not when.
     pub(crate) fn take_probe(
         &mut self,
-        InstanceKey { trust_domain: domain, uid, .. }: &InstanceKey,
+        key: &InstanceKey,
         probe: Probe,
         shows_until: Option<Timestamp>,
     ) -> BTreeSet<Key> {
+        let InstanceKey { trust_domain: domain, uid, .. } = key;
         let entry = self.instances.found.get_mut(domain).and_then(|found| found.get_mut(uid));
         // What an earlier rule allowed is no evidence.
         let Some(entry) = entry.filter(|entry| entry.address.is_some()) else { return BTreeSet::new() };
+        if entry.excluded == Some(Exclusion::Balancer) {
+            return BTreeSet::new();
+        }
+        if entry.is_endpoint() && entry.shows_another(&probe) {
+            return self.exclude_endpoint(key, Exclusion::Balancer);
+        }
         let was_excluded = entry.excluded.take().is_some();
         entry.shows_until = shows_until;
         let refused_before = entry.instance.report().map(|report| report.refused.clone());
@@ -407,64 +412,6 @@ pub(crate) enum Probing {
     Leader,
     Nobody,
 }
-
-impl InstanceIndex {
-    /// Why the instances in a namespace are not known.
-    fn unknown(&self, namespace: &str) -> Option<&str> {
-        let everywhere = self.watches.get(&None);
-        match everywhere.or_else(|| self.watches.get(&Some(namespace.to_owned()))) {
-            Some(Ok(())) => None,
-            Some(Err(why)) => Some(why),
-            None => Some(NOT_LISTED),
-        }
-    }
-
-    fn put_in(&mut self, place: &Place, mut facts: PodFacts) {
-        facts.references = self.shape(facts.references);
-        for key in objects(place, &facts) {
-            self.users.entry(key).or_default().insert(place.1.clone());
-        }
-        if let Some(ip) = facts.ip {
-            self.addresses.entry(ip).or_default().insert(facts.uid.clone());
-        }
-        self.pods.insert(place.clone(), facts);
-    }
-
-    fn take_out(&mut self, place: &Place) -> Option<PodFacts> {
-        let facts = self.pods.remove(place)?;
-        for key in objects(place, &facts) {
-            remove_from(&mut self.users, &key, &place.1);
-        }
-        if let Some(ip) = &facts.ip {
-            remove_from(&mut self.addresses, ip, &facts.uid);
-        }
-        Some(facts)
-    }
-
-    fn shape(&mut self, shape: Arc<[Reference]>) -> Arc<[Reference]> {
-        if let Some(known) = self.shapes.get(&shape) {
-            return Arc::clone(known);
-        }
-        self.shapes.insert(Arc::clone(&shape));
-        shape
-    }
-}
-
-fn objects<'a>(place: &'a Place, facts: &'a PodFacts) -> impl Iterator<Item = ObjectKey> + 'a {
-    let key = |r: &Reference| ObjectKey { kind: r.kind, namespace: place.0.clone(), name: r.name.to_string() };
-    facts.references.iter().map(key)
-}
-
-fn remove_from<K: Eq + Hash>(sets: &mut HashMap<K, BTreeSet<String>>, key: &K, name: &str) {
-    if let Some(set) = sets.get_mut(key) {
-        set.remove(name);
-        if set.is_empty() {
-            sets.remove(key);
-        }
-    }
-}
-
-const NOT_LISTED: &str = "the pods are not listed yet";
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! Warnings about `spec.endpoints`.
 
-use gaia_api::crd::condition::warning::ENDPOINT_NOT_ALLOWED;
+use gaia_api::crd::condition::warning::{ENDPOINT_IS_BALANCER, ENDPOINT_NOT_ALLOWED};
 
 use super::Observed;
 use crate::conditions::Warning;
@@ -19,6 +19,13 @@ fn warning(observed: &Observed<'_>, Excluded { endpoint, why }: &Excluded<'_>) -
         (observed.domain.name, observed.service.metadata.namespace.as_deref().unwrap_or_default());
     let field = format!("spec.allowedEndpoints of TrustDomain {domain}");
     let (cause, next) = match why {
+        Exclusion::Balancer => {
+            let message = format!(
+                "spec.endpoints: several instances answer at an address of {endpoint} by turns, so an answer proves nothing \
+                 about the others; they count by time alone; next step: list the address of each instance"
+            );
+            return Warning::new(ENDPOINT_IS_BALANCER, message);
+        }
         Exclusion::Invalid => ("it is no host and port".to_owned(), "correct spec.endpoints".to_owned()),
         Exclusion::NotListed => {
             let cause = format!("{field} has no entry for namespace {namespace} and this host");

@@ -39,9 +39,10 @@ impl Resolver for FakeResolver {
 fn rules(cidrs: &[&str]) -> DialRules {
     let list = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
     let grant = AllowedEndpoint { namespaces: list(&["shop"]), hosts: list(&["web.example.com"]), cidrs: list(cidrs) };
-    DialRules { grants: vec![grant], api_server: BTreeSet::new() }
+    DialRules { grants: vec![grant], name: Some("web.example.com".to_owned()), api_server: BTreeSet::new() }
 }
 
+/// The endpoint before its name is resolved.
 fn named(subject: &Subject) -> Subject {
     let port = subject.address.port;
     Subject { address: Endpoint::parse(&format!("web.example.com:{port}")).unwrap(), ..subject.clone() }
@@ -52,7 +53,7 @@ fn dialer(resolver: &Arc<FakeResolver>) -> EndpointDialer {
     EndpointDialer { resolver, failed_after: PATIENCE }
 }
 
-async fn look(resolver: &Arc<FakeResolver>, subject: &Subject, rules: &DialRules) -> (Option<Look>, Duration) {
+async fn look(resolver: &Arc<FakeResolver>, subject: &Subject, rules: &DialRules) -> (Outcome, Duration) {
     let config = identity::operator_client(&ca("first"), "gaia.local", now()).unwrap();
     let client = Client { config: Arc::new(config), is_operator: true };
     let began = Instant::now();
@@ -60,15 +61,34 @@ async fn look(resolver: &Arc<FakeResolver>, subject: &Subject, rules: &DialRules
     (look, began.elapsed())
 }
 
+fn looked(outcome: Outcome) -> Look {
+    let Outcome::Looked { look, .. } = outcome else { panic!("it was not dialled") };
+    *look
+}
+
 #[tokio::test]
-async fn an_allowed_endpoint_is_resolved_once_and_its_checked_address_is_dialled() {
+async fn name_is_resolved_to_its_addresses_and_each_is_dialled_by_itself() {
     let server = Server::new();
-    let subject = named(&server.start(200, report(SCHEMA_VERSION, 1)).await);
-    let resolver = FakeResolver::of(&["127.0.0.1"]);
-    let (found, took) = look(&resolver, &subject, &rules(&["127.0.0.0/8"])).await;
-    assert!(found.unwrap().seen.unwrap().report.is_ok());
+    let subject = server.start(200, report(SCHEMA_VERSION, 1)).await;
+    let resolver = FakeResolver::of(&["127.0.0.1", "127.0.0.2"]);
+    let allowed = rules(&["127.0.0.0/8"]);
+    let (found, took) = look(&resolver, &named(&subject), &allowed).await;
+    let Outcome::Resolved(addresses) = found else { panic!("it was dialled") };
+    assert_eq!(addresses.len(), 2);
     assert!(took < PATIENCE);
-    assert_eq!(resolver.asked.load(Ordering::Relaxed), 1);
+
+    // Each look resolves once and dials its own address only.
+    let (found, took) = look(&resolver, &subject, &allowed).await;
+    let Outcome::Looked { look: seen, answer, is_vacant } = found else { panic!("it was not dialled") };
+    assert!(seen.seen.unwrap().report.is_ok() && answer == addresses && !is_vacant);
+    assert!(took < PATIENCE);
+    assert_eq!(resolver.asked.load(Ordering::Relaxed), 2);
+    let mut second = subject.clone();
+    second.address.host = gaia_plan::endpoint::Host::Address([127, 0, 0, 2].into());
+    let (found, _) = look(&resolver, &second, &allowed).await;
+    let Outcome::Looked { look: seen, is_vacant, .. } = found else { panic!("it was not dialled") };
+    assert_eq!(seen.seen.unwrap_err(), NO_ANSWER, "one that answers proves nothing about another");
+    assert!(is_vacant, "nothing listens there");
 }
 
 /// A name that resolves to one's own network (DNS rebinding), alone or beside an allowed address.
@@ -84,7 +104,7 @@ async fn nothing_is_dialled_if_one_address_is_not_allowed(#[case] addresses: &[&
     let mut subject = named(&server.start(200, report(SCHEMA_VERSION, 1)).await);
     subject.address.port = listener.local_addr().unwrap().port();
     let (found, took) = look(&FakeResolver::of(addresses), &subject, &rules(cidrs)).await;
-    assert!(found.is_none());
+    assert!(matches!(found, Outcome::Refused));
     assert!(took >= PATIENCE, "as long as any failure");
     let dialled = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
     assert!(dialled.is_err(), "it was dialled");
@@ -94,7 +114,7 @@ async fn nothing_is_dialled_if_one_address_is_not_allowed(#[case] addresses: &[&
 #[tokio::test]
 async fn all_failures_of_endpoints_look_the_same() {
     let good = Server::new();
-    let template = named(&good.start(200, report(SCHEMA_VERSION, 1)).await);
+    let template = good.start(200, report(SCHEMA_VERSION, 1)).await;
     let at = |port: u16| {
         let mut subject = Subject { has_ledger: true, ..template.clone() };
         subject.address.port = port;
@@ -122,11 +142,11 @@ async fn all_failures_of_endpoints_look_the_same() {
         ("not TLS", resolves.clone(), at(plain_port)),
         ("another CA", resolves.clone(), at(stranger)),
         ("another identity", resolves.clone(), at(other)),
-        ("unresolved", FakeResolver::of(&[]), at(template.address.port)),
+        ("unresolved", FakeResolver::of(&[]), Subject { has_ledger: true, ..named(&template) }),
     ];
     for (case, resolver, subject) in cases {
         let (found, took) = look(&resolver, &subject, &rules(&["127.0.0.0/8"])).await;
-        let Some(Look { seen, ledger, not_after, failure }) = found else { panic!("{case} is refused") };
+        let Look { seen, ledger, not_after, failure, .. } = looked(found);
         assert_eq!(seen.unwrap_err(), NO_ANSWER, "{case}");
         assert_eq!((ledger, not_after), (Some(Err(NO_ANSWER.to_owned())), None), "{case}");
         assert_eq!(failure, Some(Failure::Endpoint), "{case}");
@@ -135,7 +155,7 @@ async fn all_failures_of_endpoints_look_the_same() {
     // Its own instance without a report: the leaf counts, and the rest is the same.
     let mute = good.start(404, vec![]).await.address.port;
     let (found, took) = look(&resolves, &at(mute), &rules(&["127.0.0.0/8"])).await;
-    let found = found.unwrap();
+    let found = looked(found);
     assert_eq!(found.seen.unwrap().report.unwrap_err(), NO_ANSWER);
     assert_eq!(found.failure, Some(Failure::Endpoint));
     assert!(took >= PATIENCE);

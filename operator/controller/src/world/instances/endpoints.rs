@@ -5,12 +5,13 @@ use std::net::IpAddr;
 
 use gaia_api::crd::GaiaService;
 use gaia_api::names;
-use gaia_plan::endpoint::{Endpoint, Excluded, Exclusion, exclusion, grants};
-use gaia_plan::instance::Instance;
+use gaia_plan::endpoint::{Endpoint, Excluded, Exclusion, Host, exclusion, grants};
+use gaia_plan::instance::{Instance, Probe};
 use gaia_plan::object::ObjectKey;
+use jiff::Timestamp;
 
 use super::matching::{restart_targets, server_name, service_secret};
-use super::{Entry, InstanceKey};
+use super::{EndpointName, Entry, InstanceKey};
 use crate::store::Key;
 use crate::world::{Place, World};
 
@@ -21,10 +22,18 @@ impl World {
         if let Some(service) = self.services.get(place) {
             for endpoint in &service.spec.endpoints {
                 let uid = endpoint_uid(place, endpoint);
-                entries.insert(uid.clone(), self.endpoint_entry(place, uid, endpoint));
+                let entry = self.endpoint_entry(place, uid.clone(), endpoint);
+                let addresses = self.instances.resolved.get(&uid).filter(|_| entry.is_dialled_by_name());
+                match addresses.filter(|addresses| !addresses.is_empty()) {
+                    Some(addresses) => entries.extend(addresses.iter().filter_map(|address| entry.at(address))),
+                    None => drop(entries.insert(uid, entry)),
+                }
             }
         }
         let prefix = endpoint_uid(place, "");
+        let named: BTreeSet<&String> = entries.values().filter_map(|entry| Some(&entry.name.as_ref()?.uid)).collect();
+        let is_used = |uid: &String| !uid.starts_with(&prefix) || named.contains(uid);
+        self.instances.resolved.retain(|uid, _| is_used(uid));
         let known = self.instances.found.get(domain).into_iter().flat_map(|found| found.range(prefix.clone()..));
         let known = known.map(|(uid, _)| uid).take_while(|uid| uid.starts_with(&prefix));
         let gone: Vec<String> = known.filter(|uid| !entries.contains_key(*uid)).cloned().collect();
@@ -61,6 +70,10 @@ impl World {
             Some(parsed) => exclusion(&parsed.host, &grants, api_server),
         };
         let address = parsed.filter(|_| excluded.is_none());
+        let endpoint_name = address.as_ref().and_then(|address| match &address.host {
+            Host::Name(host) => Some(EndpointName { host: host.clone(), uid: uid.clone() }),
+            Host::Address(_) => None,
+        });
         Entry {
             instance: Instance {
                 namespace: namespace.clone(),
@@ -86,7 +99,45 @@ impl World {
             shows_until: None,
             grants,
             excluded,
+            name: endpoint_name,
+            shown: vec![],
         }
+    }
+
+    /// Takes in the addresses that a resolver has for the name of an endpoint: each is an instance.
+    pub(crate) fn take_answer(&mut self, key: &InstanceKey, answer: &BTreeSet<IpAddr>) -> BTreeSet<Key> {
+        let entry = self.entry(key).filter(|entry| entry.excluded != Some(Exclusion::Balancer));
+        let Some(entry) = entry else { return BTreeSet::new() };
+        let (services, uid) = (entry.service_keys(), entry.name.as_ref().map(|name| name.uid.clone()));
+        let Some(uid) = uid else { return BTreeSet::new() };
+        if !self.instances.resolved.entry(uid).or_default().answered(answer) {
+            return BTreeSet::new();
+        }
+        let mut keys = self.match_again(key);
+        keys.extend(services);
+        keys
+    }
+
+    /// Takes in that an address of a name was dialled. `is_vacant`: it refused the connection, or presented another SPIFFE
+    /// ID.
+    pub(crate) fn take_vacancy(&mut self, key: &InstanceKey, is_vacant: bool, now: Timestamp) -> BTreeSet<Key> {
+        let Some(domain) = self.trust_domains.get(&key.trust_domain) else { return BTreeSet::new() };
+        let min_delay = domain.spec.propagation.min_delay.value();
+        let Some((uid, address)) = self.entry(key).and_then(Entry::address_of_name) else { return BTreeSet::new() };
+        let addresses = self.instances.resolved.get_mut(&uid);
+        if addresses.is_some_and(|addresses| addresses.probed(address, is_vacant, now, min_delay)) {
+            return self.match_again(key);
+        }
+        BTreeSet::new()
+    }
+
+    /// Matches the endpoints of the service of an endpoint again.
+    fn match_again(&mut self, key: &InstanceKey) -> BTreeSet<Key> {
+        let place = self.entry(key).and_then(|entry| entry.services.first().cloned());
+        let Some(place) = place else { return BTreeSet::new() };
+        let keys = self.match_endpoints(&place, &key.trust_domain);
+        self.stir(&key.trust_domain);
+        keys
     }
 
     /// The addresses of the API server: endpoints may name them only by `cidrs`.
@@ -112,17 +163,25 @@ impl World {
         keys
     }
 
-    /// An endpoint has an address that may not be dialled: it is no instance until it has none.
-    pub(crate) fn exclude_endpoint(&mut self, key: &InstanceKey) -> BTreeSet<Key> {
-        let found = self.instances.found.get_mut(&key.trust_domain);
-        let entry = found.and_then(|found| found.get_mut(&key.uid)).filter(|entry| entry.address.is_some());
-        let Some(entry) = entry else { return BTreeSet::new() };
-        if entry.excluded == Some(Exclusion::Address) {
-            return BTreeSet::new();
+    /// An endpoint has an address that may not be dialled, or is a balancer: it is no instance, and with a name none of its
+    /// addresses is.
+    pub(crate) fn exclude_endpoint(&mut self, key: &InstanceKey, why: Exclusion) -> BTreeSet<Key> {
+        let Some(entry) = self.entry(key) else { return BTreeSet::new() };
+        let uid = entry.name.as_ref().map_or_else(|| key.uid.clone(), |name| name.uid.clone());
+        let mut keys = BTreeSet::new();
+        if uid != key.uid {
+            self.instances.resolved.remove(&uid);
+            keys.extend(self.match_again(key));
         }
-        entry.excluded = Some(Exclusion::Address);
+        let found = self.instances.found.get_mut(&key.trust_domain);
+        let entry = found.and_then(|found| found.get_mut(&uid)).filter(|entry| entry.address.is_some());
+        let Some(entry) = entry else { return keys };
+        if entry.excluded == Some(why) {
+            return keys;
+        }
+        entry.excluded = Some(why);
         (entry.instance.probe, entry.shows_until) = (None, None);
-        let mut keys = entry.service_keys();
+        keys.extend(entry.service_keys());
         keys.extend(entry.certificates.iter().map(|place| Key::Certificate(place.0.clone(), place.1.clone())));
         self.stir(&key.trust_domain);
         keys
@@ -161,11 +220,57 @@ impl Entry {
         }
         self.instance.probe.clone_from(&before.instance.probe);
         self.shows_until = before.shows_until;
-        if before.excluded == Some(Exclusion::Address) && before.address.is_some() {
+        self.shown.clone_from(&before.shown);
+        let is_learned = matches!(before.excluded, Some(Exclusion::Address | Exclusion::Balancer));
+        if is_learned && before.address.is_some() {
             self.excluded = before.excluded;
         }
     }
+
+    /// True if it is a name whose addresses are its instances.
+    fn is_dialled_by_name(&self) -> bool {
+        self.name.is_some() && self.excluded.is_none()
+    }
+
+    /// The instance at an address of its name, with its UID.
+    fn at(&self, address: IpAddr) -> Option<(String, Self)> {
+        let port = self.address.as_ref()?.port;
+        let mut entry = self.clone();
+        entry.instance.uid = format!("{}/{address}", self.instance.uid);
+        entry.instance.name = format!("{} ({address})", self.instance.name);
+        entry.address = Some(Endpoint { host: Host::Address(address), port });
+        Some((entry.instance.uid.clone(), entry))
+    }
+
+    /// The UID of the endpoint and the address, of one that is an address of a name.
+    fn address_of_name(&self) -> Option<(String, IpAddr)> {
+        let uid = &self.name.as_ref().filter(|name| name.uid != self.instance.uid)?.uid;
+        match self.address.as_ref()?.host {
+            Host::Address(address) => Some((uid.clone(), address)),
+            Host::Name(_) => None,
+        }
+    }
+
+    /// Takes in what a probe was shown. Returns whether an instance or a leaf returned after another was shown: an
+    /// instance that restarts, or gets a new leaf, never returns to the one before.
+    pub(super) fn shows_another(&mut self, probe: &Probe) -> bool {
+        let Ok(shown) = &probe.seen else { return false };
+        let instance = shown.report.as_ref().map(|report| report.instance.clone()).unwrap_or_default();
+        let now = format!("{instance} {}", shown.fingerprint);
+        if self.shown.last() == Some(&now) {
+            return false;
+        }
+        let returns = self.shown.contains(&now);
+        self.shown.push(now);
+        if self.shown.len() > MOST_SHOWN {
+            self.shown.remove(0);
+        }
+        returns
+    }
 }
+
+/// Instances behind an address that are told apart.
+const MOST_SHOWN: usize = 8;
 
 fn endpoint_uid((namespace, name): &Place, endpoint: &str) -> String {
     format!("{namespace}/{name}/{endpoint}")

@@ -160,6 +160,8 @@ impl World {
             shows_until: None,
             grants: vec![],
             excluded: None,
+            name: None,
+            shown: vec![],
         }
     }
 

@@ -6,6 +6,7 @@ use gaia_plan::instance::Shown;
 use serde_json::{Value, json};
 
 use super::super::pods;
+use super::index::NOT_LISTED;
 use super::*;
 use crate::world::{NamespaceFacts, Surroundings};
 
@@ -324,10 +325,10 @@ fn what_was_seen_of_an_endpoint_counts_only_while_it_is_allowed() {
     world.take_probe(&key, probe(), None);
     assert!(all(&world)[0].probe.is_some());
 
-    let keys = world.exclude_endpoint(&key);
+    let keys = world.exclude_endpoint(&key, Exclusion::Address);
     assert!(keys.contains(&service_key));
     assert_eq!((names(&world).len(), exclusions(&world)[0].1), (0, Exclusion::Address));
-    assert!(world.exclude_endpoint(&key).is_empty(), "nothing has changed");
+    assert!(world.exclude_endpoint(&key, Exclusion::Address).is_empty(), "nothing has changed");
     assert!(!world.has_unasked(&Key::TrustDomain("gaia".to_owned())));
     service(&mut world, "web", json!({ "endpoints": ["web.fly.dev:443"], "rotationWave": 1 }));
     assert_eq!(names(&world).len(), 0, "another edit does not make it an instance");
@@ -353,3 +354,5 @@ fn endpoint_with_an_address_of_the_api_server_needs_a_network() {
     allow(&mut world, json!([{ "namespaces": ["shop"], "cidrs": ["2001:db8::/32"] }]));
     assert_eq!(names(&world).len(), 1);
 }
+
+mod resolved;
