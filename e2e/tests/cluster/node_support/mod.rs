@@ -77,8 +77,23 @@ impl Platform {
         let release = ["gaia", chart.to_str().unwrap(), "--namespace", SYSTEM, "--create-namespace"];
         let said = self.cluster.helm(&[verb, &release, values].concat()).await.unwrap();
         let rollout = ["rollout", "status", "--timeout=120s", "--namespace", SYSTEM, "deployment/gaia-operator"];
-        self.cluster.kubectl(&rollout).await.unwrap();
+        if let Err(error) = self.cluster.kubectl(&rollout).await {
+            panic!("{error}\n{}", self.operators().await);
+        }
         said
+    }
+
+    /// The operator's pods and the end of their logs.
+    async fn operators(&self) -> String {
+        let kubectl = async |args: &[&str]| {
+            let said = self.cluster.kubectl(&[&["-n", SYSTEM], args].concat()).await;
+            said.unwrap_or_else(|error| error.to_string())
+        };
+        let pods = kubectl(&["get", "pods", "-o", "wide"]).await;
+        let events = kubectl(&["get", "events", "--sort-by=.lastTimestamp"]).await;
+        let events: Vec<&str> = events.lines().rev().take(10).collect();
+        let log = kubectl(&["logs", "-l", OPERATOR_PODS, "--tail=15"]).await;
+        format!("{pods}\n{}\n{log}", events.join("\n"))
     }
 
     /// `helm uninstall`, until the operator is gone.
