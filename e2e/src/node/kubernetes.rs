@@ -139,6 +139,8 @@ impl Layout {
             "clusterDNS": [NODE_IP],
             "clusterDomain": "cluster.local",
             "evictionHard": { "memory.available": "100Mi" },
+            // Images cannot be pulled again, so none is removed where the disk is almost full.
+            "imageGCHighThresholdPercent": 100,
             "syncFrequency": std::env::var("KUBELET_SYNC").unwrap_or_else(|_| "5s".to_owned()),
             "podLogsDir": self.dir.join("logs/pods"),
             "resolvConf": self.dir.join("run/resolv.conf"),

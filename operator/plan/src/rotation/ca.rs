@@ -295,12 +295,14 @@ fn unreplaced(context: &Context<'_, '_>, old: &Generation<CaMaterial>, left: BTr
 }
 
 /// Certificates that this CA signed and that are stored still, and new ones that no instance was seen to serve and that do
-/// not count as in use yet. A Secret that `deletionPolicy: Retain` left is in use until its certificate expires.
+/// not count as in use yet. A Secret that `deletionPolicy: Retain` left is in use until its certificate expires, in a
+/// selected namespace: elsewhere anybody could write a copy, and hold the CA.
 fn stored(context: &Context<'_, '_>, old: &Generation<CaMaterial>, left: BTreeSet<String>) -> Poll {
     let times = context.times();
     let mut poll = Poll { left_namespaces: left, ..Poll::default() };
     for (view, users) in context.leaves.iter() {
-        let is_used = view.is_claimed || !users.is_empty() || view.is_retained();
+        let is_kept = view.is_retained() && context.observed.granted.contains(view.secret_namespace);
+        let is_used = view.is_claimed || !users.is_empty() || is_kept;
         poll.total += usize::from(is_used);
         let why = match view.leaf {
             Some(leaf) if is_signed_by(view, old) && is_used && leaf.not_after > context.now => {

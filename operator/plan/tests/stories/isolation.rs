@@ -343,6 +343,24 @@ fn retained_secret_keeps_its_root_until_it_expires_and_holds_no_other_rotation()
     until(&mut world, true, "Removed, Removed, Active");
 }
 
+/// The owner of a namespace outside the TrustDomain copies a leaf Secret with its labels.
+#[test]
+fn copy_of_a_leaf_outside_the_selected_namespaces_holds_nothing() {
+    let mut world = fleet();
+    world.domains.get_mut(TD).unwrap().spec.namespace_selector =
+        Some(serde_json::from_value(serde_json::json!({ "matchLabels": { "env": "prod" } })).unwrap());
+    world.settle();
+    let certificates: Vec<_> = world.certificates.keys().cloned().collect();
+    let of_shop = certificates.iter().find(|(namespace, _)| namespace == "shop").unwrap();
+    let mut copy = world.objects[&ObjectKey::secret("shop", format!("{}-tls", of_shop.1))].clone();
+    copy.facts.owners.clear();
+    copy.facts.uid = "stranger".to_owned();
+    world.namespaces.insert("stranger".to_owned(), std::collections::BTreeMap::new());
+    world.objects.insert(ObjectKey::secret("stranger", "copy-tls"), copy);
+    ask_to_rotate(&mut world, true);
+    until(&mut world, true, "Removed, Active");
+}
+
 /// A tenant that makes its Secret immutable delays no other CA rotation.
 #[test]
 fn immutable_leaf_keeps_its_root_and_holds_no_other_rotation() {

@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::observe::{is_labelled, is_leaf_of};
 use super::pods::{Pod, kids_in};
-use super::{Stored, TD, World};
+use super::{OPERATOR_NAMESPACE, Stored, TD, World};
 
 impl World {
     pub(super) fn against(&mut self, invariant: u8, what: String) {
@@ -130,10 +130,29 @@ impl World {
         if self.pods_unknown.is_some() {
             self.against(3, format!("{transition}, but nobody knows which pods there are"));
         }
-        if let Some(pod) = self.pods.iter().find(|pod| pod.is_waited_for() && !knows(pod)) {
+        let staged = before.generation(&new.id).map(|known| known.staged_time.unwrap_or(known.since));
+        let left = self.left_behind(staged);
+        let waited_for = |pod: &&Pod| pod.is_waited_for() && !left.contains(&pod.namespace);
+        if let Some(pod) = self.pods.iter().filter(waited_for).find(|pod| !knows(pod)) {
             let name = pod.name.clone();
             self.against(3, format!("{transition}, but pod {name} does not know it"));
         }
+    }
+
+    /// The namespaces with an object that refuses every change, once the deadline after that time is over: at most one of
+    /// them or 10 %, and never the token issuer's.
+    fn left_behind(&self, staged: Option<Timestamp>) -> BTreeSet<String> {
+        let spec = &self.domains[TD].spec;
+        let deadline = SignedDuration::try_from(spec.propagation.deadline.value()).unwrap();
+        if staged.is_none_or(|staged| self.now < staged.saturating_add(deadline).unwrap()) {
+            return BTreeSet::new();
+        }
+        let issuer = spec.tokens.issued_by.as_ref().map(|issuer| issuer.namespace.as_str());
+        let refusing = self.objects.iter().filter(|(_, stored)| stored.facts.immutable || stored.foreign);
+        let refusing = refusing.map(|(key, _)| key.namespace.as_str());
+        let of_tenants = |namespace: &&str| Some(*namespace) != issuer && *namespace != OPERATOR_NAMESPACE;
+        let left: BTreeSet<String> = refusing.filter(of_tenants).map(str::to_owned).collect();
+        if left.len() > (self.namespaces.len() / 10).max(1) { BTreeSet::new() } else { left }
     }
 
     /// Whether instances are waited for at all, and nobody lets the rotation of one of these go on without them.
