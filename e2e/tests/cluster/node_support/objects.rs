@@ -22,13 +22,12 @@ impl Platform {
                 let metadata = &object["metadata"];
                 let text = |field: &str| metadata[field].as_str().unwrap_or_default().to_owned();
                 if !text("name").starts_with("sh.helm.release.") {
-                    // Uses of API keys by other tests are reported up to a minute later.
-                    let is_counted = object["status"]["legacy"].is_object();
-                    let version = if is_counted {
-                        format!(
-                            "{} {} {}",
-                            metadata["generation"], object["status"]["certificate"], object["status"]["auth"]
-                        )
+                    // What other tests did is reported up to a minute later: uses of API keys, and counts of instances.
+                    let status = &object["status"];
+                    let (generation, parts) = (&metadata["generation"], ["certificate", "auth", "ca", "signingKeys"]);
+                    let version = if status["legacy"].is_object() || status["instances"].is_object() {
+                        let parts: Vec<String> = parts.iter().map(|part| status[*part].to_string()).collect();
+                        format!("{generation} {}", parts.join(" "))
                     } else {
                         text("resourceVersion")
                     };
