@@ -81,6 +81,13 @@ pub(super) struct Entry {
     shown: Vec<String>,
 }
 
+impl Entry {
+    /// The keys of the ServiceCertificates whose Secrets it uses.
+    fn certificate_keys(&self) -> impl Iterator<Item = Key> {
+        self.certificates.iter().map(|(namespace, name)| Key::Certificate(namespace.clone(), name.clone()))
+    }
+}
+
 /// The name of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct EndpointName {
@@ -394,9 +401,7 @@ impl World {
         if same && !was_excluded {
             return BTreeSet::new();
         }
-        let certificates = entry.certificates.iter();
-        let mut keys: BTreeSet<Key> =
-            certificates.map(|(namespace, name)| Key::Certificate(namespace.clone(), name.clone())).collect();
+        let mut keys: BTreeSet<Key> = entry.certificate_keys().collect();
         let has_refused = refused_before.as_ref() != entry.instance.report().map(|report| &report.refused);
         if was_excluded || has_refused {
             keys.extend(entry.service_keys());

@@ -182,7 +182,7 @@ impl World {
         entry.excluded = Some(why);
         (entry.instance.probe, entry.shows_until) = (None, None);
         keys.extend(entry.service_keys());
-        keys.extend(entry.certificates.iter().map(|place| Key::Certificate(place.0.clone(), place.1.clone())));
+        keys.extend(entry.certificate_keys());
         self.stir(&key.trust_domain);
         keys
     }

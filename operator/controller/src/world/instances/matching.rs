@@ -191,8 +191,7 @@ impl World {
                 keys.extend(readings.went(before, |service| is_watched(services, service)));
             }
             if before != after {
-                let both = before.iter().chain(&after).flat_map(|entry| &entry.certificates);
-                keys.extend(both.map(|(namespace, name)| Key::Certificate(namespace.clone(), name.clone())));
+                keys.extend(before.iter().chain(&after).flat_map(Entry::certificate_keys));
                 changed.insert(domain.clone());
             }
             if let (Some(before), None) = (&before, &after) {
@@ -201,8 +200,7 @@ impl World {
             found.extend(after.map(|entry| (uid.to_owned(), entry)));
         }
         for (domain, entry) in entries {
-            let certificates = entry.certificates.iter();
-            keys.extend(certificates.map(|(namespace, name)| Key::Certificate(namespace.clone(), name.clone())));
+            keys.extend(entry.certificate_keys());
             found.insert(domain.clone(), BTreeMap::from([(uid.to_owned(), entry)]));
             changed.insert(domain);
         }
