@@ -3,14 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::common::{Plane, SOON, Scene};
-use crate::isolation_support::deviation::{deviations, filled};
-use crate::isolation_support::{full, odd, path_of};
+use crate::isolation_support::deviation::refused;
+use crate::isolation_support::{full, odd, path_of, set};
 use futures::{StreamExt as _, stream};
 use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain};
 use gaia_e2e::OperatorProcess;
 use gaia_e2e::wait::{self, Seen};
-use http::Request;
-use http::header::CONTENT_TYPE;
 use kube::CustomResourceExt;
 use kube::api::{DynamicObject, PostParams};
 use serde::de::DeserializeOwned;
@@ -107,27 +105,20 @@ async fn everything_works(scene: &Scene, revision: u32) {
 
 /// The deviations of spec and status that the API server accepts and the type does not, with the type's error.
 async fn unread<K: DeserializeOwned + CustomResourceExt>(scene: &Scene, base: Value) -> BTreeMap<String, String> {
-    let definition = serde_json::to_value(K::crd()).unwrap();
-    let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
     let kind = base["kind"].as_str().unwrap().to_owned();
     let api = &scene.api(&kind, base["metadata"]["namespace"].as_str());
     let created = serde_json::to_value(scene.create(base.clone()).await).unwrap();
     let path = &format!("{}/status?dryRun=All", path_of(&created, true));
-    let mut whole = created.clone();
-    whole["status"] = filled(&schema["status"]);
-    try_status(scene, path, &whole["status"]).await.expect("a status with every field");
-
-    let mut odd = deviations(&schema["spec"], &base, "/spec");
-    for deviation in &mut odd {
+    // What the type accepts needs no judge.
+    let (mut odd, whole) = refused::<K>(&base);
+    set(&scene.client, path, "/status", &whole).await.expect("a status with every field");
+    for deviation in odd.iter_mut().filter(|deviation| !deviation.is_of_status()) {
         deviation.object["metadata"]["name"] = json!(format!("{}-odd", base["metadata"]["name"].as_str().unwrap()));
     }
-    odd.extend(deviations(&schema["status"], &whole, "/status"));
-    // What the type accepts needs no judge.
-    odd.retain(|deviation| serde_json::from_value::<K>(deviation.object.clone()).is_err());
     assert!(odd.len() > 50, "{kind}: the deviations are odd");
     let judged = stream::iter(odd).map(|deviation| async move {
-        let accepted = if deviation.name.starts_with("/status") {
-            try_status(scene, path, &deviation.object["status"]).await.ok()?
+        let accepted = if deviation.is_of_status() {
+            set(&scene.client, path, "/status", &deviation.object["status"]).await.ok()?
         } else {
             let object: DynamicObject = serde_json::from_value(deviation.object).ok()?;
             serde_json::to_value(api.create(&dry_run(), &object).await.ok()?).unwrap()
@@ -136,13 +127,6 @@ async fn unread<K: DeserializeOwned + CustomResourceExt>(scene: &Scene, base: Va
         Some((deviation.name, error.to_string()))
     });
     judged.buffer_unordered(AT_A_TIME).filter_map(async |found| found).collect().await
-}
-
-/// Asks the API server whether it accepts a status. The operator may write another one meanwhile.
-async fn try_status(scene: &Scene, path: &str, status: &Value) -> Result<Value, kube::Error> {
-    let patch = json!([{ "op": "add", "path": "/status", "value": status }]);
-    let request = Request::patch(path).header(CONTENT_TYPE, "application/json-patch+json");
-    scene.client.request(request.body(serde_json::to_vec(&patch).unwrap()).unwrap()).await
 }
 
 fn dry_run() -> PostParams {

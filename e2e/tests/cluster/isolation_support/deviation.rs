@@ -1,6 +1,8 @@
 //! Deviations: an object with one field changed to an odd value, for each field of a schema and each value that a schema
 //! could let pass by mistake.
 
+use kube::CustomResourceExt;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// An object and where it deviates.
@@ -8,6 +10,13 @@ pub struct Deviation {
     /// JSON pointer of the field, and the value in brief.
     pub name: String,
     pub object: Value,
+}
+
+impl Deviation {
+    /// True if a field of the status deviates, else it is one of the spec.
+    pub fn is_of_status(&self) -> bool {
+        self.name.starts_with("/status")
+    }
 }
 
 /// All deviations of `base` at and below the field `root` (a JSON pointer). A field is left out where `base` has no
@@ -28,8 +37,20 @@ pub fn deviations(schema: &Value, base: &Value, root: &str) -> Vec<Deviation> {
     found
 }
 
+/// The deviations of a custom resource's spec and status that its type refuses, and the status that they deviate from.
+pub fn refused<K: DeserializeOwned + CustomResourceExt>(base: &Value) -> (Vec<Deviation>, Value) {
+    let definition = json!(K::crd());
+    let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+    let mut whole = base.clone();
+    whole["status"] = filled(&schema["status"]);
+    let mut odd = deviations(&schema["spec"], base, "/spec");
+    odd.extend(deviations(&schema["status"], &whole, "/status"));
+    odd.retain(|deviation| serde_json::from_value::<K>(deviation.object.clone()).is_err());
+    (odd, whole["status"].take())
+}
+
 /// A value that fills in every field of a schema.
-pub fn filled(schema: &Value) -> Value {
+fn filled(schema: &Value) -> Value {
     if let Some(value) = schema["enum"].get(0).or_else(|| schema.get("default").filter(|value| !value.is_object())) {
         return value.clone();
     }

@@ -7,14 +7,13 @@ use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain};
 use gaia_e2e::tier;
 use gaia_e2e::wait::{self, Seen};
 use http::Request;
-use http::header::CONTENT_TYPE;
 use kube::CustomResourceExt;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::deviation::{Deviation, deviations, filled};
+use super::deviation::{Deviation, deviations, refused};
 use super::inline::schema_of;
-use super::{full, path_of};
+use super::{full, path_of, post, set};
 use crate::common::{OPERATOR_NAMESPACE, SOON, Scene};
 
 /// An odd object that is there.
@@ -34,9 +33,8 @@ pub async fn widen_definitions(scene: &Scene) {
             schema["properties"][field] = json!({ "x-kubernetes-preserve-unknown-fields": true });
         }
         schema.as_object_mut().unwrap().retain(|name, _| ["type", "properties"].contains(&name.as_str()));
-        let patch = json!([{ "op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema", "value": schema }]);
         let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}");
-        patch_json(scene, &path, &patch).await.unwrap();
+        set(&scene.client, &path, "/spec/versions/0/schema/openAPIV3Schema", &schema).await.unwrap();
     }
 }
 
@@ -54,31 +52,22 @@ async fn unreadable<K>(scene: &Scene, kind: &'static str, base: Value) -> Vec<Od
 where
     K: DeserializeOwned + CustomResourceExt,
 {
-    let definition = json!(K::crd());
-    let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
-    let mut whole = base.clone();
-    whole["status"] = filled(&schema["status"]);
-    let is_odd = |deviation: &Deviation| serde_json::from_value::<K>(deviation.object.clone()).is_err();
-    let some = |mut all: Vec<Deviation>| {
-        all.retain(is_odd);
-        sample(all)
-    };
-    let specs = some(deviations(&schema["spec"], &base, "/spec"));
-    let statuses = some(deviations(&schema["status"], &whole, "/status"));
+    let (statuses, specs) = refused::<K>(&base).0.into_iter().partition(Deviation::is_of_status);
+    let (specs, statuses): (Vec<_>, Vec<_>) = (sample(specs), sample(statuses));
     let all = specs.into_iter().chain(statuses).enumerate().map(|(n, Deviation { name: deviation, mut object })| {
         let name = format!("odd-{}-{n}", kind.to_lowercase());
         object["metadata"]["name"] = json!(name);
         let status = object.as_object_mut().unwrap().remove("status");
         async move {
             // The API server learns of a new schema with a delay.
-            let create = async || match post(scene, &path_of(&object, false), &object).await {
+            let create = async || match post(&scene.client, &path_of(&object, false), &object).await {
                 Ok(_) => Seen::Yes(()),
                 Err(error) => Seen::NotYet(error.to_string()),
             };
             wait::until(&format!("{kind} {name} with {deviation} is created"), SOON, create).await.unwrap();
             if let Some(status) = status {
-                let patch = json!([{ "op": "add", "path": "/status", "value": status }]);
-                patch_json(scene, &format!("{}/status", path_of(&object, true)), &patch).await.unwrap();
+                let path = format!("{}/status", path_of(&object, true));
+                set(&scene.client, &path, "/status", &status).await.unwrap();
             }
             Odd { kind, name, deviation }
         }
@@ -90,18 +79,18 @@ where
 /// anew.
 pub async fn names_of_unreadable(scene: &Scene) -> BTreeMap<&'static str, BTreeSet<String>> {
     let mut found = BTreeMap::new();
-    found.insert("TrustDomain", refused::<TrustDomain>(scene, "trustdomains").await);
-    found.insert("ServiceCertificate", refused::<ServiceCertificate>(scene, "servicecertificates").await);
-    found.insert("GaiaService", refused::<GaiaService>(scene, "gaiaservices").await);
+    found.insert("TrustDomain", unread_of::<TrustDomain>(scene, "trustdomains").await);
+    found.insert("ServiceCertificate", unread_of::<ServiceCertificate>(scene, "servicecertificates").await);
+    found.insert("GaiaService", unread_of::<GaiaService>(scene, "gaiaservices").await);
     found
 }
 
-async fn refused<K: DeserializeOwned>(scene: &Scene, resource: &str) -> BTreeSet<String> {
+async fn unread_of<K: DeserializeOwned>(scene: &Scene, resource: &str) -> BTreeSet<String> {
     let request = Request::get(format!("/apis/gaia.dev/v1alpha1/{resource}")).body(vec![]).unwrap();
     let list: Value = scene.client.request(request).await.unwrap();
     let all = list["items"].as_array().unwrap().iter();
-    let refused = all.filter(|item| serde_json::from_value::<K>((*item).clone()).is_err());
-    refused.map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    let unread = all.filter(|item| serde_json::from_value::<K>((*item).clone()).is_err());
+    unread.map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect()
 }
 
 /// Creates odd objects of the built-in kinds: copies of what the operator wrote, pods that mount it, namespaces, leases.
@@ -109,7 +98,7 @@ async fn refused<K: DeserializeOwned>(scene: &Scene, resource: &str) -> BTreeSet
 pub async fn built_in_objects(scene: &Scene) -> Vec<(&'static str, usize)> {
     let elsewhere = format!("{}-elsewhere", scene.namespace);
     let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": elsewhere } });
-    post(scene, "/api/v1/namespaces", &namespace).await.unwrap();
+    post(&scene.client, "/api/v1/namespaces", &namespace).await.unwrap();
     let live =
         async |path: String| scene.client.request::<Value>(Request::get(path).body(vec![]).unwrap()).await.unwrap();
     let ours = format!("/api/v1/namespaces/{}", scene.namespace);
@@ -148,7 +137,7 @@ pub async fn built_in_objects(scene: &Scene) -> Vec<(&'static str, usize)> {
                     meta.insert("namespace".to_owned(), json!(home));
                     base["metadata"]["namespace"] = json!(home);
                 }
-                count += usize::from(post(scene, &path_of(&base, false), &object).await.is_ok());
+                count += usize::from(post(&scene.client, &path_of(&base, false), &object).await.is_ok());
             }
         }
         accepted.push((kind, count));
@@ -160,16 +149,6 @@ pub async fn built_in_objects(scene: &Scene) -> Vec<(&'static str, usize)> {
 fn sample(all: Vec<Deviation>) -> Vec<Deviation> {
     let step = if tier::is_long() { 1 } else { all.len().div_ceil(SAMPLE).max(1) };
     all.into_iter().step_by(step).collect()
-}
-
-async fn post(scene: &Scene, path: &str, object: &Value) -> Result<Value, kube::Error> {
-    let request = Request::post(path).header(CONTENT_TYPE, "application/json");
-    scene.client.request(request.body(serde_json::to_vec(object).unwrap()).unwrap()).await
-}
-
-async fn patch_json(scene: &Scene, path: &str, patch: &Value) -> Result<Value, kube::Error> {
-    let request = Request::patch(path).header(CONTENT_TYPE, "application/json-patch+json");
-    scene.client.request(request.body(serde_json::to_vec(patch).unwrap()).unwrap()).await
 }
 
 const SAMPLE: usize = 60;
