@@ -27,6 +27,8 @@ pub struct OperatorOptions {
     pub flags: Vec<String>,
     /// Further environment variables.
     pub env: BTreeMap<String, String>,
+    /// Takes the place of `/etc/hosts` for this process. Needs [`crate::tier::mount_namespace`].
+    pub hosts: Option<PathBuf>,
 }
 
 impl OperatorOptions {
@@ -39,6 +41,7 @@ impl OperatorOptions {
             logs: cluster.dir().join("logs"),
             flags: Vec::new(),
             env: BTreeMap::new(),
+            hosts: None,
         }
     }
 
@@ -62,6 +65,24 @@ impl OperatorOptions {
         self.env.insert(name.to_owned(), value.to_owned());
         self
     }
+
+    /// With a file in place of `/etc/hosts`. It is read at each look-up, so it can be rewritten in place.
+    #[must_use]
+    pub fn hosts(mut self, file: &Path) -> Self {
+        self.hosts = Some(file.to_owned());
+        self
+    }
+
+    /// The program with the arguments before its own.
+    fn program(&self) -> Result<ProcessSpec> {
+        let binary = programs::locate("gaia-operator")?;
+        let Some(hosts) = &self.hosts else { return Ok(ProcessSpec::new(&self.name, binary, &self.logs)) };
+        let in_namespace = "mount --bind \"$1\" /etc/hosts && shift && exec \"$@\"";
+        Ok(ProcessSpec::new(&self.name, "unshare", &self.logs)
+            .args(["--mount", "sh", "-c", in_namespace, "sh"])
+            .arg(hosts)
+            .arg(binary))
+    }
 }
 
 /// A running operator. It is a [`Process`]: it can be killed, paused and restarted, and keeps its addresses through it.
@@ -79,7 +100,8 @@ impl OperatorProcess {
     pub fn start(options: OperatorOptions) -> Result<Self> {
         let [port] = ports::free()?;
         let admin = format!("127.0.0.1:{port}");
-        let mut spec = ProcessSpec::new(&options.name, programs::locate("gaia-operator")?, &options.logs)
+        let mut spec = options
+            .program()?
             .arg("run")
             .args(options.flags)
             .env("KUBECONFIG", options.kubeconfig)

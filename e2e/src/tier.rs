@@ -124,6 +124,20 @@ pub async fn node() -> Option<&'static PodCluster> {
     available(Tier::C, SHARED.get_or_init(start).await.as_ref())
 }
 
+/// The right to give a process mounts of its own, as root has it. `None` without it: the test returns.
+///
+/// # Panics
+/// If `REQUIRE_NODE` is set and the right is missing.
+pub async fn mount_namespace() -> Option<()> {
+    let tried = tokio::process::Command::new("unshare").args(["--mount", "true"]).output().await;
+    let found = match tried {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(format!("unshare --mount: {}", String::from_utf8_lossy(&output.stderr).trim())),
+        Err(error) => Err(format!("unshare: {error}")),
+    };
+    available(Tier::C, found)
+}
+
 async fn node_requirements() -> Result<()> {
     crate::node::check_requirements()?;
     locate().await.map(drop)

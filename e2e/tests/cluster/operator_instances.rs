@@ -1,10 +1,10 @@
 //! Instances: who uses what the operator wrote, seen by what pods refer to and by what endpoints serve and report.
 
 use crate::common::objects::merged;
-use crate::common::{SOON, Scene};
+use crate::common::{Plane, SOON, Scene};
 use gaia_api::{Clock as _, SystemClock};
 use gaia_e2e::wait::{self, Seen};
-use gaia_e2e::{ServiceOptions, ServiceProcess, chart};
+use gaia_e2e::{OperatorProcess, ServiceOptions, ServiceProcess, chart, tier};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
@@ -114,6 +114,50 @@ async fn endpoint_that_is_not_allowed_is_a_warning_and_counts_by_time_alone() {
         .await
         .unwrap();
     scene.wait_for("GaiaService", "web", "Ready=True", "Ready", SOON).await;
+    scene.end().await;
+}
+
+/// One probe of a name must not acknowledge for all its addresses.
+#[tokio::test]
+async fn each_address_of_the_name_of_an_endpoint_is_an_instance() {
+    if tier::mount_namespace().await.is_none() {
+        return;
+    }
+    let Some(plane) = Plane::own(&[]).await else { return };
+    let hosts = plane.dir().join("hosts");
+    let both = "127.0.0.1 localhost\n127.0.0.1 replicas.example\n127.0.0.2 replicas.example\n";
+    std::fs::write(&hosts, both).unwrap();
+    let operator = OperatorProcess::start(plane.operator().await.hosts(&hosts)).unwrap();
+    operator.wait_ready(SOON).await.unwrap();
+    let scene = plane.scene().await;
+    let domain = scene.domain.clone();
+    let spec = json!({
+        "tokens": { "issuedBy": { "namespace": scene.namespace, "name": AUTH } },
+        "allowedEndpoints": [{
+            "namespaces": [scene.namespace], "hosts": ["replicas.example"], "cidrs": ["127.0.0.0/30"],
+        }],
+    });
+    scene.ready_domain(merged(quick(), spec)).await;
+    scene.create(scene.service(AUTH, json!({}))).await;
+    scene.wait_ready("GaiaService", &[AUTH]).await;
+    let dir = scene.plane.dir().join("mounts").join(&scene.namespace);
+    let options = ServiceOptions::auth_service(&scene.plane, &scene.namespace, &domain).in_dir(&dir);
+    let auth = ServiceProcess::start(&scene.plane, options).await.unwrap();
+    auth.wait_ready(SOON).await.unwrap();
+
+    // The instance listens on the first address only.
+    let port = auth.mesh_address().port();
+    scene.patch("GaiaService", AUTH, json!({ "spec": { "endpoints": [format!("replicas.example:{port}")] } })).await;
+    wait_status(&scene, "GaiaService", AUTH, "/certificate/served", "1/2").await;
+    let message = scene.wait_for("GaiaService", AUTH, "Served=False", "NotServed", SOON).await;
+    assert!(message.contains(&format!("replicas.example:{port} (127.0.0.2)")), "{message}");
+    assert!(!message.contains("127.0.0.1"), "{message}");
+
+    // An address that is in no answer and refuses connections ends after `propagation.minDelay`.
+    std::fs::write(&hosts, "127.0.0.1 localhost\n127.0.0.1 replicas.example\n").unwrap();
+    scene.wait_for("GaiaService", AUTH, "Served=True", "AllServed", SOON).await;
+    wait_status(&scene, "GaiaService", AUTH, "/certificate/served", "1/1").await;
+    drop(auth);
     scene.end().await;
 }
 
