@@ -1,6 +1,7 @@
 //! The endpoint of chat-service.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +18,9 @@ use gaia_runtime::{Held, Routes};
 use http::{HeaderMap, HeaderValue, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::json;
+use tokio::time::timeout;
 
-use crate::chat::{Chat, Chats};
+use crate::chat::{Asked, Chat, Chats};
 use crate::error::ChatError;
 use crate::provider::Part;
 use crate::question::{MAX_BODY_BYTES, Question};
@@ -35,15 +37,25 @@ pub(crate) fn routes(routes: Routes, endpoint: Endpoint) -> Routes {
 
 async fn chat(State(endpoint): State<Arc<Endpoint>>, principal: Principal, request: Request) -> Response {
     let wants_json = wants_json(request.headers());
-    let chat = match begin(&endpoint.chats, &principal, request).await {
-        Ok(chat) => chat,
+    let asked = match receive_question(&endpoint.chats, &principal, request).await {
+        Ok(asked) => asked,
         Err(error) => return refused(error),
     };
+    let chats = Arc::clone(&endpoint);
+    let mut beginning = Box::pin(async move { chats.chats.begin(&principal, asked).await });
     if wants_json {
-        return whole(chat).await.unwrap_or_else(refused);
+        let answer = async { whole(beginning.await?).await };
+        return answer.await.unwrap_or_else(refused);
     }
+    // While a model reads a long conversation it is silent for minutes, and proxies in between wait for half of one: the
+    // stream begins without it then, and comments keep it open.
+    let next = match timeout(endpoint.comment_after, &mut beginning).await {
+        Ok(Ok(chat)) => Next::Part(Box::new(chat)),
+        Ok(Err(error)) => return refused(error),
+        Err(_) => Next::Beginning(beginning),
+    };
     let keep_alive = KeepAlive::new().interval(endpoint.comment_after).text("the provider is silent");
-    let mut response = Sse::new(events(chat)).keep_alive(keep_alive).into_response();
+    let mut response = Sse::new(events(next)).keep_alive(keep_alive).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -52,8 +64,18 @@ async fn chat(State(endpoint): State<Arc<Endpoint>>, principal: Principal, reque
     response
 }
 
+/// The next step of a stream of events.
+enum Next<F> {
+    /// The provider has not begun to answer.
+    Beginning(F),
+    /// The next piece of the answer.
+    Part(Box<Chat>),
+    /// Nothing.
+    End,
+}
+
 /// Takes a place before it takes the question: who has to wait for one sends nothing that is held meanwhile.
-async fn begin(chats: &Chats, principal: &Principal, request: Request) -> Result<Chat, ChatError> {
+async fn receive_question(chats: &Chats, principal: &Principal, request: Request) -> Result<Asked, ChatError> {
     let mut account = chats.metrics.begin();
     // What the question takes is held until the provider has it.
     let mut held = chats.room.hold();
@@ -63,7 +85,7 @@ async fn begin(chats: &Chats, principal: &Principal, request: Request) -> Result
         Ok::<_, ChatError>((slot, Question::parse(&body)?))
     };
     match received.await {
-        Ok((slot, question)) => chats.begin(principal, &question, slot, account).await,
+        Ok((slot, question)) => Ok(Asked { question, slot, account, _held: held }),
         Err(error) => {
             account.came_to(error.code());
             Err(error)
@@ -87,15 +109,28 @@ async fn receive(body: Body, held: &mut Held) -> Result<Vec<u8>, ChatError> {
 }
 
 /// The answer as it comes.
-fn events(chat: Chat) -> impl Stream<Item = Result<Event, Infallible>> {
-    stream::unfold(Some(chat), |chat| async {
-        let mut chat = chat?;
-        let (event, next) = match chat.next().await {
-            Ok(Part::Text(text)) => (event("delta", &json!({ "text": text })), Some(chat)),
-            Ok(Part::End { finish_reason }) => (event("done", &json!({ "finish_reason": finish_reason })), None),
+fn events<F>(next: Next<F>) -> impl Stream<Item = Result<Event, Infallible>>
+where
+    F: Future<Output = Result<Chat, ChatError>> + Unpin,
+{
+    stream::unfold(next, |next| async {
+        let chat = match next {
+            Next::Beginning(beginning) => beginning.await.map(Box::new),
+            Next::Part(chat) => Ok(chat),
+            Next::End => return None,
+        };
+        let part = match chat {
+            Ok(mut chat) => chat.next().await.map(|part| (part, chat)),
+            Err(error) => Err(error),
+        };
+        let (event, next) = match part {
+            Ok((Part::Text(text), chat)) => (event("delta", &json!({ "text": text })), Next::Part(chat)),
+            Ok((Part::End { finish_reason }, _)) => {
+                (event("done", &json!({ "finish_reason": finish_reason })), Next::End)
+            }
             Err(error) => {
                 log(&error);
-                (event("error", &json!({ "code": error.code(), "message": error.message() })), None)
+                (event("error", &json!({ "code": error.code(), "message": error.message() })), Next::End)
             }
         };
         Some((Ok(event), next))

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gaia_api::Clock;
 use gaia_auth::Principal;
-use gaia_runtime::Room;
+use gaia_runtime::{Held, Room};
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::ChatError;
@@ -29,6 +29,16 @@ pub(crate) struct Chats {
     pub(crate) longest: Duration,
 }
 
+/// A question that has arrived, and its place.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) question: Question,
+    pub(crate) slot: Slot,
+    pub(crate) account: Account,
+    /// The memory that the question takes, until the provider has it.
+    pub(crate) _held: Held,
+}
+
 /// An answer under way. Dropping it gives up: the provider is hung up on.
 #[derive(Debug)]
 pub(crate) struct Chat {
@@ -48,15 +58,10 @@ struct Talk {
 }
 
 impl Chats {
-    /// Asks the provider for the principal, who has this place.
-    pub(crate) async fn begin(
-        &self,
-        principal: &Principal,
-        question: &Question,
-        slot: Slot,
-        mut account: Account,
-    ) -> Result<Chat, ChatError> {
-        match self.ask(principal, question, slot).await {
+    /// Asks the provider for the principal.
+    pub(crate) async fn begin(&self, principal: &Principal, asked: Asked) -> Result<Chat, ChatError> {
+        let Asked { question, slot, mut account, _held } = asked;
+        match self.ask(principal, &question, slot).await {
             Ok(talk) => Ok(Chat { talk, account }),
             Err(error) => {
                 account.came_to(error.code());
@@ -70,7 +75,11 @@ impl Chats {
         let longest = Instant::now() + self.longest;
         let credential_ends = principal.time_left(self.clock.now()).map(|left| Instant::now() + left);
         let ends = credential_ends.map_or(longest, |end| end.min(longest));
-        let answer = self.provider.ask(model, &question.messages).await?;
+        let asking = timeout_at(ends, self.provider.ask(model, &question.messages));
+        let Ok(answer) = asking.await else {
+            return Err(if ends < longest { ChatError::CredentialEnded } else { ProviderError::Endless.into() });
+        };
+        let answer = answer?;
         Ok(Talk {
             answer,
             characters_left: MAX_ANSWER_CHARACTERS,
@@ -99,6 +108,8 @@ impl Chat {
                 self.account.text(text);
                 return part;
             }
+            // An answer that was cut off is not complete.
+            Ok(Part::End { finish_reason: reason @ ("length" | "content_filter") }) => reason,
             Ok(Part::End { .. }) => COMPLETED,
             Err(error) => error.code(),
         });

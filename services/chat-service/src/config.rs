@@ -1,5 +1,6 @@
 //! Configuration of chat-service.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use gaia_runtime::{RuntimeConfig, is_outside_address};
@@ -25,12 +26,20 @@ pub struct Config {
 /// The provider of chat completions.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ProviderConfig {
-    /// Base URL of the provider, up to and with its /v1: https, or http on loopback
+    /// Base URL of the provider, up to and with its /v1: https, or http on loopback, or http inside the cluster where
+    /// GAIA_PROVIDER_PLAIN_HTTP allows it
     #[arg(long, env = "GAIA_PROVIDER_URL", value_parser = base_url)]
     pub provider_url: Url,
     /// File with the provider's key; it is read again for each request. Without one, no key is sent
     #[arg(long, env = "GAIA_PROVIDER_KEY_FILE")]
     pub provider_key_file: Option<PathBuf>,
+    /// Allow http to a provider inside the cluster: `<name>`, `<name>.<namespace>.svc` or a private address. Each
+    /// conversation crosses the cluster's network unencrypted
+    #[arg(long, env = "GAIA_PROVIDER_PLAIN_HTTP", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub provider_plain_http: bool,
+    /// Send the key of GAIA_PROVIDER_KEY_FILE over such http too
+    #[arg(long, env = "GAIA_PROVIDER_KEY_OVER_PLAIN_HTTP", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub provider_key_over_plain_http: bool,
     /// File with the root certificates that a provider is verified by, in place of the system's
     #[arg(long, env = "GAIA_PROVIDER_CA_FILE")]
     pub provider_ca_file: Option<PathBuf>,
@@ -43,6 +52,37 @@ pub struct ProviderConfig {
     /// How long the provider may take.
     #[arg(skip)]
     pub patience: Patience,
+}
+
+/// The reason why a provider is not called over plain HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PlainHttpError {
+    /// It was not asked for.
+    #[error(
+        "GAIA_PROVIDER_URL is http to a host inside the cluster, which sends each conversation unencrypted: use https, or \
+         set GAIA_PROVIDER_PLAIN_HTTP=true"
+    )]
+    NotAllowed,
+    /// The key would be sent unencrypted, and that was not asked for.
+    #[error(
+        "GAIA_PROVIDER_KEY_FILE is set and GAIA_PROVIDER_URL is http, which would send the key unencrypted: use https, \
+         remove the key file, or set GAIA_PROVIDER_KEY_OVER_PLAIN_HTTP=true"
+    )]
+    KeyNotAllowed,
+}
+
+impl ProviderConfig {
+    /// Checks that plain HTTP beyond this machine, and the key over it, were asked for.
+    pub(crate) fn check_plain_http(&self) -> Result<(), PlainHttpError> {
+        if self.provider_url.as_str().parse().is_ok_and(|uri| is_outside_address(&uri)) {
+            return Ok(());
+        }
+        if !self.provider_plain_http {
+            return Err(PlainHttpError::NotAllowed);
+        }
+        let sends_key = self.provider_key_file.is_some() && !self.provider_key_over_plain_http;
+        if sends_key { Err(PlainHttpError::KeyNotAllowed) } else { Ok(()) }
+    }
 }
 
 impl AsMut<RuntimeConfig> for Config {
@@ -64,8 +104,9 @@ fn model(text: &str) -> Result<String, String> {
 
 fn base_url(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| error.to_string())?;
-    if !text.parse().is_ok_and(|uri| is_outside_address(&uri)) {
-        return Err("must be https, or http on loopback".to_owned());
+    if !text.parse().is_ok_and(|uri| is_outside_address(&uri)) && !is_plain_inside(&url) {
+        let inside = "<name>, <name>.<namespace>.svc or a private address";
+        return Err(format!("must be https, or http on loopback, or http to a host inside the cluster: {inside}"));
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err("must hold no user name and password: the key is in a file".to_owned());
@@ -74,6 +115,23 @@ fn base_url(text: &str) -> Result<Url, String> {
         return Err("must have no query and no fragment".to_owned());
     }
     Ok(url)
+}
+
+/// Whether a URL is http to a host that only a cluster or a private network can have. A name with other dots, as
+/// `vllm.ai`, may be one on the internet.
+fn is_plain_inside(url: &Url) -> bool {
+    let Some(host) = url.host_str().filter(|_| url.scheme() == "http") else { return false };
+    match host.trim_start_matches('[').trim_end_matches(']').parse() {
+        // Not link-local: metadata services of clouds are there.
+        Ok(IpAddr::V4(ip)) => ip.is_private() || (ip.octets()[0] == 100 && ip.octets()[1] & 0b1100_0000 == 64),
+        Ok(IpAddr::V6(ip)) => ip.is_unique_local(),
+        Err(_) => {
+            let name = host.strip_suffix('.').unwrap_or(host);
+            let name = name.strip_suffix(".cluster.local").unwrap_or(name);
+            let labels: Vec<&str> = name.split('.').collect();
+            matches!(labels[..], [_] | [_, _, "svc"] | [_, _, _, "svc"])
+        }
+    }
 }
 
 const MAX_MODEL_BYTES: usize = 128;
@@ -91,7 +149,11 @@ mod tests {
         for (url, error) in [
             ("http://api.openai.com/v1", "must be https"),
             ("http://127.0.0.1.example.com/v1", "must be https"),
-            ("http://10.0.0.1/v1", "must be https"),
+            ("http://8.8.8.8/v1", "must be https"),
+            ("http://169.254.169.254/v1", "must be https"),
+            ("http://[fe80::1]/v1", "must be https"),
+            ("http://vllm.ai/v1", "must be https"),
+            ("http://ollama.llm.svc.example.com/v1", "must be https"),
             ("ftp://localhost/v1", "must be https"),
             ("api.openai.com", "relative URL"),
             ("https://", "empty host"),
@@ -100,6 +162,38 @@ mod tests {
             ("https://api.openai.com/v1#a", "no fragment"),
         ] {
             assert!(base_url(url).unwrap_err().contains(error), "{url}: {:?}", base_url(url));
+        }
+    }
+
+    #[test]
+    fn plain_http_inside_the_cluster_and_the_key_over_it_are_asked_for() {
+        use clap::Parser as _;
+        let check = |url: &str, more: &[&str]| {
+            let arguments = ["chat-service", "--service-name", "chat-service", "--provider-url", url];
+            let config = Config::try_parse_from(arguments.iter().chain(more)).unwrap();
+            config.provider.check_plain_http()
+        };
+        for url in [
+            "http://ollama:11434/v1",
+            "http://ollama.llm.svc:11434/v1",
+            "http://ollama.llm.svc.cluster.local/v1",
+            "http://ollama.llm.svc.cluster.local./v1",
+            "http://vllm-0.vllm.llm.svc/v1",
+            "http://10.0.0.1/v1",
+            "http://172.31.0.9/v1",
+            "http://192.168.1.5:8000/v1",
+            "http://100.64.0.1/v1",
+            "http://[fd00::1]:8000/v1",
+        ] {
+            let key = ["--provider-plain-http", "--provider-key-file", "/etc/key"];
+            assert_eq!(check(url, &[]), Err(PlainHttpError::NotAllowed), "{url}");
+            assert_eq!(check(url, &key[..1]), Ok(()), "{url}");
+            assert_eq!(check(url, &["--provider-plain-http=true"]), Ok(()), "{url}");
+            assert_eq!(check(url, &key), Err(PlainHttpError::KeyNotAllowed), "{url}");
+            assert_eq!(check(url, &[&key[..], &["--provider-key-over-plain-http"]].concat()), Ok(()), "{url}");
+        }
+        for url in ["https://api.openai.com/v1", "http://127.0.0.1:1/v1"] {
+            assert_eq!(check(url, &["--provider-key-file", "/etc/key"]), Ok(()), "{url}");
         }
     }
 

@@ -18,14 +18,14 @@ use std::future::Future;
 use std::sync::Arc;
 
 use gaia_api::Clock;
-use gaia_runtime::{OutsideClientError, Room, Routes, Runtime};
+use gaia_runtime::{Room, Routes, Runtime};
 
 pub use config::Config;
 
 use crate::api::Endpoint;
 use crate::chat::Chats;
 use crate::metrics::ChatMetrics;
-use crate::provider::Provider;
+use crate::provider::{Provider, ProviderConfigError};
 use crate::slots::Slots;
 
 /// Why the service did not start.
@@ -33,7 +33,7 @@ use crate::slots::Slots;
 pub enum StartError {
     /// The provider cannot be called.
     #[error(transparent)]
-    Provider(#[from] OutsideClientError),
+    Provider(#[from] ProviderConfigError),
     /// The runtime did not start.
     #[error(transparent)]
     Runtime(#[from] gaia_runtime::StartError),

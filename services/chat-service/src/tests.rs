@@ -149,7 +149,8 @@ async fn an_answer_is_streamed_as_it_comes_or_given_whole() {
         assert_eq!(whole, (StatusCode::OK, json!({ "text": "You said: tell me more", "finish_reason": "stop" })));
         assert_eq!(caller.ask("!length").await.1["finish_reason"], "length");
     }
-    service.counts("completed", 6).await;
+    service.counts("completed", 4).await;
+    service.counts("length", 2).await;
     let metrics = service.metrics().await;
     assert!(metrics.contains("gaia_chat_streamed_characters_total 122\n"), "{metrics}");
     assert!(metrics.contains("gaia_chat_streams 0\n"), "{metrics}");
@@ -338,6 +339,52 @@ async fn a_provider_that_is_not_there_or_does_not_begin_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn a_provider_that_is_silent_at_first_gets_time_and_the_caller_a_stream() {
+    let patience = Patience {
+        comment_after: Duration::from_millis(100),
+        silence: Duration::from_millis(500),
+        beginning: Duration::from_secs(60),
+        ..Patience::default()
+    };
+    let service = start_with(|config| config.provider.patience = patience).await;
+    let caller = service.with_key(SHARED_KEY);
+    let begun = std::time::Instant::now();
+    let answer = caller.say("!late 2").await;
+    assert!(begun.elapsed() < Duration::from_millis(1500), "the stream begins before the provider's answer");
+    let found = events(answer).await;
+    assert_eq!(said(&found), "You said: !late 2");
+    assert_eq!(*found.last().unwrap(), ("done".to_owned(), json!({ "finish_reason": "stop" })));
+
+    let brief = Patience { beginning: Duration::from_millis(600), ..patience };
+    let service = start_with(|config| config.provider.patience = brief).await;
+    let found = events(service.with_key(SHARED_KEY).say("!late 60").await).await;
+    assert_eq!((found.len(), &found[0].1["code"]), (1, &json!("provider_timeout")));
+    service.counts("provider_timeout", 1).await;
+}
+
+#[tokio::test]
+async fn a_provider_over_plain_http_is_started_only_where_that_was_asked_for() {
+    let platform = Platform::new();
+    let dir = tempfile::tempdir().unwrap();
+    let _ = Mount::new(dir.path(), &platform.mount("chat-service"));
+    for (more, error) in [
+        (&[][..], Some("GAIA_PROVIDER_PLAIN_HTTP=true")),
+        (&["--provider-plain-http"], None),
+        (&["--provider-plain-http", "--provider-key-file=/key"], Some("GAIA_PROVIDER_KEY_OVER_PLAIN_HTTP=true")),
+    ] {
+        let arguments =
+            ["chat-service", "--service-name", "chat-service", "--provider-url", "http://ollama.llm.svc:11434/v1"];
+        let mut parsed = Config::try_parse_from(arguments.iter().chain(more)).unwrap();
+        parsed.runtime = config("chat-service", dir.path());
+        let started = ChatService::start(parsed, Arc::new(SystemClock)).await;
+        match error {
+            Some(words) => assert!(started.unwrap_err().to_string().contains(words)),
+            None => assert!(started.is_ok()),
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_answer_does_not_go_on_for_ever() {
     let patience = Patience { whole: Duration::from_millis(300), ..Patience::default() };
     let service = start_with(|config| config.provider.patience = patience).await;
@@ -387,7 +434,7 @@ async fn when_the_caller_leaves_the_provider_is_hung_up_on() {
 }
 
 fn brief(time: Duration) -> Patience {
-    Patience { beginning: time, silence: time, ..Patience::default() }
+    Patience { beginning: time, silence: time, ending: time, ..Patience::default() }
 }
 
 const SHARED_KEY: &str = "the-shared-key";

@@ -55,9 +55,9 @@ pub(crate) async fn submit(
         Err(trouble) => Err(trouble),
     };
     match answered {
-        Ok(text) => {
+        Ok((text, note)) => {
             turns.push(Turn { role: Role::Assistant, content: text });
-            chat_page(&site, &session, StatusCode::OK, &turns, None, "")
+            chat_page(&site, &session, StatusCode::OK, &turns, note.map(str::to_owned), "")
         }
         Err(trouble) => {
             turns.pop();
@@ -93,10 +93,17 @@ pub(crate) async fn stream(
     }
 }
 
-async fn whole_answer(site: &Site, session: &Session, turns: &[Turn]) -> Result<String, Trouble> {
+/// The answer, and a note where it was cut off.
+async fn whole_answer(
+    site: &Site,
+    session: &Session,
+    turns: &[Turn],
+) -> Result<(String, Option<&'static str>), Trouble> {
     #[derive(Deserialize)]
     struct Answer {
         text: String,
+        #[serde(default)]
+        finish_reason: String,
     }
     let answer = ask(site, session, turns, "application/json").await?;
     let away = || Trouble::Away(Service::Chat);
@@ -104,7 +111,15 @@ async fn whole_answer(site: &Site, session: &Session, turns: &[Turn]) -> Result<
     let body = tokio::time::timeout(PATIENCE, reading).await.map_err(|_| away())?.map_err(|_| away())?;
     let answer: Answer = serde_json::from_slice(&body.to_bytes()).map_err(|_| away())?;
     // As a turn of the conversation it would be refused ever after.
-    if answer.text.trim().is_empty() { Err(Trouble::NothingSaid) } else { Ok(answer.text) }
+    if answer.text.trim().is_empty() {
+        return Err(Trouble::NothingSaid);
+    }
+    let note = match answer.finish_reason.as_str() {
+        "length" => Some("The answer reached the model's limit. Ask for the rest, or for a shorter answer."),
+        "content_filter" => Some("The provider's content filter stopped the answer."),
+        _ => None,
+    };
+    Ok((answer.text, note))
 }
 
 async fn ask(

@@ -182,6 +182,12 @@ function chat() {
   }
 }
 
+// Reasons for the end of an answer that is not complete.
+const CUT_OFF = {
+  length: "The answer reached the model's limit. Ask for the rest, or for a shorter answer.",
+  content_filter: "The provider's content filter stopped the answer.",
+};
+
 // Sends a conversation and passes on the answer's pieces; null where it ended as it should, else what to tell.
 async function stream(messages, add, signal) {
   const response = await fetch("/chat/stream", {
@@ -202,7 +208,7 @@ async function stream(messages, add, signal) {
     for (const event of events) {
       const { name, data } = eventOf(event);
       if (name === "delta") add(JSON.parse(data).text);
-      if (name === "done") return null;
+      if (name === "done") return CUT_OFF[JSON.parse(data).finish_reason] ?? null;
       if (name === "error") return "The assistant could not go on. Try again in a moment.";
     }
   }

@@ -1,67 +1,150 @@
-//! One event of a provider's answer.
+//! One event of a provider's answer, in the spellings that providers have for it (`streams.json` has them as a table).
 
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::ProviderError;
 
-/// What an event says.
+/// The content of an event.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Chunk {
-    /// What is to be added to the answer; may be empty.
+    /// The text to append to the answer; may be empty.
     pub(crate) text: String,
-    /// Why the answer is at its end, if it is.
-    pub(crate) finish_reason: Option<&'static str>,
+    /// The reason for the end of the answer, if the event has one.
+    pub(crate) finish: Option<Finish>,
+}
+
+/// The reason for the end of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Finish {
+    /// `stop`, `length`, `content_filter`, `tool_calls` or `other`.
+    Reason(&'static str),
+    /// The provider gave the answer up: what it sent is no whole answer.
+    Failed,
 }
 
 /// Reads the data of an event.
 ///
 /// # Errors
-/// [`ProviderError::Garbage`], or what the provider reports in it.
+/// [`ProviderError::Garbage`], or the error that the event reports.
 pub(crate) fn read(data: &[u8]) -> Result<Chunk, ProviderError> {
-    let event: Event = serde_json::from_slice(data).map_err(|_| ProviderError::Garbage)?;
-    if let Some(error) = event.error {
-        let kinds = [&error["code"], &error["type"]];
-        let is_rate = kinds.iter().any(|kind| kind.as_str().is_some_and(|kind| kind.starts_with("rate_limit")));
-        let error = ProviderError::ErrorMidStream;
-        return Err(if is_rate { ProviderError::RateLimited { retry_after: None } } else { error });
+    if data.trim_ascii().is_empty() {
+        return Ok(Chunk::default());
     }
-    // There is one choice, as one was asked for; the event with the usage has none.
-    let Some(choice) = event.choices.into_iter().next() else { return Ok(Chunk::default()) };
-    let text = choice.delta.and_then(|delta| delta.content).unwrap_or_default();
-    Ok(Chunk { text, finish_reason: choice.finish_reason.as_deref().map(known_reason) })
+    let event = match serde_json::from_slice(data) {
+        Ok(Value::Null) => return Ok(Chunk::default()),
+        Ok(Value::Object(event)) => Value::Object(event),
+        _ => return Err(ProviderError::Garbage),
+    };
+    if let Some(error) = error_in(&event) {
+        return Err(reported(error));
+    }
+    let choices = match &event["choices"] {
+        Value::Null => return Ok(Chunk::default()),
+        Value::Array(choices) => choices,
+        _ => return Err(ProviderError::Garbage),
+    };
+    // The request asks for one choice; events with the usage or with annotations of a filter have none.
+    let Some(choice) = choices.iter().find(|choice| !choice.is_null()) else { return Ok(Chunk::default()) };
+    let delta = &choice["delta"];
+    let mut text = String::new();
+    append(&mut text, &delta["content"])?;
+    if text.is_empty() {
+        append(&mut text, &delta["refusal"])?;
+    }
+    let reason = if choice["finish_reason"].is_null() { &choice["finishReason"] } else { &choice["finish_reason"] };
+    Ok(Chunk { text, finish: finish(reason) })
 }
 
-/// A text from outside becomes one of ours.
-fn known_reason(reason: &str) -> &'static str {
-    let known = ["stop", "length", "content_filter", "tool_calls"];
-    known.into_iter().find(|known| *known == reason).unwrap_or("other")
+/// The error of an event that an SSE stream marks as one, whatever its data is.
+pub(crate) fn error_event(data: &[u8]) -> ProviderError {
+    let event: Value = serde_json::from_slice(data).unwrap_or_default();
+    reported(error_in(&event).unwrap_or(&event))
 }
 
-#[derive(Debug, Deserialize)]
-struct Event {
-    #[serde(default)]
-    choices: Vec<Choice>,
-    error: Option<Value>,
+/// The error object of an event: under `error`, or the event itself (older forms of vLLM and Mistral, and Anthropic's).
+fn error_in(event: &Value) -> Option<&Value> {
+    let error = &event["error"];
+    let is_empty = match error {
+        Value::Null | Value::Bool(false) => true,
+        Value::String(text) => text.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        _ => false,
+    };
+    if !is_empty {
+        return Some(error);
+    }
+    let is_marked = event["object"] == "error" || event["type"] == "error";
+    // A gateway in between writes what its framework has: a text or a list under `message` or `detail`, and no choices.
+    let is_message = event.get("choices").is_none() && ["message", "detail"].iter().any(|name| !event[*name].is_null());
+    (is_marked || is_message).then_some(event)
 }
 
-#[derive(Debug, Deserialize)]
-struct Choice {
-    delta: Option<Delta>,
-    finish_reason: Option<String>,
+fn reported(error: &Value) -> ProviderError {
+    let is_rate_limit = ["code", "type", "status"].iter().any(|name| match &error[*name] {
+        Value::Number(code) => code.as_u64() == Some(429),
+        Value::String(code) => {
+            let code: String = code.chars().filter(char::is_ascii_alphanumeric).collect();
+            let code = code.to_ascii_lowercase();
+            code == "429" || code.starts_with("ratelimit") || code.starts_with("toomanyrequests")
+        }
+        _ => false,
+    });
+    if is_rate_limit { ProviderError::RateLimited { retry_after: None } } else { ProviderError::ErrorMidStream }
 }
 
-#[derive(Debug, Deserialize)]
-struct Delta {
-    content: Option<String>,
+/// Appends a content: a text, or a list of parts of which the texts count. Thoughts, references and images do not.
+fn append(text: &mut String, content: &Value) -> Result<(), ProviderError> {
+    match content {
+        Value::Null => {}
+        Value::String(content) => text.push_str(content),
+        Value::Array(parts) => {
+            for part in parts {
+                append(text, part)?;
+            }
+        }
+        Value::Object(part) => {
+            let is_text = part.get("type").and_then(Value::as_str).is_none_or(|kind| TEXT_PARTS.contains(&kind));
+            if is_text && let Some(content) = part.get("text").or_else(|| part.get("refusal")) {
+                append(text, content)?;
+            }
+        }
+        _ => return Err(ProviderError::Garbage),
+    }
+    Ok(())
 }
+
+/// Maps a reason to one of a fixed set: no text of a provider gets into answers and metrics.
+fn finish(reason: &Value) -> Option<Finish> {
+    // SGLang had an object with the reason under `type` for some time.
+    let reason = reason.as_str().or_else(|| reason["type"].as_str())?.trim().to_ascii_lowercase();
+    Some(match reason.as_str() {
+        // Not at the end yet. Ollama and SGLang wrote an empty text where the protocol has null.
+        "" | "null" | "none" => return None,
+        "stop" | "eos" | "eos_token" | "end_turn" | "stop_sequence" => Finish::Reason("stop"),
+        "length" | "model_length" | "max_tokens" | "max_output_tokens" => Finish::Reason("length"),
+        "content_filter" | "safety" | "sensitive" | "recitation" => Finish::Reason("content_filter"),
+        "tool_calls" | "function_call" | "tool_use" => Finish::Reason("tool_calls"),
+        "error"
+        | "abort"
+        | "aborted"
+        | "cancelled"
+        | "canceled"
+        | "network_error"
+        | "unload"
+        | "insufficient_system_resource" => Finish::Failed,
+        _ => Finish::Reason("other"),
+    })
+}
+
+/// The kinds of parts whose text belongs to the answer.
+const TEXT_PARTS: [&str; 4] = ["text", "output_text", "refusal", ""];
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn chunk(text: &str, finish_reason: Option<&'static str>) -> Chunk {
-        Chunk { text: text.to_owned(), finish_reason }
+    fn chunk(text: &str, reason: Option<&'static str>) -> Chunk {
+        Chunk { text: text.to_owned(), finish: reason.map(Finish::Reason) }
     }
 
     #[test]
@@ -82,13 +165,74 @@ mod tests {
     }
 
     #[test]
+    fn other_spellings_of_an_event_mean_the_same() {
+        for (data, expected) in [
+            ("null", chunk("", None)),
+            ("", chunk("", None)),
+            (" ", chunk("", None)),
+            ("{}", chunk("", None)),
+            (r#"{"choices":null,"usage":{}}"#, chunk("", None)),
+            (r#"{"choices":[null]}"#, chunk("", None)),
+            (r#"{"error":null,"choices":[{"delta":{"content":"a"}}]}"#, chunk("a", None)),
+            (r#"{"choices":[{"delta":{"content":"a"},"finish_reason":""}]}"#, chunk("a", None)),
+            (r#"{"choices":[{"delta":{"content":"a"},"finish_reason":"null"}]}"#, chunk("a", None)),
+            (r#"{"choices":[{"delta":{"content":null}}]}"#, chunk("", None)),
+            (r#"{"choices":[{"delta":{"content":["a","b"]}}]}"#, chunk("ab", None)),
+            (
+                r#"{"choices":[{"delta":{"content":[{"type":"thinking","thinking":[{"type":"text","text":"hm"}]},{"type":"text","text":"a"},null,{"text":"b"}]}}]}"#,
+                chunk("ab", None),
+            ),
+            (r#"{"choices":[{"delta":{"content":{"type":"text","text":"a"}}}]}"#, chunk("a", None)),
+            (r#"{"choices":[{"delta":{"content":null,"refusal":"No."}}]}"#, chunk("No.", None)),
+            (r#"{"choices":[{"finish_reason":"STOP","delta":{}}]}"#, chunk("", Some("stop"))),
+            (r#"{"choices":[{"finishReason":"MAX_TOKENS","delta":{}}]}"#, chunk("", Some("length"))),
+            (r#"{"choices":[{"finish_reason":{"type":"length","length":4},"delta":{}}]}"#, chunk("", Some("length"))),
+            (r#"{"choices":[{"finish_reason":"model_length","delta":{}}]}"#, chunk("", Some("length"))),
+        ] {
+            assert_eq!(read(data.as_bytes()).unwrap(), expected, "{data}");
+        }
+        let failed = Chunk { text: "a".to_owned(), finish: Some(Finish::Failed) };
+        let data = br#"{"choices":[{"delta":{"content":"a"},"finish_reason":"abort"}]}"#;
+        assert_eq!(read(data).unwrap(), failed, "an answer that was given up is not complete");
+    }
+
+    #[test]
     fn what_is_no_event_is_an_error() {
-        for data in ["", "{", "[DONE", "7", r#"{"choices":7}"#, "\u{fffd}"] {
+        for data in [
+            "{",
+            "[DONE",
+            "7",
+            "[]",
+            r#""text""#,
+            r#"{"choices":7}"#,
+            r#"{"choices":[{"delta":{"content":7}}]}"#,
+            "\u{fffd}",
+        ] {
             assert!(matches!(read(data.as_bytes()), Err(ProviderError::Garbage)), "{data}");
         }
+    }
+
+    #[test]
+    fn an_error_is_found_in_each_form() {
         let error = |data: &str| read(data.as_bytes()).unwrap_err().code();
-        assert_eq!(error(r#"{"error":{"message":"overloaded","type":"server_error"}}"#), "provider_unavailable");
-        assert_eq!(error(r#"{"error":{"code":"rate_limit_exceeded"}}"#), "provider_rate_limited");
-        assert_eq!(error(r#"{"error":"a text"}"#), "provider_unavailable");
+        for data in [
+            r#"{"error":{"message":"overloaded","type":"server_error"}}"#,
+            r#"{"error":"a text"}"#,
+            r#"{"error":{"message":"Engine died","code":"500","type":"None","param":"None"},"choices":null}"#,
+            r#"{"object":"error","message":"too long","type":"BadRequestError","param":null,"code":400}"#,
+            r#"{"type":"error","error":{"type":"overloaded_error"}}"#,
+            r#"{"message":"Internal server error","code":500}"#,
+            r#"{"detail":[{"msg":"field required"}]}"#,
+        ] {
+            assert_eq!(error(data), "provider_unavailable", "{data}");
+        }
+        for data in [
+            r#"{"error":{"code":"rate_limit_exceeded"}}"#,
+            r#"{"error":{"message":"slow down","code":429}}"#,
+            r#"{"error":{"message":"slow down","code":"429","type":"None"}}"#,
+            r#"{"object":"error","message":"slow down","type":"RateLimitError","code":null}"#,
+        ] {
+            assert_eq!(error(data), "provider_rate_limited", "{data}");
+        }
     }
 }

@@ -2,9 +2,20 @@
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
+use serde::de::IgnoredAny;
+
 use super::ProviderError;
 
-/// Reads the `data` of events; comments and everything else in them is passed over.
+/// An event of the stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// Its data.
+    Data(Vec<u8>),
+    /// The data of an event with the name `error`, or of llama.cpp's line `error: {…}`.
+    Error(Vec<u8>),
+}
+
+/// Reads events; comments and other fields in them are skipped.
 #[derive(Debug, Default)]
 pub(crate) struct EventReader {
     buffer: BytesMut,
@@ -14,6 +25,10 @@ pub(crate) struct EventReader {
     skips_line_feed: bool,
     /// The data lines of the event so far; none: it has none.
     data: Option<Vec<u8>>,
+    /// The event is an error.
+    is_error: bool,
+    /// A byte order mark can no longer come.
+    has_begun: bool,
 }
 
 impl EventReader {
@@ -22,26 +37,48 @@ impl EventReader {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The data of the next whole event, if all of it is there.
+    /// The next whole event, if all of it is there.
     ///
     /// # Errors
     /// [`ProviderError::LineTooLong`] if an event is longer than [`MAX_EVENT_BYTES`].
-    pub(crate) fn next(&mut self) -> Result<Option<Vec<u8>>, ProviderError> {
+    pub(crate) fn next(&mut self) -> Result<Option<Event>, ProviderError> {
         while let Some(line) = self.line()? {
+            let line = if std::mem::replace(&mut self.has_begun, true) {
+                &line[..]
+            } else {
+                line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&line)
+            };
             if line.is_empty() {
+                let is_error = std::mem::take(&mut self.is_error);
                 if let Some(data) = self.data.take() {
-                    return Ok(Some(data));
+                    return Ok(Some(if is_error { Event::Error(data) } else { Event::Data(data) }));
                 }
             } else if let Some(value) = line.strip_prefix(b"data:") {
+                let whole = self.whole();
                 self.add(value.strip_prefix(b" ").unwrap_or(value))?;
+                if let Some(whole) = whole {
+                    return Ok(Some(Event::Data(whole)));
+                }
+            } else if let Some(value) = line.strip_prefix(b"error:") {
+                self.is_error = true;
+                self.add(value)?;
+            } else if let Some(name) = line.strip_prefix(b"event:") {
+                self.is_error |= name.trim_ascii() == b"error";
             }
         }
         Ok(None)
     }
 
+    /// The data so far if it is one line and a whole JSON value: some proxies leave out the empty line between events.
+    fn whole(&mut self) -> Option<Vec<u8>> {
+        let data = self.data.as_deref().filter(|data| !self.is_error && !data.contains(&b'\n'))?;
+        let is_whole = serde_json::from_slice::<IgnoredAny>(data).is_ok();
+        if is_whole { self.data.take() } else { None }
+    }
+
     /// The last event of a stream that ended without the empty line after it. The specification drops such an event;
     /// providers end their last one like that.
-    pub(crate) fn rest(&mut self) -> Result<Option<Vec<u8>>, ProviderError> {
+    pub(crate) fn rest(&mut self) -> Result<Option<Event>, ProviderError> {
         self.push(&Bytes::from_static(b"\n\n"));
         self.next()
     }
@@ -93,15 +130,21 @@ mod tests {
     use super::*;
 
     fn read(pieces: &[&[u8]]) -> Result<Vec<String>, ProviderError> {
+        let text = |event| match event {
+            Event::Data(data) => String::from_utf8(data).unwrap(),
+            Event::Error(data) => format!("error {}", String::from_utf8(data).unwrap().trim()),
+        };
         let mut reader = EventReader::default();
         let mut events = Vec::new();
         for piece in pieces {
             reader.push(&Bytes::copy_from_slice(piece));
             while let Some(event) = reader.next()? {
-                events.push(String::from_utf8(event).unwrap());
+                events.push(text(event));
             }
         }
-        events.extend(reader.rest()?.map(|event| String::from_utf8(event).unwrap()));
+        while let Some(event) = reader.rest()? {
+            events.push(text(event));
+        }
         Ok(events)
     }
 
@@ -115,6 +158,22 @@ mod tests {
     fn comments_names_and_empty_events_are_passed_over() {
         assert_eq!(read(&[b": hello\n\nevent: x\nid: 7\n\n\n\nevent: x\ndata: a\ndata: b\n\n"]).unwrap(), ["a\nb"]);
         assert_eq!(read(&[b"data: [DONE]"]).unwrap(), ["[DONE]"], "a last event needs no empty line");
+    }
+
+    #[test]
+    fn errors_are_told_from_data() {
+        assert_eq!(read(&[b"event: error\ndata: {}\n\ndata: a\n\n"]).unwrap(), ["error {}", "a"]);
+        assert_eq!(read(&[b"error: {\"code\":500}\n\ndata: [DONE]\n\n"]).unwrap(), ["error {\"code\":500}", "[DONE]"]);
+        assert_eq!(read(&[b"event: error\n\ndata: a\n\n"]).unwrap(), ["a"], "an event without data is none");
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_a_missing_empty_line_are_accepted() {
+        assert_eq!(read(&["\u{feff}data: a\n\n".as_bytes()]).unwrap(), ["a"]);
+        assert_eq!(
+            read(&[b"data: {}\ndata: {\ndata: }\n\ndata: null\ndata: [DONE]\n"]).unwrap(),
+            ["{}", "{\n}", "null", "[DONE]"]
+        );
     }
 
     #[test]

@@ -6,6 +6,8 @@
 mod chunk;
 mod error;
 mod events;
+#[cfg(test)]
+mod streams;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,25 +17,30 @@ use gaia_runtime::{OutsideClientError, outside_client};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use reqwest::{Client, Response, Url};
 use serde::Serialize;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use zeroize::Zeroizing;
 
 pub use error::ProviderError;
 
-use crate::config::ProviderConfig;
+use crate::config::{PlainHttpError, ProviderConfig};
 use crate::question::Message;
-use events::EventReader;
+use chunk::Finish;
+use events::{Event, EventReader};
 
 /// How long a provider may take. Tests shorten it.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// Until its answer begins.
+    /// Until the first text of its answer. Models that read a long conversation, or think first, are silent for minutes;
+    /// some servers send the head of their answer before that, and some after it.
     pub beginning: Duration,
     /// Without a byte in the middle of an answer.
     pub silence: Duration,
+    /// Without a byte after a finish reason. Long, as some providers send one too early.
+    pub ending: Duration,
     /// For the whole answer.
     pub whole: Duration,
-    /// After so long without a text the caller is sent a comment, so that nobody in between takes the stream for dead.
+    /// After so long without a text the caller is sent a comment, so that no proxy in between takes the stream for dead. A
+    /// stream begins after so long, too, where the provider has not answered yet.
     pub comment_after: Duration,
     /// Until there is room for the next bytes of a question.
     pub room: Duration,
@@ -42,13 +49,25 @@ pub struct Patience {
 impl Default for Patience {
     fn default() -> Self {
         Self {
-            beginning: Duration::from_secs(60),
+            beginning: Duration::from_secs(300),
             silence: Duration::from_secs(60),
+            ending: Duration::from_secs(30),
             whole: Duration::from_secs(600),
             comment_after: Duration::from_secs(15),
             room: Duration::from_secs(10),
         }
     }
+}
+
+/// The reason why a provider cannot be called as it is configured.
+#[derive(Debug, thiserror::Error)]
+pub enum ProviderConfigError {
+    /// There is no client for it.
+    #[error(transparent)]
+    Client(#[from] OutsideClientError),
+    /// Plain HTTP where it is not allowed.
+    #[error(transparent)]
+    PlainHttp(#[from] PlainHttpError),
 }
 
 /// Who answers.
@@ -65,8 +84,11 @@ pub struct Provider {
 pub struct Answer {
     response: Response,
     events: EventReader,
-    finish_reason: Option<&'static str>,
+    finish: Option<Finish>,
+    has_text: bool,
     has_ended: bool,
+    /// The first text must come before.
+    begins_before: Instant,
     patience: Patience,
 }
 
@@ -93,8 +115,9 @@ impl Provider {
     /// A provider as it is configured.
     ///
     /// # Errors
-    /// [`OutsideClientError`] if there are no root certificates.
-    pub fn new(config: &ProviderConfig) -> Result<Self, OutsideClientError> {
+    /// [`ProviderConfigError`] if there are no root certificates, or the URL is plain HTTP and that is not allowed.
+    pub fn new(config: &ProviderConfig) -> Result<Self, ProviderConfigError> {
+        config.check_plain_http()?;
         let mut completions = config.provider_url.clone();
         let path = format!("{}/chat/completions", completions.path().trim_end_matches('/'));
         completions.set_path(&path);
@@ -106,19 +129,27 @@ impl Provider {
         })
     }
 
-    /// Asks. What comes back is an answer that has begun.
+    /// Sends the request. The answer has begun when this returns.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The reason why there is none.
     pub async fn ask(&self, model: &str, messages: &[Message]) -> Result<Answer, ProviderError> {
         let body = serde_json::to_vec(&Request { model, messages, stream: true }).unwrap_or_default();
+        let begins_before = Instant::now() + self.patience.beginning;
         let request = self.client.post(self.completions.clone()).headers(self.headers().await?).body(body);
-        let response = timeout(self.patience.beginning, request.send()).await;
+        let response = timeout_at(begins_before, request.send()).await;
         let response = response.map_err(|_| ProviderError::NoBeginning)?;
         let response = response.map_err(|error| ProviderError::NotReached(error.without_url()))?;
         judge(&response)?;
-        let patience = self.patience;
-        Ok(Answer { response, events: EventReader::default(), finish_reason: None, has_ended: false, patience })
+        Ok(Answer {
+            response,
+            events: EventReader::default(),
+            finish: None,
+            has_text: false,
+            has_ended: false,
+            begins_before,
+            patience: self.patience,
+        })
     }
 
     async fn headers(&self) -> Result<HeaderMap, ProviderError> {
@@ -139,28 +170,35 @@ impl Answer {
     /// Why the answer goes no further.
     pub async fn next(&mut self) -> Result<Part, ProviderError> {
         loop {
-            while let Some(data) = self.event()? {
-                if data == b"[DONE]" {
-                    return Ok(self.end().unwrap_or(Part::End { finish_reason: "stop" }));
+            while let Some(event) = self.event()? {
+                let data = match event {
+                    Event::Data(data) => data,
+                    Event::Error(data) => return Err(chunk::error_event(&data)),
+                };
+                if data.trim_ascii().eq_ignore_ascii_case(b"[DONE]") {
+                    return self.done();
                 }
                 let chunk = chunk::read(&data)?;
-                self.finish_reason = chunk.finish_reason.or(self.finish_reason);
                 if !chunk.text.is_empty() {
+                    // A reason that comes before more text was none.
+                    self.finish = chunk.finish;
+                    self.has_text = true;
                     return Ok(Part::Text(chunk.text));
                 }
+                self.finish = chunk.finish.or(self.finish);
             }
             if self.has_ended {
-                return self.end().ok_or(ProviderError::EndedEarly);
+                return self.end().unwrap_or(Err(ProviderError::EndedEarly));
             }
             match self.receive().await {
                 Ok(()) => {}
-                // The answer is whole; how the stream ends is of no interest.
-                Err(error) => return self.end().ok_or(error),
+                // The answer has its reason; how the stream ends is of no interest.
+                Err(error) => return self.end().unwrap_or(Err(error)),
             }
         }
     }
 
-    fn event(&mut self) -> Result<Option<Vec<u8>>, ProviderError> {
+    fn event(&mut self) -> Result<Option<Event>, ProviderError> {
         match self.events.next()? {
             None if self.has_ended => self.events.rest(),
             event => Ok(event),
@@ -168,8 +206,14 @@ impl Answer {
     }
 
     async fn receive(&mut self) -> Result<(), ProviderError> {
-        let patience = if self.finish_reason.is_some() { GOODBYE } else { self.patience.silence };
-        let piece = timeout(patience, self.response.chunk()).await.map_err(|_| ProviderError::Silent)?;
+        let receiving = self.response.chunk();
+        let piece = if self.finish.is_some() {
+            timeout(self.patience.ending, receiving).await.map_err(|_| ProviderError::Silent)?
+        } else if self.has_text {
+            timeout(self.patience.silence, receiving).await.map_err(|_| ProviderError::Silent)?
+        } else {
+            timeout_at(self.begins_before, receiving).await.map_err(|_| ProviderError::NoBeginning)?
+        };
         match piece.map_err(|error| ProviderError::BrokeOff(error.without_url()))? {
             Some(piece) => self.events.push(&piece),
             None => self.has_ended = true,
@@ -177,8 +221,20 @@ impl Answer {
         Ok(())
     }
 
-    fn end(&self) -> Option<Part> {
-        self.finish_reason.map(|finish_reason| Part::End { finish_reason })
+    /// The end by `[DONE]`. Some providers send no reason before it, but one that sends no text either has failed.
+    fn done(&self) -> Result<Part, ProviderError> {
+        let has_ended_early = !self.has_text;
+        let without_reason =
+            || if has_ended_early { Err(ProviderError::EndedEarly) } else { Ok(Part::End { finish_reason: "stop" }) };
+        self.end().unwrap_or_else(without_reason)
+    }
+
+    /// The end by a finish reason, if there was one.
+    fn end(&self) -> Option<Result<Part, ProviderError>> {
+        Some(match self.finish? {
+            Finish::Reason(finish_reason) => Ok(Part::End { finish_reason }),
+            Finish::Failed => Err(ProviderError::ErrorMidStream),
+        })
     }
 }
 
@@ -214,6 +270,4 @@ async fn bearer(path: &PathBuf) -> Result<HeaderValue, ProviderError> {
 }
 
 const EVENT_STREAM: &str = "text/event-stream";
-/// Between the finish reason and the end of the stream.
-const GOODBYE: Duration = Duration::from_secs(2);
 const MAX_KEY_BYTES: usize = 4096;
