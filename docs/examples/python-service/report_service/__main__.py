@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from .calls import Calls, NotReady
-from .mount import Mount
+from .mount import Mount, elsewhere
 from .refusal import Answer, problem
 from .server import MeshServer, Request, Route, admin_server, answer_json
 
@@ -22,7 +22,8 @@ def main() -> None:
     # It would log every URL.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     environment = os.environ
-    mount = Mount(Path(environment.get("GAIA_DIR", "/etc/gaia")), environment["GAIA_SERVICE_NAME"], time.time)
+    directory = Path(environment.get("GAIA_DIR", "/etc/gaia"))
+    mount = Mount(directory, environment["GAIA_SERVICE_NAME"], time.time, elsewhere(environment))
     mount.look()
     calls = Calls(mount, environment["GAIA_AUTH_URL"])
     assets = environment["GAIA_UPSTREAM_ASSET_SERVICE"].rstrip("/")

@@ -92,6 +92,8 @@ def check_peer(peer: Peer | None, generation: Generation, now: float) -> None:
     if peer is None and not generation.policy.is_permissive:
         # The connection began while none was needed.
         raise Refused("peer_missing")
+    if peer is not None and now > peer.not_after:
+        raise Refused("peer_expired")
     if peer is not None and not generation.is_valid(peer, now):
         raise Refused("peer_revoked")
     if peer is not None and peer.spiffe_id == operator(generation.policy.spiffe_id):
@@ -119,10 +121,20 @@ def _by_token(token: str, peer: Peer | None, generation: Generation, mode: str, 
     if read.on_behalf_of is not None and (declared is None or not declared.on_behalf_of):
         raise Refused("delegation_not_allowed")
     scopes = read.scopes
-    if declared is not None and declared.scopes:
-        scopes = declared.scopes if scopes is None else declared.scopes & scopes
+    if declared is not None:
+        scopes = _both(scopes, declared.scopes)
+    if read.on_behalf_of is not None and read.on_behalf_of.startswith("user:"):
+        # Whoever brings a user: what users may ask for is the limit.
+        scopes = _both(scopes, policy.user_scopes)
     credential = "service_token" if read.on_behalf_of is None else "delegated_token"
     return Principal(read.on_behalf_of or read.caller, read.caller, scopes, credential)
+
+
+def _both(scopes: frozenset[str] | None, listed: frozenset[str]) -> frozenset[str] | None:
+    """What both allow. An empty list allows everything; None is everything, and no scope left is nothing."""
+    if not listed:
+        return scopes
+    return listed if scopes is None else scopes & listed
 
 
 def _by_key(shown: Presented, peer: Peer | None, generation: Generation, mode: str, now: float) -> Principal:

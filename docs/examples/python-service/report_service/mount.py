@@ -9,7 +9,7 @@ import logging
 import os
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,24 @@ from .tokens import Denylist, key_set
 
 log = logging.getLogger(__name__)
 Files = dict[str, bytes]
+NOWHERE: Mapping[str, Path] = {}
+# Variables of programs that read plain paths, each with an alias.
+PATH_VARIABLES = {
+    "tls.crt": ("TLS_CERT_PATH", "TLS_CLIENT_CERT_PATH"),
+    "tls.key": ("TLS_KEY_PATH", "TLS_CLIENT_KEY_PATH"),
+    "ca.crt": ("TLS_CA_PATH", "TLS_CA_CERT_PATH"),
+}
+
+
+def elsewhere(environment: Mapping[str, str]) -> dict[str, Path]:
+    """The files that variables name. An empty variable is not set; a variable and its alias must not differ."""
+    found: dict[str, Path] = {}
+    for name, variables in PATH_VARIABLES.items():
+        paths = {environment[variable] for variable in variables if environment.get(variable)}
+        if len(paths) > 1:
+            raise ValueError(f"{' and '.join(variables)} are set to different paths: set one of them")
+        found.update({name: Path(path) for path in paths})
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +129,12 @@ class MeshContext(ssl.SSLContext):
 class Mount:
     """Looks at the mounted directory again and again."""
 
-    def __init__(self, directory: Path, service_name: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, directory: Path, service_name: str, clock: Callable[[], float], elsewhere: Mapping[str, Path] = NOWHERE
+    ) -> None:
         self.directory = directory
+        # Files that are read from a path of their own. The usual path, spelled out, is read with the others.
+        self.elsewhere = {name: path for name, path in elsewhere.items() if path != directory / name}
         self.service_name = service_name
         self.clock = clock
         # Replaced as a whole, so a reader needs no lock.
@@ -153,7 +175,8 @@ class Mount:
         root = os.path.realpath(self.directory / "..data")
         root = root if os.path.isdir(root) else os.path.realpath(self.directory)
         try:
-            files = {name: Path(root, name).read_bytes() for name in NAMES if os.path.exists(os.path.join(root, name))}
+            paths = {name: self.elsewhere.get(name, Path(root, name)) for name in NAMES}
+            files = {name: path.read_bytes() for name, path in paths.items() if path.exists()}
         except OSError:
             return None
         # A directory that was taken away in the middle lacks files that are there.

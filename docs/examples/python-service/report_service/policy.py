@@ -34,6 +34,8 @@ class Policy:
     broad_audience: str
     max_ttl_seconds: int
     callers: dict[str, Caller]
+    # What a user may ask for; none: everything.
+    user_scopes: frozenset[str]
     brownouts: tuple[tuple[float, float], ...]
     notice: dict[str, str]
     hash: str
@@ -71,7 +73,7 @@ def policy(data: bytes, service_name: str) -> Policy:
     if document["tlsMode"] not in ("Permissive", "Strict"):
         raise ValueError(f"policy.json: tlsMode {document['tlsMode']!r}")
     callers = {
-        _spiffe_id(caller["spiffeId"]): Caller(_texts(caller["scopes"]), caller["onBehalfOf"] is True)
+        _spiffe_id(caller["spiffeId"]): Caller(_texts(caller.get("scopes", [])), caller.get("onBehalfOf", False) is True)
         for caller in document["callers"]
     }
     keys = document.get("apiKeys", {})
@@ -85,6 +87,7 @@ def policy(data: bytes, service_name: str) -> Policy:
         broad_audience=tokens["audience"],
         max_ttl_seconds=int(tokens["maxTtlSeconds"]),
         callers=callers,
+        user_scopes=_texts(document.get("userTokens", {}).get("scopes", [])),
         brownouts=tuple((timestamp(one["start"]), timestamp(one["end"])) for one in keys.get("brownouts", [])),
         notice=_notice(keys.get("deprecation")),
         hash=sha256(data),

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import socket
 import ssl
 import threading
@@ -241,11 +242,12 @@ class MeshHandler(BaseHTTPRequestHandler):
         if "Transfer-Encoding" in headers:
             raise _BadRequest(411, "The length of the body must be told.")
         lengths = headers.get_all("Content-Length") or ["0"]
-        if len(lengths) > 1 or not (lengths[0].isascii() and lengths[0].isdigit()):
+        length = content_length(lengths[0]) if len(lengths) == 1 else None
+        if length is None:
             raise _BadRequest(400, "The request is malformed.")
-        if int(lengths[0]) > MAX_BODY_BYTES:
+        if length > MAX_BODY_BYTES:
             raise _BadRequest(413, "The body is too large.")
-        return self.rfile.read(int(lengths[0]))
+        return self.rfile.read(length)
 
     def _route(self) -> str:
         return self.path.partition("?")[0]
@@ -292,6 +294,12 @@ class AdminHandler(BaseHTTPRequestHandler):
         """kubelet asks every few seconds."""
 
 
+def content_length(text: str) -> int | None:
+    """The number of a Content-Length header (RFC 9110, section 8.6); none if it is not one that fits 63 bits. Python
+    refuses to convert a text of more than 4,300 digits."""
+    return int(text) if _LENGTH.fullmatch(text) else None
+
+
 def admin_server(address: tuple[str, int], mesh: MeshServer) -> ThreadingHTTPServer:
     """The listener for kubelet."""
     handler = type("Handler", (AdminHandler,), {"mesh": mesh})
@@ -304,6 +312,7 @@ class _BadRequest(Exception):
         self.status = status
 
 
+_LENGTH = re.compile("[0-9]{1,18}")
 HANDSHAKE_SECONDS = 10
 MAX_AGE_SECONDS = 8 * 60
 MAX_BODY_BYTES = 64 * 1024

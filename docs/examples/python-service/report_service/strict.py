@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import math
 import re
 from datetime import datetime
 from typing import Any
@@ -15,10 +16,16 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+class NameRepeated(ValueError):
+    """A JSON object has a name twice."""
+
+
 def json_object(data: bytes) -> Object:
-    """Reads one JSON object in UTF-8 in which no object has a name twice; ValueError for anything else."""
+    """Reads one JSON object in UTF-8; NameRepeated if an object has a name twice, ValueError for anything else."""
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        text = data.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+        _check_depth(value, MAX_DEPTH)
         # "\ud800" alone is half a character: Python reads it, and fails where it is first written.
         json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as error:
@@ -58,7 +65,7 @@ def versioned(data: bytes, name: str) -> Object:
 def _unique(pairs: list[tuple[str, Any]]) -> Object:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise ValueError("a name is repeated")
+        raise NameRepeated("a name is repeated")
     return members
 
 
@@ -66,5 +73,21 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number is too large")
+    return number
+
+
+def _check_depth(value: Any, left: int) -> None:
+    members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    if members is not None and left == 0:
+        raise ValueError("nested too deeply")
+    for member in members or ():
+        _check_depth(member, left - 1)
+
+
+MAX_DEPTH = 127
 SCHEMA_VERSION = 1
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]*")

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from .peer import Peer
 from .refusal import Refused
 from .spiffe import delegated_subject, is_workload
-from .strict import Object, base64url, json_object
+from .strict import NameRepeated, Object, base64url, json_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,8 @@ def verify(text: str, rules: Rules, peer: Peer | None, now: float) -> Token:
         raise Refused("signature_wrong")
     try:
         claims = json_object(payload)
+    except NameRepeated as error:
+        raise Refused("claim_repeated") from error
     except ValueError as error:
         raise Refused("claims_not_json") from error
     return _judge(claims, rules, peer, now)
@@ -106,6 +108,8 @@ def _parts(text: str) -> tuple[str, str, Any, bytes, bytes, bytes]:
         raise Refused("token_alphabet") from error
     try:
         header = json_object(head)
+    except NameRepeated as error:
+        raise Refused("header_name_repeated") from error
     except ValueError as error:
         raise Refused("header_not_json") from error
     # A closed set: `crit`, `jku`, `x5u`, `x5c`, `jwk`, `zip`, `b64` and whatever comes next are outside of it.
@@ -166,7 +170,7 @@ def _check_times(claims: Object, max_ttl_seconds: int, now: float) -> int:
     def seconds(name: str) -> int:
         value = claims.get(name)
         # `True` is an int in Python.
-        if type(value) is not int or value < 0:
+        if type(value) is not int or not 0 <= value <= MAX_SECONDS:
             raise Refused("times_missing")
         return value
 
@@ -219,4 +223,6 @@ def _key(jwk: Any) -> tuple[str, jwt.PyJWK]:
 MAX_TOKEN_BYTES = 8 * 1024
 MAX_HEADER_BYTES = 1024
 MAX_CLOCK_SKEW_SECONDS = 60
+# The end of the year 9999.
+MAX_SECONDS = 253_402_300_799
 _SCOPE = re.compile(r"[!#-\[\]-~]{1,128}")
