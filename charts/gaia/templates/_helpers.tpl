@@ -39,7 +39,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "gaia.watchedRules" -}}
 - apiGroups: [gaia.dev]
   resources: [gaiaservices]
-  verbs: [list, watch]
+  verbs: [get, list, watch]
 - apiGroups: [gaia.dev]
   resources: [servicecertificates]
   verbs: [get, list, watch, create, patch]
@@ -70,7 +70,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "gaia.clusterRules" -}}
 - apiGroups: [gaia.dev]
   resources: [trustdomains]
-  verbs: [list, watch]
+  verbs: [get, list, watch]
 - apiGroups: [gaia.dev]
   resources: [trustdomains/status]
   verbs: [patch]

@@ -226,8 +226,7 @@ impl<S: Store> Reconciler<S> {
                 self.agenda.push(&self.executor.world, keys.into_iter().filter(|affected| affected != key));
                 next
             }
-            // The watch is about to bring what was changed meanwhile.
-            Err(StoreError::Conflict { .. } | StoreError::NotFound { .. }) => next.min(Instant::now() + RETRY),
+            Err(StoreError::Conflict { .. } | StoreError::NotFound { .. }) => next.min(self.read_again(key).await),
             Err(error) => {
                 tracing::warn!(%key, %error, "the status could not be reported");
                 next.min(Instant::now() + RETRY)
@@ -336,6 +335,7 @@ mod held;
 mod measure;
 mod notices;
 mod report;
+mod reread;
 mod unwatched;
 
 const ROUNDS: usize = 8;

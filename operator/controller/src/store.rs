@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::api_server::object::{read, read_metadata};
-use crate::api_server::{Answer, ApiServer, CallError, Reading, Resource, within};
+use crate::api_server::{Answer, ApiServer, CallError, Fault, Reading, Resource, Unreadable, within};
 use crate::error::StoreError;
 use crate::queue::Laned;
 
@@ -39,6 +39,13 @@ pub(crate) enum Reported {
     TrustDomain(Box<TrustDomain>),
     Certificate(Box<ServiceCertificate>),
     Service(Box<GaiaService>),
+}
+
+/// A custom resource as a read brings it.
+pub(crate) enum Found {
+    Object(Reported),
+    /// Only its metadata can be read.
+    Unreadable(Box<Unreadable>),
 }
 
 /// The store the executor writes to. The API server is the one that counts; a directory tree is to be another.
@@ -70,6 +77,8 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn get(&self, key: &ObjectKey) -> impl Future<Output = Result<Option<Stored>, StoreError>> + Send;
     /// Reads the object's metadata and nothing else: enough to tell whose it is.
     fn get_metadata(&self, key: &ObjectKey) -> impl Future<Output = Result<Option<ObjectMeta>, StoreError>> + Send;
+    /// Reads a custom resource; none: it does not exist.
+    fn get_resource(&self, key: &Key) -> impl Future<Output = Result<Option<Found>, StoreError>> + Send;
     /// Merges a patch into a custom resource's status, if the resource is still in that state.
     fn patch_status(
         &self,
@@ -163,6 +172,20 @@ impl Store for KubeStore {
         read_metadata(&answer).map(Some).map_err(unreadable)
     }
 
+    async fn get_resource(&self, key: &Key) -> Result<Option<Found>, StoreError> {
+        let (namespace, name) = key.names();
+        let namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
+        let Some(answer) = call("get", key, self.api.get(key.resource(), namespace, name)).await? else {
+            return Ok(None);
+        };
+        let found = match key {
+            Key::TrustDomain(_) => found(read(answer), |domain| Reported::TrustDomain(Box::new(domain))),
+            Key::Certificate(..) => found(read(answer), |certificate| Reported::Certificate(Box::new(certificate))),
+            Key::Service(..) => found(read(answer), |service| Reported::Service(Box::new(service))),
+        };
+        found.map(Some).map_err(|fault| StoreError::Unreadable { key: key.to_string(), fault })
+    }
+
     async fn patch_status(&self, key: &Key, on: &Version, status: Value) -> Result<Reported, StoreError> {
         let mut patch = serde_json::json!({ "status": status });
         condition(&mut patch, on);
@@ -194,6 +217,13 @@ fn stored(key: &ObjectKey, answer: Answer) -> Result<Stored, StoreError> {
     }
 }
 
+fn found<K>(reading: Result<Reading<K>, Fault>, reported: impl Fn(K) -> Reported) -> Result<Found, Fault> {
+    Ok(match reading? {
+        Reading::Object(object) => Found::Object(reported(object)),
+        Reading::Unreadable(unreadable) => Found::Unreadable(unreadable),
+    })
+}
+
 fn object<K: DeserializeOwned>(key: &impl fmt::Display, answer: Answer) -> Result<K, StoreError> {
     match read(answer) {
         Ok(Reading::Object(object)) => Ok(object),
@@ -215,6 +245,26 @@ impl Stored {
             kind,
             namespace: meta.namespace.clone().unwrap_or_default(),
             name: meta.name.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl Reported {
+    pub(crate) fn metadata(&self) -> &ObjectMeta {
+        match self {
+            Self::TrustDomain(domain) => &domain.metadata,
+            Self::Certificate(certificate) => &certificate.metadata,
+            Self::Service(service) => &service.metadata,
+        }
+    }
+
+    pub(crate) fn key(&self) -> Key {
+        let meta = self.metadata();
+        let (namespace, name) = (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
+        match self {
+            Self::TrustDomain(_) => Key::TrustDomain(name),
+            Self::Certificate(_) => Key::Certificate(namespace, name),
+            Self::Service(_) => Key::Service(namespace, name),
         }
     }
 }

@@ -8,6 +8,7 @@ mod ledgers;
 mod observe;
 pub(crate) mod pods;
 mod refused;
+mod reread;
 mod triggers;
 mod unreadable;
 
@@ -326,15 +327,11 @@ impl World {
         }
     }
 
-    /// Takes in a custom resource whose status the operator has just written.
+    /// Takes in a custom resource whose status the operator has just written. It never adds one: an object that is not
+    /// known any more under this UID was removed by a watch.
     #[must_use = "what depends on it would not be decided anew"]
     pub(crate) fn take_reported(&mut self, object: Reported) -> BTreeSet<Key> {
-        let meta = match &object {
-            Reported::TrustDomain(domain) => &domain.metadata,
-            Reported::Certificate(certificate) => &certificate.metadata,
-            Reported::Service(service) => &service.metadata,
-        };
-        if self.deleted.is_late(meta) {
+        if object.metadata().uid.as_deref() != self.uid_of(&object.key()) || self.deleted.is_late(object.metadata()) {
             return BTreeSet::new();
         }
         match object {

@@ -39,7 +39,7 @@ impl<S: Store> Reconciler<S> {
                 self.events.tell(Notice { about, warning: true, reason: held.reason, message: held.message.clone() });
                 Some(Instant::now() + RECHECK)
             }
-            Err(StoreError::Conflict { .. } | StoreError::NotFound { .. }) => Some(Instant::now() + RETRY),
+            Err(StoreError::Conflict { .. } | StoreError::NotFound { .. }) => Some(self.read_again(key).await),
             Err(error) => {
                 tracing::warn!(%key, %error, "the status could not be reported");
                 Some(Instant::now() + RECHECK)

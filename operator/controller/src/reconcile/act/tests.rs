@@ -20,7 +20,7 @@ use crate::events::Events;
 use crate::executor::Executor;
 use crate::metrics::Metrics;
 use crate::signers::Signers;
-use crate::store::{Reported, Stored};
+use crate::store::{Found, Reported, Stored};
 use crate::world::{Surroundings, World};
 
 /// Refuses writes by namespace: `quota` for a cause of its own, `webhook` for another, `raced` as each write comes late.
@@ -75,6 +75,10 @@ impl Store for Refusing {
 
     async fn get_metadata(&self, _: &ObjectKey) -> Result<Option<ObjectMeta>, StoreError> {
         unreachable!("nothing is foreign")
+    }
+
+    async fn get_resource(&self, _: &Key) -> Result<Option<Found>, StoreError> {
+        unreachable!("no status is reported")
     }
 
     async fn patch_status(&self, _: &Key, _: &Version, _: Value) -> Result<Reported, StoreError> {

@@ -1,0 +1,33 @@
+//! A custom resource whose status could not be written, as it has another version than the known one.
+
+use tokio::time::Instant;
+
+use super::{MINIMUM_WAIT, RETRY, Reconciler};
+use crate::executor::lock;
+use crate::store::{Key, Store};
+
+impl<S: Store> Reconciler<S> {
+    /// Reads the object and takes it in as a watch event; returns when to plan again. A watch that broke begins again with
+    /// a delay, and without this read each write until then would be refused.
+    pub(super) async fn read_again(&self, key: &Key) -> Instant {
+        let seen = lock(&self.executor.world).uid_of(key).map(str::to_owned);
+        let found = match self.executor.store.get_resource(key).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(%key, %error, "cannot read the object whose status was not accepted");
+                return Instant::now() + RETRY;
+            }
+        };
+        let (affected, unreadable) = {
+            let mut world = lock(&self.executor.world);
+            let affected = world.take_found(key, found, seen.as_deref());
+            (affected, world.count_unreadable(key.resource()))
+        };
+        self.metrics.count_unreadable(key.resource().kind, unreadable);
+        self.agenda.push(&self.executor.world, affected.into_iter().filter(|affected| affected != key));
+        Instant::now() + MINIMUM_WAIT
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! A status that the API server does not accept, as the object has another version.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use gaia_api::ManualClock;
+use gaia_api::crd::GaiaService;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use kube::Client;
+use kube::client::Body;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::agenda::Agenda;
+use crate::events::Events;
+use crate::executor::Executor;
+use crate::metrics::Metrics;
+use crate::signers::Signers;
+use crate::store::KubeStore;
+use crate::world::{Surroundings, World};
+
+type Handle = tower_test::mock::Handle<Request<Body>, Response<Body>>;
+
+const SERVICE: &str = "/apis/gaia.dev/v1alpha1/namespaces/shop/gaiaservices/web";
+const STATUS: &str = "/apis/gaia.dev/v1alpha1/namespaces/shop/gaiaservices/web/status";
+
+fn reconciler() -> (Reconciler<KubeStore>, Handle) {
+    let (service, handle) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
+    let (nowhere, _) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
+    let clock = Arc::new(ManualClock::new("2026-01-01T00:00:00Z".parse().unwrap()));
+    let metrics = Metrics::new();
+    let (events, _) = Events::start(Client::new(nowhere, "default"), "test".to_owned(), clock.clone(), metrics.clone());
+    let [operator_namespace, cluster_domain] = ["gaia-system", "cluster.local"].map(str::to_owned);
+    let world = World::new(Surroundings { operator_namespace, cluster_domain, watch_namespaces: vec![] });
+    let executor = Executor {
+        store: KubeStore::new(Client::new(service, "default")),
+        world: Arc::new(Mutex::new(world)),
+        clock,
+        signers: Signers::default(),
+    };
+    let reconciler = Reconciler {
+        executor: Arc::new(executor),
+        agenda: Agenda::new(0),
+        events,
+        metrics,
+        reported: Mutex::new(HashMap::new()),
+        unread: Mutex::default(),
+    };
+    (reconciler, handle)
+}
+
+fn service(uid: &str, version: &str) -> Value {
+    json!({ "apiVersion": "gaia.dev/v1alpha1", "kind": "GaiaService",
+        "metadata": { "namespace": "shop", "name": "web", "uid": uid, "resourceVersion": version, "generation": 1 },
+        "spec": { "trustDomainRef": { "name": "gaia" } } })
+}
+
+fn failure(code: u16, reason: &str) -> Value {
+    json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": "scripted" })
+}
+
+/// Expects one request and answers it; returns the version that it names.
+async fn answer(handle: &mut Handle, method: Method, path: &str, code: StatusCode, body: Value) -> Value {
+    let (request, send) = handle.next_request().await.expect("a request");
+    assert_eq!((request.method(), request.uri().path()), (&method, path));
+    let sent = request.into_body().collect().await.unwrap().to_bytes();
+    send.send_response(Response::builder().status(code).body(Body::from(serde_json::to_vec(&body).unwrap())).unwrap());
+    serde_json::from_slice::<Value>(&sent).unwrap_or(Value::Null)["metadata"]["resourceVersion"].clone()
+}
+
+async fn known() -> (Reconciler<KubeStore>, Handle, Key) {
+    let (reconciler, handle) = reconciler();
+    let known: GaiaService = serde_json::from_value(service("u1", "7")).unwrap();
+    lock(&reconciler.executor.world).apply_service(known);
+    (reconciler, handle, Key::Service("shop".to_owned(), "web".to_owned()))
+}
+
+/// The kind: a watch that broke begins again after up to 30 s, and each write of a status until then is a 409.
+#[tokio::test]
+async fn conflict_on_a_status_reads_the_object_and_the_next_report_is_accepted() {
+    let (reconciler, mut server, key) = known().await;
+    let conflict = failure(409, "Conflict");
+    let script = async {
+        let planned_on = answer(&mut server, Method::PATCH, STATUS, StatusCode::CONFLICT, conflict).await;
+        assert_eq!(planned_on, "7");
+        answer(&mut server, Method::GET, SERVICE, StatusCode::OK, service("u1", "9")).await;
+    };
+    let (ended, ()) = tokio::join!(reconciler.reconcile(&key), script);
+    assert!(ended.next.unwrap() <= Instant::now() + MINIMUM_WAIT, "it is planned again at once");
+    let script = answer(&mut server, Method::PATCH, STATUS, StatusCode::OK, service("u1", "10"));
+    let (_, planned_on) = tokio::join!(reconciler.reconcile(&key), script);
+    assert_eq!(planned_on, "9", "the version that the read brought");
+}
+
+/// The kind: an object that is gone, or has another UID, is written to again and again.
+#[tokio::test]
+async fn object_that_is_gone_or_replaced_is_removed_and_left_to_its_watch() {
+    for (code, found) in [(StatusCode::NOT_FOUND, failure(404, "NotFound")), (StatusCode::OK, service("u2", "9"))] {
+        let (reconciler, mut server, key) = known().await;
+        let script = async {
+            let gone = failure(404, "NotFound");
+            answer(&mut server, Method::PATCH, STATUS, StatusCode::NOT_FOUND, gone).await;
+            answer(&mut server, Method::GET, SERVICE, code, found).await;
+        };
+        tokio::join!(reconciler.reconcile(&key), script);
+        assert!(lock(&reconciler.executor.world).metadata(&key).is_none());
+        assert!(reconciler.reconcile(&key).await.next.is_none(), "nothing is asked again");
+    }
+}
+
+/// What the watch reports while the object is read is newer than the answer.
+#[tokio::test]
+async fn answer_to_a_read_is_dropped_where_the_watch_was_faster() {
+    let (reconciler, _, key) = known().await;
+    let mut world = lock(&reconciler.executor.world);
+    let found: GaiaService = serde_json::from_value(service("u1", "9")).unwrap();
+    world.remove_service(&("shop".to_owned(), "web".to_owned()));
+    let found = Some(crate::store::Found::Object(crate::store::Reported::Service(Box::new(found))));
+    assert!(world.take_found(&key, found, Some("u1")).is_empty());
+    assert!(world.metadata(&key).is_none(), "a deleted object stays deleted");
+}
