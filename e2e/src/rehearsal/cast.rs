@@ -154,7 +154,11 @@ impl Stage {
         let sources = services::issuer_mount(AUTH_SERVICE, &self.name);
         let mount = self.mount(AUTH_SERVICE, AUTH_SERVICE, sources).await?;
         let runtime = runtime_config(AUTH_SERVICE, mount.dir(), ANY_PORT.into());
-        let service = AuthService::start(gaia_auth_service::Config { runtime }, Arc::clone(&self.clock)).await?;
+        let service = AuthService::start(
+            gaia_auth_service::Config { runtime, login_forwards_address: false },
+            Arc::clone(&self.clock),
+        )
+        .await?;
         let (address, generations) = (service.runtime.mesh_address()?, service.runtime.generations());
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(service.serve(async { drop(stopped.await) }));

@@ -6,7 +6,9 @@ use arc_swap::ArcSwapOption;
 use gaia_api::mount::{self, Grants};
 use gaia_api::names::key;
 use gaia_auth::issue::Signer;
+use gaia_auth::sha256;
 use gaia_runtime::{Files, InForce, ServiceFiles};
+use zeroize::Zeroizing;
 
 use crate::grants::GrantTable;
 
@@ -15,6 +17,22 @@ use crate::grants::GrantTable;
 pub struct IssuerFiles {
     signer: ArcSwapOption<Signer>,
     grants: ArcSwapOption<GrantTable>,
+    account_key: ArcSwapOption<AccountKey>,
+}
+
+/// The key by which audit lines name accounts: derived from the signing key, which all replicas have.
+pub(crate) struct AccountKey([u8; 32]);
+
+impl std::fmt::Debug for AccountKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AccountKey(..)")
+    }
+}
+
+impl AccountKey {
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
 }
 
 impl IssuerFiles {
@@ -22,6 +40,11 @@ impl IssuerFiles {
     #[must_use]
     pub fn signer(&self) -> Option<Arc<Signer>> {
         self.signer.load_full()
+    }
+
+    /// The key by which audit lines name accounts; `None` before the first signing key.
+    pub(crate) fn account_key(&self) -> Option<Arc<AccountKey>> {
+        self.account_key.load_full()
     }
 
     /// The grants; `None` before the first.
@@ -41,6 +64,7 @@ impl ServiceFiles for IssuerFiles {
             if self.signer().is_none_or(|old| old.kid() != signer.kid()) {
                 tracing::info!(kid = signer.kid(), algorithm = signer.algorithm().as_str(), "signing key taken");
                 self.signer.store(Some(Arc::new(signer)));
+                self.account_key.store(account_key(files));
             }
         });
         // The old one stays where the new one is refused, unless it has itself become unusable.
@@ -65,6 +89,13 @@ fn signer(files: &Files, in_force: InForce<'_>) -> Result<Signer, String> {
     Ok(signer)
 }
 
+fn account_key(files: &Files) -> Option<Arc<AccountKey>> {
+    let pem = files.require(key::JWT_SIGNING_KEY).ok()?;
+    let mut text = Zeroizing::new(ACCOUNT_KEY_LABEL.to_vec());
+    text.extend_from_slice(pem);
+    Some(Arc::new(AccountKey(sha256(&text))))
+}
+
 /// A key that is not published, or revoked, would make tokens that nobody accepts.
 fn check_kid(kid: &str, in_force: InForce<'_>) -> Result<(), String> {
     if !in_force.keys.is_some_and(|keys| keys.contains(kid)) {
@@ -81,3 +112,5 @@ fn grants(files: &Files) -> Result<GrantTable, String> {
     let text = files.require(key::GRANTS)?;
     mount::read::<Grants>(key::GRANTS, text).map(GrantTable::from).map_err(|error| error.to_string())
 }
+
+const ACCOUNT_KEY_LABEL: &[u8] = b"gaia audit account v1 ";

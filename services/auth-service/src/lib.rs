@@ -2,7 +2,7 @@
 //!
 //! `POST /internal/service-token` and `POST /internal/token-exchange` need the client certificate and nothing else,
 //! whatever the mode: a service must be able to get its first token. `POST /internal/validate` needs a scope, the login
-//! (`POST /auth/login`, `/auth/refresh`, `/auth/logout`) a service that asks. `GET /.well-known/jwks.json` is public.
+//! (`POST /auth/login`, `/auth/refresh`, `/auth/logout`, `GET /auth/methods`) a service that asks. `GET /.well-known/jwks.json` is public.
 
 mod api;
 pub mod config;
@@ -47,6 +47,7 @@ impl AuthService {
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let files = Arc::new(IssuerFiles::default());
         let dir = config.runtime.dir.clone();
+        let forwards_address = config.login_forwards_address;
         let issued = Family::default();
         let logins = Family::default();
         let (counter, login_counter) = (issued.clone(), logins.clone());
@@ -56,6 +57,8 @@ impl AuthService {
             registry.register("gaia_login_requests", "Requests to sign in, refresh and sign out", login_counter);
         })
         .await?;
+        let settings = login::Settings { dir, forwards_address };
+        let login = Login::new(runtime.generations(), runtime.authenticator(), settings, Arc::clone(&files), logins);
         let issuing = Issuing {
             files,
             generations: runtime.generations(),
@@ -65,7 +68,6 @@ impl AuthService {
             signing: Signing::start().map_err(|error| StartError::Thread("sign", error))?,
             limits: Arc::default(),
         };
-        let login = Login::new(runtime.generations(), runtime.authenticator(), dir, logins);
         let routes = login::routes(api::routes(runtime.routes(), &issuing), &login);
         Ok(Self { runtime, routes })
     }

@@ -43,7 +43,7 @@ async fn start() -> Service {
 async fn start_with(platform: Platform, files: MountedFiles) -> Service {
     let dir = tempfile::tempdir().unwrap();
     let mount = Mount::new(dir.path(), &files);
-    let config = Config { runtime: config("auth-service", dir.path()) };
+    let config = Config { runtime: config("auth-service", dir.path()), login_forwards_address: false };
     let service = AuthService::start(config, Arc::new(SystemClock)).await.unwrap();
     let url = format!("https://{}", service.runtime.mesh_address().unwrap()).parse().unwrap();
     let admin = format!("http://{}", service.runtime.admin_address().unwrap());

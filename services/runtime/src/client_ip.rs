@@ -31,6 +31,14 @@ pub fn name_client(headers: &mut HeaderMap, client: Option<IpAddr>) {
     }
 }
 
+/// Names a client that this service has authenticated by itself: a sealed session, or a browser that has signed in to the
+/// same account before. auth-service then counts its requests by themselves.
+pub fn name_known_client(headers: &mut HeaderMap, id: Option<&str>) {
+    if let Some(id) = id.and_then(|id| HeaderValue::from_str(id).ok()) {
+        headers.insert(KNOWN_CLIENT_HEADER, id);
+    }
+}
+
 /// What requests of one client are counted by: a site with IPv6 has more addresses than anybody can count.
 #[must_use]
 pub fn site(client: IpAddr) -> IpAddr {
@@ -65,6 +73,8 @@ fn parse(hop: &str) -> Option<IpAddr> {
 
 /// In which a declared caller names its client. From outside it passes nowhere.
 pub const CLIENT_IP_HEADER: HeaderName = HeaderName::from_static("x-gaia-client-ip");
+/// In which a declared caller names a client that it has authenticated. From outside it passes nowhere.
+pub const KNOWN_CLIENT_HEADER: HeaderName = HeaderName::from_static("x-gaia-known-client");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 #[cfg(test)]

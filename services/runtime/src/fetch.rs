@@ -8,7 +8,7 @@ use axum::body::{Body, Bytes};
 use http::header::{HOST, HeaderMap};
 use http::uri::Scheme;
 use http::{HeaderValue, Request, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
@@ -46,7 +46,10 @@ pub enum FetchError {
     /// Name resolution, connection or TLS.
     #[error("connecting failed: {0}")]
     Connect(#[from] io::Error),
-    /// What came back is no HTTP, or too much of it.
+    /// The answer is larger than 64 KiB.
+    #[error("the answer is larger than 64 KiB")]
+    TooLarge,
+    /// What came back is no HTTP.
     #[error("the transfer failed: {0}")]
     Transfer(Box<dyn std::error::Error + Send + Sync>),
 }
@@ -110,7 +113,10 @@ where
     let answering = async {
         let response = sender.send_request(request).await.map_err(|error| transfer(error.into()))?;
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map_err(transfer)?;
+        let body = Limited::new(body, MAX_BODY_BYTES)
+            .collect()
+            .await
+            .map_err(|error| if error.is::<LengthLimitError>() { FetchError::TooLarge } else { transfer(error) })?;
         Ok(Fetched { status: head.status, headers: head.headers, body: body.to_bytes() })
     };
     tokio::pin!(answering);

@@ -110,7 +110,7 @@ impl World {
         files.insert(key::GRANTS, grants(&services, &pairs));
         let dir = tempfile::tempdir().unwrap();
         let mount = Mount::new(dir.path(), &files);
-        let config = Config { runtime: config("auth-service", dir.path()) };
+        let config = Config { runtime: config("auth-service", dir.path()), login_forwards_address: false };
         let service = AuthService::start(config, Arc::new(SystemClock)).await.unwrap();
         let url = format!("https://{}", service.runtime.mesh_address().unwrap());
         tokio::spawn(service.serve(std::future::pending()));

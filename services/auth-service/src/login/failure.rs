@@ -1,4 +1,4 @@
-//! Why there is no session, and how it is told.
+//! The reasons for which there is no session, and their answers.
 
 use std::time::Duration;
 
@@ -7,27 +7,39 @@ use gaia_auth::problem_with;
 use gaia_runtime::rate::{retry_after, when_to_retry};
 use http::StatusCode;
 
-/// Why there is no session.
+/// The reason for which there is no session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LoginFailure {
-    /// The request is not what it should be.
+    /// The request is malformed.
     Malformed,
-    /// It is not a service that asks.
+    /// The caller is not a service.
     NotAService,
-    /// The login server does not know these credentials.
+    /// The login server does not accept these credentials.
     InvalidCredentials,
     /// The login server has ended the session: only signing in again helps.
     SessionEnded,
-    /// The login server cannot tell at the moment.
+    /// The login server gives no answer that decides.
     Unavailable,
     /// Too many requests.
     RateLimited(Duration),
     /// No login server is configured.
     Off,
+    /// The password is right, but the address or telephone number is not confirmed.
+    NotConfirmed,
+    /// The project asks for a captcha, which a service cannot solve.
+    CaptchaRequired,
+    /// The project does not offer this way of signing in.
+    MethodOff,
+    /// The session has a lower assurance level than the platform, or the project, asks for.
+    SecondFactorRequired,
+    /// The user has a role that the platform does not admit.
+    RoleNotAdmitted,
+    /// The access token, or the whole answer, is larger than the platform accepts.
+    SessionTooLarge,
 }
 
 impl LoginFailure {
-    /// For programs, also as a metric's label.
+    /// The code for programs, also a metric's label.
     pub(super) fn code(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
@@ -37,6 +49,12 @@ impl LoginFailure {
             Self::Unavailable => "login_unavailable",
             Self::RateLimited(_) => "rate_limited",
             Self::Off => "login_off",
+            Self::NotConfirmed => "address_not_confirmed",
+            Self::CaptchaRequired => "captcha_required",
+            Self::MethodOff => "method_off",
+            Self::SecondFactorRequired => "second_factor_required",
+            Self::RoleNotAdmitted => "role_not_admitted",
+            Self::SessionTooLarge => "session_too_large",
         }
     }
 
@@ -49,11 +67,20 @@ impl LoginFailure {
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "Signing in is not possible at the moment."),
             Self::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "Too many attempts."),
             Self::Off => (StatusCode::NOT_IMPLEMENTED, "Signing in is not configured."),
+            Self::NotConfirmed => (StatusCode::FORBIDDEN, "The address of this account is not confirmed."),
+            Self::CaptchaRequired => (StatusCode::FORBIDDEN, "The login server requires a captcha."),
+            Self::MethodOff => (StatusCode::FORBIDDEN, "The login server does not offer this way of signing in."),
+            Self::SecondFactorRequired => (StatusCode::FORBIDDEN, "This account must sign in with a second factor."),
+            Self::RoleNotAdmitted => (StatusCode::FORBIDDEN, "The role of this account is not admitted."),
+            Self::SessionTooLarge => (
+                StatusCode::FORBIDDEN,
+                "The access token of this account is larger than 8 KiB, or its session than 64 KiB.",
+            ),
         }
     }
 
-    /// A problem document with the `code`. A 401 is about the user's credentials and has no challenge: by that, callers tell it
-    /// from one that is about their own.
+    /// The problem document with the `code`. A 401 is about the user's credentials and has no challenge: this tells it
+    /// from one that is about the caller's own. Only a failure that passes by itself has `Retry-After`.
     pub(super) fn response(self) -> Response {
         let (status, message) = self.answer();
         let response = problem_with(status, message, &[("code", self.code())]);
@@ -67,3 +94,41 @@ impl LoginFailure {
 }
 
 const UNAVAILABLE_SECONDS: u64 = 5;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+
+    use super::*;
+
+    #[test]
+    fn only_failures_that_pass_by_themselves_say_when_to_retry() {
+        use LoginFailure::*;
+        let permanent = [
+            Malformed,
+            NotAService,
+            InvalidCredentials,
+            SessionEnded,
+            Off,
+            NotConfirmed,
+            CaptchaRequired,
+            MethodOff,
+            SecondFactorRequired,
+            RoleNotAdmitted,
+            SessionTooLarge,
+        ];
+        for failure in permanent {
+            let response = failure.response();
+            assert!(response.status().is_client_error() || failure == Off, "{failure:?}");
+            assert!(!response.headers().contains_key(RETRY_AFTER), "{failure:?}");
+            assert!(!response.headers().contains_key(WWW_AUTHENTICATE), "{failure:?}");
+        }
+        for failure in [Unavailable, RateLimited(Duration::from_millis(1500))] {
+            assert!(failure.response().headers().contains_key(RETRY_AFTER), "{failure:?}");
+        }
+        let codes: BTreeSet<&str> = permanent.iter().map(|failure| failure.code()).collect();
+        assert_eq!(codes.len(), permanent.len(), "each has a code of its own");
+    }
+}

@@ -1,51 +1,73 @@
 //! `POST /auth/login`, `/auth/refresh` and `/auth/logout`: signing users in at the project's own login server (GoTrue, as
-//! Supabase Auth runs it), for the services that users reach.
+//! Supabase Auth runs it), for the services that users reach. `GET /auth/methods` lists the ways to do so.
 //!
-//! Nobody but a service may ask. What comes back from GoTrue is checked before it is passed on; what GoTrue cannot tell at
+//! Only a service may ask. What comes back from GoTrue is checked before it is passed on; what GoTrue cannot tell at
 //! the moment never ends a session.
 
-mod client_address;
+mod audit;
+mod client;
 mod failure;
 mod flights;
 mod gotrue;
 mod limits;
+mod meaning;
 mod request;
+mod routes;
+mod token;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Extension, State};
-use axum::response::{IntoResponse as _, Response};
-use axum::routing::post;
-use gaia_auth::{Access, Authenticator, Connection, Credential, Identity, Principal};
-use gaia_runtime::telemetry::AUDIT_TARGET;
-use gaia_runtime::{Generation, Routes};
-use http::{HeaderMap, StatusCode, header};
+use gaia_auth::{Authenticator, Connection, Credential, Identity, Principal};
+use gaia_runtime::Generation;
+use http::HeaderMap;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
 
+use crate::files::IssuerFiles;
+use audit::{Entry, LoginAudit};
+use client::Client;
 use failure::LoginFailure;
 use flights::Flights;
-use gotrue::{KeyWatch, Project, Session};
+use gotrue::{KeyWatch, Methods, Project, Session};
 use limits::{Asker, LoginLimits};
 use request::{Logout, Refresh, SignIn};
+
+pub(crate) use routes::routes;
+
+/// Settings of the login.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// The directory in which `issuer-<name>.key` is mounted.
+    pub(crate) dir: PathBuf,
+    /// Whether the login server is told the user's address.
+    pub(crate) forwards_address: bool,
+}
 
 /// What the handlers work with.
 #[derive(Clone)]
 pub(crate) struct Login {
     generations: watch::Receiver<Option<Arc<Generation>>>,
     authenticator: Arc<Authenticator>,
-    /// Where `issuer-<name>.key` is mounted.
-    dir: PathBuf,
+    settings: Settings,
     key_watch: KeyWatch,
     limits: Arc<LoginLimits>,
     flights: Flights,
+    methods: Arc<Mutex<Option<KnownMethods>>>,
+    audit: Arc<LoginAudit>,
     requests: Family<LoginLabels, Counter>,
+}
+
+/// The methods of a project, and when they were fetched.
+#[derive(Clone)]
+struct KnownMethods {
+    issuer: String,
+    methods: Methods,
+    since: Instant,
 }
 
 /// Labels of `gaia_login_requests_total`.
@@ -55,7 +77,7 @@ pub(crate) struct LoginLabels {
     result: &'static str,
 }
 
-/// Who asks.
+/// The calling service, and the client that it calls for.
 struct Caller {
     principal: Principal,
     connection: Arc<Connection>,
@@ -66,25 +88,29 @@ impl Login {
     pub(crate) fn new(
         generations: watch::Receiver<Option<Arc<Generation>>>,
         authenticator: Arc<Authenticator>,
-        dir: PathBuf,
+        settings: Settings,
+        files: Arc<IssuerFiles>,
         requests: Family<LoginLabels, Counter>,
     ) -> Self {
         Self {
             generations,
             authenticator,
-            dir,
+            settings,
             key_watch: KeyWatch::default(),
             limits: Arc::default(),
             flights: Flights::default(),
+            methods: Arc::default(),
+            audit: Arc::new(LoginAudit::new(files)),
             requests,
         }
     }
 
     /// The project that users sign in at.
-    async fn project(&self) -> Result<Project, LoginFailure> {
+    async fn project(&self, asker: &Asker) -> Result<Project, LoginFailure> {
         let generation = self.generations.borrow().clone().ok_or(LoginFailure::Unavailable)?;
         let issuer = generation.policy().user_tokens.sign_in_issuer();
-        Ok(Project::of(issuer.ok_or(LoginFailure::Off)?, &self.dir, &self.key_watch).await)
+        let project = Project::of(issuer.ok_or(LoginFailure::Off)?, &self.settings.dir, &self.key_watch).await;
+        Ok(project.forwarded_for(asker.client.address.filter(|_| self.settings.forwards_address)))
     }
 
     fn caller(
@@ -99,62 +125,98 @@ impl Login {
         let generation = self.generations.borrow().clone();
         let is_declared = |peer| generation.is_some_and(|generation| generation.declares(peer));
         let client = match &principal.actor {
-            Identity::Service(peer) if connection.peer.is_some() && is_declared(peer) => client_address::of(headers),
-            _ => None,
+            Identity::Service(peer) if connection.peer.is_some() && is_declared(peer) => Client::of(headers),
+            _ => Client::default(),
         };
-        let asker = match client {
-            Some(client) => Asker::Client(client),
-            None => Asker::Service(principal.actor.to_string(), connection.address),
-        };
+        let asker = Asker { service: principal.actor.to_string(), instance: connection.address, client };
         Ok(Caller { principal, connection, asker })
     }
 
     async fn sign_in(&self, caller: &Caller, wanted: &SignIn) -> Result<Session, LoginFailure> {
-        self.limits.check_sign_in(&caller.asker, wanted.account())?;
-        let project = self.project().await?;
+        match wanted.account() {
+            Some(account) => self.limits.check_password(&caller.asker, account)?,
+            None => self.limits.check_code(&caller.asker)?,
+        }
+        let project = self.project(&caller.asker).await?;
         let session = project.sign_in(wanted).await?;
-        self.checked(&project, &caller.connection, session).await
+        let session = self.checked(&project, &caller.connection, session).await?;
+        if let Some(account) = wanted.account() {
+            self.limits.signed_in(&caller.asker, account);
+        }
+        self.limits.issued(session.token_hash());
+        Ok(session)
     }
 
-    /// However many ask for the same at once, GoTrue is asked once.
+    /// Requests for the same session at once are one request to GoTrue.
     async fn refresh(&self, caller: &Caller, wanted: Refresh) -> Result<Arc<Session>, LoginFailure> {
-        self.limits.check_other(&caller.asker)?;
-        let project = self.project().await?;
+        let hash = wanted.hash();
+        self.limits.check_refresh(&caller.asker, hash)?;
+        let project = self.project(&caller.asker).await?;
         let (login, connection) = (self.clone(), Arc::clone(&caller.connection));
-        let flight = wanted.flight();
         let asking = async move {
             let session = project.refresh(&wanted).await?;
-            login.checked(&project, &connection, session).await.map(Arc::new)
+            let session = login.checked(&project, &connection, session).await?;
+            login.limits.issued(session.token_hash());
+            Ok(Arc::new(session))
         };
-        self.flights.join(flight, asking).await
+        self.flights.join(hash, asking).await
     }
 
     async fn log_out(&self, caller: &Caller, wanted: &Logout) -> Result<(), LoginFailure> {
-        self.limits.check_other(&caller.asker)?;
-        let project = self.project().await?;
-        // A token of anybody else is not shown to the project.
-        self.user_of(&project, &caller.connection, &wanted.access_token).await?;
+        let project = self.project(&caller.asker).await?;
+        // A token of another issuer is not shown to the project.
+        match self.user_of(&project, &caller.connection, &wanted.access_token).await {
+            Ok(sub) => self.limits.check_sign_out(&sub)?,
+            Err(failure) => {
+                self.limits.check_refused_sign_out(&caller.asker)?;
+                return Err(failure);
+            }
+        }
         project.log_out(wanted).await
     }
 
-    /// A session is passed on only if its access token is one that the platform takes for this project's.
+    /// The ways of signing in that the project offers, at most a minute old.
+    async fn methods(&self, caller: &Caller) -> Result<Methods, LoginFailure> {
+        let project = self.project(&caller.asker).await?;
+        // One request to GoTrue at a time, and of those that wait for it none asks again.
+        let mut known = self.methods.lock().await;
+        if let Some(known) = known.as_ref().filter(|known| known.issuer == project.name() && known.is_fresh()) {
+            return Ok(known.methods.clone());
+        }
+        let methods = project.methods().await?;
+        let fetched =
+            KnownMethods { issuer: project.name().to_owned(), methods: methods.clone(), since: Instant::now() };
+        *known = Some(fetched);
+        Ok(methods)
+    }
+
+    /// A session is passed on only if its access token is one that the platform accepts as this project's.
     async fn checked(
         &self,
         project: &Project,
         connection: &Connection,
         session: Session,
     ) -> Result<Session, LoginFailure> {
+        if session.access_token.len() > token::MAX_BYTES {
+            tracing::warn!(issuer = project.name(), bytes = session.access_token.len(), "an access token is too large");
+            return Err(LoginFailure::SessionTooLarge);
+        }
         match self.user_of(project, connection, &session.access_token).await {
             Ok(sub) if session.user["id"] == sub.as_str() => Ok(session),
             Ok(sub) => {
                 tracing::error!(issuer = project.name(), sub, "the login server gave a token of another user");
                 Err(LoginFailure::Unavailable)
             }
+            // The token came from the project itself, so its claims say what the user lacks.
+            Err(LoginFailure::InvalidCredentials) => {
+                Err(token::refused_user(&session.access_token, project.required_claims())
+                    .unwrap_or(LoginFailure::Unavailable))
+            }
             Err(_) => Err(LoginFailure::Unavailable),
         }
     }
 
-    /// Whose access token it is, if it is a good one of the project.
+    /// The user of an access token, if it is a valid one of the project.
     async fn user_of(&self, project: &Project, connection: &Connection, token: &str) -> Result<String, LoginFailure> {
         let examined = self.authenticator.examine_token(token, connection.peer.as_ref()).await;
         match examined {
@@ -168,115 +230,36 @@ impl Login {
                     issuer = project.name(),
                     reason = refusal.reason.as_str(),
                     kid = refusal.trace.kid.as_deref(),
-                    "an access token of the login is not taken"
+                    "an access token of the login was refused"
                 );
                 Err(match refusal.reason.status() {
-                    StatusCode::SERVICE_UNAVAILABLE => LoginFailure::Unavailable,
+                    http::StatusCode::SERVICE_UNAVAILABLE => LoginFailure::Unavailable,
                     _ => LoginFailure::InvalidCredentials,
                 })
             }
         }
     }
 
-    /// Counts a request and puts it on record, and gives what there is to answer otherwise.
-    fn done<T>(
-        &self,
-        action: &'static str,
-        caller: Option<&Caller>,
-        sub: Option<&str>,
-        result: &Result<T, LoginFailure>,
-    ) {
-        let outcome = result.as_ref().err().map_or("ok", |failure| failure.code());
-        self.requests.get_or_create(&LoginLabels { action, result: outcome }).inc();
-        if matches!(result, Err(LoginFailure::RateLimited(_))) {
-            return;
-        }
-        tracing::info!(
-            target: AUDIT_TARGET,
-            event = "login",
-            action,
-            result = outcome,
-            who = caller.map(|caller| caller.principal.actor.to_string()),
-            serial = caller.and_then(|caller| caller.connection.peer.as_ref()).map(|peer| peer.serial.as_ref()),
-            sub,
-        );
+    /// Counts a request and writes its audit line.
+    fn done<T>(&self, entry: &Entry<'_>, result: &Result<T, LoginFailure>) {
+        let failure = result.as_ref().err().copied();
+        let outcome = failure.map_or("ok", LoginFailure::code);
+        self.requests.get_or_create(&LoginLabels { action: entry.action, result: outcome }).inc();
+        self.audit.write(entry, failure);
     }
 }
 
-/// The routes. A caller needs no scope, but must be somebody.
-pub(crate) fn routes(routes: Routes, login: &Login) -> Routes {
-    let limit = || DefaultBodyLimit::max(MAX_REQUEST_BYTES);
-    routes
-        .route("/auth/login", Access::Scopes(&[]), post(sign_in).layer(limit()).with_state(login.clone()))
-        .route("/auth/refresh", Access::Scopes(&[]), post(refresh).layer(limit()).with_state(login.clone()))
-        .route("/auth/logout", Access::Scopes(&[]), post(log_out).layer(limit()).with_state(login.clone()))
-}
-
-type Body = Result<Bytes, BytesRejection>;
-
-async fn sign_in(
-    State(login): State<Login>,
-    principal: Principal,
-    Extension(connection): Extension<Arc<Connection>>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    let caller = login.caller(principal, connection, &headers);
-    let wanted = SignIn::parse(body);
-    let action = wanted.as_ref().map_or("unknown", SignIn::action);
-    let result = match (&caller, &wanted) {
-        (Ok(caller), Ok(wanted)) => login.sign_in(caller, wanted).await,
-        (Err(failure), _) | (_, Err(failure)) => Err(*failure),
-    };
-    let sub = result.as_ref().ok().and_then(|session| session.user["id"].as_str());
-    login.done(action, caller.as_ref().ok(), sub, &result);
-    session_or(result.as_ref().map_err(|failure| *failure))
-}
-
-async fn refresh(
-    State(login): State<Login>,
-    principal: Principal,
-    Extension(connection): Extension<Arc<Connection>>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    let caller = login.caller(principal, connection, &headers);
-    let result = match (&caller, Refresh::parse(body)) {
-        (Ok(caller), Ok(wanted)) => login.refresh(caller, wanted).await,
-        (Err(failure), _) => Err(*failure),
-        (_, Err(failure)) => Err(failure),
-    };
-    let sub = result.as_ref().ok().and_then(|session| session.user["id"].as_str());
-    login.done("refresh", caller.as_ref().ok(), sub, &result);
-    session_or(result.as_deref().map_err(|failure| *failure))
-}
-
-async fn log_out(
-    State(login): State<Login>,
-    principal: Principal,
-    Extension(connection): Extension<Arc<Connection>>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    let caller = login.caller(principal, connection, &headers);
-    let result = match (&caller, Logout::parse(body)) {
-        (Ok(caller), Ok(wanted)) => login.log_out(caller, &wanted).await,
-        (Err(failure), _) => Err(*failure),
-        (_, Err(failure)) => Err(failure),
-    };
-    login.done("logout", caller.as_ref().ok(), None, &result);
-    match result {
-        Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(failure) => failure.response(),
+impl KnownMethods {
+    fn is_fresh(&self) -> bool {
+        self.since.elapsed() < METHODS_KEPT
     }
 }
 
-fn session_or(result: Result<&Session, LoginFailure>) -> Response {
-    match result {
-        Ok(session) => ([(header::CACHE_CONTROL, "no-store")], Json(session)).into_response(),
-        Err(failure) => failure.response(),
+impl Caller {
+    fn audited(&self) -> (&Principal, &Connection, &Asker) {
+        (&self.principal, &self.connection, &self.asker)
     }
 }
 
-/// An access token of 8 KiB, and what stands around it.
-const MAX_REQUEST_BYTES: usize = 12 * 1024;
+/// A provider that was switched on or off is noticed after this time.
+const METHODS_KEPT: Duration = Duration::from_secs(60);

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::failure::LoginFailure;
+use super::limits::Account;
 
 /// How a user signs in.
 #[derive(Deserialize)]
@@ -63,7 +64,11 @@ pub(super) enum LogoutScope {
 
 impl SignIn {
     pub(super) fn parse(body: Result<Bytes, BytesRejection>) -> Result<Self, LoginFailure> {
-        let wanted: Self = parse(body)?;
+        let mut wanted: Self = parse(body)?;
+        if let Self::Password(Password { email, .. }) = &mut wanted {
+            // Pasted addresses and phones' keyboards bring blanks along, which belong to no address.
+            *email = email.trim().to_owned();
+        }
         let is_whole = match &wanted {
             Self::Password(Password { email, password }) => !email.is_empty() && !password.is_empty(),
             Self::Code(Code { auth_code, code_verifier }) => !auth_code.is_empty() && !code_verifier.is_empty(),
@@ -79,10 +84,10 @@ impl SignIn {
         }
     }
 
-    /// Whose password is tried.
-    pub(super) fn account(&self) -> Option<&str> {
+    /// The account whose password is tried.
+    pub(super) fn account(&self) -> Option<Account> {
         match self {
-            Self::Password(Password { email, .. }) => Some(email.trim()),
+            Self::Password(Password { email, .. }) => Some(Account::new(email)),
             Self::Code(_) => None,
         }
     }
@@ -106,8 +111,8 @@ impl Refresh {
         if wanted.refresh_token.is_empty() { Err(LoginFailure::Malformed) } else { Ok(wanted) }
     }
 
-    /// What those have in common who ask for the same.
-    pub(super) fn flight(&self) -> [u8; 32] {
+    /// The hash of the token: requests with the same one are one request to GoTrue.
+    pub(super) fn hash(&self) -> [u8; 32] {
         sha256(self.refresh_token.as_bytes())
     }
 
@@ -151,9 +156,12 @@ mod tests {
         let (grant, body) = sign_in(r#"{"email":"a@example.com","password":"p"}"#).unwrap();
         assert_eq!((grant, body), ("password", json!({ "email": "a@example.com", "password": "p" })));
         assert_eq!(sign_in(r#"{"auth_code":"c","code_verifier":"v"}"#).unwrap().0, "pkce");
+        let (_, body) = sign_in(r#"{"email":" a@example.com\t","password":" p "}"#).unwrap();
+        assert_eq!(body, json!({ "email": "a@example.com", "password": " p " }), "blanks belong to passwords alone");
         for body in [
             r#"{"email":"a","password":"p","auth_code":"c","code_verifier":"v"}"#,
             r#"{"email":"a"}"#,
+            r#"{"email":"  ","password":"p"}"#,
             r#"{"email":"a","password":""}"#,
             r#"{"email":"a","password":"p","client_ip":"192.0.2.1"}"#,
             "[]",

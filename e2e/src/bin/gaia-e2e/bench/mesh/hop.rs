@@ -85,7 +85,11 @@ fn start_auth_service(platform: &Platform, dir: &Path) -> Result<std::net::Socke
     let mount = Mount::new(dir, &files);
     let runtime = config("auth-service", dir);
     on_a_thread(async move || {
-        let service = AuthService::start(gaia_auth_service::Config { runtime }, Arc::new(SystemClock)).await?;
+        let service = AuthService::start(
+            gaia_auth_service::Config { runtime, login_forwards_address: false },
+            Arc::new(SystemClock),
+        )
+        .await?;
         let address = service.runtime.mesh_address()?;
         let serving = async move {
             service.serve(std::future::pending()).await;
