@@ -5,6 +5,7 @@ mod assets;
 mod chat;
 mod gateway;
 mod login;
+mod login_limits;
 mod login_support;
 mod verdicts;
 mod web;

@@ -47,6 +47,12 @@ impl IssuerFiles {
         self.account_key.load_full()
     }
 
+    /// Sets the key by which audit lines name accounts.
+    #[cfg(test)]
+    pub(crate) fn set_account_key(&self, key: [u8; 32]) {
+        self.account_key.store(Some(Arc::new(AccountKey(key))));
+    }
+
     /// The grants; `None` before the first.
     #[must_use]
     pub fn grants(&self) -> Option<Arc<GrantTable>> {

@@ -136,7 +136,7 @@ async fn ask(
         .header(ACCEPT, accept)
         .body(Bytes::from(json!({ "messages": turns }).to_string()))
         .map_err(|_| Trouble::BadForm)?;
-    let answer = chat.call(request, session, PATIENCE).await;
+    let answer = chat.call(request, session, "chat:write", PATIENCE).await;
     let answer = answer.map_err(|error| Trouble::of_error(Service::Chat, &error))?;
     let type_of = |answer: &http::Response<AnswerBody>| {
         let value = answer.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());

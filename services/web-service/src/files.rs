@@ -186,7 +186,7 @@ struct Asset {
 pub(crate) async fn list(assets: &Upstream, session: &Session, limit: usize) -> Result<List, Trouble> {
     let uri = assets.uri(&format!("/assets?limit={limit}"));
     let request = Request::builder().uri(uri).header(ACCEPT, "application/json").body(Bytes::new());
-    let answer = assets.call(request.map_err(|_| Trouble::BadName)?, session, PATIENCE).await;
+    let answer = assets.call(request.map_err(|_| Trouble::BadName)?, session, READ, PATIENCE).await;
     let answer = answer.map_err(|error| Trouble::of_error(Service::Files, &error))?;
     if answer.status() != StatusCode::OK {
         return Err(Trouble::of_answer(Service::Files, &answer));
@@ -211,10 +211,11 @@ async fn call(
 ) -> Result<http::Response<AnswerBody>, Trouble> {
     let assets = site.assets.as_ref().ok_or(Trouble::NoPage)?;
     let uri = assets.uri(&format!("/assets/{}", encoded(path)));
+    let scope = if matches!(method, Method::GET | Method::HEAD) { READ } else { WRITE };
     let request = Request::builder().method(method).uri(uri).body(Bytes::new());
     let mut request = request.map_err(|_| Trouble::BadName)?;
     *request.headers_mut() = headers;
-    let answer = assets.call(request, session, PATIENCE).await;
+    let answer = assets.call(request, session, scope, PATIENCE).await;
     answer.map_err(|error| Trouble::of_error(Service::Files, &error))
 }
 
@@ -232,7 +233,7 @@ async fn upload(
     if let Some(length) = length {
         request.headers_mut().insert(CONTENT_LENGTH, length.clone());
     }
-    let answer = assets.call_streaming(request, session).await;
+    let answer = assets.call_streaming(request, session, WRITE).await;
     let answer = answer.map_err(|error| Trouble::of_error(Service::Files, &error))?;
     if answer.status().is_success() { Ok(()) } else { Err(Trouble::of_answer(Service::Files, &answer)) }
 }
@@ -276,6 +277,9 @@ fn encoded(path: &str) -> String {
 
 /// RFC 3986, section 2.3: what never needs an escape.
 const NOT_IN_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// The scopes of asset-service's routes.
+const READ: &str = "assets:read";
+const WRITE: &str = "assets:write";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The most that asset-service lists at once.
 const MAX_LISTED: usize = 1000;

@@ -3,18 +3,22 @@
 //! A person's session is with the issuer of user tokens, by way of auth-service; it is kept in the person's browser alone,
 //! sealed. Other services are called with the user's own token, or, where that is good and not taken yet, with the API key.
 
+mod audit;
 mod chat;
 pub mod config;
 mod cookie;
 mod files;
 mod headers;
+mod known;
 mod login;
 mod me;
+mod methods;
 mod mounted;
 pub mod origin;
 mod pages;
 mod pkce;
 mod refresh;
+mod refusal;
 pub mod seal;
 mod session;
 mod sign_in;
@@ -37,12 +41,14 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{MethodRouter, get, post};
 use gaia_api::Clock;
 use gaia_auth::Access;
-use gaia_runtime::{CallsConfig, Edge, Routes, Runtime};
+use gaia_runtime::{CallsConfig, Edge, Recent, Routes, Runtime};
 use http::HeaderMap;
 
 pub use config::Config;
 
+use crate::audit::Audit;
 use crate::login::Login;
+use crate::methods::Methods;
 use crate::mounted::{SESSION_KEYS, SessionKeys};
 use crate::refresh::Refreshes;
 use crate::seal::SealingKeys;
@@ -105,6 +111,9 @@ impl WebService {
             clients: Clients { trusted: config.trusted_proxies, has_own_tls },
             generations: runtime.generations(),
             refreshes: Refreshes::default(),
+            signed_out: Recent::new(MAX_SIGNED_OUT),
+            methods: Methods::default(),
+            audit: Audit::default(),
             clock,
             public_url: config.public_url,
             providers: config.sign_in_providers,
@@ -185,3 +194,5 @@ async fn not_that_way(State(site): State<Arc<Site>>, headers: HeaderMap) -> Resp
 
 const USUAL_PORT: u16 = 8080;
 const MAX_FORM_BYTES: usize = 16 * 1024;
+/// Sessions that are remembered as signed out; an entry has 32 bytes.
+const MAX_SIGNED_OUT: usize = 16_384;

@@ -3,17 +3,19 @@
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use gaia_runtime::client_ip::name_client;
+use gaia_auth::REQUEST_ID_HEADER;
+use gaia_runtime::client_ip::{name_client, name_known_client};
 use gaia_runtime::rate::retry_after_of;
-use gaia_runtime::{AnswerBody, CallError, Caller};
+use gaia_runtime::{AnswerBody, CallError, Caller, random};
 use http::header::{ACCEPT, CONTENT_TYPE};
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Limited};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::site::Client;
 
@@ -43,6 +45,9 @@ pub(crate) enum LoginError {
     /// auth-service or the issuer does not answer: nothing is known about the session.
     #[error("signing in is not possible at the moment")]
     Unavailable,
+    /// Trying again changes nothing.
+    #[error("the sign-in is refused: {}", .0.as_str())]
+    Refused(Refusal),
 }
 
 impl LoginError {
@@ -54,7 +59,14 @@ impl LoginError {
             Self::SessionEnded => "session_ended",
             Self::RateLimited { .. } => "rate_limited",
             Self::Unavailable => "login_unavailable",
+            Self::Refused(refusal) => refusal.as_str(),
         }
+    }
+
+    /// Whether asking again for the same gives the same answer.
+    #[must_use]
+    pub(crate) fn is_final(self) -> bool {
+        matches!(self, Self::SessionEnded | Self::Refused(_))
     }
 }
 
@@ -75,6 +87,13 @@ pub(crate) enum Proof<'a> {
         /// And what only we know.
         code_verifier: &'a str,
     },
+}
+
+/// The ways of signing in that the issuer offers, as auth-service lists them.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Offered {
+    /// Providers that are switched on, by the issuer's names.
+    pub(crate) providers: Vec<String>,
 }
 
 /// GoTrue's session.
@@ -109,17 +128,18 @@ impl Login {
         &self,
         proof: Proof<'_>,
         issuer: &str,
-        client: Client,
+        (client, known): (Client, Option<&str>),
         now: Timestamp,
     ) -> Result<Session, LoginError> {
+        let id = random::<16>().ok_or(LoginError::Unavailable)?;
         let body = match proof {
             Proof::Password { email, password } => json!({ "email": email, "password": password }),
             Proof::Code { auth_code, code_verifier } => {
                 json!({ "auth_code": auth_code, "code_verifier": code_verifier })
             }
         };
-        let answer = read(&self.ask("/auth/login", &body, client).await?)?;
-        Ok(session(answer, issuer, now, now))
+        let answer = read(&self.ask("/auth/login", &body, client, known).await?)?;
+        Ok(session(answer, issuer, (now, format!("{:032x}", u128::from_be_bytes(id))), now))
     }
 
     /// The next state of a session.
@@ -128,12 +148,12 @@ impl Login {
     /// [`LoginError`]; only [`LoginError::SessionEnded`] says that there will never be one.
     pub(crate) async fn refresh(&self, old: &Session, client: Client, now: Timestamp) -> Result<Session, LoginError> {
         let body = json!({ "refresh_token": old.refresh_token });
-        let answer = read(&self.ask("/auth/refresh", &body, client).await?)?;
+        let answer = read(&self.ask("/auth/refresh", &body, client, Some(&name(old))).await?)?;
         if answer.user.id != old.sub {
             tracing::error!(issuer = old.issuer, "refreshing a session gave the session of another user");
             return Err(LoginError::SessionEnded);
         }
-        Ok(session(answer, &old.issuer, old.since, now))
+        Ok(session(answer, &old.issuer, (old.since, old.id.clone()), now))
     }
 
     /// Ends a session with the issuer.
@@ -142,11 +162,27 @@ impl Login {
     /// [`LoginError`].
     pub(crate) async fn sign_out(&self, session: &Session, client: Client) -> Result<(), LoginError> {
         let body = json!({ "access_token": session.access_token, "scope": "local" });
-        self.ask("/auth/logout", &body, client).await.map(drop)
+        self.ask("/auth/logout", &body, client, Some(&name(session))).await.map(drop)
     }
 
-    async fn ask(&self, path: &str, body: &Value, client: Client) -> Result<Bytes, LoginError> {
-        let asking = self.send(path, body, client);
+    /// The ways of signing in that the issuer offers.
+    ///
+    /// # Errors
+    /// [`LoginError`].
+    pub(crate) async fn methods(&self, client: Client) -> Result<Offered, LoginError> {
+        let request = self.request(Method::GET, "/auth/methods", Bytes::new(), client, None)?;
+        let body = self.within("/auth/methods", request).await?;
+        serde_json::from_slice(&body).map_err(|_| LoginError::Unavailable)
+    }
+
+    /// Asks for a client that `known` names, where this service has authenticated it.
+    async fn ask(&self, path: &str, body: &Value, client: Client, known: Option<&str>) -> Result<Bytes, LoginError> {
+        let request = self.request(Method::POST, path, Bytes::from(body.to_string()), client, known)?;
+        self.within(path, request).await
+    }
+
+    async fn within(&self, path: &str, request: Request<Bytes>) -> Result<Bytes, LoginError> {
+        let asking = self.send(path, request);
         match timeout(TIMEOUT, asking).await {
             Ok(answer) => answer,
             Err(_) => {
@@ -156,16 +192,31 @@ impl Login {
         }
     }
 
-    async fn send(&self, path: &str, body: &Value, Client(client): Client) -> Result<Bytes, LoginError> {
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        client: Client,
+        known: Option<&str>,
+    ) -> Result<Request<Bytes>, LoginError> {
         let mut request = Request::builder()
-            .method(Method::POST)
+            .method(method)
             .uri(format!("{}{path}", self.auth_url.to_string().trim_end_matches('/')))
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "application/json")
-            .body(Bytes::from(body.to_string()))
+            .body(body)
             .map_err(|_| LoginError::Unavailable)?;
-        // By whom attempts are limited: else all people count as one.
-        name_client(request.headers_mut(), client);
+        // Attempts are limited by these: without them all people count as one.
+        name_client(request.headers_mut(), client.address);
+        name_known_client(request.headers_mut(), known);
+        if let Some(id) = client.request_id().and_then(|id| HeaderValue::try_from(id).ok()) {
+            request.headers_mut().insert(REQUEST_ID_HEADER, id);
+        }
+        Ok(request)
+    }
+
+    async fn send(&self, path: &str, request: Request<Bytes>) -> Result<Bytes, LoginError> {
         let failed = |error: CallError| {
             tracing::warn!(path, %error, "auth-service could not be asked");
             LoginError::Unavailable
@@ -217,6 +268,9 @@ fn refusal(path: &str, said: &Said) -> LoginError {
         (StatusCode::UNAUTHORIZED, "invalid_credentials") => LoginError::InvalidCredentials,
         (StatusCode::UNAUTHORIZED, "session_ended") => LoginError::SessionEnded,
         (StatusCode::TOO_MANY_REQUESTS, _) => LoginError::RateLimited { retry_after: said.retry_after },
+        (StatusCode::FORBIDDEN | StatusCode::NOT_IMPLEMENTED, code) if Refusal::of(code).is_some() => {
+            Refusal::of(code).map_or(LoginError::Unavailable, LoginError::Refused)
+        }
         (status, code) => {
             tracing::warn!(path, %status, code, "auth-service did not do what it was asked for");
             LoginError::Unavailable
@@ -232,7 +286,12 @@ fn read(body: &[u8]) -> Result<Answer, LoginError> {
     })
 }
 
-fn session(answer: Answer, issuer: &str, since: Timestamp, now: Timestamp) -> Session {
+/// The name under which auth-service counts the requests of a session. It opens nothing.
+fn name(session: &Session) -> String {
+    session.key().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn session(answer: Answer, issuer: &str, (since, id): (Timestamp, String), now: Timestamp) -> Session {
     let at_most = now + SignedDuration::from_secs(answer.expires_in.clamp(0, MAX_LIFE_SECONDS));
     // Two clocks may differ: what says less holds.
     let named = answer.expires_at.and_then(|at| Timestamp::from_second(at).ok());
@@ -244,6 +303,7 @@ fn session(answer: Answer, issuer: &str, since: Timestamp, now: Timestamp) -> Se
         sub: answer.user.id,
         email: answer.user.email.filter(|email| !email.is_empty()),
         since,
+        id,
     }
 }
 
@@ -266,12 +326,16 @@ mod tests {
         assert_eq!(said(401, r#"{"code":"session_ended"}"#), LoginError::SessionEnded);
         assert_eq!(said(401, r#"{"code":"invalid_credentials"}"#), LoginError::InvalidCredentials);
         assert_eq!(said(429, "{}"), LoginError::RateLimited { retry_after: None });
+        assert_eq!(said(403, r#"{"code":"session_too_large"}"#), LoginError::Refused(Refusal::SessionTooLarge));
+        assert_eq!(said(501, r#"{"code":"login_off"}"#), LoginError::Refused(Refusal::Off));
         for (status, body) in [
             (401, ""),
             (401, r#"{"code":"something_new"}"#),
             (500, r#"{"code":"session_ended"}"#),
             (503, r#"{"code":"login_unavailable"}"#),
             (403, "{}"),
+            (403, r#"{"code":"not_a_service"}"#),
+            (503, r#"{"code":"session_too_large"}"#),
         ] {
             assert_eq!(said(status, body), LoginError::Unavailable, "{status} {body}");
         }
@@ -285,7 +349,8 @@ mod tests {
                 "access_token": "a", "refresh_token": "r", "expires_in": expires_in, "expires_at": expires_at,
                 "user": { "id": "u", "email": "" },
             });
-            let session = session(read(text.to_string().as_bytes()).unwrap(), "supabase", now, now);
+            let answer = read(text.to_string().as_bytes()).unwrap();
+            let session = session(answer, "supabase", (now, String::new()), now);
             assert_eq!(session.email, None);
             session.expires.duration_since(now).as_secs()
         };

@@ -35,15 +35,25 @@ impl Frame {
 pub(crate) struct Notice {
     pub(crate) kind: &'static str,
     pub(crate) text: String,
+    /// After how many seconds to try again. A script counts them down.
+    pub(crate) wait_seconds: Option<u64>,
 }
 
 impl Notice {
     pub(crate) fn good(text: &str) -> Self {
-        Self { kind: "good", text: text.to_owned() }
+        Self { kind: "good", ..Self::plain(text) }
+    }
+
+    pub(crate) fn plain(text: impl Into<String>) -> Self {
+        Self { kind: "", text: text.into(), wait_seconds: None }
     }
 
     pub(crate) fn bad(text: impl Into<String>) -> Self {
-        Self { kind: "bad", text: text.into() }
+        Self { kind: "bad", ..Self::plain(text) }
+    }
+
+    pub(crate) fn wait(text: &str, seconds: u64) -> Self {
+        Self { wait_seconds: Some(seconds), ..Self::bad(text) }
     }
 
     fn role(&self) -> &'static str {

@@ -82,7 +82,7 @@ impl Refreshes {
         let (refreshing, landed, this) = (refresh(), Arc::clone(&flight.landed), self.clone());
         tokio::spawn(async move {
             let outcome = refreshing.await.map(Arc::new);
-            let is_settled = matches!(outcome, Ok(_) | Err(LoginError::SessionEnded));
+            let is_settled = outcome.as_ref().map_or_else(|error| error.is_final(), |_| true);
             *landed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             // Nobody may be waiting any more.
             let _ = sender.send(Some(outcome));

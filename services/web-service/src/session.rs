@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use gaia_auth::Identity;
+use gaia_auth::{Identity, sha256};
 use http::HeaderMap;
 use http::HeaderValue;
 use jiff::{SignedDuration, Timestamp};
@@ -28,7 +28,13 @@ pub(crate) struct Session {
     pub(crate) email: Option<String>,
     /// When the user signed in.
     pub(crate) since: Timestamp,
+    /// The name of the session, which refreshing keeps; empty in cookies of versions that gave none.
+    #[serde(default)]
+    pub(crate) id: String,
 }
+
+/// What a session is known by, however often it is refreshed.
+pub(crate) type SessionKey = [u8; 32];
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -46,6 +52,12 @@ impl Session {
     #[must_use]
     pub(crate) fn subject(&self) -> Identity {
         Identity::User { issuer: self.issuer.clone(), sub: self.sub.clone() }
+    }
+
+    /// The key of the session: of its name, its user, and when they signed in.
+    #[must_use]
+    pub(crate) fn key(&self) -> SessionKey {
+        sha256(format!("{} {} {}", self.id, self.since, self.subject()).as_bytes())
     }
 
     /// Whether it is time for another access token: a little before this one ends, so that a call made with it now is
@@ -98,6 +110,7 @@ pub(crate) mod tests {
             sub: "0d6a4a5c-2f7b-4d0a-9a38-5f0f3b2f9c11".to_owned(),
             email: Some("ada@example.com".to_owned()),
             since: "2026-01-01T00:00:00Z".parse().unwrap(),
+            id: "0a1b2c".to_owned(),
         }
     }
 

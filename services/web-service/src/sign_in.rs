@@ -13,10 +13,12 @@ use http::{HeaderValue, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
+use crate::known::Known;
 use crate::login::{LoginError, Proof};
 use crate::origin::{PublicUrl, own_path};
 use crate::pages::{self, Frame, Notice, Provider};
 use crate::pkce::{PKCE, Start};
+use crate::refusal::Refusal;
 use crate::session::{SESSION, Session};
 use crate::site::{Client, Person, ResultLabels, Site, Visitor, redirect};
 use crate::trouble::Trouble;
@@ -39,9 +41,7 @@ pub(crate) async fn show(
         return Redirect::to(own_path(&asked.next).unwrap_or("/")).into_response();
     }
     let notice = match (asked.why.as_str(), &visitor) {
-        ("ended", _) | (_, Visitor::Ended) => {
-            Some(Notice { kind: "", text: "Your session has ended. Please sign in again.".to_owned() })
-        }
+        ("ended", _) | (_, Visitor::Ended) => Some(Notice::plain("Your session has ended. Please sign in again.")),
         ("out", _) => Some(Notice::good("You are signed out.")),
         _ => None,
     };
@@ -70,8 +70,12 @@ pub(crate) async fn submit(
         return form(&site, StatusCode::SERVICE_UNAVAILABLE, None, &email, &next, IsWrong::No);
     };
     let proof = Proof::Password { email: email.trim(), password: &password };
-    let result = site.login.sign_in(proof, &issuer, client, site.clock.now()).await;
-    match signed_in(&site, &sent, &result, &next, Vec::new()) {
+    let keys = site.mounted.newest();
+    let known = Known::read(&keys, &sent);
+    let result = site.login.sign_in(proof, &issuer, (client, known.id(&email)), site.clock.now()).await;
+    site.audit.sign_in(client, Some(&email), &result);
+    let set = if result.is_ok() { known.signed_in(&email, &keys, &sent).unwrap_or_default() } else { Vec::new() };
+    match signed_in(&site, &sent, &result, &next, set) {
         Ok(response) => response,
         Err(error) => refused(&site, error, &email, &next),
     }
@@ -80,6 +84,7 @@ pub(crate) async fn submit(
 /// Off to the provider, through the issuer, with a challenge that only we can answer (RFC 7636).
 pub(crate) async fn start(
     State(site): State<Arc<Site>>,
+    Extension(client): Extension<Client>,
     Path(provider): Path<String>,
     Query(asked): Query<Asked>,
     sent: HeaderMap,
@@ -91,6 +96,10 @@ pub(crate) async fn start(
         return Trouble::BadForm.response(&site, None, true);
     };
     let next = own_path(&asked.next).unwrap_or("/");
+    // The issuer would answer the browser with an error of its own, in JSON.
+    if site.methods.is_off(&provider, &site.login, client).await {
+        return refused(&site, LoginError::Refused(Refusal::MethodOff), "", next);
+    }
     let Some(start) = Start::new(next, site.clock.now()) else {
         return Trouble::SignInAway.response(&site, None, true);
     };
@@ -111,22 +120,29 @@ pub(crate) async fn start(
 pub(crate) struct Back {
     #[serde(default)]
     code: String,
+    /// In place of a code, the issuer's word for what went wrong.
+    #[serde(default)]
+    error_code: String,
 }
 
 /// Back from the provider.
 pub(crate) async fn callback(
     State(site): State<Arc<Site>>,
     Extension(client): Extension<Client>,
-    Query(Back { code }): Query<Back>,
+    Query(Back { code, error_code }): Query<Back>,
     sent: HeaderMap,
 ) -> Response {
     let start = Start::read(&site.mounted.newest(), &sent, site.clock.now());
+    if let (Some(start), Some(refusal), true) = (&start, refusal_of(&error_code), code.is_empty()) {
+        return with(refused(&site, LoginError::Refused(refusal), "", start.next()), PKCE.forget(&sent));
+    }
     let (Some(issuer), Some(start), false) = (site.issuer(|issuer| issuer.name.clone()), start, code.is_empty()) else {
         let notice = Notice::bad("Signing in there did not work, or took too long. Please try again.");
         return with(form(&site, StatusCode::BAD_REQUEST, Some(notice), "", "/", IsWrong::No), PKCE.forget(&sent));
     };
     let proof = Proof::Code { auth_code: &code, code_verifier: start.verifier() };
-    let result = site.login.sign_in(proof, &issuer, client, site.clock.now()).await;
+    let result = site.login.sign_in(proof, &issuer, (client, None), site.clock.now()).await;
+    site.audit.sign_in(client, None, &result);
     let forget = PKCE.forget(&sent);
     match signed_in(&site, &sent, &result, start.next(), forget.clone()) {
         Ok(response) => response,
@@ -145,8 +161,11 @@ pub(crate) async fn out(
     Person { session, .. }: Person,
     sent: HeaderMap,
 ) -> Response {
+    site.signed_out.insert(session.key(), ());
     site.refreshes.forget(&session);
-    if let Err(error) = site.login.sign_out(&session, client).await {
+    let result = site.login.sign_out(&session, client).await;
+    site.audit.sign_out(client, &session, &result);
+    if let Err(error) = result {
         tracing::warn!(issuer = session.issuer, sub = session.sub, %error, "a session could not be revoked");
     } else {
         tracing::info!(issuer = session.issuer, sub = session.sub, "signed out");
@@ -164,32 +183,44 @@ fn signed_in(
 ) -> Result<Response, LoginError> {
     site.counts.sign_ins.get_or_create(&ResultLabels::of(result)).inc();
     let session = result.as_ref().map_err(|error| *error)?;
-    set.extend(site.keep(session, sent).ok_or(LoginError::Unavailable)?);
+    // A cookie that does not fit today does not fit tomorrow.
+    set.extend(site.keep(session, sent).ok_or(LoginError::Refused(Refusal::SessionTooLarge))?);
     tracing::info!(issuer = session.issuer, sub = session.sub, "signed in");
     Ok(redirect(own_path(next).unwrap_or("/"), set))
 }
 
 fn refused(site: &Site, error: LoginError, email: &str, next: &str) -> Response {
-    let (status, text) = match error {
+    let (status, notice) = match error {
         LoginError::InvalidCredentials | LoginError::SessionEnded => {
-            (StatusCode::UNAUTHORIZED, "That email and password do not belong together.".to_owned())
+            (StatusCode::UNAUTHORIZED, Notice::bad("That email and password do not belong together."))
         }
-        LoginError::RateLimited { retry_after: Some(seconds) } => {
-            (StatusCode::TOO_MANY_REQUESTS, format!("Too many attempts. Please try again in {seconds} seconds."))
-        }
-        LoginError::RateLimited { retry_after: None } => {
-            (StatusCode::TOO_MANY_REQUESTS, "Too many attempts. Please try again in a moment.".to_owned())
+        LoginError::RateLimited { retry_after } => {
+            let seconds = retry_after.unwrap_or(USUAL_WAIT_SECONDS);
+            (StatusCode::TOO_MANY_REQUESTS, Notice::wait("Too many attempts.", seconds))
         }
         LoginError::Unavailable => {
-            let text = "Signing in is not possible at the moment. Please try again soon.".to_owned();
-            (StatusCode::SERVICE_UNAVAILABLE, text)
+            let text = "Signing in is not possible at the moment. Please try again soon.";
+            (StatusCode::SERVICE_UNAVAILABLE, Notice::bad(text))
         }
+        LoginError::Refused(refusal) => (StatusCode::FORBIDDEN, Notice::bad(refusal.text())),
     };
     let is_wrong = if status == StatusCode::UNAUTHORIZED { IsWrong::Yes } else { IsWrong::No };
-    let response = form(site, status, Some(Notice::bad(text)), email, next, is_wrong);
+    let response = form(site, status, Some(notice), email, next, is_wrong);
     let LoginError::RateLimited { retry_after } = error else { return response };
     when_to_retry(response, retry_after)
 }
+
+/// The refusal that the issuer names when it sends a browser back without a code.
+fn refusal_of(error_code: &str) -> Option<Refusal> {
+    match error_code {
+        "signup_disabled" | "provider_disabled" | "oauth_provider_not_supported" => Some(Refusal::MethodOff),
+        "provider_email_needs_verification" => Some(Refusal::NotConfirmed),
+        _ => None,
+    }
+}
+
+/// Where auth-service does not say how long to wait.
+const USUAL_WAIT_SECONDS: u64 = 30;
 
 /// Whether it is what was filled in that was wrong.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -9,9 +9,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use gaia_api::Clock;
 use gaia_api::mount::UserTokenIssuer;
-use gaia_auth::Connection;
+use gaia_auth::{Connection, REQUEST_ID_HEADER};
 use gaia_runtime::client_ip::client_ip;
-use gaia_runtime::{Caller, Generation};
+use gaia_runtime::{Caller, Generation, Recent, random};
 use http::header::{ACCEPT, HeaderMap, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
@@ -22,12 +22,14 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use tokio::sync::watch;
 
+use crate::audit::Audit;
 use crate::headers;
 use crate::login::{Login, LoginError};
+use crate::methods::Methods;
 use crate::mounted::SessionKeys;
 use crate::origin::{PublicUrl, may_act};
 use crate::refresh::{Refreshed, Refreshes};
-use crate::session::{SESSION, Session};
+use crate::session::{SESSION, Session, SessionKey};
 use crate::trouble::Trouble;
 use crate::upstream::Upstream;
 
@@ -37,6 +39,10 @@ pub(crate) struct Site {
     pub(crate) generations: watch::Receiver<Option<Arc<Generation>>>,
     pub(crate) login: Login,
     pub(crate) refreshes: Refreshes,
+    /// Sessions that were signed out here: a copy of their cookie signs nobody in any more.
+    pub(crate) signed_out: Recent<SessionKey, ()>,
+    pub(crate) methods: Methods,
+    pub(crate) audit: Audit,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) public_url: Option<PublicUrl>,
     pub(crate) providers: Vec<String>,
@@ -64,6 +70,13 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
+    /// The client that sent a request.
+    fn client(&self, request: &Request) -> Client {
+        let connection = request.extensions().get::<Arc<Connection>>();
+        let wire = connection.and_then(|connection| connection.address);
+        Client::new(self.address(request), wire, random().map(u128::from_be_bytes))
+    }
+
     /// The address of a browser; `None` where it could be that of an ingress that nobody told us of: all who come through
     /// it would be taken for one.
     fn address(&self, request: &Request) -> Option<IpAddr> {
@@ -73,9 +86,32 @@ impl Clients {
     }
 }
 
-/// Where the browser is that sent a request, if that is known: as a request's extension.
+/// The client of a request: as the request's extension.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Client(pub(crate) Option<IpAddr>);
+pub(crate) struct Client {
+    /// The address of the browser, if that is known.
+    pub(crate) address: Option<IpAddr>,
+    /// The address of the connection: the browser's, or that of an ingress that is not configured.
+    wire: Option<IpAddr>,
+    /// The request's name.
+    request: Option<u128>,
+}
+
+impl Client {
+    pub(crate) fn new(address: Option<IpAddr>, wire: Option<IpAddr>, request: Option<u128>) -> Self {
+        Self { address, wire, request }
+    }
+
+    /// The source for audit lines, as near to the browser as is known.
+    pub(crate) fn source(&self) -> Option<IpAddr> {
+        self.address.or(self.wire)
+    }
+
+    /// The name of the request in the logs of all services that it passes.
+    pub(crate) fn request_id(&self) -> Option<String> {
+        self.request.map(|id| format!("{id:032x}"))
+    }
+}
 
 /// What is counted.
 #[derive(Debug, Clone, Default)]
@@ -145,6 +181,9 @@ impl Site {
         let session = Session::read(&self.mounted.newest(), sent);
         let is_current = |session: &Session| self.issuer(|issuer| issuer.name == session.issuer).unwrap_or_default();
         let Some(session) = session.filter(is_current) else { return nobody };
+        if self.signed_out.contains(&session.key()) {
+            return Arrival { set: SESSION.forget(sent), ..nobody };
+        }
         self.refreshed(Arc::new(session), sent, client).await
     }
 
@@ -165,7 +204,7 @@ impl Site {
                     }
                     session = next;
                 }
-                Err(LoginError::SessionEnded) => {
+                Err(error) if ends(error, session.has_ended(self.clock.now())) => {
                     return Arrival { visitor: Visitor::Ended, set: SESSION.forget(sent) };
                 }
                 Err(_) if session.has_ended(self.clock.now()) => {
@@ -204,11 +243,14 @@ pub(crate) async fn meet(State(site): State<Arc<Site>>, mut request: Request, ne
         let wants_page = wants_page(request.headers());
         return headers::secure(Trouble::OtherOrigin.response(&site, None, wants_page), public_url.as_ref());
     }
-    let client = Client(site.clients.address(&request));
+    let client = site.clients.client(&request);
     let Arrival { visitor, set } = site.arrival(request.headers(), client).await;
     request.extensions_mut().insert(client);
     request.extensions_mut().insert(visitor);
     let mut response = next.run(request).await;
+    if let Some(id) = client.request_id().and_then(|id| HeaderValue::try_from(id).ok()) {
+        response.headers_mut().insert(REQUEST_ID_HEADER, id);
+    }
     // Who signs in or out says what the browser is to keep from now on.
     if !sets_session(response.headers()) {
         for cookie in set {
@@ -222,6 +264,11 @@ pub(crate) async fn meet(State(site): State<Arc<Site>>, mut request: Request, ne
 pub(crate) async fn dress(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
     let public_url = PublicUrl::of(site.public_url.as_ref(), request.headers());
     headers::secure(next.run(request).await, public_url.as_ref())
+}
+
+/// Whether a refresh that failed ends the session: it was ended, or its token is over and there will be no other.
+fn ends(error: LoginError, has_ended: bool) -> bool {
+    error == LoginError::SessionEnded || (error.is_final() && has_ended)
 }
 
 fn sets_session(headers: &HeaderMap) -> bool {

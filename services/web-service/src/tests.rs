@@ -3,6 +3,7 @@
 mod browser;
 mod credentials;
 mod fakes;
+mod login;
 mod pages;
 mod sessions;
 mod uploads;

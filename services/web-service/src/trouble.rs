@@ -101,6 +101,7 @@ impl Trouble {
         tracing::warn!(service = service.name(), %error, "a service could not be called");
         match error {
             UpstreamError::TokenRefused(_) => Self::NotTaken(service),
+            UpstreamError::ScopeMissing(_) => Self::NotAllowed,
             _ => Self::Away(service),
         }
     }

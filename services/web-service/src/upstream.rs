@@ -49,6 +49,9 @@ pub(crate) enum UpstreamError {
     /// The user's token is not good by our own policy either: the API key is not for them.
     #[error("the user's token is not good here either: {}", .0.as_str())]
     TokenRefused(Reason),
+    /// The policy does not grant users the scope that the call needs.
+    #[error("users may not do this by the policy of this service (userTokens.scopes): scope {0}")]
+    ScopeMissing(&'static str),
     /// Whether the user's token is good cannot be told for now.
     #[error("whether the user's token is good cannot be told: {}", .0.as_str())]
     CannotTell(Reason),
@@ -58,7 +61,7 @@ pub(crate) enum UpstreamError {
 }
 
 impl Upstream {
-    /// The service at `base`, which has no path; `by_key` has the API key, and `authenticator` judges whose token is good.
+    /// The service at `base`, which has no path; `by_key` has the API key, and `authenticator` checks users' tokens.
     pub(crate) fn new(
         base: Uri,
         generations: watch::Receiver<Option<Arc<Generation>>>,
@@ -88,6 +91,7 @@ impl Upstream {
         &self,
         request: Request<Bytes>,
         session: &Session,
+        scope: &'static str,
         patience: Duration,
     ) -> Result<Response<AnswerBody>, UpstreamError> {
         // Who listens on plain HTTP is to hear no token, and takes none.
@@ -104,7 +108,7 @@ impl Upstream {
         if !self.by_key.uses_api_key() {
             return refused.ok_or(UpstreamError::NoKey);
         }
-        let answer = self.in_place_of_token(request.map(Body::from), session, patience).await?;
+        let answer = self.in_place_of_token(request.map(Body::from), session, scope, patience).await?;
         let is_taken = answer.status() != StatusCode::UNAUTHORIZED;
         Ok(if is_taken { self.took(Taken::ApiKey, session, answer) } else { answer })
     }
@@ -118,10 +122,11 @@ impl Upstream {
         &self,
         request: Request<Body>,
         session: &Session,
+        scope: &'static str,
     ) -> Result<Response<AnswerBody>, UpstreamError> {
         let is_by_key = self.by_key.uses_api_key() && self.taken(session) == Taken::ApiKey;
         let answer = if is_by_key || self.is_plain() {
-            self.in_place_of_token(request, session, UPLOAD_PATIENCE).await?
+            self.in_place_of_token(request, session, scope, UPLOAD_PATIENCE).await?
         } else {
             self.by_token(request, session, UPLOAD_PATIENCE).await?
         };
@@ -141,22 +146,30 @@ impl Upstream {
         answer
     }
 
-    /// Calls with the API key for a user whose token is good.
+    /// Calls with the API key for a user whose token is valid and may do this.
     async fn in_place_of_token(
         &self,
         request: Request<Body>,
         session: &Session,
+        scope: &'static str,
         patience: Duration,
     ) -> Result<Response<AnswerBody>, UpstreamError> {
-        within(patience, self.judge(session)).await??;
+        within(patience, self.check_user(session, scope)).await??;
         let answer = within(patience, self.by_key.call_by_key(request)).await?;
         Ok(answer.ok_or(UpstreamError::NoKey)??)
     }
 
-    /// Whether the user's token is good by our own policy: it is of an issuer of users, holds, and nobody has revoked it.
-    async fn judge(&self, session: &Session) -> Result<(), UpstreamError> {
+    /// Checks the user's token by the policy of this service: it is of an issuer of users, valid, not revoked, and users
+    /// have the scope. The key has scopes of its own, so the service behind cannot check those of the user.
+    async fn check_user(&self, session: &Session, scope: &'static str) -> Result<(), UpstreamError> {
         match self.authenticator.examine_token(&session.access_token, None).await {
-            Ok(Examined { kind: Credential::UserToken, is_anonymous: false, .. }) => Ok(()),
+            Ok(Examined { kind: Credential::UserToken, is_anonymous: false, scopes, .. }) => {
+                if scopes.allow(scope) {
+                    Ok(())
+                } else {
+                    Err(UpstreamError::ScopeMissing(scope))
+                }
+            }
             Ok(Examined { is_anonymous: true, .. }) => Err(UpstreamError::TokenRefused(Reason::AnonymousUser)),
             Ok(_) => Err(UpstreamError::TokenRefused(Reason::KindNotAccepted)),
             Err(refusal) if refusal.reason.status() == StatusCode::SERVICE_UNAVAILABLE => {

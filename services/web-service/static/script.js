@@ -15,12 +15,14 @@ document.addEventListener("DOMContentLoaded", () => {
   document.querySelector(".out")?.addEventListener("submit", () => sessionStorage.clear());
   if (document.querySelector("#email")) sessionStorage.clear();
   localTimes();
+  countDown();
   if (document.querySelector("#chat")) chat();
   if (document.querySelector("#upload")) files();
 });
 
 // A page that comes back from the browser's memory is as it was left: its button must work again.
 window.addEventListener("pageshow", () => {
+  if (document.querySelector("[data-wait]")) return;
   for (const button of document.querySelectorAll("form[data-once] button")) button.disabled = false;
 });
 
@@ -31,6 +33,32 @@ function localTimes() {
     const time = new Date(element.dateTime);
     if (!Number.isNaN(time.getTime())) element.textContent = format.format(time);
   }
+}
+
+// Counts down the seconds until another attempt; until then the form cannot be sent. The clock decides, as timers stand
+// still in a tab that is not seen.
+function countDown() {
+  const left = document.querySelector("[data-wait]");
+  if (!left) return;
+  const notice = left.closest("#notice");
+  const button = document.querySelector("form[data-once] button");
+  const end = Date.now() + Number(left.dataset.wait) * 1000;
+  // The role of a countdown, which is not read out at each second.
+  notice.setAttribute("role", "timer");
+  const tick = () => {
+    const seconds = Math.max(0, Math.ceil((end - Date.now()) / 1000));
+    button.disabled = seconds > 0;
+    if (seconds > 0) {
+      left.textContent = `${seconds} ${seconds === 1 ? "second" : "seconds"}`;
+      return;
+    }
+    clearInterval(timer);
+    notice.textContent = "You can try again now.";
+    notice.className = "note";
+    notice.setAttribute("role", "status");
+  };
+  const timer = setInterval(tick, 250);
+  tick();
 }
 
 // What a refusal says of itself; who is signed out is taken to where they can sign in.

@@ -27,7 +27,7 @@ pub(super) async fn handle(
         (Some(peer), Ok(body)) => issuing.exchange(peer, &connection, &headers, &body).await,
         _ => Err(Denial::Malformed),
     };
-    issuing.respond(("delegated", TOKEN_EXCHANGE_PATH), connection.peer.as_ref(), result, |denial| {
+    issuing.respond(("delegated", TOKEN_EXCHANGE_PATH), &connection, result, |denial| {
         let (status, message) = denial.answer();
         problem_with(status, message, &[("error", denial.oauth_code()), ("error_description", message)])
     })
@@ -55,7 +55,7 @@ impl Issuing {
         let claims = claims(&grants, generation.denied(), peer, &subject, &request, self.clock.now(), token_id()?)?;
         let (access_token, claims) = self.signing.sign(Arc::clone(&signer), claims).await?;
         // Before the answer: what went out is on record.
-        audit_issue(peer, &subject, signer.kid(), &claims);
+        audit_issue((peer, connection), &subject, signer.kid(), &claims);
         Ok(TokenAnswer {
             access_token,
             issued_token_type: Some(JWT_TYPE),
@@ -80,7 +80,12 @@ fn refused(peer: &PeerIdentity, refusal: &Refusal) -> Denial {
     Denial::SubjectRefused(refusal.reason)
 }
 
-fn audit_issue(peer: &PeerIdentity, subject: &Examined, kid: &str, claims: &DelegatedClaims) {
+fn audit_issue(
+    (peer, connection): (&PeerIdentity, &Connection),
+    subject: &Examined,
+    kid: &str,
+    claims: &DelegatedClaims,
+) {
     tracing::info!(
         target: AUDIT_TARGET,
         event = "token_issued",
@@ -97,6 +102,7 @@ fn audit_issue(peer: &PeerIdentity, subject: &Examined, kid: &str, claims: &Dele
         subject_credential = subject.kind.as_str(),
         subject_kid = subject.trace.kid.as_deref(),
         subject_jti = subject.trace.jti.as_deref(),
+        address = connection.address.map(tracing::field::display),
         route = TOKEN_EXCHANGE_PATH,
     );
 }

@@ -120,7 +120,7 @@ impl Issuing {
     fn respond(
         &self,
         (kind, route): (&'static str, &'static str),
-        peer: Option<&PeerIdentity>,
+        connection: &Connection,
         result: Result<TokenAnswer, Denial>,
         refuse: impl FnOnce(Denial) -> Response,
     ) -> Response {
@@ -132,7 +132,7 @@ impl Issuing {
         match result {
             Ok(answer) => ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response(),
             Err(denial) => {
-                audit_refusal(peer, denial, route);
+                audit_refusal(connection, denial, route);
                 when_to_retry(refuse(denial), denial.retry_after())
             }
         }
@@ -151,7 +151,8 @@ async fn jwks(State(issuing): State<Issuing>) -> Response {
     }
 }
 
-fn audit_refusal(peer: Option<&PeerIdentity>, denial: Denial, route: &'static str) {
+fn audit_refusal(connection: &Connection, denial: Denial, route: &'static str) {
+    let peer = connection.peer.as_ref();
     if matches!(denial, Denial::TooMany(_)) {
         // Whoever asks too often must not fill the log as well: it is counted, and each request has its line already.
         return;
@@ -164,6 +165,7 @@ fn audit_refusal(peer: Option<&PeerIdentity>, denial: Denial, route: &'static st
         who = peer.map(|peer| peer.spiffe_id.as_str()),
         how = "mtls",
         serial = peer.map(|peer| peer.serial.as_ref()),
+        address = connection.address.map(tracing::field::display),
         route,
     );
 }

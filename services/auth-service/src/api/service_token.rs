@@ -24,7 +24,7 @@ pub(super) async fn handle(
         (Some(peer), Ok(body)) => issuing.service_token(peer, &connection, &body).await,
         _ => Err(Denial::Malformed),
     };
-    issuing.respond(("service", SERVICE_TOKEN_PATH), connection.peer.as_ref(), result, |denial| {
+    issuing.respond(("service", SERVICE_TOKEN_PATH), &connection, result, |denial| {
         let (status, message) = denial.answer();
         problem(status, message)
     })
@@ -43,7 +43,7 @@ impl Issuing {
         let claims = claims(&grants, generation.denied(), peer, &request, self.clock.now(), token_id()?)?;
         let (access_token, claims) = self.signing.sign(Arc::clone(&signer), claims).await?;
         // Before the answer: what went out is on record.
-        audit_issue(peer, signer.kid(), &claims);
+        audit_issue((peer, connection), signer.kid(), &claims);
         Ok(TokenAnswer {
             access_token,
             issued_token_type: None,
@@ -54,7 +54,7 @@ impl Issuing {
     }
 }
 
-fn audit_issue(peer: &PeerIdentity, kid: &str, claims: &ServiceClaims) {
+fn audit_issue((peer, connection): (&PeerIdentity, &Connection), kid: &str, claims: &ServiceClaims) {
     tracing::info!(
         target: AUDIT_TARGET,
         event = "token_issued",
@@ -67,6 +67,7 @@ fn audit_issue(peer: &PeerIdentity, kid: &str, claims: &ServiceClaims) {
         aud = claims.aud,
         scope = claims.scope,
         expires = claims.exp,
+        address = connection.address.map(tracing::field::display),
         route = SERVICE_TOKEN_PATH,
     );
 }

@@ -85,3 +85,86 @@ const ACCOUNT_BYTES: usize = 16;
 /// Lines of failures per source: a second, and at once.
 const PER_SECOND: NonZeroU32 = NonZeroU32::new(1).unwrap();
 const BURST: NonZeroU32 = NonZeroU32::new(20).unwrap();
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use gaia_runtime::telemetry::audit_log;
+    use serde_json::Value;
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+    use crate::login::client::Client;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn written(what: impl FnOnce()) -> Vec<Value> {
+        let lines = Written::default();
+        let subscriber = tracing_subscriber::registry().with(audit_log(lines.clone()));
+        tracing::subscriber::with_default(subscriber, what);
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn failed_sign_in_leaves_address_account_and_request_id() {
+        let files = Arc::new(IssuerFiles::default());
+        files.set_account_key(*b"0123456789abcdef0123456789abcdef");
+        let audit = LoginAudit::new(files);
+        let connection = Connection { address: Some("10.0.0.7".parse().unwrap()), ..Connection::default() };
+        let client = Client { address: Some("203.0.113.9".parse().unwrap()), known: None };
+        let asker = Asker { service: "web-service".to_owned(), instance: connection.address, client };
+        let principal = principal();
+        let entry = Entry {
+            action: "password",
+            caller: Some((&principal, &connection, &asker)),
+            account: Some(Account::new("Ada@example.com")),
+            request_id: Some("r-1"),
+            ..Entry::default()
+        };
+        let lines = written(|| {
+            (0..1000).for_each(|_| audit.write(&entry, Some(LoginFailure::InvalidCredentials)));
+            audit.write(&Entry { sub: Some("user-1"), ..entry }, None);
+        });
+        assert!((21..40).contains(&lines.len()), "sampled: {}", lines.len());
+        for (name, value) in [
+            ("event", "login"),
+            ("action", "password"),
+            ("result", "invalid_credentials"),
+            ("address", "203.0.113.9"),
+            ("via", "10.0.0.7"),
+            ("request_id", "r-1"),
+        ] {
+            assert_eq!(lines[0][name], value, "{}", lines[0]);
+        }
+        assert_eq!(lines[0]["account"].as_str().map(str::len), Some(32));
+        let last = lines.last().unwrap();
+        assert_eq!((&last["result"], &last["account"]), (&"ok".into(), &lines[0]["account"]));
+        assert!(last["skipped"].as_u64().unwrap() > 900 && !format!("{lines:?}").contains("example.com"), "{last}");
+    }
+
+    fn principal() -> Principal {
+        let service = gaia_auth::Identity::Key("web".to_owned());
+        Principal {
+            actor: service.clone(),
+            subject: service,
+            scopes: gaia_auth::Scopes::All,
+            credential: gaia_auth::Credential::ApiKey,
+            expires: None,
+            is_anonymous: false,
+        }
+    }
+}

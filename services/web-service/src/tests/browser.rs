@@ -90,6 +90,12 @@ impl Browser {
         HeaderMap::from_iter([(COOKIE, pairs.collect::<Vec<_>>().join("; ").parse().unwrap())])
     }
 
+    /// The cookies of a session. That an account was signed in to before is kept beside them.
+    pub(super) fn session_cookies(&self) -> Vec<&str> {
+        let names = self.cookies.keys().map(String::as_str);
+        names.filter(|name| *name != "__Host-gaia-known").collect()
+    }
+
     fn url(&self, path: &str) -> String {
         format!("{}{path}", self.origin)
     }

@@ -126,3 +126,23 @@ async fn who_i_am_is_found_out_by_a_list_of_one() {
     assert!(browser.get("/me").await.body.contains("By your JWT."));
     assert_eq!(scene.behind.state().lists, ["limit=1"]);
 }
+
+#[tokio::test]
+async fn key_gives_a_user_no_more_than_the_policy_gives_users() {
+    let scene = Scene::with_key(|setup| setup.user_scopes = vec!["assets:read".to_owned()]).await;
+    scene.behind.state().takes_tokens = false;
+    let mut browser = scene.signed_in().await;
+    assert_eq!(browser.get("/files").await.status, StatusCode::OK);
+    let by_key = |scene: &Scene| scene.behind.state().credentials.iter().filter(|used| **used == "key").count();
+    let before = by_key(&scene);
+    let put = browser.fetch(Method::PUT, "/files/a", "text/plain", "x").await;
+    assert_eq!((put.status, put.body.contains("not_allowed")), (StatusCode::FORBIDDEN, true), "{}", put.body);
+    let deleted = browser.post_form("/files/a", &[]).await;
+    assert_eq!(deleted.status, StatusCode::FORBIDDEN);
+    let chat = r#"{"messages": [{"role": "user", "content": "Hello"}]}"#;
+    let chat = browser.fetch(Method::POST, "/chat/stream", "application/json", chat).await;
+    assert_eq!((chat.status, chat.body.contains("not_allowed")), (StatusCode::FORBIDDEN, true), "{}", chat.body);
+    assert!(scene.behind.state().files.is_empty() && scene.behind.state().chats.is_empty());
+    // The list after the refused deletion is a read.
+    assert_eq!(by_key(&scene), before + 1);
+}

@@ -16,6 +16,7 @@ use gaia_api::names::key;
 use gaia_api::{Clock, ManualClock, SystemClock};
 use gaia_auth::Access;
 use gaia_auth::testing::Issuer;
+use gaia_runtime::rate::when_to_retry;
 use gaia_runtime::testing::{self, Mount, Platform, policy};
 use gaia_runtime::{CallsConfig, EdgeConfig, Routes, Runtime};
 use http::header::{CONTENT_TYPE, COOKIE, HeaderMap};
@@ -63,6 +64,12 @@ pub(super) struct BehindState {
     pub(super) proofs: Vec<Value>,
     /// Whom those who signed in were said to come from.
     pub(super) clients: Vec<String>,
+    /// The action and the client that this service named as authenticated, of each request about login.
+    pub(super) known: Vec<(&'static str, String)>,
+    /// The names of these requests.
+    pub(super) request_ids: Vec<String>,
+    /// The providers that are switched on.
+    pub(super) offered: Vec<&'static str>,
     pub(super) credentials: Vec<&'static str>,
     pub(super) files: BTreeMap<String, Vec<u8>>,
     /// What lists were asked for by.
@@ -116,10 +123,22 @@ impl Behind {
     }
 }
 
+fn text_of(headers: &HeaderMap, name: &str) -> String {
+    headers.get(name).map_or("", |value| value.to_str().unwrap()).to_owned()
+}
+
+fn note(behind: &Behind, action: &'static str, headers: &HeaderMap) {
+    let mut state = behind.state();
+    state.known.push((action, text_of(headers, "x-gaia-known-client")));
+    state.request_ids.push(text_of(headers, "x-request-id"));
+}
+
 fn refused(answer: (u16, &'static str)) -> Response {
     // As auth-service does: also what is said of a person comes with a challenge.
     let challenge = [("www-authenticate", "Bearer realm=\"gaia\"")];
-    (StatusCode::from_u16(answer.0).unwrap(), challenge, Json(json!({ "code": answer.1 }))).into_response()
+    let status = StatusCode::from_u16(answer.0).unwrap();
+    let response = (status, challenge, Json(json!({ "code": answer.1 }))).into_response();
+    when_to_retry(response, (status == StatusCode::TOO_MANY_REQUESTS).then_some(17))
 }
 
 fn auth_routes(routes: Routes, behind: &Arc<Behind>) -> Routes {
@@ -134,6 +153,7 @@ fn auth_routes(routes: Routes, behind: &Arc<Behind>) -> Routes {
         }
         let client = headers.get("x-gaia-client-ip").map_or("", |value| value.to_str().unwrap());
         behind.state().clients.push(client.to_owned());
+        note(&behind, "login", &headers);
         behind.state().proofs.push(body.clone());
         let answer = behind.state().login_answer;
         let is_good = body["password"] == PASSWORD || body["auth_code"] == "good-code";
@@ -144,7 +164,8 @@ fn auth_routes(routes: Routes, behind: &Arc<Behind>) -> Routes {
             None => refused((401, "invalid_credentials")),
         }
     };
-    let refresh = |State(behind): State<Arc<Behind>>, Json(body): Json<Value>| async move {
+    let refresh = |State(behind): State<Arc<Behind>>, headers: HeaderMap, Json(body): Json<Value>| async move {
+        note(&behind, "refresh", &headers);
         behind.state().asked += 1;
         drop(behind.gate.acquire().await.unwrap());
         behind.state().refreshes += 1;
@@ -158,7 +179,11 @@ fn auth_routes(routes: Routes, behind: &Arc<Behind>) -> Routes {
             None => refused((401, "session_ended")),
         }
     };
-    let logout = |State(behind): State<Arc<Behind>>, Json(body): Json<Value>| async move {
+    let methods = |State(behind): State<Arc<Behind>>| async move {
+        Json(json!({ "password": true, "providers": behind.state().offered }))
+    };
+    let logout = |State(behind): State<Arc<Behind>>, headers: HeaderMap, Json(body): Json<Value>| async move {
+        note(&behind, "logout", &headers);
         behind.state().logouts.push(body["access_token"].as_str().unwrap().to_owned());
         StatusCode::NO_CONTENT
     };
@@ -166,6 +191,7 @@ fn auth_routes(routes: Routes, behind: &Arc<Behind>) -> Routes {
         .route("/internal/service-token", Access::Peer, post(token))
         .route("/auth/login", Access::Peer, post(login).with_state(Arc::clone(behind)))
         .route("/auth/refresh", Access::Peer, post(refresh).with_state(Arc::clone(behind)))
+        .route("/auth/methods", Access::Peer, get(methods).with_state(Arc::clone(behind)))
         .route("/auth/logout", Access::Peer, post(logout).with_state(Arc::clone(behind)))
 }
 
@@ -268,6 +294,9 @@ impl Scene {
                 logouts: Vec::new(),
                 proofs: Vec::new(),
                 clients: Vec::new(),
+                known: Vec::new(),
+                request_ids: Vec::new(),
+                offered: vec!["github"],
                 credentials: Vec::new(),
                 files: BTreeMap::new(),
                 lists: Vec::new(),
@@ -284,6 +313,7 @@ impl Scene {
             serve(&platform, dir.path(), "chat-service", &behind, chat_routes),
         );
         let mut setup = Setup {
+            user_scopes: vec![],
             issuers: vec![issuer()],
             api_key: None,
             signer: None,
@@ -310,6 +340,7 @@ impl Scene {
         let mut files = platform.mount("web-service");
         let mut policy = policy("web-service");
         policy.user_tokens.issuers = setup.issuers;
+        policy.user_tokens.scopes = setup.user_scopes;
         files.insert(key::POLICY, serde_json::to_vec(&policy).unwrap());
         files.insert(key::DENYLIST, serde_json::to_vec(&setup.denylist).unwrap());
         let _ = Mount::new(&dir.path().join("web-service"), &files);
@@ -344,6 +375,8 @@ impl Scene {
 }
 
 pub(super) struct Setup {
+    /// What users may do by the policy of this service; empty: everything.
+    pub(super) user_scopes: Vec<String>,
     pub(super) issuers: Vec<UserTokenIssuer>,
     pub(super) api_key: Option<&'static str>,
     pub(super) signer: Option<Issuer>,

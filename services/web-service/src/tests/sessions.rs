@@ -33,7 +33,7 @@ async fn who_signs_in_is_known_and_who_signs_out_is_not() {
 
     let out = browser.post_form("/sign-out", &[]).await;
     assert_eq!((out.status, out.location()), (StatusCode::SEE_OTHER, "/sign-in?why=out"));
-    assert!(browser.cookies.is_empty());
+    assert!(browser.session_cookies().is_empty());
     assert_eq!(scene.behind.state().logouts, ["user-token-1"]);
     assert_eq!(browser.get("/me").await.status, StatusCode::SEE_OTHER);
     let metrics = get_plain(&format!("{}/metrics", scene.admin)).await.1;
@@ -58,7 +58,11 @@ async fn what_keeps_a_person_from_signing_in_is_told_in_their_terms() {
     let mut browser = scene.browser();
     for (said, status, told) in [
         ((503, "login_unavailable"), 503, "not possible at the moment"),
-        ((429, "rate_limited"), 429, "Too many attempts"),
+        (
+            (429, "rate_limited"),
+            429,
+            "Too many attempts. Please try again in <span data-wait=\"17\">17 seconds</span>.",
+        ),
         ((500, ""), 503, "not possible at the moment"),
     ] {
         scene.behind.state().login_answer = Some(said);
@@ -122,7 +126,7 @@ async fn a_session_that_its_issuer_ended_is_over_and_the_person_is_told() {
     let mut script = browser.clone();
     let answer = browser.get("/files").await;
     assert_eq!(answer.location(), "/sign-in?next=%2Ffiles&why=ended");
-    assert!(browser.cookies.is_empty());
+    assert!(browser.session_cookies().is_empty());
     assert!(browser.get(answer.location()).await.body.contains("Your session has ended"));
     let answer = script.fetch(Method::POST, "/chat/stream", "application/json", "{}").await;
     assert_eq!((answer.status, answer.body.contains("session_ended")), (StatusCode::UNAUTHORIZED, true));
@@ -211,13 +215,12 @@ async fn a_token_that_is_too_long_for_one_cookie_comes_in_several() {
     let scene = Scene::begin().await;
     scene.behind.state().token_bytes = 6000;
     let mut browser = scene.signed_in().await;
-    let names: Vec<_> = browser.cookies.keys().cloned().collect();
-    assert_eq!(names, ["__Host-gaia", "__Host-gaia-1", "__Host-gaia-2"]);
+    assert_eq!(browser.session_cookies(), ["__Host-gaia", "__Host-gaia-1", "__Host-gaia-2"]);
     assert!(browser.get("/me").await.body.contains(EMAIL));
     scene.an_hour_later();
     scene.behind.state().token_bytes = 0;
     assert!(browser.get("/me").await.sets_session());
-    assert_eq!(browser.cookies.len(), 1, "what is left of the longer one is forgotten");
+    assert_eq!(browser.session_cookies().len(), 1, "what is left of the longer one is forgotten");
     assert!(browser.get("/me").await.body.contains(EMAIL));
 }
 
