@@ -44,6 +44,8 @@ struct Shared {
     bucket: Mutex<Contents>,
     /// How long it thinks before it does anything.
     delay: Mutex<Duration>,
+    /// How it refuses to write, if it does.
+    refusal: Mutex<Option<(StatusCode, &'static str)>>,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +54,7 @@ struct Contents {
     uploads: BTreeMap<String, BTreeMap<u32, Bytes>>,
     begun: u32,
     requests: u32,
+    lists: u32,
 }
 
 impl S3 {
@@ -63,7 +66,12 @@ impl S3 {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("no free port on loopback")?;
         let address = listener.local_addr()?;
         let keys = Keys { id: "AKGAIA".to_owned(), secret: "s3cret/of+the=store".to_owned() };
-        let shared = Arc::new(Shared { keys: Mutex::new(keys), bucket: Mutex::default(), delay: Mutex::default() });
+        let shared = Arc::new(Shared {
+            keys: Mutex::new(keys),
+            bucket: Mutex::default(),
+            delay: Mutex::default(),
+            refusal: Mutex::default(),
+        });
         let app = Router::new()
             .fallback(serve)
             .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
@@ -93,6 +101,17 @@ impl S3 {
     /// Takes so long for each request from now on; what is given up meanwhile is not done.
     pub fn set_delay(&self, delay: Duration) {
         *lock(&self.shared.delay) = delay;
+    }
+
+    /// Refuses each PUT from now on with this status and code, or none.
+    pub fn refuse_writes(&self, refusal: Option<(StatusCode, &'static str)>) {
+        *lock(&self.shared.refusal) = refusal;
+    }
+
+    /// How many lists were asked for.
+    #[must_use]
+    pub fn lists(&self) -> u32 {
+        lock(&self.shared.bucket).lists
     }
 
     /// The keys of all objects.
@@ -139,11 +158,19 @@ async fn serve(
     let Some(key) = path.strip_prefix('/').and_then(|path| path.strip_prefix(BUCKET)) else {
         return refuse(StatusCode::NOT_FOUND, "NoSuchBucket");
     };
+    if let Some((status, code)) = *lock(&shared.refusal)
+        && method == Method::PUT
+    {
+        return refuse(status, code);
+    }
     let mut bucket = lock(&shared.bucket);
     bucket.requests += 1;
     match key.strip_prefix('/').filter(|key| !key.is_empty()) {
         Some(key) => bucket.object(&method, key, &query, &headers, body),
-        None if method == Method::GET && query.get("list-type").is_some_and(|kind| kind == "2") => bucket.list(&query),
+        None if method == Method::GET && query.get("list-type").is_some_and(|kind| kind == "2") => {
+            bucket.lists += 1;
+            bucket.list(&query)
+        }
         None => refuse(StatusCode::NOT_IMPLEMENTED, "NotImplemented"),
     }
 }

@@ -13,8 +13,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
 use crate::asset_path::AssetPath;
-use crate::assets::{Asset, AssetError, Assets, Check, MAX_ASSET_BYTES, MAX_LISTED, Written};
+use crate::assets::{Asset, Assets, Check, MAX_ASSET_BYTES, MAX_LISTED, Written};
 use crate::conditional::{Reading, Validators, is_conditional, judge_read, judge_write, wanted_range};
+use crate::error::AssetError;
 
 #[derive(Debug, Serialize)]
 struct List {
@@ -63,7 +64,7 @@ async fn download(
     let mut attempts = 0;
     loop {
         let meta = assets.head(&principal.subject, &path).await?;
-        let validators = Validators::from(&meta);
+        let validators = assets.validators(&meta);
         if judge_read(&conditions, &validators)? == Reading::NotModified {
             return Ok(not_modified(&validators));
         }
@@ -113,7 +114,7 @@ async fn upload(
     // A handler is dropped where its caller goes away. This goes on: the body ends, and what was written is taken back.
     let putting = tokio::spawn(async move {
         let check = check(&parts.headers);
-        assets.put(&principal.subject, &path, body, check.as_deref()).await
+        assets.put(&principal.subject, &path, announced, body, check.as_deref()).await
     });
     let put = putting.await.map_err(object_store::Error::from)??;
     let status = match put.written {
@@ -138,15 +139,16 @@ async fn remove(
 
 /// The conditions of a write, if it has any.
 fn check(headers: &HeaderMap) -> Option<Box<Check<'_>>> {
-    is_conditional(headers)
-        .then(|| -> Box<Check<'_>> { Box::new(|found| judge_write(headers, found.map(Validators::from).as_ref())) })
+    is_conditional(headers).then(|| -> Box<Check<'_>> { Box::new(|found| judge_write(headers, found)) })
 }
 
 /// What the caller sees of an error; the rest goes to the log.
 impl IntoResponse for AssetError {
     fn into_response(self) -> Response {
-        if let Self::Store(error) = &self {
-            tracing::error!(%error, "the object store failed");
+        match &self {
+            Self::Store(error) => tracing::error!(%error, "the object store failed"),
+            Self::StoreFull(error) => tracing::error!(error, "the object store is full"),
+            _ => {}
         }
         let (status, message) = self.answer();
         let mut response = problem(status, message);

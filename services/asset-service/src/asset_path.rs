@@ -1,5 +1,11 @@
 //! Where an asset is kept: under its subject, at its path, in a spelling that no store reads as anything else.
+//!
+//! A segment is percent-encoded where that fits into a file name. A longer one (85 CJK letters take 765 bytes so) is
+//! base64url, cut into several segments of the store. Each of those begins with an escape that percent-encoding never
+//! writes, so that no two paths share an object.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gaia_auth::{Identity, sha256_hex};
 use object_store::path::{Path, PathPart};
 use percent_encoding::percent_decode_str;
@@ -13,7 +19,7 @@ pub struct AssetPath {
 /// Why a text is not the path of an asset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AssetPathError {
-    /// Too long, too deep, or with a segment that is too long once spelled out.
+    /// Longer than 1,024 bytes, deeper than 32 segments, or with a segment of more than 255 letters.
     #[error("the path is too long")]
     TooLong,
     /// An empty segment, `.`, `..`, a backslash or a control character.
@@ -39,7 +45,7 @@ impl AssetPath {
             if is_reserved || segment.contains(|c: char| c.is_control() || c == '\\') {
                 return Err(AssetPathError::NotAllowed);
             }
-            if PathPart::from(segment.as_str()).as_ref().len() > MAX_SEGMENT_BYTES {
+            if segment.chars().count() > MAX_SEGMENT_LETTERS {
                 return Err(AssetPathError::TooLong);
             }
         }
@@ -55,10 +61,34 @@ impl AssetPath {
     /// Where it is in the store.
     #[must_use]
     pub fn object(&self, subject: &Identity) -> Path {
-        let mut path = folder(subject);
-        path.extend(self.segments.iter().map(|segment| PathPart::from(segment.as_str())));
-        path
+        self.below(folder(subject))
     }
+
+    fn below(&self, mut folder: Path) -> Path {
+        for segment in &self.segments {
+            let spelled = PathPart::from(segment.as_str());
+            if spelled.as_ref().len() <= MAX_SEGMENT_BYTES {
+                folder.extend([spelled]);
+            } else {
+                folder.extend(long(segment).iter().filter_map(|piece| PathPart::parse(piece).ok()));
+            }
+        }
+        folder
+    }
+}
+
+/// The spelling of a segment that percent-encoding makes too long for a file name.
+fn long(segment: &str) -> Vec<String> {
+    let text = URL_SAFE_NO_PAD.encode(segment);
+    let mut pieces = Vec::new();
+    let mut rest = text.as_str();
+    while rest.len() > LONG_PIECE_BYTES {
+        let (piece, more) = rest.split_at(LONG_PIECE_BYTES);
+        pieces.push(format!("{GOES_ON}{piece}"));
+        rest = more;
+    }
+    pieces.push(format!("{ENDS}{rest}"));
+    pieces
 }
 
 /// Where the assets of a subject are in the store: one segment, so no subject is inside another.
@@ -76,17 +106,35 @@ pub fn folder(subject: &Identity) -> Path {
 /// The path of an object as its owner wrote it; `None` for what was not put there by [`AssetPath::object`].
 #[must_use]
 pub fn asset_path(object: &Path, folder: &Path) -> Option<String> {
-    let segments = object.prefix_match(folder)?.map(|part| {
-        let text = percent_decode_str(part.as_ref()).decode_utf8().ok()?;
-        (PathPart::from(text.as_ref()).as_ref() == part.as_ref()).then(|| text.into_owned())
-    });
-    segments.collect::<Option<Vec<String>>>().map(|segments| segments.join("/"))
+    let mut segments = Vec::new();
+    let mut long_text = String::new();
+    for part in object.prefix_match(folder)? {
+        let part = part.as_ref();
+        if let Some(piece) = part.strip_prefix(GOES_ON) {
+            long_text.push_str(piece);
+        } else if let Some(piece) = part.strip_prefix(ENDS) {
+            long_text.push_str(piece);
+            segments.push(String::from_utf8(URL_SAFE_NO_PAD.decode(&long_text).ok()?).ok()?);
+            long_text.clear();
+        } else {
+            segments.push(percent_decode_str(part).decode_utf8().ok()?.into_owned());
+        }
+    }
+    let path = segments.join("/");
+    // What is spelled otherwise was put there by another program.
+    (AssetPath { segments }.below(folder.clone()) == *object).then_some(path)
 }
 
 const MAX_PATH_BYTES: usize = 1024;
 const MAX_DEPTH: usize = 32;
+/// Of a name as its owner writes it, in any script.
+const MAX_SEGMENT_LETTERS: usize = 255;
 /// File systems take 255, and a store adds a few while it writes.
 const MAX_SEGMENT_BYTES: usize = 240;
+const LONG_PIECE_BYTES: usize = 200;
+/// `-` and `_`, escaped: percent-encoding leaves both as they are.
+const GOES_ON: &str = "%2D";
+const ENDS: &str = "%5F";
 
 #[cfg(test)]
 mod tests {
@@ -140,11 +188,36 @@ mod tests {
 
     #[test]
     fn a_path_is_bounded() {
-        assert!(object(&"a".repeat(240)).is_ok());
-        assert_eq!(object(&"a".repeat(241)), Err(AssetPathError::TooLong));
-        assert_eq!(object(&"ä".repeat(41)), Err(AssetPathError::TooLong), "counted as it is spelled in the store");
+        for letter in ["a", "#", "ж", "漢"] {
+            assert!(object(&letter.repeat(255)).is_ok());
+            assert_eq!(object(&letter.repeat(256)), Err(AssetPathError::TooLong), "{letter}");
+        }
+        assert!(object(&"𠀋".repeat(255)).is_ok());
         assert_eq!(object(&"a/".repeat(600)), Err(AssetPathError::TooLong));
         assert_eq!(object(&["a"; 33].join("/")), Err(AssetPathError::TooLong));
+    }
+
+    #[test]
+    fn a_name_in_any_script_fits_into_file_names_and_reads_back() {
+        let below = |path: &str| object(path).unwrap().split_once('/').unwrap().1.to_owned();
+        // The spelling of names that were accepted before stays.
+        assert_eq!(below(&"a".repeat(240)), "a".repeat(240));
+        assert_eq!(below(&"漢".repeat(26)), "%E6%BC%A2".repeat(26));
+        for name in ["漢".repeat(85), "ж".repeat(255), "𠀋".repeat(85), "a".repeat(241), "#".repeat(255)] {
+            for path in [name.clone(), format!("{name}/a"), format!("a/{name}")] {
+                let object = AssetPath::parse(&path).unwrap().object(&gateway());
+                assert!(object.parts().all(|part| part.as_ref().len() <= MAX_SEGMENT_BYTES), "{object}");
+                assert_eq!(asset_path(&object, &folder(&gateway())), Some(path));
+            }
+        }
+        // A name that looks like such a spelling is another one, and another program's spelling is no asset.
+        assert_eq!(below("%5FYQ"), "%255FYQ");
+        let foreign = |path: &str| {
+            asset_path(&Path::parse(format!("{}/{path}", folder(&gateway()))).unwrap(), &folder(&gateway()))
+        };
+        for path in ["%5FYQ", "%2DYQ", "%2DYQ/%5FYQ", "%61", "%5F", "%5F!!"] {
+            assert_eq!(foreign(path), None, "{path}");
+        }
     }
 
     #[test]
@@ -156,11 +229,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_path_is_refused_or_stays_below_its_subject_and_reads_back(path in "\\PC{0,60}|[./a%\\\\~#-]{0,20}") {
+        fn every_path_is_refused_or_stays_below_its_subject_and_reads_back(path in "\\PC{0,60}|[./a%\\\\~#-]{0,20}|[漢ж#/]{80,300}") {
             if let Ok(asset) = AssetPath::parse(&path) {
                 let (object, folder) = (asset.object(&gateway()), folder(&gateway()));
                 prop_assert!(object.prefix_match(&folder).is_some_and(|mut rest| rest.next().is_some()));
-                prop_assert_eq!(object.parts().count(), path.split('/').count() + 1);
+                prop_assert!(object.parts().count() > path.split('/').count());
+                prop_assert!(object.parts().all(|part| part.as_ref().len() <= MAX_SEGMENT_BYTES));
                 prop_assert!(object.parts().all(|part| !matches!(part.as_ref(), "" | "." | "..")));
                 prop_assert_eq!(asset_path(&object, &folder), Some(path));
             }

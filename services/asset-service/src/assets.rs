@@ -2,15 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
 use axum::body::Body;
 use futures::{StreamExt as _, TryStreamExt as _};
 use gaia_auth::Identity;
-use gaia_runtime::{NoRoom, Room};
-use http::StatusCode;
+use gaia_runtime::Room;
 use jiff::Timestamp;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -20,6 +18,10 @@ use object_store::{
 use serde::Serialize;
 
 use crate::asset_path::{AssetPath, AssetPathError, asset_path, folder};
+use crate::conditional::Validators;
+use crate::error::AssetError;
+use crate::etag;
+use crate::quota::{Limits, Quotas};
 use crate::upload;
 
 /// The largest asset.
@@ -32,15 +34,18 @@ pub const MAX_LISTED: usize = 1000;
 pub struct Assets {
     store: Arc<dyn ObjectStore>,
     kind: Kind,
+    /// The longest key of an object, without the prefix of the bucket.
+    max_key_bytes: usize,
+    quotas: Quotas,
     room: Room,
     turns: Arc<[tokio::sync::Mutex<()>; TURNS]>,
 }
 
 /// In what stores differ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 enum Kind {
     /// Lists in any order, and cannot compare what it has with what it should have had.
-    Folder,
+    Folder(Arc<LocalFileSystem>),
     /// Lists in order, and can.
     Bucket,
 }
@@ -75,95 +80,43 @@ pub struct Put {
     pub e_tag: Option<String>,
 }
 
-/// Why nothing was done.
-#[derive(Debug, thiserror::Error)]
-pub enum AssetError {
-    /// Not the path of an asset.
-    #[error(transparent)]
-    Path(#[from] AssetPathError),
-    /// There is no such asset.
-    #[error("no such asset")]
-    NotFound,
-    /// It would be a folder and an asset at once.
-    #[error("a folder and an asset would have one name")]
-    FolderInTheWay,
-    /// Larger than [`MAX_ASSET_BYTES`].
-    #[error("larger than 64 MiB")]
-    TooLarge,
-    /// A condition of the request does not hold.
-    #[error("a condition of the request does not hold")]
-    Condition,
-    /// A condition of the request cannot be read.
-    #[error("a condition of the request cannot be read")]
-    BadCondition,
-    /// There are no such bytes.
-    #[error("the range lies outside of the asset")]
-    RangeNotSatisfiable {
-        /// How many bytes there are.
-        size: u64,
-    },
-    /// `after` or `limit` of a list is none.
-    #[error("{0} of the list cannot be taken")]
-    BadPage(&'static str),
-    /// The client went away or sent nothing for too long.
-    #[error("the body did not arrive")]
-    BodyNotArrived,
-    /// All uploads together hold as much as they may.
-    #[error("too much is on its way in: {0}")]
-    Busy(#[from] NoRoom),
-    /// The store failed.
-    #[error("the store failed: {0}")]
-    Store(object_store::Error),
-}
-
-impl AssetError {
-    /// The status and the one message the caller sees.
-    #[must_use]
-    pub fn answer(&self) -> (StatusCode, &'static str) {
-        match self {
-            Self::Path(_) => (StatusCode::BAD_REQUEST, "This is not the path of an asset."),
-            Self::NotFound => (StatusCode::NOT_FOUND, "There is no such asset."),
-            Self::FolderInTheWay => (StatusCode::CONFLICT, "A folder and an asset cannot have the same path."),
-            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "An asset may have at most 64 MiB."),
-            Self::Condition => (StatusCode::PRECONDITION_FAILED, "A condition of this request does not hold."),
-            Self::BadCondition => (StatusCode::BAD_REQUEST, "A condition of this request cannot be read."),
-            Self::RangeNotSatisfiable { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, "The asset has no such bytes."),
-            Self::BadPage("limit") => (StatusCode::BAD_REQUEST, "limit must be a number from 1 to 1000."),
-            Self::BadPage(_) => (StatusCode::BAD_REQUEST, "after must be the path of an asset."),
-            Self::BodyNotArrived => (StatusCode::REQUEST_TIMEOUT, "The asset did not arrive."),
-            Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "Too many assets are on their way in."),
-            Self::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "The asset could not be handled."),
-        }
-    }
-}
-
-impl From<object_store::Error> for AssetError {
-    fn from(error: object_store::Error) -> Self {
-        match error {
-            object_store::Error::NotFound { .. } => Self::NotFound,
-            object_store::Error::Precondition { .. } => Self::Condition,
-            error if is_folder_conflict(&error) => Self::FolderInTheWay,
-            error => Self::Store(error),
-        }
-    }
-}
-
 impl Assets {
     /// Assets in a folder of this machine. Those that arrive are held in `room`.
     #[must_use]
-    pub fn in_folder(folder: LocalFileSystem, room: Room) -> Self {
+    pub fn in_folder(folder: LocalFileSystem, limits: Limits, room: Room) -> Self {
         // A folder left empty would stand in the way of an asset of its name.
-        Self::new(Arc::new(folder.with_automatic_cleanup(true)), Kind::Folder, room)
+        let folder = Arc::new(folder.with_automatic_cleanup(true));
+        Self::new(Arc::clone(&folder) as Arc<dyn ObjectStore>, Kind::Folder(folder), MAX_FILE_PATH_BYTES, limits, room)
     }
 
-    /// Assets in a bucket, as [`Assets::in_folder`].
+    /// Assets in a bucket, below a prefix of so many bytes, as [`Assets::in_folder`].
     #[must_use]
-    pub fn in_bucket(bucket: Arc<dyn ObjectStore>, room: Room) -> Self {
-        Self::new(bucket, Kind::Bucket, room)
+    pub fn in_bucket(bucket: Arc<dyn ObjectStore>, prefix_bytes: usize, limits: Limits, room: Room) -> Self {
+        let max_key_bytes = MAX_KEY_BYTES.saturating_sub(prefix_bytes + 1);
+        Self::new(bucket, Kind::Bucket, max_key_bytes, limits, room)
     }
 
-    fn new(store: Arc<dyn ObjectStore>, kind: Kind, room: Room) -> Self {
-        Self { store, kind, room, turns: Arc::new(std::array::from_fn(|_| tokio::sync::Mutex::default())) }
+    fn new(store: Arc<dyn ObjectStore>, kind: Kind, max_key_bytes: usize, limits: Limits, room: Room) -> Self {
+        let turns = Arc::new(std::array::from_fn(|_| tokio::sync::Mutex::default()));
+        Self { quotas: Quotas::new(Arc::clone(&store), limits), store, kind, max_key_bytes, room, turns }
+    }
+
+    /// The object of an asset.
+    fn object(&self, subject: &Identity, path: &AssetPath) -> Result<Path, AssetError> {
+        let object = path.object(subject);
+        if object.as_ref().len() > self.max_key_bytes {
+            return Err(AssetPathError::TooLong.into());
+        }
+        Ok(object)
+    }
+
+    /// The validators of an object, as a caller sees them.
+    pub(crate) fn validators(&self, meta: &ObjectMeta) -> Validators {
+        let e_tag = match self.kind {
+            Kind::Folder(_) => Some(etag::of_file(meta)),
+            Kind::Bucket => meta.e_tag.clone(),
+        };
+        Validators { etag: e_tag.and_then(|e_tag| e_tag.parse().ok()), modified: meta.last_modified.into() }
     }
 
     /// The assets of a subject that come after `after`, at most `limit`, and whether there are more. Their order is
@@ -194,7 +147,7 @@ impl Assets {
         while let Some((location, asset)) = listed.try_next().await? {
             first.insert(location, asset);
             if first.len() > limit {
-                if self.kind == Kind::Bucket {
+                if matches!(self.kind, Kind::Bucket) {
                     // They come in order, so these are the first.
                     break;
                 }
@@ -212,7 +165,7 @@ impl Assets {
     /// # Errors
     /// [`AssetError::NotFound`] or [`AssetError::Store`].
     pub async fn head(&self, subject: &Identity, path: &AssetPath) -> Result<ObjectMeta, AssetError> {
-        Ok(self.store.head(&path.object(subject)).await?)
+        Ok(self.store.head(&self.object(subject, path)?).await?)
     }
 
     /// One asset, or some of its bytes, in the state that `meta` is of.
@@ -226,65 +179,81 @@ impl Assets {
     }
 
     /// Writes an asset as it arrives; it is there when all of it is, and not before. `check` judges what is there: when
-    /// the asset begins to arrive, and again when all of it has.
+    /// the asset begins to arrive, and again when all of it has. `announced` is its size where the request has it.
     ///
     /// # Errors
     /// Any [`AssetError`] but [`AssetError::NotFound`]; what was written is taken back.
-    pub async fn put(
+    pub(crate) async fn put(
         &self,
         subject: &Identity,
         path: &AssetPath,
+        announced: Option<u64>,
         body: Body,
         check: Option<&Check<'_>>,
     ) -> Result<Put, AssetError> {
-        let object = path.object(subject);
-        let mut before = self.find(&object).await?;
-        judge(check, before.as_ref())?;
+        let object = self.object(subject, path)?;
+        let before = self.find(&object).await?;
+        self.judge(check, before.as_ref())?;
         // A local store would find out only once everything has arrived, and lose the reason on the way.
         if self.store.list(Some(&object)).next().await.transpose()?.is_some() {
             return Err(AssetError::FolderInTheWay);
         }
-        let arrived = upload::receive(self.store.as_ref(), &object, body, &self.room).await?;
+        let replaced = before.as_ref().map(|meta| meta.size);
+        let mut reservation = self.quotas.reserve(subject, announced, replaced).await?;
+        let arrived = upload::receive(self.store.as_ref(), &object, body, &self.room, &mut reservation).await?;
         let _turn = self.turn(&object).await;
-        if check.is_some() {
-            let judged = self.find(&object).await.and_then(|now| {
-                before = now;
-                judge(check, before.as_ref())
-            });
-            if let Err(error) = judged {
+        // Another upload of this instance may have come first.
+        let judged = self.find(&object).await.and_then(|now| self.judge(check, now.as_ref()).map(|()| now));
+        let before = match judged {
+            Ok(before) => before,
+            Err(error) => {
                 arrived.take_back().await;
                 return Err(error);
             }
-        }
+        };
         let mode = match &before {
             // Other instances write to the same bucket: it is asked to check once more.
-            Some(meta) if check.is_some() && self.kind == Kind::Bucket => {
+            Some(meta) if check.is_some() && matches!(self.kind, Kind::Bucket) => {
                 PutMode::Update(UpdateVersion { e_tag: meta.e_tag.clone(), version: None })
             }
             None if check.is_some() => PutMode::Create,
             _ => PutMode::Overwrite,
         };
+        let mut e_tag = arrived.finish(self.store.as_ref(), &object, mode).await?;
+        reservation.commit(before.as_ref().map(|meta| meta.size));
+        if let Kind::Folder(folder) = &self.kind {
+            let file = folder.path_to_filesystem(&object)?;
+            let meta = self.store.head(&object).await?;
+            let meta = etag::tell_apart(&file, before.as_ref(), meta).await;
+            e_tag = Some(etag::of_file(&meta));
+        }
         let written = if before.is_some() { Written::Replaced } else { Written::Created };
-        Ok(Put { written, e_tag: arrived.finish(self.store.as_ref(), &object, mode).await? })
+        Ok(Put { written, e_tag })
     }
 
     /// Deletes an asset, if `check` has nothing against what is there.
     ///
     /// # Errors
     /// [`AssetError::NotFound`], [`AssetError::Condition`] or [`AssetError::Store`].
-    pub async fn delete(
+    pub(crate) async fn delete(
         &self,
         subject: &Identity,
         path: &AssetPath,
         check: Option<&Check<'_>>,
     ) -> Result<(), AssetError> {
-        let object = path.object(subject);
+        let object = self.object(subject, path)?;
         let _turn = self.turn(&object).await;
         let found = self.find(&object).await?;
-        judge(check, found.as_ref())?;
+        self.judge(check, found.as_ref())?;
         // A bucket does not say whether there was anything.
-        found.ok_or(AssetError::NotFound)?;
-        Ok(self.store.delete(&object).await?)
+        let found = found.ok_or(AssetError::NotFound)?;
+        self.store.delete(&object).await?;
+        self.quotas.deleted(subject, found.size);
+        Ok(())
+    }
+
+    fn judge(&self, check: Option<&Check<'_>>, found: Option<&ObjectMeta>) -> Result<(), AssetError> {
+        check.map_or(Ok(()), |check| check(found.map(|meta| self.validators(meta)).as_ref()))
     }
 
     async fn find(&self, object: &Path) -> Result<Option<ObjectMeta>, AssetError> {
@@ -304,27 +273,12 @@ impl Assets {
     }
 }
 
-fn judge(check: Option<&Check<'_>>, found: Option<&ObjectMeta>) -> Result<(), AssetError> {
-    check.map_or(Ok(()), |check| check(found))
-}
-
 /// What a conditional write demands of what is there.
-pub type Check<'a> = dyn Fn(Option<&ObjectMeta>) -> Result<(), AssetError> + Send + Sync + 'a;
-
-/// A local store cannot have `a` and `a/b` at once.
-fn is_folder_conflict(error: &object_store::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            return matches!(
-                error.kind(),
-                io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory | io::ErrorKind::AlreadyExists
-            );
-        }
-        source = error.source();
-    }
-    false
-}
+pub(crate) type Check<'a> = dyn Fn(Option<&Validators>) -> Result<(), AssetError> + Send + Sync + 'a;
 
 /// Objects share them, by their hash.
 const TURNS: usize = 64;
+/// Of S3.
+const MAX_KEY_BYTES: usize = 1024;
+/// Of Linux, with room for the folder's own path.
+const MAX_FILE_PATH_BYTES: usize = 3072;

@@ -7,22 +7,14 @@ use headers::{
     ETag, Header, HeaderMapExt as _, IfMatch, IfModifiedSince, IfNoneMatch, IfRange, IfUnmodifiedSince, LastModified,
 };
 use http::{HeaderMap, header};
-use object_store::ObjectMeta;
 
-use crate::assets::AssetError;
+use crate::error::AssetError;
 
 /// What tells one state of an asset from another.
 #[derive(Debug, Clone)]
 pub(crate) struct Validators {
     pub(crate) etag: Option<ETag>,
     pub(crate) modified: SystemTime,
-}
-
-impl From<&ObjectMeta> for Validators {
-    fn from(meta: &ObjectMeta) -> Self {
-        let etag = meta.e_tag.as_deref().and_then(|etag| etag.parse().ok());
-        Self { etag, modified: meta.last_modified.into() }
-    }
 }
 
 impl Validators {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use gaia_runtime::{RuntimeConfig, is_outside_address};
 
 use crate::bucket::{is_bucket_name, is_prefix};
+use crate::quota::Limits;
 
 /// Keeps files for whoever puts them there.
 #[derive(Debug, Clone, clap::Parser)]
@@ -37,6 +38,15 @@ pub struct StoreConfig {
     /// File with the root certificates that a store is verified by, in place of the system's
     #[arg(long, env = "GAIA_OBJECT_STORE_CA_FILE")]
     pub object_store_ca_file: Option<PathBuf>,
+    /// Bytes of the assets of one subject, as 500Mi or 10Gi; 0: no quota
+    #[arg(long, env = "GAIA_ASSETS_MAX_BYTES_PER_SUBJECT", default_value = "10Gi", value_parser = bytes)]
+    pub assets_max_bytes_per_subject: u64,
+    /// Assets of one subject; 0: no quota
+    #[arg(long, env = "GAIA_ASSETS_MAX_COUNT_PER_SUBJECT", default_value_t = 100_000)]
+    pub assets_max_count_per_subject: u64,
+    /// Bytes of all assets together as a disk counts them, in blocks; 0: as many as there is space for
+    #[arg(long, env = "GAIA_ASSETS_MAX_BYTES", default_value = "0", value_parser = bytes)]
+    pub assets_max_bytes: u64,
     /// What may be taken of memory and time.
     #[arg(skip)]
     pub bounds: Bounds,
@@ -92,7 +102,21 @@ impl StoreConfig {
             object_store_endpoint: None,
             object_store_region: "us-east-1".to_owned(),
             object_store_ca_file: None,
+            assets_max_bytes_per_subject: 0,
+            assets_max_count_per_subject: 0,
+            assets_max_bytes: 0,
             bounds: Bounds::default(),
+        }
+    }
+
+    /// The limits of the store.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        let limit = |number: u64| if number == 0 { u64::MAX } else { number };
+        Limits {
+            bytes: limit(self.assets_max_bytes_per_subject),
+            assets: limit(self.assets_max_count_per_subject),
+            total_bytes: limit(self.assets_max_bytes),
         }
     }
 }
@@ -125,6 +149,26 @@ fn place(url: &str) -> Result<Place, String> {
         return Err("must be s3://bucket/prefix with a prefix of letters, digits, -, _, . and /".to_owned());
     }
     Ok(Place::Bucket(Bucket { name: name.to_owned(), prefix: prefix.to_owned() }))
+}
+
+/// A number of bytes, perhaps with a unit of Kubernetes' quantities.
+fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit: u64 = match &text[digits.len()..] {
+        "" => 1,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        "Ti" => 1 << 40,
+        "k" => 1000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        "T" => 1_000_000_000_000,
+        _ => return Err("must be a number of bytes, perhaps with Ki, Mi, Gi, Ti, k, M, G or T".to_owned()),
+    };
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let number = digits.parse::<u64>().ok().filter(|_| is_number);
+    number.and_then(|number| number.checked_mul(unit)).ok_or_else(|| "must be a number of bytes, as 10Gi".to_owned())
 }
 
 fn endpoint(url: &str) -> Result<String, String> {
@@ -165,6 +209,16 @@ mod tests {
             ("", "must be file:///path"),
         ] {
             assert!(place(url).unwrap_err().contains(error), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_size_is_a_number_with_a_unit() {
+        for (text, number) in [("0", 0), ("12", 12), ("10Gi", 10 << 30), ("5M", 5_000_000), ("1Ti", 1 << 40)] {
+            assert_eq!(bytes(text), Ok(number), "{text}");
+        }
+        for text in ["", "Gi", "-1", "+1", "1.5Gi", "10 Gi", "10GB", "99999999999999999999", "99999999Ti", "１"] {
+            assert!(bytes(text).is_err(), "{text}");
         }
     }
 

@@ -9,6 +9,9 @@ pub mod assets;
 pub mod bucket;
 mod conditional;
 pub mod config;
+pub mod error;
+mod etag;
+pub mod quota;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -75,11 +78,14 @@ impl AssetService {
 fn open(config: &StoreConfig) -> Result<Assets, StartError> {
     let room = Room::new(config.bounds.held_bytes, config.bounds.wait_for_room);
     let folder = match &config.object_store_url {
-        Place::Bucket(bucket) => return Ok(Assets::in_bucket(bucket::open(bucket, config)?, room)),
+        Place::Bucket(bucket) => {
+            let store = bucket::open(bucket, config)?;
+            return Ok(Assets::in_bucket(store, bucket.prefix.len(), config.limits(), room));
+        }
         Place::Folder(folder) => folder,
     };
     let failed = |source| StartError::Store { folder: folder.clone(), source };
     std::fs::create_dir_all(folder).map_err(|error| failed(error.into()))?;
     let store = LocalFileSystem::new_with_prefix(folder).map_err(|error| failed(error.into()))?;
-    Ok(Assets::in_folder(store, room))
+    Ok(Assets::in_folder(store, config.limits(), room))
 }

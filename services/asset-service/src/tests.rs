@@ -17,6 +17,8 @@ use crate::config::{Bounds, StoreConfig};
 use crate::{AssetService, Config};
 
 mod bucket;
+mod names;
+mod quota;
 mod room;
 
 struct Service {
@@ -35,7 +37,11 @@ async fn start() -> Service {
 async fn start_in(place: impl FnOnce(&Path) -> StoreConfig) -> Service {
     let platform = Platform::new();
     let mut files = platform.mount("asset-service");
-    let keys = [("legacy", "the-shared-key", &[][..]), ("reader", "reader-key", &["assets:read"])];
+    let keys = [
+        ("legacy", "the-shared-key", &[][..]),
+        ("other", "another-key", &[]),
+        ("reader", "reader-key", &["assets:read"]),
+    ];
     files.insert(key::API_KEYS, api_keys(&keys));
     let (dir, store) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let _ = Mount::new(dir.path(), &files);

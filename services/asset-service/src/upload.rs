@@ -13,7 +13,9 @@ use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt as _, PutMode, P
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::assets::{AssetError, MAX_ASSET_BYTES};
+use crate::assets::MAX_ASSET_BYTES;
+use crate::error::AssetError;
+use crate::quota::Reservation;
 
 /// An asset that has arrived, and is not there yet.
 pub(crate) enum Arrived {
@@ -38,22 +40,23 @@ pub(crate) struct Parts {
 /// Receives an asset.
 ///
 /// # Errors
-/// [`AssetError::TooLarge`], [`AssetError::BodyNotArrived`], [`AssetError::Busy`] or [`AssetError::Store`]; what was
-/// written is taken back.
+/// [`AssetError::TooLarge`], [`AssetError::BodyNotArrived`], [`AssetError::Busy`], [`AssetError::QuotaExceeded`],
+/// [`AssetError::StoreFull`] or [`AssetError::Store`]; what was written is taken back.
 pub(crate) async fn receive(
     store: &dyn ObjectStore,
     object: &Path,
-    mut body: Body,
+    body: Body,
     room: &Room,
+    reservation: &mut Reservation,
 ) -> Result<Arrived, AssetError> {
     let mut pieces = Pieces::new(room);
-    let mut size = 0;
-    while let Some(mut piece) = next(&mut body, &mut size).await? {
+    let mut body = Arriving { body, size: 0, reservation };
+    while let Some(mut piece) = body.next().await? {
         pieces.fill(&mut piece).await?;
         if !piece.is_empty() {
             let upload = store.put_multipart(object).await?;
             let mut parts = Parts { upload, sending: JoinSet::new() };
-            return match parts.forward(pieces, piece, body, size, room).await {
+            return match parts.forward(pieces, piece, body, room).await {
                 Ok(last) => Ok(Arrived::Large(parts, last)),
                 Err(error) => {
                     // The first error is the one to tell of.
@@ -120,8 +123,7 @@ impl Parts {
         &mut self,
         mut pieces: Pieces,
         mut piece: Bytes,
-        mut body: Body,
-        mut size: u64,
+        mut body: Arriving<'_>,
         room: &Room,
     ) -> Result<Pieces, AssetError> {
         loop {
@@ -133,7 +135,7 @@ impl Parts {
                 }
                 pieces.fill(&mut piece).await?;
             }
-            let Some(next) = next(&mut body, &mut size).await? else { return Ok(pieces) };
+            let Some(next) = body.next().await? else { return Ok(pieces) };
             piece = next;
         }
     }
@@ -176,14 +178,27 @@ impl Parts {
     }
 }
 
-/// The next piece of a body whose pieces so far have `size` bytes.
-async fn next(body: &mut Body, size: &mut u64) -> Result<Option<Bytes>, AssetError> {
-    loop {
-        let frame = timeout(PIECE_TIMEOUT, body.frame()).await.map_err(|_| AssetError::BodyNotArrived)?;
-        let Some(frame) = frame else { return Ok(None) };
-        let Ok(piece) = frame.map_err(|_| AssetError::BodyNotArrived)?.into_data() else { continue };
-        *size = size.saturating_add(piece.len() as u64);
-        return if *size > MAX_ASSET_BYTES { Err(AssetError::TooLarge) } else { Ok(Some(piece)) };
+/// A body on its way in.
+struct Arriving<'a> {
+    body: Body,
+    size: u64,
+    reservation: &'a mut Reservation,
+}
+
+impl Arriving<'_> {
+    /// The next piece, for which there is space.
+    async fn next(&mut self) -> Result<Option<Bytes>, AssetError> {
+        loop {
+            let frame = timeout(PIECE_TIMEOUT, self.body.frame()).await.map_err(|_| AssetError::BodyNotArrived)?;
+            let Some(frame) = frame else { return Ok(None) };
+            let Ok(piece) = frame.map_err(|_| AssetError::BodyNotArrived)?.into_data() else { continue };
+            self.size = self.size.saturating_add(piece.len() as u64);
+            if self.size > MAX_ASSET_BYTES {
+                return Err(AssetError::TooLarge);
+            }
+            self.reservation.received(piece.len() as u64).await?;
+            return Ok(Some(piece));
+        }
     }
 }
 

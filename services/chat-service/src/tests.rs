@@ -348,7 +348,7 @@ async fn a_provider_that_is_silent_at_first_gets_time_and_the_caller_a_stream() 
     };
     let service = start_with(|config| config.provider.patience = patience).await;
     let caller = service.with_key(SHARED_KEY);
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     let answer = caller.say("!late 2").await;
     assert!(begun.elapsed() < Duration::from_millis(1500), "the stream begins before the provider's answer");
     let found = events(answer).await;

@@ -18,6 +18,16 @@ pub(super) async fn start_on_with(s3: &S3, bounds: Bounds) -> Service {
 }
 
 async fn start_at(endpoint: String, credentials: &str, prefix: &str, bounds: Bounds) -> Service {
+    start_at_with(endpoint, credentials, prefix, bounds, 0).await
+}
+
+pub(super) async fn start_at_with(
+    endpoint: String,
+    credentials: &str,
+    prefix: &str,
+    bounds: Bounds,
+    assets_max_bytes_per_subject: u64,
+) -> Service {
     start_in(|dir| {
         let file = dir.join("credentials");
         std::fs::write(&file, credentials).unwrap();
@@ -25,6 +35,7 @@ async fn start_at(endpoint: String, credentials: &str, prefix: &str, bounds: Bou
             object_store_url: Place::Bucket(Bucket { name: BUCKET.to_owned(), prefix: prefix.to_owned() }),
             object_store_endpoint: Some(endpoint),
             object_store_credentials_file: Some(file),
+            assets_max_bytes_per_subject,
             bounds,
             ..StoreConfig::folder("")
         }

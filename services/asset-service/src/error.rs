@@ -1,0 +1,160 @@
+//! The reasons why a request for an asset fails, and the answers to them.
+
+use std::error::Error as _;
+use std::io;
+
+use gaia_runtime::NoRoom;
+use http::StatusCode;
+
+use crate::asset_path::AssetPathError;
+
+/// Why nothing was done.
+#[derive(Debug, thiserror::Error)]
+pub enum AssetError {
+    /// Not the path of an asset.
+    #[error(transparent)]
+    Path(#[from] AssetPathError),
+    /// There is no such asset.
+    #[error("no such asset")]
+    NotFound,
+    /// It would be a folder and an asset at once.
+    #[error("a folder and an asset would have one name")]
+    FolderInTheWay,
+    /// Larger than [`MAX_ASSET_BYTES`](crate::assets::MAX_ASSET_BYTES).
+    #[error("larger than 64 MiB")]
+    TooLarge,
+    /// A condition of the request does not hold.
+    #[error("a condition of the request does not hold")]
+    Condition,
+    /// A condition of the request cannot be read.
+    #[error("a condition of the request cannot be read")]
+    BadCondition,
+    /// There are no such bytes.
+    #[error("the range lies outside of the asset")]
+    RangeNotSatisfiable {
+        /// How many bytes there are.
+        size: u64,
+    },
+    /// `after` or `limit` of a list is none.
+    #[error("{0} of the list cannot be taken")]
+    BadPage(&'static str),
+    /// The client went away or sent nothing for too long.
+    #[error("the body did not arrive")]
+    BodyNotArrived,
+    /// All uploads together hold as much as they may.
+    #[error("too much is on its way in: {0}")]
+    Busy(#[from] NoRoom),
+    /// The subject has as many bytes or assets as it may.
+    #[error("the quota of the subject is exhausted")]
+    QuotaExceeded,
+    /// The store has no space left, or as many bytes as it may have.
+    #[error("the store is full: {0}")]
+    StoreFull(String),
+    /// The store failed.
+    #[error("the store failed: {0}")]
+    Store(object_store::Error),
+}
+
+impl AssetError {
+    /// The status and the one message the caller sees.
+    #[must_use]
+    pub fn answer(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Path(AssetPathError::TooLong) => {
+                (StatusCode::BAD_REQUEST, "This path is too long: a name may have 255 letters, a path 1024 bytes.")
+            }
+            Self::Path(_) => (StatusCode::BAD_REQUEST, "This is not the path of an asset."),
+            Self::NotFound => (StatusCode::NOT_FOUND, "There is no such asset."),
+            Self::FolderInTheWay => (StatusCode::CONFLICT, "A folder and an asset cannot have the same path."),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "An asset may have at most 64 MiB."),
+            Self::Condition => (StatusCode::PRECONDITION_FAILED, "A condition of this request does not hold."),
+            Self::BadCondition => (StatusCode::BAD_REQUEST, "A condition of this request cannot be read."),
+            Self::RangeNotSatisfiable { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, "The asset has no such bytes."),
+            Self::BadPage("limit") => (StatusCode::BAD_REQUEST, "limit must be a number from 1 to 1000."),
+            Self::BadPage(_) => (StatusCode::BAD_REQUEST, "after must be the path of an asset."),
+            Self::BodyNotArrived => (StatusCode::REQUEST_TIMEOUT, "The asset did not arrive."),
+            Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "Too many assets are on their way in."),
+            Self::QuotaExceeded => {
+                (StatusCode::INSUFFICIENT_STORAGE, "Your assets take all the space they may have: delete some first.")
+            }
+            Self::StoreFull(_) => (StatusCode::INSUFFICIENT_STORAGE, "There is no space left for assets."),
+            Self::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "The asset could not be handled."),
+        }
+    }
+}
+
+impl From<object_store::Error> for AssetError {
+    fn from(error: object_store::Error) -> Self {
+        match error {
+            object_store::Error::NotFound { .. } => Self::NotFound,
+            object_store::Error::Precondition { .. } => Self::Condition,
+            error if is_full(&error) => Self::StoreFull(error.to_string()),
+            error if is_folder_conflict(&error) => Self::FolderInTheWay,
+            error => Self::Store(error),
+        }
+    }
+}
+
+/// The kind of the I/O error below an error of the store.
+fn io_kind(error: &object_store::Error) -> Option<io::ErrorKind> {
+    let mut source = error.source();
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return Some(error.kind());
+        }
+        source = error.source();
+    }
+    None
+}
+
+/// A local store cannot have `a` and `a/b` at once.
+fn is_folder_conflict(error: &object_store::Error) -> bool {
+    matches!(
+        io_kind(error),
+        Some(io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory | io::ErrorKind::AlreadyExists)
+    )
+}
+
+/// Whether the disk or its quota is full (ENOSPC, EDQUOT), or a bucket answers as such.
+fn is_full(error: &object_store::Error) -> bool {
+    if matches!(io_kind(error), Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) {
+        return true;
+    }
+    // S3 has no code for it, as it is never full. Those of MinIO, Ceph and others, and the status of RFC 4918.
+    let text = error.to_string();
+    text.contains("status code: 507") || FULL_CODES.iter().any(|code| text.contains(&format!("<Code>{code}</Code>")))
+}
+
+const FULL_CODES: [&str; 7] = [
+    "QuotaExceeded",
+    "XMinioStorageFull",
+    "XMinioAdminBucketQuotaExceeded",
+    "StorageFull",
+    "InsufficientStorage",
+    "InsufficientCapacity",
+    "StorageQuotaExceeded",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> bool {
+        let error = object_store::Error::Generic { store: "test", source: source.into() };
+        AssetError::from(error).answer().0 == StatusCode::INSUFFICIENT_STORAGE
+    }
+
+    #[test]
+    fn a_full_disk_or_bucket_is_507_in_each_spelling() {
+        const ENOSPC: i32 = 28;
+        const EDQUOT: i32 = 122;
+        for (number, expected) in [(ENOSPC, true), (EDQUOT, true), (5, false), (13, false)] {
+            assert_eq!(full(io::Error::from_raw_os_error(number)), expected, "{number}");
+        }
+        for code in FULL_CODES {
+            assert!(full(format!("Server returned non-2xx status code: 403 Forbidden: <Code>{code}</Code>")), "{code}");
+        }
+        assert!(full("Server returned non-2xx status code: 507 Insufficient Storage: "));
+        assert!(!full("Server returned non-2xx status code: 403 Forbidden: <Code>AccessDenied</Code>"));
+    }
+}

@@ -1,0 +1,322 @@
+//! Quotas: how many bytes and assets a subject may have, and how many bytes all of them together.
+//!
+//! An account is counted by one list of the store, at the first upload after a start, and then kept by what this instance
+//! writes. Other instances may write to the same store, so an account is counted again after a minute, before it refuses
+//! anything, and once this instance has admitted a quarter of the space that the last count left: instances that write
+//! at the same time exceed a quota by no more than that quarter each. An upload reserves its bytes before it takes them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::TryStreamExt as _;
+use gaia_auth::Identity;
+use object_store::ObjectStore;
+use object_store::path::Path;
+use tokio::time::Instant;
+
+use crate::asset_path::folder;
+use crate::error::AssetError;
+
+/// The limits of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one subject.
+    pub bytes: u64,
+    /// Assets of one subject.
+    pub assets: u64,
+    /// Bytes of all subjects, as a disk counts them.
+    pub total_bytes: u64,
+}
+
+impl Limits {
+    /// No limits.
+    pub const NONE: Self = Self { bytes: u64::MAX, assets: u64::MAX, total_bytes: u64::MAX };
+}
+
+/// The accounts of all subjects of a store.
+#[derive(Debug, Clone)]
+pub(crate) struct Quotas {
+    store: Arc<dyn ObjectStore>,
+    limits: Limits,
+    subjects: Arc<Mutex<HashMap<Path, Arc<Account>>>>,
+    total: Option<Arc<Account>>,
+}
+
+/// Bytes and assets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Usage {
+    bytes: u64,
+    assets: u64,
+}
+
+#[derive(Debug)]
+struct Account {
+    /// The folder that is counted; none: the whole store.
+    folder: Option<Path>,
+    limit: Usage,
+    kind: Kind,
+    /// Held while the store is listed.
+    counting: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Subject,
+    Total,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    used: Usage,
+    reserved: Usage,
+    /// The last count: when, and the space that it left.
+    counted: Option<(Instant, Usage)>,
+    /// Admitted since the last count.
+    admitted: Usage,
+    /// Written while a count is under way, which may have missed it.
+    meanwhile: Usage,
+}
+
+/// What to do with a request for space.
+#[derive(Debug, PartialEq, Eq)]
+enum Decision {
+    Admit,
+    Count,
+    Refuse,
+}
+
+/// The space that an upload holds until it is there or given up.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    store: Arc<dyn ObjectStore>,
+    entries: Vec<Entry>,
+    /// Bytes that have arrived.
+    size: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    account: Arc<Account>,
+    reserved: Usage,
+    /// The asset that the upload replaces.
+    replaced: Usage,
+}
+
+impl Quotas {
+    pub(crate) fn new(store: Arc<dyn ObjectStore>, limits: Limits) -> Self {
+        let limit = Usage { bytes: limits.total_bytes, assets: u64::MAX };
+        let total = (limits.total_bytes < u64::MAX).then(|| Account::new(None, limit, Kind::Total));
+        Self { store, limits, subjects: Arc::default(), total }
+    }
+
+    /// Reserves space for an upload of `announced` bytes, or of a size that is not known yet. `replaced` is the size of the
+    /// asset in its place.
+    ///
+    /// # Errors
+    /// [`AssetError::QuotaExceeded`], [`AssetError::StoreFull`], or the store cannot be listed.
+    pub(crate) async fn reserve(
+        &self,
+        subject: &Identity,
+        announced: Option<u64>,
+        replaced: Option<u64>,
+    ) -> Result<Reservation, AssetError> {
+        let mut reservation = Reservation { store: Arc::clone(&self.store), entries: Vec::new(), size: 0 };
+        let replaced = replaced.map(|bytes| Usage { bytes, assets: 1 });
+        let subjects = (self.limits.bytes < u64::MAX || self.limits.assets < u64::MAX).then(|| self.account(subject));
+        for account in subjects.into_iter().chain(self.total.clone()) {
+            let replaced = if account.kind == Kind::Subject { replaced.unwrap_or_default() } else { Usage::default() };
+            let need = account.usage(announced.unwrap_or_default());
+            reservation.entries.push(Entry { account, reserved: Usage::default(), replaced });
+            if let Some(entry) = reservation.entries.last_mut() {
+                entry.reserve(self.store.as_ref(), need).await?;
+            }
+        }
+        Ok(reservation)
+    }
+
+    /// Takes a deleted asset of this size off the accounts.
+    pub(crate) fn deleted(&self, subject: &Identity, bytes: u64) {
+        let account = lock(&self.subjects).get(&folder(subject)).cloned();
+        for account in account.into_iter().chain(self.total.clone()) {
+            let usage = account.usage(bytes);
+            let mut state = account.state();
+            state.used = state.used.less(usage);
+        }
+    }
+
+    fn account(&self, subject: &Identity) -> Arc<Account> {
+        let folder = folder(subject);
+        let mut subjects = lock(&self.subjects);
+        if subjects.len() >= MAX_ACCOUNTS && !subjects.contains_key(&folder) {
+            // Those without an upload under way are counted again when they are needed.
+            subjects.retain(|_, account| Arc::strong_count(account) > 1);
+        }
+        let limit = Usage { bytes: self.limits.bytes, assets: self.limits.assets };
+        let new = || Account::new(Some(folder.clone()), limit, Kind::Subject);
+        Arc::clone(subjects.entry(folder.clone()).or_insert_with(new))
+    }
+}
+
+impl Reservation {
+    /// Reserves space for bytes that have arrived, unless they were announced.
+    ///
+    /// # Errors
+    /// As [`Quotas::reserve`].
+    pub(crate) async fn received(&mut self, bytes: u64) -> Result<(), AssetError> {
+        self.size = self.size.saturating_add(bytes);
+        for entry in &mut self.entries {
+            let missing = entry.account.usage(self.size).bytes.saturating_sub(entry.reserved.bytes);
+            if missing == 0 {
+                continue;
+            }
+            // In steps, as each may list the store.
+            let step = Usage { bytes: missing.max(STEP_BYTES), assets: 0 };
+            if entry.reserve(self.store.as_ref(), step).await.is_err() {
+                entry.reserve(self.store.as_ref(), Usage { bytes: missing, assets: 0 }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The upload is there, in place of an asset of `replaced` bytes.
+    pub(crate) fn commit(self, replaced: Option<u64>) {
+        for entry in &self.entries {
+            let account = &entry.account;
+            let new = account.usage(self.size);
+            let mut state = account.state();
+            state.meanwhile = state.meanwhile.plus(new);
+            state.used = state.used.plus(new);
+            if let Some(bytes) = replaced {
+                state.used = state.used.less(account.usage(bytes));
+            }
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut state = self.account.state();
+        state.reserved = state.reserved.less(self.reserved);
+    }
+}
+
+impl Entry {
+    async fn reserve(&mut self, store: &dyn ObjectStore, need: Usage) -> Result<(), AssetError> {
+        let account = Arc::clone(&self.account);
+        match self.try_reserve(need) {
+            Decision::Admit => return Ok(()),
+            Decision::Refuse => return Err(account.refusal()),
+            Decision::Count => {}
+        }
+        let _counting = account.counting.lock().await;
+        // Another upload may have counted meanwhile.
+        if self.try_reserve(need) == Decision::Admit {
+            return Ok(());
+        }
+        account.count(store).await?;
+        if self.try_reserve(need) == Decision::Admit { Ok(()) } else { Err(account.refusal()) }
+    }
+
+    fn try_reserve(&mut self, need: Usage) -> Decision {
+        let account = &self.account;
+        let mut state = account.state();
+        let decision = account.decide(&state, need, self.reserved, self.replaced, Instant::now());
+        if decision == Decision::Admit {
+            state.reserved = state.reserved.plus(need);
+            state.admitted = state.admitted.plus(need);
+            self.reserved = self.reserved.plus(need);
+        }
+        decision
+    }
+}
+
+impl Account {
+    fn new(folder: Option<Path>, limit: Usage, kind: Kind) -> Arc<Self> {
+        Arc::new(Self { folder, limit, kind, counting: tokio::sync::Mutex::default(), state: Mutex::default() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// One asset of this size. A disk takes whole blocks, and one more for names.
+    fn usage(&self, bytes: u64) -> Usage {
+        match self.kind {
+            Kind::Subject => Usage { bytes, assets: 1 },
+            Kind::Total => Usage { bytes: bytes.div_ceil(BLOCK_BYTES).saturating_add(1) * BLOCK_BYTES, assets: 1 },
+        }
+    }
+
+    fn refusal(&self) -> AssetError {
+        match self.kind {
+            Kind::Subject => AssetError::QuotaExceeded,
+            Kind::Total => AssetError::StoreFull("all assets together have as many bytes as they may".to_owned()),
+        }
+    }
+
+    /// Decides on `need` for an upload that holds `held` already and replaces `replaced`.
+    fn decide(&self, state: &State, need: Usage, held: Usage, replaced: Usage, now: Instant) -> Decision {
+        let Some((counted, left)) = state.counted else { return Decision::Count };
+        let age = now.saturating_duration_since(counted);
+        let (fresh_for, before_refusal) = match self.kind {
+            Kind::Subject => (Duration::from_secs(60), Duration::from_secs(2)),
+            // Only this instance writes there.
+            Kind::Total => (Duration::from_secs(3600), Duration::from_secs(30)),
+        };
+        let whole = held.plus(need);
+        if self.kind == Kind::Subject && whole.fits(replaced) {
+            // What does not grow is accepted, also above the quota.
+            return Decision::Admit;
+        }
+        if !state.used.plus(state.reserved).plus(need).less(replaced).fits(self.limit) {
+            return if age > before_refusal { Decision::Count } else { Decision::Refuse };
+        }
+        let quarter = Usage { bytes: left.bytes / 4, assets: left.assets / 4 };
+        let is_first = state.admitted == Usage::default();
+        let is_much = self.kind == Kind::Subject && !is_first && !state.admitted.plus(need).fits(quarter);
+        if age > fresh_for || is_much { Decision::Count } else { Decision::Admit }
+    }
+
+    async fn count(&self, store: &dyn ObjectStore) -> Result<(), AssetError> {
+        self.state().meanwhile = Usage::default();
+        let mut found = Usage::default();
+        let mut listed = store.list(self.folder.as_ref());
+        while let Some(meta) = listed.try_next().await? {
+            found = found.plus(self.usage(meta.size));
+            // It is known to be full.
+            if !found.fits(self.limit) {
+                break;
+            }
+        }
+        let mut state = self.state();
+        state.used = found.plus(state.meanwhile);
+        state.admitted = Usage::default();
+        state.counted = Some((Instant::now(), self.limit.less(state.used.plus(state.reserved))));
+        Ok(())
+    }
+}
+
+impl Usage {
+    fn plus(self, other: Self) -> Self {
+        Self { bytes: self.bytes.saturating_add(other.bytes), assets: self.assets.saturating_add(other.assets) }
+    }
+
+    fn less(self, other: Self) -> Self {
+        Self { bytes: self.bytes.saturating_sub(other.bytes), assets: self.assets.saturating_sub(other.assets) }
+    }
+
+    fn fits(self, limit: Self) -> bool {
+        self.bytes <= limit.bytes && self.assets <= limit.assets
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const BLOCK_BYTES: u64 = 4096;
+const STEP_BYTES: u64 = 1024 * 1024;
+/// An account takes some 200 bytes.
+const MAX_ACCOUNTS: usize = 10_000;
