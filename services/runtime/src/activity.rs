@@ -9,12 +9,16 @@ use axum::body::{Body, Bytes};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
+use crate::heads::RequestHead;
+use crate::slots::SlotState;
+
 /// What one connection is doing.
 #[derive(Debug, Clone)]
 pub(crate) struct Activity(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    slot: Arc<SlotState>,
     has_spoken: AtomicBool,
     state: Mutex<State>,
 }
@@ -37,14 +41,15 @@ pub(crate) struct UnderWay {
 }
 
 impl Activity {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(slot: Arc<SlotState>) -> Self {
         let state = State { under_way: 0, held_up: 0, last: Instant::now() };
-        Self(Arc::new(Inner { has_spoken: AtomicBool::new(false), state: Mutex::new(state) }))
+        Self(Arc::new(Inner { slot, has_spoken: AtomicBool::new(false), state: Mutex::new(state) }))
     }
 
     /// A request has come.
     pub(crate) fn begin(&self) -> UnderWay {
         self.0.has_spoken.store(true, Ordering::Relaxed);
+        self.0.slot.begin_request();
         let mut state = self.state();
         state.under_way += 1;
         state.last = Instant::now();
@@ -90,6 +95,7 @@ impl UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
+        self.activity.0.slot.end_request();
         let mut state = self.activity.state();
         state.under_way -= 1;
         state.held_up -= usize::from(self.is_held_up);
@@ -102,13 +108,15 @@ impl Drop for UnderWay {
 pub(crate) struct Answering {
     body: Body,
     under_way: UnderWay,
+    _head: Option<RequestHead>,
 }
 
 impl Answering {
-    pub(crate) fn new(body: Body, mut under_way: UnderWay) -> Self {
+    /// `head` is what the request holds of the memory for heads.
+    pub(crate) fn new(body: Body, mut under_way: UnderWay, head: Option<RequestHead>) -> Self {
         // Without room for its first piece it is not asked for it.
         under_way.set_held_up(true);
-        Self { body, under_way }
+        Self { body, under_way, _head: head }
     }
 }
 

@@ -23,14 +23,16 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::activity::{Activity, Answering, UnderWay};
-use crate::framing::Framed;
+use crate::heads::ConnectionHeads;
 use crate::host::name_host;
+use crate::inbound::Inbound;
 use crate::limits::{
-    CONNECTION_WINDOW_BYTES, Limits, MAX_HEAD_BYTES, MAX_HEADER_LIST_BYTES, MAX_SEND_BUFFER_BYTES, MAX_STREAMS,
+    CONNECTION_WINDOW_BYTES, Limits, MAX_HEAD_BYTES, MAX_SEND_BUFFER_BYTES, MAX_STREAMS,
     STREAM_WINDOW_BYTES,
 };
 use crate::linger::Lingering;
 use crate::pace::{Paced, PacedWrites};
+use crate::slots::SlotState;
 
 /// The HTTP version a connection speaks, settled before its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +73,10 @@ pub(crate) struct Terms {
     pub(crate) limits: Limits,
     /// Counts its requests.
     pub(crate) requests: Counter,
+    /// What it holds of the memory for heads.
+    pub(crate) heads: ConnectionHeads,
+    /// Its place among the connections of the listener.
+    pub(crate) slot: Arc<SlotState>,
 }
 
 /// A limit that ended a connection.
@@ -107,7 +113,8 @@ where
 {
     let Ends { distrusted, max_age, stop } = ends;
     let Terms { protocol, limits, .. } = terms;
-    let activity = Activity::new();
+    let activity = Activity::new(Arc::clone(&terms.slot));
+    let io = Inbound::new(io, protocol, terms.heads.clone());
     // HTTP/1 cannot say "no more" but in an answer: a connection that is closed between two may swallow a request.
     let is_closing = Arc::new(AtomicBool::new(false));
     let service = {
@@ -117,11 +124,11 @@ where
     let mut serving: Pin<Box<dyn GracefulConnection<Error = hyper::Error, Output = hyper::Result<()>> + Send>> =
         match protocol {
             Protocol::Http1 => {
-                let io = TokioIo::new(PacedWrites::new(Framed::strictly(io), limits.slack));
+                let io = TokioIo::new(PacedWrites::new(io, limits.slack));
                 Box::pin(http1(&limits).serve_connection(io, service))
             }
             Protocol::Http2 => {
-                let io = TokioIo::new(PacedWrites::new(Framed::freely(io), limits.slack));
+                let io = TokioIo::new(PacedWrites::new(io, limits.slack));
                 Box::pin(http2().serve_connection(io, service))
             }
         };
@@ -202,17 +209,24 @@ async fn answer(
     let is_too_slow = Arc::new(AtomicBool::new(false));
     // Who asks first whether to send is spared the sending.
     let asks_first = request.headers().contains_key(header::EXPECT);
+    let (parts, body) = request.into_parts();
+    let head = terms.heads.request(&parts);
+    let request = Request::from_parts(parts, body);
     let mut request = request.map(|body| {
         let body = Paced::new(body, terms.limits.slack, Arc::clone(&is_too_slow));
         if asks_first { Body::new(body) } else { Body::new(Lingering::new(body)) }
     });
     request.extensions_mut().insert(terms.connection);
-    let is_clear = terms.protocol == Protocol::Http1 || name_host(&mut request).is_ok();
-    let mut response = if is_clear {
+    let mut response = if head.is_err() {
+        drop(request);
+        let mut busy = problem(StatusCode::SERVICE_UNAVAILABLE, "Too many requests of this client are in progress.");
+        busy.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        busy
+    } else if name_host(&mut request).is_ok() {
         let Ok(response) = terms.app.oneshot(request).await;
         response
     } else {
-        problem(StatusCode::BAD_REQUEST, "It is not clear which host this request is for.")
+        problem(StatusCode::BAD_REQUEST, "The request does not name exactly one valid host.")
     };
     let is_too_slow = is_too_slow.load(Ordering::Relaxed);
     if is_too_slow {
@@ -221,12 +235,12 @@ async fn answer(
     if terms.protocol == Protocol::Http1 && (is_too_slow || is_closing.load(Ordering::Relaxed)) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response.map(|body| Answering::new(body, under_way)))
+    Ok(response.map(|body| Answering::new(body, under_way, head.ok())))
 }
 
 fn http1(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(limits.head).max_buf_size(MAX_HEAD_BYTES);
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.head).max_header_size(MAX_HEAD_BYTES as usize).max_buf_size(MAX_HEAD_BYTES as usize);
     builder
 }
 
@@ -237,7 +251,7 @@ fn http2() -> http2::Builder<TokioExecutor> {
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .max_header_list_size(MAX_HEAD_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .max_send_buf_size(MAX_SEND_BUFFER_BYTES);

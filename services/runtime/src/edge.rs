@@ -27,11 +27,14 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::connection::{self, Ends, Protocol, Stop, Terms};
+use crate::heads::HeadBudget;
+use crate::inbound::UnderTls;
 use crate::limits::Limits;
-use crate::listener::{handshake, protocol, reason};
+use crate::listener::{From, handshake, protocol, reason};
 use crate::metrics::Metrics;
 use crate::mount::{Directory, Files};
 use crate::random::random;
+use crate::slots::SlotState;
 
 /// What a service with an edge is configured by besides.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -79,6 +82,7 @@ pub(crate) struct EdgeServing {
     pub(crate) app: Router,
     /// None: plain HTTP.
     pub(crate) tls: Option<watch::Receiver<Option<Arc<ServerConfig>>>>,
+    pub(crate) heads: HeadBudget,
     pub(crate) limits: Limits,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stop: Stop,
@@ -86,19 +90,21 @@ pub(crate) struct EdgeServing {
 
 impl EdgeServing {
     /// Serves one connection.
-    pub(crate) async fn serve(self, tcp: TcpStream, from: IpAddr) {
+    pub(crate) async fn serve(self, tcp: TcpStream, from: IpAddr, slot: Arc<SlotState>) {
         let at_once = self.stop.at_once.clone();
+        let from = From { address: from, heads: self.heads.connection(from), slot };
         tokio::select! {
             () = self.serve_to_its_end(tcp, from) => {}
             () = at_once.cancelled() => {}
         }
     }
 
-    async fn serve_to_its_end(self, tcp: TcpStream, from: IpAddr) {
+    async fn serve_to_its_end(self, tcp: TcpStream, from: From) {
         let Some(newest) = &self.tls else {
             return Box::pin(self.serve_http(tcp, Protocol::Http1, Transport::Plain, from)).await;
         };
         let Some(config) = newest.borrow().clone() else { return self.metrics.handshake_failed("not_ready") };
+        let tcp = UnderTls::new(tcp, from.heads.clone());
         let tls = match handshake(config, tcp, Instant::now() + self.limits.handshake).await {
             Ok(tls) => tls,
             Err(error) => return self.metrics.handshake_failed(reason(&error)),
@@ -107,14 +113,15 @@ impl EdgeServing {
         Box::pin(self.serve_http(tls, protocol, Transport::Tls, from)).await;
     }
 
-    async fn serve_http<IO>(self, io: IO, protocol: Protocol, transport: Transport, from: IpAddr)
+    async fn serve_http<IO>(self, io: IO, protocol: Protocol, transport: Transport, from: From)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let From { address: from, heads, slot } = from;
         let connection =
             Arc::new(Connection { transport, peer: None, address: Some(from), listener: Listener::Ingress });
         let requests = Counter::default();
-        let terms = Terms { protocol, app: self.app, connection, limits: self.limits, requests };
+        let terms = Terms { protocol, app: self.app, connection, limits: self.limits, requests, heads, slot };
         let max_age = connection::jittered(self.limits.age, random().unwrap_or_default());
         let ends = Ends { distrusted: std::future::pending(), max_age, stop: self.stop };
         if let Some(limit) = connection::serve(io, terms, ends).await {

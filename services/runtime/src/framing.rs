@@ -1,84 +1,22 @@
-//! Where one HTTP/1 request ends and the next begins, read strictly.
+//! Strict HTTP/1 message framing, ahead of hyper's.
 //!
-//! hyper takes what RFC 9112 lets a server take: two lengths that agree, or a length beside chunks, of which it believes the
-//! chunks. It passes neither on, but a proxy in front of us may have believed the other one. So such a request is made
-//! into one that hyper refuses, with a 400, before its head is complete.
-
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+//! hyper accepts what RFC 9112 lets a server accept: two lengths that agree, a length beside chunks (it uses the chunks),
+//! and a bare LF as the end of a line in a head. A proxy in front may frame such a request in another way. So the request
+//! is cut off before its head is complete, and replaced by bytes that hyper answers with 400. Both parsers must agree on
+//! where each request begins, else a request could pass unchecked: `tests::framing` compares them.
 
 use memchr::memchr;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-/// A connection that brings no request whose end could be seen in two places.
-pub(crate) struct Framed<IO> {
-    io: IO,
-    framing: Option<Framing>,
-    /// What is read in place of the rest.
-    poison: &'static [u8],
-    is_refused: bool,
-}
-
-impl<IO> Framed<IO> {
-    /// HTTP/1.
-    pub(crate) fn strictly(io: IO) -> Self {
-        Self { io, framing: Some(Framing::default()), poison: &[], is_refused: false }
-    }
-
-    /// Something that frames in another way.
-    pub(crate) fn freely(io: IO) -> Self {
-        Self { io, framing: None, poison: &[], is_refused: false }
-    }
-}
-
-impl<IO: AsyncRead + Unpin> AsyncRead for Framed<IO> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if !this.is_refused {
-            let before = buf.filled().len();
-            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-            let Some(framing) = &mut this.framing else { return Poll::Ready(Ok(())) };
-            let Err(good) = framing.see(&buf.filled()[before..]) else { return Poll::Ready(Ok(())) };
-            buf.set_filled(before + good);
-            this.is_refused = true;
-            this.poison = POISON;
-        }
-        let (now, later) = this.poison.split_at(this.poison.len().min(buf.remaining()));
-        buf.put_slice(now);
-        this.poison = later;
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Framed<IO> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
 
 /// Follows the requests of one connection byte by byte.
 #[derive(Debug, Default)]
-struct Framing {
+pub(crate) struct Framing {
     state: State,
-    /// What came of a line whose end has not, as far as it is looked at.
+    /// The first bytes of an unfinished line, [`MAX_LINE_BYTES`] at most.
     line: Vec<u8>,
+    /// Whether the last byte of that line is a CR.
+    ends_in_cr: bool,
+    /// Bytes of the unfinished head.
+    head_bytes: usize,
     length: Option<u64>,
     is_chunked: bool,
 }
@@ -104,11 +42,36 @@ enum State {
 struct Ambiguous;
 
 impl Framing {
+    /// The bytes of the head, or of the trailers, that have no end yet.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.head_bytes
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_at_start(&self) -> bool {
+        self.state == State::Start
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_in_data(&self) -> bool {
+        matches!(self.state, State::Data { .. })
+    }
+
+    /// Bytes that make hyper answer the unfinished head with 431: it has more fields than hyper reads.
+    pub(crate) fn too_large(&self) -> Vec<u8> {
+        let start: &[u8] = match self.state {
+            State::Start => b" HTTP/1.1\r\n",
+            _ if self.ends_in_cr => b"\n",
+            _ => b"\r\n",
+        };
+        [start, &b"a:\r\n".repeat(MORE_FIELDS_THAN_READ)].concat()
+    }
+
     /// Takes the next bytes.
     ///
     /// # Errors
     /// How many of them are good, if the rest must not be read.
-    fn see(&mut self, bytes: &[u8]) -> Result<(), usize> {
+    pub(crate) fn see(&mut self, bytes: &[u8]) -> Result<(), usize> {
         let mut at = 0;
         while at < bytes.len() {
             if let State::Data { left, is_chunk } = self.state {
@@ -126,17 +89,18 @@ impl Framing {
                 self.keep(rest);
                 break;
             };
-            let part = &rest[..end];
+            self.keep(&rest[..end]);
             at += end;
-            if self.line.is_empty() {
-                self.line_ended(&part[..end.min(MAX_LINE_BYTES)]).map_err(|Ambiguous| at)?;
-            } else {
-                self.keep(part);
-                let line = std::mem::take(&mut self.line);
-                self.line_ended(&line).map_err(|Ambiguous| at)?;
-                self.line = line;
-                self.line.clear();
+            // RFC 9112, section 2.2: a recipient may accept a bare LF. hyper does in heads and does not in trailers.
+            if !std::mem::take(&mut self.ends_in_cr) {
+                return Err(at);
             }
+            self.head_bytes += 1;
+            let mut line = std::mem::take(&mut self.line);
+            let ended = self.line_ended(line.strip_suffix(b"\r").unwrap_or(&line));
+            line.clear();
+            self.line = line;
+            ended.map_err(|Ambiguous| at)?;
             at += 1;
         }
         Ok(())
@@ -144,12 +108,16 @@ impl Framing {
 
     /// Keeps part of a line until its end is there.
     fn keep(&mut self, part: &[u8]) {
+        let Some(last) = part.last() else { return };
+        self.ends_in_cr = *last == b'\r';
+        if matches!(self.state, State::Start | State::Header | State::Trailer) {
+            self.head_bytes += part.len();
+        }
         let room = MAX_LINE_BYTES.saturating_sub(self.line.len());
         self.line.extend_from_slice(&part[..part.len().min(room)]);
     }
 
     fn line_ended(&mut self, line: &[u8]) -> Result<(), Ambiguous> {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
         self.state = match self.state {
             State::Start if line.is_empty() => State::Start,
             State::Start => {
@@ -174,6 +142,9 @@ impl Framing {
             State::Trailer => State::Trailer,
             State::ChunkEnd | State::Data { .. } => return Err(Ambiguous),
         };
+        if !matches!(self.state, State::Header | State::Trailer) {
+            self.head_bytes = 0;
+        }
         Ok(())
     }
 
@@ -212,10 +183,12 @@ fn chunk_size(line: &[u8]) -> Result<u64, Ambiguous> {
 }
 
 /// Neither a head nor a chunk may have a NUL in it: hyper refuses both.
-const POISON: &[u8] = b"\0\r\n\r\n";
+pub(crate) const POISON: &[u8] = b"\0\r\n\r\n";
 /// What is looked at of a line. Both headers that count, and the size of a chunk, are shorter where they are good.
 const MAX_LINE_BYTES: usize = 256;
 const MAX_SIZE_DIGITS: usize = 15;
+/// hyper reads 100 fields.
+const MORE_FIELDS_THAN_READ: usize = 101;
 
 #[cfg(test)]
 mod tests {
@@ -242,7 +215,6 @@ mod tests {
         for request in [
             "GET / HTTP/1.1\r\n\r\n".to_owned(),
             "\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
-            "GET / HTTP/1.1\nHost: x\n\n".to_owned(),
             "PUT / HTTP/1.1\r\nContent-Length: 5\r\n\r\nGET /".to_owned(),
             "PUT / HTTP/1.1\r\nContent-Length: 0\r\n\r\n".to_owned(),
             "PUT / HTTP/1.1\r\ntransfer-encoding: Chunked\r\n\r\n5\r\nGET /\r\n0\r\n\r\n".to_owned(),
@@ -279,6 +251,28 @@ mod tests {
             for step in [1, 5, 4096] {
                 let good = good(&request, step).unwrap_or_else(|| panic!("{lines:?}"));
                 assert!(!request[..good].ends_with("\r\n\r\n"), "{lines:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_bare_lf_ends_no_line() {
+        let chunked = "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        for request in [
+            "\nGET / HTTP/1.1\r\n\r\n".to_owned(),
+            "GET / HTTP/1.1\nHost: x\r\n\r\n".to_owned(),
+            "GET / HTTP/1.1\r\nHost: x\n\r\n".to_owned(),
+            "GET / HTTP/1.1\r\nHost: x\r\n\n".to_owned(),
+            format!("GET / HTTP/1.1\r\nX-Long: {}\n\r\n", "x".repeat(2 * MAX_LINE_BYTES)),
+            format!("{chunked}1\na\r\n0\r\n\r\n"),
+            format!("{chunked}1\r\na\n0\r\n\r\n"),
+            format!("{chunked}0\n\r\n"),
+            format!("{chunked}0\r\n\n"),
+            format!("{chunked}0\r\nA: b\n\r\n"),
+            format!("{chunked}0\r\nA: b\r\n\nGET / HTTP/1.1\r\n\r\n"),
+        ] {
+            for step in [1, 2, 3, 7, 4096] {
+                assert!(good(&request, step).is_some(), "{request:?} in pieces of {step}");
             }
         }
     }

@@ -1,16 +1,31 @@
-//! Whom a request is for: over HTTP/2 it says so in `:authority`, and handlers look for `Host`.
+//! The host that a request is for. HTTP/2 has it in `:authority`, HTTP/1 in `Host`; handlers read `Host`.
 
 use http::header::HOST;
 use http::uri::{Authority, Scheme};
-use http::{HeaderValue, Request, Uri};
+use http::{HeaderValue, Request, Uri, Version};
 
 /// A request does not say clearly whom it is for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct UnclearHost;
 
-/// Makes `Host` say what `:authority` says. Where it says something else already, or there is a user before the host,
-/// nobody can tell who is meant (RFC 9113, section 8.3.1).
+/// Sets `Host` to the authority of the request target where there is one: `:authority` in HTTP/2, the absolute form in
+/// HTTP/1.
+///
+/// # Errors
+/// [`UnclearHost`] if `Host` and authority differ or the authority has user information (RFC 9113, section 8.3.1); if
+/// `Host` is repeated or invalid, or missing in HTTP/1.1 (RFC 9112, section 3.2).
 pub(crate) fn name_host<B>(request: &mut Request<B>) -> Result<(), UnclearHost> {
+    if request.version() <= Version::HTTP_11 {
+        let mut hosts = request.headers().get_all(HOST).iter();
+        let is_clear = match (hosts.next(), hosts.next()) {
+            (Some(host), None) => is_valid(host),
+            (None, _) => request.version() < Version::HTTP_11,
+            (Some(_), Some(_)) => false,
+        };
+        if !is_clear {
+            return Err(UnclearHost);
+        }
+    }
     let Some(authority) = request.uri().authority() else { return Ok(()) };
     let is_the_same = |host: &HeaderValue| {
         let host: Option<Authority> = host.to_str().ok().and_then(|host| host.parse().ok());
@@ -22,6 +37,15 @@ pub(crate) fn name_host<B>(request: &mut Request<B>) -> Result<(), UnclearHost> 
     let host = HeaderValue::from_str(authority.as_str()).map_err(|_| UnclearHost)?;
     request.headers_mut().insert(HOST, host);
     Ok(())
+}
+
+/// Whether a `Host` is `uri-host [ ":" port ]` (RFC 9110, section 7.2). An empty one names no host.
+fn is_valid(host: &HeaderValue) -> bool {
+    let Some(text) = host.to_str().ok().filter(|text| !text.contains('@')) else { return false };
+    let Ok(authority) = text.parse::<Authority>() else { return false };
+    let port = text.strip_prefix(authority.host()).unwrap_or_default();
+    let is_port = |port: &str| port.is_empty() || port.parse::<u16>().is_ok() && port.bytes().all(|b| b.is_ascii_digit());
+    !authority.host().is_empty() && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 
 /// Whether both are one place: letters of either case, and the usual port said or not (RFC 3986, section 6.2).
@@ -37,7 +61,7 @@ mod tests {
 
     /// The `Host` that is seen of a request to a URI that came with others.
     fn seen(uri: &str, hosts: &[&str]) -> Result<Option<String>, UnclearHost> {
-        let mut request = Request::get(uri);
+        let mut request = Request::get(uri).version(Version::HTTP_2);
         for host in hosts {
             request = request.header(HOST, *host);
         }
@@ -75,5 +99,47 @@ mod tests {
         }
         assert_eq!(seen("https://shop.example/", &["shop.example", "other.example"]), Err(UnclearHost));
         assert_eq!(seen("https://user@shop.example/", &[]), Err(UnclearHost));
+    }
+
+    #[test]
+    fn http_1_1_needs_exactly_one_valid_host() {
+        let check = |version: Version, uri: &str, hosts: &[&str]| {
+            let mut request = Request::get(uri).version(version);
+            for host in hosts {
+                request = request.header(HOST, *host);
+            }
+            name_host(&mut request.body(()).unwrap())
+        };
+        for hosts in [
+            &[][..],
+            &["a", "a"],
+            &["a", "b"],
+            &[""],
+            &[" "],
+            &["a b"],
+            &["a/b"],
+            &["user@a"],
+            &["a:b"],
+            &["a:99999"],
+            &["a:+80"],
+            &["a:80:80"],
+            &[":80"],
+            &["http://a"],
+            &["[::1"],
+            &["a?b"],
+            &["a#b"],
+            &["a\\b"],
+        ] {
+            assert_eq!(check(Version::HTTP_11, "/", hosts), Err(UnclearHost), "{hosts:?}");
+        }
+        for host in ["a", "a:80", "a:", "10.0.0.1:9090", "[fd00::1]:9090", "[::1]", "my_service.shop.svc", "A.example"] {
+            assert_eq!(check(Version::HTTP_11, "/", &[host]), Ok(()), "{host}");
+            assert_eq!(check(Version::HTTP_10, "/", &[host]), Ok(()), "{host}");
+        }
+        assert_eq!(check(Version::HTTP_10, "/", &[]), Ok(()), "HTTP/1.0 has no Host");
+        assert_eq!(check(Version::HTTP_10, "/", &["a", "a"]), Err(UnclearHost));
+        assert_eq!(check(Version::HTTP_11, "http://a/", &["a"]), Ok(()));
+        assert_eq!(check(Version::HTTP_11, "http://a/", &["b"]), Err(UnclearHost));
+        assert_eq!(check(Version::HTTP_11, "http://a/", &[]), Err(UnclearHost));
     }
 }

@@ -5,8 +5,12 @@ use std::time::Duration;
 /// The limits of one listener's connections. Tests shorten them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// Open at a time; more wait in the kernel's queue.
+    /// Open at a time, shared out over their sources.
     pub(crate) connections: usize,
+    /// Of the admin listener.
+    pub(crate) admin_connections: usize,
+    /// Memory for heads and requests under way, over all connections.
+    pub(crate) head_bytes: usize,
     /// From the connection to the end of the TLS handshake.
     pub(crate) handshake: Duration,
     /// From there to the end of the first request's head: a silent or half-sent HTTP/2 preface ends here too.
@@ -25,7 +29,9 @@ pub(crate) struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 4096,
+            connections: MAX_CONNECTIONS,
+            admin_connections: 64,
+            head_bytes: MAX_HEAD_BUDGET_BYTES,
             handshake: Duration::from_secs(10),
             first_request: Duration::from_secs(10),
             head: Duration::from_secs(30),
@@ -36,11 +42,29 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// The defaults, where a connection costs up to 40 KiB and the process may use so much memory: a third of it for the
+    /// connections of a listener, and an eighth for heads.
+    pub(crate) fn within(memory: Option<u64>) -> Self {
+        let memory = memory.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX);
+        Self {
+            connections: (memory / MEMORY_PER_CONNECTION).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS),
+            head_bytes: (memory / 8).clamp(MIN_HEAD_BUDGET_BYTES, MAX_HEAD_BUDGET_BYTES),
+            ..Self::default()
+        }
+    }
+}
+
+const MEMORY_PER_CONNECTION: usize = 128 * 1024;
+const MIN_CONNECTIONS: usize = 256;
+const MAX_CONNECTIONS: usize = 4096;
+const MIN_HEAD_BUDGET_BYTES: usize = 4 * 1024 * 1024;
+const MAX_HEAD_BUDGET_BYTES: usize = 64 * 1024 * 1024;
 /// What a client must send or take, on average.
 pub(crate) const MIN_BYTES_PER_SECOND: u32 = 1024;
 pub(crate) const MAX_STREAMS: u32 = 128;
-pub(crate) const MAX_HEAD_BYTES: usize = 64 * 1024;
-pub(crate) const MAX_HEADER_LIST_BYTES: u32 = 32 * 1024;
+/// The head of a request, in both HTTP versions.
+pub(crate) const MAX_HEAD_BYTES: u32 = 64 * 1024;
 /// How many requests are under way on one connection of ours before the next ones take another (HTTP/2). Well below what
 /// servers take, for what ends here may still be on its way there.
 pub(crate) const LANE_STREAMS: u32 = MAX_STREAMS / 2;
@@ -52,3 +76,21 @@ pub(crate) const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 pub(crate) const CONNECTION_WINDOW_BYTES: u32 = LANE_STREAMS * STREAM_WINDOW_BYTES;
 /// What is held for one stream that is written faster than it is taken (HTTP/2).
 pub(crate) const MAX_SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_follow_the_memory_limit_of_the_process() {
+        let bounds = |mebibytes: Option<u64>| {
+            let limits = Limits::within(mebibytes.map(|mebibytes| mebibytes * 1024 * 1024));
+            (limits.connections, limits.head_bytes / 1024 / 1024)
+        };
+        assert_eq!(bounds(Some(128)), (1024, 16));
+        assert_eq!(bounds(Some(16)), (256, 4));
+        assert_eq!(bounds(Some(512)), (4096, 64));
+        assert_eq!(bounds(Some(1 << 20)), (4096, 64));
+        assert_eq!(bounds(None), (4096, 64));
+    }
+}

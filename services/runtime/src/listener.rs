@@ -17,7 +17,7 @@ use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -27,10 +27,13 @@ use tokio_util::task::TaskTracker;
 use crate::connection::{self, Ends, LAST_CALL, Protocol, Stop, Terms};
 use crate::connections::{Connections, Counted};
 use crate::generation::Generation;
+use crate::heads::{ConnectionHeads, HeadBudget};
+use crate::inbound::UnderTls;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::peer::Seen;
 use crate::random::random;
+use crate::slots::{Slot, SlotState, Slots};
 
 /// The newest generation; `None` before the first.
 pub(crate) type Generations = watch::Receiver<Option<Arc<Generation>>>;
@@ -42,6 +45,7 @@ pub(crate) struct Mesh {
     /// All that the operator is served.
     pub(crate) operator_app: Router,
     pub(crate) connections: Connections,
+    pub(crate) heads: HeadBudget,
     pub(crate) limits: Limits,
     pub(crate) generations: Generations,
     pub(crate) clock: Arc<dyn Clock>,
@@ -49,59 +53,62 @@ pub(crate) struct Mesh {
     pub(crate) stop: Stop,
 }
 
-/// Accepts connections until told to stop, and has each one served. At most `max_connections` are open; more wait in
-/// the kernel's queue. Whoever is in that queue at the stop is served too: they count as connected, and closing the
-/// listener would reset them with their request on the way.
+/// Accepts connections until told to stop, and has each one served that gets a slot. The connections in the kernel's
+/// queue at the stop are served too: they count as connected, and closing the listener would reset them with their
+/// request on the way.
 pub(crate) async fn accept<F>(
     listener: TcpListener,
-    max_connections: usize,
+    slots: Slots,
+    metrics: Arc<Metrics>,
     stop: CancellationToken,
     tracker: TaskTracker,
-    mut serve: impl FnMut(TcpStream, IpAddr) -> F,
+    mut serve: impl FnMut(TcpStream, IpAddr, Arc<SlotState>) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let permits = Arc::new(Semaphore::new(max_connections));
-    let mut begin = |permit: OwnedSemaphorePermit, tcp: TcpStream, from: SocketAddr| {
+    let mut begin = |slot: Slot, tcp: TcpStream, from: SocketAddr| {
         // Only a hint: a connection works without it.
         let _ = tcp.set_nodelay(true);
-        let serving = serve(tcp, from.ip());
+        let state = slot.state();
+        let serving = serve(tcp, from.ip(), Arc::clone(&state));
+        let metrics = Arc::clone(&metrics);
         tracker.spawn(async move {
-            let _permit = permit;
-            serving.await;
+            let _slot = slot;
+            tokio::select! {
+                () = serving => {}
+                () = state.displaced.cancelled() => metrics.connection_ended("displaced"),
+            }
         });
     };
-    loop {
-        let permit = tokio::select! {
-            Ok(permit) = Arc::clone(&permits).acquire_owned() => permit,
-            () = stop.cancelled() => break,
-        };
-        let Some((tcp, from)) = accept_one(&listener, &stop).await else { break };
-        begin(permit, tcp, from);
+    while let Some((tcp, from)) = accept_one(&listener, &stop).await {
+        match slots.take(from.ip()) {
+            Some(slot) => begin(slot, tcp, from),
+            None => metrics.connection_ended("share"),
+        }
     }
     // By the system's own call, which knows better than what was last heard of the socket.
     let Ok(listener) = listener.into_std() else { return };
-    while let Ok(permit) = Arc::clone(&permits).try_acquire_owned()
-        && let Ok((tcp, from)) = listener.accept()
-    {
+    while let Ok((tcp, from)) = listener.accept() {
+        let Some(slot) = slots.take_free(from.ip()) else { continue };
         if let Ok(tcp) = tcp.set_nonblocking(true).and_then(|()| TcpStream::from_std(tcp)) {
-            begin(permit, tcp, from);
+            begin(slot, tcp, from);
         }
     }
 }
 
 impl Mesh {
     /// Serves one connection: with TLS or, where the policy is `Permissive`, in plain HTTP, as its first byte says.
-    pub(crate) async fn serve(self, tcp: TcpStream, from: IpAddr) {
+    pub(crate) async fn serve(self, tcp: TcpStream, from: IpAddr, slot: Arc<SlotState>) {
         let _counted = self.metrics.connection();
         let at_once = self.stop.at_once.clone();
+        let from = From { address: from, heads: self.heads.connection(from), slot };
         tokio::select! {
             () = self.serve_to_its_end(tcp, from) => {}
             () = at_once.cancelled() => {}
         }
     }
 
-    async fn serve_to_its_end(mut self, tcp: TcpStream, from: IpAddr) {
+    async fn serve_to_its_end(mut self, tcp: TcpStream, from: From) {
         let deadline = Instant::now() + self.limits.handshake;
         let first = tokio::select! {
             first = timeout_at(deadline, first_byte(&tcp)) => first,
@@ -119,6 +126,7 @@ impl Mesh {
             return self.metrics.handshake_failed("not_ready");
         };
         if first == TLS_HANDSHAKE {
+            let tcp = UnderTls::new(tcp, from.heads.clone());
             let tls = match handshake(Arc::clone(&generation.server), tcp, deadline).await {
                 Ok(tls) => tls,
                 Err(error) => return self.failed(reason(&error), &error.to_string()),
@@ -132,7 +140,7 @@ impl Mesh {
         }
     }
 
-    async fn serve_tls(self, tls: Box<TlsStream<TcpStream>>, generation: Arc<Generation>, from: IpAddr) {
+    async fn serve_tls(self, tls: Accepted, generation: Arc<Generation>, from: From) {
         let chain = peer_chain(&tls);
         let Seen { identity, root, .. } = generation.see(&chain, self.clock.now()).as_ref().clone();
         let transport = if identity.is_some() { Transport::Mtls } else { Transport::Tls };
@@ -141,11 +149,12 @@ impl Mesh {
     }
 
     /// In a box of its own, as its stream is: an open connection holds no room for the ways its stream went.
-    async fn serve_http<IO>(self, io: IO, protocol: Protocol, peer: Peer, generation: Arc<Generation>, from: IpAddr)
+    async fn serve_http<IO>(self, io: IO, protocol: Protocol, peer: Peer, generation: Arc<Generation>, from: From)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Peer { transport, chain, identity, root } = peer;
+        let From { address: from, heads, slot } = from;
         let is_operator = identity.as_ref().is_some_and(|peer| generation.is_operator(peer));
         let (app, root, requests) = if is_operator {
             (self.operator_app, None, Counter::default())
@@ -160,7 +169,7 @@ impl Mesh {
         let max_age = connection::jittered(self.limits.age, random().unwrap_or_default());
         // A generation ends when the next one comes, and its client's connections with it: not when this one does.
         drop(generation);
-        let terms = Terms { protocol, app, connection, limits: self.limits, requests };
+        let terms = Terms { protocol, app, connection, limits: self.limits, requests, heads, slot };
         let ends = Ends { distrusted, max_age, stop: self.stop };
         if let Some(limit) = connection::serve(io, terms, ends).await {
             self.metrics.connection_ended(limit.as_str());
@@ -172,6 +181,16 @@ impl Mesh {
         tracing::debug!(reason, error, "connection refused");
     }
 }
+
+/// The source of a connection, and what it holds of the listener.
+pub(crate) struct From {
+    pub(crate) address: IpAddr,
+    pub(crate) heads: ConnectionHeads,
+    pub(crate) slot: Arc<SlotState>,
+}
+
+/// A connection after its handshake.
+pub(crate) type Accepted = Box<TlsStream<UnderTls<TcpStream>>>;
 
 /// Who is at the other end of a connection, as far as its transport tells.
 struct Peer {
@@ -188,9 +207,9 @@ struct Peer {
 /// Why there is none; [`io::ErrorKind::TimedOut`] if it took too long.
 pub(crate) fn handshake(
     config: Arc<ServerConfig>,
-    tcp: TcpStream,
+    tcp: UnderTls<TcpStream>,
     deadline: Instant,
-) -> Pin<Box<impl Future<Output = io::Result<Box<TlsStream<TcpStream>>>>>> {
+) -> Pin<Box<impl Future<Output = io::Result<Accepted>>>> {
     Box::pin(async move {
         let tls = timeout_at(deadline, TlsAcceptor::from(config).accept(tcp)).await;
         Ok(Box::new(tls.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long"))??))
@@ -250,13 +269,13 @@ async fn accept_one(listener: &TcpListener, stop: &CancellationToken) -> Option<
     }
 }
 
-fn peer_chain(tls: &TlsStream<TcpStream>) -> Vec<CertificateDer<'static>> {
+fn peer_chain<IO>(tls: &TlsStream<IO>) -> Vec<CertificateDer<'static>> {
     let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
     chain.iter().map(|certificate| certificate.clone().into_owned()).collect()
 }
 
 /// What was agreed on by ALPN.
-pub(crate) fn protocol(tls: &TlsStream<TcpStream>) -> Protocol {
+pub(crate) fn protocol<IO>(tls: &TlsStream<IO>) -> Protocol {
     match tls.get_ref().1.alpn_protocol() {
         Some(b"h2") => Protocol::Http2,
         _ => Protocol::Http1,
@@ -292,6 +311,7 @@ mod tests {
 
     use std::io::Read as _;
 
+    use gaia_api::SystemClock;
     use tokio::io::AsyncWriteExt as _;
 
     use super::*;
@@ -302,9 +322,14 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
-        let accepting = tokio::spawn(accept(listener, 3, stop.clone(), tracker.clone(), |mut tcp, _| async move {
-            tcp.write_all(b"served").await.unwrap();
-        }));
+        let accepting = tokio::spawn(accept(
+            listener,
+            Slots::new(3),
+            Arc::new(Metrics::new(Arc::new(SystemClock), |_| ())),
+            stop.clone(),
+            tracker.clone(),
+            |mut tcp, _, _| async move { tcp.write_all(b"served").await.unwrap() },
+        ));
         tokio::task::yield_now().await;
         let connect = || std::net::TcpStream::connect(address).unwrap();
         let (mut waiting, beyond_the_limit) = ([connect(), connect(), connect()], connect());

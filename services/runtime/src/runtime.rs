@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use axum::Router;
 use axum::routing::get;
 use gaia_api::Clock;
 use gaia_auth::audit::AuditQueue;
@@ -25,15 +24,18 @@ use crate::connection::{self, Ends, Protocol, Stop, Terms};
 use crate::connections::Connections;
 use crate::edge::{Edge, EdgeConfig, EdgeServing, EdgeTls};
 use crate::generation::Generation;
+use crate::heads::HeadBudget;
 use crate::health::{self, Health};
 use crate::identity::{self, Identity};
 use crate::limits::Limits;
 use crate::listener::{self, Mesh};
+use crate::memory;
 use crate::metrics::Metrics;
 use crate::outside::Outside;
 use crate::random::random;
 use crate::reload::{Refused, Reloader, ServiceFiles, Sinks};
 use crate::routes::Routes;
+use crate::slots::Slots;
 
 /// A service that has its addresses and has looked at its mounted directory.
 pub struct Runtime {
@@ -120,7 +122,7 @@ impl Runtime {
             started_at: clock.now(),
         };
         let health = Health { generations, authenticator, metrics, clock, is_draining };
-        Ok(Self { config, mesh, admin, reloader, health, identity, audit, limits: Limits::default() })
+        Ok(Self { config, mesh, admin, reloader, health, identity, audit, limits: Limits::within(memory::limit()) })
     }
 
     /// Where other services reach this one.
@@ -199,6 +201,7 @@ impl Runtime {
     async fn serve_all(self, routes: Routes, edge: Option<(Edge, Routes)>, stop: impl Future<Output = ()>) {
         let Self { config, mesh, admin, reloader, health, identity, audit, limits } = self;
         let stopping = Stop::default();
+        let heads = HeadBudget::new(limits.head_bytes);
         let tracker = TaskTracker::new();
         let mut accepting = JoinSet::new();
         // They look and answer until everything else has ended, and end with this.
@@ -209,6 +212,7 @@ impl Runtime {
             let serving = EdgeServing {
                 app: routes.route("/health", Access::Public, health_route).into_router(),
                 tls: tls.as_ref().map(EdgeTls::newest),
+                heads: heads.clone(),
                 limits,
                 metrics: Arc::clone(&health.metrics),
                 stop: stopping.clone(),
@@ -217,13 +221,15 @@ impl Runtime {
                 background.spawn(tls.run(config.reload_interval.value()));
             }
             let (stop, tracker) = (stopping.gracefully.clone(), tracker.clone());
-            accepting.spawn(listener::accept(listener, limits.connections, stop, tracker, move |tcp, from| {
-                serving.clone().serve(tcp, from)
+            let (slots, metrics) = (Slots::new(limits.connections), Arc::clone(&health.metrics));
+            accepting.spawn(listener::accept(listener, slots, metrics, stop, tracker, move |tcp, from, slot| {
+                serving.clone().serve(tcp, from, slot)
             }));
         }
         let app = routes.route("/health", Access::Public, get(health::health).with_state(health.clone())).into_router();
         let listener = Mesh {
             app,
+            heads,
             limits,
             connections: identity.connections.clone(),
             operator_app: identity::operator_app(identity),
@@ -234,12 +240,13 @@ impl Runtime {
         };
         accepting.spawn(listener::accept(
             mesh,
-            limits.connections,
+            Slots::new(limits.connections),
+            Arc::clone(&health.metrics),
             stopping.gracefully.clone(),
             tracker.clone(),
-            move |tcp, from| listener.clone().serve(tcp, from),
+            move |tcp, from, slot| listener.clone().serve(tcp, from, slot),
         ));
-        background.spawn(serve_admin(admin, health::admin(health.clone()), limits));
+        background.spawn(serve_admin(admin, health.clone(), limits));
         background.spawn(reloader.run(config.reload_interval.value()));
         let outside =
             Outside::new(health.authenticator.user_keys().clone(), Arc::clone(&health.clock), config.dir.clone());
@@ -272,17 +279,24 @@ async fn listen(address: SocketAddr, variable: &'static str) -> Result<TcpListen
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, variable, source })
 }
 
-/// Plain HTTP for probes, as long as the process lives.
-async fn serve_admin(listener: TcpListener, app: Router, limits: Limits) {
+/// Plain HTTP for probes, as long as the process lives. It has connections and memory for heads of its own: the other
+/// listeners take none of them.
+async fn serve_admin(listener: TcpListener, health: Health, limits: Limits) {
     let stop = Stop::default();
     let (never, tracker) = (stop.gracefully.clone(), TaskTracker::new());
-    listener::accept(listener, limits.connections, never, tracker, move |tcp, _| {
+    let slots = Slots::new(limits.admin_connections);
+    let heads = HeadBudget::new(limits.admin_connections * ADMIN_HEAD_BYTES);
+    let metrics = Arc::clone(&health.metrics);
+    let app = health::admin(health);
+    listener::accept(listener, slots, metrics, never, tracker, move |tcp, from, slot| {
         let terms = Terms {
             protocol: Protocol::Http1,
             app: app.clone(),
             connection: Arc::default(),
             limits,
             requests: Counter::default(),
+            heads: heads.connection(from),
+            slot,
         };
         let ends = Ends { distrusted: std::future::pending(), max_age: limits.age, stop: stop.clone() };
         async move {
@@ -292,4 +306,6 @@ async fn serve_admin(listener: TcpListener, app: Router, limits: Limits) {
     .await;
 }
 
+/// Beside what each connection has anyway.
+const ADMIN_HEAD_BYTES: usize = 8 * 1024;
 const AUDIT_FLUSH_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);

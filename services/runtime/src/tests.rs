@@ -34,6 +34,8 @@ mod client;
 mod connections;
 mod delegated;
 mod edge;
+mod flood;
+mod framing;
 mod hosts;
 mod identity;
 mod lanes;

@@ -14,19 +14,25 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::connection::{DISTRUST_GRACE, Ends, Overstepped, Protocol, Stop, Terms, jittered, serve};
-use crate::limits::{Limits, MAX_HEAD_BYTES, MAX_HEADER_LIST_BYTES, MAX_STREAMS};
+use crate::heads::HeadBudget;
+use crate::limits::{Limits, MAX_HEAD_BYTES, MAX_STREAMS};
 
 /// A connection that ends when its future does.
-struct Served {
-    client: DuplexStream,
-    serving: JoinHandle<Option<Overstepped>>,
+pub(super) struct Served {
+    pub(super) client: DuplexStream,
+    pub(super) serving: JoinHandle<Option<Overstepped>>,
     distrust: oneshot::Sender<()>,
     /// Lets one request to `/slow` be answered.
-    slow: Arc<Notify>,
+    pub(super) slow: Arc<Notify>,
     stop: Stop,
 }
 
 fn connection(protocol: Protocol) -> Served {
+    connection_within(protocol, &HeadBudget::new(16 * 1024 * 1024))
+}
+
+/// The same with other memory for heads.
+pub(super) fn connection_within(protocol: Protocol, budget: &HeadBudget) -> Served {
     let (client, server) = tokio::io::duplex(64 * 1024);
     let (distrust, distrusted) = oneshot::channel();
     let slow = Arc::new(Notify::new());
@@ -43,8 +49,15 @@ fn connection(protocol: Protocol) -> Served {
     };
     let stop = Stop::default();
     let ends = Ends { distrusted, max_age: Limits::default().age, stop: stop.clone() };
-    let terms =
-        Terms { protocol, app, connection: Arc::default(), limits: Limits::default(), requests: Counter::default() };
+    let terms = Terms {
+        protocol,
+        app,
+        connection: Arc::default(),
+        limits: Limits::default(),
+        requests: Counter::default(),
+        heads: budget.connection([127, 0, 0, 1].into()),
+        slot: Arc::default(),
+    };
     let serving = tokio::spawn(serve(server, terms, ends));
     Served { client, serving, distrust, slow, stop }
 }
@@ -196,7 +209,7 @@ async fn an_http2_client_that_makes_no_room_for_its_answers_is_let_go() {
 
 #[tokio::test]
 async fn heads_are_bounded_in_either_version_and_so_are_streams() {
-    let long = "x".repeat(MAX_HEAD_BYTES);
+    let long = "x".repeat(MAX_HEAD_BYTES as usize);
     let Served { mut client, serving, .. } = connection(Protocol::Http1);
     // It may be closed before all of it is written.
     let _ = client.write_all(format!("GET / HTTP/1.1\r\nhost: x\r\nx-long: {long}\r\n\r\n").as_bytes()).await;
@@ -211,8 +224,8 @@ async fn heads_are_bounded_in_either_version_and_so_are_streams() {
         let request = Request::get("https://x/").header("x-long", &long[..length]).body(()).unwrap();
         sender.clone().ready().await.unwrap().send_request(request, true).unwrap().0.await
     };
-    assert_eq!(ask(MAX_HEADER_LIST_BYTES as usize / 2).await.unwrap().status(), StatusCode::OK);
-    let refused = ask(MAX_HEADER_LIST_BYTES as usize + 1).await;
+    assert_eq!(ask(MAX_HEAD_BYTES as usize / 2).await.unwrap().status(), StatusCode::OK);
+    let refused = ask(MAX_HEAD_BYTES as usize + 1).await;
     assert!(refused.as_ref().map_or(true, |answer| answer.status() == 431), "{refused:?}");
     assert_eq!(sender.current_max_send_streams(), MAX_STREAMS as usize);
     connection.abort();

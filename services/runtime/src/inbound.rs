@@ -1,0 +1,171 @@
+//! What a client sends on one connection, before hyper reads it: requests with two readings, floods, and more than the
+//! source's share of memory end there.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use crate::connection::Protocol;
+use crate::frames::{Flood, Frames};
+use crate::framing::{Framing, POISON};
+use crate::heads::{ConnectionHeads, HeadsExhausted};
+
+/// A connection as hyper reads it.
+pub(crate) struct Inbound<IO> {
+    io: IO,
+    follow: Follow,
+    heads: ConnectionHeads,
+    /// What is read in place of the rest.
+    poison: Option<Vec<u8>>,
+}
+
+enum Follow {
+    Http1(Framing),
+    Http2(Frames),
+}
+
+/// What ends a connection.
+enum End {
+    /// So many of the bytes may be read, then these.
+    With(usize, Vec<u8>),
+    /// At once.
+    Now,
+}
+
+impl<IO> Inbound<IO> {
+    pub(crate) fn new(io: IO, protocol: Protocol, heads: ConnectionHeads) -> Self {
+        let follow = match protocol {
+            Protocol::Http1 => Follow::Http1(Framing::default()),
+            Protocol::Http2 => Follow::Http2(Frames::new(Instant::now())),
+        };
+        Self { io, follow, heads, poison: None }
+    }
+}
+
+impl Follow {
+    fn see(&mut self, bytes: &[u8], heads: &ConnectionHeads) -> Result<(), End> {
+        match self {
+            Self::Http1(framing) => {
+                framing.see(bytes).map_err(|good| End::With(good, POISON.to_vec()))?;
+                let exhausted = |HeadsExhausted| End::With(bytes.len(), framing.too_large());
+                heads.set_unfinished(framing.unfinished()).map_err(exhausted)
+            }
+            Self::Http2(frames) => {
+                let seen = frames.see(bytes, Instant::now());
+                seen.map_err(|Flood { good }| End::With(good, frames.goaway()))?;
+                let exhausted = |HeadsExhausted| match frames.is_at_boundary() {
+                    true => End::With(bytes.len(), frames.goaway()),
+                    false => End::Now,
+                };
+                heads.set_unfinished(frames.unfinished()).map_err(exhausted)
+            }
+        }
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Inbound<IO> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.poison.is_none() {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+            // What the records held is here, or was nothing.
+            let _ = this.heads.set_records(0);
+            match this.follow.see(&buf.filled()[before..], &this.heads) {
+                Ok(()) => return Poll::Ready(Ok(())),
+                Err(End::Now) => return Poll::Ready(Err(io::Error::other(HeadsExhausted))),
+                Err(End::With(good, poison)) => {
+                    buf.set_filled(before + good);
+                    this.poison = Some(poison);
+                }
+            }
+        }
+        if let Some(poison) = &mut this.poison {
+            let later = poison.split_off(poison.len().min(buf.remaining()));
+            buf.put_slice(poison);
+            *poison = later;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Inbound<IO> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
+        if let Follow::Http2(frames) = &mut self.follow {
+            frames.wrote(&buf[..written]);
+        }
+        Poll::Ready(Ok(written))
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
+        if let Follow::Http2(frames) = &mut self.follow {
+            let mut left = written;
+            for buf in bufs {
+                let part = left.min(buf.len());
+                frames.wrote(&buf[..part]);
+                left -= part;
+            }
+        }
+        Poll::Ready(Ok(written))
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// A connection under TLS, where bytes are counted that TLS has not passed on.
+pub(crate) struct UnderTls<IO> {
+    io: IO,
+    heads: ConnectionHeads,
+}
+
+impl<IO> UnderTls<IO> {
+    pub(crate) fn new(io: IO, heads: ConnectionHeads) -> Self {
+        Self { io, heads }
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for UnderTls<IO> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        self.heads.add_records(buf.filled().len() - before).map_err(io::Error::other)?;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for UnderTls<IO> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
