@@ -64,7 +64,7 @@ impl Framing {
             _ if self.ends_in_cr => b"\n",
             _ => b"\r\n",
         };
-        [start, &b"a:\r\n".repeat(MORE_FIELDS_THAN_READ)].concat()
+        [start, &b"a:\r\n".repeat(MORE_FIELDS_THAN_READ), b"\r\n"].concat()
     }
 
     /// Takes the next bytes.

@@ -342,7 +342,7 @@ mod tests {
             client.read_to_string(&mut answer).unwrap();
             assert_eq!(answer, "served");
         }
-        assert!((&beyond_the_limit).read(&mut [0]).is_err(), "the limit holds");
+        assert!(matches!((&beyond_the_limit).read(&mut [0]), Ok(0) | Err(_)), "the limit holds");
         assert!(std::net::TcpStream::connect(address).is_err(), "and nobody else comes in");
     }
 }

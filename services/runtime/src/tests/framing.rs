@@ -17,6 +17,11 @@ use crate::framing::Framing;
 /// The target of a request and the length of its body.
 type Message = (String, usize);
 
+/// A path, which both read in the same way; other forms of targets are odd enough as they are.
+fn target(text: &str) -> String {
+    if text.starts_with('/') { text.to_owned() } else { String::new() }
+}
+
 /// The requests whose bodies hyper read to the end.
 async fn by_hyper(bytes: &[u8]) -> Vec<Message> {
     let found = Arc::new(Mutex::new(Vec::new()));
@@ -25,7 +30,7 @@ async fn by_hyper(bytes: &[u8]) -> Vec<Message> {
         service_fn(move |request: Request<Incoming>| {
             let found = Arc::clone(&found);
             async move {
-                let target = request.uri().path().to_owned();
+                let target = target(&request.uri().to_string());
                 if let Ok(body) = request.into_body().collect().await {
                     let length = body.to_bytes().len();
                     found.lock().unwrap_or_else(PoisonError::into_inner).push((target, length));
@@ -56,8 +61,8 @@ fn by_framing(bytes: &[u8]) -> (Vec<Message>, usize) {
         }
         length += usize::from(was_data);
         if framing.is_at_start() && !was_at_start {
-            let line = bytes[began.take().unwrap()..].split(|&byte| byte == b' ').nth(1).unwrap_or_default();
-            found.push((String::from_utf8_lossy(line).into_owned(), length));
+            let line = bytes[began.take().unwrap_or(at)..].split(|&byte| byte == b' ').nth(1).unwrap_or_default();
+            found.push((target(&String::from_utf8_lossy(line)), length));
             length = 0;
         }
     }
