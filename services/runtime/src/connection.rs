@@ -27,8 +27,7 @@ use crate::heads::ConnectionHeads;
 use crate::host::name_host;
 use crate::inbound::Inbound;
 use crate::limits::{
-    CONNECTION_WINDOW_BYTES, Limits, MAX_HEAD_BYTES, MAX_SEND_BUFFER_BYTES, MAX_STREAMS,
-    STREAM_WINDOW_BYTES,
+    CONNECTION_WINDOW_BYTES, Limits, MAX_HEAD_BYTES, MAX_SEND_BUFFER_BYTES, MAX_STREAMS, STREAM_WINDOW_BYTES,
 };
 use crate::linger::Lingering;
 use crate::pace::{Paced, PacedWrites};
@@ -240,7 +239,11 @@ async fn answer(
 
 fn http1(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(limits.head).max_header_size(MAX_HEAD_BYTES as usize).max_buf_size(MAX_HEAD_BYTES as usize);
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head)
+        .max_header_size(MAX_HEAD_BYTES as usize)
+        .max_buf_size(MAX_HEAD_BYTES as usize);
     builder
 }
 

@@ -18,10 +18,10 @@ pub(crate) struct Frames {
     earned_at: Instant,
 }
 
-/// What must end the connection.
+/// Control frames beyond the credit of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Flood {
-    /// How many of the bytes may be read: they end with a frame.
+    /// The number of bytes that may be read; they end with a frame.
     pub(crate) good: usize,
 }
 
@@ -60,13 +60,13 @@ impl Frames {
         }
     }
 
-    /// What the server must hold of header blocks and frames without an end.
+    /// Memory held by an unfinished header block and an unfinished frame.
     pub(crate) fn unfinished(&self) -> usize {
         let block = if self.block.is_some() { UNFINISHED_BLOCK_BYTES } else { 0 };
         block + self.inbound.unfinished().min(MAX_FRAME_BYTES)
     }
 
-    /// Whether the next byte begins a frame.
+    /// True between two frames.
     pub(crate) fn is_at_boundary(&self) -> bool {
         self.inbound.have == 0 && self.inbound.left == 0 && self.inbound.preface == 0
     }
@@ -139,7 +139,7 @@ struct Splitter {
     /// Bytes left of the connection preface.
     preface: usize,
     header: [u8; HEADER_BYTES],
-    /// How much of the header is there.
+    /// Received bytes of the header.
     have: usize,
     /// Bytes left of the payload.
     left: usize,

@@ -13,7 +13,7 @@ pub(crate) struct Framing {
     state: State,
     /// The first bytes of an unfinished line, [`MAX_LINE_BYTES`] at most.
     line: Vec<u8>,
-    /// Whether the last byte of that line is a CR.
+    /// True if the last byte of that line is a CR.
     ends_in_cr: bool,
     /// Bytes of the unfinished head.
     head_bytes: usize,

@@ -1,8 +1,8 @@
-//! The memory that request heads and requests under way may use: one budget over all connections of a service.
+//! Memory budget for request heads and requests in progress, over all connections of a service.
 //!
-//! A source may take no more than is left for the others: a source alone gets half of the budget, and where `n` sources
-//! take all they can, each gets `1/(n + 1)`, and as much stays free for the next one. What a connection needs for one
-//! ordinary request is part of the connection and not of the budget.
+//! A source may use at most as much as is free: a source alone gets half of the budget, `n` sources get `1/(n + 1)` each,
+//! and the same share stays free for the next one. The first 8 KiB of a connection are not charged, so ordinary requests
+//! succeed while the budget is exhausted.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -38,7 +38,7 @@ impl HeadBudget {
         ConnectionHeads(Arc::new(account))
     }
 
-    /// The bytes that no connection holds.
+    /// The bytes that are not charged.
     #[cfg(test)]
     pub(crate) fn free(&self) -> usize {
         self.budget().free
@@ -72,7 +72,7 @@ impl HeadBudget {
     }
 }
 
-/// What one connection holds of the budget, until its last clone is dropped.
+/// The account of one connection. Its bytes are released when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectionHeads(Arc<Account>);
 
@@ -89,12 +89,12 @@ struct Held {
     records: usize,
     /// Bytes of heads or frames without an end.
     unfinished: usize,
-    /// Requests under way, with their heads.
+    /// Requests in progress, with their heads.
     requests: usize,
     charged: usize,
 }
 
-/// One request under way.
+/// One request in progress.
 #[derive(Debug)]
 pub(crate) struct RequestHead {
     heads: ConnectionHeads,
@@ -102,7 +102,7 @@ pub(crate) struct RequestHead {
 }
 
 impl ConnectionHeads {
-    /// So many bytes have come of a TLS record, or of a handshake message, that has no end yet.
+    /// Sets the bytes of an unfinished TLS record or handshake message.
     ///
     /// # Errors
     /// [`HeadsExhausted`]: then the connection must be closed.
@@ -110,7 +110,7 @@ impl ConnectionHeads {
         self.change(|held| held.records = bytes)
     }
 
-    /// More bytes have come under TLS.
+    /// Adds bytes of an unfinished TLS record or handshake message.
     ///
     /// # Errors
     /// [`HeadsExhausted`]: then the connection must be closed.
@@ -118,7 +118,7 @@ impl ConnectionHeads {
         self.change(|held| held.records += bytes)
     }
 
-    /// So many bytes have come of a head, or of a frame, that has no end yet.
+    /// Sets the bytes of an unfinished head or frame.
     ///
     /// # Errors
     /// [`HeadsExhausted`]: then nothing more of it may be read.
@@ -126,7 +126,7 @@ impl ConnectionHeads {
         self.change(|held| held.unfinished = bytes)
     }
 
-    /// A request has come, and is under way until the result is dropped.
+    /// Charges a request until the result is dropped.
     ///
     /// # Errors
     /// [`HeadsExhausted`]: then it must be refused.
@@ -138,7 +138,7 @@ impl ConnectionHeads {
         Ok(RequestHead { heads: self.clone(), bytes })
     }
 
-    /// Where there is no room for a change, the connection keeps what it held before.
+    /// Changes the account; on error it stays as it was.
     fn change(&self, change: impl FnOnce(&mut Held)) -> Result<(), HeadsExhausted> {
         let mut held = self.0.held();
         let before = Held { ..*held };
@@ -182,11 +182,11 @@ impl Drop for RequestHead {
     }
 }
 
-/// What each connection may hold beside the budget: hyper's first buffer has this size.
+/// Bytes of a connection that are not charged: the size of hyper's first buffer.
 const FREE_BYTES: usize = 8 * 1024;
-/// What a request under way needs beside its head.
+/// Memory for a request in progress beside its head.
 const REQUEST_BYTES: usize = 4 * 1024;
-/// What a header field needs beside its text.
+/// Memory for a header field beside its text.
 const FIELD_BYTES: usize = 96;
 
 #[cfg(test)]

@@ -44,7 +44,8 @@ fn is_valid(host: &HeaderValue) -> bool {
     let Some(text) = host.to_str().ok().filter(|text| !text.contains('@')) else { return false };
     let Ok(authority) = text.parse::<Authority>() else { return false };
     let port = text.strip_prefix(authority.host()).unwrap_or_default();
-    let is_port = |port: &str| port.is_empty() || port.parse::<u16>().is_ok() && port.bytes().all(|b| b.is_ascii_digit());
+    let is_port =
+        |port: &str| port.is_empty() || port.parse::<u16>().is_ok() && port.bytes().all(|b| b.is_ascii_digit());
     !authority.host().is_empty() && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 
@@ -132,7 +133,8 @@ mod tests {
         ] {
             assert_eq!(check(Version::HTTP_11, "/", hosts), Err(UnclearHost), "{hosts:?}");
         }
-        for host in ["a", "a:80", "a:", "10.0.0.1:9090", "[fd00::1]:9090", "[::1]", "my_service.shop.svc", "A.example"] {
+        for host in ["a", "a:80", "a:", "10.0.0.1:9090", "[fd00::1]:9090", "[::1]", "my_service.shop.svc", "A.example"]
+        {
             assert_eq!(check(Version::HTTP_11, "/", &[host]), Ok(()), "{host}");
             assert_eq!(check(Version::HTTP_10, "/", &[host]), Ok(()), "{host}");
         }

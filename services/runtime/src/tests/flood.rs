@@ -78,7 +78,9 @@ async fn a_head_over_64_kib_is_431_however_it_is_cut() {
 
 #[tokio::test]
 async fn floods_of_control_frames_end_with_enhance_your_calm() {
-    for flood in [frame(PING, 0, 0, &[0; 8]), frame(SETTINGS, 0, 0, &[]), frame(2, 0, 1, &[0; 5]), frame(0xbe, 0, 1, &[])] {
+    for flood in
+        [frame(PING, 0, 0, &[0; 8]), frame(SETTINGS, 0, 0, &[]), frame(2, 0, 1, &[0; 5]), frame(0xbe, 0, 1, &[])]
+    {
         let Served { client, .. } = begin_http2(&HeadBudget::new(BUDGET)).await;
         let (mut answers, mut requests) = tokio::io::split(client);
         let sending = tokio::spawn(async move {
