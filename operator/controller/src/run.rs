@@ -21,6 +21,12 @@ use crate::operator::{Operator, OperatorConfig, wait_for_lists};
 /// Runs until it is told to stop, or loses the lease.
 pub(crate) async fn run(args: RunArgs) -> anyhow::Result<()> {
     gaia_api::process::forbid_core_dumps().context("cannot forbid core dumps")?;
+    // A panic ends the process, so that no state is half changed; its message can hold texts of others.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "panicked, the process ends");
+        std::process::abort();
+    }));
     start_logging(&args)?;
     for name in unknown_variables(std::env::vars().map(|(name, _)| name)) {
         tracing::warn!(name, "this environment variable is not known and has no effect");

@@ -38,7 +38,10 @@ impl Signing {
         // One that does not know how many processors it has has one.
         for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
             let waiting = Arc::clone(&waiting);
-            drop(thread::Builder::new().name("sign".to_owned()).spawn(move || work(&waiting))?);
+            drop(thread::Builder::new().name("sign".to_owned()).spawn(move || {
+                gaia_runtime::essential_thread();
+                work(&waiting);
+            })?);
         }
         Ok(Self { tasks })
     }

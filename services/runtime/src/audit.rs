@@ -7,6 +7,7 @@ use gaia_auth::audit::{self, AuditQueue};
 use gaia_auth::{Decision, Observer};
 
 use crate::metrics::Metrics;
+use crate::panics::essential_thread;
 
 /// Counts a decision and puts it on record.
 pub(crate) struct Witness {
@@ -19,7 +20,10 @@ impl Witness {
     pub(crate) fn new(metrics: Arc<Metrics>) -> std::io::Result<(Self, Arc<AuditQueue>)> {
         let (queue, writer) = audit::queue();
         // It ends with the queue.
-        drop(thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run())?);
+        drop(thread::Builder::new().name("audit".to_owned()).spawn(move || {
+            essential_thread();
+            writer.run();
+        })?);
         let queue = Arc::new(queue);
         Ok((Self { metrics, audit: Arc::clone(&queue) }, queue))
     }

@@ -31,6 +31,7 @@ use crate::limits::{
 };
 use crate::linger::Lingering;
 use crate::pace::{Paced, PacedWrites};
+use crate::panics::{Panicked, contained};
 use crate::slots::SlotState;
 
 /// The HTTP version a connection speaks, settled before its first byte.
@@ -113,7 +114,7 @@ where
     let Ends { distrusted, max_age, stop } = ends;
     let Terms { protocol, limits, .. } = terms;
     let activity = Activity::new(Arc::clone(&terms.slot));
-    let io = Inbound::new(io, protocol, terms.heads.clone());
+    let io = Inbound::new(io, protocol, terms.heads.clone(), limits.head);
     // HTTP/1 cannot say "no more" but in an answer: a connection that is closed between two may swallow a request.
     let is_closing = Arc::new(AtomicBool::new(false));
     let service = {
@@ -222,8 +223,10 @@ async fn answer(
         busy.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         busy
     } else if name_host(&mut request).is_ok() {
-        let Ok(response) = terms.app.oneshot(request).await;
-        response
+        match contained(terms.app.oneshot(request)).await {
+            Ok(Ok(response)) => response,
+            Err(Panicked) => problem(StatusCode::INTERNAL_SERVER_ERROR, "The service failed to answer this request."),
+        }
     } else {
         problem(StatusCode::BAD_REQUEST, "The request does not name exactly one valid host.")
     };
@@ -241,7 +244,7 @@ fn http1(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.head)
+        .header_read_timeout(limits.keep_alive)
         .max_header_size(MAX_HEAD_BYTES as usize)
         .max_buf_size(MAX_HEAD_BYTES as usize);
     builder

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use gaia_api::Clock;
 use gaia_api::names::key;
+use gaia_api::{Clock, Span};
 use gaia_auth::{Connection, Listener, Transport};
 use gaia_pki::Certificate;
 use jiff::Timestamp;
@@ -26,6 +26,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::config::positive_span;
 use crate::connection::{self, Ends, Protocol, Stop, Terms};
 use crate::heads::HeadBudget;
 use crate::inbound::UnderTls;
@@ -45,6 +46,10 @@ pub struct EdgeConfig {
     /// A directory with tls.crt and tls.key, a public certificate; without it the edge is plain HTTP, for an ingress
     #[arg(long, env = "GAIA_EDGE_TLS_DIR")]
     pub edge_tls_dir: Option<PathBuf>,
+    /// How long a connection of the edge stays open without a request; longer than the idle timeout of a load balancer in
+    /// front [default: 75s]
+    #[arg(long, env = "GAIA_EDGE_IDLE_TIMEOUT", value_parser = positive_span)]
+    pub edge_idle_timeout: Option<Span>,
 }
 
 impl EdgeConfig {
@@ -52,12 +57,18 @@ impl EdgeConfig {
     pub(crate) fn address(&self, usual_port: u16) -> SocketAddr {
         self.edge_address.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, usual_port)))
     }
+
+    /// How long a connection stays open without a request.
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        self.edge_idle_timeout.as_ref().map_or(IDLE_TIMEOUT, |span| span.value())
+    }
 }
 
 /// A bound edge listener. [`Runtime::serve_with_edge`](crate::Runtime::serve_with_edge) serves it.
 pub struct Edge {
     pub(crate) listener: TcpListener,
     pub(crate) tls: Option<EdgeTls>,
+    pub(crate) idle_timeout: Duration,
 }
 
 impl std::fmt::Debug for Edge {
@@ -169,7 +180,8 @@ impl EdgeTls {
             match tokio::task::spawn_blocking(move || directory.read()).await {
                 Ok(Some(files)) => self.take(&files),
                 Ok(None) => tracing::debug!("the edge's directory is being written, looking again later"),
-                Err(error) => tracing::error!(%error, "reading the edge's directory failed"),
+                // Its text can hold that of a panic.
+                Err(_) => tracing::error!("reading the edge's directory failed"),
             }
         }
     }
@@ -232,5 +244,7 @@ fn server(files: &Files, provider: &Arc<CryptoProvider>, now: Timestamp) -> Resu
     Ok((config, not_after))
 }
 
+/// Balancers close idle connections after 60 s (ALB, nginx); a server that closes first loses requests.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// As a metric label.
 const PART: &str = "edge_leaf";

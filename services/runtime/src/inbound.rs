@@ -1,12 +1,14 @@
 //! What a client sends on one connection, before hyper reads it: requests with two readings, floods, and more than the
 //! source's share of memory end there.
 
+use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::connection::Protocol;
 use crate::frames::{Flood, Frames};
@@ -20,6 +22,9 @@ pub(crate) struct Inbound<IO> {
     heads: ConnectionHeads,
     /// What is read in place of the rest.
     poison: Option<Vec<u8>>,
+    /// From the first byte of an HTTP/1 head to its end.
+    head_timeout: Duration,
+    head_deadline: Option<Pin<Box<Sleep>>>,
 }
 
 enum Follow {
@@ -36,12 +41,23 @@ enum End {
 }
 
 impl<IO> Inbound<IO> {
-    pub(crate) fn new(io: IO, protocol: Protocol, heads: ConnectionHeads) -> Self {
+    pub(crate) fn new(io: IO, protocol: Protocol, heads: ConnectionHeads, head_timeout: Duration) -> Self {
         let follow = match protocol {
             Protocol::Http1 => Follow::Http1(Framing::default()),
             Protocol::Http2 => Follow::Http2(Frames::new(Instant::now())),
         };
-        Self { io, follow, heads, poison: None }
+        Self { io, follow, heads, poison: None, head_timeout, head_deadline: None }
+    }
+}
+
+impl<IO> Inbound<IO> {
+    fn time_head(&mut self) {
+        let Follow::Http1(framing) = &self.follow else { return };
+        match (framing.unfinished(), &self.head_deadline) {
+            (0, _) => self.head_deadline = None,
+            (_, None) => self.head_deadline = Some(Box::pin(sleep(self.head_timeout))),
+            _ => {}
+        }
     }
 }
 
@@ -71,11 +87,18 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Inbound<IO> {
         let this = &mut *self;
         if this.poison.is_none() {
             let before = buf.filled().len();
-            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+            if Pin::new(&mut this.io).poll_read(cx, buf)?.is_pending() {
+                let Some(deadline) = &mut this.head_deadline else { return Poll::Pending };
+                ready!(deadline.as_mut().poll(cx));
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the head came too slowly")));
+            }
             // What the records held is here, or was nothing.
             let _ = this.heads.set_records(0);
             match this.follow.see(&buf.filled()[before..], &this.heads) {
-                Ok(()) => return Poll::Ready(Ok(())),
+                Ok(()) => {
+                    this.time_head();
+                    return Poll::Ready(Ok(()));
+                }
                 Err(End::Now) => return Poll::Ready(Err(io::Error::other(HeadsExhausted))),
                 Err(End::With(good, poison)) => {
                     buf.set_filled(before + good);

@@ -15,7 +15,9 @@ pub(crate) struct Limits {
     pub(crate) handshake: Duration,
     /// From there to the end of the first request's head: a silent or half-sent HTTP/2 preface ends here too.
     pub(crate) first_request: Duration,
-    /// For the head of each later request, the wait for its first byte included (HTTP/1).
+    /// From the end of an answer to the end of the next request's head (HTTP/1).
+    pub(crate) keep_alive: Duration,
+    /// From the first byte of a head to its end (HTTP/1).
     pub(crate) head: Duration,
     /// Without a request under way (HTTP/2, where pings keep a connection alive for ever).
     pub(crate) idle: Duration,
@@ -34,6 +36,7 @@ impl Default for Limits {
             head_bytes: MAX_HEAD_BUDGET_BYTES,
             handshake: Duration::from_secs(10),
             first_request: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(30),
             head: Duration::from_secs(30),
             idle: Duration::from_secs(60),
             slack: Duration::from_secs(20),

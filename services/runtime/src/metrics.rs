@@ -15,6 +15,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::panics;
+
 /// The metrics of one service.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -100,6 +102,11 @@ impl Metrics {
             connections: Gauge::default(),
         };
         let registry = &mut metrics.registry;
+        registry.register(
+            "gaia_panics",
+            "Panics of this process; a request that panics is answered with 500",
+            panics::counter(),
+        );
         // Counters get their `_total` from the encoder.
         registry.register("gaia_auth_requests", "Decisions over requests", metrics.auth_requests.clone());
         registry.register(

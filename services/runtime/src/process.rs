@@ -9,7 +9,7 @@ use clap::Parser;
 use gaia_api::{Clock, SystemClock};
 
 use crate::config::{self, ConfigError, RuntimeConfig};
-use crate::telemetry;
+use crate::{panics, telemetry};
 
 /// Ends when the process is asked to stop: SIGTERM, or SIGINT from a terminal.
 pub type StopSignal = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -55,6 +55,7 @@ where
         read => read.map_err(|error| error.to_string())?,
     };
     gaia_api::process::forbid_core_dumps().map_err(|error| format!("cannot forbid core dumps: {error}"))?;
+    panics::install_hook();
     telemetry::start(config.as_mut()).map_err(|error| error.to_string())?;
     for name in unknown {
         tracing::warn!(name, "this variable means nothing to this service");

@@ -164,7 +164,8 @@ impl Reloader {
             match tokio::task::spawn_blocking(move || directory.read()).await {
                 Ok(Some(files)) => self.take(&files),
                 Ok(None) => tracing::debug!("the mounted directory is being written, looking again later"),
-                Err(error) => tracing::error!(%error, "reading the mounted directory failed"),
+                // Its text can hold that of a panic.
+                Err(_) => tracing::error!("reading the mounted directory failed"),
             }
         }
     }

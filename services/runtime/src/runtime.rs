@@ -32,6 +32,7 @@ use crate::listener::{self, Mesh};
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::outside::Outside;
+use crate::panics::essential;
 use crate::random::random;
 use crate::reload::{Refused, Reloader, ServiceFiles, Sinks};
 use crate::routes::Routes;
@@ -159,7 +160,7 @@ impl Runtime {
             tls.look();
             tls
         });
-        Ok(Edge { listener, tls })
+        Ok(Edge { listener, tls, idle_timeout: config.idle_timeout() })
     }
 
     /// Calls other services in the name of this one, with its certificate and a token for each.
@@ -207,7 +208,8 @@ impl Runtime {
         // They look and answer until everything else has ended, and end with this.
         let mut background = JoinSet::new();
         if let Some((edge, routes)) = edge {
-            let Edge { listener, tls } = edge;
+            let Edge { listener, tls, idle_timeout } = edge;
+            let limits = Limits { keep_alive: idle_timeout, idle: idle_timeout, ..limits };
             let health_route = get(health::edge_health).with_state(health.clone());
             let serving = EdgeServing {
                 app: routes.route("/health", Access::Public, health_route).into_router(),
@@ -218,13 +220,14 @@ impl Runtime {
                 stop: stopping.clone(),
             };
             if let Some(tls) = tls {
-                background.spawn(tls.run(config.reload_interval.value()));
+                background.spawn(essential(tls.run(config.reload_interval.value())));
             }
             let (stop, tracker) = (stopping.gracefully.clone(), tracker.clone());
             let (slots, metrics) = (Slots::new(limits.connections), Arc::clone(&health.metrics));
-            accepting.spawn(listener::accept(listener, slots, metrics, stop, tracker, move |tcp, from, slot| {
+            let accept = listener::accept(listener, slots, metrics, stop, tracker, move |tcp, from, slot| {
                 serving.clone().serve(tcp, from, slot)
-            }));
+            });
+            accepting.spawn(essential(accept));
         }
         let app = routes.route("/health", Access::Public, get(health::health).with_state(health.clone())).into_router();
         let listener = Mesh {
@@ -238,20 +241,20 @@ impl Runtime {
             metrics: Arc::clone(&health.metrics),
             stop: stopping.clone(),
         };
-        accepting.spawn(listener::accept(
+        accepting.spawn(essential(listener::accept(
             mesh,
             Slots::new(limits.connections),
             Arc::clone(&health.metrics),
             stopping.gracefully.clone(),
             tracker.clone(),
             move |tcp, from, slot| listener.clone().serve(tcp, from, slot),
-        ));
-        background.spawn(serve_admin(admin, health.clone(), limits));
-        background.spawn(reloader.run(config.reload_interval.value()));
+        )));
+        background.spawn(essential(serve_admin(admin, health.clone(), limits)));
+        background.spawn(essential(reloader.run(config.reload_interval.value())));
         let outside =
             Outside::new(health.authenticator.user_keys().clone(), Arc::clone(&health.clock), config.dir.clone());
         health.authenticator.ask_through(Arc::new(outside.clone()));
-        background.spawn(outside.run(health.generations.clone()));
+        background.spawn(essential(outside.run(health.generations.clone())));
         tracing::info!(mesh = %config.mesh_address, admin = %config.admin_address, "serving");
 
         stop.await;

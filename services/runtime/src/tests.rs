@@ -39,6 +39,7 @@ mod framing;
 mod hosts;
 mod identity;
 mod lanes;
+mod panics;
 mod plain;
 mod slow;
 mod stop;

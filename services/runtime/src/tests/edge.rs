@@ -21,13 +21,23 @@ struct EdgeService {
 }
 
 async fn start_edge(files: &MountedFiles, tls: Option<&std::path::Path>, limits: Limits) -> EdgeService {
+    start_edge_idle(files, tls, limits, None).await
+}
+
+async fn start_edge_idle(
+    files: &MountedFiles,
+    tls: Option<&std::path::Path>,
+    limits: Limits,
+    edge_idle_timeout: Option<Span>,
+) -> EdgeService {
     let dir = tempfile::tempdir().unwrap();
     let mount = Mount::new(dir.path(), files);
     let config = config("asset-service", dir.path());
     let mut runtime = Runtime::start(config, Arc::new(SystemClock), Arc::new(()), |_| ()).await.unwrap();
     runtime.limits = limits;
     let loopback = Some("127.0.0.1:0".parse().unwrap());
-    let edge_config = EdgeConfig { edge_address: loopback, edge_tls_dir: tls.map(std::path::Path::to_owned) };
+    let edge_config =
+        EdgeConfig { edge_address: loopback, edge_tls_dir: tls.map(std::path::Path::to_owned), edge_idle_timeout };
     let edge = runtime.edge(&edge_config, 8666).await.unwrap();
     let address = edge.address().unwrap().to_string();
     let who = async |principal: Principal| principal.subject.to_string();
@@ -262,3 +272,41 @@ async fn slow_users_are_let_go_and_a_stop_drains_the_edge_too() {
 }
 
 const KEY: &str = "an-old-shared-key-that-everybody-knows";
+
+/// How long an HTTP/1 connection of the edge stays open after an answer.
+async fn idle_time(edge_idle_timeout: Option<Span>) -> Duration {
+    let platform = Platform::new();
+    let edge = start_edge_idle(&platform.mount("asset-service"), None, Limits::default(), edge_idle_timeout).await;
+    let mut tcp = TcpStream::connect(&edge.address).await.unwrap();
+    tcp.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut answer = vec![0; 1024];
+    assert!(tcp.read(&mut answer).await.unwrap() > 0);
+    tokio::time::pause();
+    let began = tokio::time::Instant::now();
+    while tcp.read(&mut answer).await.unwrap_or_default() > 0 {}
+    let idle = began.elapsed();
+    tokio::time::resume();
+    idle
+}
+
+#[tokio::test]
+async fn an_idle_connection_stays_open_for_75_s_or_as_long_as_configured() {
+    for (configured, seconds) in [(None, 75), (Some("5m"), 300)] {
+        let idle = idle_time(configured.map(|text| Span::parse(text).unwrap())).await;
+        assert!((seconds..seconds + 2).contains(&idle.as_secs()), "{configured:?}: {idle:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_is_begun_and_not_ended_is_cut_off_before_an_idle_connection_is() {
+    let platform = Platform::new();
+    let limits = Limits { head: Duration::from_millis(300), ..Limits::default() };
+    let edge = start_edge(&platform.mount("asset-service"), None, limits).await;
+    let mut tcp = TcpStream::connect(&edge.address).await.unwrap();
+    tcp.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut answer = vec![0; 1024];
+    assert!(tcp.read(&mut answer).await.unwrap() > 0);
+    tcp.write_all(b"GET /health HTTP/1.1\r\nhost").await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(5), tcp.read(&mut answer)).await;
+    assert_eq!(ended.unwrap().unwrap_or_default(), 0);
+}

@@ -7,7 +7,15 @@ use super::*;
 /// A second for everything, so that a test sees it end.
 fn short() -> Limits {
     let second = Duration::from_secs(1);
-    Limits { handshake: second, first_request: second, head: second, idle: second, slack: second, ..Limits::default() }
+    Limits {
+        handshake: second,
+        first_request: second,
+        keep_alive: second,
+        head: second,
+        idle: second,
+        slack: second,
+        ..Limits::default()
+    }
 }
 
 /// That the service answers others, and soon.

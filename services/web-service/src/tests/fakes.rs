@@ -320,7 +320,11 @@ impl Scene {
             denylist: Denylist::empty(),
             config: Config {
                 runtime: testing::config("web-service", &dir.path().join("web-service")),
-                edge: EdgeConfig { edge_address: Some(([127, 0, 0, 1], 0).into()), edge_tls_dir: None },
+                edge: EdgeConfig {
+                    edge_address: Some(([127, 0, 0, 1], 0).into()),
+                    edge_tls_dir: None,
+                    edge_idle_timeout: None,
+                },
                 calls: CallsConfig { auth_url: auth, api_key_file: Some(dir.path().join("api-key")) },
                 upstream_asset_service: Some(assets),
                 upstream_chat_service: Some(chat),

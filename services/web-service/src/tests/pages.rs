@@ -193,7 +193,11 @@ async fn without_session_keys_it_does_not_start_and_says_which_file_it_wants() {
 fn config_with_keys(scene: &Scene, file: &std::path::Path) -> crate::Config {
     crate::Config {
         runtime: gaia_runtime::testing::config("web-service", &scene.dir.path().join("web-service")),
-        edge: gaia_runtime::EdgeConfig { edge_address: Some(([127, 0, 0, 1], 0).into()), edge_tls_dir: None },
+        edge: gaia_runtime::EdgeConfig {
+            edge_address: Some(([127, 0, 0, 1], 0).into()),
+            edge_tls_dir: None,
+            edge_idle_timeout: None,
+        },
         calls: gaia_runtime::CallsConfig { auth_url: "https://auth-service".parse().unwrap(), api_key_file: None },
         upstream_asset_service: None,
         upstream_chat_service: None,
