@@ -30,7 +30,8 @@ the port of its edge. */}}
 {{- end -}}
 {{- range $service := $services -}}
 {{- $spec := mergeOverwrite (dict "callers" (default list $service.callers)) (deepCopy $.Values.gaiaServices) (deepCopy $service.values.gaiaService) -}}
-{{- $_ := set $service "callers" $spec.callers -}}
+{{- /* Equal entries are refused by the API. */}}
+{{- $_ := set $service "callers" (concat (default list $spec.callers) (default list $service.values.extraCallers) | uniq) -}}
 {{- $made := ternary $.Values.apiKey.name "" $.Values.apiKey.create -}}
 {{- $_ := set $service "apiKeys" (dig "auth" "apiKeysSecretRef" "name" $made $spec) -}}
 {{- end -}}
@@ -46,4 +47,29 @@ the port of its edge. */}}
 {{- $found := lookup "v1" "Secret" .root.Release.Namespace .secret -}}
 {{- $data := dig "data" dict (default dict $found) -}}
 {{- if hasKey $data .key }}{{ index $data .key | b64dec }}{{ else }}{{ .new }}{{ end -}}
+{{- end }}
+
+{{- /* The bytes of a size like 1Gi. */}}
+{{- define "gaia-platform.bytes" -}}
+{{- $units := dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- mul (regexFind "^[0-9]+" . | int64) (get $units (regexFind "[KMGT]i$" .)) -}}
+{{- end }}
+
+{{- /* What the pods would stop at, refused here with the value to change. */}}
+{{- define "gaia-platform.check" -}}
+{{- with .Values.chatService -}}
+{{- if and (hasPrefix "http://" .providerUrl) (not (regexMatch "^http://(localhost|127\\.0\\.0\\.1|\\[::1\\])(:|/|$)" .providerUrl)) -}}
+{{- if not (or .plainHttp (hasKey .env "GAIA_PROVIDER_PLAIN_HTTP")) -}}
+{{- fail (printf "chatService.providerUrl %s is plain http, which sends conversations unencrypted: use https, or set chatService.plainHttp=true for a provider inside the cluster" .providerUrl) -}}
+{{- end -}}
+{{- if and .providerKeySecretName (not (or .keyOverPlainHttp (hasKey .env "GAIA_PROVIDER_KEY_OVER_PLAIN_HTTP"))) -}}
+{{- fail "chatService.providerKeySecretName would send the key over plain http: remove it, use https in chatService.providerUrl, or set chatService.keyOverPlainHttp=true" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- with .Values.assetService -}}
+{{- if and (hasPrefix "s3://" .objectStoreUrl) (not .credentialsSecretName) (not (hasKey .env "GAIA_OBJECT_STORE_CREDENTIALS_FILE")) -}}
+{{- fail "assetService.objectStoreUrl is a bucket, which needs credentials: set assetService.credentialsSecretName to a Secret with the key `credentials`" -}}
+{{- end -}}
+{{- end -}}
 {{- end }}
