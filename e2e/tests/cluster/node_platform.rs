@@ -244,7 +244,7 @@ async fn the_platforms_chart_starts_five_services_and_people_reach_two_of_them()
     let chart = gaia_e2e::chart::directory().with_file_name("gaia-platform");
     let (chart, demo) = (chart.to_str().unwrap(), chart.join("values-demo.yaml"));
     // Pod Security "restricted" has no ports of the node.
-    let values = "trustDomain.name=platform,gateway.hostPort=0,webService.hostPort=0,networkPolicy.enabled=true,\
+    let values = "trustDomain.name=platform,trustDomain.keep=false,gateway.hostPort=0,webService.hostPort=0,networkPolicy.enabled=true,\
                   chatService.providerUrl=https://provider.example/v1";
     let install =
         ["upgrade", "--install", "platform", chart, "--namespace", namespace, "--values", demo.to_str().unwrap()];

@@ -59,6 +59,8 @@ enum Part {
     Probe,
     /// Requests with tokens and handshakes of the services' runtime, against the same without, and bare TLS.
     Mesh,
+    /// One route over plain HTTP, TLS and mTLS.
+    Transport,
     /// Memory and restart with many certificates, and with many objects of others.
     Scale,
 }
@@ -77,6 +79,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     if is_wanted(Part::Mesh) {
         mesh::measure(&arguments, &mut report)?;
+    }
+    if is_wanted(Part::Transport) {
+        mesh::measure_transport(&arguments, &mut report)?;
     }
     if is_wanted(Part::Scale) {
         scale::measure(&arguments, &mut report).await?;

@@ -10,6 +10,7 @@ mod idle;
 mod requests;
 mod server;
 mod tokens;
+mod transport;
 
 use std::fs::File;
 use std::time::Duration;
@@ -34,6 +35,19 @@ pub(super) fn measure(arguments: &Arguments, report: &mut Report) -> Result<()> 
     tokio::task::block_in_place(|| {
         let clients = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         clients.block_on(measure_all(arguments, report))
+    })
+}
+
+/// The cost of the transport alone.
+pub(super) fn measure_transport(arguments: &Arguments, report: &mut Report) -> Result<()> {
+    tokio::task::block_in_place(|| {
+        let clients = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        clients.block_on(async {
+            let dir = tempfile::tempdir()?;
+            let platform = Platform::with_signing_key(KeySpec::Rsa2048);
+            let server = Server::start(&platform, &dir.path().join("server"))?;
+            transport::measure(arguments.rounds, &platform, &server, report).await
+        })
     })
 }
 

@@ -57,7 +57,7 @@ where
     F: Future<Output = ()>,
 {
     let (started, address) = mpsc::channel();
-    std::thread::Builder::new().name("bench-server".to_owned()).spawn(move || {
+    std::thread::Builder::new().name(SERVER_THREAD.to_owned()).spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let begun = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
             let (address, serving) = runtime.block_on(start())?;
@@ -99,3 +99,5 @@ pub(super) fn tokens(platform: &Platform, count: usize) -> Result<Vec<String>> {
 pub(super) const CALLER: &str = "gateway";
 /// Who is called.
 pub(super) const SERVICE: &str = "asset-service";
+/// The name of each thread that serves.
+pub(super) const SERVER_THREAD: &str = "bench-server";
