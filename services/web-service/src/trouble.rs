@@ -42,6 +42,8 @@ pub(crate) enum Trouble {
     NameTaken,
     /// The file is larger than any may be.
     TooLarge,
+    /// The store is full, or the user's quota.
+    StorageFull,
     /// The conversation is longer than any may be.
     ConversationTooLong,
     /// The model does not take the conversation.
@@ -88,6 +90,7 @@ impl Trouble {
             }
             StatusCode::PAYLOAD_TOO_LARGE if service == Service::Chat => Self::ConversationTooLong,
             StatusCode::PAYLOAD_TOO_LARGE => Self::TooLarge,
+            StatusCode::INSUFFICIENT_STORAGE => Self::StorageFull,
             StatusCode::TOO_MANY_REQUESTS => Self::TooMany { retry_after: retry_after_of(answer.headers()) },
             _ => {
                 tracing::warn!(service = service.name(), %status, "a service did not do what it was asked for");
@@ -117,6 +120,7 @@ impl Trouble {
             Self::NotTaken(_) | Self::NothingSaid => StatusCode::BAD_GATEWAY,
             Self::NameTaken => StatusCode::CONFLICT,
             Self::TooLarge | Self::ConversationTooLong => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
             Self::ConversationNotTaken => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
         }
@@ -138,6 +142,7 @@ impl Trouble {
             Self::BadName => "bad_name",
             Self::NameTaken => "name_taken",
             Self::TooLarge => "too_large",
+            Self::StorageFull => "storage_full",
             Self::ConversationTooLong => "conversation_too_long",
             Self::ConversationNotTaken => "conversation_not_taken",
             Self::NothingSaid => "nothing_said",
@@ -158,6 +163,7 @@ impl Trouble {
             | Self::BadName
             | Self::NameTaken
             | Self::TooLarge
+            | Self::StorageFull
             | Self::ConversationTooLong
             | Self::ConversationNotTaken => "That cannot be done",
         }
@@ -182,6 +188,7 @@ impl Trouble {
             Self::NoFile => "There is no such file.".to_owned(),
             Self::BadName => "A file cannot have this name.".to_owned(),
             Self::NameTaken => "A folder and a file would have the same name.".to_owned(),
+            Self::StorageFull => "There is no space left for this file. Delete files that you no longer need.".to_owned(),
             Self::TooLarge => "That is too large: a file may have 64 MiB.".to_owned(),
             Self::ConversationTooLong => "This conversation is too long to go on. Begin a new one.".to_owned(),
             Self::ConversationNotTaken => {

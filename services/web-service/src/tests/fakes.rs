@@ -218,6 +218,9 @@ fn asset_routes(routes: Routes, behind: &Arc<Behind>) -> Routes {
         if path.contains('\\') {
             return Err(StatusCode::BAD_REQUEST);
         }
+        if path == "one-too-many" {
+            return Err(StatusCode::INSUFFICIENT_STORAGE);
+        }
         behind.state().files.insert(path, content.to_bytes().to_vec());
         Ok::<_, StatusCode>(StatusCode::CREATED)
     };

@@ -29,6 +29,19 @@ async fn a_file_is_put_listed_got_and_deleted() {
 }
 
 #[tokio::test]
+async fn a_file_without_space_is_refused_with_the_reason() {
+    let scene = Scene::begin().await;
+    let mut browser = scene.signed_in().await;
+    let put = browser.fetch(Method::PUT, "/files/one-too-many", "text/plain", "x").await;
+    assert_eq!(
+        (put.status, put.body.contains("no space left")),
+        (StatusCode::INSUFFICIENT_STORAGE, true),
+        "{}",
+        put.body
+    );
+}
+
+#[tokio::test]
 async fn files_of_a_form_are_uploaded_one_after_the_other() {
     let scene = Scene::begin().await;
     let mut browser = scene.signed_in().await;
