@@ -121,7 +121,7 @@ pub fn asset_path(object: &Path, folder: &Path) -> Option<String> {
         }
     }
     let path = segments.join("/");
-    // What is spelled otherwise was put there by another program.
+    // Objects with another spelling belong to another program.
     (AssetPath { segments }.below(folder.clone()) == *object).then_some(path)
 }
 

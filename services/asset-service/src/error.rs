@@ -8,7 +8,7 @@ use http::StatusCode;
 
 use crate::asset_path::AssetPathError;
 
-/// Why nothing was done.
+/// The reason why a request fails.
 #[derive(Debug, thiserror::Error)]
 pub enum AssetError {
     /// Not the path of an asset.
@@ -32,7 +32,7 @@ pub enum AssetError {
     /// There are no such bytes.
     #[error("the range lies outside of the asset")]
     RangeNotSatisfiable {
-        /// How many bytes there are.
+        /// The size of the asset.
         size: u64,
     },
     /// `after` or `limit` of a list is none.
@@ -115,12 +115,12 @@ fn is_folder_conflict(error: &object_store::Error) -> bool {
     )
 }
 
-/// Whether the disk or its quota is full (ENOSPC, EDQUOT), or a bucket answers as such.
+/// Returns true for a full disk or quota of a disk (ENOSPC, EDQUOT), and for a bucket that reports one.
 fn is_full(error: &object_store::Error) -> bool {
     if matches!(io_kind(error), Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) {
         return true;
     }
-    // S3 has no code for it, as it is never full. Those of MinIO, Ceph and others, and the status of RFC 4918.
+    // AWS has no code for it; these are of MinIO, Ceph and others, and the status is of RFC 4918.
     let text = error.to_string();
     text.contains("status code: 507") || FULL_CODES.iter().any(|code| text.contains(&format!("<Code>{code}</Code>")))
 }

@@ -2,8 +2,9 @@
 //!
 //! An account is counted by one list of the store, at the first upload after a start, and then kept by what this instance
 //! writes. Other instances may write to the same store, so an account is counted again after a minute, before it refuses
-//! anything, and once this instance has admitted a quarter of the space that the last count left: instances that write
-//! at the same time exceed a quota by no more than that quarter each. An upload reserves its bytes before it takes them.
+//! anything, and once this instance has admitted a quarter of the space that the last count left: of instances that write
+//! at the same time, each exceeds a quota by that quarter and its unfinished uploads at most. An upload reserves its bytes
+//! before it takes them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -75,11 +76,11 @@ struct State {
     counted: Option<(Instant, Usage)>,
     /// Admitted since the last count.
     admitted: Usage,
-    /// Written while a count is under way, which may have missed it.
+    /// Written during a count, which may have missed it.
     meanwhile: Usage,
 }
 
-/// What to do with a request for space.
+/// The decision on a request for space.
 #[derive(Debug, PartialEq, Eq)]
 enum Decision {
     Admit,
@@ -150,7 +151,7 @@ impl Quotas {
         let folder = folder(subject);
         let mut subjects = lock(&self.subjects);
         if subjects.len() >= MAX_ACCOUNTS && !subjects.contains_key(&folder) {
-            // Those without an upload under way are counted again when they are needed.
+            // Accounts without an unfinished upload are counted again at their next use.
             subjects.retain(|_, account| Arc::strong_count(account) > 1);
         }
         let limit = Usage { bytes: self.limits.bytes, assets: self.limits.assets };
@@ -211,7 +212,7 @@ impl Entry {
             Decision::Count => {}
         }
         let _counting = account.counting.lock().await;
-        // Another upload may have counted meanwhile.
+        // Another upload may have counted in between.
         if self.try_reserve(need) == Decision::Admit {
             return Ok(());
         }
