@@ -17,7 +17,7 @@ use crate::scene::{KEYS, id, now};
 
 /// `jwks.json`, and the set of an outside issuer.
 pub(crate) fn jwks(data: &[u8]) {
-    let (own, outside) = (KeySet::parse(data), KeySet::parse_outside(data));
+    let (own, outside) = (KeySet::parse(data), KeySet::parse_outside(data, &[]));
     let entries = oracle::object(data).and_then(|set| set.get("keys")?.as_array().cloned()).unwrap_or_default();
     let kids: Vec<&str> = entries.iter().filter_map(|key| key["kid"].as_str()).collect();
     if let Ok(set) = &own {

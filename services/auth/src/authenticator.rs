@@ -288,10 +288,11 @@ impl Authenticator {
                 Err(refusal) => return Some(Answer::Refused(refusal)),
             };
             let answered = outside.ask(question).await;
-            let token = Arc::new(token?);
+            let token = token?;
             if let Err(reason) = answered {
-                return Some(Answer::Refused(Refusal { trace: token.trace.clone(), ..reason.into() }));
+                return Some(Answer::Refused(Refusal { trace: token.trace, ..reason.into() }));
             }
+            let token = Arc::new(token.confirmed());
             let (hash, context) = (TokenHash::of(&text), rules.context());
             this.cache.put(hash, Token::User(Arc::clone(&token)), None, context, this.clock.now());
             Some(Answer::Confirmed(Confirmed { token, hash, context }))
@@ -381,6 +382,7 @@ fn log(decision: &Decision<'_>) {
             kid = trace.kid.as_deref(),
             jti = trace.jti.as_deref(),
             sub = trace.sub.as_deref(),
+            claimed_sub = trace.claimed_sub.as_deref(),
             key_id = trace.key_id.as_deref(),
             would_pass = decision.would_pass.map(Credential::as_str),
             "request refused"

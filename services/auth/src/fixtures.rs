@@ -140,7 +140,7 @@ pub(crate) static USER_SIGNER: LazyLock<Signer> = LazyLock::new(|| {
 
 /// The published keys of the outside issuer.
 pub(crate) fn user_key_set() -> KeySet {
-    KeySet::parse_outside(json!({ "keys": [USER_SIGNER.jwk()] }).to_string().as_bytes()).unwrap()
+    KeySet::parse_outside(json!({ "keys": [USER_SIGNER.jwk()] }).to_string().as_bytes(), &[]).unwrap()
 }
 
 /// What a future gives that has nothing to wait for.

@@ -2,7 +2,7 @@
 //!
 //! This module decides; whoever implements [`Ask`] does the asking.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -86,9 +86,11 @@ impl Answer {
 #[derive(Debug, Default)]
 pub struct Freshness {
     loaded: Option<Timestamp>,
-    forced: Option<Timestamp>,
+    /// Times of the latest forced fetches, the oldest first.
+    forced: VecDeque<Timestamp>,
     next: Option<Timestamp>,
-    unknown: HashSet<String>,
+    /// Key ids that the issuer did not have, and when it was asked.
+    unknown: HashMap<String, Timestamp>,
 }
 
 impl Freshness {
@@ -104,13 +106,19 @@ impl Freshness {
         self.loaded.is_none_or(|loaded| now.duration_since(loaded) > MAX_AGE)
     }
 
-    /// Whether an unknown kid is worth a fetch of its own at this moment. If so, there is no other for a while.
+    /// Returns true if an unknown kid justifies a fetch of its own now, and counts that fetch. There are at most
+    /// [`FORCED_AT_ONCE`] of them in [`FORCED_WITHIN`], so that two rotations in a short time are both followed, and none
+    /// for a kid that the issuer did not have less than [`FORCED_EVERY`] ago. A clock that was set back allows one.
     pub fn may_force(&mut self, kid: &str, now: Timestamp) -> bool {
-        let is_soon = self.forced.is_some_and(|forced| now.duration_since(forced) < FORCED_EVERY);
-        if is_soon || self.unknown.contains(kid) {
+        let is_within = |then: Timestamp, span: SignedDuration| now >= then && now.duration_since(then) < span;
+        if self.unknown.get(kid).is_some_and(|&asked| is_within(asked, FORCED_EVERY)) {
             return false;
         }
-        self.forced = Some(now);
+        self.forced.retain(|&forced| is_within(forced, FORCED_WITHIN));
+        if self.forced.len() >= FORCED_AT_ONCE {
+            return false;
+        }
+        self.forced.push_back(now);
         true
     }
 
@@ -129,15 +137,17 @@ impl Freshness {
     }
 
     /// The issuer was asked, and has no key of that id.
-    pub fn does_not_know(&mut self, kid: &str) {
-        if self.unknown.len() < MAX_UNKNOWN {
-            self.unknown.insert(kid.to_owned());
+    pub fn does_not_know(&mut self, kid: &str, now: Timestamp) {
+        if self.unknown.len() < MAX_UNKNOWN || self.unknown.contains_key(kid) {
+            self.unknown.insert(kid.to_owned(), now);
         }
     }
 }
 
 const FETCHED_EVERY: SignedDuration = SignedDuration::from_mins(5);
 const FORCED_EVERY: SignedDuration = SignedDuration::from_secs(30);
+const FORCED_AT_ONCE: usize = 4;
+const FORCED_WITHIN: SignedDuration = SignedDuration::from_mins(2);
 const MAX_AGE: SignedDuration = SignedDuration::from_hours(1);
 const MAX_UNKNOWN: usize = 128;
 
@@ -173,20 +183,46 @@ mod tests {
     }
 
     #[test]
-    fn made_up_kids_cause_one_fetch_in_thirty_seconds_and_each_only_one() {
+    fn made_up_kids_cause_four_fetches_in_two_minutes_and_each_only_one() {
         let mut freshness = Freshness::default();
         freshness.succeeded(now(), 0);
-        let forced = (0..1000).filter(|number| freshness.may_force(&format!("kid{number}"), now())).count();
-        assert_eq!(forced, 1);
-        freshness.does_not_know("kid0");
-        assert!(!freshness.may_force("kid0", later(60)), "it was asked about");
-        assert!(freshness.may_force("kid1", later(60)));
-        freshness.succeeded(later(120), 0);
-        assert!(freshness.may_force("kid0", later(120)), "a success may have brought it");
+        let mut forced =
+            |at: Timestamp| (0..1000).filter(|number| freshness.may_force(&format!("kid{number}"), at)).count();
+        assert_eq!(forced(now()), 4);
+        assert_eq!(forced(later(119)), 0);
+        assert_eq!(forced(later(120)), 4);
+        let mut freshness = Freshness::default();
+        freshness.does_not_know("kid0", now());
+        assert!(!freshness.may_force("kid0", later(29)), "the issuer was asked");
+        assert!(freshness.may_force("kid1", later(29)));
+        assert!(freshness.may_force("kid0", later(30)), "the issuer may have published it since");
+        freshness.does_not_know("kid0", later(30));
+        freshness.succeeded(later(31), 0);
+        assert!(freshness.may_force("kid0", later(31)), "a success may have brought it");
         for number in 0..1000 {
-            freshness.does_not_know(&number.to_string());
+            freshness.does_not_know(&number.to_string(), now());
         }
         assert_eq!(freshness.unknown.len(), MAX_UNKNOWN);
+    }
+
+    #[test]
+    fn two_rotations_within_thirty_seconds_are_both_followed() {
+        let mut freshness = Freshness::default();
+        freshness.succeeded(now(), 0);
+        for (seconds, kid) in [(1, "second"), (10, "third"), (19, "fourth")] {
+            assert!(freshness.may_force(kid, later(seconds)), "{kid}");
+            freshness.succeeded(later(seconds), 0);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_does_not_stop_forced_fetches() {
+        let mut freshness = Freshness::default();
+        for number in 0..4 {
+            assert!(freshness.may_force(&number.to_string(), later(3600)));
+        }
+        freshness.does_not_know("kid", later(3600));
+        assert!(freshness.may_force("kid", now()));
     }
 
     #[test]

@@ -190,12 +190,28 @@ pub struct Refusal {
 pub struct Trace {
     /// Which signing key the token named.
     pub kid: Option<Arc<str>>,
-    /// The token's id.
+    /// The verified id of the token.
     pub jti: Option<Arc<str>>,
-    /// Who the token is about.
+    /// The verified subject of the token.
     pub sub: Option<Arc<str>>,
+    /// The id in a token that nothing has verified.
+    pub claimed_jti: Option<Arc<str>>,
+    /// The subject in a token that nothing has verified.
+    pub claimed_sub: Option<Arc<str>>,
     /// The id of the API key record.
     pub key_id: Option<Arc<str>>,
+}
+
+impl Trace {
+    /// The trace of a token that nothing has verified.
+    pub(crate) fn into_claimed(self) -> Self {
+        Self { claimed_jti: self.jti, claimed_sub: self.sub, jti: None, sub: None, ..self }
+    }
+
+    /// The trace of the same token after it was verified.
+    pub(crate) fn into_verified(self) -> Self {
+        Self { jti: self.claimed_jti, sub: self.claimed_sub, claimed_jti: None, claimed_sub: None, ..self }
+    }
 }
 
 impl From<Reason> for Refusal {

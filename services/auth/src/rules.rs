@@ -13,7 +13,7 @@ use crate::cache::{Token, TokenCache, TokenHash};
 use crate::callers::Callers;
 use crate::denylist::Denied;
 use crate::hash::sha256;
-use crate::jwt::{KeySet, Parts, TokenRules, UserToken, UserTokenRules};
+use crate::jwt::{HeaderRules, KeySet, Parts, TokenRules, UserToken, UserTokenRules};
 use crate::mode::{self, Evidence, Judgement};
 use crate::notice::notice;
 use crate::outside::{Answer, Question};
@@ -246,7 +246,7 @@ impl Rules {
         }
         let issuer = self.user_issuer(text)?;
         if issuer.verification == UserTokenVerification::JWKS {
-            let kid = Parts::cut(text).ok()?.header(&["x5t"]).ok()?.text("kid").ok()??.to_owned();
+            let kid = Parts::cut(text).ok()?.header(HeaderRules::External).ok()?.text("kid").ok()??.to_owned();
             let is_known = known.user_keys.get(&issuer.name).is_some_and(|keys| keys.contains(&kid));
             let is_asked = !is_known && !kid.is_empty() && kid.len() <= MAX_ASKED_KID_BYTES;
             return is_asked.then(|| Ok((Question::Key { issuer: issuer.clone(), kid }, None)));

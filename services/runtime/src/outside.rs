@@ -148,7 +148,7 @@ impl Outside {
         let url = issuer.jwks_url.as_deref().unwrap_or_default();
         let fetched = match fetch::get(url, HeaderMap::new(), issuer.ca_bundle.as_deref()).await {
             Ok(Fetched { status: StatusCode::OK, body, .. }) => {
-                KeySet::parse_outside(&body).map_err(|error| error.to_string())
+                KeySet::parse_outside(&body, &issuer.algorithms).map_err(|error| error.to_string())
             }
             Ok(Fetched { status, .. }) => Err(format!("it answered {status}")),
             Err(error) => Err(error.to_string()),
@@ -180,7 +180,7 @@ impl Outside {
         }
         self.fetch(&known).await;
         if !has_it() {
-            known.freshness().does_not_know(kid);
+            known.freshness().does_not_know(kid, self.clock.now());
         }
     }
 

@@ -217,9 +217,17 @@ def _key(jwk: Any) -> tuple[str, jwt.PyJWK]:
         exponent = key.key.public_numbers().e
         if not 2048 <= key.key.key_size <= 4096 or exponent < 65537 or exponent % 2 == 0:
             raise ValueError(f"jwks.json: {kid!r} must have 2048 to 4096 bits and an odd exponent from 65537 on")
+        if _is_vulnerable(key.key.public_numbers().n):
+            raise ValueError(f"jwks.json: {kid!r} is of a vulnerable generator (CVE-2017-15361, ROCA)")
     return kid, key
 
 
+def _is_vulnerable(modulus: int) -> bool:
+    """Whether a modulus is a power of 65537 modulo each of these primes: the fingerprint of ROCA."""
+    return all(modulus % prime in {pow(65537, power, prime) for power in range(prime)} for prime in _ROCA_PRIMES)
+
+
+_ROCA_PRIMES = (11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157)
 MAX_TOKEN_BYTES = 8 * 1024
 MAX_HEADER_BYTES = 1024
 MAX_CLOCK_SKEW_SECONDS = 60

@@ -57,7 +57,7 @@ fn with(policy: Policy, denylist: &Denylist) -> Arc<Authenticator> {
     let api_keys = table(vec![mobile, ended]).unwrap();
     authenticator.replace(Arc::new(Rules::new(policy, Some(Arc::new(keys())), Denied::from(denylist), api_keys)));
     let set = serde_json::json!({ "keys": [USER_SIGNER.jwk()] }).to_string();
-    authenticator.user_keys().set("supabase", &Arc::new(KeySet::parse_outside(set.as_bytes()).unwrap()));
+    authenticator.user_keys().set("supabase", &Arc::new(KeySet::parse_outside(set.as_bytes(), &[]).unwrap()));
     authenticator
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use data_encoding::HEXLOWER;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 
 use super::header::{self, Unverified};
@@ -44,34 +44,56 @@ pub(super) fn signed(
 pub(crate) struct Times {
     pub(crate) issued: Timestamp,
     pub(crate) expires: Timestamp,
-    not_before: i64,
+    not_before: Timestamp,
+}
+
+/// How times may be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TimeFormat {
+    /// Whole seconds, as the platform's own tokens have them.
+    WholeSeconds,
+    /// Any JSON number (RFC 7519, section 2: NumericDate).
+    NumericDate,
+}
+
+impl TimeFormat {
+    fn read(self, value: &Value) -> Option<Timestamp> {
+        let time = match (value.as_i64(), self) {
+            (Some(seconds), _) => Timestamp::from_second(seconds).ok()?,
+            (None, Self::WholeSeconds) => return None,
+            (None, Self::NumericDate) => {
+                let since = SignedDuration::try_from_secs_f64(value.as_f64()?).ok()?;
+                Timestamp::UNIX_EPOCH.checked_add(since).ok()?
+            }
+        };
+        (time >= Timestamp::UNIX_EPOCH).then_some(time)
+    }
 }
 
 impl Times {
-    /// `iat`, `exp` and, where it is there, `nbf`: whole seconds, a life and not too long a one.
-    pub(super) fn of(claims: &Map<String, Value>, max_ttl_seconds: u64) -> Result<Self, Reason> {
-        let seconds =
-            |name: &str| claims.get(name).and_then(Value::as_i64).filter(|&s| s >= 0).ok_or(Reason::TimesMissing);
-        let (issued, expires) = (seconds("iat")?, seconds("exp")?);
-        let not_before = if claims.contains_key("nbf") { seconds("nbf")? } else { 0 };
-        match u64::try_from(expires - issued) {
-            Ok(life) if life > 0 && life <= max_ttl_seconds => {}
-            _ => return Err(Reason::LifeTooLong),
+    /// Reads `iat`, `exp` and, where it is present, `nbf`; the validity must be positive and at most `max_ttl_seconds`.
+    pub(super) fn of(claims: &Map<String, Value>, max_ttl_seconds: u64, format: TimeFormat) -> Result<Self, Reason> {
+        let time = |name: &str| claims.get(name).and_then(|value| format.read(value)).ok_or(Reason::TimesMissing);
+        let (issued, expires) = (time("iat")?, time("exp")?);
+        let not_before = if claims.contains_key("nbf") { time("nbf")? } else { Timestamp::UNIX_EPOCH };
+        let longest = SignedDuration::from_secs(i64::try_from(max_ttl_seconds).unwrap_or(i64::MAX));
+        let life = expires.duration_since(issued);
+        if life <= SignedDuration::ZERO || life > longest {
+            return Err(Reason::LifeTooLong);
         }
-        let time = |seconds| Timestamp::from_second(seconds).map_err(|_| Reason::TimesMissing);
-        Ok(Self { issued: time(issued)?, expires: time(expires)?, not_before })
+        Ok(Self { issued, expires, not_before })
     }
 
-    /// Judges them by our own clock.
+    /// Compares them with our own clock, exactly.
     pub(crate) fn check(&self, now: Timestamp) -> Result<(), Reason> {
-        let now = now.as_second();
-        if now >= self.expires.as_second().saturating_add(MAX_CLOCK_SKEW_SECONDS) {
+        const SKEW: SignedDuration = SignedDuration::from_secs(MAX_CLOCK_SKEW_SECONDS);
+        if now.duration_since(self.expires) >= SKEW {
             return Err(Reason::Expired);
         }
-        if self.issued.as_second() > now + MAX_CLOCK_SKEW_SECONDS {
+        if self.issued.duration_since(now) > SKEW {
             return Err(Reason::IssuedInFuture);
         }
-        if self.not_before > now + MAX_CLOCK_SKEW_SECONDS {
+        if self.not_before.duration_since(now) > SKEW {
             return Err(Reason::NotYetValid);
         }
         Ok(())

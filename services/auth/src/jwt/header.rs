@@ -38,12 +38,12 @@ impl<'a> Unverified<'a> {
     /// # Errors
     /// A [`Reason`] if it is not three base64url parts, or its header is not the closed set {alg, kid, typ, cty}.
     pub fn parse(token: &'a str) -> Result<Self, Reason> {
-        Self::of(&Parts::cut(token)?, &[])
+        Self::of(&Parts::cut(token)?, HeaderRules::Platform)
     }
 
-    /// The same, where the header may hold names that are not looked at.
-    pub(crate) fn of(parts: &Parts<'a>, ignored: &[&str]) -> Result<Self, Reason> {
-        let header = parts.header(ignored)?;
+    /// Reads the header of a token by the rules of its kind.
+    pub(crate) fn of(parts: &Parts<'a>, rules: HeaderRules) -> Result<Self, Reason> {
+        let header = parts.header(rules)?;
         let algorithm = header
             .algorithm()?
             .and_then(|alg| Algorithm::ALL.into_iter().find(|a| a.as_str() == alg))
@@ -52,6 +52,32 @@ impl<'a> Unverified<'a> {
         let kid = kid.ok_or(Reason::KidMissing)?.to_owned();
         let typ = header.text("typ")?.map(str::to_owned);
         Ok(Self { kid, algorithm, typ, signed: parts.signed, payload: parts.payload, signature: parts.signature })
+    }
+}
+
+/// Which header parameters a token may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HeaderRules {
+    /// The platform's own tokens: {alg, kid, typ, cty} and nothing else.
+    Platform,
+    /// Tokens of external issuers: parameters that are not understood are ignored (RFC 7515, section 4), and so are
+    /// references to keys, which are never followed. Those that change the meaning of what was signed are refused.
+    External,
+}
+
+impl HeaderRules {
+    fn max_bytes(self) -> usize {
+        match self {
+            Self::Platform => MAX_HEADER_BYTES,
+            Self::External => MAX_EXTERNAL_HEADER_BYTES,
+        }
+    }
+
+    fn accept(self, name: &str) -> bool {
+        match self {
+            Self::Platform => matches!(name, "alg" | "kid" | "typ" | "cty"),
+            Self::External => !matches!(name, "crit" | "jwk" | "zip" | "b64"),
+        }
     }
 }
 
@@ -82,18 +108,21 @@ impl<'a> Parts<'a> {
         if ![header, payload, signature].into_iter().all(is_base64url) {
             return Err(Reason::TokenAlphabet);
         }
-        if header.len() > MAX_HEADER_BYTES {
-            return Err(Reason::TokenHeaderTooLong);
-        }
         let signed = &token.as_bytes()[..header.len() + 1 + payload.len()];
         Ok(Self { header, payload, signature, signed })
     }
 
-    /// The header, if it is within the closed set and what is `ignored`.
-    pub(crate) fn header(&self, ignored: &[&str]) -> Result<Header, Reason> {
-        let header = Header(fields(self.header, ignored)?);
-        // A nested token would be a second, unjudged one (RFC 7519, section 5.2).
-        if header.text("cty")?.is_some_and(|cty| cty.to_ascii_lowercase().contains("jwt")) {
+    /// The header, if it keeps the rules.
+    pub(crate) fn header(&self, rules: HeaderRules) -> Result<Header, Reason> {
+        if self.header.len() > rules.max_bytes() {
+            return Err(Reason::TokenHeaderTooLong);
+        }
+        let header = Header(fields(self.header, rules)?);
+        // A nested token would be a second one that is not verified (RFC 7519, section 5.2). The claims of an external
+        // issuer's token are JSON in any case.
+        if rules == HeaderRules::Platform
+            && header.text("cty")?.is_some_and(|cty| cty.to_ascii_lowercase().contains("jwt"))
+        {
             return Err(Reason::HeaderFieldRefused);
         }
         Ok(header)
@@ -137,27 +166,22 @@ pub(crate) fn claims(payload: &str) -> Result<Map<String, Value>, Reason> {
     })
 }
 
-/// Reads the header; `crit`, `jku`, `x5u`, `x5c`, `jwk`, `zip`, `b64` and whatever comes next are outside the set.
-fn fields(encoded: &str, ignored: &[&str]) -> Result<Map<String, Value>, Reason> {
+/// Reads the header, of which each parameter must be acceptable.
+fn fields(encoded: &str, rules: HeaderRules) -> Result<Map<String, Value>, Reason> {
     let text = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| Reason::TokenAlphabet)?;
     let fields = strict_json::object(&text).map_err(|error| match error {
         StrictJsonError::NameRepeated => Reason::HeaderNameRepeated,
         StrictJsonError::NotJson | StrictJsonError::NotAnObject => Reason::HeaderNotJson,
     })?;
-    if fields
-        .keys()
-        .all(|name| matches!(name.as_str(), "alg" | "kid" | "typ" | "cty") || ignored.contains(&name.as_str()))
-    {
-        Ok(fields)
-    } else {
-        Err(Reason::HeaderFieldRefused)
-    }
+    if fields.keys().all(|name| rules.accept(name)) { Ok(fields) } else { Err(Reason::HeaderFieldRefused) }
 }
 
 /// Longest token.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
-/// Longest encoded header.
+/// Longest encoded header of a platform token.
 const MAX_HEADER_BYTES: usize = 1024;
+/// The same of an external issuer's token, which may carry a certificate (`x5c`).
+const MAX_EXTERNAL_HEADER_BYTES: usize = 4 * 1024;
 /// Longest `kid`.
 pub(super) const MAX_KID_BYTES: usize = 128;
 

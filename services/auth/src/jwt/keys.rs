@@ -12,6 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
 use super::header::MAX_KID_BYTES;
+use super::roca;
 use crate::hash::sha256;
 use crate::strict_json;
 
@@ -34,6 +35,14 @@ impl Algorithm {
         match self {
             Self::RS256 => "RS256",
             Self::ES256 => "ES256",
+        }
+    }
+
+    /// The `kty` of its keys (RFC 7518, section 3.1).
+    fn key_type(self) -> &'static str {
+        match self {
+            Self::RS256 => "RSA",
+            Self::ES256 => "EC",
         }
     }
 }
@@ -92,7 +101,7 @@ impl KeySet {
         for (index, jwk) in jwks(text)?.iter().enumerate() {
             let kid = jwk.get("kid").and_then(Value::as_str).unwrap_or_default();
             let wrong = |problem| KeySetError::Key { index, kid: kid.chars().take(MAX_KID_BYTES).collect(), problem };
-            let key = key(jwk).map_err(wrong)?;
+            let key = key(jwk, KeyRules::Platform).map_err(wrong)?;
             if keys.insert(kid.to_owned(), key).is_some() {
                 return Err(wrong("kid is not unique"));
             }
@@ -100,18 +109,19 @@ impl KeySet {
         Ok(Self { keys, hash: sha256(text) })
     }
 
-    /// Reads the JWK set of an outside issuer. A key that breaks a rule is left out: the issuer may well have keys for
-    /// other purposes and of other kinds. Two good keys of one `kid` refuse the set, and so does a set of none.
+    /// Reads the JWK set of an external issuer whose configured algorithms are `algorithms` (none: all). A key that breaks
+    /// a rule is left out: the issuer may have keys for other purposes and of other kinds. Two good keys of one `kid`
+    /// refuse the set, and so does a set of none.
     ///
     /// # Errors
     /// [`KeySetError`] if it is too large, not a set, ambiguous, or without a good key.
-    pub fn parse_outside(text: &[u8]) -> Result<Self, KeySetError> {
+    pub fn parse_outside(text: &[u8], algorithms: &[String]) -> Result<Self, KeySetError> {
         let mut keys = HashMap::new();
         let mut first_problem = None;
         for (index, jwk) in jwks(text)?.iter().enumerate() {
             let kid = jwk.get("kid").and_then(Value::as_str).unwrap_or_default();
             let wrong = |problem| KeySetError::Key { index, kid: kid.chars().take(MAX_KID_BYTES).collect(), problem };
-            match key(jwk) {
+            match key(jwk, KeyRules::External(algorithms)) {
                 Ok(_) if keys.contains_key(kid) => return Err(wrong("kid is not unique")),
                 Ok(key) => drop(keys.insert(kid.to_owned(), key)),
                 Err(problem) => drop(first_problem.get_or_insert(wrong(problem))),
@@ -168,8 +178,32 @@ fn jwks(text: &[u8]) -> Result<Vec<Value>, KeySetError> {
     Ok(jwks)
 }
 
+/// Whose keys are read.
+#[derive(Clone, Copy)]
+enum KeyRules<'a> {
+    /// The platform's own: each names its algorithm.
+    Platform,
+    /// Of an external issuer with these configured algorithms (none: all). `alg` is optional (RFC 7517, section 4.4), and
+    /// Entra ID leaves it out.
+    External(&'a [String]),
+}
+
+impl KeyRules<'_> {
+    /// The one algorithm of a key.
+    fn algorithm<'a>(self, kty: &str, jwk: &'a Map<String, Value>) -> Result<&'a str, &'static str> {
+        let Self::External(accepted) = self else { return text(jwk, "alg") };
+        if jwk.contains_key("alg") {
+            return text(jwk, "alg");
+        }
+        let fits = Algorithm::ALL.into_iter().find(|algorithm| algorithm.key_type() == kty);
+        let fits = fits.map(Algorithm::as_str).ok_or("alg is missing, and no accepted algorithm has this kty")?;
+        let is_accepted = accepted.is_empty() || accepted.iter().any(|name| name == fits);
+        if is_accepted { Ok(fits) } else { Err("alg is missing, and the issuer's algorithms have none for this kty") }
+    }
+}
+
 /// Checks and reads one JWK.
-fn key(jwk: &Value) -> Result<Key, &'static str> {
+fn key(jwk: &Value, rules: KeyRules<'_>) -> Result<Key, &'static str> {
     let jwk = jwk.as_object().ok_or("not a JSON object")?;
     let kid = text(jwk, "kid")?;
     if kid.is_empty() || kid.len() > MAX_KID_BYTES {
@@ -188,10 +222,13 @@ fn key(jwk: &Value) -> Result<Key, &'static str> {
     {
         return Err("key_ops must be [\"verify\"]");
     }
-    match (text(jwk, "kty")?, text(jwk, "alg")?) {
+    let kty = text(jwk, "kty")?;
+    if kty == "oct" {
+        return Err("a shared secret is no public key");
+    }
+    match (kty, rules.algorithm(kty, jwk)?) {
         ("RSA", "RS256") => rsa(jwk),
         ("EC", "ES256") => ec(jwk),
-        ("oct", _) => Err("a shared secret is no public key"),
         _ => Err("kty and alg must be RSA with RS256 or EC with ES256"),
     }
 }
@@ -211,6 +248,9 @@ fn rsa(jwk: &Map<String, Value>) -> Result<Key, &'static str> {
     }
     if n.last().is_none_or(|last| last % 2 == 0) {
         return Err("the RSA modulus must be odd");
+    }
+    if roca::is_vulnerable(&n) {
+        return Err("the RSA modulus is of a vulnerable generator (CVE-2017-15361, ROCA)");
     }
     let refused = "it is no RSA key";
     let der: PublicKeyX509Der<'_> = RsaPublicKeyComponents { n, e }.as_der().map_err(|_| refused)?;
@@ -327,11 +367,52 @@ mod tests {
     #[test]
     fn of_an_outside_issuer_the_good_keys_are_taken_and_the_others_left_out() {
         let secret = json!({"kty": "oct", "alg": "HS256", "kid": "secret", "k": "AA"});
-        let set = |jwks: Value| KeySet::parse_outside(json!({ "keys": jwks }).to_string().as_bytes());
+        let set = |jwks: Value| KeySet::parse_outside(json!({ "keys": jwks }).to_string().as_bytes(), &[]);
         let kids = set(json!([secret, EC_SIGNER.jwk()])).map(|keys| keys.kids().join(" "));
         assert_eq!(kids.as_deref(), Ok(EC_SIGNER.kid()));
         assert!(set(json!([secret])).unwrap_err().to_string().contains("private members"));
         assert!(set(json!([EC_SIGNER.jwk(), EC_SIGNER.jwk()])).unwrap_err().to_string().contains("not unique"));
+    }
+
+    #[test]
+    fn an_external_key_without_alg_has_the_configured_algorithm_of_its_type() {
+        let set = |jwks: [&Value; 2], algorithms: &[&str]| {
+            let algorithms: Vec<String> = algorithms.iter().map(|&name| name.to_owned()).collect();
+            KeySet::parse_outside(json!({ "keys": jwks }).to_string().as_bytes(), &algorithms)
+        };
+        let without_alg = |jwk: &Value| {
+            let mut jwk = jwk.clone();
+            jwk.as_object_mut().unwrap().remove("alg");
+            jwk
+        };
+        let (rsa, ec) = (without_alg(&json!(RSA_SIGNER.jwk())), without_alg(&json!(EC_SIGNER.jwk())));
+        let algorithm = |keys: &KeySet, kid: &str| keys.get(kid).map(|key| key.algorithm);
+        for (accepted, expected) in [
+            (&[][..], (Some(Algorithm::RS256), Some(Algorithm::ES256))),
+            (&["RS256", "ES256"], (Some(Algorithm::RS256), Some(Algorithm::ES256))),
+            (&["RS256"], (Some(Algorithm::RS256), None)),
+            (&["ES256"], (None, Some(Algorithm::ES256))),
+        ] {
+            let keys = set([&rsa, &ec], accepted).unwrap();
+            assert_eq!((algorithm(&keys, RSA_SIGNER.kid()), algorithm(&keys, EC_SIGNER.kid())), expected);
+        }
+        assert!(set([&rsa, &rsa], &["ES256"]).unwrap_err().to_string().contains("alg is missing"));
+        let own = json!({ "keys": [rsa] }).to_string();
+        assert!(KeySet::parse(own.as_bytes()).unwrap_err().to_string().contains("alg is missing"));
+        // An algorithm that is named is not replaced.
+        let mut other = rsa.clone();
+        other["alg"] = json!("RS512");
+        assert!(set([&other, &other], &[]).is_err());
+    }
+
+    #[test]
+    fn a_key_of_a_vulnerable_generator_is_refused() {
+        let modulus = include_str!("roca/modulus.txt").trim();
+        let mut jwk = json!(RSA_SIGNER.jwk());
+        jwk["n"] = json!(modulus);
+        let set = json!({ "keys": [jwk] }).to_string();
+        assert!(KeySet::parse(set.as_bytes()).unwrap_err().to_string().contains("ROCA"));
+        assert!(KeySet::parse_outside(set.as_bytes(), &[]).unwrap_err().to_string().contains("ROCA"));
     }
 
     proptest! {

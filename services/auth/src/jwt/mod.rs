@@ -8,12 +8,13 @@
 mod claims;
 mod header;
 mod keys;
+mod roca;
 mod service_token;
 mod user_token;
 
 pub use claims::MAX_CLOCK_SKEW_SECONDS;
-pub(crate) use header::Parts;
 pub use header::Unverified;
+pub(crate) use header::{HeaderRules, Parts};
 pub use keys::{Algorithm, KeySet, KeySetError};
 pub use service_token::{MAX_DELEGATED_SECONDS, SERVICE_TOKEN_TYPE, ServiceToken, TokenRules};
 pub use user_token::{UserToken, UserTokenRules};

@@ -6,7 +6,7 @@ use gaia_api::SpiffeId;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::claims::{self, Times, bounded, text};
+use super::claims::{self, TimeFormat, Times, bounded, text};
 use super::header::Unverified;
 use super::keys::KeySet;
 use crate::denylist::Denied;
@@ -90,7 +90,7 @@ impl TokenRules<'_> {
         let scopes = scopes(&claims)?;
         let is_broad = self.is_broad(&claims, scopes != Scopes::All || on_behalf_of.is_some())?;
         let longest = if on_behalf_of.is_some() { MAX_DELEGATED_SECONDS } else { u64::MAX };
-        let times = Times::of(&claims, self.max_ttl_seconds.min(longest))?;
+        let times = Times::of(&claims, self.max_ttl_seconds.min(longest), TimeFormat::WholeSeconds)?;
         let jti = text(&claims, "jti").filter(|jti| (1..=MAX_JTI_BYTES).contains(&jti.len()));
         Ok(ServiceToken {
             caller,

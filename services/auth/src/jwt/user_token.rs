@@ -6,8 +6,8 @@ use gaia_api::mount::{UserTokenIssuer, UserTokenProfile};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::claims::{self, Times, bounded, text};
-use super::header::{Parts, Unverified};
+use super::claims::{self, TimeFormat, Times, bounded, text};
+use super::header::{HeaderRules, Parts, Unverified};
 use super::keys::KeySet;
 use crate::denylist::Denied;
 use crate::principal::{Identity, MAX_SUBJECT_BYTES, PeerIdentity, is_subject_byte};
@@ -63,14 +63,14 @@ impl UserTokenRules<'_> {
     /// Verifies what does not change from one request to the next: signature and claims.
     pub(crate) fn read(&self, keys: &KeySet, token: &str) -> Result<UserToken, Refusal> {
         self.traced(|trace| {
-            let unverified = Unverified::of(&Parts::cut(token)?, IGNORED)?;
+            let unverified = Unverified::of(&Parts::cut(token)?, HeaderRules::External)?;
             trace.kid = Some(unverified.kid.as_str().into());
             let accepted = &self.issuer.algorithms;
             if !accepted.is_empty() && !accepted.iter().any(|name| name == unverified.algorithm.as_str()) {
                 return Err(Reason::AlgorithmWrong);
             }
             let claims = claims::signed(&unverified, keys, self.denied, is_user_type)?;
-            self.judge(&claims, Some(unverified.kid.into()), trace)
+            self.judge(&claims, unverified.typ.as_deref(), Some(unverified.kid.into()), trace)
         })
     }
 
@@ -80,10 +80,11 @@ impl UserTokenRules<'_> {
     /// # Errors
     /// A [`Refusal`] with the first rule that it breaks.
     pub fn read_unverified(&self, token: &str) -> Result<UserToken, Refusal> {
-        self.traced(|trace| {
+        let read = self.traced(|trace| {
             let parts = Parts::cut(token)?;
-            let header = parts.header(IGNORED)?;
-            if !is_user_type(header.text("typ")?) {
+            let header = parts.header(HeaderRules::External)?;
+            let typ = header.text("typ")?;
+            if !is_user_type(typ) {
                 return Err(Reason::TypeWrong);
             }
             if header.algorithm()?.is_none_or(|name| name.eq_ignore_ascii_case("none")) {
@@ -91,8 +92,12 @@ impl UserTokenRules<'_> {
             }
             let kid = header.text("kid")?.map(bounded);
             trace.kid.clone_from(&kid);
-            self.judge(&parts.claims()?, kid, trace)
-        })
+            self.judge(&parts.claims()?, typ, kid, trace)
+        });
+        match read {
+            Ok(token) => Ok(UserToken { trace: token.trace.into_claimed(), ..token }),
+            Err(refusal) => Err(Refusal { trace: refusal.trace.into_claimed(), ..refusal }),
+        }
     }
 
     fn traced(&self, read: impl FnOnce(&mut Trace) -> Result<UserToken, Reason>) -> Result<UserToken, Refusal> {
@@ -103,6 +108,7 @@ impl UserTokenRules<'_> {
     fn judge(
         &self,
         claims: &Map<String, Value>,
+        typ: Option<&str>,
         kid: Option<Arc<str>>,
         trace: &mut Trace,
     ) -> Result<UserToken, Reason> {
@@ -116,7 +122,7 @@ impl UserTokenRules<'_> {
         if matches!(text(claims, "role"), Some("anon" | "service_role")) {
             return Err(Reason::ProjectKey);
         }
-        if ID_TOKEN_CLAIMS.iter().any(|name| claims.contains_key(*name)) || text(claims, "token_use") == Some("id") {
+        if is_id_token(typ, claims) {
             return Err(Reason::IdToken);
         }
         self.check_audience(claims)?;
@@ -127,8 +133,9 @@ impl UserTokenRules<'_> {
         if issuer.profile == UserTokenProfile::Supabase {
             check_supabase(claims, sub)?;
         }
+        let required_client = issuer.required_claims.get("client_id");
         if let Some(client) = claims.get("client_id")
-            && !issuer.client_ids.iter().any(|listed| client == listed.as_str())
+            && !issuer.client_ids.iter().chain(required_client).any(|listed| client == listed.as_str())
         {
             return Err(Reason::ClientNotListed);
         }
@@ -142,7 +149,8 @@ impl UserTokenRules<'_> {
             None => false,
             Some(value) => value.as_bool().ok_or(Reason::ClaimRequired)?,
         };
-        let times = Times::of(claims, issuer.max_ttl_seconds.unwrap_or(DEFAULT_MAX_TTL_SECONDS))?;
+        let times =
+            Times::of(claims, issuer.max_ttl_seconds.unwrap_or(DEFAULT_MAX_TTL_SECONDS), TimeFormat::NumericDate)?;
         Ok(UserToken {
             issuer: issuer.name.clone(),
             sub: sub.to_owned(),
@@ -156,7 +164,8 @@ impl UserTokenRules<'_> {
         })
     }
 
-    /// RFC 7519, section 4.1.3: one text, or a list of texts.
+    /// RFC 7519, section 4.1.3: one text, or a list of texts. A token without any is accepted from a generic issuer without
+    /// `audiences` whose `requiredClaims` name the application it was issued to.
     fn check_audience(&self, claims: &Map<String, Value>) -> Result<(), Reason> {
         let accepted = &self.issuer.audiences;
         let is_mine = |audience: &str| {
@@ -171,6 +180,11 @@ impl UserTokenRules<'_> {
             Some(Value::Array(audiences)) => {
                 audiences.iter().all(Value::is_string) && audiences.iter().filter_map(Value::as_str).any(is_mine)
             }
+            None => {
+                let is_generic = self.issuer.profile == UserTokenProfile::Generic;
+                let names_client = CLIENT_CLAIMS.iter().any(|name| self.issuer.required_claims.contains_key(*name));
+                is_generic && accepted.is_empty() && names_client
+            }
             _ => false,
         };
         if is_good { Ok(()) } else { Err(Reason::AudienceWrong) }
@@ -182,6 +196,11 @@ impl UserToken {
     #[must_use]
     pub fn identity(&self) -> Identity {
         Identity::User { issuer: self.issuer.clone(), sub: self.sub.clone() }
+    }
+
+    /// The same token after its issuer has confirmed it: what it says is verified.
+    pub(crate) fn confirmed(self) -> Self {
+        Self { trace: self.trace.into_verified(), ..self }
     }
 
     pub(crate) fn issued(&self) -> Timestamp {
@@ -205,7 +224,23 @@ fn check_supabase(claims: &Map<String, Value>, sub: &str) -> Result<(), Reason> 
         return Err(Reason::SubjectWrong);
     }
     let has_session = text(claims, "session_id").is_some_and(is_uuid);
-    if text(claims, "role") == Some("authenticated") && has_session { Ok(()) } else { Err(Reason::ClaimRequired) }
+    // A custom access token hook may set any database role; `requiredClaims` can ask for one.
+    let has_role = text(claims, "role").is_some_and(|role| !role.is_empty());
+    if has_role && has_session { Ok(()) } else { Err(Reason::ClaimRequired) }
+}
+
+/// Returns true for an ID token. `nonce` is a claim of ID tokens alone (OpenID Connect Core, section 2), except where the
+/// issuer says that the token is an access token: Keycloak before version 25 copied it.
+fn is_id_token(typ: Option<&str>, claims: &Map<String, Value>) -> bool {
+    let token_use = text(claims, "token_use");
+    let kind = text(claims, "typ");
+    let is_access = typ.is_some_and(|typ| !typ.eq_ignore_ascii_case("JWT"))
+        || token_use == Some("access")
+        || kind.is_some_and(|kind| kind.eq_ignore_ascii_case("Bearer"));
+    ID_TOKEN_CLAIMS.iter().any(|name| claims.contains_key(*name))
+        || token_use == Some("id")
+        || kind.is_some_and(|kind| kind.eq_ignore_ascii_case("ID"))
+        || (claims.contains_key("nonce") && !is_access)
 }
 
 /// RFC 9562, section 4, in lower case as Supabase writes it: a second spelling would be a second subject.
@@ -217,18 +252,21 @@ fn is_uuid(text: &str) -> bool {
         })
 }
 
-/// `typ` of a user token: absent or `JWT` (RFC 7519, section 5.1). The platform's own type is never one.
+/// `typ` of a user token: absent, `JWT` (RFC 7519, section 5.1) or that of an access token (RFC 9068, section 2.1).
 fn is_user_type(typ: Option<&str>) -> bool {
-    typ.is_none_or(|typ| typ.eq_ignore_ascii_case("JWT"))
+    typ.is_none_or(|typ| USER_TYPES.iter().any(|known| typ.eq_ignore_ascii_case(known)))
 }
 
-/// Supabase puts the thumbprint of a certificate nobody has into the header.
-const IGNORED: &[&str] = &["x5t"];
+const USER_TYPES: [&str; 3] = ["JWT", "at+jwt", "application/at+jwt"];
+/// Claims that name the application a token was issued to.
+const CLIENT_CLAIMS: [&str; 2] = ["azp", "client_id"];
 /// Claims that only ID tokens have (OpenID Connect Core, sections 2 and 3.3.2.11).
-const ID_TOKEN_CLAIMS: [&str; 4] = ["at_hash", "c_hash", "s_hash", "nonce"];
+const ID_TOKEN_CLAIMS: [&str; 3] = ["at_hash", "c_hash", "s_hash"];
 /// What Supabase Auth writes.
 const DEFAULT_AUDIENCE: &str = "authenticated";
 const DEFAULT_MAX_TTL_SECONDS: u64 = 24 * 3600;
 
+#[cfg(test)]
+mod real_issuers;
 #[cfg(test)]
 mod tests;

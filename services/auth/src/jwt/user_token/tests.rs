@@ -57,7 +57,12 @@ fn the_token_of_a_session_names_its_user() {
 #[case::a_spiffe_id_as_user(with("sub", json!("spiffe://gaia.local/ns/shop/sa/gateway")), Reason::SubjectWrong)]
 #[case::a_user_in_another_spelling(with("sub", json!(USER.to_uppercase())), Reason::SubjectWrong)]
 #[case::no_user(with("sub", json!(null)), Reason::SubjectWrong)]
-#[case::another_role(with("role", json!("supabase_admin")), Reason::ClaimRequired)]
+#[case::a_role_that_is_no_text(with("role", json!(["authenticated"])), Reason::ClaimRequired)]
+#[case::an_empty_role(with("role", json!("")), Reason::ClaimRequired)]
+#[case::a_time_before_1970(with("iat", json!(-0.5)), Reason::TimesMissing)]
+#[case::a_time_beyond_all_times(with("exp", json!(1e300)), Reason::TimesMissing)]
+#[case::a_time_that_is_true(with("exp", json!(true)), Reason::TimesMissing)]
+#[case::a_life_of_a_fraction_too_long(with("exp", json!(1_800_086_400.5)), Reason::LifeTooLong)]
 #[case::no_role(with("role", json!(null)), Reason::ClaimRequired)]
 #[case::no_session(with("session_id", json!(null)), Reason::ClaimRequired)]
 #[case::an_anonymity_in_text(with("is_anonymous", json!("false")), Reason::ClaimRequired)]
@@ -74,29 +79,63 @@ fn the_kinds_of_token_cannot_stand_in_for_each_other() {
     let rules = UserTokenRules { issuer: &user_issuer(), denied: &Denied::default() };
     let own = KeySet::parse(json!({ "keys": [RSA_SIGNER.jwk()] }).to_string().as_bytes()).unwrap();
     let service = RSA_SIGNER.sign(&service_claims()).unwrap();
-    assert_eq!(rules.verify(&own, &service, None, now()).unwrap_err().reason, Reason::TypeWrong);
+    assert_eq!(rules.verify(&own, &service, None, now()).unwrap_err().reason, Reason::IssuerWrong);
     assert_eq!(verify(&user_issuer(), &service), Err(Reason::KidUnknown), "and keys belong to one issuer");
 }
 
+fn with_header(header: &Value) -> String {
+    USER_SIGNER.sign_parts(header.to_string().as_bytes(), user_claims().to_string().as_bytes()).unwrap()
+}
+
 #[test]
-fn headers_are_as_strict_as_for_the_platforms_own_but_for_a_thumbprint_that_is_not_looked_at() {
-    let token = |header: Value| {
-        USER_SIGNER.sign_parts(header.to_string().as_bytes(), user_claims().to_string().as_bytes()).unwrap()
-    };
+fn header_parameters_that_are_not_critical_are_ignored() {
+    let plain = json!({"alg": "ES256", "kid": USER_SIGNER.kid()});
+    let certificate = "A".repeat(2000);
+    for (name, value) in [
+        ("typ", json!("JWT")),
+        ("typ", json!("jwt")),
+        ("typ", json!("at+jwt")),
+        ("typ", json!("application/at+jwt")),
+        ("x5t", json!("AA")),
+        ("x5t#S256", json!("AA")),
+        ("cat", json!("cl_B7d4PD111AAA")),
+        ("nonce", json!("n")),
+        ("cty", json!(["any"])),
+        ("later", json!({"of": [1, null]})),
+        // References to keys are never followed.
+        ("jku", json!("https://evil.example")),
+        ("x5u", json!("https://evil.example")),
+        ("x5c", json!([certificate])),
+    ] {
+        let mut header = plain.clone();
+        header[name] = value;
+        assert!(verify(&user_issuer(), &with_header(&header)).is_ok(), "{header}");
+    }
+    assert!(verify(&user_issuer(), &with_header(&plain)).is_ok());
+}
+
+#[test]
+fn header_parameters_that_change_the_meaning_are_refused() {
     let kid = USER_SIGNER.kid();
-    assert!(verify(&user_issuer(), &token(json!({"alg": "ES256", "kid": kid, "typ": "JWT", "x5t": "AA"}))).is_ok());
-    assert!(verify(&user_issuer(), &token(json!({"alg": "ES256", "kid": kid}))).is_ok());
     for (header, reason) in [
-        (json!({"alg": "ES256", "kid": kid, "jku": "https://evil.example"}), Reason::HeaderFieldRefused),
-        (json!({"alg": "ES256", "kid": kid, "x5c": ["AA"]}), Reason::HeaderFieldRefused),
+        (json!({"alg": "ES256", "kid": kid, "crit": ["exp"]}), Reason::HeaderFieldRefused),
+        (json!({"alg": "ES256", "kid": kid, "crit": []}), Reason::HeaderFieldRefused),
+        (json!({"alg": "ES256", "kid": kid, "jwk": {}}), Reason::HeaderFieldRefused),
+        (json!({"alg": "ES256", "kid": kid, "zip": "DEF"}), Reason::HeaderFieldRefused),
+        (json!({"alg": "ES256", "kid": kid, "b64": true}), Reason::HeaderFieldRefused),
         (json!({"alg": "none", "kid": kid}), Reason::AlgorithmWrong),
         // The secret of a project that is known to each of its servers.
         (json!({"alg": "HS256", "kid": kid}), Reason::AlgorithmWrong),
         (json!({"alg": "RS256", "kid": kid}), Reason::AlgorithmWrong),
-        (json!({"alg": "ES256", "kid": kid, "typ": "at+jwt"}), Reason::TypeWrong),
+        (json!({"alg": "ES256", "kid": kid, "typ": "id+jwt"}), Reason::TypeWrong),
+        (json!({"alg": "ES256", "kid": kid, "typ": "dpop+jwt"}), Reason::TypeWrong),
+        (json!({"alg": "ES256", "kid": kid, "typ": "logout+jwt"}), Reason::TypeWrong),
+        (json!({"alg": "ES256", "kid": kid, "typ": ""}), Reason::TypeWrong),
+        (json!({"alg": "ES256", "kid": kid, "typ": 1}), Reason::HeaderFieldRefused),
+        (json!({"alg": "ES256", "kid": kid, "x5c": ["A".repeat(4000)]}), Reason::TokenHeaderTooLong),
         (json!({"alg": "ES256"}), Reason::KidMissing),
     ] {
-        assert_eq!(verify(&user_issuer(), &token(header.clone())), Err(reason), "{header}");
+        assert_eq!(verify(&user_issuer(), &with_header(&header)), Err(reason), "{header}");
     }
     let only_rsa = UserTokenIssuer { algorithms: vec!["RS256".into()], ..user_issuer() };
     assert_eq!(verify(&only_rsa, &user_token(&user_claims())), Err(Reason::AlgorithmWrong));
@@ -173,6 +212,40 @@ fn a_token_the_issuer_is_asked_about_is_judged_by_the_same_rules() {
     assert_eq!(rules.read_unverified(&token(hs256, &user_claims())).unwrap().sub, USER);
     let reason = |header, claims: &Value| rules.read_unverified(&token(header, claims)).unwrap_err().reason;
     assert_eq!(reason(r#"{"alg":"none"}"#, &user_claims()), Reason::AlgorithmWrong);
-    assert_eq!(reason(r#"{"alg":"HS256","jku":"x"}"#, &user_claims()), Reason::HeaderFieldRefused);
+    assert_eq!(reason(r#"{"alg":"HS256","crit":["x"]}"#, &user_claims()), Reason::HeaderFieldRefused);
     assert_eq!(reason(hs256, &with("role", json!("anon"))), Reason::ProjectKey);
+}
+
+#[test]
+fn fractions_of_a_second_are_compared_exactly() {
+    let rules = UserTokenRules { issuer: &user_issuer(), denied: &Denied::default() };
+    let mut claims = with("iat", json!(1_800_000_000.5));
+    claims["exp"] = json!(1_800_003_600.5);
+    let reason = |claims: &Value, milliseconds| {
+        let now = at(1_800_000_000) + SignedDuration::from_millis(milliseconds);
+        rules.verify(&user_key_set(), &user_token(claims), None, now).err().map(|refusal| refusal.reason)
+    };
+    assert_eq!(reason(&claims, -59_500), None);
+    assert_eq!(reason(&claims, -59_501), Some(Reason::IssuedInFuture));
+    assert_eq!(reason(&claims, 3_660_499), None);
+    assert_eq!(reason(&claims, 3_660_500), Some(Reason::Expired));
+    claims["nbf"] = json!(1_800_000_100.25);
+    assert_eq!(reason(&claims, 40_249), Some(Reason::NotYetValid));
+    assert_eq!(reason(&claims, 40_250), None);
+    // RFC 7159 has one type of number.
+    claims["nbf"] = json!(1.8e9);
+    assert_eq!(reason(&claims, 0), None);
+}
+
+#[test]
+fn names_in_a_token_that_the_issuer_has_not_confirmed_are_claims() {
+    let rules = UserTokenRules { issuer: &user_issuer(), denied: &Denied::default() };
+    let token = |claims: &Value| USER_SIGNER.sign_parts(br#"{"alg":"HS256"}"#, claims.to_string().as_bytes()).unwrap();
+    let refused = rules.read_unverified(&token(&with("aud", json!("x")))).unwrap_err().trace;
+    let read = rules.read_unverified(&token(&user_claims())).unwrap();
+    for trace in [&refused, &read.trace] {
+        assert_eq!((trace.sub.as_deref(), trace.claimed_sub.as_deref()), (None, Some(USER)));
+    }
+    let confirmed = read.confirmed().trace;
+    assert_eq!((confirmed.sub.as_deref(), confirmed.claimed_sub.as_deref()), (Some(USER), None));
 }
