@@ -1,4 +1,4 @@
-//! The work of the operator: reconciles and probes, shared fairly over namespaces, and the pace of re-issues.
+//! The work of the operator: reconciles, probes and look-ups, shared fairly over namespaces, and the pace of re-issues.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,11 +10,13 @@ use crate::queue::Queue;
 use crate::store::Key;
 use crate::world::{InstanceKey, Probing};
 
-/// Both queues, and the pacer; clones share them.
+/// The queues, and the pacer; clones share them.
 #[derive(Clone)]
 pub(crate) struct Agenda {
     pub(crate) decisions: Arc<Queue<Key>>,
     pub(crate) probes: Arc<Queue<InstanceKey>>,
+    /// Services whose Secrets of users are to be looked up.
+    pub(crate) lookups: Arc<Queue<Key>>,
     pub(crate) pacer: Arc<Pacer>,
     /// Only the leader probes.
     probing: Arc<AtomicBool>,
@@ -26,6 +28,7 @@ impl Agenda {
         Self {
             decisions: Arc::new(Queue::new(RECONCILES)),
             probes: Arc::new(Queue::new(PROBES)),
+            lookups: Arc::new(Queue::new(LOOKUPS)),
             pacer: Arc::new(Pacer::new(reissue_per_second)),
             probing: Arc::default(),
         }
@@ -62,12 +65,14 @@ impl Agenda {
 
     pub(crate) fn is_quiet(&self) -> bool {
         // Either leads to the other.
-        self.probes.is_quiet() && self.pacer.is_quiet() && self.decisions.is_quiet() && self.probes.is_quiet()
+        let are_quiet = || self.probes.is_quiet() && self.lookups.is_quiet();
+        are_quiet() && self.pacer.is_quiet() && self.decisions.is_quiet() && are_quiet()
     }
 
     pub(crate) fn close(&self) {
         self.decisions.close();
         self.probes.close();
+        self.lookups.close();
         self.pacer.close();
     }
 }
@@ -76,3 +81,5 @@ impl Agenda {
 const RECONCILES: usize = 16;
 /// Probes at a time.
 const PROBES: usize = 64;
+/// Services at a time whose Secrets are looked up.
+const LOOKUPS: usize = 4;

@@ -124,6 +124,8 @@ impl Operator {
         let mut workers = Prober::start(executor, self.agenda.clone(), self.metrics.clone());
         let reconcilers = self.agenda.decisions.workers();
         workers.extend((0..reconcilers).map(|_| tokio::spawn(Arc::clone(&reconciler).work())));
+        let lookups = self.agenda.lookups.workers();
+        workers.extend((0..lookups).map(|_| tokio::spawn(Arc::clone(&reconciler).look_up_secrets())));
         let confirming = tokio::spawn(async move { reconciler.confirm_created().await }).abort_handle();
         let agenda = self.agenda.clone();
         let looking_up = watch_addresses(client, Arc::clone(&self.world), self.agenda.clone());

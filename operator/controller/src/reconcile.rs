@@ -336,6 +336,8 @@ mod measure;
 mod notices;
 mod report;
 mod reread;
+#[cfg(test)]
+mod scripted;
 mod unwatched;
 
 const ROUNDS: usize = 8;

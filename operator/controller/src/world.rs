@@ -11,6 +11,7 @@ mod refused;
 mod reread;
 mod triggers;
 mod unreadable;
+mod user_secrets;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -99,8 +100,8 @@ pub(crate) struct World {
     lost: HashSet<ObjectKey>,
     /// Writes of projections and leaf Secrets that were refused.
     refused_writes: self::refused::RefusedWrites,
-    /// Secrets of users that services name and that do not exist, by service.
-    missing_secrets: HashMap<Place, BTreeSet<String>>,
+    /// Which Secrets of users that services name exist.
+    user_secrets: self::user_secrets::UserSecrets,
     pub(crate) failures: HashMap<Key, Failures>,
     pub(crate) budgets: HashMap<Key, IssuanceBudget>,
 }
@@ -133,7 +134,7 @@ impl World {
             foreign: HashSet::new(),
             lost: HashSet::new(),
             refused_writes: self::refused::RefusedWrites::default(),
-            missing_secrets: HashMap::new(),
+            user_secrets: self::user_secrets::UserSecrets::default(),
             failures: HashMap::new(),
             budgets: HashMap::new(),
         }
@@ -205,23 +206,6 @@ impl World {
 
     pub(crate) fn brought_ca(&mut self, trust_domain: &str, ca: Result<BroughtCa, String>) {
         self.brought.insert(trust_domain.to_owned(), ca);
-    }
-
-    /// The Secrets of users that a service needs, by name.
-    pub(crate) fn required_secrets(&self, place: &Place) -> BTreeSet<String> {
-        let Some(service) = self.services.get(place) else { return BTreeSet::new() };
-        let domain = self.trust_domains.get(&service.spec.trust_domain_ref.name);
-        let required = gaia_plan::service::required_secrets(service, domain.map(AsRef::as_ref));
-        required.into_iter().map(|(_, name, _)| name).collect()
-    }
-
-    /// Which of them do not exist.
-    pub(crate) fn take_missing_secrets(&mut self, place: &Place, missing: BTreeSet<String>) {
-        if missing.is_empty() {
-            self.missing_secrets.remove(place);
-        } else {
-            self.missing_secrets.insert(place.clone(), missing);
-        }
     }
 
     pub(crate) fn mark_foreign(&mut self, key: ObjectKey) {

@@ -1,6 +1,7 @@
-//! Objects that no watch reports, read anew at each reconcile.
+//! Objects that no watch reports, read again at each reconcile or looked up beside it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gaia_plan::object::ObjectKey;
@@ -19,7 +20,10 @@ impl<S: Store> Reconciler<S> {
             self.executor.look_closer(key, &object).await?;
         }
         if let Key::Service(namespace, name) = key {
-            self.find_missing_secrets(&(namespace.clone(), name.clone())).await;
+            // The reconcile does not wait for the answer.
+            if lock(&self.executor.world).must_look_up_secrets(&(namespace.clone(), name.clone())) {
+                self.agenda.lookups.push(key.clone());
+            }
             return Ok(());
         }
         let Key::TrustDomain(name) = key else { return Ok(()) };
@@ -62,22 +66,45 @@ impl<S: Store> Reconciler<S> {
         }
     }
 
-    /// Which Secrets of users that a service names do not exist. Only their metadata is read. What cannot be found out holds
-    /// nothing up.
-    async fn find_missing_secrets(&self, place: &Place) {
-        let required = lock(&self.executor.world).required_secrets(place);
+    /// Looks up the Secrets of users that services name, until the queue is closed.
+    pub(crate) async fn look_up_secrets(self: Arc<Self>) {
+        while let Some(key) = self.agenda.lookups.next().await {
+            if let Key::Service(namespace, name) = &key {
+                let place = (namespace.clone(), name.clone());
+                let is_due = lock(&self.executor.world).must_look_up_secrets(&place);
+                if is_due && self.find_missing_secrets(&place).await {
+                    self.agenda.decisions.push(key.clone());
+                }
+            }
+            self.agenda.lookups.done(key, None);
+        }
+    }
+
+    /// Finds out which Secrets of users that a service names do not exist; returns whether that is news. Only their
+    /// metadata is read. One that cannot be looked up counts as it did before.
+    async fn find_missing_secrets(&self, place: &Place) -> bool {
+        let (required, known) = {
+            let world = lock(&self.executor.world);
+            (world.required_secrets(place), world.missing_secrets(place))
+        };
         let mut missing = BTreeSet::new();
-        for name in required {
+        for name in &required {
             let secret = ObjectKey::secret(&place.0, name.clone());
             match self.executor.store.get_metadata(&secret).await {
                 Ok(Some(_)) => {}
-                Ok(None) => drop(missing.insert(name)),
-                Err(error) => tracing::warn!(%secret, %error, "cannot find out whether the Secret exists"),
+                Ok(None) => drop(missing.insert(name.clone())),
+                Err(error) => {
+                    tracing::warn!(%secret, %error, "cannot find out whether the Secret exists");
+                    missing.extend(known.get(name).cloned());
+                }
             }
         }
-        lock(&self.executor.world).take_missing_secrets(place, missing);
+        lock(&self.executor.world).take_missing_secrets(place, required, missing)
     }
 }
 
 /// A watch reports an object within a second, unless it is broken.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests;

@@ -70,7 +70,7 @@ impl World {
                 .guidance
                 .get(&found.spec.trust_domain_ref.name)
                 .and_then(|guidance| guidance.cut.get(place)),
-            missing_secrets: self.missing_secrets.get(place).cloned().unwrap_or_default(),
+            missing_secrets: self.missing_secrets(place),
             instances: self.instances_enforcing(&found.spec.trust_domain_ref.name, place),
             excluded_endpoints: self.excluded_endpoints(found, place),
             failures: self.failures.get(&Key::Service(place.0.clone(), place.1.clone())),

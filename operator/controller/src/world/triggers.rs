@@ -187,7 +187,7 @@ impl World {
             object.kind != ObjectKind::ServiceCertificate || object.namespace != place.0 || object.name != place.1
         });
         self.readings.forget(place);
-        self.missing_secrets.remove(place);
+        self.user_secrets.forget(place);
         let domain = &gone.spec.trust_domain_ref.name;
         let mut keys = self.count_consumer(domain, &place.0, -1);
         keys.extend(self.match_service(place, domain, service_secret(&gone.spec, &place.1)));

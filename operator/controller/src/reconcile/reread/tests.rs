@@ -1,72 +1,20 @@
 //! A status that the API server does not accept, as the object has another version.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
-
-use gaia_api::ManualClock;
 use gaia_api::crd::GaiaService;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::BodyExt as _;
-use kube::Client;
-use kube::client::Body;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::agenda::Agenda;
-use crate::events::Events;
-use crate::executor::Executor;
-use crate::metrics::Metrics;
-use crate::signers::Signers;
+use crate::reconcile::scripted::{Handle, answer, failure, reconciler};
 use crate::store::KubeStore;
-use crate::world::{Surroundings, World};
-
-type Handle = tower_test::mock::Handle<Request<Body>, Response<Body>>;
 
 const SERVICE: &str = "/apis/gaia.dev/v1alpha1/namespaces/shop/gaiaservices/web";
 const STATUS: &str = "/apis/gaia.dev/v1alpha1/namespaces/shop/gaiaservices/web/status";
-
-fn reconciler() -> (Reconciler<KubeStore>, Handle) {
-    let (service, handle) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
-    let (nowhere, _) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
-    let clock = Arc::new(ManualClock::new("2026-01-01T00:00:00Z".parse().unwrap()));
-    let metrics = Metrics::new();
-    let (events, _) = Events::start(Client::new(nowhere, "default"), "test".to_owned(), clock.clone(), metrics.clone());
-    let [operator_namespace, cluster_domain] = ["gaia-system", "cluster.local"].map(str::to_owned);
-    let world = World::new(Surroundings { operator_namespace, cluster_domain, watch_namespaces: vec![] });
-    let executor = Executor {
-        store: KubeStore::new(Client::new(service, "default")),
-        world: Arc::new(Mutex::new(world)),
-        clock,
-        signers: Signers::default(),
-    };
-    let reconciler = Reconciler {
-        executor: Arc::new(executor),
-        agenda: Agenda::new(0),
-        events,
-        metrics,
-        reported: Mutex::new(HashMap::new()),
-        unread: Mutex::default(),
-    };
-    (reconciler, handle)
-}
 
 fn service(uid: &str, version: &str) -> Value {
     json!({ "apiVersion": "gaia.dev/v1alpha1", "kind": "GaiaService",
         "metadata": { "namespace": "shop", "name": "web", "uid": uid, "resourceVersion": version, "generation": 1 },
         "spec": { "trustDomainRef": { "name": "gaia" } } })
-}
-
-fn failure(code: u16, reason: &str) -> Value {
-    json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": "scripted" })
-}
-
-/// Expects one request and answers it; returns the version that it names.
-async fn answer(handle: &mut Handle, method: Method, path: &str, code: StatusCode, body: Value) -> Value {
-    let (request, send) = handle.next_request().await.expect("a request");
-    assert_eq!((request.method(), request.uri().path()), (&method, path));
-    let sent = request.into_body().collect().await.unwrap().to_bytes();
-    send.send_response(Response::builder().status(code).body(Body::from(serde_json::to_vec(&body).unwrap())).unwrap());
-    serde_json::from_slice::<Value>(&sent).unwrap_or(Value::Null)["metadata"]["resourceVersion"].clone()
 }
 
 async fn known() -> (Reconciler<KubeStore>, Handle, Key) {
