@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use gaia_api::crd::{AllowedNames, ServiceCertificateSpec, reason};
 use gaia_pki::NameConstraints;
 
-use self::ambiguous::is_public;
 pub use self::ambiguous::other_meaning;
+use self::ambiguous::{is_in_newer_domain, is_of_namespace};
 use crate::Refusal;
 
 /// Who asks, and where.
@@ -31,13 +31,15 @@ pub struct Names {
     pub dns: Vec<String>,
     /// Sorted, without repetition.
     pub ip: Vec<IpAddr>,
-    /// Names of the service's own that are not certified, because they mean something else as well.
+    /// Names of the service's own that are not certified, because they mean something else as well (`localhost`).
     pub left_out: Vec<String>,
+    /// The same where it follows from the name of the namespace alone (`web.shop`, `google.com`). That is no fault of the
+    /// service, so it is no warning.
+    pub of_namespace: Vec<String>,
     /// Such names that the stored certificate has: they stay, as clients may use them.
     pub kept: Vec<String>,
-    /// Certified names of the service's own that can be public names too: the namespace is named like one of the newer
-    /// top-level domains, which are words that namespaces are often named by.
-    pub public: Vec<String>,
+    /// Such names in a newer top-level domain that `spec.extraDNSNames` asks for: they are certified.
+    pub asked_for: Vec<String>,
 }
 
 /// Names of a certificate that the name constraints of a CA exclude.
@@ -80,16 +82,19 @@ pub fn names(
     granted: &[AllowedNames],
     stored: &[String],
 ) -> Result<Names, Refusal> {
-    let (mut dns, mut left_out, mut kept, mut public) = (vec![], vec![], vec![], vec![]);
+    let (mut dns, mut left_out, mut of_namespace) = (vec![], vec![], vec![]);
+    let (mut kept, mut asked_for) = (vec![], vec![]);
     for name in own_names(who, spec.headless) {
-        if dns_is_granted(who.namespace, &name, granted) {
+        if dns_is_granted(who.namespace, &name, granted) || !is_ambiguous(who, &name) {
             dns.push(name);
-        } else if !is_ambiguous(who, &name) {
-            public.extend(is_public(&name).then(|| name.clone()));
+        } else if is_in_newer_domain(&name) && spec.extra_dns_names.contains(&name) {
+            asked_for.push(name.clone());
             dns.push(name);
         } else if stored.contains(&name) {
             kept.push(name.clone());
             dns.push(name);
+        } else if is_of_namespace(&name) {
+            of_namespace.push(name);
         } else {
             left_out.push(name);
         }
@@ -112,7 +117,7 @@ pub fn names(
     dns.dedup();
     ip.sort();
     ip.dedup();
-    Ok(Names { dns, ip, left_out, kept, public })
+    Ok(Names { dns, ip, left_out, of_namespace, kept, asked_for })
 }
 
 /// Whether a service's own name also means something else.
@@ -234,8 +239,6 @@ mod tests {
     }
 
     #[rstest]
-    #[case("com", "google", &["google.com"])]
-    #[case("local", "cluster", &["cluster.local"])]
     #[case("team-a", "localhost", &["localhost"])]
     #[case("team-a", "wpad", &["wpad"])]
     #[case("team-a", "kubernetes", &["kubernetes"])]
@@ -251,6 +254,29 @@ mod tests {
         assert_eq!(found.left_out, left_out);
         assert!(found.dns.iter().all(|certified| !left_out.contains(&certified.as_str())), "{found:?}");
         assert!(found.dns.contains(&format!("{name}.{namespace}.svc")));
+    }
+
+    /// The kind: a warning that follows from the name of the namespace, for every service in it, and that no edit ends.
+    #[rstest]
+    #[case("shop", "web", &["web.shop"])]
+    #[case("dev", "web", &["web.dev"])]
+    #[case("com", "google", &["google.com"])]
+    #[case("qa", "web", &["web.qa"])]
+    #[case("local", "cluster", &["cluster.local"])]
+    #[case("internal", "web", &["web.internal"])]
+    #[case("team-a", "web", &[])]
+    fn names_that_only_the_namespace_makes_ambiguous_are_left_out_without_a_warning(
+        #[case] namespace: &str,
+        #[case] name: &str,
+        #[case] of_namespace: &[&str],
+    ) {
+        let found = own(namespace, name, &[], &[]);
+        assert_eq!(
+            (found.of_namespace, found.left_out.len()),
+            (of_namespace.iter().map(|s| (*s).to_owned()).collect(), 0)
+        );
+        let unchanged = ["", &format!(".{namespace}.svc"), &format!(".{namespace}.svc.cluster.local")];
+        assert!(unchanged.iter().all(|rest| found.dns.contains(&format!("{name}{rest}"))), "{:?}", found.dns);
     }
 
     #[test]

@@ -161,9 +161,10 @@ fn ambiguous_names(observed: &Observed<'_>) -> Vec<Warning> {
         );
         Warning::new(warning::AMBIGUOUS_NAMES, message)
     });
-    let certified = names.public.iter().map(|name| {
+    let certified = names.asked_for.iter().map(|name| {
         let message = format!(
-            "{name} can also be a public name, as {namespace} is a top-level domain; use names that end in .svc, or {grant}"
+            "spec.extraDNSNames: {name} can also be a public name, as {namespace} is a top-level domain; use names that end \
+             in .svc, or {grant}"
         );
         Warning::new(warning::AMBIGUOUS_NAMES, message)
     });

@@ -16,14 +16,21 @@ pub fn other_meaning(name: &str) -> Option<&'static str> {
         None if name == super::OPERATOR => Some("the operator"),
         None if HOSTS.contains(&name) => Some("a host with a special meaning"),
         Some((_, zone)) if ZONES.contains(&zone) => Some("a host in a local domain"),
-        Some((_, zone)) if is_classic(zone) => Some("a host in a public domain"),
+        Some((_, zone)) if TOP_LEVEL.contains(zone) => Some("a host in a public domain"),
         None | Some(_) => None,
     }
 }
 
-/// Whether a DNS name can be a public one, in a newer top-level domain (`web.shop`).
-pub(super) fn is_public(name: &str) -> bool {
-    name.split_once('.').is_some_and(|(_, zone)| TOP_LEVEL.contains(zone))
+/// Returns true for a DNS name in one of the newer top-level domains, which are words that namespaces are often named by
+/// (`web.shop`).
+pub(super) fn is_in_newer_domain(name: &str) -> bool {
+    name.split_once('.').is_some_and(|(_, zone)| TOP_LEVEL.contains(zone) && !is_classic(zone))
+}
+
+/// Returns true if it is the name of the namespace that gives a DNS name its other meaning: every service there has such a
+/// name.
+pub(super) fn is_of_namespace(name: &str) -> bool {
+    name.contains('.') && !is_api_server(name)
 }
 
 /// Top-level domains of RFC 1591, of countries, and those that were added before 2012.
@@ -88,7 +95,7 @@ mod tests {
     #[case::the_api_server("kubernetes.default.svc.cluster.local", true)]
     #[case::in_a_country("web.ai", true)]
     #[case::public("google.com", true)]
-    #[case::a_word("web.shop", false)]
+    #[case::a_word("web.shop", true)]
     #[case::a_service("ai", false)]
     #[case::local("printer.local", true)]
     #[case::loopback("web.localhost", true)]
@@ -104,9 +111,10 @@ mod tests {
     }
 
     #[test]
-    fn newer_top_level_domains_are_public() {
-        assert!(is_public("web.shop") && is_public("web.dev") && is_public("web.xn--p1ai"));
-        assert!(!is_public("shop") && !is_public("web.team-a") && !is_public("web.shop.svc"));
+    fn newer_top_level_domains_are_words() {
+        assert!(["web.shop", "web.dev", "web.xn--p1ai"].into_iter().all(is_in_newer_domain));
+        assert!(!["shop", "web.team-a", "web.shop.svc", "web.com", "web.ai"].into_iter().any(is_in_newer_domain));
+        assert!(GENERIC.iter().all(|name| TOP_LEVEL.contains(name)));
     }
 
     #[test]

@@ -21,7 +21,7 @@ fn a_first_issuance_is_two_rings_one_bundle_one_secret_and_a_next_key() {
     let (leaf, key_matches) = world.leaf(world.secret("shop", "web-tls").unwrap()).unwrap();
     assert!(key_matches);
     assert_eq!(leaf.not_before, at("2025-12-31T23:55:00Z"));
-    assert_eq!(leaf.dns, ["web", "web.shop", "web.shop.svc", "web.shop.svc.cluster.local"]);
+    assert_eq!(leaf.dns, ["web", "web.shop.svc", "web.shop.svc.cluster.local"]);
 }
 
 #[test]

@@ -28,19 +28,25 @@ fn grant(world: &mut World, names: &[&str]) {
     world.settle();
 }
 
+/// Kind: a warning that follows from the name of the namespace alone, for every service in it.
 #[test]
-fn a_public_name_is_left_out_of_a_new_certificate() {
+fn a_public_name_that_the_namespace_makes_is_left_out_without_a_warning() {
     let mut world = everywhere();
     world.create_certificate_of(COM, "google", ServiceCertificateSpec::default());
+    world.create_certificate_of("shop", "web", ServiceCertificateSpec::default());
+    world.create_certificate_of("shop", "localhost", ServiceCertificateSpec::default());
     world.settle();
     assert_eq!(dns(&world, "google"), ["google", "google.com.svc", "google.com.svc.cluster.local"]);
-    let message = says(&world, &certificate(COM, "google"), "NamesLeftOut", "True", "NamesLeftOut");
-    assert!(
-        message
-            .starts_with("google.com is left out of the certificate: it is also the name of a host in a public domain"),
-        "{message}"
-    );
-    says(&world, &certificate(COM, "google"), "Ready", "True", "Ready");
+    let stored = world.secret("shop", "web-tls").unwrap();
+    assert_eq!(world.leaf(stored).unwrap().0.dns, ["web", "web.shop.svc", "web.shop.svc.cluster.local"]);
+    for certificate in [certificate(COM, "google"), certificate("shop", "web")] {
+        says(&world, &certificate, "NamesLeftOut", "", "");
+        says(&world, &certificate, "AmbiguousNames", "", "");
+        says(&world, &certificate, "Ready", "True", "Ready");
+    }
+    // The name of the service itself is the user's choice.
+    let message = says(&world, &certificate("shop", "localhost"), "NamesLeftOut", "True", "NamesLeftOut");
+    assert!(message.starts_with("localhost is left out of the certificate"), "{message}");
     sound(&world);
 }
 
@@ -66,7 +72,7 @@ fn a_stored_certificate_keeps_its_public_name_with_a_warning() {
     world.remove(&ObjectKey::secret(COM, "google-tls"));
     world.settle();
     assert!(!dns(&world, "google").contains(&"google.com".to_owned()));
-    says(&world, &certificate(COM, "google"), "NamesLeftOut", "True", "NamesLeftOut");
+    says(&world, &certificate(COM, "google"), "AmbiguousNames", "", "");
     sound(&world);
 }
 
@@ -106,15 +112,33 @@ fn a_ring_of_a_newer_format_leaves_certificates_ready_after_a_restart() {
     assert!(issuer(&after).is_some() && issuer(&after) == issuer(&before));
 }
 
-/// `shop` is a word and a newer top-level domain: the name is certified, with a warning unless it is granted.
+/// Kind: an upgrade. What main issued in a namespace named `shop` keeps `web.shop` through renewals, and a spec that asks for
+/// it is not refused.
 #[test]
-fn a_name_in_a_newer_top_level_domain_is_a_warning() {
-    let mut world = settled(web());
-    let message = says(&world, &certificate("shop", "web"), "AmbiguousNames", "True", "AmbiguousNames");
-    assert!(message.starts_with("web.shop can also be a public name"), "{message}");
+fn a_name_in_a_newer_top_level_domain_is_certified_where_it_is_stored_or_asked_for() {
+    let mut world = quiet(web());
     let granted =
         AllowedNames { namespaces: vec!["shop".to_owned()], dns_names: vec!["*.shop".to_owned()], ip_ranges: vec![] };
     world.edit_domain(TD, |found| found.spec.allowed_names = vec![granted.clone()]);
+    world.settle();
+    let has_it = |world: &World, name: &str| {
+        let stored = world.secret("shop", &format!("{name}-tls")).unwrap();
+        world.leaf(stored).unwrap().0.dns.contains(&format!("{name}.shop"))
+    };
+    assert!(has_it(&world, "web"), "as main issued it");
+    world.edit_domain(TD, |found| found.spec.allowed_names = vec![]);
     assert_eq!(doing(&mut world), [""; 0], "nothing is issued again for it");
-    says(&world, &certificate("shop", "web"), "AmbiguousNames", "", "");
+    let message = says(&world, &certificate("shop", "web"), "AmbiguousNames", "True", "AmbiguousNames");
+    assert!(message.contains("delete the Secret to have a certificate issued without it"), "{message}");
+    world.advance(100 * DAY);
+    world.settle();
+    assert!(has_it(&world, "web"), "renewed with the name");
+    let asks = ServiceCertificateSpec { extra_dns_names: vec!["api.shop".to_owned()], ..Default::default() };
+    world.create_certificate_of("shop", "api", asks);
+    world.settle();
+    assert!(has_it(&world, "api"));
+    let message = says(&world, &certificate("shop", "api"), "AmbiguousNames", "True", "AmbiguousNames");
+    assert!(message.starts_with("spec.extraDNSNames: api.shop can also be a public name"), "{message}");
+    says(&world, &certificate("shop", "api"), "Ready", "True", "Ready");
+    sound(&world);
 }
