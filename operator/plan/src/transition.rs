@@ -216,7 +216,9 @@ impl<M: Material + Clone> Ring<M> {
             Step::Suspect { id, mode } => {
                 let living = [State::Staged, State::Published, State::Active, State::Retiring];
                 let generation = self.find(id, &living).ok_or_else(impossible)?;
-                generation.distrust.get_or_insert(Distrust { mode: *mode, since: now, refused_time: None });
+                let mark = generation.distrust.get_or_insert(Distrust { mode: *mode, since: now, refused_time: None });
+                // A time ahead of the clock was written by a clock that ran ahead.
+                mark.since = mark.since.min(now);
             }
             Step::Distrust { id, mode } => {
                 // Also what is removed already: no restore must bring it back.

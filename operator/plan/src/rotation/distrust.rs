@@ -79,9 +79,10 @@ fn steps(
     let is_immediate = mode == DistrustMode::Immediate;
     let signed_until = super::ca::signed_until(context, leaked);
     match replacement(context) {
-        Ok(Replacement::UnderWay(next)) if is_immediate => {
+        Ok(Replacement::UnderWay(next)) if is_immediate && is_valid(context, next) => {
             (vec![Step::Activate { id: next.id.clone(), signed_until }, distrust], None)
         }
+        Ok(Replacement::UnderWay(_)) if is_immediate => (vec![distrust], None),
         Ok(Replacement::UnderWay(_)) => (vec![suspect], None),
         Ok(Replacement::Former(former)) => {
             let last = if is_immediate { distrust } else { suspect };
@@ -89,9 +90,7 @@ fn steps(
         }
         Ok(Replacement::Fresh(fresh)) => {
             // The whole ring may have leaked: staged generations are never used.
-            let siblings =
-                context.ca.generations.iter().filter(|g| matches!(g.state, State::Staged | State::Published));
-            let discarded = siblings.map(|sibling| Step::Discard(sibling.id.clone()));
+            let discarded = discard_siblings(context);
             let (first, last) =
                 if is_immediate { (distrust, Step::StageActive(fresh)) } else { (suspect, Step::Stage(fresh)) };
             (std::iter::once(first).chain(discarded).chain([last]).collect(), None)
@@ -112,10 +111,20 @@ fn replace_suspect(context: &Context<'_, '_>) -> Option<Turn> {
     let signed_until = active.and_then(|active| super::ca::signed_until(context, active));
     let steps = match (replacement(context), active) {
         (Ok(Replacement::UnderWay(_)), Some(_)) => return None,
-        (Ok(Replacement::UnderWay(next)), None) => vec![Step::Activate { id: next.id.clone(), signed_until }],
+        (Ok(Replacement::UnderWay(next)), None) => {
+            if let Some(turn) = super::ca::held_by_clock(context, next) {
+                return Some(turn);
+            }
+            vec![Step::Activate { id: next.id.clone(), signed_until }]
+        }
         (Ok(Replacement::Former(former)), _) => vec![Step::Resume { id: former.id.clone(), signed_until }],
-        (Ok(Replacement::Fresh(fresh)), Some(_)) => vec![Step::Stage(fresh)],
-        (Ok(Replacement::Fresh(fresh)), None) => vec![Step::StageActive(fresh)],
+        (Ok(Replacement::Fresh(fresh)), Some(active)) => {
+            // The replacement is newer than a mark of the clock that is right now.
+            let mark = active.distrust.filter(|mark| mark.since > context.now);
+            let marked = mark.map(|mark| Step::Suspect { id: active.id.clone(), mode: mark.mode });
+            discard_siblings(context).chain(marked).chain([Step::Stage(fresh)]).collect()
+        }
+        (Ok(Replacement::Fresh(fresh)), None) => discard_siblings(context).chain([Step::StageActive(fresh)]).collect(),
         (Err(refusal), _) => return Some(Turn { refusal: Some(refusal), ..Turn::default() }),
     };
     let events = if active.is_none() {
@@ -125,6 +134,17 @@ fn replace_suspect(context: &Context<'_, '_>) -> Option<Turn> {
     };
     let turn = Turn::act(steps, events, progress);
     Some(if active.is_none() { turn.urgent() } else { turn })
+}
+
+/// Discards what is staged or published.
+fn discard_siblings<'c>(context: &'c Context<'_, '_>) -> impl Iterator<Item = Step> + 'c {
+    let siblings = context.ca.generations.iter().filter(|g| matches!(g.state, State::Staged | State::Published));
+    siblings.map(|sibling| Step::Discard(sibling.id.clone()))
+}
+
+/// Whether peers whose clock is that of the operator accept what a CA signs.
+fn is_valid(context: &Context<'_, '_>, ca: &Generation<CaMaterial>) -> bool {
+    ca.material.not_before <= context.now
 }
 
 /// The replacement of a leaked CA.
@@ -144,7 +164,10 @@ fn replacement<'c>(context: &'c Context<'_, '_>) -> Result<Replacement<'c>, Refu
     let is_sound = |generation: &&Generation<CaMaterial>| leaked.of_ca(&generation.material).is_none();
     let is_brought = observed.domain.spec.ca.existing_secret_ref.is_some();
     let suspected = ca.active().and_then(|active| active.distrust).map(|mark| mark.since);
-    let is_fresh = |next: &&Generation<CaMaterial>| is_brought || suspected.is_some_and(|since| next.since >= since);
+    // One that a clock which ran ahead issued is no replacement yet, and a new one need not wait for the clock.
+    let is_fresh = |next: &&Generation<CaMaterial>| {
+        is_brought || (suspected.is_some_and(|since| next.since >= since) && is_valid(context, next))
+    };
     if let Some(next) = ca.next().filter(is_sound).filter(is_fresh) {
         return Ok(Replacement::UnderWay(next));
     }

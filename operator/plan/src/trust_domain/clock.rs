@@ -23,6 +23,16 @@ pub(super) fn behind(observed: &Observed<'_>, newest: Timestamp, now: Timestamp)
             observed.name()
         ));
     }
+    let next = observed.ca.ring().and_then(|ring| ring.next());
+    if let Some(next) = next.filter(|next| next.material.not_before > limit) {
+        let begins = next.material.not_before;
+        ends.push(begins);
+        warnings.push(format!(
+            "CA {} is valid only from {begins}, which is ahead of the operator's clock: it signs from then on. Correct the \
+             clock of the operator's node",
+            next.id
+        ));
+    }
     let leaves = observed.leaves.iter().filter_map(|view| Some((view, view.leaf?.not_before)));
     let mut ahead: Vec<(&str, &str, Timestamp)> = leaves
         .filter(|(_, begins)| *begins > limit)
