@@ -10,6 +10,7 @@ pub(crate) mod names;
 mod namespaces;
 mod observed;
 mod projections;
+mod retained;
 mod status;
 mod unknown;
 mod warnings;
@@ -150,6 +151,9 @@ fn live(
     let mut actions = bootstrap::repairs(observed);
     let is_repaired = actions.is_empty();
     actions.extend(writes);
+    let (kept, retries) = retained::actions(observed, ca, now);
+    projections.retries.extend(retries);
+    actions.extend(kept);
     let bundle_hash = gaia_pki::sha256_hex(projection::bundle(ca, now).as_bytes());
     let denylist = projection::json(&projection::denylist(&observed.domain.spec, ca, signing));
     let denylist_hash = gaia_pki::sha256_hex(denylist.as_bytes());
@@ -208,6 +212,7 @@ fn live(
     warnings.extend(clock_warnings);
     thresholds.extend(ends);
     warnings.extend(brought::warnings(observed));
+    warnings.extend(names::warning(observed));
     warnings.extend(unknown::distrusted(observed, ca, signing));
     warnings.extend(rotation::unused_brought_ca(&context));
     let namespaces = projections.laggards();

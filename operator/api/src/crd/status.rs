@@ -58,6 +58,8 @@ pub mod condition {
             DISTRUSTED_UNKNOWN = "DistrustedUnknown";
             /// TrustDomain: the CA is accepted, but strict peers refuse it.
             CA_NOT_STRICT = "CANotStrict";
+            /// TrustDomain: the active CA cannot sign names of services in selected namespaces.
+            CA_CANNOT_SIGN = "CACannotSign";
             /// TrustDomain: the CA in `existingSecretRef`, or the root above it, is not used.
             CA_NOT_USED = "CANotUsed";
             /// ServiceCertificate: a shorter certificate was issued than `duration` asks for.

@@ -3,7 +3,7 @@
 
 use gaia_api::names::TRUST_DOMAIN_LABEL;
 use gaia_plan::certificate::{LeafFacts, LeafSecret};
-use gaia_plan::object::{ObjectFacts, OwnerRef};
+use gaia_plan::object::{ObjectFacts, OwnerRef, Version};
 use gaia_plan::trust_domain::LeafRecord;
 
 /// See the module; [`PackedLeaf::unpack`] gives everything back.
@@ -134,6 +134,10 @@ impl LeafRecord for PackedLeaf {
         self.data().find(|(known, _)| *known == key).map(|(_, value)| value)
     }
 
+    fn version(&self) -> Version {
+        Version { uid: self.uid().to_owned(), resource_version: self.resource_version().to_owned() }
+    }
+
     fn secret_type(&self) -> Option<&str> {
         self.has_type.then(|| self.text(2))
     }
@@ -226,6 +230,7 @@ mod tests {
         for key in [key::CA_CERT, key::TLS_CERT, key::TLS_KEY] {
             assert_eq!(packed.data_hash(key), facts.data_hash(key));
         }
+        assert_eq!(packed.version(), facts.version());
         assert_eq!(packed.secret_type(), facts.secret_type());
         assert_eq!(packed.is_immutable(), facts.is_immutable());
         assert_eq!(packed.has_owner(), facts.has_owner());

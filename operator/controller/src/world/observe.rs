@@ -110,7 +110,7 @@ impl World {
             instances: self.instances_of(name, &granted),
             kept: self.kept_grants(name, &granted),
             older_namesake: trust_domain::older_namesake(domain, self.trust_domains.values().map(AsRef::as_ref)),
-            selects_any: self.namespaces.keys().any(|namespace| self.is_selected(name, namespace)),
+            selected: self.namespaces.keys().filter(|namespace| self.is_selected(name, namespace)).cloned().collect(),
             consumers,
             granted,
             leaves: self.leaf_views(name),

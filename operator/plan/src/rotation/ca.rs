@@ -95,7 +95,11 @@ fn switch(context: &Context<'_, '_>) -> Option<Turn> {
         let thresholds = alarms.into_iter().chain([until]).collect();
         return Some(Turn::wait(Progress::new(reason::PUBLISHING, message), thresholds));
     }
-    if (is_time && acknowledged) || at_once || is_forced {
+    let is_due = (is_time && acknowledged) || at_once || is_forced;
+    if let Some(turn) = held_by_clock(context, next).filter(|_| is_due) {
+        return Some(turn);
+    }
+    if is_due {
         let mut events = vec![Event::new(reason::ROTATION_SWITCHED, format!("{what} signs from now on"))];
         events.extend(poll.left_event(&format!("use {what}")));
         if is_ending && !acknowledged && suspect.is_none() {
@@ -125,6 +129,23 @@ fn switch(context: &Context<'_, '_>) -> Option<Turn> {
     }
     let message = format!("{what} was published at {published}; it signs at {floor} at the earliest");
     Some(Turn::wait(Progress::new(reason::PUBLISHING, message), alarms))
+}
+
+/// A CA that is valid only from a time ahead of the clock does not sign: no peer whose clock is right accepts its
+/// certificates.
+pub(super) fn held_by_clock(context: &Context<'_, '_>, next: &Generation<CaMaterial>) -> Option<Turn> {
+    let begins = next.material.not_before;
+    (begins > context.now).then(|| {
+        let what = name(KIND, &next.id);
+        let message = format!(
+            "held back: {what} is valid only from {begins}, which is ahead of the operator's clock; next step: {what} signs. \
+             Correct the clock of the operator's node; where the clock was ahead when {what} was issued, annotate the \
+             TrustDomain with {}={}",
+            annotation::ABORT,
+            next.id
+        );
+        Turn::wait(Progress::new(reason::HELD, message), vec![begins])
+    })
 }
 
 /// The time until which a CA waits because it cannot sign extra names of certificates, and these names. They are no veto.
@@ -296,12 +317,13 @@ fn unreplaced(context: &Context<'_, '_>, old: &Generation<CaMaterial>, left: BTr
 
 /// Certificates that this CA signed and that are stored still, and new ones that no instance was seen to serve and that do
 /// not count as in use yet. A Secret that `deletionPolicy: Retain` left is in use until its certificate expires, in a
-/// selected namespace: elsewhere anybody could write a copy, and hold the CA.
+/// selected namespace: elsewhere anybody could write a copy, and hold the CA. Other objects need not refer to the
+/// TrustDomain there.
 fn stored(context: &Context<'_, '_>, old: &Generation<CaMaterial>, left: BTreeSet<String>) -> Poll {
     let times = context.times();
     let mut poll = Poll { left_namespaces: left, ..Poll::default() };
     for (view, users) in context.leaves.iter() {
-        let is_kept = view.is_retained() && context.observed.granted.contains(view.secret_namespace);
+        let is_kept = view.is_retained() && context.observed.selected.contains(view.secret_namespace);
         let is_used = view.is_claimed || !users.is_empty() || is_kept;
         poll.total += usize::from(is_used);
         let why = match view.leaf {
@@ -403,6 +425,9 @@ fn put_back(context: &Context<'_, '_>) -> Option<Turn> {
     };
     if let Err(refusal) = names::check(context.observed, &former.id, &former.material.path.constraints) {
         return Some(Turn { refusal: Some(refusal), ..Turn::default() });
+    }
+    if let Some(turn) = held_by_clock(context, former) {
+        return Some(turn);
     }
     let what = name(KIND, &former.id);
     let mut steps = vec![Step::Resume { id: former.id.clone(), signed_until: signed_until(context, active) }];

@@ -14,7 +14,7 @@ use crate::backoff::{Failures, saturating_add, saturating_sub, since};
 use crate::certificate::{LeafFacts, issued_as_noted};
 use crate::epoch::EpochMacs;
 use crate::instance::{Instances, Target};
-use crate::object::{Held, ObjectFacts, ObjectKey};
+use crate::object::{Held, ObjectFacts, ObjectKey, Version};
 use crate::ring::{CaMaterial, CaPath, Ring, RingError, RingKind, SigningMaterial};
 
 /// Everything a decision about one TrustDomain rests on.
@@ -38,11 +38,11 @@ pub struct Observed<'a> {
     pub brought_ca: Option<Result<BroughtCa, String>>,
     /// The oldest of the older TrustDomains with the same `spec.trustDomain`.
     pub older_namesake: Option<&'a str>,
-    /// Whether it selects any namespace of the cluster.
-    pub selects_any: bool,
+    /// The namespaces of the cluster that it selects and that are not being deleted.
+    pub selected: BTreeSet<String>,
     /// Namespaces with objects that refer to this TrustDomain.
     pub consumers: BTreeSet<String>,
-    /// Those of them that it selects and that are not being deleted.
+    /// Those of them that are selected.
     pub granted: BTreeSet<String>,
     /// ConfigMap `<td>-trust` by namespace, wherever one is known.
     pub trust: BTreeMap<String, Held<ObjectFacts>>,
@@ -157,6 +157,9 @@ pub trait LeafRecord: fmt::Debug {
     /// Lower-case hex SHA-256 of a value in its data.
     fn data_hash(&self, key: &str) -> Option<&str>;
 
+    /// Its UID and resource version.
+    fn version(&self) -> Version;
+
     /// Its type.
     fn secret_type(&self) -> Option<&str>;
 
@@ -179,6 +182,10 @@ impl LeafRecord for ObjectFacts {
 
     fn data_hash(&self, key: &str) -> Option<&str> {
         self.data.get(key).map(String::as_str)
+    }
+
+    fn version(&self) -> Version {
+        Self::version(self)
     }
 
     fn secret_type(&self) -> Option<&str> {

@@ -53,7 +53,7 @@ fn token_issuer_not_found(observed: &Observed<'_>) -> Option<Warning> {
 fn nothing_selected(observed: &Observed<'_>) -> Option<Warning> {
     let why = match observed.domain.spec.namespace_selector {
         None => "is not set",
-        Some(_) if !observed.selects_any => "matches the labels of no namespace",
+        Some(_) if observed.selected.is_empty() => "matches the labels of no namespace",
         Some(_) => return None,
     };
     let message = format!("spec.namespaceSelector {why}: no namespace may use this TrustDomain");

@@ -61,25 +61,52 @@ fn a_first_ca_that_cannot_sign_the_names_of_services_is_refused() {
     world.settle();
     assert_eq!(world.states(true), "");
     let message = says(&world, &domain(), "Stalled", "True", "CAInvalid");
-    assert!(message.contains("of ServiceCertificate shop/web (nameConstraints)"), "{message}");
+    assert!(message.contains("of ServiceCertificate shop/web, and names of "), "{message}");
     put(&mut world, EXCLUDES_EXAMPLE_COM, None);
     wait(&mut world, 60);
     says(&world, &domain(), "Ready", "True", "Ready");
     says(&world, &certificate("shop", "web"), "Ready", "True", "Ready");
 }
 
-/// Without any ServiceCertificate no name is in use: a later one is refused, with the reason.
+/// Kind: a CA that is Ready while there is no service, and cannot sign any that follows.
 #[test]
-fn a_service_that_a_constrained_ca_cannot_sign_is_stalled_with_the_reason() {
+fn a_first_ca_that_cannot_sign_names_of_a_selected_namespace_is_refused_before_there_is_a_service() {
     let mut world = World::new();
     world.create_domain(TD, plain_domain());
     world.edit_domain(TD, |found| found.spec.ca.existing_secret_ref = Some(SecretRef { name: "our-ca".to_owned() }));
     put(&mut world, PERMITS_EXAMPLE_COM, None);
     world.settle();
+    assert_eq!(world.states(true), "");
+    let message = says(&world, &domain(), "Stalled", "True", "CAInvalid");
+    assert!(message.contains("cannot sign <service>, <service>.auth, <service>.auth.svc, "), "{message}");
+    assert!(message.contains("of services in namespace auth, and names of "), "{message}");
+    put(&mut world, EXCLUDES_EXAMPLE_COM, None);
+    wait(&mut world, 60);
+    says(&world, &domain(), "Ready", "True", "Ready");
+}
+
+/// A CA that was activated before there was such a name stays in use, with a warning; what it cannot sign is refused.
+#[test]
+fn an_active_ca_that_cannot_sign_a_later_name_is_a_warning_and_the_service_is_stalled() {
+    let mut world = World::new();
+    world.create_domain(TD, TrustDomainSpec { namespace_selector: None, ..plain_domain() });
+    world.edit_domain(TD, |found| found.spec.ca.existing_secret_ref = Some(SecretRef { name: "our-ca".to_owned() }));
+    put(&mut world, PERMITS_EXAMPLE_COM, None);
+    world.settle();
+    assert_eq!(world.states(true), "Active");
+    says(&world, &domain(), "CACannotSign", "", "");
+    world.edit_domain(TD, |found| found.spec.namespace_selector = Some(NamespaceSelector::default()));
     world.create_certificate_of("shop", "web", ServiceCertificateSpec::default());
     world.settle();
     let message = says(&world, &certificate("shop", "web"), "Stalled", "True", "NameNotAllowed");
-    assert!(message.contains("cannot sign web, web.shop, "), "{message}");
+    assert!(message.contains("cannot sign web, web.shop.svc, "), "{message}");
+    let message = says(&world, &domain(), "CACannotSign", "True", "CACannotSign");
+    assert!(message.contains("of ServiceCertificate shop/web, and names of "), "{message}");
+    assert!(
+        message.contains("put a CA that permits the names of services into Secret gaia-system/our-ca"),
+        "{message}"
+    );
+    says(&world, &domain(), "Ready", "True", "Ready");
     let log = world.log.len();
     wait(&mut world, 3600);
     assert_eq!(events(&world, log), [""; 0], "no Event per retry");

@@ -97,7 +97,7 @@ impl World {
             leaves_exist: self.seen().iter().any(|(key, stored)| is_leaf_of(key, stored, name)),
             brought_ca: domain.spec.ca.existing_secret_ref.as_ref().and(self.brought.clone()),
             older_namesake: trust_domain::older_namesake(domain, self.domains.values()),
-            selects_any: self.namespaces.keys().any(|namespace| self.selects(domain, namespace)),
+            selected: self.namespaces.keys().filter(|namespace| self.selects(domain, namespace)).cloned().collect(),
             consumers,
             granted,
             trust: config_maps(names::trust(name)),
