@@ -10,13 +10,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Ur
 
 use crate::client::{CallError, Hosts, MeshClient, place};
 use crate::generation::Generation;
-use crate::issuance::Subject;
+use crate::issuance::OnBehalf;
 use crate::key_file::KeyFile;
 use crate::lanes::AnswerBody;
 use crate::listener::Generations;
-use crate::tokens::{Issuer, Wanted};
+use crate::tokens::{Issuer, Tokens, Wanted};
 
-/// Calls other services, always with the newest generation: certificate, connections and tokens are of one.
+/// Calls other services, always with the newest generation: certificate and connections are of one. Tokens outlive it
+/// where the change does not revoke them.
 ///
 /// Where `GAIA_API_KEY_FILE` names a file that is there and says something, every call carries that key in place of a
 /// token: this is how a platform begins that knows nothing but one shared key, and it ends with the file.
@@ -26,6 +27,7 @@ pub struct Caller {
     auth_url: Uri,
     key_file: Option<KeyFile>,
     plain: MeshClient,
+    tokens: Arc<Tokens>,
 }
 
 /// What a service that calls others is configured by besides.
@@ -42,7 +44,8 @@ pub struct CallsConfig {
 impl Caller {
     pub(crate) fn new(generations: Generations, config: &CallsConfig, hosts: &Hosts) -> Self {
         let key_file = config.api_key_file.clone().map(KeyFile::new);
-        Self { generations, auth_url: config.auth_url.clone(), key_file, plain: MeshClient::plain(hosts.clone()) }
+        let (auth_url, plain) = (config.auth_url.clone(), MeshClient::plain(hosts.clone()));
+        Self { generations, auth_url, key_file, plain, tokens: Arc::default() }
     }
 
     /// Whether others are called with the API key of `GAIA_API_KEY_FILE` at this moment.
@@ -68,11 +71,11 @@ impl Caller {
     /// As [`Caller::call`], and [`CallError::SubjectRefused`] if their credential is not good.
     pub async fn call_for(
         &self,
-        subject: Subject<'_>,
+        subject: impl Into<OnBehalf<'_>>,
         target: &str,
         request: Request<Bytes>,
     ) -> Result<Response<AnswerBody>, CallError> {
-        self.send(Wanted { target, subject: Some(subject) }, request).await
+        self.send(Wanted { target, subject: Some(subject.into()) }, request).await
     }
 
     /// Calls as [`Caller::call`] does, with a body that is sent as it comes. It cannot be sent again: if the token is
@@ -94,11 +97,11 @@ impl Caller {
     /// As [`Caller::call_for`].
     pub async fn call_streaming_for(
         &self,
-        subject: Subject<'_>,
+        subject: impl Into<OnBehalf<'_>>,
         target: &str,
         request: Request<Body>,
     ) -> Result<Response<AnswerBody>, CallError> {
-        self.stream(Wanted { target, subject: Some(subject) }, request).await
+        self.stream(Wanted { target, subject: Some(subject.into()) }, request).await
     }
 
     /// Calls with the API key of `GAIA_API_KEY_FILE`, and with no token whatever becomes of the file; `None` while there is
@@ -144,7 +147,7 @@ impl Caller {
         let (generation, token) = self.token(wanted, None).await?;
         let answer = generation.client().request(with_token(&token, request)?).await?;
         if is_token_refused(&answer) {
-            generation.tokens.forget(wanted, &token).await;
+            self.tokens.forget(&generation, wanted, &token).await;
         }
         Ok(answer)
     }
@@ -168,12 +171,8 @@ impl Caller {
 
     async fn token(&self, wanted: Wanted<'_>, refused: Option<&str>) -> Result<(Arc<Generation>, Arc<str>), CallError> {
         let generation = self.generation()?;
-        let issuer = Issuer {
-            client: generation.client(),
-            auth_url: &self.auth_url,
-            service_name: &generation.policy().service.name,
-        };
-        let token = generation.tokens.get(issuer, wanted, refused).await?;
+        let issuer = Issuer { generation: &generation, auth_url: &self.auth_url };
+        let token = self.tokens.get(issuer, wanted, refused).await?;
         Ok((generation, token))
     }
 }

@@ -127,6 +127,8 @@ pub enum CallError {
     SubjectRefused {
         /// Who was to be called.
         target: String,
+        /// Whether the same credential would be refused again.
+        is_definitive: bool,
     },
     /// Over plain HTTP anybody could take a token along, so none is sent.
     #[error("{uri} is plain HTTP, which no token is sent over: it needs the API key of GAIA_API_KEY_FILE")]

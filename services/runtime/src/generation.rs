@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use gaia_api::mount::{Policy, TlsMode};
 use gaia_api::{Clock, SpiffeId};
+use gaia_auth::jwt::KeySet;
 use gaia_auth::{Denied, PeerIdentity};
+use gaia_pki::sha256_hex;
 use jiff::Timestamp;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
@@ -22,7 +24,6 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use crate::client::{Hosts, MeshClient};
 use crate::material::{Bundle, Jwks, Leaf, LoadedDenylist, LoadedPolicy};
 use crate::peer::{ClientVerifier, Peers, Seen, ServerVerifier};
-use crate::tokens::Tokens;
 
 /// What listeners and clients of this service use until the next change.
 #[derive(Debug)]
@@ -32,8 +33,8 @@ pub struct Generation {
     verifier: Arc<dyn ClientCertVerifier>,
     peers: Arc<Peers>,
     client: MeshClient,
-    /// What was asked for with that client.
-    pub(crate) tokens: Tokens,
+    /// SHA-256 of key set, denylist and policy.
+    context: Arc<str>,
 }
 
 /// The parts of the mounted directory that a generation is made of.
@@ -47,21 +48,72 @@ pub(crate) struct TakenParts {
     pub(crate) jwks: Option<Arc<Jwks>>,
 }
 
+impl TakenParts {
+    /// Whether all of them are the same as before.
+    pub(crate) fn are(&self, before: &Self) -> bool {
+        let is_same_jwks = match (&self.jwks, &before.jwks) {
+            (Some(jwks), Some(before)) => Arc::ptr_eq(jwks, before),
+            (None, None) => true,
+            _ => false,
+        };
+        is_same_jwks && Arc::ptr_eq(&self.policy, &before.policy) && self.make_the_same_tls_as(before)
+    }
+
+    /// Whether TLS configurations and connections made from `before` are still right: they depend on bundle, leaf,
+    /// denylist, TLS mode and trust domain.
+    fn make_the_same_tls_as(&self, before: &Self) -> bool {
+        let (policy, old) = (&self.policy.policy, &before.policy.policy);
+        Arc::ptr_eq(&self.bundle, &before.bundle)
+            && Arc::ptr_eq(&self.leaf, &before.leaf)
+            && Arc::ptr_eq(&self.denylist, &before.denylist)
+            && policy.tls_mode == old.tls_mode
+            && policy.service.spiffe_id.trust_domain() == old.service.spiffe_id.trust_domain()
+    }
+
+    fn context(&self) -> Arc<str> {
+        let mut text = Vec::new();
+        for part in [
+            self.jwks.as_ref().map(|jwks| &*jwks.text),
+            self.denylist.hash.as_deref().map(str::as_bytes),
+            Some(self.policy.hash.as_bytes()),
+        ] {
+            // Each by its hash: two parts cannot be taken for one.
+            text.extend(part.map(sha256_hex).unwrap_or_default().into_bytes());
+            text.push(b' ');
+        }
+        sha256_hex(&text).into()
+    }
+}
+
 impl Generation {
-    /// Builds both configurations. Fails only if the parts do not fit together, which they were judged to.
+    /// Builds what the parts are used through. TLS configurations and the pool of connections are those of `before`
+    /// where nothing that they depend on has changed. Fails only if the parts do not fit together, which they were
+    /// judged to.
     pub(crate) fn new(
         parts: TakenParts,
+        before: Option<&Self>,
         hosts: &Hosts,
         provider: &Arc<CryptoProvider>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, String> {
+        let context = parts.context();
+        if let Some(before) = before.filter(|before| parts.make_the_same_tls_as(&before.parts)) {
+            return Ok(Self {
+                parts,
+                server: Arc::clone(&before.server),
+                verifier: Arc::clone(&before.verifier),
+                peers: Arc::clone(&before.peers),
+                client: before.client.clone(),
+                context,
+            });
+        }
         let trust_domain = parts.policy.policy.service.spiffe_id.trust_domain();
         let peers = Arc::new(Peers::new(Arc::clone(&parts.bundle), trust_domain));
         let verifier = verifier(&parts, &peers, provider)?;
         let server = server(&parts.leaf, Arc::clone(&verifier), provider, clock).map_err(|error| error.to_string())?;
         let client = client(&parts, &peers, provider, clock)?;
         let client = MeshClient::new(client, hosts.clone());
-        Ok(Self { parts, server: Arc::new(server), verifier, peers, client, tokens: Tokens::default() })
+        Ok(Self { parts, server: Arc::new(server), verifier, peers, client, context })
     }
 
     /// The client for calls to other services, with this generation's leaf, bundle and connections.
@@ -80,6 +132,16 @@ impl Generation {
     #[must_use]
     pub fn denied(&self) -> &Denied {
         &self.parts.denylist.denied
+    }
+
+    /// The platform's public keys; `None` if none were ever loaded.
+    pub(crate) fn keys(&self) -> Option<&KeySet> {
+        self.parts.jwks.as_ref().map(|jwks| &*jwks.keys)
+    }
+
+    /// Identifies key set, denylist and policy: what was decided by them holds until it changes.
+    pub(crate) fn context(&self) -> Arc<str> {
+        Arc::clone(&self.context)
     }
 
     /// The text of `jwks.json`; `None` if none was ever loaded.

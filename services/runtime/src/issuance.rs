@@ -1,13 +1,17 @@
 //! What auth-service is asked for: tokens of a service's own, and tokens for a subject in exchange for its credential.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use axum::body::Bytes;
-use http::{Method, Request, StatusCode, Uri, header};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Limited};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::client::{CallError, MeshClient, place};
+use crate::client_ip::{name_client, site};
+use crate::shares::Source;
 use crate::wire::{API_KEY_TYPE, EXCHANGE_GRANT_TYPE, JWT_TYPE, SERVICE_TOKEN_PATH, TOKEN_EXCHANGE_PATH};
 
 /// What auth-service is asked for.
@@ -38,6 +42,59 @@ impl fmt::Debug for Subject<'_> {
             Self::Token(_) => "Token",
             Self::ApiKey(_) => "ApiKey",
         })
+    }
+}
+
+/// The party that a call is made for. Budgets are charged to it: to the account, else to the address. `Debug` does not
+/// print the credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnBehalf<'a> {
+    /// Its credential.
+    pub credential: Subject<'a>,
+    /// Its subject, if the credential was verified.
+    pub account: Option<&'a str>,
+    /// Its address, if known.
+    pub client: Option<IpAddr>,
+}
+
+impl<'a> From<Subject<'a>> for OnBehalf<'a> {
+    fn from(credential: Subject<'a>) -> Self {
+        Self { credential, account: None, client: None }
+    }
+}
+
+impl OnBehalf<'_> {
+    pub(crate) fn source(&self) -> Source {
+        match (self.account, self.client) {
+            (Some(account), _) => Source::Account(account.to_owned()),
+            (None, Some(client)) => Source::Site(site(client)),
+            (None, None) => Source::Unknown,
+        }
+    }
+
+    /// For a task that outlives the request.
+    pub(crate) fn to_owned(self) -> OwnedOnBehalf {
+        let (text, is_key) = match self.credential {
+            Subject::Token(text) => (text, false),
+            Subject::ApiKey(text) => (text, true),
+        };
+        let account = self.account.map(str::to_owned);
+        OwnedOnBehalf { text: Zeroizing::new(text.to_owned()), is_key, account, client: self.client }
+    }
+}
+
+/// An [`OnBehalf`] with its own texts.
+pub(crate) struct OwnedOnBehalf {
+    text: Zeroizing<String>,
+    is_key: bool,
+    account: Option<String>,
+    client: Option<IpAddr>,
+}
+
+impl OwnedOnBehalf {
+    pub(crate) fn as_ref(&self) -> OnBehalf<'_> {
+        let credential = if self.is_key { Subject::ApiKey(&self.text) } else { Subject::Token(&self.text) };
+        OnBehalf { credential, account: self.account.as_deref(), client: self.client }
     }
 }
 
@@ -78,8 +135,8 @@ impl MeshClient {
     /// [`CallError`] if it does not answer, refuses, or answers with something else.
     pub async fn service_token(&self, auth_url: &Uri, wanted: &TokenRequest<'_>) -> Result<ServiceToken, CallError> {
         let body = serde_json::to_vec(wanted).map_err(|error| CallError::failed(auth_url, error))?;
-        let (status, body) = self.ask(auth_url, SERVICE_TOKEN_PATH, "application/json", body).await?;
-        token(auth_url, status, &body)
+        let asked = self.ask(auth_url, SERVICE_TOKEN_PATH, "application/json", None, body).await?;
+        token(auth_url, asked.status, &asked.body)
     }
 
     /// Asks auth-service for a delegated token: for `subject`, to call `target`, `name` or `namespace/name`.
@@ -90,10 +147,11 @@ impl MeshClient {
     pub async fn exchange(
         &self,
         auth_url: &Uri,
-        subject: Subject<'_>,
+        subject: impl Into<OnBehalf<'_>>,
         target: &str,
     ) -> Result<ServiceToken, CallError> {
-        let (subject_token, subject_token_type) = match subject {
+        let OnBehalf { credential, client, .. } = subject.into();
+        let (subject_token, subject_token_type) = match credential {
             Subject::Token(token) => (token, JWT_TYPE),
             Subject::ApiKey(key) => (key, API_KEY_TYPE),
         };
@@ -101,10 +159,13 @@ impl MeshClient {
             ExchangeForm { grant_type: EXCHANGE_GRANT_TYPE, subject_token, subject_token_type, audience: target };
         let body = serde_urlencoded::to_string(&form).map_err(|error| CallError::failed(auth_url, error))?;
         let content_type = "application/x-www-form-urlencoded";
-        let (status, body) = self.ask(auth_url, TOKEN_EXCHANGE_PATH, content_type, body.into_bytes()).await?;
+        let Asked { status, headers, body } =
+            self.ask(auth_url, TOKEN_EXCHANGE_PATH, content_type, client, body.into_bytes()).await?;
         let error = serde_json::from_slice::<OAuthError>(&body).map(|answer| answer.error).unwrap_or_default();
         if status == StatusCode::BAD_REQUEST && SUBJECT_ERRORS.contains(&error.as_str()) {
-            return Err(CallError::SubjectRefused { target: target.to_owned() });
+            // A key that auth-service does not know yet, for one, is worth another try.
+            let is_definitive = !headers.contains_key(header::RETRY_AFTER);
+            return Err(CallError::SubjectRefused { target: target.to_owned(), is_definitive });
         }
         token(auth_url, status, &body)
     }
@@ -114,19 +175,28 @@ impl MeshClient {
         auth_url: &Uri,
         path: &str,
         content_type: &'static str,
+        client: Option<IpAddr>,
         body: Vec<u8>,
-    ) -> Result<(StatusCode, Bytes), CallError> {
-        let request = Request::builder()
+    ) -> Result<Asked, CallError> {
+        let mut request = Request::builder()
             .method(Method::POST)
             .uri(format!("{}{path}", auth_url.to_string().trim_end_matches('/')))
             .header(header::CONTENT_TYPE, content_type)
             .body(Bytes::from(body))
             .map_err(|error| CallError::failed(auth_url, error))?;
+        name_client(request.headers_mut(), client);
         let response = self.insist(request).await?;
-        let status = response.status();
+        let (status, headers) = (response.status(), response.headers().clone());
         let body = Limited::new(response.into_body(), MAX_TOKEN_ANSWER_BYTES).collect().await;
-        Ok((status, body.map_err(|error| CallError::failed(auth_url, error))?.to_bytes()))
+        Ok(Asked { status, headers, body: body.map_err(|error| CallError::failed(auth_url, error))?.to_bytes() })
     }
+}
+
+/// An answer of auth-service.
+struct Asked {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
 }
 
 fn token(auth_url: &Uri, status: StatusCode, body: &[u8]) -> Result<ServiceToken, CallError> {

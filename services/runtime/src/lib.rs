@@ -47,6 +47,7 @@ mod reload;
 mod room;
 mod routes;
 mod runtime;
+mod shares;
 mod slots;
 pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]
@@ -63,7 +64,7 @@ pub use config::{RuntimeConfig, positive_span};
 pub use edge::{Edge, EdgeConfig};
 pub use fetch::is_outside_address;
 pub use generation::Generation;
-pub use issuance::{ServiceToken, Subject, TokenRequest};
+pub use issuance::{OnBehalf, ServiceToken, Subject, TokenRequest};
 pub use lanes::AnswerBody;
 pub use mount::Files;
 pub use outside::issuer_key;

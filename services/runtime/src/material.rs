@@ -61,6 +61,20 @@ impl fmt::Debug for Leaf {
     }
 }
 
+impl Bundle {
+    /// Whether both trust the same roots: those of one text, less what has expired.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.hash == other.hash && self.roots.len() == other.roots.len()
+    }
+}
+
+impl Leaf {
+    /// Whether both are one chain to one root. The private key is the same where the certificate is.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.key.cert == other.key.cert && self.root.der() == other.root.der()
+    }
+}
+
 /// `ca.crt`: taken if all of it are CA certificates and one has not expired.
 pub(crate) fn bundle(files: &Files, now: Timestamp) -> Result<Bundle, String> {
     let text = files.require(key::CA_CERT)?;

@@ -128,6 +128,13 @@ impl Refused {
 
 const LONGEST_REASON: usize = 256;
 
+/// Takes a part. One that is the same as before stays, so that what was made from it stays too.
+fn replace<T>(part: &mut Option<Arc<T>>, new: T, is_same: impl Fn(&T, &T) -> bool) {
+    if !part.as_ref().is_some_and(|old| is_same(&new, old)) {
+        *part = Some(Arc::new(new));
+    }
+}
+
 impl Reloader {
     pub(crate) fn new(config: &crate::config::RuntimeConfig, sinks: Sinks) -> Self {
         let Sinks { service_files, clock, metrics, authenticator, generations, refused } = sinks;
@@ -197,17 +204,17 @@ impl Reloader {
     fn take_parts(&mut self, files: &Files, now: Timestamp) {
         let bundle = material::bundle(files, now);
         if let Some(bundle) = self.judged("bundle", bundle) {
-            self.parts.bundle = Some(Arc::new(bundle));
+            replace(&mut self.parts.bundle, bundle, Bundle::is_same);
         }
         let policy = material::policy(files, &self.service_name);
         if let Some(policy) = self.judged("policy", policy) {
-            self.parts.policy = Some(Arc::new(policy));
+            replace(&mut self.parts.policy, policy, |new, old| new.hash == old.hash);
         }
         if let Some(jwks) = self.judged("jwks", material::jwks(files)) {
-            self.parts.jwks = Some(Arc::new(jwks));
+            replace(&mut self.parts.jwks, jwks, |new, old| new.text == old.text);
         }
         match self.judged("denylist", material::denylist(files)) {
-            Some(Some(denylist)) => self.parts.denylist = Some(Arc::new(denylist)),
+            Some(Some(denylist)) => replace(&mut self.parts.denylist, denylist, |new, old| new.hash == old.hash),
             Some(None) => drop(self.parts.denylist.get_or_insert_default()),
             None => {}
         }
@@ -219,7 +226,7 @@ impl Reloader {
             _ => Err("there is no bundle or no policy to judge it by".to_owned()),
         };
         if let Some(leaf) = self.judged("leaf", leaf) {
-            self.parts.leaf = Some(Arc::new(leaf));
+            replace(&mut self.parts.leaf, leaf, Leaf::is_same);
         }
         let in_force = InForce {
             keys: self.parts.jwks.as_ref().map(|jwks| jwks.keys.as_ref()),
@@ -263,7 +270,11 @@ impl Reloader {
             tracing::warn!("there is no usable set of certificates and policy yet: not ready");
             return;
         };
-        match Generation::new(taken, &self.hosts, &self.provider, &self.clock) {
+        let before = self.generations.borrow().clone();
+        if before.as_ref().is_some_and(|before| taken.are(&before.parts)) {
+            return;
+        }
+        match Generation::new(taken, before.as_deref(), &self.hosts, &self.provider, &self.clock) {
             Ok(generation) => {
                 let certificate = &generation.parts.leaf.certificate;
                 let policy = generation.policy();

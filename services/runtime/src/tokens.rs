@@ -1,23 +1,34 @@
-//! The tokens of one generation: one for each target, and one for each subject and target. They are renewed at half
-//! their life: a service's own beside the calls, and others by the first call that needs them.
+//! The tokens that this service calls others with: one for each target, and one for each credential and target.
+//!
+//! They outlive the credentials snapshot that they were requested with: a change of the mounted files drops the tokens
+//! that it revokes and no other. They are renewed beside the calls before half their life has passed, at times that
+//! differ, so that tokens which were requested together are not renewed together.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use gaia_auth::jwt::HeldToken;
 use gaia_pki::sha256_hex;
-use http::Uri;
+use http::{StatusCode, Uri};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, timeout};
 
-use crate::client::{CallError, MeshClient};
-use crate::issuance::{ServiceToken, Subject, TokenRequest};
+use crate::client::CallError;
+use crate::connection::jittered;
+use crate::generation::Generation;
+use crate::issuance::{OnBehalf, ServiceToken, Subject, TokenRequest};
+use crate::random::random;
+use crate::shares::Shares;
 
-/// The tokens that were asked for with one client. They go with it.
-#[derive(Default)]
+/// The tokens of one caller.
 pub(crate) struct Tokens {
-    slots: Mutex<HashMap<Key, Arc<Slot>>>,
+    /// The service's own, by target.
+    own: Mutex<HashMap<Key, Arc<Slot>>>,
+    delegated: Mutex<Shares<Key, Arc<Slot>>>,
+    /// Definitive refusals, kept for [`REFUSAL_MEMORY`]: a repeated request costs the token issuer nothing.
+    refusals: Mutex<Shares<RefusalKey, (Instant, CallError)>>,
 }
 
 /// Which token is wanted.
@@ -25,15 +36,24 @@ pub(crate) struct Tokens {
 pub(crate) struct Wanted<'a> {
     pub(crate) target: &'a str,
     /// For whom; none: for the service itself.
-    pub(crate) subject: Option<Subject<'a>>,
+    pub(crate) subject: Option<OnBehalf<'a>>,
 }
 
 /// What a token is kept under. The credential itself is kept nowhere.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
+    /// The SPIFFE ID that the token is bound to.
+    own: String,
     target: String,
     /// SHA-256 of the subject's credential.
     subject: Option<String>,
+}
+
+/// A refusal holds for one credential, peer and target, and for the files that were in force.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct RefusalKey {
+    key: Key,
+    context: Arc<str>,
 }
 
 /// One token. The lock is held while it is asked for, so that this is done once.
@@ -64,6 +84,10 @@ impl State {
                 .await
                 .unwrap_or_else(|elapsed| Err(CallError::failed(issuer.auth_url, elapsed))),
         };
+        self.settle(asked, wanted.target)
+    }
+
+    fn settle(&mut self, asked: Result<Kept, CallError>, target: &str) -> Result<Arc<str>, CallError> {
         let error = match asked {
             Ok(new) => {
                 let token = Arc::clone(&new.token);
@@ -77,23 +101,38 @@ impl State {
         let ends = |kept: &mut Kept| matches!(error, CallError::SubjectRefused { .. }) || Instant::now() >= kept.end;
         drop(self.kept.take_if(ends));
         let Some(kept) = &self.kept else { return Err(error) };
-        tracing::warn!(target = wanted.target, %error, "renewing a token failed");
+        tracing::warn!(target, %error, "renewing a token failed");
         Ok(Arc::clone(&kept.token))
     }
 }
 
 struct Kept {
     token: Arc<str>,
+    /// None of a text that is no platform token.
+    held: Option<HeldToken>,
+    /// When a call renews it in the background: before `half`.
+    due: Instant,
+    /// From here on a call for someone else waits for the next token.
     half: Instant,
     end: Instant,
+}
+
+impl Kept {
+    /// Whether it is still good, as far as the files of `generation` say.
+    fn is_good(&self, generation: &Generation, now: Instant) -> bool {
+        let Some(held) = &self.held else { return now < self.end };
+        let policy = generation.policy();
+        let keys = generation.keys();
+        now < self.end
+            && held.check(&policy.service.spiffe_id, &policy.tokens.issuer, generation.denied(), keys).is_ok()
+    }
 }
 
 /// Whom to ask, and in whose name.
 #[derive(Clone, Copy)]
 pub(crate) struct Issuer<'a> {
-    pub(crate) client: &'a MeshClient,
+    pub(crate) generation: &'a Arc<Generation>,
     pub(crate) auth_url: &'a Uri,
-    pub(crate) service_name: &'a str,
 }
 
 impl fmt::Debug for Tokens {
@@ -102,98 +141,148 @@ impl fmt::Debug for Tokens {
     }
 }
 
+impl Default for Tokens {
+    fn default() -> Self {
+        Self {
+            own: Mutex::default(),
+            delegated: Mutex::new(Shares::new(MAX_SLOTS, MAX_SLOTS_OF_A_SOURCE)),
+            refusals: Mutex::new(Shares::new(MAX_REFUSALS, MAX_REFUSALS_OF_A_SOURCE)),
+        }
+    }
+}
+
 impl Wanted<'_> {
-    fn key(self) -> Key {
-        let text = |subject| match subject {
-            Subject::Token(text) | Subject::ApiKey(text) => text,
+    fn key(self, generation: &Generation) -> Key {
+        let text = |subject: OnBehalf<'_>| match subject.credential {
+            Subject::Token(text) | Subject::ApiKey(text) => sha256_hex(text.as_bytes()),
         };
-        let subject = self.subject.map(|subject| sha256_hex(text(subject).as_bytes()));
-        Key { target: self.target.to_owned(), subject }
+        Key {
+            own: generation.policy().service.spiffe_id.to_string(),
+            target: self.target.to_owned(),
+            subject: self.subject.map(text),
+        }
     }
 }
 
 impl Tokens {
     /// A token that is not `refused`.
     pub(crate) async fn get(
-        &self,
+        self: &Arc<Self>,
         issuer: Issuer<'_>,
         wanted: Wanted<'_>,
         refused: Option<&str>,
     ) -> Result<Arc<str>, CallError> {
         let began = Instant::now();
-        let slot = self.slot(wanted);
+        let key = wanted.key(issuer.generation);
+        if let Some(error) = self.refusal(&key, issuer.generation, began) {
+            return Err(error);
+        }
+        let slot = self.slot(&key, wanted);
         let mut state = slot.state.lock().await;
         let now = Instant::now();
-        drop(state.kept.take_if(|kept| refused == Some(&*kept.token) || now >= kept.end));
+        drop(state.kept.take_if(|kept| refused == Some(&*kept.token) || !kept.is_good(issuer.generation, now)));
         if let Some(kept) = state.kept.as_ref() {
-            let is_due = now >= kept.half;
-            if is_due && wanted.subject.is_none() {
-                renew(&slot, issuer, wanted.target);
-            }
             // What begins for someone else may go on until their token ends: it gets one that has most of its life left.
-            let is_asked_for = is_due && wanted.subject.is_some() && !state.has_just_failed(now);
+            let is_asked_for = now >= kept.half && wanted.subject.is_some() && !state.has_just_failed(now);
             if !is_asked_for {
+                if now >= kept.due && !state.has_just_failed(now) {
+                    self.renew(&slot, issuer, wanted, key);
+                }
                 return Ok(Arc::clone(&kept.token));
             }
         } else if let Some((_, error)) = state.failed.as_ref().filter(|(failed, _)| *failed > began) {
             return Err(error.clone());
         }
-        state.ask(issuer, wanted).await
+        let asked = state.ask(issuer, wanted).await;
+        if let Some((_, error)) = &state.failed {
+            self.remember(key, issuer.generation, wanted, error);
+        }
+        asked
     }
 
     /// Does not give out `refused` again.
-    pub(crate) async fn forget(&self, wanted: Wanted<'_>, refused: &str) {
-        let slot = self.slot(wanted);
+    pub(crate) async fn forget(&self, generation: &Generation, wanted: Wanted<'_>, refused: &str) {
+        let slot = self.slot(&wanted.key(generation), wanted);
         drop(slot.state.lock().await.kept.take_if(|kept| *kept.token == *refused));
     }
 
-    fn slot(&self, wanted: Wanted<'_>) -> Arc<Slot> {
-        let key = wanted.key();
-        // Nothing panics while it is held.
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        if slots.len() >= MAX_SLOTS && !slots.contains_key(&key) {
-            make_room(&mut slots);
+    fn slot(&self, key: &Key, wanted: Wanted<'_>) -> Arc<Slot> {
+        let Some(subject) = wanted.subject else {
+            let mut own = lock(&self.own);
+            // A service that is renamed keeps no tokens of its old name.
+            own.retain(|kept, _| kept.own == key.own);
+            return Arc::clone(own.entry(key.clone()).or_default());
+        };
+        let mut slots = lock(&self.delegated);
+        if let Some(slot) = slots.get(key) {
+            return Arc::clone(slot);
         }
-        Arc::clone(slots.entry(key).or_default())
+        if slots.is_full() {
+            let now = Instant::now();
+            // One that is locked is being asked for.
+            let holds = |state: &State| state.kept.as_ref().is_some_and(|kept| now < kept.end);
+            slots.retain(|slot| slot.state.try_lock().map_or(true, |state| holds(&state)));
+        }
+        let slot = Arc::<Slot>::default();
+        slots.insert(subject.source(), key.clone(), Arc::clone(&slot));
+        slot
     }
-}
 
-/// Drops what has ended, and where that is not enough some that has not: it can be asked for again.
-fn make_room(slots: &mut HashMap<Key, Arc<Slot>>) {
-    let now = Instant::now();
-    let holds = |slot: &Slot| match slot.state.try_lock() {
-        Ok(state) => state.kept.as_ref().is_some_and(|kept| now < kept.end),
-        // It is being asked for.
-        Err(_) => true,
-    };
-    slots.retain(|_, slot| holds(slot));
-    let mut surplus = slots.len().saturating_sub(MAX_SLOTS - MAX_SLOTS / 8);
-    slots.retain(|key, _| {
-        let goes = surplus > 0 && key.subject.is_some();
-        surplus -= usize::from(goes);
-        !goes
-    });
-}
+    fn refusal(&self, key: &Key, generation: &Generation, now: Instant) -> Option<CallError> {
+        key.subject.as_ref()?;
+        let key = RefusalKey { key: key.clone(), context: generation.context() };
+        let refusals = lock(&self.refusals);
+        refusals.get(&key).filter(|(until, _)| now < *until).map(|(_, error)| error.clone())
+    }
 
-/// Asks for the service's own next token beside the calls, which go on with the one there is: it has the other half of
-/// its life.
-fn renew(slot: &Arc<Slot>, issuer: Issuer<'_>, target: &str) {
-    let Ok(renewing) = Arc::clone(&slot.renewing).try_lock_owned() else { return };
-    let (slot, target) = (Arc::clone(slot), target.to_owned());
-    let Issuer { client, auth_url, service_name } = issuer;
-    let (client, auth_url, service_name) = (client.clone(), auth_url.clone(), service_name.to_owned());
-    tokio::spawn(async move {
-        let issuer = Issuer { client: &client, auth_url: &auth_url, service_name: &service_name };
-        match ask(issuer, Wanted { target: &target, subject: None }).await {
-            Ok(new) => slot.state.lock().await.kept = Some(new),
-            Err(error) => {
-                tracing::warn!(target, %error, "renewing a token failed");
+    fn remember(&self, key: Key, generation: &Generation, wanted: Wanted<'_>, error: &CallError) {
+        let Some(subject) = wanted.subject.filter(|_| is_definitive(error)) else { return };
+        let now = Instant::now();
+        let mut refusals = lock(&self.refusals);
+        if refusals.is_full() {
+            refusals.retain(|(until, _)| now < *until);
+        }
+        let key = RefusalKey { key, context: generation.context() };
+        refusals.insert(subject.source(), key, (now + REFUSAL_MEMORY, error.clone()));
+    }
+
+    /// Asks for the next token beside the calls, which go on with the one there is.
+    fn renew(self: &Arc<Self>, slot: &Arc<Slot>, issuer: Issuer<'_>, wanted: Wanted<'_>, key: Key) {
+        let Ok(renewing) = Arc::clone(&slot.renewing).try_lock_owned() else { return };
+        let (this, slot, target) = (Arc::clone(self), Arc::clone(slot), wanted.target.to_owned());
+        let (generation, auth_url) = (Arc::clone(issuer.generation), issuer.auth_url.clone());
+        let credential = wanted.subject.map(OnBehalf::to_owned);
+        tokio::spawn(async move {
+            let issuer = Issuer { generation: &generation, auth_url: &auth_url };
+            let subject = credential.as_ref().map(|credential| credential.as_ref());
+            let wanted = Wanted { target: &target, subject };
+            let asked = ask(issuer, wanted).await;
+            let error = asked.as_ref().err().cloned();
+            // The calls go on with what is kept: what this gives them is nothing new.
+            let _ = slot.state.lock().await.settle(asked, &target);
+            if let Some(error) = error {
+                this.remember(key, &generation, wanted, &error);
                 // Not with every call, while auth-service is away.
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
-        }
-        drop(renewing);
-    });
+            drop(renewing);
+        });
+    }
+}
+
+/// Nothing panics while one of them is held.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether the same request would be refused again: a failure, too many requests and a key that is not known yet may
+/// pass at any time.
+fn is_definitive(error: &CallError) -> bool {
+    match error {
+        CallError::SubjectRefused { is_definitive, .. } => *is_definitive,
+        CallError::Refused { status, .. } => *status == StatusCode::FORBIDDEN,
+        _ => false,
+    }
 }
 
 /// Asks for a token, and again where there is no answer: two of them do no harm.
@@ -215,20 +304,28 @@ async fn ask_once(issuer: Issuer<'_>, wanted: Wanted<'_>) -> Result<Kept, CallEr
     let asked = Instant::now();
     let asking = async {
         let Wanted { target, subject } = wanted;
+        let client = issuer.generation.client();
         match subject {
             None => {
-                let wanted =
-                    TokenRequest { service_name: issuer.service_name, target_service: Some(target), scope: None };
-                issuer.client.service_token(issuer.auth_url, &wanted).await
+                let service_name = &issuer.generation.policy().service.name;
+                let wanted = TokenRequest { service_name, target_service: Some(target), scope: None };
+                client.service_token(issuer.auth_url, &wanted).await
             }
-            Some(subject) => issuer.client.exchange(issuer.auth_url, subject, target).await,
+            Some(subject) => client.exchange(issuer.auth_url, subject, target).await,
         }
     };
     let ServiceToken { access_token, expires_in } =
         timeout(ASK_TIMEOUT, asking).await.map_err(|elapsed| CallError::failed(issuer.auth_url, elapsed))??;
     let most = if wanted.subject.is_some() { MAX_DELEGATED_LIFE_SECONDS } else { MAX_LIFE_SECONDS };
     let life = Duration::from_secs(expires_in.min(most));
-    Ok(Kept { token: access_token.into(), half: asked + life / 2, end: asked + life })
+    let half = life / 2;
+    Ok(Kept {
+        held: HeldToken::read(&access_token, issuer.generation.keys()),
+        token: access_token.into(),
+        due: asked + jittered(half, random().unwrap_or_default()),
+        half: asked + half,
+        end: asked + life,
+    })
 }
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -241,41 +338,9 @@ const RETRY_PAUSE: Duration = Duration::from_secs(5);
 const MAX_LIFE_SECONDS: u64 = 24 * 3600;
 /// A user who is signed out, or a key that is revoked, is not acted for much longer.
 const MAX_DELEGATED_LIFE_SECONDS: u64 = 5 * 60;
+/// For how long a definitive refusal is repeated without asking.
+const REFUSAL_MEMORY: Duration = Duration::from_secs(5);
 const MAX_SLOTS: usize = 8192;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn there_is_an_end_to_what_is_kept_and_a_services_own_tokens_stay() {
-        let tokens = Tokens::default();
-        let own = tokens.slot(Wanted { target: "asset-service", subject: None });
-        let hour = Instant::now() + Duration::from_secs(3600);
-        let kept = || Some(Kept { token: "t".into(), half: hour, end: hour });
-        own.state.try_lock().unwrap().kept = kept();
-        for number in 0..2 * MAX_SLOTS {
-            let credential = number.to_string();
-            let slot = tokens.slot(Wanted { target: "asset-service", subject: Some(Subject::Token(&credential)) });
-            slot.state.try_lock().unwrap().kept = kept();
-        }
-        assert!((MAX_SLOTS / 2..=MAX_SLOTS).contains(&tokens.slots.lock().unwrap().len()));
-        let again = tokens.slot(Wanted { target: "asset-service", subject: None });
-        assert!(Arc::ptr_eq(&own, &again));
-    }
-
-    #[test]
-    fn what_has_ended_goes_before_what_has_not() {
-        let tokens = Tokens::default();
-        let hour = Instant::now() + Duration::from_secs(3600);
-        for number in 0..MAX_SLOTS {
-            let credential = number.to_string();
-            let slot = tokens.slot(Wanted { target: "a", subject: Some(Subject::ApiKey(&credential)) });
-            if number % 2 == 0 {
-                slot.state.try_lock().unwrap().kept = Some(Kept { token: "t".into(), half: hour, end: hour });
-            }
-        }
-        tokens.slot(Wanted { target: "a", subject: Some(Subject::ApiKey("one more")) });
-        assert_eq!(tokens.slots.lock().unwrap().len(), MAX_SLOTS / 2 + 1);
-    }
-}
+const MAX_SLOTS_OF_A_SOURCE: usize = 64;
+const MAX_REFUSALS: usize = 4096;
+const MAX_REFUSALS_OF_A_SOURCE: usize = 64;

@@ -7,6 +7,7 @@
 
 mod claims;
 mod header;
+mod held;
 mod keys;
 mod roca;
 mod service_token;
@@ -15,6 +16,7 @@ mod user_token;
 pub use claims::MAX_CLOCK_SKEW_SECONDS;
 pub use header::Unverified;
 pub(crate) use header::{HeaderRules, Parts};
+pub use held::HeldToken;
 pub use keys::{Algorithm, KeySet, KeySetError};
 pub use service_token::{MAX_DELEGATED_SECONDS, SERVICE_TOKEN_TYPE, ServiceToken, TokenRules};
 pub use user_token::{UserToken, UserTokenRules};
