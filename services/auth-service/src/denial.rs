@@ -27,7 +27,7 @@ pub enum Denial {
     GrantTypeUnknown,
     /// The credential to exchange is no good, or cannot be judged.
     SubjectRefused(Reason),
-    /// Too many requests of this caller, or for this subject.
+    /// Too many requests of this caller, for this subject or from this client.
     TooMany(Duration),
     /// More is asked for than can be signed.
     Busy,
@@ -97,11 +97,20 @@ impl Denial {
         }
     }
 
-    /// After how many seconds to ask again, where that is worth a try.
+    /// Whether it is for the credential or for what was asked with it. Such a request is charged to the client that it
+    /// came from.
+    #[must_use]
+    pub fn is_of_the_request(self) -> bool {
+        matches!(self.answer().0, StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN)
+    }
+
+    /// After how many seconds to ask again, where that is worth a try. A refusal without it is definitive.
     #[must_use]
     pub fn retry_after(self) -> Option<u64> {
         match self {
             Self::TooMany(wait) => Some(retry_after(wait)),
+            // It may be published already, and not yet here.
+            Self::SubjectRefused(Reason::KidUnknown) => Some(1),
             _ if self.answer().0 == StatusCode::SERVICE_UNAVAILABLE => Some(1),
             _ => None,
         }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use gaia_auth::issue::{Actor, DelegatedClaims};
 use gaia_auth::jwt::MAX_DELEGATED_SECONDS;
-use gaia_auth::{Credential, Denied, Examined, PeerIdentity, Reason, Scopes, parse_scope};
+use gaia_auth::{Credential, Denied, Examined, Identity, PeerIdentity, Reason, Scopes, parse_scope};
 use gaia_runtime::wire::{ACCESS_TOKEN_TYPE, API_KEY_TYPE, EXCHANGE_GRANT_TYPE, JWT_TYPE};
 use jiff::Timestamp;
 
@@ -27,7 +27,7 @@ pub struct ExchangeRequest {
 /// A credential to exchange.
 #[derive(Clone, PartialEq, Eq)]
 pub enum SubjectCredential {
-    /// The token of a user, or a delegated one.
+    /// The token of a user or a service, or a delegated one.
     Token(String),
     /// An API key.
     ApiKey(String),
@@ -93,7 +93,7 @@ pub fn claims(
     let issued = whole_seconds(now);
     check_peer(denied, peer, now)?;
     denied.check_subject(&subject.subject.to_string(), issued).map_err(Denial::SubjectRefused)?;
-    check_kind(subject)?;
+    check_kind(subject, peer)?;
     let requested = match &request.scope {
         None => None,
         Some(scope) => Some(parse_scope(scope).ok_or(Denial::Malformed)?),
@@ -104,7 +104,13 @@ pub fn claims(
     if !grants.is_on_behalf_of(&peer.spiffe_id, &target.spiffe_id) {
         return Err(Denial::DelegationNotGranted);
     }
-    let scope = match Scopes::from_list(allowed).and(&subject.scopes) {
+    let mut limits = Scopes::from_list(allowed).and(&subject.scopes);
+    // A service is called for only where it may call itself. An API key is not bound to the service that holds it.
+    if let (Identity::Service(service), false) = (&subject.subject, subject.kind == Credential::ApiKey) {
+        let own = grants.scopes(service, &target.spiffe_id).ok_or(Denial::PairNotGranted)?;
+        limits = limits.and(&Scopes::from_list(own));
+    }
+    let scope = match limits {
         Scopes::All => granted(requested.as_deref(), &[]),
         Scopes::Only(both) if both.is_empty() => Err(()),
         Scopes::Only(both) => granted(requested.as_deref(), &both.iter().cloned().collect::<Vec<_>>()),
@@ -131,11 +137,18 @@ pub fn claims(
     })
 }
 
-/// A workload acts for itself with a token of its own. And a delegated token does not tell that its user is anonymous, so
-/// that a route which takes no such users could not keep them out.
-fn check_kind(subject: &Examined) -> Result<(), Denial> {
+/// A workload acts for itself with a token of its own, and another one acts for it only with a token that was meant for
+/// that one. And a delegated token does not tell that its user is anonymous, so that a route which takes no such users
+/// could not keep them out.
+fn check_kind(subject: &Examined, peer: &PeerIdentity) -> Result<(), Denial> {
+    let own = &peer.spiffe_id;
     match subject.kind {
-        Credential::ServiceToken => Err(Denial::SubjectRefused(Reason::KindNotAccepted)),
+        Credential::ServiceToken if subject.subject == Identity::Service(own.clone()) => {
+            Err(Denial::SubjectRefused(Reason::KindNotAccepted))
+        }
+        Credential::ServiceToken if subject.audience.as_deref() != Some(own.as_str()) => {
+            Err(Denial::SubjectRefused(Reason::AudienceWrong))
+        }
         _ if subject.is_anonymous => Err(Denial::SubjectRefused(Reason::AnonymousUser)),
         _ => Ok(()),
     }

@@ -1,5 +1,6 @@
 //! `POST /internal/token-exchange`.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::Bytes;
@@ -16,6 +17,7 @@ use super::{Issuing, Means, TokenAnswer, token_id};
 use crate::denial::Denial;
 use crate::exchange::{ExchangeRequest, SubjectCredential, claims};
 use crate::form;
+use crate::login::client::Client;
 
 pub(super) async fn handle(
     State(issuing): State<Issuing>,
@@ -41,7 +43,22 @@ impl Issuing {
         headers: &HeaderMap,
         body: &[u8],
     ) -> Result<TokenAnswer, Denial> {
-        self.limits.check_caller(peer, connection)?;
+        let client = Client::of(headers).site();
+        let result = self.exchange_for(client, peer, connection, headers, body).await;
+        if result.as_ref().is_err_and(|denial| denial.is_of_the_request()) {
+            self.limits.check_refused(peer, client, connection)?;
+        }
+        result
+    }
+
+    async fn exchange_for(
+        &self,
+        client: Option<IpAddr>,
+        peer: &PeerIdentity,
+        connection: &Connection,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<TokenAnswer, Denial> {
         let request = ExchangeRequest::parse(form::parse(headers, body).ok_or(Denial::Malformed)?)?;
         let Means { signer, grants, generation } = self.ready()?;
         let examined = match &request.subject {
@@ -51,7 +68,7 @@ impl Issuing {
             }
         };
         let subject = examined.map_err(|refusal| refused(peer, &refusal))?;
-        self.limits.check_subject(&subject.subject.to_string())?;
+        self.limits.check_exchange(&subject.subject.to_string(), peer, client, connection)?;
         let claims = claims(&grants, generation.denied(), peer, &subject, &request, self.clock.now(), token_id()?)?;
         let (access_token, claims) = self.signing.sign(Arc::clone(&signer), claims).await?;
         // Before the answer: what went out is on record.

@@ -1,10 +1,10 @@
 //! The endpoints of auth-service.
 
 mod exchange;
+mod limits;
 mod service_token;
 mod validate;
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use axum::Json;
@@ -13,8 +13,8 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use gaia_api::Clock;
 use gaia_auth::issue::Signer;
-use gaia_auth::{Access, Authenticator, Connection, PeerIdentity, problem};
-use gaia_runtime::rate::{Limit, when_to_retry};
+use gaia_auth::{Access, Authenticator, Connection, problem};
+use gaia_runtime::rate::when_to_retry;
 use gaia_runtime::telemetry::AUDIT_TARGET;
 use gaia_runtime::wire::{SERVICE_TOKEN_PATH, TOKEN_EXCHANGE_PATH, VALIDATE_PATH};
 use gaia_runtime::{Generation, Routes, random};
@@ -30,6 +30,8 @@ use crate::files::IssuerFiles;
 use crate::grants::GrantTable;
 use crate::signing::Signing;
 
+pub(crate) use limits::TokenLimits;
+
 /// What the handlers work with.
 #[derive(Clone)]
 pub(crate) struct Issuing {
@@ -40,31 +42,6 @@ pub(crate) struct Issuing {
     pub(crate) issued: Family<IssuedLabels, Counter>,
     pub(crate) signing: Signing,
     pub(crate) limits: Arc<TokenLimits>,
-}
-
-/// How many tokens there are for whom.
-#[derive(Debug)]
-pub(crate) struct TokenLimits {
-    /// By peer and where it is.
-    callers: Limit,
-    /// By the subject of a delegated token.
-    subjects: Limit,
-}
-
-impl Default for TokenLimits {
-    fn default() -> Self {
-        Self { callers: Limit::new(PER_SECOND, BURST), subjects: Limit::new(PER_SECOND, BURST) }
-    }
-}
-
-impl TokenLimits {
-    fn check_caller(&self, peer: &PeerIdentity, connection: &Connection) -> Result<(), Denial> {
-        self.callers.check(&(&peer.spiffe_id, connection.address)).map_err(Denial::TooMany)
-    }
-
-    fn check_subject(&self, subject: &str) -> Result<(), Denial> {
-        self.subjects.check(&subject).map_err(Denial::TooMany)
-    }
 }
 
 /// Labels of `gaia_token_issued_total`.
@@ -179,5 +156,3 @@ fn token_id() -> Result<String, Denial> {
 const MAX_REQUEST_BYTES: usize = 8 * 1024;
 /// A token of 8 KiB, and what stands around it.
 const MAX_TOKEN_FORM_BYTES: usize = 12 * 1024;
-const PER_SECOND: NonZeroU32 = NonZeroU32::new(20).unwrap();
-const BURST: NonZeroU32 = NonZeroU32::new(100).unwrap();

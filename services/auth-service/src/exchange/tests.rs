@@ -25,6 +25,52 @@ fn grants(scopes: &[&str]) -> GrantTable {
     })
 }
 
+/// `web` calls `assets` through the gateway, with a token of these scopes; its own pair is granted `own`, the gateway's
+/// `granted`.
+fn through_gateway(own: Option<&[&str]>, granted: &[&str], token: &[&str]) -> Result<DelegatedClaims, Denial> {
+    let texts = |scopes: &[&str]| scopes.iter().map(|&scope| scope.to_owned()).collect::<Vec<_>>();
+    let pair = |caller: &str, scopes: &[&str], on_behalf_of| Grant {
+        caller: id(caller),
+        target: id("assets"),
+        scopes: texts(scopes),
+        on_behalf_of,
+    };
+    let service = |name: &str| ServiceIdentity { namespace: "shop".into(), name: name.into(), spiffe_id: id(name) };
+    let table = GrantTable::from(Grants {
+        schema_version: SCHEMA_VERSION,
+        tokens: TokenRules { issuer: "gaia-platform".into(), audience: "gaia-services".into(), max_ttl_seconds: 3600 },
+        services: ["gateway", "assets", "web"].map(service).into(),
+        grants: [pair("gateway", granted, true)].into_iter().chain(own.map(|own| pair("web", own, false))).collect(),
+    });
+    let subject = Examined {
+        kind: Credential::ServiceToken,
+        subject: Identity::Service(id("web")),
+        client: Some(id("web")),
+        audience: Some(id("gateway").to_string()),
+        scopes: Scopes::from_list(&texts(token)),
+        expires: Some(later(120)),
+        ..user()
+    };
+    claims(&table, &Denied::default(), &peer("gateway"), &subject, &for_target("assets", None), now(), "j".into())
+}
+
+#[test]
+fn a_service_is_carried_by_the_gateway_within_what_both_pairs_have() {
+    let claims = through_gateway(Some(&["r", "w"]), &["r", "d"], &[]).unwrap();
+    assert_eq!((claims.sub.as_str(), claims.act.sub.as_str()), (id("web").as_str(), id("gateway").as_str()));
+    assert_eq!((claims.client_id.as_str(), claims.aud.as_str()), (id("gateway").as_str(), id("assets").as_str()));
+    assert_eq!((claims.scope.as_deref(), claims.exp - claims.iat), (Some("r"), 120));
+    let scope = |own: Option<&[&str]>, granted: &[&str], token: &[&str]| {
+        through_gateway(own, granted, token).map(|claims| claims.scope)
+    };
+    assert_eq!(scope(Some(&[]), &[], &[]), Ok(None));
+    assert_eq!(scope(Some(&["r"]), &[], &[]), Ok(Some("r".into())));
+    assert_eq!(scope(Some(&[]), &["w"], &[]), Ok(Some("w".into())));
+    assert_eq!(scope(Some(&[]), &[], &["w"]), Ok(Some("w".into())), "no more than its own token");
+    assert_eq!(scope(Some(&["r"]), &["w"], &[]), Err(Denial::ScopeNotGranted));
+    assert_eq!(scope(None, &[], &[]), Err(Denial::PairNotGranted), "the service may not call the target itself");
+}
+
 fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()
 }
@@ -131,14 +177,23 @@ fn a_delegated_token_allows_what_both_the_subject_has_and_the_caller_is_granted(
 #[test]
 fn everything_else_is_denied() {
     let refused = Denial::SubjectRefused;
-    let service = Examined { kind: Credential::ServiceToken, ..user() };
+    let of = |subject: &str, audience: &str| Examined {
+        kind: Credential::ServiceToken,
+        subject: Identity::Service(id(subject)),
+        audience: Some(audience.to_owned()),
+        ..user()
+    };
+    let own = of("gateway", id("gateway").as_str());
+    let (broad, elsewhere) = (of("web", "gaia-services"), of("web", id("chat").as_str()));
     let anonymous = Examined { is_anonymous: true, ..user() };
     let ended = Examined { expires: Some(now()), ..user() };
     for (subject, target, denial) in [
         (&user(), "chat", Denial::DelegationNotGranted),
         (&user(), "web", Denial::PairNotGranted),
         (&user(), "nobody", Denial::TargetUnknown),
-        (&service, "assets", refused(Reason::KindNotAccepted)),
+        (&own, "assets", refused(Reason::KindNotAccepted)),
+        (&broad, "assets", refused(Reason::AudienceWrong)),
+        (&elsewhere, "assets", refused(Reason::AudienceWrong)),
         (&anonymous, "assets", refused(Reason::AnonymousUser)),
         (&ended, "assets", refused(Reason::Expired)),
     ] {

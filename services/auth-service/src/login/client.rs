@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName};
 
 /// The user's client, as a declared caller describes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Client {
+pub(crate) struct Client {
     /// The address in `X-Gaia-Client-IP`.
     pub(super) address: Option<IpAddr>,
     /// The name in `X-Gaia-Known-Client` of a client that the caller has authenticated.
@@ -16,14 +16,14 @@ pub(super) struct Client {
 
 impl Client {
     /// Reads the headers of a declared caller. A header that is repeated or malformed counts as absent.
-    pub(super) fn of(headers: &HeaderMap) -> Self {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
         let address = single(headers, &CLIENT_IP_HEADER).and_then(|text| text.parse::<IpAddr>().ok());
         let known = single(headers, &KNOWN_CLIENT_HEADER).filter(|text| is_name(text));
         Self { address: address.map(|address| address.to_canonical()), known: known.map(str::to_owned) }
     }
 
     /// The part of the address by which limits tell clients apart: of IPv6 the /64 that one customer has.
-    pub(super) fn site(&self) -> Option<IpAddr> {
+    pub(crate) fn site(&self) -> Option<IpAddr> {
         self.address.map(site)
     }
 }

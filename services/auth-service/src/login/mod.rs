@@ -5,7 +5,7 @@
 //! the moment never ends a session.
 
 mod audit;
-mod client;
+pub(crate) mod client;
 mod failure;
 mod flights;
 mod gotrue;
