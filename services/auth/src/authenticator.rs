@@ -1,6 +1,7 @@
 //! One decision over one request, by the newest rules.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
@@ -15,7 +16,7 @@ use crate::ledger::{Caller, Ledger};
 use crate::mode;
 use crate::outside::{Answer, Ask, Confirmed};
 use crate::presented::Presented;
-use crate::principal::{Connection, Credential, PeerIdentity, Principal, Transport};
+use crate::principal::{Connection, Credential, Listener, PeerIdentity, Principal, Transport};
 use crate::rules::{Known, Rules, Verdict};
 use crate::user_keys::UserKeys;
 use crate::{Reason, Refusal, Trace};
@@ -119,6 +120,7 @@ pub struct Authenticator {
     user_keys: UserKeys,
     ledger: Ledger,
     outside: OnceLock<Arc<dyn Ask>>,
+    ends_exactly: AtomicBool,
 }
 
 impl std::fmt::Debug for Authenticator {
@@ -139,7 +141,21 @@ impl Authenticator {
             user_keys: UserKeys::default(),
             ledger: Ledger::default(),
             outside: OnceLock::new(),
+            ends_exactly: AtomicBool::new(false),
         }
+    }
+
+    /// Rejects credentials from their end on, without the allowance for clocks that differ. For a service that
+    /// exchanges them: the token issuer gives nothing for a credential that has ended.
+    pub fn end_exactly(&self) {
+        self.ends_exactly.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns true if a peer may carry someone else's identity: it is declared so, and neither expired nor revoked.
+    #[must_use]
+    pub fn may_carry(&self, peer: &PeerIdentity) -> bool {
+        let is_declared = |rules: Arc<Rules>| rules.callers().may_carry(&peer.spiffe_id);
+        self.check_peer(peer, self.clock.now()).is_ok() && self.rules.load_full().is_some_and(is_declared)
     }
 
     /// Asks outside issuers through `outside` from now on; once set, it stays. Without one, they are not asked.
@@ -224,7 +240,9 @@ impl Authenticator {
             }
             Some(rules) => {
                 let known = Known { answer, ..self.known() };
-                Some(allowed(rules.authenticate_with(headers, connection, now, known), access))
+                let verdict = rules.authenticate_with(headers, connection, now, known);
+                let end = self.ends_exactly.load(Ordering::Relaxed).then_some(now);
+                Some(allowed(on_listener(verdict, connection), access, end))
             }
         };
         let notice = rules.zip(verdict.as_ref()).and_then(|(rules, verdict)| rules.notice(verdict).cloned());
@@ -390,11 +408,26 @@ fn log(decision: &Decision<'_>) {
     }
 }
 
-/// What the route demands of whoever it is, under this mode and the next.
-fn allowed(mut verdict: Verdict, access: Access) -> Verdict {
+/// A platform token that is refused on an ingress listener for want of a client certificate belongs on the mesh: there
+/// is none to show here.
+fn on_listener(mut verdict: Verdict, connection: &Connection) -> Verdict {
+    if connection.listener == Listener::Ingress
+        && let Err(refusal) = &mut verdict.result
+        && refusal.reason == Reason::PeerMissing
+    {
+        refusal.reason = Reason::MeshOnly;
+    }
+    verdict
+}
+
+/// What the route demands of whoever it is, under this mode and the next. `end`: credentials that have ended by then are
+/// rejected.
+fn allowed(mut verdict: Verdict, access: Access, end: Option<Timestamp>) -> Verdict {
     let trace = &verdict.trace;
     let check = |principal: Principal| {
-        let reason = if principal.is_anonymous && !matches!(access, Access::AnonymousToo(_)) {
+        let reason = if end.is_some_and(|now| principal.expires.is_some_and(|expires| expires <= now)) {
+            Reason::Expired
+        } else if principal.is_anonymous && !matches!(access, Access::AnonymousToo(_)) {
             Reason::AnonymousUser
         } else if access.scopes().iter().any(|scope| !principal.scopes.allow(scope)) {
             Reason::ScopeMissing

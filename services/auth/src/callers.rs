@@ -51,11 +51,17 @@ impl Callers {
             None if mode == AuthMode::JWTOnly => return Err(Reason::CallerNotDeclared),
             None => Scopes::All,
         };
-        if token.on_behalf_of.is_some() && !declared.is_some_and(|declared| declared.on_behalf_of) {
+        if token.on_behalf_of.is_some() && !self.may_carry(&token.caller) {
             return Err(Reason::DelegationNotAllowed);
         }
         let scopes = match &token.on_behalf_of {
             Some(Identity::User { .. }) => granted.and(&token.scopes).and(&self.user_scopes),
+            // A service that is called for has no more than it would have by itself.
+            Some(Identity::Service(service)) => match self.declared.get(service) {
+                Some(declared) => granted.and(&token.scopes).and(&declared.scopes),
+                None if mode == AuthMode::JWTOnly => return Err(Reason::CallerNotDeclared),
+                None => granted.and(&token.scopes),
+            },
             _ => granted.and(&token.scopes),
         };
         let actor = Identity::Service(token.caller.clone());
@@ -67,6 +73,11 @@ impl Callers {
             expires: Some(token.expires),
             is_anonymous: false,
         })
+    }
+
+    /// Returns true if the policy lets a caller carry someone else's identity.
+    pub(crate) fn may_carry(&self, caller: &SpiffeId) -> bool {
+        self.declared.get(caller).is_some_and(|declared| declared.on_behalf_of)
     }
 
     /// A user comes alone, or is brought by a peer that may carry a user's identity.

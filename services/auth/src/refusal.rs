@@ -49,6 +49,8 @@ pub enum Reason {
     ScopeMalformed,
     SubjectRevoked,
     PeerMissing,
+    /// A platform token on an ingress listener, where no client shows a certificate.
+    MeshOnly,
     PeerDiffers,
     PeerExpired,
     PeerRevoked,
@@ -126,6 +128,7 @@ impl Reason {
             Self::ScopeMalformed => "scope_malformed",
             Self::SubjectRevoked => "subject_revoked",
             Self::PeerMissing => "peer_missing",
+            Self::MeshOnly => "mesh_only",
             Self::PeerDiffers => "peer_differs",
             Self::PeerExpired => "peer_expired",
             Self::PeerRevoked => "peer_revoked",
@@ -265,10 +268,12 @@ pub fn problem_with<B: From<String>>(status: StatusCode, detail: &str, members: 
     response
 }
 
-/// What the caller is told. A key met where keys have ended is the one 401 that says more.
+/// The message for the caller. Two reasons of a 401 say more, as both name a next step: a key where keys have ended, and
+/// a platform token on an ingress listener.
 fn message(reason: Reason) -> &'static str {
     match (reason, reason.status()) {
         (Reason::ApiKeysNotAccepted, _) => "API keys are no longer accepted here.",
+        (Reason::MeshOnly, _) => "Platform tokens are accepted on the mesh listener only, with a client certificate.",
         (_, StatusCode::BAD_REQUEST) => "The credentials of this request are malformed.",
         (_, StatusCode::FORBIDDEN) => "This caller may not do that.",
         (_, StatusCode::SERVICE_UNAVAILABLE) => "Authentication is not ready yet.",

@@ -84,6 +84,9 @@ impl TokenRules<'_> {
         trace.sub = text(&claims, "sub").map(bounded);
 
         let (caller, on_behalf_of) = parties(&claims)?;
+        if on_behalf_of == Some(Identity::Service(self.own.clone())) {
+            return Err(Reason::SubjectWrong);
+        }
         if text(&claims, "iss") != Some(self.issuer) {
             return Err(Reason::IssuerWrong);
         }
@@ -152,7 +155,7 @@ impl ServiceToken {
 }
 
 /// Who calls, and for whom. In a service token `sub` and `client_id` are equal; in a delegated one (RFC 8693, section
-/// 4.1) `act` names the caller, and `sub` a user or key.
+/// 4.1) `act` names the caller, and `sub` a user, a key or another service.
 fn parties(claims: &Map<String, Value>) -> Result<(SpiffeId, Option<Identity>), Reason> {
     let sub = text(claims, "sub").ok_or(Reason::SubjectWrong)?;
     let client = text(claims, "client_id").ok_or(Reason::SubjectWrong)?;
@@ -166,10 +169,18 @@ fn parties(claims: &Map<String, Value>) -> Result<(SpiffeId, Option<Identity>), 
             if actor != Some(client) {
                 return Err(Reason::ActorWrong);
             }
-            let subject = Identity::parse_delegated(sub).ok_or(Reason::SubjectWrong)?;
+            let subject =
+                Identity::parse_delegated(sub).or_else(|| service(sub, &caller)).ok_or(Reason::SubjectWrong)?;
             Ok((caller, Some(subject)))
         }
     }
+}
+
+/// Another workload of the caller's trust domain, for which it acts.
+fn service(sub: &str, caller: &SpiffeId) -> Option<Identity> {
+    let id = SpiffeId::parse(sub).ok()?;
+    let is_another = id != *caller && id.workload_parts().is_some() && id.trust_domain() == caller.trust_domain();
+    is_another.then_some(Identity::Service(id))
 }
 
 fn scopes(claims: &Map<String, Value>) -> Result<Scopes, Reason> {

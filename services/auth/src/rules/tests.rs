@@ -145,6 +145,29 @@ fn a_user_who_is_brought_may_do_no_more_than_users_may() {
 }
 
 #[test]
+fn a_service_that_is_called_for_has_no_more_than_by_itself() {
+    let web = gaia_api::SpiffeId::workload("gaia.local", "shop", "web");
+    let ask = |mode, own: Option<&[&str]>, carries: bool| {
+        let mut policy = policy(mode);
+        policy.callers[0].on_behalf_of = carries;
+        policy.callers.extend(own.map(|own| Caller {
+            spiffe_id: web.clone(),
+            scopes: own.iter().map(|&scope| scope.to_owned()).collect(),
+            on_behalf_of: false,
+        }));
+        let token = RSA_SIGNER.sign(&DelegatedClaims { sub: web.to_string(), ..delegated_claims() }).unwrap();
+        rules_of(policy).authenticate(&headers(Some(&token), None), &mtls(), now()).result
+    };
+    let principal = ask(AuthMode::JWTOnly, Some(&["assets:read"]), true).unwrap();
+    assert_eq!((principal.subject, principal.actor), (Identity::Service(web.clone()), Identity::Service(caller())));
+    assert!(principal.scopes.allow("assets:read") && !principal.scopes.allow("assets:write"));
+    let reason = |result: Result<Principal, Refusal>| result.map(drop).map_err(|refusal| refusal.reason);
+    assert_eq!(reason(ask(AuthMode::JWTOnly, None, true)), Err(Reason::CallerNotDeclared));
+    assert_eq!(reason(ask(AuthMode::Dual, None, true)), Ok(()), "undeclared callers are let in in Dual");
+    assert_eq!(reason(ask(AuthMode::Dual, Some(&[]), false)), Err(Reason::DelegationNotAllowed));
+}
+
+#[test]
 fn a_refused_token_is_counted_as_what_it_says_it_is() {
     let mut policy = policy(AuthMode::Dual);
     policy.user_tokens.issuers = vec![user_issuer()];

@@ -231,11 +231,20 @@ fn a_delegated_token_says_who_acts_for_whom() {
     assert_eq!(token.on_behalf_of.unwrap().to_string(), "user:supabase:3fa85f64");
     let for_a_key = Attempt::delegated("sub", json!("key:mobile")).verify().unwrap();
     assert_eq!(for_a_key.on_behalf_of, Some(Identity::Key("mobile".into())));
+    let web = SpiffeId::workload("gaia.local", "shop", "web");
+    let for_a_service = Attempt::delegated("sub", json!(web.as_str())).verify().unwrap();
+    assert_eq!(for_a_service.on_behalf_of, Some(Identity::Service(web.clone())));
+    let subjects = vec![DeniedSubject { sub: web.to_string(), not_before: at(1_800_000_001) }];
+    let denylist = Denylist { subjects, ..Denylist::empty() };
+    let revoked = Attempt { denylist, ..Attempt::delegated("sub", json!(web.as_str())) };
+    assert_eq!(revoked.reason(), Some(Reason::SubjectRevoked));
 }
 
 #[rstest]
-// A service is nobody's user: who is to act as another service gets a token of its own.
-#[case::for_a_service(Attempt::delegated("sub", json!(own().as_str())), Reason::SubjectWrong)]
+// A service calls itself without anybody's help.
+#[case::for_the_target(Attempt::delegated("sub", json!(own().as_str())), Reason::SubjectWrong)]
+#[case::for_a_service_elsewhere(Attempt::delegated("sub", json!("spiffe://other/ns/shop/sa/web")), Reason::SubjectWrong)]
+#[case::for_the_operator(Attempt::delegated("sub", json!("spiffe://gaia.local/gaia/operator")), Reason::SubjectWrong)]
 #[case::for_itself(Attempt::delegated("sub", json!(caller().as_str())), Reason::SubjectWrong)]
 #[case::for_a_bare_name(Attempt::delegated("sub", json!("gateway")), Reason::SubjectWrong)]
 #[case::for_a_user_of_no_issuer(Attempt::delegated("sub", json!("user::x")), Reason::SubjectWrong)]
