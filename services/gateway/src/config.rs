@@ -4,7 +4,7 @@ use gaia_api::Span;
 use gaia_runtime::client_ip::parse_network;
 use gaia_runtime::rate::Rate;
 use gaia_runtime::{CallsConfig, EdgeConfig, RuntimeConfig, parse_upstream, positive_span};
-use http::{HeaderValue, Uri};
+use http::{HeaderName, HeaderValue, Uri};
 use ipnet::IpNet;
 
 /// The way in for users and outside programs.
@@ -35,6 +35,14 @@ pub struct Config {
     /// Whether those pages may send credentials that browsers add by themselves
     #[arg(long, env = "GAIA_CORS_CREDENTIALS")]
     pub cors_credentials: bool,
+    /// Request headers that those pages may send beside the usual ones
+    #[arg(
+        long,
+        env = "GAIA_CORS_HEADERS",
+        value_delimiter = ',',
+        default_value = "traceparent,tracestate,baggage,sentry-trace,apikey,x-client-info"
+    )]
+    pub cors_headers: Vec<HeaderName>,
     /// Proxies, as CIDRs with commas in between, that are believed about whom they speak for (X-Forwarded-For)
     #[arg(long, env = "GAIA_TRUSTED_PROXIES", value_delimiter = ',', value_parser = parse_network)]
     pub trusted_proxies: Vec<IpNet>,
@@ -50,6 +58,15 @@ pub struct Config {
     /// How long a service behind may take to begin its answer
     #[arg(long, env = "GAIA_UPSTREAM_TIMEOUT", default_value = "30s", value_parser = positive_span)]
     pub upstream_timeout: Span,
+    /// The same for asset-service [default: GAIA_UPSTREAM_TIMEOUT]
+    #[arg(long, env = "GAIA_UPSTREAM_ASSET_TIMEOUT", value_parser = positive_span)]
+    pub upstream_asset_timeout: Option<Span>,
+    /// The same for chat-service: a model may be silent for minutes before its first word
+    #[arg(long, env = "GAIA_UPSTREAM_CHAT_TIMEOUT", default_value = "5m", value_parser = positive_span)]
+    pub upstream_chat_timeout: Span,
+    /// The same for auth-service, for signing in [default: GAIA_UPSTREAM_TIMEOUT]
+    #[arg(long, env = "GAIA_UPSTREAM_AUTH_TIMEOUT", value_parser = positive_span)]
+    pub upstream_auth_timeout: Option<Span>,
     /// The largest body that is passed on
     #[arg(long, env = "GAIA_MAX_BODY_BYTES", default_value_t = 64 * 1024 * 1024)]
     pub max_body_bytes: u64,
@@ -88,6 +105,23 @@ mod tests {
         };
         assert!(parse("0s").unwrap_err().contains("must be longer than nothing"));
         assert_eq!(parse("1s").unwrap(), Span::parse("1s").unwrap());
+    }
+
+    #[test]
+    fn each_upstream_has_a_timeout_of_its_own_and_a_model_has_minutes() {
+        let parse = |flags: &[&str]| {
+            let config = Config::try_parse_from(["gateway", "--service-name", "g"].iter().chain(flags)).unwrap();
+            let span = |own: Option<Span>| own.unwrap_or_else(|| config.upstream_timeout.clone()).to_string();
+            [
+                span(config.upstream_asset_timeout),
+                span(Some(config.upstream_chat_timeout)),
+                span(config.upstream_auth_timeout),
+            ]
+        };
+        assert_eq!(parse(&[]), ["30s", "5m", "30s"]);
+        assert_eq!(parse(&["--upstream-timeout", "1m"]), ["1m", "5m", "1m"]);
+        let each = ["--upstream-asset-timeout=2m", "--upstream-chat-timeout=10m", "--upstream-auth-timeout=5s"];
+        assert_eq!(parse(&each), ["2m", "10m", "5s"]);
     }
 
     #[test]

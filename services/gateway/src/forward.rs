@@ -10,10 +10,12 @@ use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use gaia_api::Clock;
-use gaia_auth::{Credential, Presented, Principal, REQUEST_ID_HEADER, Reason, Refusal, problem};
+use gaia_auth::{
+    Authenticator, Connection, Credential, Identity, Presented, Principal, REQUEST_ID_HEADER, Reason, Refusal, problem,
+};
 use gaia_runtime::client_ip::{name_client, site};
 use gaia_runtime::rate::{Limit, when_to_retry};
-use gaia_runtime::{AnswerBody, CallError, Caller, Subject};
+use gaia_runtime::{AnswerBody, CallError, Caller, OnBehalf, Subject};
 use http::{Method, StatusCode, Uri, header};
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, sleep_until};
@@ -29,8 +31,8 @@ pub(crate) struct Means {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) per_account: Option<Limit>,
     pub(crate) per_sign_in: Option<Limit>,
-    pub(crate) timeout: Duration,
     pub(crate) metrics: Metrics,
+    pub(crate) authenticator: Arc<Authenticator>,
 }
 
 /// A service behind, as one route sees it.
@@ -41,8 +43,24 @@ pub(crate) struct Upstream {
     pub(crate) name: &'static str,
     /// Where it is.
     pub(crate) url: Uri,
+    /// How long it may take to begin its answer.
+    pub(crate) timeout: Duration,
     /// The largest body that is passed on to it.
     pub(crate) max_body_bytes: u64,
+}
+
+impl Means {
+    /// Whether a peer of the mesh may bring this credential: an API key of someone else is an identity that it carries.
+    /// Of tokens gaia-auth has asked that already.
+    fn may_bring(&self, principal: &Principal, request: &Request) -> bool {
+        let connection = request.extensions().get::<Arc<Connection>>();
+        match connection.and_then(|connection| connection.peer.as_ref()) {
+            Some(peer) if principal.credential == Credential::ApiKey => {
+                principal.subject == Identity::Service(peer.spiffe_id.clone()) || self.authenticator.may_carry(peer)
+            }
+            _ => true,
+        }
+    }
 }
 
 impl fmt::Debug for Upstream {
@@ -73,15 +91,22 @@ pub(crate) async fn for_principal(
     if let Some(refused) = too_many(per_account.as_ref(), &principal.subject, "account_rate", metrics) {
         return refused;
     }
+    if !upstream.means.may_bring(&principal, &request) {
+        metrics.refused("not_a_carrier");
+        return Refusal::from(Reason::DelegationNotAllowed).response();
+    }
     let expires = principal.time_left(clock.now()).map(|left| Instant::now() + left);
+    let client = address(&request);
     let (parts, body) = request.into_parts();
     let presented = Presented::find(&parts.headers).unwrap_or_default();
-    let subject = match principal.credential {
+    let credential = match principal.credential {
         Credential::ApiKey => presented.api_key.map(Subject::ApiKey),
         _ => presented.token.map(Subject::Token),
     };
     // Whoever is known here was known by one of them.
-    let Some(subject) = subject else { return Refusal::from(Reason::NoCredential).response() };
+    let Some(credential) = credential else { return Refusal::from(Reason::NoCredential).response() };
+    let account = principal.subject.to_string();
+    let subject = OnBehalf { credential, account: Some(&account), client };
     upstream.pass_on(Asked { subject: Some(subject), client: None, parts: &parts }, body, expires).await
 }
 
@@ -90,9 +115,9 @@ pub(crate) async fn for_anybody(State(upstream): State<Upstream>, request: Reque
     let client = address(&request);
     let Means { per_sign_in, metrics, .. } = &*upstream.means;
     let (parts, body) = request.into_parts();
-    let response = match too_many(per_sign_in.as_ref(), &site(client), "sign_in_rate", metrics) {
+    let response = match too_many(per_sign_in.as_ref(), &client.map(site), "sign_in_rate", metrics) {
         Some(refused) => refused,
-        None => upstream.pass_on(Asked { subject: None, client: Some(client), parts: &parts }, body, None).await,
+        None => upstream.pass_on(Asked { subject: None, client, parts: &parts }, body, None).await,
     };
     // No credential decides here, so gaia-auth has nothing to tell of it.
     tracing::info!(
@@ -100,7 +125,7 @@ pub(crate) async fn for_anybody(State(upstream): State<Upstream>, request: Reque
         event = "request",
         result = if response.status().is_success() { "accepted" } else { "refused" },
         status = response.status().as_u16(),
-        address = %client,
+        address = client.map(tracing::field::display),
         route = parts.uri.path(),
         request_id = parts.headers.get(REQUEST_ID_HEADER).and_then(|id| id.to_str().ok()),
     );
@@ -111,7 +136,7 @@ pub(crate) async fn for_anybody(State(upstream): State<Upstream>, request: Reque
 #[derive(Clone, Copy)]
 struct Asked<'a> {
     /// By which credential; none: nobody is known yet.
-    subject: Option<Subject<'a>>,
+    subject: Option<OnBehalf<'a>>,
     /// From where, if the service behind has to know: it counts who tries to sign in.
     client: Option<IpAddr>,
     parts: &'a http::request::Parts,
@@ -155,7 +180,7 @@ impl Upstream {
                 None => caller.call_streaming(self.name, request).await,
             }
         };
-        let answer = within(self.means.timeout, || progress.last(), calling).await?;
+        let answer = within(self.timeout, || progress.last(), calling).await?;
         answer.map_err(|error| match progress.fate() {
             Fate::Fine => Failure::Call(error),
             Fate::TooLarge => Failure::TooLarge,
@@ -166,7 +191,7 @@ impl Upstream {
     /// Sends what can be sent again: once more if nothing of it can have been done, or doing it twice is the same.
     async fn insist(
         &self,
-        subject: Option<Subject<'_>>,
+        subject: Option<OnBehalf<'_>>,
         request: http::Request<Bytes>,
     ) -> Result<http::Response<AnswerBody>, Failure> {
         let began = Instant::now();
@@ -185,7 +210,7 @@ impl Upstream {
                 settled => settled,
             }
         };
-        within(self.means.timeout, || began, calling).await?.map_err(Failure::Call)
+        within(self.timeout, || began, calling).await?.map_err(Failure::Call)
     }
 
     /// The path as it came, at the address of the service: nothing is joined, resolved or encoded anew.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,25 +11,27 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
-use gaia_auth::{Connection, REQUEST_ID_HEADER, problem};
+use gaia_auth::{Authenticator, Connection, Listener, REQUEST_ID_HEADER, Transport, problem};
 use gaia_runtime::client_ip::{client_ip, site};
 use gaia_runtime::rate::{Limit, retry_after, when_to_retry};
 use http::header::{
     ACCEPT, ACCEPT_LANGUAGE, ACCEPT_RANGES, AUTHORIZATION, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE,
     CONTENT_TYPE, ETAG, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LINK,
-    RANGE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE,
+    RANGE, RETRY_AFTER, STRICT_TRANSPORT_SECURITY, UPGRADE, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::metrics::Metrics;
-use crate::path::check_path;
+use crate::path::{PathError, check_path};
 
-/// What the front works with.
+/// What the front works with. Both listeners share it, and so its limits.
 pub(crate) struct Front {
     pub(crate) ids: RequestIds,
     pub(crate) trusted_proxies: Vec<IpNet>,
+    /// Decides which peers of the mesh name the clients that they call for.
+    pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) per_ip: Option<Limit>,
     pub(crate) metrics: Metrics,
 }
@@ -70,7 +72,11 @@ pub(crate) fn before(routes: Router, front: Arc<Front>, cors: Option<CorsLayer>)
 }
 
 /// CORS for these origins; none where there are none.
-pub(crate) fn cors(origins: Vec<HeaderValue>, with_credentials: bool) -> Option<CorsLayer> {
+pub(crate) fn cors(
+    origins: Vec<HeaderValue>,
+    more_headers: Vec<HeaderName>,
+    with_credentials: bool,
+) -> Option<CorsLayer> {
     if origins.is_empty() {
         return None;
     }
@@ -103,7 +109,7 @@ pub(crate) fn cors(origins: Vec<HeaderValue>, with_credentials: bool) -> Option<
     let cors = CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE])
-        .allow_headers(headers)
+        .allow_headers(headers.into_iter().chain(more_headers).collect::<Vec<_>>())
         .expose_headers(exposed)
         .max_age(PREFLIGHT_AGE);
     Some(cors.allow_credentials(with_credentials))
@@ -118,39 +124,64 @@ async fn receive(State(front): State<Arc<Front>>, mut request: Request, next: Ne
     if let Some(id) = &id {
         headers.insert(REQUEST_ID_HEADER, id.clone());
     }
-    locate(&front.trusted_proxies, &mut request);
-    let mut response = match check_path(request.uri().path()) {
-        Ok(()) => next.run(request).await,
-        Err(error) => {
-            front.metrics.refused("path");
-            tracing::info!(%error, "request refused: its path could be read in two ways");
-            problem(StatusCode::BAD_REQUEST, "The path of this request is not allowed.")
+    locate(&front, &mut request);
+    let is_own_tls = request
+        .extensions()
+        .get::<Arc<Connection>>()
+        .is_some_and(|connection| (connection.listener, connection.transport) == (Listener::Ingress, Transport::Tls));
+    if let Err(error) = check_path(request.uri().path()) {
+        // It is refused behind CORS: a page is to see why. A preflight would be answered there.
+        request.extensions_mut().insert(error);
+        if request.method() == Method::OPTIONS {
+            *request.method_mut() = Method::GET;
         }
-    };
+    }
+    let mut response = next.run(request).await;
     if let Some(id) = id {
         response.headers_mut().insert(REQUEST_ID_HEADER, id);
+    }
+    if is_own_tls {
+        response.headers_mut().insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
     }
     response
 }
 
-/// Makes the client's address the one that the request is known by from here on.
-fn locate(trusted: &[IpNet], request: &mut Request) {
+/// Makes the client's address the one that the request is known by from here on. A peer of the mesh that carries the
+/// identity of others names it in `X-Forwarded-For`: its own address is of all its clients together, and stands for none.
+fn locate(front: &Front, request: &mut Request) {
     let Some(connection) = request.extensions().get::<Arc<Connection>>() else { return };
     let Some(on_the_wire) = connection.address else { return };
-    let client = client_ip(on_the_wire, request.headers(), trusted);
-    if client != on_the_wire {
-        let connection = Connection { address: Some(client), ..Connection::clone(connection) };
+    let client = match (connection.listener, &connection.peer) {
+        (Listener::Ingress, _) => Some(client_ip(on_the_wire, request.headers(), &front.trusted_proxies)),
+        (Listener::Mesh, Some(peer)) if front.authenticator.may_carry(peer) => {
+            let peer_and_proxies: Vec<IpNet> =
+                [on_the_wire.to_canonical().into()].into_iter().chain(front.trusted_proxies.iter().copied()).collect();
+            let named = client_ip(on_the_wire, request.headers(), &peer_and_proxies);
+            (named != on_the_wire.to_canonical()).then_some(named)
+        }
+        (Listener::Mesh, _) => Some(on_the_wire),
+    };
+    if client != Some(on_the_wire) {
+        let connection = Connection { address: client, ..Connection::clone(connection) };
         request.extensions_mut().insert(Arc::new(connection));
     }
 }
 
 /// Turns away what is not spoken here, and who asks too often.
 async fn admit(State(front): State<Arc<Front>>, request: Request, next: Next) -> Response {
+    if let Some(error) = request.extensions().get::<PathError>() {
+        front.metrics.refused("path");
+        tracing::info!(%error, "request refused: its path could be read in two ways");
+        return problem(StatusCode::BAD_REQUEST, "The path of this request is not allowed.");
+    }
     if let Some(protocol) = not_spoken(request.headers()) {
         front.metrics.refused(protocol);
         return problem(StatusCode::NOT_IMPLEMENTED, "WebSocket and gRPC are not spoken here.");
     }
-    match too_many(front.per_ip.as_ref(), &site(address(&request)), "ip_rate", &front.metrics) {
+    // Without an address it is of a client that its carrier does not name: the limit of its account holds.
+    let refused =
+        address(&request).and_then(|client| too_many(front.per_ip.as_ref(), &site(client), "ip_rate", &front.metrics));
+    match refused {
         Some(refused) => refused,
         None => next.run(request).await,
     }
@@ -170,10 +201,9 @@ fn not_spoken(headers: &HeaderMap) -> Option<&'static str> {
     }
 }
 
-/// The client's address. Without a listener that says so nothing is known.
-pub(crate) fn address(request: &Request) -> IpAddr {
-    let connection = request.extensions().get::<Arc<Connection>>();
-    connection.and_then(|connection| connection.address).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+/// The client's address, if it is known.
+pub(crate) fn address(request: &Request) -> Option<IpAddr> {
+    request.extensions().get::<Arc<Connection>>()?.address
 }
 
 /// Counts a request of `asker`, and gives the answer if there were too many: they are counted under `reason`.

@@ -1,6 +1,7 @@
 //! Which headers pass, in both directions.
 
 use std::collections::HashSet;
+use std::sync::LazyLock;
 
 use gaia_auth::{API_KEY_HEADER, REQUEST_ID_HEADER};
 use http::header::{
@@ -14,13 +15,19 @@ use http::header::{
 #[must_use]
 pub fn for_upstream(headers: &HeaderMap, request_id: Option<&HeaderValue>) -> HeaderMap {
     let mut passed = passing(headers, |name| {
-        ONLY_REQUEST.contains(name)
-            || ["x-gaia-", "x-forwarded-"].iter().any(|prefix| name.as_str().starts_with(prefix))
+        let name = folded(name.as_str());
+        FOLDED.contains(&name) || ["x_gaia_", "x_forwarded_"].iter().any(|prefix| name.starts_with(prefix))
     });
     if let Some(id) = request_id {
         passed.insert(REQUEST_ID_HEADER, id.clone());
     }
     passed
+}
+
+/// A name as a program that takes headers from its environment sees it: RFC 3875, section 4.1.18, turns `-` into `_`, and
+/// some programs turn every other character into it. Names that are one to them are one here.
+fn folded(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect()
 }
 
 /// The headers of an answer for the client: without what concerned the connection behind, and what is internal. Cookies
@@ -107,8 +114,12 @@ static HOP_BY_HOP: [HeaderName; 11] = [
     VIA,
 ];
 
+/// What never passes to a service behind, folded.
+static FOLDED: LazyLock<HashSet<String>> =
+    LazyLock::new(|| ONLY_REQUEST.iter().chain(&HOP_BY_HOP).map(|name| folded(name.as_str())).collect());
+
 /// Length and expectation are this connection's: the client behind says its own. `Origin` was judged here.
-static ONLY_REQUEST: [HeaderName; 24] = [
+static ONLY_REQUEST: [HeaderName; 26] = [
     HOST,
     CONTENT_LENGTH,
     EXPECT,
@@ -116,6 +127,10 @@ static ONLY_REQUEST: [HeaderName; 24] = [
     AUTHORIZATION,
     API_KEY_HEADER,
     COOKIE,
+    // Supabase's key of a project.
+    HeaderName::from_static("apikey"),
+    // A CGI program takes it for its proxy's address (httpoxy).
+    HeaderName::from_static("proxy"),
     FORWARDED,
     REQUEST_ID_HEADER,
     HeaderName::from_static("x-real-ip"),
@@ -196,6 +211,24 @@ mod tests {
         assert_eq!(names(&passed), ["accept", "content-type", "x-request-id"]);
         assert_eq!(passed.get_all("accept").iter().count(), 2);
         assert_eq!(passed["x-request-id"], "ours");
+    }
+
+    #[test]
+    fn a_name_that_folds_into_a_trusted_one_does_not_pass() {
+        let trusted = ONLY_REQUEST.iter().chain(&HOP_BY_HOP).map(HeaderName::as_str);
+        let trusted = trusted.chain(["x-gaia-subject", "x-gaia-client-ip", "x-forwarded-for", "x-forwarded-user"]);
+        for name in trusted.filter(|name| name.contains('-')) {
+            for other in "!#$%&'*+._`|~".chars() {
+                for spelled in [name.replace('-', &other.to_string()), name.replacen('-', &other.to_string(), 1)] {
+                    let mut request = HeaderMap::new();
+                    let spelled: HeaderName = spelled.to_ascii_uppercase().parse().unwrap();
+                    request.insert(spelled.clone(), HeaderValue::from_static("user:supabase:admin"));
+                    assert!(for_upstream(&request, None).is_empty(), "{spelled}");
+                }
+            }
+        }
+        let request = headers(&[("x_custom", "1"), ("traceparent", "00-1-1-00"), ("x-gaiaonline", "1")]);
+        assert_eq!(names(&for_upstream(&request, None)), ["x_custom", "traceparent", "x-gaiaonline"]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use gaia_api::Clock;
+use gaia_api::{Clock, Span};
 use gaia_runtime::{Edge, Routes, Runtime, StartError, random};
 use http::Uri;
 
@@ -64,36 +64,44 @@ impl Gateway {
             clock,
             per_account: config.account_rate.limit(),
             per_sign_in: config.sign_in_rate.limit(),
-            timeout: config.upstream_timeout.value(),
             metrics: metrics.clone(),
+            authenticator: runtime.authenticator(),
         });
-        let upstream = |name: &'static str, url: Uri, most: u64| Upstream {
+        let upstream = |name: &'static str, url: Uri, timeout: Span, most: u64| Upstream {
             means: Arc::clone(&means),
             name,
             url,
+            timeout: timeout.value(),
             max_body_bytes: most.min(config.max_body_bytes),
         };
         let auth_url = config.upstream_auth_service.unwrap_or(config.calls.auth_url);
+        let timeout = |own: Option<Span>| own.unwrap_or_else(|| config.upstream_timeout.clone());
+        let (for_assets, for_auth) = (timeout(config.upstream_asset_timeout), timeout(config.upstream_auth_timeout));
+        let for_chat = config.upstream_chat_timeout;
         let upstreams = Upstreams {
-            assets: config.upstream_asset_service.map(|url| upstream("asset-service", url, u64::MAX)),
-            chat: config.upstream_chat_service.map(|url| upstream("chat-service", url, MAX_CHAT_BYTES)),
-            auth: upstream("auth-service", auth_url, MAX_SIGN_IN_BYTES),
+            assets: config.upstream_asset_service.map(|url| upstream("asset-service", url, for_assets, u64::MAX)),
+            chat: config.upstream_chat_service.map(|url| upstream("chat-service", url, for_chat, MAX_CHAT_BYTES)),
+            auth: upstream("auth-service", auth_url, for_auth, MAX_SIGN_IN_BYTES),
         };
+        // auth-service exchanges nothing that has ended.
+        runtime.authenticator().end_exactly();
         let front = Arc::new(Front {
             ids: RequestIds::new(u64::from_be_bytes(random().ok_or(StartError::Entropy)?)),
             trusted_proxies: config.trusted_proxies,
+            authenticator: runtime.authenticator(),
             per_ip: config.ip_rate.limit(),
             metrics,
         });
-        let cors = front::cors(config.cors_origins, config.cors_credentials);
-        let edge_routes = routes::allowed(runtime.routes(), upstreams);
-        let edge_routes = edge_routes.behind(move |routes| front::before(routes, front, cors));
-        // The mesh is for the operator's look and for /health.
-        let routes = runtime.routes();
+        let cors = front::cors(config.cors_origins, config.cors_headers, config.cors_credentials);
+        let edge_routes = routes::allowed(runtime.routes(), upstreams.clone());
+        let (edge_front, mesh_front) = (Arc::clone(&front), front);
+        let edge_routes = edge_routes.behind(move |routes| front::before(routes, edge_front, cors));
+        let routes = routes::allowed(runtime.routes(), upstreams);
+        let routes = routes.behind(move |routes| front::before(routes, mesh_front, None));
         Ok(Self { runtime, edge, routes, edge_routes })
     }
 
-    /// Where users come in.
+    /// The address of the edge listener.
     ///
     /// # Errors
     /// If the system does not say.

@@ -7,14 +7,14 @@ use gaia_runtime::Routes;
 use crate::forward::{Upstream, for_anybody, for_principal};
 
 /// The services behind.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Upstreams {
     pub(crate) assets: Option<Upstream>,
     pub(crate) chat: Option<Upstream>,
     pub(crate) auth: Upstream,
 }
 
-/// The allowlist. Each scope is asked for here as the service behind does: what it would refuse costs it nothing.
+/// The allowlist, of the edge and of the mesh. Each scope is asked for here as the service behind does: what it would refuse costs it nothing.
 pub(crate) fn allowed(mut routes: Routes, upstreams: Upstreams) -> Routes {
     let (read, write) = (Access::Scopes(&["assets:read"]), Access::Scopes(&["assets:write"]));
     if let Some(assets) = upstreams.assets {

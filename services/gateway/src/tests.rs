@@ -1,11 +1,13 @@
 //! gateway end to end: real TLS to what is behind it, and requests at the edge written byte by byte.
 
 mod limits;
+mod mesh;
 mod paths;
 mod smuggling;
 mod streams;
 mod upstream;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -38,7 +40,9 @@ use crate::{Config, Gateway};
 /// A gateway with an auth-service, an asset-service and a chat-service behind it, which say what reached them.
 struct Scene {
     edge: SocketAddr,
+    mesh: SocketAddr,
     admin: SocketAddr,
+    platform: Platform,
     issuer: Arc<Issuer>,
     behind: Arc<Behind>,
     _dirs: Vec<TempDir>,
@@ -49,6 +53,10 @@ struct Scene {
 struct Behind {
     seen: Mutex<Vec<Seen>>,
     exchanged: AtomicU64,
+    /// The client that each exchange was for, as auth-service is told.
+    clients: Mutex<Vec<String>>,
+    /// Tokens of services, by their text.
+    of_services: Mutex<HashMap<String, String>>,
     is_away: AtomicBool,
 }
 
@@ -95,8 +103,9 @@ impl Scene {
                 all.extend([flag.to_owned(), format!("https://{address}")]);
             }
         }
-        let (edge, admin, dir) = gateway(&platform, &issuer, &format!("https://{auth}"), &all).await;
-        let scene = Self { edge, admin, issuer, behind, _dirs: vec![auth_dir, assets_dir, chat_dir, dir] };
+        let ([edge, mesh, admin], dir) = gateway(&platform, &issuer, &format!("https://{auth}"), &all).await;
+        let _dirs = vec![auth_dir, assets_dir, chat_dir, dir];
+        let scene = Self { edge, mesh, admin, platform, issuer, behind, _dirs };
         let known = async || scene.get("/assets", &scene.as_user()).await.status == 200;
         eventually("the keys of the users' issuer are there", known).await;
         scene.seen();
@@ -177,7 +186,7 @@ async fn gateway(
     issuer: &Arc<Issuer>,
     auth: &str,
     flags: &[String],
-) -> (SocketAddr, SocketAddr, TempDir) {
+) -> ([SocketAddr; 3], TempDir) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let jwks = format!("http://{}", listener.local_addr().unwrap());
     let keys = issuer.jwks();
@@ -190,7 +199,11 @@ async fn gateway(
         api_keys(&[("mobile", KEY, &[]), ("reader", "reader-key-reader-key", &["assets:read"])]),
     );
     let since = SystemClock.now();
+    let callers = [("web-service", true), ("batch", false)];
+    let callers =
+        callers.map(|(name, on_behalf_of)| Caller { spiffe_id: spiffe_id(name), scopes: vec![], on_behalf_of });
     let policy = Policy {
+        callers: callers.into(),
         user_tokens: UserTokens { issuers: vec![users(&jwks)], scopes: vec![] },
         api_keys: ApiKeyRules {
             deprecation: Some(Deprecation { since, sunset: None, guide: None }),
@@ -205,9 +218,10 @@ async fn gateway(
     let mut parsed = Config::try_parse_from(owned(&arguments).iter().chain(flags)).unwrap();
     parsed.runtime = config("gateway", dir.path());
     let gateway = Gateway::start(parsed, Arc::new(SystemClock)).await.unwrap();
-    let (edge, admin) = (gateway.edge_address().unwrap(), gateway.runtime.admin_address().unwrap());
+    let (mesh, admin) = (gateway.runtime.mesh_address().unwrap(), gateway.runtime.admin_address().unwrap());
+    let edge = gateway.edge_address().unwrap();
     tokio::spawn(gateway.serve(std::future::pending()));
-    (edge, admin, dir)
+    ([edge, mesh, admin], dir)
 }
 
 /// The files of a service that lets gateway act for others.
@@ -270,6 +284,7 @@ async fn tell(behind: &Behind, subject: &str, request: Request) -> Response {
     };
     match how.as_str() {
         "never" => std::future::pending().await,
+        "slow" => tokio::time::sleep(Duration::from_millis(1500)).await,
         "events" => {
             note(b"");
             return ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(streams::events()))
@@ -309,7 +324,11 @@ async fn auth_service(platform: &Platform, behind: &Arc<Behind>) -> (SocketAddr,
     let signer: Arc<Signer> = Arc::new(platform.signer());
     let exchange = {
         let (behind, signer) = (Arc::clone(behind), Arc::clone(&signer));
-        async move |Form(form): Form<Vec<(String, String)>>| exchange(&behind, &signer, &form)
+        async move |headers: HeaderMap, Form(form): Form<Vec<(String, String)>>| {
+            let client = headers.get("x-gaia-client-ip").map_or("", |client| client.to_str().unwrap());
+            behind.clients.lock().unwrap().push(client.to_owned());
+            exchange(&behind, &signer, &form)
+        }
     };
     let service_token = async move |Json(asked): Json<Value>| own_token(&signer, &asked);
     let behind = Arc::clone(behind);
@@ -340,6 +359,8 @@ fn exchange(behind: &Behind, signer: &Signer, form: &[(String, String)]) -> Resp
     let sub = if field("subject_token_type").ends_with("api-key") {
         assert!([KEY, "reader-key-reader-key"].contains(&field("subject_token")));
         "key:mobile".to_owned()
+    } else if let Some(service) = behind.of_services.lock().unwrap().get(field("subject_token")) {
+        service.clone()
     } else {
         format!("user:supabase:{USER}")
     };

@@ -80,7 +80,22 @@ async fn pages_of_listed_origins_may_call_and_their_browsers_ask_before_anybody_
     }
     let answer = preflight("https://evil.example.com", "/assets/a").await;
     assert_eq!(answer.header("access-control-allow-origin"), None);
-    assert_eq!(preflight("https://app.example.com", "/assets/%2e%2e/a").await.status, 400);
+    for header in ["traceparent", "tracestate", "baggage", "sentry-trace", "apikey", "x-client-info", "x-api-key"] {
+        assert!(allowed.split(',').any(|allowed| allowed == header), "{header} is not in {allowed}");
+    }
+    let origin = ["Origin: https://app.example.com"];
+    for answer in [
+        preflight("https://app.example.com", "/assets/%2e%2e/a").await,
+        scene.send("GET", "/assets/%2e%2e/a", &origin, "").await,
+    ] {
+        let allowed = answer.header("access-control-allow-origin");
+        assert_eq!((answer.status, allowed), (400, Some("https://app.example.com")), "{answer:?}");
+    }
+    for (header, status) in [("Content-Type: application/grpc", 501), ("X-API-Key: guessed", 401)] {
+        let answer = scene.send("GET", "/assets", &[origin[0], header], "").await;
+        let allowed = answer.header("access-control-allow-origin");
+        assert_eq!((answer.status, allowed), (status, Some("https://app.example.com")), "{answer:?}");
+    }
     assert_eq!(scene.seen().len(), 0);
     let answer = scene.send("GET", "/assets", &["Origin: https://app.example.com"], "").await;
     assert_eq!((answer.status, answer.header("access-control-allow-origin")), (401, Some("https://app.example.com")));
@@ -88,7 +103,10 @@ async fn pages_of_listed_origins_may_call_and_their_browsers_ask_before_anybody_
     let exposed = answer.header("access-control-expose-headers").unwrap();
     assert!(["accept-ranges", "content-range", "etag"].iter().all(|name| exposed.contains(name)), "{exposed}");
     assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, Some("https://app.example.com")));
-    let scene = Scene::open(&["--cors-origins", "https://app.example.com", "--cors-credentials"]).await;
+    let own = ["--cors-origins", "https://app.example.com", "--cors-credentials", "--cors-headers", "x-shop,X-Till"];
+    let scene = Scene::open(&own).await;
     let answer = scene.send("OPTIONS", "/assets", &["Origin: https://app.example.com"], "").await;
     assert_eq!(answer.header("access-control-allow-credentials"), Some("true"));
+    let allowed = answer.header("access-control-allow-headers").unwrap();
+    assert!(allowed.contains("x-shop,x-till") && !allowed.contains("baggage"), "{allowed}");
 }

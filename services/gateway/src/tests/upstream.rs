@@ -1,5 +1,7 @@
 //! Who is known behind as whom, what passes, and what becomes of a request that nobody answers.
 
+use gaia_runtime::{Hosts, MeshClient};
+
 use super::*;
 
 #[tokio::test]
@@ -118,6 +120,57 @@ async fn while_auth_service_gives_nothing_whom_it_has_given_is_served_and_others
     assert_eq!(scene.get("/assets", AS_KEY).await.status, 200);
     scene.behind.is_away.store(true, Ordering::Relaxed);
     assert_eq!(scene.get("/assets", AS_KEY).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_token_that_has_just_ended_is_refused_here_and_costs_auth_service_nothing() {
+    let scene = Scene::open(&[]).await;
+    let long_ago = SystemClock.now() - jiff::SignedDuration::from_secs(3600 + 5);
+    let token = scene.issuer.user_token(&users("http://127.0.0.1"), USER, long_ago);
+    for _ in 0..3 {
+        assert_eq!(scene.get("/assets", &format!("Authorization: Bearer {token}")).await.status, 401);
+    }
+    assert_eq!(scene.behind.exchanged.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn each_route_waits_as_long_as_its_service_may_take() {
+    let scene = Scene::open(&["--upstream-timeout", "500ms"]).await;
+    assert_eq!(scene.send("POST", "/chat?slow", &[AS_KEY], "{}").await.status, 200, "a model has minutes");
+    assert_eq!(scene.get("/assets?slow", AS_KEY).await.status, 504);
+    let scene = Scene::open(&["--upstream-chat-timeout", "500ms"]).await;
+    assert_eq!(scene.send("POST", "/chat?slow", &[AS_KEY], "{}").await.status, 504);
+    assert_eq!(scene.get("/assets?slow", AS_KEY).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_edges_own_tls_tells_browsers_to_stay_with_it() {
+    let platform = Platform::new();
+    let issuer = Arc::new(Issuer::new(policy("gateway").tokens));
+    let certificate = tempfile::tempdir().unwrap();
+    let key = gaia_pki::PrivateKey::generate(gaia_pki::KeySpec::Ecdsa256).unwrap().to_pem();
+    let public = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let public = public.self_signed(&rcgen::KeyPair::from_pem(&key).unwrap()).unwrap();
+    std::fs::write(certificate.path().join(key::TLS_CERT), public.pem()).unwrap();
+    std::fs::write(certificate.path().join(key::TLS_KEY), key.as_bytes()).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(public.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let browser = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let browser = MeshClient::new(browser.with_root_certificates(roots).with_no_client_auth(), Hosts::default());
+    let flags = owned(&["--edge-tls-dir", certificate.path().to_str().unwrap()]);
+    let ([edge, mesh, _], _dir) = gateway(&platform, &issuer, "https://localhost:1", &flags).await;
+    let sent = async |client: &MeshClient, address: SocketAddr, path: &str| {
+        let request = http::Request::get(format!("https://{address}{path}")).body(Body::empty()).unwrap();
+        let answer = client.request(request).await.unwrap();
+        answer.headers().get(header::STRICT_TRANSPORT_SECURITY).cloned()
+    };
+    for path in ["/health", "/nothing", "/a//b"] {
+        assert_eq!(sent(&browser, edge, path).await.unwrap(), "max-age=31536000", "{path}");
+    }
+    assert_eq!(sent(&platform.client(None), mesh, "/health").await, None, "no browser comes here");
+    let scene = Scene::open(&[]).await;
+    assert_eq!(scene.get("/health", "").await.header("strict-transport-security"), None, "plain HTTP (RFC 6797, 7.2)");
 }
 
 #[tokio::test]
