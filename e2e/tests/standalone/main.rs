@@ -8,5 +8,6 @@ mod login;
 mod login_limits;
 mod login_support;
 mod verdicts;
+mod warm_users;
 mod web;
 mod web_support;
