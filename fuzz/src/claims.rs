@@ -34,7 +34,7 @@ fn subject(claims: &Map<String, Value>) -> Option<String> {
     let is_delegated = match claims.get("act") {
         None => false,
         Some(act) => {
-            if *act != json!({ "sub": client }) || !is_delegate(sub) {
+            if *act != json!({ "sub": client }) || !(is_delegate(sub) || is_service(sub)) {
                 return None;
             }
             true
@@ -59,6 +59,13 @@ fn subject(claims: &Map<String, Value>) -> Option<String> {
     let is_bound = claims.get("cnf").is_none_or(|cnf| *cnf == json!({ "x5t#S256": THUMBPRINT }));
     let is_good = is_now && has_id && is_bound && life > 0 && life <= if is_delegated { 300 } else { 900 };
     is_good.then(|| sub.to_owned())
+}
+
+/// Another workload of the trust domain than caller and target.
+fn is_service(sub: &str) -> bool {
+    let Ok(subject) = SpiffeId::parse(sub) else { return false };
+    let is_another = subject != id("web") && subject != id("assets") && subject.workload_parts().is_some();
+    is_another && subject.trust_domain() == id("web").trust_domain()
 }
 
 fn is_delegate(sub: &str) -> bool {

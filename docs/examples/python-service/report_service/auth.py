@@ -8,7 +8,7 @@ from .mount import Generation
 from .peer import Peer
 from .policy import MODES, ApiKey
 from .refusal import Refused
-from .spiffe import operator
+from .spiffe import is_workload, operator
 from .strict import sha256
 from .tokens import Rules, verify
 
@@ -126,6 +126,13 @@ def _by_token(token: str, peer: Peer | None, generation: Generation, mode: str, 
     if read.on_behalf_of is not None and read.on_behalf_of.startswith("user:"):
         # Whoever brings a user: what users may ask for is the limit.
         scopes = _both(scopes, policy.user_scopes)
+    if read.on_behalf_of is not None and is_workload(read.on_behalf_of):
+        # A service that is called for has no more than by itself.
+        service = policy.callers.get(read.on_behalf_of)
+        if service is None and mode == "JWTOnly":
+            raise Refused("caller_not_declared")
+        if service is not None:
+            scopes = _both(scopes, service.scopes)
     credential = "service_token" if read.on_behalf_of is None else "delegated_token"
     return Principal(read.on_behalf_of or read.caller, read.caller, scopes, credential)
 

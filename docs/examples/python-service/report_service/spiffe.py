@@ -18,8 +18,10 @@ def operator(spiffe_id: str) -> str:
     return f"spiffe://{trust_domain(spiffe_id)}/gaia/operator"
 
 
-def delegated_subject(text: str) -> bool:
-    """Whether it is `user:<issuer>:<sub>` or `key:<id>`: a workload acts for itself with a service token."""
+def delegated_subject(text: str, caller: str, own: str) -> bool:
+    """Whether it is `user:<issuer>:<sub>`, `key:<id>`, or another workload of the caller's trust domain than caller and target."""
+    if is_workload(text):
+        return text not in (caller, own) and trust_domain(text) == trust_domain(caller)
     return _DELEGATED.fullmatch(text) is not None
 
 

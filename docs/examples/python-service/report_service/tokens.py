@@ -132,7 +132,7 @@ def _judge(claims: Object, rules: Rules, peer: Peer | None, now: float) -> Token
     if "act" in claims:
         if claims["act"] != {"sub": caller}:
             raise Refused("actor_wrong")
-        if not delegated_subject(sub):
+        if not delegated_subject(sub, caller, rules.own):
             raise Refused("subject_wrong")
         on_behalf_of = sub
     elif sub != caller:
