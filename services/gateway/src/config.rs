@@ -55,6 +55,9 @@ pub struct Config {
     /// Requests to sign in from one address, a second and at once; 0: no limit
     #[arg(long, env = "GAIA_SIGN_IN_RATE", default_value = "2:20")]
     pub sign_in_rate: Rate,
+    /// Requests to refresh and end sessions from one address, a second and at once; 0: no limit
+    #[arg(long, env = "GAIA_REFRESH_RATE", default_value = "20:200")]
+    pub refresh_rate: Rate,
     /// How long a service behind may take to begin its answer
     #[arg(long, env = "GAIA_UPSTREAM_TIMEOUT", default_value = "30s", value_parser = positive_span)]
     pub upstream_timeout: Span,

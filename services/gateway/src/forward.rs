@@ -13,7 +13,7 @@ use gaia_api::Clock;
 use gaia_auth::{
     Authenticator, Connection, Credential, Identity, Presented, Principal, REQUEST_ID_HEADER, Reason, Refusal, problem,
 };
-use gaia_runtime::client_ip::{name_client, site};
+use gaia_runtime::client_ip::{KNOWN_CLIENT_HEADER, name_client, name_known_client, site};
 use gaia_runtime::rate::{Limit, when_to_retry};
 use gaia_runtime::{AnswerBody, CallError, Caller, OnBehalf, Subject};
 use http::{Method, StatusCode, Uri, header};
@@ -24,6 +24,7 @@ use crate::body::{Answer, Fate, Progress, Upload, UploadError};
 use crate::front::{address, too_many};
 use crate::headers::{for_client, for_upstream};
 use crate::metrics::Metrics;
+use crate::routes::SIGN_IN;
 
 /// What every route shares.
 pub(crate) struct Means {
@@ -31,6 +32,8 @@ pub(crate) struct Means {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) per_account: Option<Limit>,
     pub(crate) per_sign_in: Option<Limit>,
+    /// Of sessions that exist: whoever guesses passwords takes nothing from them.
+    pub(crate) per_refresh: Option<Limit>,
     pub(crate) metrics: Metrics,
     pub(crate) authenticator: Arc<Authenticator>,
 }
@@ -50,6 +53,14 @@ pub(crate) struct Upstream {
 }
 
 impl Means {
+    /// The client that a carrier has authenticated, as it names it. No other caller is believed.
+    fn known_client(&self, request: &Request) -> Option<String> {
+        let connection = request.extensions().get::<Arc<Connection>>()?;
+        let peer = connection.peer.as_ref().filter(|peer| self.authenticator.may_carry(peer));
+        let name = request.headers().get(KNOWN_CLIENT_HEADER)?.to_str().ok()?;
+        peer.map(|_| name.to_owned())
+    }
+
     /// Whether a peer of the mesh may bring this credential: an API key of someone else is an identity that it carries.
     /// Of tokens gaia-auth has asked that already.
     fn may_bring(&self, principal: &Principal, request: &Request) -> bool {
@@ -107,17 +118,23 @@ pub(crate) async fn for_principal(
     let Some(credential) = credential else { return Refusal::from(Reason::NoCredential).response() };
     let account = principal.subject.to_string();
     let subject = OnBehalf { credential, account: Some(&account), client };
-    upstream.pass_on(Asked { subject: Some(subject), client: None, parts: &parts }, body, expires).await
+    upstream.pass_on(Asked { subject: Some(subject), client: None, known: None, parts: &parts }, body, expires).await
 }
 
 /// Passes on what anybody may ask, in this gateway's own name: signing in.
 pub(crate) async fn for_anybody(State(upstream): State<Upstream>, request: Request) -> Response {
     let client = address(&request);
-    let Means { per_sign_in, metrics, .. } = &*upstream.means;
+    let Means { per_sign_in, per_refresh, metrics, .. } = &*upstream.means;
+    let known = upstream.means.known_client(&request);
     let (parts, body) = request.into_parts();
-    let response = match too_many(per_sign_in.as_ref(), &client.map(site), "sign_in_rate", metrics) {
+    let (limit, reason) = match parts.uri.path() {
+        SIGN_IN => (per_sign_in, "sign_in_rate"),
+        _ => (per_refresh, "refresh_rate"),
+    };
+    let asked = Asked { subject: None, client, known: known.as_deref(), parts: &parts };
+    let response = match too_many(limit.as_ref(), &client.map(site), reason, metrics) {
         Some(refused) => refused,
-        None => upstream.pass_on(Asked { subject: None, client, parts: &parts }, body, None).await,
+        None => upstream.pass_on(asked, body, None).await,
     };
     // No credential decides here, so gaia-auth has nothing to tell of it.
     tracing::info!(
@@ -139,6 +156,8 @@ struct Asked<'a> {
     subject: Option<OnBehalf<'a>>,
     /// From where, if the service behind has to know: it counts who tries to sign in.
     client: Option<IpAddr>,
+    /// The name of a client that a carrier has authenticated.
+    known: Option<&'a str>,
     parts: &'a http::request::Parts,
 }
 
@@ -153,12 +172,13 @@ impl Upstream {
     }
 
     async fn ask(&self, asked: Asked<'_>, body: Body) -> Result<http::Response<AnswerBody>, Failure> {
-        let Asked { subject, client, parts } = asked;
+        let Asked { subject, client, known, parts } = asked;
         let mut request = http::Request::new(());
         *request.method_mut() = parts.method.clone();
         *request.uri_mut() = self.uri(&parts.uri)?;
         *request.headers_mut() = for_upstream(&parts.headers, parts.headers.get(REQUEST_ID_HEADER));
         name_client(request.headers_mut(), client);
+        name_known_client(request.headers_mut(), known);
         if body.size_hint().lower() > self.max_body_bytes {
             return Err(Failure::TooLarge);
         }

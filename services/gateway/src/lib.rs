@@ -64,6 +64,7 @@ impl Gateway {
             clock,
             per_account: config.account_rate.limit(),
             per_sign_in: config.sign_in_rate.limit(),
+            per_refresh: config.refresh_rate.limit(),
             metrics: metrics.clone(),
             authenticator: runtime.authenticator(),
         });

@@ -27,10 +27,12 @@ pub(crate) fn allowed(mut routes: Routes, upstreams: Upstreams) -> Routes {
     if let Some(chat) = upstreams.chat {
         routes = routes.route("/chat", Access::Scopes(&["chat:write"]), post(for_principal).with_state(chat));
     }
-    for path in ["/auth/login", "/auth/refresh", "/auth/logout"] {
+    for path in [SIGN_IN, "/auth/refresh", "/auth/logout"] {
         routes = routes.route(path, Access::Public, post(for_anybody).with_state(upstreams.auth.clone()));
     }
-    routes
+    routes.route("/auth/methods", Access::Public, get(for_anybody).with_state(upstreams.auth))
 }
 
+/// The one route of auth-service that takes passwords.
+pub(crate) const SIGN_IN: &str = "/auth/login";
 const ASSET: &str = "/assets/{*path}";

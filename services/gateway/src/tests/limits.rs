@@ -46,6 +46,19 @@ async fn signing_in_has_a_limit_of_its_own() {
 }
 
 #[tokio::test]
+async fn guessing_passwords_takes_nothing_from_sessions_behind_the_same_address() {
+    let scene = Scene::open(&["--sign-in-rate", "1:2", "--refresh-rate", "1:30"]).await;
+    let mut guesses = Vec::new();
+    for _ in 0..10 {
+        guesses.push(scene.send("POST", "/auth/login", &[], "{}").await.status);
+    }
+    assert!(guesses.contains(&429), "{guesses:?}");
+    for _ in 0..12 {
+        assert_ne!(scene.send("POST", "/auth/refresh", &[], "{}").await.status, 429);
+    }
+}
+
+#[tokio::test]
 async fn a_body_larger_than_allowed_is_refused_announced_or_not() {
     let scene = Scene::open(&["--max-body-bytes", "100000"]).await;
     let announced = scene.send("PUT", "/assets/a", &[AS_KEY], &"x".repeat(100_001)).await;

@@ -103,12 +103,19 @@ async fn clients_of_a_carrier_are_told_apart_by_the_addresses_that_it_names() {
 async fn signing_in_on_the_mesh_names_the_client_of_the_carrier() {
     let scene = Scene::open(&[]).await;
     let web = scene.service("web-service");
-    let headers = [("x-forwarded-for", "203.0.113.7"), ("x-gaia-client-ip", "6.6.6.6")];
+    let known = ("x-gaia-known-client", "session-1");
+    let headers = [("x-forwarded-for", "203.0.113.7"), ("x-gaia-client-ip", "6.6.6.6"), known];
     let (status, _) = scene.on_mesh(&web, (Method::POST, "/auth/login"), &headers).await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
     let seen = scene.seen();
     assert_eq!(seen[0].headers["x-gaia-client-ip"], "203.0.113.7");
+    assert_eq!(seen[0].headers["x-gaia-known-client"], "session-1");
     assert_eq!(seen[0].subject, spiffe_id("gateway").to_string(), "in the gateway's own name");
+    scene.on_mesh(&scene.service("batch"), (Method::POST, "/auth/login"), &[known]).await;
+    scene.send("POST", "/auth/login", &["X-Gaia-Known-Client: session-1"], "").await;
+    let seen = scene.seen();
+    assert_eq!(seen.len(), 2);
+    assert!(seen.iter().all(|seen| !seen.headers.contains_key("x-gaia-known-client")), "only a carrier is believed");
 }
 
 #[tokio::test]
