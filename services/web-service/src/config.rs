@@ -22,6 +22,10 @@ pub struct Config {
     /// How it calls others.
     #[command(flatten)]
     pub calls: CallsConfig,
+    /// Where the mesh listener of gateway is: https and no path. With it every call goes by way of gateway; of the next
+    /// three only whether they are set counts
+    #[arg(long, env = "GAIA_GATEWAY_URL", value_parser = parse_https)]
+    pub gateway_url: Option<Uri>,
     /// Where asset-service is: https (or http, where the API key alone may be used) and no path; without it there are no files
     #[arg(long, env = "GAIA_UPSTREAM_ASSET_SERVICE", value_parser = parse_upstream)]
     pub upstream_asset_service: Option<Uri>,

@@ -4,6 +4,7 @@
 //! sealed. Other services are called with the user's own token, or, where that is good and not taken yet, with the API key.
 
 mod audit;
+mod by_gateway;
 mod chat;
 pub mod config;
 mod cookie;
@@ -42,11 +43,12 @@ use axum::routing::{MethodRouter, get, post};
 use gaia_api::Clock;
 use gaia_auth::Access;
 use gaia_runtime::{CallsConfig, Edge, Recent, Routes, Runtime};
-use http::HeaderMap;
+use http::{HeaderMap, Uri};
 
 pub use config::Config;
 
 use crate::audit::Audit;
+use crate::by_gateway::GATEWAY;
 use crate::login::Login;
 use crate::methods::Methods;
 use crate::mounted::{SESSION_KEYS, SessionKeys};
@@ -105,9 +107,21 @@ impl WebService {
         let edge = runtime.edge(&edge, USUAL_PORT).await?;
         let by_key = runtime.caller(&calls);
         let caller = runtime.caller(&CallsConfig { api_key_file: None, ..calls.clone() });
-        let upstream = |base| Upstream::new(base, runtime.generations(), by_key.clone(), runtime.authenticator());
+        let gateway = config.gateway_url;
+        let has_own = config.upstream_asset_service.is_some() || config.upstream_chat_service.is_some();
+        let upstream = |own: Option<Uri>| {
+            // Where addresses of services are given, they say which pages there are.
+            let base = if has_own && own.is_none() { None } else { gateway.clone().or(own) }?;
+            let upstream = Upstream::new(base, runtime.generations(), by_key.clone(), runtime.authenticator());
+            Some(upstream.names_browsers(gateway.is_some()))
+        };
+        let (assets, chat) = (upstream(config.upstream_asset_service), upstream(config.upstream_chat_service));
+        let login = match &gateway {
+            Some(gateway) => Login::new(caller, by_key.clone(), gateway.clone()).by_way_of(GATEWAY),
+            None => Login::new(caller, by_key.clone(), config.upstream_auth_service.unwrap_or(calls.auth_url)),
+        };
         let site = Arc::new(Site {
-            login: Login::new(caller, by_key.clone(), config.upstream_auth_service.unwrap_or(calls.auth_url)),
+            login,
             clients: Clients { trusted: config.trusted_proxies, has_own_tls },
             generations: runtime.generations(),
             refreshes: Refreshes::default(),
@@ -117,8 +131,8 @@ impl WebService {
             clock,
             public_url: config.public_url,
             providers: config.sign_in_providers,
-            assets: config.upstream_asset_service.map(upstream),
-            chat: config.upstream_chat_service.map(upstream),
+            assets,
+            chat,
             counts,
             mounted,
             by_key,

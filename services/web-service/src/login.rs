@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use crate::by_gateway;
 use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::site::Client;
@@ -25,6 +26,8 @@ pub(crate) struct Login {
     caller: Caller,
     by_key: Caller,
     auth_url: Uri,
+    /// The service at that address, for tokens.
+    target: &'static str,
 }
 
 /// Why there is no session. None of it names the person.
@@ -117,7 +120,13 @@ impl Login {
     /// `by_key`.
     #[must_use]
     pub(crate) fn new(caller: Caller, by_key: Caller, auth_url: Uri) -> Self {
-        Self { caller, by_key, auth_url }
+        Self { caller, by_key, auth_url, target: AUTH_SERVICE }
+    }
+
+    /// The same through a service at that address which passes such requests on.
+    #[must_use]
+    pub(crate) fn by_way_of(self, target: &'static str) -> Self {
+        Self { target, ..self }
     }
 
     /// A new session with the issuer of this name.
@@ -209,6 +218,9 @@ impl Login {
             .map_err(|_| LoginError::Unavailable)?;
         // Attempts are limited by these: without them all people count as one.
         name_client(request.headers_mut(), client.address);
+        if self.target != AUTH_SERVICE {
+            by_gateway::name(request.headers_mut(), client.address);
+        }
         name_known_client(request.headers_mut(), known);
         if let Some(id) = client.request_id().and_then(|id| HeaderValue::try_from(id).ok()) {
             request.headers_mut().insert(REQUEST_ID_HEADER, id);
@@ -221,7 +233,7 @@ impl Login {
             tracing::warn!(path, %error, "auth-service could not be asked");
             LoginError::Unavailable
         };
-        let answer = self.caller.call(AUTH_SERVICE, request.clone()).await.map_err(failed)?;
+        let answer = self.caller.call(self.target, request.clone()).await.map_err(failed)?;
         let mut answer = whole(path, answer).await?;
         // What is said of a person has a code. Without one it is this service that is refused: tokens may not count yet.
         if answer.status == StatusCode::UNAUTHORIZED

@@ -16,6 +16,7 @@ use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::by_gateway;
 use crate::session::Session;
 use crate::taken::{LastTaken, Taken};
 
@@ -26,6 +27,8 @@ pub(crate) struct Upstream {
     by_key: Caller,
     authenticator: Arc<Authenticator>,
     taken: LastTaken,
+    /// Whether it limits by the address of the browser.
+    names_browsers: bool,
 }
 
 impl fmt::Debug for Upstream {
@@ -68,7 +71,12 @@ impl Upstream {
         by_key: Caller,
         authenticator: Arc<Authenticator>,
     ) -> Self {
-        Self { base, generations, by_key, authenticator, taken: LastTaken::default() }
+        Self { base, generations, by_key, authenticator, taken: LastTaken::default(), names_browsers: false }
+    }
+
+    /// Tells the service the address of the browser.
+    pub(crate) fn names_browsers(self, names_browsers: bool) -> Self {
+        Self { names_browsers, ..self }
     }
 
     /// What it took this session's last call with.
@@ -94,6 +102,7 @@ impl Upstream {
         scope: &'static str,
         patience: Duration,
     ) -> Result<Response<AnswerBody>, UpstreamError> {
+        let request = self.prepared(request);
         // Who listens on plain HTTP is to hear no token, and takes none.
         let refused = if self.is_plain() {
             None
@@ -124,6 +133,7 @@ impl Upstream {
         session: &Session,
         scope: &'static str,
     ) -> Result<Response<AnswerBody>, UpstreamError> {
+        let request = self.prepared(request);
         let is_by_key = self.by_key.uses_api_key() && self.taken(session) == Taken::ApiKey;
         let answer = if is_by_key || self.is_plain() {
             self.in_place_of_token(request, session, scope, UPLOAD_PATIENCE).await?
@@ -134,6 +144,13 @@ impl Upstream {
             self.taken.note(session, Taken::Unknown);
         }
         Ok(answer)
+    }
+
+    fn prepared<B>(&self, mut request: Request<B>) -> Request<B> {
+        if self.names_browsers {
+            by_gateway::name_browser(request.headers_mut());
+        }
+        request
     }
 
     fn is_plain(&self) -> bool {

@@ -35,6 +35,36 @@ async fn the_api_key_is_used_where_the_token_is_refused_and_only_for_who_is_sign
 }
 
 #[tokio::test]
+async fn with_a_gateway_every_call_goes_by_way_of_it_and_names_the_browser() {
+    let loopback = "127.0.0.1/32".parse().unwrap();
+    let scene = Scene::begin_with(|setup| {
+        setup.has_gateway = true;
+        setup.config.trusted_proxies = vec![loopback];
+    })
+    .await;
+    let mut browser = scene.signed_in().await;
+    assert_eq!(browser.get("/files").await.status, StatusCode::OK);
+    assert_eq!(browser.fetch(Method::PUT, "/files/a", "text/plain", "x").await.status, StatusCode::NO_CONTENT);
+    scene.an_hour_later();
+    assert_eq!(browser.get("/files").await.status, StatusCode::OK);
+    let state = scene.behind.state();
+    assert_eq!((state.refreshes, state.lists.len(), state.files.len()), (1, 2, 1));
+    assert!(
+        state.browsers.len() >= 5 && state.browsers.iter().all(|browser| browser == "127.0.0.1"),
+        "{:?}",
+        state.browsers
+    );
+}
+
+#[tokio::test]
+async fn without_a_gateway_services_are_not_told_of_the_browser() {
+    let scene = Scene::begin_with(|setup| setup.config.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()]).await;
+    let mut browser = scene.signed_in().await;
+    assert_eq!(browser.get("/files").await.status, StatusCode::OK);
+    assert!(scene.behind.state().browsers.iter().all(String::is_empty));
+}
+
+#[tokio::test]
 async fn who_was_shut_out_gets_nothing_by_the_key_and_others_go_on() {
     let scene = Scene::with_key(|setup| {
         let not_before = SystemClock.now() + SignedDuration::from_hours(1);

@@ -66,6 +66,8 @@ pub(super) struct BehindState {
     pub(super) clients: Vec<String>,
     /// The action and the client that this service named as authenticated, of each request about login.
     pub(super) known: Vec<(&'static str, String)>,
+    /// Browsers that were named to gateway, of each request.
+    pub(super) browsers: Vec<String>,
     /// The names of these requests.
     pub(super) request_ids: Vec<String>,
     /// The providers that are switched on.
@@ -113,6 +115,7 @@ impl Behind {
         assert!(!(token.is_some() && key), "both credentials at once");
         assert!(headers.get(COOKIE).is_none(), "cookies are for nobody else");
         let mut state = self.state();
+        state.browsers.push(text_of(headers, "x-forwarded-for"));
         state.credentials.push(if token.is_some() { "token" } else { "key" });
         let user = token.and_then(|token| state.users.get(token).copied());
         let is_taken = state.takes_tokens && user.is_some() && user != state.not_taken;
@@ -130,6 +133,7 @@ fn text_of(headers: &HeaderMap, name: &str) -> String {
 fn note(behind: &Behind, action: &'static str, headers: &HeaderMap) {
     let mut state = behind.state();
     state.known.push((action, text_of(headers, "x-gaia-known-client")));
+    state.browsers.push(text_of(headers, "x-forwarded-for"));
     state.request_ids.push(text_of(headers, "x-request-id"));
 }
 
@@ -255,6 +259,11 @@ fn chat_routes(routes: Routes, behind: &Arc<Behind>) -> Routes {
     routes.route("/chat", Access::Peer, post(chat).with_state(Arc::clone(behind)))
 }
 
+/// gateway, which has the routes of all of them.
+fn gateway_routes(routes: Routes, behind: &Arc<Behind>) -> Routes {
+    chat_routes(asset_routes(auth_routes(routes, behind), behind), behind)
+}
+
 /// A running web-service and what is behind it.
 pub(super) struct Scene {
     pub(super) behind: Arc<Behind>,
@@ -298,6 +307,7 @@ impl Scene {
                 proofs: Vec::new(),
                 clients: Vec::new(),
                 known: Vec::new(),
+                browsers: Vec::new(),
                 request_ids: Vec::new(),
                 offered: vec!["github"],
                 credentials: Vec::new(),
@@ -321,6 +331,7 @@ impl Scene {
             api_key: None,
             signer: None,
             denylist: Denylist::empty(),
+            has_gateway: false,
             config: Config {
                 runtime: testing::config("web-service", &dir.path().join("web-service")),
                 edge: EdgeConfig {
@@ -329,6 +340,7 @@ impl Scene {
                     edge_idle_timeout: None,
                 },
                 calls: CallsConfig { auth_url: auth, api_key_file: Some(dir.path().join("api-key")) },
+                gateway_url: None,
                 upstream_asset_service: Some(assets),
                 upstream_chat_service: Some(chat),
                 upstream_auth_service: None,
@@ -339,6 +351,14 @@ impl Scene {
             },
         };
         change(&mut setup);
+        if setup.has_gateway {
+            let gateway = serve(&platform, dir.path(), "gateway", &behind, gateway_routes).await;
+            // Nothing else is called.
+            let nowhere = Some(Uri::from_static("https://127.0.0.1:1"));
+            setup.config.gateway_url = Some(gateway);
+            setup.config.upstream_asset_service.clone_from(&nowhere);
+            setup.config.upstream_chat_service = nowhere;
+        }
         behind.state().signer = setup.signer;
         std::fs::write(dir.path().join("keys"), KEYS).unwrap();
         if let Some(api_key) = setup.api_key {
@@ -388,6 +408,8 @@ pub(super) struct Setup {
     pub(super) api_key: Option<&'static str>,
     pub(super) signer: Option<Issuer>,
     pub(super) denylist: Denylist,
+    /// Whether it calls by way of gateway.
+    pub(super) has_gateway: bool,
     pub(super) config: Config,
 }
 

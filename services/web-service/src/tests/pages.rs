@@ -199,6 +199,7 @@ fn config_with_keys(scene: &Scene, file: &std::path::Path) -> crate::Config {
             edge_idle_timeout: None,
         },
         calls: gaia_runtime::CallsConfig { auth_url: "https://auth-service".parse().unwrap(), api_key_file: None },
+        gateway_url: None,
         upstream_asset_service: None,
         upstream_chat_service: None,
         upstream_auth_service: None,
