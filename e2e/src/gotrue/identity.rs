@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::random::random;
 
@@ -16,6 +16,23 @@ pub struct User {
     pub(super) password: String,
     pub(super) created: Timestamp,
     pub(super) last_sign_in: Timestamp,
+    /// Since when the address is confirmed.
+    pub(super) confirmed: Option<Timestamp>,
+    pub(super) banned_until: Option<Timestamp>,
+    pub(super) metadata: Map<String, Value>,
+    pub(super) providers: Vec<String>,
+    pub(super) factors: Vec<Factor>,
+}
+
+/// A second factor by time.
+#[derive(Debug, Clone)]
+pub(super) struct Factor {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) secret: Vec<u8>,
+    pub(super) is_verified: bool,
+    pub(super) created: Timestamp,
+    pub(super) challenges: Vec<String>,
 }
 
 impl std::fmt::Debug for User {
@@ -30,27 +47,82 @@ impl User {
     }
 
     pub(super) fn app_metadata(&self) -> Value {
-        if self.is_anonymous() { json!({}) } else { json!({ "provider": "email", "providers": ["email"] }) }
+        match self.providers.first() {
+            Some(first) => json!({ "provider": first, "providers": self.providers }),
+            None => json!({}),
+        }
+    }
+
+    pub(super) fn user_metadata(&self) -> Value {
+        let mut metadata = self.metadata.clone();
+        if !self.is_anonymous() {
+            metadata.insert("email_verified".to_owned(), self.confirmed.is_some().into());
+        }
+        metadata.into()
+    }
+
+    pub(super) fn is_banned(&self, now: Timestamp) -> bool {
+        self.banned_until.is_some_and(|until| now < until)
+    }
+
+    pub(super) fn has_second_factor(&self) -> bool {
+        self.factors.iter().any(|factor| factor.is_verified)
+    }
+
+    fn identities(&self) -> Vec<Value> {
+        let identity = |provider: &String| {
+            json!({
+                "identity_id": self.id,
+                "id": self.id,
+                "user_id": self.id,
+                "identity_data": { "email": self.email, "email_verified": self.confirmed.is_some(), "sub": self.id },
+                "provider": provider,
+                "last_sign_in_at": self.last_sign_in,
+                "created_at": self.created,
+                "updated_at": self.last_sign_in,
+                "email": self.email,
+            })
+        };
+        self.providers.iter().map(identity).collect()
     }
 
     /// As it stands in a session, and as `GET /user` gives it.
     pub(super) fn to_json(&self) -> Value {
-        let confirmed = (!self.is_anonymous()).then_some(self.created);
-        json!({
+        let mut user = json!({
             "id": self.id,
             "aud": "authenticated",
             "role": "authenticated",
             "email": self.email,
-            "email_confirmed_at": confirmed,
+            "email_confirmed_at": self.confirmed,
             "phone": "",
-            "confirmed_at": confirmed,
+            "confirmed_at": self.confirmed,
             "last_sign_in_at": self.last_sign_in,
             "app_metadata": self.app_metadata(),
-            "user_metadata": { "email_verified": !self.is_anonymous() },
-            "identities": [],
+            "user_metadata": self.user_metadata(),
+            "identities": self.identities(),
             "created_at": self.created,
             "updated_at": self.last_sign_in,
             "is_anonymous": self.is_anonymous(),
+        });
+        if !self.factors.is_empty() {
+            user["factors"] = self.factors.iter().map(Factor::to_json).collect();
+        }
+        if let Some(until) = self.banned_until {
+            user["banned_until"] = json!(until);
+        }
+        user
+    }
+}
+
+impl Factor {
+    fn to_json(&self) -> Value {
+        json!({
+            "id": self.id,
+            "created_at": self.created,
+            "updated_at": self.created,
+            "friendly_name": self.name,
+            "factor_type": "totp",
+            "status": if self.is_verified { "verified" } else { "unverified" },
         })
     }
 }
@@ -64,11 +136,3 @@ pub(super) fn uuid() -> Result<String> {
     let (a, b, c, d, e) = (&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
     Ok(format!("{a}-{b}-{c}-{d}-{e}"))
 }
-
-/// The text of a refresh token: twelve letters and digits, as GoTrue's are.
-pub(super) fn refresh_token() -> Result<String> {
-    let bytes: [u8; 12] = random()?;
-    Ok(bytes.iter().map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()])).collect())
-}
-
-const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";

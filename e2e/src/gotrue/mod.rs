@@ -5,14 +5,20 @@
 //! tokens by GoTrue's rules, publishes its key, and answers errors with GoTrue's codes. Everything is in memory. A test
 //! can make it fail, hang or answer nonsense ([`GoTrue::behave`]), and ask how often it was asked ([`GoTrue::requests`]).
 
+mod admin;
 mod api;
 mod behaviour;
 mod failure;
 mod identity;
 mod keys;
+mod limit;
+mod refresh_token;
 mod sessions;
+mod settings;
 #[cfg(test)]
 mod tests;
+mod totp;
+mod version;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -30,9 +36,12 @@ use crate::lock::lock;
 pub use behaviour::Behaviour;
 pub use identity::User;
 pub use keys::Signing;
+pub use settings::{ProjectSettings, RefreshTokens};
+pub use totp::{totp, totp_secret};
 
 use behaviour::Conduct;
 use keys::Keys;
+use limit::TokenLimit;
 use sessions::Sessions;
 
 /// How it is set up.
@@ -48,6 +57,8 @@ pub struct GoTrueOptions {
     pub token_life: SignedDuration,
     /// For how long a refresh token may be used again after it was exchanged.
     pub reuse_interval: SignedDuration,
+    /// The settings that change what users can do.
+    pub settings: ProjectSettings,
     /// Its clock.
     pub clock: Arc<dyn Clock>,
 }
@@ -60,6 +71,7 @@ impl Default for GoTrueOptions {
             signing: Signing::Es256,
             token_life: SignedDuration::from_hours(1),
             reuse_interval: SignedDuration::from_secs(10),
+            settings: ProjectSettings::default(),
             clock: Arc::new(SystemClock),
         }
     }
@@ -79,6 +91,8 @@ struct Shared {
     token_life: SignedDuration,
     anon_key: String,
     service_role_key: String,
+    settings: ProjectSettings,
+    token_limit: Mutex<TokenLimit>,
     keys: Mutex<Keys>,
     sessions: Mutex<Sessions>,
     conduct: Mutex<Conduct>,
@@ -114,11 +128,14 @@ impl GoTrue {
             anon_key: keys.project_key("anon", now),
             service_role_key: keys.project_key("service_role", now),
             keys: Mutex::new(keys),
-            sessions: Mutex::new(Sessions::new(options.reuse_interval)),
+            sessions: Mutex::new(Sessions::new(options.reuse_interval, &options.settings)),
+            settings: options.settings,
+            token_limit: Mutex::default(),
             conduct: Mutex::default(),
         });
         let app = api::router(&shared);
         let server = tokio::spawn(async move {
+            let app = app.into_make_service_with_connect_info::<SocketAddr>();
             if let Err(error) = axum::serve(listener, app).await {
                 tracing::error!(%error, "the login server ended");
             }
@@ -156,6 +173,51 @@ impl GoTrue {
     /// If there is no randomness.
     pub fn add_user(&self, email: &str, password: &str) -> Result<String> {
         Ok(self.shared.sessions().user_or_new(email, password, self.shared.clock.now())?.id)
+    }
+
+    /// Bans a user from signing in and refreshing for so many hours.
+    ///
+    /// # Errors
+    /// If there is no such user.
+    pub fn ban(&self, email: &str, hours: i64) -> Result<()> {
+        let until = self.shared.clock.now() + SignedDuration::from_hours(hours);
+        self.change(email, |user| user.banned_until = Some(until))
+    }
+
+    /// Adds to the metadata of a user, which stands in each access token.
+    ///
+    /// # Errors
+    /// If there is no such user.
+    pub fn add_metadata(&self, email: &str, name: &str, value: Value) -> Result<()> {
+        self.change(email, |user| drop(user.metadata.insert(name.to_owned(), value)))
+    }
+
+    /// Takes back the confirmation of a user's address.
+    ///
+    /// # Errors
+    /// If there is no such user.
+    pub fn unconfirm(&self, email: &str) -> Result<()> {
+        self.change(email, |user| user.confirmed = None)
+    }
+
+    /// Deletes a user with all sessions.
+    ///
+    /// # Errors
+    /// If there is no such user.
+    pub fn delete(&self, email: &str) -> Result<()> {
+        let mut sessions = self.shared.sessions();
+        let id = sessions.by_email(email).map(|user| user.id.clone());
+        let id = id.with_context(|| format!("there is no user {email}"))?;
+        sessions.delete(&id);
+        Ok(())
+    }
+
+    fn change(&self, email: &str, change: impl FnOnce(&mut User)) -> Result<()> {
+        let mut sessions = self.shared.sessions();
+        let id = sessions.by_email(email).map(|user| user.id.clone());
+        let user = id.and_then(|id| sessions.users.get_mut(&id));
+        change(user.with_context(|| format!("there is no user {email}"))?);
+        Ok(())
     }
 
     /// What a user who signs in at an outside provider comes back with: a code that is good once, with the verifier of
@@ -229,6 +291,10 @@ impl Shared {
 
     fn sessions(&self) -> MutexGuard<'_, Sessions> {
         lock(&self.sessions)
+    }
+
+    fn token_limit(&self) -> MutexGuard<'_, TokenLimit> {
+        lock(&self.token_limit)
     }
 
     fn conduct(&self) -> MutexGuard<'_, Conduct> {

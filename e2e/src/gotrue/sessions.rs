@@ -7,17 +7,21 @@ use aws_lc_rs::digest::{SHA256, digest};
 use jiff::{SignedDuration, Timestamp};
 
 use super::failure::Failure;
-use super::identity::{User, refresh_token, uuid};
+use super::identity::{User, uuid};
 use super::keys::base64;
+use super::refresh_token::{self, Parsed, Signed};
+use super::settings::{ProjectSettings, RefreshTokens};
+use crate::random::random;
 
 /// Everything a project remembers.
 pub(super) struct Sessions {
     reuse_interval: SignedDuration,
-    users: HashMap<String, User>,
+    form: RefreshTokens,
+    pub(super) users: HashMap<String, User>,
     sessions: HashMap<String, Session>,
     refresh_tokens: HashMap<String, RefreshToken>,
     codes: HashMap<String, Flow>,
-    /// How many refresh tokens there were.
+    /// How many refresh tokens of the first form there were.
     granted: u64,
 }
 
@@ -28,6 +32,12 @@ pub(super) struct Session {
     pub(super) user: String,
     pub(super) method: &'static str,
     pub(super) since: Timestamp,
+    /// Since when a second factor was shown.
+    pub(super) second_factor: Option<Timestamp>,
+    refreshed: Timestamp,
+    /// Of refresh tokens of the second form: their key, and the number of the newest.
+    key: [u8; 32],
+    counter: u64,
 }
 
 /// What a sign-in or a refresh gives.
@@ -64,9 +74,10 @@ pub(super) enum LogoutScope {
 }
 
 impl Sessions {
-    pub(super) fn new(reuse_interval: SignedDuration) -> Self {
+    pub(super) fn new(reuse_interval: SignedDuration, settings: &ProjectSettings) -> Self {
         Self {
             reuse_interval,
+            form: settings.refresh_tokens,
             users: HashMap::new(),
             sessions: HashMap::new(),
             refresh_tokens: HashMap::new(),
@@ -75,43 +86,65 @@ impl Sessions {
         }
     }
 
-    pub(super) fn sign_up(&mut self, email: &str, password: &str, now: Timestamp) -> Result<Granted, Failure> {
+    /// A new user; who is confirmed is signed in.
+    pub(super) fn sign_up(
+        &mut self,
+        (email, password): (&str, &str),
+        is_confirmed: bool,
+        now: Timestamp,
+    ) -> Result<(User, Option<Granted>), Failure> {
         if self.by_email(email).is_some() {
             return Err(Failure::USER_EXISTS);
         }
         if password.chars().count() < SHORTEST_PASSWORD {
             return Err(Failure::WEAK_PASSWORD);
         }
-        let user = self.user_or_new(email, password, now)?;
-        self.begin(&user.id, "password", now)
+        let user = self.new_user(email, password, is_confirmed, now)?;
+        let granted = if is_confirmed { Some(self.begin(&user.id, "password", now)?) } else { None };
+        Ok((user, granted))
     }
 
     pub(super) fn sign_up_anonymously(&mut self, now: Timestamp) -> Result<Granted, Failure> {
-        let user = self.new_user("", "", now)?;
+        let user = self.new_user("", "", false, now)?;
         self.begin(&user.id, "anonymous", now)
     }
 
     pub(super) fn user_or_new(&mut self, email: &str, password: &str, now: Timestamp) -> Result<User> {
         match self.by_email(email) {
             Some(user) => Ok(user.clone()),
-            None => self.new_user(email, password, now),
+            None => self.new_user(email, password, true, now),
         }
     }
 
-    fn new_user(&mut self, email: &str, password: &str, now: Timestamp) -> Result<User> {
+    fn new_user(&mut self, email: &str, password: &str, is_confirmed: bool, now: Timestamp) -> Result<User> {
         let user = User {
             id: uuid()?,
             email: email.to_lowercase(),
             password: password.to_owned(),
             created: now,
             last_sign_in: now,
+            confirmed: is_confirmed.then_some(now),
+            banned_until: None,
+            metadata: serde_json::Map::new(),
+            providers: if email.is_empty() { vec![] } else { vec!["email".to_owned()] },
+            factors: vec![],
         };
         self.users.insert(user.id.clone(), user.clone());
         Ok(user)
     }
 
     pub(super) fn by_password(&mut self, email: &str, password: &str, now: Timestamp) -> Result<Granted, Failure> {
-        let user = self.by_email(email).filter(|user| user.password == password).ok_or(Failure::CREDENTIALS)?;
+        let user = self.by_email(email).ok_or(Failure::CREDENTIALS)?;
+        // In this order: a ban is told whatever the password, an unconfirmed address only with the right one.
+        if user.is_banned(now) {
+            return Err(Failure::BANNED);
+        }
+        if user.password != password {
+            return Err(Failure::CREDENTIALS);
+        }
+        if user.confirmed.is_none() {
+            return Err(Failure::NOT_CONFIRMED);
+        }
         let id = user.id.clone();
         self.begin(&id, "password", now)
     }
@@ -136,13 +169,19 @@ impl Sessions {
         self.begin(&user, "oauth", now)
     }
 
-    /// Exchanges a refresh token. One that was exchanged before is a sign of theft, but also of an answer that got lost:
-    /// the parent of the active one gets that one again, any other works within the reuse interval, and after it ends
-    /// the whole family.
+    /// Exchanges a refresh token, by the rules of its form.
     pub(super) fn refresh(&mut self, text: &str, now: Timestamp) -> Result<Granted, Failure> {
+        match refresh_token::parse(text).ok_or(Failure::REFRESH_FORM)? {
+            Parsed::V1 => self.refresh_v1(text, now),
+            Parsed::V2(token) => self.refresh_v2(&token, now),
+        }
+    }
+
+    /// A token that was exchanged before is a sign of theft, but also of an answer that got lost: the parent of the active
+    /// one gets that one again, any other works within the reuse interval, and after it ends the whole family.
+    fn refresh_v1(&mut self, text: &str, now: Timestamp) -> Result<Granted, Failure> {
         let token = self.refresh_tokens.get(text).ok_or(Failure::NOT_FOUND)?;
-        let session = self.sessions.get(&token.session).cloned().ok_or(Failure::NOT_FOUND)?;
-        let user = self.users.get(&session.user).cloned().ok_or(Failure::NOT_FOUND)?;
+        let (session, user) = self.of_session(&token.session, now)?;
         if let Some(revoked) = token.revoked {
             let active = self.refresh_tokens.iter().filter(|(_, t)| t.session == session.id && t.revoked.is_none());
             let active = active.max_by_key(|(_, token)| token.number);
@@ -161,16 +200,77 @@ impl Sessions {
         Ok(Granted { user, session, refresh_token })
     }
 
-    pub(super) fn signed_in(&self, user: &str, session: &str) -> Option<&User> {
-        self.sessions.get(session).filter(|session| session.user == user).and_then(|_| self.users.get(user))
+    /// The token before the newest gets the newest again, and so does any older one soon after the last refresh; after
+    /// that it ends the session.
+    fn refresh_v2(&mut self, token: &Signed, now: Timestamp) -> Result<Granted, Failure> {
+        let id = dashed(token.session);
+        let (mut session, user) = self.of_session(&id, now)?;
+        if !token.is_signed_by(&session.key) {
+            return Err(Failure::NOT_FOUND);
+        }
+        let behind = session.counter.checked_sub(token.counter).ok_or(Failure::REFRESH_AHEAD)?;
+        let is_concurrent = now.duration_since(session.refreshed) < self.reuse_interval;
+        if behind > 1 && !is_concurrent {
+            self.sessions.remove(&id);
+            return Err(Failure::ALREADY_USED);
+        }
+        if behind == 0 {
+            session.counter += 1;
+        }
+        session.refreshed = now;
+        let refresh_token = refresh_token::new_v2(token.session, session.counter, &session.key);
+        self.sessions.insert(id, session.clone());
+        Ok(Granted { user, session, refresh_token })
+    }
+
+    fn of_session(&self, id: &str, now: Timestamp) -> Result<(Session, User), Failure> {
+        let session = self.sessions.get(id).ok_or(Failure::NOT_FOUND)?;
+        let user = self.users.get(&session.user).ok_or(Failure::NOT_FOUND)?;
+        if user.is_banned(now) { Err(Failure::REFRESH_BANNED) } else { Ok((session.clone(), user.clone())) }
+    }
+
+    /// The user and the session of an access token.
+    pub(super) fn signed_in(&self, user: &str, session: &str, now: Timestamp) -> Result<(&User, &Session), Failure> {
+        let user = self.users.get(user).ok_or(Failure::NO_USER)?;
+        if user.is_banned(now) {
+            return Err(Failure::BEARER_BANNED);
+        }
+        let session = self.sessions.get(session).filter(|session| session.user == user.id);
+        Ok((user, session.ok_or(Failure::NO_SESSION)?))
+    }
+
+    /// A session in which a second factor was shown goes on with another token.
+    pub(super) fn raise(&mut self, session: &str, now: Timestamp) -> Result<Granted, Failure> {
+        let session = self.sessions.get_mut(session).ok_or(Failure::NO_SESSION)?;
+        session.second_factor = Some(now);
+        session.counter += 1;
+        let session = session.clone();
+        let user = self.users.get(&session.user).cloned().ok_or(Failure::NO_USER)?;
+        let active = self.refresh_tokens.iter_mut();
+        let parent = active.filter(|(_, token)| token.session == session.id && token.revoked.is_none()).next();
+        let parent = parent.map(|(text, token)| {
+            token.revoked = Some(now);
+            text.clone()
+        });
+        let refresh_token = self.new_refresh_token(&session.id, parent)?;
+        Ok(Granted { user, session, refresh_token })
     }
 
     pub(super) fn log_out(&mut self, user: &str, session: &str, scope: LogoutScope) {
-        let ends = |candidate: &Session| match scope {
+        self.end(|candidate| match scope {
             LogoutScope::Local => candidate.id == session,
             LogoutScope::Global => candidate.user == user,
             LogoutScope::Others => candidate.user == user && candidate.id != session,
-        };
+        });
+    }
+
+    /// A user with all sessions.
+    pub(super) fn delete(&mut self, user: &str) -> bool {
+        self.end(|candidate| candidate.user == user);
+        self.users.remove(user).is_some()
+    }
+
+    fn end(&mut self, ends: impl Fn(&Session) -> bool) {
         self.sessions.retain(|_, candidate| !ends(candidate));
         self.refresh_tokens.retain(|_, token| self.sessions.contains_key(&token.session));
     }
@@ -179,14 +279,28 @@ impl Sessions {
         let user = self.users.get_mut(user).ok_or(Failure::CREDENTIALS)?;
         user.last_sign_in = now;
         let user = user.clone();
-        let session = Session { id: uuid()?, user: user.id.clone(), method, since: now };
+        let session = Session {
+            id: uuid()?,
+            user: user.id.clone(),
+            method,
+            since: now,
+            second_factor: None,
+            refreshed: now,
+            key: random()?,
+            counter: 0,
+        };
         self.sessions.insert(session.id.clone(), session.clone());
         let refresh_token = self.new_refresh_token(&session.id, None)?;
         Ok(Granted { user, session, refresh_token })
     }
 
     fn new_refresh_token(&mut self, session: &str, parent: Option<String>) -> Result<String> {
-        let text = refresh_token()?;
+        if self.form == RefreshTokens::V2
+            && let Some(session) = self.sessions.get(session)
+        {
+            return Ok(refresh_token::new_v2(undashed(&session.id), session.counter, &session.key));
+        }
+        let text = refresh_token::new_v1()?;
         self.granted += 1;
         let token = RefreshToken { number: self.granted, session: session.to_owned(), parent, revoked: None };
         self.refresh_tokens.insert(text.clone(), token);
@@ -199,11 +313,20 @@ impl Sessions {
         }
     }
 
-    fn by_email(&self, email: &str) -> Option<&User> {
+    pub(super) fn by_email(&self, email: &str) -> Option<&User> {
         let email = email.to_lowercase();
         self.users.values().find(|user| !user.is_anonymous() && user.email == email)
     }
 }
 
-const SHORTEST_PASSWORD: usize = 6;
+fn undashed(uuid: &str) -> u128 {
+    u128::from_str_radix(&uuid.replace('-', ""), 16).unwrap_or_default()
+}
+
+fn dashed(uuid: u128) -> String {
+    let hex = format!("{uuid:032x}");
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+pub(super) const SHORTEST_PASSWORD: usize = 6;
 const FLOW_LIFE: SignedDuration = SignedDuration::from_mins(5);

@@ -16,14 +16,18 @@ fn later(seconds: i64) -> Timestamp {
     now() + SignedDuration::from_secs(seconds)
 }
 
+fn signed_up(sessions: &mut Sessions) -> sessions::Granted {
+    sessions.sign_up(("ann@example.com", "secret1"), true, now()).unwrap().1.unwrap()
+}
+
 fn sessions() -> Sessions {
-    Sessions::new(SignedDuration::from_secs(10))
+    Sessions::new(SignedDuration::from_secs(10), &ProjectSettings::default())
 }
 
 #[test]
 fn the_parent_of_the_active_token_gets_the_active_one_however_late() {
     let mut sessions = sessions();
-    let first = sessions.sign_up("ann@example.com", "secret1", now()).unwrap().refresh_token;
+    let first = signed_up(&mut sessions).refresh_token;
     let second = sessions.refresh(&first, now()).unwrap().refresh_token;
     assert_ne!(first, second);
     assert_eq!(sessions.refresh(&first, later(3600)).unwrap().refresh_token, second);
@@ -33,7 +37,7 @@ fn the_parent_of_the_active_token_gets_the_active_one_however_late() {
 #[test]
 fn an_older_token_works_within_the_interval_and_after_it_ends_the_family() {
     let mut sessions = sessions();
-    let first = sessions.sign_up("ann@example.com", "secret1", now()).unwrap().refresh_token;
+    let first = signed_up(&mut sessions).refresh_token;
     let second = sessions.refresh(&first, now()).unwrap().refresh_token;
     let third = sessions.refresh(&second, later(1)).unwrap().refresh_token;
     let fourth = sessions.refresh(&first, later(10)).unwrap().refresh_token;
@@ -47,24 +51,24 @@ fn an_older_token_works_within_the_interval_and_after_it_ends_the_family() {
 #[test]
 fn signing_out_ends_this_session_the_others_or_all() {
     let mut sessions = sessions();
-    sessions.sign_up("ann@example.com", "secret1", now()).unwrap();
+    signed_up(&mut sessions);
     let begin = |sessions: &mut Sessions| sessions.by_password("ANN@example.com", "secret1", now()).unwrap();
     let (one, two) = (begin(&mut sessions), begin(&mut sessions));
     sessions.log_out(&one.user.id, &one.session.id, LogoutScope::Local);
     assert_eq!(sessions.refresh(&one.refresh_token, now()).unwrap_err(), Failure::NOT_FOUND);
-    assert!(sessions.signed_in(&two.user.id, &two.session.id).is_some());
+    assert!(sessions.signed_in(&two.user.id, &two.session.id, now()).is_ok());
     let three = begin(&mut sessions);
     sessions.log_out(&three.user.id, &three.session.id, LogoutScope::Others);
-    assert!(sessions.signed_in(&two.user.id, &two.session.id).is_none());
+    assert!(sessions.signed_in(&two.user.id, &two.session.id, now()).is_err());
     assert!(sessions.refresh(&three.refresh_token, now()).is_ok());
     sessions.log_out(&three.user.id, &three.session.id, LogoutScope::Global);
-    assert!(sessions.signed_in(&three.user.id, &three.session.id).is_none());
+    assert!(sessions.signed_in(&three.user.id, &three.session.id, now()).is_err());
 }
 
 #[test]
 fn a_code_is_good_once_and_only_with_its_verifier() {
     let mut sessions = sessions();
-    sessions.sign_up("ann@example.com", "secret1", now()).unwrap();
+    signed_up(&mut sessions);
     let challenge = base64(digest(&SHA256, b"verifier").as_ref());
     let code = sessions.authorize("ann@example.com", &challenge, now()).unwrap().unwrap();
     assert_eq!(sessions.by_code(&code, "other", now()).unwrap_err(), Failure::VERIFIER);

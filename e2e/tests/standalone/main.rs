@@ -4,8 +4,10 @@
 mod assets;
 mod chat;
 mod gateway;
+mod gotrue_contract;
 mod login;
 mod login_limits;
+mod login_refusals;
 mod login_support;
 mod verdicts;
 mod warm_users;

@@ -93,7 +93,19 @@ impl World {
         Self::with_issuers(project, vec![issuer]).await
     }
 
+    /// With the e2e one, which is told the addresses of users.
+    pub(crate) async fn forwarding(options: GoTrueOptions) -> (Self, GoTrue) {
+        let gotrue = GoTrue::start(options).await.unwrap();
+        let project = Project::of(&gotrue);
+        let issuer: UserTokenIssuer = serde_json::from_value(project.issuer.clone()).unwrap();
+        (Self::start(project, vec![issuer], true).await, gotrue)
+    }
+
     pub(crate) async fn with_issuers(project: Project, issuers: Vec<UserTokenIssuer>) -> Self {
+        Self::start(project, issuers, false).await
+    }
+
+    async fn start(project: Project, issuers: Vec<UserTokenIssuer>, login_forwards_address: bool) -> Self {
         let platform = Platform::new();
         let mut files: MountedFiles = platform.mount("auth-service");
         let user_tokens = UserTokens { issuers, scopes: vec![] };
@@ -110,7 +122,7 @@ impl World {
         files.insert(key::GRANTS, grants(&services, &pairs));
         let dir = tempfile::tempdir().unwrap();
         let mount = Mount::new(dir.path(), &files);
-        let config = Config { runtime: config("auth-service", dir.path()), login_forwards_address: false };
+        let config = Config { runtime: config("auth-service", dir.path()), login_forwards_address };
         let service = AuthService::start(config, Arc::new(SystemClock)).await.unwrap();
         let url = format!("https://{}", service.runtime.mesh_address().unwrap());
         tokio::spawn(service.serve(std::future::pending()));
