@@ -246,8 +246,8 @@ impl Sessions {
         session.counter += 1;
         let session = session.clone();
         let user = self.users.get(&session.user).cloned().ok_or(Failure::NO_USER)?;
-        let active = self.refresh_tokens.iter_mut();
-        let parent = active.filter(|(_, token)| token.session == session.id && token.revoked.is_none()).next();
+        let mut tokens = self.refresh_tokens.iter_mut();
+        let parent = tokens.find(|(_, token)| token.session == session.id && token.revoked.is_none());
         let parent = parent.map(|(text, token)| {
             token.revoked = Some(now);
             text.clone()
