@@ -62,8 +62,8 @@ pub(super) async fn measure(rounds: usize, platform: &Platform, server: &Server,
         Transport { name: "TLS", tls: tls(platform.client_config(None)) },
         Transport { name: "mTLS", tls: tls(platform.client_config(Some(&platform.leaf(CALLER)))) },
     ];
-    for (what, requests, per_connection, least) in
-        [("new connections", NEW_CONNECTIONS, 1, None), ("kept connections", KEPT_REQUESTS, KEPT_REQUESTS, Some(0.9))]
+    for (what, requests, per_connection, most) in
+        [("new connections", NEW_CONNECTIONS, 1, None), ("kept connections", KEPT_REQUESTS, KEPT_REQUESTS, Some(1.25))]
     {
         let mut found: [Rounds; 3] = std::array::from_fn(|_| Rounds::default());
         for transport in &transports {
@@ -77,11 +77,11 @@ pub(super) async fn measure(rounds: usize, platform: &Platform, server: &Server,
                     cost.add(transport.turn(server, requests, per_connection).await?);
                 }
             }
-            for (cost, found) in costs.into_iter().zip(&mut found) {
+            for (cost, found) in costs.iter().zip(&mut found) {
                 found.add(cost, requests * TURNS);
             }
         }
-        write(what, requests * TURNS, &transports, &found, least, report);
+        write(what, requests * TURNS, &transports, &found, most, report);
     }
     Ok(())
 }
@@ -91,7 +91,7 @@ fn write(
     requests: usize,
     transports: &[Transport; 3],
     found: &[Rounds; 3],
-    least: Option<f64>,
+    most: Option<f64>,
     report: &mut Report,
 ) {
     report.section(format!("one route over plain HTTP, TLS and mTLS, {what}, {requests} requests a round"));
@@ -109,14 +109,15 @@ fn write(
         let ratio = |of: fn(&Rounds) -> &Vec<f64>| -> Vec<f64> {
             of(over).iter().zip(of(under)).map(|(over, under)| over / under).collect()
         };
-        let rate = ratio(|rounds| &rounds.rate);
-        match least.filter(|_| name == "mTLS / TLS") {
-            Some(least) => report.bounded(&format!("{name}: rate"), "", &rate, Bound::AtLeast(least)),
-            None => report.figure(&format!("{name}: rate"), "", &rate),
-        }
+        report.figure(&format!("{name}: rate"), "", &ratio(|rounds| &rounds.rate));
         report.figure(&format!("{name}: median"), "", &ratio(|rounds| &rounds.p50_ms));
         report.figure(&format!("{name}: 99th percentile"), "", &ratio(|rounds| &rounds.p99_ms));
-        report.figure(&format!("{name}: server's processor time"), "", &ratio(|rounds| &rounds.cpu_us));
+        let (what, cpu) = (format!("{name}: server's processor time"), ratio(|rounds| &rounds.cpu_us));
+        match most.filter(|_| name == "mTLS / TLS") {
+            // Once a connection stands, the certificate of the client costs nothing more.
+            Some(most) => report.bounded(&what, "", &cpu, Bound::AtMost(most)),
+            None => report.figure(&what, "", &cpu),
+        }
     }
 }
 
@@ -179,7 +180,7 @@ impl Cost {
 }
 
 impl Rounds {
-    fn add(&mut self, cost: Cost, requests: usize) {
+    fn add(&mut self, cost: &Cost, requests: usize) {
         let mut milliseconds: Vec<f64> = cost.latencies.iter().map(|took| took.as_secs_f64() * 1000.0).collect();
         milliseconds.sort_by(f64::total_cmp);
         self.rate.push(number(requests) / cost.took.as_secs_f64());
