@@ -1,12 +1,13 @@
 //! Signing, which is the one thing here that takes time: on threads of its own, one for each processor, and not where
-//! connections are served. While there is more to sign, these threads do not sleep.
+//! connections are served. The peers that wait take turns: one that asks for many tokens delays its own alone.
 
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use gaia_api::SpiffeId;
 use gaia_auth::issue::{PlatformClaims, Signer};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -15,8 +16,24 @@ use crate::denial::Denial;
 
 /// The way to the threads that sign. Clones share them; they end with the last.
 #[derive(Clone)]
-pub(crate) struct Signing {
-    tasks: SyncSender<Task>,
+pub(crate) struct Signing(Arc<Handle>);
+
+struct Handle(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+/// What waits, by peer.
+#[derive(Default)]
+struct Queue {
+    tasks: HashMap<SpiffeId, VecDeque<Task>>,
+    /// The peers that have tasks, the next first.
+    turns: VecDeque<SpiffeId>,
+    waiting: usize,
+    is_closed: bool,
 }
 
 type Task = Box<dyn FnOnce() + Send>;
@@ -27,30 +44,87 @@ impl fmt::Debug for Signing {
     }
 }
 
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.lock().is_closed = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what is waiting until the last handle is dropped.
+    fn work(&self) {
+        loop {
+            let mut queue = self.lock();
+            let task = loop {
+                if let Some(task) = queue.next() {
+                    break task;
+                }
+                if queue.is_closed {
+                    return;
+                }
+                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            };
+            drop(queue);
+            task();
+        }
+    }
+}
+
+impl Queue {
+    /// Adds a task of a peer. While other peers wait, it has at most a quarter of the room.
+    fn add(&mut self, peer: &SpiffeId, task: Task) -> Result<(), Denial> {
+        let own = self.tasks.get(peer).map_or(0, VecDeque::len);
+        let is_alone = self.waiting == own;
+        if self.waiting >= MAX_WAITING || (!is_alone && own >= MAX_WAITING / 4) {
+            return Err(Denial::Busy);
+        }
+        if own == 0 {
+            self.turns.push_back(peer.clone());
+        }
+        self.tasks.entry(peer.clone()).or_default().push_back(task);
+        self.waiting += 1;
+        Ok(())
+    }
+
+    fn next(&mut self) -> Option<Task> {
+        let peer = self.turns.pop_front()?;
+        let tasks = self.tasks.get_mut(&peer)?;
+        let task = tasks.pop_front();
+        if tasks.is_empty() {
+            self.tasks.remove(&peer);
+        } else {
+            self.turns.push_back(peer);
+        }
+        self.waiting -= usize::from(task.is_some());
+        task
+    }
+}
+
 impl Signing {
     /// Starts the threads.
     ///
     /// # Errors
     /// If the system has none left.
     pub(crate) fn start() -> std::io::Result<Self> {
-        let (tasks, waiting) = sync_channel(MAX_WAITING);
-        let waiting = Arc::new(Mutex::new(waiting));
+        let handle = Handle(Arc::default());
         // One that does not know how many processors it has has one.
         for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-            let waiting = Arc::clone(&waiting);
-            drop(thread::Builder::new().name("sign".to_owned()).spawn(move || {
-                gaia_runtime::essential_thread();
-                work(&waiting);
-            })?);
+            let shared = Arc::clone(&handle.0);
+            drop(thread::Builder::new().name("sign".to_owned()).spawn(move || shared.work())?);
         }
-        Ok(Self { tasks })
+        Ok(Self(Arc::new(handle)))
     }
 
-    /// Signs, in its turn. Gives the claims back with the token, for the record.
+    /// Signs for a peer, in its turn. Gives the claims back with the token, for the record.
     ///
     /// # Errors
     /// [`Denial::Busy`] if its turn does not come soon, [`Denial::SigningFailed`] if the library fails.
-    pub(crate) async fn sign<C>(&self, signer: Arc<Signer>, claims: C) -> Result<(String, C), Denial>
+    pub(crate) async fn sign<C>(&self, peer: &SpiffeId, signer: Arc<Signer>, claims: C) -> Result<(String, C), Denial>
     where
         C: PlatformClaims + Send + 'static,
     {
@@ -61,19 +135,16 @@ impl Signing {
                 let _ = done.send(signer.sign(&claims).map(|token| (token, claims)));
             }
         };
-        self.tasks.try_send(Box::new(task)).map_err(|_| Denial::Busy)?;
+        self.add(peer, Box::new(task))?;
         let signed = timeout(LONGEST_WAIT, signed).await.map_err(|_| Denial::Busy)?;
         signed.ok().and_then(Result::ok).ok_or(Denial::SigningFailed)
     }
-}
 
-/// Does what is waiting until there is nobody left who could ask for more.
-fn work(waiting: &Mutex<Receiver<Task>>) {
-    loop {
-        // Whoever waits for the next task holds it; nothing else is done while it is held.
-        let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(task) = next else { return };
-        task();
+    fn add(&self, peer: &SpiffeId, task: Task) -> Result<(), Denial> {
+        let Self(handle) = self;
+        handle.0.lock().add(peer, task)?;
+        handle.0.changed.notify_one();
+        Ok(())
     }
 }
 
@@ -90,13 +161,43 @@ mod tests {
 
     use super::*;
 
+    fn peer(name: &str) -> SpiffeId {
+        SpiffeId::workload("test", "a", name)
+    }
+
+    #[test]
+    fn peers_take_turns_and_none_takes_the_room_of_all() {
+        let (mut queue, done) = (Queue::default(), Arc::new(Mutex::new(String::new())));
+        let task = |name: &'static str| -> Task {
+            let done = Arc::clone(&done);
+            Box::new(move || done.lock().unwrap().push_str(name))
+        };
+        for _ in 0..MAX_WAITING - 1 {
+            queue.add(&peer("gateway"), task("g")).unwrap();
+        }
+        queue.add(&peer("web"), task("w")).unwrap();
+        assert_eq!(queue.add(&peer("chat"), task("c")).err(), Some(Denial::Busy), "the whole is full");
+        assert_eq!(queue.add(&peer("gateway"), task("g")).err(), Some(Denial::Busy));
+        for _ in 0..4 {
+            queue.next().unwrap()();
+        }
+        assert_eq!(*done.lock().unwrap(), "gwgg", "web is next, however many gateway has");
+        queue.add(&peer("chat"), task("c")).unwrap();
+        assert_eq!(queue.add(&peer("gateway"), task("g")).err(), Some(Denial::Busy), "others wait");
+        queue.add(&peer("chat"), task("c")).unwrap();
+        while let Some(task) = queue.next() {
+            task();
+        }
+        assert_eq!((queue.waiting, queue.tasks.len()), (0, 0));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_waits_too_long_is_told_and_nothing_is_signed_for_them() {
         let signing = Signing::start().unwrap();
         let threads = thread::available_parallelism().map_or(1, usize::from);
         let (busy, go_on): (Vec<_>, Vec<_>) = (0..threads).map(|_| channel::<()>()).unzip();
         for go_on in go_on {
-            signing.tasks.send(Box::new(move || go_on.iter().for_each(drop))).unwrap();
+            signing.add(&peer("a"), Box::new(move || go_on.iter().for_each(drop))).unwrap();
         }
         let signer = Arc::new(Platform::new().signer());
         let claims = ServiceClaims {
@@ -110,9 +211,12 @@ mod tests {
             exp: 900,
             scope: None,
         };
-        assert_eq!(signing.sign(Arc::clone(&signer), claims.clone()).await.err(), Some(Denial::Busy));
+        assert_eq!(signing.sign(&peer("a"), Arc::clone(&signer), claims.clone()).await.err(), Some(Denial::Busy));
         drop(busy);
         tokio::time::resume();
-        assert_eq!(signing.sign(signer, claims.clone()).await.map(|(_, signed)| signed.jti), Ok(claims.jti));
+        assert_eq!(
+            signing.sign(&peer("a"), signer, claims.clone()).await.map(|(_, signed)| signed.jti),
+            Ok(claims.jti)
+        );
     }
 }

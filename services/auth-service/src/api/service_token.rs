@@ -41,7 +41,7 @@ impl Issuing {
         let request = parse(body)?;
         let Means { signer, grants, generation } = self.ready()?;
         let claims = claims(&grants, generation.denied(), peer, &request, self.clock.now(), token_id()?)?;
-        let (access_token, claims) = self.signing.sign(Arc::clone(&signer), claims).await?;
+        let (access_token, claims) = self.signing.sign(&peer.spiffe_id, Arc::clone(&signer), claims).await?;
         // Before the answer: what went out is on record.
         audit_issue((peer, connection), signer.kid(), &claims);
         Ok(TokenAnswer {
