@@ -133,7 +133,7 @@ async fn before_half_of_its_life_a_delegated_token_is_renewed_beside_the_calls()
     let service = start(&target(&platform, &[])).await;
     let auth = exchange(&platform, 20).await;
     let gateway = gateway(&platform.mount("gateway"), &auth.config).await;
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     let first = gateway.shown(&service).await.unwrap();
     let renewed = async || gateway.shown(&service).await.unwrap() != first;
     eventually("the token is renewed", renewed).await;
