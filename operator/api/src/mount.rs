@@ -267,9 +267,11 @@ pub struct TokenRules {
 pub struct Caller {
     /// Who.
     pub spiffe_id: SpiffeId,
-    /// What it may ask for; empty: everything.
+    /// What it may ask for; empty or missing: everything.
+    #[serde(default)]
     pub scopes: Vec<String>,
-    /// Whether it may carry a user's identity.
+    /// Whether it may carry a user's identity; missing: no.
+    #[serde(default)]
     pub on_behalf_of: bool,
 }
 
@@ -295,7 +297,8 @@ pub struct Grant {
     pub caller: SpiffeId,
     /// The service called.
     pub target: SpiffeId,
-    /// What the caller may ask for; empty: everything.
+    /// What the caller may ask for; empty or missing: everything.
+    #[serde(default)]
     pub scopes: Vec<String>,
     /// Whether the caller may carry a user's identity to the target. What was written before this was known says no.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

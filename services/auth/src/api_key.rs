@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use gaia_api::SpiffeId;
-use gaia_api::mount::{ApiKeyRecord, ApiKeyState, ApiKeys};
+use gaia_api::mount::{ApiKeyRecord, ApiKeyState, ApiKeys, Policy};
 use jiff::Timestamp;
 
 use crate::Reason;
@@ -31,6 +31,16 @@ pub enum ApiKeyTableError {
     Hash {
         /// The record.
         id: String,
+    },
+    /// The owner is a user of an issuer that is not in the policy.
+    #[error(
+        "record {id:?}: its principal is a user of issuer {issuer:?}, which is not in userTokens.issuers of policy.json; the key is refused"
+    )]
+    Issuer {
+        /// The record.
+        id: String,
+        /// The short name of the issuer.
+        issuer: String,
     },
     /// Two records could both answer for a key.
     #[error("record {id:?}: its id or sha256 occurs twice")]
@@ -62,6 +72,21 @@ impl TryFrom<ApiKeys> for ApiKeyTable {
 }
 
 impl ApiKeyTable {
+    /// Checks that the issuer of every user who owns a key is in the policy. The key of another user is refused.
+    ///
+    /// # Errors
+    /// [`ApiKeyTableError::Issuer`] with the first of those keys.
+    pub fn check_issuers(&self, policy: &Policy) -> Result<(), ApiKeyTableError> {
+        for record in &self.records {
+            if let Identity::User { issuer, .. } = holder(record)
+                && !policy.user_tokens.issuers.iter().any(|known| known.name == issuer)
+            {
+                return Err(ApiKeyTableError::Issuer { id: record.id.clone(), issuer });
+            }
+        }
+        Ok(())
+    }
+
     /// The record of a presented key. Every record is compared, each in constant time: how long it takes says nothing
     /// about which one it was, or how much of it was right.
     #[must_use]
@@ -91,11 +116,18 @@ pub(crate) fn check(record: &ApiKeyRecord, now: Timestamp) -> Result<(), Reason>
     Ok(())
 }
 
-/// Who holds a key: the workload that owns it, else the key itself.
+/// The holder of a key: the workload or user that owns it, else the key itself.
 pub(crate) fn holder(record: &ApiKeyRecord) -> Identity {
+    let own = || Identity::Key(record.id.clone());
+    if record.shared {
+        return own();
+    }
     match SpiffeId::parse(&record.principal) {
-        Ok(owner) if !record.shared => Identity::Service(owner),
-        _ => Identity::Key(record.id.clone()),
+        Ok(owner) => Identity::Service(owner),
+        Err(_) => match Identity::parse_delegated(&record.principal) {
+            Some(user @ Identity::User { .. }) => user,
+            _ => own(),
+        },
     }
 }
 
@@ -149,8 +181,13 @@ pub(crate) mod tests {
         let service = "spiffe://gaia.local/ns/shop/sa/gateway";
         assert_eq!(named(service, false).to_string(), service);
         assert_eq!(named(service, true).to_string(), "key:a", "a shared key speaks for nobody");
-        assert_eq!(named("user:x:admin", false).to_string(), "key:a");
         assert_eq!(named("key:b", false).to_string(), "key:a");
+        // A name of this form is a user's, and the policy says whether its issuer is known.
+        assert_eq!(named("user:x:42", false).to_string(), "user:x:42");
+        assert_eq!(named("user:x:42", true).to_string(), "key:a", "a shared key is nobody's");
+        for free in ["user:alice", "user:X:42", "user:x:", "user:x:two words"] {
+            assert_eq!(named(free, false).to_string(), "key:a", "{free}");
+        }
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! Whom the policy lets call, and what each of them may do.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use gaia_api::SpiffeId;
-use gaia_api::mount::{AuthMode, Policy};
+use gaia_api::mount::{ApiKeyRecord, AuthMode, Policy};
+use jiff::Timestamp;
 
 use crate::Reason;
+use crate::api_key;
+use crate::denylist::Denied;
 use crate::jwt::{ServiceToken, UserToken};
 use crate::principal::{Credential, Identity, PeerIdentity, Principal, Scopes};
 
@@ -14,6 +17,8 @@ use crate::principal::{Credential, Identity, PeerIdentity, Principal, Scopes};
 pub(crate) struct Callers {
     declared: HashMap<SpiffeId, Declared>,
     user_scopes: Scopes,
+    /// The short names of the issuers of user tokens.
+    issuers: HashSet<String>,
 }
 
 #[derive(Debug)]
@@ -29,7 +34,8 @@ impl From<&Policy> for Callers {
             let entry = Declared { scopes: Scopes::from_list(&caller.scopes), on_behalf_of: caller.on_behalf_of };
             declared.insert(caller.spiffe_id.clone(), entry);
         }
-        Self { declared, user_scopes: Scopes::from_list(&policy.user_tokens.scopes) }
+        let issuers = policy.user_tokens.issuers.iter().map(|issuer| issuer.name.clone()).collect();
+        Self { declared, user_scopes: Scopes::from_list(&policy.user_tokens.scopes), issuers }
     }
 }
 
@@ -78,6 +84,30 @@ impl Callers {
     /// Returns true if the policy lets a caller carry someone else's identity.
     pub(crate) fn may_carry(&self, caller: &SpiffeId) -> bool {
         self.declared.get(caller).is_some_and(|declared| declared.on_behalf_of)
+    }
+
+    /// Checks whether a recognised key works, where keys are accepted.
+    pub(crate) fn check_key(&self, record: &ApiKeyRecord, denied: &Denied, now: Timestamp) -> Result<(), Reason> {
+        api_key::check(record, now)?;
+        let holder = api_key::holder(record);
+        match &holder {
+            Identity::User { issuer, .. } if !self.issuers.contains(issuer) => Err(Reason::ApiKeyIssuerUnknown),
+            _ => denied.check_holder(&holder, now),
+        }
+    }
+
+    /// The principal of a key that works. The key of a user has no more scopes than users have.
+    pub(crate) fn key_principal(&self, record: &ApiKeyRecord, peer: Option<&PeerIdentity>) -> Principal {
+        let holder = api_key::holder(record);
+        let scopes = Scopes::from_list(&record.scopes);
+        Principal {
+            actor: peer.map_or_else(|| holder.clone(), |peer| Identity::Service(peer.spiffe_id.clone())),
+            scopes: if matches!(holder, Identity::User { .. }) { scopes.and(&self.user_scopes) } else { scopes },
+            subject: holder,
+            credential: Credential::ApiKey,
+            expires: record.expires,
+            is_anonymous: false,
+        }
     }
 
     /// A user comes alone, or is brought by a peer that may carry a user's identity.

@@ -6,7 +6,7 @@ use gaia_api::mount::Denylist;
 use jiff::Timestamp;
 
 use crate::Reason;
-use crate::principal::PeerIdentity;
+use crate::principal::{Identity, PeerIdentity};
 
 /// `denylist.json`, indexed.
 #[derive(Debug, Clone, Default)]
@@ -78,6 +78,19 @@ impl Denied {
             return Err(Reason::TokenIdRevoked);
         }
         self.check_subject(sub, issued)
+    }
+
+    /// Checks the holder of an API key. A key does not say when it was issued: a user who is listed has none, and others
+    /// have none until the time in their entry.
+    ///
+    /// # Errors
+    /// [`Reason::SubjectRevoked`].
+    pub(crate) fn check_holder(&self, holder: &Identity, now: Timestamp) -> Result<(), Reason> {
+        let name = holder.to_string();
+        match holder {
+            Identity::User { .. } if self.subjects.contains_key(&name) => Err(Reason::SubjectRevoked),
+            _ => self.check_subject(&name, now),
+        }
     }
 
     /// Whether a token about `sub` that was or would be issued at that time is good.

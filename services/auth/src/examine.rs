@@ -92,15 +92,21 @@ impl Authenticator {
             peer: connection.peer.as_ref(),
             token: None,
             refused_kind: Credential::None,
+            denied: rules.denied(),
             has_key: true,
             record,
         };
         let mode = mode::effective(rules.policy().mode, record);
         let judgement = mode::judge(mode, &evidence, rules.callers(), rules.windows(), now);
         let (principal, record) = (judgement.result?, record.ok_or(Reason::ApiKeyUnknown)?);
+        // The same as where the key is presented itself: its owner, or the key. No token names its caller as the one it is
+        // delegated for, so the key stands for itself where the owner brings it.
+        let is_own =
+            connection.peer.as_ref().is_some_and(|peer| principal.subject == Identity::Service(peer.spiffe_id.clone()));
+        let subject = if is_own { Identity::Key(record.id.clone()) } else { principal.subject };
         Ok(Examined {
             kind: Credential::ApiKey,
-            subject: Identity::Key(record.id.clone()),
+            subject,
             client: None,
             issuer: None,
             audience: None,

@@ -9,12 +9,14 @@
 //! A key's own mode may be stricter than its service's: a request with that key is judged by the stricter one.
 
 use gaia_api::mount::{ApiKeyRecord, AuthMode};
+use http::StatusCode;
 use jiff::Timestamp;
 
 use crate::api_key;
 use crate::cache::Token;
 use crate::callers::Callers;
-use crate::principal::{Credential, Identity, PeerIdentity, Principal, Scopes};
+use crate::denylist::Denied;
+use crate::principal::{Credential, PeerIdentity, Principal};
 use crate::rules::Windows;
 use crate::{Reason, Refusal, Trace};
 
@@ -25,6 +27,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) token: Option<Result<Token, Refusal>>,
     /// The kind of a token that is refused, as far as it has one.
     pub(crate) refused_kind: Credential,
+    /// What is revoked.
+    pub(crate) denied: &'a Denied,
     /// Whether there is something that claims to be a key.
     pub(crate) has_key: bool,
     /// The record of the key, if it is one.
@@ -63,7 +67,7 @@ pub(crate) fn judge(
 ) -> Judgement {
     match (mode, &evidence.token) {
         (AuthMode::Dual | AuthMode::JWTOnly, Some(token)) => by_token(mode, token, evidence, callers, now),
-        _ => by_key(mode, evidence, windows, now),
+        _ => by_key(mode, evidence, callers, windows, now),
     }
 }
 
@@ -75,7 +79,12 @@ fn by_token(
     now: Timestamp,
 ) -> Judgement {
     let (credential, trace, result) = match token {
-        Err(refusal) => (evidence.refused_kind, refusal.trace.clone(), Err(refusal.clone())),
+        Err(refusal) => {
+            // Alone it makes the request malformed; beside a key it is a bad token, which the key does not replace.
+            let is_unreadable = evidence.has_key && refusal.reason.status() == StatusCode::BAD_REQUEST;
+            let reason = if is_unreadable { Reason::TokenUnreadable } else { refusal.reason };
+            (evidence.refused_kind, refusal.trace.clone(), Err(Refusal { reason, ..refusal.clone() }))
+        }
         Ok(Token::Platform(token)) => {
             let credential =
                 if token.on_behalf_of.is_some() { Credential::DelegatedToken } else { Credential::ServiceToken };
@@ -88,7 +97,10 @@ fn by_token(
         }
     };
     let result = result.and_then(|principal| match evidence.record {
-        Some(record) if mode == AuthMode::Dual && is_conflict(record, &principal, now) => {
+        Some(record)
+            if mode == AuthMode::Dual
+                && is_conflict(record, &principal, callers.check_key(record, evidence.denied, now)) =>
+        {
             let trace = Trace { key_id: Some(record.id.as_str().into()), ..trace.clone() };
             Err(Refusal { trace, ..Reason::CredentialsConflict.into() })
         }
@@ -102,12 +114,12 @@ fn by_token(
 
 /// A token wins over a shared key, and over one that does not work. With a working key that someone else owns, the
 /// request says two things at once. A brownout does not change what it says.
-fn is_conflict(record: &ApiKeyRecord, principal: &Principal, now: Timestamp) -> bool {
+fn is_conflict(record: &ApiKeyRecord, principal: &Principal, checked: Result<(), Reason>) -> bool {
     let holder = api_key::holder(record);
-    !record.shared && api_key::check(record, now).is_ok() && holder != principal.subject && holder != principal.actor
+    !record.shared && checked.is_ok() && holder != principal.subject && holder != principal.actor
 }
 
-fn by_key(mode: AuthMode, evidence: &Evidence<'_>, windows: &Windows, now: Timestamp) -> Judgement {
+fn by_key(mode: AuthMode, evidence: &Evidence<'_>, callers: &Callers, windows: &Windows, now: Timestamp) -> Judgement {
     if !evidence.has_key {
         let result = Err(Reason::NoCredential.into());
         return Judgement { credential: Credential::None, result, trace: Trace::default() };
@@ -116,29 +128,17 @@ fn by_key(mode: AuthMode, evidence: &Evidence<'_>, windows: &Windows, now: Times
     let refuse = |reason: Reason| Refusal { trace: trace.clone(), ..reason.into() };
     let result = match evidence.record {
         None => Err(refuse(Reason::ApiKeyUnknown)),
-        Some(record) => match (api_key::check(record, now), mode) {
+        Some(record) => match (callers.check_key(record, evidence.denied, now), mode) {
             (Err(reason), _) => Err(refuse(reason)),
             (Ok(()), AuthMode::JWTOnly) => Err(refuse(Reason::ApiKeysNotAccepted)),
             (Ok(()), AuthMode::Dual) => match windows.end_of_brownout(now) {
                 Some(end) => Err(Refusal { until: Some(end), ..refuse(Reason::ApiKeysBrownedOut) }),
-                None => Ok(key_principal(record, evidence.peer)),
+                None => Ok(callers.key_principal(record, evidence.peer)),
             },
-            (Ok(()), AuthMode::APIKeyOnly) => Ok(key_principal(record, evidence.peer)),
+            (Ok(()), AuthMode::APIKeyOnly) => Ok(callers.key_principal(record, evidence.peer)),
         },
     };
     Judgement { credential: Credential::ApiKey, result, trace }
-}
-
-fn key_principal(record: &ApiKeyRecord, peer: Option<&PeerIdentity>) -> Principal {
-    let holder = api_key::holder(record);
-    Principal {
-        actor: peer.map_or_else(|| holder.clone(), |peer| Identity::Service(peer.spiffe_id.clone())),
-        subject: holder,
-        scopes: Scopes::from_list(&record.scopes),
-        credential: Credential::ApiKey,
-        expires: record.expires,
-        is_anonymous: false,
-    }
 }
 
 #[cfg(test)]

@@ -57,9 +57,13 @@ pub enum Reason {
     /// The peer is the operator, which calls no service.
     PeerNotAWorkload,
     ConfirmationDiffers,
+    /// A token that cannot be read, beside an API key: the key does not replace it.
+    TokenUnreadable,
     ApiKeyUnknown,
     ApiKeyExpired,
     ApiKeyRevoked,
+    /// The key belongs to a user of an issuer that is not in the policy.
+    ApiKeyIssuerUnknown,
     ApiKeysNotAccepted,
     /// Keys are refused for a while, to find who still uses them.
     ApiKeysBrownedOut,
@@ -134,9 +138,11 @@ impl Reason {
             Self::PeerRevoked => "peer_revoked",
             Self::PeerNotAWorkload => "peer_not_a_workload",
             Self::ConfirmationDiffers => "confirmation_differs",
+            Self::TokenUnreadable => "token_unreadable",
             Self::ApiKeyUnknown => "api_key_unknown",
             Self::ApiKeyExpired => "api_key_expired",
             Self::ApiKeyRevoked => "api_key_revoked",
+            Self::ApiKeyIssuerUnknown => "api_key_issuer_unknown",
             Self::ApiKeysNotAccepted => "api_keys_not_accepted",
             Self::ApiKeysBrownedOut => "api_keys_browned_out",
             Self::CredentialsConflict => "credentials_conflict",

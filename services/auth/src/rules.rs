@@ -178,6 +178,7 @@ impl Rules {
                 _ => Credential::None,
             },
             token,
+            denied: &self.denied,
             has_key: presented.api_key.is_some(),
             record,
         };

@@ -221,6 +221,10 @@ impl Reloader {
         if let Some(api_keys) = self.judged("api_keys", material::api_keys(files)) {
             self.parts.api_keys = api_keys;
         }
+        if let Some(loaded) = &self.parts.policy {
+            let issuers = self.parts.api_keys.check_issuers(&loaded.policy).map_err(|error| error.to_string());
+            self.judged("api_key_records", issuers);
+        }
         let leaf = match (&self.parts.bundle, &self.parts.policy) {
             (Some(bundle), Some(loaded)) => material::leaf(files, bundle, &loaded.policy, &self.provider, now),
             _ => Err("there is no bundle or no policy to judge it by".to_owned()),

@@ -8,7 +8,7 @@ from .mount import Generation
 from .peer import Peer
 from .policy import MODES, ApiKey
 from .refusal import Refused
-from .spiffe import is_workload, operator
+from .spiffe import is_workload, operator, user_issuer
 from .strict import sha256
 from .tokens import Rules, verify
 
@@ -68,13 +68,19 @@ def authenticate(shown: Presented, peer: Peer | None, generation: Generation, no
     """
     check_peer(peer, generation, now)
     mode = effective_mode(shown, generation)
-    if shown.unusable is not None and mode != "APIKeyOnly":
-        raise shown.unusable
-    if shown.token is None or mode == "APIKeyOnly":
+    if mode == "APIKeyOnly" or (shown.token is None and shown.unusable is None):
         return _by_key(shown, peer, generation, mode, now)
-    principal = _by_token(shown.token, peer, generation, mode, now)
+    try:
+        if shown.unusable is not None:
+            raise shown.unusable
+        principal = _by_token(shown.token or "", peer, generation, mode, now)
+    except Refused as refused:
+        # Alone it makes the request malformed; beside a key it is a bad token, which the key does not replace.
+        if shown.has_key and refused.status == 400:
+            raise Refused("token_unreadable") from refused
+        raise
     key = shown.api_key
-    if mode == "Dual" and key is not None and not key.shared and _is_working(key, now):
+    if mode == "Dual" and key is not None and not key.shared and _fault(key, generation, now) is None:
         # With a key that someone else owns, the request says two things at once.
         if key.holder not in (principal.subject, principal.actor):
             raise Refused("credentials_conflict")
@@ -123,7 +129,7 @@ def _by_token(token: str, peer: Peer | None, generation: Generation, mode: str, 
     scopes = read.scopes
     if declared is not None:
         scopes = _both(scopes, declared.scopes)
-    if read.on_behalf_of is not None and read.on_behalf_of.startswith("user:"):
+    if read.on_behalf_of is not None and user_issuer(read.on_behalf_of) is not None:
         # Whoever brings a user: what users may ask for is the limit.
         scopes = _both(scopes, policy.user_scopes)
     if read.on_behalf_of is not None and is_workload(read.on_behalf_of):
@@ -150,19 +156,31 @@ def _by_key(shown: Presented, peer: Peer | None, generation: Generation, mode: s
     key = shown.api_key
     if key is None:
         raise Refused("api_key_unknown")
-    if not _is_working(key, now):
-        raise Refused("api_key_expired" if key.is_active else "api_key_revoked")
+    fault = _fault(key, generation, now)
+    if fault is not None:
+        raise Refused(fault)
     if mode == "JWTOnly":
         raise Refused("api_keys_not_accepted")
     end = generation.policy.end_of_brownout(now)
     if mode == "Dual" and end is not None:
         raise Refused("api_keys_browned_out", until=end)
     actor = key.holder if peer is None else peer.spiffe_id
-    return Principal(key.holder, actor, key.scopes or None, "api_key")
+    scopes = _both(None, key.scopes)
+    if user_issuer(key.holder) is not None:
+        scopes = _both(scopes, generation.policy.user_scopes)
+    return Principal(key.holder, actor, scopes, "api_key")
 
 
-def _is_working(key: ApiKey, now: float) -> bool:
-    return key.is_active and (key.expires is None or now < key.expires)
+def _fault(key: ApiKey, generation: Generation, now: float) -> str | None:
+    """Why a recognised key does not work, where keys are accepted."""
+    if not key.is_active:
+        return "api_key_revoked"
+    if key.expires is not None and now >= key.expires:
+        return "api_key_expired"
+    issuer = user_issuer(key.holder)
+    if issuer is not None and issuer not in generation.policy.issuers:
+        return "api_key_issuer_unknown"
+    return "subject_revoked" if generation.denied.is_holder_revoked(key.holder, now) else None
 
 
 def _recognise(key: str, records: tuple[ApiKey, ...]) -> ApiKey | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any
 
-from .spiffe import is_workload
+from .spiffe import is_workload, user_issuer
 from .strict import Object, sha256, timestamp, versioned
 from .tokens import Denylist
 
@@ -36,6 +36,8 @@ class Policy:
     callers: dict[str, Caller]
     # What a user may ask for; none: everything.
     user_scopes: frozenset[str]
+    # The short names of the issuers of user tokens.
+    issuers: frozenset[str]
     brownouts: tuple[tuple[float, float], ...]
     notice: dict[str, str]
     hash: str
@@ -60,8 +62,9 @@ class ApiKey:
 
     @property
     def holder(self) -> str:
-        """The workload that owns it, else the key itself: a free name can never pose as another identity."""
-        return self.principal if is_workload(self.principal) and not self.shared else f"key:{self.id}"
+        """The workload or user that owns it, else the key itself: a free name can never pose as another identity."""
+        is_owned = is_workload(self.principal) or user_issuer(self.principal) is not None
+        return self.principal if is_owned and not self.shared else f"key:{self.id}"
 
 
 def policy(data: bytes, service_name: str) -> Policy:
@@ -87,6 +90,7 @@ def policy(data: bytes, service_name: str) -> Policy:
         broad_audience=tokens["audience"],
         max_ttl_seconds=int(tokens["maxTtlSeconds"]),
         callers=callers,
+        issuers=frozenset(issuer["name"] for issuer in document.get("userTokens", {}).get("issuers", [])),
         user_scopes=_texts(document.get("userTokens", {}).get("scopes", [])),
         brownouts=tuple((timestamp(one["start"]), timestamp(one["end"])) for one in keys.get("brownouts", [])),
         notice=_notice(keys.get("deprecation")),

@@ -25,6 +25,11 @@ def delegated_subject(text: str, caller: str, own: str) -> bool:
     return _DELEGATED.fullmatch(text) is not None
 
 
+def user_issuer(text: str) -> str | None:
+    """The issuer of `user:<issuer>:<sub>`; none: it is no user."""
+    return text.split(":")[1] if text.startswith("user:") and _DELEGATED.fullmatch(text) else None
+
+
 _LABEL = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
 _NAME = rf"{_LABEL}(\.{_LABEL})*"
 _WORKLOAD = re.compile(rf"spiffe://{_NAME}/ns/{_NAME}/sa/{_NAME}")

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from .peer import Peer
 from .refusal import Refused
-from .spiffe import delegated_subject, is_workload
+from .spiffe import delegated_subject, is_workload, user_issuer
 from .strict import NameRepeated, Object, base64url, json_object
 
 
@@ -30,6 +30,11 @@ class Denylist:
     def is_subject_revoked(self, sub: str, issued: float) -> bool:
         """Whether a token about `sub` that was issued then is refused."""
         return any(denied == sub and issued < not_before for denied, not_before in self.subjects)
+
+    def is_holder_revoked(self, holder: str, now: float) -> bool:
+        """Whether the holder of a key is. A key does not say when it was issued: a user who is listed has none."""
+        is_listed = any(denied == holder for denied, _ in self.subjects)
+        return is_listed if user_issuer(holder) is not None else self.is_subject_revoked(holder, now)
 
 
 @dataclass(frozen=True, slots=True)

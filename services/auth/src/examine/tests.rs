@@ -175,3 +175,28 @@ fn a_key_obeys_mode_and_brownouts_and_its_use_is_noted_whatever_becomes_of_it() 
     let browned = with(Policy { api_keys, ..policy() }, &Denylist::empty());
     assert_eq!(examine(&browned, "good-key"), Err(Reason::ApiKeysBrownedOut));
 }
+
+#[test]
+fn an_owned_key_is_one_subject_directly_and_through_a_service_that_brings_it() {
+    let owners = [own().to_string(), "user:supabase:3fa8".to_owned(), "mobile-app".to_owned(), caller().to_string()];
+    let records = owners.iter().enumerate().map(|(number, owner)| gaia_api::mount::ApiKeyRecord {
+        principal: owner.clone(),
+        ..record(&format!("key{number}"), &format!("text{number}"))
+    });
+    let records = table(records.collect()).unwrap();
+    let authenticator = plain();
+    authenticator.replace(Arc::new(Rules::new(policy(), None, Denied::default(), records)));
+    let gateway = Connection { peer: Some(peer(caller())), ..Connection::default() };
+    for (number, subject) in [&owners[0], &owners[1], "key:key2", "key:key3"].into_iter().enumerate() {
+        let key = format!("text{number}");
+        let brought = authenticator.examine_key(&key, "/exchange", &HeaderMap::new(), &gateway).unwrap();
+        assert_eq!(brought.subject.to_string(), subject);
+        assert_eq!(brought.kind, Credential::ApiKey);
+        let mut headers = HeaderMap::new();
+        headers.insert("x-api-key", key.parse().unwrap());
+        let direct = authenticator.check("/", crate::Access::Scopes(&[]), &headers, &Connection::default());
+        if number < 3 {
+            assert_eq!(direct.unwrap().principal.unwrap().subject.to_string(), subject, "{key}");
+        }
+    }
+}

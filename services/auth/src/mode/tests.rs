@@ -17,7 +17,7 @@ use crate::fixtures::{
     user_token,
 };
 use crate::issue::ServiceClaims;
-use crate::principal::{Connection, Listener, Transport};
+use crate::principal::{Connection, Identity, Listener, Transport};
 use crate::rules::{Known, Rules, Verdict};
 use crate::user_keys::UserKeys;
 use crate::{ApiKeyTable, Denied};
@@ -138,7 +138,10 @@ fn expected(mode: AuthMode, shown: Shown, key: Key, peer: Peer, is_brownout: boo
     if mode == APIKeyOnly || shown == Shown::Nothing {
         return key_is(mode, key, is_brownout);
     }
-    let subject = token_is(mode, shown, peer)?;
+    let subject = token_is(mode, shown, peer).map_err(|reason| {
+        let is_malformed = reason.status() == http::StatusCode::BAD_REQUEST;
+        if is_malformed && key != Key::Nothing { Reason::TokenUnreadable } else { reason }
+    })?;
     let is_callers = shown != Shown::User || peer != Peer::Nobody;
     let is_conflict = match key {
         Key::OwnedByOther => true,

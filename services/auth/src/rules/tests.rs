@@ -86,7 +86,7 @@ fn each_mode_gives_each_combination_of_credentials_its_verdict() {
         // A presented but invalid token never falls through to a key.
         (bad, Some("shared-key"), shared.clone(), Err(Reason::AudienceWrong), Err(Reason::AudienceWrong)),
         (bad, Some("owned-key"), service.clone(), Err(Reason::AudienceWrong), Err(Reason::AudienceWrong)),
-        (Some("a.b.c.d"), Some("owned-key"), service, Err(Reason::TokenShape), Err(Reason::TokenShape)),
+        (Some("a.b.c.d"), Some("owned-key"), service, Err(Reason::TokenUnreadable), Err(Reason::TokenUnreadable)),
     ];
     for (token, key, api_key_only, dual, jwt_only) in table {
         for (mode, expected) in [(APIKeyOnly, api_key_only), (Dual, dual), (JWTOnly, jwt_only)] {
