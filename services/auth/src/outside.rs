@@ -5,9 +5,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use gaia_api::SpiffeId;
 use gaia_api::mount::UserTokenIssuer;
 use jiff::{SignedDuration, Timestamp};
 
@@ -19,6 +21,15 @@ use crate::{Reason, Refusal};
 pub trait Ask: Send + Sync + 'static {
     /// Asks, and returns when it is known what there is to know.
     fn ask(&self, question: Question) -> Pin<Box<dyn Future<Output = Result<(), Reason>> + Send>>;
+}
+
+/// Where a question comes from: it has a share of the issuer's time.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Source {
+    /// The mTLS peer.
+    pub peer: Option<SpiffeId>,
+    /// The client's address.
+    pub address: Option<IpAddr>,
 }
 
 /// What is asked of an outside issuer.
@@ -38,6 +49,8 @@ pub enum Question {
         token: String,
         /// The user it says it is of: the issuer has to say the same.
         sub: String,
+        /// Where the token came from.
+        source: Source,
     },
 }
 
@@ -227,7 +240,8 @@ mod tests {
 
     #[test]
     fn a_question_never_shows_the_token_it_is_about() {
-        let question = Question::Token { issuer: user_issuer(), token: "secret".into(), sub: "u".into() };
+        let source = Source { peer: None, address: None };
+        let question = Question::Token { issuer: user_issuer(), token: "secret".into(), sub: "u".into(), source };
         assert!(!format!("{question:?}").contains("secret"));
     }
 }

@@ -16,7 +16,7 @@ use crate::hash::sha256;
 use crate::jwt::{HeaderRules, KeySet, Parts, TokenRules, UserToken, UserTokenRules};
 use crate::mode::{self, Evidence, Judgement};
 use crate::notice::notice;
-use crate::outside::{Answer, Question};
+use crate::outside::{Answer, Question, Source};
 use crate::presented::Presented;
 use crate::principal::{Connection, Credential, Identity, PeerIdentity, Principal, Scopes};
 use crate::user_keys::UserKeys;
@@ -257,7 +257,9 @@ impl Rules {
                 return Err(Refusal { trace: token.trace, ..reason.into() });
             }
             let (issuer, sub) = (issuer.clone(), token.sub.clone());
-            Ok((Question::Token { issuer, token: text.to_owned(), sub }, Some(token)))
+            let peer = connection.peer.as_ref().map(|peer| peer.spiffe_id.clone());
+            let source = Source { peer, address: connection.address };
+            Ok((Question::Token { issuer, token: text.to_owned(), sub, source }, Some(token)))
         }))
     }
 

@@ -2,6 +2,7 @@
 //! are asked.
 
 mod remote;
+mod turns;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -14,7 +15,7 @@ use gaia_api::Clock;
 use gaia_api::mount::{UserTokenIssuer, UserTokenVerification};
 use gaia_api::names;
 use gaia_auth::jwt::KeySet;
-use gaia_auth::outside::{Ask, Freshness, Question};
+use gaia_auth::outside::{Ask, Freshness, Question, Source};
 use gaia_auth::{Reason, UserKeys};
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
 use http::{HeaderValue, StatusCode};
@@ -22,6 +23,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
+use crate::client_ip::site;
 use crate::fetch::{self, Fetched};
 use crate::listener::Generations;
 use crate::random::random;
@@ -185,12 +187,13 @@ impl Outside {
     }
 
     /// Asks whether a token is good, unless that is being asked, or was refused just now.
-    async fn verify(&self, issuer: &UserTokenIssuer, token: &str, sub: &str) -> Result<(), Reason> {
+    async fn verify(&self, issuer: &UserTokenIssuer, token: &str, sub: &str, source: Source) -> Result<(), Reason> {
+        let source = Source { address: source.address.map(site), ..source };
         let api_key = issuer_key(&self.dir, &issuer.name).await.ok();
         let api_key = api_key.as_deref();
         let question = QuestionHash::of(token, sub, api_key);
         let remote = self.remotes.of(issuer);
-        remote.answer(question, &*self.clock, || ask_for_user(issuer, token, sub, api_key)).await
+        remote.answer(question, source, &*self.clock, || ask_for_user(issuer, token, sub, api_key)).await
     }
 }
 
@@ -252,7 +255,7 @@ impl Ask for Outside {
                     outside.look_for(&issuer, &kid).await;
                     Ok(())
                 }
-                Question::Token { issuer, token, sub } => outside.verify(&issuer, &token, &sub).await,
+                Question::Token { issuer, token, sub, source } => outside.verify(&issuer, &token, &sub, source).await,
             }
         })
     }

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use gaia_api::Clock;
 use gaia_api::mount::UserTokenIssuer;
+use gaia_auth::outside::Source;
 use gaia_auth::{Reason, sha256};
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
+use super::turns::Turns;
 use crate::fetch::TOTAL_TIMEOUT;
 
 /// Those issuers, each as it is configured: with another configuration it is another one, of which nothing is known.
@@ -21,7 +23,7 @@ pub(super) struct Remotes(Mutex<Vec<Arc<Remote>>>);
 /// One of them.
 pub(super) struct Remote {
     issuer: UserTokenIssuer,
-    free: Semaphore,
+    turns: Turns<Source>,
     flights: Mutex<HashMap<QuestionHash, Arc<Answer>>>,
     refused: Mutex<Refused>,
 }
@@ -60,7 +62,7 @@ impl Remotes {
 impl Remote {
     fn of(issuer: &UserTokenIssuer) -> Self {
         let (flights, refused) = (Mutex::default(), Mutex::default());
-        Self { issuer: issuer.clone(), free: Semaphore::new(MAX_AT_ONCE), flights, refused }
+        Self { issuer: issuer.clone(), turns: Turns::new(), flights, refused }
     }
 
     /// The answer to a question; `ask` asks it. Those who come while it is asked get the same answer. If the one who asks
@@ -68,6 +70,7 @@ impl Remote {
     pub(super) async fn answer<F>(
         &self,
         question: QuestionHash,
+        source: Source,
         clock: &dyn Clock,
         ask: impl FnOnce() -> F,
     ) -> Result<(), Reason>
@@ -79,13 +82,13 @@ impl Remote {
             if lock(&self.refused).has(question, clock.now()) {
                 return Err(Reason::IssuerRefused);
             }
-            let Ok(Ok(_permit)) = timeout(MAX_WAIT, self.free.acquire()).await else {
+            let Ok(Ok(_slot)) = timeout(MAX_WAIT, self.turns.take(source.clone())).await else {
                 tracing::warn!(issuer = self.issuer.name, "this issuer is asked about too many tokens");
                 return Err(Reason::IssuerUnavailable);
             };
             let answer = ask().await;
             if answer == Err(Reason::IssuerRefused) {
-                lock(&self.refused).add(question, clock.now());
+                lock(&self.refused).add(question, source.clone(), clock.now());
             }
             answer
         };
@@ -125,21 +128,32 @@ impl Drop for Flight<'_> {
     }
 }
 
-/// What the issuer refused just now, in the order in which it did. Nothing is in here that it did not say itself.
+/// What the issuer refused in the last seconds, in that order, and whose question it was. When it is full, the source with
+/// most entries loses its oldest one.
 #[derive(Default)]
-struct Refused(VecDeque<(QuestionHash, Timestamp)>);
+struct Refused(VecDeque<(QuestionHash, Timestamp, Source)>);
 
 impl Refused {
     /// Whether that was refused just now. A clock that was set back ends it, too.
     fn has(&self, question: QuestionHash, now: Timestamp) -> bool {
-        self.0.iter().any(|&(refused, at)| refused == question && (at..at + BELIEVED).contains(&now))
+        self.0.iter().any(|&(refused, at, _)| refused == question && (at..at + BELIEVED).contains(&now))
     }
 
-    fn add(&mut self, question: QuestionHash, now: Timestamp) {
+    fn add(&mut self, question: QuestionHash, source: Source, now: Timestamp) {
         if self.0.len() >= MAX_REFUSED {
-            self.0.pop_front();
+            self.0.retain(|&(_, at, _)| (at..at + BELIEVED).contains(&now));
         }
-        self.0.push_back((question, now));
+        if self.0.len() >= MAX_REFUSED {
+            let mut entries: HashMap<&Source, (usize, usize)> = HashMap::new();
+            for (place, (_, _, source)) in self.0.iter().enumerate() {
+                entries.entry(source).or_insert((0, place)).0 += 1;
+            }
+            let largest = entries.values().max_by_key(|(count, oldest)| (*count, usize::MAX - oldest));
+            if let Some(&(_, oldest)) = largest {
+                self.0.remove(oldest);
+            }
+        }
+        self.0.push_back((question, now, source));
     }
 }
 
@@ -147,7 +161,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-const MAX_AT_ONCE: usize = 16;
 /// Whoever waits for longer is told what is told where the issuer does not answer.
 const MAX_WAIT: Duration = TOTAL_TIMEOUT;
 const BELIEVED: SignedDuration = SignedDuration::from_secs(10);
@@ -171,6 +184,10 @@ mod tests {
         QuestionHash::of(&format!("a.b.{number}"), "u1", None)
     }
 
+    fn source(number: u8) -> Source {
+        Source { peer: None, address: Some([10, 0, 0, number].into()) }
+    }
+
     fn now() -> Timestamp {
         Timestamp::from_second(1_800_000_000).unwrap()
     }
@@ -181,12 +198,13 @@ mod tests {
         let asking: Vec<_> = (0..16)
             .map(|number| {
                 let (remote, clock) = (Arc::clone(&remote), Arc::clone(&clock));
-                tokio::spawn(async move { remote.answer(question(number), &*clock, pending).await })
+                let source = source(number);
+                tokio::spawn(async move { remote.answer(question(number.into()), source, &*clock, pending).await })
             })
             .collect();
         let began = tokio::time::Instant::now();
         tokio::task::yield_now().await;
-        let answer = remote.answer(question(16), &*clock, || ready(Ok(()))).await;
+        let answer = remote.answer(question(16), source(99), &*clock, || ready(Ok(()))).await;
         assert_eq!((answer, began.elapsed()), (Err(Reason::IssuerUnavailable), Duration::from_secs(5)));
         for asking in &asking {
             asking.abort();
@@ -194,7 +212,11 @@ mod tests {
         for asking in asking {
             assert!(asking.await.unwrap_err().is_cancelled());
         }
-        assert_eq!(remote.answer(question(16), &*clock, || ready(Ok(()))).await, Ok(()), "it is free again");
+        assert_eq!(
+            remote.answer(question(16), source(99), &*clock, || ready(Ok(()))).await,
+            Ok(()),
+            "it is free again"
+        );
         assert!(lock(&remote.flights).is_empty());
     }
 
@@ -202,12 +224,23 @@ mod tests {
     fn a_flood_of_refusals_takes_no_more_room() {
         let mut refused = Refused::default();
         for number in 0..5000 {
-            refused.add(question(number), now());
+            refused.add(question(number), source(0), now());
         }
         assert_eq!(refused.0.len(), MAX_REFUSED);
         assert!(refused.has(question(4999), now()) && refused.has(question(5000 - MAX_REFUSED), now()));
         assert!(!refused.has(question(4999 - MAX_REFUSED), now()), "it is asked about again");
         assert!(!refused.has(question(4999), now() - SignedDuration::from_secs(1)), "the clock was set back");
+    }
+
+    #[test]
+    fn a_flood_of_refusals_of_one_source_forgets_none_of_another() {
+        let mut refused = Refused::default();
+        refused.add(question(9999), source(1), now());
+        for number in 0..5000 {
+            refused.add(question(number), source(0), now());
+        }
+        assert!(refused.has(question(9999), now()));
+        assert_eq!(refused.0.len(), MAX_REFUSED);
     }
 
     #[test]

@@ -106,6 +106,10 @@ struct World {
     dir: tempfile::TempDir,
 }
 
+fn nowhere() -> Source {
+    Source { peer: None, address: None }
+}
+
 impl World {
     async fn new() -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp::from_second(1_800_000_000).unwrap()));
@@ -137,7 +141,7 @@ impl World {
 
     fn verify_token(&self, token: &str, sub: &str) -> impl Future<Output = Result<(), Reason>> + Send + use<> {
         let issuer = self.server.issuer(UserTokenVerification::Remote);
-        self.outside.ask(Question::Token { issuer, token: token.to_owned(), sub: sub.to_owned() })
+        self.outside.ask(Question::Token { issuer, token: token.to_owned(), sub: sub.to_owned(), source: nowhere() })
     }
 }
 
@@ -302,13 +306,13 @@ async fn made_up_tokens_cause_few_questions_at_a_time() {
     world.server.hold(true);
     let asking = (0..100).map(|number| tokio::spawn(world.verify_token(&format!("a.b.{number}"), "u1")));
     let asking: Vec<_> = asking.collect();
-    world.server.was_asked(16).await;
+    world.server.was_asked(12).await;
     world.server.hold(false);
     for answer in asking {
         assert_eq!(answer.await.unwrap(), Err(Reason::IssuerRefused), "who waited was asked about, too");
     }
     assert_eq!(world.server.asked(), 100);
-    assert_eq!(world.server.waiting.1.load(Ordering::SeqCst), 16);
+    assert_eq!(world.server.waiting.1.load(Ordering::SeqCst), 12, "they are of one source");
 }
 
 #[tokio::test]
@@ -378,7 +382,8 @@ async fn a_refusal_is_that_of_an_issuer_as_it_is_configured() {
     world.server.say(StatusCode::UNAUTHORIZED, "");
     assert_eq!(world.verify("u1").await, Err(Reason::IssuerRefused));
     world.server.say(StatusCode::OK, r#"{"id":"u1"}"#);
-    let question = Question::Token { issuer: changed.clone(), token: "a.b.c".to_owned(), sub: "u1".to_owned() };
+    let (token, sub) = ("a.b.c".to_owned(), "u1".to_owned());
+    let question = Question::Token { issuer: changed.clone(), token, sub, source: nowhere() };
     assert_eq!(world.outside.ask(question).await, Ok(()), "another configuration, another issuer");
     assert_eq!(world.verify("u1").await, Err(Reason::IssuerRefused));
     std::fs::write(world.dir.path().join("issuer-supabase.key"), "project-key").unwrap();

@@ -1,0 +1,236 @@
+//! Slots for questions to one issuer, shared out over the sources of the questions.
+//!
+//! Sources that wait take turns, and none holds all slots. So a source that asks about many made-up tokens delays itself
+//! alone.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+/// The slots.
+#[derive(Debug)]
+pub(super) struct Turns<S>(Mutex<State<S>>);
+
+#[derive(Debug)]
+struct State<S> {
+    free: usize,
+    held: HashMap<S, usize>,
+    waiting: HashMap<S, VecDeque<oneshot::Sender<()>>>,
+    /// Every source that waits, the next one first.
+    order: VecDeque<S>,
+}
+
+/// A slot, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Slot<'a, S: Eq + Hash + Clone> {
+    turns: &'a Turns<S>,
+    source: S,
+}
+
+/// A source that waits for a slot.
+struct Waiter<'a, S: Eq + Hash + Clone> {
+    turns: &'a Turns<S>,
+    source: S,
+    granted: oneshot::Receiver<()>,
+}
+
+/// The source has too many questions waiting already.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct QueueFull;
+
+impl<S: Eq + Hash + Clone> Turns<S> {
+    pub(super) fn new() -> Self {
+        let (held, waiting, order) = (HashMap::new(), HashMap::new(), VecDeque::new());
+        Self(Mutex::new(State { free: SLOTS, held, waiting, order }))
+    }
+
+    /// Waits for a slot.
+    ///
+    /// # Errors
+    /// [`QueueFull`] at once.
+    pub(super) async fn take(&self, source: S) -> Result<Slot<'_, S>, QueueFull> {
+        let Some(granted) = self.enter(&source)? else { return Ok(Slot { turns: self, source }) };
+        let mut waiter = Waiter { turns: self, source, granted };
+        // The sender is dropped only with the slots themselves.
+        let answer = (&mut waiter.granted).await;
+        let source = waiter.source.clone();
+        answer.map(|()| Slot { turns: self, source }).map_err(|_| QueueFull)
+    }
+
+    /// Takes a free slot (none is returned), or a place in the queue of the source.
+    fn enter(&self, source: &S) -> Result<Option<oneshot::Receiver<()>>, QueueFull> {
+        let mut state = self.lock();
+        let is_first = !state.waiting.contains_key(source);
+        if is_first && state.free > 0 && state.has_share(source) {
+            state.grant(source);
+            return Ok(None);
+        }
+        if is_first {
+            state.order.push_back(source.clone());
+        }
+        let queue = state.waiting.entry(source.clone()).or_default();
+        if queue.len() >= MAX_WAITING {
+            queue.retain(|waiter| !waiter.is_closed());
+        }
+        if queue.len() >= MAX_WAITING {
+            return Err(QueueFull);
+        }
+        let (sender, granted) = oneshot::channel();
+        queue.push_back(sender);
+        Ok(Some(granted))
+    }
+
+    fn release(&self, source: &S) {
+        let mut state = self.lock();
+        state.free += 1;
+        if let Some(held) = state.held.get_mut(source) {
+            *held -= 1;
+            if *held == 0 {
+                state.held.remove(source);
+            }
+        }
+        state.hand_out();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<S>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: Eq + Hash + Clone> State<S> {
+    fn has_share(&self, source: &S) -> bool {
+        self.held.get(source).copied().unwrap_or_default() < SLOTS_OF_ONE
+    }
+
+    fn grant(&mut self, source: &S) {
+        self.free -= 1;
+        *self.held.entry(source.clone()).or_default() += 1;
+    }
+
+    /// Gives each free slot to the next source that has a share left.
+    fn hand_out(&mut self) {
+        let mut passed = 0;
+        while self.free > 0 && passed < self.order.len() {
+            let Some(source) = self.order.pop_front() else { return };
+            if !self.has_share(&source) {
+                self.order.push_back(source);
+                passed += 1;
+                continue;
+            }
+            let queue = self.waiting.entry(source.clone()).or_default();
+            // Waiters that gave up are passed over.
+            let is_granted = std::iter::from_fn(|| queue.pop_front()).any(|waiter| waiter.send(()).is_ok());
+            let is_empty = queue.is_empty();
+            if is_granted {
+                self.grant(&source);
+            }
+            if is_empty {
+                self.waiting.remove(&source);
+            } else {
+                self.order.push_back(source);
+            }
+            passed = 0;
+        }
+    }
+}
+
+impl<S: Eq + Hash + Clone> Drop for Slot<'_, S> {
+    fn drop(&mut self) {
+        self.turns.release(&self.source);
+    }
+}
+
+impl<S: Eq + Hash + Clone> Drop for Waiter<'_, S> {
+    /// A slot that was granted and not taken is free again.
+    fn drop(&mut self) {
+        self.granted.close();
+        if self.granted.try_recv().is_ok() {
+            self.turns.release(&self.source);
+        }
+    }
+}
+
+const SLOTS: usize = 16;
+/// Some slots are free for others at once.
+const SLOTS_OF_ONE: usize = 12;
+/// Of one source.
+const MAX_WAITING: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    /// Lets `count` questions of each source be asked, each of which takes 100 ms.
+    fn flood(turns: &Arc<Turns<usize>>, sources: std::ops::Range<usize>, count: usize) {
+        for source in sources {
+            for _ in 0..count {
+                let turns = Arc::clone(turns);
+                tokio::spawn(async move {
+                    if let Ok(_slot) = turns.take(source).await {
+                        sleep(Duration::from_millis(100)).await;
+                    }
+                });
+            }
+        }
+    }
+
+    /// Lets every task run until it waits.
+    async fn until_all_wait() {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn waited(turns: &Turns<usize>, source: usize) -> Duration {
+        let began = Instant::now();
+        drop(turns.take(source).await.unwrap());
+        began.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_one_source_delays_no_other() {
+        let turns = Arc::new(Turns::new());
+        flood(&turns, 0..1, 1000);
+        until_all_wait().await;
+        for source in 1..20 {
+            assert_eq!(waited(&turns, source).await, Duration::ZERO, "{source}");
+        }
+        assert!(turns.take(0).await.is_err(), "its own queue is full");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_fifty_sources_that_flood_each_takes_its_turn() {
+        let turns = Arc::new(Turns::new());
+        flood(&turns, 0..50, 20);
+        until_all_wait().await;
+        let waited = waited(&turns, 99).await;
+        assert!(waited <= Duration::from_millis(500), "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slots_of_questions_that_are_given_up_are_free_again() {
+        let turns = Arc::new(Turns::new());
+        for round in 0..20 {
+            flood(&turns, 0..3, 30);
+            let asking: Vec<_> = (0..40)
+                .map(|number| {
+                    let turns = Arc::clone(&turns);
+                    tokio::spawn(async move { turns.take(number % 7).await.map(drop) })
+                })
+                .collect();
+            sleep(Duration::from_millis(30 * round)).await;
+            asking.iter().for_each(tokio::task::JoinHandle::abort);
+        }
+        sleep(Duration::from_secs(60)).await;
+        let state = turns.lock();
+        assert_eq!((state.free, state.held.len()), (SLOTS, 0));
+        assert!(state.waiting.is_empty() && state.order.is_empty(), "nothing is kept");
+    }
+}
