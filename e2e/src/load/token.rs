@@ -62,8 +62,12 @@ impl Tokens {
     }
 
     async fn ask(&self, generation: &Arc<Generation>, now: Timestamp) -> Option<Kept> {
-        let wanted =
-            TokenRequest { service_name: self.caller.service(), target_service: Some(self.target), scope: None };
+        let wanted = TokenRequest {
+            service_name: self.caller.service(),
+            target_service: Some(self.target),
+            scope: None,
+            expires_in: None,
+        };
         let started = Instant::now();
         let asking = generation.client().service_token(&self.auth_url, &wanted);
         let (outcome, kept) = match tokio::time::timeout(super::TIMEOUT, asking).await {

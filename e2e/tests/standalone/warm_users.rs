@@ -344,7 +344,7 @@ async fn a_service_calls_through_gateways_mesh_in_its_own_name() {
     let shop = Shop::open().await;
     let client = shop.issuer().client(Some(&shop.issuer().leaf("batch")));
     let auth = shop.mesh("auth-service").parse().unwrap();
-    let wanted = TokenRequest { service_name: "batch", target_service: Some("gateway"), scope: None };
+    let wanted = TokenRequest { service_name: "batch", target_service: Some("gateway"), scope: None, expires_in: None };
     let token = client.service_token(&auth, &wanted).await.unwrap().access_token;
     let ask = async |client: &MeshClient, method: &str, path: &str| {
         let request = Request::builder()

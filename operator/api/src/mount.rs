@@ -283,6 +283,9 @@ pub struct Grants {
     pub schema_version: u32,
     /// How tokens look.
     pub tokens: TokenRules,
+    /// Validity of a service token, in seconds, unless its request asks for another one; none: 15 minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_ttl_seconds: Option<u64>,
     /// All services of the TrustDomain, sorted: `service_name` and `target_service` are looked up here.
     pub services: Vec<ServiceIdentity>,
     /// Who may call whom, sorted.
@@ -426,6 +429,21 @@ mod tests {
         let policy: Policy = read("policy.json", text.as_bytes()).unwrap();
         assert!(policy.api_keys.is_empty() && policy.user_tokens.is_empty());
         assert_eq!(serde_json::to_string(&policy).unwrap(), text);
+    }
+
+    #[test]
+    fn callers_and_grants_need_only_who_they_are() {
+        let caller: Caller = serde_json::from_str(r#"{"spiffeId":"spiffe://d/ns/n/sa/s"}"#).unwrap();
+        assert_eq!((caller.scopes, caller.on_behalf_of), (vec![], false));
+        let grant = r#"{"caller":"spiffe://d/ns/n/sa/s","target":"spiffe://d/ns/n/sa/t"}"#;
+        assert_eq!(serde_json::from_str::<Grant>(grant).unwrap().scopes, Vec::<String>::new());
+    }
+
+    #[test]
+    fn grants_without_a_validity_are_read_and_written_as_before() {
+        let text = r#"{"schemaVersion":1,"tokens":{"issuer":"i","audience":"a","maxTtlSeconds":60},"services":[],"grants":[]}"#;
+        let grants: Grants = read("grants.json", text.as_bytes()).unwrap();
+        assert_eq!((grants.token_ttl_seconds, serde_json::to_string(&grants).unwrap().as_str()), (None, text));
     }
 
     #[test]

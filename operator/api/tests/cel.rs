@@ -99,6 +99,7 @@ fn refuses(kind: &str, object: &Value, old: Option<&Value>, message: &str) {
 #[case("TrustDomain", "spec.ca.rotationPeriod", "must be between 1h and 99999h", &["2160h"], &["30m"])]
 #[case("TrustDomain", "spec.certificateDefaults.duration", "must be between 10m and 26280h", &["10m", "3240h"], &["599s", "26281h"])]
 #[case("TrustDomain", "spec.tokens.maxTTL", "must be between 10s and 24h", &["10s", "24h"], &["9s", "25h"])]
+#[case("TrustDomain", "spec.tokens.ttl", "must be between 10s and 24h", &["10s", "1h"], &["9s"])]
 #[case("TrustDomain", "spec.tokens.rotationPeriod", "must be between 1m and 99999h", &["1m", "2160h"], &["59s"])]
 #[case("TrustDomain", "spec.propagation.minDelay", "must be between 1s and 168h", &["1s", "168h"], &["500ms", "169h"])]
 #[case("TrustDomain", "spec.propagation.deadline", "must be between 1s and 168h", &["1h"], &["0s", "169h"])]
@@ -133,6 +134,19 @@ fn default_duration_is_at_most_the_longest_one() {
     };
     takes(kind, &defaults("2160h"), None);
     refuses(kind, &defaults("2161h"), None, "duration must not be longer than maxDuration");
+}
+
+#[test]
+fn token_ttl_is_at_most_max_ttl() {
+    let kind = "TrustDomain";
+    takes(kind, &with(kind, "spec.tokens", &json!({ "ttl": "30m", "maxTTL": "30m" })), None);
+    refuses(
+        kind,
+        &with(kind, "spec.tokens", &json!({ "ttl": "31m", "maxTTL": "30m" })),
+        None,
+        "ttl must not be longer than maxTTL",
+    );
+    takes(kind, &with(kind, "spec.tokens", &json!({ "maxTTL": "1m" })), None);
 }
 
 #[rstest]

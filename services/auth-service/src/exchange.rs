@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use gaia_api::SpiffeId;
 use gaia_auth::issue::{Actor, DelegatedClaims};
 use gaia_auth::jwt::MAX_DELEGATED_SECONDS;
 use gaia_auth::{Credential, Denied, Examined, Identity, PeerIdentity, Reason, Scopes, parse_scope};
@@ -125,7 +126,7 @@ pub fn claims(
     }
     Ok(DelegatedClaims {
         iss: grants.tokens().issuer.clone(),
-        sub: subject.subject.to_string(),
+        sub: delegated_subject(subject, &target.spiffe_id).to_string(),
         client_id: peer.spiffe_id.to_string(),
         act: Actor { sub: peer.spiffe_id.to_string() },
         service: caller.name.clone(),
@@ -135,6 +136,16 @@ pub fn claims(
         exp: issued.as_second() + left,
         scope,
     })
+}
+
+/// Whom the token is about. No token names its target as the one that it is for, so the target's own key stands for itself.
+fn delegated_subject(subject: &Examined, target: &SpiffeId) -> Identity {
+    match (&subject.subject, &subject.trace.key_id) {
+        (Identity::Service(owner), Some(key)) if subject.kind == Credential::ApiKey && owner == target => {
+            Identity::Key(key.to_string())
+        }
+        (subject, _) => subject.clone(),
+    }
 }
 
 /// A workload acts for itself with a token of its own, and another one acts for it only with a token that was meant for

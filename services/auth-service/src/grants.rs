@@ -9,6 +9,7 @@ use gaia_api::mount::{Grant, Grants, ServiceIdentity, TokenRules};
 #[derive(Debug)]
 pub struct GrantTable {
     tokens: TokenRules,
+    ttl_seconds: Option<u64>,
     services: Vec<ServiceIdentity>,
     /// Places in `services`, in their order.
     by_name: HashMap<String, Vec<usize>>,
@@ -44,7 +45,14 @@ impl From<Grants> for GrantTable {
             by_id.entry(service.spiffe_id.clone()).or_default().push(place);
         }
         let pairs = grants.grants.into_iter().map(pair).collect();
-        Self { tokens: grants.tokens, services: grants.services, by_name, by_id, pairs }
+        Self {
+            tokens: grants.tokens,
+            ttl_seconds: grants.token_ttl_seconds,
+            services: grants.services,
+            by_name,
+            by_id,
+            pairs,
+        }
     }
 }
 
@@ -53,6 +61,12 @@ impl GrantTable {
     #[must_use]
     pub fn tokens(&self) -> &TokenRules {
         &self.tokens
+    }
+
+    /// The validity of a service token in seconds: as asked for, else as configured, and at most `maxTTL`.
+    #[must_use]
+    pub fn validity_seconds(&self, asked: Option<u64>) -> u64 {
+        asked.or(self.ttl_seconds).unwrap_or(DEFAULT_VALIDITY_SECONDS).min(self.tokens.max_ttl_seconds)
     }
 
     /// The service of that name (`name` or `namespace/name`) that runs under `id`.
@@ -129,6 +143,8 @@ fn is_called(service: &ServiceIdentity, name: &str) -> bool {
     }
 }
 
+const DEFAULT_VALIDITY_SECONDS: u64 = 15 * 60;
+
 #[cfg(test)]
 mod tests {
     use gaia_api::mount::SCHEMA_VERSION;
@@ -149,7 +165,13 @@ mod tests {
             scopes: vec!["chat:write".into()],
         };
         let tokens = TokenRules { issuer: "i".into(), audience: "all".into(), max_ttl_seconds: 3600 };
-        GrantTable::from(Grants { schema_version: SCHEMA_VERSION, tokens, services, grants: vec![grant] })
+        GrantTable::from(Grants {
+            schema_version: SCHEMA_VERSION,
+            tokens,
+            token_ttl_seconds: None,
+            services,
+            grants: vec![grant],
+        })
     }
 
     #[test]

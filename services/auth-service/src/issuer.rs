@@ -1,5 +1,7 @@
 //! Who gets which service token.
 
+use std::num::NonZeroU64;
+
 use gaia_auth::issue::ServiceClaims;
 use gaia_auth::{Denied, PeerIdentity, Reason, parse_scope};
 use jiff::Timestamp;
@@ -20,6 +22,9 @@ pub struct TokenRequest {
     /// The scopes it wants, one space apart; none: all that are granted.
     #[serde(default)]
     pub scope: Option<String>,
+    /// The validity it wants, in seconds; none: that of the TrustDomain. More than is allowed is cut.
+    #[serde(default)]
+    pub expires_in: Option<NonZeroU64>,
 }
 
 /// Reads a request.
@@ -60,7 +65,8 @@ pub fn claims(
             (target.spiffe_id.to_string(), scope)
         }
     };
-    let life = life_seconds(DEFAULT_LIFE_SECONDS.min(grants.tokens().max_ttl_seconds), peer.not_after, now)?;
+    let validity = grants.validity_seconds(request.expires_in.map(NonZeroU64::get));
+    let life = life_seconds(validity, peer.not_after, now)?;
     Ok(ServiceClaims {
         iss: grants.tokens().issuer.clone(),
         sub: peer.spiffe_id.to_string(),
@@ -96,8 +102,6 @@ pub(crate) fn life_seconds(longest_seconds: u64, not_after: Timestamp, now: Time
     if life > 0 { Ok(life) } else { Err(Denial::CertificateEnding) }
 }
 
-const DEFAULT_LIFE_SECONDS: u64 = 15 * 60;
-
 #[cfg(test)]
 mod tests {
     use gaia_api::SpiffeId;
@@ -111,10 +115,15 @@ mod tests {
     }
 
     fn grants(max_ttl_seconds: u64) -> GrantTable {
+        GrantTable::from(mounted(max_ttl_seconds))
+    }
+
+    fn mounted(max_ttl_seconds: u64) -> Grants {
         let service = |name: &str| ServiceIdentity { namespace: "shop".into(), name: name.into(), spiffe_id: id(name) };
-        GrantTable::from(Grants {
+        Grants {
             schema_version: SCHEMA_VERSION,
             tokens: TokenRules { issuer: "gaia-platform".into(), audience: "gaia-services".into(), max_ttl_seconds },
+            token_ttl_seconds: None,
             services: ["gateway", "chat", "assets"].map(service).into(),
             grants: vec![Grant {
                 caller: id("gateway"),
@@ -122,7 +131,7 @@ mod tests {
                 scopes: vec!["assets:read".into()],
                 on_behalf_of: false,
             }],
-        })
+        }
     }
 
     fn now() -> Timestamp {
@@ -181,6 +190,10 @@ mod tests {
             // A misspelt target must not turn into a token for everyone.
             (r#"{"service_name":"gateway","target":"assets"}"#, Denial::Malformed),
             (r#"{"service_name":"gateway","service_name":"chat"}"#, Denial::Malformed),
+            (r#"{"service_name":"gateway","expires_in":0}"#, Denial::Malformed),
+            (r#"{"service_name":"gateway","expires_in":-1}"#, Denial::Malformed),
+            (r#"{"service_name":"gateway","expires_in":"600"}"#, Denial::Malformed),
+            (r#"{"service_name":"gateway","expires_in":1.5}"#, Denial::Malformed),
             ("", Denial::Malformed),
             ("[]", Denial::Malformed),
         ] {
@@ -221,5 +234,33 @@ mod tests {
         assert_eq!(life(60, 3600), Ok(60));
         assert_eq!(life(3600, 10), Ok(10));
         assert_eq!(life(3600, 0), Err(Denial::CertificateEnding));
+    }
+
+    #[test]
+    fn a_validity_that_is_asked_for_is_granted_up_to_the_cap_and_the_certificate() {
+        let life = |expires_in: u64, max, certificate| {
+            let request = format!(r#"{{"service_name":"gateway","expires_in":{expires_in}}}"#);
+            ask_with(&request, max, certificate).map(|claims| claims.exp - claims.iat)
+        };
+        assert_eq!(life(1, 3600, 3600), Ok(1));
+        assert_eq!(life(1800, 3600, 3600), Ok(1800), "longer than the default");
+        assert_eq!(life(7200, 3600, 7200), Ok(3600), "the cap");
+        assert_eq!(life(1800, 3600, 600), Ok(600), "the certificate");
+        assert_eq!(life(u64::MAX, 3600, 3600), Ok(3600));
+    }
+
+    #[test]
+    fn the_validity_of_the_trust_domain_holds_unless_another_is_asked_for() {
+        let life = |ttl_seconds, expires_in: &str| {
+            let grants = Grants { token_ttl_seconds: ttl_seconds, ..mounted(3600) };
+            let request = parse(format!(r#"{{"service_name":"gateway"{expires_in}}}"#).as_bytes()).unwrap();
+            let table = GrantTable::from(grants);
+            claims(&table, &Denied::default(), &peer(7200), &request, now(), "j".into()).unwrap().exp
+                - now().as_second()
+        };
+        assert_eq!(life(None, ""), 900);
+        assert_eq!(life(Some(1200), ""), 1200);
+        assert_eq!(life(Some(7200), ""), 3600, "an old policy of the cap");
+        assert_eq!(life(Some(1200), r#","expires_in":60"#), 60);
     }
 }

@@ -93,6 +93,7 @@ async fn a_service_gets_a_token_that_its_target_accepts_from_it_alone() {
         service_name: "gateway",
         target_service: Some("shop/asset-service"),
         scope: Some("assets:read other"),
+        expires_in: None,
     };
     let token = client.service_token(&service.url, &wanted).await.unwrap();
     assert_eq!(token.expires_in, 900);
@@ -162,7 +163,7 @@ async fn without_a_client_certificate_there_is_no_token_whatever_else_is_shown()
     assert_eq!(body["detail"], "This request needs valid credentials.");
     let stranger = Platform::new();
     let client = service.platform.client(Some(&stranger.leaf("gateway")));
-    let wanted = TokenRequest { service_name: "gateway", target_service: None, scope: None };
+    let wanted = TokenRequest { service_name: "gateway", target_service: None, scope: None, expires_in: None };
     assert!(matches!(client.service_token(&service.url, &wanted).await, Err(CallError::Failed { .. })));
 }
 
@@ -256,7 +257,7 @@ async fn a_revoked_subject_gets_no_token_until_its_time_and_others_do() {
 async fn a_revoked_leaf_gets_no_token_but_the_next_leaf_of_the_same_service_does() {
     let mut service = start().await;
     let (stolen, fresh) = (service.platform.leaf("gateway"), service.platform.leaf("gateway"));
-    let wanted = TokenRequest { service_name: "gateway", target_service: None, scope: None };
+    let wanted = TokenRequest { service_name: "gateway", target_service: None, scope: None, expires_in: None };
     let thief = service.platform.client(Some(&stolen));
     assert!(thief.service_token(&service.url, &wanted).await.is_ok());
     service.deny(&Denylist { leaves: vec![certificate(&stolen).fingerprint()], ..Denylist::empty() });

@@ -25,6 +25,9 @@ pub struct TokenRequest<'a> {
     /// The scopes, one space apart; none: all that are granted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<&'a str>,
+    /// The validity, in seconds; none: that of the TrustDomain. An auth-service of an earlier version refuses the field.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_in: Option<u64>,
 }
 
 /// The credential of someone a call is made for. `Debug` does not print it.

@@ -303,6 +303,7 @@ pub fn grants(services: &[&str], grants: &[(&str, &str, &[&str])]) -> Vec<u8> {
     let grants = Grants {
         schema_version: SCHEMA_VERSION,
         tokens: tokens(),
+        token_ttl_seconds: None,
         services: services.iter().map(|service| identity(service)).collect(),
         grants: grants.iter().map(grant).collect(),
     };

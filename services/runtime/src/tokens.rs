@@ -308,7 +308,7 @@ async fn ask_once(issuer: Issuer<'_>, wanted: Wanted<'_>) -> Result<Kept, CallEr
         match subject {
             None => {
                 let service_name = &issuer.generation.policy().service.name;
-                let wanted = TokenRequest { service_name, target_service: Some(target), scope: None };
+                let wanted = TokenRequest { service_name, target_service: Some(target), scope: None, expires_in: None };
                 client.service_token(issuer.auth_url, &wanted).await
             }
             Some(subject) => client.exchange(issuer.auth_url, subject, target).await,

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from .peer import Peer
 from .refusal import Refused
 from .spiffe import delegated_subject, is_workload, user_issuer
-from .strict import NameRepeated, Object, base64url, json_object
+from .strict import SCHEMA_VERSION, NameRepeated, Object, base64url, json_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,10 @@ class Token:
 
 def key_set(data: bytes) -> dict[str, jwt.PyJWK]:
     """Reads `jwks.json`: a map from kid to a key that is bound to one algorithm. One bad key refuses the set."""
-    jwks = json_object(data).get("keys")
+    document = json_object(data)
+    if document.get("schemaVersion", SCHEMA_VERSION) != SCHEMA_VERSION:
+        raise ValueError(f"jwks.json has schemaVersion {document['schemaVersion']}, this program reads {SCHEMA_VERSION}")
+    jwks = document.get("keys")
     if not isinstance(jwks, list) or not 1 <= len(jwks) <= 32:
         raise ValueError("jwks.json must hold 1 to 32 keys")
     keys: dict[str, jwt.PyJWK] = {}

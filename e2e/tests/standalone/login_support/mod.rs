@@ -188,7 +188,8 @@ impl World {
 
 async fn caller(platform: &Platform, url: &str, name: &str) -> (MeshClient, String) {
     let client = platform.client(Some(&platform.leaf(name)));
-    let wanted = TokenRequest { service_name: name, target_service: Some("auth-service"), scope: None };
+    let wanted =
+        TokenRequest { service_name: name, target_service: Some("auth-service"), scope: None, expires_in: None };
     let token = client.service_token(&url.parse().unwrap(), &wanted).await.unwrap().access_token;
     (client, token)
 }

@@ -45,7 +45,13 @@ fn all(observed: &Observed<'_>) -> Grants {
     }
     grants.sort();
     grants.dedup();
-    Grants { schema_version: SCHEMA_VERSION, tokens: token_rules(spec), services: identities, grants }
+    Grants {
+        schema_version: SCHEMA_VERSION,
+        tokens: token_rules(spec),
+        token_ttl_seconds: spec.tokens.ttl.as_ref().map(|ttl| ttl.value().as_secs()),
+        services: identities,
+        grants,
+    }
 }
 
 /// Removes the services that do not fit, with the grants to them: of the namespaces that ask for most, the youngest first.

@@ -84,6 +84,7 @@ mod tests {
         Grants {
             schema_version: SCHEMA_VERSION,
             tokens: TokenRules { issuer: "i".to_owned(), audience: "a".to_owned(), max_ttl_seconds: 900 },
+            token_ttl_seconds: None,
             services: services.iter().map(service).collect(),
             grants: rows.iter().map(row).collect(),
         }

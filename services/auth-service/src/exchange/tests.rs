@@ -20,6 +20,7 @@ fn grants(scopes: &[&str]) -> GrantTable {
     GrantTable::from(Grants {
         schema_version: SCHEMA_VERSION,
         tokens: TokenRules { issuer: "gaia-platform".into(), audience: "gaia-services".into(), max_ttl_seconds: 3600 },
+        token_ttl_seconds: None,
         services: ["gateway", "chat", "assets", "web"].map(service).into(),
         grants: vec![grant("assets", true), grant("chat", false)],
     })

@@ -184,7 +184,8 @@ async fn everything_else_is_not_exchanged_and_told_in_words_an_oauth_client_know
 async fn a_service_may_ask_what_a_token_says_that_was_meant_for_it() {
     let world = world().await;
     let gateway = world.client("gateway");
-    let wanted = TokenRequest { service_name: "gateway", target_service: Some("auth-service"), scope: None };
+    let wanted =
+        TokenRequest { service_name: "gateway", target_service: Some("auth-service"), scope: None, expires_in: None };
     let own = gateway.service_token(&world.service.url, &wanted).await.unwrap().access_token;
     let ask = async |token: &str| world.form(&gateway, "internal/validate", &[("token", token)], &own).await;
 

@@ -9,6 +9,7 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use gaia_api::mount::SCHEMA_VERSION;
 use serde_json::{Map, Value};
 
 use super::header::MAX_KID_BYTES;
@@ -98,7 +99,12 @@ impl KeySet {
     /// [`KeySetError`] if it is too large, not a set, or a key in it breaks a rule.
     pub fn parse(text: &[u8]) -> Result<Self, KeySetError> {
         let mut keys = HashMap::new();
-        for (index, jwk) in jwks(text)?.iter().enumerate() {
+        let mut set = set(text)?;
+        // The operator writes it. A set that came over HTTP from elsewhere, or from an earlier operator, has none.
+        if set.remove("schemaVersion").is_some_and(|version| version != SCHEMA_VERSION) {
+            return Err(KeySetError::NotASet("schemaVersion is not one that this program reads"));
+        }
+        for (index, jwk) in jwks(set)?.iter().enumerate() {
             let kid = jwk.get("kid").and_then(Value::as_str).unwrap_or_default();
             let wrong = |problem| KeySetError::Key { index, kid: kid.chars().take(MAX_KID_BYTES).collect(), problem };
             let key = key(jwk, KeyRules::Platform).map_err(wrong)?;
@@ -118,7 +124,7 @@ impl KeySet {
     pub fn parse_outside(text: &[u8], algorithms: &[String]) -> Result<Self, KeySetError> {
         let mut keys = HashMap::new();
         let mut first_problem = None;
-        for (index, jwk) in jwks(text)?.iter().enumerate() {
+        for (index, jwk) in jwks(set(text)?)?.iter().enumerate() {
             let kid = jwk.get("kid").and_then(Value::as_str).unwrap_or_default();
             let wrong = |problem| KeySetError::Key { index, kid: kid.chars().take(MAX_KID_BYTES).collect(), problem };
             match key(jwk, KeyRules::External(algorithms)) {
@@ -158,17 +164,21 @@ impl KeySet {
     }
 }
 
-/// The members of a JWK set, not yet judged.
-fn jwks(text: &[u8]) -> Result<Vec<Value>, KeySetError> {
+/// The object of a JWK set.
+fn set(text: &[u8]) -> Result<Map<String, Value>, KeySetError> {
     if text.len() > MAX_SET_BYTES {
         return Err(KeySetError::NotASet("larger than 64 KiB"));
     }
-    let mut set = strict_json::object(text).map_err(|error| {
+    strict_json::object(text).map_err(|error| {
         KeySetError::NotASet(match error {
             strict_json::StrictJsonError::NameRepeated => "a name is repeated",
             _ => "not a JSON object",
         })
-    })?;
+    })
+}
+
+/// The keys of a JWK set, unchecked.
+fn jwks(mut set: Map<String, Value>) -> Result<Vec<Value>, KeySetError> {
     let Some(Value::Array(jwks)) = set.remove("keys") else {
         return Err(KeySetError::NotASet("no array \"keys\""));
     };
@@ -359,6 +369,10 @@ mod tests {
         let refused = |text: &str| KeySet::parse(text.as_bytes()).unwrap_err().to_string();
         assert!(refused(&json!({ "keys": [jwk, jwk] }).to_string()).contains("kid is not unique"));
         assert!(refused(r#"{"keys":[]}"#).contains("1 to 32 keys"));
+        assert!(refused(&json!({ "schemaVersion": 2, "keys": [jwk] }).to_string()).contains("schemaVersion"));
+        for known in [json!({ "schemaVersion": 1, "keys": [jwk] }), json!({ "keys": [jwk] })] {
+            assert!(KeySet::parse(known.to_string().as_bytes()).is_ok(), "{known}");
+        }
         assert!(refused(r#"{"keys":[],"keys":[]}"#).contains("repeated"));
         assert!(refused(r#"{"keys":{}}"#).contains("no array"));
         assert!(refused(&" ".repeat(65 * 1024)).contains("64 KiB"));

@@ -11,6 +11,7 @@ use crate::crd::rules;
 
 /// The platform's own tokens.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[x_kube(validation = crate::crd::rules::not_longer_than("ttl", "maxTTL"))]
 #[serde(rename_all = "camelCase")]
 pub struct TokensSpec {
     /// `iss` of service tokens. Immutable.
@@ -33,6 +34,10 @@ pub struct TokensSpec {
     #[serde(default = "default_max_ttl", rename = "maxTTL")]
     #[x_kube(validation = crate::crd::rules::between("10s", "24h"))]
     pub max_ttl: Span,
+    /// Validity of a service token unless its request asks for another one; 15m, or `maxTTL` if that is shorter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = crate::crd::rules::between("10s", "24h"))]
+    pub ttl: Option<Span>,
     /// Rotate the signing key this often; quarterly by default.
     #[serde(default = "default_signing_period")]
     #[x_kube(validation = crate::crd::rules::between("1m", "99999h"))]
@@ -57,6 +62,7 @@ impl Default for TokensSpec {
             issued_by: None,
             algorithm: TokenAlgorithm::default(),
             max_ttl: default_max_ttl(),
+            ttl: None,
             rotation_period: default_signing_period(),
             rotation_revision: 1,
             distrusted: vec![],

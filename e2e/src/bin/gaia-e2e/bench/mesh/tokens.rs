@@ -65,7 +65,7 @@ async fn clients<'a>(platform: &Platform, url: &Uri, names: &'a [String]) -> Res
 
 async fn ask(client: &MeshClient, url: &Uri, name: &str, count: usize) -> Result<()> {
     for _ in 0..count {
-        let wanted = TokenRequest { service_name: name, target_service: Some(SERVICE), scope: None };
+        let wanted = TokenRequest { service_name: name, target_service: Some(SERVICE), scope: None, expires_in: None };
         client.service_token(url, &wanted).await?;
     }
     Ok(())
