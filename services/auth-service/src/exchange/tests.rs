@@ -40,6 +40,7 @@ fn through_gateway(own: Option<&[&str]>, granted: &[&str], token: &[&str]) -> Re
     let table = GrantTable::from(Grants {
         schema_version: SCHEMA_VERSION,
         tokens: TokenRules { issuer: "gaia-platform".into(), audience: "gaia-services".into(), max_ttl_seconds: 3600 },
+        token_ttl_seconds: None,
         services: ["gateway", "assets", "web"].map(service).into(),
         grants: [pair("gateway", granted, true)].into_iter().chain(own.map(|own| pair("web", own, false))).collect(),
     });
@@ -236,4 +237,16 @@ fn nothing_is_issued_about_whom_a_verifier_would_refuse() {
     assert_eq!(under(&subject("user:supabase:other")), Ok(()));
     let leaf = Denylist { leaves: vec!["ab".repeat(32)], ..Denylist::empty() };
     assert_eq!(under(&leaf), Err(Denial::PeerRevoked));
+}
+
+#[test]
+fn an_owned_key_is_its_owner_and_the_targets_own_key_stands_for_itself() {
+    let sub = |owner: &str| {
+        let trace = Trace { key_id: Some("k1".into()), ..Trace::default() };
+        let subject = Examined { kind: Credential::ApiKey, subject: Identity::Service(id(owner)), trace, ..user() };
+        let request = for_target("assets", None);
+        claims(&grants(&[]), &Denied::default(), &peer("gateway"), &subject, &request, now(), "j".into()).unwrap().sub
+    };
+    assert_eq!(sub("web"), id("web").as_str());
+    assert_eq!(sub("assets"), "key:k1");
 }
