@@ -15,6 +15,7 @@ use crate::constraints::Subtrees;
 use crate::der;
 use crate::extensions::Extensions;
 use crate::key::PrivateKey;
+use crate::key_usage::{KeyUsage, KeyUsageError};
 use crate::leaf::Usage;
 use crate::public_key::{PublicKey, without_zeros};
 
@@ -152,7 +153,21 @@ impl Certificate {
     /// Whether it may sign certificates as far as keyUsage goes: yes where the extension is absent.
     #[must_use]
     pub fn may_sign_certificates(&self) -> bool {
-        self.extensions.key_cert_sign.unwrap_or(true)
+        self.extensions.key_usage.is_none_or(|usage| usage.key_cert_sign)
+    }
+
+    /// Returns an error if keyUsage is present and not that of a TLS leaf.
+    ///
+    /// # Errors
+    /// [`KeyUsageError`].
+    pub fn check_leaf_key_usage(&self) -> Result<(), KeyUsageError> {
+        self.extensions.key_usage.map_or(Ok(()), KeyUsage::check_leaf)
+    }
+
+    /// Returns true if it is X.509 version 1: it has no version field, and no extensions (RFC 5280 section 4.1.2.1).
+    #[must_use]
+    pub fn is_version_1(&self) -> bool {
+        self.to_be_signed().is_some_and(|fields| fields.first().is_some_and(|first| first.tag == der::INTEGER))
     }
 
     /// The `dNSName`s of its subjectAltName.
@@ -272,7 +287,7 @@ impl Certificate {
 
     /// Returns true if keyUsage is present.
     pub(crate) fn has_key_usage(&self) -> bool {
-        self.extensions.key_cert_sign.is_some()
+        self.extensions.key_usage.is_some()
     }
 
     /// The name constraints.

@@ -12,6 +12,7 @@ use x509_parser::prelude::X509Certificate;
 
 use crate::certificate::CertificateError;
 use crate::constraints::Subtrees;
+use crate::key_usage::KeyUsage;
 use crate::leaf::Usage;
 
 /// What the extensions say that decides what a certificate is for.
@@ -19,7 +20,8 @@ use crate::leaf::Usage;
 pub(crate) struct Extensions {
     pub(crate) is_ca: bool,
     pub(crate) path_len: Option<u32>,
-    pub(crate) key_cert_sign: Option<bool>,
+    /// Absent is not empty: without the extension anything goes.
+    pub(crate) key_usage: Option<KeyUsage>,
     pub(crate) dns_names: Vec<String>,
     pub(crate) uris: Vec<String>,
     pub(crate) ip_addresses: Vec<IpAddr>,
@@ -59,7 +61,13 @@ impl Extensions {
                     found.is_basic_critical = extension.critical;
                     found.path_len = constraints.path_len_constraint;
                 }
-                ParsedExtension::KeyUsage(usage) => found.key_cert_sign = Some(usage.key_cert_sign()),
+                ParsedExtension::KeyUsage(usage) => {
+                    found.key_usage = Some(KeyUsage {
+                        digital_signature: usage.digital_signature(),
+                        key_cert_sign: usage.key_cert_sign(),
+                        crl_sign: usage.crl_sign(),
+                    });
+                }
                 ParsedExtension::ExtendedKeyUsage(usage) => {
                     let known = [(usage.server_auth, Usage::ServerAuth), (usage.client_auth, Usage::ClientAuth)];
                     found.usages = Some(known.into_iter().filter_map(|(set, usage)| set.then_some(usage)).collect());

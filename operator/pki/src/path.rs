@@ -39,10 +39,12 @@ pub enum PathError {
 }
 
 /// Checks that `leaf` chains over `intermediates` to `root` for `usage` at the moment `at`: signatures, validity,
-/// basic and name constraints, key usages. Peer names are the peer's to check.
+/// basic and name constraints, extended key usages; and keyUsage, which webpki does not read: that of the leaf is one of
+/// a leaf, and intermediates that have one may sign certificates. The root is a trust anchor, and its keyUsage is not read.
+/// Peer names are the peer's to check.
 ///
 /// # Errors
-/// [`PathError`], with webpki's reason.
+/// [`PathError`], with the reason.
 pub fn verify_path(
     leaf: &Certificate,
     intermediates: &[Certificate],
@@ -53,16 +55,18 @@ pub fn verify_path(
     let root_der = root.as_pki();
     let anchor = webpki::anchor_from_trusted_cert(&root_der)
         .map_err(|error| PathError::Anchor { root: root.subject(), reason: error.to_string() })?;
-    let refuse = |error: &webpki::Error| PathError::Path {
+    let refuse = |error: &dyn std::error::Error| PathError::Path {
         serial: leaf.serial(),
         root: root.subject(),
         usage,
         at,
         reason: error.to_string(),
     };
+    leaf.check_leaf_key_usage().map_err(|error| refuse(&error))?;
     let leaf_der = leaf.as_pki();
     let end_entity = EndEntityCert::try_from(&leaf_der).map_err(|error| refuse(&error))?;
-    let intermediates: Vec<_> = intermediates.iter().map(Certificate::as_pki).collect();
+    let signing = intermediates.iter().filter(|above| above.may_sign_certificates());
+    let intermediates: Vec<_> = signing.map(Certificate::as_pki).collect();
     let purpose = match usage {
         Usage::ServerAuth => KeyUsage::server_auth(),
         Usage::ClientAuth => KeyUsage::client_auth(),
