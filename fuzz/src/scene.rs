@@ -42,5 +42,7 @@ pub(crate) fn policy(mode: AuthMode) -> Policy {
         callers: vec![caller("cron", &["assets:read"], false), caller("web", &[], true)],
         api_keys: ApiKeyRules::default(),
         user_tokens: UserTokens::default(),
+        targets: None,
+        token_issuer: None,
     }
 }

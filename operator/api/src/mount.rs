@@ -76,6 +76,13 @@ pub struct Policy {
     /// Tokens of outside issuers.
     #[serde(default, skip_serializing_if = "UserTokens::is_empty")]
     pub user_tokens: UserTokens,
+    /// Services that declare this one as a caller and whose SPIFFE ID is not the default for their name, sorted. None:
+    /// written by an operator that does not list them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub targets: Option<Vec<ServiceIdentity>>,
+    /// The service that issues tokens; none: not configured, or written by an operator that does not name it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_issuer: Option<ServiceIdentity>,
 }
 
 /// How API keys are treated in mode Dual.

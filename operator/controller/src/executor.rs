@@ -1,6 +1,6 @@
 //! Doing what was planned: all the I/O, none of the decisions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gaia_api::Clock;
@@ -174,15 +174,17 @@ impl<S: Store> Executor<S> {
         Ok(Outcome::Replan(affected))
     }
 
-    /// Reads `grants.json` where entries of it must stay as they were last written.
-    pub(crate) async fn read_written_grants(&self, trust_domain: &str) -> Result<(), ExecuteError> {
-        let Some(key) = lock(&self.world).grants_to_read(trust_domain) else { return Ok(()) };
-        let Some(Stored::ConfigMap(map)) = self.store.get(&key).await? else { return Ok(()) };
+    /// Reads `grants.json` where entries of it must stay as they were last written. Returns what rests on it.
+    pub(crate) async fn read_written_grants(&self, trust_domain: &str) -> Result<BTreeSet<Key>, ExecuteError> {
+        let Some(key) = lock(&self.world).grants_to_read(trust_domain) else { return Ok(BTreeSet::new()) };
+        let Some(Stored::ConfigMap(map)) = self.store.get(&key).await? else { return Ok(BTreeSet::new()) };
         let text = map.data.as_ref().and_then(|data| data.get(key::GRANTS));
         if let Some(grants) = text.and_then(|text| gaia_api::mount::read(key::GRANTS, text.as_bytes()).ok()) {
-            lock(&self.world).take_written_grants(trust_domain, grants);
+            let mut world = lock(&self.world);
+            world.take_written_grants(trust_domain, grants);
+            return Ok(world.services_of(trust_domain));
         }
-        Ok(())
+        Ok(BTreeSet::new())
     }
 
     /// The CA in a Secret that is not the operator's; the inner error is for the person who put it there.

@@ -284,7 +284,8 @@ pub(crate) fn plan(world: &World, key: &Key, now: Timestamp) -> Option<Planned> 
         }
         Key::Service(..) => {
             let callers = world.callers_of(&place);
-            let observed = world.observe_service(&place, &callers)?;
+            let targets = world.targets_of(&place);
+            let observed = world.observe_service(&place, &callers, &targets)?;
             let ServicePlan { plan, is_recorded } = service::plan(&observed, now);
             recorded = is_recorded.then(|| world.heard());
             (plan.actions, value(&plan.status), value(&observed.service.status), plan.next_check)

@@ -5,6 +5,8 @@ mod endpoints;
 mod grants;
 mod ledger;
 mod modes;
+mod policy;
+mod targets;
 mod warnings;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,11 +14,10 @@ use std::time::Duration;
 
 use gaia_api::crd::condition::{CERTIFICATE_READY, LEGACY_FREE, PLAIN_FREE, POLICY_PUBLISHED};
 use gaia_api::crd::{
-    AuthStatus, CertificateSummary, GaiaService, GaiaServiceStatus, ServiceCertificate, ServiceCertificateSpec,
-    TrustDomain, Truth, Workload, both_usages, reason,
+    AuthStatus, CertificateSummary, GaiaService, GaiaServiceStatus, ServiceCertificate, ServiceCertificateSpec, Truth,
+    Workload, both_usages, reason,
 };
 use gaia_api::ledger::LedgerRecord;
-use gaia_api::mount::{ApiKeyRules, Brownout, Caller, Deprecation, Policy, SCHEMA_VERSION, UserTokens};
 use gaia_api::names::{self, MANAGED_BY, MANAGED_BY_LABEL, key};
 use gaia_pki::sha256_hex;
 use jiff::Timestamp;
@@ -35,10 +36,10 @@ use crate::object::{
     DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, ObjectKind, Version, immutable, not_owned, unreadable,
 };
 use crate::plan::owner;
-use crate::projection::Callers;
 use crate::shares::Cut;
 use crate::{Action, Event, Plan, Refusal, legacy, mode, projection, user_tokens};
 
+pub use self::targets::UnreadableServices;
 pub use self::warnings::required_secrets;
 
 /// Everything a decision about one GaiaService rests on.
@@ -62,6 +63,11 @@ pub struct Observed<'a> {
     pub watch: Option<Watch<'a>>,
     /// The GaiaServices of the TrustDomain that its callers name, in granted namespaces; others do no harm.
     pub callers: &'a [&'a GaiaService],
+    /// The GaiaServices of the TrustDomain that name it among their callers, in granted namespaces, and the token issuer;
+    /// others do no harm.
+    pub targets: &'a [&'a GaiaService],
+    /// Services of the TrustDomain that cannot be read, with what was last written of them.
+    pub unreadable: UnreadableServices<'a>,
     /// The share of its namespace in `grants.json`, if its own entries do not fit in it.
     pub grants_cut: Option<&'a Cut>,
     /// Those Secrets of [`required_secrets`] that do not exist, by name.
@@ -145,11 +151,13 @@ fn decide(
     }
     let (user_tokens, not_accepted) = user_tokens::accepted(observed.service, domain);
     decision.refusal = decision.refusal.or_else(|| running.refusal.clone()).or(not_accepted);
-    let policy = projection::json(&policy(observed, domain, running, user_tokens));
-    if policy.len() > MAX_POLICY_BYTES {
-        decision.refusal = Some(too_long(policy.len()));
-        return decision;
-    }
+    let policy = match policy::text(observed, domain, running, user_tokens) {
+        Ok(text) => text,
+        Err(refusal) => {
+            decision.refusal = Some(refusal);
+            return decision;
+        }
+    };
     decision.policy_hash = Some(sha256_hex(policy.as_bytes()));
     match policy_action(observed, policy, modes::event(observed, running)) {
         Ok(change) => {
@@ -270,61 +278,6 @@ pub fn wanted_certificate(service: &GaiaService) -> ServiceCertificate {
     }
 }
 
-/// What the service's pods enforce.
-fn policy(observed: &Observed<'_>, domain: &TrustDomain, running: &Effective, user_tokens: UserTokens) -> Policy {
-    let spec = &observed.service.spec;
-    let service = projection::identity(&domain.spec, observed.service);
-    let known = Callers::of(observed.callers);
-    let mut callers: Vec<Caller> = spec
-        .callers
-        .iter()
-        .map(|caller| Caller {
-            spiffe_id: known.id(&domain.spec, &service.namespace, caller),
-            scopes: projection::sorted(&caller.scopes),
-            on_behalf_of: caller.on_behalf_of,
-        })
-        .collect();
-    callers.sort();
-    callers.dedup();
-    Policy {
-        schema_version: SCHEMA_VERSION,
-        service,
-        tls_mode: running.tls.into(),
-        mode: running.mode.into(),
-        tokens: projection::token_rules(&domain.spec),
-        callers,
-        api_keys: api_key_rules(observed.service),
-        user_tokens,
-    }
-}
-
-/// A ConfigMap has an end, and the roots of outside issuers are what can reach it.
-fn too_long(bytes: usize) -> Refusal {
-    let message = format!(
-        "spec.auth.userTokens: the policy is {bytes} bytes long and must be at most {MAX_POLICY_BYTES}: name fewer \
-         issuers, or shorten the caBundle of spec.userTokenIssuers of the TrustDomain"
-    );
-    Refusal::stalled(reason::USER_TOKEN_ISSUER_INVALID, message)
-}
-
-/// What users of API keys are told, and when they are refused for a while.
-fn api_key_rules(service: &GaiaService) -> ApiKeyRules {
-    let auth = &service.spec.auth;
-    // Nothing tells since when keys are deprecated; they were not welcome at any time in the life of this object.
-    let created = service.metadata.creation_timestamp.as_ref().map(|created| created.0).unwrap_or_default();
-    let deprecation = Deprecation { since: created, sunset: auth.sunset_time, guide: None };
-    let mut brownouts: Vec<Brownout> = auth
-        .brownout_windows
-        .iter()
-        .map(|window| {
-            let end = crate::backoff::saturating_add(window.start, window.duration.value());
-            Brownout { start: window.start, end }
-        })
-        .collect();
-    brownouts.sort_by_key(|window| (window.start, window.end));
-    ApiKeyRules { deprecation: auth.deprecation_headers.then_some(deprecation), brownouts }
-}
-
 fn policy_action(
     observed: &Observed<'_>,
     policy: String,
@@ -416,6 +369,7 @@ fn status(
     conditions.push(report.condition(PLAIN_FREE, plain.truth, plain.reason, plain.message));
     let mut warnings = warnings::of(observed);
     warnings.extend(grants::too_large(observed));
+    warnings.extend(targets::too_large(observed));
     warnings.extend(endpoints::warnings(observed));
     conditions.extend(report.warnings(warnings));
     let (reason, message) = headline(&conditions);
@@ -444,7 +398,5 @@ fn value(object: &impl serde::Serialize) -> Value {
 }
 
 const MESH_PORT: i32 = 8443;
-/// A ConfigMap may have a mebibyte, names and labels included.
-const MAX_POLICY_BYTES: usize = 900 * 1024;
 const RETRY_CAP: Duration = Duration::from_secs(600);
 const FOREIGN_RECHECK: Duration = Duration::from_secs(10);

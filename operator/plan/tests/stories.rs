@@ -40,6 +40,8 @@ mod restores;
 mod runbooks;
 #[path = "stories/services.rs"]
 mod services;
+#[path = "stories/targets.rs"]
+mod targets;
 mod world;
 
 use gaia_api::Span;

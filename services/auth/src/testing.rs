@@ -183,6 +183,8 @@ mod tests {
             callers: vec![Caller { spiffe_id: caller(), scopes: vec![], on_behalf_of: true }],
             api_keys: ApiKeyRules::default(),
             user_tokens: UserTokens { issuers: vec![user_issuer()], scopes: vec![] },
+            targets: None,
+            token_issuer: None,
         };
         let clock = Arc::new(gaia_api::ManualClock::new(now()));
         let authenticator = Authenticator::new(clock, Arc::new(Nobody));

@@ -42,7 +42,8 @@ impl<S: Store> Reconciler<S> {
                 }
             }
         }
-        self.executor.read_written_grants(name).await?;
+        let resting = self.executor.read_written_grants(name).await?;
+        self.agenda.push(&self.executor.world, resting);
         if let Some(secret) = &domain.spec.ca.existing_secret_ref {
             let now = self.executor.clock.now();
             let found = self.executor.read_brought_ca(&secret.name, now).await?;

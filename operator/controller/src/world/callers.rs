@@ -53,6 +53,58 @@ impl World {
     }
 }
 
+impl World {
+    /// The GaiaServices that name the one at that place among their callers, where its TrustDomain grants them, and the
+    /// token issuer.
+    pub(crate) fn targets_of(&self, place: &Place) -> Vec<&GaiaService> {
+        let Some(service) = self.services.get(place) else { return vec![] };
+        let domain = &service.spec.trust_domain_ref.name;
+        let issuer = self.trust_domains.get(domain).and_then(|domain| domain.spec.tokens.issued_by.as_ref());
+        let issuer = issuer.map(|issuer| (issuer.namespace.clone(), issuer.name.clone()));
+        let naming = self.callers.0.get(place).into_iter().flatten();
+        let places: BTreeSet<&Place> = naming.chain(issuer.as_ref()).collect();
+        let found = places.into_iter().filter_map(|target| self.services.get(target).map(|found| (target, found)));
+        let found = found.filter(|(target, found)| {
+            found.spec.trust_domain_ref.name == *domain && self.is_selected(domain, &target.0)
+        });
+        found.map(|(_, found)| found.as_ref()).collect()
+    }
+
+    /// The services in whose policies the identity of the one at that place is, where a change of it touches them: those
+    /// that it names among its callers, and all where it issues tokens.
+    pub(super) fn calling(
+        &self,
+        place: &Place,
+        before: Option<&GaiaService>,
+        after: Option<&GaiaService>,
+    ) -> BTreeSet<Key> {
+        if let (Some(before), Some(after)) = (before, after)
+            && identity(before) == identity(after)
+            && before.spec.callers == after.spec.callers
+        {
+            return BTreeSet::new();
+        }
+        // The default for a name is in no policy.
+        let has_own_account = |service: &&GaiaService| {
+            service.spec.service_account_name.as_deref().is_some_and(|account| account != place.1)
+        };
+        let services = before.into_iter().chain(after);
+        if !services.clone().any(|service| has_own_account(&service)) {
+            return BTreeSet::new();
+        }
+        let domains = services.clone().map(|service| service.spec.trust_domain_ref.name.as_str());
+        let all = domains.filter(|domain| self.is_issuer(domain, place)).flat_map(|domain| self.services_of(domain));
+        let called_by = services.flat_map(|service| &service.spec.callers).map(|caller| place_of(caller, &place.0));
+        let named = called_by.filter(|caller| self.services.contains_key(caller));
+        named.map(|(namespace, name)| Key::Service(namespace, name)).chain(all).collect()
+    }
+
+    fn is_issuer(&self, domain: &str, place: &Place) -> bool {
+        let issuer = self.trust_domains.get(domain).and_then(|domain| domain.spec.tokens.issued_by.as_ref());
+        issuer.is_some_and(|issuer| issuer.namespace == place.0 && issuer.name == place.1)
+    }
+}
+
 /// Where a caller is looked for: in the namespace of the service that names it, unless another is given.
 fn place_of(caller: &CallerSpec, namespace: &str) -> Place {
     (caller.namespace.clone().unwrap_or_else(|| namespace.to_owned()), caller.service.clone())

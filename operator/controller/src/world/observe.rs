@@ -40,11 +40,13 @@ impl World {
         })
     }
 
-    /// What a decision about a GaiaService rests on; `callers` as [`World::callers_of`] finds them.
+    /// What a decision about a GaiaService rests on; `callers` and `targets` as [`World::callers_of`] and
+    /// [`World::targets_of`] find them.
     pub(crate) fn observe_service<'a>(
         &'a self,
         place: &Place,
         callers: &'a [&'a GaiaService],
+        targets: &'a [&'a GaiaService],
     ) -> Option<service::Observed<'a>> {
         let found = self.services.get(place)?;
         let policy = ObjectKey::config_map(&place.0, names::policy(&place.1));
@@ -66,6 +68,8 @@ impl World {
             ledger_lost: self.lost.contains(&ledger),
             watch: self.watch_of(found, place),
             callers,
+            targets,
+            unreadable: self.unreadable_services(&found.spec.trust_domain_ref.name),
             grants_cut: self
                 .guidance
                 .get(&found.spec.trust_domain_ref.name)

@@ -151,6 +151,7 @@ impl World {
         let secret = service_secret(&after.spec, &place.1);
         let has_new_identity = before.as_deref().map(callers::identity) != Some(callers::identity(&after));
         self.callers.update(&place, before.as_deref(), Some(&after));
+        keys.extend(self.calling(&place, before.as_deref().filter(|_| !freed), Some(&after)));
         self.services.insert(place.clone(), after);
         if changed {
             keys.extend(self.match_service(&place, &domain, secret));
@@ -193,6 +194,7 @@ impl World {
         keys.extend(self.match_service(place, domain, service_secret(&gone.spec, &place.1)));
         self.callers.update(place, Some(&gone), None);
         keys.extend(self.naming(place));
+        keys.extend(self.calling(place, Some(&gone), None));
         keys.insert(key);
         self.stir(domain);
         keys
@@ -387,7 +389,7 @@ impl World {
         others.filter_map(|other| other.metadata.name.clone()).map(Key::TrustDomain).collect()
     }
 
-    fn services_of(&self, domain: &str) -> BTreeSet<Key> {
+    pub(crate) fn services_of(&self, domain: &str) -> BTreeSet<Key> {
         let services = self.services.iter().filter(|(_, found)| found.spec.trust_domain_ref.name == domain);
         services.map(|((namespace, name), _)| Key::Service(namespace.clone(), name.clone())).collect()
     }
@@ -397,10 +399,12 @@ impl World {
         let services = self.services.keys().filter(|place| place.0 == namespace);
         // A caller counts where its namespace is selected.
         let naming = services.clone().flat_map(|place| self.naming(place));
+        let calling =
+            services.clone().flat_map(|place| self.calling(place, None, self.services.get(place).map(AsRef::as_ref)));
         let services = services.map(|(namespace, name)| Key::Service(namespace.clone(), name.clone()));
         let certificates = self.certificates.keys().filter(|place| place.0 == namespace);
         let certificates = certificates.map(|(namespace, name)| Key::Certificate(namespace.clone(), name.clone()));
-        domains.chain(services).chain(naming).chain(certificates).collect()
+        domains.chain(services).chain(naming).chain(calling).chain(certificates).collect()
     }
 
     /// The TrustDomain must know when a namespace gets its first consumer or loses its last.

@@ -11,6 +11,7 @@ use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain, reason};
 use gaia_api::mount::Grants;
 use gaia_api::names;
 use gaia_plan::object::{ObjectKey, Version};
+use gaia_plan::service::UnreadableServices;
 use gaia_plan::trust_domain::KeptGrants;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
@@ -127,6 +128,13 @@ impl World {
         let services: BTreeSet<Place> = services.into_iter().filter(|place| granted.contains(&place.0)).collect();
         let written = if services.is_empty() { None } else { self.written_grants.get(domain).cloned() };
         KeptGrants { services, written }
+    }
+
+    /// The services that cannot be read, with what was last written of them, for the policies of those that call them.
+    pub(super) fn unreadable_services(&self, domain: &str) -> UnreadableServices<'_> {
+        let services: BTreeSet<Place> = self.partly_known_services(domain).into_iter().collect();
+        let written = if services.is_empty() { None } else { self.written_grants.get(domain) };
+        UnreadableServices { services, written }
     }
 
     /// Where `grants.json` is to be read, as services cannot be read whose entries stay as they are.

@@ -257,6 +257,8 @@ impl World {
             ledger_lost: self.memory.lost.contains(&ledger_key),
             watch: Some(self.ledgers(name)),
             callers: &services,
+            targets: &services,
+            unreadable: service::UnreadableServices::default(),
             grants_cut: self.memory.guidance.get(domain_name).and_then(|guidance| guidance.cut.get(name)),
             missing_secrets: self.memory.missing_secrets.clone(),
             instances: instances.iter().collect(),

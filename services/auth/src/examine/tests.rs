@@ -45,6 +45,8 @@ fn policy() -> Policy {
         callers: vec![DeclaredCaller { spiffe_id: caller(), scopes: vec![], on_behalf_of: false }],
         api_keys: ApiKeyRules::default(),
         user_tokens: UserTokens { issuers: vec![user_issuer()], scopes: vec!["chat:write".into()] },
+        targets: None,
+        token_issuer: None,
     }
 }
 

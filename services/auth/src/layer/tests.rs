@@ -49,6 +49,8 @@ fn rules() -> Arc<Rules> {
         callers: vec![],
         api_keys: ApiKeyRules::default(),
         user_tokens: UserTokens::default(),
+        targets: None,
+        token_issuer: None,
     };
     let mut reader = record("reader", "reader-key");
     reader.scopes = vec!["assets:read".into()];

@@ -208,6 +208,8 @@ fn rules(mode: AuthMode, peer: Peer, is_brownout: bool) -> Rules {
             brownouts: vec![Brownout { start, end }],
         },
         user_tokens: UserTokens { issuers: vec![user_issuer()], scopes: vec![] },
+        targets: None,
+        token_issuer: None,
     };
     Rules::new(policy, Some(Arc::new(keys())), Denied::default(), records())
 }

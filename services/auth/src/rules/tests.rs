@@ -24,6 +24,8 @@ fn policy(mode: AuthMode) -> Policy {
         callers: vec![Caller { spiffe_id: caller(), scopes: vec![], on_behalf_of: false }],
         api_keys: ApiKeyRules::default(),
         user_tokens: UserTokens::default(),
+        targets: None,
+        token_issuer: None,
     }
 }
 

@@ -59,6 +59,12 @@ fn caller_ids(world: &World, n: usize) -> Vec<String> {
     world.callers_of(&place).into_iter().map(names).collect()
 }
 
+fn target_ids(world: &World, n: usize) -> Vec<String> {
+    let place = (namespace(n), format!("s{n}"));
+    let names = |found: &GaiaService| found.spec.service_account_name.clone().unwrap_or_default();
+    world.targets_of(&place).into_iter().map(names).collect()
+}
+
 /// The kind: planning of every service at each edit.
 #[test]
 fn an_edit_wakes_only_what_rests_on_it() {
@@ -69,22 +75,24 @@ fn an_edit_wakes_only_what_rests_on_it() {
     assert_eq!(woken, BTreeSet::from([key(7)]), "its identity is the same");
     spec["serviceAccountName"] = json!("robot");
     let woken = world.apply_service(service(&namespace(7), "s7", 3, &spec));
-    assert_eq!(woken, BTreeSet::from([key(7), key(8)]));
+    assert_eq!(woken, BTreeSet::from([key(6), key(7), key(8)]), "its callers, and those that it may call");
+    assert_eq!(target_ids(&world, 6), ["robot"]);
     assert_eq!(caller_ids(&world, 8), ["robot"]);
     let stirred = world.take_stirred(crate::world::Probing::Nobody).domains;
     assert_eq!(stirred, BTreeSet::from(["gaia".to_owned()]), "the grants hold it");
 
     let woken = world.remove_service(&(namespace(7), "s7".to_owned()));
-    assert!(woken.contains(&key(8)) && !woken.contains(&key(9)) && woken.len() <= 3, "{woken:?}");
-    assert_eq!(caller_ids(&world, 8), [""; 0]);
+    assert!([6, 8].iter().all(|n| woken.contains(&key(*n))) && woken.len() <= 4, "{woken:?}");
+    assert!(!woken.contains(&key(9)), "{woken:?}");
+    assert_eq!((caller_ids(&world, 8), target_ids(&world, 6)), (vec![], vec![]));
     let woken = world.apply_service(service(&namespace(7), "s7", 5, &spec));
-    assert!(woken.contains(&key(8)) && woken.len() <= 3, "{woken:?}");
+    assert!(woken.contains(&key(8)) && woken.len() <= 4, "{woken:?}");
 
     // The service of that name is not its caller any longer.
     world.apply_service(service(&namespace(8), "s8", 2, &json!({ "callers": [] })));
     spec["serviceAccountName"] = json!("other");
     let woken = world.apply_service(service(&namespace(7), "s7", 6, &spec));
-    assert_eq!(woken, BTreeSet::from([key(7)]));
+    assert_eq!(woken, BTreeSet::from([key(6), key(7)]));
 }
 
 #[test]
