@@ -5,9 +5,13 @@
 //! Lines are `tracing` events; what writes them may ask whether [`more_follow`].
 //! What must be on record before the answer (a token that was issued) does not go this way.
 
+mod handshake;
+mod sample;
+
 use std::cell::Cell;
+use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{iter, thread};
 
@@ -15,9 +19,12 @@ use gaia_api::mount::AuthMode;
 use jiff::Timestamp;
 use tracing::field;
 
+use self::sample::Sample;
 use crate::authenticator::Decision;
 use crate::principal::{Credential, Identity, Transport};
 use crate::{Reason, Trace};
+
+pub use self::handshake::{By, FailedHandshake};
 
 /// The target of audit lines.
 pub const AUDIT_TARGET: &str = "gaia.audit";
@@ -43,7 +50,9 @@ pub struct Record {
     would_pass: Option<Credential>,
     /// What the request is called in the logs of every service it passes.
     request_id: Option<String>,
-    /// How many refusals of nobody in particular came before this one without a line.
+    /// The address at the other end of the connection.
+    address: Option<IpAddr>,
+    /// How many refusals of nobody in particular came before this one from the same source without a line.
     skipped: u64,
 }
 
@@ -67,6 +76,7 @@ impl From<&Decision<'_>> for Record {
             would_deny: decision.would_deny,
             would_pass: decision.would_pass,
             request_id: decision.request_id.map(str::to_owned),
+            address: decision.address,
             skipped: 0,
         }
     }
@@ -104,6 +114,7 @@ impl Record {
             would_pass = self.would_pass.map(Credential::as_str),
             route = self.route,
             request_id = self.request_id,
+            address = self.address.map(|address| field::display(address.to_canonical())),
             skipped = (self.skipped > 0).then_some(self.skipped),
         );
     }
@@ -113,7 +124,10 @@ impl Record {
 #[derive(Debug)]
 pub struct AuditQueue {
     sender: SyncSender<Entry>,
+    /// Of refusals of nobody in particular.
     sample: Mutex<Sample>,
+    /// Of handshakes.
+    handshakes: Mutex<Sample>,
 }
 
 /// The other end of an [`AuditQueue`].
@@ -125,6 +139,7 @@ pub struct AuditWriter {
 #[derive(Debug)]
 enum Entry {
     Record(Box<Record>),
+    Handshake(Box<FailedHandshake>),
     /// Everything before it is written once this is answered.
     Flush(SyncSender<()>),
 }
@@ -143,25 +158,18 @@ impl Entry {
     fn take(self) {
         match self {
             Self::Record(record) => record.write(),
+            Self::Handshake(failed) => failed.write(),
             // Who waited may have given up.
             Self::Flush(done) => drop(done.try_send(())),
         }
     }
 }
 
-/// Of refusals of nobody in particular: how many had a line in this second, and how many had none since the last line.
-#[derive(Debug, Default)]
-struct Sample {
-    second: i64,
-    written: u64,
-    skipped: u64,
-}
-
 /// A queue, and who writes what is put into it.
 #[must_use]
 pub fn queue() -> (AuditQueue, AuditWriter) {
     let (sender, receiver) = sync_channel(MAX_QUEUED);
-    (AuditQueue { sender, sample: Mutex::default() }, AuditWriter { receiver })
+    (AuditQueue { sender, sample: Mutex::default(), handshakes: Mutex::default() }, AuditWriter { receiver })
 }
 
 /// A decision has no line because the queue is full.
@@ -177,7 +185,8 @@ impl AuditQueue {
     pub fn put(&self, decision: &Decision<'_>) -> Result<(), Dropped> {
         let mut record = Record::from(decision);
         if record.is_anonymous_refusal() {
-            let Some(skipped) = self.sampled(record.time) else { return Ok(()) };
+            let sampled = locked(&self.sample).admit(record.address, record.time);
+            let Some(skipped) = sampled else { return Ok(()) };
             record.skipped = skipped;
         }
         self.sender.try_send(Entry::Record(Box::new(record))).map_err(|_| Dropped)
@@ -202,33 +211,27 @@ impl AuditQueue {
         let _ = waiting.recv_timeout(limit);
     }
 
-    /// How many were skipped before this one, if it is to have a line.
-    fn sampled(&self, time: Timestamp) -> Option<u64> {
-        let mut sample = self.sample.lock().unwrap_or_else(PoisonError::into_inner);
-        if sample.second != time.as_second() {
-            (sample.second, sample.written) = (time.as_second(), 0);
-        }
-        if sample.written < ANONYMOUS_PER_SECOND {
-            sample.written += 1;
-            Some(std::mem::take(&mut sample.skipped))
-        } else {
-            sample.skipped += 1;
-            None
-        }
+    fn handshakes(&self) -> MutexGuard<'_, Sample> {
+        locked(&self.handshakes)
     }
+}
+
+fn locked(sample: &Mutex<Sample>) -> MutexGuard<'_, Sample> {
+    // Nothing panics while it is held.
+    sample.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl AuditWriter {
     /// Writes what is put into the queue until its other end is gone.
     pub fn run(self) {
         while let Ok(first) = self.receiver.recv() {
-            if matches!(first, Entry::Record(_)) {
+            if !matches!(first, Entry::Flush(_)) {
                 // While nobody waits at the queue, putting something into it wakes nobody.
                 thread::sleep(GATHERING);
             }
             let mut entries = iter::once(first).chain(self.receiver.try_iter()).peekable();
             while let Some(entry) = entries.next() {
-                MORE_FOLLOW.set(matches!(entries.peek(), Some(Entry::Record(_))));
+                MORE_FOLLOW.set(matches!(entries.peek(), Some(Entry::Record(_) | Entry::Handshake(_))));
                 entry.take();
             }
         }
@@ -238,7 +241,6 @@ impl AuditWriter {
 const MAX_QUEUED: usize = 4096;
 /// How long a line may wait for others.
 const GATHERING: Duration = Duration::from_millis(5);
-const ANONYMOUS_PER_SECOND: u64 = 10;
 
 #[cfg(test)]
 mod tests {
@@ -262,6 +264,7 @@ mod tests {
             would_deny: None,
             would_pass: None,
             request_id: Some("r-1"),
+            address: Some([192, 0, 2, 1].into()),
             time,
             took: SignedDuration::ZERO,
         }
@@ -270,7 +273,7 @@ mod tests {
     fn records(writer: &AuditWriter) -> Vec<Record> {
         let records = writer.receiver.try_iter().map(|entry| match entry {
             Entry::Record(record) => *record,
-            Entry::Flush(_) => panic!("nobody flushes here"),
+            Entry::Handshake(_) | Entry::Flush(_) => panic!("only decisions are put here"),
         });
         records.collect()
     }
@@ -284,7 +287,7 @@ mod tests {
             queue.put(&decision(&nobody[number % 2], None, now())).unwrap();
         }
         assert_eq!(records(&writer).len(), 10);
-        queue.put(&decision(&nobody[1], None, now() + SignedDuration::from_secs(1))).unwrap();
+        queue.put(&decision(&nobody[1], None, now() + SignedDuration::from_secs(10))).unwrap();
         assert_eq!(records(&writer)[0].skipped, 90);
     }
 
@@ -306,6 +309,7 @@ mod tests {
         assert_eq!(records.len(), 200);
         assert_eq!(records[0].actor, Some(Identity::Service(caller())));
         assert_eq!(records[0].serial.as_deref(), Some("01"));
+        assert_eq!(records[0].address, Some([192, 0, 2, 1].into()));
     }
 
     #[test]

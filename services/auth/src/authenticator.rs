@@ -1,6 +1,7 @@
 //! One decision over one request, by the newest rules.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -87,6 +88,8 @@ pub struct Decision<'a> {
     pub would_pass: Option<Credential>,
     /// What the request is called in all logs, if it has a name.
     pub request_id: Option<&'a str>,
+    /// The address at the other end of the connection.
+    pub address: Option<IpAddr>,
     /// When it was decided.
     pub time: Timestamp,
     /// How long it took.
@@ -363,6 +366,7 @@ impl Authenticator {
             would_deny: verdict.and_then(Verdict::would_deny),
             would_pass: verdict.and_then(Verdict::would_pass),
             request_id: request_id(headers),
+            address: connection.address,
             time: now,
             took: self.clock.now().duration_since(now).max(SignedDuration::ZERO),
         };

@@ -69,6 +69,7 @@ mod tests {
             would_deny: None,
             would_pass: None,
             request_id: Some("r-1"),
+            address: Some("::ffff:192.0.2.7".parse().unwrap()),
             time: SystemClock.now(),
             took: SignedDuration::ZERO,
         }
@@ -91,6 +92,7 @@ mod tests {
             ("jti", "j1"),
             ("route", "/assets"),
             ("request_id", "r-1"),
+            ("address", "192.0.2.7"),
         ] {
             assert_eq!(line[name], value, "{line}");
         }
