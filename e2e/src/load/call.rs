@@ -13,6 +13,7 @@ use http_body_util::{BodyExt as _, Limited};
 pub(super) enum Credential<'a> {
     ApiKey(&'a str),
     Token(&'a str),
+    None,
 }
 
 /// What came back.
@@ -35,6 +36,7 @@ pub(super) async fn send(
     let request = match credential {
         Credential::ApiKey(key) => request.header("x-api-key", key),
         Credential::Token(token) => request.header(header::AUTHORIZATION, format!("Bearer {token}")),
+        Credential::None => request,
     };
     let request = request.body(Body::from(body)).map_err(|error| error.to_string())?;
     match tokio::time::timeout(super::TIMEOUT, exchange(client, request)).await {

@@ -119,6 +119,7 @@ pub fn runtime_config(service: &str, dir: &Path, mesh_address: SocketAddr) -> Ru
         shutdown_delay: Span::seconds(0),
         drain_timeout: Span::seconds(1),
         overrides: BTreeMap::new(),
+        targets: gaia_runtime::Targets::default(),
         hosts: Hosts::default(),
     }
 }

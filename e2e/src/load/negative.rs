@@ -130,7 +130,7 @@ impl Negative {
         }
     }
 
-    /// A service verifies a certificate that is shown to it also where it could do without.
+    /// A service verifies a certificate that is presented to it also where none is needed.
     async fn ask_with_leaf(&self, ca: &Ca, server_name: &str, address: SocketAddr) -> Result<Verdict> {
         let clock = self.caller.clock();
         let now = whole_seconds(clock.now());
@@ -149,8 +149,20 @@ impl Negative {
         let roots = self.read(key::CA_CERT)?;
         let pem = LeafPem { chain: leaf.chain_pem.as_bytes(), key: private.as_bytes() };
         let config = tls::config(&roots, Some(&pem), clock)?;
-        let name = ServerName::try_from(server_name.to_owned())?;
-        Ok(tokio::task::spawn_blocking(move || tls::is_let_in(address, name, config)).await?)
+        let (name, for_greeting) = (ServerName::try_from(server_name.to_owned())?, config.clone());
+        let verdict = tokio::task::spawn_blocking(move || tls::is_let_in(address, name, for_greeting)).await?;
+        if verdict != Verdict::Accepted {
+            return Ok(verdict);
+        }
+        // In Permissive a certificate that does not verify fails no handshake, and is no peer: /health tells it nothing.
+        let hosts: Hosts = [(server_name.to_owned(), address)].into_iter().collect();
+        let (client, url) = (MeshClient::new(config, hosts), format!("https://{server_name}/health"));
+        Ok(match send(&client, Method::GET, &url, Credential::None, Bytes::new()).await {
+            Ok(answer) if !answer.status.is_success() => Verdict::Unclear(answer.status.to_string()),
+            Ok(answer) if String::from_utf8_lossy(&answer.body).contains("certificates") => Verdict::Accepted,
+            Ok(_) => Verdict::Refused("no peer".to_owned()),
+            Err(words) => Verdict::Unclear(words),
+        })
     }
 
     async fn ask_with_token(&self, signer: &Signer, server_name: &str, address: SocketAddr) -> Result<Verdict> {

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::account::{Account, Connection, Kind, Outcome, Record};
 use super::call::in_words;
 use super::caller::Caller;
+use crate::services::AUTH_SERVICE;
 
 /// The token of one caller for one service. It has one at a time, whoever asks.
 pub(super) struct Tokens {
@@ -69,7 +70,8 @@ impl Tokens {
             expires_in: None,
         };
         let started = Instant::now();
-        let asking = generation.client().service_token(&self.auth_url, &wanted);
+        let client = generation.client(AUTH_SERVICE);
+        let asking = client.service_token(&self.auth_url, &wanted);
         let (outcome, kept) = match tokio::time::timeout(super::TIMEOUT, asking).await {
             Ok(Ok(token)) => {
                 let life = i64::try_from(token.expires_in).unwrap_or(i64::MAX);

@@ -13,6 +13,7 @@ use super::call::{Answer, Credential, send};
 use super::caller::Caller;
 use super::tls::Outsider;
 use super::token::Tokens;
+use crate::services::ASSET_SERVICE;
 
 /// Who a worker is.
 pub(super) enum Role {
@@ -146,10 +147,10 @@ impl Worker {
 /// The client of a generation for one request.
 fn client_of(generation: &Arc<Generation>, kept: &mut Option<Box<KeptClient>>, connection: Connection) -> MeshClient {
     match kept {
-        _ if connection == Connection::New => generation.client().apart(),
+        _ if connection == Connection::New => generation.client(ASSET_SERVICE).apart(),
         Some(kept) if Arc::ptr_eq(&kept.of, generation) => kept.client.clone(),
         _ => {
-            let client = generation.client().apart();
+            let client = generation.client(ASSET_SERVICE).apart();
             *kept = Some(Box::new(KeptClient { of: Arc::clone(generation), client: client.clone() }));
             client
         }

@@ -278,7 +278,7 @@ async fn batch(
     config.hosts = hosts.into_iter().collect::<Hosts>();
     let runtime = Runtime::start(config, Arc::new(SystemClock), Arc::new(()), |_| ()).await?;
     let auth_url = format!("https://{}", five.auth.server_name()).parse()?;
-    let caller = runtime.caller(&CallsConfig { auth_url, api_key_file: Some(key.clone()) });
+    let caller = runtime.caller(&CallsConfig { auth_url: Some(auth_url), api_key_file: Some(key.clone()) });
     list_instances(&client, NAMESPACE, BATCH, &[runtime.mesh_address()?]).await?;
     let routes = runtime.routes();
     let (stop, stopped) = oneshot::channel::<()>();

@@ -82,7 +82,7 @@ impl Shop {
             .collect();
         let runtime = Runtime::start(config, Arc::new(SystemClock), Arc::new(()), |_| ()).await.unwrap();
         let auth_url = format!("https://{}:{}", auth.server_name(), auth.mesh_address().port()).parse().unwrap();
-        let caller = runtime.caller(&CallsConfig { auth_url, api_key_file: None });
+        let caller = runtime.caller(&CallsConfig { auth_url: Some(auth_url), api_key_file: None });
         let (stop, stopped) = oneshot::channel::<()>();
         let routes = runtime.routes();
         tokio::spawn(runtime.serve(routes, async { drop(stopped.await) }));

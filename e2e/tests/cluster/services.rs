@@ -2,7 +2,15 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
+
+use bytes::Bytes;
+use gaia_api::SystemClock;
+use gaia_e2e::control_plane::ports;
+use gaia_e2e::load::runtime_config;
+use gaia_runtime::{CallError, CallsConfig, Runtime};
+use http::{Request, StatusCode};
 
 use crate::common::openssl::OpenSsl;
 use crate::common::{REPAIR, SOON, Scene};
@@ -176,9 +184,51 @@ async fn neither_side_takes_certificates_of_another_trust_domain() {
 
     let untrusted_server = Curl::new(&shop.assets, "/assets", &foreign).api_key(API_KEY).send().await.unwrap_err();
     assert!(untrusted_server.to_string().contains("certificate"), "{untrusted_server}");
-    shop.token_request().as_peer(&foreign).send().await.unwrap_err();
-    wait_for_failure(&shop.auth, "bad_client_certificate").await;
+    // In Permissive it is no peer, and so gets no token.
+    assert_eq!(shop.token_request().as_peer(&foreign).send().await.unwrap().status, 401);
+    let line = r#"gaia_tls_unverified_client_certificates_total{reason="unknown_ca"} 1"#;
+    assert!(shop.auth.metrics().await.unwrap().contains(line));
+    namesake_is_refused(&shop, &other).await;
     shop.scene.end().await;
+}
+
+/// Kind: a server of another namespace with the same service name, whose leaf has the bare name too.
+async fn namesake_is_refused(shop: &Shop, evil: &Scene) {
+    let (scene, domain) = (&shop.scene, &shop.scene.domain);
+    let name = "kubernetes.io/metadata.name";
+    let both = json!([{ "key": name, "operator": "In", "values": [scene.namespace, evil.namespace] }]);
+    let selector = json!({ "matchLabels": null, "matchExpressions": both });
+    scene.patch("TrustDomain", domain, json!({ "spec": { "namespaceSelector": selector } })).await;
+    evil.create(evil.service(ASSETS, json!({ "trustDomainRef": { "name": domain } }))).await;
+    evil.wait_ready("GaiaService", &[ASSETS]).await;
+    let server = ServiceOptions::asset_service(&scene.plane, &evil.namespace, domain);
+    let server = ServiceProcess::start(&scene.plane, server).await.unwrap();
+    server.wait_ready(SOON).await.unwrap();
+
+    let policy = std::fs::read_to_string(shop.web().join("policy.json")).unwrap();
+    let policy: Value = serde_json::from_str(&policy).unwrap();
+    assert_eq!(policy["tokenIssuer"]["name"], AUTH, "{policy}");
+    assert_eq!(policy["targets"], json!([]), "{policy}");
+    let [port]: [u16; 1] = ports::free().unwrap();
+    let mut config = runtime_config(WEB, shop.web(), ([127, 0, 0, 1], port).into());
+    config.hosts = [(ASSETS.to_owned(), server.mesh_address())].into_iter().collect();
+    let runtime = Runtime::start(config, Arc::new(SystemClock), Arc::new(()), |_| ()).await.unwrap();
+    let key = scene.plane.dir().join("shared-key");
+    std::fs::write(&key, API_KEY).unwrap();
+    let caller = runtime.caller(&CallsConfig { auth_url: None, api_key_file: Some(key) });
+    let call = async |target: &str| {
+        let request = Request::get(format!("https://{ASSETS}/health")).body(Bytes::new()).unwrap();
+        caller.call(target, request).await.map(|answer| answer.status())
+    };
+    let refused = call(ASSETS).await.unwrap_err();
+    assert!(matches!(refused, CallError::WrongServer { .. }), "{refused:?}");
+    let id = |namespace: &str| format!("spiffe://{domain}.example/ns/{namespace}/sa/{ASSETS}");
+    let text = refused.to_string();
+    assert!(
+        text.contains(&id(&evil.namespace)) && text.contains(&format!("expected {}", id(&scene.namespace))),
+        "{text}"
+    );
+    assert_eq!(call(&format!("{}/{ASSETS}", evil.namespace)).await.unwrap(), StatusCode::OK);
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod login;
 mod login_limits;
 mod login_refusals;
 mod login_support;
+mod old_certificates;
 mod verdicts;
 mod warm_users;
 mod web;

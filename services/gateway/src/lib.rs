@@ -75,7 +75,7 @@ impl Gateway {
             timeout: timeout.value(),
             max_body_bytes: most.min(config.max_body_bytes),
         };
-        let auth_url = config.upstream_auth_service.unwrap_or(config.calls.auth_url);
+        let auth_url = config.upstream_auth_service.unwrap_or_else(|| runtime.auth_url(&config.calls));
         let timeout = |own: Option<Span>| own.unwrap_or_else(|| config.upstream_timeout.clone());
         let (for_assets, for_auth) = (timeout(config.upstream_asset_timeout), timeout(config.upstream_auth_timeout));
         let for_chat = config.upstream_chat_timeout;

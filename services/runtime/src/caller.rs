@@ -8,12 +8,14 @@ use gaia_auth::API_KEY_HEADER;
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
 
-use crate::client::{CallError, Hosts, MeshClient, place};
+use crate::client::{CallError, MeshClient, place};
+use crate::config::RuntimeConfig;
 use crate::generation::Generation;
 use crate::issuance::OnBehalf;
 use crate::key_file::KeyFile;
 use crate::lanes::AnswerBody;
 use crate::listener::Generations;
+use crate::target::Targets;
 use crate::tokens::{Issuer, Tokens, Wanted};
 
 /// Calls other services, always with the newest generation: certificate and connections are of one. Tokens outlive it
@@ -24,6 +26,7 @@ use crate::tokens::{Issuer, Tokens, Wanted};
 #[derive(Debug, Clone)]
 pub struct Caller {
     generations: Generations,
+    targets: Targets,
     auth_url: Uri,
     key_file: Option<KeyFile>,
     plain: MeshClient,
@@ -33,19 +36,24 @@ pub struct Caller {
 /// What a service that calls others is configured by besides.
 #[derive(Debug, Clone, clap::Args)]
 pub struct CallsConfig {
-    /// Where auth-service is, for tokens: https and no path
-    #[arg(long, env = "GAIA_AUTH_URL", default_value = "https://auth-service:8443", value_parser = parse_https)]
-    pub auth_url: Uri,
+    /// Where auth-service is, for tokens: https and no path [default: https://auth-service.<own namespace>.svc:8443]
+    #[arg(long, env = "GAIA_AUTH_URL", value_parser = parse_https)]
+    pub auth_url: Option<Uri>,
     /// A file with an API key that other services are called with instead of tokens, for as long as it is there
     #[arg(long, env = "GAIA_API_KEY_FILE")]
     pub api_key_file: Option<PathBuf>,
 }
 
 impl Caller {
-    pub(crate) fn new(generations: Generations, config: &CallsConfig, hosts: &Hosts) -> Self {
+    pub(crate) fn new(
+        generations: Generations,
+        auth_url: Uri,
+        config: &CallsConfig,
+        RuntimeConfig { hosts, targets, .. }: &RuntimeConfig,
+    ) -> Self {
         let key_file = config.api_key_file.clone().map(KeyFile::new);
-        let (auth_url, plain) = (config.auth_url.clone(), MeshClient::plain(hosts.clone()));
-        Self { generations, auth_url, key_file, plain, tokens: Arc::default() }
+        let (targets, plain) = (targets.clone(), MeshClient::plain(hosts.clone()));
+        Self { generations, targets, auth_url, key_file, plain, tokens: Arc::default() }
     }
 
     /// Whether others are called with the API key of `GAIA_API_KEY_FILE` at this moment.
@@ -104,31 +112,44 @@ impl Caller {
         self.stream(Wanted { target, subject: Some(subject.into()) }, request).await
     }
 
-    /// Calls with the API key of `GAIA_API_KEY_FILE`, and with no token whatever becomes of the file; `None` while there is
-    /// no key.
+    /// Calls a target with the API key of `GAIA_API_KEY_FILE`, and with no token whatever becomes of the file; `None` while
+    /// there is no key.
     ///
     /// # Errors
     /// [`CallError`] if the key cannot be sent or there is no answer.
-    pub async fn call_by_key(&self, request: Request<Body>) -> Option<Result<Response<AnswerBody>, CallError>> {
+    pub async fn call_by_key(
+        &self,
+        target: &str,
+        request: Request<Body>,
+    ) -> Option<Result<Response<AnswerBody>, CallError>> {
         let key = self.api_key()?;
-        let client = self.client(request.uri());
+        let client = self.client(self.targets.get(target), request.uri());
         Some(async { client?.request(with_key(&key, request)?).await }.await)
     }
 
+    /// Calls a target with the credential that the request has.
+    ///
+    /// # Errors
+    /// [`CallError::NotReady`] before the first generation; [`CallError`] if there is no answer.
+    pub async fn call_as_is(&self, target: &str, request: Request<Body>) -> Result<Response<AnswerBody>, CallError> {
+        self.client(self.targets.get(target), request.uri())?.request(request).await
+    }
+
     async fn send(&self, wanted: Wanted<'_>, request: Request<Bytes>) -> Result<Response<AnswerBody>, CallError> {
+        let wanted = Wanted { target: self.targets.get(wanted.target), ..wanted };
+        let target = wanted.target;
         if let Some(key) = self.api_key() {
-            return self.client(request.uri())?.insist(with_key(&key, request)?).await;
+            return self.client(target, request.uri())?.insist(with_key(&key, request)?).await;
         }
         check_protected(request.uri())?;
         let (generation, token) = self.token(wanted, None).await?;
-        let answer = generation.client().insist(with_token(&token, request.clone())?).await?;
+        let answer = generation.client(target).insist(with_token(&token, request.clone())?).await?;
         if !is_token_refused(&answer) {
             return Ok(answer);
         }
-        let target = wanted.target;
         tracing::info!(target, "a token was refused, asking for another one");
         match self.token(wanted, Some(&token)).await {
-            Ok((generation, token)) => generation.client().insist(with_token(&token, request)?).await,
+            Ok((generation, token)) => generation.client(target).insist(with_token(&token, request)?).await,
             Err(error) => {
                 tracing::warn!(target, %error, "there is no other token");
                 Ok(answer)
@@ -140,12 +161,13 @@ impl Caller {
         if request.body().is_end_stream() {
             return self.send(wanted, request.map(|_| Bytes::new())).await;
         }
+        let wanted = Wanted { target: self.targets.get(wanted.target), ..wanted };
         if let Some(key) = self.api_key() {
-            return self.client(request.uri())?.request(with_key(&key, request)?).await;
+            return self.client(wanted.target, request.uri())?.request(with_key(&key, request)?).await;
         }
         check_protected(request.uri())?;
         let (generation, token) = self.token(wanted, None).await?;
-        let answer = generation.client().request(with_token(&token, request)?).await?;
+        let answer = generation.client(wanted.target).request(with_token(&token, request)?).await?;
         if is_token_refused(&answer) {
             self.tokens.forget(&generation, wanted, &token).await;
         }
@@ -156,13 +178,9 @@ impl Caller {
         self.key_file.as_ref()?.key()
     }
 
-    /// The client for a URI, which needs a generation unless it is plain HTTP.
-    fn client(&self, uri: &Uri) -> Result<MeshClient, CallError> {
-        if uri.scheme() == Some(&Scheme::HTTP) {
-            Ok(self.plain.clone())
-        } else {
-            Ok(self.generation()?.client().clone())
-        }
+    /// The client for a target at a URI, which needs a generation unless it is plain HTTP.
+    fn client(&self, target: &str, uri: &Uri) -> Result<MeshClient, CallError> {
+        if uri.scheme() == Some(&Scheme::HTTP) { Ok(self.plain.clone()) } else { Ok(self.generation()?.client(target)) }
     }
 
     fn generation(&self) -> Result<Arc<Generation>, CallError> {
@@ -171,7 +189,8 @@ impl Caller {
 
     async fn token(&self, wanted: Wanted<'_>, refused: Option<&str>) -> Result<(Arc<Generation>, Arc<str>), CallError> {
         let generation = self.generation()?;
-        let issuer = Issuer { generation: &generation, auth_url: &self.auth_url };
+        let target = self.targets.token_issuer(generation.policy());
+        let issuer = Issuer { generation: &generation, target: &target, auth_url: &self.auth_url };
         let token = self.tokens.get(issuer, wanted, refused).await?;
         Ok((generation, token))
     }

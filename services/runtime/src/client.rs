@@ -31,6 +31,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::lanes::{AnswerBody, Lanes};
 use crate::limits::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
+use crate::target::UnexpectedIdentity;
 
 /// An HTTP client of one generation.
 #[derive(Clone)]
@@ -97,6 +98,14 @@ pub enum CallError {
         /// Why.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
+    /// The server is not the one that was to be called. Nothing was sent.
+    #[error("calling {uri} refused: {reason}")]
+    WrongServer {
+        /// Which address, without its query.
+        uri: String,
+        /// The identity that was found and the one that was expected.
+        reason: String,
+    },
     /// An answer other than was hoped for.
     #[error("{uri} answered {status}")]
     Refused {
@@ -142,7 +151,11 @@ impl CallError {
     /// Whether nothing of the request can have reached anybody: there was no connection.
     #[must_use]
     pub fn was_never_sent(&self) -> bool {
-        let Self::Failed { source, .. } = self else { return false };
+        let source = match self {
+            Self::Failed { source, .. } => source,
+            Self::WrongServer { .. } => return true,
+            _ => return false,
+        };
         source
             .downcast_ref::<hyper_util::client::legacy::Error>()
             .is_some_and(hyper_util::client::legacy::Error::is_connect)
@@ -150,13 +163,17 @@ impl CallError {
 
     /// A call that got no answer.
     pub(crate) fn failed(uri: &Uri, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::Failed { uri: place(uri), source: Arc::from(error.into()) }
+        let source: Arc<dyn std::error::Error + Send + Sync> = Arc::from(error.into());
+        match unexpected_identity(source.as_ref()) {
+            Some(unexpected) => Self::WrongServer { uri: place(uri), reason: unexpected.to_string() },
+            None => Self::Failed { uri: place(uri), source },
+        }
     }
 }
 
 impl MeshClient {
-    /// A client with a TLS configuration of one's own. Services take the one of their
-    /// [`Generation`](crate::Generation).
+    /// A client with a TLS configuration of one's own, which decides on servers. Services take those of their
+    /// [`Generation`](crate::Generation), which know the identity of each target.
     #[must_use]
     pub fn new(config: ClientConfig, hosts: Hosts) -> Self {
         Self::with(Connector { tls: Some(TlsConnector::from(Arc::new(config))), hosts })
@@ -237,6 +254,20 @@ impl MeshClient {
 /// Where a request went, as much of it as may be logged.
 pub(crate) fn place(uri: &Uri) -> String {
     format!("{}://{}{}", uri.scheme_str().unwrap_or(""), uri.authority().map_or("", |a| a.as_str()), uri.path())
+}
+
+/// The refusal of a server by its identity, anywhere among the causes of an error.
+fn unexpected_identity<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a UnexpectedIdentity> {
+    let of_tls = |cause: &'a (dyn std::error::Error + 'static)| {
+        // An I/O error does not name the error it was made of as its source.
+        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let tls = inner.and_then(|inner| inner.downcast_ref()).or_else(|| cause.downcast_ref::<rustls::Error>());
+        match tls? {
+            rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) => other.0.downcast_ref(),
+            _ => None,
+        }
+    };
+    std::iter::successors(Some(error), |error| error.source()).find_map(of_tls)
 }
 
 /// Whether a server refused a request unseen (RFC 9113, section 8.7): it was on its way when the server said goodbye.

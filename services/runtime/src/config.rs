@@ -10,6 +10,7 @@ use gaia_api::Span;
 use gaia_api::names::key;
 
 use crate::client::Hosts;
+use crate::target::Targets;
 
 /// What every service is configured by.
 #[derive(Debug, Clone, clap::Args)]
@@ -47,6 +48,10 @@ pub struct RuntimeConfig {
     /// Where other services are that the system's resolver does not know: name=address:port, several with commas
     #[arg(long = "resolve", env = "GAIA_RESOLVE", default_value = "", hide_default_value = true, value_parser = Hosts::parse)]
     pub hosts: Hosts,
+    /// Services that are called by a bare name and are elsewhere than in the own namespace: name=namespace/name, several
+    /// with commas
+    #[arg(long = "targets", env = "GAIA_TARGETS", default_value = "", hide_default_value = true, value_parser = Targets::parse)]
+    pub targets: Targets,
 }
 
 /// How log lines are written.

@@ -28,10 +28,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::config::positive_span;
 use crate::connection::{self, Ends, Protocol, Stop, Terms};
+use crate::handshake::{Handshakes, Presented, handshake};
 use crate::heads::HeadBudget;
 use crate::inbound::UnderTls;
 use crate::limits::Limits;
-use crate::listener::{From, handshake, protocol, reason};
+use crate::listener::{From, protocol};
 use crate::metrics::Metrics;
 use crate::mount::{Directory, Files};
 use crate::random::random;
@@ -96,6 +97,7 @@ pub(crate) struct EdgeServing {
     pub(crate) heads: HeadBudget,
     pub(crate) limits: Limits,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) handshakes: Handshakes,
     pub(crate) stop: Stop,
 }
 
@@ -114,11 +116,14 @@ impl EdgeServing {
         let Some(newest) = &self.tls else {
             return Box::pin(self.serve_http(tcp, Protocol::Http1, Transport::Plain, from)).await;
         };
-        let Some(config) = newest.borrow().clone() else { return self.metrics.handshake_failed("not_ready") };
+        let Some(config) = newest.borrow().clone() else {
+            return self.handshakes.refused(INGRESS, "not_ready", "there is no certificate yet", from.address);
+        };
         let tcp = UnderTls::new(tcp, from.heads.clone());
-        let tls = match handshake(config, tcp, Instant::now() + self.limits.handshake).await {
+        let presented = Presented::default();
+        let tls = match handshake(config, tcp, Instant::now() + self.limits.handshake, presented.clone()).await {
             Ok(tls) => tls,
-            Err(error) => return self.metrics.handshake_failed(reason(&error)),
+            Err(error) => return self.handshakes.failed(INGRESS, &error, &presented, from.address),
         };
         let protocol = protocol(&tls);
         Box::pin(self.serve_http(tls, protocol, Transport::Tls, from)).await;
@@ -246,5 +251,7 @@ fn server(files: &Files, provider: &Arc<CryptoProvider>, now: Timestamp) -> Resu
 
 /// Balancers close idle connections after 60 s (ALB, nginx); a server that closes first loses requests.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// The listener, in reports.
+const INGRESS: &str = "ingress";
 /// As a metric label.
 const PART: &str = "edge_leaf";

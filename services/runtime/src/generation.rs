@@ -3,7 +3,8 @@
 //! rustls resumes a session without looking at the client certificate again, so nothing is ever resumed: no session
 //! storage, no tickets, and both configurations are built anew.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use gaia_api::mount::{Policy, TlsMode};
 use gaia_api::{Clock, SpiffeId};
@@ -11,6 +12,7 @@ use gaia_auth::jwt::KeySet;
 use gaia_auth::{Denied, PeerIdentity};
 use gaia_pki::sha256_hex;
 use jiff::Timestamp;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
@@ -23,18 +25,74 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 
 use crate::client::{Hosts, MeshClient};
 use crate::material::{Bundle, Jwks, Leaf, LoadedDenylist, LoadedPolicy};
-use crate::peer::{ClientVerifier, Peers, Seen, ServerVerifier};
+use crate::metrics::Metrics;
+use crate::peer::{Peers, Seen};
+use crate::target::Expected;
+use crate::verifier::{ClientVerifier, ServerVerifier};
 
 /// What listeners and clients of this service use until the next change.
 #[derive(Debug)]
 pub struct Generation {
     pub(crate) parts: TakenParts,
     pub(crate) server: Arc<ServerConfig>,
-    verifier: Arc<dyn ClientCertVerifier>,
-    peers: Arc<Peers>,
-    client: MeshClient,
+    verifier: Arc<ClientVerifier>,
+    clients: Arc<Clients>,
     /// SHA-256 of key set, denylist and policy.
     context: Arc<str>,
+}
+
+/// The clients of one generation, one for each target: a connection to the server of one target is never used for another.
+struct Clients {
+    config: ClientConfig,
+    chain: Arc<dyn ServerCertVerifier>,
+    peers: Arc<Peers>,
+    hosts: Hosts,
+    metrics: Arc<Metrics>,
+    by_target: Mutex<HashMap<String, MeshClient>>,
+}
+
+impl std::fmt::Debug for Clients {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Clients")
+    }
+}
+
+impl Clients {
+    /// The same without any client yet.
+    fn anew(&self) -> Self {
+        Self {
+            config: self.config.clone(),
+            chain: Arc::clone(&self.chain),
+            peers: Arc::clone(&self.peers),
+            hosts: self.hosts.clone(),
+            metrics: Arc::clone(&self.metrics),
+            by_target: Mutex::default(),
+        }
+    }
+
+    fn of(&self, target: &str, policy: &Policy, denied: &Arc<Denied>) -> MeshClient {
+        // Nothing panics while it is held.
+        let mut by_target = self.by_target.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = by_target.get(target) {
+            return client.clone();
+        }
+        let mut config = self.config.clone();
+        let verifier = ServerVerifier {
+            chain: Arc::clone(&self.chain),
+            peers: Arc::clone(&self.peers),
+            denied: Arc::clone(denied),
+            expected: Expected::of(policy, target),
+            metrics: Arc::clone(&self.metrics),
+        };
+        // It asks more than the usual verifier, which it asks first.
+        config.dangerous().set_certificate_verifier(Arc::new(verifier));
+        let client = MeshClient::new(config, self.hosts.clone());
+        if by_target.len() >= MAX_TARGETS {
+            by_target.clear();
+        }
+        by_target.insert(target.to_owned(), client.clone());
+        client
+    }
 }
 
 /// The parts of the mounted directory that a generation is made of.
@@ -70,6 +128,13 @@ impl TakenParts {
             && policy.service.spiffe_id.trust_domain() == old.service.spiffe_id.trust_domain()
     }
 
+    /// Whether the identities that are expected of servers are the same as before.
+    fn expect_the_same_servers_as(&self, before: &Self) -> bool {
+        let (policy, old) = (&self.policy.policy, &before.policy.policy);
+        (&policy.targets, &policy.token_issuer, policy.mode, &policy.service)
+            == (&old.targets, &old.token_issuer, old.mode, &old.service)
+    }
+
     fn context(&self) -> Arc<str> {
         let mut text = Vec::new();
         for part in [
@@ -95,31 +160,36 @@ impl Generation {
         hosts: &Hosts,
         provider: &Arc<CryptoProvider>,
         clock: &Arc<dyn Clock>,
+        metrics: &Arc<Metrics>,
     ) -> Result<Self, String> {
         let context = parts.context();
         if let Some(before) = before.filter(|before| parts.make_the_same_tls_as(&before.parts)) {
-            return Ok(Self {
-                parts,
-                server: Arc::clone(&before.server),
-                verifier: Arc::clone(&before.verifier),
-                peers: Arc::clone(&before.peers),
-                client: before.client.clone(),
-                context,
-            });
+            let is_same = parts.expect_the_same_servers_as(&before.parts);
+            let clients = if is_same { Arc::clone(&before.clients) } else { Arc::new(before.clients.anew()) };
+            let (server, verifier) = (Arc::clone(&before.server), Arc::clone(&before.verifier));
+            return Ok(Self { parts, server, verifier, clients, context });
         }
         let trust_domain = parts.policy.policy.service.spiffe_id.trust_domain();
         let peers = Arc::new(Peers::new(Arc::clone(&parts.bundle), trust_domain));
-        let verifier = verifier(&parts, &peers, provider)?;
-        let server = server(&parts.leaf, Arc::clone(&verifier), provider, clock).map_err(|error| error.to_string())?;
-        let client = client(&parts, &peers, provider, clock)?;
-        let client = MeshClient::new(client, hosts.clone());
-        Ok(Self { parts, server: Arc::new(server), verifier, peers, client, context })
+        let verifier = Arc::new(verifier(&parts, &peers, provider)?);
+        let server = server(&parts.leaf, Arc::<ClientVerifier>::clone(&verifier), provider, clock);
+        let server = server.map_err(|error| error.to_string())?;
+        let clients = Arc::new(Clients {
+            chain: server_chain(&parts, provider)?,
+            peers: Arc::clone(&peers),
+            hosts: hosts.clone(),
+            metrics: Arc::clone(metrics),
+            config: client(&parts, provider, clock)?,
+            by_target: Mutex::default(),
+        });
+        Ok(Self { parts, server: Arc::new(server), verifier, clients, context })
     }
 
-    /// The client for calls to other services, with this generation's leaf, bundle and connections.
+    /// The client for calls to a target service, `name` or `namespace/name` (a bare name is of the own namespace), with
+    /// this generation's leaf, bundle and connections. It takes no server but one with the target's SPIFFE ID.
     #[must_use]
-    pub fn client(&self) -> &MeshClient {
-        &self.client
+    pub fn client(&self, target: &str) -> MeshClient {
+        self.clients.of(target, self.policy(), &self.parts.denylist.denied)
     }
 
     /// The policy in force.
@@ -155,10 +225,10 @@ impl Generation {
         now <= self.parts.leaf.certificate.not_after()
     }
 
-    /// Who is at the other end of a connection, and its root, by a chain that was verified under this generation.
+    /// The identity and the root of a chain that was verified under this generation.
     pub(crate) fn see(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Arc<Seen> {
         match chain.split_first() {
-            Some((leaf, intermediates)) => self.peers.see(leaf, intermediates, now),
+            Some((leaf, intermediates)) => self.verifier.peers.see(leaf, intermediates, now),
             None => Arc::default(),
         }
     }
@@ -177,7 +247,7 @@ impl Generation {
     /// Whether a peer with that chain would be let in now. Without a chain: where none is needed.
     pub(crate) fn admits(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> bool {
         match chain.split_first() {
-            Some((leaf, intermediates)) => self.verifier.verify_client_cert(leaf, intermediates, unix(now)).is_ok(),
+            Some((leaf, intermediates)) => self.verifier.check(leaf, intermediates, unix(now)).is_ok(),
             None => !self.verifier.client_auth_mandatory(),
         }
     }
@@ -187,11 +257,7 @@ impl Generation {
     }
 }
 
-fn verifier(
-    parts: &TakenParts,
-    peers: &Arc<Peers>,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Arc<dyn ClientCertVerifier>, String> {
+fn verifier(parts: &TakenParts, peers: &Arc<Peers>, provider: &Arc<CryptoProvider>) -> Result<ClientVerifier, String> {
     let policy = &parts.policy.policy;
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&parts.bundle.store), Arc::clone(provider));
     let builder = match policy.tls_mode {
@@ -199,7 +265,8 @@ fn verifier(
         TlsMode::Strict => builder,
     };
     let chain = builder.build().map_err(|error| error.to_string())?;
-    Ok(Arc::new(ClientVerifier { chain, peers: Arc::clone(peers), denied: Arc::clone(&parts.denylist.denied) }))
+    let denied = Arc::clone(&parts.denylist.denied);
+    Ok(ClientVerifier { chain, peers: Arc::clone(peers), denied, mode: policy.tls_mode })
 }
 
 fn server(
@@ -218,21 +285,17 @@ fn server(
     Ok(config)
 }
 
-fn client(
-    parts: &TakenParts,
-    peers: &Arc<Peers>,
-    provider: &Arc<CryptoProvider>,
-    clock: &Arc<dyn Clock>,
-) -> Result<ClientConfig, String> {
+fn server_chain(parts: &TakenParts, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, String> {
     let builder = WebPkiServerVerifier::builder_with_provider(Arc::clone(&parts.bundle.store), Arc::clone(provider));
-    let chain = builder.build().map_err(|error| error.to_string())?;
-    let verifier = ServerVerifier { chain, peers: Arc::clone(peers), denied: Arc::clone(&parts.denylist.denied) };
+    Ok(builder.build().map_err(|error| error.to_string())?)
+}
+
+/// The TLS side of clients, before a target is known.
+fn client(parts: &TakenParts, provider: &Arc<CryptoProvider>, clock: &Arc<dyn Clock>) -> Result<ClientConfig, String> {
     let mut config = ClientConfig::builder_with_details(Arc::clone(provider), time(clock))
         .with_protocol_versions(&[&TLS13])
         .map_err(|error| error.to_string())?
-        // It asks more than the usual verifier, which it asks first.
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_root_certificates(Arc::clone(&parts.bundle.store))
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&parts.leaf.key))));
     config.resumption = Resumption::disabled();
     config.alpn_protocols = alpn();
@@ -265,3 +328,6 @@ impl TimeProvider for ClockTime {
 fn unix(time: Timestamp) -> UnixTime {
     UnixTime::since_unix_epoch(std::time::Duration::from_secs(u64::try_from(time.as_second()).unwrap_or_default()))
 }
+
+/// Targets are configured by name: more than a service has.
+const MAX_TARGETS: usize = 256;

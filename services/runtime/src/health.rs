@@ -41,17 +41,22 @@ struct Certificates {
 }
 
 impl Health {
-    /// Ready unless draining, or without a certificate of its own that holds. A refused part of the mounted directory
-    /// is no reason: one bad bundle would take every replica down at once.
+    /// Ready unless draining, or before the first usable certificates. Neither a refused part of the mounted directory nor an
+    /// expired leaf is a reason: all replicas have the same, and would be taken out of service at once.
     fn status(&self) -> &'static str {
-        let now = self.clock.now();
         if self.is_draining.load(Ordering::Relaxed) {
             "draining"
-        } else if self.generations.borrow().as_ref().is_some_and(|generation| generation.is_in_date(now)) {
+        } else if self.generations.borrow().is_some() {
             "healthy"
         } else {
             "not ready"
         }
+    }
+
+    /// When the own leaf expired, if it has.
+    fn expired(&self) -> Option<Timestamp> {
+        let generation = self.generations.borrow().clone()?;
+        (!generation.is_in_date(self.clock.now())).then(|| generation.parts.leaf.certificate.not_after())
     }
 
     fn certificates(&self) -> Option<Certificates> {
@@ -96,11 +101,14 @@ pub(crate) fn admin(health: Health) -> Router {
         .with_state(health)
 }
 
-async fn readyz(State(health): State<Health>) -> (StatusCode, &'static str) {
-    match health.status() {
-        "healthy" => (StatusCode::OK, "ok\n"),
+/// An expired leaf is shown, and fails nothing.
+async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
+    let (code, status) = match health.status() {
+        "healthy" => (StatusCode::OK, "ok"),
         other => (StatusCode::SERVICE_UNAVAILABLE, other),
-    }
+    };
+    let expired = health.expired().map(|at| format!("warning: the own certificate (tls.crt) expired at {at}\n"));
+    (code, format!("{status}\n{}", expired.unwrap_or_default()))
 }
 
 async fn metrics(State(health): State<Health>) -> Response {

@@ -19,6 +19,7 @@ pub mod fetch;
 mod frames;
 mod framing;
 mod generation;
+mod handshake;
 mod heads;
 mod health;
 mod host;
@@ -49,12 +50,14 @@ mod routes;
 mod runtime;
 mod shares;
 mod slots;
+mod target;
 pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod verifier;
 mod watch;
 pub mod wire;
 
@@ -77,3 +80,4 @@ pub use reload::{InForce, ServiceFiles};
 pub use room::{Held, NoRoom, Room};
 pub use routes::Routes;
 pub use runtime::{Runtime, StartError};
+pub use target::Targets;

@@ -4,7 +4,6 @@
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +12,11 @@ use gaia_api::Clock;
 use gaia_api::mount::TlsMode;
 use gaia_auth::{Connection, Listener, PeerIdentity, Transport};
 use prometheus_client::metrics::counter::Counter;
-use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use crate::connection::{self, Ends, LAST_CALL, Protocol, Stop, Terms};
 use crate::connections::{Connections, Counted};
 use crate::generation::Generation;
+use crate::handshake::{Handshakes, Presented, Verdict, handshake};
 use crate::heads::{ConnectionHeads, HeadBudget};
 use crate::inbound::UnderTls;
 use crate::limits::Limits;
@@ -50,6 +48,7 @@ pub(crate) struct Mesh {
     pub(crate) generations: Generations,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) handshakes: Handshakes,
     pub(crate) stop: Stop,
 }
 
@@ -109,6 +108,7 @@ impl Mesh {
     }
 
     async fn serve_to_its_end(mut self, tcp: TcpStream, from: From) {
+        const MESH: &str = "mesh";
         let deadline = Instant::now() + self.limits.handshake;
         let first = tokio::select! {
             first = timeout_at(deadline, first_byte(&tcp)) => first,
@@ -118,31 +118,40 @@ impl Mesh {
             Ok(Ok(Some(first))) => first,
             // Whoever only looks whether the port is open.
             Ok(Ok(None)) => return,
-            Ok(Err(error)) => return self.failed("io", &error.to_string()),
-            Err(_) => return self.failed("timeout", "nothing was said"),
+            // Nothing was said: no handshake began that could fail.
+            Ok(Err(_)) => return self.handshakes.metrics.handshake_failed("io"),
+            Err(_) => return self.handshakes.metrics.handshake_failed("timeout"),
         };
         // Seen from here on: a generation that comes during the handshake is news to `distrusted`.
         let Some(generation) = self.generations.borrow_and_update().clone() else {
-            return self.metrics.handshake_failed("not_ready");
+            return self.handshakes.refused(MESH, "not_ready", "there is no certificate yet", from.address);
         };
         if first == TLS_HANDSHAKE {
             let tcp = UnderTls::new(tcp, from.heads.clone());
-            let tls = match handshake(Arc::clone(&generation.server), tcp, deadline).await {
+            let presented = Presented::default();
+            let tls = match handshake(Arc::clone(&generation.server), tcp, deadline, presented.clone()).await {
                 Ok(tls) => tls,
-                Err(error) => return self.failed(reason(&error), &error.to_string()),
+                Err(error) => return self.handshakes.failed(MESH, &error, &presented, from.address),
             };
-            Box::pin(self.serve_tls(tls, generation, from)).await;
+            Box::pin(self.serve_tls(tls, presented.verdict(), generation, from)).await;
         } else if generation.policy().tls_mode == TlsMode::Permissive {
             let peer = Peer { transport: Transport::Plain, chain: Vec::new(), identity: None, root: None };
             Box::pin(self.serve_http(tcp, Protocol::Http1, peer, generation, from)).await;
         } else {
-            self.failed("not_tls", "plain HTTP is not served here");
+            self.handshakes.refused(MESH, "not_tls", "plain HTTP is not served here", from.address);
         }
     }
 
-    async fn serve_tls(self, tls: Accepted, generation: Arc<Generation>, from: From) {
-        let chain = peer_chain(&tls);
-        let Seen { identity, root, .. } = generation.see(&chain, self.clock.now()).as_ref().clone();
+    /// Only of a chain that was verified in the handshake an identity is read.
+    async fn serve_tls(self, tls: Accepted, verdict: Option<Verdict>, generation: Arc<Generation>, from: From) {
+        let (chain, Seen { identity, root, .. }) = match verdict {
+            Some(Verdict::Peer(seen)) => (peer_chain(&tls), seen.as_ref().clone()),
+            Some(Verdict::NoPeer { reason, presented }) => {
+                self.handshakes.no_peer(reason, presented, from.address);
+                (Vec::new(), Seen::default())
+            }
+            None => (Vec::new(), Seen::default()),
+        };
         let transport = if identity.is_some() { Transport::Mtls } else { Transport::Tls };
         let protocol = protocol(&tls);
         Box::pin(self.serve_http(tls, protocol, Peer { transport, chain, identity, root }, generation, from)).await;
@@ -175,11 +184,6 @@ impl Mesh {
             self.metrics.connection_ended(limit.as_str());
         }
     }
-
-    fn failed(&self, reason: &'static str, error: &str) {
-        self.metrics.handshake_failed(reason);
-        tracing::debug!(reason, error, "connection refused");
-    }
 }
 
 /// The source of a connection, and what it holds of the listener.
@@ -199,21 +203,6 @@ struct Peer {
     identity: Option<PeerIdentity>,
     /// The fingerprint of the root that the chain leads to.
     root: Option<String>,
-}
-
-/// The handshake, in a box of its own: an open connection holds no room for the one it came from.
-///
-/// # Errors
-/// Why there is none; [`io::ErrorKind::TimedOut`] if it took too long.
-pub(crate) fn handshake(
-    config: Arc<ServerConfig>,
-    tcp: UnderTls<TcpStream>,
-    deadline: Instant,
-) -> Pin<Box<impl Future<Output = io::Result<Accepted>>>> {
-    Box::pin(async move {
-        let tls = timeout_at(deadline, TlsAcceptor::from(config).accept(tcp)).await;
-        Ok(Box::new(tls.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long"))??))
-    })
 }
 
 /// The first byte, which is left where it is; `None` if there will be none.
@@ -279,25 +268,6 @@ pub(crate) fn protocol<IO>(tls: &TlsStream<IO>) -> Protocol {
     match tls.get_ref().1.alpn_protocol() {
         Some(b"h2") => Protocol::Http2,
         _ => Protocol::Http1,
-    }
-}
-
-/// A handshake error as a metric label.
-pub(crate) fn reason(error: &io::Error) -> &'static str {
-    use rustls::Error as Tls;
-    match error.get_ref().and_then(|source| source.downcast_ref::<Tls>()) {
-        Some(Tls::NoCertificatesPresented) => "no_client_certificate",
-        Some(Tls::InvalidCertificate(
-            rustls::CertificateError::Expired | rustls::CertificateError::ExpiredContext { .. },
-        )) => "expired_client_certificate",
-        Some(Tls::InvalidCertificate(rustls::CertificateError::Revoked)) => "revoked_client_certificate",
-        Some(Tls::InvalidCertificate(_)) => "bad_client_certificate",
-        Some(Tls::AlertReceived(_)) => "refused_by_client",
-        Some(Tls::PeerIncompatible(_)) => "incompatible",
-        Some(Tls::InvalidMessage(_)) => "not_tls",
-        Some(_) => "protocol",
-        None if error.kind() == io::ErrorKind::TimedOut => "timeout",
-        None => "io",
     }
 }
 

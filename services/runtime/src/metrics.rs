@@ -28,6 +28,8 @@ pub(crate) struct Metrics {
     auth_duration: Histogram,
     audit_dropped: Counter,
     handshake_failures: Family<ReasonLabels, Counter>,
+    no_peer: Family<ReasonLabels, Counter>,
+    server_identities: Family<ResultLabels, Counter>,
     requests: Family<CallerLabels, Counter>,
     /// The addresses that have a label of their own.
     addresses: Mutex<BTreeSet<IpAddr>>,
@@ -56,6 +58,11 @@ struct KeyLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabels {
     reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabels {
+    result: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -93,6 +100,8 @@ impl Metrics {
             auth_duration: Histogram::new(exponential_buckets(0.000_01, 4.0, 10)),
             audit_dropped: Counter::default(),
             handshake_failures: Family::default(),
+            no_peer: Family::default(),
+            server_identities: Family::default(),
             requests: Family::default(),
             addresses: Mutex::default(),
             ended: Family::default(),
@@ -130,6 +139,16 @@ impl Metrics {
             "gaia_tls_handshake_failures",
             "Connections that did not complete TLS",
             metrics.handshake_failures.clone(),
+        );
+        registry.register(
+            "gaia_tls_unverified_client_certificates",
+            "Connections whose client certificate did not verify, and that have no peer for it",
+            metrics.no_peer.clone(),
+        );
+        registry.register(
+            "gaia_tls_server_identities",
+            "Servers of targets by how they were identified: spiffe_id, dns_name, or unexpected (refused)",
+            metrics.server_identities.clone(),
         );
         registry.register(
             "gaia_mesh_requests",
@@ -175,6 +194,16 @@ impl Metrics {
 
     pub(crate) fn handshake_failed(&self, reason: &'static str) {
         self.handshake_failures.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    /// A client certificate did not verify, and its connection has no peer.
+    pub(crate) fn no_peer(&self, reason: &'static str) {
+        self.no_peer.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    /// The identity of a server was checked against the target's.
+    pub(crate) fn server_identity(&self, result: &'static str) {
+        self.server_identities.get_or_create(&ResultLabels { result }).inc();
     }
 
     /// The counter of one caller's requests. A peer is named if it is declared (`Some(Some(…))`); who shows no

@@ -1,4 +1,4 @@
-//! Who a certificate says its holder is, and whether its holder may be talked to: as a client, and as a server.
+//! The identity in a chain that was verified, and the CAs above it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,10 +8,7 @@ use gaia_api::SpiffeId;
 use gaia_auth::{Denied, PeerIdentity};
 use gaia_pki::{Certificate, Usage, sha256_hex, verify_path};
 use jiff::Timestamp;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::CertificateDer;
 
 use crate::material::Bundle;
 
@@ -30,7 +27,7 @@ pub(crate) struct Seen {
 
 impl Seen {
     /// Returns true if `denylist.json` denies a CA above the leaf. A certificate that cannot be read may be one.
-    fn is_below_revoked(&self, denied: &Denied) -> bool {
+    pub(crate) fn is_below_revoked(&self, denied: &Denied) -> bool {
         denied.has_issuers()
             && self.issuers.as_ref().is_none_or(|issuers| issuers.iter().any(|key| denied.is_issuer_revoked(key)))
     }
@@ -139,125 +136,6 @@ fn newest<'a>(roots: impl Iterator<Item = &'a Certificate>) -> Option<&'a Certif
     roots.max_by_key(|root| root.not_before())
 }
 
-/// What webpki demands of a client certificate, and on top an identity of the trust domain and that it is not revoked.
-pub(crate) struct ClientVerifier {
-    pub(crate) chain: Arc<dyn ClientCertVerifier>,
-    pub(crate) peers: Arc<Peers>,
-    pub(crate) denied: Arc<Denied>,
-}
-
-/// What webpki demands of a server certificate, and on top that it is not revoked.
-#[derive(Debug)]
-pub(crate) struct ServerVerifier {
-    pub(crate) chain: Arc<dyn ServerCertVerifier>,
-    pub(crate) peers: Arc<Peers>,
-    pub(crate) denied: Arc<Denied>,
-}
-
-impl fmt::Debug for ClientVerifier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientVerifier").field("peers", &self.peers).finish_non_exhaustive()
-    }
-}
-
-impl ClientCertVerifier for ClientVerifier {
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
-        let time = timestamp(now)?;
-        let seen = self.peers.see(end_entity, intermediates, time);
-        if seen.is_below_revoked(&self.denied) {
-            return Err(CertificateError::Revoked.into());
-        }
-        match &seen.identity {
-            Some(peer) if self.denied.is_leaf_revoked(&peer.fingerprint) => Err(CertificateError::Revoked.into()),
-            Some(_) => Ok(verified),
-            None => Err(CertificateError::ApplicationVerificationFailure.into()),
-        }
-    }
-
-    fn offer_client_auth(&self) -> bool {
-        self.chain.offer_client_auth()
-    }
-    fn client_auth_mandatory(&self) -> bool {
-        self.chain.client_auth_mandatory()
-    }
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.chain.root_hint_subjects()
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
-    }
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls12_signature(message, cert, signature)
-    }
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, cert, signature)
-    }
-}
-
-impl ServerCertVerifier for ServerVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let verified = self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
-        if self.denied.is_leaf_revoked(&sha256_hex(end_entity)) {
-            return Err(CertificateError::Revoked.into());
-        }
-        // A server's chain is read only for this.
-        if self.denied.has_issuers()
-            && self.peers.see(end_entity, intermediates, timestamp(now)?).is_below_revoked(&self.denied)
-        {
-            return Err(CertificateError::Revoked.into());
-        }
-        Ok(verified)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
-    }
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls12_signature(message, cert, signature)
-    }
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, cert, signature)
-    }
-}
-
-fn timestamp(now: UnixTime) -> Result<Timestamp, Error> {
-    let time = i64::try_from(now.as_secs()).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
-    time.ok_or(Error::FailedToGetCurrentTime)
-}
-
 /// Chains that are kept: more than a service has callers, and their leaves of some days.
 const MAX_KNOWN: usize = 1024;
 
@@ -268,6 +146,7 @@ mod tests {
 
     use super::*;
     use crate::testing::{TRUST_DOMAIN, spiffe_id};
+    use crate::verifier::tests::{as_client, as_server};
 
     fn now() -> Timestamp {
         Timestamp::from_second(1_800_000_000).unwrap()
@@ -336,30 +215,14 @@ mod tests {
         let text = include_str!("../../../docs/examples/vectors/issuers.json");
         let vectors: Vectors = serde_json::from_str(text).unwrap();
         let roots = Certificate::chain_from_pem(vectors.root.as_bytes()).unwrap();
-        let (mut store, now) = (rustls::RootCertStore::empty(), roots[0].not_before() + SignedDuration::from_hours(1));
-        store.add(CertificateDer::from(roots[0].der().to_vec())).unwrap();
-        let store = Arc::new(store);
-        let bundle = Arc::new(Bundle { roots, store: Arc::clone(&store), hash: String::new() });
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let peers = Arc::new(Peers::new(bundle, TRUST_DOMAIN));
+        let now = roots[0].not_before() + SignedDuration::from_hours(1);
         for case in vectors.cases {
             let list = gaia_api::mount::Denylist { issuers: case.issuers, ..gaia_api::mount::Denylist::empty() };
-            let denied = Arc::new(Denied::from(&list));
-            let chain: Vec<CertificateDer<'_>> = case
-                .chain
-                .iter()
-                .map(|pem| Certificate::chain_from_pem(pem.as_bytes()).unwrap()[0].der().to_vec().into())
-                .collect();
-            let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now.as_second().unsigned_abs()));
-            let client = rustls::server::WebPkiClientVerifier::builder_with_provider(store.clone(), provider.clone());
-            let chain_of = client.build().unwrap();
-            let verifier = ClientVerifier { chain: chain_of, peers: Arc::clone(&peers), denied: Arc::clone(&denied) };
-            let as_client = verifier.verify_client_cert(&chain[0], &chain[1..], time);
+            let chain = |pem: &String| Certificate::chain_from_pem(pem.as_bytes()).unwrap().remove(0);
+            let chain: Vec<Certificate> = case.chain.iter().map(chain).collect();
+            let as_client = as_client(&roots, &chain, &list, now);
             assert_eq!(as_client.is_ok(), case.accepted, "{}: {as_client:?}", case.name);
-            let server = rustls::client::WebPkiServerVerifier::builder_with_provider(store.clone(), provider.clone());
-            let verifier = ServerVerifier { chain: server.build().unwrap(), peers: Arc::clone(&peers), denied };
-            let name = ServerName::try_from("gateway").unwrap();
-            let as_server = verifier.verify_server_cert(&chain[0], &chain[1..], &name, &[], time);
+            let as_server = as_server(&roots, &chain, &list, now);
             assert_eq!(as_server.is_ok(), case.accepted, "{}: {as_server:?}", case.name);
         }
     }

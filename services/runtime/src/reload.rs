@@ -93,6 +93,8 @@ pub(crate) struct Reloader {
     last_hash: String,
     refused: BTreeMap<&'static str, String>,
     reported: Refused,
+    /// When the expiry of the leaf was warned of last.
+    expiry_warned: Option<Timestamp>,
 }
 
 /// What every service reads.
@@ -127,6 +129,7 @@ impl Refused {
 }
 
 const LONGEST_REASON: usize = 256;
+const EXPIRY_WARNING: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
 
 /// Takes a part. One that is the same as before stays, so that what was made from it stays too.
 fn replace<T>(part: &mut Option<Arc<T>>, new: T, is_same: impl Fn(&T, &T) -> bool) {
@@ -153,6 +156,7 @@ impl Reloader {
             last_hash: String::new(),
             refused: BTreeMap::new(),
             reported: refused,
+            expiry_warned: None,
         }
     }
 
@@ -184,9 +188,30 @@ impl Reloader {
         }
     }
 
+    /// Warns of a leaf that has expired, once and then every hour.
+    fn warn_of_expiry(&mut self) {
+        let now = self.clock.now();
+        let Some(not_after) = self.parts.leaf.as_ref().map(|leaf| leaf.certificate.not_after()) else { return };
+        let is_due = self.expiry_warned.is_none_or(|last| now.duration_since(last) >= EXPIRY_WARNING);
+        if now <= not_after {
+            self.expiry_warned = None;
+        } else if is_due {
+            self.expiry_warned = Some(now);
+            tracing::warn!(
+                %not_after,
+                "the own certificate has expired and callers refuse it: check that tls.crt is renewed and mounted"
+            );
+        }
+    }
+
     /// Takes what is good. Files that have not changed are judged again only while something is refused: a leaf from
     /// the future becomes good by waiting.
     fn take(&mut self, files: &Files) {
+        self.take_changed(files);
+        self.warn_of_expiry();
+    }
+
+    fn take_changed(&mut self, files: &Files) {
         let is_same = self.last_hash == files.hash();
         if is_same && self.refused.is_empty() {
             return;
@@ -278,7 +303,7 @@ impl Reloader {
         if before.as_ref().is_some_and(|before| taken.are(&before.parts)) {
             return;
         }
-        match Generation::new(taken, before.as_deref(), &self.hosts, &self.provider, &self.clock) {
+        match Generation::new(taken, before.as_deref(), &self.hosts, &self.provider, &self.clock, &self.metrics) {
             Ok(generation) => {
                 let certificate = &generation.parts.leaf.certificate;
                 let policy = generation.policy();

@@ -9,6 +9,7 @@ use axum::routing::get;
 use gaia_api::Clock;
 use gaia_auth::audit::AuditQueue;
 use gaia_auth::{Access, Authenticator};
+use http::Uri;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -24,6 +25,7 @@ use crate::connection::{self, Ends, Protocol, Stop, Terms};
 use crate::connections::Connections;
 use crate::edge::{Edge, EdgeConfig, EdgeServing, EdgeTls};
 use crate::generation::Generation;
+use crate::handshake::Handshakes;
 use crate::heads::HeadBudget;
 use crate::health::{self, Health};
 use crate::identity::{self, Identity};
@@ -166,7 +168,19 @@ impl Runtime {
     /// Calls other services in the name of this one, with its certificate and a token for each.
     #[must_use]
     pub fn caller(&self, config: &CallsConfig) -> Caller {
-        Caller::new(self.generations(), config, &self.config.hosts)
+        Caller::new(self.generations(), self.auth_url(config), config, &self.config)
+    }
+
+    /// Where auth-service is: as it is configured, else by its name in the own namespace, as far as a policy was mounted.
+    #[must_use]
+    pub fn auth_url(&self, config: &CallsConfig) -> Uri {
+        let default = || {
+            let generation = self.health.generations.borrow();
+            let namespace = generation.as_ref().map(|generation| generation.policy().service.namespace.as_str());
+            namespace.and_then(|namespace| format!("https://auth-service.{namespace}.svc:8443").parse().ok())
+        };
+        let configured = config.auth_url.clone().or_else(default);
+        configured.unwrap_or_else(|| Uri::from_static("https://auth-service:8443"))
     }
 
     /// Judges credentials by the policy and the keys in force: for a service that is asked about credentials which are
@@ -204,6 +218,11 @@ impl Runtime {
         let stopping = Stop::default();
         let heads = HeadBudget::new(limits.head_bytes);
         let tracker = TaskTracker::new();
+        let handshakes = Handshakes {
+            metrics: Arc::clone(&health.metrics),
+            audit: Arc::clone(&audit),
+            clock: Arc::clone(&health.clock),
+        };
         let mut accepting = JoinSet::new();
         // They look and answer until everything else has ended, and end with this.
         let mut background = JoinSet::new();
@@ -217,6 +236,7 @@ impl Runtime {
                 heads: heads.clone(),
                 limits,
                 metrics: Arc::clone(&health.metrics),
+                handshakes: handshakes.clone(),
                 stop: stopping.clone(),
             };
             if let Some(tls) = tls {
@@ -239,6 +259,7 @@ impl Runtime {
             generations: health.generations.clone(),
             clock: Arc::clone(&health.clock),
             metrics: Arc::clone(&health.metrics),
+            handshakes,
             stop: stopping.clone(),
         };
         accepting.spawn(essential(listener::accept(

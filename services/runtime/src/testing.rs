@@ -37,6 +37,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::client::{Hosts, MeshClient};
 use crate::config::{LogFormat, RuntimeConfig};
+use crate::target::Targets;
 
 /// The trust domain of every [`Platform`].
 pub const TRUST_DOMAIN: &str = "gaia.local";
@@ -271,6 +272,8 @@ pub fn policy(service: &str) -> Policy {
         callers: vec![Caller { spiffe_id: spiffe_id("gateway"), scopes: vec![], on_behalf_of: false }],
         api_keys: ApiKeyRules::default(),
         user_tokens: UserTokens::default(),
+        targets: None,
+        token_issuer: None,
     }
 }
 
@@ -326,6 +329,7 @@ pub fn config(service: &str, dir: &Path) -> RuntimeConfig {
         drain_timeout: Span::seconds(5),
         overrides: BTreeMap::new(),
         hosts: Hosts::default(),
+        targets: Targets::default(),
     }
 }
 
@@ -362,7 +366,7 @@ pub fn certificate(files: &MountedFiles) -> Certificate {
     Certificate::chain_from_pem(&files[key::TLS_CERT]).unwrap().remove(0)
 }
 
-fn identity(service: &str) -> ServiceIdentity {
+pub(crate) fn identity(service: &str) -> ServiceIdentity {
     ServiceIdentity { namespace: NAMESPACE.into(), name: service.to_owned(), spiffe_id: spiffe_id(service) }
 }
 

@@ -43,7 +43,9 @@ mod panics;
 mod plain;
 mod slow;
 mod stop;
+mod targets;
 mod trust;
+mod unverified;
 
 pub(crate) use self::body::Sent;
 
@@ -181,24 +183,6 @@ async fn permissive_lets_a_client_in_without_a_certificate_but_tells_it_nothing(
 }
 
 #[tokio::test]
-async fn a_presented_certificate_is_verified_even_where_none_is_needed() {
-    let (platform, other) = (Platform::new(), Platform::new());
-    let service = start(&platform.mount("asset-service")).await;
-    let now = SystemClock.now();
-    let hour = SignedDuration::from_hours(1);
-    let expired = platform.leaf_for(spiffe_id("gateway").as_str(), now - hour * 3, now - hour);
-    let stranger = platform.leaf_for("spiffe://other.local/ns/shop/sa/gateway", now - hour, now + hour);
-    for (what, leaf) in
-        [("of another CA", other.leaf("gateway")), ("expired", expired), ("of another domain", stranger)]
-    {
-        let client = platform.client(Some(&leaf));
-        assert!(service.get(&client, "/health").await.is_err(), "a certificate {what}");
-    }
-    assert!(service.metric(r#"gaia_tls_handshake_failures_total{reason="expired_client_certificate"} 1"#).await);
-    assert!(service.metric(r#"gaia_tls_handshake_failures_total{reason="bad_client_certificate"} 2"#).await);
-}
-
-#[tokio::test]
 async fn strict_refuses_whoever_has_no_certificate() {
     let platform = Platform::new();
     let service = start(&strict(&platform)).await;
@@ -333,7 +317,7 @@ async fn a_change_is_seen_long_before_the_next_look() {
 }
 
 #[tokio::test]
-async fn a_leaf_from_the_future_is_taken_when_its_time_comes_and_one_that_ended_is_not_ready() {
+async fn a_leaf_from_the_future_is_loaded_when_its_time_comes_and_an_expired_one_is_shown_in_readyz() {
     let platform = Platform::new();
     let now = SystemClock.now();
     let hour = SignedDuration::from_hours(1);
@@ -344,6 +328,11 @@ async fn a_leaf_from_the_future_is_taken_when_its_time_comes_and_one_that_ended_
     assert_eq!(service.readyz().await, StatusCode::SERVICE_UNAVAILABLE);
     clock.set(now + hour * 2);
     eventually("the leaf is taken", async || service.readyz().await == StatusCode::OK).await;
+    let readyz = async || get_plain(&format!("{}/readyz", service.admin)).await;
+    assert_eq!(readyz().await, (StatusCode::OK, "ok\n".to_owned()));
     clock.set(now + hour * 4);
-    assert_eq!(service.readyz().await, StatusCode::SERVICE_UNAVAILABLE);
+    let (status, body) = readyz().await;
+    assert_eq!(status, StatusCode::OK, "all replicas have the same leaf");
+    let expected = format!("ok\nwarning: the own certificate (tls.crt) expired at {}", certificate(&files).not_after());
+    assert!(body.starts_with(&expected), "{body}");
 }

@@ -132,6 +132,8 @@ impl Kept {
 #[derive(Clone, Copy)]
 pub(crate) struct Issuer<'a> {
     pub(crate) generation: &'a Arc<Generation>,
+    /// Its `name` or `namespace/name`.
+    pub(crate) target: &'a str,
     pub(crate) auth_url: &'a Uri,
 }
 
@@ -251,9 +253,10 @@ impl Tokens {
         let Ok(renewing) = Arc::clone(&slot.renewing).try_lock_owned() else { return };
         let (this, slot, target) = (Arc::clone(self), Arc::clone(slot), wanted.target.to_owned());
         let (generation, auth_url) = (Arc::clone(issuer.generation), issuer.auth_url.clone());
+        let issued_by = issuer.target.to_owned();
         let credential = wanted.subject.map(OnBehalf::to_owned);
         tokio::spawn(async move {
-            let issuer = Issuer { generation: &generation, auth_url: &auth_url };
+            let issuer = Issuer { generation: &generation, target: &issued_by, auth_url: &auth_url };
             let subject = credential.as_ref().map(|credential| credential.as_ref());
             let wanted = Wanted { target: &target, subject };
             let asked = ask(issuer, wanted).await;
@@ -304,7 +307,7 @@ async fn ask_once(issuer: Issuer<'_>, wanted: Wanted<'_>) -> Result<Kept, CallEr
     let asked = Instant::now();
     let asking = async {
         let Wanted { target, subject } = wanted;
-        let client = issuer.generation.client();
+        let client = issuer.generation.client(issuer.target);
         match subject {
             None => {
                 let service_name = &issuer.generation.policy().service.name;

@@ -109,16 +109,23 @@ impl WebService {
         let caller = runtime.caller(&CallsConfig { api_key_file: None, ..calls.clone() });
         let gateway = config.gateway_url;
         let has_own = config.upstream_asset_service.is_some() || config.upstream_chat_service.is_some();
-        let upstream = |own: Option<Uri>| {
+        let upstream = |name: &'static str, own: Option<Uri>| {
             // Where addresses of services are given, they say which pages there are.
             let base = if has_own && own.is_none() { None } else { gateway.clone().or(own) }?;
-            let upstream = Upstream::new(base, runtime.generations(), by_key.clone(), runtime.authenticator());
+            let name = if gateway.is_some() { GATEWAY } else { name };
+            let upstream = Upstream::new(name, base, by_key.clone(), runtime.authenticator());
             Some(upstream.names_browsers(gateway.is_some()))
         };
-        let (assets, chat) = (upstream(config.upstream_asset_service), upstream(config.upstream_chat_service));
+        let (assets, chat) = (
+            upstream("asset-service", config.upstream_asset_service),
+            upstream("chat-service", config.upstream_chat_service),
+        );
         let login = match &gateway {
             Some(gateway) => Login::new(caller, by_key.clone(), gateway.clone()).by_way_of(GATEWAY),
-            None => Login::new(caller, by_key.clone(), config.upstream_auth_service.unwrap_or(calls.auth_url)),
+            None => {
+                let auth_url = config.upstream_auth_service.unwrap_or_else(|| runtime.auth_url(&calls));
+                Login::new(caller, by_key.clone(), auth_url)
+            }
         };
         let site = Arc::new(Site {
             login,

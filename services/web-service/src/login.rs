@@ -238,7 +238,7 @@ impl Login {
         // What is said of a person has a code. Without one it is this service that is refused: tokens may not count yet.
         if answer.status == StatusCode::UNAUTHORIZED
             && answer.code().is_empty()
-            && let Some(by_key) = self.by_key.call_by_key(request.map(Body::from)).await
+            && let Some(by_key) = self.by_key.call_by_key(self.target, request.map(Body::from)).await
         {
             answer = whole(path, by_key.map_err(failed)?).await?;
         }

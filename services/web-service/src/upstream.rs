@@ -9,11 +9,10 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use gaia_auth::{Authenticator, Credential, Examined, Reason};
-use gaia_runtime::{AnswerBody, CallError, Caller, Generation};
+use gaia_runtime::{AnswerBody, CallError, Caller};
 use http::header::AUTHORIZATION;
 use http::uri::Scheme;
 use http::{HeaderValue, Request, Response, StatusCode, Uri};
-use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::by_gateway;
@@ -22,8 +21,8 @@ use crate::taken::{LastTaken, Taken};
 
 /// One service that is called for users.
 pub(crate) struct Upstream {
+    name: &'static str,
     base: Uri,
-    generations: watch::Receiver<Option<Arc<Generation>>>,
     by_key: Caller,
     authenticator: Arc<Authenticator>,
     taken: LastTaken,
@@ -64,14 +63,9 @@ pub(crate) enum UpstreamError {
 }
 
 impl Upstream {
-    /// The service at `base`, which has no path; `by_key` has the API key, and `authenticator` checks users' tokens.
-    pub(crate) fn new(
-        base: Uri,
-        generations: watch::Receiver<Option<Arc<Generation>>>,
-        by_key: Caller,
-        authenticator: Arc<Authenticator>,
-    ) -> Self {
-        Self { base, generations, by_key, authenticator, taken: LastTaken::default(), names_browsers: false }
+    /// The service of this name at `base`, which has no path; `by_key` has the API key, and `authenticator` validates tokens.
+    pub(crate) fn new(name: &'static str, base: Uri, by_key: Caller, authenticator: Arc<Authenticator>) -> Self {
+        Self { name, base, by_key, authenticator, taken: LastTaken::default(), names_browsers: false }
     }
 
     /// Tells the service the address of the browser.
@@ -172,7 +166,7 @@ impl Upstream {
         patience: Duration,
     ) -> Result<Response<AnswerBody>, UpstreamError> {
         within(patience, self.check_user(session, scope)).await??;
-        let answer = within(patience, self.by_key.call_by_key(request)).await?;
+        let answer = within(patience, self.by_key.call_by_key(self.name, request)).await?;
         Ok(answer.ok_or(UpstreamError::NoKey)??)
     }
 
@@ -206,8 +200,7 @@ impl Upstream {
         let mut value = value.map_err(|_| UpstreamError::NotText)?;
         value.set_sensitive(true);
         request.headers_mut().insert(AUTHORIZATION, value);
-        let generation = self.generations.borrow().clone().ok_or(CallError::NotReady)?;
-        Ok(within(patience, generation.client().request(request)).await??)
+        Ok(within(patience, self.by_key.call_as_is(self.name, request)).await??)
     }
 }
 

@@ -63,7 +63,7 @@ fn targets_of_one_namespace_never_displace_those_of_another() {
         callers: vec![caller("gateway", Some("shop"))],
         ..GaiaServiceSpec::default()
     };
-    for number in 0..700 {
+    for number in 0..1000 {
         world.create_service(
             "other",
             &format!("huge-{number}-{}", "x".repeat(40)),

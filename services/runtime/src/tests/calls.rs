@@ -63,7 +63,7 @@ async fn auth(platform: &Platform, life: i64) -> Auth {
     let auth_url = format!("https://{}", runtime.mesh_address().unwrap()).parse().unwrap();
     let routes = runtime.routes().route("/internal/service-token", Access::Peer, post(answer));
     let serving = tokio::spawn(runtime.serve(routes, std::future::pending()));
-    Auth { issued, is_away, config: CallsConfig { auth_url, api_key_file: None }, serving, _dir: dir }
+    Auth { issued, is_away, config: CallsConfig { auth_url: Some(auth_url), api_key_file: None }, serving, _dir: dir }
 }
 
 /// The gateway, which calls.

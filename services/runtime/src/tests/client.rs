@@ -87,11 +87,11 @@ async fn a_client_refuses_a_server_whose_leaf_is_revoked() {
     let service = start(&server_files).await;
     let mut files = platform.mount("gateway");
     let (runtime, _mount, _dir) = caller(&files).await;
-    let client = runtime.generations().borrow().as_ref().unwrap().client().clone();
+    let client = runtime.generations().borrow().as_ref().unwrap().client("asset-service");
     assert_eq!(service.get(&client, "/who").await.unwrap().0, StatusCode::OK);
     files.insert(key::DENYLIST, revoked(&server_files));
     let (runtime, _mount, _dir) = caller(&files).await;
-    let client = runtime.generations().borrow().as_ref().unwrap().client().clone();
+    let client = runtime.generations().borrow().as_ref().unwrap().client("asset-service");
     let refused = service.get(&client, "/who").await.unwrap_err();
     assert!(format!("{refused:?}").contains("Revoked"), "{refused:?}");
 }
@@ -106,7 +106,7 @@ async fn a_new_generation_closes_the_idle_connections_of_the_one_before() {
     let address = format!("https://{}", runtime.mesh_address().unwrap());
     let routes = runtime.routes();
     let serving = tokio::spawn(runtime.serve(routes, std::future::pending()));
-    let client = || generations.borrow().as_ref().unwrap().client().clone();
+    let client = || generations.borrow().as_ref().unwrap().client("asset-service");
     // Someone is connected to the caller meanwhile: that must not keep its old generation alive.
     let visitor = platform.client(Some(&platform.leaf("chat-service")));
     let visit = Request::get(format!("{address}/health")).body(Body::empty()).unwrap();

@@ -103,7 +103,7 @@ async fn exchange(platform: &Platform, life: i64) -> Exchange {
     let auth_url = format!("https://{}", runtime.mesh_address().unwrap()).parse().unwrap();
     let routes = runtime.routes().route("/internal/token-exchange", Access::Peer, post(answer));
     let serving = tokio::spawn(runtime.serve(routes, std::future::pending()));
-    let config = CallsConfig { auth_url, api_key_file: None };
+    let config = CallsConfig { auth_url: Some(auth_url), api_key_file: None };
     Exchange { issued, asked: asked_for, unavailable, hangs, refuses, config, serving, _dir: dir }
 }
 

@@ -41,7 +41,7 @@ async fn a_removed_root_goes_at_once_and_takes_open_connections_with_it() {
     files.insert(key::CA_CERT, platform.bundle().into_bytes());
     service.mount.swap(&files);
     assert!(closed(&mut doomed).await < Duration::from_secs(5));
-    assert!(service.get(&platform.client(Some(&leaf)), "/health").await.is_err());
+    assert_eq!(service.get(&platform.client(Some(&leaf)), "/who").await.unwrap().0, StatusCode::UNAUTHORIZED);
     assert!(ask(&mut fine).await.unwrap().starts_with("HTTP/1.1 200"), "the other one goes on");
 }
 
@@ -63,7 +63,8 @@ async fn a_removed_root_goes_even_while_the_own_leaf_still_chains_to_it() {
     assert!(service.metric(r#"gaia_mount_refused{part="leaf"} 1"#).await);
     assert!(service.metric(r#"gaia_mount_refused{part="bundle"} 0"#).await);
     let leaf = old.leaf("gateway");
-    assert!(service.get(&old.client(Some(&leaf)), "/health").await.is_err(), "the old root lets nobody in");
+    let answer = service.get(&old.client(Some(&leaf)), "/who").await.unwrap();
+    assert_eq!(answer.0, StatusCode::UNAUTHORIZED, "a leaf of the old root is no peer");
     assert!(ask(&mut fine).await.unwrap().starts_with("HTTP/1.1 200"));
     assert_eq!(service.get(&old.client(Some(&new.leaf("gateway"))), "/who").await.unwrap().0, StatusCode::OK);
     assert_eq!(service.readyz().await, StatusCode::OK);

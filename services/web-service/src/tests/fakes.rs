@@ -339,7 +339,7 @@ impl Scene {
                     edge_tls_dir: None,
                     edge_idle_timeout: None,
                 },
-                calls: CallsConfig { auth_url: auth, api_key_file: Some(dir.path().join("api-key")) },
+                calls: CallsConfig { auth_url: Some(auth), api_key_file: Some(dir.path().join("api-key")) },
                 gateway_url: None,
                 upstream_asset_service: Some(assets),
                 upstream_chat_service: Some(chat),

@@ -198,7 +198,10 @@ fn config_with_keys(scene: &Scene, file: &std::path::Path) -> crate::Config {
             edge_tls_dir: None,
             edge_idle_timeout: None,
         },
-        calls: gaia_runtime::CallsConfig { auth_url: "https://auth-service".parse().unwrap(), api_key_file: None },
+        calls: gaia_runtime::CallsConfig {
+            auth_url: Some("https://auth-service".parse().unwrap()),
+            api_key_file: None,
+        },
         gateway_url: None,
         upstream_asset_service: None,
         upstream_chat_service: None,

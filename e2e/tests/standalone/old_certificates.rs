@@ -1,0 +1,106 @@
+//! Callers with the certificates of the old scripts: X.509 version 1, a common name and nothing else, made by OpenSSL.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use gaia_api::mount::{AuthMode, Policy, TlsMode};
+use gaia_api::names::key;
+use gaia_e2e::{Curl, Standalone, process};
+use gaia_runtime::testing::{Platform, api_keys, policy};
+use serde_json::Value;
+
+const API_KEY: &str = "gk_test_0123456789abcdef0123456789abcdef";
+
+async fn openssl(dir: &Path, args: &str) {
+    let mut command = Command::new("openssl");
+    command.args(args.split(' ')).current_dir(dir);
+    let output = process::output(command).await.unwrap();
+    assert!(output.status.success(), "openssl {args}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// `setup-dev-ca.sh`: a CA, and `<name>/tls.crt` and `tls.key` below it for each name.
+async fn old_tree(dir: &Path, names: &[&str]) {
+    openssl(dir, "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 365 -subj /CN=Development-CA")
+        .await;
+    for name in names {
+        fs::create_dir(dir.join(name)).unwrap();
+        let request =
+            format!("req -new -newkey rsa:2048 -nodes -keyout {name}/tls.key -out {name}.csr -subj /CN={name}");
+        openssl(dir, &request).await;
+        let sign =
+            format!("x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 365 -out {name}/tls.crt");
+        openssl(dir, &sign).await;
+    }
+}
+
+/// asset-service with the old CA in its bundle, as after `--adopt`, or without.
+async fn service(dir: &Path, old_ca: Option<&str>, tls_mode: TlsMode, mode: AuthMode) -> Standalone {
+    let platform = Platform::new();
+    let mut files = platform.mount("asset-service");
+    fs::write(dir.join(key::CA_CERT), platform.bundle()).unwrap();
+    let bundle = format!("{}{}", platform.bundle(), old_ca.unwrap_or_default());
+    files.insert(key::CA_CERT, bundle.into_bytes());
+    files.insert(key::API_KEYS, api_keys(&[("app", API_KEY, &[])]));
+    let policy = Policy { tls_mode, mode, ..policy("asset-service") };
+    files.insert(key::POLICY, serde_json::to_vec(&policy).unwrap());
+    Standalone::start("asset-service", dir, &files, &[]).await.unwrap()
+}
+
+/// The audit lines of handshakes.
+fn audit(service: &Standalone) -> Vec<Value> {
+    let log = fs::read_to_string(service.log()).unwrap();
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.filter(|line| line["target"] == "gaia.audit" && line["event"] == "tls_handshake").collect()
+}
+
+/// Kind: an old caller's certificate cuts it off, though its API key is good.
+#[tokio::test]
+async fn a_version_1_certificate_is_no_peer_in_permissive_and_refused_in_strict() {
+    let old = tempfile::tempdir().unwrap();
+    old_tree(old.path(), &["gateway"]).await;
+    let ca = fs::read_to_string(old.path().join("ca.pem")).unwrap();
+    for (old_ca, mode) in [(Some(ca.as_str()), AuthMode::APIKeyOnly), (None, AuthMode::Dual)] {
+        let dir = tempfile::tempdir().unwrap();
+        let service = service(dir.path(), old_ca, TlsMode::Permissive, mode).await;
+        let url = format!("https://{}", service.mesh);
+        let call = |path: &str| Curl::to(&format!("{url}{path}"), dir.path()).as_peer(&old.path().join("gateway"));
+        call("/assets").api_key(API_KEY).send().await.unwrap().expect(200).unwrap();
+        call("/assets").send().await.unwrap().expect(401).unwrap();
+        assert_eq!(call("/health").send().await.unwrap().expect(200).unwrap(), r#"{"status":"healthy"}"#);
+        let metrics = service.metrics().await.unwrap();
+        assert!(metrics.contains(r#"gaia_tls_unverified_client_certificates_total{reason="x509_v1"} 3"#), "{metrics}");
+        let lines = audit(&service);
+        let line = &lines[0];
+        for (name, value) in [
+            ("result", "unverified"),
+            ("by", "local"),
+            ("reason", "x509_v1"),
+            ("presented_unverified", "CN=gateway"),
+            ("address", "127.0.0.1"),
+        ] {
+            assert_eq!(line[name], value, "{line}");
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let service = service(dir.path(), Some(&ca), TlsMode::Strict, AuthMode::Dual).await;
+    let call = Curl::to(&format!("https://{}/assets", service.mesh), dir.path());
+    assert!(call.clone().as_peer(&old.path().join("gateway")).api_key(API_KEY).send().await.is_err());
+    assert!(call.api_key(API_KEY).send().await.is_err(), "a certificate is needed");
+    // A client that does not trust the service ends the handshake itself.
+    let stranger = Curl::to(&format!("https://{}/assets", service.mesh), old.path());
+    fs::copy(old.path().join("ca.pem"), old.path().join(key::CA_CERT)).unwrap();
+    assert!(stranger.send().await.is_err());
+    let lines = audit(&service);
+    let found: Vec<_> =
+        lines.iter().map(|line| (&line["by"], &line["reason"], &line["presented_unverified"])).collect();
+    let expected = serde_json::json!([
+        ["local", "bad_client_certificate", "CN=gateway"],
+        ["local", "no_client_certificate", null],
+        ["peer", "refused_by_client", null],
+    ]);
+    assert_eq!(serde_json::json!(found), expected, "{lines:?}");
+    assert!(lines.iter().all(|line| line["address"] == "127.0.0.1"), "{lines:?}");
+    let log = fs::read_to_string(service.log()).unwrap();
+    assert!(log.lines().any(|line| line.contains("WARN") && line.contains("TLS handshake failed")), "{log}");
+}

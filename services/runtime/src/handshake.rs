@@ -1,0 +1,211 @@
+//! Handshakes: what the other side presented, and the report of those that fail.
+
+use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gaia_api::Clock;
+use gaia_auth::audit::{AuditQueue, By, FailedHandshake};
+use gaia_pki::Certificate;
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsAcceptor;
+
+use crate::inbound::UnderTls;
+use crate::listener::Accepted;
+use crate::metrics::Metrics;
+use crate::peer::Seen;
+
+/// The verdict on a client certificate. rustls keeps what it was presented with, and not what came of it.
+#[derive(Debug, Clone)]
+pub(crate) enum Verdict {
+    /// It is the certificate of a peer.
+    Peer(Arc<Seen>),
+    /// It proves nothing.
+    NoPeer {
+        /// Bounded, for labels.
+        reason: &'static str,
+        /// Its first name, which nothing vouches for.
+        presented: Option<String>,
+    },
+}
+
+/// What a client presented in one handshake: none, unless it presented a certificate.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Presented(Arc<Mutex<Option<Verdict>>>);
+
+tokio::task_local! {
+    static PRESENTED: Presented;
+}
+
+impl Presented {
+    /// Notes the verdict for the handshake that this task is in. rustls asks its verifiers within a poll of that handshake.
+    ///
+    /// # Errors
+    /// The verdict, outside of a handshake.
+    pub(crate) fn note(verdict: Verdict) -> Result<(), Verdict> {
+        let noted = PRESENTED.try_with(Clone::clone);
+        let Ok(presented) = noted else { return Err(verdict) };
+        *presented.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(verdict);
+        Ok(())
+    }
+
+    /// Returns true if the certificate of the handshake that this task is in proves nothing.
+    pub(crate) fn is_no_peer() -> bool {
+        PRESENTED.try_with(Self::verdict).is_ok_and(|verdict| matches!(verdict, Some(Verdict::NoPeer { .. })))
+    }
+
+    /// None: there was no certificate.
+    pub(crate) fn verdict(&self) -> Option<Verdict> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn unverified(&self) -> Option<String> {
+        match self.verdict()? {
+            Verdict::NoPeer { presented, .. } => presented,
+            Verdict::Peer(seen) => Some(seen.identity.as_ref()?.spiffe_id.to_string()),
+        }
+    }
+}
+
+/// The first name in a certificate: a URI, else a DNS name, else the subject.
+pub(crate) fn presented_name(der: &[u8]) -> Option<String> {
+    let certificate = Certificate::from_der(der).ok()?;
+    let name = certificate.uris().first().or_else(|| certificate.dns_names().first()).cloned();
+    let name = name.unwrap_or_else(|| certificate.subject());
+    Some(name.chars().filter(|c| !c.is_control()).take(LONGEST_NAME).collect())
+}
+
+/// The server's side of a handshake, in a box of its own: an open connection holds no room for the one it came from.
+///
+/// # Errors
+/// Why there is none; [`io::ErrorKind::TimedOut`] if it took too long.
+pub(crate) fn handshake(
+    config: Arc<ServerConfig>,
+    tcp: UnderTls<TcpStream>,
+    deadline: Instant,
+    presented: Presented,
+) -> Pin<Box<impl Future<Output = io::Result<Accepted>>>> {
+    Box::pin(async move {
+        let accepting = PRESENTED.scope(presented, TlsAcceptor::from(config).accept(tcp));
+        let tls = timeout_at(deadline, accepting).await;
+        Ok(Box::new(tls.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long"))??))
+    })
+}
+
+/// Reports handshakes that fail: in metrics all of them, in the log and the audit log a sample of each source.
+#[derive(Clone)]
+pub(crate) struct Handshakes {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) audit: Arc<AuditQueue>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Handshakes {
+    /// A TLS handshake failed.
+    pub(crate) fn failed(&self, listener: &'static str, error: &io::Error, presented: &Presented, from: IpAddr) {
+        self.report(listener, reason(error), by(error), &error.to_string(), presented.unverified(), from);
+    }
+
+    /// A client was refused before or without TLS.
+    pub(crate) fn refused(&self, listener: &'static str, reason: &'static str, error: &str, from: IpAddr) {
+        self.report(listener, reason, By::Local, error, None, from);
+    }
+
+    /// A client certificate proves nothing, and its connection goes on without a peer.
+    pub(crate) fn no_peer(&self, reason: &'static str, presented: Option<String>, from: IpAddr) {
+        self.metrics.no_peer(reason);
+        let time = self.clock.now();
+        let record = FailedHandshake {
+            time,
+            listener: "mesh",
+            result: "unverified",
+            by: By::Local,
+            reason,
+            presented,
+            address: from,
+            skipped: 0,
+        };
+        if let Some(record) = self.put(record) {
+            tracing::warn!(
+                reason = record.reason,
+                presented_unverified = record.presented,
+                address = %record.address,
+                skipped = record.skipped,
+                "a client certificate does not verify; the connection has no peer"
+            );
+        }
+    }
+
+    fn report(
+        &self,
+        listener: &'static str,
+        reason: &'static str,
+        by: By,
+        error: &str,
+        presented: Option<String>,
+        from: IpAddr,
+    ) {
+        self.metrics.handshake_failed(reason);
+        let time = self.clock.now();
+        let record =
+            FailedHandshake { time, listener, result: "failed", by, reason, presented, address: from, skipped: 0 };
+        if let Some(record) = self.put(record) {
+            tracing::warn!(
+                listener,
+                by = by.as_str(),
+                reason,
+                error,
+                presented_unverified = record.presented,
+                address = %record.address,
+                skipped = record.skipped,
+                "TLS handshake failed"
+            );
+        }
+    }
+
+    /// Puts a line into the audit log; none if the sample of its source has it not.
+    fn put(&self, record: FailedHandshake) -> Option<FailedHandshake> {
+        match self.audit.put_handshake(record) {
+            Ok(sampled) => sampled,
+            Err(_) => {
+                self.metrics.audit_dropped();
+                None
+            }
+        }
+    }
+}
+
+/// A handshake error as a metric label.
+fn reason(error: &io::Error) -> &'static str {
+    use rustls::Error as Tls;
+    match error.get_ref().and_then(|source| source.downcast_ref::<Tls>()) {
+        Some(Tls::NoCertificatesPresented) => "no_client_certificate",
+        Some(Tls::InvalidCertificate(
+            rustls::CertificateError::Expired | rustls::CertificateError::ExpiredContext { .. },
+        )) => "expired_client_certificate",
+        Some(Tls::InvalidCertificate(rustls::CertificateError::Revoked)) => "revoked_client_certificate",
+        Some(Tls::InvalidCertificate(_) | Tls::General(_)) => "bad_client_certificate",
+        Some(Tls::AlertReceived(_)) => "refused_by_client",
+        Some(Tls::PeerIncompatible(_)) => "incompatible",
+        Some(Tls::InvalidMessage(_)) => "not_tls",
+        Some(_) => "protocol",
+        None if error.kind() == io::ErrorKind::TimedOut => "timeout",
+        None => "io",
+    }
+}
+
+/// The side that ended a handshake.
+fn by(error: &io::Error) -> By {
+    match error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::AlertReceived(_)) => By::Peer,
+        Some(_) => By::Local,
+        None if error.kind() == io::ErrorKind::TimedOut => By::Local,
+        None => By::Peer,
+    }
+}
+
+const LONGEST_NAME: usize = 256;
