@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from .mount import Generation, Mount
+from .target import token_issuer
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,11 @@ class Calls:
         a signing key was replaced, say) is replaced by a new one, and the request sent once more."""
         session = self._current()
         token = session.token(target)
-        answer = session.send(method, url, body, token)
+        answer = session.send(target, method, url, body, token)
         if answer.status_code != 401 or 'error="invalid_token"' not in answer.headers.get("WWW-Authenticate", ""):
             return answer
         session = self._current()
-        return session.send(method, url, body, session.token(target, refused=token))
+        return session.send(target, method, url, body, session.token(target, refused=token))
 
     def _current(self) -> "_Session":
         generation = self._mount.generation
@@ -57,25 +58,38 @@ class _Session:
     def __init__(self, generation: Generation, auth_url: str) -> None:
         self.generation = generation
         self._auth_url = auth_url
-        # No proxy and no redirect; the server's name is always verified. Servers let go of an idle connection after 30
-        # seconds: this side does before. What fails to connect is tried once more.
-        transport = httpx.HTTPTransport(
-            verify=generation.client, retries=1, trust_env=False, limits=httpx.Limits(keepalive_expiry=20)
-        )
-        self._client = httpx.Client(transport=transport, timeout=10, trust_env=False, follow_redirects=False)
         self._lock = threading.Lock()
         self._tokens: dict[str, _Token] = {}
+        self._clients: dict[str, httpx.Client] = {}
+        self._clients_lock = threading.Lock()
 
-    def send(self, method: str, url: str, body: bytes, token: str) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {token}"}
+    def _client(self, target: str) -> httpx.Client:
+        """The client for one target: a connection to the server of one is never used for another."""
+        with self._clients_lock:
+            if target not in self._clients:
+                # No proxy and no redirect; the server's name and its SPIFFE ID are always verified. Servers close an idle
+                # connection after 30 seconds: this side does before. What fails to connect is tried once more.
+                transport = httpx.HTTPTransport(
+                    verify=self.generation.client(target),
+                    retries=1,
+                    trust_env=False,
+                    limits=httpx.Limits(keepalive_expiry=20),
+                )
+                self._clients[target] = httpx.Client(
+                    transport=transport, timeout=10, trust_env=False, follow_redirects=False
+                )
+            return self._clients[target]
+
+    def send(self, target: str, method: str, url: str, body: bytes, token: str) -> httpx.Response:
+        headers, client = {"Authorization": f"Bearer {token}"}, self._client(target)
         try:
-            return self._client.request(method, url, content=body, headers=headers)
+            return client.request(method, url, content=body, headers=headers)
         except httpx.RemoteProtocolError:
             # The server closed a kept connection as the request was on its way. It may have been seen, so only what may
             # be done twice is sent again.
             if method not in ("GET", "HEAD"):
                 raise
-            return self._client.request(method, url, content=body, headers=headers)
+            return client.request(method, url, content=body, headers=headers)
 
     def token(self, target: str, refused: str | None = None) -> str:
         """A token for a target. It is asked for once however many wait, and renewed at half its life: so it outlasts an
@@ -98,7 +112,8 @@ class _Session:
 
     def _ask(self, target: str, asked: float) -> _Token:
         wanted = {"service_name": self.generation.policy.name, "target_service": target}
-        answer = self._client.post(f"{self._auth_url}/internal/service-token", json=wanted)
+        issuer = self._client(token_issuer(self.generation.policy))
+        answer = issuer.post(f"{self._auth_url}/internal/service-token", json=wanted)
         answer.raise_for_status()
         token = answer.json()
         # Its life begins at the latest when it was asked for.

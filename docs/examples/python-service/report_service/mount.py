@@ -20,9 +20,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from .peer import Peer, is_denied, refuses, uris
+from .peer import Peer, check_key_usage, dns_names, is_denied, refuses, uris
 from .policy import ApiKey, Policy, api_keys, denylist, policy
 from .strict import sha256
+from .target import Expected, expected
 from .tokens import Denylist, key_set
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,8 @@ class Generation:
     api_keys: tuple[ApiKey, ...]
     leaf: Leaf
     server: "MeshContext"
-    client: "MeshContext"
+    # The TLS side of calls to a target, `name` or `namespace/name`.
+    client: Callable[[str], "MeshContext"]
 
     def is_valid(self, peer: Peer, now: float) -> bool:
         """Whether a peer that was verified once may still be taken for who it is."""
@@ -116,6 +118,17 @@ class MeshSocket(ssl.SSLSocket):
             raise ssl.SSLCertVerificationError("the certificate is revoked")
         if certificate is not None and refuses(self, self.context.refused_issuers):  # type: ignore[attr-defined]
             raise ssl.SSLCertVerificationError("a CA above the certificate is distrusted")
+        if certificate is not None:
+            self._check(x509.load_der_x509_certificate(certificate), self.context.expected)  # type: ignore[attr-defined]
+
+    @staticmethod
+    def _check(leaf: x509.Certificate, target: Expected | None) -> None:
+        try:
+            check_key_usage(leaf)
+            if target is not None:
+                target.check(uris(leaf), dns_names(leaf))
+        except ValueError as error:
+            raise ssl.SSLCertVerificationError(str(error)) from error
 
 
 class MeshContext(ssl.SSLContext):
@@ -124,6 +137,8 @@ class MeshContext(ssl.SSLContext):
     sslsocket_class = MeshSocket
     revoked: frozenset[str] = frozenset()
     refused_issuers: frozenset[str] = frozenset()
+    # Of a client: the identity that the server must have.
+    expected: Expected | None = None
 
 
 class Mount:
@@ -265,16 +280,23 @@ def _generation(parts: Parts) -> Generation | None:
     if parts.bundle is None or parts.leaf is None or parts.policy is None or parts.denied is None:
         return None
 
+    # Clients are made later, of what is in force now.
+    bundle, leaf, made_of, denied = parts.bundle, parts.leaf, parts.policy, parts.denied
+
     def context(protocol: int) -> MeshContext:
-        assert parts.bundle is not None and parts.leaf is not None and parts.denied is not None
         made = MeshContext(protocol)
         made.minimum_version = ssl.TLSVersion.TLSv1_3
         made.verify_flags |= ssl.VERIFY_X509_STRICT
-        made.load_verify_locations(cadata=parts.bundle.pem)
+        made.load_verify_locations(cadata=bundle.pem)
         made.set_alpn_protocols(["http/1.1"])
-        made.revoked = parts.denied.leaves
-        made.refused_issuers = parts.denied.issuers
-        _load(made, parts.leaf.chain_and_key)
+        made.revoked = denied.leaves
+        made.refused_issuers = denied.issuers
+        _load(made, leaf.chain_and_key)
+        return made
+
+    def client(target: str) -> MeshContext:
+        made = context(ssl.PROTOCOL_TLS_CLIENT)
+        made.expected = expected(made_of, target)
         return made
 
     server = context(ssl.PROTOCOL_TLS_SERVER)
@@ -290,7 +312,7 @@ def _generation(parts: Parts) -> Generation | None:
         parts.api_keys,
         parts.leaf,
         server,
-        context(ssl.PROTOCOL_TLS_CLIENT),
+        client,
     )
 
 

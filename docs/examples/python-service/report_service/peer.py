@@ -35,6 +35,25 @@ def uris(certificate: x509.Certificate) -> list[str]:
     return names.get_values_for_type(x509.UniformResourceIdentifier)
 
 
+def dns_names(certificate: x509.Certificate) -> list[str]:
+    """The DNS names among a certificate's names."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return names.get_values_for_type(x509.DNSName)
+
+
+def check_key_usage(leaf: x509.Certificate) -> None:
+    """The keyUsage of a leaf, where it has one (X509-SVID, section 4.3). OpenSSL checks that of the CAs above it."""
+    try:
+        usage = leaf.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return
+    if usage.key_cert_sign or usage.crl_sign or not usage.digital_signature:
+        raise ValueError("keyUsage of the leaf must have digitalSignature, and neither keyCertSign nor cRLSign")
+
+
 def peer_of(tls: ssl.SSLSocket, own: str) -> Peer | None:
     """The verified peer of a connection: the one URI of its leaf, a SPIFFE id of the own trust domain. None without a
     certificate; ssl.SSLCertVerificationError for one that names nobody."""

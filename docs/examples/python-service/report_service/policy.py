@@ -40,6 +40,9 @@ class Policy:
     issuers: frozenset[str]
     brownouts: tuple[tuple[float, float], ...]
     notice: dict[str, str]
+    # SPIFFE IDs by namespace and name, of services whose ID is not the default; None: an older operator lists none.
+    targets: dict[tuple[str, str], str] | None
+    token_issuer: tuple[str, str] | None
     hash: str
 
     def end_of_brownout(self, now: float) -> float | None:
@@ -94,8 +97,25 @@ def policy(data: bytes, service_name: str) -> Policy:
         user_scopes=_texts(document.get("userTokens", {}).get("scopes", [])),
         brownouts=tuple((timestamp(one["start"]), timestamp(one["end"])) for one in keys.get("brownouts", [])),
         notice=_notice(keys.get("deprecation")),
+        targets=_targets(document),
+        token_issuer=_names(document["tokenIssuer"]) if document.get("tokenIssuer") else None,
         hash=sha256(data),
     )
+
+
+def _targets(document: Object) -> dict[tuple[str, str], str] | None:
+    listed = document.get("targets")
+    if listed is None:
+        return None
+    issuer = [document["tokenIssuer"]] if document.get("tokenIssuer") else []
+    # The first entry for a name decides.
+    return {_names(one): _spiffe_id(one["spiffeId"]) for one in reversed([*listed, *issuer])}
+
+
+def _names(service: Object) -> tuple[str, str]:
+    if not isinstance(service["namespace"], str) or not isinstance(service["name"], str):
+        raise ValueError("policy.json: the name of a service is no text")
+    return service["namespace"], service["name"]
 
 
 def denylist(data: bytes) -> Denylist:

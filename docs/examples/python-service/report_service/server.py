@@ -19,6 +19,7 @@ from .auth import Principal, Presented, authenticate, check_peer, effective_mode
 from .identity import IDENTITY_PATH, LEDGER_PATH, Instance
 from .mount import Generation, Mount
 from .peer import Peer, peer_of
+from .policy import Policy
 from .refusal import Answer, Refused, problem
 from .spiffe import is_workload, operator
 
@@ -79,7 +80,7 @@ class MeshServer(ThreadingHTTPServer):
         try:
             request.settimeout(HANDSHAKE_SECONDS)
             with generation.server.wrap_socket(request, server_side=True) as tls:
-                peer = peer_of(tls, generation.policy.spiffe_id)
+                peer = _peer(tls, generation.policy)
                 with self._lock:
                     self._peers[tls] = peer
                 try:
@@ -121,9 +122,16 @@ class MeshServer(ThreadingHTTPServer):
             return len(self._peers)
 
     def is_ready(self) -> bool:
-        """Whether it has a leaf that holds. A refused part of the mounted directory is no reason not to be ready."""
+        """Whether it has certificates. Neither a refused part of the mounted directory nor an expired leaf is a reason not
+        to be ready: all replicas have the same."""
+        return not self.is_draining and self.mount.generation is not None
+
+    def expired(self) -> str:
+        """A line about the own leaf, if it has expired."""
         generation = self.mount.generation
-        return not self.is_draining and generation is not None and self.clock() < generation.leaf.not_after.timestamp()
+        if generation is None or self.clock() < generation.leaf.not_after.timestamp():
+            return ""
+        return f"warning: the own certificate (tls.crt) expired at {generation.leaf.not_after}\n"
 
 
 class MeshHandler(BaseHTTPRequestHandler):
@@ -285,6 +293,8 @@ class AdminHandler(BaseHTTPRequestHandler):
         known = {"/livez": True, "/readyz": self.mesh.is_ready()}
         status = 404 if self.path not in known else 200 if known[self.path] else 503
         body = b"ok\n" if status == 200 else b"not ready\n"
+        if self.path == "/readyz":
+            body += self.mesh.expired().encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -298,6 +308,18 @@ def content_length(text: str) -> int | None:
     """The number of a Content-Length header (RFC 9110, section 8.6); none if it is not one that fits 63 bits. Python
     refuses to convert a text of more than 4,300 digits."""
     return int(text) if _LENGTH.fullmatch(text) else None
+
+
+def _peer(tls: ssl.SSLSocket, policy: Policy) -> Peer | None:
+    """The peer of a connection. In Permissive a certificate without an identity is no peer and fails nothing; one that does
+    not chain to a trusted root fails the handshake, as Python's ssl has no way to go on."""
+    try:
+        return peer_of(tls, policy.spiffe_id)
+    except ssl.SSLCertVerificationError as error:
+        if not policy.is_permissive:
+            raise
+        log.warning("a client certificate names no peer: %s", error)
+        return None
 
 
 def admin_server(address: tuple[str, int], mesh: MeshServer) -> ThreadingHTTPServer:
