@@ -220,6 +220,35 @@ async fn while_nobody_can_sign_in_the_page_says_so() {
 }
 
 #[tokio::test]
+async fn seconds_until_another_attempt_are_counted_down() {
+    let Some(stage) = Stage::set(Setting::default()).await else { return };
+    let browser = &stage.browser;
+    stage.login.behave("/token?grant_type=password", Behaviour::Fail(StatusCode::TOO_MANY_REQUESTS));
+    stage.goto("/sign-in").await;
+    browser.type_into("#email", EMAIL).await.unwrap();
+    browser.type_into("#password", PASSWORD).await.unwrap();
+    browser.click("button.main").await.unwrap();
+    browser.wait_text("#notice", "Please try again in").await.unwrap();
+    let left = "const left = document.querySelector('[data-wait]'); return left ? parseInt(left.textContent) : 0";
+    let disabled = "return document.querySelector('button.main').disabled";
+    assert_eq!(browser.run(disabled).await.unwrap(), true, "the form waits");
+    let first = browser.run(left).await.unwrap().as_u64().unwrap();
+    assert!((20..=30).contains(&first), "{first}");
+    let goes_down = async || browser.run(left).await.is_ok_and(|now| now.as_u64().is_some_and(|now| now < first));
+    wait::until("the seconds go down", SOON, goes_down).await.unwrap();
+    // The clock decides: what has waited in the background is not made to wait again.
+    let later = "const now = Date.now; Date.now = () => now() + 60000; return true";
+    browser.run(later).await.unwrap();
+    browser.wait_text("#notice", "You can try again now").await.unwrap();
+    assert_eq!(browser.run(disabled).await.unwrap(), false);
+    stage.login.behave("/token?grant_type=password", Behaviour::Normal);
+    browser.type_into("#password", PASSWORD).await.unwrap();
+    browser.click("button.main").await.unwrap();
+    browser.wait_at("/chat").await.unwrap();
+    stage.assert_nothing_amiss(&["status of 429"]).await;
+}
+
+#[tokio::test]
 async fn without_an_issuer_the_page_says_that_sign_in_is_off() {
     let Some(stage) = Stage::set(Setting { has_issuer: false, ..Setting::default() }).await else { return };
     stage.goto("/").await;
