@@ -23,7 +23,7 @@ the port of its edge. */}}
 {{- $services := dict
       "auth-service" (dict "values" .Values.authService "callers" $callers)
       "asset-service" (dict "values" .Values.assetService "callers" $behalf)
-      "gateway" (dict "values" .Values.gateway "edge" 8666 "callers" (ternary (list (dict "service" "web-service" "onBehalfOf" true)) list .Values.webService.throughGateway))
+      "gateway" (dict "values" .Values.gateway "edge" 8666 "callers" (ternary (list (dict "service" "web-service" "onBehalfOf" true)) (list) .Values.webService.throughGateway))
       "web-service" (dict "values" .Values.webService "edge" 8080) -}}
 {{- if .Values.chatService.providerUrl -}}
 {{- $_ := set $services "chat-service" (dict "values" .Values.chatService "callers" $behalf) -}}
