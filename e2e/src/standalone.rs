@@ -11,7 +11,7 @@ use gaia_runtime::testing::{Mount, MountedFiles};
 
 use crate::control_plane::ports;
 use crate::services::WITH_EDGE;
-use crate::{Process, ProcessSpec, http, programs, wait};
+use crate::{MemoryCgroup, Process, ProcessSpec, http, programs, wait};
 
 /// A running service. It is a [`Process`].
 #[derive(Debug)]
@@ -33,6 +33,20 @@ impl Standalone {
     /// # Errors
     /// If it is not built, or does not get ready: with the end of its log.
     pub async fn start(program: &str, dir: &Path, files: &MountedFiles, env: &[(&str, &str)]) -> Result<Self> {
+        Self::start_within(program, dir, files, env, None).await
+    }
+
+    /// The same in a cgroup.
+    ///
+    /// # Errors
+    /// As [`Standalone::start`].
+    pub async fn start_within(
+        program: &str,
+        dir: &Path,
+        files: &MountedFiles,
+        env: &[(&str, &str)],
+        cgroup: Option<&MemoryCgroup>,
+    ) -> Result<Self> {
         let mounted = dir.join("gaia");
         let mount = Mount::new(&mounted, files);
         let [mesh, admin, edge] = ports::free()?.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
@@ -50,7 +64,11 @@ impl Standalone {
             all.insert("GAIA_OBJECT_STORE_URL", format!("file://{}", dir.join("assets").display()));
         }
         all.extend(env.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        let mut spec = ProcessSpec::new(program, programs::locate(program)?, dir);
+        let located = programs::locate(program)?;
+        let mut spec = match cgroup {
+            None => ProcessSpec::new(program, located, dir),
+            Some(cgroup) => ProcessSpec::new(program, "/bin/sh", dir).args(cgroup.shell_arguments(&located)),
+        };
         for (name, value) in all {
             spec = spec.env(name, value);
         }

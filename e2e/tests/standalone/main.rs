@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 mod assets;
+mod blast_radius;
+mod blast_radius_support;
 mod chat;
 mod gateway;
 mod gotrue_contract;

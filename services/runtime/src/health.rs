@@ -13,12 +13,14 @@ use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::admin::Pulse;
 use crate::listener::Generations;
 use crate::metrics::Metrics;
 
 /// What the health endpoints look at.
 #[derive(Clone)]
 pub(crate) struct Health {
+    pub(crate) pulse: Pulse,
     pub(crate) generations: Generations,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) metrics: Arc<Metrics>,
@@ -95,10 +97,18 @@ pub(crate) struct Answered(Answer);
 /// `/livez`, `/readyz` and `/metrics`, and nothing else.
 pub(crate) fn admin(health: Health) -> Router {
     Router::new()
-        .route("/livez", get(async || "ok\n"))
+        .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(health)
+}
+
+async fn livez(State(health): State<Health>) -> (StatusCode, &'static str) {
+    if health.pulse.is_alive() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "no task of the service has run for 30 s\n")
+    }
 }
 
 /// An expired leaf is shown, and fails nothing.

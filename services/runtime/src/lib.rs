@@ -6,6 +6,7 @@
 //! taken at all.
 
 mod activity;
+mod admin;
 mod audit;
 mod audit_log;
 mod caller;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use gaia_api::{Clock, SystemClock};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::{self, ConfigError, RuntimeConfig};
 use crate::{panics, telemetry};
@@ -55,6 +56,7 @@ where
         read => read.map_err(|error| error.to_string())?,
     };
     gaia_api::process::forbid_core_dumps().map_err(|error| format!("cannot forbid core dumps: {error}"))?;
+    raise_open_files();
     panics::install_hook();
     telemetry::start(config.as_mut()).map_err(|error| error.to_string())?;
     for name in unknown {
@@ -64,6 +66,13 @@ where
     let service = start(config, Arc::new(SystemClock)).await.map_err(|error| error.to_string())?;
     serve(service, Box::pin(stop)).await;
     Ok(())
+}
+
+/// Raises the soft limit of open files to the hard one: with the usual 1024, connections of one source would use up the
+/// descriptors of all. Without permission the process runs with what it has.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 /// Ends when the process is asked to stop: SIGTERM, or SIGINT from a terminal.

@@ -10,18 +10,19 @@ use gaia_api::Clock;
 use gaia_auth::audit::AuditQueue;
 use gaia_auth::{Access, Authenticator};
 use http::Uri;
-use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admin::{self, Pulse};
 use crate::audit::Witness;
 use crate::caller::{Caller, CallsConfig};
 use crate::config::RuntimeConfig;
-use crate::connection::{self, Ends, Protocol, Stop, Terms};
+use crate::connection::Stop;
 use crate::connections::Connections;
 use crate::edge::{Edge, EdgeConfig, EdgeServing, EdgeTls};
 use crate::generation::Generation;
@@ -124,7 +125,7 @@ impl Runtime {
             instance: identity::name(random().ok_or(StartError::Entropy)?).into(),
             started_at: clock.now(),
         };
-        let health = Health { generations, authenticator, metrics, clock, is_draining };
+        let health = Health { pulse: Pulse::default(), generations, authenticator, metrics, clock, is_draining };
         Ok(Self { config, mesh, admin, reloader, health, identity, audit, limits: Limits::within(memory::limit()) })
     }
 
@@ -270,7 +271,13 @@ impl Runtime {
             tracker.clone(),
             move |tcp, from, slot| listener.clone().serve(tcp, from, slot),
         )));
-        background.spawn(essential(serve_admin(admin, health.clone(), limits)));
+        background.spawn(essential(health.pulse.clone().run()));
+        let admin_stop = CancellationToken::new();
+        let _admin = admin_stop.clone().drop_guard();
+        if let Err(error) = admin::start(admin, health.clone(), limits, admin_stop) {
+            tracing::error!(%error, "starting the thread of the admin listener failed");
+            return;
+        }
         background.spawn(essential(reloader.run(config.reload_interval.value())));
         let outside =
             Outside::new(health.authenticator.user_keys().clone(), Arc::clone(&health.clock), config.dir.clone());
@@ -303,33 +310,4 @@ async fn listen(address: SocketAddr, variable: &'static str) -> Result<TcpListen
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, variable, source })
 }
 
-/// Plain HTTP for probes, as long as the process lives. It has connections and memory for heads of its own: the other
-/// listeners take none of them.
-async fn serve_admin(listener: TcpListener, health: Health, limits: Limits) {
-    let stop = Stop::default();
-    let (never, tracker) = (stop.gracefully.clone(), TaskTracker::new());
-    let slots = Slots::new(limits.admin_connections);
-    let heads = HeadBudget::new(limits.admin_connections * ADMIN_HEAD_BYTES);
-    let metrics = Arc::clone(&health.metrics);
-    let app = health::admin(health);
-    listener::accept(listener, slots, metrics, never, tracker, move |tcp, from, slot| {
-        let terms = Terms {
-            protocol: Protocol::Http1,
-            app: app.clone(),
-            connection: Arc::default(),
-            limits,
-            requests: Counter::default(),
-            heads: heads.connection(from),
-            slot,
-        };
-        let ends = Ends { distrusted: std::future::pending(), max_age: limits.age, stop: stop.clone() };
-        async move {
-            connection::serve(tcp, terms, ends).await;
-        }
-    })
-    .await;
-}
-
-/// Beside what each connection has anyway.
-const ADMIN_HEAD_BYTES: usize = 8 * 1024;
 const AUDIT_FLUSH_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);

@@ -1,0 +1,106 @@
+//! The admin listener: a thread, connections and memory for heads of its own, so that it answers whatever the other
+//! listeners are busy with.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use prometheus_client::metrics::counter::Counter;
+use tokio::net::TcpListener;
+use tokio::time::interval;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::connection::{self, Ends, Protocol, Stop, Terms};
+use crate::heads::HeadBudget;
+use crate::health::{self, Health};
+use crate::limits::Limits;
+use crate::listener;
+use crate::panics::essential_thread;
+use crate::slots::Slots;
+
+/// The last time at which the runtime of the other listeners ran a task. The admin thread answers `/livez` by it.
+#[derive(Debug, Clone)]
+pub(crate) struct Pulse(Arc<(Instant, AtomicU64)>);
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Self(Arc::new((Instant::now(), AtomicU64::new(0))))
+    }
+}
+
+impl Pulse {
+    /// Beats for ever.
+    pub(crate) async fn run(self) {
+        let mut ticks = interval(Duration::from_secs(1));
+        loop {
+            ticks.tick().await;
+            let (start, last) = &*self.0;
+            last.store(start.elapsed().as_secs(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it has beaten lately.
+    pub(crate) fn is_alive(&self) -> bool {
+        let (start, last) = &*self.0;
+        start.elapsed().as_secs().saturating_sub(last.load(Ordering::Relaxed)) < MAX_PULSE_AGE_SECONDS
+    }
+}
+
+/// Serves until `stop`, on a thread of its own.
+///
+/// # Errors
+/// If the system has no thread or no descriptors left.
+pub(crate) fn start(
+    listener: TcpListener,
+    health: Health,
+    limits: Limits,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let listener = listener.into_std()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let run = move || {
+        essential_thread();
+        runtime.block_on(async {
+            let Ok(listener) = TcpListener::from_std(listener) else { return };
+            tokio::select! {
+                () = serve(listener, health, limits) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    };
+    drop(thread::Builder::new().name("admin".to_owned()).spawn(run)?);
+    Ok(())
+}
+
+/// Plain HTTP for probes.
+async fn serve(listener: TcpListener, health: Health, limits: Limits) {
+    let stop = Stop::default();
+    let (never, tracker) = (stop.gracefully.clone(), TaskTracker::new());
+    let slots = Slots::new(limits.admin_connections);
+    let heads = HeadBudget::new(limits.admin_connections * HEAD_BYTES);
+    let metrics = Arc::clone(&health.metrics);
+    let app = health::admin(health);
+    listener::accept(listener, slots, metrics, never, tracker, move |tcp, from, slot| {
+        let terms = Terms {
+            protocol: Protocol::Http1,
+            app: app.clone(),
+            connection: Arc::default(),
+            limits,
+            requests: Counter::default(),
+            heads: heads.connection(from),
+            slot,
+        };
+        let ends = Ends { distrusted: std::future::pending(), max_age: limits.age, stop: stop.clone() };
+        async move {
+            connection::serve(tcp, terms, ends).await;
+        }
+    })
+    .await;
+}
+
+/// Beside what each connection has anyway.
+const HEAD_BYTES: usize = 8 * 1024;
+/// kubelet restarts the container some probes later.
+const MAX_PULSE_AGE_SECONDS: u64 = 30;
