@@ -32,10 +32,11 @@ test: ## Run every test this machine can run; REQUIRE_KUBE=1 REQUIRE_NODE=1 make
 	$(build)
 	$(cargo_test)
 
-test-long: ## Run for a night what `make test` runs in a short form: years of rotations, and 10,000 cases of each property
+test-long: ## Run for a night what `make test` runs in a short form: years of rotations, each attack alone, and 10,000 cases of each property
 	@.ci/deps || true
 	$(build)
 	GAIA_E2E_LONG=1 $(cargo_test) --test cluster -- rehearsal
+	GAIA_E2E_LONG=1 $(cargo_test) --test standalone -- blast_radius
 	PROPTEST_CASES=10000 $(cargo_test) --test properties
 bench: ## Measure the speed of release binaries, as a table and JSON
 	@.ci/deps essential

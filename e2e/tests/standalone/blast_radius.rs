@@ -49,5 +49,5 @@ async fn an_attack_costs_no_other_client(#[case] service: &str) {
     }
 }
 
-const SHORT: Duration = Duration::from_secs(4);
+const SHORT: Duration = Duration::from_secs(3);
 const LONG: Duration = Duration::from_secs(10);

@@ -2,13 +2,47 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::interval;
+
+use crate::slots::Slots;
 
 /// The limit of the process's cgroup, or of one above it; `None` without one.
 pub(crate) fn limit() -> Option<u64> {
     limit_in(&fs::read_to_string("/proc/self/cgroup").ok()?, Path::new("/sys/fs/cgroup"))
 }
 
-/// The same by the text of `/proc/self/cgroup`. In a container the paths there may be those of the host, and the files of
+/// Returns freed memory to the system after many connections have closed. glibc keeps it: a service would stay near its
+/// limit after one burst.
+pub(crate) async fn return_after_bursts(slots: Vec<Slots>) {
+    let mut ticks = interval(TRIM_INTERVAL);
+    let mut most = 0;
+    loop {
+        ticks.tick().await;
+        let open = slots.iter().map(Slots::open).sum::<usize>();
+        most = most.max(open);
+        if most >= BURST && open < most / 2 {
+            most = open;
+            // It takes some milliseconds for each 100 MiB.
+            let _ = tokio::task::spawn_blocking(trim).await;
+        }
+    }
+}
+
+#[cfg(target_env = "gnu")]
+fn trim() {
+    #[expect(unsafe_code, reason = "malloc_trim has no safe form; it takes the allocator's own locks and no pointers")]
+    // SAFETY: it may be called at any time by any thread (malloc_trim(3), MT-Safe).
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn trim() {}
+
+/// The limit by the text of `/proc/self/cgroup`. In a container the paths there may be those of the host, and the files of
 /// the container's own cgroup are at the root.
 fn limit_in(cgroups: &str, root: &Path) -> Option<u64> {
     let files = cgroups.lines().filter_map(|line| {
@@ -29,6 +63,10 @@ fn limit_in(cgroups: &str, root: &Path) -> Option<u64> {
     // Where there is no limit, version 1 has a huge number, and version 2 the word `max`.
     paths.filter_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok()).min()
 }
+
+const TRIM_INTERVAL: Duration = Duration::from_secs(2);
+/// Open connections that are worth it.
+const BURST: usize = 64;
 
 #[cfg(test)]
 mod tests {

@@ -218,6 +218,8 @@ impl Runtime {
         let Self { config, mesh, admin, reloader, health, identity, audit, limits } = self;
         let stopping = Stop::default();
         let heads = HeadBudget::new(limits.head_bytes);
+        let mesh_slots = Slots::new(limits.connections);
+        let mut all_slots = vec![mesh_slots.clone()];
         let tracker = TaskTracker::new();
         let handshakes = Handshakes {
             metrics: Arc::clone(&health.metrics),
@@ -245,6 +247,7 @@ impl Runtime {
             }
             let (stop, tracker) = (stopping.gracefully.clone(), tracker.clone());
             let (slots, metrics) = (Slots::new(limits.connections), Arc::clone(&health.metrics));
+            all_slots.push(slots.clone());
             let accept = listener::accept(listener, slots, metrics, stop, tracker, move |tcp, from, slot| {
                 serving.clone().serve(tcp, from, slot)
             });
@@ -265,12 +268,13 @@ impl Runtime {
         };
         accepting.spawn(essential(listener::accept(
             mesh,
-            Slots::new(limits.connections),
+            mesh_slots,
             Arc::clone(&health.metrics),
             stopping.gracefully.clone(),
             tracker.clone(),
             move |tcp, from, slot| listener.clone().serve(tcp, from, slot),
         )));
+        background.spawn(memory::return_after_bursts(all_slots));
         background.spawn(essential(health.pulse.clone().run()));
         let admin_stop = CancellationToken::new();
         let _admin = admin_stop.clone().drop_guard();

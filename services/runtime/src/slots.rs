@@ -19,6 +19,7 @@ pub(crate) struct Slots(Arc<Mutex<Table>>);
 
 #[derive(Debug)]
 struct Table {
+    open: usize,
     free: usize,
     next: u64,
     /// In the order of their age; no source has none.
@@ -50,7 +51,7 @@ pub(crate) struct Slot {
 
 impl Slots {
     pub(crate) fn new(count: usize) -> Self {
-        Self(Arc::new(Mutex::new(Table { free: count, next: 0, by_source: HashMap::new() })))
+        Self(Arc::new(Mutex::new(Table { open: 0, free: count, next: 0, by_source: HashMap::new() })))
     }
 
     /// A place for a connection from this address; that of another connection if none is free, which is then displaced.
@@ -70,8 +71,14 @@ impl Slots {
         (table.free > 0).then(|| self.put(table, site(from.to_canonical())))
     }
 
+    /// The connections that have not ended, displaced ones included.
+    pub(crate) fn open(&self) -> usize {
+        self.table().open
+    }
+
     fn put(&self, mut table: MutexGuard<'_, Table>, source: IpAddr) -> Slot {
         table.free -= 1;
+        table.open += 1;
         table.next += 1;
         let (id, state) = (table.next, Arc::<SlotState>::default());
         table.by_source.entry(source).or_default().push(Entry { id, state: Arc::clone(&state) });
@@ -133,7 +140,9 @@ impl SlotState {
 impl Drop for Slot {
     fn drop(&mut self) {
         // Nothing to remove where it was displaced.
-        self.slots.table().remove(self.source, self.id);
+        let mut table = self.slots.table();
+        table.remove(self.source, self.id);
+        table.open -= 1;
     }
 }
 
@@ -169,7 +178,7 @@ mod tests {
             let left = others.iter().flatten().filter(|slot| is_displaced(slot)).count();
             assert_eq!(left, 0, "the attack displaces no other source");
             drop((attack, others));
-            assert_eq!(slots.table().free, 100);
+            assert_eq!((slots.table().free, slots.open()), (100, 0));
             assert!(slots.table().by_source.is_empty());
         }
     }

@@ -113,7 +113,7 @@ pub(crate) async fn under_attack(victim: &Victim, attacks: &[&Attack], sources: 
         most = most.max(victim.cgroup.anonymous_bytes().unwrap());
     }
     let (served, failed) = users.stop().await;
-    let slowest = probe.stop();
+    let Probed { slowest, slow_in_a_row } = probe.stop();
     attackers.abort_all();
     while attackers.join_next().await.is_some() {}
     let kills = victim.cgroup.oom_kills().unwrap();
@@ -125,7 +125,8 @@ pub(crate) async fn under_attack(victim: &Victim, attacks: &[&Attack], sources: 
     println!("{}: {report}", victim.service.name());
     assert!(victim.service.is_running() && kills == 0, "{report}\n{}", victim.service.log_tail());
     assert!(served >= 20 && failed.values().sum::<usize>() * 100 <= served, "{report}");
-    assert!(slowest <= Duration::from_secs(1), "{report}");
+    // kubelet gives up after several in a row. In the gate, other tests use the same processors: one may be late.
+    assert!(slow_in_a_row <= usize::from(!tier::is_long()), "{report}");
     assert!(most < MEMORY_LIMIT, "{report}");
     let all_is_as_before = async || {
         let metrics = victim.service.metrics().await.unwrap();
@@ -141,7 +142,15 @@ pub(crate) async fn under_attack(victim: &Victim, attacks: &[&Attack], sources: 
 /// Asks for `/livez` as kubelet does, on a thread of its own.
 struct Probe {
     stop: Arc<std::sync::atomic::AtomicBool>,
-    thread: std::thread::JoinHandle<Duration>,
+    thread: std::thread::JoinHandle<Probed>,
+}
+
+/// What the probes saw.
+#[derive(Default)]
+struct Probed {
+    slowest: Duration,
+    /// The most probes one after the other that took longer than a second.
+    slow_in_a_row: usize,
 }
 
 impl Probe {
@@ -149,20 +158,22 @@ impl Probe {
         let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let (stopped, admin) = (Arc::clone(&stop), victim.service.admin);
         let thread = std::thread::spawn(move || {
-            let mut slowest = Duration::ZERO;
+            let (mut probed, mut slow) = (Probed::default(), 0);
             while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
                 let began = Instant::now();
                 let answer = users::get_blocking(admin, "/livez");
                 let took = if answer.is_ok() { began.elapsed() } else { Duration::MAX };
-                slowest = slowest.max(took);
+                slow = if took > Duration::from_secs(1) { slow + 1 } else { 0 };
+                probed.slowest = probed.slowest.max(took);
+                probed.slow_in_a_row = probed.slow_in_a_row.max(slow);
                 std::thread::sleep(Duration::from_millis(100));
             }
-            slowest
+            probed
         });
         Self { stop, thread }
     }
 
-    fn stop(self) -> Duration {
+    fn stop(self) -> Probed {
         self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
         self.thread.join().unwrap()
     }
