@@ -61,7 +61,7 @@ impl EdgeConfig {
 
     /// How long a connection stays open without a request.
     pub(crate) fn idle_timeout(&self) -> Duration {
-        self.edge_idle_timeout.as_ref().map_or(IDLE_TIMEOUT, |span| span.value())
+        self.edge_idle_timeout.as_ref().map_or(IDLE_TIMEOUT, Span::value)
     }
 }
 

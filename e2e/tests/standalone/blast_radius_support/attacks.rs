@@ -193,7 +193,7 @@ pub(crate) mod http2 {
 
     fn few(source: Source) -> Source {
         // A handshake costs the attacker as much as the service.
-        Source { connections: source.connections.div_ceil(10), ..source }
+        Source { connections: source.connections.div_ceil(20), ..source }
     }
 
     pub(crate) fn unfinished_blocks(source: Source) -> Pin<Box<dyn Future<Output = ()> + Send>> {

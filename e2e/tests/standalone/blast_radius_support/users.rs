@@ -18,7 +18,7 @@ use super::Victim;
 /// The key of all users.
 pub(crate) const API_KEY: &str = "gk_test_users_0123456789abcdef0123456789";
 const USERS: u8 = 20;
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often requests failed, by cause.
 pub(crate) type Failures = BTreeMap<String, usize>;
