@@ -61,7 +61,7 @@ pub(crate) async fn contained<F: Future>(future: F) -> Result<F::Output, Panicke
     poll_fn(|cx| {
         let Some(running) = &mut future else { return Poll::Ready(Err(Panicked)) };
         // Sound: the future is never polled again, and all state that requests share is behind locks that hold no
-        // invariant over a panic (docs/adr/0017).
+        // invariant over a panic (docs/adr/0021).
         match catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(cx))) {
             Ok(polled) => polled.map(Ok),
             Err(_) => {

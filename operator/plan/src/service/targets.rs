@@ -103,8 +103,9 @@ fn identity_of(observed: &Observed<'_>, domain: &TrustDomain, service: &GaiaServ
     if !observed.unreadable.services.contains(&place) {
         return found;
     }
-    let written = observed.unreadable.written.into_iter().flat_map(|grants| &grants.services);
-    written.filter(|known| known.namespace == place.0 && known.name == place.1).next_back().cloned().unwrap_or(found)
+    let mut written = observed.unreadable.written.into_iter().flat_map(|grants| &grants.services);
+    let is_place = |known: &&ServiceIdentity| known.namespace == place.0 && known.name == place.1;
+    written.rfind(is_place).cloned().unwrap_or(found)
 }
 
 /// The services that cannot be read and that accepted this caller when `grants.json` was last written.
