@@ -86,7 +86,7 @@ impl Record {
     /// Returns true for a refusal without a verified identity: any client can cause such lines without limit. `kid` and
     /// the claimed names of a token are not verified.
     fn is_anonymous_refusal(&self) -> bool {
-        let Trace { kid: _, claimed_jti: _, claimed_sub: _, jti, sub, key_id } = &self.trace;
+        let Trace { kid: _, claimed: _, jti, sub, key_id } = &self.trace;
         self.refused.is_some() && self.actor.is_none() && jti.is_none() && sub.is_none() && key_id.is_none()
     }
 
@@ -107,8 +107,8 @@ impl Record {
             kid = self.trace.kid.as_deref(),
             jti = self.trace.jti.as_deref(),
             sub = self.trace.sub.as_deref(),
-            claimed_jti = self.trace.claimed_jti.as_deref(),
-            claimed_sub = self.trace.claimed_sub.as_deref(),
+            claimed_jti = self.trace.claimed_jti(),
+            claimed_sub = self.trace.claimed_sub(),
             key_id = self.trace.key_id.as_deref(),
             would_deny = self.would_deny.map(Reason::as_str),
             would_pass = self.would_pass.map(Credential::as_str),

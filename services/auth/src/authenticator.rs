@@ -404,7 +404,7 @@ fn log(decision: &Decision<'_>) {
             kid = trace.kid.as_deref(),
             jti = trace.jti.as_deref(),
             sub = trace.sub.as_deref(),
-            claimed_sub = trace.claimed_sub.as_deref(),
+            claimed_sub = trace.claimed_sub(),
             key_id = trace.key_id.as_deref(),
             would_pass = decision.would_pass.map(Credential::as_str),
             "request refused"

@@ -43,7 +43,7 @@ pub use hash::{sha256, sha256_hex};
 pub use layer::{AuthLayer, AuthService};
 pub use presented::{API_KEY_HEADER, Presented};
 pub use principal::{Connection, Credential, Identity, Listener, PeerIdentity, Principal, Scopes, Transport};
-pub use refusal::{Reason, Refusal, Trace, problem, problem_with};
+pub use refusal::{Claimed, Reason, Refusal, Trace, problem, problem_with};
 pub use rules::{PolicyError, Rules, Verdict, check_policy};
 pub use scope::parse_scope;
 pub use user_keys::UserKeys;

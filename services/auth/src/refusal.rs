@@ -203,23 +203,43 @@ pub struct Trace {
     pub jti: Option<Arc<str>>,
     /// The verified subject of the token.
     pub sub: Option<Arc<str>>,
-    /// The id in a token that nothing has verified.
-    pub claimed_jti: Option<Arc<str>>,
-    /// The subject in a token that nothing has verified.
-    pub claimed_sub: Option<Arc<str>>,
+    /// The names in a token that nothing has verified.
+    pub claimed: Option<Box<Claimed>>,
     /// The id of the API key record.
     pub key_id: Option<Arc<str>>,
 }
 
+/// Names in a token that nothing has verified.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Claimed {
+    /// The id of the token.
+    pub jti: Option<Arc<str>>,
+    /// Its subject.
+    pub sub: Option<Arc<str>>,
+}
+
 impl Trace {
+    /// The id in a token that nothing has verified.
+    #[must_use]
+    pub fn claimed_jti(&self) -> Option<&str> {
+        self.claimed.as_ref()?.jti.as_deref()
+    }
+
+    /// The subject in a token that nothing has verified.
+    #[must_use]
+    pub fn claimed_sub(&self) -> Option<&str> {
+        self.claimed.as_ref()?.sub.as_deref()
+    }
+
     /// The trace of a token that nothing has verified.
     pub(crate) fn into_claimed(self) -> Self {
-        Self { claimed_jti: self.jti, claimed_sub: self.sub, jti: None, sub: None, ..self }
+        Self { claimed: Some(Box::new(Claimed { jti: self.jti, sub: self.sub })), jti: None, sub: None, ..self }
     }
 
     /// The trace of the same token after it was verified.
     pub(crate) fn into_verified(self) -> Self {
-        Self { jti: self.claimed_jti, sub: self.claimed_sub, claimed_jti: None, claimed_sub: None, ..self }
+        let Claimed { jti, sub } = self.claimed.map(|claimed| *claimed).unwrap_or_default();
+        Self { jti, sub, claimed: None, ..self }
     }
 }
 

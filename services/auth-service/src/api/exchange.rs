@@ -91,7 +91,7 @@ fn refused(peer: &PeerIdentity, refusal: &Refusal) -> Denial {
         kid = trace.kid.as_deref(),
         jti = trace.jti.as_deref(),
         sub = trace.sub.as_deref(),
-        claimed_sub = trace.claimed_sub.as_deref(),
+        claimed_sub = trace.claimed_sub(),
         key_id = trace.key_id.as_deref(),
         "a credential was not exchanged"
     );

@@ -41,7 +41,7 @@ pub(super) async fn handle(
                 kid = refusal.trace.kid.as_deref(),
                 jti = refusal.trace.jti.as_deref(),
                 sub = refusal.trace.sub.as_deref(),
-                claimed_sub = refusal.trace.claimed_sub.as_deref(),
+                claimed_sub = refusal.trace.claimed_sub(),
                 "a token that was asked about is not active"
             );
             json!({ "active": false })

@@ -395,8 +395,12 @@ fn what_an_issuer_confirms_is_not_taken_under_another_policy_nor_for_another_tok
 fn a_refused_token_of_an_issuer_that_is_asked_is_logged_with_its_claims_as_claims() {
     let refused = |said, claims: &serde_json::Value| {
         let Refusal { reason, trace, .. } = decide_after(said, [&with_token(claims); 2], |_| {}).unwrap_err();
-        assert_eq!((trace.jti, trace.sub), (None, None), "nothing has verified them");
-        (reason, [trace.kid, trace.claimed_jti, trace.claimed_sub].map(Option::unwrap_or_default))
+        assert_eq!((trace.jti.as_deref(), trace.sub.as_deref()), (None, None), "nothing has verified them");
+        (
+            reason,
+            [trace.kid.clone(), trace.claimed_jti().map(Into::into), trace.claimed_sub().map(Into::into)]
+                .map(Option::unwrap_or_default),
+        )
     };
     let mut claims = user_claims();
     claims["jti"] = "u1".into();

@@ -244,8 +244,8 @@ fn names_in_a_token_that_the_issuer_has_not_confirmed_are_claims() {
     let refused = rules.read_unverified(&token(&with("aud", json!("x")))).unwrap_err().trace;
     let read = rules.read_unverified(&token(&user_claims())).unwrap();
     for trace in [&refused, &read.trace] {
-        assert_eq!((trace.sub.as_deref(), trace.claimed_sub.as_deref()), (None, Some(USER)));
+        assert_eq!((trace.sub.as_deref(), trace.claimed_sub()), (None, Some(USER)));
     }
     let confirmed = read.confirmed().trace;
-    assert_eq!((confirmed.sub.as_deref(), confirmed.claimed_sub.as_deref()), (Some(USER), None));
+    assert_eq!((confirmed.sub.as_deref(), confirmed.claimed_sub()), (Some(USER), None));
 }
