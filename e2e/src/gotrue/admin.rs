@@ -1,4 +1,4 @@
-//! What an administrator of the project does with its users, and what users do with their second factors.
+//! Requests of the project's administrator about users, and of users about their own account and second factors.
 
 use std::sync::Arc;
 

@@ -23,7 +23,7 @@ pub(super) enum Parsed {
 pub(super) struct Signed {
     /// The session, as a UUID.
     pub(super) session: u128,
-    /// How many tokens of the session came before.
+    /// The number of tokens of the session before this one.
     pub(super) counter: u64,
     signed: Vec<u8>,
     signature: Vec<u8>,
@@ -54,7 +54,7 @@ fn parse_signed(text: &str) -> Option<Signed> {
 }
 
 impl Signed {
-    /// Whether the session with this key signed it.
+    /// True if the session with this key signed it.
     pub(super) fn is_signed_by(&self, key: &[u8; 32]) -> bool {
         signature(key, &self.signed) == self.signature
     }

@@ -8,15 +8,15 @@ use serde_json::{Map, Value, json};
 pub struct ProjectSettings {
     /// The form of new refresh tokens.
     pub refresh_tokens: RefreshTokens,
-    /// Whether users sign in with an address and a password.
+    /// Sign-in with an address and a password.
     pub email: bool,
-    /// Whether users sign in anonymously.
+    /// Anonymous sign-in.
     pub anonymous: bool,
-    /// Whether new users can sign up.
+    /// Sign-up of new users.
     pub signups: bool,
-    /// Whether the address of a new user counts as confirmed.
+    /// Addresses of new users count as confirmed.
     pub autoconfirm: bool,
-    /// Whether passwords and sign-ups need a captcha. No token of one is right.
+    /// Passwords and sign-ups need a captcha. No captcha token is accepted.
     pub captcha: bool,
     /// The outside providers that are switched on.
     pub providers: Vec<String>,
@@ -26,7 +26,7 @@ pub struct ProjectSettings {
     pub redirect_urls: Vec<String>,
     /// Requests for tokens of one address in five minutes, after a burst of 30; none: no limit.
     pub token_limit: Option<u32>,
-    /// Whether `Sb-Forwarded-For` names the address that is limited.
+    /// `Sb-Forwarded-For` names the address that is limited.
     pub forwarded_for: bool,
 }
 

@@ -9,7 +9,7 @@ pub fn totp(secret: &[u8], now: Timestamp) -> String {
     at_step(secret, u64::try_from(now.as_second()).unwrap_or_default() / STEP_SECONDS)
 }
 
-/// Whether these are the digits of now, or of a step before or after.
+/// Accepts the digits of the current step, and of the one before and after.
 pub(super) fn is_totp(secret: &[u8], digits: &str, now: Timestamp) -> bool {
     let step = u64::try_from(now.as_second()).unwrap_or_default() / STEP_SECONDS;
     (step.saturating_sub(1)..=step + 1).any(|step| at_step(secret, step) == digits)

@@ -25,7 +25,7 @@ struct Row {
     /// The settings of the server.
     #[serde(default = "default_project")]
     project: String,
-    /// What happens before the request.
+    /// Steps before the request.
     #[serde(default)]
     steps: Vec<String>,
     request: String,
@@ -55,7 +55,7 @@ struct Server {
     _stand_in: Option<GoTrue>,
 }
 
-/// What the steps of one row have left.
+/// Values that the steps of one row produced.
 struct Story<'a> {
     server: &'a Server,
     /// Each row comes from an address of its own, where the server honours it.
@@ -222,7 +222,7 @@ impl Story<'_> {
     }
 }
 
-/// How an answer differs from its row; none: it does not.
+/// The first difference between an answer and its row.
 fn difference(row: &Row, answer: &Fetched, before: &BTreeMap<&'static str, String>) -> Option<String> {
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let code = body["error_code"].as_str().or_else(|| body["code"].as_str());

@@ -27,7 +27,7 @@ async fn wrong_sign_ins_never_block_the_refresh_of_a_signed_in_session() {
     let (world, _gotrue) = World::own(GoTrueOptions::default()).await;
     let email = world.project.new_user(PASSWORD).await;
     let mut session = world.sign_in(&email, PASSWORD).await;
-    // Behind one address, and for callers whose address nobody knows.
+    // Behind one address, and for callers without a known address.
     for address in [Some("192.0.2.1"), None] {
         let guesses: Vec<Value> = (0..200).map(|n| guess(&format!("user{n}@example.com"))).collect();
         let asking = stream::iter(&guesses).map(|body| world.post_from(address, "/auth/login", body));
@@ -100,7 +100,7 @@ async fn address_has_a_budget_as_a_declared_caller_names_it() {
     assert!((1..=60).contains(&refused), "one address, twenty at once: {refused}");
     assert_eq!(limited(&world, "192.0.2.4", vec![guess("b@example.com")]).await, 0);
 
-    // An undeclared caller names any address and any browser, and is one asker all the same.
+    // The headers of an undeclared caller are ignored: all its clients share one budget.
     let (web, token) = world.caller("web-service").await;
     let ask = async |n: u32| {
         let request = Request::post(format!("{}/auth/login", world.url))

@@ -1,4 +1,4 @@
-//! What a calling service says of the user's client.
+//! The user's client, as the calling service describes it.
 
 use std::net::IpAddr;
 

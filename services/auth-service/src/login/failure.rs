@@ -79,8 +79,8 @@ impl LoginFailure {
         }
     }
 
-    /// The problem document with the `code`. A 401 is about the user's credentials and has no challenge: this tells it
-    /// from one that is about the caller's own. Only a failure that passes by itself has `Retry-After`.
+    /// The problem document with the `code`. A 401 is about the user's credentials and has no challenge: a 401 about
+    /// the caller's own has one. Only a temporary failure has `Retry-After`.
     pub(super) fn response(self) -> Response {
         let (status, message) = self.answer();
         let response = problem_with(status, message, &[("code", self.code())]);

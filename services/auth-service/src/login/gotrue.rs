@@ -107,7 +107,7 @@ impl Project {
         let path = format!("/logout?scope={}", wanted.scope.as_str());
         let answer = self.ask(Asked::LogOut, &path, headers, Bytes::new()).await;
         match answer {
-            // The session ended before, which is what was asked for.
+            // The session has ended already.
             Ok(_) | Err(LoginFailure::SessionEnded) => Ok(()),
             Err(failure) => Err(failure),
         }
@@ -187,7 +187,7 @@ impl Project {
 /// The ways of signing in that a project offers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Methods {
-    /// Whether users sign in with an address and a password.
+    /// Sign-in with an address and a password.
     password: bool,
     /// The providers that are switched on, by GoTrue's names.
     providers: Vec<String>,
