@@ -1,16 +1,16 @@
 //! auth-service, asset-service and chat-service as the pages see them, on real mTLS listeners.
 
+mod chat;
+
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Path as UrlPath, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
-use futures::stream;
 use gaia_api::mount::{Denylist, UserTokenIssuer, UserTokenProfile, UserTokenVerification};
 use gaia_api::names::key;
 use gaia_api::{Clock, ManualClock, SystemClock};
@@ -240,30 +240,6 @@ fn asset_routes(routes: Routes, behind: &Arc<Behind>) -> Routes {
         .route("/assets/{*path}", Access::Peer, delete(remove).with_state(Arc::clone(behind)))
 }
 
-fn chat_routes(routes: Routes, behind: &Arc<Behind>) -> Routes {
-    let chat = |State(behind): State<Arc<Behind>>, headers: HeaderMap, Json(body): Json<Value>| async move {
-        behind.judge(&headers)?;
-        behind.state().chats.push(body);
-        let (status, text) = behind.state().chat_answer;
-        if status != 200 {
-            return Err(StatusCode::from_u16(status).unwrap());
-        }
-        if headers["accept"] == "application/json" {
-            return Ok::<_, StatusCode>(Json(json!({ "text": text, "finish_reason": "stop" })).into_response());
-        }
-        let events =
-            ["event: delta\ndata: {\"text\": \"Bit\"}\n\n", "event: done\ndata: {\"finish_reason\": \"stop\"}\n\n"];
-        let events = stream::iter(events.map(|event| Ok::<_, Infallible>(Bytes::from_static(event.as_bytes()))));
-        Ok(([(CONTENT_TYPE, "text/event-stream")], Body::from_stream(events)).into_response())
-    };
-    routes.route("/chat", Access::Peer, post(chat).with_state(Arc::clone(behind)))
-}
-
-/// gateway, which has the routes of all of them.
-fn gateway_routes(routes: Routes, behind: &Arc<Behind>) -> Routes {
-    chat_routes(asset_routes(auth_routes(routes, behind), behind), behind)
-}
-
 /// A running web-service and what is behind it.
 pub(super) struct Scene {
     pub(super) behind: Arc<Behind>,
@@ -323,7 +299,7 @@ impl Scene {
         let (auth, assets, chat) = tokio::join!(
             serve(&platform, dir.path(), "auth-service", &behind, auth_routes),
             serve(&platform, dir.path(), "asset-service", &behind, asset_routes),
-            serve(&platform, dir.path(), "chat-service", &behind, chat_routes),
+            serve(&platform, dir.path(), "chat-service", &behind, chat::routes),
         );
         let mut setup = Setup {
             user_scopes: vec![],
@@ -352,7 +328,7 @@ impl Scene {
         };
         change(&mut setup);
         if setup.has_gateway {
-            let gateway = serve(&platform, dir.path(), "gateway", &behind, gateway_routes).await;
+            let gateway = serve(&platform, dir.path(), "gateway", &behind, chat::gateway_routes).await;
             // Nothing else is called.
             let nowhere = Some(Uri::from_static("https://127.0.0.1:1"));
             setup.config.gateway_url = Some(gateway);
