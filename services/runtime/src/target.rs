@@ -168,7 +168,7 @@ mod tests {
         let uris = uris.iter().map(|uri| rcgen::SanType::URI(uri.as_str().try_into().unwrap()));
         let names = dns_names.iter().map(|name| rcgen::SanType::DnsName(name.as_str().try_into().unwrap()));
         params.subject_alt_names = uris.chain(names).collect();
-        let key = rcgen::KeyPair::generate().unwrap();
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
         Certificate::from_der(params.self_signed(&key).unwrap().der()).unwrap()
     }
 

@@ -283,8 +283,7 @@ async fn idle_time(edge_idle_timeout: Option<Span>) -> Duration {
     assert!(tcp.read(&mut answer).await.unwrap() > 0);
     let began = tokio::time::Instant::now();
     while tcp.read(&mut answer).await.unwrap_or_default() > 0 {}
-    let idle = began.elapsed();
-    idle
+    began.elapsed()
 }
 
 #[tokio::test]

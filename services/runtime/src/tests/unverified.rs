@@ -9,7 +9,7 @@ const KEY: &str = "gk_test_0123456789abcdef0123456789abcdef";
 
 /// A CA of rcgen's, and a leaf below it with these names.
 fn foreign(names: &[rcgen::SanType]) -> (String, MountedFiles) {
-    let key = || rcgen::KeyPair::generate().unwrap();
+    let key = || rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     let mut params = rcgen::CertificateParams::default();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let ca = rcgen::CertifiedIssuer::self_signed(params, key()).unwrap();

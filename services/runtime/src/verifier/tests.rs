@@ -3,6 +3,7 @@ use gaia_api::{Clock as _, SystemClock};
 use jiff::SignedDuration;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256,
 };
 use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
@@ -75,7 +76,7 @@ fn chain(
     intermediate: Option<&[KeyUsagePurpose]>,
     leaf: Option<&[KeyUsagePurpose]>,
 ) -> (Certificate, Vec<Certificate>) {
-    let key = || KeyPair::generate().unwrap();
+    let key = || KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
     let ca = |name: &str, usages: Option<&[KeyUsagePurpose]>| {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
@@ -99,7 +100,8 @@ fn chain(
 fn key_usages_of_leaves_and_intermediates_decide_on_both_sides() {
     use KeyUsagePurpose::{CrlSign, DataEncipherment, DigitalSignature, KeyCertSign, KeyEncipherment};
     let (ca, leaf): (&[_], &[_]) = (&[KeyCertSign, CrlSign], &[DigitalSignature]);
-    let cases: [(&str, Option<&[_]>, Option<&[_]>, Option<&[_]>, bool); 11] = [
+    type Usages<'a> = Option<&'a [KeyUsagePurpose]>;
+    let cases: [(&str, Usages<'_>, Usages<'_>, Usages<'_>, bool); 11] = [
         ("all as they should be", Some(ca), Some(ca), Some(leaf), true),
         ("an RSA leaf's usages", Some(ca), Some(ca), Some(&[DigitalSignature, KeyEncipherment]), true),
         ("no keyUsage at all", None, None, None, true),
