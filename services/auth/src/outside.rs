@@ -120,8 +120,8 @@ impl Freshness {
     }
 
     /// Returns true if an unknown kid justifies a fetch of its own now, and counts that fetch. There are at most
-    /// [`FORCED_AT_ONCE`] of them in [`FORCED_WITHIN`], so that two rotations in a short time are both followed, and none
-    /// for a kid that the issuer did not have less than [`FORCED_EVERY`] ago. A clock that was set back allows one.
+    /// `FORCED_AT_ONCE` of them in `FORCED_WITHIN`, so that two rotations in a short time are both followed, and none
+    /// for a kid that the issuer did not have less than `FORCED_EVERY` ago. A clock that was set back allows one.
     pub fn may_force(&mut self, kid: &str, now: Timestamp) -> bool {
         let is_within = |then: Timestamp, span: SignedDuration| now >= then && now.duration_since(then) < span;
         if self.unknown.get(kid).is_some_and(|&asked| is_within(asked, FORCED_EVERY)) {

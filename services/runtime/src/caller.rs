@@ -36,7 +36,7 @@ pub struct Caller {
 /// What a service that calls others is configured by besides.
 #[derive(Debug, Clone, clap::Args)]
 pub struct CallsConfig {
-    /// Where auth-service is, for tokens: https and no path [default: https://auth-service.<own namespace>.svc:8443]
+    /// Where auth-service is, for tokens: https and no path [default: port 8443 of auth-service.NAMESPACE.svc, with its own namespace]
     #[arg(long, env = "GAIA_AUTH_URL", value_parser = parse_https)]
     pub auth_url: Option<Uri>,
     /// A file with an API key that other services are called with instead of tokens, for as long as it is there
