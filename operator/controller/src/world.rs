@@ -5,6 +5,7 @@ mod created;
 mod deleted;
 mod instances;
 mod ledgers;
+mod metadata;
 mod observe;
 pub(crate) mod pods;
 mod refused;

@@ -4,17 +4,18 @@
 //! is data key `x.key`. The state is here and nowhere else; a custom resource's status is a report.
 
 mod ca;
+mod request;
 
 use std::fmt;
 
 use gaia_api::crd::DistrustMode;
-use gaia_pki::{Jwk, KeySpec};
+use gaia_pki::Jwk;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use self::ca::{CaMaterial, CaPath, PathCertificate};
+pub use self::request::{MaterialRequest, RingRequest};
 use crate::handled::Handled;
-use crate::object::ObjectChange;
 
 /// The format this build reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -336,71 +337,6 @@ impl<M> Generation<M> {
     }
 }
 
-/// What a new ring is made of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct RingRequest {
-    /// `metadata.name` of the TrustDomain.
-    pub trust_domain: String,
-    /// The SPIFFE trust domain.
-    pub spiffe_trust_domain: String,
-    /// What its first generation is.
-    pub material: MaterialRequest,
-    /// Its first epoch: 1, or later than what is left of an earlier ring.
-    pub epoch: u64,
-    /// The `rotationRevision` of the spec: a new ring is not rotated for it.
-    pub revision: i64,
-    /// The annotations that this ring is the answer to.
-    #[serde(skip_serializing_if = "Handled::is_empty")]
-    pub handled: Handled,
-    /// The Secret without its content.
-    pub object: ObjectChange,
-}
-
-/// What the first generation of a ring is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub enum MaterialRequest {
-    /// A new self-signed CA.
-    NewCa {
-        /// Its key.
-        #[serde(serialize_with = "key_spec_text")]
-        key: KeySpec,
-        /// Its life in seconds.
-        life_seconds: u64,
-    },
-    /// A CA brought from outside.
-    ExistingCa {
-        /// The Secret in the operator's namespace.
-        secret: String,
-        /// The certificate that was judged; another one is not taken.
-        fingerprint: String,
-    },
-    /// A signing key.
-    SigningKey {
-        /// Its kind.
-        #[serde(serialize_with = "key_spec_text")]
-        key: KeySpec,
-    },
-    /// A signing key, and the next one.
-    SigningKeys {
-        /// The keys' kind.
-        #[serde(serialize_with = "key_spec_text")]
-        key: KeySpec,
-        /// The first high-water mark.
-        max_ttl_seconds: u64,
-    },
-}
-
-impl fmt::Display for MaterialRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NewCa { key, .. } => write!(f, "CA ({key})"),
-            Self::ExistingCa { secret, fingerprint } => write!(f, "copy of the CA {fingerprint} in Secret {secret}"),
-            Self::SigningKey { key } => write!(f, "signing key ({key})"),
-            Self::SigningKeys { key, .. } => write!(f, "signing key ({key}) and its successor"),
-        }
-    }
-}
-
 /// The short id of a fingerprint or kid.
 #[must_use]
 pub fn short_id(name: &str) -> String {
@@ -409,10 +345,6 @@ pub fn short_id(name: &str) -> String {
 
 fn first_revision() -> i64 {
     1
-}
-
-fn key_spec_text<S: serde::Serializer>(key: &KeySpec, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(key)
 }
 
 #[cfg(test)]

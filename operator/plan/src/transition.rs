@@ -3,16 +3,19 @@
 //! A transition is a list of steps, as data. [`Ring::after`] applies them to the public part and is pure; whoever executes
 //! it makes the key material that steps ask for, copies the ring as it was, and stores the result.
 
+mod step;
+
 use std::fmt;
 
-use gaia_api::crd::{DistrustMode, whole_seconds};
+use gaia_api::crd::whole_seconds;
 use jiff::Timestamp;
 use serde::Serialize;
 
+pub use self::step::Step;
 use crate::Event;
-use crate::handled::{Answer, Handled};
+use crate::handled::Handled;
 use crate::object::{ObjectKey, Version};
-use crate::ring::{Distrust, Generation, Material, MaterialRequest, Ring, RingKind, State};
+use crate::ring::{Distrust, Generation, Material, Ring, RingKind, State};
 
 /// One change of a ring.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -33,82 +36,6 @@ pub struct Transition {
     pub steps: Vec<Step>,
     /// Told once it is done.
     pub events: Vec<Event>,
-}
-
-/// One step of a transition. Generations are named by their short ids.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub enum Step {
-    /// A new generation, to be published.
-    Stage(MaterialRequest),
-    /// A new generation that signs at once: an emergency.
-    StageActive(MaterialRequest),
-    /// It was seen in every projection.
-    Publish(String),
-    /// It signs from now on; the one that did retires. `signed_until`: when the last thing that one signed ends.
-    Activate {
-        /// Which one.
-        id: String,
-        /// Of the one that retires.
-        signed_until: Option<Timestamp>,
-    },
-    /// Its successor was seen in use everywhere.
-    Switched(String),
-    /// It is trusted no more.
-    Remove(String),
-    /// A person gives the rotation to it up before it signed anything.
-    Abandon(String),
-    /// It never signed, and another one is wanted in its place.
-    Discard(String),
-    /// It signs again; the one that did retires, and its rotation counts as aborted.
-    Reactivate {
-        /// Which one.
-        id: String,
-        /// Of the one that retires.
-        signed_until: Option<Timestamp>,
-    },
-    /// The user put it back: it signs again, and the one that did retires. Nothing counts as aborted.
-    Resume {
-        /// Which one.
-        id: String,
-        /// Of the one that retires.
-        signed_until: Option<Timestamp>,
-    },
-    /// It leaked; it goes as soon as its replacement is in use.
-    Suspect {
-        /// Which one.
-        id: String,
-        /// How it goes.
-        mode: DistrustMode,
-    },
-    /// It leaked, and goes now. What was Staged beside it goes with [`Step::Discard`].
-    Distrust {
-        /// Which one.
-        id: String,
-        /// How it goes.
-        mode: DistrustMode,
-    },
-    /// Every instance was seen to refuse it.
-    Refused {
-        /// Which one.
-        id: String,
-        /// When the last one was.
-        at: Timestamp,
-    },
-    /// Of signing keys: the distrust of a CA is answered.
-    Heed(Distrust),
-    /// A `rotationRevision` is carried out.
-    HandleRevision(i64),
-    /// Tokens may live longer from now on.
-    RaiseMaxTtl(u64),
-    /// An annotation is answered; without an answer it was taken away, and is forgotten.
-    Answer {
-        /// Its name.
-        annotation: String,
-        /// What became of it.
-        answer: Option<Answer>,
-    },
-    /// The ring gets a key for the MACs over epochs. Rings of earlier versions have none.
-    AddEpochKey,
 }
 
 /// A ring put back to what its copy says.
@@ -408,77 +335,10 @@ impl<M> Generation<M> {
     }
 }
 
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Stage(material) => write!(f, "stage a new {material}"),
-            Self::StageActive(material) => write!(f, "sign at once with a new {material}"),
-            Self::Publish(id) => write!(f, "{id} is Published"),
-            Self::Activate { id, .. } => write!(f, "{id} is Active"),
-            Self::Switched(id) => write!(f, "the successor of {id} is in use"),
-            Self::Remove(id) => write!(f, "{id} is Removed"),
-            Self::Abandon(id) => write!(f, "{id} is given up"),
-            Self::Discard(id) => write!(f, "{id} is not wanted any more"),
-            Self::Reactivate { id, .. } => write!(f, "{id} is Active again"),
-            Self::Resume { id, .. } => write!(f, "{id} was put back and is Active again"),
-            Self::Suspect { id, mode } => write!(f, "{id} is to be Distrusted ({mode:?})"),
-            Self::Distrust { id, mode } => write!(f, "{id} is Distrusted ({mode:?})"),
-            Self::Refused { id, .. } => write!(f, "{id} is refused everywhere"),
-            Self::Heed(distrust) => write!(f, "the CA distrusted at {} is answered", distrust.since),
-            Self::HandleRevision(revision) => write!(f, "rotationRevision {revision} is begun"),
-            Self::RaiseMaxTtl(seconds) => write!(f, "tokens may live {seconds}s"),
-            Self::Answer { annotation, answer: Some(_) } => write!(f, "annotation {annotation} is answered"),
-            Self::Answer { annotation, answer: None } => write!(f, "annotation {annotation} was removed"),
-            Self::AddEpochKey => write!(f, "epochs get a MAC"),
-        }
-    }
-}
-
 impl fmt::Display for Transition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let steps: Vec<String> = self.steps.iter().map(ToString::to_string).collect();
         write!(f, "replace {}: {}", self.key, steps.join("; "))
-    }
-}
-
-impl Step {
-    /// Whether what pods and issuers mount says something else after it. Only then a ring gets a new epoch.
-    #[must_use]
-    pub fn changes_projections(&self, active_is_published: bool) -> bool {
-        match self {
-            Self::Activate { .. } | Self::Reactivate { .. } | Self::Resume { .. } => active_is_published,
-            Self::Stage(_)
-            | Self::StageActive(_)
-            | Self::Remove(_)
-            | Self::Abandon(_)
-            | Self::Discard(_)
-            | Self::Distrust { .. }
-            | Self::AddEpochKey => true,
-            Self::Publish(_)
-            | Self::Switched(_)
-            | Self::Suspect { .. }
-            | Self::Refused { .. }
-            | Self::Heed(_)
-            | Self::HandleRevision(_)
-            | Self::RaiseMaxTtl(_)
-            | Self::Answer { .. } => false,
-        }
-    }
-
-    /// Whether it only records something about annotations. The generations stay as they are, so that a ring is not copied
-    /// for it: the copy is what a restore goes back to.
-    #[must_use]
-    pub fn only_records(&self) -> bool {
-        matches!(self, Self::Answer { .. })
-    }
-
-    /// The material that this step needs made.
-    #[must_use]
-    pub fn material(&self) -> Option<&MaterialRequest> {
-        match self {
-            Self::Stage(material) | Self::StageActive(material) => Some(material),
-            _ => None,
-        }
     }
 }
 

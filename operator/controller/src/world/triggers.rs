@@ -6,9 +6,9 @@ use std::sync::Arc;
 use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain};
 use gaia_api::ledger::LedgerRecord;
 use gaia_plan::object::{ObjectFacts, ObjectKey, ObjectKind};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::instances::service_secret;
+use super::metadata::{differs, slim, stale};
 use super::{NamespaceFacts, Place, World, callers, is_older, place};
 use crate::api_server::Resource;
 use crate::facts::{KnownCas, SecretFacts};
@@ -425,28 +425,5 @@ impl World {
         } else {
             BTreeSet::from([Key::TrustDomain(domain.to_owned())])
         }
-    }
-}
-
-/// Whether what arrives is older than what is known. Of another UID, it is the object that had the name before.
-pub(super) fn stale(arriving: &ObjectMeta, known: &ObjectMeta) -> bool {
-    is_older(arriving.resource_version.as_deref(), known.resource_version.as_deref())
-}
-
-/// Whether anything but the resource version differs.
-fn differs(after: &ObjectMeta, before: &ObjectMeta) -> bool {
-    after.uid != before.uid
-        || after.generation != before.generation
-        || after.labels != before.labels
-        || after.annotations != before.annotations
-        || after.owner_references != before.owner_references
-        || after.deletion_timestamp != before.deletion_timestamp
-}
-
-/// Drops what is never read.
-fn slim(meta: &mut ObjectMeta) {
-    meta.managed_fields = None;
-    if let Some(annotations) = &mut meta.annotations {
-        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
     }
 }

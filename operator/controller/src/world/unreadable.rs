@@ -296,7 +296,7 @@ impl World {
     /// None: what arrives is older than what is known. Else whether the object could be read before.
     fn is_news(&self, resource: Resource, unreadable: &Unreadable, known: Option<&ObjectMeta>) -> Option<bool> {
         let Some(known) = known else { return Some(false) };
-        if super::triggers::stale(&unreadable.meta, known) {
+        if super::metadata::stale(&unreadable.meta, known) {
             return None;
         }
         Some(known.uid == unreadable.meta.uid && !self.is_partly_known(resource, &place(&unreadable.meta)))

@@ -1,5 +1,7 @@
 //! Reading of rings.
 
+use gaia_pki::KeySpec;
+
 use super::*;
 
 fn ring(states: &[State]) -> CaRing {

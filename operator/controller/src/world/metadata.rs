@@ -1,0 +1,28 @@
+//! The metadata of objects: what is older, what has changed, what is kept.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::is_older;
+
+/// Whether what arrives is older than what is known. Of another UID, it is the object that had the name before.
+pub(super) fn stale(arriving: &ObjectMeta, known: &ObjectMeta) -> bool {
+    is_older(arriving.resource_version.as_deref(), known.resource_version.as_deref())
+}
+
+/// Whether anything but the resource version differs.
+pub(super) fn differs(after: &ObjectMeta, before: &ObjectMeta) -> bool {
+    after.uid != before.uid
+        || after.generation != before.generation
+        || after.labels != before.labels
+        || after.annotations != before.annotations
+        || after.owner_references != before.owner_references
+        || after.deletion_timestamp != before.deletion_timestamp
+}
+
+/// Drops what is never read.
+pub(super) fn slim(meta: &mut ObjectMeta) {
+    meta.managed_fields = None;
+    if let Some(annotations) = &mut meta.annotations {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    }
+}
