@@ -221,11 +221,21 @@ fn the_signing_key_leaves_the_namespace_whose_service_issues_no_more() {
         found.spec.tokens.issued_by = Some(ServiceRef { namespace: "other".into(), name: "auth-two".into() });
     });
     let done = doing(&mut world);
-    assert_eq!(done[2..], ["delete Secret auth/gaia-token-signer", "delete ConfigMap auth/gaia-grants"], "{done:#?}");
+    let policies = ["auth/auth-service-auth", "other/auth-two-auth"];
+    let policies = policies.map(|name| format!("patch ConfigMap {name} (data policy.json)"));
+    let deleted = |namespace: &str| {
+        ["delete Secret NS/gaia-token-signer", "delete ConfigMap NS/gaia-grants"]
+            .map(|text| text.replace("NS", namespace))
+    };
+    assert_eq!(
+        done[2..],
+        [deleted("auth"), policies.clone()].concat(),
+        "the token issuer is in policy.json: {done:#?}"
+    );
     assert!(done[0].starts_with("create Secret other/gaia-token-signer"), "{done:#?}");
     world.is_whole().unwrap();
     world.edit_domain(TD, |found| found.spec.tokens.issued_by = None);
-    assert_eq!(doing(&mut world), ["delete Secret other/gaia-token-signer", "delete ConfigMap other/gaia-grants"]);
+    assert_eq!(doing(&mut world), [deleted("other"), policies].concat());
 }
 
 #[test]
