@@ -43,6 +43,9 @@ pub(crate) struct Arguments {
     /// How many pods that use nothing the operator writes.
     #[arg(long, default_value_t = 2_000)]
     foreign_pods: usize,
+    /// How many Secrets of 1 MB carry the operator's label in a namespace that is not selected.
+    #[arg(long, default_value_t = 100)]
+    labelled_secrets: usize,
     /// Where the results go as JSON, besides the table on standard output.
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 use gaia_api::crd::{ServiceCertificate, ServiceCertificateSpec};
-use gaia_api::names::{annotation, key};
+use gaia_api::names::{MANAGED_BY, MANAGED_BY_LABEL, annotation, key};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -107,6 +107,20 @@ impl Bare {
         self.each((0..count).collect(), |bare, index| async move {
             let metadata = ObjectMeta { name: Some(format!("foreign-{index}")), ..Default::default() };
             let data = BTreeMap::from([("payload".to_owned(), ByteString(vec![b'x'; 1024]))]);
+            let secret = Secret { metadata, data: Some(data), ..Default::default() };
+            Ok(bare.secrets().create(&PostParams::default(), &secret).await.map(drop)?)
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Secrets of this size that carry the label of the operator's own.
+    pub(super) async fn create_labelled_secrets(&self, count: usize, bytes: usize) -> Result<()> {
+        self.each((0..count).collect(), move |bare, index| async move {
+            let labels = BTreeMap::from([(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned())]);
+            let name = Some(format!("labelled-{index}"));
+            let metadata = ObjectMeta { name, labels: Some(labels), ..Default::default() };
+            let data = BTreeMap::from([("payload".to_owned(), ByteString(vec![b'x'; bytes]))]);
             let secret = Secret { metadata, data: Some(data), ..Default::default() };
             Ok(bare.secrets().create(&PostParams::default(), &secret).await.map(drop)?)
         })

@@ -39,7 +39,21 @@ pub(super) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
     memory(report, "its memory during a rotation of the CA, at most", &operator, "VmHWM", Some(LIMIT_MIB))?;
     arena.settled().await?;
     memory(report, "its memory after it", &operator, "VmRSS", Some(LIMIT_MIB))?;
-    foreign(&arena, report, &operator, arguments).await
+    foreign(&arena, report, &operator, arguments).await?;
+    labelled(&arena, report, operator, arguments).await
+}
+
+/// A tenant puts the operator's label on large Secrets in a namespace that is not selected.
+async fn labelled(arena: &Arena, report: &mut Report, operator: OperatorProcess, arguments: &Arguments) -> Result<()> {
+    let count = arguments.labelled_secrets;
+    progress::say(format_args!("{count} labelled Secrets of 1 MB are created"));
+    // One at a time: a request and its answer are 2 MB of base64 each.
+    Bare::new(arena.client.clone(), FOREIGN, 1).create_labelled_secrets(count, LABELLED_BYTES).await?;
+    arena.settled().await?;
+    let what = format!("memory with {count} labelled Secrets of 1 MB in a namespace that is not selected");
+    memory(report, &what, &operator, "VmRSS", Some(CHART_LIMIT_MIB))?;
+    let operator = restart(arena, report, operator).await?;
+    memory(report, "  at most at the start with them", &operator, "VmHWM", Some(CHART_LIMIT_MIB))
 }
 
 /// A restart writes nothing but the lease.
@@ -89,5 +103,9 @@ fn memory(report: &mut Report, what: &str, operator: &OperatorProcess, which: &s
 const FOREIGN: &str = "foreign";
 /// Not a matter of how fast the machine is.
 const LIMIT_MIB: f64 = 100.0;
+/// `resources.limits.memory` of the chart.
+const CHART_LIMIT_MIB: f64 = 256.0;
+/// An object may have 1 MiB.
+const LABELLED_BYTES: usize = 1_000_000;
 /// What counts as nothing.
 const NOTHING: Bound = Bound::AtMost(1.05);
