@@ -79,6 +79,17 @@ async fn an_endpoint_where_nobody_answers_is_named_with_the_reason() {
     };
     wait::until("the reason is told", SOON, told).await.unwrap();
     wait_status(&scene, "TrustDomain", &domain, "/instances/summary", "0/1").await;
+    // Without a change of a condition, it is written once a minute at most.
+    wait::until("the instance that lags is in the status of its service", 2 * SOON, async || {
+        let status = scene.get("GaiaService", "web").await.unwrap_or_default()["status"].clone();
+        let first = &status["lagging"][0];
+        let is_named = first["pod"] == "127.0.0.1:9" && first["part"] == "Certificate" && status["laggingCount"] == 1;
+        if is_named { Seen::Yes(()) } else { Seen::NotYet(status.to_string()) }
+    })
+    .await
+    .unwrap();
+    let mark = scene.mark().await;
+    assert_eq!(scene.writes(mark).await, [""; 0], "it is written once");
     scene.end().await;
 }
 

@@ -292,7 +292,8 @@ pub(crate) fn plan(world: &World, key: &Key, now: Timestamp) -> Option<Planned> 
         }
     };
     let cut = gaia_api::crd::fit_status(key.kind(), &mut status);
-    let reported = if reported.is_null() { Value::Object(serde_json::Map::new()) } else { reported };
+    let mut reported = if reported.is_null() { Value::Object(serde_json::Map::new()) } else { reported };
+    world.compare_lags(key, &mut reported, &mut status);
     let served_until = matches!(key, Key::Certificate(..)).then(|| world.served_until(&place)).flatten();
     let has_unasked = world.has_unasked(key);
     let is_early = match key {

@@ -4,6 +4,7 @@ mod callers;
 mod created;
 mod deleted;
 mod instances;
+mod lagging;
 mod ledgers;
 mod metadata;
 mod observe;
@@ -103,6 +104,8 @@ pub(crate) struct World {
     refused_writes: self::refused::RefusedWrites,
     /// Which Secrets of users that services name exist.
     user_secrets: self::user_secrets::UserSecrets,
+    /// What was reported of instances that lag.
+    reported_lags: self::lagging::ReportedLags,
     pub(crate) failures: HashMap<Key, Failures>,
     pub(crate) budgets: HashMap<Key, IssuanceBudget>,
 }
@@ -136,6 +139,7 @@ impl World {
             lost: HashSet::new(),
             refused_writes: self::refused::RefusedWrites::default(),
             user_secrets: self::user_secrets::UserSecrets::default(),
+            reported_lags: self::lagging::ReportedLags::default(),
             failures: HashMap::new(),
             budgets: HashMap::new(),
         }

@@ -20,6 +20,7 @@ use crate::budget::IssuanceBudget;
 use crate::domain::DomainView;
 use crate::epoch::Claim;
 use crate::instance::Instances;
+use crate::lagging::{self, Lagging, ServedLeaf};
 use crate::object::{DesiredObject, Held, ObjectChange, ObjectKey, OtherKeys, Template, not_owned_as, unreadable};
 use crate::plan::owner;
 use crate::ring::{CaMaterial, Generation, RingKind};
@@ -60,8 +61,21 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan<ServiceCertificateS
         Verdict::Act(action) | Verdict::Keep(_, action) => vec![action.as_ref().clone()],
         Verdict::Settled | Verdict::Refused(_) | Verdict::KeepLater(..) | Verdict::Wait { .. } => vec![],
     };
-    let next_check = next_check(observed, &verdict, now);
-    Plan { actions, status: status::status(observed, &verdict, now), next_check }
+    let lagging = lagging(observed, now);
+    let next_check = next_check(observed, &verdict, lagging.next, now);
+    Plan { actions, status: status::status(observed, &verdict, lagging, now), next_check }
+}
+
+/// Instances of a ServiceCertificate that stands alone. Those of a GaiaService are in its own status.
+fn lagging(observed: &Observed<'_>, now: Timestamp) -> Lagging {
+    let mut owners = observed.certificate.metadata.owner_references.iter().flatten();
+    let (Instances::Known(all), false) = (&observed.instances, owners.any(|owner| owner.kind == "GaiaService")) else {
+        return Lagging::default();
+    };
+    let secret = observed.secret.ours().filter(|_| observed.claimed_by.is_none());
+    let leaf =
+        secret.and_then(|secret| Some(ServedLeaf::of(secret_key(observed), &secret.facts, secret.leaf.as_ref()?)));
+    lagging::of(all, &observed.domain, leaf.as_ref(), now)
 }
 
 /// Why a leaf is issued.
@@ -389,8 +403,9 @@ fn announcement(observed: &Observed<'_>, cause: Cause) -> (&'static str, String)
     (reason::CERTIFICATE_RENEWED, format!("issued a new certificate into Secret {name}: {why}"))
 }
 
-fn next_check(observed: &Observed<'_>, verdict: &Verdict, now: Timestamp) -> Timestamp {
+fn next_check(observed: &Observed<'_>, verdict: &Verdict, lags_from: Option<Timestamp>, now: Timestamp) -> Timestamp {
     let mut thresholds = vec![crate::backoff::saturating_add(now, MAX_WAIT)];
+    thresholds.extend(lags_from);
     if let Some(leaf) = observed.secret.ours().and_then(|secret| secret.leaf.as_ref()) {
         thresholds.extend([leaf.not_before, leaf.lifetime().renewal_time, leaf.not_after]);
     }

@@ -12,6 +12,7 @@ pub mod endpoint;
 pub mod epoch;
 pub mod handled;
 pub mod instance;
+pub mod lagging;
 mod leaked;
 pub mod legacy;
 pub mod limits;

@@ -26,6 +26,8 @@ mod instances;
 mod isolation;
 #[path = "stories/keys.rs"]
 mod keys;
+#[path = "stories/lagging.rs"]
+mod lagging;
 #[path = "stories/leaves.rs"]
 mod leaves;
 #[path = "stories/lifetimes.rs"]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::common::is_default;
 use super::service_certificate::is_false;
 use super::{
-    AuthMode, Condition, DeletionPolicy, KeyUsage, ObjectTemplate, PrivateKeySpec, Renewal, SecretRef,
+    AuthMode, Condition, DeletionPolicy, KeyUsage, LaggingInstance, ObjectTemplate, PrivateKeySpec, Renewal, SecretRef,
     SubjectCommonName, TrustDomainRef, Workload, rules,
 };
 use crate::Span;
@@ -276,6 +276,13 @@ pub struct GaiaServiceStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub policy_hash: Option<String>,
+    /// Instances that have not loaded a published part within `propagation.minDelay`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub lagging: Vec<LaggingInstance>,
+    /// The number of all such instances.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lagging_count: Option<i32>,
     /// The reason of Stalled if that is True, else of Ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]

@@ -5,8 +5,8 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Condition, Counts, DeletionPolicy, KeyUsage, ObjectTemplate, PrivateKeySpec, Renewal, SubjectCommonName,
-    TrustDomainRef, Workload, rules,
+    Condition, Counts, DeletionPolicy, KeyUsage, LaggingInstance, ObjectTemplate, PrivateKeySpec, Renewal,
+    SubjectCommonName, TrustDomainRef, Workload, rules,
 };
 use crate::{Span, names};
 
@@ -53,7 +53,8 @@ pub struct ServiceCertificateSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), pattern(rules::DNS_NAME))]
     pub secret_name: Option<String>,
-    /// Names beside `<name>`, `<name>.<ns>`, `<name>.<ns>.svc` and `<name>.<ns>.svc.<cluster domain>`. They must match
+    /// Names beside `<name>`, `<name>.<ns>`, `<name>.<ns>.svc` and `<name>.<ns>.svc.<cluster domain>`. `<name>.<ns>` is
+    /// left out where the namespace is named like a top-level domain, unless it is asked for here. Others must match
     /// the TrustDomain's `allowedNames`.
     #[serde(default, rename = "extraDNSNames", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 253), pattern(rules::WILDCARD_DNS_NAME)))]
@@ -188,6 +189,13 @@ pub struct ServiceCertificateStatus {
     /// How many instances serve the stored certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub served: Option<Counts>,
+    /// Instances that have not loaded a published part within `propagation.minDelay`. Those of a GaiaService are in its own status.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub lagging: Vec<LaggingInstance>,
+    /// The number of all such instances.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lagging_count: Option<i32>,
     /// The reason of Stalled if that is True, else of Ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]

@@ -58,7 +58,17 @@ fn without_counts(status: &Value) -> Value {
     let mut status = status.clone();
     remove(
         &mut status,
-        &["failedAttempts", "lastFailureTime", "instances", "served", "laggards", "laggardCount", "legacy"],
+        &[
+            "failedAttempts",
+            "lastFailureTime",
+            "instances",
+            "served",
+            "laggards",
+            "laggardCount",
+            "lagging",
+            "laggingCount",
+            "legacy",
+        ],
     );
     // They repeat a condition.
     remove(&mut status, &["reason", "message"]);

@@ -76,6 +76,8 @@ impl World {
                 .and_then(|guidance| guidance.cut.get(place)),
             missing_secrets: self.missing_secrets(place),
             instances: self.instances_enforcing(&found.spec.trust_domain_ref.name, place),
+            certificate_users: self.certificate_users(place),
+            leaf: self.served_leaf(place),
             excluded_endpoints: self.excluded_endpoints(found, place),
             failures: self.failures.get(&Key::Service(place.0.clone(), place.1.clone())),
         })

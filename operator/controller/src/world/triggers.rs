@@ -72,6 +72,7 @@ impl World {
         let mut keys = if replaced { self.remove_certificate(&place) } else { BTreeSet::new() };
         let before = before.filter(|_| !replaced);
         slim(&mut certificate.metadata);
+        self.drop_certificate_lags(&place, certificate.status.as_mut());
         let freed = self.unreadable.forget(Resource::CERTIFICATE, &place);
         let after = Arc::new(certificate);
         let changed = freed || before.as_ref().is_none_or(|known| differs(&after.metadata, &known.metadata));
@@ -106,7 +107,7 @@ impl World {
     pub(crate) fn remove_certificate(&mut self, place: &Place) -> BTreeSet<Key> {
         let Some(gone) = self.certificates.remove(place) else { return BTreeSet::new() };
         let key = Key::Certificate(place.0.clone(), place.1.clone());
-        self.failures.remove(&key);
+        self.forget_reports(&key);
         self.budgets.remove(&key);
         let secret = (place.0.clone(), gone.secret_name());
         let mut keys = self.count_consumer(&gone.spec.trust_domain_ref.name, &place.0, -1);
@@ -140,6 +141,7 @@ impl World {
         let mut keys = if replaced { self.remove_service(&place) } else { BTreeSet::new() };
         let before = before.filter(|_| !replaced);
         slim(&mut service.metadata);
+        self.drop_service_lags(&place, service.status.as_mut());
         let freed = self.unreadable.forget(Resource::SERVICE, &place);
         let after = Arc::new(service);
         let domain = after.spec.trust_domain_ref.name.clone();
@@ -178,7 +180,7 @@ impl World {
     pub(crate) fn remove_service(&mut self, place: &Place) -> BTreeSet<Key> {
         let Some(gone) = self.services.remove(place) else { return BTreeSet::new() };
         let key = Key::Service(place.0.clone(), place.1.clone());
-        self.failures.remove(&key);
+        self.forget_reports(&key);
         for name in [gaia_api::names::policy(&place.1), gaia_api::names::ledger(&place.1)] {
             let object = ObjectKey::config_map(&place.0, name);
             self.lost.remove(&object);

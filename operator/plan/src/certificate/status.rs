@@ -11,11 +11,17 @@ use super::request::Request;
 use super::{LeafFacts, LeafSecret, Observed, Verdict, issued_at};
 use crate::conditions::{Obstacles, Report, Warning, headline, is_accepted};
 use crate::instance::{Instances, Need};
+use crate::lagging::Lagging;
 use crate::limits;
 use crate::name_policy::other_meaning;
 use crate::object::Held;
 
-pub(super) fn status(observed: &Observed<'_>, verdict: &Verdict, now: Timestamp) -> ServiceCertificateStatus {
+pub(super) fn status(
+    observed: &Observed<'_>,
+    verdict: &Verdict,
+    lagging: Lagging,
+    now: Timestamp,
+) -> ServiceCertificateStatus {
     let certificate = observed.certificate;
     let before = certificate.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let generation = certificate.metadata.generation;
@@ -40,6 +46,8 @@ pub(super) fn status(observed: &Observed<'_>, verdict: &Verdict, now: Timestamp)
         observed_generation: certificate.metadata.generation,
         secret_name: Some(certificate.secret_name()),
         served: Some(counts),
+        lagging: lagging.named,
+        lagging_count: lagging.count,
         failed_attempts: failures.map(|failures| i32::try_from(failures.attempts).unwrap_or(i32::MAX)),
         last_failure_time: failures.map(|failures| gaia_api::crd::whole_seconds(failures.last)),
         reason,

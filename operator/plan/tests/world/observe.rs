@@ -9,6 +9,7 @@ use gaia_plan::certificate::{LeafFacts, LeafSecret};
 use gaia_plan::domain::DomainView;
 use gaia_plan::epoch::{EpochMac, EpochMacs};
 use gaia_plan::instance::{Instance, Instances};
+use gaia_plan::lagging::ServedLeaf;
 use gaia_plan::legacy::LedgerObject;
 use gaia_plan::name_policy::other_meaning;
 use gaia_plan::object::{Held, ObjectFacts, ObjectKey, ObjectKind, is_ours};
@@ -244,6 +245,12 @@ impl World {
             gaia_api::mount::read(key::LEDGER, text.as_bytes()).ok()
         };
         let instances = self.instances_of(&(name.0.clone(), names::leaf_secret(&name.1)));
+        let secret = self.certificates.get(name).map(|found| ObjectKey::secret(&name.0, found.secret_name()));
+        let leaf = secret.and_then(|key| {
+            let held = self.as_leaf(self.held(&key, None), &key.name);
+            let secret = held.ours()?;
+            Some(ServedLeaf::of(key.clone(), &secret.facts, secret.leaf.as_ref()?))
+        });
         let observed = service::Observed {
             service,
             domain,
@@ -262,6 +269,8 @@ impl World {
             grants_cut: self.memory.guidance.get(domain_name).and_then(|guidance| guidance.cut.get(name)),
             missing_secrets: self.memory.missing_secrets.clone(),
             instances: instances.iter().collect(),
+            certificate_users: vec![],
+            leaf,
             excluded_endpoints: self.excluded_endpoints(&name.0, &name.1),
             failures: self.failures(&Resource::Service(name.clone())),
         };
