@@ -395,14 +395,17 @@ impl World {
         }
         let was_excluded = entry.excluded.take().is_some();
         entry.shows_until = shows_until;
+        let refused_before = entry.instance.report().map(|report| report.refused.clone());
         let before = entry.instance.probe.replace(probe);
         let same = before.is_some_and(|before| Some(&before.seen) == entry.instance.probe.as_ref().map(|p| &p.seen));
         if same && !was_excluded {
             return BTreeSet::new();
         }
         let mut keys: BTreeSet<Key> = entry.certificate_keys().collect();
-        // A service reports what its instances refused of their files, and which of them lag.
-        keys.extend(entry.service_keys());
+        let has_refused = refused_before.as_ref() != entry.instance.report().map(|report| &report.refused);
+        if was_excluded || has_refused {
+            keys.extend(entry.service_keys());
+        }
         self.stir(domain);
         keys
     }

@@ -23,7 +23,7 @@ fn a_healthy_rotation_names_no_instance() {
     let mut world = fleet();
     for ca in [true, false] {
         ask_to_rotate(&mut world, ca);
-        for _ in 0..120 {
+        for _ in 0..360 {
             nothing_lags(&world);
             wait(&mut world, 20);
         }
