@@ -1,15 +1,18 @@
 //! Callers with the certificates of the old scripts: X.509 version 1, a common name and nothing else, made by OpenSSL.
 
+use std::convert::Infallible;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use gaia_api::mount::{AuthMode, Policy, TlsMode};
 use gaia_api::names::key;
-use gaia_e2e::{Curl, Standalone, process};
+use gaia_e2e::{Curl, Standalone, process, wait};
 use gaia_runtime::testing::{Platform, api_keys, policy};
 use serde_json::Value;
 
+const SOON: Duration = Duration::from_secs(10);
 const API_KEY: &str = "gk_test_0123456789abcdef0123456789abcdef";
 
 async fn openssl(dir: &Path, args: &str) {
@@ -91,6 +94,9 @@ async fn a_version_1_certificate_is_no_peer_in_permissive_and_refused_in_strict(
     let stranger = Curl::to(&format!("https://{}/assets", service.mesh), old.path());
     fs::copy(old.path().join("ca.pem"), old.path().join(key::CA_CERT)).unwrap();
     assert!(stranger.send().await.is_err());
+    // The alert of a client arrives after its connection has ended.
+    let is_audited = async || Ok::<_, Infallible>(audit(&service).len() >= 3);
+    wait::until_true("three failed handshakes are audited", SOON, is_audited).await.unwrap();
     let lines = audit(&service);
     let found: Vec<_> =
         lines.iter().map(|line| (&line["by"], &line["reason"], &line["presented_unverified"])).collect();
