@@ -130,6 +130,8 @@ impl Case {
 
     fn by_token(&self, mode: AuthMode) -> Result<String, Reason> {
         match self.token {
+            // Beside a key it is a bad token, which the key does not replace.
+            Token::Malformed if self.has_key => return Err(Reason::TokenUnreadable),
             Token::Malformed => return Err(Reason::TokenShape),
             Token::ForAnother => return Err(Reason::AudienceWrong),
             Token::Ended => return Err(Reason::Expired),
