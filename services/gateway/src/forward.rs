@@ -149,6 +149,21 @@ pub(crate) async fn for_anybody(State(upstream): State<Upstream>, request: Reque
     response
 }
 
+/// The line of the request says that this gateway accepted the credential.
+fn audit_refused_exchange(upstream: &str, asked: &Asked<'_>) {
+    let subject = asked.subject.as_ref();
+    tracing::info!(
+        target: gaia_auth::audit::AUDIT_TARGET,
+        event = "exchange",
+        result = "refused",
+        reason = Reason::IssuerRefused.as_str(),
+        upstream,
+        sub = subject.and_then(|subject| subject.account),
+        address = subject.and_then(|subject| subject.client).map(tracing::field::display),
+        request_id = asked.parts.headers.get(REQUEST_ID_HEADER).and_then(|id| id.to_str().ok()),
+    );
+}
+
 /// Who asks for what.
 #[derive(Clone, Copy)]
 struct Asked<'a> {
@@ -165,7 +180,12 @@ impl Upstream {
     async fn pass_on(&self, asked: Asked<'_>, body: Body, expires: Option<Instant>) -> Response {
         let response = match self.ask(asked, body).await {
             Ok(answer) => self.answer(answer, expires),
-            Err(failure) => self.failed(&failure),
+            Err(failure) => {
+                if matches!(failure, Failure::Call(CallError::SubjectRefused { .. })) {
+                    audit_refused_exchange(self.name, &asked);
+                }
+                self.failed(&failure)
+            }
         };
         self.means.metrics.forwarded(self.name, response.status());
         response

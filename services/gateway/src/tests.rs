@@ -58,6 +58,8 @@ struct Behind {
     /// Tokens of services, by their text.
     of_services: Mutex<HashMap<String, String>>,
     is_away: AtomicBool,
+    /// Whether auth-service refuses the credentials that it is to exchange.
+    refuses_credentials: AtomicBool,
 }
 
 /// A request as it came in behind.
@@ -353,6 +355,9 @@ async fn auth_service(platform: &Platform, behind: &Arc<Behind>) -> (SocketAddr,
 fn exchange(behind: &Behind, signer: &Signer, form: &[(String, String)]) -> Response {
     if behind.is_away.load(Ordering::Relaxed) {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    if behind.refuses_credentials.load(Ordering::Relaxed) {
+        return (StatusCode::BAD_REQUEST, axum::Json(serde_json::json!({ "error": "invalid_grant" }))).into_response();
     }
     let field = |name: &str| form.iter().find(|(found, _)| found == name).map_or("", |(_, value)| value.as_str());
     let number = behind.exchanged.fetch_add(1, Ordering::Relaxed);

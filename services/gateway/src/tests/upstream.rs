@@ -1,6 +1,7 @@
 //! Who is known behind as whom, what passes, and what becomes of a request that nobody answers.
 
 use gaia_runtime::{Hosts, MeshClient};
+use tracing_subscriber::layer::SubscriberExt as _;
 
 use super::*;
 
@@ -131,6 +132,47 @@ async fn a_token_that_has_just_ended_is_refused_here_and_costs_auth_service_noth
         assert_eq!(scene.get("/assets", &format!("Authorization: Bearer {token}")).await.status, 401);
     }
     assert_eq!(scene.behind.exchanged.load(Ordering::Relaxed), 0);
+}
+
+/// Kind: an audit trail in which a refused credential stands as accepted.
+#[tokio::test]
+async fn a_credential_that_auth_service_refuses_has_an_audit_line() {
+    let scene = Scene::open(&[]).await;
+    let lines = Written::default();
+    let subscriber = tracing_subscriber::registry().with(gaia_runtime::telemetry::audit_log(lines.clone()));
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let later = SystemClock.now() - jiff::SignedDuration::from_secs(1);
+    let token = scene.issuer.user_token(&users("http://127.0.0.1"), USER, later);
+    scene.behind.refuses_credentials.store(true, Ordering::Relaxed);
+    let answer = scene.get("/assets", &format!("Authorization: Bearer {token}")).await;
+    assert_eq!(answer.status, 401, "{answer:?}");
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let [line] = &lines.filter(|line| line["event"] == "exchange").collect::<Vec<_>>()[..] else { panic!("{text}") };
+    let sub = format!("user:supabase:{USER}");
+    for (name, value) in [
+        ("result", "refused"),
+        ("sub", sub.as_str()),
+        ("upstream", "asset-service"),
+        ("address", "127.0.0.1"),
+        ("request_id", answer.header("x-request-id").unwrap()),
+    ] {
+        assert_eq!(line[name], value, "{line}");
+    }
+    assert!(!text.contains(&token), "{text}");
+}
+
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 #[tokio::test]
