@@ -3,6 +3,7 @@
 //! They are judged as if their holder had presented them to the service that brings them: for platform tokens that
 //! service is the audience, and who made the token for whom is told rather than compared with a peer.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use gaia_api::SpiffeId;
@@ -47,17 +48,23 @@ pub struct Examined {
 
 impl Authenticator {
     /// Examines a token that `peer` brings, asking its issuer where that is needed. A platform token must be meant for
-    /// the peer. A token bound to a certificate is good only if it is the peer's own.
+    /// the peer. A token bound to a certificate is good only if it is the peer's own. A question to the issuer is charged
+    /// to the peer and to `client`, the address that the token came from.
     ///
     /// # Errors
     /// A [`Refusal`] with the first rule that it breaks.
-    pub async fn examine_token(self: &Arc<Self>, text: &str, peer: Option<&PeerIdentity>) -> Result<Examined, Refusal> {
+    pub async fn examine_token(
+        self: &Arc<Self>,
+        text: &str,
+        peer: Option<&PeerIdentity>,
+        client: Option<IpAddr>,
+    ) -> Result<Examined, Refusal> {
         let rules = self.rules().ok_or(Reason::PolicyNotLoaded)?;
         let Some(issuer) = rules.user_issuer(text) else {
             let token = rules.meant_for(text, peer, self.now())?;
             return Ok(rules.of_platform(token, peer));
         };
-        let connection = Connection { peer: peer.cloned(), ..Connection::default() };
+        let connection = Connection { peer: peer.cloned(), address: client, ..Connection::default() };
         let answer = match self.asking(&rules, text, &connection) {
             None => None,
             Some(asking) => asking.await,

@@ -173,7 +173,7 @@ impl Upstream {
     /// Checks the user's token by the policy of this service: it is of an issuer of users, valid, not revoked, and users
     /// have the scope. The key has scopes of its own, so the service behind cannot check those of the user.
     async fn check_user(&self, session: &Session, scope: &'static str) -> Result<(), UpstreamError> {
-        match self.authenticator.examine_token(&session.access_token, None).await {
+        match self.authenticator.examine_token(&session.access_token, None, None).await {
             Ok(Examined { kind: Credential::UserToken, is_anonymous: false, scopes, .. }) => {
                 if scopes.allow(scope) {
                     Ok(())

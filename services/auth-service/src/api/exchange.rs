@@ -62,7 +62,10 @@ impl Issuing {
         let request = ExchangeRequest::parse(form::parse(headers, body).ok_or(Denial::Malformed)?)?;
         let Means { signer, grants, generation } = self.ready()?;
         let examined = match &request.subject {
-            SubjectCredential::Token(token) => self.authenticator.examine_token(token, Some(peer)).await,
+            SubjectCredential::Token(token) => {
+                let client = client.or(connection.address);
+                self.authenticator.examine_token(token, Some(peer), client).await
+            }
             SubjectCredential::ApiKey(key) => {
                 self.authenticator.examine_key(key, TOKEN_EXCHANGE_PATH, headers, connection)
             }

@@ -28,7 +28,7 @@ pub(super) async fn handle(
     let Some(peer) = &connection.peer else {
         return Refusal::from(gaia_auth::Reason::PeerMissing).response();
     };
-    let answer = match issuing.authenticator.examine_token(&token, Some(peer)).await {
+    let answer = match issuing.authenticator.examine_token(&token, Some(peer), connection.address).await {
         Ok(examined) => active(&examined),
         Err(refusal) if refusal.reason.status() == StatusCode::SERVICE_UNAVAILABLE => {
             let cannot_tell = problem(StatusCode::SERVICE_UNAVAILABLE, "The token cannot be judged yet.");

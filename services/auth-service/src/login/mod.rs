@@ -218,7 +218,7 @@ impl Login {
 
     /// The user of an access token, if it is a valid one of the project.
     async fn user_of(&self, project: &Project, connection: &Connection, token: &str) -> Result<String, LoginFailure> {
-        let examined = self.authenticator.examine_token(token, connection.peer.as_ref()).await;
+        let examined = self.authenticator.examine_token(token, connection.peer.as_ref(), connection.address).await;
         match examined {
             Ok(examined) if examined.kind == Credential::UserToken => match examined.subject {
                 Identity::User { issuer, sub } if issuer == project.name() => Ok(sub),
