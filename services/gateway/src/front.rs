@@ -167,8 +167,15 @@ fn locate(front: &Front, request: &mut Request) {
     }
 }
 
-/// Turns away what is not spoken here, and who asks too often.
+/// Refuses clients that send too many requests, then paths and protocols that are not served. A refused path counts too: else
+/// a flood of them would cost its sender nothing.
 async fn admit(State(front): State<Arc<Front>>, request: Request, next: Next) -> Response {
+    // Without an address it is of a client that its carrier does not name: the limit of its account holds.
+    let refused =
+        address(&request).and_then(|client| too_many(front.per_ip.as_ref(), &site(client), "ip_rate", &front.metrics));
+    if let Some(refused) = refused {
+        return refused;
+    }
     if let Some(error) = request.extensions().get::<PathError>() {
         front.metrics.refused("path");
         tracing::info!(%error, "request refused: its path could be read in two ways");
@@ -178,13 +185,7 @@ async fn admit(State(front): State<Arc<Front>>, request: Request, next: Next) ->
         front.metrics.refused(protocol);
         return problem(StatusCode::NOT_IMPLEMENTED, "WebSocket and gRPC are not spoken here.");
     }
-    // Without an address it is of a client that its carrier does not name: the limit of its account holds.
-    let refused =
-        address(&request).and_then(|client| too_many(front.per_ip.as_ref(), &site(client), "ip_rate", &front.metrics));
-    match refused {
-        Some(refused) => refused,
-        None => next.run(request).await,
-    }
+    next.run(request).await
 }
 
 /// The protocol of a request, if it is one that cannot be passed on.

@@ -23,6 +23,20 @@ async fn one_address_that_asks_too_often_is_told_when_to_come_again() {
     assert!(statuses.contains(&429), "nobody is believed who is not trusted: {statuses:?}");
 }
 
+/// Kind: a flood of refused requests that no limit counts.
+#[tokio::test]
+async fn refused_paths_and_protocols_count_for_the_limit_of_an_address() {
+    let refused = [("/assets/../x", "Accept: */*", 400), ("/assets", "Upgrade: websocket", 501)];
+    for (path, header, status) in refused {
+        let scene = Scene::open(&["--ip-rate", "1:3"]).await;
+        let mut statuses = Vec::new();
+        for _ in 0..6 {
+            statuses.push(scene.get(path, header).await.status);
+        }
+        assert!(statuses.contains(&status) && statuses.contains(&429), "{path}: {statuses:?}");
+    }
+}
+
 #[tokio::test]
 async fn one_account_that_asks_too_often_does_not_keep_another_waiting() {
     let scene = Scene::open(&["--ip-rate", "0", "--account-rate", "1:3"]).await;
