@@ -5,12 +5,28 @@ use std::collections::BTreeMap;
 use gaia_pki::Certificate;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{NAMESPACE, Platform, SYSTEM};
 
 /// Every object that the operator writes or writes a status of: which one it is, and in which version.
 pub type Snapshot = BTreeMap<String, String>;
+
+/// A status without what is reported up to a minute late: uses of API keys, counts of instances, and those that lag.
+fn settled(status: &Map<String, Value>) -> Value {
+    let mut status = status.clone();
+    for late in ["legacy", "instances", "served", "laggards", "laggardCount", "lagging", "laggingCount"] {
+        status.remove(late);
+    }
+    if let Some(certificate) = status.get_mut("certificate").and_then(Value::as_object_mut) {
+        certificate.remove("served");
+    }
+    if let Some(conditions) = status.get_mut("conditions").and_then(Value::as_array_mut) {
+        conditions
+            .retain(|condition| !["Served", "LegacyFree", "PlainFree"].iter().any(|late| condition["type"] == *late));
+    }
+    Value::Object(status)
+}
 
 impl Platform {
     pub async fn snapshot(&self) -> Snapshot {
@@ -22,14 +38,9 @@ impl Platform {
                 let metadata = &object["metadata"];
                 let text = |field: &str| metadata[field].as_str().unwrap_or_default().to_owned();
                 if !text("name").starts_with("sh.helm.release.") {
-                    // What other tests did is reported up to a minute later: uses of API keys, and counts of instances.
-                    let status = &object["status"];
-                    let (generation, parts) = (&metadata["generation"], ["certificate", "auth", "ca", "signingKeys"]);
-                    let version = if status["legacy"].is_object() || status["instances"].is_object() {
-                        let parts: Vec<String> = parts.iter().map(|part| status[*part].to_string()).collect();
-                        format!("{generation} {}", parts.join(" "))
-                    } else {
-                        text("resourceVersion")
+                    let version = match &object["status"] {
+                        Value::Object(status) => format!("{} {}", metadata["generation"], settled(status)),
+                        _ => text("resourceVersion"),
                     };
                     let version = format!("{version} of {}", text("uid"));
                     snapshot.insert(format!("{} {}", object["kind"], text("name")), version);
