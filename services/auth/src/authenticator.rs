@@ -375,8 +375,9 @@ impl Authenticator {
     }
 }
 
-/// The name of a request, if it is one that a log can bear.
-fn request_id(headers: &HeaderMap) -> Option<&str> {
+/// The name of a request in [`REQUEST_ID_HEADER`], if it is one that a log can bear.
+#[must_use]
+pub fn request_id(headers: &HeaderMap) -> Option<&str> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     let text = headers.get(REQUEST_ID_HEADER)?.to_str().ok()?;
     ((1..=MAX_REQUEST_ID_BYTES).contains(&text.len()) && text.bytes().all(is_plain)).then_some(text)

@@ -36,7 +36,7 @@ pub mod testing;
 mod user_keys;
 
 pub use api_key::{ApiKeyTable, ApiKeyTableError};
-pub use authenticator::{Access, Authenticator, Decision, Observer, Passed, REQUEST_ID_HEADER, Refused};
+pub use authenticator::{Access, Authenticator, Decision, Observer, Passed, REQUEST_ID_HEADER, Refused, request_id};
 pub use denylist::Denied;
 pub use examine::Examined;
 pub use hash::{sha256, sha256_hex};

@@ -12,6 +12,7 @@ use axum::response::Response;
 use gaia_api::Clock;
 use gaia_auth::{
     Authenticator, Connection, Credential, Identity, Presented, Principal, REQUEST_ID_HEADER, Reason, Refusal, problem,
+    request_id,
 };
 use gaia_runtime::client_ip::{KNOWN_CLIENT_HEADER, name_client, name_known_client, site};
 use gaia_runtime::rate::{Limit, when_to_retry};
@@ -144,7 +145,7 @@ pub(crate) async fn for_anybody(State(upstream): State<Upstream>, request: Reque
         status = response.status().as_u16(),
         address = client.map(tracing::field::display),
         route = parts.uri.path(),
-        request_id = parts.headers.get(REQUEST_ID_HEADER).and_then(|id| id.to_str().ok()),
+        request_id = request_id(&parts.headers),
     );
     response
 }
@@ -160,7 +161,7 @@ fn audit_refused_exchange(upstream: &str, asked: &Asked<'_>) {
         upstream,
         sub = subject.and_then(|subject| subject.account),
         address = subject.and_then(|subject| subject.client).map(tracing::field::display),
-        request_id = asked.parts.headers.get(REQUEST_ID_HEADER).and_then(|id| id.to_str().ok()),
+        request_id = request_id(&asked.parts.headers),
     );
 }
 

@@ -5,10 +5,9 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use gaia_auth::{Connection, Principal, REQUEST_ID_HEADER, sha256};
+use gaia_auth::{Connection, Principal, sha256};
 use gaia_runtime::rate::Limit;
 use gaia_runtime::telemetry::AUDIT_TARGET;
-use http::HeaderMap;
 
 use super::failure::LoginFailure;
 use super::limits::{Account, Asker};
@@ -73,14 +72,6 @@ impl LoginAudit {
     }
 }
 
-/// The name of a request, if it is one that a log can bear.
-pub(super) fn request_id(headers: &HeaderMap) -> Option<&str> {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let text = headers.get(REQUEST_ID_HEADER)?.to_str().ok()?;
-    ((1..=MAX_REQUEST_ID_BYTES).contains(&text.len()) && text.bytes().all(is_plain)).then_some(text)
-}
-
-const MAX_REQUEST_ID_BYTES: usize = 128;
 const ACCOUNT_BYTES: usize = 16;
 /// Lines of failures per source: a second, and at once.
 const PER_SECOND: NonZeroU32 = NonZeroU32::new(1).unwrap();

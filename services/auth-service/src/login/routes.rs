@@ -8,11 +8,11 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Extension, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use gaia_auth::{Access, Connection, Principal};
+use gaia_auth::{Access, Connection, Principal, request_id};
 use gaia_runtime::Routes;
 use http::{HeaderMap, StatusCode, header};
 
-use super::audit::{Entry, request_id};
+use super::audit::Entry;
 use super::failure::LoginFailure;
 use super::gotrue::Session;
 use super::request::{Logout, Refresh, SignIn};
