@@ -42,7 +42,7 @@ pub use examine::Examined;
 pub use hash::{sha256, sha256_hex};
 pub use layer::{AuthLayer, AuthService};
 pub use presented::{API_KEY_HEADER, Presented};
-pub use principal::{Connection, Credential, Identity, Listener, PeerIdentity, Principal, Scopes, Transport};
+pub use principal::{Connection, Credential, Identity, Listener, PeerIdentity, Principal, Scopes, Transport, site};
 pub use refusal::{Claimed, Reason, Refusal, Trace, problem, problem_with};
 pub use rules::{PolicyError, Rules, Verdict, check_policy};
 pub use scope::parse_scope;

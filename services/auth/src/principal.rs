@@ -178,6 +178,16 @@ pub struct Connection {
     pub listener: Listener,
 }
 
+/// The source that requests of one client are counted by: of IPv6 the /64 network, as one site has more addresses than
+/// can be counted.
+#[must_use]
+pub fn site(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
+    }
+}
+
 /// A listener of a service.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Listener {

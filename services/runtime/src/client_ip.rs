@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+pub use gaia_auth::site;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
@@ -36,15 +37,6 @@ pub fn name_client(headers: &mut HeaderMap, client: Option<IpAddr>) {
 pub fn name_known_client(headers: &mut HeaderMap, id: Option<&str>) {
     if let Some(id) = id.and_then(|id| HeaderValue::from_str(id).ok()) {
         headers.insert(KNOWN_CLIENT_HEADER, id);
-    }
-}
-
-/// What requests of one client are counted by: a site with IPv6 has more addresses than anybody can count.
-#[must_use]
-pub fn site(client: IpAddr) -> IpAddr {
-    match client {
-        IpAddr::V4(_) => client,
-        IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
     }
 }
 

@@ -1,9 +1,11 @@
 //! A sample of lines that anybody can cause: some of each source, so that the flood of one hides no other.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
+
+use crate::site;
 
 /// The lines of sources that nothing vouches for.
 #[derive(Debug, Default)]
@@ -25,7 +27,7 @@ struct Window {
 impl Sample {
     /// The number of lines that were skipped before this one of a source, if it is to be written.
     pub(super) fn admit(&mut self, source: Option<IpAddr>, time: Timestamp) -> Option<u64> {
-        let source = source.map(network);
+        let source = source.map(|address| site(address.to_canonical()));
         if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&source) {
             self.sources.retain(|_, window| window.holds(time));
         }
@@ -55,14 +57,6 @@ impl Window {
             self.skipped += 1;
             None
         }
-    }
-}
-
-/// The source that an address belongs to: an IPv6 host has a network of its own.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
