@@ -30,11 +30,6 @@ pub struct Limits {
     pub total_bytes: u64,
 }
 
-impl Limits {
-    /// No limits.
-    pub const NONE: Self = Self { bytes: u64::MAX, assets: u64::MAX, total_bytes: u64::MAX };
-}
-
 /// The accounts of all subjects of a store.
 #[derive(Debug, Clone)]
 pub(crate) struct Quotas {
