@@ -1,4 +1,4 @@
-//! A reconciler against a scripted API server.
+//! Reconcilers for tests: against a scripted API server, and with another store.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -23,27 +23,26 @@ pub(super) type Handle = tower_test::mock::Handle<Request<Body>, Response<Body>>
 
 pub(super) fn reconciler() -> (Reconciler<KubeStore>, Handle) {
     let (service, handle) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
+    (with_store(KubeStore::new(Client::new(service, "default"))), handle)
+}
+
+/// A reconciler of an empty world whose Events go nowhere.
+pub(super) fn with_store<S>(store: S) -> Reconciler<S> {
     let (nowhere, _) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
     let clock = Arc::new(ManualClock::new("2026-01-01T00:00:00Z".parse().unwrap()));
     let metrics = Metrics::new();
     let (events, _) = Events::start(Client::new(nowhere, "default"), "test".to_owned(), clock.clone(), metrics.clone());
     let [operator_namespace, cluster_domain] = ["gaia-system", "cluster.local"].map(str::to_owned);
     let world = World::new(Surroundings { operator_namespace, cluster_domain, watch_namespaces: vec![] });
-    let executor = Executor {
-        store: KubeStore::new(Client::new(service, "default")),
-        world: Arc::new(Mutex::new(world)),
-        clock,
-        signers: Signers::default(),
-    };
-    let reconciler = Reconciler {
+    let executor = Executor { store, world: Arc::new(Mutex::new(world)), clock, signers: Signers::default() };
+    Reconciler {
         executor: Arc::new(executor),
         agenda: Agenda::new(0),
         events,
         metrics,
         reported: Mutex::new(HashMap::new()),
         unread: Mutex::default(),
-    };
-    (reconciler, handle)
+    }
 }
 
 pub(super) fn failure(code: u16, reason: &str) -> Value {

@@ -1,27 +1,19 @@
 //! Plans that are carried out on a store that refuses writes in some namespaces.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 
-use gaia_api::ManualClock;
 use gaia_plan::instance::Target;
 use gaia_plan::object::{ObjectChange, Version};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Client;
-use kube::client::Body;
 use serde_json::Value;
 
 use super::*;
-use crate::agenda::Agenda;
 use crate::error::StoreError;
-use crate::events::Events;
-use crate::executor::Executor;
-use crate::metrics::Metrics;
-use crate::signers::Signers;
+use crate::reconcile::scripted::with_store;
 use crate::store::{Found, Reported, Stored};
-use crate::world::{Surroundings, World};
 
 /// Refuses writes by namespace: `quota` for a cause of its own, `webhook` for another, `raced` as each write comes late.
 #[derive(Default)]
@@ -98,29 +90,7 @@ fn map_in(namespace: &str) -> Stored {
 }
 
 fn reconciler() -> Reconciler<Refusing> {
-    let (service, _) = tower_test::mock::pair::<http::Request<Body>, http::Response<Body>>();
-    let clock = Arc::new(ManualClock::new("2026-01-01T00:00:00Z".parse().unwrap()));
-    let metrics = Metrics::new();
-    let (events, _) = Events::start(Client::new(service, "default"), "test".to_owned(), clock.clone(), metrics.clone());
-    let surroundings = Surroundings {
-        operator_namespace: "gaia-system".to_owned(),
-        cluster_domain: "cluster.local".to_owned(),
-        watch_namespaces: vec![],
-    };
-    let executor = Executor {
-        store: Refusing::default(),
-        world: Arc::new(Mutex::new(World::new(surroundings))),
-        clock,
-        signers: Signers::default(),
-    };
-    Reconciler {
-        executor: Arc::new(executor),
-        agenda: Agenda::new(0),
-        events,
-        metrics,
-        reported: Mutex::new(HashMap::new()),
-        unread: Mutex::default(),
-    }
+    with_store(Refusing::default())
 }
 
 /// Writes of the trust ConfigMap in these namespaces.
