@@ -39,9 +39,9 @@ async fn sign_in(
 ) -> Response {
     let caller = login.caller(principal, connection, &headers);
     let wanted = SignIn::parse(body);
-    let result = match (&caller, &wanted) {
-        (Ok(caller), Ok(wanted)) => login.sign_in(caller, wanted).await,
-        (Err(failure), _) | (_, Err(failure)) => Err(*failure),
+    let result = match both(&caller, wanted.as_ref().map_err(|failure| *failure)) {
+        Ok((caller, wanted)) => login.sign_in(caller, wanted).await,
+        Err(failure) => Err(failure),
     };
     let entry = Entry {
         action: wanted.as_ref().map_or("unknown", SignIn::action),
@@ -61,10 +61,9 @@ async fn refresh(
     body: Body,
 ) -> Response {
     let caller = login.caller(principal, connection, &headers);
-    let result = match (&caller, Refresh::parse(body)) {
-        (Ok(caller), Ok(wanted)) => login.refresh(caller, wanted).await,
-        (Err(failure), _) => Err(*failure),
-        (_, Err(failure)) => Err(failure),
+    let result = match both(&caller, Refresh::parse(body)) {
+        Ok((caller, wanted)) => login.refresh(caller, wanted).await,
+        Err(failure) => Err(failure),
     };
     let sub = result.as_ref().ok().and_then(|session| session.sub());
     login.done(&Entry { action: "refresh", sub, ..entry(&caller, &headers) }, &result);
@@ -79,10 +78,9 @@ async fn log_out(
     body: Body,
 ) -> Response {
     let caller = login.caller(principal, connection, &headers);
-    let result = match (&caller, Logout::parse(body)) {
-        (Ok(caller), Ok(wanted)) => login.log_out(caller, &wanted).await,
-        (Err(failure), _) => Err(*failure),
-        (_, Err(failure)) => Err(failure),
+    let result = match both(&caller, Logout::parse(body)) {
+        Ok((caller, wanted)) => login.log_out(caller, &wanted).await,
+        Err(failure) => Err(failure),
     };
     login.done(&Entry { action: "logout", ..entry(&caller, &headers) }, &result);
     match result {
@@ -105,6 +103,14 @@ async fn methods(
         Ok(methods) => ([(header::CACHE_CONTROL, "no-store")], Json(methods)).into_response(),
         Err(failure) => failure.response(),
     }
+}
+
+/// The caller and its request. A caller that is not allowed is the failure that counts.
+fn both<W>(
+    caller: &Result<Caller, LoginFailure>,
+    wanted: Result<W, LoginFailure>,
+) -> Result<(&Caller, W), LoginFailure> {
+    Ok((caller.as_ref().map_err(|failure| *failure)?, wanted?))
 }
 
 fn entry<'a>(caller: &'a Result<Caller, LoginFailure>, headers: &'a HeaderMap) -> Entry<'a> {
