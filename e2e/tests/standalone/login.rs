@@ -2,7 +2,7 @@
 //!
 //! With `GAIA_E2E_GOTRUE_URL` (and `GAIA_E2E_GOTRUE_KEY`) the tests that need no misbehaviour run against that one.
 
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::login_support::{Project, World, answer, text};
@@ -13,6 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gaia_api::{Clock as _, ManualClock, SystemClock};
 use gaia_e2e::gotrue::{Behaviour, GoTrue, GoTrueOptions, Signing};
 use gaia_runtime::fetch;
+use gaia_runtime::testing::Written;
 use http::{Request, StatusCode};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -293,8 +294,7 @@ async fn only_a_service_may_ask_and_nothing_secret_is_logged() {
         let expected = if bearer.is_some() { StatusCode::FORBIDDEN } else { StatusCode::UNAUTHORIZED };
         assert_eq!(status, expected, "{answer}");
     }
-    let log = logged.lock().unwrap().clone();
-    let log = String::from_utf8_lossy(&log);
+    let log = logged.text();
     let user = text(&session["user"]["id"]);
     assert!(log.contains(user) && log.contains("\"login\""), "who signed in is on record");
     let secrets = [
@@ -314,23 +314,10 @@ async fn only_a_service_may_ask_and_nothing_secret_is_logged() {
 }
 
 /// What this process has logged since this was first looked at.
-static LOGGED: LazyLock<Arc<Mutex<Vec<u8>>>> = LazyLock::new(|| {
-    let lines = Arc::new(Mutex::new(Vec::new()));
-    let writer = Lines(Arc::clone(&lines));
+static LOGGED: LazyLock<Written> = LazyLock::new(|| {
+    let lines = Written::default();
+    let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt().json().with_max_level(tracing::Level::TRACE);
     tracing::subscriber::set_global_default(subscriber.with_writer(move || writer.clone()).finish()).unwrap();
     lines
 });
-
-#[derive(Clone)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}

@@ -50,6 +50,7 @@ mod room;
 mod routes;
 mod runtime;
 mod shares;
+pub mod sign_in_audit;
 mod slots;
 mod target;
 pub mod telemetry;

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -34,7 +35,9 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tracing_subscriber::layer::SubscriberExt as _;
 
+use crate::audit_log::audit_log;
 use crate::client::{Hosts, MeshClient};
 use crate::config::{LogFormat, RuntimeConfig};
 use crate::target::Targets;
@@ -277,21 +280,67 @@ pub fn policy(service: &str) -> Policy {
     }
 }
 
+/// What was written to any of its clones.
+#[derive(Debug, Clone, Default)]
+pub struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl Written {
+    /// The text so far.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The audit lines that this thread writes meanwhile.
+pub fn audit_lines(what: impl FnOnce()) -> Vec<serde_json::Value> {
+    let written = Written::default();
+    let subscriber = tracing_subscriber::registry().with(audit_log(written.clone()));
+    tracing::subscriber::with_default(subscriber, what);
+    written.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The record of an active API key with all scopes, which is not shared.
+#[must_use]
+pub fn api_key(id: &str, text: &str) -> ApiKeyRecord {
+    ApiKeyRecord {
+        id: id.to_owned(),
+        sha256: gaia_pki::sha256_hex(text.as_bytes()),
+        principal: "the app".to_owned(),
+        scopes: vec![],
+        expires: None,
+        state: ApiKeyState::Active,
+        mode: None,
+        shared: false,
+    }
+}
+
 /// `api-keys.json`: shared keys, each with its id, its text and its scopes; none: all.
 #[must_use]
 pub fn api_keys(keys: &[(&str, &str, &[&str])]) -> Vec<u8> {
     let record = |(id, text, scopes): &(&str, &str, &[&str])| ApiKeyRecord {
-        id: (*id).to_owned(),
-        sha256: gaia_pki::sha256_hex(text.as_bytes()),
         principal: "old clients".to_owned(),
         scopes: scopes.iter().map(|&scope| scope.to_owned()).collect(),
-        expires: None,
-        state: ApiKeyState::Active,
-        mode: None,
         shared: true,
+        ..api_key(id, text)
     };
-    let keys = ApiKeys { schema_version: SCHEMA_VERSION, keys: keys.iter().map(record).collect() };
-    serde_json::to_vec(&keys).unwrap()
+    api_key_file(keys.iter().map(record).collect())
+}
+
+/// `api-keys.json` with these records.
+#[must_use]
+pub fn api_key_file(keys: Vec<ApiKeyRecord>) -> Vec<u8> {
+    serde_json::to_vec(&ApiKeys { schema_version: SCHEMA_VERSION, keys }).unwrap()
 }
 
 /// `grants.json`: all of these services, and who may call whom with which scopes; the gateway may on behalf of others.

@@ -1,12 +1,10 @@
 //! The audit lines of the login.
 
 use std::net::IpAddr;
-use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use gaia_auth::{Connection, Principal, sha256};
-use gaia_runtime::rate::Limit;
+use gaia_auth::{Connection, Principal};
+use gaia_runtime::sign_in_audit::{FailureSample, account_name};
 use gaia_runtime::telemetry::AUDIT_TARGET;
 
 use super::failure::LoginFailure;
@@ -23,16 +21,15 @@ pub(super) struct Entry<'a> {
     pub(super) request_id: Option<&'a str>,
 }
 
-/// Writes the audit lines of the login. Failures are sampled per source: any stranger causes them, as many as wanted.
+/// Writes the audit lines of the login.
 pub(super) struct LoginAudit {
     files: Arc<IssuerFiles>,
-    failures: Limit,
-    skipped: AtomicU64,
+    failures: FailureSample,
 }
 
 impl LoginAudit {
     pub(super) fn new(files: Arc<IssuerFiles>) -> Self {
-        Self { files, failures: Limit::new(PER_SECOND, BURST), skipped: AtomicU64::new(0) }
+        Self { files, failures: FailureSample::default() }
     }
 
     /// Writes the line of a request with this outcome.
@@ -40,11 +37,7 @@ impl LoginAudit {
         let wire = entry.caller.and_then(|(_, connection, _)| connection.address);
         let client = entry.caller.and_then(|(_, _, asker)| asker.client.address);
         let source: Option<IpAddr> = client.or(wire);
-        if failure.is_some() && self.failures.check(&source.map(gaia_runtime::client_ip::site)).is_err() {
-            self.skipped.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        let skipped = self.skipped.swap(0, Ordering::Relaxed);
+        let Some(skipped) = self.failures.admit(source, failure.is_some()) else { return };
         tracing::info!(
             target: AUDIT_TARGET,
             event = "login",
@@ -61,54 +54,19 @@ impl LoginAudit {
         );
     }
 
-    /// The name of an account in audit lines: a keyed hash, so that a log alone does not say whose account it was. It is
-    /// the same at all replicas until the signing key changes.
+    /// The name of an account in audit lines. It is the same at all replicas until the signing key changes.
     fn name(&self, account: Account) -> Option<String> {
         let key = self.files.account_key()?;
-        let mut text = Vec::with_capacity(64);
-        text.extend_from_slice(key.as_bytes());
-        text.extend_from_slice(account.as_bytes());
-        Some(sha256(&text).iter().take(ACCOUNT_BYTES).map(|byte| format!("{byte:02x}")).collect())
+        Some(account_name(key.as_bytes(), account.as_bytes()))
     }
 }
 
-const ACCOUNT_BYTES: usize = 16;
-/// Lines of failures per source: a second, and at once.
-const PER_SECOND: NonZeroU32 = NonZeroU32::new(1).unwrap();
-const BURST: NonZeroU32 = NonZeroU32::new(20).unwrap();
-
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
-
-    use gaia_runtime::telemetry::audit_log;
-    use serde_json::Value;
-    use tracing_subscriber::layer::SubscriberExt as _;
+    use gaia_runtime::testing::audit_lines;
 
     use super::*;
     use crate::login::client::Client;
-
-    #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Written {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    fn written(what: impl FnOnce()) -> Vec<Value> {
-        let lines = Written::default();
-        let subscriber = tracing_subscriber::registry().with(audit_log(lines.clone()));
-        tracing::subscriber::with_default(subscriber, what);
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
 
     #[test]
     fn failed_sign_in_leaves_address_account_and_request_id() {
@@ -126,7 +84,7 @@ mod tests {
             request_id: Some("r-1"),
             ..Entry::default()
         };
-        let lines = written(|| {
+        let lines = audit_lines(|| {
             (0..1000).for_each(|_| audit.write(&entry, Some(LoginFailure::InvalidCredentials)));
             audit.write(&Entry { sub: Some("user-1"), ..entry }, None);
         });

@@ -1,5 +1,6 @@
 //! Who is known behind as whom, what passes, and what becomes of a request that nobody answers.
 
+use gaia_runtime::testing::Written;
 use gaia_runtime::{Hosts, MeshClient};
 use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -146,7 +147,7 @@ async fn a_credential_that_auth_service_refuses_has_an_audit_line() {
     scene.behind.refuses_credentials.store(true, Ordering::Relaxed);
     let answer = scene.get("/assets", &format!("Authorization: Bearer {token}")).await;
     assert_eq!(answer.status, 401, "{answer:?}");
-    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let text = lines.text();
     let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     let [line] = &lines.filter(|line| line["event"] == "exchange").collect::<Vec<_>>()[..] else { panic!("{text}") };
     let sub = format!("user:supabase:{USER}");
@@ -160,19 +161,6 @@ async fn a_credential_that_auth_service_refuses_has_an_audit_line() {
         assert_eq!(line[name], value, "{line}");
     }
     assert!(!text.contains(&token), "{text}");
-}
-
-#[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Written {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 #[tokio::test]
