@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use gaia_api::mount::{ApiKeyRecord, ApiKeyState, ApiKeys, Caller, SCHEMA_VERSION, UserTokenIssuer, UserTokens};
+use gaia_api::mount::{Caller, UserTokenIssuer, UserTokens};
 use gaia_api::names::key;
 use gaia_api::{Clock as _, SystemClock};
 use gaia_auth::issue::ServiceClaims;
@@ -13,8 +13,7 @@ use gaia_e2e::gotrue::{GoTrue, GoTrueOptions};
 use gaia_e2e::provider::{KEY as PROVIDER_KEY, Provider, ProviderOptions};
 use gaia_e2e::wait::Seen;
 use gaia_e2e::{Curl, Standalone, wait};
-use gaia_pki::sha256_hex;
-use gaia_runtime::testing::{MountedFiles, Platform, grants, policy, spiffe_id};
+use gaia_runtime::testing::{MountedFiles, Platform, api_key, api_key_file, grants, policy, spiffe_id};
 use serde_json::{Value, json};
 
 struct Shop {
@@ -89,18 +88,7 @@ fn mounted(service: &str, platform: &Platform, gotrue: &GoTrue) -> MountedFiles 
     let issuer: UserTokenIssuer = serde_json::from_value(gotrue.issuer_entry("supabase")).unwrap();
     policy.user_tokens = UserTokens { issuers: vec![issuer], scopes: vec![] };
     files.insert(key::POLICY, serde_json::to_vec(&policy).unwrap());
-    let record = ApiKeyRecord {
-        id: "mobile".to_owned(),
-        sha256: sha256_hex(KEY.as_bytes()),
-        principal: "the app".to_owned(),
-        scopes: vec![],
-        expires: None,
-        state: ApiKeyState::Active,
-        mode: None,
-        shared: false,
-    };
-    let keys = ApiKeys { schema_version: SCHEMA_VERSION, keys: vec![record] };
-    files.insert(key::API_KEYS, serde_json::to_vec(&keys).unwrap());
+    files.insert(key::API_KEYS, api_key_file(vec![api_key("mobile", KEY)]));
     files
 }
 

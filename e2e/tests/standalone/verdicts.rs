@@ -10,16 +10,14 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use gaia_api::mount::{
-    ApiKeyRecord, ApiKeyState, ApiKeys, AuthMode, Caller, SCHEMA_VERSION, UserTokenIssuer, UserTokens,
-};
+use gaia_api::mount::{ApiKeyRecord, AuthMode, Caller, UserTokenIssuer, UserTokens};
 use gaia_api::names::key;
 use gaia_api::{Clock as _, SystemClock};
 use gaia_e2e::gotrue::{GoTrue, GoTrueOptions};
 use gaia_e2e::wait::Seen;
 use gaia_e2e::{Curl, Standalone, wait};
-use gaia_pki::{KeySpec, PrivateKey, sha256_hex};
-use gaia_runtime::testing::{MountedFiles, Platform, policy, spiffe_id};
+use gaia_pki::{KeySpec, PrivateKey};
+use gaia_runtime::testing::{MountedFiles, Platform, api_key, api_key_file, policy, spiffe_id};
 use rstest::rstest;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -318,22 +316,11 @@ fn files(platform: &Platform, gotrue: &GoTrue, mode: AuthMode) -> MountedFiles {
     policy.callers = vec![caller("gateway", false), caller("web-service", true)];
     let issuer: UserTokenIssuer = serde_json::from_value(gotrue.issuer_entry("supabase")).unwrap();
     policy.user_tokens = UserTokens { issuers: vec![issuer], scopes: vec![] };
-    let record = |id: &str, text: &str, principal: String, shared| ApiKeyRecord {
-        id: id.to_owned(),
-        sha256: sha256_hex(text.as_bytes()),
-        principal,
-        scopes: vec![],
-        expires: None,
-        state: ApiKeyState::Active,
-        mode: None,
-        shared,
-    };
-    let owner = spiffe_id("gateway").to_string();
-    let keys = vec![record("shared", SHARED, "everyone".to_owned(), true), record("owned", OWNED, owner, false)];
-    let keys = ApiKeys { schema_version: SCHEMA_VERSION, keys };
+    let shared = ApiKeyRecord { principal: "everyone".to_owned(), shared: true, ..api_key("shared", SHARED) };
+    let owned = ApiKeyRecord { principal: spiffe_id("gateway").to_string(), ..api_key("owned", OWNED) };
     let mut files = platform.mount("asset-service");
     files.insert(key::POLICY, serde_json::to_vec(&policy).unwrap());
-    files.insert(key::API_KEYS, serde_json::to_vec(&keys).unwrap());
+    files.insert(key::API_KEYS, api_key_file(vec![shared, owned]));
     files
 }
 

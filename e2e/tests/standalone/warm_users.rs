@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
-use gaia_api::mount::{ApiKeyRecord, ApiKeyState, ApiKeys, Caller, DeniedSubject, Denylist, SCHEMA_VERSION};
+use gaia_api::mount::{Caller, DeniedSubject, Denylist};
 use gaia_api::mount::{Policy, UserTokenIssuer, UserTokens};
 use gaia_api::names::key;
 use gaia_api::{Clock as _, SystemClock};
@@ -15,7 +15,7 @@ use gaia_e2e::gotrue::{GoTrue, GoTrueOptions};
 use gaia_e2e::wait::Seen;
 use gaia_e2e::{Standalone, progress, tier, wait};
 use gaia_pki::sha256_hex;
-use gaia_runtime::testing::{MountedFiles, Platform, grants, policy, read, spiffe_id};
+use gaia_runtime::testing::{MountedFiles, Platform, api_key, api_key_file, grants, policy, read, spiffe_id};
 use gaia_runtime::{MeshClient, TokenRequest};
 use http::{Request, StatusCode};
 use hyper_util::client::legacy::Client;
@@ -118,18 +118,8 @@ impl Shop {
         let user_tokens = UserTokens { issuers: vec![issuer], scopes: vec![] };
         let policy = Policy { callers, user_tokens, ..policy(service) };
         files.insert(key::POLICY, serde_json::to_vec(&policy).unwrap());
-        let record = |text: &&str| ApiKeyRecord {
-            id: sha256_hex(text.as_bytes())[..8].to_owned(),
-            sha256: sha256_hex(text.as_bytes()),
-            principal: "the app".to_owned(),
-            scopes: vec![],
-            expires: None,
-            state: ApiKeyState::Active,
-            mode: None,
-            shared: false,
-        };
-        let keys = ApiKeys { schema_version: SCHEMA_VERSION, keys: keys.iter().map(record).collect() };
-        files.insert(key::API_KEYS, serde_json::to_vec(&keys).unwrap());
+        let record = |text: &&str| api_key(&sha256_hex(text.as_bytes())[..8], text);
+        files.insert(key::API_KEYS, api_key_file(keys.iter().map(record).collect()));
         if service == "auth-service" {
             files.insert(key::JWT_SIGNING_KEY, signers.last().unwrap().signing_key().into_bytes());
             let services = ["gateway", "auth-service", "asset-service", "batch"];

@@ -8,13 +8,11 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gaia_api::mount::{ApiKeyRecord, ApiKeyState, ApiKeys, SCHEMA_VERSION};
 use gaia_api::names::key;
 use gaia_e2e::provider::{KEY, Provider, ProviderOptions};
 use gaia_e2e::wait::Seen;
 use gaia_e2e::{MemoryCgroup, Standalone, tier, wait};
-use gaia_pki::sha256_hex;
-use gaia_runtime::testing::{MountedFiles, Platform, grants};
+use gaia_runtime::testing::{MountedFiles, Platform, api_key, api_key_file, grants};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -44,7 +42,7 @@ impl Victim {
         let dir = tempfile::tempdir().unwrap();
         let platform = Platform::new();
         let mut files = platform.mount(program);
-        files.insert(key::API_KEYS, api_keys());
+        files.insert(key::API_KEYS, api_key_file(vec![api_key("user", users::API_KEY)]));
         let mut env: Vec<(&str, String)> = Vec::new();
         let mut provider = None;
         match program {
@@ -179,20 +177,6 @@ impl Probe {
         self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
         self.thread.join().unwrap()
     }
-}
-
-fn api_keys() -> Vec<u8> {
-    let record = ApiKeyRecord {
-        id: "user".to_owned(),
-        sha256: sha256_hex(users::API_KEY.as_bytes()),
-        principal: "a user".to_owned(),
-        scopes: vec![],
-        expires: None,
-        state: ApiKeyState::Active,
-        mode: None,
-        shared: false,
-    };
-    serde_json::to_vec(&ApiKeys { schema_version: SCHEMA_VERSION, keys: vec![record] }).unwrap()
 }
 
 /// `resources.limits.memory` of every service in the chart's values.

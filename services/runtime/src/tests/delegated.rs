@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use axum::Form;
 use axum::response::{IntoResponse as _, Response};
-use gaia_api::mount::{ApiKeyRecord, ApiKeyState, ApiKeys, Caller as Declared, SCHEMA_VERSION};
+use gaia_api::mount::Caller as Declared;
 use gaia_auth::Identity;
 use gaia_auth::issue::{Actor, DelegatedClaims};
-use gaia_pki::sha256_hex;
 use serde_json::json;
 
 use super::*;
+use crate::testing::api_keys;
 use crate::{Caller, CallsConfig, Subject};
 
 /// An auth-service that gives the gateway tokens for whoever's credential it shows.
@@ -123,18 +123,7 @@ fn target(platform: &Platform, jtis: &[&str]) -> MountedFiles {
     files.insert(key::POLICY, serde_json::to_vec(&policy).unwrap());
     let denylist = Denylist { jtis: jtis.iter().map(|&jti| jti.to_owned()).collect(), ..Denylist::empty() };
     files.insert(key::DENYLIST, serde_json::to_vec(&denylist).unwrap());
-    let record = ApiKeyRecord {
-        id: "legacy".to_owned(),
-        sha256: sha256_hex(KEY.as_bytes()),
-        principal: "everybody".to_owned(),
-        scopes: Vec::new(),
-        expires: None,
-        state: ApiKeyState::Active,
-        mode: None,
-        shared: true,
-    };
-    let keys = ApiKeys { schema_version: SCHEMA_VERSION, keys: vec![record] };
-    files.insert(key::API_KEYS, serde_json::to_vec(&keys).unwrap());
+    files.insert(key::API_KEYS, api_keys(&[("legacy", KEY, &[])]));
     files
 }
 
