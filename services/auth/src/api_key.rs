@@ -1,4 +1,4 @@
-//! API keys: opaque texts of which only the hash is known.
+//! API keys: opaque secrets of which only the hash is stored.
 
 use std::collections::HashSet;
 
@@ -11,25 +11,25 @@ use crate::Reason;
 use crate::hash::sha256_hex;
 use crate::principal::Identity;
 
-/// The API keys of one service, checked when loaded.
+/// The API keys of one service, validated when loaded.
 #[derive(Debug, Clone, Default)]
 pub struct ApiKeyTable {
     records: Vec<ApiKeyRecord>,
 }
 
-/// Why `api-keys.json` was refused as a whole.
+/// Reason why `api-keys.json` was rejected as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApiKeyTableError {
     /// An id is empty or too long.
     #[error("record {index}: id must have 1 to 128 printable ASCII characters")]
     Id {
-        /// Its place, from 0.
+        /// Index of the record, from 0.
         index: usize,
     },
-    /// Not a hash.
+    /// The hash is malformed.
     #[error("record {id:?}: sha256 must be 64 lower-case hex digits")]
     Hash {
-        /// The record.
+        /// The ID of the record.
         id: String,
     },
     /// The owner is a user of an issuer that is not in the policy.
@@ -37,15 +37,15 @@ pub enum ApiKeyTableError {
         "record {id:?}: its principal is a user of issuer {issuer:?}, which is not in userTokens.issuers of policy.json; the key is refused"
     )]
     Issuer {
-        /// The record.
+        /// The ID of the record.
         id: String,
         /// The short name of the issuer.
         issuer: String,
     },
-    /// Two records could both answer for a key.
+    /// Two records match the same key.
     #[error("record {id:?}: its id or sha256 occurs twice")]
     Repeated {
-        /// The second of them.
+        /// The ID of the second record.
         id: String,
     },
 }
@@ -72,10 +72,10 @@ impl TryFrom<ApiKeys> for ApiKeyTable {
 }
 
 impl ApiKeyTable {
-    /// Checks that the issuer of every user who owns a key is in the policy. The key of another user is refused.
+    /// Checks that the issuer of every user who owns a key is in the policy. Keys of other users are rejected.
     ///
     /// # Errors
-    /// [`ApiKeyTableError::Issuer`] with the first of those keys.
+    /// [`ApiKeyTableError::Issuer`] with the first such key.
     pub fn check_issuers(&self, policy: &Policy) -> Result<(), ApiKeyTableError> {
         for record in &self.records {
             if let Identity::User { issuer, .. } = holder(record)
@@ -87,8 +87,8 @@ impl ApiKeyTable {
         Ok(())
     }
 
-    /// The record of a presented key. Every record is compared, each in constant time: how long it takes says nothing
-    /// about which one it was, or how much of it was right.
+    /// Looks up the record of a presented key. Every record is compared in constant time, so that the duration reveals
+    /// neither the matching record nor a partial match.
     #[must_use]
     pub fn recognise(&self, key: &str) -> Option<&ApiKeyRecord> {
         let hash = sha256_hex(key.as_bytes());
@@ -102,10 +102,10 @@ impl ApiKeyTable {
     }
 }
 
-/// Whether a recognised key works, where keys are accepted.
+/// Checks the state and expiry of a record, in a mode that accepts keys.
 ///
 /// # Errors
-/// The [`Reason`] it does not.
+/// The [`Reason`] why the key is rejected.
 pub(crate) fn check(record: &ApiKeyRecord, now: Timestamp) -> Result<(), Reason> {
     if record.state == ApiKeyState::Revoked {
         return Err(Reason::ApiKeyRevoked);
@@ -116,7 +116,7 @@ pub(crate) fn check(record: &ApiKeyRecord, now: Timestamp) -> Result<(), Reason>
     Ok(())
 }
 
-/// The holder of a key: the workload or user that owns it, else the key itself.
+/// Returns the owner of a key: the workload or user, or the key itself if it has none.
 pub(crate) fn holder(record: &ApiKeyRecord) -> Identity {
     let own = || Identity::Key(record.id.clone());
     if record.shared {
@@ -182,7 +182,7 @@ pub(crate) mod tests {
         assert_eq!(named(service, false).to_string(), service);
         assert_eq!(named(service, true).to_string(), "key:a", "a shared key speaks for nobody");
         assert_eq!(named("key:b", false).to_string(), "key:a");
-        // A name of this form is a user's, and the policy says whether its issuer is known.
+        // Such a name belongs to a user; the policy decides whether the issuer is known.
         assert_eq!(named("user:x:42", false).to_string(), "user:x:42");
         assert_eq!(named("user:x:42", true).to_string(), "key:a", "a shared key is nobody's");
         for free in ["user:alice", "user:X:42", "user:x:", "user:x:two words"] {

@@ -1,9 +1,9 @@
-//! The audit log: one line for each refusal and each call by someone who is known.
+//! The audit log: one line for each refusal and each authenticated call.
 //!
-//! Decisions are put into a bounded queue, which never makes a request wait: what finds it full is dropped and counted.
-//! A thread of its own writes the lines, some at a time: to be woken for each would cost requests more than the line does.
-//! Lines are `tracing` events; what writes them may ask whether [`more_follow`].
-//! What must be on record before the answer (a token that was issued) does not go this way.
+//! Decisions are put into a bounded queue without blocking the request; if the queue is full, the decision is dropped
+//! and counted. A dedicated thread writes the lines in batches, because waking it for each line would cost requests
+//! more than the line itself. Lines are `tracing` events; the writer may call [`more_follow`]. Events that must be
+//! recorded before the response, such as an issued token, do not use this queue.
 
 mod handshake;
 mod sample;
@@ -29,7 +29,7 @@ pub use self::handshake::{By, FailedHandshake};
 /// The target of audit lines.
 pub const AUDIT_TARGET: &str = "gaia.audit";
 
-/// What one line says: who, how, and what became of it. Nothing in it is secret.
+/// The fields of one audit line. None of them is secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     time: Timestamp,
@@ -38,21 +38,21 @@ pub struct Record {
     credential: Credential,
     mode: Option<AuthMode>,
     refused: Option<Reason>,
-    /// Who is on the wire, as far as it is known.
+    /// The caller on the connection, if known.
     actor: Option<Identity>,
-    /// For whom, where it is someone else.
+    /// The subject, if it differs from the actor.
     subject: Option<Identity>,
     serial: Option<Arc<str>>,
     trace: Trace,
-    /// Why the next mode would have refused what passed.
+    /// Reason why the next mode would have refused the accepted request.
     would_deny: Option<Reason>,
-    /// The token that would have passed in the next mode, where it decided nothing in this one.
+    /// The token that the next mode would have accepted, if it did not decide in this mode.
     would_pass: Option<Credential>,
-    /// What the request is called in the logs of every service it passes.
+    /// The request ID that appears in the logs of every service involved.
     request_id: Option<String>,
-    /// The address at the other end of the connection.
+    /// The peer address of the connection.
     address: Option<IpAddr>,
-    /// How many refusals of nobody in particular came before this one from the same source without a line.
+    /// Number of anonymous refusals from this source since its last line.
     skipped: u64,
 }
 
@@ -120,17 +120,17 @@ impl Record {
     }
 }
 
-/// The way into the audit log.
+/// Sender side of the audit queue.
 #[derive(Debug)]
 pub struct AuditQueue {
     sender: SyncSender<Entry>,
-    /// Of refusals of nobody in particular.
+    /// Sample of anonymous refusals.
     sample: Mutex<Sample>,
-    /// Of handshakes.
+    /// Sample of failed handshakes.
     handshakes: Mutex<Sample>,
 }
 
-/// The other end of an [`AuditQueue`].
+/// Receiver side of an [`AuditQueue`].
 #[derive(Debug)]
 pub struct AuditWriter {
     receiver: Receiver<Entry>,
@@ -140,7 +140,7 @@ pub struct AuditWriter {
 enum Entry {
     Record(Box<Record>),
     Handshake(Box<FailedHandshake>),
-    /// Everything before it is written once this is answered.
+    /// Answered after all earlier entries are written.
     Flush(SyncSender<()>),
 }
 
@@ -148,7 +148,8 @@ thread_local! {
     static MORE_FOLLOW: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread has another audit line to write right after the one it is writing: both may go in one write.
+/// Returns true if this thread writes another audit line right after the current one, so that both can go into one
+/// write.
 #[must_use]
 pub fn more_follow() -> bool {
     MORE_FOLLOW.get()
@@ -159,29 +160,29 @@ impl Entry {
         match self {
             Self::Record(record) => record.write(),
             Self::Handshake(failed) => failed.write(),
-            // Who waited may have given up.
+            // The receiver may have timed out.
             Self::Flush(done) => drop(done.try_send(())),
         }
     }
 }
 
-/// A queue, and who writes what is put into it.
+/// Creates a queue and its writer.
 #[must_use]
 pub fn queue() -> (AuditQueue, AuditWriter) {
     let (sender, receiver) = sync_channel(MAX_QUEUED);
     (AuditQueue { sender, sample: Mutex::default(), handshakes: Mutex::default() }, AuditWriter { receiver })
 }
 
-/// A decision has no line because the queue is full.
+/// The queue is full, so the decision has no audit line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the audit queue is full")]
 pub struct Dropped;
 
 impl AuditQueue {
-    /// Puts a decision into the queue, without waiting.
+    /// Puts a decision into the queue without blocking.
     ///
     /// # Errors
-    /// [`Dropped`] if there is no room.
+    /// [`Dropped`] if the queue is full.
     pub fn put(&self, decision: &Decision<'_>) -> Result<(), Dropped> {
         let mut record = Record::from(decision);
         if record.is_anonymous_refusal() {
@@ -192,8 +193,8 @@ impl AuditQueue {
         self.sender.try_send(Entry::Record(Box::new(record))).map_err(|_| Dropped)
     }
 
-    /// Waits until all that was put before is written: for room in the queue and for the writing no longer than `limit`
-    /// each. For the end of a process.
+    /// Waits until all earlier entries are written, for use at process exit: at most `limit` for space in the queue and
+    /// at most `limit` for writing.
     pub fn flush(&self, limit: Duration) {
         let (done, waiting) = sync_channel(1);
         let mut flush = Entry::Flush(done);
@@ -207,7 +208,7 @@ impl AuditQueue {
             thread::sleep(GATHERING);
             waited += GATHERING;
         }
-        // Either way there is nothing left to do.
+        // A timeout is ignored: the process exits in either case.
         let _ = waiting.recv_timeout(limit);
     }
 
@@ -217,16 +218,16 @@ impl AuditQueue {
 }
 
 fn locked(sample: &Mutex<Sample>) -> MutexGuard<'_, Sample> {
-    // Nothing panics while it is held.
+    // No code panics while it holds this lock.
     sample.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl AuditWriter {
-    /// Writes what is put into the queue until its other end is gone.
+    /// Writes entries until the queue is closed.
     pub fn run(self) {
         while let Ok(first) = self.receiver.recv() {
             if !matches!(first, Entry::Flush(_)) {
-                // While nobody waits at the queue, putting something into it wakes nobody.
+                // While the receiver does not block on the queue, senders need not wake it.
                 thread::sleep(GATHERING);
             }
             let mut entries = iter::once(first).chain(self.receiver.try_iter()).peekable();
@@ -239,7 +240,7 @@ impl AuditWriter {
 }
 
 const MAX_QUEUED: usize = 4096;
-/// How long a line may wait for others.
+/// Maximum time that a line waits for others of its batch.
 const GATHERING: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
@@ -281,7 +282,7 @@ mod tests {
     #[test]
     fn refusals_of_nobody_are_sampled_and_what_was_left_out_is_counted() {
         let (queue, writer) = queue();
-        // Anybody can write any `kid`.
+        // A client can send any `kid`.
         let nobody = [Trace::default(), Trace { kid: Some("k".into()), ..Trace::default() }];
         for number in 0..100 {
             queue.put(&decision(&nobody[number % 2], None, now())).unwrap();

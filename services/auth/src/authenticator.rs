@@ -1,4 +1,4 @@
-//! One decision over one request, by the newest rules.
+//! Authentication and authorization of one request by the current rules.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -22,27 +22,27 @@ use crate::rules::{Known, Rules, Verdict};
 use crate::user_keys::UserKeys;
 use crate::{Reason, Refusal, Trace};
 
-/// The header that names a request in the logs of every service it passes. gateway sets it.
+/// The header with the request ID that appears in the logs of every service involved. gateway sets it.
 pub const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
-/// The route of requests that there is none for.
+/// Route label of requests that match no route.
 const UNMATCHED: &str = "unmatched";
 const MAX_REQUEST_ID_BYTES: usize = 64;
 
-/// What a route demands.
+/// Access requirement of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Nothing: credentials are not looked at.
+    /// No requirement; credentials are ignored.
     Public,
-    /// An mTLS peer, whatever the mode.
+    /// An mTLS peer, in every mode.
     Peer,
-    /// A principal with all of these scopes; none listed: any principal.
+    /// A principal with all of these scopes; empty: any principal.
     Scopes(&'static [&'static str]),
-    /// The same, and it may be a user that nobody has signed in as.
+    /// Like `Scopes`, and also accepts anonymous users, created by their issuer without sign-in.
     AnonymousToo(&'static [&'static str]),
 }
 
 impl Access {
-    /// The scopes it names.
+    /// Returns the required scopes.
     #[must_use]
     pub fn scopes(self) -> &'static [&'static str] {
         match self {
@@ -52,69 +52,69 @@ impl Access {
     }
 }
 
-/// Told of every decision, for metrics.
+/// Receives every decision, for metrics.
 pub trait Observer: Send + Sync + 'static {
-    /// One decision was made.
+    /// Called once per decision.
     fn decided(&self, decision: &Decision<'_>);
 
-    /// An API key was used that no request was decided by: one that was brought along to be exchanged.
+    /// Called when an API key was presented for introspection or exchange rather than for the request itself.
     fn key_used(&self, _key_id: &str) {}
 }
 
-/// One decision. What goes into labels is bounded: route, transport, mode, credential, reasons and the ids of records.
+/// One decision. The fields used as labels are bounded: route, transport, mode, credential, reasons and record IDs.
 #[derive(Debug, Clone, Copy)]
 pub struct Decision<'a> {
     /// The route's path pattern.
     pub route: &'static str,
-    /// How the request came in.
+    /// The transport of the connection.
     pub transport: Transport,
-    /// The mode it was decided under; none before a policy was loaded.
+    /// The mode applied; none before a policy was loaded.
     pub mode: Option<AuthMode>,
     /// The credential that decided.
     pub credential: Credential,
-    /// Who it was; none: it was refused.
+    /// The authenticated principal; none if the request was refused.
     pub principal: Option<&'a Principal>,
-    /// Why it was refused; none: it was not.
+    /// The reason for the refusal; none if the request was accepted.
     pub refused: Option<Reason>,
-    /// What may be logged of the credential.
+    /// Loggable details of the credential.
     pub trace: &'a Trace,
-    /// Who is on the wire.
+    /// The mTLS peer.
     pub peer: Option<&'a PeerIdentity>,
-    /// The id of a recognised API key.
+    /// The ID of the matching API key record.
     pub key_id: Option<&'a str>,
-    /// Why the next mode on the way to tokens only would have refused what passed.
+    /// Reason why the next stricter mode would have refused the accepted request.
     pub would_deny: Option<Reason>,
-    /// The token that would have passed in the next mode, where it decided nothing in this one.
+    /// The token that the next mode would have accepted, if it did not decide in this mode.
     pub would_pass: Option<Credential>,
-    /// What the request is called in all logs, if it has a name.
+    /// The request ID, if the request has one.
     pub request_id: Option<&'a str>,
-    /// The address at the other end of the connection.
+    /// The peer address of the connection.
     pub address: Option<IpAddr>,
-    /// When it was decided.
+    /// Time of the decision.
     pub time: Timestamp,
-    /// How long it took.
+    /// Duration of the decision.
     pub took: SignedDuration,
 }
 
-/// A request that may go on.
+/// An accepted request.
 #[derive(Debug, Clone, Default)]
 pub struct Passed {
-    /// Who it is; none on a public route.
+    /// The principal; none on a public route.
     pub principal: Option<Principal>,
-    /// Headers for its answer.
+    /// Headers to add to the response.
     pub notice: Option<HeaderMap>,
 }
 
-/// A request that is refused.
+/// A refused request.
 #[derive(Debug, Clone)]
 pub struct Refused {
-    /// Why.
+    /// The refusal.
     pub refusal: Refusal,
-    /// Headers for its answer.
+    /// Headers to add to the response.
     pub notice: Option<HeaderMap>,
 }
 
-/// Decides by the newest [`Rules`], and tells its observer, the ledger and the log.
+/// Authenticates requests by the current [`Rules`], and reports to the observer, the API-key usage report and the log.
 pub struct Authenticator {
     rules: ArcSwapOption<Rules>,
     clock: Arc<dyn Clock>,
@@ -133,7 +133,7 @@ impl std::fmt::Debug for Authenticator {
 }
 
 impl Authenticator {
-    /// One without rules yet: everything but public routes gets a 503.
+    /// Creates one without rules: all routes except public ones respond with 503.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, observer: Arc<dyn Observer>) -> Self {
         Self {
@@ -148,43 +148,46 @@ impl Authenticator {
         }
     }
 
-    /// Rejects credentials from their end on, without the allowance for clocks that differ. For a service that
-    /// exchanges them: the token issuer gives nothing for a credential that has ended.
+    /// Rejects credentials from their expiry on, without clock skew. Used by services that exchange credentials,
+    /// because the token issuer rejects expired ones.
     pub fn end_exactly(&self) {
         self.ends_exactly.store(true, Ordering::Relaxed);
     }
 
-    /// Returns true if a peer may carry someone else's identity: it is declared so, and neither expired nor revoked.
+    /// Returns true if a peer may carry another identity: the policy declares it so, and its certificate is neither
+    /// expired nor revoked.
     #[must_use]
     pub fn may_carry(&self, peer: &PeerIdentity) -> bool {
         let is_declared = |rules: Arc<Rules>| rules.callers().may_carry(&peer.spiffe_id);
         self.check_peer(peer, self.clock.now()).is_ok() && self.rules.load_full().is_some_and(is_declared)
     }
 
-    /// Asks outside issuers through `outside` from now on; once set, it stays. Without one, they are not asked.
+    /// Sets the client for external issuers. Only the first call has an effect; without one, external issuers are not
+    /// queried.
     pub fn ask_through(&self, outside: Arc<dyn Ask>) {
-        // Who sets a second one gets the first: there is one way out of a process.
+        // A second call is ignored: a process has one such client.
         let _ = self.outside.set(outside);
     }
 
-    /// Decides by `rules` from now on.
+    /// Replaces the rules for subsequent requests.
     pub fn replace(&self, rules: Arc<Rules>) {
         self.rules.store(Some(rules));
     }
 
-    /// Which callers used which API key on which day, since this process started.
+    /// Returns the API-key usage of this process by caller and day.
     #[must_use]
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
-    /// The keys of outside issuers: who fetches them writes them here.
+    /// Returns the keys of external issuers, which the fetching task updates.
     #[must_use]
     pub fn user_keys(&self) -> &UserKeys {
         &self.user_keys
     }
 
-    /// Whether a request comes from a valid peer or carries a valid credential. Not counted: it opens nothing.
+    /// Returns true if a request comes from a valid peer or carries a valid credential. It grants no access and is not
+    /// counted.
     #[must_use]
     pub fn recognises(&self, headers: &HeaderMap, connection: &Connection) -> bool {
         let Some(rules) = self.rules.load_full() else { return false };
@@ -193,18 +196,18 @@ impl Authenticator {
             || rules.authenticate_with(headers, connection, now, self.known()).result.is_ok()
     }
 
-    /// Whether a peer may still be taken for who it is. Not counted: it opens nothing.
+    /// Checks that a peer certificate is neither expired nor revoked. It grants no access and is not counted.
     ///
     /// # Errors
-    /// [`Reason::PolicyNotLoaded`] before the first rules, else as [`crate::Denied::check_peer`].
+    /// [`Reason::PolicyNotLoaded`] before the first rules, otherwise as [`crate::Denied::check_peer`].
     pub fn check_peer(&self, peer: &PeerIdentity, now: Timestamp) -> Result<(), Reason> {
         self.rules.load_full().ok_or(Reason::PolicyNotLoaded)?.denied().check_peer(peer, now)
     }
 
-    /// Decides over one request.
+    /// Authenticates and authorizes one request.
     ///
     /// # Errors
-    /// The [`Refused`] to answer with.
+    /// [`Refused`] with the response to send.
     pub fn check(
         &self,
         route: &'static str,
@@ -215,13 +218,13 @@ impl Authenticator {
         self.check_after(route, access, headers, connection, None)
     }
 
-    /// Tells of a request that there is no route for, as of any other: a key that is sent there is in use.
+    /// Records a request that matches no route like any other, because an API key sent there is in use.
     pub fn note_unmatched<B>(&self, request: &Request<B>) {
-        // What becomes of it is decided: there is nothing.
+        // The result is ignored: the response is a 404 in any case.
         drop(self.check(UNMATCHED, Access::Scopes(&[]), request.headers(), &connection_of(request)));
     }
 
-    /// The same as [`Self::check`], after an outside issuer was asked.
+    /// Like [`Self::check`], with the answer of an external issuer.
     pub(crate) fn check_after(
         &self,
         route: &'static str,
@@ -266,8 +269,8 @@ impl Authenticator {
         }
     }
 
-    /// What an outside issuer has to be asked before a decision; none almost always. Where keys alone decide nobody is
-    /// asked: a token that decides nothing must not make a request wait.
+    /// Returns the query to an external issuer that the decision needs; almost always none. In the mode that only
+    /// accepts API keys no issuer is queried: a token that does not decide must not delay the request.
     pub(crate) fn ahead(
         self: &Arc<Self>,
         access: Access,
@@ -291,8 +294,7 @@ impl Authenticator {
         self.asking(&rules, token, connection)
     }
 
-    /// Asks the issuer of a token what has to be asked about it, if anything. There is no answer where all it was asked
-    /// for is a key.
+    /// Queries the issuer of a token if needed. The result has no answer if the query only refreshed its keys.
     pub(crate) fn asking(
         self: &Arc<Self>,
         rules: &Arc<Rules>,
@@ -328,7 +330,7 @@ impl Authenticator {
         self.clock.now()
     }
 
-    /// Notes the use of a key by which no request is decided.
+    /// Records the use of a key that did not authenticate the request itself.
     pub(crate) fn note_key(&self, key_id: &str, caller: Caller<'_>, now: Timestamp) {
         self.ledger.note(key_id, caller, now);
         self.observer.key_used(key_id);
@@ -375,7 +377,7 @@ impl Authenticator {
     }
 }
 
-/// The name of a request in [`REQUEST_ID_HEADER`], if it is one that a log can bear.
+/// Returns the request ID from [`REQUEST_ID_HEADER`], if it is short and plain enough for logs.
 #[must_use]
 pub fn request_id(headers: &HeaderMap) -> Option<&str> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
@@ -383,7 +385,7 @@ pub fn request_id(headers: &HeaderMap) -> Option<&str> {
     ((1..=MAX_REQUEST_ID_BYTES).contains(&text.len()) && text.bytes().all(is_plain)).then_some(text)
 }
 
-/// What a decision is about.
+/// The request that a decision is about.
 #[derive(Clone, Copy)]
 struct Asked<'a> {
     route: &'static str,
@@ -395,7 +397,7 @@ struct Asked<'a> {
 fn log(decision: &Decision<'_>) {
     let Decision { route, trace, .. } = decision;
     if let Some(reason) = decision.refused {
-        // At this level because anybody can be refused, as often as they like: the audit log has its lines.
+        // At debug level because any client can cause refusals without limit; the audit log has a sampled line.
         tracing::debug!(
             route,
             reason = reason.as_str(),
@@ -413,8 +415,8 @@ fn log(decision: &Decision<'_>) {
     }
 }
 
-/// A platform token that is refused on an ingress listener for want of a client certificate belongs on the mesh: there
-/// is none to show here.
+/// A platform token refused on an ingress listener for lack of a client certificate gets a reason of its own: clients
+/// cannot present one there.
 fn on_listener(mut verdict: Verdict, connection: &Connection) -> Verdict {
     if connection.listener == Listener::Ingress
         && let Err(refusal) = &mut verdict.result
@@ -425,8 +427,7 @@ fn on_listener(mut verdict: Verdict, connection: &Connection) -> Verdict {
     verdict
 }
 
-/// What the route demands of whoever it is, under this mode and the next. `end`: credentials that have ended by then are
-/// rejected.
+/// Applies the route's requirement under the current and the next mode. Credentials that expire by `end` are rejected.
 fn allowed(mut verdict: Verdict, access: Access, end: Option<Timestamp>) -> Verdict {
     let trace = &verdict.trace;
     let check = |principal: Principal| {

@@ -1,7 +1,7 @@
-//! What was verified is remembered for a minute, so that a signature is checked once and not at every request.
+//! Cache of verified tokens for one minute, so that a signature is verified once and not for each request.
 //!
-//! Only what can be read from the token and the keys is remembered. What may change in between (the time, the keys, what
-//! is revoked, who shows the token) is asked again for each request, and what is allowed is no business of the cache.
+//! Only facts derived from the token and the keys are cached. Everything that may change in between (time, keys,
+//! denylist, peer) is checked for each request, and authorization is not cached.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,12 +11,12 @@ use jiff::{SignedDuration, Timestamp};
 use crate::hash::sha256;
 use crate::jwt::{ServiceToken, UserToken};
 
-/// A token whose signature and claims are good.
+/// A token with valid signature and claims.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Token {
-    /// The platform's own, of a service that acts for itself or for someone else.
+    /// A platform token of a service that acts for itself or on behalf of another subject.
     Platform(Arc<ServiceToken>),
-    /// Of an outside issuer.
+    /// A token of an external issuer.
     User(Arc<UserToken>),
 }
 
@@ -29,7 +29,7 @@ impl Token {
     }
 }
 
-/// What a token is remembered by: the SHA-256 of its text.
+/// Cache key of a token: the SHA-256 of its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct TokenHash([u8; 32]);
 
@@ -39,13 +39,13 @@ impl TokenHash {
     }
 }
 
-/// A token, and what it was verified by.
+/// A cached token and the inputs of its verification.
 #[derive(Debug)]
 pub(crate) struct Remembered {
     pub(crate) token: Token,
-    /// Of the key set; none: the issuer was asked.
+    /// Hash of the key set; none if the issuer was queried.
     pub(crate) keys: Option<[u8; 32]>,
-    /// Of the part of the policy that tokens are read by.
+    /// Hash of the part of the policy that affects verification.
     pub(crate) context: [u8; 32],
     until: Timestamp,
 }
@@ -56,7 +56,8 @@ pub(crate) struct TokenCache {
     tokens: Mutex<Tokens>,
 }
 
-/// When the young are too many, they become the old, and the old are forgotten: what is in use comes back from there.
+/// Two generations: when `young` is full, it replaces `old`, whose entries are evicted. Entries in use are copied back
+/// from `old`.
 #[derive(Debug, Default)]
 struct Tokens {
     young: HashMap<TokenHash, Arc<Remembered>>,
@@ -64,7 +65,7 @@ struct Tokens {
 }
 
 impl TokenCache {
-    /// What is remembered of a token at `now`.
+    /// Returns the entry of a token that is valid at `now`.
     pub(crate) fn get(&self, hash: TokenHash, now: Timestamp) -> Option<Arc<Remembered>> {
         let mut tokens = self.lock();
         let found = match tokens.young.get(&hash) {
@@ -79,7 +80,7 @@ impl TokenCache {
         (now < found.until).then_some(found)
     }
 
-    /// Remembers a token until it ends, but no longer than a minute.
+    /// Caches a token until it expires, at most for one minute.
     pub(crate) fn put(&self, hash: TokenHash, token: Token, keys: Option<[u8; 32]>, context: [u8; 32], now: Timestamp) {
         let until = token.expires().min(now + MAX_AGE);
         if now < until {
@@ -88,7 +89,7 @@ impl TokenCache {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Tokens> {
-        // Nothing in it can be half done: a panic elsewhere is no reason to verify everything again.
+        // Each change is one insertion, so the map is consistent after a panic elsewhere.
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! Whom the policy lets call, and what each of them may do.
+//! Caller policy: permitted callers and their scopes.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,12 +12,12 @@ use crate::denylist::Denied;
 use crate::jwt::{ServiceToken, UserToken};
 use crate::principal::{Credential, Identity, PeerIdentity, Principal, Scopes};
 
-/// Who may call, and what users may do.
+/// Permitted callers, and the scopes of users.
 #[derive(Debug)]
 pub(crate) struct Callers {
     declared: HashMap<SpiffeId, Declared>,
     user_scopes: Scopes,
-    /// The short names of the issuers of user tokens.
+    /// Short names of the issuers of user tokens.
     issuers: HashSet<String>,
 }
 
@@ -40,8 +40,9 @@ impl From<&Policy> for Callers {
 }
 
 impl Callers {
-    /// A declared caller has what the policy lists, within what its token names, and for a user no more than users may.
-    /// An undeclared one is let in unless tokens are all there is, but never for someone else.
+    /// Returns the principal of a platform token. A declared caller gets the policy's scopes limited to those of its
+    /// token, and on behalf of a user limited to those of users. An undeclared caller is accepted unless the mode is
+    /// `JWTOnly`, but never on behalf of another subject.
     pub(crate) fn platform_principal(
         &self,
         mode: AuthMode,
@@ -62,7 +63,7 @@ impl Callers {
         }
         let scopes = match &token.on_behalf_of {
             Some(Identity::User { .. }) => granted.and(&token.scopes).and(&self.user_scopes),
-            // A service that is called for has no more than it would have by itself.
+            // On behalf of another service: limited to that service's own scopes.
             Some(Identity::Service(service)) => match self.declared.get(service) {
                 Some(declared) => granted.and(&token.scopes).and(&declared.scopes),
                 None if mode == AuthMode::JWTOnly => return Err(Reason::CallerNotDeclared),
@@ -81,12 +82,12 @@ impl Callers {
         })
     }
 
-    /// Returns true if the policy lets a caller carry someone else's identity.
+    /// Returns true if the policy lets a caller carry another identity.
     pub(crate) fn may_carry(&self, caller: &SpiffeId) -> bool {
         self.declared.get(caller).is_some_and(|declared| declared.on_behalf_of)
     }
 
-    /// Checks whether a recognised key works, where keys are accepted.
+    /// Checks that the key of a record is valid, in a mode that accepts keys.
     pub(crate) fn check_key(&self, record: &ApiKeyRecord, denied: &Denied, now: Timestamp) -> Result<(), Reason> {
         api_key::check(record, now)?;
         let holder = api_key::holder(record);
@@ -96,7 +97,7 @@ impl Callers {
         }
     }
 
-    /// The principal of a key that works. The key of a user has no more scopes than users have.
+    /// Returns the principal of a valid key. The key of a user is limited to the scopes of users.
     pub(crate) fn key_principal(&self, record: &ApiKeyRecord, peer: Option<&PeerIdentity>) -> Principal {
         let holder = api_key::holder(record);
         let scopes = Scopes::from_list(&record.scopes);
@@ -110,7 +111,8 @@ impl Callers {
         }
     }
 
-    /// A user comes alone, or is brought by a peer that may carry a user's identity.
+    /// Returns the principal of a user token. The request comes from the user directly, or from a peer that may carry
+    /// users' identities.
     pub(crate) fn user_principal(&self, token: &UserToken, peer: Option<&PeerIdentity>) -> Result<Principal, Reason> {
         let user = token.identity();
         let (actor, scopes) = match peer {

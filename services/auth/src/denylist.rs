@@ -1,4 +1,4 @@
-//! What is revoked before its time, made quick to ask.
+//! Lookup of revoked certificates, keys and subjects.
 
 use std::collections::{HashMap, HashSet};
 
@@ -36,7 +36,7 @@ impl From<&Denylist> for Denied {
 }
 
 impl Denied {
-    /// Whether a peer may still be taken for who it is: its leaf is neither revoked nor past its end.
+    /// Checks that a peer's leaf certificate is neither revoked nor expired.
     ///
     /// # Errors
     /// [`Reason::PeerExpired`] or [`Reason::PeerRevoked`].
@@ -47,7 +47,7 @@ impl Denied {
         if self.is_leaf_revoked(&peer.fingerprint) { Err(Reason::PeerRevoked) } else { Ok(()) }
     }
 
-    /// Whether the leaf of that fingerprint (lower-case hex SHA-256 of its DER) is revoked.
+    /// Returns true if the leaf with that fingerprint (lower-case hex SHA-256 of its DER) is revoked.
     #[must_use]
     pub fn is_leaf_revoked(&self, fingerprint: &str) -> bool {
         self.leaves.contains(fingerprint)
@@ -65,7 +65,7 @@ impl Denied {
         self.issuers.contains(key)
     }
 
-    /// Whether a signing key may still be used, to verify or to sign.
+    /// Checks that a signing key is not revoked, for verification or signing.
     ///
     /// # Errors
     /// [`Reason::KidRevoked`].
@@ -80,8 +80,8 @@ impl Denied {
         self.check_subject(sub, issued)
     }
 
-    /// Checks the holder of an API key. A key does not say when it was issued: a user who is listed has none, and others
-    /// have none until the time in their entry.
+    /// Checks the holder of an API key. A key has no issue time: listed users have all keys revoked, other subjects
+    /// until the time in their entry.
     ///
     /// # Errors
     /// [`Reason::SubjectRevoked`].
@@ -93,10 +93,10 @@ impl Denied {
         }
     }
 
-    /// Whether a token about `sub` that was or would be issued at that time is good.
+    /// Checks that tokens of `sub` issued at that time are not revoked.
     ///
     /// # Errors
-    /// [`Reason::SubjectRevoked`] if only later ones are.
+    /// [`Reason::SubjectRevoked`] if only tokens issued later are accepted.
     pub fn check_subject(&self, sub: &str, issued: Timestamp) -> Result<(), Reason> {
         match self.subjects.get(sub) {
             Some(not_before) if issued < *not_before => Err(Reason::SubjectRevoked),

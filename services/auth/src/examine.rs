@@ -1,7 +1,7 @@
-//! Credentials that a request brings along without being made by them: to be exchanged, or asked about.
+//! Introspection of credentials that a request carries for exchange or validation, rather than to authenticate itself.
 //!
-//! They are judged as if their holder had presented them to the service that brings them: for platform tokens that
-//! service is the audience, and who made the token for whom is told rather than compared with a peer.
+//! They are verified as if their holder had presented them to the requesting service: the audience of a platform token
+//! must be that service. The client of the token is returned instead of being compared with the peer.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,38 +21,38 @@ use crate::principal::{Connection, Credential, Identity, PeerIdentity, Scopes};
 use crate::rules::{Known, Rules};
 use crate::{Reason, Refusal, Trace};
 
-/// What a credential says, all of it verified.
+/// The verified contents of a credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Examined {
-    /// Its kind.
+    /// The kind of credential.
     pub kind: Credential,
-    /// For whom it is.
+    /// The subject.
     pub subject: Identity,
-    /// Of a platform token: the one service that may present it.
+    /// Of a platform token: the only service that may present it.
     pub client: Option<SpiffeId>,
     /// Of a token: its `iss`.
     pub issuer: Option<String>,
     /// Of a platform token: its `aud`.
     pub audience: Option<String>,
-    /// What its holder may do, as far as it and the policy of this service say.
+    /// The scopes granted by the credential and the policy of this service.
     pub scopes: Scopes,
-    /// When it was issued.
+    /// Issue time.
     pub issued: Option<Timestamp>,
-    /// When it ends; none: it does not.
+    /// Expiry; none if it does not expire.
     pub expires: Option<Timestamp>,
-    /// Whether it is of a user that nobody has signed in as.
+    /// Set for an anonymous user, created by the issuer without sign-in.
     pub is_anonymous: bool,
-    /// What may be logged of it.
+    /// Loggable details of the credential.
     pub trace: Trace,
 }
 
 impl Authenticator {
-    /// Examines a token that `peer` brings, asking its issuer where that is needed. A platform token must be meant for
-    /// the peer. A token bound to a certificate is good only if it is the peer's own. A question to the issuer is charged
-    /// to the peer and to `client`, the address that the token came from.
+    /// Verifies a token sent by `peer`, and queries its issuer where needed. The audience of a platform token must be
+    /// the peer. A certificate-bound token is accepted only if it is bound to the peer's certificate. A query to the
+    /// issuer counts against the limits of the peer and of `client`, the address that sent the token.
     ///
     /// # Errors
-    /// A [`Refusal`] with the first rule that it breaks.
+    /// A [`Refusal`] for the first rule that the token breaks.
     pub async fn examine_token(
         self: &Arc<Self>,
         text: &str,
@@ -71,16 +71,16 @@ impl Authenticator {
         };
         match rules.token(text, peer, self.now(), Known { answer: answer.as_ref(), ..self.known() })? {
             Token::User(token) => Ok(rules.of_user(Arc::unwrap_or_clone(token), &issuer.issuer)),
-            // Its issuer was found in the table, and a token is remembered by the table it was read by.
+            // The issuer was found in the policy, and cache entries of another policy do not match.
             Token::Platform(_) => Err(Reason::IssuerWrong.into()),
         }
     }
 
-    /// Examines an API key that came with a request. It obeys the mode and the brownouts of this service, and its use
-    /// is noted as if it had been presented.
+    /// Verifies an API key sent with a request. Mode and brownouts of this service apply, and the use is recorded as if
+    /// the key had been presented.
     ///
     /// # Errors
-    /// A [`Refusal`] with the first rule that it breaks.
+    /// A [`Refusal`] for the first rule that the key breaks.
     pub fn examine_key(
         &self,
         key: &str,
@@ -106,8 +106,8 @@ impl Authenticator {
         let mode = mode::effective(rules.policy().mode, record);
         let judgement = mode::judge(mode, &evidence, rules.callers(), rules.windows(), now);
         let (principal, record) = (judgement.result?, record.ok_or(Reason::ApiKeyUnknown)?);
-        // The same as where the key is presented itself: its owner, or the key. No token names its caller as the one it is
-        // delegated for, so the key stands for itself where the owner brings it.
+        // The subject is the owner or the key, as for a presented key. A delegated token cannot name its caller as
+        // subject, so the key stands for itself if its owner sends it.
         let is_own =
             connection.peer.as_ref().is_some_and(|peer| principal.subject == Identity::Service(peer.spiffe_id.clone()));
         let subject = if is_own { Identity::Key(record.id.clone()) } else { principal.subject };
@@ -127,7 +127,7 @@ impl Authenticator {
 }
 
 impl Rules {
-    /// A platform token that was meant for `peer`, whoever it was made for.
+    /// Verifies a platform token whose audience is `peer`, whichever client it was issued to.
     fn meant_for(&self, text: &str, peer: Option<&PeerIdentity>, now: Timestamp) -> Result<ServiceToken, Refusal> {
         let keys = self.keys().ok_or(Reason::KeysNotLoaded)?;
         let tokens = &self.policy().tokens;

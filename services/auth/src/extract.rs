@@ -1,12 +1,11 @@
-//! What a handler can ask for: the principal, and the peer.
+//! Extractors for handlers: the principal, and the peer.
 
 use std::sync::Arc;
 
 use crate::principal::{Connection, PeerIdentity, Principal};
 use crate::{Reason, Refusal};
 
-/// The principal as an extractor. A handler that asks for one on a public route answers 500: its route and its needs
-/// disagree.
+/// The principal as an extractor. On a public route it responds with 500, because the handler does not match its route.
 impl<S: Sync> axum_core::extract::FromRequestParts<S> for Principal {
     type Rejection = axum_core::response::Response;
 
@@ -18,7 +17,7 @@ impl<S: Sync> axum_core::extract::FromRequestParts<S> for Principal {
     }
 }
 
-/// The peer as an extractor. Without one, on a route that does not demand it, there is nothing to extract: 401.
+/// The peer as an extractor. Without a peer, on a route that does not require one, it responds with 401.
 impl<S: Sync> axum_core::extract::FromRequestParts<S> for PeerIdentity {
     type Rejection = axum_core::response::Response;
 

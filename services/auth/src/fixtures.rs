@@ -1,4 +1,4 @@
-//! What this crate's tests share.
+//! Fixtures shared by the tests of this crate.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -15,13 +15,13 @@ use crate::issue::{Actor, DelegatedClaims, ServiceClaims, Signer};
 use crate::jwt::KeySet;
 use crate::principal::PeerIdentity;
 
-/// An RSA signing key, made once for all tests.
+/// An RSA signing key, generated once for all tests.
 pub(crate) static RSA_SIGNER: LazyLock<Signer> = LazyLock::new(|| {
     let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
     Signer::from_pkcs8(pair.as_der().unwrap().as_ref()).unwrap()
 });
 
-/// An ECDSA signing key, made once for all tests.
+/// An ECDSA signing key, generated once for all tests.
 pub(crate) static EC_SIGNER: LazyLock<Signer> = LazyLock::new(|| {
     let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
     Signer::from_pkcs8(pair.to_pkcs8v1().unwrap().as_ref()).unwrap()
@@ -31,7 +31,7 @@ pub(crate) fn keys() -> KeySet {
     KeySet::parse(json!({ "keys": [RSA_SIGNER.jwk(), EC_SIGNER.jwk()] }).to_string().as_bytes()).unwrap()
 }
 
-/// The time of every test.
+/// The fixed time of all tests.
 pub(crate) fn now() -> Timestamp {
     at(1_800_000_000)
 }
@@ -88,7 +88,7 @@ pub(crate) fn delegated_claims() -> DelegatedClaims {
     }
 }
 
-/// An outside issuer, as Supabase Auth is one.
+/// An external issuer configured like Supabase Auth.
 pub(crate) fn user_issuer() -> UserTokenIssuer {
     UserTokenIssuer {
         name: "supabase".to_owned(),
@@ -126,24 +126,24 @@ pub(crate) fn user_claims() -> Value {
 /// The `sub` of [`user_claims`].
 pub(crate) const USER: &str = "3fa85f64-5717-4562-b3fc-2c963f66afa6";
 
-/// A token of the outside issuer, signed with the key that tests take for its own.
+/// A token of the external issuer, signed with [`USER_SIGNER`].
 pub(crate) fn user_token(claims: &Value) -> String {
     let header = json!({ "alg": "ES256", "kid": USER_SIGNER.kid(), "typ": "JWT" });
     USER_SIGNER.sign_parts(header.to_string().as_bytes(), claims.to_string().as_bytes()).unwrap()
 }
 
-/// The signing key of the outside issuer.
+/// The signing key of the external issuer.
 pub(crate) static USER_SIGNER: LazyLock<Signer> = LazyLock::new(|| {
     let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
     Signer::from_pkcs8(pair.to_pkcs8v1().unwrap().as_ref()).unwrap()
 });
 
-/// The published keys of the outside issuer.
+/// The published keys of the external issuer.
 pub(crate) fn user_key_set() -> KeySet {
     KeySet::parse_outside(json!({ "keys": [USER_SIGNER.jwk()] }).to_string().as_bytes(), &[]).unwrap()
 }
 
-/// What a future gives that has nothing to wait for.
+/// Returns the output of a future that is ready at the first poll.
 pub(crate) fn now_or_never<T>(future: impl Future<Output = T>) -> T {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match std::pin::pin!(future).poll(&mut context) {

@@ -1,4 +1,4 @@
-//! SHA-256, and the one spelling of it used everywhere: lower-case hex.
+//! SHA-256, and its only text form in use: lower-case hex.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;

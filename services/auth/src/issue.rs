@@ -1,4 +1,4 @@
-//! Making service tokens: the token issuer's side.
+//! Signing of service tokens, for the token issuer.
 
 use std::fmt;
 
@@ -17,21 +17,21 @@ use crate::jwt::{Algorithm, SERVICE_TOKEN_TYPE};
 pub struct ServiceClaims {
     /// The TrustDomain's issuer name.
     pub iss: String,
-    /// The caller's SPIFFE id.
+    /// The caller's SPIFFE ID.
     pub sub: String,
-    /// The same again: for whom the token was made.
+    /// The caller's SPIFFE ID again: the client the token was issued to.
     pub client_id: String,
-    /// The caller's service name, for people.
+    /// The caller's service name, for readability.
     pub service: String,
-    /// The target's SPIFFE id, or the broad audience.
+    /// The target's SPIFFE ID, or the broad audience.
     pub aud: String,
-    /// Names this token.
+    /// The token ID.
     pub jti: String,
-    /// When it was issued.
+    /// Issue time.
     pub iat: i64,
-    /// When it ends.
+    /// Expiry.
     pub exp: i64,
-    /// The granted scopes, one space apart; none: the target's policy alone decides.
+    /// The granted scopes, separated by spaces; none: only the target's policy applies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
 }
@@ -42,23 +42,23 @@ pub struct ServiceClaims {
 pub struct DelegatedClaims {
     /// The TrustDomain's issuer name.
     pub iss: String,
-    /// For whom: `user:<issuer>:<sub>` or `key:<id>`.
+    /// The subject: `user:<issuer>:<sub>` or `key:<id>`.
     pub sub: String,
-    /// The caller's SPIFFE id.
+    /// The caller's SPIFFE ID.
     pub client_id: String,
-    /// The caller again, as the one who acts.
+    /// The caller as the actor.
     pub act: Actor,
-    /// The caller's service name, for people.
+    /// The caller's service name, for readability.
     pub service: String,
-    /// The target's SPIFFE id: a delegated token is never broad.
+    /// The target's SPIFFE ID: a delegated token never has the broad audience.
     pub aud: String,
-    /// Names this token.
+    /// The token ID.
     pub jti: String,
-    /// When it was issued.
+    /// Issue time.
     pub iat: i64,
-    /// When it ends: at most [`MAX_DELEGATED_SECONDS`](crate::jwt::MAX_DELEGATED_SECONDS) later.
+    /// Expiry: at most [`MAX_DELEGATED_SECONDS`](crate::jwt::MAX_DELEGATED_SECONDS) after `iat`.
     pub exp: i64,
-    /// The granted scopes, one space apart; none: the target's policy alone decides.
+    /// The granted scopes, separated by spaces; none: only the target's policy applies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
 }
@@ -66,11 +66,11 @@ pub struct DelegatedClaims {
 /// The `act` claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Actor {
-    /// The SPIFFE id of who acts.
+    /// The SPIFFE ID of the actor.
     pub sub: String,
 }
 
-/// The claims of a token that a platform key may sign.
+/// Claims of a token that a platform key may sign.
 pub trait PlatformClaims: Serialize + sealed::Sealed {}
 
 impl PlatformClaims for ServiceClaims {}
@@ -82,7 +82,7 @@ mod sealed {
     impl Sealed for super::DelegatedClaims {}
 }
 
-/// A private signing key. It is parsed once: parsing an RSA key costs a good part of a signature.
+/// A private signing key. It is parsed once, because parsing an RSA key costs a large part of a signature.
 pub struct Signer {
     kid: String,
     key: Key,
@@ -100,7 +100,7 @@ impl fmt::Debug for Signer {
     }
 }
 
-/// Why a signing key was not taken, or did not sign.
+/// Reason why a signing key was rejected or failed to sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignerError {
     /// Not PEM with one `PRIVATE KEY` (PKCS#8) block.
@@ -109,7 +109,7 @@ pub enum SignerError {
     /// Neither RSA of 2048 to 4096 bits nor ECDSA P-256.
     #[error("the signing key is neither RSA with 2048 to 4096 bits nor ECDSA P-256")]
     Unsupported,
-    /// The library failed.
+    /// The cryptography library failed.
     #[error("signing failed")]
     Failed,
 }
@@ -118,7 +118,7 @@ impl Signer {
     /// Reads a private key (PEM, PKCS#8).
     ///
     /// # Errors
-    /// [`SignerError`] if it is not such a key. The text never appears in the error.
+    /// [`SignerError`] if the text is not such a key. The error never contains the text.
     pub fn from_pem(text: &[u8]) -> Result<Self, SignerError> {
         let block = pem::parse(text).map_err(|_| SignerError::NotPem)?;
         if block.tag() != "PRIVATE KEY" {
@@ -157,13 +157,13 @@ impl Signer {
         Ok(Self { kid, key, jwk })
     }
 
-    /// The key's id: its RFC 7638 thumbprint.
+    /// Returns the key ID: the RFC 7638 thumbprint.
     #[must_use]
     pub fn kid(&self) -> &str {
         &self.kid
     }
 
-    /// What it signs with.
+    /// Returns the signature algorithm.
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
         match self.key {
@@ -172,7 +172,7 @@ impl Signer {
         }
     }
 
-    /// The public key as it stands in a JWK set.
+    /// Returns the public key as a member of a JWK set.
     #[must_use]
     pub fn jwk(&self) -> Value {
         let mut jwk = self.jwk.clone();
@@ -182,17 +182,17 @@ impl Signer {
         jwk
     }
 
-    /// Signs a service token or a delegated one.
+    /// Signs a service token or a delegated token.
     ///
     /// # Errors
-    /// [`SignerError::Failed`] if the library fails.
+    /// [`SignerError::Failed`] if the cryptography library fails.
     pub fn sign(&self, claims: &impl PlatformClaims) -> Result<String, SignerError> {
         let claims = serde_json::to_vec(claims).map_err(|_| SignerError::Failed)?;
         let header = json!({ "alg": self.algorithm().as_str(), "kid": self.kid, "typ": SERVICE_TOKEN_TYPE });
         self.sign_parts(header.to_string().as_bytes(), &claims)
     }
 
-    /// Signs any header and payload: the tests forge with it.
+    /// Signs any header and payload; tests forge tokens with it.
     pub(crate) fn sign_parts(&self, header: &[u8], payload: &[u8]) -> Result<String, SignerError> {
         let mut token = format!("{}.{}", base64(header), base64(payload));
         let random = SystemRandom::new();

@@ -1,4 +1,4 @@
-//! The tower layer: in front of each route, one decision.
+//! The tower layer that authenticates and authorizes requests of one route.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use crate::authenticator::{Access, Authenticator, Passed, Refused};
 use crate::outside::Answer;
 use crate::principal::Connection;
 
-/// Puts one route behind an [`Authenticator`]. The inner service finds the [`Principal`](crate::Principal) in the
+/// Protects one route by an [`Authenticator`]. The inner service finds the [`Principal`](crate::Principal) in the
 /// request's extensions.
 #[derive(Debug, Clone)]
 pub struct AuthLayer {
@@ -36,7 +36,7 @@ impl<S> Layer<S> for AuthLayer {
     }
 }
 
-/// The service [`AuthLayer`] makes.
+/// The service created by [`AuthLayer`].
 #[derive(Debug, Clone)]
 pub struct AuthService<S> {
     inner: S,
@@ -67,7 +67,7 @@ where
         match authenticator.ahead(*access, request.headers(), &connection) {
             None => self.layer.decide(&mut self.inner, request, None),
             Some(ahead) => {
-                // The one that was found ready goes along; a clone takes its place.
+                // Readiness belongs to the polled instance, so that one is called and a clone replaces it.
                 let clone = self.inner.clone();
                 let mut inner = std::mem::replace(&mut self.inner, clone);
                 let layer = self.layer.clone();
@@ -98,7 +98,7 @@ impl AuthLayer {
                     && let Some(peer) = &connection.peer
                     && self.authenticator.check_peer(peer, self.authenticator.now()).is_err()
                 {
-                    // Nobody has looked at it since the connection began, and the handler may ask who it is.
+                    // The peer has not been checked since the handshake, so it is removed: the handler may extract it.
                     request.extensions_mut().insert(Arc::new(Connection { peer: None, ..(*connection).clone() }));
                 }
                 let answer = inner.call(request);
@@ -115,12 +115,12 @@ impl AuthLayer {
     }
 }
 
-/// How a request came in; nothing is known without a listener that says so.
+/// Returns the connection of a request; a default one without a peer if no listener set it.
 pub(crate) fn connection_of<B>(request: &Request<B>) -> Arc<Connection> {
     request.extensions().get::<Arc<Connection>>().cloned().unwrap_or_default()
 }
 
-/// A notice beside what the answer has: it may have links of its own (RFC 8288, section 3).
+/// Adds the deprecation headers to those of the response, which may have links of its own (RFC 8288, section 3).
 fn with<R>(mut response: Response<R>, notice: &HeaderMap) -> Response<R> {
     for (name, value) in notice {
         if name == header::LINK {

@@ -1,7 +1,7 @@
-//! Who still uses which API key: the evidence that keys can end.
+//! API-key usage report: the evidence that keys can be disabled.
 //!
-//! It is kept in memory, by day, at most [`MAX_CALLERS`] callers per key; the operator reads it and keeps the latest day of
-//! each. A key is noted whether it was accepted or not: who is refused is a caller still.
+//! It is kept in memory by day, for at most [`MAX_CALLERS`] callers per key; the operator reads it and keeps the latest
+//! day of each caller. Refused keys are recorded too, because their callers still depend on them.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ use jiff::tz::TimeZone;
 
 use crate::principal::{Connection, Identity, Listener, Principal, Transport};
 
-/// Which callers used which key when, and which were accepted without a client certificate.
+/// Uses of each API key by caller, and of accepted requests without a client certificate.
 #[derive(Debug, Default)]
 pub struct Ledger {
     keys: Rows,
@@ -25,11 +25,11 @@ pub struct Ledger {
     plain: Rows,
 }
 
-/// Callers of a key or transport, and the last day of each.
+/// Callers of a key or transport, with the last day of each.
 #[derive(Debug, Default)]
 struct Rows(Mutex<BTreeMap<String, BTreeMap<LedgerCaller, Date>>>);
 
-/// A caller as far as one can tell: the peer, else where it came from and what it calls itself.
+/// The caller: the peer if known, otherwise the source address and user agent.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller<'a> {
     peer: Option<&'a SpiffeId>,
@@ -39,7 +39,7 @@ pub struct Caller<'a> {
 }
 
 impl<'a> Caller<'a> {
-    /// Who sent a request with these headers over this connection to this route.
+    /// Identifies the sender of a request.
     #[must_use]
     pub fn of(connection: &'a Connection, headers: &'a HeaderMap, route: &'static str) -> Self {
         Self {
@@ -57,7 +57,7 @@ impl From<Caller<'_>> for LedgerCaller {
             Some(peer) => Self::Peer { spiffe_id: peer.clone() },
             None => Self::Unknown {
                 address: caller.address,
-                // A product name, so that one program in many versions is one caller; cut where a line could not bear it.
+                // Only the product name, so that versions of one program count as one caller; truncated for logs.
                 user_agent: caller.user_agent.map(|text| {
                     text.split(['/', ' ']).next().unwrap_or_default().chars().take(MAX_USER_AGENT_CHARACTERS).collect()
                 }),
@@ -68,12 +68,12 @@ impl From<Caller<'_>> for LedgerCaller {
 }
 
 impl Ledger {
-    /// Notes that a caller presented a key.
+    /// Records that a caller presented a key.
     pub fn note(&self, key_id: &str, caller: Caller<'_>, now: Timestamp) {
         self.keys.note(key_id, LedgerCaller::from(caller), now);
     }
 
-    /// Notes an accepted request on the mesh port without a client certificate. A service is named by its token.
+    /// Records an accepted request on the mesh port without a client certificate. Services are named by their token.
     pub fn note_accepted(&self, connection: &Connection, principal: &Principal, caller: Caller<'_>, now: Timestamp) {
         let transport = match (connection.listener, connection.transport) {
             (Listener::Mesh, Transport::Plain) => PLAIN,
@@ -87,13 +87,13 @@ impl Ledger {
         self.plain.note(transport, caller, now);
     }
 
-    /// The last day of each key and caller, sorted.
+    /// Returns the last day of each key and caller, sorted.
     #[must_use]
     pub fn entries(&self) -> Vec<LedgerEntry> {
         self.keys.entries()
     }
 
-    /// The last day of each caller that was accepted without a client certificate, by transport, sorted.
+    /// Returns the last day of each caller accepted without a client certificate, by transport, sorted.
     #[must_use]
     pub fn plain(&self) -> Vec<LedgerEntry> {
         self.plain.entries()
@@ -108,7 +108,7 @@ impl Rows {
             keys.insert(key_id.to_owned(), BTreeMap::new());
         }
         let Some(callers) = keys.get_mut(key_id) else { return };
-        // One place is for all who have none: that there were more is evidence too.
+        // The last entry is shared by all further callers, so that the report shows that there were more.
         let is_full = callers.len() >= MAX_CALLERS - 1 && !callers.contains_key(&caller);
         let caller = if is_full { LedgerCaller::Others } else { caller };
         let day = callers.entry(caller).or_insert(today);
@@ -124,7 +124,7 @@ impl Rows {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, BTreeMap<LedgerCaller, Date>>> {
-        // Every change is one insertion: nothing in it is half done.
+        // Every change is one insertion, so the map is consistent after a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,11 +1,11 @@
-//! Credentials to one [`Principal`]: token rules, API keys, policy.
+//! Authentication: turns credentials into one [`Principal`] by token rules, API keys and policy.
 //!
 //! A listener puts an `Arc<`[`Connection`]`>` into the extensions of each request. An [`AuthLayer`] in front of each
-//! route then asks the [`Authenticator`], which decides by the newest [`Rules`]: the service's policy, the platform's
-//! public keys, the denylist and the API keys, as they were read from the mounted directory. The handler gets a
-//! [`Principal`], or the caller one answer that says no more than its status.
+//! route then calls the [`Authenticator`], which decides by the current [`Rules`]: the service's policy, the platform's
+//! public keys, the denylist and the API keys, all loaded from the credential directory. The handler gets a
+//! [`Principal`], or the client gets a response that reveals only its status.
 //!
-//! Nothing here reads a file, a clock or the network: what decides takes all of them as arguments.
+//! This crate reads no file, clock or network: all inputs are arguments.
 
 mod api_key;
 pub mod audit;

@@ -1,12 +1,12 @@
-//! What each credential does under each mode.
+//! The decision table: how each mode treats each credential.
 //!
 //! | mode | API key | token | and |
 //! |---|---|---|---|
-//! | APIKeyOnly | decides | never changes the verdict | |
-//! | Dual | accepted | accepted; a bad one is never made good by a key | a good one wins over a shared key; with a key that someone else owns, the request says two things at once |
-//! | JWTOnly | refused by name | decides | |
+//! | APIKeyOnly | decides | never changes the decision | |
+//! | Dual | accepted | accepted; a valid key never replaces an invalid token | a valid token takes precedence over a shared key; together with a key of another owner, the request is contradictory |
+//! | JWTOnly | refused with a reason of its own | decides | |
 //!
-//! A key's own mode may be stricter than its service's: a request with that key is judged by the stricter one.
+//! A key's own mode may be stricter than its service's; the stricter one applies to a request with that key.
 
 use gaia_api::mount::{ApiKeyRecord, AuthMode};
 use http::StatusCode;
@@ -20,22 +20,22 @@ use crate::principal::{Credential, PeerIdentity, Principal};
 use crate::rules::Windows;
 use crate::{Reason, Refusal, Trace};
 
-/// All that was found in one request, each credential judged by itself.
+/// All credentials found in one request, each verified separately.
 pub(crate) struct Evidence<'a> {
     pub(crate) peer: Option<&'a PeerIdentity>,
-    /// What became of the token, if there is one.
+    /// The result of verifying the token, if there is one.
     pub(crate) token: Option<Result<Token, Refusal>>,
-    /// The kind of a token that is refused, as far as it has one.
+    /// The kind of a refused token, if known.
     pub(crate) refused_kind: Credential,
-    /// What is revoked.
+    /// The denylist.
     pub(crate) denied: &'a Denied,
-    /// Whether there is something that claims to be a key.
+    /// Whether a value for an API key was presented.
     pub(crate) has_key: bool,
-    /// The record of the key, if it is one.
+    /// The record of the key, if one matches.
     pub(crate) record: Option<&'a ApiKeyRecord>,
 }
 
-/// What decided, and how.
+/// The deciding credential and the result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Judgement {
     pub(crate) credential: Credential,
@@ -43,12 +43,12 @@ pub(crate) struct Judgement {
     pub(crate) trace: Trace,
 }
 
-/// The mode a request is judged by.
+/// Returns the mode that applies to a request.
 pub(crate) fn effective(service: AuthMode, record: Option<&ApiKeyRecord>) -> AuthMode {
     record.and_then(|record| record.mode).map_or(service, |own| own.max(service))
 }
 
-/// The mode after `mode` on the way to tokens only.
+/// Returns the next stricter mode.
 pub(crate) fn next(mode: AuthMode) -> Option<AuthMode> {
     match mode {
         AuthMode::APIKeyOnly => Some(AuthMode::Dual),
@@ -57,7 +57,7 @@ pub(crate) fn next(mode: AuthMode) -> Option<AuthMode> {
     }
 }
 
-/// Judges a request under `mode`.
+/// Decides a request under `mode`.
 pub(crate) fn judge(
     mode: AuthMode,
     evidence: &Evidence<'_>,
@@ -80,7 +80,7 @@ fn by_token(
 ) -> Judgement {
     let (credential, trace, result) = match token {
         Err(refusal) => {
-            // Alone it makes the request malformed; beside a key it is a bad token, which the key does not replace.
+            // Without a key the request is malformed; with one it has an invalid token, which the key does not replace.
             let is_unreadable = evidence.has_key && refusal.reason.status() == StatusCode::BAD_REQUEST;
             let reason = if is_unreadable { Reason::TokenUnreadable } else { refusal.reason };
             (evidence.refused_kind, refusal.trace.clone(), Err(Refusal { reason, ..refusal.clone() }))
@@ -112,8 +112,8 @@ fn by_token(
     Judgement { credential, result, trace }
 }
 
-/// A token wins over a shared key, and over one that does not work. With a working key that someone else owns, the
-/// request says two things at once. A brownout does not change what it says.
+/// Returns true if token and key contradict each other. A token takes precedence over a shared or invalid key, but not
+/// over a valid key of another owner. A brownout does not change this.
 fn is_conflict(record: &ApiKeyRecord, principal: &Principal, checked: Result<(), Reason>) -> bool {
     let holder = api_key::holder(record);
     !record.shared && checked.is_ok() && holder != principal.subject && holder != principal.actor

@@ -1,11 +1,11 @@
-//! What users of API keys are told in headers: that keys are deprecated, when they end, and where to read on.
+//! Deprecation headers for users of API keys: deprecation, sunset date, and a link to the guide.
 
 use gaia_api::mount::Deprecation;
 use http::header::{HeaderMap, HeaderName, HeaderValue, LINK};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 
-/// The headers of a deprecation.
+/// Returns the headers of a deprecation.
 pub(crate) fn notice(deprecation: &Deprecation) -> HeaderMap {
     let mut headers = HeaderMap::new();
     // RFC 9745, section 2.1: a date as in RFC 9651.
@@ -13,7 +13,7 @@ pub(crate) fn notice(deprecation: &Deprecation) -> HeaderMap {
     let sunset = deprecation.sunset.and_then(http_date);
     let link = deprecation.guide.as_ref().map(|guide| format!("<{guide}>; rel=\"deprecation\""));
     for (name, value) in [(DEPRECATION, Some(since)), (SUNSET, sunset), (LINK, link)] {
-        // A guide that is no header value is left out: it is a courtesy.
+        // A guide that is not a valid header value is omitted.
         if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
             headers.insert(name, value);
         }

@@ -1,6 +1,6 @@
-//! What has to be asked of an outside issuer, and how often it may be asked.
+//! Queries to external issuers, and limits on their frequency.
 //!
-//! This module decides; whoever implements [`Ask`] does the asking.
+//! This module decides; the implementation of [`Ask`] sends the queries.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -17,13 +17,13 @@ use crate::cache::TokenHash;
 use crate::jwt::UserToken;
 use crate::{Reason, Refusal};
 
-/// Asks outside issuers over HTTP.
+/// Client for external issuers over HTTP.
 pub trait Ask: Send + Sync + 'static {
-    /// Asks, and returns when it is known what there is to know.
+    /// Sends a query, and returns when its result is known.
     fn ask(&self, question: Question) -> Pin<Box<dyn Future<Output = Result<(), Reason>> + Send>>;
 }
 
-/// Where a question comes from: it has a share of the issuer's time.
+/// The source of a query, used for a fair share of the issuer's capacity.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Source {
     /// The mTLS peer.
@@ -32,24 +32,24 @@ pub struct Source {
     pub address: Option<IpAddr>,
 }
 
-/// What is asked of an outside issuer.
+/// A query to an external issuer.
 pub enum Question {
-    /// Whether it has published a key of that id since its keys were fetched last.
+    /// Whether the issuer has published a key with that ID since the last fetch.
     Key {
         /// The issuer.
         issuer: UserTokenIssuer,
-        /// The id that no known key has.
+        /// The unknown key ID.
         kid: String,
     },
-    /// Whether a token is one of its own, and good.
+    /// Whether a token was issued by the issuer and is valid.
     Token {
         /// The issuer.
         issuer: UserTokenIssuer,
         /// The token.
         token: String,
-        /// The user it says it is of: the issuer has to say the same.
+        /// The `sub` claim, which the issuer must confirm.
         sub: String,
-        /// Where the token came from.
+        /// The source of the token.
         source: Source,
     },
 }
@@ -65,27 +65,27 @@ impl fmt::Debug for Question {
     }
 }
 
-/// What came of asking about a token, for the one decision that follows.
+/// The result of a query about a token, for the one decision that follows.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// Its issuer says that it is good.
+    /// The issuer confirmed the token.
     Confirmed(Confirmed),
-    /// It was bad before it was asked about, or the issuer says so, or the issuer is away.
+    /// The token failed a check before the query, the issuer rejected it, or the issuer is unavailable.
     Refused(Refusal),
 }
 
-/// A token that its issuer says is good.
+/// A token confirmed by its issuer.
 #[derive(Debug)]
 pub(crate) struct Confirmed {
     pub(crate) token: Arc<UserToken>,
-    /// Of its text.
+    /// Hash of its text.
     pub(crate) hash: TokenHash,
-    /// Of the part of the policy that it was read by.
+    /// Hash of the part of the policy that it was parsed by.
     pub(crate) context: [u8; 32],
 }
 
 impl Answer {
-    /// What it says of the token with that hash, if it was asked under the policy of that context.
+    /// Returns the confirmed token if hash and policy context match.
     pub(crate) fn of(&self, hash: TokenHash, context: [u8; 32]) -> Result<Arc<UserToken>, Refusal> {
         match self {
             Self::Confirmed(known) if known.hash == hash && known.context == context => Ok(Arc::clone(&known.token)),
@@ -95,33 +95,33 @@ impl Answer {
     }
 }
 
-/// How fresh the keys of one issuer are, and when they may be fetched again.
+/// Age of one issuer's keys, and the times of permitted fetches.
 #[derive(Debug, Default)]
 pub struct Freshness {
     loaded: Option<Timestamp>,
-    /// Times of the latest forced fetches, the oldest first.
+    /// Times of the latest forced fetches, oldest first.
     forced: VecDeque<Timestamp>,
     next: Option<Timestamp>,
-    /// Key ids that the issuer did not have, and when it was asked.
+    /// Key IDs unknown to the issuer, with the time of the query.
     unknown: HashMap<String, Timestamp>,
 }
 
 impl Freshness {
-    /// Whether it is time for the fetch that comes again and again.
+    /// Returns true if the next periodic fetch is due.
     #[must_use]
     pub fn is_due(&self, now: Timestamp) -> bool {
         self.next.is_none_or(|next| now >= next)
     }
 
-    /// Whether the keys are too old to believe in, or were never there.
+    /// Returns true if the keys are too old to use, or were never loaded.
     #[must_use]
     pub fn is_stale(&self, now: Timestamp) -> bool {
         self.loaded.is_none_or(|loaded| now.duration_since(loaded) > MAX_AGE)
     }
 
-    /// Returns true if an unknown kid justifies a fetch of its own now, and counts that fetch. There are at most
-    /// `FORCED_AT_ONCE` of them in `FORCED_WITHIN`, so that two rotations in a short time are both followed, and none
-    /// for a kid that the issuer did not have less than `FORCED_EVERY` ago. A clock that was set back allows one.
+    /// Returns true if an unknown kid permits an extra fetch now, and counts that fetch. At most `FORCED_AT_ONCE`
+    /// within `FORCED_WITHIN` are permitted, so that two rotations in a short time are both followed, and none for a
+    /// kid that the issuer did not have less than `FORCED_EVERY` ago. A clock that was set back permits one.
     pub fn may_force(&mut self, kid: &str, now: Timestamp) -> bool {
         let is_within = |then: Timestamp, span: SignedDuration| now >= then && now.duration_since(then) < span;
         if self.unknown.get(kid).is_some_and(|&asked| is_within(asked, FORCED_EVERY)) {
@@ -135,8 +135,8 @@ impl Freshness {
         true
     }
 
-    /// The keys were fetched. `jitter` is any number: it moves the next fetch by up to a tenth, so that the replicas of a
-    /// service do not ask all at once.
+    /// Records a successful fetch. `jitter` is a random number that moves the next fetch forward by up to a tenth, so
+    /// that the replicas of a service do not fetch at once.
     pub fn succeeded(&mut self, now: Timestamp, jitter: u8) {
         let earlier = FETCHED_EVERY.as_secs() * i64::from(jitter) / (10 * i64::from(u8::MAX));
         self.loaded = Some(now);
@@ -144,12 +144,12 @@ impl Freshness {
         self.unknown.clear();
     }
 
-    /// The keys could not be fetched. Those there are stay good until they are stale.
+    /// Records a failed fetch. The loaded keys stay in use until they are stale.
     pub fn failed(&mut self, now: Timestamp) {
         self.next = Some(now + FORCED_EVERY);
     }
 
-    /// The issuer was asked, and has no key of that id.
+    /// Records that the issuer has no key with that ID.
     pub fn does_not_know(&mut self, kid: &str, now: Timestamp) {
         if self.unknown.len() < MAX_UNKNOWN || self.unknown.contains_key(kid) {
             self.unknown.insert(kid.to_owned(), now);

@@ -1,4 +1,4 @@
-//! Which credentials a request carries, told apart by shape alone.
+//! Extraction of credentials from request headers, distinguished by shape alone.
 
 use std::fmt;
 
@@ -10,15 +10,15 @@ use crate::Reason;
 /// The header that carries an API key.
 pub const API_KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 
-/// The credentials of one request, not yet judged. Nothing is ever read from a query or a body.
+/// The credentials of one request, not yet verified. Query and body are never read.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Presented<'a> {
-    /// A Bearer value with two dots or more: it claims to be a token, and nothing else may be made of it.
+    /// A Bearer value with two or more dots, which is only ever treated as a token.
     pub token: Option<&'a str>,
     /// The value of `X-API-Key`, or a Bearer value with fewer than two dots.
     pub api_key: Option<&'a str>,
-    /// Why no token can be read from `Authorization`, where `X-API-Key` is there beside it: whether that matters is for
-    /// the mode to say.
+    /// Reason why `Authorization` contains no readable token although `X-API-Key` is present; the mode decides whether
+    /// it matters.
     pub unusable: Option<Reason>,
 }
 
@@ -33,11 +33,11 @@ impl fmt::Debug for Presented<'_> {
 }
 
 impl<'a> Presented<'a> {
-    /// Finds the credentials of a request.
+    /// Extracts the credentials of a request.
     ///
     /// # Errors
-    /// A [`Reason`] if a header is repeated, is not text, is empty or too long, or if the scheme is not Bearer
-    /// (RFC 6750, section 2.1) and there is no key beside it.
+    /// A [`Reason`] if a header is repeated, is not text, is empty or too long, or if the scheme is not Bearer (RFC
+    /// 6750, section 2.1) and there is no API key.
     pub fn find(headers: &'a HeaderMap) -> Result<Self, Reason> {
         let header = single(headers, &API_KEY_HEADER, Reason::ApiKeyRepeated)?;
         let authorization = single(headers, &AUTHORIZATION, Reason::AuthorizationRepeated);
@@ -62,7 +62,7 @@ impl<'a> Presented<'a> {
     }
 }
 
-/// Whether a text can be an API key at all.
+/// Checks the length and the characters of an API key.
 pub(crate) fn check_key(key: &str) -> Result<(), Reason> {
     if key.len() > MAX_KEY_BYTES {
         Err(Reason::CredentialTooLong)
@@ -73,7 +73,7 @@ pub(crate) fn check_key(key: &str) -> Result<(), Reason> {
     }
 }
 
-/// The value of a header that may occur once. Two of them could be read differently by two programs in a row.
+/// Returns the value of a header that may occur once. Consecutive programs could pick different ones of two values.
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName, repeated: Reason) -> Result<Option<&'a str>, Reason> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -83,7 +83,7 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName, repeated: Reason) -> Re
     text(value).map(Some).ok_or(Reason::AuthorizationNotText)
 }
 
-/// As [`HeaderValue::to_str`], which looks at one byte after the other: it is asked of each token of each request.
+/// Like [`HeaderValue::to_str`], but without a branch per byte: it runs for each token of each request.
 fn text(value: &HeaderValue) -> Option<&str> {
     let is_text = |byte: u8| byte == b'\t' || (b' '..=b'~').contains(&byte);
     let is_all_text = value.as_bytes().iter().fold(true, |so_far, &byte| so_far & is_text(byte));
@@ -93,7 +93,7 @@ fn text(value: &HeaderValue) -> Option<&str> {
 fn bearer(value: &str) -> Result<&str, Reason> {
     match value.split_once(' ') {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer") => {
-            // One word: what comes after a second space is another program's to read.
+            // One word only: another program might read the text after a second space.
             if rest.contains(' ') && !rest.trim().is_empty() { Err(Reason::TokenAlphabet) } else { Ok(rest) }
         }
         None if value.eq_ignore_ascii_case("bearer") => Err(Reason::CredentialEmpty),
@@ -101,7 +101,7 @@ fn bearer(value: &str) -> Result<&str, Reason> {
     }
 }
 
-/// Longest API key: enough for every provider's, too little to make hashing a burden.
+/// Maximum length of an API key: enough for every provider, and cheap to hash.
 const MAX_KEY_BYTES: usize = 1024;
 
 #[cfg(test)]
@@ -134,7 +134,7 @@ mod tests {
     fn what_two_programs_could_read_differently_is_refused() {
         let long_key = "k".repeat(1025);
         let table: &[(&[(&'static str, &str)], Reason)] = &[
-            // A proxy checks the first, the service reads the last.
+            // A proxy may check the first while the service reads the last.
             (&[("authorization", "Bearer a.b.c"), ("authorization", "Bearer d.e.f")], Reason::AuthorizationRepeated),
             (&[("x-api-key", "a"), ("x-api-key", "b")], Reason::ApiKeyRepeated),
             (&[("authorization", "Bearer key"), ("x-api-key", "other")], Reason::ApiKeyRepeated),
@@ -145,7 +145,7 @@ mod tests {
             (&[("authorization", "Bearer  ")], Reason::CredentialEmpty),
             (&[("x-api-key", "")], Reason::CredentialEmpty),
             (&[("x-api-key", "schlüssel")], Reason::AuthorizationNotText),
-            // Nobody is made to hash megabytes.
+            // Large values are refused before hashing.
             (&[("x-api-key", &long_key)], Reason::CredentialTooLong),
         ];
         for (request, reason) in table {
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_credential_in_a_query_a_cookie_or_a_body_is_none() {
-        // A token in an address ends up in logs, histories and referrers (RFC 6750, section 5.3).
+        // Tokens in URLs end up in logs, histories and referrers (RFC 6750, section 5.3).
         let (parts, _body) = http::Request::post("/assets?access_token=a.b.c&api_key=k")
             .header("cookie", "access_token=a.b.c")
             .header("content-type", "application/x-www-form-urlencoded")

@@ -1,4 +1,4 @@
-//! Who is asking: the result of authentication, and the peer it is bound to.
+//! Results of authentication: principal, identities, peer and connection.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,14 +9,14 @@ use std::time::Duration;
 use gaia_api::SpiffeId;
 use jiff::Timestamp;
 
-/// Someone who acts or for whom something is done.
+/// An authenticated actor or subject.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Identity {
     /// A workload of the trust domain.
     Service(SpiffeId),
-    /// The holder of an API key that no workload owns, by the id of its record.
+    /// The holder of an API key without an owner, by the ID of its record.
     Key(String),
-    /// A user, as an issuer of user tokens knows them.
+    /// A user of an external issuer.
     User {
         /// The issuer's short name in the policy.
         issuer: String,
@@ -26,8 +26,8 @@ pub enum Identity {
 }
 
 impl Identity {
-    /// Reads the `sub` of a delegated token: `user:<issuer>:<sub>` or `key:<id>`, and nothing else. A workload acts for
-    /// itself with a service token.
+    /// Parses the `sub` of a delegated token: `user:<issuer>:<sub>` or `key:<id>`, and nothing else. A workload acts
+    /// for itself with a service token.
     #[must_use]
     pub fn parse_delegated(text: &str) -> Option<Self> {
         let is_plain = |text: &str| (1..=MAX_SUBJECT_BYTES).contains(&text.len()) && text.bytes().all(is_subject_byte);
@@ -41,12 +41,13 @@ impl Identity {
     }
 }
 
-/// What may be in the name of a user or key: what prints, so that no two names look the same in a log.
+/// Returns true for printable ASCII, the bytes permitted in the name of a user or key: no two names look the same in a
+/// log.
 pub(crate) fn is_subject_byte(byte: u8) -> bool {
     byte.is_ascii_graphic()
 }
 
-/// Longest name of a user or key.
+/// Maximum length of the name of a user or key.
 pub(crate) const MAX_SUBJECT_BYTES: usize = 255;
 
 impl fmt::Display for Identity {
@@ -59,23 +60,23 @@ impl fmt::Display for Identity {
     }
 }
 
-/// What a principal may do.
+/// Permissions of a principal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scopes {
-    /// Nothing was listed, so everything the service offers.
+    /// No scopes are listed: everything the service offers.
     All,
-    /// These and no more.
+    /// Exactly these scopes.
     Only(Arc<BTreeSet<String>>),
 }
 
 impl Scopes {
-    /// From a list in which nothing means everything, as policies, grants and key records have it.
+    /// Converts a list in which empty means all, as in policies, grants and key records.
     #[must_use]
     pub fn from_list(list: &[String]) -> Self {
         if list.is_empty() { Self::All } else { Self::Only(Arc::new(list.iter().cloned().collect())) }
     }
 
-    /// Whether `scope` is among them.
+    /// Returns true if `scope` is permitted.
     #[must_use]
     pub fn allow(&self, scope: &str) -> bool {
         match self {
@@ -84,7 +85,7 @@ impl Scopes {
         }
     }
 
-    /// What both allow.
+    /// Returns the intersection.
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
         match (self, other) {
@@ -95,25 +96,25 @@ impl Scopes {
     }
 }
 
-/// The one result of authentication.
+/// The result of authentication.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
-    /// For whom the request is.
+    /// The subject of the request.
     pub subject: Identity,
-    /// Who is on the wire: the mTLS peer, else the owner of the API key.
+    /// The caller: the mTLS peer, otherwise the owner of the API key.
     pub actor: Identity,
-    /// What it may do.
+    /// The permitted scopes.
     pub scopes: Scopes,
-    /// What it was told by.
+    /// The credential that authenticated it.
     pub credential: Credential,
-    /// When the credential ends; none: it does not. A stream is not to outlive it.
+    /// Expiry of the credential; none if it does not expire. A stream must not exceed it.
     pub expires: Option<Timestamp>,
-    /// Whether it is a user that nobody has signed in as. A route has to ask for them to get any.
+    /// Set for an anonymous user, created by the issuer without sign-in. Only routes that allow them get any.
     pub is_anonymous: bool,
 }
 
 impl Principal {
-    /// How much is left of the credential at `now`, which is nothing after its end; none: it does not end.
+    /// Returns the remaining validity at `now`, zero after expiry; none if the credential does not expire.
     #[must_use]
     pub fn time_left(&self, now: Timestamp) -> Option<Duration> {
         self.expires.map(|end| Duration::try_from(end.duration_since(now)).unwrap_or_default())
@@ -123,13 +124,13 @@ impl Principal {
 /// The kind of credential that decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Credential {
-    /// None was presented.
+    /// No credential was presented.
     None,
     /// A service token.
     ServiceToken,
-    /// A token of a service that acts for someone else.
+    /// A token of a service that acts on behalf of another subject.
     DelegatedToken,
-    /// A token of an outside issuer.
+    /// A token of an external issuer.
     UserToken,
     /// An API key.
     ApiKey,
@@ -152,34 +153,35 @@ impl Credential {
     }
 }
 
-/// Who is at the other end of an mTLS connection. Made by a listener that has verified the certificate.
+/// The peer of an mTLS connection. Created by a listener that has verified the certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerIdentity {
-    /// The SPIFFE id in the leaf.
+    /// The SPIFFE ID in the leaf.
     pub spiffe_id: SpiffeId,
     /// Lower-case hex SHA-256 of the leaf's DER.
     pub fingerprint: String,
     /// The leaf's serial number, lower-case hex.
     pub serial: Arc<str>,
-    /// When the leaf ends.
+    /// Expiry of the leaf.
     pub not_after: Timestamp,
 }
 
-/// How a request came in. A listener puts one into the extensions of each request; without one, nothing is known.
+/// The connection of a request. The listener puts it into the extensions of each request; without it, nothing is known
+/// about the caller.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Connection {
     /// The transport.
     pub transport: Transport,
     /// The verified peer, on mTLS only.
     pub peer: Option<PeerIdentity>,
-    /// Where it came from.
+    /// The peer address.
     pub address: Option<IpAddr>,
     /// The listener that accepted it.
     pub listener: Listener,
 }
 
-/// The source that requests of one client are counted by: of IPv6 the /64 network, as one site has more addresses than
-/// can be counted.
+/// Returns the source that requests of a client are counted by: for IPv6 the /64 network, because one site has more
+/// addresses than can be counted.
 #[must_use]
 pub fn site(client: IpAddr) -> IpAddr {
     match client {
@@ -191,7 +193,7 @@ pub fn site(client: IpAddr) -> IpAddr {
 /// A listener of a service.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Listener {
-    /// The mesh port, whose transports `tls.mode` decides.
+    /// The mesh port, whose transports are set by `tls.mode`.
     #[default]
     Mesh,
     /// The ingress listener, for clients outside the mesh.

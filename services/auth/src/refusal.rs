@@ -1,4 +1,4 @@
-//! Why a request was refused, and the little of it that the outside is told.
+//! Reasons for refusals, and the limited information sent to clients.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::notice::http_date;
 
-/// Why a request was refused. It goes to logs and metrics only; the caller sees one message per status.
+/// Reason for a refusal. It goes to logs and metrics only; the client gets one message per status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "each variant says what was found; `as_str` and `status` are its documentation")]
 pub enum Reason {
@@ -49,15 +49,15 @@ pub enum Reason {
     ScopeMalformed,
     SubjectRevoked,
     PeerMissing,
-    /// A platform token on an ingress listener, where no client shows a certificate.
+    /// A platform token on an ingress listener, where clients present no certificate.
     MeshOnly,
     PeerDiffers,
     PeerExpired,
     PeerRevoked,
-    /// The peer is the operator, which calls no service.
+    /// The peer is the operator, which never calls services.
     PeerNotAWorkload,
     ConfirmationDiffers,
-    /// A token that cannot be read, beside an API key: the key does not replace it.
+    /// An unreadable token next to an API key; the key does not replace it.
     TokenUnreadable,
     ApiKeyUnknown,
     ApiKeyExpired,
@@ -65,7 +65,7 @@ pub enum Reason {
     /// The key belongs to a user of an issuer that is not in the policy.
     ApiKeyIssuerUnknown,
     ApiKeysNotAccepted,
-    /// Keys are refused for a while, to find who still uses them.
+    /// Keys are temporarily refused, to find remaining users.
     ApiKeysBrownedOut,
     CredentialsConflict,
     /// The `anon` or `service_role` key of a project, which names no user.
@@ -75,19 +75,19 @@ pub enum Reason {
     ClientNotListed,
     AnonymousUser,
     ClaimRequired,
-    /// The issuer, asked over HTTP, does not know the token.
+    /// The issuer, queried over HTTP, rejected the token.
     IssuerRefused,
-    // Authenticated, not allowed: 403.
+    // Authenticated, not permitted: 403.
     ScopeMissing,
     CallerNotDeclared,
-    /// The caller may not carry someone else's identity.
+    /// The caller may not carry another identity.
     DelegationNotAllowed,
-    // Not able to tell: 503.
+    // Unable to decide: 503.
     PolicyNotLoaded,
     KeysNotLoaded,
-    /// The keys of an outside issuer were never loaded, or are too old.
+    /// The keys of an external issuer were never loaded, or are too old.
     IssuerKeysNotLoaded,
-    /// The issuer, asked over HTTP, does not answer.
+    /// The issuer, queried over HTTP, does not respond.
     IssuerUnavailable,
 }
 
@@ -162,7 +162,7 @@ impl Reason {
         }
     }
 
-    /// The status the caller sees.
+    /// Returns the HTTP status for the client.
     #[must_use]
     pub fn status(self) -> StatusCode {
         match self {
@@ -183,60 +183,60 @@ impl Reason {
     }
 }
 
-/// One refused request.
+/// A refused request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// What may be logged of the credential.
+    /// Loggable details of the credential.
     pub trace: Trace,
-    /// When the same credential may work again, where that is known: the end of a brownout.
+    /// Time from which the credential may be accepted again, if known: the end of a brownout.
     pub until: Option<Timestamp>,
 }
 
-/// What may be logged of a credential: names, never secrets. Texts come from outside and are bounded when taken.
+/// Loggable details of a credential: names, never secrets. Client-supplied texts are truncated.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trace {
-    /// Which signing key the token named.
+    /// The signing key named by the token.
     pub kid: Option<Arc<str>>,
-    /// The verified id of the token.
+    /// The verified token ID.
     pub jti: Option<Arc<str>>,
     /// The verified subject of the token.
     pub sub: Option<Arc<str>>,
-    /// The names in a token that nothing has verified.
+    /// Unverified names from the token.
     pub claimed: Option<Box<Claimed>>,
-    /// The id of the API key record.
+    /// The ID of the API key record.
     pub key_id: Option<Arc<str>>,
 }
 
-/// Names in a token that nothing has verified.
+/// Unverified names from a token.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Claimed {
-    /// The id of the token.
+    /// The token ID.
     pub jti: Option<Arc<str>>,
-    /// Its subject.
+    /// The subject.
     pub sub: Option<Arc<str>>,
 }
 
 impl Trace {
-    /// The id in a token that nothing has verified.
+    /// Returns the unverified token ID.
     #[must_use]
     pub fn claimed_jti(&self) -> Option<&str> {
         self.claimed.as_ref()?.jti.as_deref()
     }
 
-    /// The subject in a token that nothing has verified.
+    /// Returns the unverified subject.
     #[must_use]
     pub fn claimed_sub(&self) -> Option<&str> {
         self.claimed.as_ref()?.sub.as_deref()
     }
 
-    /// The trace of a token that nothing has verified.
+    /// Converts the names of an unverified token.
     pub(crate) fn into_claimed(self) -> Self {
         Self { claimed: Some(Box::new(Claimed { jti: self.jti, sub: self.sub })), jti: None, sub: None, ..self }
     }
 
-    /// The trace of the same token after it was verified.
+    /// Converts the names after the token was verified.
     pub(crate) fn into_verified(self) -> Self {
         let Claimed { jti, sub } = self.claimed.map(|claimed| *claimed).unwrap_or_default();
         Self { jti, sub, claimed: None, ..self }
@@ -250,7 +250,7 @@ impl From<Reason> for Refusal {
 }
 
 impl Refusal {
-    /// The answer, an RFC 9457 problem document: the same for every reason of a status.
+    /// Returns the response, an RFC 9457 problem document that is the same for every reason of a status.
     #[must_use]
     pub fn response<B: From<String>>(&self) -> Response<B> {
         let status = self.reason.status();
@@ -269,13 +269,13 @@ impl Refusal {
     }
 }
 
-/// An RFC 9457 problem document that is not to be cached.
+/// Returns an RFC 9457 problem document that must not be cached.
 #[must_use]
 pub fn problem<B: From<String>>(status: StatusCode, detail: &str) -> Response<B> {
     problem_with(status, detail, &[])
 }
 
-/// The same with members of its own (RFC 9457, section 3.2), such as a `code` for programs.
+/// Like [`problem`], with extension members (RFC 9457, section 3.2) such as a `code`.
 #[must_use]
 pub fn problem_with<B: From<String>>(status: StatusCode, detail: &str, members: &[(&str, &str)]) -> Response<B> {
     let mut body = serde_json::json!({
@@ -294,8 +294,8 @@ pub fn problem_with<B: From<String>>(status: StatusCode, detail: &str, members: 
     response
 }
 
-/// The message for the caller. Two reasons of a 401 say more, as both name a next step: a key where keys have ended, and
-/// a platform token on an ingress listener.
+/// Returns the message for the client. Two reasons of a 401 have messages of their own that name a next step: a key
+/// where keys are disabled, and a platform token on an ingress listener.
 fn message(reason: Reason) -> &'static str {
     match (reason, reason.status()) {
         (Reason::ApiKeysNotAccepted, _) => "API keys are no longer accepted here.",
@@ -307,7 +307,7 @@ fn message(reason: Reason) -> &'static str {
     }
 }
 
-/// RFC 6750, section 3: no error code where no credential was presented.
+/// Returns the challenge. RFC 6750, section 3: no error code if no credential was presented.
 fn challenge(reason: Reason) -> HeaderValue {
     HeaderValue::from_static(match reason {
         Reason::NoCredential | Reason::SchemeUnknown => r#"Bearer realm="gaia""#,

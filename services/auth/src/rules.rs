@@ -1,4 +1,4 @@
-//! One immutable generation of everything that decides, and the decision itself.
+//! The rules for decisions as one immutable snapshot, and the decision itself.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::principal::{Connection, Credential, Identity, PeerIdentity, Principal
 use crate::user_keys::UserKeys;
 use crate::{Reason, Refusal, Trace};
 
-/// Everything one service decides by. It is replaced as a whole, never changed.
+/// All inputs of a service's decisions. They are replaced as a whole, never modified.
 #[derive(Debug)]
 pub struct Rules {
     policy: Policy,
@@ -32,33 +32,33 @@ pub struct Rules {
     callers: Callers,
     windows: Windows,
     notice: HeaderMap<HeaderValue>,
-    /// Of all that tokens are read by, but for the keys.
+    /// Hash of the policy parts that affect token verification, without the keys.
     context: [u8; 32],
 }
 
-/// What is known beside the rules when a request comes in.
+/// Cached and fetched data that a decision uses in addition to the rules.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Known<'a> {
     pub(crate) cache: &'a TokenCache,
     pub(crate) user_keys: &'a UserKeys,
-    /// What the issuer answered about the token, if it was asked.
+    /// The issuer's answer about the token, if it was queried.
     pub(crate) answer: Option<&'a Answer>,
 }
 
-/// What was found out about one request.
+/// The decision about one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// The mode it was judged by: the service's, or the key's own.
+    /// The mode applied: the service's, or the key's own.
     pub mode: AuthMode,
     /// The kind of credential that decided, or was the first to fail.
     pub credential: Credential,
-    /// Who it is, or why not.
+    /// The principal, or the refusal.
     pub result: Result<Principal, Refusal>,
-    /// The id of a recognised API key, whatever became of it: this is how its last use is known.
+    /// The ID of the matching API key record, whatever the result; its use is recorded.
     pub key_id: Option<String>,
-    /// The same under the next mode on the way to tokens only; none: there is none.
+    /// The result under the next stricter mode; none if there is none.
     pub next: Option<(Credential, Result<Principal, Refusal>)>,
-    /// What may be logged of the credential that passed.
+    /// Loggable details of the accepted credential.
     pub trace: Trace,
 }
 
@@ -67,7 +67,7 @@ impl Verdict {
         Self { mode, credential, result, key_id: None, next: None, trace: Trace::default() }
     }
 
-    /// Why the next mode would refuse what passed.
+    /// Returns the reason why the next mode would refuse an accepted request.
     #[must_use]
     pub fn would_deny(&self) -> Option<Reason> {
         match &self.next {
@@ -76,7 +76,7 @@ impl Verdict {
         }
     }
 
-    /// The token that would pass in the next mode, where it decided nothing in this one.
+    /// Returns the token that the next mode would accept, if it did not decide in this mode.
     #[must_use]
     pub fn would_pass(&self) -> Option<Credential> {
         match &self.next {
@@ -87,7 +87,7 @@ impl Verdict {
 }
 
 impl Rules {
-    /// Puts the parts together. Without `keys`, because none were ever loaded, tokens get a 503.
+    /// Combines the parts. Without `keys`, because none were ever loaded, tokens get a 503.
     #[must_use]
     pub fn new(
         policy: Policy,
@@ -102,7 +102,7 @@ impl Rules {
         Self { policy, keys, denied: denied.into(), api_keys, callers, windows, notice, context }
     }
 
-    /// The policy.
+    /// Returns the policy.
     #[must_use]
     pub fn policy(&self) -> &Policy {
         &self.policy
@@ -124,21 +124,21 @@ impl Rules {
         &self.windows
     }
 
-    /// What is revoked.
+    /// Returns the denylist.
     #[must_use]
     pub fn denied(&self) -> &Denied {
         &self.denied
     }
 
-    /// What users of a key are told in the headers of an answer: nothing unless keys are deprecated, which they can be
-    /// only where tokens are accepted beside them.
+    /// Returns the deprecation headers for users of a key; none unless keys are deprecated, which requires that tokens
+    /// are accepted too.
     #[must_use]
     pub fn notice(&self, verdict: &Verdict) -> Option<&HeaderMap> {
         let is_told = verdict.mode == AuthMode::Dual && verdict.credential == Credential::ApiKey;
         (is_told && verdict.key_id.is_some() && !self.notice.is_empty()).then_some(&self.notice)
     }
 
-    /// Finds out who sent a request with these headers over this connection, at `now`.
+    /// Authenticates a request with these headers over this connection, at `now`.
     #[must_use]
     pub fn authenticate(&self, headers: &HeaderMap, connection: &Connection, now: Timestamp) -> Verdict {
         let known = Known { cache: &TokenCache::default(), user_keys: &UserKeys::default(), answer: None };
@@ -159,7 +159,7 @@ impl Rules {
         };
         let presented = match presented {
             Ok(presented) => presented,
-            // Whatever the mode.
+            // In every mode.
             Err(reason) => {
                 let refused = || Err(Refusal::from(reason));
                 let next = mode::next(self.policy.mode).map(|_| (Credential::None, refused()));
@@ -192,10 +192,10 @@ impl Rules {
         Verdict { mode, credential, result, key_id: record.map(|record| record.id.clone()), next, trace }
     }
 
-    /// Finds out who the mTLS peer is, whatever the mode and the headers say.
+    /// Authenticates the mTLS peer, independent of mode and headers.
     ///
     /// # Errors
-    /// A [`Refusal`] without a peer, or if its leaf ended or was revoked.
+    /// A [`Refusal`] without a peer, or if its leaf is expired or revoked.
     pub fn authenticate_peer(&self, connection: &Connection, now: Timestamp) -> Result<Principal, Refusal> {
         let peer = connection.peer.as_ref().ok_or(Reason::PeerMissing)?;
         self.check_peer(peer, now)?;
@@ -210,7 +210,7 @@ impl Rules {
         })
     }
 
-    /// The outside issuer of a token, by what it says of itself: good for nothing but to choose the keys.
+    /// Returns the external issuer named by an unverified token, used only to select keys.
     pub(crate) fn user_issuer(&self, token: &str) -> Option<&UserTokenIssuer> {
         if self.policy.user_tokens.issuers.is_empty() {
             return None;
@@ -224,7 +224,7 @@ impl Rules {
         self.policy.user_tokens.issuers.iter().find(|issuer| issuer.issuer == named)
     }
 
-    /// What a token that is refused says it is: for logs and metrics.
+    /// Returns the kind that a refused token claims to be, for logs and metrics.
     fn claimed_kind(&self, token: &str) -> Credential {
         match Parts::cut(token).and_then(|parts| parts.claims()) {
             Ok(claims) if self.named_issuer(&claims).is_some() => Credential::UserToken,
@@ -233,8 +233,8 @@ impl Rules {
         }
     }
 
-    /// What its issuer has to be asked about a token before it can be judged: nothing, if it can be already; and what
-    /// there is no need to ask, because the token is bad anyway.
+    /// Returns the query to the issuer that is needed before the token can be verified. None if it can be verified
+    /// already; an error if it is invalid without a query.
     pub(crate) fn question(
         &self,
         text: &str,
@@ -271,13 +271,13 @@ impl Rules {
         UserTokenRules { issuer, denied: &self.denied }
     }
 
-    /// The operator has an identity to look at instances with; it calls nothing.
+    /// The operator's certificate is for probing instances; it may not call services.
     fn check_peer(&self, peer: &PeerIdentity, now: Timestamp) -> Result<(), Reason> {
         self.denied.check_peer(peer, now)?;
         if peer.spiffe_id.workload_parts().is_some() { Ok(()) } else { Err(Reason::PeerNotAWorkload) }
     }
 
-    /// What a token says, if it holds for this request.
+    /// Verifies a token for this request.
     pub(crate) fn token(
         &self,
         text: &str,
@@ -300,12 +300,12 @@ impl Rules {
         }
     }
 
-    /// What is remembered of a token, if it was read by the keys and the policy that are in force now.
+    /// Returns the cached token if it was verified with the current keys and policy.
     pub(crate) fn remembered(&self, hash: TokenHash, now: Timestamp, known: Known<'_>) -> Option<Token> {
         let remembered = known.cache.get(hash, now)?;
         let keys = match &remembered.token {
             Token::Platform(_) => self.keys.as_ref().map(|keys| keys.hash()),
-            // Whose answer was asked for over HTTP is known for a minute and no longer, which the cache sees to.
+            // Tokens confirmed over HTTP have no key set; the cache limits them to a minute.
             Token::User(_) if remembered.keys.is_none() => None,
             Token::User(token) => Some(known.user_keys.get(&token.issuer)?.hash()),
         };
@@ -319,7 +319,7 @@ impl Rules {
                 (Token::Platform(Arc::new(self.token_rules(keys).read(text)?)), keys.hash())
             }
             Some(issuer) if issuer.verification == UserTokenVerification::Remote => {
-                // It is not remembered where it is about to end: what was answered is all there is to go by.
+                // Tokens close to expiry are not cached, so the answer is used directly.
                 let answer = known.answer.ok_or(Reason::IssuerUnavailable)?;
                 return answer.of(hash, self.context).map(Token::User);
             }
@@ -332,7 +332,7 @@ impl Rules {
         Ok(token)
     }
 
-    /// Which audience does is for the mode to say.
+    /// Returns the verification rules; the mode decides which audience is accepted.
     fn token_rules<'a>(&'a self, keys: &'a KeySet) -> TokenRules<'a> {
         let tokens = &self.policy.tokens;
         TokenRules {
@@ -346,16 +346,16 @@ impl Rules {
     }
 }
 
-/// Why a policy was refused as a whole.
+/// Reason why a policy was rejected as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
-    /// Tokens of two issuers could not be told apart, or two users would have one name.
+    /// Two issuers have tokens that cannot be distinguished, or two users would have one name.
     #[error("userTokens.issuers {name:?}: its name or issuer occurs twice, or the issuer is the platform's own")]
     IssuerRepeated {
-        /// The second of them.
+        /// The second one's name.
         name: String,
     },
-    /// A name that no subject could carry.
+    /// A name that is not permitted in a subject.
     #[error("userTokens.issuers {name:?}: name must be a DNS label")]
     IssuerName {
         /// The name.
@@ -363,10 +363,10 @@ pub enum PolicyError {
     },
 }
 
-/// Whether a policy has one meaning.
+/// Checks that a policy is unambiguous.
 ///
 /// # Errors
-/// [`PolicyError`] if it names an outside issuer that could be taken for another one or for the platform.
+/// [`PolicyError`] if an external issuer could be mistaken for another one or for the platform.
 pub fn check_policy(policy: &Policy) -> Result<(), PolicyError> {
     let (mut names, mut issuers) = (HashSet::new(), HashSet::from([policy.tokens.issuer.as_str()]));
     for issuer in &policy.user_tokens.issuers {
@@ -382,19 +382,19 @@ pub fn check_policy(policy: &Policy) -> Result<(), PolicyError> {
     Ok(())
 }
 
-/// The times in which keys are refused.
+/// The brownout windows, in which keys are refused.
 #[derive(Debug)]
 pub(crate) struct Windows(pub(crate) Vec<Brownout>);
 
 impl Windows {
-    /// When the brownout of `now` ends; none: there is none. Of windows that overlap, the last to end counts.
+    /// Returns the end of the brownout at `now`; none if there is none. Of overlapping windows the latest end counts.
     pub(crate) fn end_of_brownout(&self, now: Timestamp) -> Option<Timestamp> {
         self.0.iter().filter(|window| (window.start..window.end).contains(&now)).map(|window| window.end).max()
     }
 }
 
 fn context(policy: &Policy) -> [u8; 32] {
-    // Plain data of our own always has a JSON form; if it had none, no token would be remembered as another's.
+    // Serialization of these types cannot fail.
     let text = serde_json::to_vec(&(&policy.service, &policy.tokens, &policy.user_tokens)).unwrap_or_default();
     sha256(&text)
 }

@@ -1,7 +1,7 @@
-//! The text form of scopes.
+//! Parsing of `scope` strings.
 
-/// Cuts a `scope` text into its scope tokens: printable ASCII without `"` and `\`, one space apart (RFC 6749, section
-/// 3.3), at most 64 of at most 128 bytes each. `None` if it is anything else, also if it is empty.
+/// Splits a `scope` string into its tokens: printable ASCII without `"` and `\`, separated by one space (RFC 6749,
+/// section 3.3), at most 64 of at most 128 bytes each. `None` for anything else, including the empty string.
 #[must_use]
 pub fn parse_scope(text: &str) -> Option<Vec<&str>> {
     let is_token = |token: &&str| {

@@ -1,7 +1,7 @@
-//! JSON in which no object has a name twice, at any depth.
+//! Strict JSON parser that rejects repeated names at any depth.
 //!
-//! RFC 8259 leaves the meaning of a repeated name open, so two readers of one signed token can see two different
-//! claims (RFC 8725, section 2.7 asks for one meaning). Such a text is refused instead.
+//! RFC 8259 does not define the meaning of a repeated name, so two parsers of one signed token can see different claims
+//! (RFC 8725, section 2.7 asks for one meaning). Such a text is rejected.
 
 use std::cell::Cell;
 use std::fmt;
@@ -9,10 +9,10 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// Why a text was refused.
+/// Reason why a text was rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum StrictJsonError {
-    /// Not JSON, not UTF-8, too deep, or something follows it.
+    /// Not JSON, not UTF-8, nested too deeply, or with trailing data.
     #[error("not JSON")]
     NotJson,
     /// JSON, but not an object.
@@ -23,10 +23,10 @@ pub(crate) enum StrictJsonError {
     NameRepeated,
 }
 
-/// Reads one JSON object.
+/// Parses one JSON object.
 ///
 /// # Errors
-/// [`StrictJsonError`] if it is not an object, or a name is repeated anywhere inside.
+/// [`StrictJsonError`] if it is not an object, or a name is repeated at any depth.
 pub(crate) fn object(text: &[u8]) -> Result<Map<String, Value>, StrictJsonError> {
     let repeated = Cell::new(false);
     let mut deserializer = serde_json::Deserializer::from_slice(text);
@@ -42,7 +42,7 @@ pub(crate) fn object(text: &[u8]) -> Result<Map<String, Value>, StrictJsonError>
     }
 }
 
-/// Reads one value, and notes a repeated name in the cell.
+/// Deserializes one value, and records a repeated name in the cell.
 #[derive(Clone, Copy)]
 struct Strict<'a>(&'a Cell<bool>);
 

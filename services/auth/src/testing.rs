@@ -1,7 +1,7 @@
-//! A platform's token issuer in memory, for the tests of services (feature `testing`).
+//! An in-memory token issuer for the tests of services (feature `testing`).
 //!
-//! It makes good tokens of each kind, and bad ones by [`Issuer::forge`]; [`peer`] is who shows them. None of it is for
-//! production: its key is made on the spot and published by nobody.
+//! It issues valid tokens of each kind, and arbitrary ones with [`Issuer::forge`]; [`peer`] is the peer that presents
+//! them. It is not for production: its key is generated at start and is not published.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,7 +15,7 @@ use crate::issue::{Actor, DelegatedClaims, ServiceClaims, Signer};
 use crate::jwt::KeySet;
 use crate::principal::{Connection, Identity, Listener, PeerIdentity, Transport};
 
-/// Issues tokens with a key of its own (ES256).
+/// Issues tokens with its own key (ES256).
 #[derive(Debug)]
 pub struct Issuer {
     signer: Signer,
@@ -24,10 +24,10 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// An issuer of tokens as `tokens` describes them.
+    /// Creates an issuer of tokens as `tokens` describes them.
     ///
     /// # Panics
-    /// If the system has no randomness for a key.
+    /// If the system cannot generate a key.
     #[must_use]
     #[expect(clippy::expect_used, reason = "a test without randomness cannot go on")]
     pub fn new(tokens: TokenRules) -> Self {
@@ -37,23 +37,23 @@ impl Issuer {
         Self { signer, tokens, issued: AtomicU64::new(0) }
     }
 
-    /// `jwks.json`.
+    /// Returns `jwks.json`.
     #[must_use]
     pub fn jwks(&self) -> String {
         json!({ "keys": [self.signer.jwk()] }).to_string()
     }
 
-    /// The public keys.
+    /// Returns the public keys.
     ///
     /// # Panics
-    /// Never: it is the set that [`Issuer::jwks`] writes.
+    /// Never: the set was written by [`Issuer::jwks`].
     #[must_use]
     #[expect(clippy::expect_used, reason = "what was written here is read here")]
     pub fn keys(&self) -> KeySet {
         KeySet::parse(self.jwks().as_bytes()).expect("one's own set is good")
     }
 
-    /// A token of `caller` for `target`, as of `now`, for as long as one may be. No scopes: the target's policy decides.
+    /// Issues a token of `caller` for `target` at `now`, with the maximum validity and without scopes.
     #[must_use]
     pub fn service_token(&self, caller: &SpiffeId, target: &SpiffeId, scopes: &[&str], now: Timestamp) -> String {
         self.signed(self.signer.sign(&ServiceClaims {
@@ -69,7 +69,7 @@ impl Issuer {
         }))
     }
 
-    /// The same for a caller that acts for `subject`.
+    /// Like `service_token`, for a caller that acts on behalf of `subject`.
     #[must_use]
     pub fn delegated_token(&self, caller: &SpiffeId, subject: &Identity, target: &SpiffeId, now: Timestamp) -> String {
         self.signed(self.signer.sign(&DelegatedClaims {
@@ -86,8 +86,8 @@ impl Issuer {
         }))
     }
 
-    /// The token of a session that a user has with an outside issuer whose key this is: of an hour, or of as long as the
-    /// issuer's tokens may live. It is signed with ES256.
+    /// Issues a session token of an external issuer with this key, valid for an hour or the issuer's maximum, signed
+    /// with ES256.
     #[must_use]
     pub fn user_token(&self, issuer: &UserTokenIssuer, sub: &str, now: Timestamp) -> String {
         let life = issuer.max_ttl_seconds.map_or(3600, |most| i64::try_from(most).unwrap_or(3600).min(3600));
@@ -108,13 +108,13 @@ impl Issuer {
         self.forge(&json!({ "alg": "ES256", "kid": self.signer.kid(), "typ": "JWT" }), &claims)
     }
 
-    /// Any header and claims, truly signed: to see what a service makes of them.
+    /// Signs any header and claims, to test how a service treats them.
     #[must_use]
     pub fn forge(&self, header: &Value, claims: &Value) -> String {
         self.forge_bytes(header.to_string().as_bytes(), claims.to_string().as_bytes())
     }
 
-    /// Any bytes as header and claims, truly signed.
+    /// Signs any bytes as header and claims.
     #[must_use]
     pub fn forge_bytes(&self, header: &[u8], claims: &[u8]) -> String {
         self.signed(self.signer.sign_parts(header, claims))
@@ -134,7 +134,7 @@ impl Issuer {
     }
 }
 
-/// A connection on which `peer` has shown a certificate that ends an hour after `now`.
+/// Returns a connection on which `peer` presented a certificate that expires an hour after `now`.
 #[must_use]
 pub fn connection(peer: &SpiffeId, now: Timestamp) -> Connection {
     let peer = PeerIdentity {

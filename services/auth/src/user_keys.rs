@@ -1,4 +1,4 @@
-//! The keys of outside issuers, as they are at this moment.
+//! The current keys of external issuers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,13 +7,13 @@ use arc_swap::ArcSwap;
 
 use crate::jwt::KeySet;
 
-/// The key sets of outside issuers, by the issuer's short name. Clones share one table: who fetches the keys writes it,
-/// who verifies tokens reads it.
+/// The key sets of external issuers, by the issuer's short name. Clones share one table, written by the fetching task
+/// and read by token verification.
 #[derive(Debug, Clone, Default)]
 pub struct UserKeys(Arc<ArcSwap<HashMap<String, Arc<KeySet>>>>);
 
 impl UserKeys {
-    /// Verifies tokens of that issuer by these keys from now on.
+    /// Sets the keys of that issuer for subsequent verifications.
     pub fn set(&self, issuer: &str, keys: &Arc<KeySet>) {
         self.0.rcu(|table| {
             let mut table = HashMap::clone(table);
@@ -22,7 +22,7 @@ impl UserKeys {
         });
     }
 
-    /// Has no keys of that issuer any more: its tokens get a 503.
+    /// Removes the keys of that issuer: its tokens get a 503.
     pub fn remove(&self, issuer: &str) {
         self.0.rcu(|table| {
             let mut table = HashMap::clone(table);
@@ -31,7 +31,7 @@ impl UserKeys {
         });
     }
 
-    /// The keys of an issuer; none while there are none, or none that are fresh enough.
+    /// Returns the keys of an issuer; none while they are missing or stale.
     #[must_use]
     pub fn get(&self, issuer: &str) -> Option<Arc<KeySet>> {
         self.0.load().get(issuer).cloned()

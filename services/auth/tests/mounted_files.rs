@@ -1,4 +1,4 @@
-//! The examples of `docs/mounted-files.md` are what the types read and write.
+//! Tests that the examples in `docs/mounted-files.md` match the types.
 #![expect(clippy::unwrap_used, reason = "helpers of tests, which clippy.toml lets do it")]
 
 use gaia_api::mount::{self, ApiKeys, Denylist, Grants, Policy};
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 const PAGE: &str = include_str!("../../../docs/mounted-files.md");
 
-/// The example under the heading with the file's name.
+/// Returns the example under the heading with the file's name.
 fn example(file: &str) -> Value {
     let (_, section) = PAGE.split_once(&format!("\n## `{file}`\n")).unwrap();
     let (_, block) = section.split_once("```json\n").unwrap();
@@ -18,8 +18,8 @@ fn example(file: &str) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
-/// Every field of the example is one that the type knows: what is read and written again is the whole example, but for
-/// fields that are left out because they say nothing.
+/// Checks that the type has every field of the example: after a round trip only fields with default values may be
+/// missing.
 fn read<T: DeserializeOwned + Serialize>(file: &'static str) -> T {
     let example = example(file);
     let read: T = mount::read(file, example.to_string().as_bytes()).unwrap();

@@ -1,5 +1,4 @@
-//! The decision over one request, by the table that the Python example is tested with
-//! (`docs/examples/vectors/requests.json`).
+//! The request vectors that the Python example is tested with too (`docs/examples/vectors/requests.json`).
 #![expect(clippy::unwrap_used, reason = "helpers of tests, which clippy.toml lets do it")]
 
 use aws_lc_rs::rand::SystemRandom;
@@ -18,7 +17,7 @@ use serde_json::{Map, Value, json};
 
 const TABLE: &str = include_str!("../../../docs/examples/vectors/requests.json");
 
-/// RFC 7396.
+/// Applies a JSON merge patch (RFC 7396).
 fn merged(target: &Value, patch: &Value) -> Value {
     let Value::Object(patch) = patch else { return patch.clone() };
     let mut result = target.as_object().cloned().unwrap_or_default();

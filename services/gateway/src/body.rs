@@ -1,4 +1,4 @@
-//! Bodies on their way: what a client sends, counted, and what it gets, for as long as it may.
+//! Request bodies counted against the size limit, and response bodies that end when the credential expires.
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -9,18 +9,18 @@ use axum::body::{Body, Bytes, HttpBody};
 use hyper::body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-/// What became of an upload so far.
+/// State of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// Nothing is wrong with it.
+    /// No error so far.
     Fine,
-    /// There was more of it than is passed on.
+    /// The body exceeded the size limit.
     TooLarge,
-    /// It broke off, or is not what HTTP has it.
+    /// The client aborted the body, or it is malformed HTTP.
     Broken,
 }
 
-/// What is known of an upload by others than who sends it on.
+/// Progress of an upload, shared with the task that enforces the timeout.
 #[derive(Debug)]
 pub(crate) struct Progress(Mutex<(Instant, Fate)>);
 
@@ -29,7 +29,7 @@ impl Progress {
         Arc::new(Self(Mutex::new((Instant::now(), Fate::Fine))))
     }
 
-    /// When something of it last went on.
+    /// Time of the last transferred frame.
     pub(crate) fn last(&self) -> Instant {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0
     }
@@ -43,14 +43,14 @@ impl Progress {
     }
 }
 
-/// A body of a client, up to so many bytes. Trailers do not pass: nobody has looked at them.
+/// A request body limited in size. Trailers are dropped because no header rule is applied to them.
 pub(crate) struct Upload {
     body: Body,
     left: u64,
     progress: Arc<Progress>,
 }
 
-/// Why an upload ended before its end.
+/// Why an upload failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UploadError {
     #[error("there is more of it than is passed on")]
@@ -106,14 +106,14 @@ impl HttpBody for Upload {
     }
 }
 
-/// A body of a service behind, as it comes, and no longer than until `end`. Trailers do not pass.
+/// A response body of an upstream, cut off at `end`. Trailers are dropped.
 pub(crate) struct Answer<B> {
     body: B,
     end: Option<Pin<Box<Sleep>>>,
 }
 
 impl<B> Answer<B> {
-    /// `end` is when whoever asked may not be told any more.
+    /// `end` is the time at which the credential of the request expires.
     pub(crate) fn new(body: B, end: Option<Instant>) -> Self {
         Self { body, end: end.map(|end| Box::pin(tokio::time::sleep_until(end))) }
     }

@@ -7,35 +7,35 @@ use gaia_runtime::{CallsConfig, EdgeConfig, RuntimeConfig, parse_upstream, posit
 use http::{HeaderName, HeaderValue, Uri};
 use ipnet::IpNet;
 
-/// The way in for users and outside programs.
+/// Configuration of gateway: the ingress listener, the upstreams and the limits.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "gateway", version)]
 pub struct Config {
-    /// What every service is configured by.
+    /// Settings shared by all services.
     #[command(flatten)]
     pub runtime: RuntimeConfig,
-    /// How others are called.
+    /// Settings for calls to other services.
     #[command(flatten)]
     pub calls: CallsConfig,
-    /// Where users come in.
+    /// Settings of the ingress listener.
     #[command(flatten)]
     pub edge: EdgeConfig,
-    /// Where asset-service is; without it there is no /assets
+    /// URL of asset-service; without it the /assets routes do not exist
     #[arg(long, env = "GAIA_UPSTREAM_ASSET_SERVICE", value_parser = parse_upstream)]
     pub upstream_asset_service: Option<Uri>,
-    /// Where chat-service is; without it there is no /chat
+    /// URL of chat-service; without it the /chat routes do not exist
     #[arg(long, env = "GAIA_UPSTREAM_CHAT_SERVICE", value_parser = parse_upstream)]
     pub upstream_chat_service: Option<Uri>,
-    /// Where auth-service is, for signing in [default: GAIA_AUTH_URL]
+    /// URL of auth-service for sign-in [default: GAIA_AUTH_URL]
     #[arg(long, env = "GAIA_UPSTREAM_AUTH_SERVICE", value_parser = parse_upstream)]
     pub upstream_auth_service: Option<Uri>,
-    /// Origins whose pages may call, with commas in between, as <https://app.example.com>
+    /// Origins allowed by CORS, comma-separated, such as <https://app.example.com>
     #[arg(long, env = "GAIA_CORS_ORIGINS", value_delimiter = ',', value_parser = origin)]
     pub cors_origins: Vec<HeaderValue>,
-    /// Whether those pages may send credentials that browsers add by themselves
+    /// Whether CORS allows credentials that browsers attach, such as cookies
     #[arg(long, env = "GAIA_CORS_CREDENTIALS")]
     pub cors_credentials: bool,
-    /// Request headers that those pages may send beside the usual ones
+    /// Request headers allowed by CORS in addition to the built-in list
     #[arg(
         long,
         env = "GAIA_CORS_HEADERS",
@@ -43,34 +43,34 @@ pub struct Config {
         default_value = "traceparent,tracestate,baggage,sentry-trace,apikey,x-client-info"
     )]
     pub cors_headers: Vec<HeaderName>,
-    /// Proxies, as CIDRs with commas in between, that are believed about whom they speak for (X-Forwarded-For)
+    /// Trusted proxy CIDRs, comma-separated; X-Forwarded-For is honoured only from these
     #[arg(long, env = "GAIA_TRUSTED_PROXIES", value_delimiter = ',', value_parser = parse_network)]
     pub trusted_proxies: Vec<IpNet>,
-    /// Requests of one address, a second and at once; 0: no limit
+    /// Request rate and burst per client address; 0: no limit
     #[arg(long, env = "GAIA_IP_RATE", default_value = "100:500")]
     pub ip_rate: Rate,
-    /// Requests of one user or API key, a second and at once; 0: no limit
+    /// Request rate and burst per user or API key; 0: no limit
     #[arg(long, env = "GAIA_ACCOUNT_RATE", default_value = "50:200")]
     pub account_rate: Rate,
-    /// Requests to sign in from one address, a second and at once; 0: no limit
+    /// Sign-in request rate and burst per client address; 0: no limit
     #[arg(long, env = "GAIA_SIGN_IN_RATE", default_value = "2:20")]
     pub sign_in_rate: Rate,
-    /// Requests to refresh and end sessions from one address, a second and at once; 0: no limit
+    /// Rate and burst of requests that refresh or end a session, per client address; 0: no limit
     #[arg(long, env = "GAIA_REFRESH_RATE", default_value = "20:200")]
     pub refresh_rate: Rate,
-    /// How long a service behind may take to begin its answer
+    /// Timeout for the response headers of an upstream
     #[arg(long, env = "GAIA_UPSTREAM_TIMEOUT", default_value = "30s", value_parser = positive_span)]
     pub upstream_timeout: Span,
     /// The same for asset-service [default: GAIA_UPSTREAM_TIMEOUT]
     #[arg(long, env = "GAIA_UPSTREAM_ASSET_TIMEOUT", value_parser = positive_span)]
     pub upstream_asset_timeout: Option<Span>,
-    /// The same for chat-service: a model may be silent for minutes before its first word
+    /// The same for chat-service: a model can take minutes before the first token
     #[arg(long, env = "GAIA_UPSTREAM_CHAT_TIMEOUT", default_value = "5m", value_parser = positive_span)]
     pub upstream_chat_timeout: Span,
-    /// The same for auth-service, for signing in [default: GAIA_UPSTREAM_TIMEOUT]
+    /// The same for auth-service during sign-in [default: GAIA_UPSTREAM_TIMEOUT]
     #[arg(long, env = "GAIA_UPSTREAM_AUTH_TIMEOUT", value_parser = positive_span)]
     pub upstream_auth_timeout: Option<Span>,
-    /// The largest body that is passed on
+    /// Maximum request body size that is forwarded
     #[arg(long, env = "GAIA_MAX_BODY_BYTES", default_value_t = 64 * 1024 * 1024)]
     pub max_body_bytes: u64,
 }
@@ -81,7 +81,7 @@ impl AsMut<RuntimeConfig> for Config {
     }
 }
 
-/// An origin as browsers send it: scheme, host and port, nothing after.
+/// Parses an origin as browsers send it: scheme, host and port, nothing after.
 fn origin(text: &str) -> Result<HeaderValue, String> {
     let is_origin = |uri: &Uri| {
         matches!(uri.scheme_str(), Some("http" | "https"))

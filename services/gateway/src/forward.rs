@@ -1,4 +1,4 @@
-//! One request, passed on to the service that answers it.
+//! Forwarding of one request to its upstream.
 
 use std::fmt;
 use std::future::Future;
@@ -27,34 +27,35 @@ use crate::headers::{for_client, for_upstream};
 use crate::metrics::Metrics;
 use crate::routes::SIGN_IN;
 
-/// What every route shares.
+/// State shared by all routes.
 pub(crate) struct Means {
     pub(crate) caller: Caller,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) per_account: Option<Limit>,
     pub(crate) per_sign_in: Option<Limit>,
-    /// Of sessions that exist: whoever guesses passwords takes nothing from them.
+    /// Counts requests for existing sessions separately: password guessing does not use up their limit.
     pub(crate) per_refresh: Option<Limit>,
     pub(crate) metrics: Metrics,
     pub(crate) authenticator: Arc<Authenticator>,
 }
 
-/// A service behind, as one route sees it.
+/// The upstream of one route.
 #[derive(Clone)]
 pub(crate) struct Upstream {
     pub(crate) means: Arc<Means>,
-    /// Its name: tokens are for it.
+    /// Service name and audience of the tokens issued for it.
     pub(crate) name: &'static str,
-    /// Where it is.
+    /// Base URL of the upstream.
     pub(crate) url: Uri,
-    /// How long it may take to begin its answer.
+    /// Timeout for the response headers.
     pub(crate) timeout: Duration,
-    /// The largest body that is passed on to it.
+    /// Maximum request body size.
     pub(crate) max_body_bytes: u64,
 }
 
 impl Means {
-    /// The client that a carrier has authenticated, as it names it. No other caller is believed.
+    /// Returns the client name set by an authenticated peer that may carry identities; the header is ignored from other
+    /// callers.
     fn known_client(&self, request: &Request) -> Option<String> {
         let connection = request.extensions().get::<Arc<Connection>>()?;
         let peer = connection.peer.as_ref().filter(|peer| self.authenticator.may_carry(peer));
@@ -62,8 +63,8 @@ impl Means {
         peer.map(|_| name.to_owned())
     }
 
-    /// Whether a peer of the mesh may bring this credential: an API key of someone else is an identity that it carries.
-    /// Of tokens gaia-auth has asked that already.
+    /// Returns true if a mesh peer may present this credential. An API key of another owner is a carried identity and
+    /// needs the permission to carry; gaia-auth has already checked tokens.
     fn may_bring(&self, principal: &Principal, request: &Request) -> bool {
         let connection = request.extensions().get::<Arc<Connection>>();
         match connection.and_then(|connection| connection.peer.as_ref()) {
@@ -81,7 +82,7 @@ impl fmt::Debug for Upstream {
     }
 }
 
-/// Why a request was not passed on, or not answered.
+/// Why a request was not forwarded or got no response.
 #[derive(Debug)]
 enum Failure {
     TooLarge,
@@ -89,11 +90,11 @@ enum Failure {
     Timeout,
     Uri,
     Call(CallError),
-    /// The service does not take this gateway's credentials.
+    /// The upstream rejected the gateway's own credentials.
     Unwelcome,
 }
 
-/// Passes on what someone asks who is known.
+/// Forwards a request of an authenticated principal.
 pub(crate) async fn for_principal(
     State(upstream): State<Upstream>,
     Extension(principal): Extension<Principal>,
@@ -115,14 +116,14 @@ pub(crate) async fn for_principal(
         Credential::ApiKey => presented.api_key.map(Subject::ApiKey),
         _ => presented.token.map(Subject::Token),
     };
-    // Whoever is known here was known by one of them.
+    // An authenticated principal always presented one of the two.
     let Some(credential) = credential else { return Refusal::from(Reason::NoCredential).response() };
     let account = principal.subject.to_string();
     let subject = OnBehalf { credential, account: Some(&account), client };
     upstream.pass_on(Asked { subject: Some(subject), client: None, known: None, parts: &parts }, body, expires).await
 }
 
-/// Passes on what anybody may ask, in this gateway's own name: signing in.
+/// Forwards a request without authentication, under the gateway's own identity: the sign-in routes.
 pub(crate) async fn for_anybody(State(upstream): State<Upstream>, request: Request) -> Response {
     let client = address(&request);
     let Means { per_sign_in, per_refresh, metrics, .. } = &*upstream.means;
@@ -137,7 +138,7 @@ pub(crate) async fn for_anybody(State(upstream): State<Upstream>, request: Reque
         Some(refused) => refused,
         None => upstream.pass_on(asked, body, None).await,
     };
-    // No credential decides here, so gaia-auth has nothing to tell of it.
+    // These routes are public, so gaia-auth writes no audit line for them.
     tracing::info!(
         target: gaia_auth::audit::AUDIT_TARGET,
         event = "request",
@@ -150,7 +151,8 @@ pub(crate) async fn for_anybody(State(upstream): State<Upstream>, request: Reque
     response
 }
 
-/// The line of the request says that this gateway accepted the credential.
+/// Writes the audit line for a refused token exchange. The line of the request itself records that this gateway
+/// accepted the credential.
 fn audit_refused_exchange(upstream: &str, asked: &Asked<'_>) {
     let subject = asked.subject.as_ref();
     tracing::info!(
@@ -165,14 +167,14 @@ fn audit_refused_exchange(upstream: &str, asked: &Asked<'_>) {
     );
 }
 
-/// Who asks for what.
+/// Request metadata for the upstream call.
 #[derive(Clone, Copy)]
 struct Asked<'a> {
-    /// By which credential; none: nobody is known yet.
+    /// The credential to exchange; none on public routes.
     subject: Option<OnBehalf<'a>>,
-    /// From where, if the service behind has to know: it counts who tries to sign in.
+    /// The client address, if the upstream needs it to count sign-in attempts.
     client: Option<IpAddr>,
-    /// The name of a client that a carrier has authenticated.
+    /// The client name set by an authenticated carrier.
     known: Option<&'a str>,
     parts: &'a http::request::Parts,
 }
@@ -203,7 +205,7 @@ impl Upstream {
         if body.size_hint().lower() > self.max_body_bytes {
             return Err(Failure::TooLarge);
         }
-        // What is small is held, so that it can be sent again.
+        // Small bodies are buffered, so that the request can be retried.
         if body.size_hint().upper().is_some_and(|bytes| bytes <= MAX_HELD_BYTES) {
             let body = Upload::new(body, self.max_body_bytes, Progress::new()).collect().await;
             let body = body.map_err(|error| match error {
@@ -229,7 +231,7 @@ impl Upstream {
         })
     }
 
-    /// Sends what can be sent again: once more if nothing of it can have been done, or doing it twice is the same.
+    /// Sends a buffered request, and retries it once if it was never sent or its method is idempotent.
     async fn insist(
         &self,
         subject: Option<OnBehalf<'_>>,
@@ -254,7 +256,8 @@ impl Upstream {
         within(self.timeout, || began, calling).await?.map_err(Failure::Call)
     }
 
-    /// The path as it came, at the address of the service: nothing is joined, resolved or encoded anew.
+    /// Builds the upstream URI from the base URL and the unchanged path; the path is not joined, resolved or
+    /// re-encoded.
     fn uri(&self, asked: &Uri) -> Result<Uri, Failure> {
         let mut parts = self.url.clone().into_parts();
         parts.path_and_query = asked.path_and_query().cloned();
@@ -262,8 +265,8 @@ impl Upstream {
     }
 
     fn answer(&self, answer: http::Response<AnswerBody>, expires: Option<Instant>) -> Response {
-        // With a challenge, it is this gateway's token or key that is meant. Without one it is what the client has shown: a
-        // password, say.
+        // A 401 with a challenge rejects the gateway's own token or API key. A 401 without one concerns input of the
+        // client, such as a password.
         if answer.status() == StatusCode::UNAUTHORIZED && answer.headers().contains_key(header::WWW_AUTHENTICATE) {
             return self.failed(&Failure::Unwelcome);
         }
@@ -308,7 +311,7 @@ impl Upstream {
     }
 }
 
-/// Waits for an answer, but no longer than `timeout` after the request last went on.
+/// Waits for a response, at most `timeout` after the last transferred frame of the request.
 async fn within<T>(
     timeout: Duration,
     last: impl Fn() -> Instant,
@@ -327,5 +330,5 @@ async fn within<T>(
 }
 
 const NO_TOKEN_NOW: &str = "Calls cannot be made for you at this moment.";
-/// What is held of a request to send it again.
+/// Maximum size of a request body that is buffered for a retry.
 const MAX_HELD_BYTES: u64 = 64 * 1024;

@@ -1,4 +1,4 @@
-//! What is in front of every route: nobody has asked yet who it is.
+//! Middleware that runs before authentication: request IDs, path checks, CORS and per-address limits.
 
 use std::fmt;
 use std::hash::Hash;
@@ -26,17 +26,17 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use crate::metrics::Metrics;
 use crate::path::{PathError, check_path};
 
-/// What the front works with. Both listeners share it, and so its limits.
+/// State of the middleware. Both listeners share it, so the limits count requests of both.
 pub(crate) struct Front {
     pub(crate) ids: RequestIds,
     pub(crate) trusted_proxies: Vec<IpNet>,
-    /// Decides which peers of the mesh name the clients that they call for.
+    /// Decides which mesh peers may name the client that they call for.
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) per_ip: Option<Limit>,
     pub(crate) metrics: Metrics,
 }
 
-/// Names for requests: no two of one platform have the same.
+/// Generator of request IDs that are unique within a platform.
 #[derive(Debug)]
 pub(crate) struct RequestIds {
     instance: u64,
@@ -44,7 +44,7 @@ pub(crate) struct RequestIds {
 }
 
 impl RequestIds {
-    /// `instance` is random, to tell the processes apart.
+    /// `instance` is a random number that distinguishes processes.
     pub(crate) fn new(instance: u64) -> Self {
         Self { instance, next: AtomicU64::new(0) }
     }
@@ -60,8 +60,8 @@ impl fmt::Debug for Front {
     }
 }
 
-/// Puts the front before the routes: a name for the request and a look at its path; then CORS, as a preflight carries no
-/// credentials; then what is not served, and how often one address may ask.
+/// Adds the middleware in this order: request ID and path check; CORS, because preflight requests carry no credentials;
+/// then unsupported protocols and the limit per address.
 pub(crate) fn before(routes: Router, front: Arc<Front>, cors: Option<CorsLayer>) -> Router {
     let routes = routes.layer(from_fn_with_state(Arc::clone(&front), admit));
     let routes = match cors {
@@ -71,7 +71,7 @@ pub(crate) fn before(routes: Router, front: Arc<Front>, cors: Option<CorsLayer>)
     routes.layer(from_fn_with_state(front, receive))
 }
 
-/// CORS for these origins; none where there are none.
+/// Returns the CORS layer for these origins, or `None` if there are none.
 pub(crate) fn cors(
     origins: Vec<HeaderValue>,
     more_headers: Vec<HeaderName>,
@@ -115,7 +115,7 @@ pub(crate) fn cors(
     Some(cors.allow_credentials(with_credentials))
 }
 
-/// Names the request, finds out where it comes from, and refuses a path that could be read in two ways.
+/// Sets the request ID and the client address, and refuses ambiguous paths.
 async fn receive(State(front): State<Arc<Front>>, mut request: Request, next: Next) -> Response {
     let id = front.ids.next();
     let id = HeaderValue::try_from(id).ok();
@@ -130,7 +130,7 @@ async fn receive(State(front): State<Arc<Front>>, mut request: Request, next: Ne
         .get::<Arc<Connection>>()
         .is_some_and(|connection| (connection.listener, connection.transport) == (Listener::Ingress, Transport::Tls));
     if let Err(error) = check_path(request.uri().path()) {
-        // It is refused behind CORS: a page is to see why. A preflight would be answered there.
+        // The refusal is sent behind the CORS layer so that a page can read it. CORS would answer a preflight itself.
         request.extensions_mut().insert(error);
         if request.method() == Method::OPTIONS {
             *request.method_mut() = Method::GET;
@@ -146,8 +146,8 @@ async fn receive(State(front): State<Arc<Front>>, mut request: Request, next: Ne
     response
 }
 
-/// Makes the client's address the one that the request is known by from here on. A peer of the mesh that carries the
-/// identity of others names it in `X-Forwarded-For`: its own address is of all its clients together, and stands for none.
+/// Sets the client address of the request. If the mesh peer may carry identities, the address comes from
+/// `X-Forwarded-For`, because the peer's own address is shared by all its clients and must not be counted as one.
 fn locate(front: &Front, request: &mut Request) {
     let Some(connection) = request.extensions().get::<Arc<Connection>>() else { return };
     let Some(on_the_wire) = connection.address else { return };
@@ -167,10 +167,10 @@ fn locate(front: &Front, request: &mut Request) {
     }
 }
 
-/// Refuses clients that send too many requests, then paths and protocols that are not served. A refused path counts too: else
-/// a flood of them would cost its sender nothing.
+/// Refuses clients that send too many requests, then paths and protocols that are not served. A refused path counts
+/// too: otherwise a flood of them would cost its sender nothing.
 async fn admit(State(front): State<Arc<Front>>, request: Request, next: Next) -> Response {
-    // Without an address it is of a client that its carrier does not name: the limit of its account holds.
+    // Without an address, the carrier did not name the client; then only the account limit applies.
     let refused =
         address(&request).and_then(|client| too_many(front.per_ip.as_ref(), &site(client), "ip_rate", &front.metrics));
     if let Some(refused) = refused {
@@ -188,7 +188,7 @@ async fn admit(State(front): State<Arc<Front>>, request: Request, next: Next) ->
     next.run(request).await
 }
 
-/// The protocol of a request, if it is one that cannot be passed on.
+/// Returns the name of the request's protocol if it cannot be forwarded.
 fn not_spoken(headers: &HeaderMap) -> Option<&'static str> {
     let has = |name: &HeaderName, is_it: &dyn Fn(&str) -> bool| {
         headers.get_all(name).iter().any(|value| value.to_str().is_ok_and(|value| is_it(&value.to_ascii_lowercase())))
@@ -202,12 +202,12 @@ fn not_spoken(headers: &HeaderMap) -> Option<&'static str> {
     }
 }
 
-/// The client's address, if it is known.
+/// Returns the client address, if it is known.
 pub(crate) fn address(request: &Request) -> Option<IpAddr> {
     request.extensions().get::<Arc<Connection>>()?.address
 }
 
-/// Counts a request of `asker`, and gives the answer if there were too many: they are counted under `reason`.
+/// Counts a request of `asker`. Returns the 429 response, counted under `reason`, if the limit is exceeded.
 pub(crate) fn too_many(
     limit: Option<&Limit>,
     asker: &impl Hash,

@@ -1,4 +1,4 @@
-//! Which headers pass, in both directions.
+//! Header rules for forwarded requests and responses.
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
@@ -10,8 +10,8 @@ use http::header::{
     VIA, WWW_AUTHENTICATE,
 };
 
-/// The headers of a request for a service behind: without what concerned this connection, credentials, and whatever says
-/// where it came from or who sent it. What is left is the client's business with the service.
+/// Returns the headers to forward to an upstream: without hop-by-hop headers, credentials, and headers that state the
+/// client's address or identity.
 #[must_use]
 pub fn for_upstream(headers: &HeaderMap, request_id: Option<&HeaderValue>) -> HeaderMap {
     let mut passed = passing(headers, |name| {
@@ -24,15 +24,14 @@ pub fn for_upstream(headers: &HeaderMap, request_id: Option<&HeaderValue>) -> He
     passed
 }
 
-/// A name as a program that takes headers from its environment sees it: RFC 3875, section 4.1.18, turns `-` into `_`, and
-/// some programs turn every other character into it. Names that are one to them are one here.
+/// Folds a header name as CGI does: RFC 3875, section 4.1.18, turns `-` into `_`, and some programs turn every other
+/// character into it. Names that such a program cannot distinguish are treated as equal.
 fn folded(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect()
 }
 
-/// The headers of an answer for the client: without what concerned the connection behind, and what is internal. Cookies
-/// are nothing that services behind may set under this name. That a credential is deprecated there, or ends, is said of
-/// this gateway's, and no business of the client's.
+/// Returns the headers of a response for the client: without hop-by-hop and internal headers. Upstreams cannot set
+/// cookies for this origin. Deprecation headers of an upstream concern the gateway's credential, not the client's.
 #[must_use]
 pub fn for_client(headers: &HeaderMap) -> HeaderMap {
     let mut passed = passing(headers, |name| ONLY_ANSWER.contains(name) || name.as_str().starts_with("x-gaia-"));
@@ -44,7 +43,7 @@ pub fn for_client(headers: &HeaderMap) -> HeaderMap {
     passed
 }
 
-/// What is left of a `Link` (RFC 8288) without those links that say where a deprecation is explained (RFC 9745).
+/// Removes from a `Link` header (RFC 8288) the links that point to deprecation documentation (RFC 9745).
 fn without_deprecation(value: &HeaderValue) -> Option<HeaderValue> {
     let Ok(text) = value.to_str() else { return None };
     let all = split(text, ',');
@@ -62,7 +61,7 @@ fn is_of_deprecation(link: &str) -> bool {
     })
 }
 
-/// Splits at a character where it is in no `<address>` and in no quotes.
+/// Splits at a character outside of `<address>` and quoted strings.
 fn split(text: &str, separator: char) -> Vec<&str> {
     let (mut is_address, mut is_quoted, mut is_escaped) = (false, false, false);
     let is_separator = |character: char| {
@@ -90,7 +89,7 @@ fn passing(headers: &HeaderMap, is_dropped: impl Fn(&HeaderName) -> bool) -> Hea
     passed
 }
 
-/// RFC 9110, section 7.6.1: who sends `Connection: a` means `a` for the next hop only.
+/// Returns the header names listed in `Connection`, which are meant for the next hop only (RFC 9110, section 7.6.1).
 fn named_by_connection(headers: &HeaderMap) -> HashSet<String> {
     let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect()
@@ -114,11 +113,11 @@ static HOP_BY_HOP: [HeaderName; 11] = [
     VIA,
 ];
 
-/// What never passes to a service behind, folded.
+/// Folded names of the headers that are never forwarded to an upstream.
 static FOLDED: LazyLock<HashSet<String>> =
     LazyLock::new(|| ONLY_REQUEST.iter().chain(&HOP_BY_HOP).map(|name| folded(name.as_str())).collect());
 
-/// Length and expectation are this connection's: the client behind says its own. `Origin` was judged here.
+/// Content length and expectation belong to this connection; the HTTP client sets its own. `Origin` was checked here.
 static ONLY_REQUEST: [HeaderName; 26] = [
     HOST,
     CONTENT_LENGTH,
@@ -127,9 +126,9 @@ static ONLY_REQUEST: [HeaderName; 26] = [
     AUTHORIZATION,
     API_KEY_HEADER,
     COOKIE,
-    // Supabase's key of a project.
+    // Project API key of Supabase.
     HeaderName::from_static("apikey"),
-    // A CGI program takes it for its proxy's address (httpoxy).
+    // A CGI program reads it as its proxy's address (httpoxy).
     HeaderName::from_static("proxy"),
     FORWARDED,
     REQUEST_ID_HEADER,

@@ -1,8 +1,8 @@
-//! Gaia's gateway: the one way in for users and outside programs.
+//! Gaia's gateway: the ingress for users and external programs.
 //!
-//! Whoever comes is known by a user token or an API key, or signs in. What an allowlist names is passed on over mutual TLS,
-//! with a token for whom it is for: auth-service gives it in exchange for what the client has shown, and no credential
-//! of a client ever reaches a service behind.
+//! Clients authenticate with a user token or an API key, or sign in. Requests on the allowlist are forwarded over
+//! mutual TLS with a delegated token, which auth-service issues in exchange for the client's credential. Credentials of
+//! clients are never forwarded to an upstream.
 
 mod body;
 pub mod config;
@@ -31,10 +31,10 @@ use crate::front::{Front, RequestIds};
 use crate::metrics::Metrics;
 use crate::routes::Upstreams;
 
-/// A started gateway, with its addresses.
+/// A started gateway with bound listeners.
 #[derive(Debug)]
 pub struct Gateway {
-    /// The runtime it is served by.
+    /// The runtime that serves it.
     pub runtime: Runtime,
     edge: Edge,
     routes: Routes,
@@ -42,10 +42,10 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Takes what is mounted and binds the addresses.
+    /// Loads the mounted files and binds the listeners.
     ///
     /// # Errors
-    /// [`StartError`] if an address cannot be had.
+    /// [`StartError`] if a file is unusable or an address cannot be bound.
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let metrics = Metrics::default();
         let registered = metrics.clone();
@@ -84,7 +84,7 @@ impl Gateway {
             chat: config.upstream_chat_service.map(|url| upstream("chat-service", url, for_chat, MAX_CHAT_BYTES)),
             auth: upstream("auth-service", auth_url, for_auth, MAX_SIGN_IN_BYTES),
         };
-        // auth-service exchanges nothing that has ended.
+        // auth-service does not exchange expired credentials, so this service allows no clock skew either.
         runtime.authenticator().end_exactly();
         let front = Arc::new(Front {
             ids: RequestIds::new(u64::from_be_bytes(random().ok_or(StartError::Entropy)?)),
@@ -102,15 +102,15 @@ impl Gateway {
         Ok(Self { runtime, edge, routes, edge_routes })
     }
 
-    /// The address of the edge listener.
+    /// Returns the address of the ingress listener.
     ///
     /// # Errors
-    /// If the system does not say.
+    /// If the operating system cannot report it.
     pub fn edge_address(&self) -> std::io::Result<SocketAddr> {
         self.edge.address()
     }
 
-    /// Serves until `stop` ends.
+    /// Serves until `stop` resolves.
     pub async fn serve(self, stop: impl Future<Output = ()>) {
         self.runtime.serve_with_edge(self.routes, self.edge, self.edge_routes, stop).await;
     }

@@ -1,4 +1,4 @@
-//! What is counted. Labels are bounded: none holds a text from outside.
+//! Metrics of gateway. Label values are bounded: none comes from request data.
 
 use http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -6,7 +6,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-/// The metrics of gateway.
+/// Metrics of gateway.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Metrics {
     forwarded: Family<ForwardedLabels, Counter>,
@@ -32,7 +32,7 @@ struct UpstreamLabels {
 
 impl Metrics {
     pub(crate) fn register(&self, registry: &mut Registry) {
-        // Counters get their `_total` from the encoder.
+        // The encoder appends `_total` to the names of counters.
         registry.register("gaia_gateway_forwarded", "Requests for services behind, by answer", self.forwarded.clone());
         registry.register("gaia_gateway_refused", "Requests that were not passed on", self.refused.clone());
         registry.register("gaia_gateway_retried", "Requests that were sent once more", self.retried.clone());

@@ -1,42 +1,43 @@
-//! Whether a path means one thing to everybody who reads it.
+//! Checks that a request path has one interpretation for every program that reads it.
 //!
-//! A proxy is fooled by paths that it reads one way and the service behind it another: it lets `/assets/%2e%2e/internal`
-//! pass as an asset, and someone behind it resolves the dots. So whatever a program could resolve, decode a second time or
-//! read as a separator is refused before anything is routed, and what is left is passed on as it came.
+//! A proxy can be bypassed with a path that it and the upstream interpret differently: it forwards
+//! `/assets/%2e%2e/internal` as an asset, and a later program resolves the dots. A path is therefore refused before
+//! routing if a program could resolve it, decode it twice or read a separator in it. Accepted paths are forwarded
+//! unchanged.
 
 /// Why a path is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
-    /// It is no absolute path.
+    /// Not an absolute path.
     #[error("the path must begin with one /")]
     NotAbsolute,
-    /// A segment in the middle is empty.
+    /// An empty segment that is not the last.
     #[error("the path has an empty segment")]
     EmptySegment,
-    /// A segment is `.` or `..`, maybe with parameters.
+    /// A segment is `.` or `..`, optionally with parameters.
     #[error("the path has a dot segment")]
     DotSegment,
-    /// A `\`, a control character, or a byte that must be encoded and is not.
+    /// A `\`, a control character, or a byte that must be percent-encoded.
     #[error("the path has a character that no path may have")]
     Character,
     /// A `%` without two hexadecimal digits.
     #[error("the path has a broken escape")]
     Escape,
-    /// An escape, maybe of an escape, that stands for `.`, `/`, `\` or a control character.
+    /// An escape, possibly nested, that decodes to `.`, `/`, `\` or a control character.
     #[error("the path hides a character that means something")]
     Hidden,
-    /// Decoded it is no UTF-8: some decoders would read other characters.
+    /// Not UTF-8 after decoding: decoders interpret such bytes differently.
     #[error("the path is no UTF-8")]
     NotUtf8,
-    /// It is encoded more often than anybody has reason to.
+    /// Percent-encoded more than [`MAX_DEPTH`] times.
     #[error("the path is encoded over and over")]
     TooDeep,
 }
 
-/// Checks the path of a request as it came, before any decoding.
+/// Checks the path of a request before any decoding.
 ///
 /// # Errors
-/// The first [`PathError`] there is.
+/// The first [`PathError`] found.
 pub fn check_path(path: &str) -> Result<(), PathError> {
     if !path.starts_with('/') {
         return Err(PathError::NotAbsolute);
@@ -49,10 +50,10 @@ pub fn check_path(path: &str) -> Result<(), PathError> {
 }
 
 fn check_segments(path: &[u8]) -> Result<(), PathError> {
-    // What is before the first slash is no segment.
+    // The text before the first slash is not a segment.
     let mut segments = path.split(|&byte| byte == b'/').skip(1).peekable();
     while let Some(segment) = segments.next() {
-        // Some servers cut parameters off before they look at a segment.
+        // Some servers strip parameters before they interpret a segment.
         let name = segment.split(|&byte| byte == b';').next().unwrap_or_default();
         let is_end = segment.is_empty() && segments.peek().is_none();
         if name.is_empty() && !is_end {
@@ -65,12 +66,12 @@ fn check_segments(path: &[u8]) -> Result<(), PathError> {
     Ok(())
 }
 
-/// Decodes again and again, as programs in a row might, and looks at what each of them would see.
+/// Decodes repeatedly, as consecutive programs might, and checks each result.
 fn check_escapes(path: &str) -> Result<(), PathError> {
     let mut seen = path.as_bytes().to_vec();
     for depth in 0..MAX_DEPTH {
         let Decoded { bytes, has_escape, hides, is_broken } = decode(&seen);
-        // Only what came must be well-formed: once decoded, a % may be itself.
+        // Only the received path must be well-formed: a decoded `%` can be a literal character.
         if is_broken && depth == 0 {
             return Err(PathError::Escape);
         }
@@ -83,7 +84,7 @@ fn check_escapes(path: &str) -> Result<(), PathError> {
         if depth == 0 && std::str::from_utf8(&bytes).is_err() {
             return Err(PathError::NotUtf8);
         }
-        // Of what separates or resolves, only the beginning of parameters can have been an escape.
+        // Dots and separators are refused as escapes above; a decoded `;` can still start parameters.
         check_segments(&bytes)?;
         seen = bytes;
     }
@@ -94,9 +95,9 @@ fn check_escapes(path: &str) -> Result<(), PathError> {
 struct Decoded {
     bytes: Vec<u8>,
     has_escape: bool,
-    /// Something came out that means more than itself.
+    /// An escape decoded to a separator, a dot or a control character.
     hides: bool,
-    /// Some `%` is no escape.
+    /// Some `%` does not start an escape.
     is_broken: bool,
 }
 
@@ -123,7 +124,7 @@ fn decode(text: &[u8]) -> Decoded {
     decoded
 }
 
-/// What an escape stands for that begins with `byte`.
+/// Returns the byte that an escape starting with `byte` decodes to.
 fn escaped(byte: u8, after: &[u8]) -> Option<u8> {
     match (byte, after) {
         (b'%', [high, low, ..]) => Some(hex(*high)? << 4 | hex(*low)?),
@@ -131,7 +132,7 @@ fn escaped(byte: u8, after: &[u8]) -> Option<u8> {
     }
 }
 
-/// `.`, `/`, `\`, control characters, and the bytes that only overlong UTF-8 begins with.
+/// Returns true for `.`, `/`, `\`, control characters, and bytes that only start overlong UTF-8.
 fn is_meaningful(byte: u8) -> bool {
     matches!(byte, b'.' | b'/' | b'\\' | 0xC0 | 0xC1) || byte.is_ascii_control()
 }
@@ -140,7 +141,7 @@ fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
-/// Nobody decodes more often than this.
+/// Maximum number of decoding passes.
 const MAX_DEPTH: usize = 3;
 
 #[cfg(test)]
@@ -222,7 +223,7 @@ mod tests {
         }
     }
 
-    /// What a program sees that decodes until nothing changes, takes `\` for `/`, and resolves dots.
+    /// Decodes until nothing changes, treats `\` as `/`, and resolves dots, like the most lenient server.
     fn as_the_sloppiest_reader_has_it(path: &str) -> String {
         let mut bytes = path.as_bytes().to_vec();
         loop {

@@ -1,4 +1,4 @@
-//! What is passed on, and to whom. What is not listed here is not there.
+//! The allowlist of forwarded routes. Other paths get a 404.
 
 use axum::routing::{delete, get, post, put};
 use gaia_auth::Access;
@@ -6,7 +6,7 @@ use gaia_runtime::Routes;
 
 use crate::forward::{Upstream, for_anybody, for_principal};
 
-/// The services behind.
+/// The configured upstreams.
 #[derive(Debug, Clone)]
 pub(crate) struct Upstreams {
     pub(crate) assets: Option<Upstream>,
@@ -14,7 +14,8 @@ pub(crate) struct Upstreams {
     pub(crate) auth: Upstream,
 }
 
-/// The allowlist, of the edge and of the mesh. Each scope is asked for here as the service behind does: what it would refuse costs it nothing.
+/// Adds the allowlist for the ingress and mesh listeners. Scopes are checked here as in the upstream, so that refused
+/// requests do not reach it.
 pub(crate) fn allowed(mut routes: Routes, upstreams: Upstreams) -> Routes {
     let (read, write) = (Access::Scopes(&["assets:read"]), Access::Scopes(&["assets:write"]));
     if let Some(assets) = upstreams.assets {
@@ -33,6 +34,6 @@ pub(crate) fn allowed(mut routes: Routes, upstreams: Upstreams) -> Routes {
     routes.route("/auth/methods", Access::Public, get(for_anybody).with_state(upstreams.auth))
 }
 
-/// The one route of auth-service that takes passwords.
+/// The route of auth-service that accepts passwords.
 pub(crate) const SIGN_IN: &str = "/auth/login";
 const ASSET: &str = "/assets/{*path}";

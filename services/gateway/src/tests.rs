@@ -1,4 +1,4 @@
-//! gateway end to end: real TLS to what is behind it, and requests at the edge written byte by byte.
+//! End-to-end tests of gateway: real TLS to the upstreams, and raw requests at the ingress listener.
 
 mod limits;
 mod mesh;
@@ -37,7 +37,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::{Config, Gateway};
 
-/// A gateway with an auth-service, an asset-service and a chat-service behind it, which say what reached them.
+/// A gateway with stand-ins for auth-service, asset-service and chat-service that record received requests.
 struct Scene {
     edge: SocketAddr,
     mesh: SocketAddr,
@@ -48,21 +48,21 @@ struct Scene {
     _dirs: Vec<TempDir>,
 }
 
-/// What is behind the gateway.
+/// State of the stand-ins.
 #[derive(Default)]
 struct Behind {
     seen: Mutex<Vec<Seen>>,
     exchanged: AtomicU64,
-    /// The client that each exchange was for, as auth-service is told.
+    /// The client that auth-service received with each exchange.
     clients: Mutex<Vec<String>>,
-    /// Tokens of services, by their text.
+    /// Services by the text of their tokens.
     of_services: Mutex<HashMap<String, String>>,
     is_away: AtomicBool,
-    /// Whether auth-service refuses the credentials that it is to exchange.
+    /// Whether auth-service refuses to exchange credentials.
     refuses_credentials: AtomicBool,
 }
 
-/// A request as it came in behind.
+/// A request received by an upstream.
 #[derive(Clone, Debug)]
 struct Seen {
     subject: String,
@@ -72,7 +72,7 @@ struct Seen {
     body: Vec<u8>,
 }
 
-/// What came back at the edge.
+/// A response received by the client.
 #[derive(Debug)]
 struct Answer {
     status: u16,
@@ -115,16 +115,16 @@ impl Scene {
         scene
     }
 
-    /// The header of a user's token.
+    /// Returns the header with a user token.
     fn as_user(&self) -> String {
         let token = self.issuer.user_token(&users("http://127.0.0.1"), USER, SystemClock.now());
         format!("Authorization: Bearer {token}")
     }
 
-    /// Sends these bytes, and reads until the gateway closes.
+    /// Sends these bytes, and reads until the gateway closes the connection.
     async fn raw(&self, bytes: impl AsRef<[u8]>) -> String {
         let mut tcp = TcpStream::connect(self.edge).await.unwrap();
-        // It may have been refused already.
+        // The gateway may already have refused the request.
         let _ = tcp.write_all(bytes.as_ref()).await;
         let mut answer = Vec::new();
         let _ = tokio::time::timeout(PATIENCE, tcp.read_to_end(&mut answer)).await.expect("it closes");
@@ -147,7 +147,7 @@ impl Scene {
         self.send("GET", target, lines, "").await
     }
 
-    /// What has come in behind since the last time.
+    /// Returns the requests received by upstreams since the last call.
     fn seen(&self) -> Vec<Seen> {
         std::mem::take(&mut *self.behind.seen.lock().unwrap())
     }
@@ -226,7 +226,7 @@ async fn gateway(
     ([edge, mesh, admin], dir)
 }
 
-/// The files of a service that lets gateway act for others.
+/// The mounted files of a service that accepts delegated tokens from gateway.
 fn behind_gateway(service: &str, platform: &Platform) -> MountedFiles {
     let mut files = platform.mount(service);
     let gateway = Caller { spiffe_id: spiffe_id("gateway"), scopes: vec![], on_behalf_of: true };
@@ -236,7 +236,7 @@ fn behind_gateway(service: &str, platform: &Platform) -> MountedFiles {
     files
 }
 
-/// A service that tells what it is asked, and answers as the query says.
+/// Starts an upstream that records requests and responds as the query says.
 async fn service(name: &'static str, platform: &Platform, behind: &Arc<Behind>) -> (SocketAddr, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let _ = Mount::new(dir.path(), &behind_gateway(name, platform));
@@ -250,7 +250,7 @@ async fn service(name: &'static str, platform: &Platform, behind: &Arc<Behind>) 
         };
         routes = routes.route(path, Access::Scopes(&[]), however(known));
     }
-    // What must never be reached through gateway.
+    // Routes that must never be reachable through gateway.
     for path in ["/internal/{*path}", "/.well-known/{*path}", "/metrics"] {
         let behind = Arc::clone(behind);
         routes = routes.route(
@@ -271,7 +271,7 @@ where
     get(handler.clone()).put(handler.clone()).delete(handler.clone()).post(handler)
 }
 
-/// Takes note of a request, and answers it.
+/// Records a request and responds to it.
 async fn tell(behind: &Behind, subject: &str, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let how = parts.uri.query().unwrap_or_default().to_owned();
@@ -316,7 +316,7 @@ async fn tell(behind: &Behind, subject: &str, request: Request) -> Response {
     }
 }
 
-/// An auth-service that takes every credential, and lets `ann@example.com` in.
+/// Starts an auth-service that accepts every credential and the sign-in of `ann@example.com`.
 async fn auth_service(platform: &Platform, behind: &Arc<Behind>) -> (SocketAddr, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let _ = Mount::new(dir.path(), &behind_gateway("auth-service", platform));

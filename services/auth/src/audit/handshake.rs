@@ -1,4 +1,5 @@
-//! The audit line of a handshake that failed, or that ended without a peer though a certificate was presented.
+//! The audit line of a handshake that failed, or that ended without a verified peer although a certificate was
+//! presented.
 
 use std::net::IpAddr;
 
@@ -11,12 +12,12 @@ use super::{AUDIT_TARGET, AuditQueue, Dropped, Entry};
 pub enum By {
     /// This service.
     Local,
-    /// The other side.
+    /// The remote side.
     Peer,
 }
 
 impl By {
-    /// As in logs.
+    /// Returns the value used in logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -26,24 +27,24 @@ impl By {
     }
 }
 
-/// What one line says of a handshake. Nothing in it is secret.
+/// The fields of one audit line for a handshake. None of them is secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailedHandshake {
-    /// When it failed.
+    /// Time of the failure.
     pub time: Timestamp,
     /// The listener: `mesh` or `ingress`.
     pub listener: &'static str,
-    /// `failed`, or `unverified`: the connection goes on without a peer.
+    /// `failed`, or `unverified`: the connection continues without a peer identity.
     pub result: &'static str,
     /// The side that ended it.
     pub by: By,
-    /// Bounded.
+    /// The reason, from a fixed set.
     pub reason: &'static str,
-    /// The name in the certificate that was presented, which nothing vouches for.
+    /// The unverified name in the presented certificate.
     pub presented: Option<String>,
     /// The source address.
     pub address: IpAddr,
-    /// Lines of this source that were left out before this one; [`AuditQueue::put_handshake`] sets it.
+    /// Number of skipped lines of this source before this one; set by [`AuditQueue::put_handshake`].
     pub skipped: u64,
 }
 
@@ -65,11 +66,11 @@ impl FailedHandshake {
 }
 
 impl AuditQueue {
-    /// Puts a handshake that failed into the queue, without waiting, if it is in the sample of its source. Returns what is
-    /// written.
+    /// Puts a failed handshake into the queue without blocking, if it is in the sample of its source. Returns the entry
+    /// that will be written.
     ///
     /// # Errors
-    /// [`Dropped`] if there is no room.
+    /// [`Dropped`] if the queue is full.
     pub fn put_handshake(&self, mut failed: FailedHandshake) -> Result<Option<FailedHandshake>, Dropped> {
         let sampled = self.handshakes().admit(Some(failed.address), failed.time);
         let Some(skipped) = sampled else { return Ok(None) };

@@ -1,4 +1,5 @@
-//! A sample of lines that anybody can cause: some of each source, so that the flood of one hides no other.
+//! Sampling of audit lines that unauthenticated clients can cause: a limited number per source, so that a flood from
+//! one source does not hide others.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,25 +8,25 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::site;
 
-/// The lines of sources that nothing vouches for.
+/// Windows of the lines from unauthenticated sources.
 #[derive(Debug, Default)]
 pub(super) struct Sample {
     sources: HashMap<Option<IpAddr>, Window>,
-    /// Of sources beyond [`MAX_SOURCES`] at once, all together.
+    /// Shared window of all sources beyond [`MAX_SOURCES`].
     others: Window,
 }
 
-/// The lines of one source in some seconds.
+/// The lines of one source within [`LENGTH`].
 #[derive(Debug, Default)]
 struct Window {
     start: Timestamp,
     written: u64,
-    /// Since the last line that was written.
+    /// Number of lines skipped since the last written one.
     skipped: u64,
 }
 
 impl Sample {
-    /// The number of lines that were skipped before this one of a source, if it is to be written.
+    /// Returns the number of lines skipped since the last one of this source, or `None` if this line is skipped too.
     pub(super) fn admit(&mut self, source: Option<IpAddr>, time: Timestamp) -> Option<u64> {
         let source = source.map(|address| site(address.to_canonical()));
         if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&source) {
@@ -42,7 +43,7 @@ impl Sample {
 
 impl Window {
     fn holds(&self, time: Timestamp) -> bool {
-        // A clock that goes back begins a new one.
+        // A clock that is set back starts a new window.
         (SignedDuration::ZERO..LENGTH).contains(&time.duration_since(self.start))
     }
 
@@ -76,7 +77,7 @@ mod tests {
         Timestamp::from_second(1_800_000_000).unwrap()
     }
 
-    /// Kind: the flood of one source, and of fifty, beside another one.
+    /// Kind: a flood from one source, and from fifty, next to another source.
     #[test]
     fn a_flood_of_some_sources_hides_no_other_source() {
         let mut sample = Sample::default();

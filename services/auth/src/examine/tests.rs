@@ -21,7 +21,7 @@ impl Observer for Nobody {
     fn decided(&self, _: &Decision<'_>) {}
 }
 
-/// Issuers that know every token, or none.
+/// External issuers that confirm every token, or none.
 struct Answering(Result<(), Reason>);
 
 impl Ask for Answering {
@@ -85,7 +85,7 @@ fn a_delegated_token_is_examined_by_the_service_that_it_was_shown_to_and_by_no_o
     assert_eq!((examined.client, examined.audience), (Some(caller()), Some(own().to_string())));
     assert_eq!(examined.scopes, Scopes::from_list(&["assets:read".into()]));
     assert_eq!(examined.expires, Some(at(now().as_second() + 300)));
-    // Neither who made it nor anybody else is its audience.
+    // The audience is neither the client of the token nor another service.
     let others = now_or_never(plain().examine_token(&token, Some(&peer(caller())), None));
     assert_eq!(others.unwrap_err().reason, Reason::AudienceWrong);
     assert_eq!(now_or_never(plain().examine_token(&token, None, None)).unwrap_err().reason, Reason::PeerMissing);

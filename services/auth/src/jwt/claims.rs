@@ -1,4 +1,4 @@
-//! What the claims of every kind of token have in common.
+//! Checks of claims that all kinds of tokens share.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use crate::Reason;
 use crate::denylist::Denied;
 use crate::principal::PeerIdentity;
 
-/// How far two clocks may differ.
+/// Maximum clock skew between two services.
 pub const MAX_CLOCK_SKEW_SECONDS: i64 = 60;
 
-/// Signature first; then, and only then, the claims, from the bytes that were signed.
+/// Verifies the signature, and only then parses the claims, from the signed bytes.
 pub(super) fn signed(
     token: &Unverified<'_>,
     keys: &KeySet,
@@ -39,7 +39,7 @@ pub(super) fn signed(
     header::claims(token.payload)
 }
 
-/// When a token holds.
+/// Validity period of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Times {
     pub(crate) issued: Timestamp,
@@ -47,10 +47,10 @@ pub(crate) struct Times {
     not_before: Timestamp,
 }
 
-/// How times may be written.
+/// Permitted formats of times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TimeFormat {
-    /// Whole seconds, as the platform's own tokens have them.
+    /// Whole seconds, as in platform tokens.
     WholeSeconds,
     /// Any JSON number (RFC 7519, section 2: NumericDate).
     NumericDate,
@@ -84,7 +84,7 @@ impl Times {
         Ok(Self { issued, expires, not_before })
     }
 
-    /// Compares them with our own clock, exactly.
+    /// Checks the validity at `now`, allowing for clock skew.
     pub(crate) fn check(&self, now: Timestamp) -> Result<(), Reason> {
         const SKEW: SignedDuration = SignedDuration::from_secs(MAX_CLOCK_SKEW_SECONDS);
         if now.duration_since(self.expires) >= SKEW {
@@ -100,7 +100,8 @@ impl Times {
     }
 }
 
-/// `cnf`, where present: the thumbprint of a leaf and nothing else (RFC 8705, section 3.1), in lower-case hex.
+/// Reads `cnf`, if present: the thumbprint of a leaf certificate and nothing else (RFC 8705, section 3.1), in
+/// lower-case hex.
 pub(super) fn confirmation(claims: &Map<String, Value>) -> Result<Option<String>, Reason> {
     let Some(confirmation) = claims.get("cnf") else { return Ok(None) };
     confirmation
@@ -112,7 +113,7 @@ pub(super) fn confirmation(claims: &Map<String, Value>) -> Result<Option<String>
         .ok_or(Reason::ConfirmationDiffers)
 }
 
-/// A token bound to a leaf is good on a connection that shows this leaf, and on no other.
+/// Checks that a certificate-bound token is presented on a connection with that certificate.
 pub(super) fn check_confirmation(thumbprint: Option<&str>, peer: Option<&PeerIdentity>) -> Result<(), Reason> {
     match thumbprint {
         Some(thumbprint) if peer.is_none_or(|peer| peer.fingerprint != thumbprint) => Err(Reason::ConfirmationDiffers),
@@ -124,7 +125,7 @@ pub(super) fn text<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a
     claims.get(name)?.as_str()
 }
 
-/// What is logged of a claim: signed by someone we trust, but still no longer than a line can bear.
+/// Truncates a claim for logs: the signer is trusted, but the length of the claim is not limited.
 pub(super) fn bounded(text: &str) -> Arc<str> {
     text.chars().take(MAX_LOGGED_CHARACTERS).collect::<String>().into()
 }

@@ -1,4 +1,4 @@
-//! The parts of a token, before anything in it is believed.
+//! Parsing of a token into its parts, before anything is verified.
 
 use std::fmt;
 
@@ -10,17 +10,17 @@ use super::keys::Algorithm;
 use crate::Reason;
 use crate::strict_json::{self, StrictJsonError};
 
-/// A token cut into its parts, with a header that passed the closed-set rules. Nothing is verified.
+/// A token split into its parts, with a header that passed the closed-set rules. Nothing is verified.
 pub struct Unverified<'a> {
-    /// The key the header names: a key into a map and nothing else.
+    /// The key ID from the header, used only as a map key.
     pub kid: String,
-    /// The algorithm the header names. The key decides; this must only agree.
+    /// The algorithm from the header. It must agree with the algorithm of the key, which decides.
     pub algorithm: Algorithm,
-    /// The header's `typ`, as written.
+    /// The header's `typ`, unchanged.
     pub typ: Option<String>,
-    /// The bytes that were signed.
+    /// The signed bytes.
     pub signed: &'a [u8],
-    /// The payload inside the signed bytes, still encoded.
+    /// The payload within the signed bytes, still encoded.
     pub payload: &'a str,
     /// The signature, still encoded (RFC 7515, appendix C: base64url without padding).
     pub signature: &'a str,
@@ -33,7 +33,7 @@ impl fmt::Debug for Unverified<'_> {
 }
 
 impl<'a> Unverified<'a> {
-    /// Cuts a compact JWS apart (RFC 7515, section 3.1).
+    /// Splits a compact JWS (RFC 7515, section 3.1).
     ///
     /// # Errors
     /// A [`Reason`] if it is not three base64url parts, or its header is not the closed set {alg, kid, typ, cty}.
@@ -41,7 +41,7 @@ impl<'a> Unverified<'a> {
         Self::of(&Parts::cut(token)?, HeaderRules::Platform)
     }
 
-    /// Reads the header of a token by the rules of its kind.
+    /// Parses the header of a token by the rules of its kind.
     pub(crate) fn of(parts: &Parts<'a>, rules: HeaderRules) -> Result<Self, Reason> {
         let header = parts.header(rules)?;
         let algorithm = header
@@ -55,13 +55,13 @@ impl<'a> Unverified<'a> {
     }
 }
 
-/// Which header parameters a token may have.
+/// Permitted header parameters of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HeaderRules {
-    /// The platform's own tokens: {alg, kid, typ, cty} and nothing else.
+    /// Platform tokens: {alg, kid, typ, cty} and nothing else.
     Platform,
     /// Tokens of external issuers: parameters that are not understood are ignored (RFC 7515, section 4), and so are
-    /// references to keys, which are never followed. Those that change the meaning of what was signed are refused.
+    /// references to keys, which are never followed. Those that change the meaning of the signed bytes are refused.
     External,
 }
 
@@ -101,7 +101,8 @@ impl<'a> Parts<'a> {
         else {
             return Err(Reason::TokenShape);
         };
-        // An empty signature is what a token without one has (RFC 7515, appendix A.5): its algorithm is refused, not its shape.
+        // Unsigned tokens have an empty signature (RFC 7515, appendix A.5); they are refused for their algorithm, not
+        // their shape.
         if header.is_empty() || payload.is_empty() {
             return Err(Reason::TokenShape);
         }
@@ -112,7 +113,7 @@ impl<'a> Parts<'a> {
         Ok(Self { header, payload, signature, signed })
     }
 
-    /// The header, if it keeps the rules.
+    /// Parses the header and checks it against the rules.
     pub(crate) fn header(&self, rules: HeaderRules) -> Result<Header, Reason> {
         if self.header.len() > rules.max_bytes() {
             return Err(Reason::TokenHeaderTooLong);
@@ -128,19 +129,20 @@ impl<'a> Parts<'a> {
         Ok(header)
     }
 
-    /// The claims. Nothing in them is to be believed before the signature is verified.
+    /// Parses the claims. They are untrusted until the signature is verified.
     pub(crate) fn claims(&self) -> Result<Map<String, Value>, Reason> {
         claims(self.payload)
     }
 }
 
-/// Whether all of it is in the alphabet. It does not stop at the first byte that is not, and so takes many at a time.
+/// Returns true if the text is in the base64url alphabet. It does not stop at the first other byte, so that the
+/// compiler can vectorize it.
 fn is_base64url(text: &str) -> bool {
     let is_in = |byte: u8| byte.is_ascii_alphanumeric() | (byte == b'-') | (byte == b'_');
     text.bytes().fold(true, |so_far, byte| so_far & is_in(byte))
 }
 
-/// A header within the closed set.
+/// Header parameters within the closed set.
 pub(crate) struct Header(Map<String, Value>);
 
 impl Header {
@@ -157,7 +159,7 @@ impl Header {
     }
 }
 
-/// Reads an encoded payload as one object without repeated names.
+/// Parses an encoded payload as one object without repeated names.
 pub(crate) fn claims(payload: &str) -> Result<Map<String, Value>, Reason> {
     let payload = URL_SAFE_NO_PAD.decode(payload).map_err(|_| Reason::TokenAlphabet)?;
     strict_json::object(&payload).map_err(|error| match error {
@@ -166,7 +168,7 @@ pub(crate) fn claims(payload: &str) -> Result<Map<String, Value>, Reason> {
     })
 }
 
-/// Reads the header, of which each parameter must be acceptable.
+/// Parses the header and checks that each parameter is permitted.
 fn fields(encoded: &str, rules: HeaderRules) -> Result<Map<String, Value>, Reason> {
     let text = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| Reason::TokenAlphabet)?;
     let fields = strict_json::object(&text).map_err(|error| match error {
@@ -176,13 +178,13 @@ fn fields(encoded: &str, rules: HeaderRules) -> Result<Map<String, Value>, Reaso
     if fields.keys().all(|name| rules.accept(name)) { Ok(fields) } else { Err(Reason::HeaderFieldRefused) }
 }
 
-/// Longest token.
+/// Maximum length of a token.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
-/// Longest encoded header of a platform token.
+/// Maximum length of the encoded header of a platform token.
 const MAX_HEADER_BYTES: usize = 1024;
-/// The same of an external issuer's token, which may carry a certificate (`x5c`).
+/// Maximum for a token of an external issuer, which may contain a certificate (`x5c`).
 const MAX_EXTERNAL_HEADER_BYTES: usize = 4 * 1024;
-/// Longest `kid`.
+/// Maximum length of a `kid`.
 pub(super) const MAX_KID_BYTES: usize = 128;
 
 #[cfg(test)]
@@ -205,25 +207,25 @@ mod tests {
     #[test]
     fn each_header_trick_is_refused() {
         let table = [
-            // No signature at all.
+            // No signature.
             (r#"{"alg":"none","kid":"k"}"#, Reason::AlgorithmWrong),
             (r#"{"alg":"nOnE","kid":"k"}"#, Reason::AlgorithmWrong),
             // The public key used as an HMAC secret.
             (r#"{"alg":"HS256","kid":"k"}"#, Reason::AlgorithmWrong),
             (r#"{"kid":"k"}"#, Reason::AlgorithmWrong),
             (r#"{"alg":["RS256"],"kid":"k"}"#, Reason::HeaderFieldRefused),
-            // The attacker brings the key, or says where to fetch it.
+            // The token brings its own key, or a URL to fetch it from.
             (r#"{"alg":"RS256","kid":"k","jwk":{"kty":"oct","k":"AA"}}"#, Reason::HeaderFieldRefused),
             (r#"{"alg":"RS256","kid":"k","jku":"https://evil.example/jwks"}"#, Reason::HeaderFieldRefused),
             (r#"{"alg":"RS256","kid":"k","x5u":"https://evil.example/x"}"#, Reason::HeaderFieldRefused),
             (r#"{"alg":"RS256","kid":"k","x5c":["AA"]}"#, Reason::HeaderFieldRefused),
-            // Extensions that change the meaning of what was signed.
+            // Extensions that change the meaning of the signed bytes.
             (r#"{"alg":"RS256","kid":"k","crit":["b64"],"b64":false}"#, Reason::HeaderFieldRefused),
             (r#"{"alg":"RS256","kid":"k","b64":false}"#, Reason::HeaderFieldRefused),
             (r#"{"alg":"RS256","kid":"k","zip":"DEF"}"#, Reason::HeaderFieldRefused),
             (r#"{"alg":"RS256","kid":"k","cty":"JWT"}"#, Reason::HeaderFieldRefused),
             (r#"{"alg":"RS256","kid":"k","cty":"application/jwt"}"#, Reason::HeaderFieldRefused),
-            // One parser takes the first, the other the last.
+            // Parsers disagree: some take the first value, others the last.
             (r#"{"alg":"RS256","kid":"k","alg":"none"}"#, Reason::HeaderNameRepeated),
             (r#"{"alg":"RS256"}"#, Reason::KidMissing),
             (r#"{"alg":"RS256","kid":""}"#, Reason::KidMissing),
@@ -270,7 +272,7 @@ mod tests {
             ("e30.e+0.AAAA", Reason::TokenAlphabet),
             ("e30.e/0.AAAA", Reason::TokenAlphabet),
             ("e30. e30.AAAA", Reason::TokenAlphabet),
-            // Set bits beyond the last byte: the same header under another spelling.
+            // Non-zero padding bits: a second encoding of the same header.
             ("e31.e30.AAAA", Reason::TokenAlphabet),
         ] {
             assert_eq!(Unverified::parse(token).map(|t| t.kid), Err(reason), "{token}");

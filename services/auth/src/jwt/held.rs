@@ -1,4 +1,4 @@
-//! A platform token as its holder sees it.
+//! Revocation check of a platform token by its holder.
 
 use gaia_api::SpiffeId;
 use jiff::Timestamp;
@@ -16,7 +16,7 @@ pub struct HeldToken {
     issuer: String,
     kid: String,
     jti: String,
-    /// Its `sub` and its `client_id`.
+    /// Its `sub` and `client_id`.
     parties: [String; 2],
     issued: Timestamp,
     /// Whether the key was published when the token was received.
@@ -24,7 +24,7 @@ pub struct HeldToken {
 }
 
 impl HeldToken {
-    /// Reads a token; `None` if it is not a platform token. `keys` are the published keys of the platform.
+    /// Parses a token; `None` if it is not a platform token. `keys` are the published keys of the platform.
     #[must_use]
     pub fn read(token: &str, keys: Option<&KeySet>) -> Option<Self> {
         let parts = Parts::cut(token).ok()?;
@@ -42,8 +42,8 @@ impl HeldToken {
     }
 
     /// Checks that the token is still one of `issuer` for the holder `own`, and that neither the denylist nor the
-    /// withdrawal of its key has revoked it. A key that was not published when the token was received does not count
-    /// as withdrawn: the files of the holder may be older than the issuer's.
+    /// withdrawal of its key has revoked it. A key that was not published when the token was received does not count as
+    /// withdrawn: the files of the holder may be older than the issuer's.
     ///
     /// # Errors
     /// The [`Reason`] for which verifiers reject it.

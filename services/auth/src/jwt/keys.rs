@@ -1,4 +1,4 @@
-//! The public keys tokens are verified with, checked once when they are loaded.
+//! Public keys for token verification, validated when loaded.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -27,10 +27,10 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// All of them.
+    /// All supported algorithms.
     pub const ALL: [Self; 2] = [Self::RS256, Self::ES256];
 
-    /// The `alg` text.
+    /// Returns the `alg` value.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -39,7 +39,7 @@ impl Algorithm {
         }
     }
 
-    /// The `kty` of its keys (RFC 7518, section 3.1).
+    /// Returns the `kty` value of its keys (RFC 7518, section 3.1).
     fn key_type(self) -> &'static str {
         match self {
             Self::RS256 => "RSA",
@@ -54,14 +54,14 @@ pub struct KeySet {
     hash: [u8; 32],
 }
 
-/// One verification key. It is prepared once, and not for each token.
+/// One verification key, prepared when loaded.
 pub(super) struct Key {
     pub(super) algorithm: Algorithm,
     prepared: ParsedPublicKey,
 }
 
 impl Key {
-    /// Whether `signature` is this key's under `signed`.
+    /// Returns true if `signature` is a valid signature of `signed` by this key.
     pub(super) fn has_signed(&self, signed: &[u8], signature: &[u8]) -> bool {
         self.prepared.verify_sig(signed, signature).is_ok()
     }
@@ -73,34 +73,34 @@ impl fmt::Debug for KeySet {
     }
 }
 
-/// Why a JWK set was refused as a whole.
+/// Reason why a JWK set was rejected as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeySetError {
-    /// Not a JWK set: not JSON, a repeated name, no `keys`, or none in it.
+    /// Not a JWK set: not JSON, a repeated name, or no keys.
     #[error("not a JWK set: {0}")]
     NotASet(&'static str),
-    /// One key is not acceptable.
+    /// One key is invalid.
     #[error("key {index} of the JWK set ({kid}): {problem}")]
     Key {
-        /// Its place, from 0.
+        /// Index of the key, from 0.
         index: usize,
-        /// Its `kid`, where it has one.
+        /// The `kid`, if it has one.
         kid: String,
-        /// What is wrong.
+        /// Description of the fault.
         problem: &'static str,
     },
 }
 
 impl KeySet {
-    /// Reads a JWK set (RFC 7517, section 5). One bad key refuses the whole set: these are the platform's own keys,
-    /// and a set that is wrong in one place was not written by Gaia.
+    /// Parses a JWK set (RFC 7517, section 5). One invalid key rejects the whole set: these are the platform's own
+    /// keys, and the operator never writes a partially valid set.
     ///
     /// # Errors
-    /// [`KeySetError`] if it is too large, not a set, or a key in it breaks a rule.
+    /// [`KeySetError`] if the set is too large, malformed, or has an invalid key.
     pub fn parse(text: &[u8]) -> Result<Self, KeySetError> {
         let mut keys = HashMap::new();
         let mut set = set(text)?;
-        // The operator writes it. A set that came over HTTP from elsewhere, or from an earlier operator, has none.
+        // The operator writes it. Sets fetched over HTTP or written by earlier operators have none.
         if set.remove("schemaVersion").is_some_and(|version| version != SCHEMA_VERSION) {
             return Err(KeySetError::NotASet("schemaVersion is not one that this program reads"));
         }
@@ -115,12 +115,12 @@ impl KeySet {
         Ok(Self { keys, hash: sha256(text) })
     }
 
-    /// Reads the JWK set of an external issuer whose configured algorithms are `algorithms` (none: all). A key that breaks
-    /// a rule is left out: the issuer may have keys for other purposes and of other kinds. Two good keys of one `kid`
-    /// refuse the set, and so does a set of none.
+    /// Parses the JWK set of an external issuer whose configured algorithms are `algorithms` (none: all). Invalid keys
+    /// are skipped: the issuer may have keys for other purposes and of other kinds. Two valid keys with one `kid`
+    /// reject the set, and so does a set without valid keys.
     ///
     /// # Errors
-    /// [`KeySetError`] if it is too large, not a set, ambiguous, or without a good key.
+    /// [`KeySetError`] if the set is too large, malformed, ambiguous, or without a valid key.
     pub fn parse_outside(text: &[u8], algorithms: &[String]) -> Result<Self, KeySetError> {
         let mut keys = HashMap::new();
         let mut first_problem = None;
@@ -139,19 +139,19 @@ impl KeySet {
         }
     }
 
-    /// SHA-256 of the text it was read from.
+    /// Returns the SHA-256 of the source text.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         self.hash
     }
 
-    /// Whether a key of that id is in the set.
+    /// Returns true if the set has a key with that ID.
     #[must_use]
     pub fn contains(&self, kid: &str) -> bool {
         self.keys.contains_key(kid)
     }
 
-    /// The ids of all keys, sorted.
+    /// Returns all key IDs, sorted.
     #[must_use]
     pub fn kids(&self) -> Vec<&str> {
         let mut kids: Vec<&str> = self.keys.keys().map(String::as_str).collect();
@@ -164,7 +164,7 @@ impl KeySet {
     }
 }
 
-/// The object of a JWK set.
+/// Parses the JSON object of a JWK set.
 fn set(text: &[u8]) -> Result<Map<String, Value>, KeySetError> {
     if text.len() > MAX_SET_BYTES {
         return Err(KeySetError::NotASet("larger than 64 KiB"));
@@ -177,7 +177,7 @@ fn set(text: &[u8]) -> Result<Map<String, Value>, KeySetError> {
     })
 }
 
-/// The keys of a JWK set, unchecked.
+/// Returns the keys of a JWK set, not yet validated.
 fn jwks(mut set: Map<String, Value>) -> Result<Vec<Value>, KeySetError> {
     let Some(Value::Array(jwks)) = set.remove("keys") else {
         return Err(KeySetError::NotASet("no array \"keys\""));
@@ -188,18 +188,18 @@ fn jwks(mut set: Map<String, Value>) -> Result<Vec<Value>, KeySetError> {
     Ok(jwks)
 }
 
-/// Whose keys are read.
+/// Validation rules by the owner of the keys.
 #[derive(Clone, Copy)]
 enum KeyRules<'a> {
-    /// The platform's own: each names its algorithm.
+    /// Platform keys: each has an `alg`.
     Platform,
-    /// Of an external issuer with these configured algorithms (none: all). `alg` is optional (RFC 7517, section 4.4), and
-    /// Entra ID leaves it out.
+    /// Keys of an external issuer with these configured algorithms (none: all). `alg` is optional (RFC 7517, section
+    /// 4.4); Entra ID omits it.
     External(&'a [String]),
 }
 
 impl KeyRules<'_> {
-    /// The one algorithm of a key.
+    /// Returns the algorithm of a key.
     fn algorithm<'a>(self, kty: &str, jwk: &'a Map<String, Value>) -> Result<&'a str, &'static str> {
         let Self::External(accepted) = self else { return text(jwk, "alg") };
         if jwk.contains_key("alg") {
@@ -212,7 +212,7 @@ impl KeyRules<'_> {
     }
 }
 
-/// Checks and reads one JWK.
+/// Validates and parses one JWK.
 fn key(jwk: &Value, rules: KeyRules<'_>) -> Result<Key, &'static str> {
     let jwk = jwk.as_object().ok_or("not a JSON object")?;
     let kid = text(jwk, "kid")?;
@@ -250,7 +250,7 @@ fn rsa(jwk: &Map<String, Value>) -> Result<Key, &'static str> {
     if n.first() == Some(&0) || !(2048..=4096).contains(&bits) {
         return Err("the RSA modulus must have 2048 to 4096 bits");
     }
-    // RFC 7518, section 6.3.1: no leading zero bytes. A short or even exponent lets signatures be forged.
+    // RFC 7518, section 6.3.1: no leading zero bytes. A small or even exponent allows forged signatures.
     let exponent = e.iter().try_fold(0u32, |value, &byte| value.checked_mul(256)?.checked_add(u32::from(byte)));
     match exponent {
         Some(exponent) if exponent >= 65_537 && exponent % 2 == 1 && e.first() != Some(&0) => {}
@@ -296,7 +296,7 @@ fn bytes(jwk: &Map<String, Value>, name: &'static str) -> Result<Vec<u8>, &'stat
     URL_SAFE_NO_PAD.decode(text(jwk, name)?).map_err(|_| "a member is not base64url")
 }
 
-/// Members that only private keys have (RFC 7518, sections 6.2.2, 6.3.2 and 6.4.1).
+/// Members of private keys only (RFC 7518, sections 6.2.2, 6.3.2 and 6.4.1).
 const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 const MAX_SET_BYTES: usize = 64 * 1024;
 const MAX_KEYS: usize = 32;
@@ -339,10 +339,10 @@ mod tests {
         assert_eq!(set("key_ops", json!([])), "key_ops must be [\"verify\"]");
         // A published private key.
         assert_eq!(set("d", json!("AQAB")), "must not hold private members");
-        // An HMAC secret that everyone can read.
+        // A published HMAC secret.
         let oct = json!({"kty": "oct", "alg": "HS256", "kid": "k"});
         assert_eq!(problem_of(oct, |_| ()), "a shared secret is no public key");
-        // A key that would also verify another algorithm's signatures.
+        // A key that would also verify signatures of another algorithm.
         assert_eq!(set("alg", json!("PS256")), "kty and alg must be RSA with RS256 or EC with ES256");
         assert_eq!(set("alg", json!("ES256")), "kty and alg must be RSA with RS256 or EC with ES256");
         assert_eq!(problem(|jwk| drop(jwk.remove("alg"))), "alg is missing");
@@ -413,7 +413,7 @@ mod tests {
         assert!(set([&rsa, &rsa], &["ES256"]).unwrap_err().to_string().contains("alg is missing"));
         let own = json!({ "keys": [rsa] }).to_string();
         assert!(KeySet::parse(own.as_bytes()).unwrap_err().to_string().contains("alg is missing"));
-        // An algorithm that is named is not replaced.
+        // An explicit `alg` is not replaced by the configured one.
         let mut other = rsa.clone();
         other["alg"] = json!("RS512");
         assert!(set([&other, &other], &[]).is_err());

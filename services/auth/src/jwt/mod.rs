@@ -1,9 +1,9 @@
-//! Tokens: strict verification (RFC 9068 access tokens under the rules of RFC 8725).
+//! Strict verification of tokens (RFC 9068 access tokens under the rules of RFC 8725).
 //!
-//! The rules are numbered here as the design numbers them: 1 (one Bearer credential) is in `presented`, 2-4 (shape,
-//! closed header, `kid`) in `header`, 5-6 (keys bound to issuer and algorithm) in `keys`, 7, 10-12 (signature, times,
-//! repeated names, binding) in `claims`, 8-9 and 14 (`typ`, claims, denylist) in `service_token` and `user_token`, and
-//! 13 (scope and caller policy) in [`Rules`](crate::Rules).
+//! The rules are numbered as in the tests: 1 (one Bearer credential) is in `presented`, 2-4 (shape, closed header,
+//! `kid`) in `header`, 5-6 (keys bound to issuer and algorithm) in `keys`, 7, 10-12 (signature, times, repeated names,
+//! binding) in `claims`, 8-9 and 14 (`typ`, claims, denylist) in `service_token` and `user_token`, and 13 (scope and
+//! caller policy) in [`Rules`](crate::Rules).
 
 mod claims;
 mod header;

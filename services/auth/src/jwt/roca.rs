@@ -1,10 +1,10 @@
-//! The fingerprint of RSA moduli from a vulnerable key generator (CVE-2017-15361, "ROCA").
+//! Detection of RSA moduli from a vulnerable key generator (CVE-2017-15361, "ROCA").
 //!
-//! The generator of Infineon's RSALib made primes of the form `k * M + (65537^a mod M)`, where `M` is a product of small
-//! primes. So the modulus is a power of 65537 modulo each of these primes, and it can be factored. A modulus of another
-//! generator has this property by chance in about one of 2^27 cases.
+//! The generator of Infineon's RSALib produced primes of the form `k * M + (65537^a mod M)`, where `M` is a product of
+//! small primes. The modulus is then a power of 65537 modulo each of these primes, and it can be factored. A modulus of
+//! another generator has this property by chance in about one of 2^27 cases.
 
-/// The primes that tell such a modulus from others (Nemec et al., "The Return of Coppersmith's Attack", 2017).
+/// The primes that distinguish such a modulus (Nemec et al., "The Return of Coppersmith's Attack", 2017).
 const PRIMES: [u32; 17] = [11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157];
 const GENERATOR: u32 = 65_537;
 
@@ -32,7 +32,7 @@ mod tests {
 
     use super::*;
 
-    /// Of the form above, with 2048 bits, in base64url.
+    /// A vulnerable modulus with 2048 bits, in base64url.
     const VULNERABLE: &str = include_str!("roca/modulus.txt");
 
     #[test]

@@ -1,4 +1,4 @@
-//! The checks of the platform's own tokens, cheap and fail-closed first.
+//! Verification of platform tokens: cheap checks first, fail closed.
 
 use std::sync::Arc;
 
@@ -16,40 +16,40 @@ use crate::{Reason, Refusal, Trace};
 
 /// `typ` of a service token (RFC 9068, section 2.1).
 pub const SERVICE_TOKEN_TYPE: &str = "at+jwt";
-/// Longest life of a token that carries someone else's identity.
+/// Maximum validity of a delegated token.
 pub const MAX_DELEGATED_SECONDS: u64 = 5 * 60;
 
-/// What a service token must satisfy at one service.
+/// Verification rules for service tokens at one service.
 #[derive(Debug, Clone, Copy)]
 pub struct TokenRules<'a> {
     /// The issuer's keys.
     pub keys: &'a KeySet,
-    /// The one issuer.
+    /// The required issuer.
     pub issuer: &'a str,
-    /// This service: the audience of a token meant for it.
+    /// This service, as the required audience.
     pub own: &'a SpiffeId,
-    /// The broad audience, where it is accepted.
+    /// The broad audience, if it is accepted.
     pub broad_audience: Option<&'a str>,
-    /// Longest life, in seconds.
+    /// Maximum validity in seconds.
     pub max_ttl_seconds: u64,
-    /// What is revoked.
+    /// The denylist.
     pub denied: &'a Denied,
 }
 
-/// A service token that passed every check.
+/// A verified service token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceToken {
-    /// The calling service: `client_id` and the peer; without a subject of its own, `sub` as well.
+    /// The calling service, from `client_id` and the peer; also `sub` if the token is not delegated.
     pub caller: SpiffeId,
-    /// Of a delegated token: for whom the caller acts.
+    /// Of a delegated token: the subject that the caller acts for.
     pub on_behalf_of: Option<Identity>,
-    /// The scopes it carries; if it names none, the target's policy alone limits it.
+    /// The granted scopes; if the token has none, only the target's policy applies.
     pub scopes: Scopes,
-    /// Whether it is meant for every service of the dual phases.
+    /// Whether the token has the broad audience of the dual phases.
     pub is_broad: bool,
-    /// When it ends.
+    /// Expiry.
     pub expires: Timestamp,
-    /// What may be logged of it.
+    /// Loggable details of the token.
     pub trace: Trace,
     times: Times,
     kid: String,
@@ -61,7 +61,7 @@ impl TokenRules<'_> {
     /// Verifies a service token presented by `peer` at `now`.
     ///
     /// # Errors
-    /// A [`Refusal`] with the first rule that it breaks.
+    /// A [`Refusal`] for the first rule that the token breaks.
     pub fn verify(&self, token: &str, peer: Option<&PeerIdentity>, now: Timestamp) -> Result<ServiceToken, Refusal> {
         let token = self.read(token)?;
         match token.check(self.denied, peer, now) {
@@ -70,7 +70,7 @@ impl TokenRules<'_> {
         }
     }
 
-    /// Verifies what does not change from one request to the next: signature and claims.
+    /// Verifies the parts that do not change between requests: signature and claims.
     pub(crate) fn read(&self, token: &str) -> Result<ServiceToken, Refusal> {
         let mut trace = Trace::default();
         self.verified(token, &mut trace).map_err(|reason| Refusal { trace, ..reason.into() })
@@ -109,7 +109,7 @@ impl TokenRules<'_> {
         })
     }
 
-    /// One string: this service, or, for a token that names no scope and nobody else, the broad audience.
+    /// Returns true if `aud` is the broad audience, which requires a token without scopes and without another subject.
     fn is_broad(&self, claims: &Map<String, Value>, is_particular: bool) -> Result<bool, Reason> {
         match text(claims, "aud") {
             Some(audience) if audience == self.own.as_str() => Ok(false),
@@ -120,7 +120,7 @@ impl TokenRules<'_> {
 }
 
 impl ServiceToken {
-    /// What is asked again for each request that carries it: the time, what is revoked, and who shows it.
+    /// Checks the conditions that may change between requests: time, denylist and peer.
     pub(crate) fn check(&self, denied: &Denied, peer: Option<&PeerIdentity>, now: Timestamp) -> Result<(), Reason> {
         self.times.check(now)?;
         denied.check_kid(&self.kid)?;
@@ -132,8 +132,8 @@ impl ServiceToken {
         self.check_revocation(denied)
     }
 
-    /// The same where somebody else than the caller asks about it: who shows it to whom is not judged, and one that is
-    /// bound to a leaf is no good.
+    /// Like `check`, for a caller other than the client of the token: the peer is not compared, and certificate-bound
+    /// tokens are rejected.
     pub(crate) fn check_unbound(&self, denied: &Denied, now: Timestamp) -> Result<(), Reason> {
         self.times.check(now)?;
         denied.check_kid(&self.kid)?;
@@ -154,7 +154,7 @@ impl ServiceToken {
     }
 }
 
-/// Who calls, and for whom. In a service token `sub` and `client_id` are equal; in a delegated one (RFC 8693, section
+/// Reads caller and subject. In a service token `sub` and `client_id` are equal; in a delegated one (RFC 8693, section
 /// 4.1) `act` names the caller, and `sub` a user, a key or another service.
 fn parties(claims: &Map<String, Value>) -> Result<(SpiffeId, Option<Identity>), Reason> {
     let sub = text(claims, "sub").ok_or(Reason::SubjectWrong)?;
@@ -164,7 +164,7 @@ fn parties(claims: &Map<String, Value>) -> Result<(SpiffeId, Option<Identity>), 
         None if sub == client => Ok((caller, None)),
         None => Err(Reason::SubjectWrong),
         Some(actor) => {
-            // One actor and nothing else of it: who acts for whom acts for whom is more than anybody is asked to judge.
+            // Exactly one actor; chains of delegation are not supported.
             let actor = actor.as_object().filter(|members| members.len() == 1).and_then(|act| act.get("sub")?.as_str());
             if actor != Some(client) {
                 return Err(Reason::ActorWrong);
@@ -176,7 +176,7 @@ fn parties(claims: &Map<String, Value>) -> Result<(SpiffeId, Option<Identity>), 
     }
 }
 
-/// Another workload of the caller's trust domain, for which it acts.
+/// Returns another workload of the caller's trust domain as the subject.
 fn service(sub: &str, caller: &SpiffeId) -> Option<Identity> {
     let id = SpiffeId::parse(sub).ok()?;
     let is_another = id != *caller && id.workload_parts().is_some() && id.trust_domain() == caller.trust_domain();

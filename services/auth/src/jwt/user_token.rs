@@ -1,4 +1,4 @@
-//! The checks of a token of an outside issuer.
+//! Verification of tokens of external issuers.
 
 use std::sync::Arc;
 
@@ -13,27 +13,27 @@ use crate::denylist::Denied;
 use crate::principal::{Identity, MAX_SUBJECT_BYTES, PeerIdentity, is_subject_byte};
 use crate::{Reason, Refusal, Trace};
 
-/// What a token of one outside issuer must satisfy.
+/// Verification rules for tokens of one external issuer.
 #[derive(Debug, Clone, Copy)]
 pub struct UserTokenRules<'a> {
     /// The issuer.
     pub issuer: &'a UserTokenIssuer,
-    /// What is revoked.
+    /// The denylist.
     pub denied: &'a Denied,
 }
 
-/// A user token that passed every check.
+/// A verified user token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserToken {
     /// The issuer's short name.
     pub issuer: String,
-    /// The user, as the issuer knows them.
+    /// The user ID at the issuer.
     pub sub: String,
-    /// Whether nobody has signed in: the issuer made the user up.
+    /// Whether the user is anonymous: created by the issuer without sign-in.
     pub is_anonymous: bool,
-    /// When it ends.
+    /// Expiry.
     pub expires: Timestamp,
-    /// What may be logged of it.
+    /// Loggable details of the token.
     pub trace: Trace,
     times: Times,
     kid: Option<Arc<str>>,
@@ -42,10 +42,10 @@ pub struct UserToken {
 }
 
 impl UserTokenRules<'_> {
-    /// Verifies a token by the issuer's keys, at `now`. Whether an anonymous user will do is the route's to say.
+    /// Verifies a token with the issuer's keys at `now`. The route decides whether anonymous users are accepted.
     ///
     /// # Errors
-    /// A [`Refusal`] with the first rule that it breaks.
+    /// A [`Refusal`] for the first rule that the token breaks.
     pub fn verify(
         &self,
         keys: &KeySet,
@@ -60,7 +60,7 @@ impl UserTokenRules<'_> {
         }
     }
 
-    /// Verifies what does not change from one request to the next: signature and claims.
+    /// Verifies the parts that do not change between requests: signature and claims.
     pub(crate) fn read(&self, keys: &KeySet, token: &str) -> Result<UserToken, Refusal> {
         self.traced(|trace| {
             let unverified = Unverified::of(&Parts::cut(token)?, HeaderRules::External)?;
@@ -74,11 +74,11 @@ impl UserTokenRules<'_> {
         })
     }
 
-    /// Reads a token whose signature the issuer is asked about: what it says is to be believed only if the issuer says
-    /// so. Everything else is judged as if it had been verified here.
+    /// Parses a token whose signature only the issuer can verify; its claims are untrusted until the issuer confirms
+    /// them. All other rules are checked here.
     ///
     /// # Errors
-    /// A [`Refusal`] with the first rule that it breaks.
+    /// A [`Refusal`] for the first rule that the token breaks.
     pub fn read_unverified(&self, token: &str) -> Result<UserToken, Refusal> {
         let read = self.traced(|trace| {
             let parts = Parts::cut(token)?;
@@ -118,7 +118,7 @@ impl UserTokenRules<'_> {
         if text(claims, "iss") != Some(&issuer.issuer) {
             return Err(Reason::IssuerWrong);
         }
-        // The keys of a project are tokens that name no user, and are published with its pages.
+        // The project keys are tokens that name no user, and are published with web pages.
         if matches!(text(claims, "role"), Some("anon" | "service_role")) {
             return Err(Reason::ProjectKey);
         }
@@ -164,8 +164,8 @@ impl UserTokenRules<'_> {
         })
     }
 
-    /// RFC 7519, section 4.1.3: one text, or a list of texts. A token without any is accepted from a generic issuer without
-    /// `audiences` whose `requiredClaims` name the application it was issued to.
+    /// RFC 7519, section 4.1.3: a string, or a list of strings. A token without `aud` is accepted from a generic issuer
+    /// without `audiences` whose `requiredClaims` name the application it was issued to.
     fn check_audience(&self, claims: &Map<String, Value>) -> Result<(), Reason> {
         let accepted = &self.issuer.audiences;
         let is_mine = |audience: &str| {
@@ -192,13 +192,13 @@ impl UserTokenRules<'_> {
 }
 
 impl UserToken {
-    /// The user as a subject.
+    /// Returns the user as a subject.
     #[must_use]
     pub fn identity(&self) -> Identity {
         Identity::User { issuer: self.issuer.clone(), sub: self.sub.clone() }
     }
 
-    /// The same token after its issuer has confirmed it: what it says is verified.
+    /// Marks the claims as verified after the issuer has confirmed the token.
     pub(crate) fn confirmed(self) -> Self {
         Self { trace: self.trace.into_verified(), ..self }
     }
@@ -207,7 +207,7 @@ impl UserToken {
         self.times.issued
     }
 
-    /// What is asked again for each request that carries it.
+    /// Checks the conditions that may change between requests.
     pub(crate) fn check(&self, denied: &Denied, peer: Option<&PeerIdentity>, now: Timestamp) -> Result<(), Reason> {
         self.times.check(now)?;
         if let Some(kid) = &self.kid {
@@ -218,7 +218,7 @@ impl UserToken {
     }
 }
 
-/// What Supabase Auth puts into the access token of a session.
+/// Checks the claims of a Supabase Auth session.
 fn check_supabase(claims: &Map<String, Value>, sub: &str) -> Result<(), Reason> {
     if !is_uuid(sub) {
         return Err(Reason::SubjectWrong);
@@ -262,7 +262,7 @@ const USER_TYPES: [&str; 3] = ["JWT", "at+jwt", "application/at+jwt"];
 const CLIENT_CLAIMS: [&str; 2] = ["azp", "client_id"];
 /// Claims that only ID tokens have (OpenID Connect Core, sections 2 and 3.3.2.11).
 const ID_TOKEN_CLAIMS: [&str; 3] = ["at_hash", "c_hash", "s_hash"];
-/// What Supabase Auth writes.
+/// Values that Supabase Auth writes.
 const DEFAULT_AUDIENCE: &str = "authenticated";
 const DEFAULT_MAX_TTL_SECONDS: u64 = 24 * 3600;
 

@@ -57,7 +57,7 @@ fn rules() -> Arc<Rules> {
     Arc::new(Rules::new(policy, None, Denied::default(), table(vec![reader]).unwrap()))
 }
 
-/// The status and body a route answers with; its handler answers with the subject it was given.
+/// Status and body of a route whose handler responds with the subject.
 fn call(authenticator: &Arc<Authenticator>, access: Access, request: Request<()>) -> (StatusCode, String) {
     let handler = tower::service_fn(|request: Request<()>| {
         let subject = request.extensions().get::<Principal>().map_or("nobody".into(), |p| p.subject.to_string());
@@ -122,7 +122,7 @@ fn a_peer_route_needs_a_certificate_and_nothing_more() {
     assert_eq!(call(&authenticator, Access::Peer, request), (StatusCode::OK, caller().to_string()));
 }
 
-/// The whole answer of a route that answers with the subject it was given.
+/// The response of a route whose handler responds with the subject.
 fn answer(authenticator: &Arc<Authenticator>, access: Access, request: Request<()>) -> Response<String> {
     let handler = tower::service_fn(|request: Request<()>| {
         let subject = request.extensions().get::<Principal>().map_or("nobody".into(), |p| p.subject.to_string());
@@ -263,7 +263,7 @@ fn a_handler_gets_the_peer_and_the_principal_it_asks_for_or_an_answer_that_says_
     assert_eq!(peer.unwrap().spiffe_id, caller());
 }
 
-/// An issuer that gives one answer, and counts how often it is asked.
+/// An issuer that gives a fixed answer and counts queries.
 struct Oracle(Result<(), Reason>, Arc<Mutex<u32>>);
 
 impl Ask for Oracle {
@@ -273,7 +273,7 @@ impl Ask for Oracle {
     }
 }
 
-/// A service that asks the issuer, which gives this answer, and how often it was asked.
+/// An authenticator with an issuer that gives this answer, and the number of queries.
 fn asking(mode: AuthMode, answer: Result<(), Reason>) -> (Arc<Authenticator>, Arc<Mutex<u32>>) {
     let authenticator = authenticator(Arc::default());
     let count = Arc::new(Mutex::new(0));
@@ -289,7 +289,7 @@ fn with_token(claims: &serde_json::Value) -> Request<()> {
     Request::builder().header("authorization", format!("Bearer {}", user_token(claims))).body(()).unwrap()
 }
 
-/// The status of two requests with one token to such a service, and how often the issuer was asked.
+/// The status of two requests with the same token, and the number of queries to the issuer.
 fn asked(mode: AuthMode, answer: Result<(), Reason>, claims: &serde_json::Value) -> ([StatusCode; 2], u32) {
     let (authenticator, count) = asking(mode, answer);
     let request = with_token(claims);
@@ -345,7 +345,7 @@ fn what_an_issuer_confirms_is_taken_also_where_the_clocks_differ() {
     );
 }
 
-/// Asks the issuer about the token of one request, does something else, and decides over another one.
+/// Queries the issuer about the token of one request, runs `between`, and decides another request.
 fn decide_after(
     said: Result<(), Reason>,
     [asked, decided]: [&Request<()>; 2],

@@ -1,4 +1,4 @@
-//! The whole of the mode engine, held against the table of the design as one would read it aloud.
+//! All combinations of credentials and modes, compared with the decision table.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use crate::{ApiKeyTable, Denied};
 
 use AuthMode::{APIKeyOnly, Dual, JWTOnly};
 
-/// What is presented as a token.
+/// The presented token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shown {
     Nothing,
@@ -32,31 +32,31 @@ enum Shown {
     Broad,
     Delegated,
     User,
-    /// For another service.
+    /// A token for another service.
     Bad,
-    /// Three dots.
+    /// Three dots only.
     Malformed,
-    /// Two `Authorization` headers, each with a good token.
+    /// Two `Authorization` headers, each with a valid token.
     Repeated,
-    /// Another scheme.
+    /// Another authentication scheme.
     Basic,
 }
 
-/// What is presented as a key.
+/// The presented API key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Key {
     Nothing,
     Shared,
     OwnedByCaller,
     OwnedByOther,
-    /// Shared, with a mode of its own.
+    /// A shared key with its own mode.
     Own(AuthMode),
     Revoked,
     Expired,
     Unknown,
 }
 
-/// Who is on the wire.
+/// The mTLS peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Peer {
     Nobody,
@@ -91,10 +91,10 @@ const KEYS: [Key; 10] = [
 const PEERS: [Peer; 4] = [Peer::Nobody, Peer::Undeclared, Peer::Declared, Peer::DeclaredOnBehalfOf];
 const MODES: [AuthMode; 3] = [APIKeyOnly, Dual, JWTOnly];
 
-/// Subject, or why not.
+/// The subject, or the reason for the refusal.
 type Said = Result<String, Reason>;
 
-/// What a token is worth by itself: whom it names, and for whom it may be used.
+/// The result for the token without a key.
 fn token_is(mode: AuthMode, shown: Shown, peer: Peer) -> Said {
     let is_declared = matches!(peer, Peer::Declared | Peer::DeclaredOnBehalfOf);
     match (shown, peer) {
@@ -113,7 +113,7 @@ fn token_is(mode: AuthMode, shown: Shown, peer: Peer) -> Said {
     }
 }
 
-/// What a key is worth by itself.
+/// The result for the key without a token.
 fn key_is(mode: AuthMode, key: Key, is_brownout: bool) -> Said {
     match key {
         Key::Nothing => Err(Reason::NoCredential),
@@ -129,10 +129,10 @@ fn key_is(mode: AuthMode, key: Key, is_brownout: bool) -> Said {
     }
 }
 
-/// The table of the design.
+/// The decision table.
 fn expected(mode: AuthMode, shown: Shown, key: Key, peer: Peer, is_brownout: bool) -> Said {
     if matches!(shown, Shown::Repeated | Shown::Basic) && key == Key::Nothing {
-        // It may have been meant as a key.
+        // The value may have been meant as an API key.
         return token_is(mode, shown, peer);
     }
     if mode == APIKeyOnly || shown == Shown::Nothing {
@@ -284,7 +284,7 @@ fn check(
     assert_eq!(said(verdict.result.clone()), expect(mode), "{what}");
     assert_eq!(verdict.mode, mode, "{what}");
 
-    // The verdict of the next mode is what the next mode says.
+    // The reported decision of the next mode equals the decision under that mode.
     let next = match mode {
         APIKeyOnly => Some(Dual),
         Dual => Some(JWTOnly),
@@ -294,7 +294,7 @@ fn check(
     let would_deny = next.and_then(|next| expect(next).err()).filter(|_| verdict.result.is_ok());
     assert_eq!(verdict.would_deny(), would_deny, "{what}: would deny");
 
-    // A token never changes the verdict while keys alone decide. What cannot be read may have been meant as a key.
+    // In `APIKeyOnly` a token never changes the decision, but an unreadable value may have been meant as a key.
     let may_be_key = matches!(shown, Shown::Repeated | Shown::Basic) && key == Key::Nothing;
     if mode == APIKeyOnly && !may_be_key {
         assert_eq!(said(verdict.result.clone()), key_is(mode, key, is_brownout), "{what}");
@@ -302,16 +302,16 @@ fn check(
         let would_pass = shown != Shown::Nothing && expect(Dual).is_ok();
         assert_eq!(verdict.would_pass().is_some(), would_pass, "{what}: would pass");
     }
-    // A key that has a record is counted whatever becomes of it, and users of keys are told where they may still move.
+    // Keys with a record are counted in any case, and deprecation headers are sent while tokens are accepted too.
     let has_record = !matches!(key, Key::Nothing | Key::Unknown);
     assert_eq!(verdict.key_id.is_some(), has_record, "{what}: counted");
     let is_told = has_record && mode == Dual && shown == Shown::Nothing;
     assert_eq!(rules.notice(verdict).is_some(), is_told, "{what}: told");
-    // Only a brownout says until when.
+    // Only a brownout has an end time.
     let until = verdict.result.as_ref().err().and_then(|refusal| refusal.until);
     let is_browned_out = said(verdict.result.clone()) == Err(Reason::ApiKeysBrownedOut);
     assert_eq!(until, is_browned_out.then(|| now() + SignedDuration::from_secs(1)), "{what}: until");
-    // Who is on the wire is the actor, whatever is presented.
+    // The mTLS peer is the actor, whatever is presented.
     if let (Ok(principal), true) = (&verdict.result, peer != Peer::Nobody) {
         assert_eq!(principal.actor, Identity::Service(caller()), "{what}: actor");
     }

@@ -1,4 +1,4 @@
-//! The order of the verdicts under each mode.
+//! Precedence of credentials under each mode.
 
 use gaia_api::mount::{
     ApiKeyRecord, ApiKeyRules, Caller, Denylist, SCHEMA_VERSION, ServiceIdentity, TlsMode, TokenRules as TokenPolicy,
@@ -85,7 +85,7 @@ fn each_mode_gives_each_combination_of_credentials_its_verdict() {
         (good, Some("revoked-key"), Err(Reason::ApiKeyRevoked), service.clone(), service.clone()),
         (good, Some("foreign-key"), Ok("key:foreign".into()), Err(Reason::CredentialsConflict), service.clone()),
         (bad, None, Err(Reason::NoCredential), Err(Reason::AudienceWrong), Err(Reason::AudienceWrong)),
-        // A presented but invalid token never falls through to a key.
+        // An invalid token is never replaced by a key.
         (bad, Some("shared-key"), shared.clone(), Err(Reason::AudienceWrong), Err(Reason::AudienceWrong)),
         (bad, Some("owned-key"), service.clone(), Err(Reason::AudienceWrong), Err(Reason::AudienceWrong)),
         (Some("a.b.c.d"), Some("owned-key"), service, Err(Reason::TokenUnreadable), Err(Reason::TokenUnreadable)),
@@ -175,7 +175,7 @@ fn a_refused_token_is_counted_as_what_it_says_it_is() {
     policy.user_tokens.issuers = vec![user_issuer()];
     let rules = rules_of(policy);
     let kind = |token: &str| {
-        // Without the end of its signature.
+        // The signature is truncated.
         let token = &token[..token.len() - 4];
         let verdict = rules.authenticate(&headers(Some(token), Some("shared-key")), &mtls(), now());
         assert!(verdict.result.is_err());
@@ -240,7 +240,7 @@ fn behind_mtls_the_peer_is_the_actor_and_the_keys_holder_the_subject() {
     assert_eq!(principal.subject.to_string(), "key:shared");
 }
 
-/// A verdict with what is remembered of an earlier one.
+/// The result with a cached earlier verification.
 fn with_cache(rules: &Rules, cache: &TokenCache, token: &str, peer: PeerIdentity, now: Timestamp) -> Option<Reason> {
     let connection =
         Connection { transport: Transport::Mtls, peer: Some(peer), address: None, listener: Listener::Mesh };
@@ -305,6 +305,6 @@ fn a_policy_whose_issuers_could_be_taken_for_each_other_is_refused() {
     assert!(with(vec![named("a", "x"), named("a", "y")]).unwrap_err().contains("twice"));
     assert!(with(vec![named("a", "x"), named("b", "x")]).unwrap_err().contains("twice"));
     assert!(with(vec![named("a", "gaia-platform")]).unwrap_err().contains("platform's own"));
-    // `user:a:b:c` must have one reading.
+    // `user:a:b:c` must be unambiguous.
     assert!(with(vec![named("a:b", "x")]).unwrap_err().contains("DNS label"));
 }

@@ -1,4 +1,4 @@
-//! How much and how often.
+//! Size and rate limits.
 
 use super::*;
 

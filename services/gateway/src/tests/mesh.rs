@@ -1,4 +1,4 @@
-//! The mesh listener: services call through the gateway for themselves and for those whom they carry.
+//! The mesh listener: services call through the gateway for themselves and for the clients that they carry.
 
 use axum::body::Bytes;
 use gaia_runtime::MeshClient;

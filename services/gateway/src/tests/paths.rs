@@ -1,4 +1,4 @@
-//! What is not on the allowlist is not there, in whatever spelling.
+//! Paths outside the allowlist are not forwarded, in any spelling.
 
 use super::*;
 

@@ -1,8 +1,8 @@
-//! Requests that two programs in a row would cut apart differently.
+//! Request smuggling: requests that two consecutive programs would split differently.
 
 use super::*;
 
-/// `GET /assets` by the key, with these lines, and what follows.
+/// A request with the API key, these header lines and this body.
 fn request(lines: &str, rest: &str) -> String {
     format!("PUT /assets/a HTTP/1.1\r\nHost: shop.example\r\n{AS_KEY}\r\n{lines}\r\n{rest}")
 }

@@ -1,11 +1,11 @@
-//! Streams, and what cannot be one.
+//! Streaming responses, and protocols that are not supported.
 
 use futures::Stream;
 use jiff::SignedDuration;
 
 use super::*;
 
-/// An event every tenth of a second, for ever.
+/// An endless stream of events, ten per second.
 pub(super) fn events() -> impl Stream<Item = Result<String, std::io::Error>> {
     futures::stream::unfold(0, async |number| {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -16,7 +16,7 @@ pub(super) fn events() -> impl Stream<Item = Result<String, std::io::Error>> {
 #[tokio::test]
 async fn events_arrive_one_by_one_and_end_with_the_token_that_they_were_asked_with() {
     let scene = Scene::open(&[]).await;
-    // As of nearly an hour ago: it has two seconds left.
+    // Issued nearly an hour ago: two seconds of validity remain.
     let long_ago = SystemClock.now() - SignedDuration::from_secs(3600 - 3);
     let token = scene.issuer.user_token(&users("http://127.0.0.1"), USER, long_ago);
     let mut tcp = TcpStream::connect(scene.edge).await.unwrap();

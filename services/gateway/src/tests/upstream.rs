@@ -1,4 +1,4 @@
-//! Who is known behind as whom, what passes, and what becomes of a request that nobody answers.
+//! Identities and headers that reach an upstream, and behaviour without a response.
 
 use gaia_runtime::testing::Written;
 use gaia_runtime::{Hosts, MeshClient};

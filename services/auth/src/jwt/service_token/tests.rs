@@ -1,4 +1,4 @@
-//! One row per rule and attack.
+//! Service-token verification, one row per rule and attack.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,7 +10,7 @@ use serde_json::json;
 use super::*;
 use crate::fixtures::{EC_SIGNER, RSA_SIGNER, at, caller, claims, delegated_claims, keys, now, own, peer};
 
-/// What one attempt looks like; `Default` is one that succeeds.
+/// One verification attempt; `Default` succeeds.
 struct Attempt {
     header: Value,
     claims: Value,
@@ -52,7 +52,7 @@ impl Attempt {
         attempt
     }
 
-    /// A good delegated token, with one claim of another value; null: without it.
+    /// A valid delegated token with one claim replaced; null removes the claim.
     fn delegated(name: &str, value: Value) -> Self {
         let mut attempt = Self { claims: serde_json::to_value(delegated_claims()).unwrap(), ..Self::default() };
         attempt.claims[name] = value;
@@ -102,7 +102,7 @@ fn a_token_signed_by_someone_else_or_changed_is_refused() {
     let (signed, signature) = good.rsplit_once('.').unwrap();
     let (header, _) = signed.split_once('.').unwrap();
     let other_claims = URL_SAFE_NO_PAD.encode(json!({ "sub": "spiffe://gaia.local/ns/shop/sa/admin" }).to_string());
-    // The EC key's token under the RSA key's name, and the other way round.
+    // The EC key's token under the RSA key's ID, and the reverse.
     let ec = EC_SIGNER.sign_parts(&serde_json::to_vec(&Attempt::default().header).unwrap(), b"{}").unwrap();
     for forged in [
         format!("{header}.{other_claims}.{signature}"),
@@ -127,7 +127,7 @@ fn a_token_truly_signed_with_hmac_and_the_public_key_as_secret_is_refused() {
 
     let jwk = RSA_SIGNER.jwk();
     let modulus = URL_SAFE_NO_PAD.decode(jwk["n"].as_str().unwrap()).unwrap();
-    // Whatever form of the public key a careless verifier would take for the secret.
+    // Every form of the public key that a confused verifier could use as an HMAC secret.
     for secret in [modulus, jwk.to_string().into_bytes(), RSA_SIGNER.kid().as_bytes().to_vec()] {
         for alg in ["HS256", "RS256"] {
             let header = json!({ "alg": alg, "kid": RSA_SIGNER.kid(), "typ": "at+jwt" }).to_string();
@@ -142,10 +142,10 @@ fn a_token_truly_signed_with_hmac_and_the_public_key_as_secret_is_refused() {
 }
 
 #[rstest]
-// 4: a kid is a map key and nothing else.
+// 4: a kid is only used as a map key.
 #[case::a_kid_that_is_a_path(Attempt::header("kid", json!("../../../dev/null")), Reason::KidUnknown)]
 #[case::a_kid_that_is_sql(Attempt::header("kid", json!("x' UNION SELECT 'k")), Reason::KidUnknown)]
-// 8: other kinds of token signed with the same key.
+// 8: other types of tokens signed with the same key.
 #[case::an_id_token(Attempt::header("typ", json!("JWT")), Reason::TypeWrong)]
 #[case::a_type_in_another_spelling(Attempt::header("typ", json!("AT+JWT")), Reason::TypeWrong)]
 #[case::an_actor_who_is_not_the_client(Attempt::with("act", json!({"sub": "x"})), Reason::ActorWrong)]
@@ -165,7 +165,7 @@ fn a_token_truly_signed_with_hmac_and_the_public_key_as_secret_is_refused() {
     { let mut a = Attempt::with("sub", json!("gateway")); a.claims["client_id"] = json!("gateway"); a },
     Reason::SubjectWrong
 )]
-// 10: times are integers, and sane.
+// 10: times are integers in a valid range.
 #[case::no_expiry(Attempt::without("exp"), Reason::TimesMissing)]
 #[case::no_issue_time(Attempt::without("iat"), Reason::TimesMissing)]
 #[case::an_expiry_in_text(Attempt::with("exp", json!("1800000900")), Reason::TimesMissing)]
@@ -177,7 +177,7 @@ fn a_token_truly_signed_with_hmac_and_the_public_key_as_secret_is_refused() {
 #[case::a_token_that_ends_before_it_starts(Attempt::with("exp", json!(1_799_999_999)), Reason::LifeTooLong)]
 #[case::a_not_before_in_text(Attempt::with("nbf", json!("0")), Reason::TimesMissing)]
 #[case::not_valid_yet(Attempt::with("nbf", json!(1_800_000_061)), Reason::NotYetValid)]
-// 11: one meaning only.
+// 11: no ambiguous JSON.
 #[case::a_repeated_claim(
     Attempt { raw_claims: Some(r#"{"sub":"a","sub":"b"}"#.into()), ..Attempt::default() }, Reason::ClaimRepeated
 )]
@@ -185,7 +185,7 @@ fn a_token_truly_signed_with_hmac_and_the_public_key_as_secret_is_refused() {
     Attempt { raw_claims: Some(r#"{"x":[{"a":1,"a":2}]}"#.into()), ..Attempt::default() }, Reason::ClaimRepeated
 )]
 #[case::claims_that_are_no_object(Attempt { raw_claims: Some("[]".into()), ..Attempt::default() }, Reason::ClaimsNotJson)]
-// 12: a token is useless to anyone but its client.
+// 12: a token is accepted from its client only.
 #[case::stolen_and_used_without_a_certificate(Attempt { peer: None, ..Attempt::default() }, Reason::PeerMissing)]
 #[case::stolen_and_used_by_another_service(Attempt { peer: Some(peer(own())), ..Attempt::default() }, Reason::PeerDiffers)]
 #[case::bound_to_another_leaf(Attempt::with("cnf", json!({"x5t#S256": "AAAA"})), Reason::ConfirmationDiffers)]
@@ -241,7 +241,7 @@ fn a_delegated_token_says_who_acts_for_whom() {
 }
 
 #[rstest]
-// A service calls itself without anybody's help.
+// A delegated token with the caller itself as subject is refused.
 #[case::for_the_target(Attempt::delegated("sub", json!(own().as_str())), Reason::SubjectWrong)]
 #[case::for_a_service_elsewhere(Attempt::delegated("sub", json!("spiffe://other/ns/shop/sa/web")), Reason::SubjectWrong)]
 #[case::for_the_operator(Attempt::delegated("sub", json!("spiffe://gaia.local/gaia/operator")), Reason::SubjectWrong)]
@@ -249,7 +249,7 @@ fn a_delegated_token_says_who_acts_for_whom() {
 #[case::for_a_bare_name(Attempt::delegated("sub", json!("gateway")), Reason::SubjectWrong)]
 #[case::for_a_user_of_no_issuer(Attempt::delegated("sub", json!("user::x")), Reason::SubjectWrong)]
 #[case::for_nobody(Attempt::delegated("sub", json!(null)), Reason::SubjectWrong)]
-// Without `act` it would be the user's own, and bound to nobody.
+// Without `act` it would be an unbound token of the user.
 #[case::without_an_actor(Attempt::delegated("act", json!(null)), Reason::SubjectWrong)]
 #[case::with_an_actor_who_is_not_the_client(Attempt::delegated("act", json!({"sub": own().as_str()})), Reason::ActorWrong)]
 #[case::with_a_chain_of_actors(

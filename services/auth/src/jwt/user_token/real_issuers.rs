@@ -1,4 +1,4 @@
-//! Tokens and key sets in the shapes of real issuers, by a table.
+//! Tokens and key sets in the formats of real issuers, table-driven.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ struct Case {
     reason: Option<String>,
 }
 
-/// The reason why the token of a case is refused; none: it is accepted.
+/// Returns the reason for refusing the token of a case; none if it is accepted.
 fn refused(case: &Case, now: Timestamp) -> Option<String> {
     let signer = if case.algorithm == "RS256" { &RSA_SIGNER } else { &USER_SIGNER };
     let mut jwk = serde_json::to_value(signer.jwk()).unwrap();

@@ -1,4 +1,4 @@
-//! One row per rule and attack.
+//! User-token verification, one row per rule and attack.
 
 use gaia_api::mount::{DeniedSubject, Denylist};
 use jiff::SignedDuration;
@@ -16,7 +16,7 @@ fn verify(issuer: &UserTokenIssuer, token: &str) -> Result<UserToken, Reason> {
     rules.verify(&user_key_set(), token, None, now()).map_err(|refusal| refusal.reason)
 }
 
-/// The claims with one of another value; null: without it.
+/// The valid claims with one replaced; null removes it.
 fn with(name: &str, value: Value) -> Value {
     let mut claims = user_claims();
     claims[name] = value;
@@ -39,7 +39,7 @@ fn the_token_of_a_session_names_its_user() {
 }
 
 #[rstest]
-// The keys of a project are published with its pages, or open everything: neither is a user.
+// The project keys are published or grant full access; neither is a user.
 #[case::the_anon_key(with("role", json!("anon")), Reason::ProjectKey)]
 #[case::the_service_role_key(with("role", json!("service_role")), Reason::ProjectKey)]
 #[case::an_id_token(with("at_hash", json!("x")), Reason::IdToken)]
@@ -52,7 +52,7 @@ fn the_token_of_a_session_names_its_user() {
 #[case::another_audience(with("aud", json!("admin")), Reason::AudienceWrong)]
 #[case::no_audience(with("aud", json!(null)), Reason::AudienceWrong)]
 #[case::an_audience_that_is_no_text(with("aud", json!(["authenticated", 1])), Reason::AudienceWrong)]
-// A user who is called like a service is still no service.
+// A user named like a service is not a service.
 #[case::a_service_as_user(with("sub", json!("gateway")), Reason::SubjectWrong)]
 #[case::a_spiffe_id_as_user(with("sub", json!("spiffe://gaia.local/ns/shop/sa/gateway")), Reason::SubjectWrong)]
 #[case::a_user_in_another_spelling(with("sub", json!(USER.to_uppercase())), Reason::SubjectWrong)]
@@ -124,7 +124,7 @@ fn header_parameters_that_change_the_meaning_are_refused() {
         (json!({"alg": "ES256", "kid": kid, "zip": "DEF"}), Reason::HeaderFieldRefused),
         (json!({"alg": "ES256", "kid": kid, "b64": true}), Reason::HeaderFieldRefused),
         (json!({"alg": "none", "kid": kid}), Reason::AlgorithmWrong),
-        // The secret of a project that is known to each of its servers.
+        // The shared secret of a project, known to each of its servers.
         (json!({"alg": "HS256", "kid": kid}), Reason::AlgorithmWrong),
         (json!({"alg": "RS256", "kid": kid}), Reason::AlgorithmWrong),
         (json!({"alg": "ES256", "kid": kid, "typ": "id+jwt"}), Reason::TypeWrong),
