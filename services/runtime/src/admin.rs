@@ -12,12 +12,13 @@ use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::connection::{self, Ends, Protocol, Stop, Terms};
+use crate::connection::{self, Ends, Stop, Terms};
 use crate::heads::HeadBudget;
 use crate::health::{self, Health};
 use crate::limits::Limits;
 use crate::listener;
 use crate::panics::essential_thread;
+use crate::protocol::Protocol;
 use crate::slots::Slots;
 
 /// The last time at which the runtime of the other listeners ran a task. The admin thread answers `/livez` by it.

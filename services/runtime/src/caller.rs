@@ -10,11 +10,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Ur
 
 use crate::client::{CallError, MeshClient, place};
 use crate::config::RuntimeConfig;
-use crate::generation::Generation;
+use crate::generation::{Generation, Generations};
 use crate::issuance::OnBehalf;
 use crate::key_file::KeyFile;
 use crate::lanes::AnswerBody;
-use crate::listener::Generations;
 use crate::target::Targets;
 use crate::tokens::{Issuer, Tokens, Wanted};
 

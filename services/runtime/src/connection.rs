@@ -32,14 +32,8 @@ use crate::limits::{
 use crate::linger::Lingering;
 use crate::pace::{Paced, PacedWrites};
 use crate::panics::{Panicked, contained};
+use crate::protocol::Protocol;
 use crate::slots::SlotState;
-
-/// The HTTP version a connection speaks, settled before its first byte.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Protocol {
-    Http1,
-    Http2,
-}
 
 /// How connections are told to end.
 #[derive(Debug, Clone, Default)]
@@ -99,11 +93,6 @@ impl Overstepped {
             Self::Answers => "answers",
         }
     }
-}
-
-/// `age` less up to a fifth, as `random` has it: connections that began together do not end together.
-pub(crate) fn jittered(age: Duration, random: [u8; 2]) -> Duration {
-    age - age / 5 * u32::from(u16::from_be_bytes(random)) / (1 << 16)
 }
 
 /// Serves one connection to its end. Tells which limit ended it, if one did.

@@ -27,15 +27,17 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::config::positive_span;
-use crate::connection::{self, Ends, Protocol, Stop, Terms};
-use crate::handshake::{Handshakes, Presented, handshake};
+use crate::connection::{self, Ends, Stop, Terms};
+use crate::handshake::{Handshakes, handshake};
 use crate::heads::HeadBudget;
 use crate::inbound::UnderTls;
 use crate::limits::Limits;
 use crate::listener::{From, protocol};
 use crate::metrics::Metrics;
 use crate::mount::{Directory, Files};
-use crate::random::random;
+use crate::presented::Presented;
+use crate::protocol::Protocol;
+use crate::random::{jittered, random};
 use crate::slots::SlotState;
 
 /// What a service with an edge is configured by besides.
@@ -138,7 +140,7 @@ impl EdgeServing {
             Arc::new(Connection { transport, peer: None, address: Some(from), listener: Listener::Ingress });
         let requests = Counter::default();
         let terms = Terms { protocol, app: self.app, connection, limits: self.limits, requests, heads, slot };
-        let max_age = connection::jittered(self.limits.age, random().unwrap_or_default());
+        let max_age = jittered(self.limits.age, random().unwrap_or_default());
         let ends = Ends { distrusted: std::future::pending(), max_age, stop: self.stop };
         if let Some(limit) = connection::serve(io, terms, ends).await {
             self.metrics.connection_ended(limit.as_str());

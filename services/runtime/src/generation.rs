@@ -22,6 +22,7 @@ use rustls::time_provider::TimeProvider;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio::sync::watch;
 
 use crate::client::{Hosts, MeshClient};
 use crate::material::{Bundle, Jwks, Leaf, LoadedDenylist, LoadedPolicy};
@@ -29,6 +30,9 @@ use crate::metrics::Metrics;
 use crate::peer::{Peers, Seen};
 use crate::target::Expected;
 use crate::verifier::{ClientVerifier, ServerVerifier};
+
+/// The newest generation; `None` before the first.
+pub(crate) type Generations = watch::Receiver<Option<Arc<Generation>>>;
 
 /// What listeners and clients of this service use until the next change.
 #[derive(Debug)]

@@ -4,11 +4,10 @@ use std::future::Future;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use gaia_api::Clock;
 use gaia_auth::audit::{AuditQueue, By, FailedHandshake};
-use gaia_pki::Certificate;
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -17,67 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::inbound::UnderTls;
 use crate::listener::Accepted;
 use crate::metrics::Metrics;
-use crate::peer::Seen;
-
-/// The verdict on a client certificate. rustls keeps what it was presented with, and not what came of it.
-#[derive(Debug, Clone)]
-pub(crate) enum Verdict {
-    /// It is the certificate of a peer.
-    Peer(Arc<Seen>),
-    /// It proves nothing.
-    NoPeer {
-        /// Bounded, for labels.
-        reason: &'static str,
-        /// Its first name, which nothing vouches for.
-        presented: Option<String>,
-    },
-}
-
-/// What a client presented in one handshake: none, unless it presented a certificate.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Presented(Arc<Mutex<Option<Verdict>>>);
-
-tokio::task_local! {
-    static PRESENTED: Presented;
-}
-
-impl Presented {
-    /// Notes the verdict for the handshake that this task is in. rustls asks its verifiers within a poll of that handshake.
-    ///
-    /// # Errors
-    /// The verdict, outside of a handshake.
-    pub(crate) fn note(verdict: Verdict) -> Result<(), Verdict> {
-        let noted = PRESENTED.try_with(Clone::clone);
-        let Ok(presented) = noted else { return Err(verdict) };
-        *presented.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(verdict);
-        Ok(())
-    }
-
-    /// Returns true if the certificate of the handshake that this task is in proves nothing.
-    pub(crate) fn is_no_peer() -> bool {
-        PRESENTED.try_with(Self::verdict).is_ok_and(|verdict| matches!(verdict, Some(Verdict::NoPeer { .. })))
-    }
-
-    /// None: there was no certificate.
-    pub(crate) fn verdict(&self) -> Option<Verdict> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn unverified(&self) -> Option<String> {
-        match self.verdict()? {
-            Verdict::NoPeer { presented, .. } => presented,
-            Verdict::Peer(seen) => Some(seen.identity.as_ref()?.spiffe_id.to_string()),
-        }
-    }
-}
-
-/// The first name in a certificate: a URI, else a DNS name, else the subject.
-pub(crate) fn presented_name(der: &[u8]) -> Option<String> {
-    let certificate = Certificate::from_der(der).ok()?;
-    let name = certificate.uris().first().or_else(|| certificate.dns_names().first()).cloned();
-    let name = name.unwrap_or_else(|| certificate.subject());
-    Some(name.chars().filter(|c| !c.is_control()).take(LONGEST_NAME).collect())
-}
+use crate::presented::Presented;
 
 /// The server's side of a handshake, in a box of its own: an open connection holds no room for the one it came from.
 ///
@@ -90,7 +29,7 @@ pub(crate) fn handshake(
     presented: Presented,
 ) -> Pin<Box<impl Future<Output = io::Result<Accepted>>>> {
     Box::pin(async move {
-        let accepting = PRESENTED.scope(presented, TlsAcceptor::from(config).accept(tcp));
+        let accepting = presented.scope(TlsAcceptor::from(config).accept(tcp));
         let tls = timeout_at(deadline, accepting).await;
         Ok(Box::new(tls.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long"))??))
     })
@@ -207,5 +146,3 @@ fn by(error: &io::Error) -> By {
         None => By::Peer,
     }
 }
-
-const LONGEST_NAME: usize = 256;

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::admin::Pulse;
-use crate::listener::Generations;
+use crate::generation::Generations;
 use crate::metrics::Metrics;
 
 /// What the health endpoints look at.

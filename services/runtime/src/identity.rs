@@ -17,8 +17,7 @@ use http::header;
 use jiff::Timestamp;
 
 use crate::connections::Connections;
-use crate::generation::Generation;
-use crate::listener::Generations;
+use crate::generation::{Generation, Generations};
 use crate::reload::{Refused, ServiceFiles};
 use crate::routes::{nothing_here, with_plain_answers};
 

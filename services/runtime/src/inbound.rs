@@ -10,10 +10,10 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::connection::Protocol;
 use crate::frames::{Flood, Frames};
 use crate::framing::{Framing, POISON};
 use crate::heads::{ConnectionHeads, HeadsExhausted};
+use crate::protocol::Protocol;
 
 /// A connection as hyper reads it.
 pub(crate) struct Inbound<IO> {

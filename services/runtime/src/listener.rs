@@ -15,26 +15,24 @@ use prometheus_client::metrics::counter::Counter;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::connection::{self, Ends, LAST_CALL, Protocol, Stop, Terms};
+use crate::connection::{self, Ends, LAST_CALL, Stop, Terms};
 use crate::connections::{Connections, Counted};
-use crate::generation::Generation;
-use crate::handshake::{Handshakes, Presented, Verdict, handshake};
+use crate::generation::{Generation, Generations};
+use crate::handshake::{Handshakes, handshake};
 use crate::heads::{ConnectionHeads, HeadBudget};
 use crate::inbound::UnderTls;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::peer::Seen;
-use crate::random::random;
+use crate::presented::{Presented, Verdict};
+use crate::protocol::Protocol;
+use crate::random::{jittered, random};
 use crate::slots::{Slot, SlotState, Slots};
-
-/// The newest generation; `None` before the first.
-pub(crate) type Generations = watch::Receiver<Option<Arc<Generation>>>;
 
 /// What every connection of the mesh listener shares.
 #[derive(Clone)]
@@ -175,7 +173,7 @@ impl Mesh {
         let connection =
             Arc::new(Connection { transport, peer: identity, address: Some(from), listener: Listener::Mesh });
         let distrusted = distrusted(self.generations, chain, counted, self.clock);
-        let max_age = connection::jittered(self.limits.age, random().unwrap_or_default());
+        let max_age = jittered(self.limits.age, random().unwrap_or_default());
         // A generation ends when the next one comes, and its client's connections with it: not when this one does.
         drop(generation);
         let terms = Terms { protocol, app, connection, limits: self.limits, requests, heads, slot };

@@ -25,7 +25,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::client_ip::site;
 use crate::fetch::{self, Fetched};
-use crate::listener::Generations;
+use crate::generation::Generations;
 use crate::random::random;
 use remote::{QuestionHash, Remotes};
 

@@ -16,10 +16,9 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, timeout};
 
 use crate::client::CallError;
-use crate::connection::jittered;
 use crate::generation::Generation;
 use crate::issuance::{OnBehalf, ServiceToken, Subject, TokenRequest};
-use crate::random::random;
+use crate::random::{jittered, random};
 use crate::shares::Shares;
 
 /// The tokens of one caller.

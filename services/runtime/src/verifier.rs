@@ -14,9 +14,9 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::handshake::{Presented, Verdict, presented_name};
 use crate::metrics::Metrics;
 use crate::peer::{Peers, Seen};
+use crate::presented::{Presented, Verdict, presented_name};
 use crate::target::{Expected, Match};
 
 /// Verifies client certificates.

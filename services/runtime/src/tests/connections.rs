@@ -13,9 +13,11 @@ use tokio::io::DuplexStream;
 use tokio::time::{Instant, timeout};
 
 use super::*;
-use crate::connection::{DISTRUST_GRACE, Ends, Overstepped, Protocol, Stop, Terms, jittered, serve};
+use crate::connection::{DISTRUST_GRACE, Ends, Overstepped, Stop, Terms, serve};
 use crate::heads::HeadBudget;
 use crate::limits::{Limits, MAX_HEAD_BYTES, MAX_STREAMS};
+use crate::protocol::Protocol;
+use crate::random::jittered;
 
 /// A connection that ends when its future does.
 pub(super) struct Served {

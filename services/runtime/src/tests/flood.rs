@@ -8,9 +8,9 @@ use tokio::time::timeout;
 
 use super::connections::{Served, connection_within};
 use super::*;
-use crate::connection::Protocol;
 use crate::heads::HeadBudget;
 use crate::limits::MAX_HEAD_BYTES;
+use crate::protocol::Protocol;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEADERS: u8 = 1;

@@ -1,0 +1,8 @@
+//! The HTTP versions that listeners serve.
+
+/// The HTTP version a connection speaks, settled before its first byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Http1,
+    Http2,
+}
