@@ -28,7 +28,7 @@ pub struct IdentityReport {
     pub schema_version: u32,
     /// Told apart from every other process, also from an earlier one of the same pod: random, hex.
     pub instance: String,
-    /// When the process started.
+    /// The time when the process started.
     pub started_at: Timestamp,
     /// Whose policy it has loaded.
     pub service: ServiceIdentity,
@@ -67,6 +67,6 @@ pub struct LeafReport {
     pub serial: String,
     /// Lower-case hex SHA-256 of its DER.
     pub fingerprint: String,
-    /// When it ends.
+    /// The time when it ends.
     pub not_after: Timestamp,
 }

@@ -24,7 +24,7 @@ pub struct LedgerReport {
     pub schema_version: u32,
     /// As in [`crate::identity::IdentityReport`].
     pub instance: String,
-    /// When the process started: before, it saw nothing.
+    /// The time when the process started: before, it saw nothing.
     pub started_at: Timestamp,
     /// Sorted by key and caller; at most 32 callers per key.
     pub entries: Vec<LedgerEntry>,
@@ -117,7 +117,7 @@ pub struct LedgerRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EvidenceGap {
-    /// When that was noticed.
+    /// The time when that was noticed.
     pub noticed: Timestamp,
     /// What happened, for people.
     pub what: String,

@@ -38,7 +38,7 @@ impl LogFilter {
         Self { directives: directives.join(","), ignored }
     }
 
-    /// Whether lines of a target may be logged at all, whatever the filter says.
+    /// Returns true if lines of a target may be logged at all, whatever the filter says.
     #[must_use]
     pub fn is_loggable(target: &str) -> bool {
         target.starts_with(TARGETS)

@@ -15,7 +15,7 @@ use crate::SpiffeId;
 /// The version this build writes.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// Why a mounted file was not taken.
+/// The reason why a mounted file was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
     /// Not the JSON the schema asks for.
@@ -99,7 +99,7 @@ pub struct ApiKeyRules {
 }
 
 impl ApiKeyRules {
-    /// Whether keys are simply accepted.
+    /// Returns true if keys are simply accepted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.deprecation.is_none() && self.brownouts.is_empty()
@@ -112,7 +112,7 @@ impl ApiKeyRules {
 pub struct Deprecation {
     /// Since when keys are deprecated.
     pub since: Timestamp,
-    /// When they will end.
+    /// The time when they will end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sunset: Option<Timestamp>,
     /// Where the way to tokens is written down (a URL).
@@ -195,7 +195,7 @@ pub struct Caller {
     /// What it may ask for; empty or missing: everything.
     #[serde(default)]
     pub scopes: Vec<String>,
-    /// Whether it may carry a user's identity; missing: no.
+    /// True if it may carry a user's identity; missing: no.
     #[serde(default)]
     pub on_behalf_of: bool,
 }
@@ -228,7 +228,7 @@ pub struct Grant {
     /// What the caller may ask for; empty or missing: everything.
     #[serde(default)]
     pub scopes: Vec<String>,
-    /// Whether the caller may carry a user's identity to the target. What was written before this was known says no.
+    /// True if the caller may carry a user's identity to the target. What was written before this was known says no.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub on_behalf_of: bool,
 }
@@ -301,7 +301,7 @@ pub struct ApiKeyRecord {
     /// What it may do; empty: everything.
     #[serde(default)]
     pub scopes: Vec<String>,
-    /// When it ends; none: never.
+    /// The time when it ends; none: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
     /// Whether it works.
@@ -309,7 +309,7 @@ pub struct ApiKeyRecord {
     /// A mode stricter than its service's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<AuthMode>,
-    /// Whether several callers share it (an imported key).
+    /// True if several callers share it (an imported key).
     #[serde(default)]
     pub shared: bool,
 }

@@ -27,7 +27,7 @@ impl ErrorClass {
     }
 }
 
-/// Why a request to the store failed; `key` names the object.
+/// The reason why a request to the store failed; `key` names the object.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
     #[error("{key} exists already")]
@@ -63,7 +63,7 @@ impl StoreError {
     }
 }
 
-/// Why an action was not done.
+/// The reason why an action was not done.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExecuteError {
     #[error(transparent)]
@@ -87,7 +87,7 @@ pub(crate) enum ExecuteError {
 }
 
 impl ExecuteError {
-    /// Whether the cause is inside the namespace of the object that was to be written.
+    /// Returns true if the cause is inside the namespace of the object that was to be written.
     pub(crate) fn is_local(&self) -> bool {
         matches!(self, Self::Store(StoreError::InNamespace { .. }))
     }

@@ -104,7 +104,7 @@ impl<T> Fair<T> {
         (in_use < self.slots).then_some(position)
     }
 
-    /// Whether [`Fair::take`] would return an item.
+    /// Returns true if [`Fair::take`] would return an item.
     pub(crate) fn can_take(&self) -> bool {
         self.next_lane().is_some()
     }

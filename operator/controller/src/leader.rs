@@ -86,7 +86,7 @@ pub(crate) struct Election {
     clock: Arc<dyn Clock>,
     known: Option<(Found, Instant)>,
     renewed: Option<Instant>,
-    /// When whoever led before renewed the lease last, by its own clock.
+    /// The time when whoever led before renewed the lease last, by its own clock.
     former: Option<Timestamp>,
     transitions: i32,
     pulse: Pulse,
@@ -108,7 +108,7 @@ impl Pulse {
         self.last.store(self.age(), Ordering::Release);
     }
 
-    /// Whether it came round in the last minute.
+    /// Returns true if it came round in the last minute.
     pub(crate) fn is_alive(&self) -> bool {
         self.age() - self.last.load(Ordering::Acquire) < 60
     }

@@ -77,8 +77,8 @@ impl Operator {
         self.agenda.look_again(&self.world);
     }
 
-    /// Whether there is nothing to decide and nobody is probed just now. What was written a moment ago may still come
-    /// back by a watch.
+    /// Returns true if there is nothing to decide and nobody is probed just now. What was written a moment ago may
+    /// still come back by a watch.
     pub fn is_quiet(&self) -> bool {
         self.agenda.is_quiet()
     }

@@ -87,7 +87,7 @@ impl Pacer {
         self.changed.notify_one();
     }
 
-    /// Whether no key waits for a slot.
+    /// Returns true if no key waits for a slot.
     pub(crate) fn is_quiet(&self) -> bool {
         self.lock().waiting.waiting() == 0
     }

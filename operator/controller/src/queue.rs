@@ -94,8 +94,8 @@ impl<K: Laned> Queue<K> {
         }
     }
 
-    /// Whether nothing is being decided about and nothing waits for it; keys that wait for
-    /// their time do not count.
+    /// Returns true if nothing is being decided about and nothing waits for it; keys that wait for their time do not
+    /// count.
     pub(crate) fn is_quiet(&self) -> bool {
         let mut inner = self.lock();
         inner.release_due(Instant::now());

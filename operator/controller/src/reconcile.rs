@@ -30,7 +30,7 @@ pub(crate) struct Reconciler<S> {
     pub(crate) agenda: Agenda,
     pub(crate) events: Events,
     pub(crate) metrics: Metrics,
-    /// When a status was last written.
+    /// The time when a status was last written.
     pub(crate) reported: Mutex<HashMap<Key, Instant>>,
     /// How often in a row objects could not be read that no watch reports.
     pub(crate) unread: Mutex<HashMap<Key, u32>>,
@@ -45,9 +45,9 @@ pub(crate) struct Planned {
     generation: Option<i64>,
     next_check: Timestamp,
     guidance: Option<Guidance>,
-    /// Whether an instance was never asked: what is said of instances is not the whole truth yet.
+    /// True if an instance was never asked: what is said of instances is not the whole truth yet.
     has_unasked: bool,
-    /// Whether instances that it reports of, also by its ServiceCertificate, were never probed.
+    /// True if instances that it reports of, also by its ServiceCertificate, were never probed.
     is_early: bool,
     /// The first end of what the instances of a ServiceCertificate serve.
     served_until: Option<Timestamp>,
@@ -59,9 +59,9 @@ pub(crate) struct Planned {
 
 /// The end of a reconcile.
 struct Ended {
-    /// When to reconcile again.
+    /// The time when to reconcile again.
     next: Option<Instant>,
-    /// Whether a re-issue waits for its slot, or may still need one.
+    /// True if a re-issue waits for its slot, or may still need one.
     keeps_slot: bool,
 }
 
@@ -75,12 +75,12 @@ enum Due {
 }
 
 impl Planned {
-    /// Whether it re-issues a certificate at the pace of re-issues.
+    /// Returns true if it re-issues a certificate at the pace of re-issues.
     fn is_paced(&self) -> bool {
         self.actions.iter().any(|action| matches!(action, Action::IssueLeaf(leaf) if leaf.paced))
     }
 
-    /// When to plan again.
+    /// Returns the time when to plan again.
     fn next_time(&self, now: Timestamp) -> Instant {
         Instant::now() + gaia_plan::backoff::since(self.next_check, now).max(MINIMUM_WAIT)
     }
@@ -316,8 +316,8 @@ pub(crate) fn plan(world: &World, key: &Key, now: Timestamp) -> Option<Planned> 
     })
 }
 
-/// Whether an action writes down who uses API keys. What was heard is then not to be written a second time, as what it
-/// shows to be missed is dated.
+/// Returns true if an action writes down who uses API keys. What was heard is then not to be written a second time, as
+/// what it shows to be missed is dated.
 fn writes_record(key: &Key, action: &Action) -> bool {
     match (key, action) {
         (Key::Service(namespace, name), Action::Write(change)) => {

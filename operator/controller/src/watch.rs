@@ -75,12 +75,12 @@ impl Watches {
         }
     }
 
-    /// Whether everything has been listed once.
+    /// Returns true if everything has been listed once.
     pub(crate) fn are_synced(&self) -> bool {
         self.unsynced.load(Ordering::Acquire) == 0
     }
 
-    /// Whether pods have been listed once, or may not be.
+    /// Returns true if pods have been listed once, or may not be.
     pub(crate) fn are_pods_settled(&self) -> bool {
         self.unsettled.load(Ordering::Acquire) == 0
     }
@@ -425,7 +425,7 @@ impl World {
         if is_old { BTreeSet::new() } else { self.remove_service(place) }
     }
 
-    /// Whether this very state of a Secret is known already: our own write comes back by the watch.
+    /// Returns true if this very state of a Secret is known already: our own write comes back by the watch.
     fn knows_secret(&self, place: &Place, meta: &ObjectMeta) -> bool {
         let key = ObjectKey::secret(&place.0, place.1.clone());
         self.version(&key).is_some_and(|known| {

@@ -180,7 +180,7 @@ impl World {
         }
     }
 
-    /// Whether a custom resource is known in a state that is newer than a version.
+    /// Returns true if a custom resource is known in a state that is newer than a version.
     pub(crate) fn is_newer(&self, key: &Key, version: Option<&str>) -> bool {
         self.metadata(key).is_some_and(|known| is_older(version, known.resource_version.as_deref()))
     }
@@ -262,7 +262,7 @@ impl World {
         }
     }
 
-    /// Whether a copy of a ring can be read and holds exactly this `ring.json`.
+    /// Returns true if a copy of a ring can be read and holds exactly this `ring.json`.
     pub(crate) fn is_copied(&self, copy: &ObjectKey, ring_json: &[u8]) -> bool {
         let found = self.secrets.get(&(copy.namespace.clone(), copy.name.clone()));
         let Some(SecretFacts::CaRing { facts, ring: Ok(_), .. } | SecretFacts::SigningRing { facts, ring: Ok(_), .. }) =
@@ -405,7 +405,7 @@ pub(crate) fn place(meta: &ObjectMeta) -> Place {
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
 }
 
-/// Whether an object that arrives is older than what is known: our own write may be ahead of the watch.
+/// Returns true if an object that arrives is older than what is known: our own write may be ahead of the watch.
 /// Resource versions of one resource are comparable numbers (KEP-5504).
 fn is_older(arriving: Option<&str>, known: Option<&str>) -> bool {
     let number = |text: Option<&str>| text.and_then(|text| text.parse::<u64>().ok());

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::pem::{PemObject as _, SectionKind};
 use zeroize::Zeroizing;
 
-/// Why a text could not be read as PEM. Never carries content, only labels and counts.
+/// The reason why a text could not be read as PEM. Never carries content, only labels and counts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArmorError {
     /// There is text, but no `-----BEGIN …-----` line in it.

@@ -19,7 +19,7 @@ use crate::key_usage::{KeyUsage, KeyUsageError};
 use crate::leaf::Usage;
 use crate::public_key::{PublicKey, without_zeros};
 
-/// Why bytes are not a certificate.
+/// The reason why bytes are not a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateError {
     /// The text is not PEM, or has a block that is not a certificate.
@@ -138,7 +138,7 @@ impl Certificate {
         self.public_key.clone()
     }
 
-    /// Whether basicConstraints says so (RFC 5280 section 4.2.1.9). Without the extension: no.
+    /// Returns true if basicConstraints says so (RFC 5280 section 4.2.1.9). Without the extension: no.
     #[must_use]
     pub fn is_ca(&self) -> bool {
         self.extensions.is_ca
@@ -150,7 +150,7 @@ impl Certificate {
         self.extensions.path_len
     }
 
-    /// Whether it may sign certificates as far as keyUsage goes: yes where the extension is absent.
+    /// Returns true if it may sign certificates as far as keyUsage goes: yes where the extension is absent.
     #[must_use]
     pub fn may_sign_certificates(&self) -> bool {
         self.extensions.key_usage.is_none_or(|usage| usage.key_cert_sign)
@@ -194,8 +194,9 @@ impl Certificate {
         self.extensions.usages.as_deref().unwrap_or_default()
     }
 
-    /// Whether it may stand in a chain for `usage`: its extended key usage names it, or is absent. Peers ask this of
-    /// every certificate up to the root (OpenSSL, Go) or below it (webpki); `anyExtendedKeyUsage` alone does not count.
+    /// Returns true if it may stand in a chain for `usage`: its extended key usage names it, or is absent. Peers ask
+    /// this of every certificate up to the root (OpenSSL, Go) or below it (webpki); `anyExtendedKeyUsage` alone does
+    /// not count.
     #[must_use]
     pub fn allows(&self, usage: Usage) -> bool {
         self.extensions.usages.as_ref().is_none_or(|usages| usages.contains(&usage))
@@ -213,15 +214,15 @@ impl Certificate {
         self.extensions.authority_key_id.as_deref()
     }
 
-    /// Whether `issuer` issued this: the issuer name here is its subject byte for byte, and the signature verifies
-    /// under its key with an algorithm that webpki accepts (so not with SHA-1, nor under RSA below 2048 bits).
+    /// Returns true if `issuer` issued this: the issuer name here is its subject byte for byte, and the signature
+    /// verifies under its key with an algorithm that webpki accepts (so not with SHA-1, nor under RSA below 2048 bits).
     #[must_use]
     pub fn is_signed_by(&self, issuer: &Self) -> bool {
         self.issuer == issuer.subject && self.verifies_under(&issuer.public_key)
     }
 
-    /// Whether it says of itself that `issuer` issued it: by name, byte for byte, and by key identifier, which both must
-    /// have. No signature is verified; for a chain that was.
+    /// Returns true if it says of itself that `issuer` issued it: by name, byte for byte, and by key identifier, which
+    /// both must have. No signature is verified; for a chain that was.
     #[must_use]
     pub fn names_as_issuer(&self, issuer: &Self) -> bool {
         let key = self.authority_key_id();
@@ -244,7 +245,7 @@ impl Certificate {
             && self.subject_key_id() == other.subject_key_id()
     }
 
-    /// Whether it signed itself: a root.
+    /// Returns true if it signed itself: a root.
     #[must_use]
     pub fn is_self_signed(&self) -> bool {
         self.is_signed_by(self)
@@ -316,7 +317,7 @@ impl Certificate {
         self.extensions.unknown_critical.as_deref()
     }
 
-    /// Whether the subject has no attribute at all.
+    /// Returns true if the subject has no attribute at all.
     pub(crate) fn has_empty_subject(&self) -> bool {
         der::only(&self.subject).is_none_or(|name| name.content.is_empty())
     }
@@ -336,7 +337,7 @@ impl Certificate {
         CertificateDer::from_slice(&self.der)
     }
 
-    /// Whether the signature over this verifies under `key`, whatever the names say.
+    /// Returns true if the signature over this verifies under `key`, whatever the names say.
     pub(crate) fn verifies_under(&self, key: &PublicKey) -> bool {
         let Some(parts) = der::only(&self.der).and_then(|outer| der::elements(outer.content)) else {
             return false;
@@ -381,7 +382,7 @@ impl Certificate {
     }
 }
 
-/// Whether `cert` certifies the public half of `key`.
+/// Returns true if `cert` certifies the public half of `key`.
 #[must_use]
 pub fn key_matches(cert: &Certificate, key: &PrivateKey) -> bool {
     cert.public_key.is_same_key(&key.public_key())

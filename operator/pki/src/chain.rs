@@ -8,7 +8,8 @@ use crate::name::NameError;
 use crate::sign::SignError;
 use crate::validity::ValidityError;
 
-/// Why something is not a CA that can sign leaves. Each variant is one reason, worded for the person who made it.
+/// The reason why something is not a CA that can sign leaves. Each variant is one reason, worded for the person who
+/// made it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CaError {
     /// More than 64 KiB.
@@ -39,7 +40,7 @@ pub enum CaError {
     Certificate {
         /// `the certificate chain` or `the extra roots`.
         what: &'static str,
-        /// Why not.
+        /// The reason why not.
         source: CertificateError,
     },
     /// The private key cannot be read or is of a kind that is not used.

@@ -45,7 +45,7 @@ impl std::fmt::Display for SigningAlgorithm {
     }
 }
 
-/// Why something is not a public signing key.
+/// The reason why something is not a public signing key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JwkError {
     /// The key cannot be used with the algorithm: RS256 takes RSA from 2048 to 4096 bits, ES256 takes P-256.

@@ -57,7 +57,7 @@ impl KeySpec {
         }
     }
 
-    /// Whether this is one of the RSA kinds.
+    /// Returns true if this is one of the RSA kinds.
     #[must_use]
     pub const fn is_rsa(self) -> bool {
         matches!(self, Self::Rsa2048 | Self::Rsa3072 | Self::Rsa4096)

@@ -8,7 +8,7 @@ pub(crate) struct KeyUsage {
     pub(crate) crl_sign: bool,
 }
 
-/// Why keyUsage does not allow a certificate to be a leaf.
+/// The reason why keyUsage does not allow a certificate to be a leaf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyUsageError {
     /// It may sign certificates.

@@ -63,7 +63,7 @@ pub struct Leaf {
     pub chain_pem: String,
 }
 
-/// Why there is no leaf.
+/// The reason why there is no leaf.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LeafError {
     /// A name cannot stand in a certificate.
@@ -113,7 +113,7 @@ pub enum LeafError {
     Sign {
         /// Whose leaf.
         spiffe_id: String,
-        /// Why not.
+        /// The reason why not.
         source: SignError,
     },
     /// What was signed is not what was asked for; a defect here, kept from doing harm.

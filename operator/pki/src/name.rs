@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-/// Why a name cannot stand in a certificate.
+/// The reason why a name cannot stand in a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// Not a SPIFFE trust domain (SPIFFE-ID section 2.1).

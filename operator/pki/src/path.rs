@@ -9,7 +9,7 @@ use webpki::{EndEntityCert, KeyUsage};
 use crate::certificate::Certificate;
 use crate::leaf::Usage;
 
-/// Why a certificate does not chain.
+/// The reason why a certificate does not chain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     /// webpki cannot read the root, because of an extension it does not know for example.
@@ -31,7 +31,7 @@ pub enum PathError {
         root: String,
         /// What it was checked for.
         usage: Usage,
-        /// When it was checked for.
+        /// The time when it was checked for.
         at: Timestamp,
         /// webpki's reason, such as `NameConstraintViolation`.
         reason: String,

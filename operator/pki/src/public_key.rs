@@ -122,7 +122,7 @@ impl PublicKey {
         }
     }
 
-    /// Whether this is the same key, even if one of the two writes its algorithm parameters differently.
+    /// Returns true if this is the same key, even if one of the two writes its algorithm parameters differently.
     pub(crate) fn is_same_key(&self, other: &Self) -> bool {
         self == other || (self.spec().is_some() && self.spec() == other.spec() && self.bits() == other.bits())
     }

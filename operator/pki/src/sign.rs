@@ -16,7 +16,7 @@ use crate::key::{KeyError, KeySpec, PrivateKey};
 use crate::public_key::PublicKey;
 use crate::serial::Serial;
 
-/// Why a certificate could not be made. None of these is for want of something a user could give.
+/// The reason why a certificate could not be made. None of these is for want of something a user could give.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SignError {
     /// rcgen refused the parameters.

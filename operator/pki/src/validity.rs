@@ -12,7 +12,7 @@ pub struct Validity {
     pub not_after: Timestamp,
 }
 
-/// Why a [`Validity`] cannot be written into a certificate.
+/// The reason why a [`Validity`] cannot be written into a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ValidityError {
     /// It ends before it begins, or lasts for less than a second.

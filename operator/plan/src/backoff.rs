@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 pub struct Failures {
     /// Attempts since the last success.
     pub attempts: u32,
-    /// When the last one failed.
+    /// The time when the last one failed.
     pub last: Timestamp,
     /// The generation of the spec that was tried; another one is tried at once.
     pub generation: Option<i64>,
@@ -20,14 +20,15 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// When to try again: 1 s after the first failure, doubling to `cap`.
+    /// Returns the time when to try again: 1 s after the first failure, doubling to `cap`.
     #[must_use]
     pub fn retry_at(&self, cap: Duration) -> Timestamp {
         let doubled = Duration::from_secs(1).saturating_mul(1 << self.attempts.saturating_sub(1).min(20));
         saturating_add(self.last, doubled.min(cap.max(Duration::from_secs(1))))
     }
 
-    /// Whether an attempt is to wait. A last failure in the future means that the clock went back: then nothing waits.
+    /// Returns true if an attempt is to wait. A last failure in the future means that the clock went back: then nothing
+    /// waits.
     #[must_use]
     pub fn holds_back(&self, generation: Option<i64>, cap: Duration, now: Timestamp) -> bool {
         self.generation == generation && self.last <= now && now < self.retry_at(cap)

@@ -22,13 +22,13 @@ impl IssuanceBudget {
         Self { left: BURST, counted: now }
     }
 
-    /// Whether one issue is allowed now.
+    /// Returns true if one issue is allowed now.
     #[must_use]
     pub fn allows(&self, now: Timestamp) -> bool {
         self.refilled(now).left > 0
     }
 
-    /// When the next issue is allowed.
+    /// Returns the time when the next issue is allowed.
     #[must_use]
     pub fn next(&self, now: Timestamp) -> Timestamp {
         let budget = self.refilled(now);

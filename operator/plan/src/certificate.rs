@@ -272,7 +272,8 @@ fn cause(observed: &Observed<'_>, request: &Request<'_>, now: Timestamp) -> Opti
     (request.renews && leaf.lifetime().renewal_time <= now && better).then_some(Cause::RenewalDue)
 }
 
-/// When a leaf is to be issued anew because another CA signs now; none: it is the one, or it is not its turn.
+/// Returns the time when a leaf is to be issued anew because another CA signs now; none: it is the one, or it is not
+/// its turn.
 fn ca_change_due(observed: &Observed<'_>, request: &Request<'_>, leaf: &LeafFacts) -> Option<Timestamp> {
     let issuer = issuing_ca(request, leaf)?;
     let active = request.ring.active().filter(|active| active.id != issuer.id)?;
@@ -323,7 +324,7 @@ fn issue(observed: &Observed<'_>, request: &Request<'_>, cause: Cause, now: Time
     })))
 }
 
-/// Whether the stored certificate can be used until it is replaced.
+/// Returns true if the stored certificate can be used until it is replaced.
 fn is_paced(observed: &Observed<'_>, request: &Request<'_>, cause: Cause) -> bool {
     match cause {
         Cause::Missing | Cause::Unreadable | Cause::KeyMismatch | Cause::NotOurCa | Cause::Revoked => false,

@@ -13,7 +13,7 @@ use crate::backoff::Failures;
 pub(crate) struct Report<'a> {
     /// The conditions reported so far.
     pub(crate) before: &'a [Condition],
-    /// Whether they say that the spec of this generation was accepted: see [`is_accepted`].
+    /// True if they say that the spec of this generation was accepted: see [`is_accepted`].
     pub(crate) is_accepted: bool,
     /// `metadata.generation`.
     pub(crate) generation: Option<i64>,
@@ -23,7 +23,7 @@ pub(crate) struct Report<'a> {
 
 /// What stands in the way, the weightiest first.
 pub(crate) struct Obstacles<'a> {
-    /// Why nothing is done.
+    /// The reason why nothing is done.
     pub(crate) refusal: Option<&'a Refusal>,
     /// Attempts that failed.
     pub(crate) failures: Option<&'a Failures>,
@@ -32,8 +32,9 @@ pub(crate) struct Obstacles<'a> {
     pub(crate) pending: Option<(&'static str, String)>,
 }
 
-/// Whether the last status recorded that the spec of this generation was accepted and carried out. What the operator
-/// does after that (a renewal, a rotation, a repair) is no change of the spec: tools that deploy wait on `Reconciling`.
+/// Returns true if the last status recorded that the spec of this generation was accepted and carried out. What the
+/// operator does after that (a renewal, a rotation, a repair) is no change of the spec: tools that deploy wait on
+/// `Reconciling`.
 pub(crate) fn is_accepted(observed: Option<i64>, generation: Option<i64>, conditions: &[Condition]) -> bool {
     let is_settled = |type_| find_condition(conditions, type_).is_some() && !is_true(conditions, type_);
     observed == generation && is_settled(RECONCILING) && is_settled(STALLED)

@@ -15,7 +15,7 @@ pub struct DomainView<'a> {
     pub namespace: &'a str,
     /// It, if it exists.
     pub object: Option<&'a TrustDomain>,
-    /// Whether it selects the namespace.
+    /// True if it selects the namespace.
     pub selected: bool,
     /// Its CA ring, if there is one that can be read.
     pub ca: Option<&'a CaRing>,

@@ -126,8 +126,8 @@ pub fn exclusion(host: &Host, grants: &[AllowedEndpoint], api_server: &BTreeSet<
     }
 }
 
-/// Whether an address may be dialled for an endpoint. `grants`: those for its host. With `cidrs` the address must be
-/// inside one of them; without, it must not be one of the operator's own networks.
+/// Returns true if an address may be dialled for an endpoint. `grants`: those for its host. With `cidrs` the address
+/// must be inside one of them; without, it must not be one of the operator's own networks.
 #[must_use]
 pub fn admits(grants: &[AllowedEndpoint], address: IpAddr, api_server: &BTreeSet<IpAddr>) -> bool {
     let address = canonical(address);
@@ -137,7 +137,7 @@ pub fn admits(grants: &[AllowedEndpoint], address: IpAddr, api_server: &BTreeSet
     })
 }
 
-/// Whether an address leads to the operator's own host, its links or the API server, in any spelling.
+/// Returns true if an address leads to the operator's own host, its links or the API server, in any spelling.
 fn is_internal(address: IpAddr, api_server: &BTreeSet<IpAddr>) -> bool {
     let is_own = match address {
         IpAddr::V4(v4) => {

@@ -62,7 +62,7 @@ pub(crate) fn annotations(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Claim {
     pub(crate) epoch: u64,
-    /// Whether its MAC is valid; none: the ring has no key to verify it with.
+    /// True if its MAC is valid; none: the ring has no key to verify it with.
     pub(crate) is_proven: Option<bool>,
 }
 
@@ -80,7 +80,8 @@ impl Claim {
         Some(Self { epoch, is_proven })
     }
 
-    /// Whether it shows that the ring of that epoch is an older one. Without a key to verify it nothing else tells.
+    /// Returns true if it shows that the ring of that epoch is an older one. Without a key to verify it nothing else
+    /// tells.
     pub(crate) fn is_newer_than(self, ring_epoch: u64) -> bool {
         self.epoch > ring_epoch && self.is_proven != Some(false)
     }

@@ -24,7 +24,7 @@ pub struct Answer {
     /// Of `advance-without`: the generation whose rotation it lets pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<String>,
-    /// Why nothing was done; none: it was carried out.
+    /// The reason why nothing was done; none: it was carried out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ignored: Option<String>,
 }
@@ -44,7 +44,7 @@ impl Answer {
 }
 
 impl Handled {
-    /// Whether no annotation was ever answered.
+    /// Returns true if no annotation was ever answered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

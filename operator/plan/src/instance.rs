@@ -53,11 +53,11 @@ pub struct Instance {
     pub uid: String,
     /// The Secrets and ConfigMaps of ours that it refers to in volumes or environment.
     pub uses: BTreeSet<ObjectKey>,
-    /// Whether it mounts `jwks.json`: not a pod that takes only the bundle, or only a leaf Secret.
+    /// True if it mounts `jwks.json`: not a pod that takes only the bundle, or only a leaf Secret.
     pub has_keys: bool,
-    /// Whether what it refers to can change under it: not where it is mounted by subPath or taken as environment.
+    /// True if what it refers to can change under it: not where it is mounted by subPath or taken as environment.
     pub reloads: bool,
-    /// When the last of its containers started; none: not all have, or it is an endpoint.
+    /// The time when the last of its containers started; none: not all have, or it is an endpoint.
     pub started: Option<Timestamp>,
     /// Whether a rotation waits for it.
     pub acknowledgement: Acknowledgement,
@@ -65,7 +65,7 @@ pub struct Instance {
     pub wave: i32,
     /// Workloads to restart where it does not reload by itself.
     pub restart_targets: Vec<Target>,
-    /// Whether there is a port to probe it on.
+    /// True if there is a port to probe it on.
     pub can_be_probed: bool,
     /// The value of its annotation `gaia.dev/nudge`.
     pub nudged: Option<String>,
@@ -76,7 +76,7 @@ pub struct Instance {
 /// What the last probe of an instance saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
-    /// When it ended.
+    /// The time when it ended.
     pub at: Timestamp,
     /// What it saw, or why it saw nothing, in a few words without anything that changes from probe to probe.
     pub seen: Result<Shown, String>,
@@ -87,7 +87,7 @@ pub struct Probe {
 pub struct Shown {
     /// Lower-case hex SHA-256 of the leaf that it showed.
     pub fingerprint: String,
-    /// Whether the chain it showed verifies to a CA of the ring and is the instance's own.
+    /// True if the chain it showed verifies to a CA of the ring and is the instance's own.
     pub is_verified: bool,
     /// Its report, counted only from a verified instance; else why there is none.
     pub report: Result<IdentityReport, String>,
@@ -139,7 +139,7 @@ pub enum Need<'a> {
 }
 
 impl Instance {
-    /// Whether it was seen to use what is needed, written at `written`.
+    /// Checks that it was seen to use what is needed, written at `written`.
     ///
     /// # Errors
     /// Why it does not, or why that is not known.

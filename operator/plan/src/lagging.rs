@@ -26,7 +26,7 @@ pub struct ServedLeaf {
     pub secret: ObjectKey,
     /// Lower-case hex SHA-256 of its DER.
     pub fingerprint: String,
-    /// When it was issued.
+    /// The time when it was issued.
     pub issued_at: Timestamp,
 }
 
@@ -46,7 +46,7 @@ pub(crate) struct Lagging {
     pub(crate) named: Vec<LaggingInstance>,
     /// All of them; none: nothing lags.
     pub(crate) count: Option<i32>,
-    /// When another may lag by time alone.
+    /// The time when another may lag by time alone.
     pub(crate) next: Option<Timestamp>,
 }
 
@@ -57,7 +57,7 @@ struct Part<'a> {
     expected: &'a str,
     /// A container that started P after this time has it.
     published: Timestamp,
-    /// When its content changed last.
+    /// The time when its content changed last.
     changed: Timestamp,
 }
 
@@ -158,7 +158,7 @@ fn described(instance: &Instance, part: &Part<'_>, why: String) -> LaggingInstan
     }
 }
 
-/// When a generation was published; the first one counts from its activation.
+/// Returns the time when a generation was published; the first one counts from its activation.
 fn published<M>(found: &Generation<M>) -> Timestamp {
     found.published_time.or(found.activated_time).unwrap_or(found.since)
 }

@@ -35,11 +35,11 @@ pub struct LedgerObject {
 pub struct Watch<'a> {
     /// Since when it reads ledgers.
     pub since: Timestamp,
-    /// When another operator was last seen to do so before; none: that is not known.
+    /// The time when another operator was last seen to do so before; none: that is not known.
     pub before: Option<Timestamp>,
     /// The instances that enforce the service's policy, as far as they are known.
     pub instances: Vec<Watched<'a>>,
-    /// Why there may be others.
+    /// The reason why there may be others.
     pub unknown: Option<&'a str>,
     /// The last time in which instances were not known: its beginning, and its end unless it lasts.
     pub blind: Option<(Timestamp, Option<Timestamp>)>,
@@ -56,19 +56,19 @@ pub struct Watched<'a> {
     pub name: &'a str,
     /// See [`gaia_api::ledger::LedgerInstance`].
     pub uid: &'a str,
-    /// Whether it can have answered a request: a pod has when its containers were up.
+    /// True if it can have answered a request: a pod has when its containers were up.
     pub serves: bool,
-    /// Whether it was read since it began to end.
+    /// True if it was read since it began to end.
     pub has_said_its_last: bool,
     /// Its ledger, and when that was read.
     pub read: Option<(Timestamp, &'a LedgerReport)>,
     /// Since when reading it fails, and why it did at last.
     pub failing: Option<(Timestamp, &'a str)>,
-    /// Why it is never read: the operator does not dial it, or cannot attribute its answers to one instance.
+    /// The reason why it is never read: the operator does not dial it, or cannot attribute its answers to one instance.
     pub excluded: Option<&'a str>,
 }
 
-/// Whether a record that is not there yet is worth writing.
+/// Returns true if a record that is not there yet is worth writing.
 pub(crate) fn says_something(record: &LedgerRecord) -> bool {
     record.watched_since.is_some()
         || record.gap.is_some()
@@ -85,7 +85,7 @@ pub fn keys(service: &GaiaService) -> Option<&SecretRef> {
     service.spec.auth.api_keys_secret_ref.as_ref()
 }
 
-/// Whether the ledgers of a service's instances are read: it takes API keys, or waits for Strict.
+/// Returns true if the ledgers of a service's instances are read: it takes API keys, or waits for Strict.
 #[must_use]
 pub fn is_watched(service: &GaiaService) -> bool {
     is_watched_by(service, None)
@@ -103,17 +103,17 @@ pub(crate) struct Legacy<'a> {
     pub(crate) next: Option<LedgerRecord>,
     /// What the stored one says: what could not be written down is no evidence.
     pub(crate) verdict: Verdict,
-    /// Whether both say that keys may end.
+    /// True if both say that keys may end.
     pub(crate) keys_may_end: bool,
     /// What the stored one says of callers without a client certificate.
     pub(crate) plain: Verdict,
-    /// Whether both say that there are none.
+    /// True if both say that there are none.
     pub(crate) plain_may_end: bool,
     /// The TLS mode that ran last; none: nothing was ever served.
     pub(crate) ran_tls: Option<TlsMode>,
-    /// Whether ledgers are read.
+    /// True if ledgers are read.
     pub(crate) is_watched: bool,
-    /// When it may change by time alone.
+    /// The time when it may change by time alone.
     pub(crate) looks_again_at: Option<Timestamp>,
 }
 

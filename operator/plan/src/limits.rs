@@ -13,7 +13,7 @@ pub fn retry_cap(life: Duration) -> Duration {
     (life / 12).min(LONGEST_RETRY)
 }
 
-/// Whether a leaf of that life can be renewed in time: `life/3 >= P + S + R`.
+/// Checks that a leaf of that life can be renewed in time: `life/3 >= P + S + R`.
 ///
 /// # Errors
 /// The inequality with both sides in numbers.
@@ -38,7 +38,7 @@ pub fn check_leaf(life: Duration, times: &PropagationSpec) -> Result<(), Refusal
     ))
 }
 
-/// Whether a CA of that life leaves room to rotate: `CA >= 4(leaf + P + D) + G + 2S`, with `G = P`. A factor of two
+/// Checks that a CA of that life leaves room to rotate: `CA >= 4(leaf + P + D) + G + 2S`, with `G = P`. A factor of two
 /// would let a CA begin its own replacement as soon as it signs.
 ///
 /// # Errors
@@ -93,7 +93,7 @@ pub fn least_rotation_period(signed_life: Duration, times: &PropagationSpec) -> 
     2 * times.min_delay.value() + times.deadline.value() + signed_life + 2 * times.clock_skew.value()
 }
 
-/// Whether a ring can be rotated that often: `rotationPeriod >= P + D + G + T + 2S`, with `G = P`.
+/// Checks that a ring can be rotated that often: `rotationPeriod >= P + D + G + T + 2S`, with `G = P`.
 ///
 /// # Errors
 /// The inequality with both sides in numbers.

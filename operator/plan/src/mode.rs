@@ -22,9 +22,9 @@ pub(crate) fn desired(service: &GaiaService, domain: Option<&TrustDomain>) -> Au
 pub(crate) struct Effective {
     pub(crate) mode: AuthMode,
     pub(crate) tls: TlsMode,
-    /// Why it is not what is asked for.
+    /// The reason why it is not what is asked for.
     pub(crate) refusal: Option<Refusal>,
-    /// Whether it runs only because of the annotation `gaia.dev/force-mode`.
+    /// True if it runs only because of the annotation `gaia.dev/force-mode`.
     pub(crate) is_forced: bool,
 }
 
@@ -172,22 +172,22 @@ pub(crate) fn published_tls(service: &GaiaService) -> Option<TlsMode> {
     Some(if ran(service) == AuthMode::JWTOnly { TlsMode::Strict } else { service.spec.tls.mode })
 }
 
-/// Whether Permissive runs although Strict is asked for: callers without a client certificate are watched.
+/// Returns true if Permissive runs although Strict is asked for: callers without a client certificate are watched.
 pub(crate) fn awaits_strict(service: &GaiaService, stored: Option<&LedgerRecord>) -> bool {
     service.spec.tls.mode == TlsMode::Strict && ran_tls(service, stored) == Some(TlsMode::Permissive)
 }
 
-/// Whether a mode runs, or ended less than a day ago: that it works is known.
+/// Returns true if a mode runs, or ended less than a day ago: that it works is known.
 pub(crate) fn ran_within_a_day(run: Option<ModeRun>, now: Timestamp) -> bool {
     run.is_some_and(|run| run.until.is_none_or(|until| now <= saturating_add(until, WAY_BACK)))
 }
 
-/// When the end of a run is a day ago.
+/// Returns the time when the end of a run is a day ago.
 pub(crate) fn forgotten_at(run: ModeRun) -> Option<Timestamp> {
     run.until.map(|until| saturating_add(until, WAY_BACK))
 }
 
-/// Whether the annotation forces a mode, for the spec as it is now and no later one.
+/// Returns true if the annotation forces a mode, for the spec as it is now and no later one.
 fn is_forced(service: &GaiaService, mode: impl std::fmt::Debug) -> bool {
     let asked = service.metadata.annotations.as_ref().and_then(|all| all.get(annotation::FORCE_MODE));
     let generation = service.metadata.generation.unwrap_or_default();

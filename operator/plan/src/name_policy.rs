@@ -120,7 +120,7 @@ pub fn names(
     Ok(Names { dns, ip, left_out, of_namespace, kept, asked_for })
 }
 
-/// Whether a service's own name also means something else.
+/// Returns true if a service's own name also means something else.
 fn is_ambiguous(who: Requester<'_>, name: &str) -> bool {
     let is_operator = who.namespace == who.operator_namespace && name == OPERATOR;
     other_meaning(name).is_some() && !is_operator
@@ -149,7 +149,8 @@ fn dns_is_granted(namespace: &str, name: &str, granted: &[AllowedNames]) -> bool
         .any(|pattern| pattern == name || (!name.starts_with("*.") && covers(pattern, name)))
 }
 
-/// Whether a pattern with a leading `*.` covers a name: exactly one label stands for the star (RFC 6125, 6.4.3).
+/// Returns true if a pattern with a leading `*.` covers a name: exactly one label stands for the star (RFC 6125,
+/// 6.4.3).
 pub(crate) fn covers(pattern: &str, name: &str) -> bool {
     let Some(suffix) = pattern.strip_prefix("*.") else { return false };
     name.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest == suffix)
@@ -163,7 +164,7 @@ fn granted_to<'a>(namespace: &'a str, granted: &'a [AllowedNames]) -> impl Itera
     granted.iter().filter(move |entry| entry.namespaces.iter().any(|granted| granted == namespace))
 }
 
-/// Whether an address is inside a network in CIDR form.
+/// Returns true if an address is inside a network in CIDR form.
 pub(crate) fn contains(cidr: &str, address: IpAddr) -> bool {
     let Some((network, bits)) = cidr.split_once('/') else { return false };
     let (Ok(network), Ok(bits)) = (network.parse::<IpAddr>(), bits.parse::<u32>()) else { return false };

@@ -88,9 +88,9 @@ pub struct ObjectFacts {
     pub annotations: BTreeMap<String, String>,
     /// Lower-case hex SHA-256 of each value.
     pub data: BTreeMap<String, String>,
-    /// Whether it is `immutable: true`.
+    /// True if it is `immutable: true`.
     pub immutable: bool,
-    /// Whether it is deleted already, and waits for a finalizer.
+    /// True if it is deleted already, and waits for a finalizer.
     pub is_deleting: bool,
     /// Of a Secret: its type.
     pub type_: Option<String>,
@@ -135,8 +135,8 @@ impl<T> Held<T> {
     }
 }
 
-/// Whether an object is the operator's to write: by its label, by the spec hash or a ring epoch it carries, by an owner
-/// reference to this kind and name (not UID: a restore loses that), or because it was given up for adoption.
+/// Returns true if an object is the operator's to write: by its label, by the spec hash or a ring epoch it carries, by
+/// an owner reference to this kind and name (not UID: a restore loses that), or because it was given up for adoption.
 #[must_use]
 pub fn is_ours(
     labels: &BTreeMap<String, String>,

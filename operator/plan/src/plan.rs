@@ -20,7 +20,7 @@ pub struct Plan<S> {
     pub actions: Vec<Action>,
     /// The status to report if nothing more is to be done.
     pub status: S,
-    /// When to look again at the latest: in at most an hour, and not after the next threshold.
+    /// The time when to look again at the latest: in at most an hour, and not after the next threshold.
     pub next_check: Timestamp,
 }
 
@@ -108,7 +108,7 @@ pub struct IssueLeaf {
     pub not_before: Timestamp,
     /// End of validity; already within the CA's.
     pub not_after: Timestamp,
-    /// Whether the pace of re-issues applies. It does not where no certificate is replaced, nor where the stored one
+    /// True if the pace of re-issues applies. It does not where no certificate is replaced, nor where the stored one
     /// must not be used any longer: it is broken, revoked, or issued by a distrusted CA.
     pub paced: bool,
     /// Labels, annotations, `ca.crt` and owner; `tls.crt` and `tls.key` are added by the execution.
@@ -133,7 +133,7 @@ pub struct Event {
     pub reason: &'static str,
     /// For people; no secrets.
     pub message: String,
-    /// Whether it is one that somebody should look at.
+    /// True if it is one that somebody should look at.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub warning: bool,
 }
@@ -152,14 +152,14 @@ impl Event {
     }
 }
 
-/// Why something is not done.
+/// The reason why something is not done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refusal {
     /// CamelCase, see `gaia_api::crd::reason`.
     pub reason: &'static str,
     /// Names the object and the field.
     pub message: String,
-    /// Whether only a person can help. Otherwise it passes by itself.
+    /// True if only a person can help. Otherwise it passes by itself.
     pub stalled: bool,
 }
 

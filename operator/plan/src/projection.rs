@@ -27,7 +27,7 @@ pub fn bundle(ring: &CaRing, now: Timestamp) -> String {
     roots.concat()
 }
 
-/// When the bundle changes next because a root ends.
+/// Returns the time when the bundle changes next because a root ends.
 #[must_use]
 pub fn bundle_changes_at(ring: &CaRing, now: Timestamp) -> Option<Timestamp> {
     ring.trusted().map(|generation| generation.material.not_after).filter(|end| *end > now).min()

@@ -56,7 +56,7 @@ pub enum State {
 }
 
 impl State {
-    /// Whether what it signed is to be trusted.
+    /// Returns true if what it signed is to be trusted.
     #[must_use]
     pub fn is_trusted(self) -> bool {
         matches!(self, Self::Staged | Self::Published | Self::Active | Self::Retiring)
@@ -115,22 +115,22 @@ pub struct Generation<M> {
     pub state: State,
     /// Since when it is in this state.
     pub since: Timestamp,
-    /// When it was staged; none: it never was, or an earlier version wrote the ring.
+    /// The time when it was staged; none: it never was, or an earlier version wrote the ring.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub staged_time: Option<Timestamp>,
-    /// When it was seen in every projection.
+    /// The time when it was seen in every projection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published_time: Option<Timestamp>,
-    /// When it began to sign.
+    /// The time when it began to sign.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activated_time: Option<Timestamp>,
-    /// When its successor was seen in use everywhere.
+    /// The time when its successor was seen in use everywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switched_time: Option<Timestamp>,
     /// Of a CA that signs no more: when the last certificate that it can have signed ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signed_until: Option<Timestamp>,
-    /// Whether the rotation to it was aborted.
+    /// True if the rotation to it was aborted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub aborted: bool,
     /// Set once it is known to have leaked, and never taken away again.
@@ -147,9 +147,9 @@ pub struct Generation<M> {
 pub struct Distrust {
     /// How it goes.
     pub mode: DistrustMode,
-    /// When the operator was told.
+    /// The time when the operator was told.
     pub since: Timestamp,
-    /// When the last instance was seen to refuse it.
+    /// The time when the last instance was seen to refuse it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused_time: Option<Timestamp>,
 }
@@ -194,7 +194,7 @@ pub type CaRing = Ring<CaMaterial>;
 /// The signing keys' ring.
 pub type SigningRing = Ring<SigningMaterial>;
 
-/// Why a ring cannot be used.
+/// The reason why a ring cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RingError {
     /// Not the JSON it should be.

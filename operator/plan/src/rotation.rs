@@ -39,14 +39,14 @@ pub(crate) struct Turn {
     /// A request that cannot be carried out.
     pub(crate) refusal: Option<Refusal>,
     pub(crate) progress: Option<Progress>,
-    /// When something may follow by time alone; also beside steps, which may have to wait for what is urgent.
+    /// The time when something may follow by time alone; also beside steps, which may have to wait for what is urgent.
     pub(crate) thresholds: Vec<Timestamp>,
     /// Instances that still accept a distrusted generation. They delay no step.
     pub(crate) exposed: Option<Exposed>,
-    /// Whether its steps are taken although a projection cannot be written.
+    /// True if its steps are taken although a projection cannot be written.
     urgent: bool,
-    /// Whether it waits for something that no other rotation of the ring has to wait for: that a certificate which nothing
-    /// replaces expires, or that namespaces are watched.
+    /// True if it waits for something that no other rotation of the ring has to wait for: that a certificate which
+    /// nothing replaces expires, or that namespaces are watched.
     is_settling: bool,
     /// The steps as text, once an action carries them out.
     planned: String,
@@ -134,7 +134,7 @@ impl Turn {
         Self::first(context, [self, other()].into_iter())
     }
 
-    /// Whether its steps come before everything else, also before a projection that is missing.
+    /// Returns true if its steps come before everything else, also before a projection that is missing.
     fn is_urgent(&self) -> bool {
         self.urgent
             || self.steps.iter().any(|step| {
@@ -188,9 +188,9 @@ pub(crate) struct Context<'a, 'o> {
     pub(crate) denylist_hash: &'a str,
     /// The projections that are not what the rings say.
     pub(crate) projections: &'a Projections,
-    /// Whether every leaf Secret has the bundle that the CA's ring says.
+    /// True if every leaf Secret has the bundle that the CA's ring says.
     pub(crate) is_in_leaves: bool,
-    /// Why only urgent steps are taken now, if so.
+    /// The reason why only urgent steps are taken now, if so.
     pub(crate) held_back: Option<String>,
     pub(crate) now: Timestamp,
 }

@@ -52,11 +52,11 @@ pub struct Observed<'a> {
     pub child: Held<&'a ServiceCertificate>,
     /// ConfigMap `<service>-auth`.
     pub policy: Held<ObjectFacts>,
-    /// Whether that ConfigMap was deleted by somebody else while the operator watched.
+    /// True if that ConfigMap was deleted by somebody else while the operator watched.
     pub policy_lost: bool,
     /// ConfigMap `<service>-ledger`.
     pub ledger: Held<LedgerObject>,
-    /// Whether that ConfigMap was deleted by somebody else while the operator watched.
+    /// True if that ConfigMap was deleted by somebody else while the operator watched.
     pub ledger_lost: bool,
     /// What is known of the ledgers of its instances; none: nobody reads them.
     pub watch: Option<Watch<'a>>,
@@ -88,7 +88,7 @@ pub struct Observed<'a> {
 pub struct ServicePlan {
     /// What to do and to report.
     pub plan: Plan<GaiaServiceStatus>,
-    /// Whether the record has all that was heard of ledgers once the actions are done.
+    /// True if the record has all that was heard of ledgers once the actions are done.
     pub is_recorded: bool,
 }
 

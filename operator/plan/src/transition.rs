@@ -55,7 +55,7 @@ pub struct Restore {
     pub handled: Handled,
 }
 
-/// Why steps cannot be applied to a ring: it is not as it was planned on.
+/// The reason why steps cannot be applied to a ring: it is not as it was planned on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StepError {
     /// There is no such generation in a state that allows it.

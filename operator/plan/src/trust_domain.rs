@@ -376,7 +376,7 @@ fn open_wave(observed: &Observed<'_>, leaves: &UsedLeaves<'_, '_>, left: &BTreeS
     open.min().unwrap_or(LAST_WAVE)
 }
 
-/// Whether instances that do not serve their newest certificate hold a wave: not those that are left behind.
+/// Returns true if instances that do not serve their newest certificate hold a wave: not those that are left behind.
 fn instances_hold_waves(observed: &Observed<'_>, leaves: &UsedLeaves<'_, '_>, now: Timestamp) -> bool {
     let Some(active) = observed.ca.ring().and_then(|ring| ring.active()) else { return true };
     let times = &observed.domain.spec.propagation;

@@ -75,7 +75,7 @@ pub struct ObjectTemplate {
 }
 
 impl ObjectTemplate {
-    /// Whether there is nothing to set.
+    /// Returns true if there is nothing to set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty() && self.annotations.is_empty()
@@ -146,7 +146,7 @@ pub enum SelectorOperator {
 }
 
 impl NamespaceSelector {
-    /// Whether an object with these labels is selected.
+    /// Returns true if an object with these labels is selected.
     #[must_use]
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         self.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
@@ -291,8 +291,8 @@ impl From<AuthMode> for crate::mount::AuthMode {
     }
 }
 
-/// Whether a value is its type's default. Fields of list items leave it out: a default inside an item of an atomic list
-/// would make an unchanged apply differ from what is stored.
+/// Returns true if a value is its type's default. Fields of list items leave it out: a default inside an item of an
+/// atomic list would make an unchanged apply differ from what is stored.
 pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }

@@ -33,7 +33,7 @@ struct Fit {
 }
 
 impl Fit {
-    /// Whether the value can stay, after it was cut.
+    /// Returns true if the value can stay, after it was cut.
     fn value(&mut self, schema: &JSONSchemaProps, value: &mut Value) -> bool {
         match value {
             Value::Null => schema.nullable == Some(true),

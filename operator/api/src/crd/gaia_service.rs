@@ -147,7 +147,7 @@ pub struct CallerSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 128), pattern("^[!#-\\[\\]-~]+$")))]
     pub scopes: Vec<String>,
-    /// Whether it may carry a user's identity; default: false.
+    /// True if it may carry a user's identity; default: false.
     #[serde(default, skip_serializing_if = "is_false")]
     pub on_behalf_of: bool,
 }
@@ -189,7 +189,7 @@ pub struct AuthSpec {
     /// Send `Deprecation`, `Sunset` and `Link` headers to users of API keys.
     #[serde(default, skip_serializing_if = "is_false")]
     pub deprecation_headers: bool,
-    /// When API keys will end (RFC 3339, UTC).
+    /// The time when API keys will end (RFC 3339, UTC).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub sunset_time: Option<Timestamp>,
@@ -232,7 +232,7 @@ pub fn default_legacy_free_for() -> Span {
 /// A window in which API keys are refused.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct BrownoutWindow {
-    /// When it begins (RFC 3339, UTC).
+    /// The time when it begins (RFC 3339, UTC).
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub start: Timestamp,
     /// How long it lasts, at most 6h.
@@ -329,7 +329,7 @@ pub struct CertificateSummary {
     /// Its name.
     #[schemars(length(max = 253))]
     pub name: String,
-    /// When the stored certificate ends (RFC 3339).
+    /// The time when the stored certificate ends (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub not_after: Option<Timestamp>,

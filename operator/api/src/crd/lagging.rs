@@ -16,7 +16,7 @@ pub struct LaggingInstance {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub leaf_serial: Option<String>,
-    /// When that certificate expires (RFC 3339).
+    /// The time when that certificate expires (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub leaf_not_after: Option<Timestamp>,
@@ -30,7 +30,7 @@ pub struct LaggingInstance {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub loaded: Option<String>,
-    /// Why it counts as lagging.
+    /// The reason why it counts as lagging.
     #[schemars(length(max = 512))]
     pub reason: String,
 }

@@ -152,15 +152,15 @@ pub struct ServiceCertificateStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub secret_name: Option<String>,
-    /// When the stored certificate begins (RFC 3339).
+    /// The time when the stored certificate begins (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub not_before: Option<Timestamp>,
-    /// When the stored certificate ends (RFC 3339).
+    /// The time when the stored certificate ends (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub not_after: Option<Timestamp>,
-    /// When it will be renewed (RFC 3339).
+    /// The time when it will be renewed (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub renewal_time: Option<Timestamp>,
@@ -182,7 +182,7 @@ pub struct ServiceCertificateStatus {
     /// Failed attempts since the last success.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed_attempts: Option<i32>,
-    /// When the last attempt failed (RFC 3339).
+    /// The time when the last attempt failed (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub last_failure_time: Option<Timestamp>,

@@ -260,7 +260,7 @@ pub struct PropagationSpec {
     #[serde(default = "default_min_delay")]
     #[x_kube(validation = crate::crd::rules::between("1s", "168h"))]
     pub min_delay: Span,
-    /// Whether a rotation waits until every instance is current.
+    /// True if a rotation waits until every instance is current.
     #[serde(default = "yes")]
     pub require_acknowledgement: bool,
     /// D: after this long without acknowledgement the rotation is reported as late.

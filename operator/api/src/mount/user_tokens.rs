@@ -17,7 +17,7 @@ pub struct UserTokens {
 }
 
 impl UserTokens {
-    /// Whether no user token is accepted.
+    /// Returns true if no user token is accepted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.issuers.is_empty()

@@ -19,7 +19,7 @@ use super::json::LARGEST_OBJECT;
 use super::object::parse;
 use crate::text::without_keys;
 
-/// Why a call failed, in our own words.
+/// The reason why a call failed, in our own words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CallError {
     /// The API server refused it. `message` is its own, without anything that could be key material.

@@ -37,7 +37,7 @@ pub(crate) enum Change<K> {
     Unidentified(Fault),
 }
 
-/// Why a watch broke.
+/// The reason why a watch broke.
 pub(crate) type WatchError = CallError;
 
 /// Which objects are watched.

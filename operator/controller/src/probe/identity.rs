@@ -42,7 +42,7 @@ struct Identity {
 #[derive(Clone)]
 pub(super) struct Client {
     pub(super) config: Arc<ClientConfig>,
-    /// Whether it has a certificate to show.
+    /// True if it has a certificate to show.
     pub(super) is_operator: bool,
 }
 

@@ -66,7 +66,8 @@ impl<S: Store> Reconciler<S> {
         self.agenda.push(&self.executor.world, affected.into_iter().filter(|affected| affected != key));
     }
 
-    /// Whether an object in one namespace was changed by another writer first: the other namespaces do not wait for it.
+    /// Returns true if an object in one namespace was changed by another writer first: the other namespaces do not wait
+    /// for it.
     fn was_contended(&self, key: &Key, action: &Action) -> bool {
         let Some(object) = action.object().filter(|_| self.is_projection(key, action)) else { return false };
         let now = self.executor.clock.now();
@@ -97,7 +98,7 @@ impl<S: Store> Reconciler<S> {
         }
     }
 
-    /// Whether an action writes or deletes one object in one namespace on behalf of a TrustDomain.
+    /// Returns true if an action writes or deletes one object in one namespace on behalf of a TrustDomain.
     fn is_projection(&self, key: &Key, action: &Action) -> bool {
         let (Key::TrustDomain(name), Some(object)) = (key, action.object()) else { return false };
         !is_ring(name, object)

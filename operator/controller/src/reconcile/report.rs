@@ -26,12 +26,13 @@ pub(super) fn new_problems(before: &Value, after: &Value) -> Vec<(&'static str, 
     news.collect()
 }
 
-/// Whether nothing differs but what changes at every attempt and with every instance.
+/// Returns true if nothing differs but what changes at every attempt and with every instance.
 pub(super) fn is_same_but_for_counts(before: &Value, after: &Value) -> bool {
     without_counts(before) == without_counts(after)
 }
 
-/// Whether nothing differs but what is said of instances. What was never said before is no difference of that kind.
+/// Returns true if nothing differs but what is said of instances. What was never said before is no difference of that
+/// kind.
 pub(super) fn is_same_but_for_instances(before: &Value, after: &Value) -> bool {
     let without_served = |status: &Value| {
         let mut status = without_counts(status);
@@ -43,7 +44,7 @@ pub(super) fn is_same_but_for_instances(before: &Value, after: &Value) -> bool {
     without_served(before) == without_served(after)
 }
 
-/// Whether every instance is current now and was not said to be, or instances are counted for the first time.
+/// Returns true if every instance is current now and was not said to be, or instances are counted for the first time.
 pub(super) fn is_whole_now(before: &Value, after: &Value) -> bool {
     SUMMARIES.iter().any(|pointer| {
         let summary = |status: &Value| status.pointer(pointer).and_then(Value::as_str).map(str::to_owned);

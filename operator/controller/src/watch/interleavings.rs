@@ -21,7 +21,7 @@ struct Made {
     state: State,
     /// UID and version of the object that it deleted.
     deleted: Option<(usize, usize)>,
-    /// Whether the operator made it, so that an answer brings it.
+    /// True if the operator made it, so that an answer brings it.
     is_own: bool,
 }
 

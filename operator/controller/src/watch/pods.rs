@@ -93,7 +93,7 @@ impl Watches {
 }
 
 struct Health {
-    /// Whether it was ever said how it goes.
+    /// True if it was ever said how it goes.
     settled: bool,
     broken: Option<Instant>,
     wait: Duration,

@@ -29,7 +29,7 @@ impl Deletions {
         }
     }
 
-    /// Whether this is a state from before the object's deletion.
+    /// Returns true if this is a state from before the object's deletion.
     pub(super) fn is_late(&self, meta: &ObjectMeta) -> bool {
         let version = meta.resource_version.as_deref().and_then(|version| version.parse::<u64>().ok());
         let deleted = meta.uid.as_ref().and_then(|uid| self.known.get(uid));

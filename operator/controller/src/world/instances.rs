@@ -67,7 +67,7 @@ pub(super) struct Entry {
     certificates: BTreeSet<Place>,
     /// The GaiaServices whose policies it enforces.
     pub(super) services: BTreeSet<Place>,
-    /// Whether it has been told to end.
+    /// True if it has been told to end.
     pub(super) ends: bool,
     /// The end of the certificate that it showed last.
     shows_until: Option<Timestamp>,
@@ -110,7 +110,7 @@ pub(crate) struct Subject {
     pub(crate) roots: Vec<String>,
     /// Fingerprint of the CA that signs.
     pub(crate) ca: String,
-    /// Whether its ledger is to be read.
+    /// True if its ledger is to be read.
     pub(crate) has_ledger: bool,
 }
 
@@ -184,7 +184,7 @@ impl World {
         self.all_keys().into_iter().filter(in_scope).collect()
     }
 
-    /// Whether this very pod was read before.
+    /// Returns true if this very pod was read before.
     pub(super) fn knows_pod(&self, place: &Place, uid: &str) -> bool {
         self.instances.pods.get(place).is_some_and(|facts| facts.uid == uid)
             && !self.is_partly_known(Resource::POD, place)
@@ -289,7 +289,8 @@ impl World {
         entries.flat_map(|entry| &entry.services).min()
     }
 
-    /// Whether somebody has an address and was never asked: what is said of the others is not the whole truth yet.
+    /// Returns true if somebody has an address and was never asked: what is said of the others is not the whole truth
+    /// yet.
     pub(crate) fn has_unasked(&self, key: &Key) -> bool {
         let unasked =
             |entry: &Entry| entry.address.is_some() && entry.excluded.is_none() && entry.instance.probe.is_none();
@@ -365,7 +366,7 @@ impl World {
         })
     }
 
-    /// Whether it is an endpoint, and no pod.
+    /// Returns true if it is an endpoint, and no pod.
     pub(crate) fn is_endpoint(&self, key: &InstanceKey) -> bool {
         self.entry(key).is_some_and(Entry::is_endpoint)
     }

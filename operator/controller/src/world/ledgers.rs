@@ -29,7 +29,7 @@ pub(super) struct Readings {
     known: HashMap<String, Known>,
     /// What was heard of instances that are gone or about to go, by service, until it is written down.
     gone: HashMap<Place, Gone>,
-    /// When the watch of pods was broken last, by namespace (none: everywhere), and until when.
+    /// The time when the watch of pods was broken last, by namespace (none: everywhere), and until when.
     blind: BTreeMap<Option<String>, (Instant, Option<Instant>)>,
     /// Counts what was heard of those that are gone.
     heard: u64,
@@ -265,7 +265,7 @@ fn within_bounds(report: LedgerReport, now: Timestamp) -> Reading {
     Ok(report)
 }
 
-/// Whether the ledgers of a service's instances are read, as far as it is known.
+/// Returns true if the ledgers of a service's instances are read, as far as it is known.
 pub(super) fn is_watched(services: &BTreeMap<Place, Arc<GaiaService>>, service: &Place) -> bool {
     services.get(service).is_some_and(|service| gaia_plan::legacy::is_watched(service))
 }

@@ -4,12 +4,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::is_older;
 
-/// Whether what arrives is older than what is known. Of another UID, it is the object that had the name before.
+/// Returns true if what arrives is older than what is known. Of another UID, it is the object that had the name before.
 pub(super) fn stale(arriving: &ObjectMeta, known: &ObjectMeta) -> bool {
     is_older(arriving.resource_version.as_deref(), known.resource_version.as_deref())
 }
 
-/// Whether anything but the resource version differs.
+/// Returns true if anything but the resource version differs.
 pub(super) fn differs(after: &ObjectMeta, before: &ObjectMeta) -> bool {
     after.uid != before.uid
         || after.generation != before.generation

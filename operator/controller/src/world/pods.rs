@@ -129,9 +129,9 @@ fn named_in<'a>(part: &'a Value, found: &mut BTreeMap<(ObjectKind, &'a str), Tak
 pub(crate) struct PodFacts {
     pub(crate) uid: String,
     pub(crate) ip: Option<IpAddr>,
-    /// When the last of its containers started; none: not all have.
+    /// The time when the last of its containers started; none: not all have.
     pub(crate) started: Option<Timestamp>,
-    /// Whether it has been told to end.
+    /// True if it has been told to end.
     pub(crate) ends: bool,
     /// The annotation `gaia.dev/nudge`.
     pub(crate) nudged: Option<String>,
@@ -144,9 +144,9 @@ pub(crate) struct PodFacts {
 pub(crate) struct Reference {
     pub(crate) kind: ObjectKind,
     pub(crate) name: Arc<str>,
-    /// Whether what the pod has of it changes with it: not by subPath, and not as environment.
+    /// True if what the pod has of it changes with it: not by subPath, and not as environment.
     pub(crate) reloads: bool,
-    /// Whether `jwks.json` is among what it takes of it, if it has that key.
+    /// True if `jwks.json` is among what it takes of it, if it has that key.
     pub(crate) has_keys: bool,
 }
 
@@ -289,8 +289,8 @@ fn could_be_ours(kind: ObjectKind, name: &str) -> bool {
     }
 }
 
-/// Whether a container of any kind has ever started. An unschedulable pod, or one that waits for an image or a volume,
-/// has none.
+/// Returns true if a container of any kind has ever started. An unschedulable pod, or one that waits for an image or a
+/// volume, has none.
 fn has_started(status: &PodStatus) -> bool {
     let lists = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
     let mut all = lists.into_iter().flatten().flatten();
@@ -303,7 +303,8 @@ fn has_started(status: &PodStatus) -> bool {
         })
 }
 
-/// When the last container started that uses what is mounted: those that run for good, and those that came to look.
+/// Returns the time when the last container started that uses what is mounted: those that run for good, and those that
+/// came to look.
 fn started(spec: &PodSpec, status: &PodStatus) -> Option<Timestamp> {
     let stays = |name: &str| {
         let sidecars = spec.init_containers.iter().flatten();

@@ -38,7 +38,7 @@ impl World {
         if is_news { self.domain_of(by) } else { BTreeSet::new() }
     }
 
-    /// Whether the last write of an object was refused with this message.
+    /// Returns true if the last write of an object was refused with this message.
     pub(crate) fn is_refused(&self, object: &ObjectKey, message: &str) -> bool {
         self.refused_writes.refused.get(object).is_some_and(|refused| refused.failures.message == message)
     }

@@ -35,7 +35,7 @@ pub(super) struct UnreadableIndex {
 pub(crate) struct Held {
     pub(crate) reason: &'static str,
     pub(crate) message: String,
-    /// Whether only a person can help.
+    /// True if only a person can help.
     pub(crate) stalled: bool,
 }
 
@@ -47,7 +47,7 @@ pub(crate) struct UnreadableObject {
     pub(crate) fault: Fault,
     /// Of a custom resource: the conditions that its status has.
     pub(crate) conditions: Vec<Value>,
-    /// Whether an earlier state of this very object could be read. It stays in force for others.
+    /// True if an earlier state of this very object could be read. It stays in force for others.
     pub(crate) was_read: bool,
 }
 
@@ -191,7 +191,7 @@ impl World {
         (!found.was_read).then_some((domain, found))
     }
 
-    /// Whether what is known of a custom resource is only what of it can be read.
+    /// Returns true if what is known of a custom resource is only what of it can be read.
     pub(super) fn is_partly_known(&self, resource: Resource, place: &Place) -> bool {
         self.unreadable.get(resource, place).is_some_and(|object| !object.was_read)
     }

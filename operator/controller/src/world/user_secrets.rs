@@ -43,7 +43,8 @@ impl World {
         self.user_secrets.missing(place)
     }
 
-    /// Whether the Secrets that a service needs are to be looked up: others are named than before, or the answer is old.
+    /// Returns true if the Secrets that a service needs are to be looked up: others are named than before, or the
+    /// answer is old.
     pub(crate) fn must_look_up_secrets(&mut self, place: &Place) -> bool {
         let required = self.required_secrets(place);
         if required.is_empty() {

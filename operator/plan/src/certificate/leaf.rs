@@ -30,7 +30,7 @@ pub struct LeafFacts {
     pub not_before: Timestamp,
     /// End of validity.
     pub not_after: Timestamp,
-    /// Whether `tls.key` belongs to it.
+    /// True if `tls.key` belongs to it.
     pub key_matches: bool,
     /// Fingerprint of the known CA whose signature it carries.
     pub issuer: Option<String>,
@@ -80,7 +80,8 @@ impl Lifetime {
     }
 }
 
-/// When a stored certificate was issued: the operator's note on the Secret, else the latest that it can have been.
+/// Returns the time when a stored certificate was issued: the operator's note on the Secret, else the latest that it
+/// can have been.
 #[must_use]
 pub fn issued_at(facts: &ObjectFacts, leaf: &LeafFacts) -> Timestamp {
     issued_as_noted(facts.annotations.get(annotation::ISSUED_AT).map(String::as_str), leaf)

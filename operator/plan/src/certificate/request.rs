@@ -38,7 +38,7 @@ pub(super) struct Request<'a> {
     pub(super) asked: Duration,
     /// The same within `certificateDefaults.maxDuration`.
     pub(super) duration: Duration,
-    /// Why a certificate of that life may not reach its instances in time.
+    /// The reason why a certificate of that life may not reach its instances in time.
     pub(super) too_tight: Option<Refusal>,
     /// Over all of the above that a person can ask for.
     pub(super) hash: String,
@@ -139,17 +139,18 @@ impl<'a> Request<'a> {
         self.asked_names.within(self.who, self.headless, &ca.path.constraints).1.extra
     }
 
-    /// Whether a leaf of that CA is still to be trusted.
+    /// Returns true if a leaf of that CA is still to be trusted.
     pub(super) fn trusts(&self, fingerprint: &str) -> bool {
         self.ring.trusted().any(|generation| generation.material.fingerprint == fingerprint)
     }
 
-    /// When a leaf issued now begins: a little earlier, for clocks that are behind, but not before its CA.
+    /// Returns the time when a leaf issued now begins: a little earlier, for clocks that are behind, but not before its
+    /// CA.
     pub(super) fn not_before(&self, now: Timestamp) -> Timestamp {
         gaia_api::crd::whole_seconds(saturating_sub(now, backdate(self.duration)).max(self.ca_not_before))
     }
 
-    /// When a leaf issued now ends: never after its CA.
+    /// Returns the time when a leaf issued now ends: never after its CA.
     pub(super) fn not_after(&self, now: Timestamp) -> Timestamp {
         end(now, self.duration).min(self.ca_not_after)
     }

@@ -124,7 +124,7 @@ fn run(known: Option<ModeRun>, (runs, ran): (bool, bool), now: Timestamp) -> Opt
     }
 }
 
-/// When the record may change by time alone.
+/// Returns the time when the record may change by time alone.
 pub(super) fn looks_again_at(before: Option<&LedgerRecord>, watch: &Watch<'_>, now: Timestamp) -> Option<Timestamp> {
     before?.watched_since?;
     let unseen = watched(watch)
@@ -175,7 +175,7 @@ fn missed(before: Option<&LedgerRecord>, watch: &Watch<'_>, now: Timestamp) -> O
     Some(format!("the ledger of {} could not be read for more than 10 minutes: {why}", silent.name))
 }
 
-/// Whether a process whose ledger was read is there no more, and was not read at its end.
+/// Returns true if a process whose ledger was read is there no more, and was not read at its end.
 fn is_lost(known: &LedgerInstance, watch: &Watch<'_>) -> bool {
     if watch.last_words.iter().any(|report| report.instance == known.instance) {
         return false;
@@ -206,14 +206,14 @@ fn unseen_since(
     Some(instance.failing.map_or(now, |(since, _)| since))
 }
 
-/// When the time begins that counts from now on. Where a clock went back that is not before what made it begin, or it
-/// would begin again and again.
+/// Returns the time when the time begins that counts from now on. Where a clock went back that is not before what made
+/// it begin, or it would begin again and again.
 fn beginning(watch: &Watch<'_>, now: Timestamp) -> Timestamp {
     let whole_again = watch.blind.and_then(|(_, until)| until);
     [Some(watch.since), whole_again].into_iter().flatten().map(whole_seconds).fold(now, Timestamp::max)
 }
 
-/// Whether everybody there is was read a moment ago: only then does the time begin to count.
+/// Returns true if everybody there is was read a moment ago: only then does the time begin to count.
 fn is_whole(watch: &Watch<'_>, now: Timestamp) -> bool {
     let is_read = |instance: &Watched<'_>| {
         instance.has_said_its_last || !instance.serves || instance.read.is_some_and(|(at, _)| is_short(at, now))

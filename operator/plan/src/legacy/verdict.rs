@@ -19,7 +19,7 @@ pub(crate) struct Verdict {
     pub(crate) truth: Truth,
     pub(crate) reason: &'static str,
     pub(crate) message: String,
-    /// When it will be another one by time alone.
+    /// The time when it will be another one by time alone.
     pub(crate) changes_at: Option<Timestamp>,
 }
 

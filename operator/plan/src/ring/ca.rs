@@ -12,9 +12,9 @@ use super::{Material, short_id};
 pub struct CaMaterial {
     /// Lower-case hex SHA-256 of the signing certificate's DER.
     pub fingerprint: String,
-    /// When the first certificate of its chain ends.
+    /// The time when the first certificate of its chain ends.
     pub not_after: Timestamp,
-    /// When the last certificate of its chain begins.
+    /// The time when the last certificate of its chain begins.
     pub not_before: Timestamp,
     /// The signing certificate, and the intermediates above it (PEM).
     pub chain: String,
@@ -28,7 +28,7 @@ pub struct CaMaterial {
     pub subject_id: Option<String>,
     /// Its key.
     pub key: KeySpec,
-    /// Whether it was brought from outside (`spec.ca.existingSecretRef`).
+    /// True if it was brought from outside (`spec.ca.existingSecretRef`).
     #[serde(default)]
     pub brought: bool,
     /// Its certificates, parsed from `chain` and `root`.

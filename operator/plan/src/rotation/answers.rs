@@ -159,12 +159,12 @@ impl Context<'_, '_> {
         (!is_answered).then_some(value)
     }
 
-    /// Whether this ring is to say that no generation has that id: the CA's ring does, if neither has it.
+    /// Returns true if this ring is to say that no generation has that id: the CA's ring does, if neither has it.
     fn names_nothing(&self, kind: RingKind, asked: &str) -> bool {
         kind == RingKind::Ca && self.signing.generation(asked).is_none()
     }
 
-    /// Whether an administrator lets the rotation to that generation go on without the laggards.
+    /// Returns true if an administrator lets the rotation to that generation go on without the laggards.
     pub(super) fn may_advance_without(&self, rotation: &str) -> bool {
         let allows = |value: &str| {
             let rings = [&self.ca.handled, &self.signing.handled];

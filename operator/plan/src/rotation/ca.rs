@@ -176,14 +176,15 @@ fn refused_by(context: &Context<'_, '_>, suspect: &Generation<CaMaterial>) -> Op
     }
 }
 
-/// When the last certificate that this CA can have signed ends: also one that is being issued at this moment.
+/// Returns the time when the last certificate that this CA can have signed ends: also one that is being issued at this
+/// moment.
 pub(super) fn signed_until(context: &Context<'_, '_>, ca: &Generation<CaMaterial>) -> Option<Timestamp> {
     let coming = saturating_add(context.now, context.observed.longest_leaf());
     let last = ends_of_leaves(context, ca).fold(coming, Timestamp::max);
     Some(last.min(ca.material.not_after))
 }
 
-/// When the stored certificates that this CA signed end.
+/// Returns the time when the stored certificates that this CA signed end.
 fn ends_of_leaves<'c>(
     context: &'c Context<'_, '_>,
     ca: &'c Generation<CaMaterial>,

@@ -24,7 +24,7 @@ pub(crate) struct Currency {
     pub(crate) unserved: BTreeSet<String>,
     /// Those of them that could use everything by now: it was written longer ago than P.
     pub(crate) late: Vec<Laggard>,
-    /// When the next of them is late.
+    /// The time when the next of them is late.
     pub(crate) late_from: Option<Timestamp>,
 }
 
@@ -114,7 +114,7 @@ pub(crate) fn currency(context: &Context<'_, '_>) -> Currency {
     Currency { counts, behind, unserved, late: late.into_values().collect(), late_from }
 }
 
-/// When what is trusted was published; the first generation counts from when it began to sign.
+/// Returns the time when what is trusted was published; the first generation counts from when it began to sign.
 fn published<M>(ring: &Ring<M>) -> impl Iterator<Item = Timestamp> {
     ring.trusted().map(|generation| generation.published_time.or(generation.activated_time).unwrap_or(generation.since))
 }

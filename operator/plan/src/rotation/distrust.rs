@@ -142,7 +142,7 @@ fn discard_siblings<'c>(context: &'c Context<'_, '_>) -> impl Iterator<Item = St
     siblings.map(|sibling| Step::Discard(sibling.id.clone()))
 }
 
-/// Whether peers whose clock is that of the operator accept what a CA signs.
+/// Returns true if peers whose clock is that of the operator accept what a CA signs.
 fn is_valid(context: &Context<'_, '_>, ca: &Generation<CaMaterial>) -> bool {
     ca.material.not_before <= context.now
 }

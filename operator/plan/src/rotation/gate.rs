@@ -26,9 +26,9 @@ pub(super) struct Poll {
     pub(super) left_namespaces: BTreeSet<String>,
     /// Who was asked.
     pub(super) total: usize,
-    /// Why nobody can be asked.
+    /// The reason why nobody can be asked.
     pub(super) unknown: Option<String>,
-    /// When somebody is not waited for any more by time alone; the first of them.
+    /// The time when somebody is not waited for any more by time alone; the first of them.
     pub(super) until: Option<Timestamp>,
 }
 
@@ -160,8 +160,8 @@ impl Context<'_, '_> {
     }
 }
 
-/// Whether a step whose floor was `floor` goes on without so many instances (`propagation.pastDeadline`): at most
-/// max(1, 10 %) of the TrustDomain's.
+/// Returns true if a step whose floor was `floor` goes on without so many instances (`propagation.pastDeadline`): at
+/// most max(1, 10 %) of the TrustDomain's.
 pub(crate) fn may_leave_behind(observed: &Observed<'_>, floor: Timestamp, now: Timestamp, lagging: usize) -> bool {
     let times = &observed.domain.spec.propagation;
     let Instances::Known(all) = &observed.instances else { return false };
@@ -170,7 +170,7 @@ pub(crate) fn may_leave_behind(observed: &Observed<'_>, floor: Timestamp, now: T
         && lagging <= (all.len() / SHARE).max(1)
 }
 
-/// Whether an instance signs tokens.
+/// Returns true if an instance signs tokens.
 pub(crate) fn is_issuer(observed: &Observed<'_>, namespace: &str, pod: &str) -> bool {
     let signer = names::token_signer(observed.name());
     let mut its = observed.instances.iter().filter(|instance| instance.namespace == namespace && instance.name == pod);

@@ -13,7 +13,7 @@ use crate::ring::{Generation, Ring, RingKind};
 use crate::trust_domain::{Unwritten, named_namespaces, unwatched_text};
 
 impl Context<'_, '_> {
-    /// Whether every projection is what the rings say.
+    /// Returns true if every projection is what the rings say.
     pub(super) fn is_projected(&self) -> bool {
         self.projections.unwritten.is_empty()
     }
@@ -30,13 +30,13 @@ impl Context<'_, '_> {
         self.projections.left_behind(self.observed, since, self.now)
     }
 
-    /// Whether a generation that signs is distrusted.
+    /// Returns true if a generation that signs is distrusted.
     fn is_emergency(&self) -> bool {
         let ca = self.ca.active().is_some_and(|active| active.distrust.is_some());
         ca || self.signing.active().is_some_and(|active| active.distrust.is_some())
     }
 
-    /// Whether an administrator lets a rotation that is under way go on without those that lag.
+    /// Returns true if an administrator lets a rotation that is under way go on without those that lag.
     pub(crate) fn is_advanced(&self) -> bool {
         fn rotations<M>(ring: &Ring<M>) -> [Option<&str>; 2] {
             let active = ring.active().filter(|_| ring.retiring().next().is_some());

@@ -85,7 +85,7 @@ fn distrust(context: &Context<'_, '_>) -> Option<Turn> {
     Some(Turn::act(steps, events, progress))
 }
 
-/// Whether the active key goes in this very transition, and with it a next key that is listed too.
+/// Returns true if the active key goes in this very transition, and with it a next key that is listed too.
 fn is_dropped(context: &Context<'_, '_>, active: &Generation<SigningMaterial>) -> bool {
     let modes = [listed_mode(context, active), unheeded(context).map(|mark| mark.mode)];
     modes.contains(&Some(DistrustMode::Immediate))

@@ -33,7 +33,7 @@ pub(super) fn ready(child: Option<&ServiceCertificate>) -> Result<String, (&'sta
     }
 }
 
-/// Whether the certificate has instances, or may have: they cannot be listed.
+/// Returns true if the certificate has instances, or may have: they cannot be listed.
 pub(super) fn has_instances(child: &ServiceCertificate) -> bool {
     let found = child.status.as_ref().and_then(|status| find_condition(&status.conditions, SERVED));
     found.is_some_and(|served| ![reason::NO_INSTANCES, reason::ISSUING].contains(&served.reason.as_str()))

@@ -65,7 +65,7 @@ pub enum Step {
     Refused {
         /// Which one.
         id: String,
-        /// When the last one was.
+        /// The time when the last one was.
         at: Timestamp,
     },
     /// Of signing keys: the distrust of a CA is answered.
@@ -112,7 +112,7 @@ impl fmt::Display for Step {
 }
 
 impl Step {
-    /// Whether what pods and issuers mount says something else after it. Only then a ring gets a new epoch.
+    /// Returns true if what pods and issuers mount says something else after it. Only then a ring gets a new epoch.
     #[must_use]
     pub fn changes_projections(&self, active_is_published: bool) -> bool {
         match self {
@@ -135,8 +135,8 @@ impl Step {
         }
     }
 
-    /// Whether it only records something about annotations. The generations stay as they are, so that a ring is not copied
-    /// for it: the copy is what a restore goes back to.
+    /// Returns true if it only records something about annotations. The generations stay as they are, so that a ring is
+    /// not copied for it: the copy is what a restore goes back to.
     #[must_use]
     pub fn only_records(&self) -> bool {
         matches!(self, Self::Answer { .. })

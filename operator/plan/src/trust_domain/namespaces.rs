@@ -23,7 +23,7 @@ use crate::object::ObjectKey;
 pub struct WriteRefusal {
     /// How often it was tried, and the cause.
     pub failures: Failures,
-    /// Whether the cause is inside the object's namespace: a quota, a namespace that is being deleted, an object that
+    /// True if the cause is inside the object's namespace: a quota, a namespace that is being deleted, an object that
     /// cannot take what is written. Time-outs, errors of the API server, webhooks and missing rights are not.
     pub is_local: bool,
 }
@@ -50,7 +50,7 @@ pub(crate) struct Projections {
     pub(crate) unwritten: Vec<Unwritten>,
     /// Leaf Secrets with the newest bundle that refuse a new certificate.
     unissued: Vec<Unwritten>,
-    /// When refused writes are tried again.
+    /// The time when refused writes are tried again.
     pub(crate) retries: Vec<Timestamp>,
 }
 
@@ -74,7 +74,7 @@ impl Unwritten {
 }
 
 impl Projections {
-    /// Whether a write is under way.
+    /// Returns true if a write is under way.
     pub(crate) fn are_pending(&self) -> bool {
         self.unwritten.iter().any(|unwritten| unwritten.cause.is_none())
     }

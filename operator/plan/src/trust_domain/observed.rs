@@ -32,7 +32,7 @@ pub struct Observed<'a> {
     pub signing_copy: RingView<'a, SigningMaterial>,
     /// The MACs over epochs, by the key in each ring, or in its copy if the ring is missing.
     pub macs: EpochMacs<'a>,
-    /// Whether leaves of this TrustDomain exist.
+    /// True if leaves of this TrustDomain exist.
     pub leaves_exist: bool,
     /// With `spec.ca.existingSecretRef`: the CA in that Secret, or what is wrong with it.
     pub brought_ca: Option<Result<BroughtCa, String>>,
@@ -109,8 +109,8 @@ impl Observed<'_> {
         self.leaves.iter().filter_map(|view| view.duration).fold(self.leaf_life(), Duration::max)
     }
 
-    /// When the successor of a CA is due, so that waiting for instances is affordable: `end - 2(L + P + D)`, but never in
-    /// the first half of the CA's life.
+    /// Returns the time when the successor of a CA is due, so that waiting for instances is affordable: `end - 2(L + P
+    /// + D)`, but never in the first half of the CA's life.
     #[must_use]
     pub fn successor_due(&self, ca: &CaMaterial) -> Timestamp {
         let lead = crate::limits::ca_lead(self.leaf_life(), &self.domain.spec.propagation);
@@ -118,7 +118,7 @@ impl Observed<'_> {
         saturating_sub(ca.not_after, lead).max(saturating_add(ca.not_before, half))
     }
 
-    /// Whether a CA lives so short that its successor is due later than `end - 2(L + P + D)`, or would be.
+    /// Returns true if a CA lives so short that its successor is due later than `end - 2(L + P + D)`, or would be.
     #[must_use]
     pub fn is_too_tight(&self, ca: &CaMaterial) -> bool {
         let least = crate::limits::least_ca_life(self.leaf_life(), &self.domain.spec.propagation);
@@ -163,10 +163,10 @@ pub trait LeafRecord: fmt::Debug {
     /// Its type.
     fn secret_type(&self) -> Option<&str>;
 
-    /// Whether it is `immutable: true`.
+    /// Returns true if it is `immutable: true`.
     fn is_immutable(&self) -> bool;
 
-    /// Whether it has an owner of group `gaia.dev`, with which it is deleted.
+    /// Returns true if it has an owner of group `gaia.dev`, with which it is deleted.
     fn has_owner(&self) -> bool;
 
     /// An annotation that holds a number.
@@ -212,26 +212,27 @@ pub struct LeafView<'a> {
     pub secret: Option<&'a dyn LeafRecord>,
     /// What it holds; none if it cannot be read.
     pub leaf: Option<&'a LeafFacts>,
-    /// Whether a ServiceCertificate asks for it.
+    /// True if a ServiceCertificate asks for it.
     pub is_claimed: bool,
     /// The life asked for, if it is not the TrustDomain's default.
     pub duration: Option<Duration>,
-    /// Whether nothing is written for now, as its ServiceCertificate cannot be read.
+    /// True if nothing is written for now, as its ServiceCertificate cannot be read.
     pub is_held: bool,
-    /// Whether it is issued anew by itself: not with `spec.renewal: Disabled`.
+    /// True if it is issued anew by itself: not with `spec.renewal: Disabled`.
     pub renews: bool,
     /// Its service's wave.
     pub wave: i32,
 }
 
 impl LeafView<'_> {
-    /// Whether `deletionPolicy: Retain` left it: no ServiceCertificate asks for it, and nothing deletes it.
+    /// Returns true if `deletionPolicy: Retain` left it: no ServiceCertificate asks for it, and nothing deletes it.
     #[must_use]
     pub fn is_retained(&self) -> bool {
         !self.is_claimed && self.secret.is_some_and(|secret| !secret.has_owner())
     }
 
-    /// When the stored certificate was issued. Without the operator's own note, the latest that it can have been.
+    /// Returns the time when the stored certificate was issued. Without the operator's own note, the latest that it can
+    /// have been.
     #[must_use]
     pub fn issued_at(&self) -> Timestamp {
         match (self.secret, self.leaf) {
@@ -296,7 +297,7 @@ impl<'a, M> RingView<'a, M> {
 pub struct BroughtCa {
     /// Lower-case hex SHA-256 of its certificate's DER.
     pub fingerprint: String,
-    /// When the first certificate of its chain ends.
+    /// The time when the first certificate of its chain ends.
     pub not_after: Timestamp,
     /// Its certificates.
     pub path: CaPath,

@@ -151,7 +151,7 @@ fn quiet(change: ObjectChange) -> ObjectChange {
     if change.on.is_some() && change.labels.is_empty() { ObjectChange { event: None, ..change } } else { change }
 }
 
-/// Whether it was written from the ring in force.
+/// Returns true if it was written from the ring in force.
 fn is_of_epochs(desired: &DesiredObject, facts: &ObjectFacts) -> bool {
     [annotation::CA_EPOCH, annotation::SIGNING_EPOCH]
         .into_iter()

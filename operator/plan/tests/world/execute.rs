@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{Done, Leaf, Resource, Stored, World};
 
-/// Why a write was not done.
+/// The reason why a write was not done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum WriteError {
     /// The object is not as it was planned on. The next plan knows more.

@@ -102,7 +102,7 @@ impl World {
         found
     }
 
-    /// When CAs that are trusted end: then the bundle changes.
+    /// Returns the time when CAs that are trusted end: then the bundle changes.
     fn ends(&self, domain: &str) -> Vec<(&'static str, Timestamp)> {
         let ring = self.ca_ring(domain).filter(|_| self.domains.contains_key(domain));
         ring.into_iter().flat_map(CaRing::trusted).map(|g| ("end of a CA", g.material.not_after)).collect()
@@ -361,7 +361,7 @@ fn may_carry_ip(granted: &[gaia_api::crd::AllowedNames], (namespace, _): &Name, 
     })
 }
 
-/// Whether the plan is about a leaf that the operator acknowledges as the certificate's own.
+/// Returns true if the plan is about a leaf that the operator acknowledges as the certificate's own.
 fn planned_leaf(planned: &Planned) -> bool {
     matches!(&planned.status, super::Status::Certificate(status) if status.not_after.is_some())
 }

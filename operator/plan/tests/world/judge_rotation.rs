@@ -155,7 +155,8 @@ impl World {
         if left.len() > (self.namespaces.len() / 10).max(1) { BTreeSet::new() } else { left }
     }
 
-    /// Whether instances are waited for at all, and nobody lets the rotation of one of these go on without them.
+    /// Returns true if instances are waited for at all, and nobody lets the rotation of one of these go on without
+    /// them.
     fn waits(&self, ids: &[&str]) -> bool {
         let domain = &self.domains[TD];
         let without = domain.metadata.annotations.as_ref().and_then(|all| all.get(annotation::ADVANCE_WITHOUT));
@@ -277,7 +278,7 @@ impl World {
         })
     }
 
-    /// Whether a leaf Secret is in use.
+    /// Returns true if a leaf Secret is in use.
     fn needs(&self, key: &ObjectKey) -> bool {
         self.is_asked_for(key) || self.is_used(key)
     }
@@ -293,7 +294,7 @@ impl World {
             .collect()
     }
 
-    /// When something is due in the rings by time alone.
+    /// Returns the time when something is due in the rings by time alone.
     pub(super) fn rotation_thresholds(&self, domain: &str) -> Vec<(&'static str, Timestamp)> {
         let times = &self.domains[domain].spec.propagation;
         let (p, s) = (times.min_delay.value(), times.clock_skew.value());

@@ -69,7 +69,7 @@ pub(crate) struct World {
     pub(crate) full: BTreeSet<ObjectKey>,
     /// Selected namespaces that the operator does not watch.
     pub(crate) unwatched: Vec<String>,
-    /// Whether every write into a namespace is refused by a webhook that does not answer.
+    /// True if every write into a namespace is refused by a webhook that does not answer.
     pub(crate) webhook_down: bool,
     /// How many of the next writes the API server refuses.
     pub(crate) fail_next: u32,
@@ -78,19 +78,19 @@ pub(crate) struct World {
     /// Every certificate ever issued, by serial.
     pub(crate) leaves: BTreeMap<u64, Leaf>,
     pub(crate) pods: Vec<Pod>,
-    /// Why the operator does not know which pods there are.
+    /// The reason why the operator does not know which pods there are.
     pub(crate) pods_unknown: Option<String>,
     pub(crate) abilities: Abilities,
     /// The annotation on each workload's pod template.
     pub(crate) templates: BTreeMap<Target, String>,
-    /// When the operator's process began, and when another one was last seen before.
+    /// The time when the operator's process began, and when another one was last seen before.
     pub(crate) began: Timestamp,
     pub(crate) before: Option<Timestamp>,
-    /// When it last did something.
+    /// The time when it last did something.
     alive: Timestamp,
     /// Seconds since the beginning, whatever clocks say.
     pub(crate) elapsed: i64,
-    /// When the last token of each kid ends.
+    /// The time when the last token of each kid ends.
     pub(crate) tokens: BTreeMap<String, Timestamp>,
     /// Fingerprints and kids that leaked, and those of them that are trusted no more.
     pub(crate) leaked: BTreeSet<String>,
@@ -171,7 +171,7 @@ pub(crate) struct Leaf {
     pub(crate) issuer: String,
     pub(crate) names_hash: String,
     pub(crate) dns: Vec<String>,
-    /// Whether it waited for the pace of re-issues.
+    /// True if it waited for the pace of re-issues.
     pub(crate) paced: bool,
 }
 
@@ -269,7 +269,8 @@ impl World {
         }
     }
 
-    /// Whether the operator knows an object only because it met it: it lost its label, and cannot be put right now.
+    /// Returns true if the operator knows an object only because it met it: it lost its label, and cannot be put right
+    /// now.
     pub(crate) fn knows_by_a_look(&self) -> bool {
         let met = self.memory.probed.iter().filter_map(|key| self.objects.get(key));
         met.into_iter().any(|stored| !stored.foreign && !observe::is_labelled(stored))
@@ -307,7 +308,7 @@ impl World {
         self.violations.push((2, format!("still waiting after {WAITS} waits")));
     }
 
-    /// Whether something would be done, had nothing failed and nothing been issued so far.
+    /// Returns true if something would be done, had nothing failed and nothing been issued so far.
     fn is_waiting(&mut self) -> bool {
         let failures = std::mem::take(&mut self.memory.failures);
         let budgets = std::mem::take(&mut self.memory.budgets);
@@ -495,7 +496,7 @@ impl Status {
         found.map_or(("", "", ""), |c| (c.status.as_str(), c.reason.as_str(), c.message.as_str()))
     }
 
-    /// Whether it passes by itself, after a time.
+    /// Returns true if it passes by itself, after a time.
     pub(crate) fn waits(&self) -> bool {
         let (status, reason, _) = self.condition("Reconciling");
         status == "True" && !["TrustDomainNotFound", "TrustDomainNotReady"].contains(&reason)
@@ -523,7 +524,7 @@ status_slot!(TrustDomain, Domain);
 status_slot!(ServiceCertificate, Certificate);
 status_slot!(GaiaService, Service);
 
-/// Whether an action writes or deletes one object in one namespace on behalf of a TrustDomain.
+/// Returns true if an action writes or deletes one object in one namespace on behalf of a TrustDomain.
 fn is_projection(resource: &Resource, action: &Action) -> bool {
     let of_domain = matches!(resource, Resource::Domain(_));
     of_domain && action.object().is_some_and(|object| !object.name.ends_with("-ring"))
@@ -539,7 +540,7 @@ pub(crate) fn owners(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Obje
     all.map(|owner| OwnerRef { kind: owner.kind.clone(), name: owner.name.clone(), uid: owner.uid.clone() }).collect()
 }
 
-/// When every story begins.
+/// Returns the time when every story begins.
 pub(crate) fn start() -> Timestamp {
     "2026-01-01T00:00:00Z".parse().unwrap()
 }

@@ -387,7 +387,7 @@ impl World {
         LeafSecret { facts: stored.facts.clone(), leaf }
     }
 
-    /// Whether a ring has that CA, also one whose TrustDomain is gone.
+    /// Returns true if a ring has that CA, also one whose TrustDomain is gone.
     fn known_ca(&self, fingerprint: &str) -> bool {
         let rings = self.seen().values().filter_map(|stored| stored.rings.as_ref()?.ca.as_ref().ok());
         rings.into_iter().any(|ring| ring.generations.iter().any(|g| g.material.fingerprint == fingerprint))

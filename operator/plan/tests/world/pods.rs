@@ -45,17 +45,17 @@ pub(crate) struct Pod {
     pub(crate) uid: String,
     /// The leaf Secret it mounts.
     pub(crate) secret: Option<String>,
-    /// Whether it mounts the trust bundle's ConfigMap.
+    /// True if it mounts the trust bundle's ConfigMap.
     pub(crate) trust: bool,
-    /// Whether it mounts the signer and the grants.
+    /// True if it mounts the signer and the grants.
     pub(crate) signer: bool,
     pub(crate) reload: Reload,
     pub(crate) sight: Sight,
     /// One of its containers does not stay up.
     pub(crate) crashes: bool,
-    /// When all its containers were up.
+    /// The time when all its containers were up.
     pub(crate) started: Option<Timestamp>,
-    /// Whether a container of it has ever started.
+    /// True if a container of it has ever started.
     pub(crate) ran: bool,
     pub(crate) acknowledgement: Acknowledgement,
     pub(crate) wave: i32,
@@ -73,7 +73,7 @@ pub(crate) struct Pod {
     pub(crate) read: Option<(Timestamp, LedgerReport)>,
     /// Since when it could not read it.
     pub(crate) failing: Option<Timestamp>,
-    /// Whether it has been told to end.
+    /// True if it has been told to end.
     pub(crate) ends: bool,
     /// What is in force in it.
     pub(crate) has: Loaded,
@@ -425,7 +425,7 @@ impl World {
         }
     }
 
-    /// Whether a pod that is waited for uses that Secret.
+    /// Returns true if a pod that is waited for uses that Secret.
     pub(super) fn is_used(&self, key: &ObjectKey) -> bool {
         key.kind == ObjectKind::Secret
             && self.pods.iter().any(|pod| {

@@ -127,7 +127,7 @@ pub struct Laggard {
     /// Its pod or endpoint; the name of a Secret; empty for a namespace.
     #[schemars(length(max = 253))]
     pub pod: String,
-    /// Why it is not current.
+    /// The reason why it is not current.
     #[schemars(length(max = 512))]
     pub reason: String,
 }
@@ -144,10 +144,10 @@ pub enum LaggardKind {
 /// From the edit that distrusted something to the last acknowledgement.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Exposure {
-    /// When it was distrusted (RFC 3339).
+    /// The time when it was distrusted (RFC 3339).
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub from: Timestamp,
-    /// When the last instance refused it (RFC 3339); none: not yet.
+    /// The time when the last instance refused it (RFC 3339); none: not yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub until: Option<Timestamp>,
