@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// What is remembered of failed attempts at one object. Kept in memory only.
+/// The failed attempts at one object. Kept in memory only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failures {
     /// Attempts since the last success.
@@ -15,7 +15,7 @@ pub struct Failures {
     pub generation: Option<i64>,
     /// The reason of the condition.
     pub reason: &'static str,
-    /// What went wrong, without secrets.
+    /// The cause, without secrets.
     pub message: String,
 }
 
@@ -27,8 +27,8 @@ impl Failures {
         saturating_add(self.last, doubled.min(cap.max(Duration::from_secs(1))))
     }
 
-    /// Returns true if an attempt is to wait. A last failure in the future means that the clock went back: then nothing
-    /// waits.
+    /// Returns true if the next attempt must wait. A last failure in the future means that the clock was set back;
+    /// nothing waits then.
     #[must_use]
     pub fn holds_back(&self, generation: Option<i64>, cap: Duration, now: Timestamp) -> bool {
         self.generation == generation && self.last <= now && now < self.retry_at(cap)

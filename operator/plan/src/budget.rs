@@ -1,4 +1,4 @@
-//! How often one certificate may be issued: a burst of ten, then one a minute (invariant 10).
+//! Rate limit for issuing one certificate: a burst of ten, then one a minute (invariant 10).
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use jiff::Timestamp;
 
 use crate::backoff::{saturating_add, since};
 
-/// A token bucket whose time is an argument. A clock that goes back refills nothing.
+/// A token bucket that takes the time as an argument. A clock that is set back refills nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IssuanceBudget {
-    /// Issues still allowed at `counted`.
+    /// Certificates that may still be issued at `counted`.
     left: u32,
-    /// Up to when refills are counted.
+    /// The time up to which refills are counted.
     counted: Timestamp,
 }
 
@@ -22,20 +22,20 @@ impl IssuanceBudget {
         Self { left: BURST, counted: now }
     }
 
-    /// Returns true if one issue is allowed now.
+    /// Returns true if a certificate may be issued now.
     #[must_use]
     pub fn allows(&self, now: Timestamp) -> bool {
         self.refilled(now).left > 0
     }
 
-    /// Returns the time when the next issue is allowed.
+    /// Returns the time when the next certificate may be issued.
     #[must_use]
     pub fn next(&self, now: Timestamp) -> Timestamp {
         let budget = self.refilled(now);
         if budget.left > 0 { now } else { saturating_add(budget.counted, REFILL) }
     }
 
-    /// The budget after one issue.
+    /// The budget after one certificate was issued.
     #[must_use]
     pub fn spend(&self, now: Timestamp) -> Self {
         let budget = self.refilled(now);

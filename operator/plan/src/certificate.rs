@@ -26,7 +26,7 @@ use crate::plan::owner;
 use crate::ring::{CaMaterial, Generation, RingKind};
 use crate::{Action, IssueLeaf, Plan, Refusal, limits, projection};
 
-/// Everything a decision about one ServiceCertificate rests on.
+/// The input of a decision about one ServiceCertificate.
 #[derive(Debug, Clone)]
 pub struct Observed<'a> {
     /// It.
@@ -37,19 +37,19 @@ pub struct Observed<'a> {
     pub secret: Held<LeafSecret>,
     /// An older ServiceCertificate that names the same Secret.
     pub claimed_by: Option<String>,
-    /// Who uses the Secret.
+    /// The instances that use the Secret.
     pub instances: Instances<'a>,
     /// The wave of its service.
     pub wave: i32,
-    /// Certificates up to this wave may be issued anew by a new CA.
+    /// Certificates up to this wave may be re-issued by a new CA.
     pub open_wave: i32,
     /// Attempts that failed.
     pub failures: Option<&'a Failures>,
-    /// How often it may still be issued.
+    /// The issuance budget that is left.
     pub budget: IssuanceBudget,
     /// The cluster's DNS domain.
     pub cluster_domain: &'a str,
-    /// Where the operator runs.
+    /// The operator's own namespace.
     pub operator_namespace: &'a str,
 }
 
@@ -66,7 +66,7 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan<ServiceCertificateS
     Plan { actions, status: status::status(observed, &verdict, lagging, now), next_check }
 }
 
-/// Instances of a ServiceCertificate that stands alone. Those of a GaiaService are in its own status.
+/// The lagging instances of a ServiceCertificate without a GaiaService. Those of a GaiaService are in its own status.
 fn lagging(observed: &Observed<'_>, now: Timestamp) -> Lagging {
     let mut owners = observed.certificate.metadata.owner_references.iter().flatten();
     let (Instances::Known(all), false) = (&observed.instances, owners.any(|owner| owner.kind == "GaiaService")) else {
@@ -78,7 +78,7 @@ fn lagging(observed: &Observed<'_>, now: Timestamp) -> Lagging {
     lagging::of(all, &observed.domain, leaf.as_ref(), now)
 }
 
-/// Why a leaf is issued.
+/// The cause for which a leaf is issued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cause {
     Missing,
@@ -101,9 +101,9 @@ enum Verdict {
     Act(Box<Action>),
     /// Something should be written, but not before a time.
     Wait { until: Timestamp, why: String },
-    /// Nothing is written.
+    /// No write.
     Refused(Refusal),
-    /// Nothing is issued, but the trusted roots beside what is stored are kept up to date.
+    /// No certificate is issued, but `ca.crt` of the stored Secret is kept up to date.
     Keep(Refusal, Box<Action>),
     /// The same, but that failed and is not tried again before a time.
     KeepLater(Refusal, Timestamp),
@@ -135,7 +135,7 @@ fn judge(observed: &Observed<'_>, now: Timestamp) -> Verdict {
         && leaf.not_before >= leaf.not_after
     {
         let why = format!("the clock is behind: the CA of TrustDomain {} begins later", observed.domain.name);
-        // From the next whole second on, the leaf ends after its CA begins.
+        // From the next whole second on, the leaf expires after its CA becomes valid.
         let first_end = crate::backoff::saturating_add(leaf.not_before, Duration::from_secs(1));
         return Verdict::Wait { until: crate::backoff::saturating_sub(first_end, request.duration), why };
     }
@@ -146,7 +146,7 @@ fn judge(observed: &Observed<'_>, now: Timestamp) -> Verdict {
     Verdict::Act(Box::new(action))
 }
 
-/// What is asked for cannot be had. What is stored is still used, so its `ca.crt` is kept as the ring says.
+/// Refuses the request. The stored Secret stays in use, so its `ca.crt` still follows the ring.
 fn refuse(observed: &Observed<'_>, refusal: Refusal, now: Timestamp) -> Verdict {
     let (Ok(domain), Ok(()), Some(ring), Some(secret)) =
         (observed.domain.granted(), check_secret(observed), observed.domain.ca, observed.secret.ours())
@@ -173,7 +173,7 @@ fn refuse(observed: &Observed<'_>, refusal: Refusal, now: Timestamp) -> Verdict 
     Verdict::Keep(refusal, Box::new(Action::Write(Box::new(change))))
 }
 
-/// Whether the Secret may be written at all.
+/// Checks that the Secret may be written.
 fn check_secret(observed: &Observed<'_>) -> Result<(), Refusal> {
     let name = observed.certificate.secret_name();
     if let Some(other) = &observed.claimed_by {
@@ -267,13 +267,13 @@ fn cause(observed: &Observed<'_>, request: &Request<'_>, now: Timestamp) -> Opti
     if ca_change_due(observed, request, leaf).is_some_and(|due| due <= now) {
         return Some(Cause::CaChanged);
     }
-    // A leaf that would end no later than the stored one is no renewal: near the CA's end it would only loop.
+    // A leaf that expires no later than the stored one is no renewal: close to the expiry of the CA it would only loop.
     let better = request.not_after(now) > leaf.not_after;
     (request.renews && leaf.lifetime().renewal_time <= now && better).then_some(Cause::RenewalDue)
 }
 
-/// Returns the time when a leaf is to be issued anew because another CA signs now; none: it is the one, or it is not
-/// its turn.
+/// Returns the time when a leaf is due for re-issue because another CA was activated. None: its issuer is the active
+/// CA, or its wave has not started.
 fn ca_change_due(observed: &Observed<'_>, request: &Request<'_>, leaf: &LeafFacts) -> Option<Timestamp> {
     let issuer = issuing_ca(request, leaf)?;
     let active = request.ring.active().filter(|active| active.id != issuer.id)?;
@@ -340,11 +340,11 @@ fn issuing_ca<'r>(request: &Request<'r>, leaf: &LeafFacts) -> Option<&'r Generat
     request.ring.generations.iter().find(|ca| Some(&ca.material.fingerprint) == leaf.issuer.as_ref())
 }
 
-/// Labels, annotations, `ca.crt` and the owner are put right without a new certificate.
+/// Repairs labels, annotations, `ca.crt` and the owner without a new certificate.
 fn repair(observed: &Observed<'_>, request: &Request<'_>, secret: &LeafSecret, now: Timestamp) -> Option<Action> {
     let change = desired(observed, request, revision(observed), now).change_from(&secret.facts)?;
     if change.annotations.contains_key(annotation::CA_EPOCH) && change.labels.is_empty() && change.owners.is_none() {
-        // The ring went on: that is no repair.
+        // The ring has a newer epoch: that is no repair.
         return Some(Action::Write(Box::new(change)));
     }
     let message = format!("Secret {}: put right {}", change.key.name, change.summary());
@@ -377,7 +377,8 @@ fn desired(observed: &Observed<'_>, request: &Request<'_>, revision: u64, now: T
     }
 }
 
-/// How often it was issued. The Secret says so; if that is lost, what was last reported is better than counting anew.
+/// The number of times that the certificate was issued, as the Secret records it. Without the Secret, counting
+/// continues from the last reported status.
 fn revision(observed: &Observed<'_>) -> u64 {
     let kept = observed.secret.ours().and_then(|secret| secret.facts.number(annotation::REVISION));
     let reported = observed.certificate.status.as_ref().and_then(|status| status.revision);
@@ -419,7 +420,7 @@ fn next_check(observed: &Observed<'_>, verdict: &Verdict, lags_from: Option<Time
     if let Verdict::Wait { until, .. } | Verdict::KeepLater(_, until) = verdict {
         thresholds.push(*until);
     }
-    // Nobody tells us when a foreign Secret goes: it is not watched.
+    // The deletion of a foreign Secret raises no event, because it is not watched.
     if matches!(observed.secret, Held::Foreign) {
         thresholds.push(crate::backoff::saturating_add(now, FOREIGN_RECHECK));
     }
@@ -428,6 +429,6 @@ fn next_check(observed: &Observed<'_>, verdict: &Verdict, lags_from: Option<Time
 
 pub(crate) const TLS_SECRET: &str = "kubernetes.io/tls";
 const MAX_WAIT: Duration = Duration::from_secs(3600);
-/// How far apart certificates are issued by a new CA at most, beside the pace of the execution.
+/// The longest time over which a new CA's re-issues are spread, before the rate limit of the execution applies.
 const LONGEST_JITTER: Duration = Duration::from_secs(30);
 const FOREIGN_RECHECK: Duration = Duration::from_secs(10);

@@ -9,11 +9,11 @@ use jiff::Timestamp;
 use crate::Refusal;
 use crate::backoff::Failures;
 
-/// What is reported of an object besides its own facts.
+/// The previous conditions of an object and the values that new ones need.
 pub(crate) struct Report<'a> {
     /// The conditions reported so far.
     pub(crate) before: &'a [Condition],
-    /// True if they say that the spec of this generation was accepted: see [`is_accepted`].
+    /// True if the previous conditions say that the spec of this generation was accepted: see [`is_accepted`].
     pub(crate) is_accepted: bool,
     /// `metadata.generation`.
     pub(crate) generation: Option<i64>,
@@ -21,13 +21,13 @@ pub(crate) struct Report<'a> {
     pub(crate) now: Timestamp,
 }
 
-/// What stands in the way, the weightiest first.
+/// Problems and pending work, most important first.
 pub(crate) struct Obstacles<'a> {
-    /// The reason why nothing is done.
+    /// The reason why no action is planned.
     pub(crate) refusal: Option<&'a Refusal>,
     /// Attempts that failed.
     pub(crate) failures: Option<&'a Failures>,
-    /// What is still to be done. Reported as `Reconciling` until the spec is accepted (see [`is_accepted`]), and while the
+    /// The pending work. Reported as `Reconciling` until the spec is accepted (see [`is_accepted`]), and while the
     /// object is not ready.
     pub(crate) pending: Option<(&'static str, String)>,
 }
@@ -40,7 +40,7 @@ pub(crate) fn is_accepted(observed: Option<i64>, generation: Option<i64>, condit
     observed == generation && is_settled(RECONCILING) && is_settled(STALLED)
 }
 
-/// A condition that is present only while it is True. It stops nothing but what its message says.
+/// A condition that is present only while it is True. Its message names everything that it affects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Warning {
     /// Type and reason: a constant of `gaia_api::crd::condition::warning`.

@@ -29,7 +29,7 @@ impl<'a> DomainView<'a> {
     /// The TrustDomain, if the namespace may use it.
     ///
     /// # Errors
-    /// Whatever is in the way, naming the TrustDomain and the namespace.
+    /// A refusal that names the TrustDomain and the namespace.
     pub fn granted(&self) -> Result<&'a TrustDomain, Refusal> {
         let Some(object) = self.object else {
             return Err(Refusal::waiting(
@@ -51,10 +51,10 @@ impl<'a> DomainView<'a> {
         Ok(object)
     }
 
-    /// The CA that signs. Both rings must be there: a leaf beside a missing signing ring would look like a lost one.
+    /// The active CA. Both rings must exist: a leaf without a signing ring would look as if the signing ring were lost.
     ///
     /// # Errors
-    /// There is none yet.
+    /// No ring has been created yet.
     pub fn signer(&self) -> Result<(&'a CaRing, &'a Generation<CaMaterial>), Refusal> {
         self.ca.filter(|_| self.signing.is_some()).and_then(|ring| Some((ring, ring.active()?))).ok_or_else(|| {
             Refusal::waiting(
@@ -65,7 +65,7 @@ impl<'a> DomainView<'a> {
     }
 }
 
-/// What a selector asks of a namespace, as a next step.
+/// The labels that a selector requires of a namespace, as the next step in a message.
 fn requirement(selector: Option<&NamespaceSelector>) -> String {
     let Some(selector) = selector else {
         return "the field is not set, so no namespace is; an administrator sets it ({} selects all)".to_owned();

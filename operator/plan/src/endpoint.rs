@@ -32,7 +32,7 @@ pub enum Host {
     Name(String),
 }
 
-/// Why an endpoint is no instance.
+/// The reason why an endpoint does not count as an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Exclusion {
     /// It is no host and port.
@@ -41,7 +41,7 @@ pub enum Exclusion {
     NotListed,
     /// It has, or its name resolves to, an address that is not allowed.
     Address,
-    /// Several instances answer at one address by turns.
+    /// Several instances answer in turn at one address.
     Balancer,
 }
 
@@ -50,7 +50,7 @@ pub enum Exclusion {
 pub struct Excluded<'a> {
     /// As `spec.endpoints` has it.
     pub endpoint: &'a str,
-    /// Why.
+    /// The reason.
     pub why: Exclusion,
 }
 
@@ -115,8 +115,8 @@ pub fn grants(namespace: &str, host: &Host, allowed: &[AllowedEndpoint]) -> Vec<
     allowed.iter().filter(matches).cloned().collect()
 }
 
-/// Why an endpoint is not dialled, as far as that is known before its name is resolved. `grants`: those for its host.
-/// `api_server`: the addresses of the API server.
+/// The reason why an endpoint is not dialled, as far as it is known before its name is resolved. `grants`: the entries
+/// for its host. `api_server`: the addresses of the API server.
 #[must_use]
 pub fn exclusion(host: &Host, grants: &[AllowedEndpoint], api_server: &BTreeSet<IpAddr>) -> Option<Exclusion> {
     match host {
@@ -126,8 +126,8 @@ pub fn exclusion(host: &Host, grants: &[AllowedEndpoint], api_server: &BTreeSet<
     }
 }
 
-/// Returns true if an address may be dialled for an endpoint. `grants`: those for its host. With `cidrs` the address
-/// must be inside one of them; without, it must not be one of the operator's own networks.
+/// Returns true if an address may be dialled for an endpoint. `grants`: the entries for its host. With `cidrs` the
+/// address must be inside one of them; without, it must not be in one of the operator's own networks.
 #[must_use]
 pub fn admits(grants: &[AllowedEndpoint], address: IpAddr, api_server: &BTreeSet<IpAddr>) -> bool {
     let address = canonical(address);
@@ -137,7 +137,7 @@ pub fn admits(grants: &[AllowedEndpoint], address: IpAddr, api_server: &BTreeSet
     })
 }
 
-/// Returns true if an address leads to the operator's own host, its links or the API server, in any spelling.
+/// Returns true if an address leads to the operator's own host, its links or the API server, in any notation.
 fn is_internal(address: IpAddr, api_server: &BTreeSet<IpAddr>) -> bool {
     let is_own = match address {
         IpAddr::V4(v4) => {
@@ -171,7 +171,8 @@ fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
-/// A host name. One that ends in a number is none: resolvers read it as an address (`127.1`, `0x7f000001`).
+/// Returns true for a DNS host name. A name whose last label is a number is none: resolvers read it as an address
+/// (`127.1`, `0x7f000001`).
 fn is_dns_name(name: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -184,8 +185,8 @@ fn is_dns_name(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(is_label) && !is_number
 }
 
-/// The reason of every failed probe of an endpoint. Several would tell a tenant which ports answer on networks that are
-/// not its own.
+/// The reason of every failed probe of an endpoint. Distinct reasons would tell a tenant which ports answer on other
+/// networks.
 pub const NO_ANSWER: &str = "no verified answer from the endpoint";
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Epochs in projections: what each object claims, and which claims count.
+//! Epochs in projections: the claims of objects, and their validation.
 //!
-//! Every projection carries the epoch of the ring it was made from. Whoever may write the projection may write the
-//! epoch, too, so an epoch above the ring's is proof of a newer ring only with a MAC that the ring's own key verifies.
+//! Every projection carries the epoch of the ring from which it was written. A writer of the projection can write the
+//! epoch, too, so an epoch above the ring's proves a newer ring only with a MAC that the ring's own key verifies.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -80,8 +80,8 @@ impl Claim {
         Some(Self { epoch, is_proven })
     }
 
-    /// Returns true if it shows that the ring of that epoch is an older one. Without a key to verify it nothing else
-    /// tells.
+    /// Returns true if it shows that the ring of that epoch is an older one. Without a key to verify it, the epoch
+    /// alone decides.
     pub(crate) fn is_newer_than(self, ring_epoch: u64) -> bool {
         self.epoch > ring_epoch && self.is_proven != Some(false)
     }

@@ -1,8 +1,8 @@
-//! Annotations of a TrustDomain that ask for something once (`gaia.dev/abort`, `restore`, `advance-without`, `bootstrap`).
+//! Annotations of a TrustDomain that request one action (`gaia.dev/abort`, `restore`, `advance-without`, `bootstrap`).
 //!
-//! The value that was answered is recorded inside the ring, in the same write as the answer. An annotation that stays on
-//! the object, as GitOps tools keep it, is then never answered twice, and a value that named nothing when it was first
-//! seen never comes to life later.
+//! The handled value is recorded inside the ring, in the same write as the action. An annotation that stays on the
+//! object, as GitOps tools keep it, is then never handled twice, and a value that matched nothing when it was first
+//! seen never takes effect later.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct Handled(BTreeMap<String, Answer>);
 
-/// How a value was answered.
+/// The answer to a value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Answer {
@@ -24,7 +24,7 @@ pub struct Answer {
     /// Of `advance-without`: the generation whose rotation it lets pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<String>,
-    /// The reason why nothing was done; none: it was carried out.
+    /// The reason why the value was ignored; none: it was carried out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ignored: Option<String>,
 }
@@ -36,7 +36,7 @@ impl Answer {
         Self { value: recorded(value), rotation: None, ignored: None }
     }
 
-    /// Nothing was done.
+    /// The value was ignored.
     #[must_use]
     pub fn ignored(value: &str, why: impl Into<String>) -> Self {
         Self { value: recorded(value), rotation: None, ignored: Some(why.into()) }
@@ -56,30 +56,30 @@ impl Handled {
         self.0.get(annotation).filter(|answer| answer.value == recorded(value))
     }
 
-    /// Records an answer in the place of the last one.
+    /// Records an answer, and replaces the previous one.
     pub fn record(&mut self, annotation: &str, answer: Answer) {
         self.0.insert(annotation.to_owned(), answer);
     }
 
-    /// Forgets the answer to an annotation that was taken away: set again, it is a new request.
+    /// Forgets the answer to an annotation that was removed: set again, it is a new request.
     pub fn forget(&mut self, annotation: &str) {
         self.0.remove(annotation);
     }
 
-    /// The same with everything that another ring recorded, which wins.
+    /// These answers, with those of another ring, which take precedence.
     #[must_use]
     pub fn merged(mut self, newer: &Self) -> Self {
         self.0.extend(newer.0.clone());
         self
     }
 
-    /// Recorded annotations that are not among these any more.
+    /// Recorded annotations that are no longer among these.
     pub fn without(&self, annotations: &BTreeMap<String, String>) -> impl Iterator<Item = &str> {
         self.0.keys().filter(|name| !annotations.contains_key(*name)).map(String::as_str)
     }
 }
 
-/// A value as it is recorded: itself, or the hash of one that is long.
+/// A value in its recorded form: unchanged, or its hash if it is long.
 #[must_use]
 pub fn recorded(value: &str) -> String {
     if value.len() <= MAX_VALUE { value.to_owned() } else { sha256_hex(value.as_bytes()) }

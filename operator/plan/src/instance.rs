@@ -1,8 +1,9 @@
-//! Instances: the running pods and endpoints that use what Gaia writes, and what each was seen to use.
+//! Instances: the running pods and endpoints that use objects that Gaia writes, and the state that was observed of
+//! each.
 //!
-//! A rotation goes on when every instance is *current* (ROTATION, "Instances and acknowledgement"): it reports what it
-//! has loaded, or a handshake shows its leaf, or all its containers started long enough after the write. What is not
-//! known is never taken for nothing.
+//! A rotation proceeds when every instance is *current* (docs/rotation.md, "What acknowledges"): it reports the loaded
+//! version, or presents the leaf in a handshake, or all its containers started long enough after the write. An unknown
+//! instance never counts as absent.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -20,14 +21,14 @@ use crate::object::ObjectKey;
 /// The instances of a TrustDomain.
 #[derive(Debug, Clone)]
 pub enum Instances<'a> {
-    /// They are not known: a watch is not synced, or not allowed. Says why.
+    /// They are unknown, because a watch is not synced or not allowed. Holds the reason.
     Unknown(&'a str),
     /// All of them.
     Known(Vec<&'a Instance>),
 }
 
 impl<'a> Instances<'a> {
-    /// Those that are known.
+    /// The known instances.
     pub fn iter(&self) -> impl Iterator<Item = &'a Instance> {
         match self {
             Self::Unknown(_) => [].iter(),
@@ -42,7 +43,7 @@ impl<'a> Instances<'a> {
     }
 }
 
-/// A pod that has not ended, or an endpoint outside the cluster.
+/// A pod that has not terminated, or an endpoint outside the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
     /// Its namespace.
@@ -51,43 +52,44 @@ pub struct Instance {
     pub name: String,
     /// The pod's UID; of an endpoint, its service and address.
     pub uid: String,
-    /// The Secrets and ConfigMaps of ours that it refers to in volumes or environment.
+    /// The Secrets and ConfigMaps written by Gaia that its volumes or environment refer to.
     pub uses: BTreeSet<ObjectKey>,
     /// True if it mounts `jwks.json`: not a pod that takes only the bundle, or only a leaf Secret.
     pub has_keys: bool,
-    /// True if what it refers to can change under it: not where it is mounted by subPath or taken as environment.
+    /// True if the mounted content is updated in the running container. It is not for `subPath` mounts and environment
+    /// variables.
     pub reloads: bool,
     /// The time when the last of its containers started; none: not all have, or it is an endpoint.
     pub started: Option<Timestamp>,
-    /// Whether a rotation waits for it.
+    /// The `workload.acknowledgement` of its service: whether a rotation waits for it.
     pub acknowledgement: Acknowledgement,
     /// Its service's wave.
     pub wave: i32,
-    /// Workloads to restart where it does not reload by itself.
+    /// Workloads to restart if it does not reload files.
     pub restart_targets: Vec<Target>,
     /// True if there is a port to probe it on.
     pub can_be_probed: bool,
     /// The value of its annotation `gaia.dev/nudge`.
     pub nudged: Option<String>,
-    /// What the last probe saw.
+    /// The result of the last probe.
     pub probe: Option<Probe>,
 }
 
-/// What the last probe of an instance saw.
+/// The result of the last probe of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
-    /// The time when it ended.
+    /// The time when the probe ended.
     pub at: Timestamp,
-    /// What it saw, or why it saw nothing, in a few words without anything that changes from probe to probe.
+    /// The observed state, or a short cause of the failure. The text contains nothing that changes from probe to probe.
     pub seen: Result<Shown, String>,
 }
 
-/// What a handshake and a report show.
+/// The state that a handshake and a report show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shown {
     /// Lower-case hex SHA-256 of the leaf that it showed.
     pub fingerprint: String,
-    /// True if the chain it showed verifies to a CA of the ring and is the instance's own.
+    /// True if the presented chain verifies to a CA of the ring and has the SPIFFE ID of the instance.
     pub is_verified: bool,
     /// Its report, counted only from a verified instance; else why there is none.
     pub report: Result<IdentityReport, String>,
@@ -111,7 +113,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// What an instance must be seen to use.
+/// The state that an instance must have.
 #[derive(Debug, Clone)]
 pub enum Need<'a> {
     /// This text of `ca.crt`, by its hash.
@@ -139,10 +141,10 @@ pub enum Need<'a> {
 }
 
 impl Instance {
-    /// Checks that it was seen to use what is needed, written at `written`.
+    /// Checks that the instance has the needed state, which was written at `written`.
     ///
     /// # Errors
-    /// Why it does not, or why that is not known.
+    /// The reason why it does not have it, or why that is unknown.
     pub fn check(&self, need: &Need<'_>, written: Timestamp, min_delay: Duration) -> Result<(), String> {
         let shown = self.probe.as_ref().map(|probe| &probe.seen);
         if let Some(Ok(Shown { report: Ok(report), .. })) = shown {
@@ -160,7 +162,7 @@ impl Instance {
             return Ok(());
         }
         if matches!(need, Need::NoConnection(_)) {
-            // Who does not report its connections cannot be waited for.
+            // An instance that does not report its connections cannot hold a rotation.
             return Ok(());
         }
         if matches!(need, Need::Refusal { bundle: None, .. }) {

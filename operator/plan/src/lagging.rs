@@ -1,6 +1,6 @@
 //! Instances that have not loaded a part within P of its publication, as the status of their service names them.
 //!
-//! A healthy rotation names none: what was seen before P had passed is no evidence.
+//! A healthy rotation names none: a probe before P has passed is no evidence.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -44,7 +44,7 @@ impl ServedLeaf {
 pub(crate) struct Lagging {
     /// At most [`NAMED`], by name.
     pub(crate) named: Vec<LaggingInstance>,
-    /// All of them; none: nothing lags.
+    /// The number of all lagging instances; none: no instance lags.
     pub(crate) count: Option<i32>,
     /// The time when another may lag by time alone.
     pub(crate) next: Option<Timestamp>,
@@ -111,7 +111,7 @@ pub(crate) fn of(
 
 enum Verdict {
     Current,
-    /// It may lag, which is known at that time at the earliest.
+    /// It may lag; the earliest time at which that is known.
     Unknown(Timestamp),
     Lags(Box<LaggingInstance>),
 }
@@ -128,7 +128,7 @@ fn first(instance: &Instance, parts: &[Part<'_>], leaf: Option<&ServedLeaf>, p: 
         }
         let Err(why) = instance.check(&part.need, part.published, p) else { continue };
         let due = saturating_add(part.changed, p);
-        // A probe from before says nothing about what the instance has loaded since.
+        // An earlier probe is no evidence of the parts loaded since.
         let is_seen = instance.probe.as_ref().map_or(!instance.can_be_probed, |probe| probe.at >= due);
         if due <= now && is_seen {
             return Verdict::Lags(Box::new(described(instance, part, why)));
@@ -174,5 +174,5 @@ const NAMED: usize = 16;
 const MAX_NAME: usize = 320;
 const MAX_HASH: usize = 64;
 const MAX_REASON: usize = 512;
-/// How long a probe after P is waited for before the instance is evaluated again.
+/// The time to wait for a probe after P before the instance is evaluated again.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);

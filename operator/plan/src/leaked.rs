@@ -1,4 +1,4 @@
-//! Public keys of leaked CAs. Distrust goes by key: its holder can sign with every certificate of it.
+//! Public keys of compromised CAs. Distrust applies to the key: its holder can sign with every certificate of it.
 
 use gaia_api::crd::{DistrustMode, TrustDomainSpec};
 
@@ -13,7 +13,7 @@ pub(crate) struct LeakedKeys(Vec<LeakedKey>);
 pub(crate) struct LeakedKey {
     /// Of the certificate that was distrusted: lower-case hex SHA-256 of its DER.
     fingerprint: String,
-    /// Lower-case hex SHA-256 of its public key, where the certificate is known.
+    /// Lower-case hex SHA-256 of its public key, if the certificate is known.
     key: Option<String>,
     /// The short id of its generation, else of the fingerprint.
     pub(crate) id: String,
@@ -47,7 +47,7 @@ impl LeakedKeys {
         Self(listed.chain(recorded).collect())
     }
 
-    /// The key that leaked of those that a CA rests on; of several the one that goes at once.
+    /// The compromised key in the path of a CA. Of several, one whose mode is `Immediate` comes first.
     pub(crate) fn in_path(&self, fingerprint: &str, path: &CaPath) -> Option<&LeakedKey> {
         let matches = |leaked: &&LeakedKey| {
             leaked.fingerprint == fingerprint

@@ -1,8 +1,9 @@
-//! The way off API keys: who still uses one, since when nothing can have been missed, and whether they may end.
+//! Migration off API keys: usage of keys, the time since which the evidence is complete, and the decision whether keys
+//! may be disabled.
 //!
-//! Every instance counts in memory who presented which key on which day. The operator reads that every minute and keeps
-//! the latest days in one ConfigMap per service, the *record*. It is written only where something in it changes: so what
-//! a new leader goes by is what was seen, not when it was looked at last. When that was, its lease tells.
+//! Every instance counts in memory which client presented which key on which day. The operator collects that every
+//! minute and keeps the latest days in one ConfigMap per service, the *record*. It is written only when its content
+//! changes, so a new leader starts from the recorded uses. The leader lease shows when an operator last collected.
 
 mod merge;
 mod plain;
@@ -24,26 +25,26 @@ use crate::object::{Held, ObjectFacts};
 /// ConfigMap `<service>-ledger`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerObject {
-    /// What is known of the object.
+    /// Parsed metadata of the object.
     pub facts: ObjectFacts,
-    /// What is in it, if that can be read.
+    /// Its content; none if it cannot be read.
     pub record: Option<LedgerRecord>,
 }
 
-/// What an operator that leads knows of the ledgers of one service.
+/// The leading operator's view of one service's ledgers.
 #[derive(Debug, Clone, Default)]
 pub struct Watch<'a> {
-    /// Since when it reads ledgers.
+    /// The time since which it collects ledgers.
     pub since: Timestamp,
-    /// The time when another operator was last seen to do so before; none: that is not known.
+    /// The last time at which another operator was seen to collect them before; none: unknown.
     pub before: Option<Timestamp>,
-    /// The instances that enforce the service's policy, as far as they are known.
+    /// The known instances that enforce the service's policy.
     pub instances: Vec<Watched<'a>>,
     /// The reason why there may be others.
     pub unknown: Option<&'a str>,
-    /// The last time in which instances were not known: its beginning, and its end unless it lasts.
+    /// The last period in which instances were unknown: its start, and its end unless it continues.
     pub blind: Option<(Timestamp, Option<Timestamp>)>,
-    /// What instances that are gone, or about to go, have said last.
+    /// The final reports of instances that are terminated or terminating.
     pub last_words: Vec<&'a LedgerReport>,
     /// An instance that came and went and was never read, by name.
     pub unread: Option<&'a str>,
@@ -58,11 +59,11 @@ pub struct Watched<'a> {
     pub uid: &'a str,
     /// True if it can have answered a request: a pod has when its containers were up.
     pub serves: bool,
-    /// True if it was read since it began to end.
+    /// True if it was read after its termination began.
     pub has_said_its_last: bool,
     /// Its ledger, and when that was read.
     pub read: Option<(Timestamp, &'a LedgerReport)>,
-    /// Since when reading it fails, and why it did at last.
+    /// The time since which reading it fails, and the last cause.
     pub failing: Option<(Timestamp, &'a str)>,
     /// The reason why it is never read: the operator does not dial it, or cannot attribute its answers to one instance.
     pub excluded: Option<&'a str>,
@@ -97,19 +98,19 @@ fn is_watched_by(service: &GaiaService, stored: Option<&LedgerRecord>) -> bool {
 
 /// The ledger as a decision about its service needs it.
 pub(crate) struct Legacy<'a> {
-    /// The record as it is stored.
+    /// The stored record.
     pub(crate) stored: Option<&'a LedgerRecord>,
-    /// As it should be, but for the mode; none: there is nothing to write down.
+    /// The record as it should be, except for the mode; none: there is nothing to record.
     pub(crate) next: Option<LedgerRecord>,
-    /// What the stored one says: what could not be written down is no evidence.
+    /// The decision from the stored record. Unstored observations are no evidence.
     pub(crate) verdict: Verdict,
-    /// True if both say that keys may end.
+    /// True if both the stored and the next record allow that keys are disabled.
     pub(crate) keys_may_end: bool,
-    /// What the stored one says of callers without a client certificate.
+    /// The decision from the stored record about callers without a client certificate.
     pub(crate) plain: Verdict,
-    /// True if both say that there are none.
+    /// True if both records show no such callers.
     pub(crate) plain_may_end: bool,
-    /// The TLS mode that ran last; none: nothing was ever served.
+    /// The TLS mode that ran last; none: the service was never served.
     pub(crate) ran_tls: Option<TlsMode>,
     /// True if ledgers are read.
     pub(crate) is_watched: bool,
@@ -122,7 +123,7 @@ pub(crate) fn plain_free(service: &GaiaService, legacy: &Legacy<'_>, runs: Optio
     if runs == legacy.ran_tls { legacy.plain.clone() } else { plain::verdict(service, legacy.stored, runs, now) }
 }
 
-/// Reads a service's ledger, stored or on its way. `watch`: none where nobody reads ledgers.
+/// Evaluates a service's ledger, as stored and as observed. `watch`: none if ledgers are not collected.
 pub(crate) fn observe<'a>(
     service: &GaiaService,
     stored: &'a Held<LedgerObject>,

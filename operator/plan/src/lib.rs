@@ -1,7 +1,8 @@
 //! Every rotation decision as a pure function: `Observed -> Plan`.
 //!
-//! Nothing here reads a clock, makes a key or talks to a server. A plan holds *actions* with preconditions, the *status*
-//! to report, and when to look again. The controller executes actions; the tests execute them on a world in memory.
+//! No function here reads a clock, generates a key or calls a server. A plan holds *actions* with preconditions, the
+//! *status* to report, and the time of the next check. The controller executes actions; the tests execute them on a
+//! simulated cluster in memory.
 
 pub mod backoff;
 pub mod budget;

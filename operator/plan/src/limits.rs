@@ -7,13 +7,13 @@ use gaia_api::crd::{PropagationSpec, TrustDomainSpec};
 use crate::Refusal;
 use gaia_api::crd::reason::DURATION_NOT_POSSIBLE;
 
-/// R, the cap of the retry delay for a leaf of that life: `min(10m, life/12)`.
+/// R, the cap of the retry delay for a leaf of that validity: `min(10m, life/12)`.
 #[must_use]
 pub fn retry_cap(life: Duration) -> Duration {
     (life / 12).min(LONGEST_RETRY)
 }
 
-/// Checks that a leaf of that life can be renewed in time: `life/3 >= P + S + R`.
+/// Checks that a leaf of that validity can be renewed in time: `life/3 >= P + S + R`.
 ///
 /// # Errors
 /// The inequality with both sides in numbers.
@@ -38,8 +38,8 @@ pub fn check_leaf(life: Duration, times: &PropagationSpec) -> Result<(), Refusal
     ))
 }
 
-/// Checks that a CA of that life leaves room to rotate: `CA >= 4(leaf + P + D) + G + 2S`, with `G = P`. A factor of two
-/// would let a CA begin its own replacement as soon as it signs.
+/// Checks that a CA of that validity leaves time to rotate: `CA >= 4(leaf + P + D) + G + 2S`, with `G = P`. With a
+/// factor of two, a CA would start its own replacement as soon as it is activated.
 ///
 /// # Errors
 /// The inequality with both sides in numbers.
@@ -68,20 +68,20 @@ pub fn check_ca(ca: Duration, leaf: Duration, times: &PropagationSpec) -> Result
     ))
 }
 
-/// The least life of a CA: `4(leaf + P + D) + G + 2S`, with `G = P`.
+/// The shortest validity of a CA: `4(leaf + P + D) + G + 2S`, with `G = P`.
 #[must_use]
 pub fn least_ca_life(leaf: Duration, times: &PropagationSpec) -> Duration {
     2 * ca_lead(leaf, times) + times.min_delay.value() + 2 * times.clock_skew.value()
 }
 
-/// How long before the end of a CA its rotation starts: `2(leaf + P + D)`.
+/// The time before a CA's expiry at which its rotation starts: `2(leaf + P + D)`.
 #[must_use]
 pub fn ca_lead(leaf: Duration, times: &PropagationSpec) -> Duration {
     2 * (leaf + times.min_delay.value() + times.deadline.value())
 }
 
-/// The least time that a bring-your-own CA must still be in force when it is accepted: `2(leaf + P + D) + G + 2S`, with
-/// `G = P`. It is not replaced by the clock, so that it needs no room for a second half of its life.
+/// The shortest remaining validity with which a bring-your-own CA is accepted: `2(leaf + P + D) + G + 2S`, with `G =
+/// P`. The operator does not replace it on a schedule, so it needs no second half of its validity.
 #[must_use]
 pub fn least_life_left(leaf: Duration, times: &PropagationSpec) -> Duration {
     ca_lead(leaf, times) + times.min_delay.value() + 2 * times.clock_skew.value()
@@ -123,8 +123,8 @@ pub fn check_rotation_period(
     ))
 }
 
-/// The inequalities that a TrustDomain's own spec breaks. `longest_token` is the longest life of a token that may still
-/// be in use, if that is longer than `tokens.maxTTL`.
+/// The inequalities that a TrustDomain's own spec breaks. `longest_token` is the longest validity of a token that may
+/// still be in use, if that is longer than `tokens.maxTTL`.
 #[must_use]
 pub fn broken_inequalities(spec: &TrustDomainSpec, longest_token: Duration) -> Vec<Refusal> {
     let times = &spec.propagation;
@@ -147,7 +147,7 @@ pub fn broken_inequalities(spec: &TrustDomainSpec, longest_token: Duration) -> V
     all.into_iter().flatten().filter_map(Result::err).collect()
 }
 
-/// A duration as people write it: `2160h`, `1h5m`, `290s`.
+/// A duration in Kubernetes notation: `2160h`, `1h5m`, `290s`.
 #[must_use]
 pub fn text(duration: Duration) -> String {
     let seconds = duration.as_secs();

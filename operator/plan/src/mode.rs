@@ -11,30 +11,30 @@ use crate::Refusal;
 use crate::backoff::saturating_add;
 use crate::legacy::{self, Legacy};
 
-/// The mode that is asked for: by the service, else by its TrustDomain.
+/// The requested mode: of the service, else of its TrustDomain.
 pub(crate) fn desired(service: &GaiaService, domain: Option<&TrustDomain>) -> AuthMode {
     let default = domain.map(|domain| domain.spec.auth.default_mode).unwrap_or_default();
     service.spec.auth.mode.unwrap_or(default)
 }
 
-/// What runs.
+/// The modes that run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Effective {
     pub(crate) mode: AuthMode,
     pub(crate) tls: TlsMode,
-    /// The reason why it is not what is asked for.
+    /// The reason why the requested mode does not run.
     pub(crate) refusal: Option<Refusal>,
     /// True if it runs only because of the annotation `gaia.dev/force-mode`.
     pub(crate) is_forced: bool,
 }
 
-/// What runs: `auth.mode` and `tls.mode` take effect as a pair.
+/// The modes that run: `auth.mode` and `tls.mode` take effect as a pair.
 ///
-/// Every authentication mode can be entered at any time but JWTOnly, which refuses API keys: it needs that no keys are
-/// configured or none is in use (`LegacyFree`), or that it runs or ran within a day; and Strict in any case. Going from
-/// Permissive to Strict refuses callers without a client certificate: it needs that there are none (`PlainFree`), or that
-/// Strict ran within a day. The annotation `gaia.dev/force-mode` replaces the evidence for the spec as it is now. Otherwise
-/// what ran stays in force, and the refusal says what is missing.
+/// Every authentication mode except JWTOnly can be entered at any time. JWTOnly refuses API keys, so it requires Strict
+/// and one of: no keys are configured, no keys are in use (`LegacyFree`), or JWTOnly runs or ran within a day. A change
+/// from Permissive to Strict refuses callers without a client certificate, so it requires that there are none
+/// (`PlainFree`), or that Strict ran within a day. The annotation `gaia.dev/force-mode` replaces the evidence for the
+/// current spec. Otherwise the previous modes stay in force, and the refusal names the missing evidence.
 pub(crate) fn effective(
     service: &GaiaService,
     domain: Option<&TrustDomain>,
@@ -51,7 +51,8 @@ pub(crate) fn effective(
     let ran = ran(service);
     match (mode, tls) {
         (AuthMode::JWTOnly, TlsMode::Permissive) => {
-            // The schema sees the service alone. Keys and plain HTTP do not come back because of an edit that is refused.
+            // The schema validates the service alone. An edit that is refused must not re-enable API keys and plain
+            // HTTP.
             let tls = if ran == AuthMode::JWTOnly { TlsMode::Strict } else { tls };
             let message = format!(
                 "spec.tls.mode: must be Strict for JWTOnly, which {} asks for; {ran:?} with {tls:?} stays in force",
@@ -78,7 +79,7 @@ pub(crate) fn effective(
 /// That the annotation took the place of evidence.
 struct Forced;
 
-/// What a change of modes rests on.
+/// The input of a decision about a change of modes.
 struct Gate<'g> {
     service: &'g GaiaService,
     domain: Option<&'g TrustDomain>,
@@ -87,7 +88,7 @@ struct Gate<'g> {
 }
 
 impl Gate<'_> {
-    /// Whether JWTOnly may run, as far as API keys are concerned.
+    /// Checks that JWTOnly may run, as far as API keys are concerned.
     fn tokens_alone(&self) -> Result<Option<Forced>, String> {
         let (service, legacy) = (self.service, self.legacy);
         let run = legacy.stored.and_then(|record| record.jwt_only);
@@ -113,7 +114,7 @@ impl Gate<'_> {
         ))
     }
 
-    /// Whether Strict may run. A service that has never served Permissive has no caller to lose.
+    /// Checks that Strict may run. A service that has never served Permissive has no callers to lose.
     fn strict(&self) -> Result<Option<Forced>, String> {
         let (service, legacy) = (self.service, self.legacy);
         let run = legacy.stored.and_then(|record| record.strict);
@@ -167,27 +168,27 @@ pub(crate) fn published_tls(service: &GaiaService) -> Option<TlsMode> {
     if let Some(tls) = &status.tls {
         return Some(tls.mode);
     }
-    // An operator that reported no TLS mode applied `spec.tls.mode` at once, and Strict beside JWTOnly.
+    // An earlier operator that reported no TLS mode applied `spec.tls.mode` at once, and Strict with JWTOnly.
     status.policy_hash.as_ref()?;
     Some(if ran(service) == AuthMode::JWTOnly { TlsMode::Strict } else { service.spec.tls.mode })
 }
 
-/// Returns true if Permissive runs although Strict is asked for: callers without a client certificate are watched.
+/// Returns true if Permissive runs although Strict is requested: callers without a client certificate are counted.
 pub(crate) fn awaits_strict(service: &GaiaService, stored: Option<&LedgerRecord>) -> bool {
     service.spec.tls.mode == TlsMode::Strict && ran_tls(service, stored) == Some(TlsMode::Permissive)
 }
 
-/// Returns true if a mode runs, or ended less than a day ago: that it works is known.
+/// Returns true if a mode runs, or ran within the last day: it is known to work.
 pub(crate) fn ran_within_a_day(run: Option<ModeRun>, now: Timestamp) -> bool {
     run.is_some_and(|run| run.until.is_none_or(|until| now <= saturating_add(until, WAY_BACK)))
 }
 
-/// Returns the time when the end of a run is a day ago.
+/// Returns the time one day after the end of a run.
 pub(crate) fn forgotten_at(run: ModeRun) -> Option<Timestamp> {
     run.until.map(|until| saturating_add(until, WAY_BACK))
 }
 
-/// Returns true if the annotation forces a mode, for the spec as it is now and no later one.
+/// Returns true if the annotation forces a mode for the current generation of the spec.
 fn is_forced(service: &GaiaService, mode: impl std::fmt::Debug) -> bool {
     let asked = service.metadata.annotations.as_ref().and_then(|all| all.get(annotation::FORCE_MODE));
     let generation = service.metadata.generation.unwrap_or_default();

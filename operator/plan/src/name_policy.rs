@@ -11,7 +11,7 @@ pub use self::ambiguous::other_meaning;
 use self::ambiguous::{is_in_newer_domain, is_of_namespace};
 use crate::Refusal;
 
-/// Who asks, and where.
+/// The ServiceCertificate that requests names, and its cluster.
 #[derive(Debug, Clone, Copy)]
 pub struct Requester<'a> {
     /// Namespace of the ServiceCertificate.
@@ -20,7 +20,7 @@ pub struct Requester<'a> {
     pub name: &'a str,
     /// The cluster's DNS domain, e.g. `cluster.local`.
     pub cluster_domain: &'a str,
-    /// Where the operator itself runs.
+    /// The operator's own namespace.
     pub operator_namespace: &'a str,
 }
 
@@ -31,7 +31,7 @@ pub struct Names {
     pub dns: Vec<String>,
     /// Sorted, without repetition.
     pub ip: Vec<IpAddr>,
-    /// Names of the service's own that are not certified, because they mean something else as well (`localhost`).
+    /// The service's own names that are not certified because they have another meaning as well (`localhost`).
     pub left_out: Vec<String>,
     /// The same where it follows from the name of the namespace alone (`web.shop`, `google.com`). That is no fault of the
     /// service, so it is no warning.
@@ -71,8 +71,8 @@ impl Names {
     }
 }
 
-/// The names of a certificate: a service's own, and those extra ones that its namespace was granted. `stored`: names of
-/// the stored certificate, issued by a CA of the ring, that mean something else as well.
+/// The names of a certificate: a service's own, and the extra ones that its namespace was granted. `stored`: names with
+/// another meaning in the stored certificate, if a CA of the ring issued it.
 ///
 /// # Errors
 /// `NameNotAllowed` with the field and the name.
@@ -120,7 +120,7 @@ pub fn names(
     Ok(Names { dns, ip, left_out, of_namespace, kept, asked_for })
 }
 
-/// Returns true if a service's own name also means something else.
+/// Returns true if a service's own name also has another meaning.
 fn is_ambiguous(who: Requester<'_>, name: &str) -> bool {
     let is_operator = who.namespace == who.operator_namespace && name == OPERATOR;
     other_meaning(name).is_some() && !is_operator
@@ -137,7 +137,7 @@ fn own_names(who: Requester<'_>, headless: bool) -> Vec<String> {
     names
 }
 
-/// The operator's own names are never certified for anybody else.
+/// Returns true if the name belongs to the operator itself; it is certified for no other service.
 fn is_reserved(who: Requester<'_>, name: &str) -> bool {
     let own = Requester { namespace: who.operator_namespace, name: OPERATOR, ..who };
     own_names(own, true).iter().any(|reserved| reserved == name || covers(name, reserved))
@@ -149,8 +149,7 @@ fn dns_is_granted(namespace: &str, name: &str, granted: &[AllowedNames]) -> bool
         .any(|pattern| pattern == name || (!name.starts_with("*.") && covers(pattern, name)))
 }
 
-/// Returns true if a pattern with a leading `*.` covers a name: exactly one label stands for the star (RFC 6125,
-/// 6.4.3).
+/// Returns true if a pattern with a leading `*.` covers a name. The star matches exactly one label (RFC 6125, 6.4.3).
 pub(crate) fn covers(pattern: &str, name: &str) -> bool {
     let Some(suffix) = pattern.strip_prefix("*.") else { return false };
     name.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest == suffix)
@@ -257,7 +256,8 @@ mod tests {
         assert!(found.dns.contains(&format!("{name}.{namespace}.svc")));
     }
 
-    /// The kind: a warning that follows from the name of the namespace, for every service in it, and that no edit ends.
+    /// The kind: a warning that follows from the name of the namespace, applies to every service in it, and cannot be
+    /// resolved by an edit.
     #[rstest]
     #[case("shop", "web", &["web.shop"])]
     #[case("dev", "web", &["web.dev"])]

@@ -1,4 +1,4 @@
-//! What is known of an object, what is wanted of it, and the difference.
+//! Observed and desired state of an object, and the difference.
 
 mod refused;
 
@@ -54,8 +54,8 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-/// The state of an object that a write is planned on. Both parts are sent as preconditions: with the resource version
-/// alone, a write could re-create an object that was deleted meanwhile.
+/// The version of an object on which a write is planned. Both parts are sent as preconditions: with the resource
+/// version alone, a write could re-create an object that was deleted in between.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Version {
     /// `metadata.uid`.
@@ -75,10 +75,10 @@ pub struct OwnerRef {
     pub uid: String,
 }
 
-/// What is known of a Secret or ConfigMap: hashes in the place of content.
+/// Parsed metadata of a Secret or ConfigMap, with hashes in place of its content.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ObjectFacts {
-    /// Its state; empty in a world without servers.
+    /// Its UID; empty in the in-memory cluster.
     pub uid: String,
     /// Its `metadata.resourceVersion`.
     pub resource_version: String,
@@ -115,18 +115,18 @@ impl ObjectFacts {
 /// An object as far as one custom resource is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Held<T> {
-    /// Nothing of that name is known to exist.
+    /// No object of that name is known to exist.
     Absent,
     /// It is the operator's.
     Ours(T),
-    /// It is somebody else's and stays untouched.
+    /// It belongs to another owner and is not changed.
     Foreign,
     /// It exists and cannot be read, for this cause. It stays untouched.
     Unreadable(String),
 }
 
 impl<T> Held<T> {
-    /// What is known of it, if it is the operator's.
+    /// The object, if it is the operator's.
     pub fn ours(&self) -> Option<&T> {
         match self {
             Self::Ours(facts) => Some(facts),
@@ -159,21 +159,21 @@ pub struct DesiredObject {
     pub key: ObjectKey,
     /// Of a Secret: its type.
     pub secret_type: Option<&'static str>,
-    /// Labels beside the managed-by label.
+    /// Labels in addition to the managed-by label.
     pub labels: BTreeMap<String, String>,
     /// Annotations.
     pub annotations: BTreeMap<String, String>,
-    /// Labels and annotations a person asked for; taken away again when they are asked for no more.
+    /// Labels and annotations that the user requested; removed when they are no longer requested.
     pub template: Template,
     /// Public content.
     pub data: BTreeMap<String, String>,
-    /// Whether keys that are not in `data` are removed.
+    /// The policy for keys that are not in `data`.
     pub other_keys: OtherKeys,
-    /// The owner; none: nobody (a former owner of group `gaia.dev` is removed).
+    /// The owner. None: a former owner of group `gaia.dev` is removed.
     pub owner: Option<OwnerRef>,
 }
 
-/// Labels and annotations a person asked for.
+/// Labels and annotations that the user requested.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Template {
     /// Labels.
@@ -182,7 +182,7 @@ pub struct Template {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// What becomes of data keys that are not asked for.
+/// The policy for data keys that are not desired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OtherKeys {
     /// They stay.
@@ -219,7 +219,7 @@ pub struct ObjectChange {
 }
 
 impl ObjectChange {
-    /// A write that changes nothing by itself: its content is added by the execution.
+    /// An empty change; the execution adds its content.
     #[must_use]
     pub fn nothing(key: ObjectKey, on: Option<Version>) -> Self {
         Self {
@@ -241,7 +241,7 @@ impl ObjectChange {
         self
     }
 
-    /// What is changed, for people: `labels app, tier; data ca.crt`.
+    /// A summary of the changes for messages: `labels app, tier; data ca.crt`.
     #[must_use]
     pub fn summary(&self) -> String {
         let list = |what: &str, names: Vec<&str>| (!names.is_empty()).then(|| format!("{what} {}", names.join(", ")));
@@ -281,7 +281,7 @@ impl DesiredObject {
         }
     }
 
-    /// What has to change; nothing if it is as it should be.
+    /// The changes from the observed to the desired state; none if they are equal.
     #[must_use]
     pub fn change_from(&self, facts: &ObjectFacts) -> Option<ObjectChange> {
         let gone = former_template_keys(facts);
@@ -377,7 +377,7 @@ mod tests {
         }
     }
 
-    /// What a server holds after a create.
+    /// The object that a server stores after a create.
     fn stored(change: &ObjectChange) -> ObjectFacts {
         let flat = |map: &BTreeMap<String, Option<String>>| {
             map.iter().filter_map(|(k, v)| Some((k.clone(), v.clone()?))).collect::<BTreeMap<_, _>>()

@@ -1,4 +1,4 @@
-//! What a plan is made of.
+//! Plans and actions.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -13,14 +13,14 @@ use crate::object::{ObjectChange, ObjectKey, OwnerRef, Version};
 use crate::ring::RingRequest;
 use crate::transition::{Restore, Transition};
 
-/// What to do about one custom resource now, what to report of it, and when to look again.
+/// The actions for one custom resource, its status, and the time of the next check.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Plan<S> {
-    /// In the order they must be done; the first failure ends the execution.
+    /// In the order in which they must be done; the first failure ends the execution.
     pub actions: Vec<Action>,
-    /// The status to report if nothing more is to be done.
+    /// The status to report once all actions are done.
     pub status: S,
-    /// The time when to look again at the latest: in at most an hour, and not after the next threshold.
+    /// The time of the next check: in at most an hour, and not after the next threshold.
     pub next_check: Timestamp,
 }
 
@@ -31,9 +31,9 @@ pub enum Action {
     CreateRing(RingRequest),
     /// Replace a ring by what follows from it, after it was copied.
     Transition(Box<Transition>),
-    /// Put a ring back to what its copy says.
+    /// Restore a ring from its copy.
     Restore(Box<Restore>),
-    /// Annotate a pod so that kubelet looks at its mounts at once.
+    /// Annotate a pod so that the kubelet syncs its mounts at once.
     Nudge {
         /// The pod's namespace.
         namespace: String,
@@ -73,7 +73,7 @@ pub enum Action {
         #[serde(skip_serializing_if = "Option::is_none")]
         event: Option<Event>,
     },
-    /// Delete an object of ours that nothing may use any more.
+    /// Delete an object of the operator that is no longer used.
     Delete {
         /// Which one.
         key: ObjectKey,
@@ -82,7 +82,7 @@ pub enum Action {
     },
 }
 
-/// What a leaf is issued for. All times are left to the execution, which reads the clock once.
+/// The content of a leaf. The execution reads the clock once for all times.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct IssueLeaf {
     /// `metadata.name` of the TrustDomain whose CA ring signs.
@@ -106,7 +106,7 @@ pub struct IssueLeaf {
     pub key: KeySpec,
     /// Start of validity.
     pub not_before: Timestamp,
-    /// End of validity; already within the CA's.
+    /// End of validity; not after the CA's.
     pub not_after: Timestamp,
     /// True if the pace of re-issues applies. It does not where no certificate is replaced, nor where the stored one
     /// must not be used any longer: it is broken, revoked, or issued by a distrusted CA.
@@ -131,9 +131,9 @@ pub struct WriteSigner {
 pub struct Event {
     /// CamelCase, see `gaia_api::crd::reason`.
     pub reason: &'static str,
-    /// For people; no secrets.
+    /// The text for users, without secrets.
     pub message: String,
-    /// True if it is one that somebody should look at.
+    /// True for an event of type Warning.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub warning: bool,
 }
@@ -145,7 +145,7 @@ impl Event {
         Self { reason, message, warning: false }
     }
 
-    /// That something happened which somebody should look at.
+    /// An event of type Warning.
     #[must_use]
     pub fn warning(reason: &'static str, message: String) -> Self {
         Self { reason, message, warning: true }
@@ -159,12 +159,12 @@ pub struct Refusal {
     pub reason: &'static str,
     /// Names the object and the field.
     pub message: String,
-    /// True if only a person can help. Otherwise it passes by itself.
+    /// True if a user must act. Otherwise the cause is temporary.
     pub stalled: bool,
 }
 
 impl Refusal {
-    /// Only a person can help.
+    /// A refusal that requires action of a user.
     #[must_use]
     pub fn stalled(reason: &'static str, message: String) -> Self {
         Self { reason, message, stalled: true }

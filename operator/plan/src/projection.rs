@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use crate::object::{DesiredObject, ObjectKey, OtherKeys, Template};
 use crate::ring::{CaRing, SigningRing, State};
 
-/// The trusted roots as one PEM file, in the order of the ring. Roots that have ended leave it, except the active one.
+/// The trust anchors as one PEM file, in the order of the ring. Expired roots are left out, except the active one.
 #[must_use]
 pub fn bundle(ring: &CaRing, now: Timestamp) -> String {
     let active = ring.active().map(|generation| generation.id.as_str());
@@ -27,7 +27,7 @@ pub fn bundle(ring: &CaRing, now: Timestamp) -> String {
     roots.concat()
 }
 
-/// Returns the time when the bundle changes next because a root ends.
+/// Returns the time when the bundle changes next because a root expires.
 #[must_use]
 pub fn bundle_changes_at(ring: &CaRing, now: Timestamp) -> Option<Timestamp> {
     ring.trusted().map(|generation| generation.material.not_after).filter(|end| *end > now).min()
@@ -53,7 +53,7 @@ pub fn trust_data(
     ])
 }
 
-/// What is revoked before its time: by the spec, and the keys that leaked.
+/// The revocations: those of the spec, and compromised keys.
 #[must_use]
 pub fn denylist(spec: &TrustDomainSpec, ca: &CaRing, signing: &SigningRing) -> Denylist {
     let leaked = signing.generations.iter().filter(|generation| generation.state == State::Distrusted);
@@ -74,7 +74,7 @@ pub fn denylist(spec: &TrustDomainSpec, ca: &CaRing, signing: &SigningRing) -> D
     }
 }
 
-/// How the platform's tokens look.
+/// The format and rules of the platform's tokens.
 #[must_use]
 pub fn token_rules(spec: &TrustDomainSpec) -> TokenRules {
     TokenRules {
@@ -84,7 +84,7 @@ pub fn token_rules(spec: &TrustDomainSpec) -> TokenRules {
     }
 }
 
-/// Who a service is.
+/// The identity of a service.
 #[must_use]
 pub fn identity(spec: &TrustDomainSpec, service: &GaiaService) -> ServiceIdentity {
     let namespace = service.metadata.namespace.clone().unwrap_or_default();
@@ -120,7 +120,7 @@ impl<'a> Callers<'a> {
     }
 }
 
-/// A ConfigMap that holds this and nothing else.
+/// A ConfigMap with exactly this content.
 pub(crate) fn config_map(
     key: ObjectKey,
     trust_domain: &str,
@@ -157,9 +157,9 @@ pub fn sorted(list: &[String]) -> Vec<String> {
     list
 }
 
-/// Compact JSON of one of our own types.
+/// Compact JSON of one of Gaia's own types.
 #[must_use]
 pub fn json(value: &impl serde::Serialize) -> String {
-    // Our own types have string keys only, so they always have a JSON form.
+    // Gaia's own types have string keys only, so they always have a JSON form.
     serde_json::to_string(value).unwrap_or_default()
 }

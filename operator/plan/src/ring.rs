@@ -1,7 +1,7 @@
 //! Rings: the generations of a CA or of the JWT signing keys, and their states.
 //!
 //! A ring is one Secret and so one atomic write. `ring.json` holds everything public; the private key of generation `x`
-//! is data key `x.key`. The state is here and nowhere else; a custom resource's status is a report.
+//! is data key `x.key`. The ring is the only source of the state; the status of a custom resource is a report.
 
 mod ca;
 mod request;
@@ -38,20 +38,20 @@ impl fmt::Display for RingKind {
     }
 }
 
-/// The life of a generation.
+/// The state of a generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum State {
-    /// Made, on its way into every projection.
+    /// Generated; projections are being written.
     Staged,
     /// Seen in every projection; waits to be used.
     Published,
     /// Signs.
     Active,
-    /// Signs no more, still trusted.
+    /// No longer signs, still trusted.
     Retiring,
-    /// Trusted no more, in the ordinary way.
+    /// No longer trusted after an ordinary rotation.
     Removed,
-    /// Trusted no more, because it leaked.
+    /// No longer trusted because it was compromised.
     Distrusted,
 }
 
@@ -82,9 +82,9 @@ impl State {
 pub struct Ring<M> {
     /// See [`FORMAT_VERSION`].
     pub format_version: u32,
-    /// The SPIFFE trust domain it was made for.
+    /// The SPIFFE trust domain for which it was created.
     pub trust_domain: String,
-    /// Raised by each transition that changes what projections say; every projection carries it.
+    /// Incremented by each transition that changes the content of projections; every projection carries it.
     pub epoch: u64,
     /// Of signing keys: the longest `maxTTL` ever in force, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,13 +92,13 @@ pub struct Ring<M> {
     /// The `rotationRevision` whose rotation was begun last.
     #[serde(default = "first_revision")]
     pub revision: i64,
-    /// Of signing keys: the distrust of a CA that was answered last. Whoever held that CA could have bought tokens.
+    /// In a signing ring: the last distrust of a CA that was handled. The holder of that CA could have obtained tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heeded: Option<Distrust>,
     /// The epoch of the copy that this ring was restored from last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored_from: Option<u64>,
-    /// Annotations of the TrustDomain that were carried out, or that named nothing: none is answered twice.
+    /// Annotations of the TrustDomain that were carried out or ignored: none is handled twice.
     #[serde(default, skip_serializing_if = "Handled::is_empty")]
     pub handled: Handled,
     /// Oldest first.
@@ -111,9 +111,9 @@ pub struct Ring<M> {
 pub struct Generation<M> {
     /// Short id, see [`Material::id`].
     pub id: String,
-    /// Where it is in its life.
+    /// Its state.
     pub state: State,
-    /// Since when it is in this state.
+    /// The time since which it is in this state.
     pub since: Timestamp,
     /// The time when it was staged; none: it never was, or an earlier version wrote the ring.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -121,33 +121,33 @@ pub struct Generation<M> {
     /// The time when it was seen in every projection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published_time: Option<Timestamp>,
-    /// The time when it began to sign.
+    /// The time when it was activated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activated_time: Option<Timestamp>,
     /// The time when its successor was seen in use everywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switched_time: Option<Timestamp>,
-    /// Of a CA that signs no more: when the last certificate that it can have signed ends.
+    /// For a retired CA: the expiry of the last certificate that it can have signed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signed_until: Option<Timestamp>,
     /// True if the rotation to it was aborted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub aborted: bool,
-    /// Set once it is known to have leaked, and never taken away again.
+    /// Set once it is known to be compromised, and never removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distrust: Option<Distrust>,
-    /// What it is.
+    /// The certificate or key.
     #[serde(flatten)]
     pub material: M,
 }
 
-/// That a generation leaked: it may still be trusted until its replacement is in use.
+/// The record that a generation was compromised. It may stay trusted until its replacement is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Distrust {
-    /// How it goes.
+    /// When it is removed from the trust bundle.
     pub mode: DistrustMode,
-    /// The time when the operator was told.
+    /// The time when the operator saw the request.
     pub since: Timestamp,
     /// The time when the last instance was seen to refuse it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -164,15 +164,16 @@ pub struct SigningMaterial {
     pub public_key: String,
 }
 
-/// What both kinds of generations have.
+/// Properties that both kinds of generations have.
 pub trait Material {
-    /// Whether projections say which generation is active.
+    /// True if projections name the active generation.
     const ACTIVE_IS_PUBLISHED: bool;
-    /// True if a ring may have no generation that signs: a bring-your-own CA was distrusted, and only the user can replace it.
+    /// True if a ring may have no active generation: a bring-your-own CA was distrusted, and only the user can replace
+    /// it.
     const MAY_HAVE_NO_SIGNER: bool;
     /// The name in full: a fingerprint or a kid.
     fn name(&self) -> &str;
-    /// The short id of a new generation: the first 8 characters of its name, unless the material has an id of its own.
+    /// The short id of a new generation: the first 8 characters of its name, unless the material has its own id.
     fn id(&self) -> String {
         short_id(self.name())
     }
@@ -262,7 +263,7 @@ impl<M: Material> Ring<M> {
 }
 
 impl<M> Ring<M> {
-    /// The generation that signs; none only where a bring-your-own CA was distrusted and there is no other one.
+    /// The active generation. None only if a bring-your-own CA was distrusted and there is no other one.
     #[must_use]
     pub fn active(&self) -> Option<&Generation<M>> {
         self.generations.iter().find(|generation| generation.state == State::Active)
@@ -274,7 +275,7 @@ impl<M> Ring<M> {
         self.generations.iter().rfind(|generation| matches!(generation.state, State::Staged | State::Published))
     }
 
-    /// The generations that sign no more and are still trusted, oldest first.
+    /// The generations that are retiring, oldest first.
     pub fn retiring(&self) -> impl Iterator<Item = &Generation<M>> {
         self.generations.iter().filter(|generation| generation.state == State::Retiring)
     }
@@ -292,7 +293,7 @@ impl<M> Ring<M> {
         self.generations.iter().find(|generation| generation.id == id)
     }
 
-    /// Since when the newest trusted generation is to be in every projection.
+    /// The time since which the newest trusted generation must be in every projection.
     #[must_use]
     pub fn projected_since(&self) -> Timestamp {
         self.trusted().map(Generation::projected_since).max().unwrap_or(Timestamp::MIN)
@@ -305,7 +306,7 @@ impl<M> Ring<M> {
 }
 
 impl<M> Generation<M> {
-    /// One that begins its life now.
+    /// A generation that is created now.
     #[must_use]
     pub fn new(id: String, state: State, now: Timestamp, material: M) -> Self {
         let now = gaia_api::crd::whole_seconds(now);
@@ -324,7 +325,7 @@ impl<M> Generation<M> {
         }
     }
 
-    /// Since when it is to be in every projection.
+    /// The time since which it must be in every projection.
     #[must_use]
     pub fn projected_since(&self) -> Timestamp {
         self.staged_time.or(self.published_time).or(self.activated_time).unwrap_or(self.since)

@@ -1,7 +1,7 @@
-//! The life of both rings: what follows next, and what it waits for (ROTATION).
+//! The rotation of both rings: the next transition, and the cause of a wait (docs/rotation.md).
 //!
-//! Everything here is decided on a ring whose projections are as the ring says; `crate::trust_domain` sees to that first.
-//! A decision is a [`Turn`]: the steps of one transition, or nothing and the reason to wait.
+//! All decisions here assume that projections match the ring; `crate::trust_domain` ensures that first. A decision is a
+//! [`Turn`]: the steps of one transition, or the reason to wait.
 
 mod answers;
 mod brought;
@@ -31,7 +31,7 @@ use crate::transition::{Step, Transition};
 use crate::trust_domain::{Observed, Projections};
 use crate::{Action, Event, Refusal};
 
-/// What is done about one ring now, and what is said of it.
+/// The decision about one ring: steps and progress.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
     pub(crate) steps: Vec<Step>,
@@ -39,14 +39,14 @@ pub(crate) struct Turn {
     /// A request that cannot be carried out.
     pub(crate) refusal: Option<Refusal>,
     pub(crate) progress: Option<Progress>,
-    /// The time when something may follow by time alone; also beside steps, which may have to wait for what is urgent.
+    /// Times at which the decision may change without another event, also while it has steps.
     pub(crate) thresholds: Vec<Timestamp>,
     /// Instances that still accept a distrusted generation. They delay no step.
     pub(crate) exposed: Option<Exposed>,
     /// True if its steps are taken although a projection cannot be written.
     urgent: bool,
-    /// True if it waits for something that no other rotation of the ring has to wait for: that a certificate which
-    /// nothing replaces expires, or that namespaces are watched.
+    /// True if it waits for a cause that blocks no other rotation of the ring: the expiry of a certificate that is
+    /// never re-issued, or namespaces that are not watched.
     is_settling: bool,
     /// The steps as text, once an action carries them out.
     planned: String,
@@ -59,13 +59,13 @@ pub(crate) struct Exposed {
     pub(crate) laggards: Vec<Laggard>,
 }
 
-/// Where a rotation is.
+/// The progress of a rotation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Progress {
     /// Of the condition.
     pub(crate) reason: &'static str,
     pub(crate) message: String,
-    /// Who is waited for.
+    /// The instances it waits for.
     pub(crate) laggards: Vec<Laggard>,
 }
 
@@ -75,13 +75,13 @@ impl Progress {
     }
 }
 
-/// A rule of a ring's life: what it has to say now, if anything.
+/// A rule of a ring: returns the decision that it requires now, if any.
 type Rule = for<'c, 'a, 'o> fn(&'c Context<'a, 'o>) -> Option<Turn>;
 
 impl Turn {
-    /// The first rule that has something to do decides. What the first that waits says is told, but does not keep the
-    /// others from acting: who waits for the laggards of a rotation must not wait to refuse what leaked. The same holds
-    /// for what must wait now because it is not urgent.
+    /// The first rule that requires steps decides. The first rule that waits is reported, but does not keep later rules
+    /// from acting: while a rotation waits for lagging instances, a compromised generation must still be refused. The
+    /// same holds for steps that must wait because they are not urgent.
     fn of(context: &Context<'_, '_>, rules: &[Rule]) -> Self {
         Self::first(context, rules.iter().filter_map(|rule| rule(context)))
     }
@@ -109,7 +109,7 @@ impl Turn {
         result
     }
 
-    /// Its steps are not taken now, and what is reported of them says so.
+    /// Drops its steps and reports the cause.
     fn hold_back(&mut self, steps: &str, why: &str) {
         if let Some(progress) = &mut self.progress {
             progress.reason = reason::HELD;
@@ -126,7 +126,7 @@ impl Turn {
         }
     }
 
-    /// The same with what another says, if this one leaves it anything to say.
+    /// Combines it with another decision, unless it already takes steps.
     fn or_else(self, context: &Context<'_, '_>, other: impl FnOnce() -> Self) -> Self {
         if !self.steps.is_empty() || (self.progress.is_some() && !self.is_settling) {
             return self;
@@ -134,7 +134,7 @@ impl Turn {
         Self::first(context, [self, other()].into_iter())
     }
 
-    /// Returns true if its steps come before everything else, also before a projection that is missing.
+    /// Returns true if its steps come before all others, also before a missing projection.
     fn is_urgent(&self) -> bool {
         self.urgent
             || self.steps.iter().any(|step| {
@@ -176,21 +176,21 @@ impl Turn {
     }
 }
 
-/// What both rings are judged with.
+/// The input of the decisions about both rings.
 pub(crate) struct Context<'a, 'o> {
     pub(crate) observed: &'a Observed<'o>,
     pub(crate) leaves: &'a UsedLeaves<'a, 'o>,
     pub(crate) ca: &'a CaRing,
     pub(crate) signing: &'a SigningRing,
-    /// Of the bundle that the CA's ring says: lower-case hex SHA-256.
+    /// Lower-case hex SHA-256 of the bundle of the CA ring.
     pub(crate) bundle_hash: &'a str,
-    /// Of the `denylist.json` that both rings and the spec say: lower-case hex SHA-256.
+    /// Lower-case hex SHA-256 of the `denylist.json` that follows from both rings and the spec.
     pub(crate) denylist_hash: &'a str,
-    /// The projections that are not what the rings say.
+    /// The projections that do not match the rings.
     pub(crate) projections: &'a Projections,
-    /// True if every leaf Secret has the bundle that the CA's ring says.
+    /// True if every leaf Secret has the bundle of the CA ring.
     pub(crate) is_in_leaves: bool,
-    /// The reason why only urgent steps are taken now, if so.
+    /// The reason why only urgent steps are taken now, if any.
     pub(crate) held_back: Option<String>,
     pub(crate) now: Timestamp,
 }
@@ -212,8 +212,8 @@ impl Context<'_, '_> {
         Times { p: spec.min_delay.value(), s: spec.clock_skew.value(), d: spec.deadline.value() }
     }
 
-    /// The end of a grace after a distrust. A time ahead of the clock was written by a clock that ran ahead, and an
-    /// emergency does not wait for it.
+    /// The end of a grace period after a distrust. A time ahead of the clock was written by a clock that ran fast, and
+    /// an emergency does not wait for it.
     fn grace_end(&self, since: Timestamp, grace: Duration) -> Timestamp {
         if since > saturating_add(self.now, self.times().s) { self.now } else { saturating_add(since, grace) }
     }
@@ -223,17 +223,17 @@ impl Context<'_, '_> {
     }
 }
 
-/// What is done about the CA's ring now.
+/// The decision about the CA ring.
 pub(crate) fn ca_turn(context: &Context<'_, '_>) -> Turn {
     ca::turn(context)
 }
 
-/// What is done about the signing keys' ring now.
+/// The decision about the signing ring.
 pub(crate) fn signing_turn(context: &Context<'_, '_>) -> Turn {
     signing::turn(context)
 }
 
-/// The action that carries out a turn's steps.
+/// The action that carries out the steps of a decision.
 pub(crate) fn transition<M>(
     observed: &Observed<'_>,
     kind: RingKind,
@@ -267,7 +267,7 @@ fn steps_text(steps: &[Step]) -> String {
     steps.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// How a ring and a generation of it are named to people: `CA 3f9a0c21`.
+/// The name of a ring's generation in messages: `CA 3f9a0c21`.
 fn name(kind: RingKind, id: &str) -> String {
     match kind {
         RingKind::Ca => format!("CA {id}"),
@@ -283,7 +283,7 @@ fn started(kind: RingKind, why: &str) -> Event {
     Event::new(reason::ROTATION_STARTED, format!("a rotation of the {what} began: {why}"))
 }
 
-/// The longest that a compromised generation is kept for the sake of those that still use it.
+/// The longest time that a compromised generation is kept while instances still need it.
 const LONGEST_GRACE: Duration = Duration::from_secs(300);
-/// How much of that may pass before its replacement signs.
+/// The part of that time that may pass before its replacement is activated.
 const LONGEST_EMERGENCY_PUBLISHING: Duration = Duration::from_secs(150);

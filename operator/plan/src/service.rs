@@ -1,4 +1,4 @@
-//! GaiaService: its ServiceCertificate, the policy its pods enforce, and the record of who uses API keys.
+//! GaiaService: its ServiceCertificate, the policy that its pods enforce, and the record of API-key usage.
 
 mod child;
 mod endpoints;
@@ -41,7 +41,7 @@ pub use self::wanted::wanted_certificate;
 use self::wanted::was_settled;
 pub use self::warnings::required_secrets;
 
-/// Everything a decision about one GaiaService rests on.
+/// The input of a decision about one GaiaService.
 #[derive(Debug, Clone)]
 pub struct Observed<'a> {
     /// It.
@@ -52,20 +52,20 @@ pub struct Observed<'a> {
     pub child: Held<&'a ServiceCertificate>,
     /// ConfigMap `<service>-auth`.
     pub policy: Held<ObjectFacts>,
-    /// True if that ConfigMap was deleted by somebody else while the operator watched.
+    /// True if another writer deleted that ConfigMap while the operator watched.
     pub policy_lost: bool,
     /// ConfigMap `<service>-ledger`.
     pub ledger: Held<LedgerObject>,
-    /// True if that ConfigMap was deleted by somebody else while the operator watched.
+    /// True if another writer deleted that ConfigMap while the operator watched.
     pub ledger_lost: bool,
-    /// What is known of the ledgers of its instances; none: nobody reads them.
+    /// The collected ledgers of its instances; none: they are not collected.
     pub watch: Option<Watch<'a>>,
     /// The GaiaServices of the TrustDomain that its callers name, in granted namespaces; others do no harm.
     pub callers: &'a [&'a GaiaService],
     /// The GaiaServices of the TrustDomain that name it among their callers, in granted namespaces, and the token issuer;
     /// others do no harm.
     pub targets: &'a [&'a GaiaService],
-    /// Services of the TrustDomain that cannot be read, with what was last written of them.
+    /// Services of the TrustDomain that cannot be read, with the last content written for them.
     pub unreadable: UnreadableServices<'a>,
     /// The share of its namespace in `grants.json`, if its own entries do not fit in it.
     pub grants_cut: Option<&'a Cut>,
@@ -75,7 +75,7 @@ pub struct Observed<'a> {
     pub instances: Vec<&'a Instance>,
     /// Instances that use the Secret of its ServiceCertificate.
     pub certificate_users: Vec<&'a Instance>,
-    /// What that Secret holds.
+    /// The certificate in that Secret.
     pub leaf: Option<ServedLeaf>,
     /// Those of `spec.endpoints` that are no instances.
     pub excluded_endpoints: Vec<Excluded<'a>>,
@@ -83,12 +83,12 @@ pub struct Observed<'a> {
     pub failures: Option<&'a Failures>,
 }
 
-/// What is decided about a GaiaService.
+/// The decision about a GaiaService.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServicePlan {
-    /// What to do and to report.
+    /// The actions and the status.
     pub plan: Plan<GaiaServiceStatus>,
-    /// True if the record has all that was heard of ledgers once the actions are done.
+    /// True if the record holds all collected ledgers once the actions are done.
     pub is_recorded: bool,
 }
 
@@ -235,7 +235,7 @@ fn status(
     let of_child = child.and_then(child::stalled);
     let obstacles = Obstacles {
         refusal: decision.refusal.as_ref().or(of_child.as_ref()),
-        // A failure matters as long as what failed is still to be done.
+        // A failure is reported while the failed work is still to be done.
         failures: observed.failures.filter(|_| !decision.actions.is_empty()),
         pending: decision
             .actions
@@ -292,7 +292,7 @@ fn status(
 }
 
 fn value(object: &impl serde::Serialize) -> Value {
-    // Our own types have string keys only, so they always have a JSON form.
+    // Gaia's own types have string keys only, so they always have a JSON form.
     serde_json::to_value(object).unwrap_or_default()
 }
 

@@ -1,7 +1,7 @@
-//! Transitions of a ring: each is one PUT of the whole ring (ROTATION rule 5).
+//! Transitions of a ring: each is one PUT of the whole ring (docs/rotation.md, "The order of writes").
 //!
-//! A transition is a list of steps, as data. [`Ring::after`] applies them to the public part and is pure; whoever executes
-//! it makes the key material that steps ask for, copies the ring as it was, and stores the result.
+//! A transition is a list of steps, as data. [`Ring::after`] applies them to the public part and is pure. The executor
+//! generates the key material that steps need, copies the previous ring, and stores the result.
 
 mod step;
 
@@ -34,11 +34,11 @@ pub struct Transition {
     pub epoch: u64,
     /// In order.
     pub steps: Vec<Step>,
-    /// Told once it is done.
+    /// Published once it is done.
     pub events: Vec<Event>,
 }
 
-/// A ring put back to what its copy says.
+/// The restore of a ring from its copy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Restore {
     /// `metadata.name` of the TrustDomain.
@@ -47,7 +47,7 @@ pub struct Restore {
     pub kind: RingKind,
     /// Its Secret without content: with a version if it exists.
     pub object: crate::object::ObjectChange,
-    /// The epoch of the copy; another one is not taken.
+    /// The epoch of the copy; another one is rejected.
     pub epoch: u64,
     /// The epoch that the restored ring has.
     pub new_epoch: u64,
@@ -55,7 +55,7 @@ pub struct Restore {
     pub handled: Handled,
 }
 
-/// The reason why steps cannot be applied to a ring: it is not as it was planned on.
+/// The reason why steps cannot be applied to a ring: it is not the state on which they were planned.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StepError {
     /// There is no such generation in a state that allows it.
@@ -70,7 +70,7 @@ pub enum StepError {
     /// A kid or fingerprint would be used twice.
     #[error("generation {0} exists already")]
     Reused(String),
-    /// The copy holds nothing that could sign.
+    /// The copy holds no generation that could be activated.
     #[error("the copy has no generation that may sign: its active one is distrusted")]
     NothingToSign,
 }
@@ -79,7 +79,7 @@ impl<M: Material + Clone> Ring<M> {
     /// The ring after these steps. `made` is the material of the `Stage` and `StageActive` steps, in their order.
     ///
     /// # Errors
-    /// [`StepError`] if the ring is not as the steps were planned on.
+    /// [`StepError`] if the ring is not in the state on which the steps were planned.
     pub fn after(&self, steps: &[Step], made: Vec<M>, now: Timestamp) -> Result<Self, StepError> {
         let mut ring = self.clone();
         let mut made = made.into_iter();
@@ -148,7 +148,7 @@ impl<M: Material + Clone> Ring<M> {
                 mark.since = mark.since.min(now);
             }
             Step::Distrust { id, mode } => {
-                // Also what is removed already: no restore must bring it back.
+                // Also a removed generation: no restore must bring it back.
                 let all = [State::Staged, State::Published, State::Active, State::Retiring, State::Removed];
                 let generation = self.find(id, &all).ok_or_else(impossible)?;
                 generation.enter(State::Distrusted, now);
@@ -175,7 +175,7 @@ impl<M: Material + Clone> Ring<M> {
     fn add(&mut self, material: M, state: State, now: Timestamp) -> Result<(), StepError> {
         let id = material.id();
         if let Some(known) = self.generation(&id) {
-            // A bring-your-own CA that was removed and is put back begins a new life.
+            // A bring-your-own CA that was removed and is in the Secret again starts as a new generation.
             let is_put_back =
                 known.material.name() == material.name() && known.state == State::Removed && known.distrust.is_none();
             if !is_put_back || !M::MAY_HAVE_NO_SIGNER {
@@ -200,7 +200,7 @@ impl<M: Material + Clone> Ring<M> {
         Some(active)
     }
 
-    /// Keeps the last few removed generations, for people to look at. What is distrusted stays for good.
+    /// Keeps the last few removed generations for inspection. Distrusted generations stay permanently.
     fn forget_removed(&mut self) {
         let removed = self.generations.iter().filter(|generation| generation.state == State::Removed).count();
         let mut surplus = removed.saturating_sub(KEPT_REMOVED);
@@ -211,8 +211,8 @@ impl<M: Material + Clone> Ring<M> {
         });
     }
 
-    /// What is copied to `…-ring-previous` before this ring is replaced by `after`: the ring as it is, with everything
-    /// that `after` knows to have leaked marked so. The keys of those are not copied.
+    /// The copy that is stored as `…-ring-previous` before `after` replaces this ring. Everything that `after` knows to
+    /// be compromised is marked so, and its keys are not copied.
     #[must_use]
     pub fn copy_before(&self, after: &Self) -> Self {
         let mut copy = self.clone();
@@ -223,17 +223,19 @@ impl<M: Material + Clone> Ring<M> {
         copy
     }
 
-    /// The ring that `self`, a copy, makes again of a ring that is `current`, if that can be read.
+    /// The ring that a restore of `self`, a copy, creates in place of `current`, if that can be read.
     ///
-    /// Nothing that is trusted now is lost: what has signed since the copy retires. Nothing that is known to have leaked,
-    /// here or there, comes back. What signs is trusted already: an older generation that is not any more only retires.
-    /// A `current` of an older epoch than the copy is itself a backup: the copy is nearer to what is trusted.
+    /// No generation that is trusted now is lost: those activated since the copy retire. No generation that is known to
+    /// be compromised, here or there, is restored. The active generation must already be trusted: an older one that is
+    /// no longer trusted only retires. A `current` of an older epoch than the copy is itself a backup: the copy is
+    /// closer to what is trusted.
     ///
     /// # Errors
-    /// [`StepError::NothingToSign`] if no generation is left that may sign.
+    /// [`StepError::NothingToSign`] if no generation is left that may be activated.
     pub fn restored(&self, current: Option<&Self>, new_epoch: u64, now: Timestamp) -> Result<Self, StepError> {
         let now = whole_seconds(now);
-        // A ring that is older than its copy still tells what leaked, but nothing of what is trusted now.
+        // A ring that is older than its copy still shows which generations are compromised, but not which are trusted
+        // now.
         let in_force = current.filter(|ring| ring.epoch >= self.epoch);
         let known = |id: &str| in_force.and_then(|ring| ring.generation(id));
         let leaked = |id: &str| current.and_then(|ring| ring.generation(id)).and_then(|known| known.distrust);
@@ -283,7 +285,7 @@ impl<M: Material + Clone> Ring<M> {
         Ok(ring)
     }
 
-    /// The newest time that it tells. A clock that is behind it is wrong.
+    /// The newest time that it holds. A clock that is behind it is wrong.
     #[must_use]
     pub fn newest_time(&self) -> Timestamp {
         let all = self.generations.iter().flat_map(|generation| {
@@ -295,8 +297,8 @@ impl<M: Material + Clone> Ring<M> {
     }
 }
 
-/// What becomes of a generation by a restore, unless it is the one that signs: as it was copied, and as it is known now.
-/// `lost`: nothing is known of now.
+/// The state of a generation after a restore, unless it is the active one: from the copy, and from the current ring.
+/// `lost`: the current ring is unknown.
 fn merged<M: Clone>(
     copied: Option<&Generation<M>>,
     known: Option<&Generation<M>>,
@@ -320,7 +322,7 @@ fn merged<M: Clone>(
     } else if is_next(then) && is_next(now) {
         generation.state
     } else if is_next(then) {
-        // It may be in no projection any more: it is published anew.
+        // It may no longer be in any projection: it is published again.
         State::Staged
     } else {
         State::Removed

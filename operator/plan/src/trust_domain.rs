@@ -42,20 +42,20 @@ use crate::rotation::{self, Context, Currency, Progress, Turn, UsedLeaves};
 use crate::transition::Step;
 use crate::{Action, Plan, Refusal, limits, projection};
 
-/// What is decided about a TrustDomain.
+/// The decision about a TrustDomain.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DomainPlan {
-    /// What to do and to report.
+    /// The actions and the status.
     pub plan: Plan<TrustDomainStatus>,
-    /// What others are told.
+    /// The rollout state for other reconcilers.
     pub guidance: Guidance,
 }
 
-/// What a TrustDomain's rotation tells those that work for it.
+/// The rollout state of a TrustDomain's rotation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Guidance {
-    /// Certificates of services up to this wave may be issued anew by a new CA. Must be heeded before the plan's actions
-    /// are carried out.
+    /// Certificates of services up to this wave may be re-issued by a new CA. Other reconcilers must see it before the
+    /// plan's actions are carried out.
     pub open_wave: i32,
     /// Services whose entries do not fit into `grants.json`.
     pub cut: CutServices,
@@ -81,7 +81,8 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> DomainPlan {
     let status = status::status(observed, &decision, now);
     let behind = behind(observed, &decision);
     let actions = if waits.is_some() { vec![] } else { decision.actions };
-    // Of a CA that is about to sign only the first wave takes certificates, whoever looks at the ring before the next plan.
+    // Of a CA that is about to be activated only the first wave gets certificates, even if another reconciler reads the
+    // ring before the next plan.
     let open_wave =
         if actions.iter().any(switches_ca) { FIRST_WAVE } else { open_wave(observed, &leaves, &decision.left, now) };
     let guidance = Guidance { open_wave, cut: decision.cut, behind };
@@ -136,7 +137,7 @@ fn decide(observed: &Observed<'_>, leaves: &UsedLeaves<'_, '_>, now: Timestamp) 
     decision
 }
 
-/// With both rings there: emergencies first, then every projection, then what follows in the rings' lives.
+/// The plan once both rings exist: emergencies first, then every projection, then the next transitions of the rings.
 fn live(
     observed: &Observed<'_>,
     leaves: &UsedLeaves<'_, '_>,
@@ -158,7 +159,7 @@ fn live(
     let denylist = projection::json(&projection::denylist(&observed.domain.spec, ca, signing));
     let denylist_hash = gaia_pki::sha256_hex(denylist.as_bytes());
     let unprojected = unprojected_leaf(observed, &bundle_hash, &mut projections);
-    // Times that are written by a clock that went back would let something end too early later.
+    // Times from a clock that was set back would end a period too early later.
     let newest = ca.newest_time().max(signing.newest_time());
     let went_back = now < newest;
     let mut context = Context {
@@ -231,7 +232,7 @@ fn live(
     }
 }
 
-/// The namespaces that rotations have left behind, and those without which one is to go on.
+/// The namespaces that rotations have left behind, and those that the current one may leave behind.
 fn left_behind(context: &Context<'_, '_>) -> BTreeSet<String> {
     let Context { observed, ca, signing, projections, now, .. } = context;
     let since = [ca.projected_since(), signing.projected_since()];
@@ -249,7 +250,8 @@ fn left_by_waves(context: &Context<'_, '_>) -> BTreeSet<String> {
     context.left_behind(&active.id, floor)
 }
 
-/// Why nothing but what is urgent is done: a write is under way or was refused, or the clock is behind the rings' times.
+/// The reason why only urgent steps are taken: a write is pending or was refused, or the clock is behind the rings'
+/// times.
 fn held_back(context: &Context<'_, '_>, is_repaired: bool, ahead: Option<Timestamp>) -> Option<String> {
     if let Some(newest) = ahead {
         return Some(format!("the rings hold the time {newest}, which is ahead of the clock"));
@@ -260,7 +262,8 @@ fn held_back(context: &Context<'_, '_>, is_repaired: bool, ahead: Option<Timesta
     context.projections.refused().filter(|_| !context.is_advanced())
 }
 
-/// A missing projection is written before anything else, but for an emergency; and the rings go on when all are there.
+/// A missing projection is written before all other steps, except in an emergency. The rings proceed once all
+/// projections exist.
 fn in_order(
     observed: &Observed<'_>,
     (ca, ca_turn): (&CaRing, &mut Turn),
@@ -289,7 +292,7 @@ fn switches_ca(action: &Action) -> bool {
 /// The first leaf Secret that does not hold the newest bundle and could. Those whose last write was refused are noted with
 /// the projections.
 fn unprojected_leaf(observed: &Observed<'_>, bundle_hash: &str, projections: &mut Projections) -> Option<String> {
-    // What cannot be written is told by its ServiceCertificate, and must not hold up everybody else.
+    // A Secret that cannot be written is reported by its ServiceCertificate, and must not hold up other services.
     let can_be_written = |secret: &dyn LeafRecord| {
         !secret.is_immutable() && secret.secret_type() == Some(crate::certificate::TLS_SECRET)
     };
@@ -312,13 +315,13 @@ fn unprojected_leaf(observed: &Observed<'_>, bundle_hash: &str, projections: &mu
     behind.into_iter().filter(|view| !projections.note_leaf(observed, view, true)).map(place).min()
 }
 
-/// What the times in the spec must satisfy together and do not.
+/// The inequalities between times in the spec that do not hold.
 fn broken_inequalities(observed: &Observed<'_>, signing: Option<&SigningRing>) -> Vec<Refusal> {
     let high_water = signing.and_then(|ring| ring.max_ttl_high_water_seconds).unwrap_or_default();
     limits::broken_inequalities(&observed.domain.spec, Duration::from_secs(high_water))
 }
 
-/// Where rings exist, a broken inequality stops nothing.
+/// Once rings exist, a broken inequality is only a warning.
 fn lifetimes_too_tight(observed: &Observed<'_>, ca: &CaRing, signing: &SigningRing) -> Vec<Warning> {
     let warning = |message| Warning::new(warning::LIFETIMES_TOO_TIGHT, message);
     let broken = broken_inequalities(observed, Some(signing)).into_iter().map(|refusal| warning(refusal.message));
@@ -339,7 +342,7 @@ fn lifetimes_too_tight(observed: &Observed<'_>, ca: &CaRing, signing: &SigningRi
     broken.chain(brought).collect()
 }
 
-/// Who does not use everything yet, and who is waited for although it does.
+/// Instances that do not use everything yet, and instances that hold a step although they do.
 fn behind(observed: &Observed<'_>, decision: &Decision) -> BTreeSet<String> {
     let progress = decision.ca.progress.iter().chain(&decision.signing.progress);
     let waited_for: HashSet<(&str, &str)> =
@@ -376,7 +379,7 @@ fn open_wave(observed: &Observed<'_>, leaves: &UsedLeaves<'_, '_>, left: &BTreeS
     open.min().unwrap_or(LAST_WAVE)
 }
 
-/// Returns true if instances that do not serve their newest certificate hold a wave: not those that are left behind.
+/// Returns true if instances that do not serve their newest certificate hold a wave. Those that are left behind do not.
 fn instances_hold_waves(observed: &Observed<'_>, leaves: &UsedLeaves<'_, '_>, now: Timestamp) -> bool {
     let Some(active) = observed.ca.ring().and_then(|ring| ring.active()) else { return true };
     let times = &observed.domain.spec.propagation;
@@ -393,7 +396,7 @@ fn instances_hold_waves(observed: &Observed<'_>, leaves: &UsedLeaves<'_, '_>, no
         || !rotation::may_leave_behind(observed, floor, now, lagging.len())
 }
 
-/// A ring that is there but cannot be worked with: nothing is written until a person has looked.
+/// The refusal for a ring that exists but is unusable: nothing is written until an administrator has repaired it.
 fn unusable_ring(observed: &Observed<'_>) -> Option<Refusal> {
     for (error, kind) in [(observed.ca.error(), RingKind::Ca), (observed.signing.error(), RingKind::SigningKeys)] {
         if let Some(error) = error {
@@ -420,7 +423,7 @@ fn thresholds(observed: &Observed<'_>, now: Timestamp) -> Vec<Timestamp> {
         // Until then it is reported as not valid yet.
         thresholds.extend(ring.active().map(|active| active.material.not_before));
     }
-    // The Secret of a brought CA carries no label of ours, so nobody tells us when it changes.
+    // The Secret of a bring-your-own CA has no label of the operator, so its changes raise no event.
     if observed.domain.spec.ca.existing_secret_ref.is_some() {
         thresholds.push(crate::backoff::saturating_add(now, BROUGHT_CA_RECHECK));
     }

@@ -6,8 +6,9 @@ use gaia_pki::Certificate;
 
 use crate::{Refusal, projection};
 
-/// What the policy says of user tokens, and what is wrong with what is asked for. What cannot be had is left out and
-/// told: a service never goes on taking tokens of an issuer that is no longer declared because it names another one.
+/// The policy for user tokens, and the refusal of a request that cannot be met. An unknown issuer is left out and
+/// reported: a service must not go on accepting tokens of an issuer that is no longer declared because it also names
+/// another one.
 pub(crate) fn accepted(service: &GaiaService, domain: &TrustDomain) -> (UserTokens, Option<Refusal>) {
     let declared = &domain.spec.user_token_issuers;
     let asked = service.spec.auth.user_tokens.clone().unwrap_or_default();
@@ -20,7 +21,7 @@ pub(crate) fn accepted(service: &GaiaService, domain: &TrustDomain) -> (UserToke
             Err(found) => refusal = refusal.or(Some(found)),
         }
     }
-    // Without an issuer there are no user tokens, and so nothing that they stand for.
+    // Without an issuer there are no user tokens, and so no scopes.
     let scopes = if issuers.is_empty() { vec![] } else { projection::sorted(&asked.scopes) };
     (UserTokens { issuers, scopes }, refusal)
 }
@@ -36,7 +37,7 @@ fn unknown(asked: &UserTokensSpec, domain: &TrustDomain) -> Option<Refusal> {
     Some(Refusal::stalled(reason::USER_TOKEN_ISSUER_NOT_FOUND, message))
 }
 
-/// What the schema cannot hold.
+/// Checks that the schema cannot express.
 fn check(issuer: &UserTokenIssuer, domain: &TrustDomain) -> Result<(), Refusal> {
     let refuse = |field: &str, why: &str| {
         let message = format!(

@@ -1,4 +1,4 @@
-//! What is known of a stored leaf.
+//! Parsed metadata of a stored leaf.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::object::ObjectFacts;
 /// A leaf Secret.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LeafSecret {
-    /// Everything but the certificate.
+    /// Metadata of the Secret, without the certificate.
     pub facts: ObjectFacts,
     /// The certificate; none if `tls.crt` or `tls.key` is missing or cannot be read.
     pub leaf: Option<LeafFacts>,
@@ -28,11 +28,11 @@ pub struct LeafFacts {
     pub serial: String,
     /// Start of validity.
     pub not_before: Timestamp,
-    /// End of validity.
+    /// notAfter.
     pub not_after: Timestamp,
     /// True if `tls.key` belongs to it.
     pub key_matches: bool,
-    /// Fingerprint of the known CA whose signature it carries.
+    /// Fingerprint of the known CA whose signature it has.
     pub issuer: Option<String>,
     /// Hash of its names, see [`names_hash`].
     pub names_hash: String,
@@ -48,19 +48,19 @@ impl LeafFacts {
         Duration::from_secs(if seconds == 0 { 0 } else { dice(&self.fingerprint) % (seconds + 1) })
     }
 
-    /// Its life as it was asked for, and when it is to be renewed.
+    /// Its validity as requested, and the time of its renewal.
     #[must_use]
     pub fn lifetime(&self) -> Lifetime {
         Lifetime::of(self.not_before, self.not_after, &self.fingerprint)
     }
 }
 
-/// A leaf's life, without the part before its issue that covers clock differences.
+/// A leaf's validity from its issuance on, without the backdating that covers clock differences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifetime {
-    /// From issue to end.
+    /// From issuance to expiry.
     pub life: Duration,
-    /// Two thirds of the life after the issue, less a jitter of at most a hundredth of the life and at most 6 h.
+    /// Two thirds of the validity after issuance, minus a jitter of at most 1 % of the validity and at most 6 h.
     pub renewal_time: Timestamp,
 }
 
@@ -68,7 +68,7 @@ impl Lifetime {
     /// Computed from the certificate alone, so that every operator comes to the same result.
     fn of(not_before: Timestamp, not_after: Timestamp, fingerprint: &str) -> Self {
         let whole = since(not_after, not_before);
-        // The inverse of `backdate`: whole = life + min(5m, life/10).
+        // The inverse of `backdate`: whole = validity + min(5m, validity/10).
         let life = if whole >= BACKDATE * 11 { whole - BACKDATE } else { whole * 10 / 11 };
         let spread = (life / 100).min(Duration::from_secs(6 * 3600)).as_secs();
         let jitter = if spread == 0 { 0 } else { dice(fingerprint) % (spread + 1) };
@@ -80,27 +80,27 @@ impl Lifetime {
     }
 }
 
-/// Returns the time when a stored certificate was issued: the operator's note on the Secret, else the latest that it
-/// can have been.
+/// Returns the time when a stored certificate was issued: from the operator's annotation on the Secret, else the latest
+/// time that its validity allows.
 #[must_use]
 pub fn issued_at(facts: &ObjectFacts, leaf: &LeafFacts) -> Timestamp {
     issued_as_noted(facts.annotations.get(annotation::ISSUED_AT).map(String::as_str), leaf)
 }
 
-/// The same from the note alone.
+/// The same, given the annotation's value.
 pub(crate) fn issued_as_noted(note: Option<&str>, leaf: &LeafFacts) -> Timestamp {
     let noted = note.and_then(|text| text.parse::<Timestamp>().ok());
     let latest = saturating_add(leaf.not_before, BACKDATE);
     noted.filter(|noted| *noted <= latest && *noted >= leaf.not_before).unwrap_or(latest)
 }
 
-/// How far before its issue a certificate begins: `min(5m, life/10)`.
+/// The time by which a certificate's notBefore precedes its issuance: `min(5m, life/10)`.
 #[must_use]
 pub(super) fn backdate(life: Duration) -> Duration {
     BACKDATE.min(life / 10)
 }
 
-/// The end of a life that begins now.
+/// The expiry of a validity that starts now.
 pub(super) fn end(now: Timestamp, life: Duration) -> Timestamp {
     saturating_add(gaia_api::crd::whole_seconds(now), life)
 }

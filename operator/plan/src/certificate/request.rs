@@ -1,4 +1,4 @@
-//! What a ServiceCertificate asks for, with all defaults, and whether it can be had.
+//! The request that a ServiceCertificate makes, with all defaults, and its checks.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::name_policy::{Names, Requester, names};
 use crate::ring::{CaMaterial, CaRing, Generation};
 use crate::{Refusal, limits, projection};
 
-/// What is asked for.
+/// A checked request for a certificate.
 pub(super) struct Request<'a> {
     pub(super) ring: &'a CaRing,
     pub(super) ca_fingerprint: &'a str,
@@ -26,26 +26,26 @@ pub(super) struct Request<'a> {
     pub(super) common_name: Option<String>,
     /// Those that the CA that signs can sign.
     pub(super) names: Names,
-    /// Extra names that were asked for and that this CA cannot sign.
+    /// Requested extra names that this CA cannot sign.
     pub(super) left_out: Vec<String>,
-    /// All that was asked for.
+    /// All requested names.
     asked_names: Names,
     who: Requester<'a>,
     headless: bool,
     pub(super) usages: Vec<Usage>,
     pub(super) key: KeySpec,
-    /// The life that is asked for.
+    /// The requested validity.
     pub(super) asked: Duration,
     /// The same within `certificateDefaults.maxDuration`.
     pub(super) duration: Duration,
-    /// The reason why a certificate of that life may not reach its instances in time.
+    /// The reason why a certificate of that validity may not reach its instances in time.
     pub(super) too_tight: Option<Refusal>,
-    /// Over all of the above that a person can ask for.
+    /// Hash over all of the above that a user can request.
     pub(super) hash: String,
     pub(super) renews: bool,
     /// P.
     pub(super) min_delay: Duration,
-    /// Fingerprints of leaves that must not be used any more.
+    /// Fingerprints of revoked leaves.
     pub(super) revoked: &'a [String],
     pub(super) renew_requested: Option<String>,
 }
@@ -71,7 +71,7 @@ impl<'a> Request<'a> {
         let asked = spec.duration.as_ref().unwrap_or(&defaults.duration).value();
         let duration = defaults.max_duration.as_ref().map_or(asked, |limit| asked.min(limit.value()));
         let times = &domain.spec.propagation;
-        // A stored certificate in use is renewed all the same: an edit of the TrustDomain must not let it expire.
+        // A stored certificate in use is renewed nevertheless: an edit of the TrustDomain must not let it expire.
         let too_tight = limits::check_leaf(duration, times).map_err(|refusal| refusal.about("spec.duration")).err();
         let is_stored = observed.secret.ours().is_some_and(|secret| secret.leaf.is_some());
         if let Some(refusal) = too_tight.as_ref().filter(|_| !is_stored) {
@@ -87,7 +87,7 @@ impl<'a> Request<'a> {
             "spiffeId": spiffe_id,
             "dnsNames": names.dns,
             "ipAddresses": names.ip,
-            // As it is asked for: a limit that is set later takes effect at the next renewal.
+            // The requested value: a limit that is set later takes effect at the next renewal.
             "durationSeconds": asked.as_secs(),
             "privateKey": key.to_string(),
             "usages": usages.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -139,18 +139,18 @@ impl<'a> Request<'a> {
         self.asked_names.within(self.who, self.headless, &ca.path.constraints).1.extra
     }
 
-    /// Returns true if a leaf of that CA is still to be trusted.
+    /// Returns true if leaves of that CA are still trusted.
     pub(super) fn trusts(&self, fingerprint: &str) -> bool {
         self.ring.trusted().any(|generation| generation.material.fingerprint == fingerprint)
     }
 
-    /// Returns the time when a leaf issued now begins: a little earlier, for clocks that are behind, but not before its
-    /// CA.
+    /// Returns the notBefore of a leaf issued now: slightly earlier, for clocks that are slow, but not before its CA's
+    /// notBefore.
     pub(super) fn not_before(&self, now: Timestamp) -> Timestamp {
         gaia_api::crd::whole_seconds(saturating_sub(now, backdate(self.duration)).max(self.ca_not_before))
     }
 
-    /// Returns the time when a leaf issued now ends: never after its CA.
+    /// Returns the notAfter of a leaf issued now: never after its CA's.
     pub(super) fn not_after(&self, now: Timestamp) -> Timestamp {
         end(now, self.duration).min(self.ca_not_after)
     }
@@ -191,7 +191,7 @@ fn hash_of(spiffe_id: &SpiffeId, names: &Names) -> String {
     names_hash([spiffe_id.as_str()], names.dns.iter().map(String::as_str), &names.ip)
 }
 
-/// The common name asked for, at most 64 characters (RFC 5280 appendix A.1, `ub-common-name`).
+/// The requested common name, at most 64 characters (RFC 5280 appendix A.1, `ub-common-name`).
 fn common_name(asked: SubjectCommonName, name: &str) -> Option<String> {
     match asked {
         SubjectCommonName::None => None,
@@ -205,7 +205,7 @@ fn renew_requested(observed: &Observed<'_>) -> Option<String> {
     Some(if value.len() <= 256 { value.clone() } else { sha256_hex(value.as_bytes()) })
 }
 
-/// The key of a spec; the schema has already refused what is not in this list.
+/// The key type of a spec. The schema has already rejected every combination that is not listed here.
 #[must_use]
 pub(crate) fn key_spec(spec: &PrivateKeySpec) -> KeySpec {
     match (spec.algorithm, spec.size) {

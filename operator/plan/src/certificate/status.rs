@@ -1,4 +1,4 @@
-//! What is reported of a ServiceCertificate.
+//! The status of a ServiceCertificate.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub(super) fn status(
         Verdict::Refused(refusal) | Verdict::Keep(refusal, _) | Verdict::KeepLater(refusal, _) => Some(refusal),
         _ => None,
     };
-    // A failure matters as long as what failed is still to be done.
+    // A failure is reported while the failed work is still to be done.
     let failures = observed.failures.filter(|_| matches!(verdict, Verdict::Act(_) | Verdict::Wait { .. }));
     let obstacles = Obstacles { refusal, failures, pending: pending(verdict) };
     let mut conditions = report.standard(ready(observed, now), &obstacles);
@@ -96,7 +96,7 @@ fn describe(status: &mut ServiceCertificateStatus, secret: &LeafSecret, observed
     status.issuer = status.issuer.take().or_else(known_before);
 }
 
-/// What is not as it was asked for, and stops nothing.
+/// Warnings about requested values that are not fulfilled. They stop nothing.
 fn warnings(observed: &Observed<'_>) -> Vec<Warning> {
     let Ok(request) = Request::of(observed) else { return vec![] };
     let (asked, domain) = (limits::text(request.asked), observed.domain.name);
@@ -147,7 +147,7 @@ fn names_left_out(observed: &Observed<'_>, request: &Request<'_>) -> Option<Warn
     (!names.is_empty()).then(|| Warning::new(warning::NAMES_LEFT_OUT, message))
 }
 
-/// Own names that also mean something else.
+/// Warnings about the service's own names that also have another meaning.
 fn ambiguous_names(observed: &Observed<'_>) -> Vec<Warning> {
     let Ok(Request { names, .. }) = Request::of(observed) else { return vec![] };
     let (secret, namespace, domain) =
@@ -179,7 +179,7 @@ fn ambiguous_names(observed: &Observed<'_>) -> Vec<Warning> {
     left_out.chain(kept).chain(certified).collect()
 }
 
-/// Ready: the Secret holds a leaf that is in force, can be used, and is what was asked for.
+/// Ready: the Secret holds a valid, usable leaf that matches the request.
 fn ready(observed: &Observed<'_>, now: Timestamp) -> Result<String, (&'static str, String)> {
     let name = observed.certificate.secret_name();
     let (Held::Ours(secret), None) = (&observed.secret, &observed.claimed_by) else {
@@ -188,8 +188,8 @@ fn ready(observed: &Observed<'_>, now: Timestamp) -> Result<String, (&'static st
     let is_trusted = |leaf: &LeafFacts| match (observed.domain.ca, &leaf.issuer) {
         (Some(ring), issuer) => ring.trusted().any(|known| issuer.as_ref() == Some(&known.material.fingerprint)),
         (None, Some(_)) => true,
-        // Without a ring that can be read (one of a newer format, for example) no issuer is known after a restart: what
-        // the operator has stored stays valid.
+        // If the ring cannot be read (for example because its format is newer), no issuer is known after a restart. A
+        // certificate that the operator stored counts as valid then.
         (None, None) => secret.facts.annotations.contains_key(annotation::SPEC_HASH),
     };
     let usable = |leaf: &&LeafFacts| leaf.key_matches && is_trusted(leaf);
@@ -207,8 +207,8 @@ fn ready(observed: &Observed<'_>, now: Timestamp) -> Result<String, (&'static st
         );
         return Err((reason::NOT_YET_VALID, message));
     }
-    // Without a TrustDomain nobody can say what was asked for: what is there stays good until its end. A request that
-    // is refused is not what is there.
+    // Without a TrustDomain the request is unknown, and the stored certificate stays valid until it expires. A request
+    // that is refused does not match the stored certificate.
     let asked_for = match Request::of(observed) {
         Ok(request) => secret.facts.annotations.get(annotation::SPEC_HASH) == Some(&request.hash),
         Err(refusal) => [reason::TRUST_DOMAIN_NOT_FOUND, reason::TRUST_DOMAIN_NOT_READY].contains(&refusal.reason),
@@ -219,7 +219,7 @@ fn ready(observed: &Observed<'_>, now: Timestamp) -> Result<String, (&'static st
     Ok(format!("Secret {name} holds a certificate until {}", leaf.not_after))
 }
 
-/// Whether every instance serves what is stored, in words and in numbers.
+/// The condition that every instance serves the stored certificate, with the counts.
 fn served(observed: &Observed<'_>) -> ((Truth, &'static str, String), Counts) {
     let nothing = Counts { summary: "-".to_owned(), ..Counts::default() };
     let all = match &observed.instances {
@@ -269,5 +269,5 @@ fn pending(verdict: &Verdict) -> Option<(&'static str, String)> {
 }
 
 const NAMED: usize = 3;
-/// A certificate's life is told from its own times, to about a second.
+/// The requested validity is derived from the certificate's own times, to about a second.
 const A_MINUTE: Duration = Duration::from_secs(60);

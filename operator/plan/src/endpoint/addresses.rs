@@ -1,7 +1,7 @@
 //! The addresses of one name. Each is an instance.
 //!
-//! Resolvers often answer with a part of the addresses. An instance ends only when its address is in no answer, and it
-//! refuses connections or presents another SPIFFE ID, both for `propagation.minDelay`.
+//! Resolvers often return only some of the addresses. An instance is terminated only after its address has been absent
+//! from all answers and has refused connections or presented another SPIFFE ID, both for `propagation.minDelay`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ pub struct Addresses(BTreeMap<IpAddr, Known>);
 struct Known {
     /// True if the last answer has it.
     is_answered: bool,
-    /// The begin of the time in which it is in no answer and is vacant.
+    /// The time since which it is absent from all answers and vacant.
     gone_since: Option<Timestamp>,
 }
 
@@ -35,8 +35,8 @@ impl Addresses {
         self.0.is_empty()
     }
 
-    /// Takes in an answer of a resolver. Returns whether an address was added. An answer without addresses is none. At
-    /// most [`MAX_ADDRESSES`] are kept, those first that are known already.
+    /// Adds an answer of a resolver, and returns true if an address was added. An answer without addresses is ignored.
+    /// At most [`MAX_ADDRESSES`] are kept, known ones first.
     pub fn answered(&mut self, answer: &BTreeSet<IpAddr>) -> bool {
         if answer.is_empty() {
             return false;
@@ -56,8 +56,8 @@ impl Addresses {
         self.0.len() > before
     }
 
-    /// Takes in a probe of an address. `is_vacant`: it refused the connection, or presented another SPIFFE ID. Returns
-    /// whether its instance has ended; it is removed then.
+    /// Records a probe of an address. `is_vacant`: it refused the connection, or presented another SPIFFE ID. Returns
+    /// true if its instance has terminated; its address is removed then.
     pub fn probed(&mut self, address: IpAddr, is_vacant: bool, now: Timestamp, min_delay: Duration) -> bool {
         let Some(known) = self.0.get_mut(&address) else { return false };
         if known.is_answered || !is_vacant {
@@ -128,8 +128,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever resolvers answer and probes see: every address of an answer is an instance, up to the bound, and none
-        /// ends that was in an answer, or reachable, within P.
+        /// For all answers and probes: every address of an answer is an instance, up to the bound, and no address is
+        /// removed that was in an answer, or reachable, within P.
         #[test]
         fn no_instance_is_dropped_by_a_partial_answer(steps in prop::collection::vec(step(), 1..120)) {
             let mut addresses = Addresses::default();

@@ -117,7 +117,7 @@ fn any_address() -> impl Strategy<Value = IpAddr> {
 }
 
 proptest! {
-    /// Whatever the schema accepts is parsed or is no endpoint, and is never dialled without an entry.
+    /// Every value that the schema accepts is parsed or is no endpoint, and is never dialled without an entry.
     #[test]
     fn no_endpoint_is_allowed_by_default(
         text in r"(\[[0-9a-fA-F:.]{1,40}\]|[A-Za-z0-9.-]{1,40}):[0-9]{1,5}", namespace in "[a-z]{1,8}"
@@ -150,7 +150,7 @@ proptest! {
         }
     }
 
-    /// An entry allows what it names and nothing else.
+    /// An entry allows the hosts that it names and no other.
     #[test]
     fn more_entries_never_allow_another_host(name in "[a-z]{1,5}(\\.[a-z]{1,5}){1,3}", host in "(\\*\\.)?[a-z]{1,5}(\\.[a-z]{1,5}){1,3}") {
         let found = excluded("shop", &format!("{name}:443"), &[entry(&[&host], &[])]);

@@ -1,4 +1,4 @@
-//! What several instances have seen, as one: the latest day of each key and caller.
+//! Merges the entries of several instances: the latest day of each key and caller.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use gaia_api::ledger::{LedgerCaller, LedgerEntry, MAX_CALLERS};
 use jiff::civil::Date;
 
-/// Both together, sorted. Who is known already keeps his place; of those that find none, one entry tells the latest day.
-/// So what is merged twice is as if it had been merged once, and a flood of callers ends.
+/// Both lists merged, sorted. Known entries keep their place; entries for which there is no room are summarised in one
+/// entry with the latest day. Merging twice gives the same result as merging once, and the number of callers stays
+/// bounded.
 pub(super) fn merged<'a>(known: &[LedgerEntry], seen: impl IntoIterator<Item = &'a LedgerEntry>) -> Vec<LedgerEntry> {
     let mut keys: BTreeMap<&str, BTreeMap<&LedgerCaller, Date>> = BTreeMap::new();
     let mut seen: Vec<&LedgerEntry> = seen.into_iter().collect();
-    // In whatever order instances are listed, the same callers get a place.
+    // The order in which instances are listed must not change which callers are kept.
     seen.sort_by_key(|entry| (&entry.key, &entry.caller, entry.date));
     for entry in known.iter().chain(seen) {
         let callers = keys.entry(&entry.key).or_default();
@@ -38,7 +39,7 @@ pub(super) fn latest_first(a: &LedgerEntry, b: &LedgerEntry) -> Ordering {
     (b.date, &a.key, &a.caller).cmp(&(a.date, &b.key, &b.caller))
 }
 
-/// What a ConfigMap has room for.
+/// The number of entries that fit into a ConfigMap.
 const MAX_ENTRIES: usize = 2_000;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Whether callers without a client certificate may be refused.
+//! The decision whether callers without a client certificate may be refused.
 
 use gaia_api::crd::condition::PLAIN_FREE;
 use gaia_api::crd::{GaiaService, TlsMode, Truth, reason};

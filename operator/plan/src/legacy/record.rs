@@ -1,4 +1,4 @@
-//! What follows for the record from what was read.
+//! The next state of the record, from the collected reports.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::{Watch, Watched, merged};
 use crate::backoff::saturating_add;
 
-/// The record as it should be now. `lost`: somebody has deleted it, or it cannot be read.
+/// The record as it should be now. `lost`: another writer deleted it, or it cannot be read.
 pub(super) fn next(
     before: Option<&LedgerRecord>,
     lost: Option<&str>,
@@ -101,7 +101,8 @@ pub(crate) struct Modes {
     pub(crate) ran_tls: Option<TlsMode>,
 }
 
-/// The record, with the modes that run. When JWTOnly or Strict ended is kept: for a day, there is a way back to it.
+/// The record, with the modes that run. The time at which JWTOnly or Strict was left is kept: for a day, it can be
+/// entered again without evidence.
 pub(crate) fn with_modes(mut record: LedgerRecord, modes: Modes, now: Timestamp) -> LedgerRecord {
     let now = whole_seconds(now);
     let jwt_only = (modes.auth == AuthMode::JWTOnly, modes.ran_auth == AuthMode::JWTOnly);
@@ -138,7 +139,7 @@ fn watched<'w>(watch: &'w Watch<'_>) -> impl Iterator<Item = &'w Watched<'w>> {
     watch.instances.iter()
 }
 
-/// What makes the time until now worthless, in words that do not change from look to look.
+/// The gap that invalidates the evidence up to now. The text is the same at each evaluation.
 fn missed(before: Option<&LedgerRecord>, watch: &Watch<'_>, now: Timestamp) -> Option<String> {
     let record = before?;
     let is_new = |at: Timestamp| record.watched_since.is_some_and(|since| since < whole_seconds(at));
@@ -175,7 +176,7 @@ fn missed(before: Option<&LedgerRecord>, watch: &Watch<'_>, now: Timestamp) -> O
     Some(format!("the ledger of {} could not be read for more than 10 minutes: {why}", silent.name))
 }
 
-/// Returns true if a process whose ledger was read is there no more, and was not read at its end.
+/// Returns true if a process whose ledger was read has terminated without a final read.
 fn is_lost(known: &LedgerInstance, watch: &Watch<'_>) -> bool {
     if watch.last_words.iter().any(|report| report.instance == known.instance) {
         return false;
@@ -186,7 +187,7 @@ fn is_lost(known: &LedgerInstance, watch: &Watch<'_>) -> bool {
     }
 }
 
-/// Since when what an instance sees may be lost; none: nothing is.
+/// The time since which requests to an instance may be missed; none: none are.
 fn unseen_since(
     instance: &Watched<'_>,
     before: Option<&LedgerRecord>,
@@ -206,14 +207,14 @@ fn unseen_since(
     Some(instance.failing.map_or(now, |(since, _)| since))
 }
 
-/// Returns the time when the time begins that counts from now on. Where a clock went back that is not before what made
-/// it begin, or it would begin again and again.
+/// Returns the start of the period that counts from now on. After a clock was set back, it is not before the gap that
+/// started it; otherwise it would restart again and again.
 fn beginning(watch: &Watch<'_>, now: Timestamp) -> Timestamp {
     let whole_again = watch.blind.and_then(|(_, until)| until);
     [Some(watch.since), whole_again].into_iter().flatten().map(whole_seconds).fold(now, Timestamp::max)
 }
 
-/// Returns true if everybody there is was read a moment ago: only then does the time begin to count.
+/// Returns true if every instance was read recently: only then does the period start.
 fn is_whole(watch: &Watch<'_>, now: Timestamp) -> bool {
     let is_read = |instance: &Watched<'_>| {
         instance.has_said_its_last || !instance.serves || instance.read.is_some_and(|(at, _)| is_short(at, now))
@@ -221,8 +222,8 @@ fn is_whole(watch: &Watch<'_>, now: Timestamp) -> bool {
     watch.unknown.is_none() && watched(watch).all(is_read)
 }
 
-/// Whose ledgers are read from now on. Who has said its last is not waited for any more, and one that this operator has
-/// not read yet is known by what was written down of it.
+/// The instances whose ledgers are read from now on. An instance with a final read is no longer waited for. One that
+/// this operator has not read yet is taken from the stored record.
 fn instances(known: &[LedgerInstance], watch: &Watch<'_>) -> Vec<LedgerInstance> {
     let has_ended = |id: &str| watch.last_words.iter().any(|last| last.instance == id);
     let read = watched(watch).filter(|instance| !instance.has_said_its_last).filter_map(|instance| {
@@ -237,7 +238,7 @@ fn instances(known: &[LedgerInstance], watch: &Watch<'_>) -> Vec<LedgerInstance>
     all.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// The UID of an endpoint ends in its address, and says more than that of a pod.
+/// The UID of an endpoint ends in its address, which is more helpful than the UID of a pod.
 fn name_of(uid: &str) -> &str {
     uid.rsplit('/').next().unwrap_or(uid)
 }
@@ -246,7 +247,7 @@ fn is_short(from: Timestamp, to: Timestamp) -> bool {
     to <= saturating_add(from, LONGEST_GAP)
 }
 
-/// So long may nobody look, and what instances have seen meanwhile still counts.
+/// The longest gap in reading after which the evidence stays complete.
 const LONGEST_GAP: Duration = Duration::from_secs(600);
 
 #[cfg(test)]

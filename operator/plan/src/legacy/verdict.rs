@@ -1,4 +1,4 @@
-//! Whether API keys may end.
+//! The decision whether API keys may be disabled.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use jiff::{Timestamp, ToSpan as _};
 use super::{keys, latest_first};
 use crate::backoff::saturating_add;
 
-/// What is to be said of API keys, as the condition `LegacyFree` says it.
+/// The decision about API keys, as the condition `LegacyFree` reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) truth: Truth,
@@ -23,7 +23,7 @@ pub(crate) struct Verdict {
     pub(crate) changes_at: Option<Timestamp>,
 }
 
-/// Judges by the record.
+/// Evaluates the record.
 pub(super) fn verdict(service: &GaiaService, record: Option<&LedgerRecord>, now: Timestamp) -> Verdict {
     let say = |truth, reason, message: String| Verdict { truth, reason, message, changes_at: None };
     if keys(service).is_none() {
@@ -50,14 +50,14 @@ pub(super) fn verdict(service: &GaiaService, record: Option<&LedgerRecord>, now:
     evidence.verdict(&words, span, now)
 }
 
-/// What was seen, and since when nothing can have been missed.
+/// The observed uses, and the time since which they are complete.
 pub(super) struct Evidence<'a> {
     pub(super) entries: &'a [LedgerEntry],
     pub(super) since: Option<Timestamp>,
     pub(super) gap: Option<&'a EvidenceGap>,
 }
 
-/// How a verdict on evidence is worded.
+/// The wording of a decision on evidence.
 pub(super) struct Words {
     /// The condition that is to become True.
     pub(super) condition: &'static str,
@@ -101,7 +101,7 @@ impl Evidence<'_> {
     }
 }
 
-/// What status says of it.
+/// The `status.legacy` of a service.
 pub(crate) fn status(service: &GaiaService, record: Option<&LedgerRecord>) -> Option<LegacyStatus> {
     keys(service)?;
     let mut entries: Vec<&LedgerEntry> = record?.entries.iter().collect();

@@ -77,7 +77,7 @@ fn what_an_operator_without_tls_status_reported_is_what_runs() {
     assert!(!awaits_strict(&old, None));
     old.spec.tls.mode = TlsMode::Permissive;
     assert_eq!(ran_tls(&old, None), Some(TlsMode::Permissive));
-    // A JWTOnly that a TrustDomain asked for ran with Strict, whatever the service says.
+    // A JWTOnly requested by a TrustDomain ran with Strict, whatever `spec.tls.mode` of the service is.
     old.status.as_mut().unwrap().auth = Some(AuthStatus { mode: AuthMode::JWTOnly, desired_mode: AuthMode::JWTOnly });
     assert_eq!(ran_tls(&old, None), Some(TlsMode::Strict));
     // A status that was lost in a restore does not open the gate.

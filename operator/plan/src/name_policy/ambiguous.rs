@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
-/// What else a DNS name means, so that it is not certified for a service; none: nothing is known.
+/// Another meaning of a DNS name, for which it is not certified for a service; none: no other meaning is known.
 #[must_use]
 pub fn other_meaning(name: &str) -> Option<&'static str> {
     if is_api_server(name) {
@@ -44,8 +44,8 @@ fn is_api_server(name: &str) -> bool {
     rest.is_some_and(|rest| ["", ".default", ".default.svc"].contains(&rest) || rest.starts_with(".default.svc."))
 }
 
-/// Single labels that name a host on every machine or in every network: loopback (RFC 6761, `/etc/hosts`) and those that
-/// clients look for by themselves.
+/// Single labels that name a host on every machine or in every network: loopback (RFC 6761, `/etc/hosts`) and names
+/// that clients look up without configuration.
 const HOSTS: [&str; 9] = [
     "localhost",
     "localhost4",
@@ -57,8 +57,8 @@ const HOSTS: [&str; 9] = [
     "isatap",
     "autodiscover",
 ];
-/// Domains without a place in the public DNS that networks use for their own hosts (RFC 6761, 6762, 8375, 7686, ICANN's
-/// reserved names).
+/// Domains outside the public DNS that networks use for their own hosts (RFC 6761, 6762, 8375, 7686, ICANN's reserved
+/// names).
 const ZONES: [&str; 12] = [
     "localhost",
     "local",

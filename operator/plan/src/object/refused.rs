@@ -1,4 +1,4 @@
-//! Refusals of objects that are in the way.
+//! Refusals because of existing objects.
 
 use gaia_api::crd::reason;
 use gaia_api::names::annotation;
@@ -14,13 +14,13 @@ pub(crate) fn unreadable(key: &ObjectKey, why: &str) -> Refusal {
     )
 }
 
-/// The refusal of an object of another owner under the name of one that the operator writes: how to hand it over, and
-/// what is refused then. `secret_type`: the type that a Secret must have.
+/// The refusal for an object of another owner under a name that the operator writes, with the steps to hand it over.
+/// `secret_type`: the type that a Secret must have.
 pub(crate) fn not_owned(key: &ObjectKey, secret_type: Option<&str>) -> Refusal {
     not_owned_as(&key.to_string(), key, secret_type)
 }
 
-/// The same, with the words that name the object in the message.
+/// The same, with the text that names the object in the message.
 pub(crate) fn not_owned_as(named: &str, key: &ObjectKey, secret_type: Option<&str>) -> Refusal {
     let ObjectKey { kind, namespace, name } = key;
     let (resource, then) = match (kind, secret_type) {
@@ -44,7 +44,8 @@ pub(crate) fn not_owned_as(named: &str, key: &ObjectKey, secret_type: Option<&st
     )
 }
 
-/// An immutable object of ours whose content is to change: the API server would refuse every write of it.
+/// The refusal for an immutable object of the operator whose content must change: the API server would refuse every
+/// write of it.
 pub(crate) fn immutable(key: &ObjectKey) -> Refusal {
     Refusal::stalled(
         reason::OBJECT_IMMUTABLE,

@@ -12,23 +12,24 @@ use super::{Material, short_id};
 pub struct CaMaterial {
     /// Lower-case hex SHA-256 of the signing certificate's DER.
     pub fingerprint: String,
-    /// The time when the first certificate of its chain ends.
+    /// The earliest notAfter in its chain.
     pub not_after: Timestamp,
-    /// The time when the last certificate of its chain begins.
+    /// The latest notBefore in its chain.
     pub not_before: Timestamp,
     /// The signing certificate, and the intermediates above it (PEM).
     pub chain: String,
-    /// What others must trust (PEM).
+    /// The trust anchor of its chain (PEM).
     pub root: String,
     /// Lower-case hex SHA-256 of the root's DER; none: it is the signing certificate itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root_fingerprint: Option<String>,
-    /// The id in its subject's common name, of one that the operator made; the id of others is that of their fingerprint.
+    /// The id in the common name of its subject, if the operator generated it; other CAs have the id of their
+    /// fingerprint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject_id: Option<String>,
     /// Its key.
     pub key: KeySpec,
-    /// True if it was brought from outside (`spec.ca.existingSecretRef`).
+    /// True if it is a bring-your-own CA (`spec.ca.existingSecretRef`).
     #[serde(default)]
     pub brought: bool,
     /// Its certificates, parsed from `chain` and `root`.
@@ -100,7 +101,7 @@ impl Material for CaMaterial {
     fn complete(&mut self) {
         let read = |pem: &str| Certificate::chain_from_pem(pem.as_bytes()).ok();
         let (Some(mut path), Some(root)) = (read(&self.chain), read(&self.root)) else { return };
-        // A root that signs leaves itself is its own chain.
+        // A root that signs leaves directly is its own chain.
         path.extend(root.into_iter().filter(|root| !path.contains(root)).collect::<Vec<_>>());
         self.path = CaPath::of(&path);
     }

@@ -8,16 +8,16 @@ use serde::Serialize;
 use crate::handled::Handled;
 use crate::object::ObjectChange;
 
-/// What a new ring is made of.
+/// The content of a new ring.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RingRequest {
     /// `metadata.name` of the TrustDomain.
     pub trust_domain: String,
     /// The SPIFFE trust domain.
     pub spiffe_trust_domain: String,
-    /// What its first generation is.
+    /// The material of its first generation.
     pub material: MaterialRequest,
-    /// Its first epoch: 1, or later than what is left of an earlier ring.
+    /// Its first epoch: 1, or later than the remains of an earlier ring.
     pub epoch: u64,
     /// The `rotationRevision` of the spec: a new ring is not rotated for it.
     pub revision: i64,
@@ -28,7 +28,7 @@ pub struct RingRequest {
     pub object: ObjectChange,
 }
 
-/// What the first generation of a ring is.
+/// The material of a ring's first generation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum MaterialRequest {
     /// A new self-signed CA.
@@ -36,14 +36,14 @@ pub enum MaterialRequest {
         /// Its key.
         #[serde(serialize_with = "key_spec_text")]
         key: KeySpec,
-        /// Its life in seconds.
+        /// Its validity in seconds.
         life_seconds: u64,
     },
-    /// A CA brought from outside.
+    /// A bring-your-own CA.
     ExistingCa {
         /// The Secret in the operator's namespace.
         secret: String,
-        /// The certificate that was judged; another one is not taken.
+        /// The certificate that was validated; another one is rejected.
         fingerprint: String,
     },
     /// A signing key.

@@ -1,7 +1,8 @@
-//! Annotations that ask a ring for something once: `gaia.dev/abort` and `gaia.dev/advance-without`.
+//! Annotations that request one action on a ring: `gaia.dev/abort` and `gaia.dev/advance-without`.
 //!
-//! Each value is answered when it is first seen, and the answer is recorded in the ring, in the same write: also that it
-//! named nothing, so that it never comes to life later. Without the annotation the record is forgotten.
+//! Each value is handled when it is first seen, and the result is recorded in the ring, in the same write. This
+//! includes a value that matched nothing, so that it never takes effect later. When the annotation is removed, its
+//! record is removed.
 
 use gaia_api::crd::condition::warning;
 use gaia_api::crd::reason;
@@ -34,7 +35,8 @@ pub(super) fn abort_signing(context: &Context<'_, '_>) -> Option<Turn> {
     Some(turn)
 }
 
-/// Aborts the rotation to a generation: before it signs it is dropped, afterwards the one before it signs again.
+/// Aborts the rotation to a generation: before its activation it is discarded, afterwards the previous generation is
+/// activated again.
 fn abort<M: Material>(
     context: &Context<'_, '_>,
     (kind, ring): (RingKind, &Ring<M>),
@@ -87,8 +89,8 @@ pub(super) fn advance_signing(context: &Context<'_, '_>) -> Option<Turn> {
     advance(context, RingKind::SigningKeys, context.signing)
 }
 
-/// Binds `advance-without` to the rotation that the named generation takes part in now. Nothing else may pass by it:
-/// when that generation is itself replaced later, its laggards are waited for again.
+/// Binds `advance-without` to the rotation that the named generation takes part in now. It applies to no other
+/// rotation: when that generation is itself replaced later, lagging instances are waited for again.
 fn advance<M: Material>(context: &Context<'_, '_>, kind: RingKind, ring: &Ring<M>) -> Option<Turn> {
     let asked = context.unanswered(annotation::ADVANCE_WITHOUT)?;
     let Some(generation) = ring.generation(asked) else {
@@ -111,7 +113,7 @@ fn advance<M: Material>(context: &Context<'_, '_>, kind: RingKind, ring: &Ring<M
     Some(record(annotation::ADVANCE_WITHOUT, answer))
 }
 
-/// Forgets the answers to annotations that were taken away.
+/// Forgets the answers to annotations that were removed.
 pub(super) fn forget_ca(context: &Context<'_, '_>) -> Option<Turn> {
     forget(context, context.ca)
 }
@@ -130,7 +132,7 @@ fn forget<M>(context: &Context<'_, '_>, ring: &Ring<M>) -> Option<Turn> {
     (!steps.is_empty()).then(|| Turn { steps, ..Turn::default() })
 }
 
-/// Annotations whose value named nothing: present as long as the annotation is.
+/// Warnings for annotations whose value matched nothing, while the annotation is present.
 pub(crate) fn ignored(observed: &Observed<'_>) -> Vec<Warning> {
     let rings = [observed.ca.ring().map(|ring| &ring.handled), observed.signing.ring().map(|ring| &ring.handled)];
     let annotations = observed.domain.metadata.annotations.as_ref();
@@ -159,12 +161,12 @@ impl Context<'_, '_> {
         (!is_answered).then_some(value)
     }
 
-    /// Returns true if this ring is to say that no generation has that id: the CA's ring does, if neither has it.
+    /// Returns true if this ring must report that no generation has that id: the CA ring does, if neither has it.
     fn names_nothing(&self, kind: RingKind, asked: &str) -> bool {
         kind == RingKind::Ca && self.signing.generation(asked).is_none()
     }
 
-    /// Returns true if an administrator lets the rotation to that generation go on without the laggards.
+    /// Returns true if an administrator lets the rotation to that generation proceed without the lagging instances.
     pub(super) fn may_advance_without(&self, rotation: &str) -> bool {
         let allows = |value: &str| {
             let rings = [&self.ca.handled, &self.signing.handled];

@@ -1,4 +1,4 @@
-//! A bring-your-own CA that changes in its Secret.
+//! Changes of the bring-your-own CA in its Secret.
 
 use gaia_api::crd::condition::warning;
 
@@ -12,13 +12,14 @@ pub(super) enum News<'a> {
     None,
     /// It is new, or was removed and is put back.
     Stage(String),
-    /// It has signed before, is trusted still and is put back.
+    /// It was active before, is still trusted and is in the Secret again.
     Resume(&'a Generation<CaMaterial>),
     /// Its rotation was aborted.
     Aborted(&'a Generation<CaMaterial>),
 }
 
-/// Returns the step that the CA in `existingSecretRef` requires. `asked`: `rotationRevision` was raised, which ends an abort.
+/// Returns the step that the CA in `existingSecretRef` requires. `asked`: `rotationRevision` was raised, which ends an
+/// abort.
 pub(super) fn news<'a>(context: &'a Context<'_, '_>, asked: bool) -> News<'a> {
     let observed = context.observed;
     let Some(reference) = &observed.domain.spec.ca.existing_secret_ref else { return News::None };

@@ -20,7 +20,7 @@ use crate::trust_domain::{LeafView, ca_material, names};
 
 const KIND: RingKind = RingKind::Ca;
 
-/// What is done about the ring now.
+/// The decision about the ring.
 pub(super) fn turn(context: &Context<'_, '_>) -> Turn {
     let epoch_key = |context: &Context<'_, '_>| super::add_epoch_key(context, KIND);
     let rules = [
@@ -40,7 +40,7 @@ pub(super) fn turn(context: &Context<'_, '_>) -> Turn {
     distrust::with_deadline(turn, suspects.filter_map(|ca| Some((name(KIND, &ca.id), refused_by(context, ca)?))))
 }
 
-/// What is staged counts as published once it was seen in every projection.
+/// Marks a staged generation as published once it was read back from every projection.
 fn publish(context: &Context<'_, '_>) -> Option<Turn> {
     let staged = context.ca.next().filter(|next| next.state == State::Staged)?;
     let left = context.left_behind(&staged.id, staged.projected_since());
@@ -52,7 +52,7 @@ fn publish(context: &Context<'_, '_>) -> Option<Turn> {
     Some(Turn { thresholds: vec![context.publishing_deadline(staged)], ..turn })
 }
 
-/// What is published signs once everybody trusts it.
+/// Activates a published generation once all instances trust it.
 fn switch(context: &Context<'_, '_>) -> Option<Turn> {
     let Context { ca, now, .. } = context;
     let (next, active) = (ca.next()?, ca.active()?);
@@ -83,7 +83,7 @@ fn switch(context: &Context<'_, '_>) -> Option<Turn> {
     let holders = context.projections.outside(&left);
     let mut poll = context.poll(|_| true, &Need::Bundle(context.bundle_hash), published, left.clone());
     context.leave_behind(&mut poll, floor);
-    // A Secret may have lost it since it was published: it is put right first.
+    // A Secret may have lost it since it was published; it is repaired first.
     let is_known = is_published && context.is_in_leaves && holders.is_empty();
     let acknowledged = is_known && (poll.is_unanimous() || context.may_advance_without(&next.id));
     let at_once = suspect.is_some() && is_known && poll.is_unanimous() && !poll.nobody();
@@ -155,20 +155,20 @@ fn held_for_names(context: &Context<'_, '_>, next: &Generation<CaMaterial>) -> O
     (context.now < until).then_some((until, names))
 }
 
-/// The time at which the replacement of a suspect signs without acknowledgement. A bring-your-own CA may come long after
-/// the one before it was distrusted.
+/// The time at which the replacement of a compromised CA is activated without acknowledgement. A bring-your-own CA may
+/// arrive long after the previous one was distrusted.
 fn emergency_limit(context: &Context<'_, '_>, suspected: Timestamp, next: &Generation<CaMaterial>) -> Timestamp {
     let limit = context.grace_end(suspected, LONGEST_EMERGENCY_PUBLISHING);
     if next.since > limit { context.grace_end(next.since, LONGEST_EMERGENCY_PUBLISHING) } else { limit }
 }
 
-/// The deadline of the removal of a suspect; none while there is no replacement.
+/// The deadline for the removal of a compromised CA; none while there is no replacement.
 fn refused_by(context: &Context<'_, '_>, suspect: &Generation<CaMaterial>) -> Option<Timestamp> {
     let mark = suspect.distrust?;
     let rest = LONGEST_GRACE.saturating_sub(LONGEST_EMERGENCY_PUBLISHING);
     match suspect.state {
         State::Active => Some(saturating_add(emergency_limit(context, mark.since, context.ca.next()?), rest)),
-        // If it waited for a replacement, the rest of the grace begins when it retires.
+        // If it waited for a replacement, the rest of the grace period starts when it retires.
         State::Retiring => {
             Some(context.grace_end(mark.since, LONGEST_GRACE).max(context.grace_end(suspect.since, rest)))
         }
@@ -176,15 +176,14 @@ fn refused_by(context: &Context<'_, '_>, suspect: &Generation<CaMaterial>) -> Op
     }
 }
 
-/// Returns the time when the last certificate that this CA can have signed ends: also one that is being issued at this
-/// moment.
+/// Returns the expiry of the last certificate that this CA can have signed, including one that is being issued now.
 pub(super) fn signed_until(context: &Context<'_, '_>, ca: &Generation<CaMaterial>) -> Option<Timestamp> {
     let coming = saturating_add(context.now, context.observed.longest_leaf());
     let last = ends_of_leaves(context, ca).fold(coming, Timestamp::max);
     Some(last.min(ca.material.not_after))
 }
 
-/// Returns the time when the stored certificates that this CA signed end.
+/// Returns the expiry times of the stored certificates that this CA signed.
 fn ends_of_leaves<'c>(
     context: &'c Context<'_, '_>,
     ca: &'c Generation<CaMaterial>,
@@ -193,10 +192,10 @@ fn ends_of_leaves<'c>(
     by_it.filter_map(|view| Some(view.leaf?.not_after))
 }
 
-/// What signs no more goes once nothing in use is signed by it.
+/// Removes a retiring CA once no certificate in use is signed by it.
 fn retire(context: &Context<'_, '_>) -> Option<Turn> {
     let mut retiring: Vec<_> = context.ca.retiring().collect();
-    // What leaked goes first.
+    // Compromised CAs first.
     retiring.sort_by_key(|generation| generation.distrust.is_none());
     (!retiring.is_empty())
         .then(|| Turn::first(context, retiring.into_iter().filter_map(|old| retire_one(context, old))))
@@ -212,7 +211,7 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option
         Some(Turn::act(vec![Step::Remove(old.id.clone())], vec![event], progress))
     };
     let end = ends_of_leaves(context, old).fold(old.signed_until.unwrap_or(old.material.not_after), Timestamp::max);
-    // What it signed in namespaces that are not watched ends with it.
+    // Certificates that it signed in namespaces that are not watched are in use until it expires.
     let end = if context.observed.unwatched.is_empty() { end } else { old.material.not_after };
     let spent = saturating_add(end, times.s);
     let floor = saturating_add(old.since, times.p + times.s);
@@ -245,7 +244,7 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option
         return Some(Turn::wait(progress, thresholds));
     }
     if !replaced {
-        // Certificates that nothing replaces keep their root until they expire, and hold no other rotation.
+        // Certificates that are never re-issued keep their root until they expire, and block no other rotation.
         let is_settling = now >= saturating_add(floor, times.d)
             && poll.unknown.is_none()
             && poll.laggards.iter().all(|laggard| laggard.kind == Some(LaggardKind::Secret));
@@ -286,8 +285,8 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option
     Some(Turn::wait(Progress::new(reason::RETIRING, message), vec![end]))
 }
 
-/// Who still uses what this CA signed: certificates that are not issued anew, instances that do not serve the new ones,
-/// and open connections.
+/// The remaining uses of this CA: certificates that are not re-issued, instances that do not serve the new ones, and
+/// open connections.
 fn unreplaced(context: &Context<'_, '_>, old: &Generation<CaMaterial>, left: BTreeSet<String>) -> Poll {
     let mut poll = stored(context, old, left);
     let observed = context.observed;
@@ -316,10 +315,10 @@ fn unreplaced(context: &Context<'_, '_>, old: &Generation<CaMaterial>, left: BTr
     poll
 }
 
-/// Certificates that this CA signed and that are stored still, and new ones that no instance was seen to serve and that do
-/// not count as in use yet. A Secret that `deletionPolicy: Retain` left is in use until its certificate expires, in a
-/// selected namespace: elsewhere anybody could write a copy, and hold the CA. Other objects need not refer to the
-/// TrustDomain there.
+/// Stored certificates that this CA signed, and new ones that no instance has presented and that do not count as in use
+/// yet. A Secret that `deletionPolicy: Retain` left counts until its certificate expires, but only in a selected
+/// namespace: elsewhere any user could write a copy and hold the CA. Other objects need not refer to the TrustDomain
+/// there.
 fn stored(context: &Context<'_, '_>, old: &Generation<CaMaterial>, left: BTreeSet<String>) -> Poll {
     let times = context.times();
     let mut poll = Poll { left_namespaces: left, ..Poll::default() };
@@ -360,14 +359,14 @@ fn is_signed_by(view: &LeafView<'_>, ca: &Generation<CaMaterial>) -> bool {
     view.leaf.is_some_and(|leaf| leaf.issuer.as_deref() == Some(ca.material.fingerprint.as_str()))
 }
 
-/// Why a new CA is due, if it is.
+/// The reason why a new CA is due, if it is.
 fn begin(context: &Context<'_, '_>) -> Turn {
     let Context { observed, ca, now, .. } = context;
     let spec = &observed.domain.spec.ca;
     let Some(active) = ca.active() else { return Turn::default() };
     let activated = active.activated_time.unwrap_or(active.since);
     let times = context.times();
-    // A rotation that was aborted is not begun anew by itself: its period begins with the abort.
+    // An aborted rotation does not restart: its period starts with the abort.
     let given_up = ca.given_up();
     let aborted = given_up.map(|generation| generation.since);
     let counts_from = aborted.map_or(activated, |aborted| aborted.max(activated));
@@ -403,7 +402,7 @@ fn begin(context: &Context<'_, '_>) -> Turn {
             None
         }
     };
-    // With a CA that was brought there is nothing to make: a raised revision waits for another one in the Secret.
+    // The operator generates no bring-your-own CA: after a raised revision it waits for another one in the Secret.
     let Some(why) = why else { return Turn::rest(thresholds) };
     match ca_material(observed, *now) {
         Err(refusal) => Turn { refusal: Some(refusal), thresholds, ..Turn::default() },
@@ -418,7 +417,7 @@ fn begin(context: &Context<'_, '_>) -> Turn {
     }
 }
 
-/// A former CA that was put back into the Secret is still trusted everywhere: it signs at once.
+/// A former CA that is in the Secret again is still trusted everywhere, so it is activated at once.
 fn put_back(context: &Context<'_, '_>) -> Option<Turn> {
     let asked = context.observed.domain.spec.ca.rotation_revision > context.ca.revision;
     let (News::Resume(former), Some(active)) = (brought::news(context, asked), context.ca.active()) else {

@@ -1,4 +1,4 @@
-//! Which instances use everything that was published: `PODS-UPDATED`, and whom to probe soon.
+//! Instances that use everything that was published (`PODS-UPDATED`), and those to probe soon.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -13,16 +13,16 @@ use crate::object::ObjectKind;
 use crate::ring::Ring;
 use crate::trust_domain::{LeafView, Observed};
 
-/// How far instances have come.
+/// The progress of instances.
 #[derive(Debug, Default)]
 pub(crate) struct Currency {
     pub(crate) counts: Counts,
-    /// Instances that do not use everything yet, as far as is known, by UID: with the time after which a container must
-    /// have started to use it for sure.
+    /// Instances that do not use everything yet, as far as is known, by UID, with the time after which a container must
+    /// have started to use it for certain.
     pub(crate) behind: BTreeMap<String, Timestamp>,
     /// Those of them that do not serve a certificate that replaced another one.
     pub(crate) unserved: BTreeSet<String>,
-    /// Those of them that could use everything by now: it was written longer ago than P.
+    /// Those of them that had time to load everything: it was written longer ago than P.
     pub(crate) late: Vec<Laggard>,
     /// The time when the next of them is late.
     pub(crate) late_from: Option<Timestamp>,
@@ -57,7 +57,7 @@ impl<'a, 'o> UsedLeaves<'a, 'o> {
     }
 }
 
-/// Asks every instance for everything.
+/// Checks every instance for every published part.
 pub(crate) fn currency(context: &Context<'_, '_>) -> Currency {
     let Context { observed, leaves, ca, signing, bundle_hash, denylist_hash, now, .. } = context;
     let Instances::Known(all) = &observed.instances else {
@@ -114,7 +114,7 @@ pub(crate) fn currency(context: &Context<'_, '_>) -> Currency {
     Currency { counts, behind, unserved, late: late.into_values().collect(), late_from }
 }
 
-/// Returns the time when what is trusted was published; the first generation counts from when it began to sign.
+/// Returns the times when the trusted generations were published; the first generation counts from its activation.
 fn published<M>(ring: &Ring<M>) -> impl Iterator<Item = Timestamp> {
     ring.trusted().map(|generation| generation.published_time.or(generation.activated_time).unwrap_or(generation.since))
 }

@@ -1,4 +1,4 @@
-//! A CA that leaked, and how long the world was exposed.
+//! Distrust of a compromised CA, and the period of exposure.
 
 use std::collections::BTreeSet;
 
@@ -43,7 +43,7 @@ pub(super) fn of_ca(context: &Context<'_, '_>) -> Option<Turn> {
     replace_suspect(context)
 }
 
-/// Adds the deadline of the removal to the message of a turn that waits.
+/// Adds the deadline of the removal to the message of a decision that waits.
 pub(super) fn with_deadline(mut turn: Turn, suspects: impl Iterator<Item = (String, Timestamp)>) -> Turn {
     let first = suspects.min_by_key(|(_, limit)| *limit).filter(|_| turn.steps.is_empty());
     if let (Some((what, limit)), Some(progress)) = (first, &mut turn.progress) {
@@ -60,8 +60,8 @@ fn leaked(context: &Context<'_, '_>) -> LeakedKeys {
     LeakedKeys::of(&observed.domain.spec, Some(context.ca), brought)
 }
 
-/// Distrusts a generation. With a bring-your-own CA there may be no replacement: then `Immediate` is carried out all the
-/// same, and `AfterReissue` waits for one.
+/// Distrusts a generation. A bring-your-own CA may have no replacement: then `Immediate` is carried out nevertheless,
+/// and `AfterReissue` waits for one.
 fn steps(
     context: &Context<'_, '_>,
     leaked: &Generation<CaMaterial>,
@@ -72,7 +72,7 @@ fn steps(
     match (leaked.state, mode) {
         (State::Active, _) => {}
         (State::Retiring, DistrustMode::AfterReissue) => return (vec![Step::Suspect { id, mode }], None),
-        // Nothing was signed by it, or nothing that is in use, or what was is to be refused at once.
+        // It signed nothing, or nothing that is in use, or its signatures must be refused at once.
         _ => return (vec![distrust], None),
     }
     let suspect = Step::Suspect { id, mode };
@@ -99,8 +99,9 @@ fn steps(
     }
 }
 
-/// A suspect that signs and has no replacement under way: its rotation was aborted, its replacement leaked too, or there
-/// was none. Or nothing signs, because what did was distrusted at once.
+/// Replaces a compromised active CA that has no replacement under preparation: its rotation was aborted, its
+/// replacement was compromised too, or there was none. Also applies if no CA is active because the last one was
+/// distrusted at once.
 fn replace_suspect(context: &Context<'_, '_>) -> Option<Turn> {
     let active = context.ca.active();
     let what = match active {
@@ -136,7 +137,7 @@ fn replace_suspect(context: &Context<'_, '_>) -> Option<Turn> {
     Some(if active.is_none() { turn.urgent() } else { turn })
 }
 
-/// Discards what is staged or published.
+/// Discards all staged and published generations.
 fn discard_siblings<'c>(context: &'c Context<'_, '_>) -> impl Iterator<Item = Step> + 'c {
     let siblings = context.ca.generations.iter().filter(|g| matches!(g.state, State::Staged | State::Published));
     siblings.map(|sibling| Step::Discard(sibling.id.clone()))
@@ -151,13 +152,14 @@ fn is_valid(context: &Context<'_, '_>, ca: &Generation<CaMaterial>) -> bool {
 enum Replacement<'a> {
     /// It is staged or published already, and did not leak.
     UnderWay(&'a Generation<CaMaterial>),
-    /// It has signed before and is trusted still.
+    /// It was active before and is still trusted.
     Former(&'a Generation<CaMaterial>),
     Fresh(MaterialRequest),
 }
 
-/// A CA in place of one that leaked. Of the operator's own it is a fresh one: the ring may have leaked as a whole. A
-/// bring-your-own CA can only be the one in the Secret, or one from there that is staged or published.
+/// The replacement of a compromised CA. If the operator generates its CAs, it is a fresh one, because the whole ring
+/// may be compromised. A bring-your-own CA can only be the one in the Secret, or one from there that is staged or
+/// published.
 fn replacement<'c>(context: &'c Context<'_, '_>) -> Result<Replacement<'c>, Refusal> {
     let (observed, ca) = (context.observed, context.ca);
     let leaked = leaked(context);
@@ -215,7 +217,7 @@ pub(super) fn settle<M>(
         let exposed = Exposed { message, laggards: poll.laggards };
         return Some(Turn { exposed: Some(exposed), ..Turn::default() });
     }
-    // What is accepted in namespaces that are not watched is unknown.
+    // Instances in namespaces that are not watched may still accept it.
     if !context.observed.unwatched.is_empty() {
         let message = crate::trust_domain::unwatched_text(&context.observed.unwatched);
         let exposed = Exposed { message, laggards: vec![] };

@@ -13,22 +13,22 @@ use crate::instance::{Instance, Instances, Need};
 use crate::object::ObjectKey;
 use crate::trust_domain::Observed;
 
-/// What became of asking everybody.
+/// The result of checking all instances.
 #[derive(Debug, Default)]
 pub(super) struct Poll {
-    /// Who does not yet, and is waited for.
+    /// Lagging instances that hold the step.
     pub(super) laggards: Vec<Laggard>,
-    /// Who does not yet, and is not waited for.
+    /// Lagging instances that do not hold the step.
     pub(super) tolerated: Vec<Laggard>,
-    /// Those that do not yet, and are left behind.
+    /// Lagging instances that are left behind.
     pub(super) left: Vec<Laggard>,
     /// Namespaces whose instances and leaf Secrets are left behind.
     pub(super) left_namespaces: BTreeSet<String>,
-    /// Who was asked.
+    /// The number of instances checked.
     pub(super) total: usize,
-    /// The reason why nobody can be asked.
+    /// The reason why instances are unknown.
     pub(super) unknown: Option<String>,
-    /// The time when somebody is not waited for any more by time alone; the first of them.
+    /// The earliest time at which an instance no longer holds the step.
     pub(super) until: Option<Timestamp>,
 }
 
@@ -62,7 +62,7 @@ impl Poll {
         format!("{} of {} instances do not {what}: {}", self.laggards.len(), self.total, named(&self.laggards))
     }
 
-    /// The event that names those that the step which is taken now leaves behind.
+    /// The event that names the instances that the current step leaves behind.
     pub(super) fn left_event(&self, what: &str) -> Option<Event> {
         (!self.left.is_empty()).then(|| {
             let message = format!(
@@ -75,7 +75,7 @@ impl Poll {
         })
     }
 
-    /// What is said of a removal: nothing that was not seen.
+    /// The text about a removal. It claims only what was observed.
     pub(super) fn replaced(&self) -> String {
         let missed: Vec<Laggard> = self.laggards.iter().chain(&self.left).chain(&self.tolerated).cloned().collect();
         if missed.is_empty() {
@@ -101,7 +101,7 @@ fn named(laggards: &[Laggard]) -> String {
 }
 
 impl Context<'_, '_> {
-    /// Asks every instance that uses such an object. Those in `left` namespaces are not waited for.
+    /// Checks every instance that uses such an object. Those in `left` namespaces do not hold the step.
     pub(super) fn poll(
         &self,
         uses: impl Fn(&ObjectKey) -> bool,
@@ -126,7 +126,8 @@ impl Context<'_, '_> {
         poll
     }
 
-    /// Leaves instances behind that lag for D after the floor of a step, as far as `propagation.pastDeadline` allows it.
+    /// Leaves instances behind that lag for D after the floor of a step, as far as `propagation.pastDeadline` allows
+    /// it.
     pub(super) fn leave_behind(&self, poll: &mut Poll, floor: Timestamp) {
         if poll.unknown.is_some() || poll.laggards.is_empty() {
             return;
@@ -147,7 +148,7 @@ impl Context<'_, '_> {
         poll.left.extend::<Vec<Laggard>>(left);
     }
 
-    /// That instances are waited for, since `since`.
+    /// The progress of a step that waits for instances since `since`.
     pub(super) fn waiting(&self, poll: Poll, what: &str, since: Timestamp) -> (Progress, Option<Timestamp>) {
         let alarm = saturating_add(since, self.times().d);
         let late = alarm <= self.now;
@@ -160,8 +161,8 @@ impl Context<'_, '_> {
     }
 }
 
-/// Returns true if a step whose floor was `floor` goes on without so many instances (`propagation.pastDeadline`): at
-/// most max(1, 10 %) of the TrustDomain's.
+/// Returns true if a step whose floor was `floor` proceeds without this number of instances
+/// (`propagation.pastDeadline`): at most max(1, 10 %) of the TrustDomain's.
 pub(crate) fn may_leave_behind(observed: &Observed<'_>, floor: Timestamp, now: Timestamp, lagging: usize) -> bool {
     let times = &observed.domain.spec.propagation;
     let Instances::Known(all) = &observed.instances else { return false };
@@ -182,5 +183,5 @@ fn order(laggard: &Laggard) -> (&str, &str, &str) {
 }
 
 const NAMED: usize = 3;
-/// One of so many instances may be left behind.
+/// One in this number of instances may be left behind.
 const SHARE: usize = 10;

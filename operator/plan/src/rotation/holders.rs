@@ -1,4 +1,4 @@
-//! What holds a step of a rotation back beside instances: projections that are not written, and their namespaces.
+//! Causes other than instances that hold a step of a rotation: projections that are not written, and their namespaces.
 
 use std::collections::BTreeSet;
 
@@ -13,13 +13,13 @@ use crate::ring::{Generation, Ring, RingKind};
 use crate::trust_domain::{Unwritten, named_namespaces, unwatched_text};
 
 impl Context<'_, '_> {
-    /// Returns true if every projection is what the rings say.
+    /// Returns true if every projection matches the rings.
     pub(super) fn is_projected(&self) -> bool {
         self.projections.unwritten.is_empty()
     }
 
     /// The namespaces that the rotation to a generation leaves behind, in a step that waits for them since `since`. An
-    /// emergency waits for no namespace that refuses a write for a cause of its own.
+    /// emergency waits for no namespace that refuses a write for a local cause.
     pub(crate) fn left_behind(&self, rotation: &str, since: Timestamp) -> BTreeSet<String> {
         if self.may_advance_without(rotation) {
             return self.projections.all_refused();
@@ -36,7 +36,7 @@ impl Context<'_, '_> {
         ca || self.signing.active().is_some_and(|active| active.distrust.is_some())
     }
 
-    /// Returns true if an administrator lets a rotation that is under way go on without those that lag.
+    /// Returns true if an administrator lets the current rotation proceed without the lagging instances.
     pub(crate) fn is_advanced(&self) -> bool {
         fn rotations<M>(ring: &Ring<M>) -> [Option<&str>; 2] {
             let active = ring.active().filter(|_| ring.retiring().next().is_some());
@@ -64,7 +64,7 @@ impl Context<'_, '_> {
         Progress::new(reason, message)
     }
 
-    /// Until when a namespace that refuses a write for a cause of its own holds the publishing of a generation.
+    /// The time until which a namespace that refuses a write for a local cause holds the publishing of a generation.
     pub(super) fn publishing_deadline<M>(&self, next: &Generation<M>) -> Timestamp {
         saturating_add(next.projected_since(), self.times().d)
     }

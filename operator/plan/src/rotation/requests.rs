@@ -1,4 +1,4 @@
-//! The restore of a ring, asked for by annotation `gaia.dev/restore`.
+//! The restore of a ring, requested by annotation `gaia.dev/restore`.
 
 use gaia_api::crd::reason;
 use gaia_api::names::annotation;
@@ -11,10 +11,10 @@ use crate::transition::Restore;
 use crate::trust_domain::{Observed, RingView};
 use crate::{Action, Refusal};
 
-/// The restore that was asked for, if it was not done yet.
+/// The requested restore, unless it was done already.
 ///
 /// # Errors
-/// Nothing can be restored that way.
+/// The ring cannot be restored that way.
 pub(crate) fn restore(observed: &Observed<'_>) -> Result<Option<Action>, Refusal> {
     let asked = observed.domain.metadata.annotations.as_ref().and_then(|all| all.get(annotation::RESTORE));
     let Some(asked) = asked else { return Ok(None) };
@@ -49,7 +49,7 @@ pub(crate) fn restore(observed: &Observed<'_>) -> Result<Option<Action>, Refusal
         RingKind::Ca => try_restore(&observed.ca, &observed.ca_copy),
         RingKind::SigningKeys => try_restore(&observed.signing, &observed.signing_copy),
     };
-    // Tried here already: a restore that fails each time would hold up everything else.
+    // Checked here already: a restore that fails each time would block all other work.
     possible.map_err(|why| not_restored(asked, &why))?;
     let key = observed.ring_key(kind);
     let newest =
@@ -76,7 +76,7 @@ fn try_restore<M: Material + Clone>(found: &RingView<'_, M>, copy: &RingView<'_,
     copy.restored(found.ring(), copy.epoch, Timestamp::UNIX_EPOCH).map(drop).map_err(|error| error.to_string())
 }
 
-/// What a restore needs to know of a ring or its copy.
+/// The properties of a ring or its copy that a restore needs.
 struct Found {
     epoch: Option<u64>,
     restored_from: Option<u64>,

@@ -19,7 +19,7 @@ use crate::trust_domain::signing_key_spec;
 
 const KIND: RingKind = RingKind::SigningKeys;
 
-/// What is done about the ring now.
+/// The decision about the ring.
 pub(super) fn turn(context: &Context<'_, '_>) -> Turn {
     let epoch_key = |context: &Context<'_, '_>| super::add_epoch_key(context, KIND);
     let rules = [
@@ -40,7 +40,7 @@ pub(super) fn turn(context: &Context<'_, '_>) -> Turn {
     super::distrust::with_deadline(turn, suspects.map(|(what, since)| (what, context.grace_end(since, LONGEST_GRACE))))
 }
 
-/// Before tokens may live longer, the ring must know it: old keys are kept for that long.
+/// Records a longer token validity in the ring before such tokens are issued: old keys are kept for that long.
 fn raise_max_ttl(context: &Context<'_, '_>) -> Option<Turn> {
     let wanted = context.observed.domain.spec.tokens.max_ttl.value().as_secs();
     let steps = vec![Step::RaiseMaxTtl(wanted)];
@@ -48,7 +48,7 @@ fn raise_max_ttl(context: &Context<'_, '_>) -> Option<Turn> {
     known.is_none_or(|known| known < wanted).then(|| Turn { steps, ..Turn::default() })
 }
 
-/// What the spec says leaked, or what a holder of a leaked CA could have used.
+/// Distrusts keys that the spec lists, and keys that a holder of a compromised CA could have used.
 fn distrust(context: &Context<'_, '_>) -> Option<Turn> {
     let signing = context.signing;
     let unheeded = unheeded(context);
@@ -73,7 +73,7 @@ fn distrust(context: &Context<'_, '_>) -> Option<Turn> {
                 steps.extend(at_once(context));
             }
             (State::Active | State::Retiring, DistrustMode::AfterReissue) => steps.push(Step::Suspect { id, mode }),
-            // Nothing was signed by it, or what was is to be refused at once. Another next key follows by itself.
+            // It signed nothing, or its signatures must be refused at once. A new next key is staged later.
             (State::Published | State::Staged, _) if signing.active().is_some_and(|a| is_dropped(context, a)) => {}
             _ => steps.push(Step::Distrust { id, mode }),
         }
@@ -85,13 +85,13 @@ fn distrust(context: &Context<'_, '_>) -> Option<Turn> {
     Some(Turn::act(steps, events, progress))
 }
 
-/// Returns true if the active key goes in this very transition, and with it a next key that is listed too.
+/// Returns true if this transition removes the active key, and with it a next key that is listed too.
 fn is_dropped(context: &Context<'_, '_>, active: &Generation<SigningMaterial>) -> bool {
     let modes = [listed_mode(context, active), unheeded(context).map(|mark| mark.mode)];
     modes.contains(&Some(DistrustMode::Immediate))
 }
 
-/// What signs in place of an active key that is gone: the next key unless it is listed too, else a fresh one.
+/// The replacement of an active key that is removed at once: the next key unless it is listed too, else a fresh one.
 fn at_once(context: &Context<'_, '_>) -> Vec<Step> {
     let fresh = fresh(context);
     if let Some(next) = usable_next(context) {
@@ -104,17 +104,17 @@ fn at_once(context: &Context<'_, '_>) -> Vec<Step> {
     listed.into_iter().chain([Step::StageActive(fresh.clone()), Step::Stage(fresh)]).collect()
 }
 
-/// Whether a key leaked by what the spec says.
+/// The mode with which the spec distrusts a key, if it lists it.
 fn listed_mode(context: &Context<'_, '_>, generation: &Generation<SigningMaterial>) -> Option<DistrustMode> {
     let listed = &context.observed.domain.spec.tokens.distrusted;
     listed.iter().find(|entry| entry.kid == generation.material.jwk.kid()).map(|entry| entry.mode)
 }
 
-/// The distrust of a CA that was not answered yet: under that CA, tokens of every key that signed were to be had.
+/// A distrust of a CA that was not handled yet: with that CA, tokens of every key that was active could be obtained.
 fn unheeded(context: &Context<'_, '_>) -> Option<Distrust> {
     let marks = context.ca.generations.iter().filter_map(|ca| ca.distrust);
     let newest = marks.max_by_key(|mark| (mark.since, mark.mode == DistrustMode::Immediate))?;
-    // A ring that was made since has signed nothing for them.
+    // A ring that was created since has signed no tokens for its holder.
     let began = context.signing.generations.iter().map(|key| key.activated_time.unwrap_or(key.since)).min()?;
     if began > newest.since {
         return None;
@@ -130,7 +130,7 @@ fn usable_next<'a>(context: &'a Context<'_, '_>) -> Option<&'a Generation<Signin
     context.signing.next().filter(|next| listed_mode(context, next).is_none())
 }
 
-/// A suspect that signs is replaced by the next key, as soon as everybody knows that.
+/// Replaces a compromised active key by the next key, as soon as all instances know that one.
 fn replace_suspect(context: &Context<'_, '_>) -> Option<Turn> {
     let active = context.signing.active()?;
     let mark = active.distrust?;
@@ -149,7 +149,7 @@ fn replace_suspect(context: &Context<'_, '_>) -> Option<Turn> {
     }
 }
 
-/// There is always a next key, of the algorithm that is asked for.
+/// Stages a next key of the requested algorithm, so that there always is one.
 fn stage(context: &Context<'_, '_>) -> Option<Turn> {
     let signing = context.signing;
     let wanted = fresh(context);
@@ -160,7 +160,7 @@ fn stage(context: &Context<'_, '_>) -> Option<Turn> {
     (!is_wanted).then(|| Turn { steps: vec![Step::Discard(next.id.clone()), Step::Stage(wanted)], ..Turn::default() })
 }
 
-/// What is staged counts as published once it was seen in every projection.
+/// Marks a staged key as published once it was read back from every projection.
 fn publish(context: &Context<'_, '_>) -> Option<Turn> {
     let staged = context.signing.next().filter(|next| next.state == State::Staged)?;
     let left = context.left_behind(&staged.id, staged.projected_since());
@@ -170,10 +170,10 @@ fn publish(context: &Context<'_, '_>) -> Option<Turn> {
     Some(Turn { steps, events, thresholds: vec![context.publishing_deadline(staged)], ..Turn::default() })
 }
 
-/// A key that signs no more goes once no token of it can be in use.
+/// Removes a retiring key once all its tokens have expired.
 fn retire(context: &Context<'_, '_>) -> Option<Turn> {
     let mut retiring: Vec<_> = context.signing.retiring().collect();
-    // What leaked goes first.
+    // Compromised keys first.
     retiring.sort_by_key(|generation| generation.distrust.is_none());
     (!retiring.is_empty())
         .then(|| Turn::first(context, retiring.into_iter().filter_map(|old| retire_one(context, old))))
@@ -270,14 +270,14 @@ fn settle_exposure(context: &Context<'_, '_>) -> Option<Turn> {
     super::distrust::settle(context, (KIND, old), poll)
 }
 
-/// Why the next key is due to sign, if it is, and whether it may.
+/// The reason why the next key is due for activation, if it is, and the check that it may be activated.
 fn switch(context: &Context<'_, '_>) -> Turn {
     let Context { observed, signing, now, .. } = context;
     let tokens = &observed.domain.spec.tokens;
     let Some(active) = signing.active() else { return Turn::default() };
     let Some(next) = signing.next() else { return Turn::default() };
     let activated = active.activated_time.unwrap_or(active.since);
-    // A rotation that was aborted is not begun anew by itself: its period begins with the abort.
+    // An aborted rotation does not restart: its period starts with the abort.
     let given_up = signing.given_up();
     let aborted = given_up.map(|generation| generation.since);
     // A period that is too short is a warning; the ring is rotated as often as it can be.
@@ -308,7 +308,7 @@ fn switch(context: &Context<'_, '_>) -> Turn {
     }
 }
 
-/// Whether all instances know the next key: the event about those that are left behind; else those that do not.
+/// Checks that all instances know the next key. Ok: the event about those that are left behind. Err: those that lag.
 fn acknowledged(
     context: &Context<'_, '_>,
     next: &Generation<SigningMaterial>,
@@ -348,7 +348,7 @@ fn promote(context: &Context<'_, '_>, next: &Generation<SigningMaterial>, mut ev
     Turn::act(steps, events, Progress::new(reason::PUBLISHING, format!("{what} signs")))
 }
 
-/// A new key of the algorithm that is asked for.
+/// A new key of the requested algorithm.
 pub(super) fn fresh(context: &Context<'_, '_>) -> MaterialRequest {
     MaterialRequest::SigningKey { key: signing_key_spec(context.observed.domain.spec.tokens.algorithm) }
 }

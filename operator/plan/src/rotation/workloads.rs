@@ -1,4 +1,4 @@
-//! Making instances pick up what was published: pods are nudged, workloads that do not reload are restarted.
+//! Delivery of published material to instances: pods are nudged, workloads that do not reload are restarted.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use crate::instance::{Instance, Target};
 use crate::trust_domain::Observed;
 use crate::{Action, Event};
 
-/// What is to be done to pods and workloads now, and when more is. Each pod is nudged, and each workload restarted, once
-/// for what it lacks.
+/// The actions on pods and workloads that are due now, and the time of the next one. Each pod is nudged, and each
+/// workload restarted, once for each publication.
 pub(crate) fn workload_actions(
     observed: &Observed<'_>,
     currency: &Currency,
@@ -33,7 +33,7 @@ pub(crate) fn workload_actions(
     (actions, later)
 }
 
-/// The annotation says what the pod lacked when it was written, as the time it must be newer than.
+/// The annotation holds the publication that the pod lacked when it was written, as the time it must be newer than.
 fn nudge(instance: &Instance, currency: &Currency) -> Option<Action> {
     let value = currency.behind.get(&instance.uid)?.to_string();
     let is_pod = !instance.name.contains(':');
@@ -45,8 +45,8 @@ fn nudge(instance: &Instance, currency: &Currency) -> Option<Action> {
     })
 }
 
-/// Wave by wave: a wave is restarted when nobody before it is behind any more. Nobody is restarted who only lacks what
-/// nothing waits for yet.
+/// Wave by wave: a wave is restarted when no instance of an earlier wave lags. An instance is not restarted for a
+/// publication that no step waits for yet.
 fn restarts(
     observed: &Observed<'_>,
     currency: &Currency,
@@ -71,8 +71,9 @@ fn restarts(
             *latest = (*latest).max(*from);
         }
     }
-    // Pods that start before that might still mount what was there before. When one started is told by another clock,
-    // in whole seconds: were it restarted at once, it might be said to have started too early, and never be restarted again.
+    // A pod that starts earlier might still mount the previous content. Its start time comes from another clock, in
+    // whole seconds: a pod restarted at once might appear to have started too early, and would never be restarted
+    // again.
     let margin = observed.domain.spec.propagation.clock_skew.value() + A_MOMENT;
     let due = |from: Timestamp| saturating_add(from, margin);
     let next = targets.values().map(|from| due(*from)).filter(|due| *due > now).min();
@@ -92,7 +93,7 @@ fn restarts(
     (restarts.collect(), next)
 }
 
-/// Who reports reloads by itself; who can be probed and was not yet is asked first.
+/// Returns true for an instance that neither reloads nor is about to be probed.
 fn needs_restart(instance: &Instance) -> bool {
     let unasked = instance.can_be_probed && instance.reloads && instance.probe.is_none();
     instance.report().is_none() && !unasked && !instance.restart_targets.is_empty()

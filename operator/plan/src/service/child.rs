@@ -6,13 +6,13 @@ use gaia_api::crd::{Condition, ServiceCertificate, ServiceCertificateStatus, Tru
 use crate::Refusal;
 use crate::conditions::Report;
 
-/// Why the ServiceCertificate is stalled: its GaiaService is stalled with it, with its reason and message.
+/// The refusal of a stalled ServiceCertificate: its GaiaService is stalled with it, with its reason and message.
 pub(super) fn stalled(child: &ServiceCertificate) -> Option<Refusal> {
     let stalled = find_condition(&current(child)?.conditions, STALLED).filter(|found| found.status == "True")?;
     Some(Refusal::stalled(known(&stalled.reason), format!("ServiceCertificate {}: {}", name(child), stalled.message)))
 }
 
-/// What the ServiceCertificate has yet to do for its spec.
+/// The pending work of the ServiceCertificate for its spec.
 pub(super) fn pending(child: &ServiceCertificate) -> Option<(&'static str, String)> {
     let Some(status) = current(child) else {
         return Some((reason::ISSUING, format!("ServiceCertificate {} is not reconciled yet", name(child))));
@@ -21,7 +21,7 @@ pub(super) fn pending(child: &ServiceCertificate) -> Option<(&'static str, Strin
     Some((known(&found.reason), format!("ServiceCertificate {}: {}", name(child), found.message)))
 }
 
-/// Whether the ServiceCertificate is ready, in its own words.
+/// The Ready condition of the ServiceCertificate, with its message.
 pub(super) fn ready(child: Option<&ServiceCertificate>) -> Result<String, (&'static str, String)> {
     let waiting = (reason::ISSUING, "no certificate issued yet".to_owned());
     let Some(status) = child.and_then(|child| child.status.as_ref()) else { return Err(waiting) };
@@ -39,7 +39,7 @@ pub(super) fn has_instances(child: &ServiceCertificate) -> bool {
     found.is_some_and(|served| ![reason::NO_INSTANCES, reason::ISSUING].contains(&served.reason.as_str()))
 }
 
-/// What the ServiceCertificate reports of its instances.
+/// The condition about instances that the ServiceCertificate reports.
 pub(super) fn served(report: &Report<'_>, child: Option<&ServiceCertificate>) -> Condition {
     let found = child.and_then(|child| child.status.as_ref()).and_then(|s| find_condition(&s.conditions, SERVED));
     let Some(found) = found else {
@@ -59,7 +59,7 @@ fn known(reason: &str) -> &'static str {
     reason::ALL.iter().find(|known| **known == reason).copied().unwrap_or(reason::CERTIFICATE_NOT_READY)
 }
 
-/// The status, if it is about the spec as it is now.
+/// The status, if it belongs to the current generation of the spec.
 fn current(child: &ServiceCertificate) -> Option<&ServiceCertificateStatus> {
     child.status.as_ref().filter(|status| status.observed_generation == child.metadata.generation)
 }

@@ -5,7 +5,7 @@ use gaia_api::crd::condition::warning;
 use super::Observed;
 use crate::conditions::Warning;
 
-/// The entries of the service are left out: the token issuer knows neither it nor its callers.
+/// The warning that the entries of the service are left out: the token issuer knows neither it nor its callers.
 pub(super) fn too_large(observed: &Observed<'_>) -> Option<Warning> {
     observed.grants_cut.map(|cut| {
         let message = format!(

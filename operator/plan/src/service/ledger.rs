@@ -1,4 +1,4 @@
-//! The record of who uses API keys or comes without a client certificate, as long as either is to end.
+//! The record of clients that use API keys or present no client certificate, while either is to be disabled.
 
 use gaia_api::ledger::LedgerRecord;
 use gaia_api::mount::SCHEMA_VERSION;
@@ -11,10 +11,11 @@ use crate::mode::Effective;
 use crate::object::{Held, ObjectKey, immutable, not_owned, unreadable};
 use crate::{Action, Refusal, mode, projection};
 
-/// What is to be done about it. `record`: what it should be, but for the mode; none: there is nothing to write down.
+/// The write of the record that is due. `record`: its desired content, except for the mode; none: there is nothing to
+/// record.
 ///
 /// # Errors
-/// It cannot be written.
+/// The object cannot be written.
 pub(super) fn action(
     observed: &Observed<'_>,
     record: Option<LedgerRecord>,
@@ -36,7 +37,7 @@ pub(super) fn action(
     let record = match record {
         Some(record) => record,
         None if legacy.is_watched => return Ok(None),
-        // Nothing is watched. That Strict ran is kept for a day all the same.
+        // No instance is watched. The time at which Strict ran is kept for a day nevertheless.
         None => {
             let stored = legacy.stored.cloned();
             let found = stored.unwrap_or_else(|| LedgerRecord { schema_version: SCHEMA_VERSION, ..Default::default() });

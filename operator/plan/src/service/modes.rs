@@ -33,9 +33,9 @@ pub(super) fn tls(
     let published = mode::published_tls(service);
     let mode = if is_published { running.tls } else { published? };
     let before = service.status.as_ref().and_then(|status| status.tls.as_ref());
-    // An operator that reported no TLS mode did not note when.
+    // An earlier operator that reported no TLS mode did not record the time.
     let was_served = before.is_none() && published.is_some();
-    // An endpoint that is not probed is no instance, and may serve all the same.
+    // An endpoint that is not probed is no instance, but it may still serve.
     let has_instances = observed.child.ours().is_some_and(|child| super::child::has_instances(child));
     let serves = was_served || has_instances || !service.spec.endpoints.is_empty();
     let since = before.and_then(|tls| tls.permissive_since).or_else(|| serves.then(|| whole_seconds(now)));

@@ -29,7 +29,7 @@ pub(super) fn text(
     Ok(projection::json(&policy))
 }
 
-/// What the service's pods enforce, without the services that it may call.
+/// The policy that the service's pods enforce, without the services that it may call.
 fn policy(observed: &Observed<'_>, domain: &TrustDomain, running: &Effective, user_tokens: UserTokens) -> Policy {
     let spec = &observed.service.spec;
     let service = projection::identity(&domain.spec, observed.service);
@@ -59,7 +59,7 @@ fn policy(observed: &Observed<'_>, domain: &TrustDomain, running: &Effective, us
     }
 }
 
-/// A ConfigMap has an end, and the roots of outside issuers are what can reach it.
+/// A ConfigMap is limited in size, and the roots of external issuers can exceed the limit.
 fn too_long(bytes: usize) -> Refusal {
     let message = format!(
         "spec.auth.userTokens: the policy is {bytes} bytes long and must be at most {MAX_POLICY_BYTES}: name fewer \
@@ -68,10 +68,10 @@ fn too_long(bytes: usize) -> Refusal {
     Refusal::stalled(reason::USER_TOKEN_ISSUER_INVALID, message)
 }
 
-/// What users of API keys are told, and when they are refused for a while.
+/// The deprecation headers for users of API keys, and the brownouts.
 fn api_key_rules(service: &GaiaService) -> ApiKeyRules {
     let auth = &service.spec.auth;
-    // Nothing tells since when keys are deprecated; they were not welcome at any time in the life of this object.
+    // The start of the deprecation is not recorded; keys were deprecated during the whole lifetime of this object.
     let created = service.metadata.creation_timestamp.as_ref().map(|created| created.0).unwrap_or_default();
     let deprecation = Deprecation { since: created, sunset: auth.sunset_time, guide: None };
     let mut brownouts: Vec<Brownout> = auth

@@ -13,7 +13,7 @@ use crate::conditions::Warning;
 use crate::projection::{identity, json};
 use crate::shares;
 
-/// Services of a TrustDomain that cannot be read, and `grants.json` as it was last written.
+/// Services of a TrustDomain that cannot be read, and the last written `grants.json`.
 #[derive(Debug, Clone, Default)]
 pub struct UnreadableServices<'a> {
     /// Namespace and name of each.
@@ -29,7 +29,7 @@ pub(super) struct Targets {
     cut: Vec<ServiceIdentity>,
 }
 
-/// Who issues tokens, by `spec.tokens.issuedBy` of the TrustDomain.
+/// The token issuer, by `spec.tokens.issuedBy` of the TrustDomain.
 pub(super) fn token_issuer(observed: &Observed<'_>, domain: &TrustDomain) -> Option<ServiceIdentity> {
     let issuer = domain.spec.tokens.issued_by.as_ref()?;
     let is_it = |found: &ServiceIdentity| found.namespace == issuer.namespace && found.name == issuer.name;
@@ -96,7 +96,7 @@ fn declares(service: &GaiaService, caller: (&str, &str)) -> bool {
         .any(|declared| (declared.namespace.as_deref().unwrap_or(namespace), declared.service.as_str()) == caller)
 }
 
-/// The identity of a service; of one that cannot be read, as it was last written.
+/// The identity of a service; for one that cannot be read, the last written one.
 fn identity_of(observed: &Observed<'_>, domain: &TrustDomain, service: &GaiaService) -> ServiceIdentity {
     let found = identity(&domain.spec, service);
     let place = (found.namespace.clone(), found.name.clone());

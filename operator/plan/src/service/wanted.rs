@@ -29,8 +29,8 @@ pub(super) fn action(observed: &Observed<'_>) -> Result<Option<Action>, Refusal>
     }
 }
 
-/// Returns true if the last status says that everything this spec asks for was there. Only whether a write is reported
-/// as a repair, or as progress of the spec, depends on it.
+/// Returns true if the last status says that everything required by this spec existed. It only decides whether a write
+/// is reported as a repair or as progress.
 pub(super) fn was_settled(service: &GaiaService) -> bool {
     let status = service.status.as_ref();
     status.is_some_and(|s| is_accepted(s.observed_generation, service.metadata.generation, &s.conditions))

@@ -16,7 +16,8 @@ pub(super) fn of(observed: &Observed<'_>) -> Vec<Warning> {
     warnings
 }
 
-/// The Secrets that the instances of a service need beside those that the operator writes: field, name and key of each.
+/// The Secrets that the instances of a service need besides those that the operator writes: field, name and key of
+/// each.
 #[must_use]
 pub fn required_secrets(
     service: &GaiaService,
@@ -51,7 +52,7 @@ fn secrets_not_found(observed: &Observed<'_>) -> Vec<Warning> {
     warnings.collect()
 }
 
-/// What instances say of files that they refused. Their words are cut, and so is the number of instances that are named.
+/// Warnings for files that instances reject. The quoted text and the number of named instances are limited.
 fn files_refused(observed: &Observed<'_>) -> Vec<Warning> {
     let warnings = observed.instances.iter().flat_map(|instance| {
         let refused = instance.report().into_iter().flat_map(|report| &report.refused);
@@ -72,8 +73,8 @@ fn printable(text: &str, longest: usize) -> String {
     text.chars().filter(|c| !c.is_control()).take(longest).collect()
 }
 
-/// A warning for each entry of `spec.callers` that names no GaiaService of the TrustDomain. The policy has it all the same,
-/// with the identity that a service of that name has by default.
+/// A warning for each entry of `spec.callers` that names no GaiaService of the TrustDomain. The policy contains it
+/// nevertheless, with the default identity of a service of that name.
 fn callers_not_found(observed: &Observed<'_>) -> Vec<Warning> {
     let own = observed.service.metadata.namespace.as_deref().unwrap_or_default();
     let exists = |namespace: &str, name: &str| {

@@ -18,7 +18,7 @@ pub enum Step {
     StageActive(MaterialRequest),
     /// It was seen in every projection.
     Publish(String),
-    /// It signs from now on; the one that did retires. `signed_until`: when the last thing that one signed ends.
+    /// It is activated; the previously active one retires. `signed_until`: the last expiry of what that one signed.
     Activate {
         /// Which one.
         id: String,
@@ -27,9 +27,9 @@ pub enum Step {
     },
     /// Its successor was seen in use everywhere.
     Switched(String),
-    /// It is trusted no more.
+    /// It is no longer trusted.
     Remove(String),
-    /// A person gives the rotation to it up before it signed anything.
+    /// An administrator aborts the rotation to it before it was activated.
     Abandon(String),
     /// It never signed, and another one is wanted in its place.
     Discard(String),
@@ -40,25 +40,26 @@ pub enum Step {
         /// Of the one that retires.
         signed_until: Option<Timestamp>,
     },
-    /// The user put it back: it signs again, and the one that did retires. Nothing counts as aborted.
+    /// The user restored it in the Secret: it is activated again, and the active one retires. No generation counts as
+    /// aborted.
     Resume {
         /// Which one.
         id: String,
         /// Of the one that retires.
         signed_until: Option<Timestamp>,
     },
-    /// It leaked; it goes as soon as its replacement is in use.
+    /// It was compromised; it is removed as soon as its replacement is in use.
     Suspect {
         /// Which one.
         id: String,
-        /// How it goes.
+        /// When it is removed from the trust bundle.
         mode: DistrustMode,
     },
-    /// It leaked, and goes now. What was Staged beside it goes with [`Step::Discard`].
+    /// It was compromised and is removed now. Staged generations are removed with [`Step::Discard`].
     Distrust {
         /// Which one.
         id: String,
-        /// How it goes.
+        /// When it is removed from the trust bundle.
         mode: DistrustMode,
     },
     /// Every instance was seen to refuse it.
@@ -74,11 +75,11 @@ pub enum Step {
     HandleRevision(i64),
     /// Tokens may live longer from now on.
     RaiseMaxTtl(u64),
-    /// An annotation is answered; without an answer it was taken away, and is forgotten.
+    /// An annotation was handled; without an answer it was removed from the object, and is forgotten.
     Answer {
         /// Its name.
         annotation: String,
-        /// What became of it.
+        /// The result.
         answer: Option<Answer>,
     },
     /// The ring gets a key for the MACs over epochs. Rings of earlier versions have none.
@@ -112,7 +113,7 @@ impl fmt::Display for Step {
 }
 
 impl Step {
-    /// Returns true if what pods and issuers mount says something else after it. Only then a ring gets a new epoch.
+    /// Returns true if it changes what pods and issuers mount. Only then does the ring get a new epoch.
     #[must_use]
     pub fn changes_projections(&self, active_is_published: bool) -> bool {
         match self {
@@ -135,14 +136,14 @@ impl Step {
         }
     }
 
-    /// Returns true if it only records something about annotations. The generations stay as they are, so that a ring is
-    /// not copied for it: the copy is what a restore goes back to.
+    /// Returns true if it only records an answer to an annotation. The generations are unchanged, so the ring is not
+    /// copied for it: the copy is the state that a restore returns to.
     #[must_use]
     pub fn only_records(&self) -> bool {
         matches!(self, Self::Answer { .. })
     }
 
-    /// The material that this step needs made.
+    /// The material that must be generated for this step.
     #[must_use]
     pub fn material(&self) -> Option<&MaterialRequest> {
         match self {

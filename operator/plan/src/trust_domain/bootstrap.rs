@@ -14,10 +14,10 @@ use crate::object::{DesiredObject, OtherKeys, Template};
 use crate::ring::{Material, MaterialRequest, RingKind, RingRequest};
 use crate::{Action, Refusal, projection};
 
-/// The ring to make next: the CA's first.
+/// The ring to create next: the CA ring first.
 ///
 /// # Errors
-/// A new ring must not be made, or cannot be.
+/// A new ring must not, or cannot, be created.
 pub(super) fn next(observed: &Observed<'_>, now: Timestamp) -> Result<Action, Refusal> {
     let kind = if observed.ca.facts().is_none() { RingKind::Ca } else { RingKind::SigningKeys };
     may_bootstrap(observed, kind)?;
@@ -62,9 +62,9 @@ pub(super) fn repairs(observed: &Observed<'_>) -> Vec<Action> {
         .collect()
 }
 
-/// A new ring is made only if the ring, its copy, the trust ConfigMap and leaves of this TrustDomain are all absent, or
-/// if the annotation `gaia.dev/bootstrap` names this TrustDomain and the epoch of the ring that is missing. The new ring's
-/// epoch is later, so that the annotation is good for one loss only.
+/// A new ring is created only if the ring, its copy, the trust ConfigMap and leaves of this TrustDomain are all absent,
+/// or if the annotation `gaia.dev/bootstrap` names this TrustDomain and the epoch of the missing ring. The new ring's
+/// epoch is later, so the annotation applies to one loss only.
 fn may_bootstrap(observed: &Observed<'_>, kind: RingKind) -> Result<(), Refusal> {
     let meta = &observed.domain.metadata;
     let asked = meta.annotations.as_ref().and_then(|annotations| annotations.get(annotation::BOOTSTRAP));
@@ -118,7 +118,7 @@ fn may_bootstrap(observed: &Observed<'_>, kind: RingKind) -> Result<(), Refusal>
     ))
 }
 
-/// `ca@7`: a ring that is missing, and the newest epoch that is known of it.
+/// `ca@7`: a missing ring, and its newest known epoch.
 fn ring_at_epoch(observed: &Observed<'_>, kind: RingKind) -> String {
     format!("{}@{}", short_name(kind), newest_epoch(observed, kind))
 }

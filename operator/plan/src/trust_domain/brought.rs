@@ -23,10 +23,10 @@ pub(super) fn check(observed: &Observed<'_>) -> Result<(), Refusal> {
     }
 }
 
-/// The CA that a spec asks for: a new one, or the one in the Secret that it names.
+/// The CA that a spec requests: a new one, or the one in the Secret that it names.
 ///
 /// # Errors
-/// It cannot be had.
+/// The CA is missing or invalid.
 pub(crate) fn ca_material(observed: &Observed<'_>, now: Timestamp) -> Result<MaterialRequest, Refusal> {
     let spec = &observed.domain.spec;
     let Some(secret) = &spec.ca.existing_secret_ref else {
@@ -105,13 +105,14 @@ fn check_life(observed: &Observed<'_>, secret: &str, ca: &BroughtCa, now: Timest
     let left = Duration::try_from(ca.not_after.duration_since(now)).unwrap_or_default();
     let leaf = spec.certificate_defaults.duration.value();
     let needed = limits::least_life_left(leaf, &spec.propagation);
-    // It is accepted in place of one that ends earlier: nothing that runs is left to expire.
+    // It is accepted as the replacement of one that expires earlier: no running workload loses validity.
     let active = observed.ca.ring().and_then(Ring::active);
     let is_longer = active.is_some_and(|active| ca.not_after > active.material.not_after && ca.not_after > now);
     if left >= needed || is_longer {
         return Ok(());
     }
-    // The message names the end and not the life that is left: it must not change from look to look.
+    // The message names the expiry and not the remaining validity, because it must not change from one evaluation to
+    // the next.
     let needed = limits::text(needed);
     let end = ca.not_after;
     let message = format!(

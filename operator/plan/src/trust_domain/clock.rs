@@ -1,4 +1,5 @@
-//! Times in rings and certificates that are ahead of the operator's clock: it is behind, or one that ran ahead wrote them.
+//! Times in rings and certificates that are ahead of the operator's clock: either its clock is slow, or a fast clock
+//! wrote them.
 
 use gaia_api::crd::condition::warning;
 use jiff::Timestamp;
@@ -7,8 +8,8 @@ use super::Observed;
 use crate::backoff::{saturating_add, saturating_sub};
 use crate::conditions::Warning;
 
-/// The warnings about times that are ahead by more than the clock skew, and when they end. `newest`: the newest time in the
-/// rings.
+/// The warnings about times that are ahead by more than the clock skew, and the times when they end. `newest`: the
+/// newest time in the rings.
 pub(super) fn behind(observed: &Observed<'_>, newest: Timestamp, now: Timestamp) -> (Vec<Warning>, Vec<Timestamp>) {
     let skew = observed.domain.spec.propagation.clock_skew.value();
     let limit = saturating_add(now, skew);

@@ -1,4 +1,4 @@
-//! Whether the rings in force are older than what was projected from them (ROTATION rule 5).
+//! Detection of rings that are older than their projections (docs/rotation.md, "The order of writes").
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ struct Claimed {
     claim: Claim,
 }
 
-/// A ring that is an older backup: nothing may be written from it.
+/// The refusal for a ring that is an older backup: nothing may be written from it.
 pub(super) fn outdated(observed: &Observed<'_>) -> Option<Refusal> {
     let rings = [
         (RingKind::Ca, observed.ca.ring().map(|ring| ring.epoch)),
@@ -40,7 +40,7 @@ pub(super) fn outdated(observed: &Observed<'_>) -> Option<Refusal> {
     })
 }
 
-/// The newest epoch of a ring that a projection shows.
+/// The newest epoch of a ring that a projection carries.
 pub(crate) fn newest_projected(observed: &Observed<'_>, kind: RingKind) -> Option<u64> {
     let epoch = match kind {
         RingKind::Ca => observed.ca.ring().map(|ring| ring.epoch),
@@ -49,9 +49,9 @@ pub(crate) fn newest_projected(observed: &Observed<'_>, kind: RingKind) -> Optio
     newer(observed, kind, epoch.unwrap_or_default()).into_iter().map(|claimed| claimed.claim.epoch).max()
 }
 
-/// The objects that show that a ring of that epoch is an older one. With the ring's key, one valid MAC is enough. Without,
-/// as in rings of earlier versions, what one tenant can write decides nothing: the issuer's namespace does, or more than
-/// half of the namespaces that hold projections.
+/// The objects that prove that a ring of that epoch is outdated. With the ring's key, one valid MAC is enough. Without
+/// a key, as in rings of earlier versions, an object that one tenant can write decides nothing: the issuer's namespace
+/// decides, or more than half of the namespaces that hold projections.
 fn newer(observed: &Observed<'_>, kind: RingKind, epoch: u64) -> Vec<Claimed> {
     let all = claims(observed, kind);
     let newer = |claimed: &&Claimed| claimed.claim.is_newer_than(epoch);

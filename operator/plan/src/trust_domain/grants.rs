@@ -15,7 +15,7 @@ use crate::shares::{self, Cut};
 /// Services whose entries do not fit, by namespace and name.
 pub type CutServices = BTreeMap<(String, String), Cut>;
 
-/// The content of ConfigMap `<td>-grants`; none: it must stay as it is. And the services that do not fit in it.
+/// The content of ConfigMap `<td>-grants`, and the services that do not fit in it. None: it must not be changed.
 pub(super) fn data(observed: &Observed<'_>) -> (Option<BTreeMap<String, String>>, CutServices) {
     let Some(mut grants) = observed.kept.merge(all(observed)) else { return (None, CutServices::new()) };
     let mut text = json(&grants);

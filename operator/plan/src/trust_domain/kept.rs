@@ -1,4 +1,4 @@
-//! What a shared file says of services that cannot be read: it stays as it was last written.
+//! Entries of shared files for services that cannot be read: they are kept as last written.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,12 +11,12 @@ use gaia_api::mount::{Grants, ServiceIdentity};
 pub struct KeptGrants {
     /// Namespace and name of each.
     pub services: BTreeSet<(String, String)>,
-    /// None: it is not known what was written. Then nothing is written over it.
+    /// None: the written content is unknown. Then it is not overwritten.
     pub written: Option<Grants>,
 }
 
 impl KeptGrants {
-    /// The file with the entries of these services as they were last written; none: it must stay as it is.
+    /// The file with the last written entries of these services; none: it must not be changed.
     #[must_use]
     pub fn merge(&self, mut grants: Grants) -> Option<Grants> {
         if self.services.is_empty() {
@@ -27,7 +27,7 @@ impl KeptGrants {
             self.services.iter().any(|(namespace, name)| *namespace == service.namespace && *name == service.name)
         };
         let kept: Vec<&ServiceIdentity> = written.services.iter().filter(|service| is_kept(service)).collect();
-        // What was read of such a service may lack its identity: others name it as they did.
+        // The readable part of such a service may lack its identity: other entries keep naming it as before.
         let mut renamed: BTreeMap<SpiffeId, SpiffeId> = BTreeMap::new();
         for service in grants.services.iter().filter(|service| is_kept(service)) {
             let known = kept.iter().find(|known| known.namespace == service.namespace && known.name == service.name);

@@ -51,7 +51,7 @@ fn secret(observed: &Observed<'_>) -> String {
     format!("Secret {}/{}", observed.operator_namespace, secret.unwrap_or_default())
 }
 
-/// The names of services that a CA cannot sign, in words; none if it can sign all.
+/// The names of services that a CA cannot sign, as text; none if it can sign all.
 fn cannot_sign(observed: &Observed<'_>, id: &str, constraints: &NameConstraints) -> Option<String> {
     let mut excluded = excluded(observed, constraints);
     excluded.extend(of_namespaces(observed, constraints));
@@ -90,7 +90,7 @@ fn of_namespaces(observed: &Observed<'_>, constraints: &NameConstraints) -> Vec<
     excluded.collect()
 }
 
-/// The extra names that a CA cannot sign, in words; none if it can sign all.
+/// The extra names that a CA cannot sign, as text; none if it can sign all.
 pub(crate) fn left_out(observed: &Observed<'_>, constraints: &NameConstraints) -> Option<String> {
     let excluded = excluded(observed, constraints);
     let mut all = excluded.iter().filter(|found| !found.names.extra.is_empty());
@@ -140,5 +140,5 @@ fn of_one(
     Some(Excluded { holder: format!("ServiceCertificate {namespace}/{name}"), names })
 }
 
-/// Stands for the name of any service.
+/// A placeholder for the name of any service.
 const SAMPLE: &str = "any-service";

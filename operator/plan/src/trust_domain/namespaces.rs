@@ -1,9 +1,10 @@
-//! Projections that are not as the rings say, and the namespaces that a rotation leaves behind because of them.
+//! Projections that do not match the rings, and the namespaces that a rotation leaves behind because of them.
 //!
-//! A rotation waits until everything it publishes is written. A namespace that refuses a write for a cause of its own (a
-//! quota, an object of another owner, an object that cannot take the change) holds a rotation until
-//! `propagation.deadline` after it was staged, and no longer: it is left behind. Every other cause, a webhook, missing
-//! rights or an error of the API server, holds the step until it passes or an administrator lets the rotation go on.
+//! A rotation waits until everything it publishes is written. A namespace that refuses a write for a local cause (a
+//! quota, an object of another owner, an object that cannot take the change) holds a rotation at most until
+//! `propagation.deadline` after its generation was staged. Then the namespace is left behind. Any other cause, such as
+//! a webhook, missing rights or an error of the API server, holds the step until it is resolved or an administrator
+//! lets the rotation proceed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,29 +22,29 @@ use crate::object::ObjectKey;
 /// The last attempt to write an object, which was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WriteRefusal {
-    /// How often it was tried, and the cause.
+    /// The number of attempts, and the cause.
     pub failures: Failures,
     /// True if the cause is inside the object's namespace: a quota, a namespace that is being deleted, an object that
-    /// cannot take what is written. Time-outs, errors of the API server, webhooks and missing rights are not.
+    /// cannot take the change. Time-outs, errors of the API server, webhooks and missing rights are not.
     pub is_local: bool,
 }
 
-/// A projection that is not as the rings say.
+/// A projection that does not match the rings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unwritten {
     pub(crate) object: ObjectKey,
-    /// Why; none: its write is under way.
+    /// The cause; none: its write is pending.
     pub(crate) cause: Option<Cause>,
 }
 
-/// Why a projection cannot be written.
+/// The cause for which a projection cannot be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cause {
     pub(crate) refusal: Refusal,
     pub(crate) is_local: bool,
 }
 
-/// The projections that are not as the rings say.
+/// The projections that do not match the rings.
 #[derive(Debug, Default)]
 pub(crate) struct Projections {
     /// Trust bundles, grants and signers, and leaf Secrets without the newest bundle.
@@ -74,7 +75,7 @@ impl Unwritten {
 }
 
 impl Projections {
-    /// Returns true if a write is under way.
+    /// Returns true if a write is pending.
     pub(crate) fn are_pending(&self) -> bool {
         self.unwritten.iter().any(|unwritten| unwritten.cause.is_none())
     }
@@ -84,7 +85,7 @@ impl Projections {
         self.unwritten.iter().find(|unwritten| unwritten.cause.is_some() && !unwritten.is_local()).map(Unwritten::text)
     }
 
-    /// Notes a leaf Secret whose last write was refused. Returns whether it was.
+    /// Adds a leaf Secret whose last write was refused. Returns true if it was.
     pub(super) fn note_leaf(&mut self, observed: &Observed<'_>, view: &LeafView<'_>, lacks_bundle: bool) -> bool {
         if observed.refused.is_empty() {
             return false;
@@ -96,8 +97,9 @@ impl Projections {
         true
     }
 
-    /// The namespaces that a rotation leaves behind which wants them written since `since`: for causes of their own, at most
-    /// max(1, 10 %) of those that are granted, never the token issuer's, and none where there are fewer than two.
+    /// The namespaces that a rotation leaves behind in a step that waits for them since `since`: those with a local
+    /// cause, at most max(1, 10 %) of the granted ones, never the token issuer's, and none where there are fewer than
+    /// two.
     pub(crate) fn left_behind(&self, observed: &Observed<'_>, since: Timestamp, now: Timestamp) -> BTreeSet<String> {
         let granted = observed.granted.len();
         let deadline = observed.domain.spec.propagation.deadline.value();
@@ -108,14 +110,14 @@ impl Projections {
         if local.len() > (granted / SHARE).max(1) { BTreeSet::new() } else { local }
     }
 
-    /// The namespaces that refuse a write for a cause of their own, but the token issuer's.
+    /// The namespaces that refuse a write for a local cause, except the token issuer's.
     pub(crate) fn local(&self, observed: &Observed<'_>) -> BTreeSet<String> {
         let issuer = observed.domain.spec.tokens.issued_by.as_ref().map(|issuer| issuer.namespace.as_str());
         let local = self.all().filter(|unwritten| unwritten.is_local()).map(Unwritten::namespace);
         local.filter(|namespace| Some(*namespace) != issuer).map(str::to_owned).collect()
     }
 
-    /// Every namespace that refuses a write, for whatever cause.
+    /// Every namespace that refuses a write, for any cause.
     pub(crate) fn all_refused(&self) -> BTreeSet<String> {
         self.refusing().map(|unwritten| unwritten.namespace().to_owned()).collect()
     }
@@ -125,7 +127,7 @@ impl Projections {
         self.unwritten.iter().filter(|unwritten| !left.contains(unwritten.namespace())).collect()
     }
 
-    /// Why something is not written, unless rotations have left that namespace behind.
+    /// The cause for which an object is not written, unless rotations have left its namespace behind.
     pub(super) fn refusal(&self, left: &BTreeSet<String>) -> Option<Refusal> {
         self.outside(left).into_iter().find_map(|unwritten| Some(unwritten.cause.as_ref()?.refusal.clone()))
     }
@@ -197,7 +199,7 @@ fn by_namespace<'u>(unwritten: impl IntoIterator<Item = &'u Unwritten>) -> BTree
     by_namespace
 }
 
-/// One of so many namespaces may be left behind.
+/// One in this number of namespaces may be left behind.
 const SHARE: usize = 10;
 const NAMED: usize = 3;
 const MAX_REASON: usize = 512;

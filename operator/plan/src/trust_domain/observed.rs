@@ -1,4 +1,4 @@
-//! What a decision about a TrustDomain rests on.
+//! The input of a decision about a TrustDomain.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,7 +17,7 @@ use crate::instance::{Instances, Target};
 use crate::object::{Held, ObjectFacts, ObjectKey, Version};
 use crate::ring::{CaMaterial, CaPath, Ring, RingError, RingKind, SigningMaterial};
 
-/// Everything a decision about one TrustDomain rests on.
+/// The input of a decision about one TrustDomain.
 #[derive(Debug, Clone)]
 pub struct Observed<'a> {
     /// It.
@@ -34,7 +34,7 @@ pub struct Observed<'a> {
     pub macs: EpochMacs<'a>,
     /// True if leaves of this TrustDomain exist.
     pub leaves_exist: bool,
-    /// With `spec.ca.existingSecretRef`: the CA in that Secret, or what is wrong with it.
+    /// With `spec.ca.existingSecretRef`: the CA in that Secret, or the reason why it is unusable.
     pub brought_ca: Option<Result<BroughtCa, String>>,
     /// The oldest of the older TrustDomains with the same `spec.trustDomain`.
     pub older_namesake: Option<&'a str>,
@@ -44,29 +44,29 @@ pub struct Observed<'a> {
     pub consumers: BTreeSet<String>,
     /// Those of them that are selected.
     pub granted: BTreeSet<String>,
-    /// ConfigMap `<td>-trust` by namespace, wherever one is known.
+    /// ConfigMap `<td>-trust` by namespace, where one is known.
     pub trust: BTreeMap<String, Held<ObjectFacts>>,
-    /// ConfigMap `<td>-grants` by namespace, wherever one is known.
+    /// ConfigMap `<td>-grants` by namespace, where one is known.
     pub grants: BTreeMap<String, Held<ObjectFacts>>,
-    /// Secret `<td>-token-signer` by namespace, wherever one is known.
+    /// Secret `<td>-token-signer` by namespace, where one is known.
     pub signers: BTreeMap<String, Held<SignerSecret>>,
     /// Writes of projections and leaf Secrets that were refused at the last attempt.
     pub refused: BTreeMap<ObjectKey, WriteRefusal>,
     /// Namespaces that it selects and that the operator does not watch, sorted.
     pub unwatched: Vec<String>,
-    /// Projections that somebody else deleted while the operator watched.
+    /// Projections that another writer deleted while the operator watched.
     pub lost: BTreeSet<crate::object::ObjectKey>,
     /// The GaiaServices of this TrustDomain in granted namespaces.
     pub services: Vec<&'a GaiaService>,
     /// Which entries of `grants.json` stay as they were last written.
     pub kept: KeptGrants,
-    /// The leaf Secrets of this TrustDomain, and the ServiceCertificates that asked for them.
+    /// The leaf Secrets of this TrustDomain, and the ServiceCertificates that requested them.
     pub leaves: Vec<LeafView<'a>>,
-    /// Who uses what is written for this TrustDomain.
+    /// The instances that use objects of this TrustDomain.
     pub instances: Instances<'a>,
-    /// What workloads were told to restart for, so that each is told once.
+    /// The last restart of each workload, so that each is restarted once.
     pub restarted: BTreeMap<Target, String>,
-    /// What the operator may do to pods and workloads.
+    /// The operations that are enabled on pods and workloads.
     pub abilities: Abilities,
     /// Attempts that failed.
     pub failures: Option<&'a Failures>,
@@ -75,7 +75,7 @@ pub struct Observed<'a> {
     pub certificates: Vec<&'a ServiceCertificate>,
     /// The cluster's DNS domain.
     pub cluster_domain: &'a str,
-    /// Where the rings are.
+    /// The namespace of the rings.
     pub operator_namespace: &'a str,
 }
 
@@ -96,21 +96,22 @@ impl Observed<'_> {
         ObjectKey::secret(self.operator_namespace, name)
     }
 
-    /// L: the life of a certificate that the TrustDomain's own rotations are planned with. What a ServiceCertificate asks
-    /// for beside that shapes no rotation.
+    /// L: the validity of a certificate with which the TrustDomain's own rotations are planned. The `duration` of a
+    /// ServiceCertificate does not affect rotations.
     #[must_use]
     pub fn leaf_life(&self) -> Duration {
         self.domain.spec.certificate_defaults.duration.value()
     }
 
-    /// The longest life that any certificate of this TrustDomain is asked for; it ends with its CA at the latest.
+    /// The longest validity that any certificate of this TrustDomain requests; a certificate never expires after its
+    /// CA.
     #[must_use]
     pub fn longest_leaf(&self) -> Duration {
         self.leaves.iter().filter_map(|view| view.duration).fold(self.leaf_life(), Duration::max)
     }
 
-    /// Returns the time when the successor of a CA is due, so that waiting for instances is affordable: `end - 2(L + P
-    /// + D)`, but never in the first half of the CA's life.
+    /// Returns the time when the successor of a CA is due, early enough to wait for instances: `end - 2(L + P + D)`,
+    /// but never in the first half of the CA's validity.
     #[must_use]
     pub fn successor_due(&self, ca: &CaMaterial) -> Timestamp {
         let lead = crate::limits::ca_lead(self.leaf_life(), &self.domain.spec.propagation);
@@ -118,15 +119,17 @@ impl Observed<'_> {
         saturating_sub(ca.not_after, lead).max(saturating_add(ca.not_before, half))
     }
 
-    /// Returns true if a CA lives so short that its successor is due later than `end - 2(L + P + D)`, or would be.
+    /// Returns true if a CA's validity is so short that its successor is, or would be, due later than `end - 2(L + P +
+    /// D)`.
     #[must_use]
     pub fn is_too_tight(&self, ca: &CaMaterial) -> bool {
         let least = crate::limits::least_ca_life(self.leaf_life(), &self.domain.spec.propagation);
         since(ca.not_after, ca.not_before) < least
     }
 
-    /// From when on a CA that is published signs without acknowledgement. Waiting longer would shorten the certificates
-    /// that are issued meanwhile; where lifetimes are too tight they are shortened anyway, and the CA's end decides.
+    /// The time from which a published CA is activated without acknowledgement. Waiting longer would shorten the
+    /// certificates that are issued in between; where lifetimes are too tight they are shortened anyway, and the CA's
+    /// expiry decides.
     #[must_use]
     pub fn time_floor(&self, active: &CaMaterial) -> Timestamp {
         let times = &self.domain.spec.propagation;
@@ -139,7 +142,7 @@ impl Observed<'_> {
     }
 }
 
-/// What the operator may do to pods and workloads; both are off by default.
+/// The operations that are enabled on pods and workloads; both are off by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Abilities {
     /// Annotate pods.
@@ -148,8 +151,8 @@ pub struct Abilities {
     pub restart: bool,
 }
 
-/// What a TrustDomain needs to know of a leaf's Secret. Who knows ten thousand may keep them in less room than
-/// [`ObjectFacts`] take.
+/// The properties of a leaf Secret that a TrustDomain needs. An index of ten thousand Secrets can store them in less
+/// memory than [`ObjectFacts`].
 pub trait LeafRecord: fmt::Debug {
     /// The value of an annotation.
     fn annotation(&self, name: &str) -> Option<&str>;
@@ -201,38 +204,38 @@ impl LeafRecord for ObjectFacts {
     }
 }
 
-/// A leaf Secret of a TrustDomain, with what its ServiceCertificate says.
+/// A leaf Secret of a TrustDomain, with the request of its ServiceCertificate.
 #[derive(Debug, Clone, Copy)]
 pub struct LeafView<'a> {
     /// The Secret's namespace.
     pub secret_namespace: &'a str,
     /// The Secret's name.
     pub secret_name: &'a str,
-    /// The Secret, if there is one that is ours.
+    /// The Secret, if it exists and is the operator's.
     pub secret: Option<&'a dyn LeafRecord>,
-    /// What it holds; none if it cannot be read.
+    /// The certificate in it; none if it cannot be read.
     pub leaf: Option<&'a LeafFacts>,
     /// True if a ServiceCertificate asks for it.
     pub is_claimed: bool,
-    /// The life asked for, if it is not the TrustDomain's default.
+    /// The requested validity, if it is not the TrustDomain's default.
     pub duration: Option<Duration>,
-    /// True if nothing is written for now, as its ServiceCertificate cannot be read.
+    /// True if writes are suspended because its ServiceCertificate cannot be read.
     pub is_held: bool,
-    /// True if it is issued anew by itself: not with `spec.renewal: Disabled`.
+    /// True if it is renewed automatically, which `spec.renewal: Disabled` prevents.
     pub renews: bool,
     /// Its service's wave.
     pub wave: i32,
 }
 
 impl LeafView<'_> {
-    /// Returns true if `deletionPolicy: Retain` left it: no ServiceCertificate asks for it, and nothing deletes it.
+    /// Returns true if `deletionPolicy: Retain` left it: no ServiceCertificate requests it, and it has no owner.
     #[must_use]
     pub fn is_retained(&self) -> bool {
         !self.is_claimed && self.secret.is_some_and(|secret| !secret.has_owner())
     }
 
-    /// Returns the time when the stored certificate was issued. Without the operator's own note, the latest that it can
-    /// have been.
+    /// Returns the time when the stored certificate was issued. Without the operator's annotation, the latest time that
+    /// its validity allows.
     #[must_use]
     pub fn issued_at(&self) -> Timestamp {
         match (self.secret, self.leaf) {
@@ -242,7 +245,7 @@ impl LeafView<'_> {
     }
 }
 
-/// A ring as it was found.
+/// The observed state of a ring.
 #[derive(Debug, Clone)]
 pub enum RingView<'a, M> {
     /// There is none.
@@ -256,7 +259,7 @@ pub enum RingView<'a, M> {
     },
     /// It cannot be worked with.
     Unreadable {
-        /// Why.
+        /// The cause.
         error: &'a RingError,
         /// Its Secret.
         facts: &'a ObjectFacts,
@@ -273,7 +276,7 @@ impl<'a, M> RingView<'a, M> {
         }
     }
 
-    /// What is wrong with it.
+    /// The reason why it cannot be read.
     #[must_use]
     pub fn error(&self) -> Option<&'a RingError> {
         match self {
@@ -297,7 +300,7 @@ impl<'a, M> RingView<'a, M> {
 pub struct BroughtCa {
     /// Lower-case hex SHA-256 of its certificate's DER.
     pub fingerprint: String,
-    /// The time when the first certificate of its chain ends.
+    /// The earliest notAfter in its chain.
     pub not_after: Timestamp,
     /// Its certificates.
     pub path: CaPath,
@@ -310,7 +313,7 @@ pub struct BroughtCa {
 /// The Secret `<td>-token-signer`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SignerSecret {
-    /// Everything but the key.
+    /// Metadata of the Secret, without the key.
     pub facts: ObjectFacts,
     /// The kid of the key that it really holds; none if it cannot be read.
     pub kid: Option<String>,

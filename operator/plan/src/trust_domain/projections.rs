@@ -15,7 +15,7 @@ use crate::object::{
 use crate::ring::{CaRing, Ring, RingKind, SigningRing};
 use crate::{Action, Refusal, WriteSigner, projection};
 
-/// What is to be written or deleted now, and what is not as it should be.
+/// The writes and deletions that are due, and the projections that do not match.
 #[derive(Default)]
 pub(super) struct Work {
     pub(super) actions: Vec<Action>,
@@ -24,7 +24,7 @@ pub(super) struct Work {
     pub(super) cut: CutServices,
 }
 
-/// Everything that is to be written or deleted so that the projections are what rings and resources say.
+/// The writes and deletions that make the projections match rings and resources.
 pub(super) fn actions(observed: &Observed<'_>, ca: &CaRing, signing: &SigningRing, now: Timestamp) -> Work {
     let mut work = Work::default();
     let trust = projection::trust_data(&observed.domain.spec, ca, signing, now);
@@ -44,7 +44,8 @@ pub(super) fn actions(observed: &Observed<'_>, ca: &CaRing, signing: &SigningRin
         let (grants, cut) = super::grants::data(observed);
         work.cut = cut;
         if let Some(grants) = grants {
-            // What is the issuer's depends on the signing ring only. Besides, an object that has lost its label is known by it.
+            // The issuer's objects depend on the signing ring only. The epoch also identifies an object that has lost
+            // its label.
             let object = ObjectKey::config_map(namespace, names::grants(observed.name()));
             let epoch = epoch(observed, RingKind::SigningKeys, signing, &object);
             let desired = config_map(observed, object, "grants", epoch, &grants);
@@ -95,7 +96,7 @@ fn issuer_namespace<'a>(observed: &'a Observed<'_>) -> Option<&'a str> {
     (exists && observed.granted.contains(&issuer.namespace)).then_some(issuer.namespace.as_str())
 }
 
-/// The epoch of a ring that an object is made from, with its MAC.
+/// The epoch of a ring from which an object is written, with its MAC.
 fn epoch<M>(observed: &Observed<'_>, kind: RingKind, ring: &Ring<M>, object: &ObjectKey) -> BTreeMap<String, String> {
     crate::epoch::annotations(kind, object, ring.epoch, observed.macs.of(kind))
 }
@@ -110,7 +111,7 @@ fn config_map(
     DesiredObject { annotations, ..projection::config_map(key, observed.name(), component, data.clone()) }
 }
 
-/// The write that makes an object as desired; none if it is.
+/// The write that changes an object to the desired state; none if it already is.
 fn project<T>(
     observed: &Observed<'_>,
     desired: &DesiredObject,
@@ -137,7 +138,7 @@ fn project<T>(
             }
             let only_denylist = change.labels.is_empty() && change.data.keys().eq([key::DENYLIST]);
             if !is_of_epochs(desired, facts) || only_denylist {
-                // The ring, or the spec, went on: that is no repair.
+                // The ring, or the spec, has changed: that is no repair.
                 return Ok(Some(change));
             }
             let message = format!("{name}: put right {}", change.summary());
@@ -195,9 +196,9 @@ fn write_signer(observed: &Observed<'_>, kid: String, object: ObjectChange) -> A
     Action::WriteSigner(WriteSigner { trust_domain: observed.name().to_owned(), kid, object })
 }
 
-/// Projections that nobody may use any more: a signer and grants away from the issuer, a trust bundle in a namespace
-/// without any object that refers to the TrustDomain. Where such objects are left, the bundle stays even if the
-/// namespace is no longer selected: pods would break.
+/// Projections that are no longer used: a signer and grants outside the issuer's namespace, and a trust bundle in a
+/// namespace without any object that refers to the TrustDomain. While such objects exist, the bundle stays even if the
+/// namespace is no longer selected, because its pods would break.
 fn leftovers(observed: &Observed<'_>, issuer: Option<&str>) -> Vec<Action> {
     let mut actions = vec![];
     let stays = |facts: &&ObjectFacts| !facts.is_deleting;

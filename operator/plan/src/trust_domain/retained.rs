@@ -1,5 +1,5 @@
-//! Secrets that `deletionPolicy: Retain` left: their `ca.crt` follows the bundle, so that what uses them goes on to trust
-//! the peers of the next CA.
+//! Secrets that `deletionPolicy: Retain` left: their `ca.crt` follows the bundle, so that their users trust the peers
+//! of the next CA.
 
 use std::collections::BTreeMap;
 
@@ -41,8 +41,8 @@ pub(super) fn actions(observed: &Observed<'_>, ca: &CaRing, now: Timestamp) -> (
     (actions, retries)
 }
 
-/// The Secret, if it is one of the operator's that nothing claims and that lacks the newest bundle. Of what anyone could
-/// have written there, only a certificate that a CA of the ring issued and that has not expired counts.
+/// The Secret, if the operator owns it, no ServiceCertificate claims it and it lacks the newest bundle. As other
+/// writers can change such a Secret, it counts only with an unexpired certificate that a CA of the ring issued.
 fn outdated<'a>(
     observed: &Observed<'_>,
     view: &LeafView<'a>,

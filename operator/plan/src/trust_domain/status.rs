@@ -1,4 +1,4 @@
-//! What is reported of a TrustDomain.
+//! The status of a TrustDomain.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub(super) fn status(observed: &Observed<'_>, decision: &Decision, now: Timestam
     let report = Report { before, is_accepted: is_accepted(observed_generation, generation, before), generation, now };
     let obstacles = Obstacles {
         refusal: decision.refusal.as_ref(),
-        // A failure matters as long as what failed is still to be done.
+        // A failure is reported while the failed work is still to be done.
         failures: observed.failures.filter(|_| !decision.actions.is_empty()),
         pending: decision.actions.first().map(|action| (reason::RECONCILING, action.to_string())),
     };
@@ -62,7 +62,7 @@ pub(super) fn status(observed: &Observed<'_>, decision: &Decision, now: Timestam
     }
 }
 
-/// Everybody once, with one reason: the first of them, and how many they are. There may be as many as certificates.
+/// Each laggard once, with its first reason, and the total number. There may be as many as certificates.
 fn named<'a>(all: impl Iterator<Item = &'a Laggard>) -> (Vec<Laggard>, usize) {
     let mut everybody = HashSet::new();
     let mut first: BTreeMap<(&str, &str), &Laggard> = BTreeMap::new();
@@ -114,7 +114,7 @@ fn exposure(observed: &Observed<'_>, exposed: &[&str]) -> Option<Exposure> {
     Some(Exposure { from, until, message })
 }
 
-/// From when on the CA is about to end: when its successor would have to be on its way.
+/// The time from which the CA counts as expiring: its successor should be staged by then.
 pub(super) fn expiring_from(observed: &Observed<'_>, ring: &CaRing) -> Option<Timestamp> {
     Some(observed.successor_due(&ring.active()?.material))
 }

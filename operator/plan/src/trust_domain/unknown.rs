@@ -1,4 +1,4 @@
-//! Entries of `distrusted` that name nothing known.
+//! Entries of `distrusted` that match nothing.
 
 use gaia_api::crd::condition::warning;
 
@@ -6,7 +6,7 @@ use super::Observed;
 use crate::conditions::Warning;
 use crate::ring::{CaRing, SigningRing};
 
-/// A mistyped fingerprint or kid distrusts nothing: each is named, with the ids that are closest to it.
+/// A mistyped fingerprint or kid distrusts nothing: the warning names each, with the closest known ids.
 pub(super) fn distrusted(observed: &Observed<'_>, ca: &CaRing, signing: &SigningRing) -> Vec<Warning> {
     let spec = &observed.domain.spec;
     let brought = observed.brought_ca.as_ref().and_then(|ca| ca.as_ref().ok());

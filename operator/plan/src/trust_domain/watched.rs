@@ -5,7 +5,7 @@ use gaia_api::crd::condition::warning;
 use super::Observed;
 use crate::conditions::Warning;
 
-/// What is used in a namespace that is not watched is unknown, and unknown is never absent.
+/// The warning about namespaces that are not watched. Instances there are unknown, and unknown never counts as absent.
 pub(super) fn warning(observed: &Observed<'_>) -> Option<Warning> {
     let unwatched = &observed.unwatched;
     (!unwatched.is_empty()).then(|| {

@@ -104,13 +104,13 @@ fn instance_that_does_not_report_plain_callers_is_an_evidence_gap_and_not_free()
     assert_eq!(plain(&record).watched_since, None);
     assert!(plain(&record).gap.unwrap().what.starts_with("b does not report"), "{record:?}");
     assert_eq!(next(Some(&record), None, &both(after(65)), after(66)), record, "what lasts is written once");
-    // The newer program takes its place, and the time begins.
+    // The newer program replaces it, and the period starts.
     let new = report("p3", None);
     let last = watch(vec![instance("a", Some((after(70), &said))), instance("c", Some((after(70), &new)))]);
     let gone = Watch { last_words: vec![&old], ..last };
     let begun = next(Some(&record), None, &gone, after(71));
     assert_eq!(plain(&begun).watched_since, Some(after(71)));
-    // A rollback ends it again.
+    // A rollback ends the period again.
     let back = next(Some(&begun), None, &both(after(80)), after(81));
     assert_eq!(plain(&back).watched_since, None);
 }
@@ -157,20 +157,20 @@ fn when_jwt_only_ran_is_kept_and_written_once() {
     assert_eq!(both.jwt_only.unwrap().until, Some(after(7)));
 }
 
-/// What happens to a service of at most three pods.
+/// An event in the life of a service of at most three pods.
 #[derive(Debug, Clone, Copy)]
 enum Turn {
     /// A pod starts, if there is none of that number.
     Start(usize),
-    /// It ends in good order.
+    /// It terminates in an orderly way.
     End(usize),
-    /// It is gone all at once.
+    /// It disappears without a final read.
     Vanish(usize),
-    /// Somebody presents a key to it.
+    /// A client presents a key to it.
     Use(usize),
-    /// Everybody but this one is read; with a number there is not, everybody.
+    /// Every instance but this one is read; with a number that does not exist, every instance.
     Read(usize),
-    /// The operator is started anew after so many seconds.
+    /// The operator restarts after this number of seconds.
     Crash(i64),
     /// Time passes.
     Wait(i64),
@@ -204,8 +204,8 @@ fn day_of(seconds: i64) -> jiff::civil::Date {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
-    /// Whatever happens: a key that was used while the time counted is in the record, but for what was used since an
-    /// instance that is still there was read last; and planning again changes nothing.
+    /// For all sequences of events: a key that was used during the counted period is in the record, unless it was used
+    /// after the last read of an instance that still runs. Planning again changes nothing.
     #[test]
     fn what_was_used_while_the_time_counts_is_in_the_record(turns in prop::collection::vec(turn(), 1..40)) {
         let mut pods: [Option<Life>; 3] = Default::default();
@@ -213,7 +213,7 @@ proptest! {
         let mut record: Option<LedgerRecord> = None;
         let mut last_words: Vec<LedgerReport> = vec![];
         let mut unread: Option<String> = None;
-        // Uses by pods that are gone: whatever of these is not in the record must not count as watched.
+        // Uses in terminated pods: the period must not cover one that is missing from the record.
         let mut gone: Vec<i64> = vec![];
         for turn in turns {
             match turn {
