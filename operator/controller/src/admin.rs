@@ -13,7 +13,7 @@ use crate::leader::Pulse;
 use crate::metrics::Metrics;
 use crate::watch::Watches;
 
-/// What the endpoints tell.
+/// The state that the endpoints report.
 #[derive(Clone)]
 pub(crate) struct Health {
     pub(crate) watches: Watches,
@@ -38,7 +38,7 @@ async fn livez(State(health): State<Health>) -> impl IntoResponse {
     }
 }
 
-/// Ready, as leader or as standby, once everything has been listed.
+/// Ready, as leader or as standby, once every watch has been listed.
 async fn readyz(State(health): State<Health>) -> impl IntoResponse {
     if health.draining.load(Ordering::Acquire) {
         (StatusCode::SERVICE_UNAVAILABLE, "stopping".to_owned())

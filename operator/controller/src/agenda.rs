@@ -34,7 +34,7 @@ impl Agenda {
         }
     }
 
-    /// Decides about these now, and soon about what was stirred by taking something in.
+    /// Queues these keys now, and those marked dirty by the last change soon.
     pub(crate) fn push(&self, world: &SharedWorld, keys: impl IntoIterator<Item = Key>) {
         self.decisions.push_all(keys);
         let probing = if self.probing.load(Ordering::Acquire) { Probing::Leader } else { Probing::Nobody };
@@ -51,7 +51,7 @@ impl Agenda {
         self.push(world, BTreeSet::new());
     }
 
-    /// Decides about everything and probes everybody, now.
+    /// Queues every key and probes every instance, now.
     pub(crate) fn look_again(&self, world: &SharedWorld) {
         let (keys, instances) = {
             let world = lock(world);

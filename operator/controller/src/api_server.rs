@@ -1,8 +1,8 @@
-//! The API server, spoken to in raw JSON.
+//! A client for the API server that works on raw JSON.
 //!
-//! The typed functions of kube's client log whole answers where they cannot parse them, and an answer can hold private
-//! keys. So every call goes through [`ApiServer`]: answers are bytes, read one object at a time by [`object`], and errors
-//! are in our own words.
+//! The typed functions of kube's client log whole responses where they cannot parse them, and a response can hold
+//! private keys. So every call goes through [`ApiServer`]: responses are bytes, parsed one object at a time by
+//! [`object`], and errors have Gaia's own text.
 
 mod call;
 mod json;

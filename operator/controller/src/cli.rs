@@ -18,14 +18,14 @@ struct Cli {
 enum Command {
     /// Run the operator.
     Run(config::RunArgs),
-    /// Print what would be done now; writes nothing.
+    /// Print the actions that are due now, without writing anything.
     Plan(plan_command::PlanArgs),
     /// Print the custom resource definitions, or write them to a directory.
     Crd(crd::CrdArgs),
 }
 
-/// Does what the arguments of this process say. What ends it early is told as one line: in the log if there is one, so
-/// that it is found by whoever reads logs in JSON, and never with a backtrace, whatever `RUST_BACKTRACE` says.
+/// Runs the command of this process's arguments. A fatal error is printed as one line: in the log if there is one, so
+/// that it is found among the JSON lines, and never with a backtrace, whatever `RUST_BACKTRACE` is.
 #[expect(clippy::print_stderr, reason = "a command that writes no log")]
 pub async fn main() -> ExitCode {
     let done = match Cli::parse().command {

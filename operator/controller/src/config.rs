@@ -4,32 +4,33 @@ use std::net::SocketAddr;
 
 use gaia_plan::trust_domain::Abilities;
 
-/// How the operator runs. Every flag has an environment variable of the same name.
+/// Settings of the operator. Every flag has an environment variable of the same name.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
-    /// Where /livez, /readyz and /metrics are served.
+    /// Address for /livez, /readyz and /metrics.
     #[arg(long, env = "GAIA_ADMIN_ADDRESS", default_value = "0.0.0.0:9090")]
     pub(crate) admin_address: SocketAddr,
     /// Decide only while holding the Lease gaia-operator. Without it, never run two replicas.
     #[arg(long, env = "GAIA_LEADER_ELECTION", default_value_t = true, action = clap::ArgAction::Set)]
     pub(crate) leader_election: bool,
-    /// How many certificates that replace others are issued a second; 0: as fast as it goes.
+    /// Maximum re-issuance rate per second during a rotation; 0: unlimited.
     #[arg(long, env = "GAIA_REISSUE_PER_SECOND", default_value_t = 50)]
     pub(crate) reissue_per_second: u32,
-    /// What is logged: a level, or a tracing filter such as info,gaia_operator=debug. Targets other than gaia_* have no effect.
+    /// Log level, or a tracing filter such as info,gaia_operator=debug. Targets other than gaia_* have no effect.
     #[arg(long, env = "GAIA_LOG", default_value = "info")]
     pub(crate) log: String,
-    /// How it is logged.
+    /// Log format.
     #[arg(long, env = "GAIA_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     pub(crate) log_format: LogFormat,
 }
 
-/// Which part of which cluster, and what may be done to pods there. The kubeconfig is taken from KUBECONFIG, else from the pod.
+/// The cluster, the watched namespaces, and the operations allowed on pods there. The kubeconfig is taken from
+/// KUBECONFIG, else from the pod.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ClusterArgs {
-    /// Where the rings are kept; default: the pod's own namespace, else gaia-system. It must exist.
+    /// Namespace of the rings; default: the pod's own namespace, else gaia-system. It must exist.
     #[arg(long, env = "GAIA_OPERATOR_NAMESPACE")]
     pub(crate) operator_namespace: Option<String>,
     /// Namespaces to look after, separated by commas; empty: all.
@@ -38,7 +39,7 @@ pub(crate) struct ClusterArgs {
     /// The cluster's DNS domain.
     #[arg(long, env = "GAIA_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub(crate) cluster_domain: String,
-    /// Annotate pods that are behind, so that the kubelet brings them what changed at once. Needs the right to patch pods.
+    /// Annotate lagging pods, so that the kubelet updates their mounts at once. Needs the right to patch pods.
     #[arg(long, env = "GAIA_NUDGE", default_value_t = false, action = clap::ArgAction::Set)]
     pub(crate) nudge: bool,
     /// Restart workloads named in workload.restartTargets whose pods do not reload. Needs the right to patch them.
@@ -46,7 +47,7 @@ pub(crate) struct ClusterArgs {
     pub(crate) restart: bool,
 }
 
-/// Log lines for machines or for people.
+/// Log lines for programs or for humans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum LogFormat {
     /// One JSON object a line.
@@ -56,7 +57,7 @@ pub(crate) enum LogFormat {
 }
 
 impl ClusterArgs {
-    /// Where the rings are kept.
+    /// The namespace of the rings.
     pub(crate) fn namespace(&self) -> String {
         let own = || std::fs::read_to_string(NAMESPACE_FILE).ok().map(|text| text.trim().to_owned());
         let given = self.operator_namespace.clone().filter(|name| !name.is_empty());
@@ -69,13 +70,13 @@ impl ClusterArgs {
         names.filter(|name| !name.is_empty()).collect()
     }
 
-    /// What the operator may do to pods and workloads.
+    /// The operations that are enabled on pods and workloads.
     pub(crate) fn abilities(&self) -> Abilities {
         Abilities { nudge: self.nudge, restart: self.restart }
     }
 }
 
-/// Variables that look like Gaia's but are not known: most likely a typing error.
+/// Unknown variables with Gaia's prefix: most likely a typing error.
 pub(crate) fn unknown_variables(names: impl Iterator<Item = String>) -> Vec<String> {
     names.filter(|name| name.starts_with("GAIA_") && !KNOWN.contains(&name.as_str())).collect()
 }

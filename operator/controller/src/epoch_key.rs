@@ -15,7 +15,7 @@ use crate::error::ExecuteError;
 pub(crate) struct EpochKey(hmac::Key);
 
 impl EpochKey {
-    /// The key in a ring's Secret; none: it is not as long as one that [`generate`] makes.
+    /// The key in a ring's Secret; none: it has not the length of a key from [`generate`].
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         (bytes.len() == KEY_BYTES).then(|| Self(hmac::Key::new(hmac::HMAC_SHA256, bytes)))
     }

@@ -1,17 +1,17 @@
-//! What can go wrong at the edge, and what to do about it.
+//! Errors of I/O, and the reaction to each.
 
 use crate::api_server::Fault;
 
 /// Drives backoff, condition, event and metric label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ErrorClass {
-    /// Passes by itself: try again later.
+    /// Temporary: retry later.
     Transient,
-    /// What was planned on is out of date: look again now.
+    /// The observed version is outdated: plan again now.
     Conflict,
     /// Only a changed object or permission helps.
     UserInput,
-    /// Ours to fix.
+    /// A fault of the operator.
     Bug,
 }
 
@@ -40,7 +40,7 @@ pub(crate) enum StoreError {
     Forbidden { verb: &'static str, key: String, message: String },
     #[error("cannot {verb} {key}: the API server refuses it: {message}")]
     Invalid { verb: &'static str, key: String, message: String },
-    /// For a cause inside the object's namespace, which delays nothing else.
+    /// For a cause inside the object's namespace, which delays no other work.
     #[error("cannot {verb} {key}: {cause}")]
     InNamespace { verb: &'static str, key: String, cause: String },
     #[error("cannot {verb} {key} now: {message}")]

@@ -17,7 +17,7 @@ use crate::api_server::{ApiServer, CallError, Resource, within};
 use crate::fair::Fair;
 use crate::metrics::Metrics;
 
-/// What is to be told about an object.
+/// An Event to publish about an object.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Notice {
     pub(crate) about: ObjectReference,
@@ -80,7 +80,7 @@ impl Events {
         (Self { outbox, _open: open, metrics }, sending)
     }
 
-    /// Tells of something. Where too much waits already, the newest of the namespace that has the most is dropped.
+    /// Queues a notice. If the queue is full, the newest notice of the namespace with the most notices is dropped.
     pub(crate) fn tell(&self, notice: Notice) {
         self.metrics.events_dropped.inc_by(self.outbox.push(notice));
     }
@@ -103,7 +103,7 @@ impl Outbox {
         Self { inner: Mutex::new(inner), changed: Notify::new() }
     }
 
-    /// Returns how many notices were dropped.
+    /// Returns the number of dropped notices.
     fn push(&self, notice: Notice) -> u64 {
         let mut inner = self.lock();
         let lane = notice.lane().to_owned();
@@ -200,7 +200,7 @@ impl Recorder {
         Ok(())
     }
 
-    /// The Event that an equal notice became a short time ago. It is remembered again once it is counted.
+    /// The Event that an equal notice was published as recently. It is stored again once its count is updated.
     fn sent_before(&self, notice: &Notice, now: Timestamp) -> Option<Sent> {
         let mut recent = self.recent();
         let position = recent.iter().position(|(known, sent)| known == notice && is_recent(sent, now))?;

@@ -1,4 +1,4 @@
-//! Doing what was planned: all the I/O, none of the decisions.
+//! Executes plans: all of the I/O, none of the decisions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,22 +22,23 @@ use crate::signers::Signers;
 use crate::store::{Key, Store, Stored};
 use crate::world::World;
 
-/// The world, shared.
+/// The shared cluster snapshot.
 pub(crate) type SharedWorld = Arc<Mutex<World>>;
 
-/// A poisoned world is still a whole one: every change of it is made in one piece.
+/// Locks the snapshot. A poisoned one is still consistent: every change of it is made in one piece.
 pub(crate) fn lock(world: &Mutex<World>) -> MutexGuard<'_, World> {
     world.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How an action ended, if not in an error.
+/// The result of an action that did not fail.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// It is done; these are to be decided anew because of it.
+    /// It is done; these keys must be planned again because of it.
     Done(std::collections::BTreeSet<Key>),
-    /// What it was planned on is out of date; the world now knows better. These are to be decided anew because of it.
+    /// The observed version was outdated; the snapshot now has a newer one. These keys must be planned again because of
+    /// it.
     Replan(std::collections::BTreeSet<Key>),
-    /// It could not be, and nothing waits for it.
+    /// It could not be done, and no step depends on it.
     Skipped,
 }
 
@@ -137,7 +138,8 @@ impl<S: Store> Executor<S> {
         }
     }
 
-    /// An object nobody knew of is in the way. Its metadata tells whose it is; the rest is read only if it is ours.
+    /// Reads an unknown object that exists under a desired name. Its metadata shows the owner; the content is read only
+    /// if the operator owns it.
     pub(crate) async fn look_closer(&self, on_behalf_of: &Key, key: &ObjectKey) -> Result<Outcome, ExecuteError> {
         let Some(meta) = self.store.get_metadata(key).await? else {
             lock(&self.world).clear_foreign(key);
@@ -164,7 +166,7 @@ impl<S: Store> Executor<S> {
         Ok(lock(&self.world).forget(key, seen.as_ref()))
     }
 
-    /// Reads an object anew.
+    /// Reads an object again.
     async fn refresh(&self, key: &ObjectKey) -> Result<Outcome, ExecuteError> {
         let seen = lock(&self.world).version(key);
         let affected = match self.store.get(key).await? {
@@ -187,7 +189,7 @@ impl<S: Store> Executor<S> {
         Ok(BTreeSet::new())
     }
 
-    /// The CA in a Secret that is not the operator's; the inner error is for the person who put it there.
+    /// The CA in a Secret that is not the operator's. The inner error is meant for the user who wrote that Secret.
     pub(crate) async fn read_brought_ca(
         &self,
         name: &str,
@@ -215,7 +217,7 @@ impl<S: Store> Executor<S> {
         mint::leaf(&ca, &leaf)
     }
 
-    /// The CA that signs, from a ring read a moment ago at most.
+    /// The active CA, from a ring read at most 5 s ago.
     pub(crate) async fn signing_ca(&self, trust_domain: &str, fingerprint: &str) -> Result<Arc<Ca>, ExecuteError> {
         let name = names::ca_ring(trust_domain);
         let version = lock(&self.world).ring_version(&name);
@@ -255,8 +257,8 @@ impl<S: Store> Executor<S> {
     }
 }
 
-/// Pods and workloads are other people's: one that is gone, or may not be touched, holds nothing up. Status names who is
-/// behind all the same.
+/// Pods and workloads belong to users: one that was deleted, or may not be patched, delays nothing. The status still
+/// names the lagging instances.
 fn touched(action: &Action, result: Result<(), StoreError>) -> Result<Outcome, ExecuteError> {
     match result {
         Ok(()) => Ok(Outcome::Done(std::collections::BTreeSet::new())),
@@ -343,7 +345,7 @@ fn base64_json(bytes: &[u8]) -> Value {
     serde_json::to_value(ByteString(bytes.to_vec())).unwrap_or(Value::Null)
 }
 
-/// The owner references of others as they are, and ours as they should be.
+/// The owner references of others unchanged, and the operator's as desired.
 fn with_own(present: Option<Vec<OwnerReference>>, own: &[OwnerRef]) -> Vec<OwnerReference> {
     let is_own = |owner: &OwnerReference| owner.api_version.starts_with("gaia.dev/");
     let mut owners: Vec<OwnerReference> = present.unwrap_or_default().into_iter().filter(|o| !is_own(o)).collect();

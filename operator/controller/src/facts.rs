@@ -1,4 +1,4 @@
-//! Objects as they come from the store, turned into facts: no key byte goes any further than this file.
+//! Parses objects from the store into metadata without secrets: no byte of a key leaves this file.
 
 mod issuer;
 mod packed;
@@ -23,7 +23,7 @@ pub(crate) use self::packed::PackedLeaf;
 use crate::api_server::Fault;
 use crate::epoch_key::EpochKey;
 
-/// A Secret of ours. Nearly all are leaves, so what takes more room is boxed.
+/// A Secret of the operator. Nearly all are leaves, so larger variants are boxed.
 #[derive(Debug, Clone)]
 pub(crate) enum SecretFacts {
     CaRing {
@@ -43,7 +43,7 @@ pub(crate) enum SecretFacts {
         facts: Box<ObjectFacts>,
         why: String,
     },
-    /// `unproven`: the leaf's chain, as long as no known CA has signed it.
+    /// `unproven`: the leaf's chain, until a known CA is found that signed it.
     Leaf {
         secret: PackedLeaf,
         unproven: Option<Arc<[Certificate]>>,
@@ -51,7 +51,7 @@ pub(crate) enum SecretFacts {
 }
 
 impl SecretFacts {
-    /// Everything but a ring's or a leaf's content; none of a leaf, of which they are packed.
+    /// The object's metadata without the content of a ring or leaf; none for a leaf, whose metadata is packed.
     fn facts(&self) -> Option<&ObjectFacts> {
         match self {
             Self::CaRing { facts, .. } | Self::SigningRing { facts, .. } | Self::Unreadable { facts, .. } => {
@@ -88,7 +88,8 @@ impl SecretFacts {
         }
     }
 
-    /// Looks again for the CA that issued a leaf: which CAs are known, or which of two alike is active, has changed.
+    /// Searches again for the CA that issued a leaf, because the known CAs, or the active one of two alike, have
+    /// changed.
     pub(crate) fn prove(&mut self, cas: &KnownCas) {
         let Self::Leaf { secret, unproven } = self else { return };
         let Some(leaf) = secret.leaf_mut() else { return };
@@ -103,7 +104,7 @@ impl SecretFacts {
     }
 }
 
-/// Reads a Secret and wipes it. Rings are known by where and how they are named, whatever their labels say.
+/// Parses a Secret and wipes it. Rings are identified by namespace and name, whatever their labels are.
 pub(crate) fn read_secret(mut secret: Secret, operator_namespace: &str, cas: &KnownCas) -> SecretFacts {
     let name = secret.metadata.name.clone().unwrap_or_default();
     let ring = ring_of(secret.metadata.namespace.as_deref() == Some(operator_namespace), &name);
@@ -128,7 +129,7 @@ pub(crate) fn read_secret(mut secret: Secret, operator_namespace: &str, cas: &Kn
     read
 }
 
-/// A Secret of which only the metadata can be read. A ring is known to be one by its name.
+/// A Secret of which only the metadata can be parsed. A ring is identified by its name.
 pub(crate) fn unreadable_secret(
     (namespace, name): &(String, String),
     facts: ObjectFacts,
@@ -192,7 +193,7 @@ pub(crate) fn metadata_facts(meta: &ObjectMeta) -> ObjectFacts {
 
 fn secret_facts(secret: &Secret, data: &BTreeMap<String, ByteString>) -> ObjectFacts {
     ObjectFacts {
-        // The hash of a private key is of no use to anybody here, and so is not kept.
+        // The hash of a private key has no use, and so is not kept.
         data: data
             .iter()
             .filter(|(name, _)| !is_private(name))
@@ -259,7 +260,7 @@ fn parse_ring<M: serde::de::DeserializeOwned + Material>(
     Ring::parse(&json.0)
 }
 
-/// Every generation that is trusted must still have its key: it signs, or is about to. A copy has no keys that leaked.
+/// Every trusted generation must still have its key: it is active, or about to be. A copy has no compromised keys.
 fn check_keys<M>(
     ring: &Ring<M>,
     data: &BTreeMap<String, ByteString>,
@@ -276,7 +277,7 @@ fn check_keys<M>(
     Ok(())
 }
 
-/// The kid of the key a signer Secret really holds, whatever its data key `kid` says.
+/// The kid of the key in a signer Secret, computed from the key and not from its data key `kid`.
 fn signer_kid(data: &BTreeMap<String, ByteString>) -> Option<String> {
     let pem = std::str::from_utf8(&data.get(key::JWT_SIGNING_KEY)?.0).ok()?;
     let private = PrivateKey::from_pem(pem).ok()?;

@@ -5,16 +5,16 @@ use std::collections::{HashMap, VecDeque};
 /// Waiting items by lane (a namespace; empty for cluster-scoped objects), and the slots that each lane holds.
 ///
 /// A lane below its share, a quarter of the slots, is served first: the one that holds the fewest slots, and of several
-/// the one whose turn it is. Free slots go to any lane with items. A slot beyond the share of its lane is lent: it takes
-/// no slot from a lane that comes later, so that items which take long never delay another lane. In all, fewer than
-/// twice the slots are held.
+/// the next in order. Free slots go to any lane with items. A slot beyond the share of its lane is lent: it takes no
+/// slot from a lane that comes later, so that slow items never delay another lane. In all, fewer than twice the slots
+/// are held.
 #[derive(Debug)]
 pub(crate) struct Fair<T> {
     slots: usize,
     /// The slots that one lane holds at most in any case.
     lane_limit: usize,
     lanes: HashMap<String, Lane<T>>,
-    /// Lanes with waiting items, in the order of their turns.
+    /// Lanes with waiting items, in round-robin order.
     order: VecDeque<String>,
     waiting: usize,
     held: usize,
@@ -188,7 +188,7 @@ mod tests {
         ]
     }
 
-    /// What the lanes should hold.
+    /// The expected content of the lanes.
     #[derive(Default)]
     struct Model {
         waiting: BTreeMap<u8, VecDeque<usize>>,
@@ -210,8 +210,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is pushed, taken and given back: order within a lane, no slot idle, no lane beyond its share while
-        /// another waits below its own, and no lane kept after its last item.
+        /// For all sequences of push, take and give back: order within a lane, no slot idle, no lane beyond its share
+        /// while another waits below its own, and no lane kept after its last item.
         #[test]
         fn slots_are_shared_fairly(slots in 1usize..20, ops in prop::collection::vec(op(), 1..300)) {
             let mut fair = Fair::new(slots);

@@ -1,4 +1,5 @@
-//! Leader election on a Lease, with fencing elsewhere: every write has preconditions, so time decides nothing.
+//! Leader election on a Lease. Fencing is done elsewhere: every write has preconditions, so its correctness does not
+//! depend on time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -15,16 +16,16 @@ use tokio::time::Instant;
 use crate::api_server::object::read;
 use crate::api_server::{Answer, ApiServer, CallError, Fault, Object, Reading, Resource, within};
 
-/// What is known of the lease, judged by what this process has itself seen change and never by the timestamps in it.
+/// The observed lease, evaluated by the changes that this process has seen and never by the timestamps in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct View {
     holder: Option<String>,
     resource_version: String,
-    /// How long ago it was last seen to change.
+    /// The time since its last observed change.
     unchanged_for: Duration,
 }
 
-/// What to do next.
+/// The next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Acquire,
@@ -48,7 +49,8 @@ fn step(lease: Option<&View>, me: &str, renewed_ago: Option<Duration>) -> Step {
     }
 }
 
-/// The lease as it is found. Anyone who may write it can set its times to what no type holds: they are taken as absent.
+/// The lease as it was read. Its times are taken as absent if they cannot be represented, as any writer of the lease
+/// can set them.
 #[derive(Debug, Clone, Deserialize)]
 struct Found {
     metadata: ObjectMeta,
@@ -86,13 +88,13 @@ pub(crate) struct Election {
     clock: Arc<dyn Clock>,
     known: Option<(Found, Instant)>,
     renewed: Option<Instant>,
-    /// The time when whoever led before renewed the lease last, by its own clock.
+    /// The last renewal by the previous leader, by its own clock.
     former: Option<Timestamp>,
     transitions: i32,
     pulse: Pulse,
 }
 
-/// Whether the election is alive: seconds since its start at which it last came round.
+/// Liveness of the election: seconds since its start at its last iteration.
 #[derive(Clone)]
 pub(crate) struct Pulse {
     start: Instant,
@@ -124,8 +126,8 @@ impl Election {
         Self { api, namespace, me, clock, known: None, renewed: None, former: None, transitions: 0, pulse }
     }
 
-    /// Returns once this process leads, with when somebody was last seen to lead before. Nothing but how long nobody did
-    /// is judged by that time.
+    /// Returns once this process leads, with the last time at which another leader was seen. That time is only used for
+    /// the length of the gap without a leader.
     pub(crate) async fn acquire(&mut self) -> Option<Timestamp> {
         while self.renewed.is_none() {
             self.come_round().await;
@@ -144,7 +146,7 @@ impl Election {
         }
     }
 
-    /// Stands for no election, but says that it is alive. Never ends.
+    /// Takes part in no election, but reports liveness. Never ends.
     pub(crate) async fn idle(&self) {
         loop {
             self.pulse.beat();
@@ -230,7 +232,7 @@ impl Election {
             }
             Err(error) => {
                 tracing::warn!(%error, "the lease could not be taken or renewed");
-                // Somebody may have taken it: what is known is out of date.
+                // Another instance may have acquired it: the observed lease is outdated.
                 self.look().await;
             }
         }
@@ -254,7 +256,7 @@ impl Election {
     }
 }
 
-/// The lease to write in the place of the one that was found.
+/// The lease that replaces the one that was read.
 fn with_spec(found: Option<&Found>, spec: LeaseSpec) -> Lease {
     let metadata = found.map(|found| &found.metadata);
     let metadata = ObjectMeta {

@@ -1,7 +1,7 @@
 //! The Gaia operator: watches, plans, executes.
 //!
-//! The binary is [`cli::main`]. [`Operator`] is what it runs, for whoever wants to run it in a process and on a clock of
-//! their own.
+//! The binary is [`cli::main`]. It runs an [`Operator`], which tests can run in their own process and with their own
+//! clock.
 
 pub mod cli;
 

@@ -124,7 +124,7 @@ impl Metrics {
         }
     }
 
-    /// How many objects of a kind cannot be read.
+    /// Sets the number of unreadable objects of a kind.
     pub(crate) fn count_unreadable(&self, kind: &'static str, count: usize) {
         self.unreadable_objects.get_or_create(&KindLabels { kind }).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
@@ -134,7 +134,7 @@ impl Metrics {
         self.probe_failures.get_or_create(&ProbeLabels { reason: failure.as_str() }).inc();
     }
 
-    /// Counts a rotation that has ended, one way or another.
+    /// Counts a rotation that was completed or aborted.
     pub(crate) fn count_rotation(&self, transition: &Transition) {
         for event in &transition.events {
             let result = match event.reason {
@@ -149,7 +149,7 @@ impl Metrics {
         }
     }
 
-    /// Changes what is measured of a custom resource.
+    /// Changes the measurements of a custom resource.
     pub(crate) fn measure(&self, key: &Key, change: impl FnOnce(&mut Measured)) {
         self.objects.measure(key, change);
     }
@@ -159,7 +159,7 @@ impl Metrics {
         self.objects.expired(most)
     }
 
-    /// Ends every series of a custom resource.
+    /// Removes all series of a custom resource.
     pub(crate) fn forget(&self, key: &Key) {
         self.objects.forget(key);
     }
@@ -242,7 +242,7 @@ where
     }
 }
 
-/// How far the clock is ahead of that of who answered, in seconds.
+/// The difference between the operator's clock and that of the server, in seconds; positive if the operator's is ahead.
 fn drift(headers: &HeaderMap) -> Option<i64> {
     let theirs = jiff::fmt::rfc2822::parse(headers.get(DATE)?.to_str().ok()?).ok()?;
     Some(SystemClock.now().as_second() - theirs.timestamp().as_second())

@@ -1,4 +1,4 @@
-//! Making keys and certificates. Everything random comes from here; nothing is decided here.
+//! Generates keys and certificates. All randomness comes from here; no decision is made here.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use crate::error::ExecuteError;
 /// Data keys of a Secret and their values; wiped when dropped.
 pub(crate) type SecretData = BTreeMap<String, Zeroizing<Vec<u8>>>;
 
-/// What a generation is made of: its public part, and its private key (PEM).
+/// The material of a generation: its public part, and its private key (PEM).
 pub(crate) struct Made<M> {
     pub(crate) material: M,
     pub(crate) private: Zeroizing<Vec<u8>>,
@@ -38,7 +38,7 @@ pub(crate) fn new_ca(
     let not_before = add_seconds(now, -BACKDATE_SECONDS)?;
     let life = i64::try_from(life_seconds).map_err(|_| ExecuteError::Internal("CA life".to_owned()))?;
     let not_after = add_seconds(now, life)?;
-    // Generations must be told apart by name too: a verifier finds the issuer by it. A certificate cannot hold its own
+    // Generations must have distinct names: a verifier finds the issuer by its name. A certificate cannot hold its own
     // hash, so the id is that of its key, which is new for each CA (docs/adr/0014).
     let id = short_id(&private.public_key().fingerprint());
     let common_name = format!("Gaia CA {id}");
@@ -56,7 +56,7 @@ pub(crate) fn new_ca(
     Ok(made)
 }
 
-/// A CA brought from outside.
+/// The material of a bring-your-own CA.
 pub(crate) fn brought_ca(ca: &Ca) -> Made<CaMaterial> {
     made_ca(ca, true)
 }
@@ -95,8 +95,8 @@ pub(crate) fn new_signing_key(key: KeySpec) -> Result<Made<SigningMaterial>, Exe
     })
 }
 
-/// Checks a bring-your-own CA before it is used. It signs a certificate for the operator's own identity on trial: what
-/// peers refuse in that, they refuse in every other one.
+/// Checks a bring-your-own CA before it is used. It signs a trial certificate for the operator's own identity: a fault
+/// for which peers refuse that one applies to every other one.
 pub(crate) fn examine(ca: &Ca, trust_domain: &str, now: Timestamp) -> BroughtCa {
     let tried = || operator_leaf(ca, trust_domain, now).map(drop).map_err(|error| error.to_string());
     let (refused, not_strict) = match ca.check_peers() {
@@ -112,7 +112,7 @@ pub(crate) fn examine(ca: &Ca, trust_domain: &str, now: Timestamp) -> BroughtCa 
     }
 }
 
-/// A client certificate of the operator itself: to be told what instances use. It is kept in memory only.
+/// A client certificate of the operator itself, for probes of instances. It is kept in memory only.
 pub(crate) fn operator_leaf(
     ca: &Ca,
     trust_domain: &str,
@@ -166,8 +166,8 @@ pub(crate) fn first_ring<M: Material + Clone + serde::Serialize>(
     ring_data(&ring, &keys)
 }
 
-/// A ring as its Secret holds it: the document, the key that proves its epochs, and the keys of what is trusted and did
-/// not leak.
+/// The content of a ring's Secret: the document, the key for its epochs' MACs, and the keys of generations that are
+/// trusted and not compromised.
 pub(crate) fn ring_data<M: serde::Serialize>(ring: &Ring<M>, keys: &SecretData) -> Result<SecretData, ExecuteError> {
     let mut data = SecretData::from([(key::RING.to_owned(), json(ring)?)]);
     let epoch_key = keys.get(key::EPOCH_MAC_KEY).map(|value| (key::EPOCH_MAC_KEY.to_owned(), value.clone()));
@@ -228,7 +228,7 @@ fn json(value: &impl serde::Serialize) -> Result<Zeroizing<Vec<u8>>, ExecuteErro
     serde_json::to_vec(value).map(Zeroizing::new).map_err(|error| ExecuteError::Internal(error.to_string()))
 }
 
-/// How far before now a new CA begins, for clocks that are behind.
+/// The time by which a new CA's notBefore precedes its creation, for clocks that are slow.
 const BACKDATE_SECONDS: i64 = 300;
-/// How long the operator's own certificates hold.
+/// The validity of the operator's own certificates.
 const OPERATOR_LEAF_SECONDS: i64 = 3600;

@@ -22,24 +22,24 @@ use crate::store::KubeStore;
 use crate::watch::Watches;
 use crate::world::{Surroundings, World};
 
-/// What an [`Operator`] works on, and with.
+/// Dependencies and settings of an [`Operator`].
 #[derive(Clone)]
 pub struct OperatorConfig {
-    /// The API server, under the operator's rights. It should try nothing again by itself.
+    /// The client for the API server, with the operator's rights. It must not retry by itself.
     pub client: Client,
-    /// What every decision takes the time from.
+    /// The time source of all decisions.
     pub clock: Arc<dyn Clock>,
-    /// Where the rings are kept; it must exist.
+    /// The namespace of the rings; it must exist.
     pub namespace: String,
     /// The namespaces to look after; empty: all.
     pub watch_namespaces: Vec<String>,
     /// The cluster's DNS domain.
     pub cluster_domain: String,
-    /// What events call this instance.
+    /// The name of this instance in Events.
     pub identity: String,
-    /// How many certificates that replace others are issued a second; 0: as fast as it goes.
+    /// Maximum re-issuance rate per second during a rotation; 0: unlimited.
     pub reissue_per_second: u32,
-    /// What it may do to pods and workloads. It needs the rights for it.
+    /// The operations enabled on pods and workloads. It needs the rights for them.
     pub abilities: Abilities,
 }
 
@@ -55,16 +55,16 @@ pub struct Operator {
 
 struct AtWork {
     workers: Vec<JoinHandle<()>>,
-    /// Ends when the last worker has.
+    /// Finishes after the last worker.
     sending: JoinHandle<()>,
-    /// Looks up what was created and is reported by no watch.
+    /// Looks up created objects that no watch reports.
     confirming: AbortHandle,
     /// Looks up the addresses of the API server.
     looking_up: AbortHandle,
 }
 
 impl Operator {
-    /// Watches and, as soon as everything is known, works.
+    /// Starts the watches and, once all are synced, the workers.
     pub async fn start(config: OperatorConfig) -> Self {
         let mut operator = Self::watch(config, Metrics::new());
         wait_for_lists(&operator.watches).await;
@@ -72,23 +72,23 @@ impl Operator {
         operator
     }
 
-    /// Looks at every object and probes every instance again, as when the clock was moved: timers know nothing of that.
+    /// Plans every object and probes every instance again, as is necessary after the clock was set: timers do not
+    /// notice that.
     pub fn look_again(&self) {
         self.agenda.look_again(&self.world);
     }
 
-    /// Returns true if there is nothing to decide and nobody is probed just now. What was written a moment ago may
-    /// still come back by a watch.
+    /// Returns true if no key is queued and no probe is running. A recent write may still arrive by a watch.
     pub fn is_quiet(&self) -> bool {
         self.agenda.is_quiet()
     }
 
-    /// Ends it: what is being done is done first.
+    /// Stops it after the running work is done.
     pub async fn stop(mut self) {
         self.finish().await;
     }
 
-    /// Begins to watch; nothing is decided yet.
+    /// Starts the watches; no decision is made yet.
     pub(crate) fn watch(config: OperatorConfig, metrics: Metrics) -> Self {
         let world = new_world(&config.namespace, &config.cluster_domain, &config.watch_namespaces, config.abilities);
         let agenda = Agenda::new(config.reissue_per_second);
@@ -101,7 +101,7 @@ impl Operator {
         &self.watches
     }
 
-    /// Begins to decide and to write. `before`: when another operator was last seen to do so.
+    /// Starts the workers. `before`: the last time at which another operator was seen to work.
     pub(crate) fn work(&mut self, before: Option<Timestamp>) {
         let OperatorConfig { client, clock, identity, .. } = self.config.clone();
         let (events, sending) = Events::start(client.clone(), identity, Arc::clone(&clock), self.metrics.clone());
@@ -134,7 +134,7 @@ impl Operator {
         self.at_work = Some(AtWork { workers, sending, confirming, looking_up });
     }
 
-    /// Workers end where they are between two keys; then the last events are sent.
+    /// Workers stop between two keys; then the last events are sent.
     pub(crate) async fn finish(&mut self) {
         self.agenda.close();
         let Some(AtWork { workers, sending, confirming, looking_up }) = self.at_work.take() else { return };
@@ -172,7 +172,8 @@ pub(crate) fn new_world(
     Arc::new(Mutex::new(world))
 }
 
-/// Waits for what everything depends on, and a moment for pods: without them less is known, but nothing is wrong.
+/// Waits for the watches that all decisions need, and a limited time for pods: without pods less is known, but no
+/// decision is wrong.
 pub(crate) async fn wait_for_lists(watches: &Watches) {
     let patience = Instant::now() + FOR_PODS;
     while !watches.are_synced() || (!watches.are_pods_settled() && Instant::now() < patience) {

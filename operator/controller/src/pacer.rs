@@ -1,4 +1,4 @@
-//! The pace of re-issues: slots for certificates that replace one which still works.
+//! The rate limit of re-issues: slots for certificates that replace a valid one.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -29,7 +29,7 @@ struct Inner {
     closed: bool,
 }
 
-/// What follows of the state of a pacer.
+/// The next step of a pacer.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
     Wake(Key),
@@ -73,7 +73,7 @@ impl Pacer {
         false
     }
 
-    /// The key was planned and needs no slot: what it waits for or holds goes to another.
+    /// The key was planned and needs no slot: the one it waits for or holds goes to another key.
     pub(crate) fn give_back(&self, key: &Key, now: Instant) {
         let mut inner = self.lock();
         if inner.granted.remove(key) {
@@ -136,7 +136,8 @@ impl Pacer {
     }
 }
 
-/// Slots that have come and are not used yet, at least; with a higher pace, as many as come in a second.
+/// The minimum number of available slots that are not used yet; at a higher rate, as many as become available in a
+/// second.
 const LEAST_OUTSTANDING: usize = 4;
 const TIMER: Duration = Duration::from_millis(5);
 
@@ -148,7 +149,8 @@ mod tests {
         Key::Certificate(namespace.to_owned(), format!("c{n}"))
     }
 
-    /// All keys that are woken until then, each used at once unless it is one of those that need none any more.
+    /// All keys that are woken until then. Each uses its slot at once unless it is one of those that no longer need
+    /// any.
     async fn woken(pacer: &Pacer, until: Duration, unneeded: &[Key]) -> Vec<(u128, Key)> {
         let start = Instant::now();
         let mut woken = vec![];

@@ -1,4 +1,4 @@
-//! `gaia-operator plan`: what would be done now. Reads the cluster, writes nothing.
+//! `gaia-operator plan`: prints the actions that are due now. Reads the cluster, writes nothing.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::watch::Watches;
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
-    /// How actions are printed.
+    /// Output format of the actions.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
 }

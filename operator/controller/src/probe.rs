@@ -1,5 +1,5 @@
-//! Probes: who is behind is asked again and again, who has API keys every minute for its ledger, everybody else now and
-//! then, and everybody new at once.
+//! Probes: lagging instances every 10 s, instances with API keys every minute for their ledger, all others hourly, and
+//! new ones at once.
 
 mod api_server;
 mod dial;
@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::world::InstanceKey;
 
-/// Looks at instances, a bounded number at a time, and never twice at one.
+/// Probes instances, a bounded number at a time, and each by one probe at a time.
 pub(crate) struct Prober<S> {
     executor: Arc<Executor<S>>,
     agenda: Agenda,
@@ -101,7 +101,7 @@ impl<S: Store> Prober<S> {
         self.agenda.push(&self.executor.world, keys);
     }
 
-    /// How long until it is probed again; none: it is gone.
+    /// The time until the next probe; none: the instance has terminated.
     fn interval(&self, key: &InstanceKey) -> Option<Duration> {
         let world = lock(&self.executor.world);
         let wait = if world.is_behind(key)? {
@@ -116,7 +116,7 @@ impl<S: Store> Prober<S> {
     }
 }
 
-/// Between three quarters and one, always the same for an instance: not all are looked at in one moment.
+/// A factor between three quarters and one, constant for an instance, so that probes are spread over time.
 fn spread(key: &InstanceKey) -> f64 {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);

@@ -1,4 +1,4 @@
-//! Work queue: each key is queued once, never handled by two workers at a time, and namespaces take turns.
+//! Work queue: each key is queued once, never handled by two workers at a time, and namespaces are served in turn.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
@@ -29,9 +29,9 @@ struct Inner<K> {
     running: HashMap<K, Instant>,
     again: HashSet<K>,
     again_soon: HashSet<K>,
-    /// Until when keys rest that were ever pushed with [`Queue::push_soon`].
+    /// The end of the rest period of keys that were pushed with [`Queue::push_soon`].
     rests: HashMap<K, Instant>,
-    /// Keys that wait for the end of their rest.
+    /// Keys that wait for the end of their rest period.
     resting: HashSet<K>,
     timers: BTreeMap<(Instant, u64), K>,
     timer_of: HashMap<K, (Instant, u64)>,
@@ -62,7 +62,7 @@ impl<K: Laned> Queue<K> {
         Fair::<K>::most_held(self.slots)
     }
 
-    /// Decide about it now; if that is going on already, once more afterwards.
+    /// Queues a key now; if it is being handled, once more afterwards.
     pub(crate) fn push(&self, key: K) {
         let mut inner = self.lock();
         inner.cancel_timer(&key);
@@ -74,8 +74,8 @@ impl<K: Laned> Queue<K> {
         }
     }
 
-    /// Decide about it now, unless that was done a moment ago: then once it has rested ten times as long as it took, at
-    /// most a second. However often this is called, not much more than a tenth of the time goes into one key.
+    /// Queues a key now, unless it was handled recently: then after a rest of ten times the handling time, at most a
+    /// second. However often this is called, little more than a tenth of the time is spent on one key.
     pub(crate) fn push_soon(&self, key: K) {
         let mut inner = self.lock();
         if inner.running.contains_key(&key) {
@@ -94,22 +94,21 @@ impl<K: Laned> Queue<K> {
         }
     }
 
-    /// Returns true if nothing is being decided about and nothing waits for it; keys that wait for their time do not
-    /// count.
+    /// Returns true if no key is being handled or queued; keys that are scheduled for a later time do not count.
     pub(crate) fn is_quiet(&self) -> bool {
         let mut inner = self.lock();
         inner.release_due(Instant::now());
         inner.waiting.is_empty() && inner.running.is_empty() && inner.resting.is_empty()
     }
 
-    /// Nothing is given out any more.
+    /// Stops handing out keys.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_waiters();
         self.changed.notify_one();
     }
 
-    /// The next key; whoever takes it must give it back with [`Queue::done`]. None once the queue is closed.
+    /// The next key; the caller must return it with [`Queue::done`]. None once the queue is closed.
     pub(crate) async fn next(&self) -> Option<K> {
         loop {
             let notified = self.changed.notified();
@@ -140,7 +139,7 @@ impl<K: Laned> Queue<K> {
         }
     }
 
-    /// The decision is made; look again at that time unless something happens before.
+    /// Marks a key as handled, and requeues it at that time unless it is pushed before.
     pub(crate) fn done(&self, key: K, next: Option<Instant>) {
         let mut inner = self.lock();
         let started = inner.running.remove(&key);
@@ -161,7 +160,7 @@ impl<K: Laned> Queue<K> {
         self.changed.notify_one();
     }
 
-    /// Removes what is kept of a key whose object is deleted.
+    /// Removes the state of a key whose object is deleted.
     pub(crate) fn forget(&self, key: &K) {
         self.lock().rests.remove(key);
     }
@@ -180,7 +179,7 @@ impl<K: Laned> Inner<K> {
         }
     }
 
-    /// Ready at the end of its rest.
+    /// Queued at the end of its rest period.
     fn rest(&mut self, key: K) {
         let until = *self.rests.entry(key.clone()).or_insert_with(Instant::now);
         if until > Instant::now() {

@@ -32,7 +32,7 @@ pub(crate) struct Reconciler<S> {
     pub(crate) metrics: Metrics,
     /// The time when a status was last written.
     pub(crate) reported: Mutex<HashMap<Key, Instant>>,
-    /// How often in a row objects could not be read that no watch reports.
+    /// The number of consecutive failures to read objects that no watch reports.
     pub(crate) unread: Mutex<HashMap<Key, u32>>,
 }
 
@@ -45,19 +45,20 @@ pub(crate) struct Planned {
     generation: Option<i64>,
     next_check: Timestamp,
     guidance: Option<Guidance>,
-    /// True if an instance was never asked: what is said of instances is not the whole truth yet.
+    /// True if an instance was never probed: the counts are incomplete.
     has_unasked: bool,
     /// True if instances that it reports of, also by its ServiceCertificate, were never probed.
     is_early: bool,
-    /// The first end of what the instances of a ServiceCertificate serve.
+    /// The earliest expiry of the certificates that the instances of a ServiceCertificate serve.
     served_until: Option<Timestamp>,
-    /// How much was heard of ledgers when this was planned, if the record of the service has it all once this is done.
+    /// The number of collected ledger reports when this was planned, if the record of the service holds all of them
+    /// once this is done.
     recorded: Option<u64>,
     /// Fields of the status that were cut to what the schema accepts.
     cut: Vec<String>,
 }
 
-/// The end of a reconcile.
+/// The result of a reconcile.
 struct Ended {
     /// The time when to reconcile again.
     next: Option<Instant>,
@@ -65,7 +66,7 @@ struct Ended {
     keeps_slot: bool,
 }
 
-/// When a status is written.
+/// The time at which a status is written.
 enum Due {
     Now(Value),
     /// At that time, unless something more happens before.
@@ -141,7 +142,7 @@ impl<S: Store> Reconciler<S> {
         done(Some(Instant::now() + RETRY))
     }
 
-    /// What instances said last needs to be kept only until the record has it.
+    /// Final reports of instances are kept only until the record holds them.
     fn is_written_down(&self, key: &Key, planned: &Planned) {
         if let (Key::Service(namespace, name), Some(heard)) = (key, planned.recorded) {
             lock(&self.executor.world).is_written_down(&(namespace.clone(), name.clone()), heard);
@@ -201,7 +202,7 @@ impl<S: Store> Reconciler<S> {
         }
     }
 
-    /// Writes the status if it differs, and says when to look again.
+    /// Writes the status if it differs, and returns the time of the next check.
     async fn report(&self, key: &Key, planned: &Planned, now: Timestamp) -> Instant {
         self.measure(key, planned, now);
         let next = planned.next_time(now);
@@ -218,7 +219,7 @@ impl<S: Store> Reconciler<S> {
             Ok(object) => {
                 self.publish_problems(key, planned);
                 self.publish_overdue(key, planned);
-                // What is reported before all instances were probed delays no report of what they showed.
+                // An early status, before all instances were probed, does not delay a later status with their results.
                 if !planned.is_early {
                     self.reported.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), Instant::now());
                 }
@@ -234,7 +235,8 @@ impl<S: Store> Reconciler<S> {
         }
     }
 
-    /// The patch of what differs. Counts and times alone are written at most once a minute, but for good news.
+    /// The patch of the differences. Differences in counts and times alone are written at most once a minute, except
+    /// when all instances become current.
     fn due_report(&self, key: &Key, planned: &Planned) -> Due {
         let (before, after) = (&planned.reported, &planned.status);
         let Some(patch) = merge_patch(before, after) else { return Due::Later };
@@ -252,7 +254,7 @@ impl<S: Store> Reconciler<S> {
     }
 }
 
-/// Plans for any kind. None if it is gone, or going.
+/// Plans for any kind. None if the object is deleted or being deleted.
 pub(crate) fn plan(world: &World, key: &Key, now: Timestamp) -> Option<Planned> {
     let meta = world.metadata(key)?;
     let (namespace, name) = key.names();
@@ -316,8 +318,8 @@ pub(crate) fn plan(world: &World, key: &Key, now: Timestamp) -> Option<Planned> 
     })
 }
 
-/// Returns true if an action writes down who uses API keys. What was heard is then not to be written a second time, as
-/// what it shows to be missed is dated.
+/// Returns true if an action writes the record of API-key usage. The same reports must then not be written twice,
+/// because gaps found in them are dated.
 fn writes_record(key: &Key, action: &Action) -> bool {
     match (key, action) {
         (Key::Service(namespace, name), Action::Write(change)) => {
@@ -343,7 +345,7 @@ mod scripted;
 mod unwatched;
 
 const ROUNDS: usize = 8;
-/// How often counts are written at most.
+/// The minimum time between two writes of counts.
 const BETWEEN_COUNTS: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
 const MINIMUM_WAIT: Duration = Duration::from_millis(100);

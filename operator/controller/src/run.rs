@@ -18,10 +18,10 @@ use crate::leader::{Election, Pulse};
 use crate::metrics::{CountRequests, Metrics};
 use crate::operator::{Operator, OperatorConfig, wait_for_lists};
 
-/// Runs until it is told to stop, or loses the lease.
+/// Runs until it receives a stop signal, or loses the lease.
 pub(crate) async fn run(args: RunArgs) -> anyhow::Result<()> {
     gaia_api::process::forbid_core_dumps().context("cannot forbid core dumps")?;
-    // A panic ends the process, so that no state is half changed; its message can hold texts of others.
+    // A panic ends the process, so that no state is half changed. Its message can hold texts of other programs.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(place, "panicked, the process ends");
@@ -61,7 +61,8 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<()> {
     tracing::info!(namespace, identity = me, "started");
     let mut election = Election::new(connect(&metrics).await?, &namespace, me, clock, pulse);
     let lead = async {
-        // Not the other way round: with many objects the lists take so long that a lease held meanwhile would run out.
+        // The lease is acquired after the lists: with many objects they take so long that a lease acquired first would
+        // expire.
         tokio::select! {
             () = wait_for_lists(operator.watches()) => {}
             () = election.idle() => {}
@@ -85,7 +86,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<()> {
     metrics.leader.set(0);
     draining.store(true, Ordering::Release);
     if lost {
-        // Whoever leads now may be writing already: nothing more is done here, not even in good order.
+        // The new leader may already be writing: this process stops without further work.
         anyhow::bail!("the lease is lost");
     }
     operator.finish().await;
@@ -98,7 +99,7 @@ async fn hold(args: &RunArgs, election: &mut Election) {
     if args.leader_election { election.hold().await } else { election.idle().await }
 }
 
-/// A client whose requests are counted. It tries nothing again by itself: when to try again is decided elsewhere.
+/// A client whose requests are counted. It never retries by itself: retries are decided elsewhere.
 pub(crate) async fn connect(metrics: &Metrics) -> anyhow::Result<Client> {
     let mut config = Config::infer().await.context("no kubeconfig (KUBECONFIG) and not in a cluster")?;
     config.default_retry = false;
@@ -128,7 +129,7 @@ fn start_logging(args: &RunArgs) -> anyhow::Result<()> {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
         LogFormat::Text => lines.boxed(),
     };
-    // Lines of client libraries can hold private keys. Whatever the filter says, they are not written.
+    // Lines of client libraries can hold private keys. They are not written, whatever the filter is.
     let own = FilterFn::new(|metadata| LogFilter::is_loggable(metadata.target()));
     tracing_subscriber::registry().with(lines.with_filter(filter).with_filter(own)).init();
     for directive in ignored {
@@ -137,7 +138,7 @@ fn start_logging(args: &RunArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The pod's name, and something that no earlier process of that name had.
+/// The pod's name with a random suffix that no earlier process of that name had.
 fn identity() -> String {
     let host = std::env::var("HOSTNAME").ok().or_else(|| std::fs::read_to_string("/etc/hostname").ok());
     let mut bits = [0; 4];

@@ -7,8 +7,8 @@ use std::time::Duration;
 use gaia_pki::Ca;
 use tokio::time::Instant;
 
-/// The CAs read last, by TrustDomain. A leader that was paused signs with nothing older than [`FRESH`]: the clock that
-/// counts here goes on while a process is stopped.
+/// The CAs read last, by TrustDomain. A leader that was paused signs with none older than [`FRESH`]: this clock also
+/// advances while a process is stopped.
 #[derive(Default)]
 pub(crate) struct Signers(Mutex<HashMap<String, Kept>>);
 
@@ -19,7 +19,7 @@ struct Kept {
 }
 
 impl Signers {
-    /// The CA, if it was read a moment ago and from the ring as it is known now.
+    /// The CA, if it was read within [`FRESH`] and from the known version of the ring.
     pub(crate) fn get(&self, trust_domain: &str, version: Option<&str>) -> Option<Arc<Ca>> {
         let mut kept = self.lock();
         let found = kept.get(trust_domain)?;

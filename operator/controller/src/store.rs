@@ -1,4 +1,4 @@
-//! Where objects are kept: read what exists, write with a precondition.
+//! The store of objects: reads, and writes with a precondition.
 
 use std::fmt;
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub(crate) enum Key {
     Service(String, String),
 }
 
-/// A custom resource as it is after its status was written.
+/// A custom resource after its status was written.
 pub(crate) enum Reported {
     TrustDomain(Box<TrustDomain>),
     Certificate(Box<ServiceCertificate>),
@@ -52,16 +52,16 @@ pub(crate) enum Found {
 pub(crate) trait Store: Send + Sync + 'static {
     /// Creates an object; never replaces one.
     fn create(&self, object: Stored) -> impl Future<Output = Result<Stored, StoreError>> + Send;
-    /// Merges a patch (RFC 7396) into the object, if it is still in the state the patch was planned on.
+    /// Merges a patch (RFC 7396) into the object, if it still has the version on which the patch was planned.
     fn patch(
         &self,
         key: &ObjectKey,
         on: &Version,
         patch: Value,
     ) -> impl Future<Output = Result<Stored, StoreError>> + Send;
-    /// Replaces a Secret as a whole, if it is still in the state that was planned on.
+    /// Replaces a Secret as a whole, if it still has the version on which that was planned.
     fn replace(&self, secret: Secret, on: &Version) -> impl Future<Output = Result<Stored, StoreError>> + Send;
-    /// Annotates a pod so that kubelet looks at its mounts; one of another UID is left alone.
+    /// Annotates a pod so that the kubelet syncs its mounts; one with another UID is not changed.
     fn nudge(
         &self,
         namespace: &str,
@@ -71,15 +71,15 @@ pub(crate) trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
     /// Annotates a workload's pod template so that its pods are replaced.
     fn restart(&self, target: &Target, value: &str) -> impl Future<Output = Result<(), StoreError>> + Send;
-    /// Deletes the object, if it is still in the state the deletion was planned on.
+    /// Deletes the object, if it still has the version on which the deletion was planned.
     fn delete(&self, key: &ObjectKey, on: &Version) -> impl Future<Output = Result<(), StoreError>> + Send;
     /// Reads the object.
     fn get(&self, key: &ObjectKey) -> impl Future<Output = Result<Option<Stored>, StoreError>> + Send;
-    /// Reads the object's metadata and nothing else: enough to tell whose it is.
+    /// Reads only the object's metadata, which shows its owner.
     fn get_metadata(&self, key: &ObjectKey) -> impl Future<Output = Result<Option<ObjectMeta>, StoreError>> + Send;
     /// Reads a custom resource; none: it does not exist.
     fn get_resource(&self, key: &Key) -> impl Future<Output = Result<Option<Found>, StoreError>> + Send;
-    /// Merges a patch into a custom resource's status, if the resource is still in that state.
+    /// Merges a patch into a custom resource's status, if the resource still has that version.
     fn patch_status(
         &self,
         key: &Key,
@@ -328,7 +328,7 @@ fn classify(verb: &'static str, key: String, error: CallError) -> StoreError {
         CallError::InvalidName => return StoreError::Invalid { verb, key, message: error.to_string() },
         error => return StoreError::Transient { verb, key, message: error.to_string() },
     };
-    // What another owner did to a custom resource is told in full.
+    // A change of a custom resource by another owner is reported in full.
     let is_certificate = key.starts_with(&format!("{:?} ", ObjectKind::ServiceCertificate));
     if let Some(cause) = local_cause::of(verb, code, &message).filter(|_| !is_certificate) {
         return StoreError::InNamespace { verb, key, cause };

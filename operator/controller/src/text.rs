@@ -1,4 +1,4 @@
-//! Texts of other programs, made safe for logs, events and statuses.
+//! Sanitises texts of other programs for logs, events and statuses.
 //!
 //! An error of a client library can hold a response body, and a message of the API server can quote the value that it
 //! refuses. Either can hold a private key.

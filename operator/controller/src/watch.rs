@@ -1,4 +1,4 @@
-//! Watches: each keeps its part of the world up to date and says what is to be decided anew.
+//! Watches: each updates its part of the cluster snapshot and returns the keys to plan again.
 
 mod pods;
 
@@ -32,25 +32,25 @@ pub(crate) struct Watches {
     world: SharedWorld,
     agenda: Agenda,
     metrics: Metrics,
-    /// Watches that have not listed everything yet.
+    /// Watches that have not completed their first list.
     unsynced: Arc<AtomicUsize>,
-    /// Watches of pods of which it is not known yet whether they are allowed. Nothing but instances depends on them.
+    /// Watches of pods that are not known to be allowed or forbidden yet. Only the state of instances depends on them.
     unsettled: Arc<AtomicUsize>,
     running: Arc<Mutex<Vec<AbortHandle>>>,
 }
 
-/// A kind of object that is watched, and how it enters the world.
+/// A kind of object that is watched, and its entry in the cluster snapshot.
 pub(crate) trait Watched: Object + Send + 'static {
     const RESOURCE: Resource;
     /// Which of them are watched.
     const LABELS: Option<&'static str>;
     /// Takes one in.
     fn apply(self, world: &SharedWorld) -> BTreeSet<Key>;
-    /// Takes one in of which only the metadata can be read: it exists, and what it says is not known.
+    /// Applies an object of which only the metadata can be parsed: it exists, and its content is unknown.
     fn apply_unreadable(unreadable: &Unreadable, world: &mut World) -> BTreeSet<Key>;
     /// Takes one out; `version` is that of its deletion.
     fn remove(world: &mut World, place: &Place, version: Option<&str>) -> BTreeSet<Key>;
-    /// All that are known.
+    /// The names of all known objects.
     fn places(world: &World) -> Vec<Place>;
 }
 
@@ -60,7 +60,7 @@ impl Watches {
         Self { world, agenda, metrics, unsynced: none(), unsettled: none(), running: Arc::default() }
     }
 
-    /// Starts everything. `namespaces` empty: the whole cluster; the operator's own namespace is always among them.
+    /// Starts all watches. `namespaces` empty: the whole cluster; the operator's own namespace is always included.
     pub(crate) fn start(&self, client: &Client, operator_namespace: &str, namespaces: &[String]) {
         let api = ApiServer::new(client.clone());
         self.spawn::<TrustDomain>(&api, None);
@@ -75,7 +75,7 @@ impl Watches {
         }
     }
 
-    /// Returns true if everything has been listed once.
+    /// Returns true if every watch has completed its first list.
     pub(crate) fn are_synced(&self) -> bool {
         self.unsynced.load(Ordering::Acquire) == 0
     }
@@ -85,7 +85,7 @@ impl Watches {
         self.unsettled.load(Ordering::Acquire) == 0
     }
 
-    /// Ends all of them.
+    /// Stops all watches.
     pub(crate) fn stop(&self) {
         for watch in self.running.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             watch.abort();
@@ -113,8 +113,8 @@ impl Watches {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).push(watch.abort_handle());
     }
 
-    /// Never ends: a watch that breaks is begun again, after a while that grows; with a list, where the API server no
-    /// longer knows what has happened since.
+    /// Never ends: a broken watch is restarted after a growing delay; with a new list, if the API server no longer has
+    /// the events since then.
     async fn follow<K: Watched>(self, api: ApiServer, selection: Selection) {
         let scope = selection.namespace.clone();
         let mut stream = std::pin::pin!(Watch::<K>::new(api, selection).stream());
@@ -169,7 +169,7 @@ impl Watches {
                 }
                 let mut world = lock(&self.world);
                 let gone = before.iter().filter(|(_, place)| !seen.contains(place));
-                // What was created in the meantime under the name is reported by the watch that follows the list.
+                // An object that was created in between under the name is reported by the watch that follows the list.
                 gone.flat_map(|(uid, place)| {
                     let is_same = world.uid(K::RESOURCE, place) == *uid;
                     if is_same { remove::<K>(&mut world, place, None) } else { BTreeSet::new() }
@@ -212,7 +212,7 @@ fn remove<K: Watched>(world: &mut World, place: &Place, version: Option<&str>) -
     K::remove(world, place, version)
 }
 
-/// How long a watch that broke is left alone. It grows with each failure, and begins anew once there was none for a while.
+/// The delay before a broken watch is restarted. It grows with each failure, and is reset after a period without one.
 #[derive(Default)]
 struct Pause {
     last: Option<(Instant, Duration)>,
@@ -230,10 +230,10 @@ impl Pause {
     }
 }
 
-/// What was known when a list began, and what it has shown so far.
+/// The objects that were known when a list started, and those that it has contained so far.
 #[derive(Default)]
 struct Listing {
-    /// UIDs, where one is known, and names.
+    /// UIDs, where known, and names.
     before: Vec<(Option<String>, Place)>,
     seen: HashSet<Place>,
 }
@@ -395,7 +395,7 @@ impl Watched for ConfigMap {
 }
 
 impl World {
-    /// The UID of what is known under a name.
+    /// The UID of the known object of a name.
     fn uid(&self, resource: Resource, place: &Place) -> Option<String> {
         let key = |kind| ObjectKey { kind, namespace: place.0.clone(), name: place.1.clone() };
         let of_resource = || {
@@ -425,7 +425,7 @@ impl World {
         if is_old { BTreeSet::new() } else { self.remove_service(place) }
     }
 
-    /// Returns true if this very state of a Secret is known already: our own write comes back by the watch.
+    /// Returns true if this version of a Secret is known already: the operator's own write is reported by the watch.
     fn knows_secret(&self, place: &Place, meta: &ObjectMeta) -> bool {
         let key = ObjectKey::secret(&place.0, place.1.clone());
         self.version(&key).is_some_and(|known| {

@@ -1,4 +1,4 @@
-//! Everything the operator knows of the cluster, kept up to date by watches and by its own writes.
+//! The cluster snapshot, kept up to date by watches and by the operator's own writes.
 
 mod callers;
 mod created;
@@ -59,7 +59,7 @@ pub(crate) struct Surroundings {
     pub(crate) watch_namespaces: Vec<String>,
 }
 
-/// What is known.
+/// The cluster snapshot.
 pub(crate) struct World {
     surroundings: Surroundings,
     trust_domains: BTreeMap<String, Arc<TrustDomain>>,
@@ -68,43 +68,43 @@ pub(crate) struct World {
     namespaces: HashMap<String, NamespaceFacts>,
     secrets: HashMap<Place, SecretFacts>,
     config_maps: HashMap<Place, ObjectFacts>,
-    /// What the ledgers among them hold.
+    /// The contents of the ledgers among them.
     ledgers: HashMap<Place, LedgerRecord>,
-    /// What was read of ledgers, and by whom.
+    /// The collected ledgers of instances, and the operator that collects them.
     readings: Readings,
-    /// CAs brought from outside, by TrustDomain.
+    /// Bring-your-own CAs, by TrustDomain.
     brought: HashMap<String, Result<BroughtCa, String>>,
     known_cas: Arc<KnownCas>,
     /// ServiceCertificates by the Secret they name.
     claims: HashMap<Place, Vec<String>>,
     callers: CallerIndex,
-    /// How many objects of a namespace refer to a TrustDomain.
+    /// The number of objects in a namespace that refer to a TrustDomain.
     consumers: BTreeMap<String, BTreeMap<String, usize>>,
-    /// Pods and endpoints that use what is written.
+    /// Pods and endpoints that use written objects.
     instances: InstanceIndex,
-    /// What TrustDomains said last of their rotations.
+    /// The last rollout state of each TrustDomain.
     guidance: BTreeMap<String, Guidance>,
-    /// What workloads were told to restart for.
+    /// The last restart of each workload.
     restarted: BTreeMap<Target, String>,
-    /// What the operator may do to pods and workloads.
+    /// The operations enabled on pods and workloads.
     pub(crate) abilities: Abilities,
-    /// What was deleted a short time ago.
+    /// Recently deleted objects.
     deleted: self::deleted::Deletions,
-    /// What was created and not reported by a watch yet.
+    /// Created objects that no watch has reported yet.
     unconfirmed: self::created::Unconfirmed,
     /// Objects that cannot be read.
     unreadable: UnreadableIndex,
-    /// `grants.json` as it was last written, by TrustDomain: known where a service cannot be read.
+    /// The last written `grants.json`, by TrustDomain: known where a service cannot be read.
     written_grants: HashMap<String, Grants>,
-    /// Objects that exist and are somebody else's. They are not watched.
+    /// Objects that exist and belong to another owner. They are not watched.
     foreign: HashSet<ObjectKey>,
-    /// Objects of ours that were deleted and that a custom resource asks for.
+    /// Objects of the operator that were deleted and that a custom resource requests.
     lost: HashSet<ObjectKey>,
     /// Writes of projections and leaf Secrets that were refused.
     refused_writes: self::refused::RefusedWrites,
     /// Which Secrets of users that services name exist.
     user_secrets: self::user_secrets::UserSecrets,
-    /// What was reported of instances that lag.
+    /// The reported lists of lagging instances.
     reported_lags: self::lagging::ReportedLags,
     pub(crate) failures: HashMap<Key, Failures>,
     pub(crate) budgets: HashMap<Key, IssuanceBudget>,
@@ -149,7 +149,7 @@ impl World {
         &self.surroundings.operator_namespace
     }
 
-    /// The CAs to know leaves by, for reading Secrets outside the lock.
+    /// The CAs by which leaves are identified, for parsing Secrets outside the lock.
     pub(crate) fn known_cas(&self) -> Arc<KnownCas> {
         Arc::clone(&self.known_cas)
     }
@@ -158,7 +158,7 @@ impl World {
         self.trust_domains.get(name)
     }
 
-    /// Everything there is to decide about.
+    /// The keys of all custom resources.
     pub(crate) fn all_keys(&self) -> Vec<Key> {
         let domains = self.trust_domains.keys().map(|name| Key::TrustDomain(name.clone()));
         let services = self.services.keys().map(|(namespace, name)| Key::Service(namespace.clone(), name.clone()));
@@ -180,12 +180,12 @@ impl World {
         }
     }
 
-    /// Returns true if a custom resource is known in a state that is newer than a version.
+    /// Returns true if the known version of a custom resource is newer than this one.
     pub(crate) fn is_newer(&self, key: &Key, version: Option<&str>) -> bool {
         self.metadata(key).is_some_and(|known| is_older(version, known.resource_version.as_deref()))
     }
 
-    /// Removes what is remembered of attempts at a custom resource that is deleted: also of one that ended afterwards.
+    /// Removes the attempts at a custom resource that is deleted, including one that ended afterwards.
     pub(crate) fn forget_attempts(&mut self, key: &Key) {
         if self.metadata(key).is_none() {
             self.failures.remove(key);
@@ -221,7 +221,7 @@ impl World {
         self.foreign.remove(key);
     }
 
-    /// The objects that a custom resource wants to write and that are somebody else's.
+    /// The objects that a custom resource requests and that belong to another owner.
     pub(crate) fn foreign_of(&self, key: &Key) -> Vec<ObjectKey> {
         let (namespace, name) = key.names();
         let belongs = |object: &&ObjectKey| match key {
@@ -249,7 +249,7 @@ impl World {
         self.secrets.get(&place).map(|secret| secret.resource_version().to_owned())
     }
 
-    /// The state of an object that is known.
+    /// The known version of an object.
     pub(crate) fn version(&self, key: &ObjectKey) -> Option<Version> {
         let place = (key.namespace.clone(), key.name.clone());
         match key.kind {
@@ -288,7 +288,7 @@ impl World {
         self.deleted.add(meta);
     }
 
-    /// Takes in an object that was read or written by the operator itself, unless its deletion was seen before.
+    /// Applies an object that the operator read or wrote, unless its deletion was seen before.
     #[must_use = "what depends on it would not be decided anew"]
     pub(crate) fn take_stored(&mut self, object: Stored) -> BTreeSet<Key> {
         let meta = match &object {
@@ -316,8 +316,8 @@ impl World {
         }
     }
 
-    /// Takes in a custom resource whose status the operator has just written. It never adds one: an object that is not
-    /// known any more under this UID was removed by a watch.
+    /// Applies a custom resource whose status the operator has just written. It never adds one: an object that is no
+    /// longer known under this UID was removed by a watch.
     #[must_use = "what depends on it would not be decided anew"]
     pub(crate) fn take_reported(&mut self, object: Reported) -> BTreeSet<Key> {
         if object.metadata().uid.as_deref() != self.uid_of(&object.key()) || self.deleted.is_late(object.metadata()) {
@@ -354,8 +354,8 @@ impl World {
         self.config_maps.keys().cloned().collect()
     }
 
-    /// Removes an object that the operator itself deleted, or that turned out to be gone; returns what is to be decided
-    /// anew because of it. `seen`: its state before the answer; what was created since then stays.
+    /// Removes an object that the operator deleted, or that was found to be deleted; returns the keys to plan again.
+    /// `seen`: its version before the response; an object created since then stays.
     #[must_use = "what depends on it would not be decided anew"]
     pub(crate) fn forget(&mut self, key: &ObjectKey, seen: Option<&Version>) -> BTreeSet<Key> {
         if self.version(key).as_ref().map(|now| &now.uid) != seen.map(|seen| &seen.uid) {
@@ -371,12 +371,12 @@ impl World {
         keys
     }
 
-    /// A workload was told to restart its pods.
+    /// Records that a workload was restarted.
     pub(crate) fn was_restarted(&mut self, target: Target, value: String) {
         self.restarted.insert(target, value);
     }
 
-    /// What others are told by a TrustDomain's rotation; returns what is to be decided anew because of it.
+    /// Sets the rollout state of a TrustDomain; returns the keys to plan again.
     pub(crate) fn take_guidance(&mut self, domain: &str, guidance: Guidance) -> BTreeSet<Key> {
         let before = self.guidance.get(domain);
         let fallen_behind = guidance.behind.iter().filter(|uid| before.is_none_or(|b| !b.behind.contains(*uid)));
@@ -405,7 +405,7 @@ pub(crate) fn place(meta: &ObjectMeta) -> Place {
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
 }
 
-/// Returns true if an object that arrives is older than what is known: our own write may be ahead of the watch.
+/// Returns true if an arriving object is older than the known one: the operator's own write may be ahead of the watch.
 /// Resource versions of one resource are comparable numbers (KEP-5504).
 fn is_older(arriving: Option<&str>, known: Option<&str>) -> bool {
     let number = |text: Option<&str>| text.and_then(|text| text.parse::<u64>().ok());

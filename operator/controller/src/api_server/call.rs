@@ -19,10 +19,10 @@ use super::json::LARGEST_OBJECT;
 use super::object::parse;
 use crate::text::without_keys;
 
-/// The reason why a call failed, in our own words.
+/// The reason why a call failed, without text of the client library.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CallError {
-    /// The API server refused it. `message` is its own, without anything that could be key material.
+    /// The API server refused it. `message` is the server's, without anything that could be key material.
     Refused { code: u16, reason: String, message: String },
     /// The connection failed.
     Connection(String),
@@ -65,7 +65,7 @@ pub(crate) struct ApiServer {
     client: Client,
 }
 
-/// The body of an answer; wiped when it is dropped.
+/// The body of a response; wiped when it is dropped.
 pub(crate) type Answer = Zeroizing<Vec<u8>>;
 
 impl ApiServer {
@@ -84,7 +84,7 @@ impl ApiServer {
         found(self.call(request(Method::GET, path)?).await)
     }
 
-    /// Reads the metadata of an object and nothing else; none: it does not exist.
+    /// Reads only the metadata of an object; none: it does not exist.
     pub(crate) async fn get_metadata(
         &self,
         resource: Resource,
@@ -133,7 +133,7 @@ impl ApiServer {
         self.call(with_body(Method::PATCH, &path, MERGE_PATCH, patch)?).await
     }
 
-    /// Merges a patch into the metadata of an object and takes nothing but its metadata as the answer.
+    /// Merges a patch into the metadata of an object and reads only the metadata of the response.
     pub(crate) async fn patch_metadata(
         &self,
         resource: Resource,
@@ -146,7 +146,7 @@ impl ApiServer {
         self.call(request).await
     }
 
-    /// Deletes an object, if it is still in that state.
+    /// Deletes an object, if it still has that version.
     pub(crate) async fn delete(
         &self,
         resource: Resource,
@@ -227,7 +227,7 @@ async fn whole_body(response: Response<Body>) -> Result<Answer, CallError> {
     Ok(answer)
 }
 
-/// What matters of a `Status`.
+/// The relevant fields of a `Status`.
 #[derive(Deserialize, Default)]
 struct Status {
     #[serde(default)]
@@ -247,7 +247,7 @@ pub(super) fn refused(code: u16, body: &[u8]) -> CallError {
     }
 }
 
-/// What is wrong with a connection, without any text of the client library.
+/// The cause of a connection error, without any text of the client library.
 fn connection(error: &kube::Error) -> String {
     match error {
         kube::Error::Auth(_) => "cannot get the credentials of the kubeconfig".to_owned(),
@@ -259,7 +259,7 @@ pub(super) fn body_error(error: &kube::Error) -> String {
     cause(error.source()).unwrap_or_else(|| "it broke before the answer was complete".to_owned())
 }
 
-/// The cause of an error of a connection: the kind of I/O error, or what TLS says.
+/// The cause of a connection error: the kind of I/O error, or the TLS error.
 fn cause(error: Option<&(dyn std::error::Error + 'static)>) -> Option<String> {
     let mut next = error;
     let mut found = None;
@@ -291,7 +291,7 @@ pub(crate) async fn within<T>(
 const JSON: &str = "application/json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
-/// Field manager and user agent are the operator's, whatever the client library calls itself.
+/// Field manager and user agent are the operator's, whatever the client library's defaults are.
 const FIELD_MANAGER: &str = "?fieldManager=gaia-operator";
 const AGENT: &str = concat!("gaia-operator/", env!("CARGO_PKG_VERSION"));
 const DEEPEST_CAUSE: usize = 16;

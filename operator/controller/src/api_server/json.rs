@@ -1,8 +1,8 @@
-//! JSON taken apart without reading it: a list into its items, an object into its members.
+//! Splits JSON without parsing values: a list into its items, an object into its members.
 
 use std::ops::Range;
 
-/// The text is no JSON, or ended early.
+/// The text is not JSON, or is truncated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
@@ -112,7 +112,7 @@ impl ListSplitter {
     }
 
     /// # Errors
-    /// The answer ended early.
+    /// The response is truncated.
     pub(crate) fn finish(&self) -> Result<(), Malformed> {
         if self.at == At::End { Ok(()) } else { Err(Malformed) }
     }
@@ -201,10 +201,11 @@ impl ListSplitter {
     }
 }
 
-/// Where the value of a member of a JSON object is; of several of that name the last. None: there is no such member.
+/// Returns the range of the value of a JSON object's member; of several with that name, the last. None: there is no
+/// such member.
 ///
 /// # Errors
-/// The text is no JSON object.
+/// The text is not a JSON object.
 pub(crate) fn member(object: &[u8], name: &str) -> Result<Option<Range<usize>>, Malformed> {
     let mut at = skip_space(object, 0);
     if object.get(at) != Some(&b'{') {

@@ -1,8 +1,8 @@
-//! Objects of the API server, each read by itself.
+//! Objects of the API server, each parsed on its own.
 //!
-//! Metadata is read first and field by field, without `managedFields`: what is odd there never makes an object
-//! unreadable. Where the rest is not what its type holds, the object is [`Unreadable`]: its metadata is known all the
-//! same, and nothing of its content is repeated.
+//! Metadata is parsed first and field by field, without `managedFields`: an invalid field there never makes an object
+//! unreadable. If the rest does not match its type, the object is [`Unreadable`]: its metadata is known nevertheless,
+//! and none of its content is repeated.
 
 use std::fmt;
 
@@ -23,7 +23,7 @@ pub(crate) enum Reading<K> {
     Unreadable(Box<Unreadable>),
 }
 
-/// An object that cannot be read: what its metadata says, and where it is odd.
+/// An object that cannot be parsed: its metadata, and the location of the error.
 #[derive(Clone)]
 pub(crate) struct Unreadable {
     pub(crate) meta: ObjectMeta,
@@ -32,7 +32,7 @@ pub(crate) struct Unreadable {
     pub(crate) raw: Zeroizing<Vec<u8>>,
 }
 
-/// Where an object cannot be read. It holds nothing of the object's content.
+/// The location of a parse error, without any content of the object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
     /// The JSON path, `spec.auth.mode` for instance; empty: the object as a whole.
@@ -63,7 +63,7 @@ impl Problem {
         }
     }
 
-    /// By the wording of serde's own errors. The rest of such a text can quote the value.
+    /// Uses the category of serde's error. Its text can quote the value.
     fn of(error: &serde_json::Error) -> Self {
         let text = error.to_string();
         let is = |start: &str| text.starts_with(start);
@@ -114,10 +114,10 @@ impl<K: Object> Reading<K> {
     }
 }
 
-/// Reads one object.
+/// Parses one object.
 ///
 /// # Errors
-/// It cannot even be told which object it is.
+/// Its metadata does not identify an object.
 pub(crate) fn read<K: DeserializeOwned>(raw: Zeroizing<Vec<u8>>) -> Result<Reading<K>, Fault> {
     let not_json = |_| Fault { path: String::new(), problem: Problem::NotJson };
     let found = json::member(&raw, "metadata").map_err(not_json)?;
@@ -125,7 +125,7 @@ pub(crate) fn read<K: DeserializeOwned>(raw: Zeroizing<Vec<u8>>) -> Result<Readi
         return Err(Fault { path: "metadata".to_owned(), problem: Problem::MissingField });
     };
     let (meta, odd) = metadata(raw.get(found.clone()).unwrap_or_default())?;
-    // The metadata is put back as it was read, so that the type parses it whatever it holds.
+    // The parsed metadata replaces the original, so that the typed parser accepts it whatever it held.
     let tame = serde_json::to_vec(&meta).unwrap_or_default();
     let mut object = Zeroizing::new(Vec::with_capacity(raw.len() + tame.len()));
     object.extend_from_slice(raw.get(..found.start).unwrap_or_default());
@@ -139,10 +139,10 @@ pub(crate) fn read<K: DeserializeOwned>(raw: Zeroizing<Vec<u8>>) -> Result<Readi
     Ok(Reading::Unreadable(Box::new(Unreadable { meta, fault, raw })))
 }
 
-/// Reads a type of our own out of a JSON text.
+/// Parses a Gaia type from JSON.
 ///
 /// # Errors
-/// Where the text is not what the type holds.
+/// The location where the text does not match the type.
 pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Fault> {
     serde_json::from_slice(text).map_err(|error| fault_of::<T>(text, &error))
 }
@@ -160,7 +160,7 @@ fn fault_of<T: DeserializeOwned>(text: &[u8], error: &serde_json::Error) -> Faul
     Fault { path, problem: Problem::of(error) }
 }
 
-/// The fields of metadata that are ever looked at or written back.
+/// The fields of metadata that are read or written back.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawMetadata {
@@ -178,10 +178,10 @@ struct RawMetadata {
     finalizers: Option<Value>,
 }
 
-/// Reads metadata alone, as in the answer to a request for it.
+/// Parses metadata alone, as in the response to a request for it.
 ///
 /// # Errors
-/// It cannot be told which object it is.
+/// The metadata does not identify an object.
 pub(crate) fn read_metadata(raw: &[u8]) -> Result<ObjectMeta, Fault> {
     let not_json = |_| Fault { path: String::new(), problem: Problem::NotJson };
     let found = json::member(raw, "metadata").map_err(not_json)?.unwrap_or_default();
@@ -224,8 +224,8 @@ fn field<T: DeserializeOwned>(name: &str, value: Option<Value>, odd: &mut Option
     }
 }
 
-/// A time that our types cannot hold lies in the far future. Of a deletion only that there is one matters, of a creation
-/// only which object is older.
+/// A time that jiff cannot represent is taken as the far future. For a deletion only its presence matters, for a
+/// creation only the order.
 fn time(value: Value) -> Time {
     serde_json::from_value(value).unwrap_or(Time(Timestamp::MAX))
 }

@@ -1,7 +1,7 @@
 //! Lists and watches, item by item.
 //!
-//! A list is read while it arrives, so that its size does not matter. An item that cannot be read is handed on as such
-//! and never ends the watch; one that cannot even be told from others makes the list incomplete.
+//! A list is parsed while it arrives, so that its size does not matter. An item that cannot be parsed is passed on as
+//! unreadable and never ends the watch; one that cannot be identified makes the list incomplete.
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -20,20 +20,20 @@ use super::call::{ApiServer, CallError, body_error, refused, request};
 use super::json::{LARGEST_OBJECT, ListSplitter, Malformed, Piece, member};
 use super::object::{Fault, Object, Problem, Reading, parse, read};
 
-/// What a watch tells.
+/// A change that a watch reports.
 #[derive(Debug)]
 pub(crate) enum Change<K> {
-    /// A list begins.
+    /// A list starts.
     Init,
     /// An object of the list.
     Listed(Reading<K>),
-    /// The list has ended. Unless it is complete, what it does not show may exist all the same.
+    /// The list has ended. Unless it is complete, objects that it does not contain may exist.
     Done { complete: bool },
     /// An object is there, or has changed.
     Applied(Reading<K>),
     /// An object is deleted, or no longer selected.
     Deleted(Reading<K>),
-    /// There is an object of which nothing can be told.
+    /// An object exists that cannot be identified.
     Unidentified(Fault),
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Selection {
     pub(crate) fields: Option<&'static str>,
 }
 
-/// A list that is followed by a watch, for ever.
+/// A list followed by a watch, repeated without end.
 pub(crate) struct Watch<K> {
     api: ApiServer,
     selection: Selection,
@@ -59,7 +59,7 @@ pub(crate) struct Watch<K> {
 }
 
 enum State {
-    /// Nothing is known.
+    /// No state is known.
     Empty,
     /// In between two pages; with the token of the next.
     BetweenPages {
@@ -67,7 +67,7 @@ enum State {
         complete: bool,
     },
     Page(Page),
-    /// Everything is known up to that resource version.
+    /// The state is known up to that resource version.
     Listed(String),
     Watching(Lines),
 }
@@ -108,7 +108,7 @@ impl<K: Object + Send + 'static> Watch<K> {
         Self { api, selection, state: State::Empty, kind: PhantomData }
     }
 
-    /// The changes as a stream that never ends. After an error it goes on, with a list where that is needed.
+    /// The changes as a stream that never ends. After an error it continues, with a new list if necessary.
     pub(crate) fn stream(self) -> impl Stream<Item = Result<Change<K>, WatchError>> + Send {
         futures::stream::unfold(self, |mut watch| async move {
             let change = watch.next().await;
@@ -207,7 +207,7 @@ impl<K: Object + Send + 'static> Watch<K> {
         let response = match super::call::within(LIST_TIMEOUT, self.api.send(request)).await {
             Ok(response) => response,
             Err(error) => {
-                // What happened since is no longer known to the API server after a 410: it takes a list.
+                // After a 410 the API server no longer has the events since then: a new list is needed.
                 if error.code() != Some(410) {
                     self.state = State::Listed(version);
                 }
@@ -218,7 +218,7 @@ impl<K: Object + Send + 'static> Watch<K> {
         Ok(State::Watching(Lines { body, buffer, version, begun: Instant::now(), is_silent: true }))
     }
 
-    /// The next event. Where one is not JSON, it is not known what was missed: a list follows.
+    /// The next event. If a line is not JSON, an event may be missing: a new list follows.
     async fn read_line(&mut self, mut lines: Lines) -> Result<(Option<Change<K>>, State), WatchError> {
         let Some(line) = lines.next().await? else {
             let version = lines.version;
@@ -293,7 +293,7 @@ impl Lines {
             }
             match tokio::time::timeout(IDLE, self.body.frame()).await {
                 Ok(Some(Ok(frame))) => self.buffer.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data)),
-                // A watch that falls silent or is cut off goes on where it was.
+                // A watch that is silent or cut off is resumed at the last version.
                 Err(_) | Ok(None | Some(Err(_))) => return Ok(None),
             }
         }
@@ -324,5 +324,5 @@ const WATCH_SECONDS: u64 = 290;
 const IDLE: Duration = Duration::from_secs(WATCH_SECONDS + 5);
 /// For the head of an answer, and between two pieces of it.
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
-/// A watch that ends earlier than that without an event is not begun again at once.
+/// A watch that ends earlier than this without an event is not restarted at once.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! Rings: made once, replaced as a whole after they were copied, restored from the copy.
+//! Rings: created once, replaced as a whole after they were copied, restored from the copy.
 
 use gaia_api::names::{self, COMPONENT_LABEL, MANAGED_BY, MANAGED_BY_LABEL, TRUST_DOMAIN_LABEL, key};
 use gaia_pki::Ca;
@@ -17,7 +17,7 @@ use crate::error::{ExecuteError, StoreError};
 use crate::mint::{self, Made, SecretData};
 use crate::store::{Store, Stored};
 
-/// A ring Secret that was read a moment ago.
+/// A ring Secret, just read from the API server.
 struct Found<M> {
     meta: ObjectMeta,
     ring: Ring<M>,
@@ -142,8 +142,8 @@ impl<S: Store> Executor<S> {
         }
     }
 
-    /// The ring as it was before the transition goes into `…-previous`, whatever that held before. If it is there already,
-    /// an earlier attempt came no further.
+    /// Copies the ring before the transition to `…-previous`, and replaces the copy there. If it is there already, an
+    /// earlier attempt stopped after it.
     async fn copy_ring(&self, transition: &Transition, data: SecretData) -> Result<Outcome, ExecuteError> {
         let copy = ObjectKey::secret(&transition.key.namespace, names::previous(&transition.key.name));
         let component = match transition.kind {
@@ -197,7 +197,7 @@ impl<S: Store> Executor<S> {
         }
     }
 
-    /// Puts a ring back to what its copy says. The copy stays as it is: it is the only one.
+    /// Restores a ring from its copy. The copy is not changed: it is the only one.
     async fn restore_ring<M>(&self, restore: &Restore) -> Result<Outcome, ExecuteError>
     where
         M: Material + Clone + Serialize + DeserializeOwned,

@@ -1,4 +1,4 @@
-//! The executor against a scripted API server: each request is looked at, each answer chosen.
+//! The executor against a scripted API server: each request is checked, each response is scripted.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -98,7 +98,7 @@ async fn a_patch_names_the_state_it_was_planned_on() {
     assert_eq!(sent["metadata"], json!({ "uid": "u1", "resourceVersion": "7" }));
 }
 
-/// A key in `binaryData` made the repair a no-op, over and over.
+/// A key in `binaryData` once made the repair a no-op that was repeated.
 #[tokio::test]
 async fn repair_of_a_config_map_removes_the_same_keys_from_binary_data() {
     let (executor, mut server) = scripted();
@@ -114,7 +114,7 @@ async fn repair_of_a_config_map_removes_the_same_keys_from_binary_data() {
     assert_eq!(sent["binaryData"], json!({ "ca.crt": null, "extra": null }));
 }
 
-/// A repair of our owner reference keeps those of others, and leaves them the place of the controller.
+/// A repair of the operator's owner reference keeps those of others, and does not claim `controller`.
 #[tokio::test]
 async fn a_repaired_owner_reference_leaves_those_of_others_as_they_are() {
     let (executor, mut server) = scripted();

@@ -1,8 +1,9 @@
 //! The CA that issued a stored leaf.
 //!
-//! A CA is its certificate, not its name or key: a certificate renewed with both is another generation. A leaf's issuer
-//! is the CA whose intermediates it ships. Roots that sign directly ship nothing, so two of them with one name and key
-//! cannot be told apart by a leaf: there it is the active generation, else the newest.
+//! A CA is identified by its certificate, not by its name or key: a certificate renewed with both is another
+//! generation. A leaf's issuer is the CA whose intermediates it includes. Roots that sign directly include nothing, so
+//! a leaf does not distinguish two of them with one name and key: its issuer is then the active generation, else the
+//! newest.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ use gaia_plan::ring::{CaRing, State};
 pub(crate) struct KnownCas {
     /// The preferred one first.
     all: Vec<KnownCa>,
-    /// For each CA that leaves cannot tell from a preferred one: that one, by fingerprint.
+    /// Each CA that leaves do not distinguish from a preferred one, with that one, by fingerprint.
     preferred: BTreeMap<String, String>,
 }
 
@@ -73,7 +74,7 @@ impl KnownCas {
 }
 
 impl KnownCa {
-    /// Returns true if leaves of these two CAs cannot be told apart.
+    /// Returns true if leaves do not distinguish these two CAs.
     fn is_alike(&self, other: &Self) -> bool {
         self.shipped == other.shipped && self.certificate.is_same_issuer(&other.certificate)
     }

@@ -1,17 +1,17 @@
-//! A leaf's Secret as it is kept. There may be ten thousand, and maps of a few short texts each would take four times
-//! as much: so all texts of one are a single piece.
+//! The packed form of a leaf's Secret. There may be ten thousand, and maps of a few short texts each would need four
+//! times as much memory: so all texts of a Secret are one allocation.
 
 use gaia_api::names::TRUST_DOMAIN_LABEL;
 use gaia_plan::certificate::{LeafFacts, LeafSecret};
 use gaia_plan::object::{ObjectFacts, OwnerRef, Version};
 use gaia_plan::trust_domain::LeafRecord;
 
-/// See the module; [`PackedLeaf::unpack`] gives everything back.
+/// A packed leaf (see the module); [`PackedLeaf::unpack`] restores it.
 #[derive(Debug, Clone)]
 pub(crate) struct PackedLeaf {
     /// UID, resource version and type; then the pairs of labels, annotations and data; then three texts for each owner.
     texts: Box<str>,
-    /// Where each text ends.
+    /// The end of each text.
     ends: Box<[u32]>,
     labels: u32,
     annotations: u32,
@@ -63,7 +63,7 @@ impl PackedLeaf {
             annotations: map(&mut self.annotations()),
             data: map(&mut self.data()),
             immutable: self.immutable,
-            // Decides nothing about a leaf.
+            // Not used in decisions about a leaf.
             is_deleting: false,
             type_: self.secret_type().map(str::to_owned),
             owners: self.owners().collect(),

@@ -1,4 +1,4 @@
-//! Series of custom resources. They are kept by object, so that all of them end with it.
+//! Series of custom resources. They are kept by object, so that all of them are removed with it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -16,7 +16,7 @@ use super::ring_label;
 use crate::store::Key;
 use crate::world::Census;
 
-/// What is measured of one custom resource.
+/// The measurements of one custom resource.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Measured {
     pub(crate) is_ready: bool,
@@ -31,21 +31,21 @@ pub(crate) struct Measured {
     /// Of a TrustDomain, as all that follow; in Unix seconds.
     pub(crate) ca_not_after: Option<i64>,
     pub(crate) signing_key_age: Option<i64>,
-    /// Since when a rotation of the CA waits for instances.
+    /// The time since which a rotation of the CA waits for instances.
     pub(crate) ca_waits_since: Option<Instant>,
-    /// Since when a rotation of the signing keys waits for instances.
+    /// The time since which a rotation of the signing keys waits for instances.
     pub(crate) signing_keys_wait_since: Option<Instant>,
     pub(crate) instances: Census,
     /// Rotations by ring and result.
     pub(crate) rotations: BTreeMap<(&'static str, &'static str), u64>,
 }
 
-/// What is measured of all custom resources.
+/// The measurements of all custom resources.
 #[derive(Default)]
 pub(super) struct Objects(Mutex<BTreeMap<Key, Measured>>);
 
 impl Objects {
-    /// Changes what is measured of an object.
+    /// Changes the measurements of an object.
     pub(super) fn measure(&self, key: &Key, change: impl FnOnce(&mut Measured)) {
         let mut objects = self.lock();
         if let Some(known) = objects.get_mut(key) {
@@ -57,7 +57,7 @@ impl Objects {
         }
     }
 
-    /// Ends every series of an object.
+    /// Removes all series of an object.
     pub(super) fn forget(&self, key: &Key) {
         self.lock().remove(key);
     }
@@ -242,7 +242,7 @@ mod tests {
         }
     }
 
-    /// The kind: series of deleted objects. Whatever is measured of an object ends with it.
+    /// The kind: series of deleted objects. All measurements of an object are removed with it.
     #[test]
     fn no_series_is_left_of_a_deleted_object() {
         for key in [
@@ -260,7 +260,7 @@ mod tests {
         }
     }
 
-    /// The kind: a certificate that expired is named nowhere but in its own status.
+    /// The kind: a certificate that expired is named only in its own status.
     #[test]
     fn expired_certificates_are_named_until_they_are_replaced() {
         let metrics = Metrics::new();

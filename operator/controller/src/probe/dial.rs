@@ -1,4 +1,4 @@
-//! One look at one instance: what leaf it shows, and what it reports.
+//! One probe of one instance: the leaf that it presents, and its report.
 
 use std::io;
 use std::net::SocketAddr;
@@ -33,14 +33,14 @@ pub(super) struct Look {
     pub(super) seen: Result<Shown, String>,
     /// Its ledger, if that was to be read.
     pub(super) ledger: Option<Reading>,
-    /// The end of the leaf that was shown.
+    /// The notAfter of the presented leaf.
     pub(super) not_after: Option<Timestamp>,
     pub(super) failure: Option<Failure>,
     /// True if it presented a certificate with another SPIFFE ID.
     pub(super) is_other: bool,
 }
 
-/// What stood in the way.
+/// The cause of a failed probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Failure {
     Refused,
@@ -89,8 +89,8 @@ pub(super) async fn look(subject: &Subject, address: SocketAddr, client: &Client
     Look { seen, ledger, not_after: leaf.map(|leaf| leaf.not_after()), failure, is_other }
 }
 
-/// A client is through with the handshake before the server has looked at its certificate: the leaf is seen even where
-/// the operator's is refused.
+/// A client completes the handshake before the server has verified its certificate: the leaf is known even if the
+/// server rejects the operator's.
 async fn shake_hands(
     subject: &Subject,
     address: SocketAddr,
@@ -124,7 +124,7 @@ fn no_connection(error: &io::Error, port: u16) -> (Failure, String) {
     }
 }
 
-/// What is said of a handshake does not depend on what the peer sent.
+/// The reason of a failed handshake, independent of the peer's data.
 fn tls_reason(error: &io::Error) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::AlertReceived(alert)) => format!("alert {alert:?}"),
@@ -136,7 +136,7 @@ fn tls_reason(error: &io::Error) -> String {
     }
 }
 
-/// Whether the chain leads to a CA of the ring, and the leaf is the instance's.
+/// Checks that the chain leads to a CA of the ring, and that the leaf is the instance's.
 fn verify(
     subject: &Subject,
     leaf: Option<&Certificate>,
@@ -156,7 +156,7 @@ fn verify(
     Ok(())
 }
 
-/// The report, and the ledger if it is to be read; or in a few words why there is none.
+/// The report, and the ledger if it is to be read; or a short reason why there is none.
 async fn ask(
     stream: TlsStream<TcpStream>,
     subject: &Subject,
@@ -177,7 +177,7 @@ async fn ask(
     (report, Some(ledger.unwrap_or_else(|_| Err(timed_out()))))
 }
 
-/// A connection on which one thing is asked for after the other.
+/// A connection for several requests in sequence.
 struct Line {
     sender: Sender,
     host: String,
@@ -254,7 +254,7 @@ fn no_answer(error: &hyper::Error) -> String {
     "no answer".to_owned()
 }
 
-/// The task that moves a connection's bytes; it ends with this.
+/// The task that drives a connection; it is aborted when this is dropped.
 struct Driver(AbortHandle);
 
 impl Driver {

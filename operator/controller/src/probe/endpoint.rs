@@ -1,5 +1,5 @@
-//! Probes of endpoints. A tenant chooses their hosts and ports, so a probe tells of its own instances only: every failure
-//! has the same reason and takes the same time.
+//! Probes of endpoints. A tenant chooses their hosts and ports, so a probe reveals only its own instances: every
+//! failure has the same reason and takes the same time.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -39,13 +39,13 @@ impl Resolver for SystemResolver {
 /// Resolves, checks and dials endpoints.
 pub(super) struct EndpointDialer {
     resolver: Arc<dyn Resolver>,
-    /// How long after its start a failed probe ends. No attempt takes longer.
+    /// The time from its start to the end of a failed probe. No attempt takes longer.
     failed_after: Duration,
 }
 
 /// The result of a probe of an endpoint.
 pub(super) enum Outcome {
-    /// An address is not allowed. Nothing was dialled.
+    /// An address is not allowed. No connection was opened.
     Refused,
     /// The addresses of a name. None was dialled.
     Resolved(BTreeSet<IpAddr>),
@@ -113,7 +113,7 @@ impl EndpointDialer {
     }
 }
 
-/// A failed look without what tells one failure from another. The leaf of a verified instance stays.
+/// A failed probe, without anything that distinguishes failures. The leaf of a verified instance is kept.
 fn uniform(look: Look, subject: &Subject) -> Look {
     match look.seen {
         Ok(shown) if shown.is_verified => Look {

@@ -1,4 +1,4 @@
-//! Who the operator is to instances: a certificate of an hour for each TrustDomain, in memory and nowhere else.
+//! The operator's client certificates for probes: one per TrustDomain, valid for an hour, in memory only.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -25,7 +25,7 @@ use crate::world::Subject;
 #[derive(Default)]
 pub(super) struct Identities {
     kept: RwLock<HashMap<String, Identity>>,
-    /// One is made at a time.
+    /// Ensures that one is generated at a time.
     minting: tokio::sync::Mutex<()>,
 }
 
@@ -38,16 +38,16 @@ struct Identity {
     made: Timestamp,
 }
 
-/// How instances are called: as the operator, or as nobody.
+/// The client for probes: with the operator's certificate, or anonymous.
 #[derive(Clone)]
 pub(super) struct Client {
     pub(super) config: Arc<ClientConfig>,
-    /// True if it has a certificate to show.
+    /// True if it has a client certificate.
     pub(super) is_operator: bool,
 }
 
 impl Identities {
-    /// The client for an instance. Without a certificate the leaf can be seen all the same.
+    /// The client for an instance. Without a client certificate the leaf is still visible.
     pub(super) async fn client<S: Store>(&self, executor: &Executor<S>, subject: &Subject) -> Client {
         if let Some(config) = self.fresh(subject, executor.clock.now()) {
             return Client { config, is_operator: true };
@@ -70,7 +70,7 @@ impl Identities {
         }
     }
 
-    /// Renewed at half its life, when another CA signs, and when the clock went back.
+    /// Renewed at half its validity, when another CA is activated, and when the clock was set back.
     fn fresh(&self, subject: &Subject, now: Timestamp) -> Option<Arc<ClientConfig>> {
         let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
         let identity = kept.get(&subject.trust_domain)?;
@@ -94,7 +94,7 @@ async fn mint<S: Store>(executor: &Executor<S>, subject: &Subject) -> Result<Ide
     })
 }
 
-/// A client that shows a new certificate of the operator.
+/// A client that presents a new certificate of the operator.
 pub(super) fn operator_client(
     ca: &Ca,
     spiffe_trust_domain: &str,
@@ -108,7 +108,7 @@ pub(super) fn operator_client(
     Ok(with_our_habits(config))
 }
 
-/// A client that shows no certificate.
+/// A client without a certificate.
 pub(super) fn anonymous() -> ClientConfig {
     with_our_habits(builder().with_no_client_auth())
 }
@@ -124,12 +124,12 @@ fn builder() -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientC
 
 fn with_our_habits(mut config: ClientConfig) -> ClientConfig {
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // A resumed session shows the certificate of an earlier one.
+    // A resumed session would present the certificate of an earlier one.
     config.resumption = Resumption::disabled();
     config
 }
 
-/// Lets every server show what it has, as long as it holds the key: what that is worth is judged afterwards.
+/// Accepts any server certificate as long as the server holds the key: the chain is verified afterwards.
 #[derive(Debug)]
 struct AnyServer(Arc<CryptoProvider>);
 

@@ -1,4 +1,4 @@
-//! Carrying out a plan: a refused write delays what depends on it, and nothing else.
+//! Execution of a plan: a refused write delays only the actions that depend on it.
 
 use gaia_api::names;
 use gaia_plan::Action;
@@ -12,7 +12,7 @@ use crate::executor::{Outcome, lock};
 use crate::store::{Key, Store};
 
 impl<S: Store> Reconciler<S> {
-    /// Does everything that is planned. A failure does not hold up what has nothing to do with it.
+    /// Executes all planned actions. A failure does not delay independent actions.
     pub(super) async fn act(&self, key: &Key, planned: &Planned) -> Result<(), ExecuteError> {
         let mut first_failure = None;
         for action in &planned.actions {
@@ -77,7 +77,7 @@ impl<S: Store> Reconciler<S> {
         true
     }
 
-    /// Notes the refusal of a write that a rotation waits for, and reports a new one once.
+    /// Records the refusal of a write that a rotation waits for, and reports a new one once.
     fn note_refusal(&self, key: &Key, action: &Action, error: &ExecuteError) {
         let is_projection = self.is_projection(key, action);
         let is_leaf = matches!(key, Key::Certificate(..));

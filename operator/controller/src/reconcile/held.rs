@@ -1,5 +1,5 @@
-//! Custom resources about which nothing is decided, as something cannot be read: nothing is changed, and their status
-//! says why.
+//! Custom resources that are on hold because an object cannot be read: no write is made, and their status names the
+//! cause.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::store::{Key, Store};
 use crate::world::{Held, World};
 
 impl<S: Store> Reconciler<S> {
-    /// Reports why nothing is decided; returns when to look again.
+    /// Reports why the resource is on hold; returns the time of the next check.
     pub(super) async fn report_held(&self, key: &Key, held: &Held) -> Option<Instant> {
         let (version, generation, before) = state(&lock(&self.executor.world), key)?;
         let Some(conditions) = with_condition(&before, held, generation, self.executor.clock.now()) else {
@@ -27,7 +27,7 @@ impl<S: Store> Reconciler<S> {
         if held.stalled {
             // The columns show the reason of Stalled.
             (status["reason"], status["message"]) = (json!(held.reason), json!(held.message));
-            // Whoever waits for this generation learns that it stalled, instead of waiting until a time-out.
+            // Clients that wait for this generation see that it stalled, and need not wait for a time-out.
             if let Some(generation) = generation {
                 status["observedGeneration"] = json!(generation);
             }
@@ -47,7 +47,7 @@ impl<S: Store> Reconciler<S> {
         }
     }
 
-    /// Reports that something which no watch reports could not be read. What passes by itself is reported only if it lasts.
+    /// Reports that an object which no watch reports could not be read. A temporary cause is reported only if it lasts.
     pub(super) async fn report_unread(&self, key: &Key, error: &ExecuteError) -> Option<Instant> {
         tracing::warn!(%key, %error, "failed to refresh unwatched objects");
         let lasts = {
@@ -81,7 +81,8 @@ fn state(world: &World, key: &Key) -> Option<(Version, Option<i64>, Vec<Value>)>
     Some((version, meta.generation, world.conditions(key)))
 }
 
-/// The conditions with the one that says why; none: they say so already. All others, Ready among them, stay as they are.
+/// The conditions including the one that names the cause; none: they include it already. All others, Ready among them,
+/// are unchanged.
 fn with_condition(before: &[Value], held: &Held, generation: Option<i64>, now: jiff::Timestamp) -> Option<Vec<Value>> {
     let type_ = if held.stalled { STALLED } else { RECONCILING };
     let known = before.iter().find(|condition| condition["type"] == type_);

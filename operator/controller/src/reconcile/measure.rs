@@ -1,4 +1,4 @@
-//! What is measured of each custom resource whenever it was looked at.
+//! Measurements of each custom resource, updated by every reconcile.
 
 use gaia_api::crd::condition::{CA_ROTATING, READY, SIGNING_KEYS_ROTATING};
 use gaia_api::crd::reason;
@@ -37,7 +37,7 @@ impl<S: Store> Reconciler<S> {
     }
 }
 
-/// What a status says. What it does not say any more is not measured any more.
+/// The measurements of a status. Values that are no longer in it are removed.
 fn of_status(key: &Key, planned: &Planned, now: Timestamp) -> Measured {
     let status = &planned.status;
     let seconds = |value: &Value| value.as_str()?.parse::<Timestamp>().ok().map(Timestamp::as_second);

@@ -1,4 +1,4 @@
-//! Events of what was done and of what a status reports.
+//! Events for completed actions and for the conditions of a status.
 
 use gaia_api::crd::condition::{CA_ROTATING, SIGNING_KEYS_ROTATING};
 use gaia_api::crd::reason;
@@ -22,7 +22,7 @@ impl<S: Store> Reconciler<S> {
             });
         }
         if let Action::RestartWorkload { target, event, .. } = action {
-            // Its owners look at the workload, not at the TrustDomain.
+            // Its owners watch the workload, not the TrustDomain.
             let about = ObjectReference {
                 api_version: Some("apps/v1".to_owned()),
                 kind: Some(format!("{:?}", target.kind)),

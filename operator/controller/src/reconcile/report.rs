@@ -1,4 +1,4 @@
-//! How two states of a status differ: in what people must know at once, or in counts and times alone.
+//! Differences between two versions of a status: important ones, or counts and times alone.
 
 use gaia_api::crd::condition::{RECONCILING, SERVED, STALLED, warning};
 use gaia_api::crd::reason;
@@ -26,13 +26,13 @@ pub(super) fn new_problems(before: &Value, after: &Value) -> Vec<(&'static str, 
     news.collect()
 }
 
-/// Returns true if nothing differs but what changes at every attempt and with every instance.
+/// Returns true if only values differ that change at every attempt and with every instance.
 pub(super) fn is_same_but_for_counts(before: &Value, after: &Value) -> bool {
     without_counts(before) == without_counts(after)
 }
 
-/// Returns true if nothing differs but what is said of instances. What was never said before is no difference of that
-/// kind.
+/// Returns true if only values about instances differ. A value that was never reported before counts as another
+/// difference.
 pub(super) fn is_same_but_for_instances(before: &Value, after: &Value) -> bool {
     let without_served = |status: &Value| {
         let mut status = without_counts(status);
@@ -44,7 +44,7 @@ pub(super) fn is_same_but_for_instances(before: &Value, after: &Value) -> bool {
     without_served(before) == without_served(after)
 }
 
-/// Returns true if every instance is current now and was not said to be, or instances are counted for the first time.
+/// Returns true if every instance is current now and was not reported so, or instances are counted for the first time.
 pub(super) fn is_whole_now(before: &Value, after: &Value) -> bool {
     SUMMARIES.iter().any(|pointer| {
         let summary = |status: &Value| status.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
@@ -100,7 +100,7 @@ fn remove(object: &mut Value, fields: &[&str]) {
     }
 }
 
-/// Where instances are summed up: of a TrustDomain, a ServiceCertificate and a GaiaService.
+/// The summaries of instances: of a TrustDomain, a ServiceCertificate and a GaiaService.
 const SUMMARIES: [&str; 3] = ["/instances/summary", "/served/summary", "/certificate/served"];
 /// Reasons of conditions whose messages count and name instances or callers.
 const COUNTING: [&str; 7] = [

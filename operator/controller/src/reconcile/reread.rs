@@ -1,4 +1,4 @@
-//! A custom resource whose status could not be written, as it has another version than the known one.
+//! Custom resources whose status could not be written because their version differs from the known one.
 
 use tokio::time::Instant;
 
@@ -7,8 +7,8 @@ use crate::executor::lock;
 use crate::store::{Key, Store};
 
 impl<S: Store> Reconciler<S> {
-    /// Reads the object and takes it in as a watch event; returns when to plan again. A watch that broke begins again with
-    /// a delay, and without this read each write until then would be refused.
+    /// Reads the object and applies it as a watch event; returns the time of the next plan. A broken watch is restarted
+    /// after a delay, and without this read each write until then would be refused.
     pub(super) async fn read_again(&self, key: &Key) -> Instant {
         let seen = lock(&self.executor.world).uid_of(key).map(str::to_owned);
         let found = match self.executor.store.get_resource(key).await {

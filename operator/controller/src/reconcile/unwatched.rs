@@ -1,4 +1,4 @@
-//! Objects that no watch reports, read again at each reconcile or looked up beside it.
+//! Objects that no watch reports: they are read again at each reconcile, or looked up in the background.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,7 +13,8 @@ use crate::store::{Key, Store};
 use crate::world::Place;
 
 impl<S: Store> Reconciler<S> {
-    /// What no watch tells: foreign objects that were in the way, rings without their label, a CA from outside.
+    /// Reads the objects that no watch reports: foreign objects under desired names, rings without their label, a
+    /// bring-your-own CA.
     pub(super) async fn look_around(&self, key: &Key) -> Result<(), ExecuteError> {
         let in_the_way = lock(&self.executor.world).foreign_of(key);
         for object in in_the_way {
@@ -53,7 +54,7 @@ impl<S: Store> Reconciler<S> {
         Ok(())
     }
 
-    /// Looks up what was created and is reported by no watch; never ends.
+    /// Looks up created objects that no watch reports; never ends.
     pub(crate) async fn confirm_created(&self) {
         loop {
             tokio::time::sleep(CONFIRMED_WITHIN).await;

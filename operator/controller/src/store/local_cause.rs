@@ -1,8 +1,8 @@
 //! Refusals of the API server whose cause is inside the namespace of the object.
 
-/// The cause in our own words, if the answer shows one inside the object's namespace: a quota, a namespace that is being
-/// deleted, or an object that cannot take the change. A webhook or a policy can answer with any code and text, so that
-/// none of its answers counts.
+/// The cause in Gaia's own words, if the response shows one inside the object's namespace: a quota, a namespace that is
+/// being deleted, or an object that cannot take the change. A webhook or a policy can respond with any code and text,
+/// so none of its responses counts.
 pub(super) fn of(verb: &str, code: u16, message: &str) -> Option<String> {
     if BY_ADMISSION.iter().any(|text| message.contains(text)) {
         return None;

@@ -1,5 +1,5 @@
-//! Own answers and watch events are one stream: whatever order they arrive in, the world ends in the state of the last
-//! change, or a look-up of what no event confirmed brings it there.
+//! Responses to own writes and watch events are one stream: in whatever order they arrive, the cluster snapshot ends in
+//! the state of the last change, or a look-up of an unconfirmed object brings it there.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,7 +21,7 @@ struct Made {
     state: State,
     /// UID and version of the object that it deleted.
     deleted: Option<(usize, usize)>,
-    /// True if the operator made it, so that an answer brings it.
+    /// True if the operator created it, so that a response reports it.
     is_own: bool,
 }
 
@@ -42,7 +42,7 @@ fn history(choices: &[(bool, bool)]) -> Vec<Made> {
 trait Brought: Watched + serde::de::DeserializeOwned + Clone {
     /// The kind of what the operator creates and deletes. Of the others it writes the status alone.
     const KIND: Option<ObjectKind>;
-    /// Takes in the answer to a write.
+    /// Applies the response to a write.
     fn answer(self, world: &mut World);
     fn spec() -> Value;
     /// As a custom resource: its key, and the answer to a read.
@@ -134,16 +134,17 @@ fn object<K: Brought>((uid, version): (usize, usize)) -> K {
     serde_json::from_value(object).unwrap()
 }
 
-/// The world between an API server with a history and whatever brings news of it.
+/// The snapshot between an API server with a history and the sources of changes.
 struct Scene {
     watches: Watches,
     history: Vec<Made>,
-    /// How much of the history has happened, and how much of it the watch has reported.
+    /// The length of the history that has happened, and the part of it that the watch has reported.
     happened: usize,
     reported: usize,
-    /// Own changes whose answers are under way.
+    /// Own changes whose responses have not arrived.
     answers: Vec<usize>,
-    /// The state that a read under way found, and the UID that was known when it began. Reconciles of one object are serial.
+    /// The state that a pending read found, and the UID that was known when it started. Reconciles of one object are
+    /// serial.
     read: Option<(State, Option<String>)>,
     listing: Option<Listing>,
 }
@@ -196,7 +197,7 @@ impl Scene {
         self.watches.take(change, &mut Listing::default(), None);
     }
 
-    /// The watch begins again with a list, or ends that list: what happened before is in no event.
+    /// The watch restarts with a list, or ends that list: earlier changes are in no event.
     fn lists<K: Brought>(&mut self) {
         let Some(mut listing) = self.listing.take() else {
             let mut listing = Listing::default();
@@ -240,7 +241,7 @@ impl Scene {
         }
     }
 
-    /// What was created and reported by no watch is looked up.
+    /// Looks up created objects that no watch has reported.
     fn looks_up(&mut self) {
         let is_gone = self.state().is_none();
         let mut world = lock(&self.watches.world);
@@ -252,7 +253,7 @@ impl Scene {
         }
     }
 
-    /// The UID that is known.
+    /// The known UID.
     fn known<K: Brought>(&self) -> Option<String> {
         let world = lock(&self.watches.world);
         match K::key() {
@@ -305,7 +306,7 @@ impl Scene {
 }
 
 proptest! {
-    /// The kind: late answers bring deleted objects back, and own creations hide that an object is deleted.
+    /// The kind: late responses restore deleted objects, and own creations hide that an object is deleted.
     #[test]
     fn every_interleaving_ends_in_the_last_state(
         choices in prop::collection::vec(any::<(bool, bool)>(), 1..8),
@@ -338,7 +339,7 @@ fn object_of_another_uid_is_a_removal_and_an_addition() {
     assert!(!world.is_claimed(&place("second")));
 }
 
-/// The kind: memory that grows with what is deleted.
+/// The kind: memory that grows with the number of deleted objects.
 #[test]
 fn deleted_objects_that_nothing_asks_for_are_not_remembered() {
     let scene = Scene::new(vec![]);

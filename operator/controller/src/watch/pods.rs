@@ -1,4 +1,4 @@
-//! The watch of pods. It may be forbidden, and nothing but what is known of instances depends on it.
+//! The watch of pods. It may be forbidden, and only the state of instances depends on it.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -26,9 +26,9 @@ impl Watches {
         }
     }
 
-    /// Never ends. A watch that breaks is begun anew with a list, so that it is known when it is whole again. What was
-    /// known before stays known for a while, also where the answer is 403: an API server that starts refuses everything
-    /// until it has read the roles, and a release of the chart replaces roles.
+    /// Never ends. A broken watch is restarted with a list, so that the end of the gap is known. The previous state
+    /// stays valid for a grace period, also after a 403: an API server that starts refuses all requests until it has
+    /// read the roles, and a release of the chart replaces roles.
     async fn follow_pods(self, api: ApiServer, selection: Selection) {
         let scope = selection.namespace.clone();
         let mut state = Health { settled: false, broken: Some(Instant::now()), wait: FIRST_WAIT };
@@ -60,7 +60,7 @@ impl Watches {
                 Some(since) => match tokio::time::timeout_at(since + GRACE, stream.next()).await {
                     Ok(next) => next,
                     Err(_) => {
-                        // The list goes on, but nobody knows for how long.
+                        // The list continues, but for an unknown time.
                         self.pods_are(scope, Err(UNANSWERED.to_owned()), state);
                         stream.next().await
                     }
@@ -93,7 +93,7 @@ impl Watches {
 }
 
 struct Health {
-    /// True if it was ever said how it goes.
+    /// True if the watch has reported its state once.
     settled: bool,
     broken: Option<Instant>,
     wait: Duration,
@@ -128,8 +128,8 @@ impl Watched for Pod {
 const NOT_ENDED: &str = "status.phase!=Succeeded,status.phase!=Failed";
 const FORBIDDEN: &str = "the operator may not list and watch pods";
 const UNANSWERED: &str = "the watch of pods is broken";
-/// How long what was known of pods is taken for known after their watch broke. It is less than it takes a pod to start
-/// and miss what was published before it did.
+/// The time for which the known pods stay valid after their watch broke. It is shorter than the time in which a pod can
+/// start and miss an earlier publication.
 const GRACE: Duration = Duration::from_secs(10);
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);

@@ -105,12 +105,12 @@ impl World {
     }
 }
 
-/// Where a caller is looked for: in the namespace of the service that names it, unless another is given.
+/// The object that a caller entry names: in the namespace of the service, unless another is given.
 fn place_of(caller: &CallerSpec, namespace: &str) -> Place {
     (caller.namespace.clone().unwrap_or_else(|| namespace.to_owned()), caller.service.clone())
 }
 
-/// What others know of a service: its TrustDomain and its service account.
+/// The parts of a service's identity: its TrustDomain and its service account.
 pub(super) fn identity(service: &GaiaService) -> (&str, Option<&str>) {
     (&service.spec.trust_domain_ref.name, service.spec.service_account_name.as_deref())
 }

@@ -1,7 +1,7 @@
 //! Objects that the operator created and that no watch has reported yet.
 //!
-//! An object that is created and deleted before a watch begins again with a list is in no list and in no event. The answer
-//! to its creation would keep it in the world for ever, so it is looked up.
+//! An object that is created and deleted before a watch restarts with a list is in no list and in no event. The
+//! response to its creation would keep it in the snapshot permanently, so it is looked up.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use tokio::time::Instant;
 use super::{Place, World};
 use crate::api_server::Resource;
 
-/// Since when each of them is known.
+/// The time since which each of them is known.
 #[derive(Default)]
 pub(super) struct Unconfirmed(HashMap<ObjectKey, Instant>);
 
 impl World {
-    /// An answer brings an object. One that is watched and not known yet is to be reported by its watch.
+    /// A response reports an object. One that is watched and not known yet must still be reported by its watch.
     pub(super) fn note_answer(&mut self, key: &ObjectKey, meta: &ObjectMeta) {
         let labels = meta.labels.as_ref();
         let is_watched = key.kind == ObjectKind::ServiceCertificate

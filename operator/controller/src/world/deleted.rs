@@ -1,7 +1,7 @@
-//! Objects that were deleted a short time ago: whatever answer arrives late, they stay deleted.
+//! Recently deleted objects: a late response does not restore them.
 //!
-//! A watch with a label selector reports an object as deleted also when it lost its label. So an answer is late only if it
-//! is older than the deletion by its resource version.
+//! A watch with a label selector also reports an object as deleted when it lost its label. So a response is late only
+//! if its resource version is older than the deletion's.
 
 use std::collections::{HashMap, VecDeque};
 

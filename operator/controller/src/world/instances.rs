@@ -1,4 +1,4 @@
-//! Instances: which pods and endpoints use what we write, and what was seen of them.
+//! Instances: the pods and endpoints that use objects of the operator, and their probe results.
 
 mod endpoints;
 mod index;
@@ -45,7 +45,7 @@ impl Laned for InstanceKey {
     }
 }
 
-/// What is to be looked at before long because of what was taken in.
+/// The keys marked dirty by recent changes.
 #[derive(Default)]
 pub(crate) struct Stirred {
     /// TrustDomains.
@@ -57,9 +57,9 @@ pub(crate) struct Stirred {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Entry {
     pub(super) instance: Instance,
-    /// Where it is probed; none: it cannot be, or has no address yet.
+    /// The address to probe; none: it cannot be probed, or has no address yet.
     address: Option<Address>,
-    /// What to ask for in the handshake.
+    /// The server name for the handshake.
     server_name: String,
     /// The service account of its certificate.
     account: String,
@@ -67,9 +67,9 @@ pub(super) struct Entry {
     certificates: BTreeSet<Place>,
     /// The GaiaServices whose policies it enforces.
     pub(super) services: BTreeSet<Place>,
-    /// True if it has been told to end.
+    /// True if its termination has started.
     pub(super) ends: bool,
-    /// The end of the certificate that it showed last.
+    /// The notAfter of the certificate that it presented last.
     shows_until: Option<Timestamp>,
     /// Of an endpoint: the entries of `spec.allowedEndpoints` for its host.
     grants: Vec<AllowedEndpoint>,
@@ -92,11 +92,11 @@ impl Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct EndpointName {
     host: String,
-    /// The UID of the endpoint; those of its addresses begin with it.
+    /// The UID of the endpoint; those of its addresses start with it.
     uid: String,
 }
 
-/// What a probe needs to know.
+/// The input of a probe.
 #[derive(Debug, Clone)]
 pub(crate) struct Subject {
     pub(crate) trust_domain: String,
@@ -123,7 +123,7 @@ pub(crate) struct DialRules {
     pub(crate) api_server: BTreeSet<IpAddr>,
 }
 
-/// How many instances use everything, do not, or could not be asked.
+/// The numbers of instances that use everything, that lag, and that could not be probed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Census {
     pub(crate) current: usize,
@@ -132,7 +132,7 @@ pub(crate) struct Census {
 }
 
 impl World {
-    /// Takes in a pod; none: it has ended, or does not matter.
+    /// Applies a pod; none: it has terminated, or is irrelevant.
     pub(crate) fn apply_pod(&mut self, place: &Place, facts: Option<PodFacts>) -> BTreeSet<Key> {
         self.unreadable.forget(Resource::POD, place);
         let index = &mut self.instances;
@@ -156,7 +156,7 @@ impl World {
         keys
     }
 
-    /// A pod was told to look at its mounts. Its watch says so too, but later than the next plan is made.
+    /// Records that a pod was nudged. Its watch reports that too, but later than the next plan is made.
     #[must_use = "what depends on it would not be decided anew"]
     pub(crate) fn was_nudged(&mut self, place: &Place, uid: &str, value: &str) -> BTreeSet<Key> {
         match self.instances.pods.get(place).filter(|facts| facts.uid == uid).cloned() {
@@ -184,7 +184,7 @@ impl World {
         self.all_keys().into_iter().filter(in_scope).collect()
     }
 
-    /// Returns true if this very pod was read before.
+    /// Returns true if this pod is known.
     pub(super) fn knows_pod(&self, place: &Place, uid: &str) -> bool {
         self.instances.pods.get(place).is_some_and(|facts| facts.uid == uid)
             && !self.is_partly_known(Resource::POD, place)
@@ -194,7 +194,7 @@ impl World {
         self.instances.pods.keys().cloned().collect()
     }
 
-    /// What is to be looked at before long; probes stay noted while nobody probes.
+    /// Takes the keys marked dirty. Probes stay marked while no prober runs.
     pub(crate) fn take_stirred(&mut self, with_probes: Probing) -> Stirred {
         let stirred = &mut self.instances.stirred;
         let probes = match with_probes {
@@ -204,7 +204,7 @@ impl World {
         Stirred { domains: std::mem::take(&mut stirred.domains), probes }
     }
 
-    /// Everything that can be probed.
+    /// All instances that can be probed.
     pub(crate) fn all_instances(&self) -> Vec<InstanceKey> {
         let found = self.instances.found.iter();
         let keys = |(domain, found): (&String, &BTreeMap<String, Entry>)| -> Vec<InstanceKey> {
@@ -213,7 +213,7 @@ impl World {
         found.flat_map(keys).collect()
     }
 
-    /// A TrustDomain is to be looked at before long.
+    /// Marks a TrustDomain dirty.
     pub(super) fn stir(&mut self, domain: &str) {
         if self.trust_domains.contains_key(domain) {
             self.instances.stirred.domains.insert(domain.to_owned());
@@ -228,7 +228,7 @@ impl World {
         self.instances.stirred.probes.extend(keys);
     }
 
-    /// Who uses what is written for a TrustDomain.
+    /// The instances that use objects of a TrustDomain.
     pub(super) fn instances_of(&self, domain: &str, granted: &BTreeSet<String>) -> Instances<'_> {
         if let Some(why) = granted.iter().find_map(|namespace| self.instances.unknown(namespace)) {
             return Instances::Unknown(why);
@@ -242,7 +242,7 @@ impl World {
         )
     }
 
-    /// Who uses a leaf Secret.
+    /// The instances that use a leaf Secret.
     pub(super) fn instances_using(&self, domain: &str, namespace: &str, secret: &str) -> Instances<'_> {
         if let Some(why) = self.instances.unknown(namespace) {
             return Instances::Unknown(why);
@@ -276,7 +276,7 @@ impl World {
         self.instances.found.get(&key.trust_domain)?.get(&key.uid)
     }
 
-    /// Why it is not known which pods there are in a namespace.
+    /// The reason why the pods of a namespace are unknown.
     pub(super) fn pods_unknown(&self, namespace: &str) -> Option<&str> {
         self.instances.unknown(namespace)
     }
@@ -289,8 +289,7 @@ impl World {
         entries.flat_map(|entry| &entry.services).min()
     }
 
-    /// Returns true if somebody has an address and was never asked: what is said of the others is not the whole truth
-    /// yet.
+    /// Returns true if an instance has an address and was never probed: the counts are incomplete.
     pub(crate) fn has_unasked(&self, key: &Key) -> bool {
         let unasked =
             |entry: &Entry| entry.address.is_some() && entry.excluded.is_none() && entry.instance.probe.is_none();
@@ -309,7 +308,7 @@ impl World {
         }
     }
 
-    /// The first end of all certificates that the instances of a ServiceCertificate were seen to serve.
+    /// The earliest notAfter of all certificates that the instances of a ServiceCertificate presented.
     pub(crate) fn served_until(&self, place: &Place) -> Option<Timestamp> {
         let certificate = self.certificates.get(place)?;
         let secret = ObjectKey::secret(&place.0, certificate.secret_name());
@@ -317,7 +316,7 @@ impl World {
         entries.into_iter().filter_map(|entry| entry.shows_until).min()
     }
 
-    /// How many instances of a TrustDomain use everything.
+    /// The numbers of a TrustDomain's instances by state.
     pub(crate) fn census(&self, domain: &str) -> Census {
         let behind = self.guidance.get(domain).map(|guidance| &guidance.behind);
         let mut census = Census::default();
@@ -337,7 +336,7 @@ impl World {
         census
     }
 
-    /// What is needed to probe an instance; none: it is gone, or cannot be probed now.
+    /// The input for a probe of an instance; none: it has terminated, or cannot be probed now.
     pub(crate) fn subject(&self, key: &InstanceKey) -> Option<Subject> {
         let (entry, domain) = (self.entry(key)?, &key.trust_domain);
         let trust_domain = self.trust_domains.get(domain)?;
@@ -371,13 +370,13 @@ impl World {
         self.entry(key).is_some_and(Entry::is_endpoint)
     }
 
-    /// Whether an instance is still there, and is to be probed soon again.
+    /// True if an instance is lagging and must be probed soon again; none: it has terminated.
     pub(crate) fn is_behind(&self, key: &InstanceKey) -> Option<bool> {
         self.entry(key)?;
         Some(self.guidance.get(&key.trust_domain).is_some_and(|guidance| guidance.behind.contains(&key.uid)))
     }
 
-    /// Takes in what a probe saw. Only what it saw matters, not when.
+    /// Applies the result of a probe. Only the observed state matters, not the time.
     pub(crate) fn take_probe(
         &mut self,
         key: &InstanceKey,
@@ -412,7 +411,7 @@ impl World {
     }
 }
 
-/// Who takes instances to probe.
+/// The prober, if one runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Probing {
     Leader,

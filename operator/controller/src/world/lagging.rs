@@ -1,5 +1,5 @@
-//! `status.lagging` of custom resources: which instances lag is computed anew for each report, so that of the reported
-//! list only a digest is kept.
+//! `status.lagging` of custom resources: the lagging instances are computed for each report, so only a digest of the
+//! reported list is kept.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ use crate::store::Key;
 pub(super) struct ReportedLags(HashMap<Key, String>);
 
 impl World {
-    /// What the Secret of a ServiceCertificate holds.
+    /// The certificate in the Secret of a ServiceCertificate.
     pub(super) fn served_leaf(&self, place: &Place) -> Option<ServedLeaf> {
         let name = self.certificates.get(place)?.secret_name();
         let Some(SecretFacts::Leaf { secret, .. }) = self.secrets.get(&(place.0.clone(), name.clone())) else {
@@ -27,14 +27,14 @@ impl World {
         Some(ServedLeaf::of(ObjectKey::secret(&place.0, name), secret, secret.leaf()?))
     }
 
-    /// The instances that use the Secret of a ServiceCertificate; none are known where pods are not.
+    /// The instances that use the Secret of a ServiceCertificate; empty where pods are unknown.
     pub(super) fn certificate_users(&self, place: &Place) -> Vec<&Instance> {
         let Some(certificate) = self.certificates.get(place) else { return vec![] };
         let domain = &certificate.spec.trust_domain_ref.name;
         self.instances_using(domain, &place.0, &certificate.secret_name()).iter().collect()
     }
 
-    /// Drops the list from a status of a service, and keeps its digest.
+    /// Removes the list from a service's status, and keeps its digest.
     pub(super) fn drop_service_lags(&mut self, place: &Place, status: Option<&mut GaiaServiceStatus>) {
         let list = status.map(|status| (std::mem::take(&mut status.lagging), status.lagging_count.take()));
         self.keep_digest(
@@ -50,13 +50,13 @@ impl World {
         self.keep_digest(key, list.map(|(list, count)| json!([list, count])));
     }
 
-    /// Removes what is kept of failed attempts at a resource that is deleted, and of its instances.
+    /// Removes the failed attempts at a deleted resource, and its list of instances.
     pub(super) fn forget_reports(&mut self, key: &Key) {
         self.failures.remove(key);
         self.reported_lags.0.remove(key);
     }
 
-    /// Makes a status that was reported and the next one comparable: both are without the list if it is the same.
+    /// Makes the reported status and the next one comparable: the list is removed from both if it is the same.
     pub(crate) fn compare_lags(&self, key: &Key, before: &mut Value, after: &mut Value) {
         let known = self.reported_lags.0.get(key);
         let list = json!([after.get("lagging").unwrap_or(&json!([])), after.get("laggingCount")]);
@@ -110,7 +110,7 @@ mod tests {
         gaia_plan::merge::merge_patch(&before, &after)
     }
 
-    /// Kind: memory that grows with what is reported, and a report that is written again and again.
+    /// Kind: memory that grows with the reports, and a report that is written again and again.
     #[test]
     fn reported_lists_are_not_kept_and_written_only_when_they_change() {
         let [operator_namespace, cluster_domain] = ["gaia-system", "cluster.local"].map(str::to_owned);

@@ -1,4 +1,4 @@
-//! What was read of the ledgers of instances, by this operator, since it leads.
+//! Ledgers of instances collected by this operator since it became leader.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::instances::Entry;
 use super::{InstanceKey, Place, World};
 use crate::store::Key;
 
-/// A ledger, or in a few words why it could not be read.
+/// A ledger, or a short reason why it could not be read.
 pub(crate) type Reading = Result<LedgerReport, String>;
 
 /// All that was read.
@@ -27,21 +27,21 @@ pub(super) struct Readings {
     begun: Option<Begun>,
     /// By the UIDs of instances.
     known: HashMap<String, Known>,
-    /// What was heard of instances that are gone or about to go, by service, until it is written down.
+    /// Final reports of terminated or terminating instances, by service, until they are recorded.
     gone: HashMap<Place, Gone>,
     /// The time when the watch of pods was broken last, by namespace (none: everywhere), and until when.
     blind: BTreeMap<Option<String>, (Instant, Option<Instant>)>,
-    /// Counts what was heard of those that are gone.
+    /// The number of collected final reports.
     heard: u64,
 }
 
 #[derive(Default)]
 struct Gone {
-    /// What they said last, by what they call themselves.
+    /// The final reports, by the process id in them.
     last_words: BTreeMap<String, Arc<LedgerReport>>,
     /// One that came and went without ever being read. Of several, which is named does not matter.
     unread: Option<String>,
-    /// [`Readings::heard`] when the latest of that was heard.
+    /// Value of the counter [`Readings::heard`] at the last report.
     latest: u64,
 }
 
@@ -65,7 +65,7 @@ impl World {
         self.readings.begun = Some(Begun { at: Instant::now(), since: now, before });
     }
 
-    /// Takes in what a ledger says.
+    /// Applies a ledger.
     pub(crate) fn take_ledger(&mut self, key: &InstanceKey, reading: Reading, at: Timestamp) -> BTreeSet<Key> {
         let reading = reading.and_then(|report| within_bounds(report, at)).map(|report| self.with_workloads(report));
         let Some(entry) = self.entry(key) else { return BTreeSet::new() };
@@ -102,13 +102,13 @@ impl World {
         if is_news { self.watched_of(services.iter()) } else { BTreeSet::new() }
     }
 
-    /// How soon the ledger of an instance is read again; none: it has none.
+    /// The time until the ledger of an instance is read again; none: it has none.
     pub(crate) fn ledger_interval(&self, key: &InstanceKey) -> Option<Duration> {
         let entry = self.entry(key).filter(|entry| self.has_ledger(entry))?;
         Some(if entry.ends { BEFORE_THE_END } else { EVERY_MINUTE })
     }
 
-    /// What a decision about a service rests on; none where nobody reads ledgers.
+    /// The input of a decision about a service; none if ledgers are not collected.
     pub(super) fn watch_of<'a>(&'a self, service: &'a GaiaService, place: &Place) -> Option<Watch<'a>> {
         let begun = self.readings.begun?;
         if !self.is_watched(place) {
@@ -124,19 +124,19 @@ impl World {
             before: begun.before,
             instances: entries.into_iter().map(|entry| self.readings.watched(entry)).collect(),
             unknown,
-            // Before the first list nothing was seen at all.
+            // Before the first list no instance was known.
             blind: blind.or(unknown.map(|_| (begun.since, None))),
             last_words: gone.into_iter().flat_map(|gone| gone.last_words.values()).map(|said| &**said).collect(),
             unread: gone.and_then(|gone| gone.unread.as_deref()),
         })
     }
 
-    /// How much was heard so far of instances that are gone.
+    /// The number of final reports collected so far.
     pub(crate) fn heard(&self) -> u64 {
         self.readings.heard
     }
 
-    /// All that was heard of a service until then is written down.
+    /// Removes the reports of a service that are recorded up to this number.
     pub(crate) fn is_written_down(&mut self, place: &Place, heard: u64) {
         if self.readings.gone.get(place).is_some_and(|gone| gone.latest <= heard) {
             self.readings.forget(place);
@@ -151,7 +151,7 @@ impl World {
         entry.services.iter().any(|service| self.is_watched(service))
     }
 
-    /// The ledgers of a service are read from now on: its instances are not to wait for the next time they would be asked anyway.
+    /// The ledgers of a service are read from now on: its instances are probed soon, not at their next regular probe.
     pub(super) fn read_soon(&mut self, place: &Place, domain: &str) {
         let policy = ObjectKey::config_map(&place.0, names::policy(&place.1));
         let entries = self.entries_using(domain, &policy).into_iter();
@@ -164,7 +164,7 @@ impl World {
         watched.map(|(namespace, name)| Key::Service(namespace.clone(), name.clone())).collect()
     }
 
-    /// An address that is a pod's of ours says who the caller is.
+    /// Replaces the address of a known pod by the name of its caller.
     fn with_workloads(&self, mut report: LedgerReport) -> LedgerReport {
         for entry in report.entries.iter_mut().chain(report.plain.iter_mut().flatten()) {
             if let LedgerCaller::Unknown { address: Some(address), .. } = &entry.caller
@@ -178,7 +178,7 @@ impl World {
 }
 
 impl Readings {
-    /// An instance is gone. Returns the services that must know.
+    /// Records that an instance has terminated. Returns the services to plan again.
     pub(super) fn went(&mut self, entry: &Entry, is_watched: impl Fn(&Place) -> bool) -> BTreeSet<Key> {
         let known = self.known.remove(&entry.instance.uid).unwrap_or_default();
         let is_missed = known.read.is_none() && may_have_served(entry) && self.begun.is_some();
@@ -230,7 +230,7 @@ impl Readings {
         let known = self.known.get(&entry.instance.uid);
         let read = known.and_then(|known| known.read.as_ref());
         let failing = known.and_then(|known| known.failing.as_ref()).map(|(since, why)| (*since, why.as_str()));
-        // Nobody even tries to read it, for as long as it runs.
+        // It is never read while it runs.
         let unreadable = || (!entry.instance.can_be_probed).then_some((entry.instance.started?, NO_PORT));
         Watched {
             name: &entry.instance.name,
@@ -244,7 +244,7 @@ impl Readings {
     }
 }
 
-/// A report, if it is one that may be written down and shown to people: an instance may be anybody's program.
+/// A report, if it is within bounds and may be recorded and displayed: an instance may be any program.
 fn within_bounds(report: LedgerReport, now: Timestamp) -> Reading {
     let is_text = |text: &str, most: usize| text.len() <= most && !text.chars().any(char::is_control);
     let newest = now.to_zoned(TimeZone::UTC).date().saturating_add(Span::new().days(1));
@@ -265,18 +265,18 @@ fn within_bounds(report: LedgerReport, now: Timestamp) -> Reading {
     Ok(report)
 }
 
-/// Returns true if the ledgers of a service's instances are read, as far as it is known.
+/// Returns true if the ledgers of a service's instances are read, as far as known.
 pub(super) fn is_watched(services: &BTreeMap<Place, Arc<GaiaService>>, service: &Place) -> bool {
     services.get(service).is_some_and(|service| gaia_plan::legacy::is_watched(service))
 }
 
 fn may_have_served(entry: &Entry) -> bool {
-    // Nothing tells when an endpoint started.
+    // The start time of an endpoint is unknown.
     entry.is_endpoint() || entry.instance.started.is_some()
 }
 
 const EVERY_MINUTE: Duration = Duration::from_secs(60);
-/// A pod that ends goes on serving for five seconds and more; what it sees then is evidence too.
+/// A terminating pod serves for five more seconds or longer; its uses in that time are evidence, too.
 const BEFORE_THE_END: Duration = Duration::from_secs(2);
 
 /// As long as the id of a key may be.

@@ -1,10 +1,11 @@
-//! The metadata of objects: what is older, what has changed, what is kept.
+//! Comparison and reduction of the metadata of objects.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::is_older;
 
-/// Returns true if what arrives is older than what is known. Of another UID, it is the object that had the name before.
+/// Returns true if the arriving object is older than the known one. With another UID, it is the previous object of that
+/// name.
 pub(super) fn stale(arriving: &ObjectMeta, known: &ObjectMeta) -> bool {
     is_older(arriving.resource_version.as_deref(), known.resource_version.as_deref())
 }
@@ -19,7 +20,7 @@ pub(super) fn differs(after: &ObjectMeta, before: &ObjectMeta) -> bool {
         || after.deletion_timestamp != before.deletion_timestamp
 }
 
-/// Drops what is never read.
+/// Removes the fields that are never read.
 pub(super) fn slim(meta: &mut ObjectMeta) {
     meta.managed_fields = None;
     if let Some(annotations) = &mut meta.annotations {

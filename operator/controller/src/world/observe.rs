@@ -1,4 +1,4 @@
-//! What a decision rests on, looked up in the world.
+//! Builds the inputs of decisions from the cluster snapshot.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,7 @@ use crate::facts::{SecretFacts, metadata_facts};
 use crate::store::Key;
 
 impl World {
-    /// What a decision about a ServiceCertificate rests on.
+    /// The input of a decision about a ServiceCertificate.
     pub(crate) fn observe_certificate(&self, place: &Place, now: Timestamp) -> Option<certificate::Observed<'_>> {
         let found = self.certificates.get(place)?;
         let key = Key::Certificate(place.0.clone(), place.1.clone());
@@ -40,8 +40,8 @@ impl World {
         })
     }
 
-    /// What a decision about a GaiaService rests on; `callers` and `targets` as [`World::callers_of`] and
-    /// [`World::targets_of`] find them.
+    /// The input of a decision about a GaiaService; `callers` and `targets` as returned by [`World::callers_of`] and
+    /// [`World::targets_of`].
     pub(crate) fn observe_service<'a>(
         &'a self,
         place: &Place,
@@ -83,7 +83,7 @@ impl World {
         })
     }
 
-    /// What a decision about a TrustDomain rests on.
+    /// The input of a decision about a TrustDomain.
     pub(crate) fn observe_trust_domain(&self, name: &str) -> Option<trust_domain::Observed<'_>> {
         let domain = self.trust_domains.get(name)?;
         let consumers: BTreeSet<String> =
@@ -166,7 +166,7 @@ impl World {
     pub(super) fn is_selected(&self, domain: &str, namespace: &str) -> bool {
         let selector = self.trust_domains.get(domain).and_then(|domain| domain.spec.namespace_selector.as_ref());
         match (selector, self.namespaces.get(namespace)) {
-            // What its labels say cannot be read: what it has stays as it is.
+            // Its labels cannot be read: its current ones are kept.
             (Some(_), Some(facts))
                 if self.is_partly_known(Resource::NAMESPACE, &(String::new(), namespace.to_owned())) =>
             {
@@ -206,8 +206,8 @@ impl World {
         }
     }
 
-    /// The oldest ServiceCertificate that names the same Secret wins. Ages are told in whole seconds: of two of one age
-    /// the one that has the Secret keeps it, else the first by name gets it.
+    /// The oldest ServiceCertificate that names the same Secret has priority. Ages have a resolution of seconds: of two
+    /// with the same age the one that has the Secret keeps it, else the first by name gets it.
     pub(super) fn claimed_by(&self, certificate: &ServiceCertificate, place: &Place) -> Option<String> {
         let secret = (place.0.clone(), certificate.secret_name());
         let mut rivals = self.claims.get(&secret)?.iter().filter(|name| **name != place.1).peekable();
@@ -249,7 +249,7 @@ impl World {
         }
     }
 
-    /// ConfigMaps of that name wherever one is known, and those that are in the way in granted namespaces.
+    /// The known ConfigMaps of that name, and foreign ones in granted namespaces.
     fn known_config_maps(&self, name: &str, granted: &BTreeSet<String>) -> BTreeMap<String, Held<ObjectFacts>> {
         let foreign = self.foreign.iter().filter(|key| key.kind == ObjectKind::ConfigMap && key.name == name);
         let foreign =
@@ -282,7 +282,7 @@ impl World {
     pub(super) fn ca_ring(&self, secret: &str) -> RingView<'_, CaMaterial> {
         match self.operator_secret(secret) {
             Some(SecretFacts::CaRing { facts, ring, .. }) => ring_view(ring.as_ref(), facts),
-            // Whatever has a ring's name is read as one.
+            // A Secret with a ring's name is parsed as one.
             Some(_) | None => RingView::Missing,
         }
     }
@@ -340,7 +340,7 @@ impl World {
                 let Some(view) = views.get_mut(&(secret.0.as_str(), secret.1.as_str())) else { continue };
                 view.is_claimed = true;
                 if self.unreadable.get(Resource::CERTIFICATE, &place).is_some() {
-                    // In use, and not issued anew.
+                    // In use, and not re-issued.
                     view.is_held = true;
                     continue;
                 }
@@ -370,7 +370,7 @@ impl World {
         views.into_values().collect()
     }
 
-    /// The wave of the GaiaService that a ServiceCertificate belongs to; 0 for one that stands alone.
+    /// The wave of the GaiaService that a ServiceCertificate belongs to; 0 for one without.
     pub(super) fn wave_of(&self, certificate: &Place) -> i32 {
         self.services.get(certificate).map_or(0, |service| service.spec.rotation_wave)
     }

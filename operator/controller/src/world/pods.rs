@@ -1,4 +1,5 @@
-//! Pods, as far as they refer to what we may write. Little is kept of each: a big cluster has ten thousand and more.
+//! Pods, as far as they refer to objects that the operator may write. Little is kept of each: a big cluster has ten
+//! thousand and more.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,7 +15,7 @@ use serde_json::Value;
 
 use crate::api_server::Object;
 
-/// A Pod, as far as it is looked at. A field that is not here never makes a pod unreadable, whatever it holds.
+/// The relevant fields of a Pod. Other fields never make a pod unreadable.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Pod {
     pub(crate) metadata: ObjectMeta,
@@ -74,7 +75,7 @@ struct Running {
     started_at: Option<Timestamp>,
 }
 
-/// A container that started at a time that our types cannot hold counts as one that started before anything was published.
+/// A start time that jiff cannot represent counts as before every publication.
 fn time<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Timestamp>, D::Error> {
     let text = Option::<String>::deserialize(json)?;
     Ok(text.map(|text| text.parse().unwrap_or(Timestamp::UNIX_EPOCH)))
@@ -86,8 +87,8 @@ impl Object for Pod {
     }
 }
 
-/// What of a pod can be known that cannot be read: every Secret and ConfigMap that its spec names, wherever. It counts as
-/// one that does not reload and started before anything was published.
+/// The known parts of a pod that cannot be parsed: every Secret and ConfigMap that its spec names, in any field. It
+/// counts as one that does not reload and started before every publication.
 pub(crate) fn partly(meta: &ObjectMeta, pod: &Value) -> Option<PodFacts> {
     let phase = pod.pointer("/status/phase").and_then(Value::as_str);
     if matches!(phase, Some("Succeeded" | "Failed")) {
@@ -124,14 +125,14 @@ fn named_in<'a>(part: &'a Value, found: &mut BTreeMap<(ObjectKind, &'a str), Tak
     part.as_array().into_iter().flatten().for_each(|element| named_in(element, found));
 }
 
-/// A pod that has not ended.
+/// A pod that has not terminated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PodFacts {
     pub(crate) uid: String,
     pub(crate) ip: Option<IpAddr>,
     /// The time when the last of its containers started; none: not all have.
     pub(crate) started: Option<Timestamp>,
-    /// True if it has been told to end.
+    /// True if its termination has started.
     pub(crate) ends: bool,
     /// The annotation `gaia.dev/nudge`.
     pub(crate) nudged: Option<String>,
@@ -150,15 +151,15 @@ pub(crate) struct Reference {
     pub(crate) has_keys: bool,
 }
 
-/// How a pod takes an object.
+/// The way in which a pod uses an object.
 #[derive(Debug, Clone, Copy)]
 struct Taken {
     reloads: bool,
     has_keys: bool,
 }
 
-/// The facts about a pod; none if it has ended, if no container of it has ever started (it holds nothing, and will
-/// mount what is there when it starts), or if it refers to nothing that we could ever write.
+/// Parses a pod; none if it has terminated, if none of its containers has ever started (it holds nothing, and will
+/// mount the current content), or if it refers to no object that the operator could write.
 pub(crate) fn read(pod: &Pod) -> Option<PodFacts> {
     let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref());
     let phase = status.and_then(|status| status.phase.as_deref());
@@ -219,7 +220,7 @@ fn references(spec: &PodSpec) -> BTreeMap<(ObjectKind, &str), Taken> {
     found
 }
 
-/// One way that does not reload is enough: something in the pod goes on with what was there when it started.
+/// One use that does not reload is enough: part of the pod continues with the content at its start.
 fn add<'a>(found: &mut BTreeMap<(ObjectKind, &'a str), Taken>, kind: ObjectKind, name: &'a str, taken: Taken) {
     if could_be_ours(kind, name) {
         let all = found.entry((kind, name)).or_insert(Taken { reloads: true, has_keys: false });
@@ -232,7 +233,7 @@ fn add<'a>(found: &mut BTreeMap<(ObjectKind, &'a str), Taken>, kind: ObjectKind,
 struct Source<'a> {
     kind: ObjectKind,
     name: &'a str,
-    /// The keys that are taken; none: all.
+    /// The keys that are used; none: all.
     keys: Option<Vec<&'a str>>,
 }
 
@@ -303,8 +304,7 @@ fn has_started(status: &PodStatus) -> bool {
         })
 }
 
-/// Returns the time when the last container started that uses what is mounted: those that run for good, and those that
-/// came to look.
+/// Returns the start time of the last container that uses a mounted object, including ephemeral containers.
 fn started(spec: &PodSpec, status: &PodStatus) -> Option<Timestamp> {
     let stays = |name: &str| {
         let sidecars = spec.init_containers.iter().flatten();

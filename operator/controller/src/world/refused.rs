@@ -16,12 +16,12 @@ use crate::store::Key;
 #[derive(Debug, Default)]
 pub(super) struct RefusedWrites {
     refused: BTreeMap<ObjectKey, WriteRefusal>,
-    /// How often in a row another writer changed an object before the operator could.
+    /// The number of consecutive times that another writer changed an object before the operator could.
     contended: HashMap<ObjectKey, u32>,
 }
 
 impl World {
-    /// Notes that the write of an object was refused. Returns what is to be decided anew, if that is news.
+    /// Records that the write of an object was refused. Returns the keys to plan again, if it is new.
     pub(crate) fn note_refusal(
         &mut self,
         by: &Key,
@@ -43,8 +43,8 @@ impl World {
         self.refused_writes.refused.get(object).is_some_and(|refused| refused.failures.message == message)
     }
 
-    /// Notes that another writer changed an object before the operator could. Returns whether that happens each time: then
-    /// it counts as refused in its namespace.
+    /// Records that another writer changed an object before the operator could. Returns true if that happens each time:
+    /// then it counts as refused in its namespace.
     pub(crate) fn note_contention(&mut self, by: &Key, object: &ObjectKey, now: Timestamp) -> bool {
         let attempts = self.refused_writes.contended.entry(object.clone()).or_default();
         *attempts = attempts.saturating_add(1);
@@ -56,7 +56,7 @@ impl World {
         is_each_time
     }
 
-    /// An object was written. Returns what is to be decided anew, if that was refused before.
+    /// Records that an object was written. Returns the keys to plan again, if it was refused before.
     pub(crate) fn note_written(&mut self, by: &Key, object: &ObjectKey) -> BTreeSet<Key> {
         self.refused_writes.contended.remove(object);
         match self.refused_writes.refused.remove(object) {
@@ -71,7 +71,7 @@ impl World {
         self.refused_writes.contended.retain(|object, _| object.namespace != namespace);
     }
 
-    /// Forgets the attempts to write objects that are no longer asked for.
+    /// Forgets the attempts to write objects that are no longer requested.
     pub(super) fn forget_refusals(&mut self, is_gone: impl Fn(&ObjectKey) -> bool) {
         self.refused_writes.refused.retain(|object, _| !is_gone(object));
         self.refused_writes.contended.retain(|object, _| !is_gone(object));

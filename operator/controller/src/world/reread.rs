@@ -1,7 +1,7 @@
 //! Custom resources that are read again because a write of their status met another version than the known one.
 //!
-//! An answer enters the index as a watch event would. An object under another UID is left to its watch: here it is only
-//! the end of the known one, so that an object no watch reports is never added.
+//! The response enters the index as a watch event would. An object under another UID is left to its watch: here it only
+//! marks the deletion of the known one, so that an object that no watch reports is never added.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::World;
 use crate::store::{Found, Key};
 
 impl World {
-    /// Takes in the answer of a read. `seen`: the UID that was known before the read began.
+    /// Applies the response of a read. `seen`: the UID that was known before the read began.
     #[must_use = "what depends on it would not be decided anew"]
     pub(crate) fn take_found(&mut self, key: &Key, found: Option<Found>, seen: Option<&str>) -> BTreeSet<Key> {
         if seen.is_none() || self.uid_of(key) != seen {
@@ -34,7 +34,7 @@ impl World {
         }
     }
 
-    /// The UID of a custom resource that is known.
+    /// The UID of a known custom resource.
     pub(crate) fn uid_of(&self, key: &Key) -> Option<&str> {
         let read = self.metadata(key).and_then(|meta| meta.uid.as_deref());
         read.or_else(|| Some(&self.unreadable(key)?.version.uid))

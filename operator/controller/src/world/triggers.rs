@@ -1,4 +1,4 @@
-//! Taking in what changed, and telling what is to be decided anew because of it.
+//! Applies changes to the cluster snapshot, and returns the keys to plan again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -257,7 +257,7 @@ impl World {
             self.stir_by_leaf(gone);
         }
         if matches!(gone, Some(SecretFacts::CaRing { .. } | SecretFacts::SigningRing { .. })) {
-            // It may only have lost its label: its TrustDomain looks, and tells the others if it is really gone.
+            // It may only have lost its label: its TrustDomain reads it, and queues the others if it is deleted.
             keys.retain(|key| matches!(key, Key::TrustDomain(_)));
         }
         keys.retain(|key| self.metadata(key).is_some());
@@ -265,7 +265,8 @@ impl World {
         keys
     }
 
-    /// An object of ours is gone. What no custom resource asks for any more is not missed: it would be remembered for ever.
+    /// Records that an object of the operator was deleted. One that no custom resource requests is not recorded: the
+    /// record would never be removed.
     fn note_lost(&mut self, object: ObjectKey, missed_by: &BTreeSet<Key>) {
         if missed_by.iter().any(|key| self.metadata(key).is_some()) {
             self.lost.insert(object);
@@ -339,7 +340,7 @@ impl World {
         keys
     }
 
-    /// Which certificates are stored decides how a rotation goes on.
+    /// The progress of a rotation depends on the stored certificates.
     fn stir_by_leaf(&mut self, secret: &SecretFacts) {
         if let SecretFacts::Leaf { secret, .. } = secret
             && let Some(domain) = secret.trust_domain()
@@ -363,7 +364,7 @@ impl World {
         keys
     }
 
-    /// Collects the CAs of all readable rings, and looks at leaves again that nobody could be found to have signed.
+    /// Collects the CAs of all readable rings, and searches again for the issuers of leaves without a known one.
     fn learn_cas(&mut self) {
         let rings = self.secrets.values().filter_map(|secret| match secret {
             SecretFacts::CaRing { ring: Ok(ring), copy: false, .. } => Some(ring),
@@ -375,7 +376,7 @@ impl World {
         }
     }
 
-    /// Everything that refers to a TrustDomain.
+    /// The keys of all objects that refer to a TrustDomain.
     pub(crate) fn referring_to(&self, domain: &str) -> BTreeSet<Key> {
         let mut keys = self.services_of(domain);
         let certificates = self.certificates.iter().filter(|(_, found)| found.spec.trust_domain_ref.name == domain);
@@ -409,7 +410,7 @@ impl World {
         domains.chain(services).chain(naming).chain(calling).chain(certificates).collect()
     }
 
-    /// The TrustDomain must know when a namespace gets its first consumer or loses its last.
+    /// The TrustDomain is planned again when a namespace gets its first consumer or loses its last.
     fn count_consumer(&mut self, domain: &str, namespace: &str, change: isize) -> BTreeSet<Key> {
         let namespaces: &mut BTreeMap<String, usize> = self.consumers.entry(domain.to_owned()).or_default();
         let count = namespaces.entry(namespace.to_owned()).or_default();

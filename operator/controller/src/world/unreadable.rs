@@ -1,8 +1,8 @@
-//! Objects that cannot be read: unknown, never absent.
+//! Objects that cannot be parsed: unknown, never absent.
 //!
-//! Their metadata keeps them in the index. What was read of such an object before stays in force for what depends on it;
-//! where nothing was, for instance after a restart, what of it can be read takes its place in the index, and nothing is
-//! decided by it.
+//! Their metadata keeps them in the index. The last readable state of such an object stays in force for dependent
+//! objects. Where there is none, for instance after a restart, its parseable part is indexed, and no decision is based
+//! on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,12 +30,12 @@ pub(super) struct UnreadableIndex {
     objects: BTreeMap<(&'static str, Place), UnreadableObject>,
 }
 
-/// Why nothing is decided about a custom resource for now.
+/// The reason why a custom resource is on hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Held {
     pub(crate) reason: &'static str,
     pub(crate) message: String,
-    /// True if only a person can help.
+    /// True if a user must act.
     pub(crate) stalled: bool,
 }
 
@@ -47,7 +47,7 @@ pub(crate) struct UnreadableObject {
     pub(crate) fault: Fault,
     /// Of a custom resource: the conditions that its status has.
     pub(crate) conditions: Vec<Value>,
-    /// True if an earlier state of this very object could be read. It stays in force for others.
+    /// True if an earlier version of this object could be read. It stays in force for others.
     pub(crate) was_read: bool,
 }
 
@@ -63,7 +63,7 @@ impl UnreadableIndex {
         self.objects.get(&(resource.kind, place.clone()))
     }
 
-    /// It can be read now, or is gone. Returns whether it could not be read before.
+    /// Records that it can be read now, or is deleted. Returns true if it could not be read before.
     pub(super) fn forget(&mut self, resource: Resource, place: &Place) -> bool {
         !self.objects.is_empty() && self.objects.remove(&(resource.kind, place.clone())).is_some()
     }
@@ -82,7 +82,7 @@ impl UnreadableIndex {
 }
 
 impl World {
-    /// How many objects of a kind cannot be read.
+    /// The number of unreadable objects of a kind.
     pub(crate) fn count_unreadable(&self, resource: Resource) -> usize {
         self.unreadable_places(resource).count()
     }
@@ -92,17 +92,18 @@ impl World {
         self.unreadable.objects.keys().filter(move |(kind, _)| *kind == resource.kind).map(|(_, place)| place)
     }
 
-    /// An object that is gone is not unreadable any more.
+    /// Forgets a deleted object.
     pub(crate) fn forget_unreadable(&mut self, resource: Resource, place: &Place) {
         self.unreadable.forget(resource, place);
     }
 
-    /// Why an object cannot be read, if it cannot.
+    /// The reason why an object cannot be read, if it cannot.
     pub(super) fn why_unreadable(&self, resource: Resource, place: &Place) -> Option<String> {
         Some(self.unreadable.get(resource, place)?.fault.to_string())
     }
 
-    /// Why nothing is decided about a custom resource: it cannot be read itself, or what decides about it cannot.
+    /// The reason why a custom resource is on hold: the resource, or an object that decisions about it need, cannot be
+    /// read.
     pub(crate) fn held(&self, key: &Key) -> Option<Held> {
         if let Some(object) = self.unreadable(key) {
             let message = format!("{key} cannot be read: {}; nothing is changed until it can be read", object.fault);
@@ -122,7 +123,7 @@ impl World {
         Some(Held { reason: reason::TRUST_DOMAIN_UNREADABLE, message, stalled: false })
     }
 
-    /// What a TrustDomain's grants say of its services that cannot be read and never could.
+    /// The entries in a TrustDomain's grants for services that cannot be read and never could.
     pub(super) fn kept_grants(&self, domain: &str, granted: &BTreeSet<String>) -> KeptGrants {
         let services = self.partly_known_services(domain);
         let services: BTreeSet<Place> = services.into_iter().filter(|place| granted.contains(&place.0)).collect();
@@ -130,14 +131,14 @@ impl World {
         KeptGrants { services, written }
     }
 
-    /// The services that cannot be read, with what was last written of them, for the policies of those that call them.
+    /// The services that cannot be read, with their last written entries, for the policies of services that call them.
     pub(super) fn unreadable_services(&self, domain: &str) -> UnreadableServices<'_> {
         let services: BTreeSet<Place> = self.partly_known_services(domain).into_iter().collect();
         let written = if services.is_empty() { None } else { self.written_grants.get(domain) };
         UnreadableServices { services, written }
     }
 
-    /// Where `grants.json` is to be read, as services cannot be read whose entries stay as they are.
+    /// The `grants.json` to read, because it holds entries of services that cannot be read and must be kept.
     pub(crate) fn grants_to_read(&self, domain: &str) -> Option<ObjectKey> {
         if self.partly_known_services(domain).is_empty() || self.written_grants.contains_key(domain) {
             return None;
@@ -165,7 +166,7 @@ impl World {
         self.unreadable.get(key.resource(), &(namespace.to_owned(), name.to_owned()))
     }
 
-    /// What of a service cannot be read is known from its ServiceCertificate, which was written from it.
+    /// Completes an unreadable service from its ServiceCertificate, which was written from it.
     pub(super) fn complete_from_child(&mut self, place: &Place) {
         if !self.is_partly_known(Resource::SERVICE, place) {
             return;
@@ -178,7 +179,8 @@ impl World {
         }
     }
 
-    /// The TrustDomain that a custom resource refers to, if that cannot be read and never could: nothing is decided for it.
+    /// The TrustDomain that a custom resource refers to, if that cannot be read and never could: no decision is made
+    /// for the resource.
     pub(crate) fn unreadable_domain_of(&self, key: &Key) -> Option<(&str, &UnreadableObject)> {
         let (namespace, name) = key.names();
         let place = (namespace.to_owned(), name.to_owned());
@@ -191,7 +193,7 @@ impl World {
         (!found.was_read).then_some((domain, found))
     }
 
-    /// Returns true if what is known of a custom resource is only what of it can be read.
+    /// Returns true if only the parseable part of a custom resource is known.
     pub(super) fn is_partly_known(&self, resource: Resource, place: &Place) -> bool {
         self.unreadable.get(resource, place).is_some_and(|object| !object.was_read)
     }
@@ -260,7 +262,8 @@ impl World {
         keys
     }
 
-    /// A ring is known to be there and is not worked with; of anything else what was known before stays.
+    /// Applies a Secret that cannot be read. A ring counts as present and is not used; other objects keep their
+    /// previous state.
     pub(crate) fn apply_unreadable_secret(&mut self, unreadable: &Unreadable) -> BTreeSet<Key> {
         let place = place(&unreadable.meta);
         let facts = facts::metadata_facts(&unreadable.meta);
@@ -293,7 +296,7 @@ impl World {
         keys
     }
 
-    /// None: what arrives is older than what is known. Else whether the object could be read before.
+    /// None: the arriving object is older than the known one. Otherwise true if the object could be read before.
     fn is_news(&self, resource: Resource, unreadable: &Unreadable, known: Option<&ObjectMeta>) -> Option<bool> {
         let Some(known) = known else { return Some(false) };
         if super::metadata::stale(&unreadable.meta, known) {
@@ -310,7 +313,7 @@ impl World {
     }
 }
 
-/// What was read stays; its metadata follows.
+/// Keeps the previous state with the new metadata.
 fn keep<K: Clone>(known: Option<&mut Arc<K>>, unreadable: &Unreadable, meta: impl Fn(&mut K) -> &mut ObjectMeta) {
     if let Some(known) = known {
         *meta(Arc::make_mut(known)) = unreadable.meta.clone();
@@ -353,13 +356,13 @@ fn partial_trust_domain(unreadable: &Unreadable) -> Option<TrustDomain> {
     Some(domain)
 }
 
-/// The TrustDomain that an object of ours refers to, if that much can be read.
+/// The TrustDomain that an object of the operator refers to, if that much can be parsed.
 fn domain_of(unreadable: &Unreadable) -> String {
     let raw = raw(unreadable);
     raw.pointer("/spec/trustDomainRef/name").and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-/// What of an object can be read: it is read again without each part that cannot be, as long as the rest makes sense.
+/// The parseable part of an object: parts that do not parse are removed one by one while the rest is valid.
 fn partial<K: DeserializeOwned>(unreadable: &Unreadable) -> Option<K> {
     let mut value = raw(unreadable);
     let object = value.as_object_mut()?;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{Place, World};
 
-/// The last answers, by service. There is at most one for each service that is known.
+/// The last answers, by service, at most one for each known service.
 #[derive(Default)]
 pub(super) struct UserSecrets(HashMap<Place, Answer>);
 
@@ -55,7 +55,7 @@ impl World {
         known.is_none_or(|answer| answer.required != required || answer.until <= Instant::now())
     }
 
-    /// Takes in which of the `required` Secrets do not exist. Returns whether that is news.
+    /// Sets which of the `required` Secrets do not exist. Returns true if that has changed.
     pub(crate) fn take_missing_secrets(
         &mut self,
         place: &Place,

@@ -47,17 +47,17 @@ pub(in crate::probe) fn ca(name: &str) -> Ca {
     Ca::self_signed(&request, PrivateKey::generate(KeySpec::Ecdsa256).unwrap()).unwrap()
 }
 
-/// How a server is set up; what it answers is told to [`Server::start`].
+/// Configuration of a server; its response is passed to [`Server::start`].
 pub(in crate::probe) struct Server {
     pub(in crate::probe) ca: Ca,
     pub(in crate::probe) id: &'static str,
     ended: bool,
-    /// Whose clients it takes; none: all, whatever they show.
+    /// The CA whose clients it accepts; none: all clients.
     clients: Option<Certificate>,
     alpn: &'static [u8],
 }
 
-/// The server's clock shows the time of the test.
+/// The server's clock is set to the time of the test.
 #[derive(Debug)]
 struct Then;
 
@@ -105,7 +105,7 @@ impl Server {
         config
     }
 
-    /// Serves this answer to everybody, and says what a probe of it needs to know.
+    /// Serves this response to every client, and returns the subject for a probe of it.
     pub(in crate::probe) async fn start(&self, status: u16, body: Vec<u8>) -> Subject {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -216,7 +216,7 @@ async fn a_verified_instance_shows_its_leaf_and_its_report(#[case] alpn: &'stati
     let look = look_as_operator_of(&server.ca, &keyed).await;
     assert_eq!(look.failure, None);
     assert_eq!(look.ledger.unwrap().unwrap().instance, "5e1f");
-    // Whoever has no report of the one kind may have one of the other.
+    // An instance without one kind of report may have the other.
     let silent = Subject { has_ledger: true, ..server.start(404, vec![]).await };
     let look = look_as_operator_of(&server.ca, &silent).await;
     assert_eq!(look.seen.unwrap().report, Err("404".to_owned()));
@@ -315,7 +315,7 @@ async fn nobody_there_is_told_apart_from_somebody_silent() {
     assert_eq!(refused.seen.unwrap_err(), format!("connection refused :{}", closed_at.port()));
     assert_eq!(refused.failure, Some(Failure::Refused));
 
-    // The connection is taken into the listener's queue, and nothing ever comes.
+    // The connection is queued by the listener, and no data ever arrives.
     let slow = look_as_operator_of(&ca, &subject(silent_at, ca.root())).await;
     assert_eq!(slow.seen.unwrap_err(), format!("timed out :{}", silent_at.port()));
     assert_eq!(slow.failure, Some(Failure::TimedOut));

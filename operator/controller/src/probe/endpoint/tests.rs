@@ -77,7 +77,7 @@ async fn name_is_resolved_to_its_addresses_and_each_is_dialled_by_itself() {
     assert_eq!(addresses.len(), 2);
     assert!(took < PATIENCE);
 
-    // Each look resolves once and dials its own address only.
+    // Each probe resolves once and dials its own address only.
     let (found, took) = look(&resolver, &subject, &allowed).await;
     let Outcome::Looked { look: seen, answer, is_vacant } = found else { panic!("it was not dialled") };
     assert!(seen.seen.unwrap().report.is_ok() && answer == addresses && !is_vacant);
@@ -91,7 +91,7 @@ async fn name_is_resolved_to_its_addresses_and_each_is_dialled_by_itself() {
     assert!(is_vacant, "nothing listens there");
 }
 
-/// A name that resolves to one's own network (DNS rebinding), alone or beside an allowed address.
+/// A name that resolves to the operator's own network (DNS rebinding), alone or with an allowed address.
 #[rstest]
 #[case::loopback(&["127.0.0.1"], &[])]
 #[case::mapped(&["::ffff:127.0.0.1"], &[])]
@@ -152,7 +152,7 @@ async fn all_failures_of_endpoints_look_the_same() {
         assert_eq!(failure, Some(Failure::Endpoint), "{case}");
         assert!(took >= PATIENCE && took < PATIENCE * 2, "{case} took {took:?}");
     }
-    // Its own instance without a report: the leaf counts, and the rest is the same.
+    // A verified instance without a report: the leaf counts, and the rest is the same.
     let mute = good.start(404, vec![]).await.address.port;
     let (found, took) = look(&resolves, &at(mute), &rules(&["127.0.0.0/8"])).await;
     let found = looked(found);

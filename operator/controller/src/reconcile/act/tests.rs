@@ -15,7 +15,8 @@ use crate::error::StoreError;
 use crate::reconcile::scripted::with_store;
 use crate::store::{Found, Reported, Stored};
 
-/// Refuses writes by namespace: `quota` for a cause of its own, `webhook` for another, `raced` as each write comes late.
+/// Refuses writes by namespace: `quota` for a local cause, `webhook` for another, `raced` because each write is too
+/// late.
 #[derive(Default)]
 struct Refusing {
     written: Mutex<Vec<String>>,
@@ -123,7 +124,7 @@ fn refused(reconciler: &Reconciler<Refusing>, namespace: &str) -> Option<bool> {
     refused.into_values().next().map(|refusal| refusal.is_local)
 }
 
-/// A conflict in the first namespace ended the whole plan before, and a refusal in one delayed the next plan for all.
+/// Kind: a conflict in the first namespace ended the whole plan, and a refusal in one delayed the next plan for all.
 #[tokio::test]
 async fn refusals_and_conflicts_in_some_namespaces_delay_no_other() {
     let (reconciler, domain) = (reconciler(), Key::TrustDomain("gaia".to_owned()));

@@ -24,7 +24,7 @@ async fn known() -> (Reconciler<KubeStore>, Handle, Key) {
     (reconciler, handle, Key::Service("shop".to_owned(), "web".to_owned()))
 }
 
-/// The kind: a watch that broke begins again after up to 30 s, and each write of a status until then is a 409.
+/// The kind: a broken watch is restarted after up to 30 s, and each write of a status until then is a 409.
 #[tokio::test]
 async fn conflict_on_a_status_reads_the_object_and_the_next_report_is_accepted() {
     let (reconciler, mut server, key) = known().await;
@@ -41,7 +41,7 @@ async fn conflict_on_a_status_reads_the_object_and_the_next_report_is_accepted()
     assert_eq!(planned_on, "9", "the version that the read brought");
 }
 
-/// The kind: an object that is gone, or has another UID, is written to again and again.
+/// The kind: an object that is deleted, or has another UID, is written to again and again.
 #[tokio::test]
 async fn object_that_is_gone_or_replaced_is_removed_and_left_to_its_watch() {
     for (code, found) in [(StatusCode::NOT_FOUND, failure(404, "NotFound")), (StatusCode::OK, service("u2", "9"))] {
@@ -57,7 +57,7 @@ async fn object_that_is_gone_or_replaced_is_removed_and_left_to_its_watch() {
     }
 }
 
-/// What the watch reports while the object is read is newer than the answer.
+/// A watch event that arrives while the object is read is newer than the response.
 #[tokio::test]
 async fn answer_to_a_read_is_dropped_where_the_watch_was_faster() {
     let (reconciler, _, key) = known().await;

@@ -24,7 +24,7 @@ async fn secrets_of_users_are_looked_up_beside_reconciles_and_the_answer_is_kept
     lock(&reconciler.executor.world).apply_service(service);
     let (key, place) = (Key::Service("shop".to_owned(), "web".to_owned()), ("shop".to_owned(), "web".to_owned()));
     let worker = tokio::spawn(Arc::clone(&reconciler).look_up_secrets());
-    // No answer is given meanwhile, and the reconcile does not wait for one.
+    // No response is given, and the reconcile does not wait for one.
     for _ in 0..8 {
         reconciler.look_around(&key).await.unwrap();
     }
@@ -46,7 +46,7 @@ async fn secrets_of_users_are_looked_up_beside_reconciles_and_the_answer_is_kept
     reconciler.agenda.decisions.next().await.unwrap();
     assert!(lock(&reconciler.executor.world).missing_secrets(&place).is_empty());
     assert!(!wait_and_look(240).await);
-    // Nothing is kept of a service that is deleted.
+    // No state is kept of a service that is deleted.
     lock(&reconciler.executor.world).remove_service(&place);
     assert!(!lock(&reconciler.executor.world).take_missing_secrets(&place, BTreeSet::new(), BTreeSet::new()));
     reconciler.agenda.close();

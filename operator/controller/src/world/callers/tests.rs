@@ -1,4 +1,4 @@
-//! What an edit of one service wakes.
+//! The keys that an edit of one service queues.
 
 use std::collections::BTreeMap;
 

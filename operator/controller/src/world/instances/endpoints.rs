@@ -104,7 +104,7 @@ impl World {
         }
     }
 
-    /// Takes in the addresses that a resolver has for the name of an endpoint: each is an instance.
+    /// Applies the addresses that a resolver returned for the name of an endpoint: each is an instance.
     pub(crate) fn take_answer(&mut self, key: &InstanceKey, answer: &BTreeSet<IpAddr>) -> BTreeSet<Key> {
         let entry = self.entry(key).filter(|entry| entry.excluded != Some(Exclusion::Balancer));
         let Some(entry) = entry else { return BTreeSet::new() };
@@ -118,8 +118,8 @@ impl World {
         keys
     }
 
-    /// Takes in that an address of a name was dialled. `is_vacant`: it refused the connection, or presented another SPIFFE
-    /// ID.
+    /// Applies the result of dialling an address of a name. `is_vacant`: it refused the connection, or presented
+    /// another SPIFFE ID.
     pub(crate) fn take_vacancy(&mut self, key: &InstanceKey, is_vacant: bool, now: Timestamp) -> BTreeSet<Key> {
         let Some(domain) = self.trust_domains.get(&key.trust_domain) else { return BTreeSet::new() };
         let min_delay = domain.spec.propagation.min_delay.value();
@@ -213,7 +213,7 @@ impl Entry {
         self.services.iter().map(|(namespace, name)| Key::Service(namespace.clone(), name.clone())).collect()
     }
 
-    /// Takes over what was seen of it before, unless it may no longer be dialled.
+    /// Keeps the previous probe results, unless the endpoint may no longer be dialled.
     pub(super) fn keep_seen(&mut self, before: &Self) {
         if self.excluded.is_some() {
             return;
@@ -251,8 +251,8 @@ impl Entry {
         }
     }
 
-    /// Takes in what a probe was shown. Returns whether an instance or a leaf returned after another was shown: an
-    /// instance that restarts, or gets a new leaf, never returns to the one before.
+    /// Applies the state that a probe observed. Returns true if an instance or a leaf reappeared after another one: an
+    /// instance that restarts, or gets a new leaf, never returns to the previous one.
     pub(super) fn shows_another(&mut self, probe: &Probe) -> bool {
         let Ok(shown) = &probe.seen else { return false };
         let instance = shown.report.as_ref().map(|report| report.instance.clone()).unwrap_or_default();
@@ -269,7 +269,7 @@ impl Entry {
     }
 }
 
-/// Instances behind an address that are told apart.
+/// The number of distinguished instances behind an address.
 const MOST_SHOWN: usize = 8;
 
 fn endpoint_uid((namespace, name): &Place, endpoint: &str) -> String {

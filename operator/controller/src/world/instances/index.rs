@@ -12,11 +12,11 @@ use super::{Entry, Stirred};
 use crate::world::Place;
 use crate::world::pods::{PodFacts, Reference};
 
-/// Everything that is known of pods, and what follows from it.
+/// The index of pods and their uses.
 #[derive(Default)]
 pub(in crate::world) struct InstanceIndex {
     pub(super) pods: HashMap<Place, PodFacts>,
-    /// What pods refer to, each combination once.
+    /// The references of pods, each combination stored once.
     pub(super) shapes: HashSet<Arc<[Reference]>>,
     /// Names of the pods that refer to an object, whether that is there or not.
     pub(super) users: HashMap<ObjectKey, BTreeSet<String>>,
@@ -24,7 +24,7 @@ pub(in crate::world) struct InstanceIndex {
     pub(super) addresses: HashMap<IpAddr, BTreeSet<String>>,
     /// By TrustDomain and UID.
     pub(super) found: BTreeMap<String, BTreeMap<String, Entry>>,
-    /// Watches of pods by namespace (none: everywhere), and what is wrong with them.
+    /// Watches of pods by namespace (none: all namespaces), with the cause if one is broken.
     pub(super) watches: BTreeMap<Option<String>, Result<(), String>>,
     /// The addresses of the API server; none: they were not looked up yet.
     pub(super) api_server: Option<BTreeSet<IpAddr>>,
@@ -34,7 +34,7 @@ pub(in crate::world) struct InstanceIndex {
 }
 
 impl InstanceIndex {
-    /// Why the instances in a namespace are not known.
+    /// The reason why the instances in a namespace are unknown.
     pub(super) fn unknown(&self, namespace: &str) -> Option<&str> {
         let everywhere = self.watches.get(&None);
         match everywhere.or_else(|| self.watches.get(&Some(namespace.to_owned()))) {

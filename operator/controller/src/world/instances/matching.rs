@@ -1,4 +1,4 @@
-//! What pods and endpoints use of ours, found anew whenever either side changes.
+//! Matches pods and endpoints with the operator's objects that they use, after every change of either side.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use crate::world::ledgers::is_watched;
 use crate::world::pods::{PodFacts, Reference};
 use crate::world::{Place, World};
 
-/// What belongs to one TrustDomain of what a pod refers to.
+/// The references of a pod to objects of one TrustDomain.
 #[derive(Default)]
 struct Gathered {
     uses: BTreeSet<ObjectKey>,
@@ -25,7 +25,7 @@ struct Gathered {
 }
 
 impl World {
-    /// Matches the pods anew that refer to an object.
+    /// Matches the pods that refer to an object again.
     pub(in crate::world) fn match_users(&mut self, object: &ObjectKey) -> BTreeSet<Key> {
         let users: Vec<String> = self.instances.users.get(object).into_iter().flatten().cloned().collect();
         users.into_iter().flat_map(|name| self.match_pod(&(object.namespace.clone(), name))).collect()
@@ -73,7 +73,7 @@ impl World {
         self.put(&uid, entries)
     }
 
-    /// Whose an object of that name is.
+    /// Adds the TrustDomains that an object of that name belongs to.
     fn gather(&self, namespace: &str, reference: &Reference, by_domain: &mut BTreeMap<String, Gathered>) {
         let name = reference.name.as_ref();
         let mut note = |domain: &str, certificate: Option<Place>, service: Option<Place>| {
@@ -165,7 +165,7 @@ impl World {
         }
     }
 
-    /// An instance is this now, for each TrustDomain. What was seen of it stays.
+    /// Replaces the entries of an instance for each TrustDomain, and keeps the probe results.
     pub(super) fn put(&mut self, uid: &str, mut entries: BTreeMap<String, Entry>) -> BTreeSet<Key> {
         let mut keys = BTreeSet::new();
         let mut changed = BTreeSet::new();
@@ -213,7 +213,7 @@ impl World {
     }
 }
 
-/// One that is waited for is enough.
+/// An instance is waited for if one of its workloads requires it.
 fn acknowledgement(workloads: &[&Workload]) -> Acknowledgement {
     let best_effort = |workload: &&Workload| workload.acknowledgement == Acknowledgement::BestEffort;
     if !workloads.is_empty() && workloads.iter().all(best_effort) {

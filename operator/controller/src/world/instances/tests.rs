@@ -208,7 +208,7 @@ fn who_is_new_moves_or_restarts_is_probed_and_only_what_was_seen_counts() {
     let keys = world.take_probe(&key, Probe { at: at(2), seen: seen() }, Some(at(100)));
     assert!(keys.is_empty() && world.take_stirred(Probing::Leader).domains.is_empty(), "it saw the same");
 
-    // A change of the certificate's wishes leaves what was seen.
+    // A change of the certificate's spec keeps the probe results.
     certificate(&mut world, "shop", "web", json!({ "port": 9443 }));
     assert_eq!(all(&world)[0].probe.as_ref().unwrap().at, at(2));
     assert_eq!(world.take_stirred(Probing::Leader).probes, BTreeSet::from([key.clone()]), "another port");

@@ -1,4 +1,4 @@
-//! What is read of ledgers, by pods and endpoints that come and go.
+//! Ledgers of pods and endpoints that start and terminate.
 
 use gaia_api::ledger::LedgerEntry;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! What is read of pods.
+//! Parsing of pods.
 
 #![expect(clippy::needless_pass_by_value, reason = "manifests are written where they are handed over")]
 
@@ -107,7 +107,7 @@ fn image_pull_secrets_and_literal_values_do_not_count() {
     assert_eq!(seen(spec), []);
 }
 
-/// `PODS-UPDATED` counts what a pod takes: one without `jwks.json` never lags behind a signing key.
+/// `PODS-UPDATED` counts the keys that a pod uses: one without `jwks.json` never lags behind a signing key.
 #[rstest]
 #[case::all(json!({ "configMap": { "name": "gaia-trust" } }), json!([]), true)]
 #[case::the_bundle(json!({ "configMap": { "name": "gaia-trust", "items": [{ "key": "ca.crt", "path": "ca.crt" }] } }), json!([]), false)]
@@ -136,7 +136,7 @@ fn a_pod_counts_until_it_has_ended(#[case] phase: &str, #[case] counts: bool) {
     let mut pod = pod(with_volume(json!({ "secret": { "secretName": "web-tls" } }), json!([])), json!({}));
     pod.status.as_mut().unwrap().phase = Some(phase.to_owned());
     assert_eq!(read(&pod).is_some(), counts);
-    // One that is being deleted still serves.
+    // A pod that is being deleted still serves.
     pod.metadata.deletion_timestamp =
         Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time("2026-01-01T00:00:00Z".parse().unwrap()));
     assert_eq!(read(&pod).is_some(), counts);

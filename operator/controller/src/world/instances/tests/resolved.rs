@@ -44,12 +44,12 @@ fn each_address_of_a_name_is_an_instance() {
     world.take_probe(&first, probe("f0"), None);
     assert_eq!(all(&world).iter().filter(|instance| instance.probe.is_some()).count(), 1);
 
-    // A part of the addresses ends no instance, and what was seen of it stays.
+    // An answer with some of the addresses terminates no instance, and the probe results are kept.
     world.take_answer(&first, &answer(&[2]));
     service(&mut world, "web", json!({ "endpoints": [NAME], "rotationWave": 1 }));
     assert_eq!(names(&world).len(), 3);
     assert!(all(&world)[0].probe.is_some());
-    // One that is in no answer and refuses connections ends after minDelay.
+    // An address that is in no answer and refuses connections terminates after minDelay.
     let delay = 180;
     world.take_vacancy(&first, true, at(0));
     world.take_vacancy(&first, true, at(delay - 1));
