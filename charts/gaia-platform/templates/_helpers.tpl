@@ -15,8 +15,8 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{- /* The services, as YAML: by name its values, who may call it and the Secret of its API keys (where values name others, those), and
-the port of its edge. */}}
+{{- /* The services, as YAML: by name its values, its callers and the Secret of its API keys (from the values where they name some), and
+the port of its ingress listener. */}}
 {{- define "gaia-platform.services" -}}
 {{- $behalf := list (dict "service" "gateway" "onBehalfOf" true) (dict "service" "web-service" "onBehalfOf" true) -}}
 {{- $callers := list (dict "service" "gateway") (dict "service" "web-service") -}}
@@ -42,20 +42,20 @@ the port of its edge. */}}
 {{- .Values.webService.sessionKeysSecretName | default "web-service-session-keys" -}}
 {{- end }}
 
-{{- /* A value of a Secret that was made once: what is there stays. Takes the root, the Secret's name and key, and the new value. */}}
+{{- /* A value of a Secret that is generated once: an existing one stays. Takes the root, the Secret's name and key, and the new value. */}}
 {{- define "gaia-platform.kept" -}}
 {{- $found := lookup "v1" "Secret" .root.Release.Namespace .secret -}}
 {{- $data := dig "data" dict (default dict $found) -}}
 {{- if hasKey $data .key }}{{ index $data .key | b64dec }}{{ else }}{{ .new }}{{ end -}}
 {{- end }}
 
-{{- /* The bytes of a size like 1Gi. */}}
+{{- /* A size such as 1Gi in bytes. */}}
 {{- define "gaia-platform.bytes" -}}
 {{- $units := dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
 {{- mul (regexFind "^[0-9]+" . | int64) (get $units (regexFind "[KMGT]i$" .)) -}}
 {{- end }}
 
-{{- /* What the pods would stop at, refused here with the value to change. */}}
+{{- /* Values that would stop the pods, refused here with the value to change. */}}
 {{- define "gaia-platform.check" -}}
 {{- with .Values.chatService -}}
 {{- if and (hasPrefix "http://" .providerUrl) (not (regexMatch "^http://(localhost|127\\.0\\.0\\.1|\\[::1\\])(:|/|$)" .providerUrl)) -}}

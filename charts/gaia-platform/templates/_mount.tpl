@@ -1,5 +1,5 @@
 {{- /*
-What any pod needs that uses what Gaia issues, for the GaiaService `service` of the TrustDomain `trustDomain`:
+Everything that a pod needs to mount Gaia's files, for the GaiaService `service` of the TrustDomain `trustDomain`:
 
   spec:
     containers:
@@ -8,8 +8,8 @@ What any pod needs that uses what Gaia issues, for the GaiaService `service` of 
         volumeMounts:  {{- include "gaia.mount" (dict "part" "volumeMounts") | nindent 10 }}
     volumes:           {{- include "gaia.mount" (dict "part" "volumes" "service" "orders" "trustDomain" "gaia") | nindent 6 }}
 
-Of use besides: `apiKeys` (the Secret of spec.auth.apiKeysSecretRef), `issuerKeys` (as in values.yaml, userTokenIssuerKeys), and
-`isTokenIssuer` for the service that issues tokens. The names in `env` are those that programs know that read plain files.
+Further parameters: `apiKeys` (the Secret of spec.auth.apiKeysSecretRef), `issuerKeys` (as in values.yaml, userTokenIssuerKeys), and
+`isTokenIssuer` for the service that issues tokens. `env` has the variable names of programs that read plain files.
 */}}
 {{- define "gaia.mount" -}}
 {{- if eq .part "volumeMounts" -}}

@@ -2,7 +2,7 @@
 {{- default "gaia-operator" .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
-{{- /* Release "gaia" makes "gaia-operator". */}}
+{{- /* Release "gaia" gives "gaia-operator". */}}
 {{- define "gaia.fullname" -}}
 {{- if .Values.fullnameOverride }}
 {{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" }}
@@ -35,7 +35,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{- /* What the operator may do in a namespace it watches. One list for the ClusterRole and for the Roles. */}}
+{{- /* The operator's rights in a namespace it watches. One list for the ClusterRole and for the Roles. */}}
 {{- define "gaia.watchedRules" -}}
 - apiGroups: [gaia.dev]
   resources: [gaiaservices]
@@ -66,7 +66,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [create, patch]
 {{- end }}
 
-{{- /* What it may do with cluster-scoped objects, whatever it watches. */}}
+{{- /* Its rights to cluster-scoped objects, independent of the watched namespaces. */}}
 {{- define "gaia.clusterRules" -}}
 - apiGroups: [gaia.dev]
   resources: [trustdomains]
@@ -85,20 +85,20 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   namespace: {{ .Release.Namespace }}
 {{- end }}
 
-{{- /* The policies of admission.yaml are about the operator alone. */}}
+{{- /* The policies of admission.yaml apply only to the operator. */}}
 {{- define "gaia.isOperator" -}}
 - name: is-the-operator
   expression: request.userInfo.username == 'system:serviceaccount:{{ .Release.Namespace }}:{{ include "gaia.serviceAccountName" . }}'
 {{- end }}
 
-{{- /* Only then are there an object and an old one, both of the kind that the policy is about. */}}
+{{- /* Only an update has both an object and an old one of the policy's kind. */}}
 {{- define "gaia.isUpdate" -}}
 - name: isUpdate
   expression: request.operation == 'UPDATE' && request.?subResource.orValue('') == ''
 {{- end }}
 
-{{- /* A variable: the keys that were added, removed or changed from an old map to a new one, but for some. Takes its name, the new map,
-     the old one, and what is true of the others. */}}
+{{- /* A variable: the keys that were added, removed or changed from an old map to a new one, with exceptions. Takes its name, the new
+     map, the old one, and the condition of an exception. */}}
 {{- define "gaia.changed" -}}
 {{- $new := printf "dyn(%s)" (index . 1) -}}
 {{- $old := printf "dyn(%s)" (index . 2) -}}
