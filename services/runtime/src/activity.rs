@@ -1,4 +1,4 @@
-//! Which requests of a connection are under way, to know when it is idle.
+//! Requests in progress on one connection, used to detect that it is idle.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::heads::RequestHead;
 use crate::slots::SlotState;
 
-/// What one connection is doing.
+/// Activity of one connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Activity(Arc<Inner>);
 
@@ -25,15 +25,15 @@ struct Inner {
 
 #[derive(Debug)]
 struct State {
-    /// Requests whose answer has not ended.
+    /// Requests without a complete response.
     under_way: usize,
-    /// Of these, the ones with a piece of their answer that the client has made no room for.
+    /// Of these, responses blocked by the client's flow-control window.
     held_up: usize,
-    /// When anything moved last.
+    /// Time of the last progress.
     last: Instant,
 }
 
-/// One request, from its head to the end of its answer.
+/// One request, from its head to the end of its response.
 #[derive(Debug)]
 pub(crate) struct UnderWay {
     activity: Activity,
@@ -46,7 +46,7 @@ impl Activity {
         Self(Arc::new(Inner { slot, has_spoken: AtomicBool::new(false), state: Mutex::new(state) }))
     }
 
-    /// A request has come.
+    /// Records a new request.
     pub(crate) fn begin(&self) -> UnderWay {
         self.0.has_spoken.store(true, Ordering::Relaxed);
         self.0.slot.begin_request();
@@ -57,24 +57,24 @@ impl Activity {
         UnderWay { activity: self.clone(), is_held_up: false }
     }
 
-    /// Whether a request ever came.
+    /// Returns true if the connection has received a request.
     pub(crate) fn has_spoken(&self) -> bool {
         self.0.has_spoken.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing is under way.
+    /// Returns true if no request is in progress.
     pub(crate) fn is_idle(&self) -> bool {
         self.state().under_way == 0
     }
 
-    /// Since when nothing is under way but answers that the client makes no room for, if so.
+    /// Returns the time since which all requests in progress are blocked by the client, or since which there are none.
     pub(crate) fn waits_since(&self) -> Option<Instant> {
         let state = self.state();
         (state.under_way == state.held_up).then_some(state.last)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held.
+        // No code panics while it holds this lock.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -103,7 +103,7 @@ impl Drop for UnderWay {
     }
 }
 
-/// An answer's body, which ends what is under way.
+/// A response body that ends the request in progress when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Answering {
     body: Body,
@@ -112,9 +112,9 @@ pub(crate) struct Answering {
 }
 
 impl Answering {
-    /// `head` is what the request holds of the memory for heads.
+    /// `head` is the request's reservation in the head budget.
     pub(crate) fn new(body: Body, mut under_way: UnderWay, head: Option<RequestHead>) -> Self {
-        // Without room for its first piece it is not asked for it.
+        // Blocked until hyper polls it: it does so only when the client's window has space.
         under_way.set_held_up(true);
         Self { body, under_way, _head: head }
     }
@@ -126,7 +126,7 @@ impl HttpBody for Answering {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        // It is asked for the next piece when there is room for it.
+        // It is polled for the next frame when the client's window has space.
         self.under_way.set_held_up(matches!(polled, Poll::Ready(Some(Ok(_)))));
         polled
     }

@@ -1,5 +1,5 @@
-//! The admin listener: a thread, connections and memory for heads of its own, so that it answers whatever the other
-//! listeners are busy with.
+//! The admin listener. It has its own thread, connection limit and head budget, so that it responds while the other
+//! listeners are overloaded.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +21,7 @@ use crate::panics::essential_thread;
 use crate::protocol::Protocol;
 use crate::slots::Slots;
 
-/// The last time at which the runtime of the other listeners ran a task. The admin thread answers `/livez` by it.
+/// The last time at which the main tokio runtime ran a task. The admin thread answers `/livez` from it.
 #[derive(Debug, Clone)]
 pub(crate) struct Pulse(Arc<(Instant, AtomicU64)>);
 
@@ -32,7 +32,7 @@ impl Default for Pulse {
 }
 
 impl Pulse {
-    /// Beats for ever.
+    /// Updates the time every second, without end.
     pub(crate) async fn run(self) {
         let mut ticks = interval(Duration::from_secs(1));
         loop {
@@ -42,17 +42,17 @@ impl Pulse {
         }
     }
 
-    /// Whether it has beaten lately.
+    /// Returns true if the last update is recent.
     pub(crate) fn is_alive(&self) -> bool {
         let (start, last) = &*self.0;
         start.elapsed().as_secs().saturating_sub(last.load(Ordering::Relaxed)) < MAX_PULSE_AGE_SECONDS
     }
 }
 
-/// Serves until `stop`, on a thread of its own.
+/// Serves until `stop` on a dedicated thread.
 ///
 /// # Errors
-/// If the system has no thread or no descriptors left.
+/// If no thread or file descriptor is available.
 pub(crate) fn start(
     listener: TcpListener,
     health: Health,
@@ -75,7 +75,7 @@ pub(crate) fn start(
     Ok(())
 }
 
-/// Plain HTTP for probes.
+/// Serves plain HTTP for probes.
 async fn serve(listener: TcpListener, health: Health, limits: Limits) {
     let stop = Stop::default();
     let (never, tracker) = (stop.gracefully.clone(), TaskTracker::new());
@@ -101,7 +101,7 @@ async fn serve(listener: TcpListener, health: Health, limits: Limits) {
     .await;
 }
 
-/// Beside what each connection has anyway.
+/// Head budget in addition to the uncharged part of each connection.
 const HEAD_BYTES: usize = 8 * 1024;
-/// kubelet restarts the container some probes later.
+/// kubelet restarts the container after some failed probes.
 const MAX_PULSE_AGE_SECONDS: u64 = 30;

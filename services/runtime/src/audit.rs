@@ -1,4 +1,4 @@
-//! Who is told of every decision: the metrics and the audit log.
+//! Observer of all decisions, which feeds the metrics and the audit log.
 
 use std::sync::Arc;
 use std::thread;
@@ -9,17 +9,17 @@ use gaia_auth::{Decision, Observer};
 use crate::metrics::Metrics;
 use crate::panics::essential_thread;
 
-/// Counts a decision and puts it on record.
+/// Counts and audits a decision.
 pub(crate) struct Witness {
     metrics: Arc<Metrics>,
     audit: Arc<AuditQueue>,
 }
 
 impl Witness {
-    /// One that writes to the audit log on a thread of its own, and the queue in front of it.
+    /// Creates an observer with its audit thread, and the queue in front of it.
     pub(crate) fn new(metrics: Arc<Metrics>) -> std::io::Result<(Self, Arc<AuditQueue>)> {
         let (queue, writer) = audit::queue();
-        // It ends with the queue.
+        // The thread ends when the queue is closed.
         drop(thread::Builder::new().name("audit".to_owned()).spawn(move || {
             essential_thread();
             writer.run();

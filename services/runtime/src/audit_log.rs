@@ -1,4 +1,4 @@
-//! How audit lines are written: as JSON, whole, and several in one write where they come together.
+//! Output of audit lines: JSON, one complete line each, several in one write if they arrive together.
 
 use std::fmt;
 use std::io::Write;
@@ -14,8 +14,8 @@ use tracing_subscriber::filter::{FilterFn, LevelFilter};
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
-/// The part of a subscriber that writes audit lines to `to`, which should not buffer, and no other events. A line has
-/// the shape of other log lines in JSON, so that one program can read both.
+/// Returns the subscriber layer that writes audit lines, and no other events, to `to`, which should not buffer. A line
+/// has the format of other JSON log lines, so that one program can parse both.
 pub fn audit_log<S>(to: impl Write + Send + 'static) -> impl Layer<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -31,7 +31,7 @@ struct AuditLog<W> {
 
 struct Log<W> {
     to: W,
-    /// Whole lines that are not written yet.
+    /// Complete lines that are not written yet.
     waiting: Vec<u8>,
 }
 
@@ -44,7 +44,7 @@ impl<S: Subscriber, W: Write + Send + 'static> Layer<S> for AuditLog<W> {
         event.record(&mut fields);
         fields.put("target", AUDIT_TARGET);
         fields.line.extend_from_slice(b"}\n");
-        // Nothing panics while it is held, and it holds whole lines only.
+        // No code panics while it holds this lock, and the buffer contains complete lines only.
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         log.waiting.append(&mut fields.line);
         if !more_follow() || log.waiting.len() >= MAX_WAITING_BYTES {
@@ -55,13 +55,13 @@ impl<S: Subscriber, W: Write + Send + 'static> Layer<S> for AuditLog<W> {
 
 impl<W: Write> Log<W> {
     fn write(&mut self) {
-        // There is nobody to tell that the log is gone, and requests do not depend on it.
+        // A failed write cannot be reported anywhere, and requests do not depend on it.
         let _ = self.to.write_all(&self.waiting).and_then(|()| self.to.flush());
         self.waiting.clear();
     }
 }
 
-/// Writes the fields of one event behind what its line has already.
+/// Appends the fields of one event to its line.
 struct Fields {
     line: Vec<u8>,
 }
@@ -74,7 +74,7 @@ impl Fields {
         self.put_json(value);
     }
 
-    /// What has no JSON form is `null`: there is a line in any case.
+    /// Values without a JSON form become `null`, so that the line is written in any case.
     fn put_json<T: Serialize + ?Sized>(&mut self, value: &T) {
         let start = self.line.len();
         if serde_json::to_writer(&mut self.line, value).is_err() {
@@ -106,7 +106,7 @@ impl Visit for Fields {
 }
 
 const USUAL_LINE_BYTES: usize = 512;
-/// So much is written without waiting for more.
+/// Size from which the buffer is written without waiting for more lines.
 const MAX_WAITING_BYTES: usize = 64 * 1024;
 
 #[cfg(test)]
@@ -131,7 +131,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// What is written of audit lines meanwhile, each write by itself.
+    /// Returns the audit lines written during `what`, one string per write.
     pub(crate) fn written(what: impl FnOnce()) -> Vec<String> {
         let writes = Writes::default();
         let log = audit_log(writes.clone());

@@ -1,4 +1,4 @@
-//! Calls in the name of this service: its certificate, and a token for each target, or for each subject and target.
+//! Calls to other services with this service's certificate, and a token per target or per subject and target.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use crate::lanes::AnswerBody;
 use crate::target::Targets;
 use crate::tokens::{Issuer, Tokens, Wanted};
 
-/// Calls other services, always with the newest generation: certificate and connections are of one. Tokens outlive it
-/// where the change does not revoke them.
+/// Calls other services with the current credentials snapshot; certificate and connections belong to the same one.
+/// Tokens stay in use after a change of the snapshot that does not revoke them.
 ///
-/// Where `GAIA_API_KEY_FILE` names a file that is there and says something, every call carries that key in place of a
-/// token: this is how a platform begins that knows nothing but one shared key, and it ends with the file.
+/// While the file in `GAIA_API_KEY_FILE` exists and is not empty, every call carries its API key instead of a token.
+/// This supports platforms that still use one shared key.
 #[derive(Debug, Clone)]
 pub struct Caller {
     generations: Generations,
@@ -32,13 +32,14 @@ pub struct Caller {
     tokens: Arc<Tokens>,
 }
 
-/// What a service that calls others is configured by besides.
+/// Configuration of services that call others.
 #[derive(Debug, Clone, clap::Args)]
 pub struct CallsConfig {
-    /// Where auth-service is, for tokens: https and no path [default: port 8443 of auth-service.NAMESPACE.svc, with its own namespace]
+    /// Base URL of auth-service for tokens: https and no path [default: port 8443 of auth-service.NAMESPACE.svc, with
+    /// its own namespace]
     #[arg(long, env = "GAIA_AUTH_URL", value_parser = parse_https)]
     pub auth_url: Option<Uri>,
-    /// A file with an API key that other services are called with instead of tokens, for as long as it is there
+    /// A file with an API key for calls to other services; while it exists, it is used instead of tokens
     #[arg(long, env = "GAIA_API_KEY_FILE")]
     pub api_key_file: Option<PathBuf>,
 }
@@ -55,27 +56,27 @@ impl Caller {
         Self { generations, targets, auth_url, key_file, plain, tokens: Arc::default() }
     }
 
-    /// Whether others are called with the API key of `GAIA_API_KEY_FILE` at this moment.
+    /// Returns true if calls currently use the API key of `GAIA_API_KEY_FILE`.
     #[must_use]
     pub fn uses_api_key(&self) -> bool {
         self.api_key().is_some()
     }
 
-    /// Calls a target service, `name` or `namespace/name`, at the request's URI. A token that the target does not take
-    /// (401 `invalid_token`) is replaced by a new one, and the request sent once more.
+    /// Calls a target service, `name` or `namespace/name`, at the request's URI. If the target rejects the token (401
+    /// `invalid_token`), the request is retried once with a new one.
     ///
     /// # Errors
-    /// [`CallError::NotReady`] before the first generation; [`CallError`] if auth-service gives no token, or the target
-    /// no answer.
+    /// [`CallError::NotReady`] before the first snapshot; [`CallError`] if auth-service issues no token, or the target
+    /// does not respond.
     pub async fn call(&self, target: &str, request: Request<Bytes>) -> Result<Response<AnswerBody>, CallError> {
         self.send(Wanted { target, subject: None }, request).await
     }
 
-    /// Calls as [`Caller::call`] does, for someone else: with a token that auth-service gives in exchange for their
-    /// credential.
+    /// Like [`Caller::call`], on behalf of a subject: with a token that auth-service issues in exchange for the
+    /// subject's credential.
     ///
     /// # Errors
-    /// As [`Caller::call`], and [`CallError::SubjectRefused`] if their credential is not good.
+    /// As [`Caller::call`], and [`CallError::SubjectRefused`] if the credential is rejected.
     pub async fn call_for(
         &self,
         subject: impl Into<OnBehalf<'_>>,
@@ -85,8 +86,8 @@ impl Caller {
         self.send(Wanted { target, subject: Some(subject.into()) }, request).await
     }
 
-    /// Calls as [`Caller::call`] does, with a body that is sent as it comes. It cannot be sent again: if the token is
-    /// not taken, the next call has a new one, and this one's answer is what came back.
+    /// Like [`Caller::call`], with a streamed body. It cannot be retried: if the target rejects the token, its response
+    /// is returned, and the next call gets a new token.
     ///
     /// # Errors
     /// As [`Caller::call`].
@@ -98,7 +99,7 @@ impl Caller {
         self.stream(Wanted { target, subject: None }, request).await
     }
 
-    /// Calls as [`Caller::call_streaming`] does, for someone else.
+    /// Like [`Caller::call_streaming`], on behalf of a subject.
     ///
     /// # Errors
     /// As [`Caller::call_for`].
@@ -111,11 +112,10 @@ impl Caller {
         self.stream(Wanted { target, subject: Some(subject.into()) }, request).await
     }
 
-    /// Calls a target with the API key of `GAIA_API_KEY_FILE`, and with no token whatever becomes of the file; `None` while
-    /// there is no key.
+    /// Calls a target with the API key of `GAIA_API_KEY_FILE`, never with a token; `None` while there is no key.
     ///
     /// # Errors
-    /// [`CallError`] if the key cannot be sent or there is no answer.
+    /// [`CallError`] if the key is malformed or the target does not respond.
     pub async fn call_by_key(
         &self,
         target: &str,
@@ -126,10 +126,10 @@ impl Caller {
         Some(async { client?.request(with_key(&key, request)?).await }.await)
     }
 
-    /// Calls a target with the credential that the request has.
+    /// Calls a target with the credential already in the request.
     ///
     /// # Errors
-    /// [`CallError::NotReady`] before the first generation; [`CallError`] if there is no answer.
+    /// [`CallError::NotReady`] before the first snapshot; [`CallError`] if the target does not respond.
     pub async fn call_as_is(&self, target: &str, request: Request<Body>) -> Result<Response<AnswerBody>, CallError> {
         self.client(self.targets.get(target), request.uri())?.request(request).await
     }
@@ -177,7 +177,7 @@ impl Caller {
         self.key_file.as_ref()?.key()
     }
 
-    /// The client for a target at a URI, which needs a generation unless it is plain HTTP.
+    /// Returns the client for a target at a URI; only plain HTTP works without a snapshot.
     fn client(&self, target: &str, uri: &Uri) -> Result<MeshClient, CallError> {
         if uri.scheme() == Some(&Scheme::HTTP) { Ok(self.plain.clone()) } else { Ok(self.generation()?.client(target)) }
     }
@@ -195,7 +195,7 @@ impl Caller {
     }
 }
 
-/// Whether an answer refuses the token that was sent, as gaia-auth does: another one may do.
+/// Returns true if a response rejects the token as gaia-auth does; a new token may be accepted.
 fn is_token_refused<B>(answer: &Response<B>) -> bool {
     let names_it = |headers: &HeaderMap| {
         let mut challenges = headers.get_all(header::WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
@@ -204,10 +204,10 @@ fn is_token_refused<B>(answer: &Response<B>) -> bool {
     answer.status() == StatusCode::UNAUTHORIZED && names_it(answer.headers())
 }
 
-/// Where another service is, as a flag has it: a scheme, a host, maybe a port, and no path.
+/// Parses the base URL of another service: a scheme, a host, an optional port, and no path.
 ///
 /// # Errors
-/// What it must be.
+/// The expected form.
 pub fn parse_upstream(text: &str) -> Result<Uri, String> {
     let uri: Uri = text.parse().map_err(|error: http::uri::InvalidUri| error.to_string())?;
     let is_base = uri.scheme().is_some_and(|scheme| [Scheme::HTTP, Scheme::HTTPS].contains(scheme))
@@ -218,13 +218,13 @@ pub fn parse_upstream(text: &str) -> Result<Uri, String> {
     if is_base { Ok(uri) } else { Err("must be https://host or https://host:port (or http)".to_owned()) }
 }
 
-/// The request with the token, and with no other credential.
+/// Sets the token as the only credential of the request.
 fn with_token<B>(token: &str, request: Request<B>) -> Result<Request<B>, CallError> {
     let value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| CallError::NoToken)?;
     Ok(with(header::AUTHORIZATION, value, request))
 }
 
-/// The request with the API key, and with no other credential.
+/// Sets the API key as the only credential of the request.
 fn with_key<B>(key: &str, request: Request<B>) -> Result<Request<B>, CallError> {
     let value = HeaderValue::try_from(key).map_err(|_| CallError::BadKey)?;
     Ok(with(API_KEY_HEADER, value, request))
@@ -243,10 +243,10 @@ fn check_protected(uri: &Uri) -> Result<(), CallError> {
     if uri.scheme() == Some(&Scheme::HTTP) { Err(CallError::Unprotected { uri: place(uri) }) } else { Ok(()) }
 }
 
-/// Where a service is that is called over https and no other way, as a flag has it.
+/// Parses the base URL of a service that is called over https only.
 ///
 /// # Errors
-/// What it must be.
+/// The expected form.
 pub fn parse_https(text: &str) -> Result<Uri, String> {
     parse_upstream(text)
         .ok()

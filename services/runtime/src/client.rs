@@ -1,7 +1,7 @@
-//! Calls to other services: mTLS with the newest leaf, to a server whose name is verified.
+//! HTTP client for other services: mTLS with the current leaf, and verification of the server's identity.
 //!
-//! No proxy and no redirect is ever followed. Configuration and pool belong to one generation and go with it; and no
-//! connection is used for so long that the server would have to end it. Many requests at once share several connections.
+//! Proxies and redirects are not followed. TLS configuration and connection pool belong to one credentials snapshot.
+//! Connections are closed before the server's age limit. Concurrent requests are spread over several connections.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,7 +33,7 @@ use crate::lanes::{AnswerBody, Lanes};
 use crate::limits::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use crate::target::UnexpectedIdentity;
 
-/// An HTTP client of one generation.
+/// An HTTP client of one credentials snapshot.
 #[derive(Clone)]
 pub struct MeshClient {
     connector: Connector,
@@ -41,8 +41,8 @@ pub struct MeshClient {
     max_age: Duration,
 }
 
-/// Where hosts are that the system's resolver does not know, as `/etc/hosts` would say it: by name, with the port in
-/// place of the URI's. The addresses of a host take turns; one that does not answer is passed over.
+/// Addresses of hosts unknown to the system resolver, like `/etc/hosts`: by name, with a port that replaces the URI's.
+/// The addresses of a host are used in turn; an unreachable one is skipped.
 #[derive(Debug, Clone, Default)]
 pub struct Hosts {
     addresses: Arc<BTreeMap<String, Vec<SocketAddr>>>,
@@ -60,10 +60,10 @@ impl FromIterator<(String, SocketAddr)> for Hosts {
 }
 
 impl Hosts {
-    /// Reads `name=address:port`, several with commas in between.
+    /// Parses comma-separated entries `name=address:port`.
     ///
     /// # Errors
-    /// What is wrong with the first entry that is none.
+    /// A description of the first invalid entry.
     pub fn parse(text: &str) -> Result<Self, String> {
         let entry = |entry: &str| {
             let (name, address) = entry.split_once('=').ok_or_else(|| format!("{entry:?} is not name=address:port"))?;
@@ -87,68 +87,68 @@ impl fmt::Debug for MeshClient {
     }
 }
 
-/// Why a call to another service failed.
+/// Reason why a call to another service failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CallError {
-    /// No answer.
+    /// There was no response.
     #[error("calling {uri} failed: {source}")]
     Failed {
-        /// Which address, without its query.
+        /// The URL without its query.
         uri: String,
-        /// Why.
+        /// The cause.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// The server is not the one that was to be called. Nothing was sent.
+    /// The server is not the intended target. Nothing was sent.
     #[error("calling {uri} refused: {reason}")]
     WrongServer {
-        /// Which address, without its query.
+        /// The URL without its query.
         uri: String,
-        /// The identity that was found and the one that was expected.
+        /// The actual and the expected identity.
         reason: String,
     },
-    /// An answer other than was hoped for.
+    /// The response status is not a success.
     #[error("{uri} answered {status}")]
     Refused {
-        /// Which address, without its query.
+        /// The URL without its query.
         uri: String,
-        /// The answer.
+        /// The response status.
         status: StatusCode,
     },
-    /// There is no usable set of certificates yet.
+    /// No usable certificates are loaded yet.
     #[error("there is no certificate to call others with yet")]
     NotReady,
-    /// There is no token, because auth-service does not answer.
+    /// There is no token, because auth-service does not respond.
     #[error("auth-service at {uri} does not answer: {source}")]
     AuthUnavailable {
-        /// Which address.
+        /// The URL.
         uri: String,
-        /// Why.
+        /// The cause.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// What auth-service gave cannot be sent.
+    /// The token from auth-service is malformed.
     #[error("the answer of auth-service holds no token")]
     NoToken,
-    /// What the file of the API key holds cannot be sent.
+    /// The API key file is not a valid header value.
     #[error("the file of GAIA_API_KEY_FILE holds no API key")]
     BadKey,
-    /// auth-service does not take the credential of whom the call is made for.
+    /// auth-service rejected the credential of the subject.
     #[error("auth-service does not take the credential of whom {target} is called for")]
     SubjectRefused {
-        /// Who was to be called.
+        /// The target of the call.
         target: String,
-        /// Whether the same credential would be refused again.
+        /// Set if a retry with the same credential would fail too.
         is_definitive: bool,
     },
-    /// Over plain HTTP anybody could take a token along, so none is sent.
+    /// Credentials are not sent over plain HTTP.
     #[error("{uri} is plain HTTP, which no token is sent over: it needs the API key of GAIA_API_KEY_FILE")]
     Unprotected {
-        /// Which address, without its query.
+        /// The URL without its query.
         uri: String,
     },
 }
 
 impl CallError {
-    /// Whether nothing of the request can have reached anybody: there was no connection.
+    /// Returns true if no part of the request can have reached a server, because there was no connection.
     #[must_use]
     pub fn was_never_sent(&self) -> bool {
         let source = match self {
@@ -161,7 +161,7 @@ impl CallError {
             .is_some_and(hyper_util::client::legacy::Error::is_connect)
     }
 
-    /// A call that got no answer.
+    /// Returns the error of a call without a response.
     pub(crate) fn failed(uri: &Uri, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         let source: Arc<dyn std::error::Error + Send + Sync> = Arc::from(error.into());
         match unexpected_identity(source.as_ref()) {
@@ -172,20 +172,20 @@ impl CallError {
 }
 
 impl MeshClient {
-    /// A client with a TLS configuration of one's own, which decides on servers. Services take those of their
+    /// Creates a client with a custom TLS configuration. Services use the clients of their
     /// [`Generation`](crate::Generation), which know the identity of each target.
     #[must_use]
     pub fn new(config: ClientConfig, hosts: Hosts) -> Self {
         Self::with(Connector { tls: Some(TlsConnector::from(Arc::new(config))), hosts })
     }
 
-    /// A client that speaks plain HTTP and nothing else, for a platform that has no certificates yet.
+    /// Creates a client for plain HTTP only, for a platform that has no certificates yet.
     #[must_use]
     pub fn plain(hosts: Hosts) -> Self {
         Self::with(Connector { tls: None, hosts })
     }
 
-    /// Another client of the same generation, which shares no connection with this one.
+    /// Returns a client of the same snapshot with separate connections.
     #[must_use]
     pub fn apart(&self) -> Self {
         Self::with(self.connector.clone())
@@ -196,7 +196,7 @@ impl MeshClient {
         builder
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
-            // Servers close an idle HTTP/1 connection after their header timeout: let go of ours before.
+            // Servers close an idle HTTP/1 connection after their header timeout; close ours earlier.
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
             .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES);
@@ -204,17 +204,17 @@ impl MeshClient {
         Self { connector, lanes, max_age: MAX_AGE }
     }
 
-    /// The same, but letting go of connections after another time.
+    /// Returns the client with another maximum connection age.
     #[cfg(test)]
     pub(crate) fn with_max_age(self, max_age: Duration) -> Self {
         Self { max_age, ..self }
     }
 
-    /// Sends a request. Its URI must be absolute and `https`. One without a body that the server, about to end the
-    /// connection, says it has not looked at is sent again.
+    /// Sends a request to an absolute `https` URI. A request without a body is retried if a server that closes the
+    /// connection reports that it did not process it.
     ///
     /// # Errors
-    /// [`CallError::Failed`] if no answer comes back: name resolution, connection, TLS, or the transfer.
+    /// [`CallError::Failed`] if there is no response, because of name resolution, connection, TLS, or transfer.
     pub async fn request(&self, request: Request<Body>) -> Result<Response<AnswerBody>, CallError> {
         if request.body().is_end_stream() {
             self.insist(request.map(|_| Bytes::new())).await
@@ -223,7 +223,7 @@ impl MeshClient {
         }
     }
 
-    /// Sends what can be sent again, until a server has looked at it.
+    /// Sends a buffered request, and retries it while servers report that they did not process it.
     pub(crate) async fn insist(&self, request: Request<Bytes>) -> Result<Response<AnswerBody>, CallError> {
         for _ in 1..MAX_ATTEMPTS {
             match self.send(request.clone().map(Body::from)).await {
@@ -244,22 +244,22 @@ impl MeshClient {
         if began.is_some_and(|Began(began)| began.elapsed() >= self.max_age)
             && let Some(connection) = used.connection_metadata().as_ref()
         {
-            // No request is begun on it any more; those under way go on.
+            // The pool starts no further request on it; those in progress continue.
             connection.poison();
         }
         Ok(answer.map(|body| AnswerBody::new(body, place)))
     }
 }
 
-/// Where a request went, as much of it as may be logged.
+/// Returns the URL of a request without its query, for logs.
 pub(crate) fn place(uri: &Uri) -> String {
     format!("{}://{}{}", uri.scheme_str().unwrap_or(""), uri.authority().map_or("", |a| a.as_str()), uri.path())
 }
 
-/// The refusal of a server by its identity, anywhere among the causes of an error.
+/// Finds the refused identity of a server among the causes of an error.
 fn unexpected_identity<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a UnexpectedIdentity> {
     let of_tls = |cause: &'a (dyn std::error::Error + 'static)| {
-        // An I/O error does not name the error it was made of as its source.
+        // An I/O error does not return the error it was created from as its source.
         let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         let tls = inner.and_then(|inner| inner.downcast_ref()).or_else(|| cause.downcast_ref::<rustls::Error>());
         match tls? {
@@ -270,20 +270,21 @@ fn unexpected_identity<'a>(error: &'a (dyn std::error::Error + 'static)) -> Opti
     std::iter::successors(Some(error), |error| error.source()).find_map(of_tls)
 }
 
-/// Whether a server refused a request unseen (RFC 9113, section 8.7): it was on its way when the server said goodbye.
+/// Returns true if a server refused a request without processing it (RFC 9113, section 8.7): the server sent GOAWAY
+/// while it was in transit.
 fn was_not_looked_at(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     let Some(error) = causes.find_map(|cause| cause.downcast_ref::<h2::Error>()) else { return false };
     error.is_remote()
         && match error.reason() {
-            // Streams that the server still answers end with another error.
+            // Streams that the server still processes end with another error.
             Some(Reason::NO_ERROR) => error.is_go_away(),
             Some(Reason::REFUSED_STREAM) => error.is_reset(),
             _ => false,
         }
 }
 
-/// TCP to the host a URI names, and TLS: always, or never.
+/// Connector for TCP to the URI's host, with TLS always or never.
 #[derive(Clone)]
 struct Connector {
     tls: Option<TlsConnector>,
@@ -323,7 +324,7 @@ impl tower::Service<Uri> for Connector {
     }
 }
 
-/// A connection as hyper takes it.
+/// A connection in the form that hyper requires.
 struct Stream {
     io: Io,
     began: Instant,
@@ -334,7 +335,7 @@ enum Io {
     Tls(Box<TokioIo<TlsStream<TcpStream>>>),
 }
 
-/// When the connection began that an answer came over.
+/// Start time of the connection that a response arrived on.
 #[derive(Debug, Clone, Copy)]
 struct Began(Instant);
 
@@ -381,6 +382,6 @@ impl Write for Stream {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Below what our servers allow (eight minutes and more): a client that leaves by itself loses nothing.
+/// Below the server's limit (eight minutes and more), so that the client closes first and no request is lost.
 const MAX_AGE: Duration = Duration::from_secs(7 * 60);
 const MAX_ATTEMPTS: u32 = 3;

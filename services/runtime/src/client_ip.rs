@@ -1,4 +1,4 @@
-//! Where a request comes from, as far as those can be believed who say it.
+//! The client address of a request, derived from trusted sources only.
 
 use std::net::IpAddr;
 
@@ -6,8 +6,8 @@ pub use gaia_auth::site;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
-/// The address of the client: of whoever is on the wire, unless that is a trusted proxy, who is believed about whom it
-/// speaks for, and so on. What an untrusted one says of others counts for nothing.
+/// Returns the address of the client: the peer address, or, while that is a trusted proxy, the previous hop in
+/// `X-Forwarded-For`. Entries before an untrusted address are ignored.
 #[must_use]
 pub fn client_ip(on_the_wire: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
@@ -18,39 +18,39 @@ pub fn client_ip(on_the_wire: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) ->
     let lines: Vec<&str> = headers.get_all(&FORWARDED_FOR).iter().map(|line| line.to_str().unwrap_or("")).collect();
     let mut hops = lines.iter().rev().flat_map(|line| line.rsplit(','));
     while is_trusted(client) {
-        // What is no address was said by a trusted proxy all the same: it is the last one that is known.
+        // A trusted proxy wrote something other than an address, so the last known address is used.
         let Some(hop) = hops.next().and_then(parse) else { break };
         client = hop;
     }
     client
 }
 
-/// Tells auth-service, which counts attempts to sign in by it, where the client is, if that is known.
+/// Adds the client address, if known, for auth-service, which counts sign-in attempts by it.
 pub fn name_client(headers: &mut HeaderMap, client: Option<IpAddr>) {
     if let Some(client) = client.and_then(|client| HeaderValue::try_from(client.to_string()).ok()) {
         headers.insert(CLIENT_IP_HEADER, client);
     }
 }
 
-/// Names a client that this service has authenticated by itself: a sealed session, or a browser that has signed in to the
-/// same account before. auth-service then counts its requests by themselves.
+/// Adds the name of a client that this service has authenticated: a sealed session, or a browser that has signed in to
+/// the same account before. auth-service counts its requests separately.
 pub fn name_known_client(headers: &mut HeaderMap, id: Option<&str>) {
     if let Some(id) = id.and_then(|id| HeaderValue::from_str(id).ok()) {
         headers.insert(KNOWN_CLIENT_HEADER, id);
     }
 }
 
-/// A network as a flag has it: a CIDR, or a single address.
+/// Parses a network: a CIDR, or a single address.
 ///
 /// # Errors
-/// What it must be.
+/// The expected form.
 pub fn parse_network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let single = || text.parse::<IpAddr>().map(IpNet::from);
     text.parse::<IpNet>().or_else(|_| single()).map_err(|_| "must be a CIDR, as 10.0.0.0/8".to_owned())
 }
 
-/// An address, maybe with a port, as proxies write it.
+/// Parses an address with an optional port, as proxies write it.
 fn parse(hop: &str) -> Option<IpAddr> {
     let hop = hop.trim();
     let address = match hop.strip_prefix('[') {
@@ -63,9 +63,9 @@ fn parse(hop: &str) -> Option<IpAddr> {
     Some(IpAddr::to_canonical(&address))
 }
 
-/// In which a declared caller names its client. From outside it passes nowhere.
+/// Header in which a permitted caller sends the client address. It is removed from external requests.
 pub const CLIENT_IP_HEADER: HeaderName = HeaderName::from_static("x-gaia-client-ip");
-/// In which a declared caller names a client that it has authenticated. From outside it passes nowhere.
+/// Header in which a permitted caller names a client that it has authenticated. It is removed from external requests.
 pub const KNOWN_CLIENT_HEADER: HeaderName = HeaderName::from_static("x-gaia-known-client");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -88,7 +88,7 @@ mod tests {
     fn only_trusted_proxies_are_believed_and_only_about_whom_they_speak_for() {
         for (on_the_wire, lines, client) in [
             ("203.0.113.9", &[][..], "203.0.113.9"),
-            // A client that says of itself that it is somebody else.
+            // A client that claims to be another one.
             ("203.0.113.9", &["127.0.0.1"], "203.0.113.9"),
             ("10.0.0.1", &["203.0.113.9"], "203.0.113.9"),
             ("::ffff:10.0.0.1", &["203.0.113.9"], "203.0.113.9"),

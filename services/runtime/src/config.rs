@@ -1,4 +1,4 @@
-//! Configuration of a service: flags, each with the environment variable of the same name.
+//! Configuration of a service by flags, each with an environment variable of the same name.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -12,64 +12,63 @@ use gaia_api::names::key;
 use crate::client::Hosts;
 use crate::target::Targets;
 
-/// What every service is configured by.
+/// Settings shared by all services.
 #[derive(Debug, Clone, clap::Args)]
 pub struct RuntimeConfig {
     /// Name of this service's GaiaService; the mounted policy must be written for it
     #[arg(long, env = "GAIA_SERVICE_NAME")]
     pub service_name: String,
-    /// The mounted directory
+    /// The credential directory
     #[arg(long, env = "GAIA_DIR", default_value = "/etc/gaia")]
     pub dir: PathBuf,
-    /// Where other services reach this one, with TLS
+    /// Address of the mesh listener, with TLS
     #[arg(long, env = "GAIA_MESH_ADDRESS", default_value_t = any(8443))]
     pub mesh_address: SocketAddr,
-    /// Where kubelet and Prometheus reach it: /livez, /readyz and /metrics, in plain HTTP
+    /// Address of the admin listener: /livez, /readyz and /metrics, in plain HTTP
     #[arg(long, env = "GAIA_ADMIN_ADDRESS", default_value_t = any(9090))]
     pub admin_address: SocketAddr,
-    /// Which log lines are written, as a tracing filter
+    /// Log filter in the syntax of tracing
     #[arg(long, env = "GAIA_LOG", default_value = "info")]
     pub log: String,
-    /// How log lines are written
+    /// Format of log lines
     #[arg(long, env = "GAIA_LOG_FORMAT", default_value = "json")]
     pub log_format: LogFormat,
-    /// How often the mounted directory is looked at
+    /// Interval for checking the credential directory for changes
     #[arg(long, env = "GAIA_RELOAD_INTERVAL", default_value = "10s", value_parser = positive_span)]
     pub reload_interval: Span,
-    /// How long a stopping service says that it is not ready before it turns connections away
+    /// Time between reporting not ready and closing listeners during shutdown
     #[arg(long, env = "GAIA_SHUTDOWN_DELAY", default_value = "5s", value_parser = Span::parse)]
     pub shutdown_delay: Span,
-    /// How long a stopping service then waits for requests under way
+    /// Time allowed for requests in progress during shutdown, after the listeners are closed
     #[arg(long, env = "GAIA_DRAIN_TIMEOUT", default_value = "25s", value_parser = Span::parse)]
     pub drain_timeout: Span,
-    /// Single files that lie elsewhere than in the mounted directory, by the name they would have there
+    /// Paths of individual files outside the credential directory, by their name there
     #[arg(skip)]
     pub overrides: BTreeMap<&'static str, PathBuf>,
-    /// Where other services are that the system's resolver does not know: name=address:port, several with commas
+    /// Addresses of hosts unknown to the system resolver: name=address:port, comma-separated
     #[arg(long = "resolve", env = "GAIA_RESOLVE", default_value = "", hide_default_value = true, value_parser = Hosts::parse)]
     pub hosts: Hosts,
-    /// Services that are called by a bare name and are elsewhere than in the own namespace: name=namespace/name, several
-    /// with commas
+    /// Services called by a bare name that run in another namespace: name=namespace/name, comma-separated
     #[arg(long = "targets", env = "GAIA_TARGETS", default_value = "", hide_default_value = true, value_parser = Targets::parse)]
     pub targets: Targets,
 }
 
-/// How log lines are written.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// For people.
+    /// Human-readable text.
     Text,
 }
 
-/// Why the configuration was not taken.
+/// Reason why the configuration was rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A flag or a variable is wrong; or `--help` or `--version` was asked for. Names both of them.
+    /// An invalid flag or variable, named in the message; or `--help` or `--version`.
     #[error("{0}")]
     Arguments(#[from] clap::Error),
-    /// Two names of one file disagree.
+    /// Two names of one file are set to different paths.
     #[error("{first} and {second} name two different files; set one of them")]
     TwoPaths {
         /// The name.
@@ -79,11 +78,11 @@ pub enum ConfigError {
     },
 }
 
-/// Reads the configuration of a service from the process's flags and environment. Variables that begin with `GAIA_`
-/// and mean nothing are returned, to be warned about once there is a log.
+/// Reads the configuration of a service from the flags and the environment. Also returns unknown variables with the
+/// prefix `GAIA_`, to be logged as warnings once logging is set up.
 ///
 /// # Errors
-/// [`ConfigError`] that names the flag and the variable.
+/// [`ConfigError`] with the names of the flag and the variable.
 pub fn read<C: Parser + AsMut<RuntimeConfig>>() -> Result<(C, Vec<String>), ConfigError> {
     let mut config = C::try_parse().map_err(|error| name_variable(&C::command(), error))?;
     let runtime = config.as_mut();
@@ -92,7 +91,7 @@ pub fn read<C: Parser + AsMut<RuntimeConfig>>() -> Result<(C, Vec<String>), Conf
     Ok((config, unknown(&C::command(), names)))
 }
 
-/// Adds the variable's name to an error that names a flag only: the value may have come from there.
+/// Adds the variable's name to an error that names only a flag, because the value may come from the variable.
 fn name_variable(command: &clap::Command, mut error: clap::Error) -> clap::Error {
     let named = |usage: &String| {
         let flag = usage.trim_start_matches("--").split([' ', '=']).next().unwrap_or_default();
@@ -111,7 +110,7 @@ fn name_variable(command: &clap::Command, mut error: clap::Error) -> clap::Error
     error
 }
 
-/// The file names of programs that read plain files, each with its alias.
+/// Single-file path variables, each with its alias.
 fn overrides(
     dir: &Path,
     variable: impl Fn(&str) -> Option<PathBuf>,
@@ -122,7 +121,7 @@ fn overrides(
             (Some(a), Some(b)) if a != b => return Err(ConfigError::TwoPaths { first: name, second: alias }),
             (a, b) => a.or(b),
         };
-        // The usual place, spelled out, must not lose what reading through one handle gives.
+        // Setting the default path explicitly must not disable the consistent read of the directory.
         if let Some(path) = path.filter(|path| *path != dir.join(file)) {
             overrides.insert(file, path);
         }
@@ -130,8 +129,8 @@ fn overrides(
     Ok(overrides)
 }
 
-/// Variables that look like ours and are not. Kubernetes sets `GAIA_…_SERVICE_HOST` and the like by itself for every
-/// Service whose name begins with `gaia-`.
+/// Returns unknown variables that start with `GAIA_`. Kubernetes sets `GAIA_…_SERVICE_HOST` and the like for every
+/// Service whose name begins with `gaia-`; these are skipped.
 fn unknown(command: &clap::Command, names: impl Iterator<Item = String>) -> Vec<String> {
     let known: Vec<&str> =
         command.get_arguments().filter_map(clap::Arg::get_env).filter_map(|name| name.to_str()).collect();
@@ -148,10 +147,10 @@ fn unknown(command: &clap::Command, names: impl Iterator<Item = String>) -> Vec<
     names
 }
 
-/// A span of time for an option that none makes no sense for.
+/// Parses a duration greater than zero.
 ///
 /// # Errors
-/// A text that says what is wrong with it.
+/// A description of the problem.
 pub fn positive_span(text: &str) -> Result<Span, String> {
     let span = Span::parse(text).map_err(|error| error.to_string())?;
     if span.value().is_zero() { Err("must be longer than nothing".to_owned()) } else { Ok(span) }

@@ -1,4 +1,4 @@
-//! How many connections are open, by the root that the peer's chain leads to.
+//! Number of open connections by the root of the peer's chain.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Connections(Arc<Mutex<BTreeMap<String, u64>>>);
 
-/// One open connection: counted for as long as this lives.
+/// Guard of one open connection, counted until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Counted {
     connections: Connections,
@@ -21,7 +21,7 @@ impl Connections {
         Counted { connections: self.clone(), root }
     }
 
-    /// The counts, without those that are zero.
+    /// Returns the non-zero counts.
     pub(crate) fn by_root(&self) -> BTreeMap<String, u64> {
         self.counts().clone()
     }
@@ -41,13 +41,13 @@ impl Connections {
     }
 
     fn counts(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
-        // Nothing panics while it is held, and the counts are whole at any time.
+        // No code panics while it holds this lock, and the counts are consistent at any time.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Counted {
-    /// Counts it under another root from now on.
+    /// Moves the connection to the count of another root.
     pub(crate) fn move_to(&mut self, root: &str) {
         if root != self.root {
             self.connections.add(root);

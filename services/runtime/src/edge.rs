@@ -1,5 +1,5 @@
-//! The edge listener: where users reach a service. Plain HTTP behind an ingress, or TLS with a public certificate of its
-//! own; never the platform's leaf. Nobody is a peer here, so no platform token is taken.
+//! The ingress listener for users. Plain HTTP behind an ingress controller, or TLS with a public certificate, never
+//! with the platform's leaf. Clients present no certificate here, so platform tokens are refused.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -40,34 +40,33 @@ use crate::protocol::Protocol;
 use crate::random::{jittered, random};
 use crate::slots::SlotState;
 
-/// What a service with an edge is configured by besides.
+/// Configuration of services with an ingress listener.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct EdgeConfig {
-    /// Where users reach this service [default: every address of the host, at the service's usual port]
+    /// Address of the ingress listener [default: every address of the host, at the service's default port]
     #[arg(long, env = "GAIA_EDGE_ADDRESS")]
     pub edge_address: Option<SocketAddr>,
-    /// A directory with tls.crt and tls.key, a public certificate; without it the edge is plain HTTP, for an ingress
+    /// Directory with tls.crt and tls.key, a public certificate; without it the ingress listener uses plain HTTP
     #[arg(long, env = "GAIA_EDGE_TLS_DIR")]
     pub edge_tls_dir: Option<PathBuf>,
-    /// How long a connection of the edge stays open without a request; longer than the idle timeout of a load balancer in
-    /// front [default: 75s]
+    /// Idle timeout of ingress connections; must be longer than that of a load balancer in front [default: 75s]
     #[arg(long, env = "GAIA_EDGE_IDLE_TIMEOUT", value_parser = positive_span)]
     pub edge_idle_timeout: Option<Span>,
 }
 
 impl EdgeConfig {
-    /// Where to listen.
+    /// Returns the address to bind.
     pub(crate) fn address(&self, usual_port: u16) -> SocketAddr {
         self.edge_address.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, usual_port)))
     }
 
-    /// How long a connection stays open without a request.
+    /// Returns the idle timeout.
     pub(crate) fn idle_timeout(&self) -> Duration {
         self.edge_idle_timeout.as_ref().map_or(IDLE_TIMEOUT, Span::value)
     }
 }
 
-/// A bound edge listener. [`Runtime::serve_with_edge`](crate::Runtime::serve_with_edge) serves it.
+/// A bound ingress listener, served by [`Runtime::serve_with_edge`](crate::Runtime::serve_with_edge).
 pub struct Edge {
     pub(crate) listener: TcpListener,
     pub(crate) tls: Option<EdgeTls>,
@@ -81,20 +80,20 @@ impl std::fmt::Debug for Edge {
 }
 
 impl Edge {
-    /// Where users reach the service.
+    /// Returns the address of the ingress listener.
     ///
     /// # Errors
-    /// If the system does not say.
+    /// If the operating system cannot report it.
     pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 }
 
-/// What every connection of the edge listener shares.
+/// State shared by all connections of the ingress listener.
 #[derive(Clone)]
 pub(crate) struct EdgeServing {
     pub(crate) app: Router,
-    /// None: plain HTTP.
+    /// None for plain HTTP.
     pub(crate) tls: Option<watch::Receiver<Option<Arc<ServerConfig>>>>,
     pub(crate) heads: HeadBudget,
     pub(crate) limits: Limits,
@@ -148,7 +147,7 @@ impl EdgeServing {
     }
 }
 
-/// Keeps the edge's certificate up to date.
+/// Reloads the certificate of the ingress listener.
 pub(crate) struct EdgeTls {
     directory: Directory,
     provider: Arc<CryptoProvider>,
@@ -177,7 +176,7 @@ impl EdgeTls {
         self.newest.subscribe()
     }
 
-    /// Looks every `period`, for ever.
+    /// Checks the directory every `period`, without end.
     pub(crate) async fn run(mut self, period: Duration) {
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -187,21 +186,21 @@ impl EdgeTls {
             match tokio::task::spawn_blocking(move || directory.read()).await {
                 Ok(Some(files)) => self.take(&files),
                 Ok(None) => tracing::debug!("the edge's directory is being written, looking again later"),
-                // Its text can hold that of a panic.
+                // The panic message is not logged, because it can contain data of the files.
                 Err(_) => tracing::error!("reading the edge's directory failed"),
             }
         }
     }
 
-    /// The first look, before anything is served.
+    /// Loads the certificate before the listener is served.
     pub(crate) fn look(&mut self) {
         if let Some(files) = self.directory.read() {
             self.take(&files);
         }
     }
 
-    /// Takes a certificate that can be served; else the one before stays. What was refused is tried again: it may
-    /// begin later.
+    /// Loads a valid certificate; otherwise the previous one stays in use. A rejected one is retried, because it may
+    /// become valid later.
     fn take(&mut self, files: &Files) {
         if self.last_hash == files.hash() && self.refused.is_none() {
             return;
@@ -225,7 +224,7 @@ impl EdgeTls {
     }
 }
 
-/// What the edge serves with these files, and when that ends.
+/// Returns the TLS configuration for these files, and its expiry.
 fn server(files: &Files, provider: &Arc<CryptoProvider>, now: Timestamp) -> Result<(ServerConfig, Timestamp), String> {
     let chain = Certificate::chain_from_pem(files.require(key::TLS_CERT)?).map_err(|error| error.to_string())?;
     let leaf = chain.first().ok_or("tls.crt is empty")?;
@@ -251,9 +250,9 @@ fn server(files: &Files, provider: &Arc<CryptoProvider>, now: Timestamp) -> Resu
     Ok((config, not_after))
 }
 
-/// Balancers close idle connections after 60 s (ALB, nginx); a server that closes first loses requests.
+/// Load balancers close idle connections after 60 s (ALB, nginx); a server that closes first loses requests.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-/// The listener, in reports.
+/// Listener name in reports.
 const INGRESS: &str = "ingress";
-/// As a metric label.
+/// Metric label.
 const PART: &str = "edge_leaf";

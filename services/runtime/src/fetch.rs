@@ -1,4 +1,4 @@
-//! A request to somebody outside the platform: one answer, no proxy, no redirect, and little patience.
+//! HTTP requests to external servers: one response, no proxy, no redirect, and short timeouts.
 
 use std::io;
 use std::sync::Arc;
@@ -20,42 +20,42 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-/// An answer, all of it.
+/// A complete response.
 #[derive(Debug)]
 pub struct Fetched {
-    /// Its status.
+    /// The status.
     pub status: StatusCode,
-    /// Its headers.
+    /// The headers.
     pub headers: HeaderMap,
-    /// Its body, at most 64 KiB.
+    /// The body, at most 64 KiB.
     pub body: Bytes,
 }
 
-/// Why there is no answer.
+/// Reason why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// Neither `https` nor `http` to this very machine.
+    /// The URL is neither `https` nor `http` on a loopback address.
     #[error("the address must be https, or http on loopback")]
     Address,
-    /// No root certificate to verify it by.
+    /// The root certificates cannot be loaded.
     #[error("there are no usable root certificates: {0}")]
     Roots(String),
-    /// It took too long.
+    /// The request timed out.
     #[error("no answer in time")]
     Timeout,
-    /// Name resolution, connection or TLS.
+    /// Name resolution, connection or TLS failed.
     #[error("connecting failed: {0}")]
     Connect(#[from] io::Error),
-    /// The answer is larger than 64 KiB.
+    /// The response is larger than 64 KiB.
     #[error("the answer is larger than 64 KiB")]
     TooLarge,
-    /// What came back is no HTTP.
+    /// The response is not valid HTTP.
     #[error("the transfer failed: {0}")]
     Transfer(Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Whether somebody outside the platform may be called there: over `https`, or over `http` on this very machine. What is
-/// sent may be secret, and what comes back is believed.
+/// Returns true for an external URL that may be called: `https`, or `http` on a loopback address. Requests may contain
+/// secrets, and responses are trusted.
 #[must_use]
 pub fn is_outside_address(uri: &Uri) -> bool {
     let host = uri.host().map(|host| host.trim_start_matches('[').trim_end_matches(']'));
@@ -64,7 +64,7 @@ pub fn is_outside_address(uri: &Uri) -> bool {
     host.is_some() && (is_tls || is_own_machine)
 }
 
-/// Fetches `url`; `roots` are the PEM certificates to verify it by, none: the system's.
+/// Fetches `url`; `roots` are the PEM root certificates of the server, none for those of the system.
 pub(crate) async fn get(url: &str, headers: HeaderMap, roots: Option<&str>) -> Result<Fetched, FetchError> {
     let mut request = Request::new(Bytes::new());
     *request.uri_mut() = url.parse().map_err(|_| FetchError::Address)?;
@@ -72,11 +72,11 @@ pub(crate) async fn get(url: &str, headers: HeaderMap, roots: Option<&str>) -> R
     send(request, roots).await
 }
 
-/// Sends a request whose URI is absolute, and gives the answer if all of it is there within five seconds. `roots` are the
-/// PEM certificates to verify the server by, none: the system's.
+/// Sends a request to an absolute URI, and returns the response if it is complete within five seconds. `roots` are the
+/// PEM root certificates of the server, none for those of the system.
 ///
 /// # Errors
-/// [`FetchError`] if there is no answer, or too large a one. It says nothing of the request.
+/// [`FetchError`] if there is no response, or one that is too large. It contains no part of the request.
 pub async fn send(request: Request<Bytes>, roots: Option<&str>) -> Result<Fetched, FetchError> {
     timeout(TOTAL_TIMEOUT, connect(request, roots)).await.map_err(|_| FetchError::Timeout)?
 }
@@ -122,7 +122,7 @@ where
     tokio::pin!(answering);
     tokio::select! {
         answer = &mut answering => answer,
-        // It may end with the answer already in hand.
+        // The connection may end after the response is complete.
         _ = connection => answering.await,
     }
 }
@@ -134,7 +134,8 @@ async fn config(roots: Option<&str>) -> Result<Arc<ClientConfig>, FetchError> {
     }
 }
 
-/// By the system's roots: more than a hundred, so they are read once, and where nothing else waits for it.
+/// The configuration with the system's roots. There are more than a hundred, so they are read once on a blocking
+/// thread.
 async fn system() -> Result<Arc<ClientConfig>, FetchError> {
     let reading = tokio::task::spawn_blocking(|| {
         let found = SYSTEM_ROOTS.iter().find_map(|path| std::fs::read(path).ok());
@@ -162,7 +163,7 @@ const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 const SYSTEM_ROOTS: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// What somebody outside has for an answer, all in all.
+/// Time limit for a complete response of an external server.
 pub(crate) const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_BODY_BYTES: usize = 64 * 1024;
 

@@ -1,27 +1,27 @@
-//! The frames of one HTTP/2 connection (RFC 9113, section 4): header blocks without an end, and floods of frames that
-//! cost the server more than the client.
+//! Checks the frames of one HTTP/2 connection (RFC 9113, section 4) for unfinished header blocks, and for floods of
+//! frames that cost the server more than the client.
 //!
-//! h2 answers each SETTINGS and PING, and bounds few of the frames that carry nothing. Here each of them costs credit.
-//! A connection earns credit by time, by requests and by the answers that it takes, so a client that sends a
+//! h2 answers each SETTINGS and PING, and limits few of the frames without content. Here each of them costs credit. A
+//! connection earns credit by time, by requests and by the responses that it reads, so a client that sends a
 //! WINDOW_UPDATE or two for each DATA frame does not run out.
 
 use tokio::time::Instant;
 
-/// Follows the frames in both directions.
+/// Tracks the frames in both directions.
 #[derive(Debug)]
 pub(crate) struct Frames {
     inbound: Splitter,
     outbound: Splitter,
-    /// The stream of the header block that has no end yet.
+    /// The stream of the unfinished header block.
     block: Option<u32>,
     credit: u32,
     earned_at: Instant,
 }
 
-/// Control frames beyond the credit of the connection.
+/// The connection exceeded its credit for control frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Flood {
-    /// The number of bytes that may be read; they end with a frame.
+    /// The number of bytes that may be read, up to the end of a frame.
     pub(crate) good: usize,
 }
 
@@ -31,10 +31,10 @@ impl Frames {
         Self { inbound, outbound: Splitter::default(), block: None, credit: MAX_CREDIT, earned_at: now }
     }
 
-    /// Takes bytes of the client.
+    /// Processes bytes of the client.
     ///
     /// # Errors
-    /// The [`Flood`] that ends the connection.
+    /// [`Flood`] if the connection must be closed.
     pub(crate) fn see(&mut self, bytes: &[u8], now: Instant) -> Result<(), Flood> {
         let mut at = 0;
         while at < bytes.len() {
@@ -47,7 +47,7 @@ impl Frames {
         Ok(())
     }
 
-    /// Takes bytes of the server.
+    /// Processes bytes of the server.
     pub(crate) fn wrote(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let (used, ended) = self.outbound.take(bytes);
@@ -60,19 +60,19 @@ impl Frames {
         }
     }
 
-    /// Memory held by an unfinished header block and an unfinished frame.
+    /// Returns the memory used by an unfinished header block and an unfinished frame.
     pub(crate) fn unfinished(&self) -> usize {
         let block = if self.block.is_some() { UNFINISHED_BLOCK_BYTES } else { 0 };
         block + self.inbound.unfinished().min(MAX_FRAME_BYTES)
     }
 
-    /// True between two frames.
+    /// Returns true between two frames.
     pub(crate) fn is_at_boundary(&self) -> bool {
         self.inbound.have == 0 && self.inbound.left == 0 && self.inbound.preface == 0
     }
 
-    /// Frames that make h2 close the connection with GOAWAY, ENHANCE_YOUR_CALM: a header block in more pieces than h2
-    /// reads. Only at a boundary.
+    /// Returns frames that make h2 close the connection with GOAWAY, ENHANCE_YOUR_CALM: a header block in more pieces
+    /// than h2 accepts. May only be used at a boundary.
     pub(crate) fn goaway(&self) -> Vec<u8> {
         let empty = |kind: u8, stream: u32| {
             let [a, b, c, d] = stream.to_be_bytes();
@@ -118,7 +118,7 @@ impl Frames {
 
 struct OutOfCredit;
 
-/// The header of a frame.
+/// A frame header.
 #[derive(Debug, Clone, Copy)]
 struct Frame {
     length: u32,
@@ -133,20 +133,20 @@ impl Frame {
     }
 }
 
-/// Cuts a stream of bytes into frames.
+/// Splits a stream of bytes into frames.
 #[derive(Debug, Default)]
 struct Splitter {
-    /// Bytes left of the connection preface.
+    /// Remaining bytes of the connection preface.
     preface: usize,
     header: [u8; HEADER_BYTES],
     /// Received bytes of the header.
     have: usize,
-    /// Bytes left of the payload.
+    /// Remaining bytes of the payload.
     left: usize,
 }
 
 impl Splitter {
-    /// Takes bytes up to the end of a frame. Returns how many, and the frame if it has ended.
+    /// Processes bytes up to the end of a frame. Returns their number, and the frame if it is complete.
     fn take(&mut self, bytes: &[u8]) -> (usize, Option<Frame>) {
         let mut at = self.preface.min(bytes.len());
         self.preface -= at;
@@ -176,7 +176,7 @@ impl Splitter {
         Frame { length, kind, flags, stream: u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]) }
     }
 
-    /// The length of the frame whose payload has begun and not ended.
+    /// Returns the length of the frame whose payload is incomplete.
     fn unfinished(&self) -> usize {
         if self.left > 0 { self.frame().length as usize } else { 0 }
     }
@@ -191,11 +191,11 @@ const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 const HEADER_BYTES: usize = 9;
 const PREFACE_BYTES: usize = 24;
-/// h2 refuses longer ones.
+/// h2 refuses longer frames.
 const MAX_FRAME_BYTES: usize = 16 * 1024;
-/// h2 holds the decoded fields of a block, which can be much larger than the block: about a hundred bytes for each byte.
+/// h2 stores the decoded fields of a block, which can be about a hundred times as large as the block.
 const UNFINISHED_BLOCK_BYTES: usize = 128 * 1024;
-/// h2 reads as many CONTINUATION frames as the largest head needs, and a quarter more; five at least.
+/// h2 accepts as many CONTINUATION frames as the largest head needs, and a quarter more; at least five.
 const MORE_PIECES_THAN_READ: usize = 8;
 const MAX_CREDIT: u32 = 512;
 const CREDIT_PER_SECOND: u32 = 32;

@@ -1,19 +1,20 @@
-//! Strict HTTP/1 message framing, ahead of hyper's.
+//! Strict HTTP/1 message framing in front of hyper.
 //!
-//! hyper accepts what RFC 9112 lets a server accept: two lengths that agree, a length beside chunks (it uses the chunks),
-//! and a bare LF as the end of a line in a head. A proxy in front may frame such a request in another way. So the request
-//! is cut off before its head is complete, and replaced by bytes that hyper answers with 400. Both parsers must agree on
-//! where each request begins, else a request could pass unchecked: `tests::framing` compares them.
+//! hyper accepts everything that RFC 9112 permits: two equal lengths, a length together with chunks (it uses the
+//! chunks), and a bare LF as the end of a header line. A proxy in front may frame such a request differently. The
+//! request is therefore cut off before its head is complete, and replaced by bytes that hyper answers with 400. Both
+//! parsers must agree on the start of each request, otherwise a request could pass unchecked: `tests::framing` compares
+//! them.
 
 use memchr::memchr;
 
-/// Follows the requests of one connection byte by byte.
+/// Tracks the requests of one connection byte by byte.
 #[derive(Debug, Default)]
 pub(crate) struct Framing {
     state: State,
-    /// The first bytes of an unfinished line, [`MAX_LINE_BYTES`] at most.
+    /// The first bytes of an unfinished line, at most [`MAX_LINE_BYTES`].
     line: Vec<u8>,
-    /// True if the last byte of that line is a CR.
+    /// Set if the last byte of that line is a CR.
     ends_in_cr: bool,
     /// Bytes of the unfinished head.
     head_bytes: usize,
@@ -27,22 +28,22 @@ enum State {
     #[default]
     Start,
     Header,
-    /// So many bytes are left of the body, or of a chunk.
+    /// Inside a body or a chunk with this number of remaining bytes.
     Data {
         left: u64,
         is_chunk: bool,
     },
-    /// Behind the data of a chunk.
+    /// After the data of a chunk.
     ChunkEnd,
     ChunkSize,
     Trailer,
 }
 
-/// There are two ways to read it.
+/// The message can be framed in two ways.
 struct Ambiguous;
 
 impl Framing {
-    /// The bytes of the head, or of the trailers, that have no end yet.
+    /// Returns the size of the unfinished head or trailers.
     pub(crate) fn unfinished(&self) -> usize {
         self.head_bytes
     }
@@ -57,7 +58,7 @@ impl Framing {
         matches!(self.state, State::Data { .. })
     }
 
-    /// Bytes that make hyper answer the unfinished head with 431: it has more fields than hyper reads.
+    /// Returns bytes that make hyper answer the unfinished head with 431: more fields than hyper accepts.
     pub(crate) fn too_large(&self) -> Vec<u8> {
         let start: &[u8] = match self.state {
             State::Start => b" HTTP/1.1\r\n",
@@ -67,10 +68,10 @@ impl Framing {
         [start, &b"a:\r\n".repeat(MORE_FIELDS_THAN_READ), b"\r\n"].concat()
     }
 
-    /// Takes the next bytes.
+    /// Processes the next bytes.
     ///
     /// # Errors
-    /// How many of them are good, if the rest must not be read.
+    /// The number of accepted bytes, if the rest must not be read.
     pub(crate) fn see(&mut self, bytes: &[u8]) -> Result<(), usize> {
         let mut at = 0;
         while at < bytes.len() {
@@ -106,7 +107,7 @@ impl Framing {
         Ok(())
     }
 
-    /// Keeps part of a line until its end is there.
+    /// Buffers part of a line until it is complete.
     fn keep(&mut self, part: &[u8]) {
         let Some(last) = part.last() else { return };
         self.ends_in_cr = *last == b'\r';
@@ -160,7 +161,7 @@ impl Framing {
             let length = length.and_then(|value| value.parse().ok()).filter(|_| is_first);
             self.length = Some(length.ok_or(Ambiguous)?);
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            // No other coding is known here, so no other can be undone.
+            // Other transfer codings are not supported.
             if self.is_chunked || self.length.is_some() || !value.eq_ignore_ascii_case(b"chunked") {
                 return Err(Ambiguous);
             }
@@ -170,7 +171,7 @@ impl Framing {
     }
 }
 
-/// The size that a chunk's first line begins with (RFC 9112, section 7.1).
+/// Parses the size at the start of a chunk's first line (RFC 9112, section 7.1).
 fn chunk_size(line: &[u8]) -> Result<u64, Ambiguous> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let text = std::str::from_utf8(&line[..digits]).map_err(|_| Ambiguous)?;
@@ -182,19 +183,19 @@ fn chunk_size(line: &[u8]) -> Result<u64, Ambiguous> {
     }
 }
 
-/// Neither a head nor a chunk may have a NUL in it: hyper refuses both.
+/// hyper refuses a NUL in heads and in chunk sizes.
 pub(crate) const POISON: &[u8] = b"\0\r\n\r\n";
-/// What is looked at of a line. Both headers that count, and the size of a chunk, are shorter where they are good.
+/// Maximum length of a line that is buffered. Valid values of both framing headers and of chunk sizes are shorter.
 const MAX_LINE_BYTES: usize = 256;
 const MAX_SIZE_DIGITS: usize = 15;
-/// hyper reads 100 fields.
+/// hyper accepts 100 fields.
 const MORE_FIELDS_THAN_READ: usize = 101;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// How many bytes are good, read in pieces of `step`; none: all of them.
+    /// Returns the number of accepted bytes, read in pieces of `step`; none if all are accepted.
     fn good(text: &str, step: usize) -> Option<usize> {
         let mut framing = Framing::default();
         let mut before = 0;

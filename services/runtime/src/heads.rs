@@ -32,20 +32,20 @@ impl HeadBudget {
         Self(Arc::new(Mutex::new(Budget { free: bytes, by_source: HashMap::new() })))
     }
 
-    /// The account of one connection.
+    /// Opens the account of one connection.
     pub(crate) fn connection(&self, source: IpAddr) -> ConnectionHeads {
         let account = Account { budget: self.clone(), source: site(source), held: Mutex::default() };
         ConnectionHeads(Arc::new(account))
     }
 
-    /// The bytes that are not charged.
+    /// Returns the number of uncharged bytes.
     #[cfg(test)]
     pub(crate) fn free(&self) -> usize {
         self.budget().free
     }
 
     fn budget(&self) -> MutexGuard<'_, Budget> {
-        // Nothing panics while it is held.
+        // No code panics while it holds this lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -85,9 +85,9 @@ struct Account {
 
 #[derive(Debug, Default)]
 struct Held {
-    /// Bytes of TLS records without an end.
+    /// Bytes of incomplete TLS records.
     records: usize,
-    /// Bytes of heads or frames without an end.
+    /// Bytes of incomplete heads or frames.
     unfinished: usize,
     /// Requests in progress, with their heads.
     requests: usize,
@@ -138,7 +138,7 @@ impl ConnectionHeads {
         Ok(RequestHead { heads: self.clone(), bytes })
     }
 
-    /// Changes the account; on error it stays as it was.
+    /// Changes the account; it is unchanged on error.
     fn change(&self, change: impl FnOnce(&mut Held)) -> Result<(), HeadsExhausted> {
         let mut held = self.0.held();
         let before = Held { ..*held };
@@ -162,7 +162,7 @@ impl ConnectionHeads {
 
 impl Account {
     fn held(&self) -> MutexGuard<'_, Held> {
-        // Nothing panics while it is held.
+        // No code panics while it holds this lock.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -177,16 +177,16 @@ impl Drop for Account {
 impl Drop for RequestHead {
     fn drop(&mut self) {
         let bytes = self.bytes;
-        // Giving back always succeeds.
+        // Releasing bytes always succeeds.
         let _ = self.heads.change(|held| held.requests -= bytes);
     }
 }
 
 /// Bytes of a connection that are not charged: the size of hyper's first buffer.
 const FREE_BYTES: usize = 8 * 1024;
-/// Memory for a request in progress beside its head.
+/// Memory for a request in progress in addition to its head.
 const REQUEST_BYTES: usize = 4 * 1024;
-/// Memory for a header field beside its text.
+/// Memory for a header field in addition to its text.
 const FIELD_BYTES: usize = 96;
 
 #[cfg(test)]

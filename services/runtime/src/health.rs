@@ -17,7 +17,7 @@ use crate::admin::Pulse;
 use crate::generation::Generations;
 use crate::metrics::Metrics;
 
-/// What the health endpoints look at.
+/// State of the health endpoints.
 #[derive(Clone)]
 pub(crate) struct Health {
     pub(crate) pulse: Pulse,
@@ -43,8 +43,9 @@ struct Certificates {
 }
 
 impl Health {
-    /// Ready unless draining, or before the first usable certificates. Neither a refused part of the mounted directory nor an
-    /// expired leaf is a reason: all replicas have the same, and would be taken out of service at once.
+    /// Returns "ready" unless the service is draining or no usable certificates are loaded yet. A rejected part of the
+    /// credential directory or an expired leaf does not change it: all replicas have the same files and would be taken
+    /// out of service at once.
     fn status(&self) -> &'static str {
         if self.is_draining.load(Ordering::Relaxed) {
             "draining"
@@ -55,7 +56,7 @@ impl Health {
         }
     }
 
-    /// When the own leaf expired, if it has.
+    /// Returns the expiry of the own leaf if it has expired.
     fn expired(&self) -> Option<Timestamp> {
         let generation = self.generations.borrow().clone()?;
         (!generation.is_in_date(self.clock.now())).then(|| generation.parts.leaf.certificate.not_after())
@@ -73,7 +74,7 @@ impl Health {
     }
 }
 
-/// `/health`: who is known sees when certificates end, everyone else that the service is there.
+/// Handles `/health`: authenticated callers see the expiry of certificates, others only the status.
 pub(crate) async fn health(
     State(health): State<Health>,
     Extension(connection): Extension<Arc<Connection>>,
@@ -84,17 +85,17 @@ pub(crate) async fn health(
     Json(Answered(Answer { status: health.status(), certificates }))
 }
 
-/// `/health` at the edge: that the service is there.
+/// Handles `/health` on the ingress listener, with the status only.
 pub(crate) async fn edge_health(State(health): State<Health>) -> Json<Answered> {
     Json(Answered(Answer { status: health.status(), certificates: None }))
 }
 
-/// Hides the shape of the answer from the handler's signature.
+/// Wrapper that hides the type of the response from the handler's signature.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Answered(Answer);
 
-/// `/livez`, `/readyz` and `/metrics`, and nothing else.
+/// Routes of the admin listener: `/livez`, `/readyz` and `/metrics`.
 pub(crate) fn admin(health: Health) -> Router {
     Router::new()
         .route("/livez", get(livez))
@@ -111,7 +112,7 @@ async fn livez(State(health): State<Health>) -> (StatusCode, &'static str) {
     }
 }
 
-/// An expired leaf is shown, and fails nothing.
+/// Handles `/readyz`. An expired leaf is shown but does not fail the probe.
 async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
     let (code, status) = match health.status() {
         "healthy" => (StatusCode::OK, "ok"),

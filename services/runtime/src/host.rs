@@ -1,10 +1,10 @@
-//! The host that a request is for. HTTP/2 has it in `:authority`, HTTP/1 in `Host`; handlers read `Host`.
+//! The requested host: `:authority` in HTTP/2, `Host` in HTTP/1. Handlers read `Host`.
 
 use http::header::HOST;
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Request, Uri, Version};
 
-/// A request does not say clearly whom it is for.
+/// The request does not name exactly one valid host.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct UnclearHost;
 
@@ -39,7 +39,7 @@ pub(crate) fn name_host<B>(request: &mut Request<B>) -> Result<(), UnclearHost> 
     Ok(())
 }
 
-/// Whether a `Host` is `uri-host [ ":" port ]` (RFC 9110, section 7.2). An empty one names no host.
+/// Returns true if a `Host` is `uri-host [ ":" port ]` (RFC 9110, section 7.2). An empty one is not valid.
 fn is_valid(host: &HeaderValue) -> bool {
     let Some(text) = host.to_str().ok().filter(|text| !text.contains('@')) else { return false };
     let Ok(authority) = text.parse::<Authority>() else { return false };
@@ -49,7 +49,7 @@ fn is_valid(host: &HeaderValue) -> bool {
     !authority.host().is_empty() && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 
-/// Whether both are one place: letters of either case, and the usual port said or not (RFC 3986, section 6.2).
+/// Returns true if both are equal, ignoring case and the default port (RFC 3986, section 6.2).
 fn is_same(host: &Authority, authority: &Authority, uri: &Uri) -> bool {
     let usual = if uri.scheme() == Some(&Scheme::HTTP) { 80 } else { 443 };
     let port = |authority: &Authority| authority.port_u16().unwrap_or(usual);
@@ -60,7 +60,7 @@ fn is_same(host: &Authority, authority: &Authority, uri: &Uri) -> bool {
 mod tests {
     use super::*;
 
-    /// The `Host` that is seen of a request to a URI that came with others.
+    /// Returns the `Host` that handlers see for a request to `uri` with these headers.
     fn seen(uri: &str, hosts: &[&str]) -> Result<Option<String>, UnclearHost> {
         let mut request = Request::get(uri).version(Version::HTTP_2);
         for host in hosts {

@@ -1,6 +1,6 @@
-//! What this instance says of itself, to the operator alone.
+//! Reports of this instance's state to the operator.
 //!
-//! A connection from the operator is served this one route and nothing else; for everybody else there is no such route.
+//! A connection from the operator is served only these routes; on other connections the routes do not exist.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::generation::{Generation, Generations};
 use crate::reload::{Refused, ServiceFiles};
 use crate::routes::{nothing_here, with_plain_answers};
 
-/// What a report is made of.
+/// Sources of the report.
 #[derive(Clone)]
 pub(crate) struct Identity {
     pub(crate) generations: Generations,
@@ -34,18 +34,19 @@ pub(crate) struct Identity {
     pub(crate) started_at: Timestamp,
 }
 
-/// A name for this process that no other one has.
+/// Returns a unique name of this process.
 pub(crate) fn name(random: [u8; 16]) -> String {
     format!("{:032x}", u128::from_be_bytes(random))
 }
 
-/// All that is served on a connection from the operator.
+/// Routes of connections from the operator.
 pub(crate) fn operator_app(identity: Identity) -> Router {
     let routes = Router::new().route(IDENTITY_PATH, get(report)).route(LEDGER_PATH, get(ledger));
     with_plain_answers(routes.with_state(identity))
 }
 
-/// Who still uses API keys, also while this instance drains: it may be the last to know.
+/// Reports API-key usage. It also works while this instance is draining, because usage recorded until then would be
+/// lost.
 async fn ledger(
     State(identity): State<Identity>,
     Extension(connection): Extension<Arc<Connection>>,
@@ -77,7 +78,7 @@ async fn report(
 }
 
 impl Identity {
-    /// Whether the peer's leaf still holds: the connection may be older than the news of its end.
+    /// Returns true if the peer's leaf is still valid: the connection may be older than a revocation.
     fn is_valid(&self, connection: &Connection) -> bool {
         let now = self.clock.now();
         connection.peer.as_ref().is_some_and(|peer| self.authenticator.check_peer(peer, now).is_ok())

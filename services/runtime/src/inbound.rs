@@ -1,5 +1,5 @@
-//! What a client sends on one connection, before hyper reads it: requests with two readings, floods, and more than the
-//! source's share of memory end there.
+//! Filter for bytes of one connection before hyper reads them: ambiguous requests, floods, and requests above the
+//! source's share of memory end the connection here.
 
 use std::future::Future as _;
 use std::io;
@@ -20,9 +20,9 @@ pub(crate) struct Inbound<IO> {
     io: IO,
     follow: Follow,
     heads: ConnectionHeads,
-    /// What is read in place of the rest.
+    /// Bytes that replace the rest of the input.
     poison: Option<Vec<u8>>,
-    /// From the first byte of an HTTP/1 head to its end.
+    /// Timeout for one HTTP/1 head, from its first to its last byte.
     head_timeout: Duration,
     head_deadline: Option<Pin<Box<Sleep>>>,
 }
@@ -32,11 +32,11 @@ enum Follow {
     Http2(Frames),
 }
 
-/// What ends a connection.
+/// How a connection ends.
 enum End {
-    /// So many of the bytes may be read, then these.
+    /// After this many received bytes, followed by these replacement bytes.
     With(usize, Vec<u8>),
-    /// At once.
+    /// Immediately.
     Now,
 }
 
@@ -92,7 +92,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Inbound<IO> {
                 ready!(deadline.as_mut().poll(cx));
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the head came too slowly")));
             }
-            // What the records held is here, or was nothing.
+            // Data of complete records has been decrypted, so the reservation for records is released.
             let _ = this.heads.set_records(0);
             match this.follow.see(&buf.filled()[before..], &this.heads) {
                 Ok(()) => {
@@ -150,7 +150,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Inbound<IO> {
     }
 }
 
-/// A connection under TLS, where bytes are counted that TLS has not passed on.
+/// The connection below TLS, which counts bytes that TLS has not decrypted yet.
 pub(crate) struct UnderTls<IO> {
     io: IO,
     heads: ConnectionHeads,

@@ -1,4 +1,4 @@
-//! What auth-service is asked for: tokens of a service's own, and tokens for a subject in exchange for its credential.
+//! Requests to auth-service: service tokens, and delegated tokens in exchange for a subject's credential.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use crate::client_ip::{name_client, site};
 use crate::shares::Source;
 use crate::wire::{API_KEY_TYPE, EXCHANGE_GRANT_TYPE, JWT_TYPE, SERVICE_TOKEN_PATH, TOKEN_EXCHANGE_PATH};
 
-/// What auth-service is asked for.
+/// The request for a service token.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct TokenRequest<'a> {
     /// The caller's own service name.
@@ -22,18 +22,18 @@ pub struct TokenRequest<'a> {
     /// The service to call, `name` or `namespace/name`; none: a broad token of the dual phases.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_service: Option<&'a str>,
-    /// The scopes, one space apart; none: all that are granted.
+    /// The scopes, separated by spaces; none: all granted ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<&'a str>,
-    /// The validity, in seconds; none: that of the TrustDomain. An auth-service of an earlier version refuses the field.
+    /// The validity in seconds; none: that of the TrustDomain. An auth-service of an earlier version refuses the field.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_in: Option<u64>,
 }
 
-/// The credential of someone a call is made for. `Debug` does not print it.
+/// The credential of a subject that a call is made for. `Debug` does not print it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Subject<'a> {
-    /// The token of a user, or a delegated token to go one hop further with.
+    /// The token of a user, or a delegated token for a call one hop further.
     Token(&'a str),
     /// An API key.
     ApiKey(&'a str),
@@ -75,7 +75,7 @@ impl OnBehalf<'_> {
         }
     }
 
-    /// For a task that outlives the request.
+    /// Returns a copy for a task that is not tied to the request.
     pub(crate) fn to_owned(self) -> OwnedOnBehalf {
         let (text, is_key) = match self.credential {
             Subject::Token(text) => (text, false),
@@ -86,7 +86,7 @@ impl OnBehalf<'_> {
     }
 }
 
-/// An [`OnBehalf`] with its own texts.
+/// An [`OnBehalf`] with owned strings.
 pub(crate) struct OwnedOnBehalf {
     text: Zeroizing<String>,
     is_key: bool,
@@ -121,7 +121,7 @@ struct OAuthError {
 pub struct ServiceToken {
     /// The token.
     pub access_token: String,
-    /// How long it is good for, in seconds.
+    /// The validity in seconds.
     pub expires_in: u64,
 }
 
@@ -132,21 +132,22 @@ impl fmt::Debug for ServiceToken {
 }
 
 impl MeshClient {
-    /// Asks auth-service for a service token.
+    /// Requests a service token from auth-service.
     ///
     /// # Errors
-    /// [`CallError`] if it does not answer, refuses, or answers with something else.
+    /// [`CallError`] if it does not respond, refuses, or sends an unexpected response.
     pub async fn service_token(&self, auth_url: &Uri, wanted: &TokenRequest<'_>) -> Result<ServiceToken, CallError> {
         let body = serde_json::to_vec(wanted).map_err(|error| CallError::failed(auth_url, error))?;
         let asked = self.ask(auth_url, SERVICE_TOKEN_PATH, "application/json", None, body).await?;
         token(auth_url, asked.status, &asked.body)
     }
 
-    /// Asks auth-service for a delegated token: for `subject`, to call `target`, `name` or `namespace/name`.
+    /// Requests a delegated token from auth-service, to call `target` (`name` or `namespace/name`) on behalf of
+    /// `subject`.
     ///
     /// # Errors
-    /// [`CallError::SubjectRefused`] if the credential is not good; [`CallError`] if it does not answer, refuses for
-    /// another reason, or answers with something else.
+    /// [`CallError::SubjectRefused`] if the credential is rejected; [`CallError`] if auth-service does not respond,
+    /// refuses for another reason, or sends an unexpected response.
     pub async fn exchange(
         &self,
         auth_url: &Uri,
@@ -166,7 +167,7 @@ impl MeshClient {
             self.ask(auth_url, TOKEN_EXCHANGE_PATH, content_type, client, body.into_bytes()).await?;
         let error = serde_json::from_slice::<OAuthError>(&body).map(|answer| answer.error).unwrap_or_default();
         if status == StatusCode::BAD_REQUEST && SUBJECT_ERRORS.contains(&error.as_str()) {
-            // A key that auth-service does not know yet, for one, is worth another try.
+            // With `Retry-After` a retry may succeed, for example for a key that auth-service has not loaded yet.
             let is_definitive = !headers.contains_key(header::RETRY_AFTER);
             return Err(CallError::SubjectRefused { target: target.to_owned(), is_definitive });
         }
@@ -195,7 +196,7 @@ impl MeshClient {
     }
 }
 
-/// An answer of auth-service.
+/// A response of auth-service.
 struct Asked {
     status: StatusCode,
     headers: HeaderMap,
@@ -206,10 +207,10 @@ fn token(auth_url: &Uri, status: StatusCode, body: &[u8]) -> Result<ServiceToken
     if status != StatusCode::OK {
         return Err(CallError::Refused { uri: place(auth_url), status });
     }
-    // The parser's message could quote the token.
+    // The parser's message could contain the token.
     serde_json::from_slice(body).map_err(|_| CallError::NoToken)
 }
 
-/// What a bad `subject_token` is answered with (RFC 8693, section 2.2.2, and RFC 6749).
+/// Error codes for an invalid `subject_token` (RFC 8693, section 2.2.2, and RFC 6749).
 const SUBJECT_ERRORS: [&str; 2] = ["invalid_request", "invalid_grant"];
 const MAX_TOKEN_ANSWER_BYTES: usize = 16 * 1024;

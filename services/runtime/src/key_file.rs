@@ -1,4 +1,4 @@
-//! The API key that a service calls others with for as long as it has no better: a mounted file.
+//! A mounted API key for calls to other services, used while tokens are not available.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A file with an API key. It is looked at again and again: once it is gone or empty, there is no key.
+/// A file with an API key. It is re-read, so that removing or emptying it ends the use of the key.
 #[derive(Clone)]
 pub(crate) struct KeyFile {
     path: Arc<PathBuf>,
@@ -30,9 +30,9 @@ impl KeyFile {
         Self { path: Arc::new(path), seen: Arc::default() }
     }
 
-    /// The key, as of a second ago at most.
+    /// Returns the key, read at most one second ago.
     pub(crate) fn key(&self) -> Option<Arc<str>> {
-        // Nothing panics while it is held.
+        // No code panics while it holds this lock.
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if let Some(seen) = seen.as_ref().filter(|seen| now - seen.at < LOOK_AGAIN) {

@@ -1,9 +1,8 @@
-//! The connections that requests to one server share (HTTP/2): in several lanes, where one is not enough.
+//! HTTP/2 connection pool for one server, in several shards.
 //!
-//! A server takes so many requests at a time on one connection, and the next one waits; and what nobody reads fills the
-//! connection's window, until nobody else's answers come through. hyper keeps one connection to a server. So each lane
-//! has connections of its own: while little is under way the first does for everything, and when it is full the next one
-//! comes in.
+//! A server processes a limited number of requests per connection, and unread responses fill the connection's window
+//! until other responses on it stall. hyper keeps one connection per server, so each shard has its own. Requests use
+//! the first shard until it is full, then the next one.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use crate::limits::LANE_STREAMS;
 
-/// What has the connections of each lane.
+/// The connection pool of each shard.
 #[derive(Debug)]
 pub(crate) struct Lanes<T>(Arc<[Lane<T>; LANES]>);
 
@@ -25,11 +24,11 @@ struct Lane<T> {
     under_way: Arc<AtomicUsize>,
 }
 
-/// One request's place in a lane, until it is dropped. It keeps no connection open.
+/// The place of one request in a shard until it is dropped. It does not keep the connection open.
 #[derive(Debug)]
 pub(crate) struct Place(Arc<AtomicUsize>);
 
-/// The body of an answer, as it comes. The request is under way until its end, or until it is dropped.
+/// The streamed body of a response. The request is in progress until its end, or until it is dropped.
 #[derive(Debug)]
 pub struct AnswerBody {
     body: Incoming,
@@ -47,7 +46,8 @@ impl<T> Lanes<T> {
         Self(Arc::new(std::array::from_fn(|_| Lane { pool: pool(), under_way: Arc::default() })))
     }
 
-    /// A place for one more request: in the first lane that has room for it, else in the one with the fewest.
+    /// Reserves a place for one request: in the first shard that is not full, otherwise in the one with the fewest
+    /// requests.
     pub(crate) fn enter(&self) -> (&T, Place) {
         let has_room = |lane: &&Lane<T>| {
             let one_more = |under_way| (under_way < LANE_STREAMS as usize).then_some(under_way + 1);
@@ -106,7 +106,7 @@ const LANES: usize = 16;
 mod tests {
     use super::*;
 
-    /// Lanes that tell their number.
+    /// Shards that return their index.
     fn lanes() -> Lanes<usize> {
         let next = AtomicUsize::new(0);
         Lanes::new(|| next.fetch_add(1, Ordering::Relaxed))

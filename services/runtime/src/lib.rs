@@ -1,9 +1,9 @@
-//! The runtime of a Gaia service: mounted-directory reload, listeners, mTLS client.
+//! The runtime of a Gaia service: reload of the credential directory, listeners, and mTLS client.
 //!
-//! A service is its configuration, its state and its [`Routes`]; the rest is here. [`main`] runs it: [`Runtime::start`] takes what is
-//! mounted, [`Runtime::serve`] serves the routes until it is told to stop, and in between the mounted directory is
-//! looked at again and again: a new leaf, bundle, policy or key set is served without a restart, and a bad one is not
-//! taken at all.
+//! A service consists of its configuration, its state and its [`Routes`]; this crate does the rest. [`main`] runs it:
+//! [`Runtime::start`] loads the credential directory, and [`Runtime::serve`] serves the routes until shutdown.
+//! While it runs, the directory is checked for changes: a new leaf, bundle, policy or key set is used without a restart, and
+//! an invalid one is rejected.
 
 mod activity;
 mod admin;

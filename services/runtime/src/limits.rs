@@ -1,30 +1,29 @@
-//! How long a client may take and how much it may hold: what keeps a slow or silent one from costing the others.
+//! Limits of time and memory per client, so that slow or silent clients do not affect others.
 
 use std::time::Duration;
 
 /// The limits of one listener's connections. Tests shorten them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// Open at a time, shared out over their sources.
+    /// Maximum number of open connections, shared among sources.
     pub(crate) connections: usize,
-    /// Of the admin listener.
+    /// Maximum number of open connections of the admin listener.
     pub(crate) admin_connections: usize,
-    /// Memory for heads and requests under way, over all connections.
+    /// Memory for heads and requests in progress of all connections.
     pub(crate) head_bytes: usize,
     /// From the connection to the end of the TLS handshake.
     pub(crate) handshake: Duration,
-    /// From there to the end of the first request's head: a silent or half-sent HTTP/2 preface ends here too.
+    /// From there to the end of the first request's head; also ends a silent or incomplete HTTP/2 preface.
     pub(crate) first_request: Duration,
-    /// From the end of an answer to the end of the next request's head (HTTP/1).
+    /// From the end of a response to the end of the next request's head (HTTP/1).
     pub(crate) keep_alive: Duration,
     /// From the first byte of a head to its end (HTTP/1).
     pub(crate) head: Duration,
-    /// Without a request under way (HTTP/2, where pings keep a connection alive for ever).
+    /// Without a request in progress (HTTP/2, where pings would keep a connection alive indefinitely).
     pub(crate) idle: Duration,
-    /// What a body may fall behind [`MIN_BYTES_PER_SECOND`], in either direction.
+    /// Time that a body may lag behind [`MIN_BYTES_PER_SECOND`], in either direction.
     pub(crate) slack: Duration,
-    /// How long a connection is used, so that peers that keep theirs open come to show their newest leaf, and to see
-    /// ours.
+    /// Maximum age of a connection, so that peers present their current leaf and see ours.
     pub(crate) age: Duration,
 }
 
@@ -46,7 +45,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The defaults, where a connection costs up to 40 KiB and the process may use so much memory: a third of it for the
+    /// Returns the defaults for a memory limit. A connection costs up to 40 KiB; a third of the limit is for the
     /// connections of a listener, and an eighth for heads.
     pub(crate) fn within(memory: Option<u64>) -> Self {
         let memory = memory.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX);
@@ -63,21 +62,21 @@ const MIN_CONNECTIONS: usize = 256;
 const MAX_CONNECTIONS: usize = 4096;
 const MIN_HEAD_BUDGET_BYTES: usize = 4 * 1024 * 1024;
 const MAX_HEAD_BUDGET_BYTES: usize = 64 * 1024 * 1024;
-/// What a client must send or take, on average.
+/// Minimum average transfer rate of a client.
 pub(crate) const MIN_BYTES_PER_SECOND: u32 = 1024;
 pub(crate) const MAX_STREAMS: u32 = 128;
-/// The head of a request, in both HTTP versions.
+/// Maximum size of a request head, in both HTTP versions.
 pub(crate) const MAX_HEAD_BYTES: u32 = 64 * 1024;
-/// How many requests are under way on one connection of ours before the next ones take another (HTTP/2). Well below what
-/// servers take, for what ends here may still be on its way there.
+/// Requests in progress on one client connection before another shard is used (HTTP/2). Well below the limit of
+/// servers, because a request that ended here may still be in progress there.
 pub(crate) const LANE_STREAMS: u32 = MAX_STREAMS / 2;
-/// What is held for one stream that sends faster than it is read (HTTP/2).
+/// Buffer of a stream that is received faster than it is read (HTTP/2).
 pub(crate) const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
-/// The same for all streams of one connection. Where nobody reads, a stream takes its whole window out of this one and
-/// gives nothing back: there is room for all that our clients put on a connection, or a few that are not read would hold
-/// up all others. It is so for requests at a server, and for answers at a client.
+/// Buffer of all streams of one connection. An unread stream consumes its whole window from this one, so there is space
+/// for all requests of one shard; otherwise a few unread streams would stall the others. This applies to requests at a
+/// server and to responses at a client.
 pub(crate) const CONNECTION_WINDOW_BYTES: u32 = LANE_STREAMS * STREAM_WINDOW_BYTES;
-/// What is held for one stream that is written faster than it is taken (HTTP/2).
+/// Buffer of a stream that is written faster than it is received (HTTP/2).
 pub(crate) const MAX_SEND_BUFFER_BYTES: usize = 64 * 1024;
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! What is left of a request's body when the answer is there: a refusal, most of the time.
+//! Drains the rest of a request body after the response, which is usually a refusal.
 //!
-//! Dropping it would make HTTP/2 send a reset right behind the answer, and HTTP/1 close a connection on which data is
-//! under way. Both are allowed, and there are clients that report the reset in place of the answer (curl 7.88 does). So
-//! the rest is read and thrown away, for a while.
+//! Dropping the body would make HTTP/2 send a reset right after the response, and HTTP/1 close a connection with data
+//! in transit. Both are permitted, but some clients report the reset instead of the response (curl 7.88 does). The rest
+//! is therefore read and discarded, up to [`MAX_BYTES`] and [`MAX_TIME`].
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -14,7 +14,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-/// A body that is read on for a while after it is dropped.
+/// A body that is drained after it is dropped.
 pub(crate) struct Lingering<B>(Option<B>)
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static;
@@ -67,7 +67,7 @@ async fn drain<B: Body<Data = Bytes> + Unpin>(mut body: B) {
     }
 }
 
-/// About what a client may have sent before it could know.
+/// About as much as a client can send before it receives the response.
 const MAX_BYTES: usize = 1024 * 1024;
 const MAX_TIME: Duration = Duration::from_secs(2);
 

@@ -1,4 +1,4 @@
-//! The parts of the mounted directory, each judged by itself.
+//! The parts of the credential directory, each validated separately.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,40 +17,40 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::mount::Files;
 
-/// Every trusted root that has not expired.
+/// The unexpired trusted roots.
 #[derive(Debug)]
 pub(crate) struct Bundle {
     pub(crate) roots: Vec<Certificate>,
     pub(crate) store: Arc<RootCertStore>,
-    /// Of the text it was read from.
+    /// Hash of the source text.
     pub(crate) hash: String,
 }
 
-/// The service's policy, and the hash of the text it was read from.
+/// The service's policy, and the hash of its source text.
 #[derive(Debug)]
 pub(crate) struct LoadedPolicy {
     pub(crate) policy: Policy,
     pub(crate) hash: String,
 }
 
-/// What is revoked, and the hash of the text it was read from; none if there was none.
+/// The denylist, and the hash of its source text; none if there is no file.
 #[derive(Debug, Default)]
 pub(crate) struct LoadedDenylist {
     pub(crate) denied: Arc<Denied>,
     pub(crate) hash: Option<String>,
 }
 
-/// The platform's public keys, and the text they were read from.
+/// The platform's public keys, and their source text.
 #[derive(Debug)]
 pub(crate) struct Jwks {
     pub(crate) keys: Arc<KeySet>,
     pub(crate) text: Arc<[u8]>,
 }
 
-/// What this service proves itself with.
+/// The certificate and key of this service.
 pub(crate) struct Leaf {
     pub(crate) certificate: Certificate,
-    /// The root it chained to when it was taken.
+    /// The root of its chain when it was loaded.
     pub(crate) root: Certificate,
     pub(crate) key: Arc<CertifiedKey>,
 }
@@ -62,20 +62,20 @@ impl fmt::Debug for Leaf {
 }
 
 impl Bundle {
-    /// Whether both trust the same roots: those of one text, less what has expired.
+    /// Returns true if both trust the same roots: same source text, same unexpired roots.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.hash == other.hash && self.roots.len() == other.roots.len()
     }
 }
 
 impl Leaf {
-    /// Whether both are one chain to one root. The private key is the same where the certificate is.
+    /// Returns true if both have the same chain and root. The private key is the same if the certificate is.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.key.cert == other.key.cert && self.root.der() == other.root.der()
     }
 }
 
-/// `ca.crt`: taken if all of it are CA certificates and one has not expired.
+/// Loads `ca.crt`: accepted if all certificates are CA certificates and at least one has not expired.
 pub(crate) fn bundle(files: &Files, now: Timestamp) -> Result<Bundle, String> {
     let text = files.require(key::CA_CERT)?;
     let all = Certificate::chain_from_pem(text).map_err(|error| error.to_string())?;
@@ -97,14 +97,14 @@ pub(crate) fn bundle(files: &Files, now: Timestamp) -> Result<Bundle, String> {
     Ok(Bundle { roots, store: Arc::new(store), hash: sha256_hex(text) })
 }
 
-/// `jwks.json`.
+/// Loads `jwks.json`.
 pub(crate) fn jwks(files: &Files) -> Result<Jwks, String> {
     let text = files.require(key::JWKS)?;
     let keys = KeySet::parse(text).map_err(|error| error.to_string())?;
     Ok(Jwks { keys: Arc::new(keys), text: text.into() })
 }
 
-/// `policy.json`: taken if it was written for this service and has one meaning.
+/// Loads `policy.json`: accepted if it was written for this service and is unambiguous.
 pub(crate) fn policy(files: &Files, service_name: &str) -> Result<LoadedPolicy, String> {
     let text = files.require(key::POLICY)?;
     let policy: Policy = mount::read(key::POLICY, text).map_err(|error| error.to_string())?;
@@ -115,22 +115,22 @@ pub(crate) fn policy(files: &Files, service_name: &str) -> Result<LoadedPolicy, 
     Ok(LoadedPolicy { policy, hash: sha256_hex(text) })
 }
 
-/// `denylist.json`; `None` if there is none.
+/// Loads `denylist.json`; `None` if there is none.
 pub(crate) fn denylist(files: &Files) -> Result<Option<LoadedDenylist>, String> {
     let Some(text) = files.get(key::DENYLIST)? else { return Ok(None) };
     let list: Denylist = mount::read(key::DENYLIST, text).map_err(|error| error.to_string())?;
     Ok(Some(LoadedDenylist { denied: Arc::new(Denied::from(&list)), hash: Some(sha256_hex(text)) }))
 }
 
-/// `api-keys.json`. Without the file there are no keys: who takes the Secret away takes the keys away.
+/// Loads `api-keys.json`. Without the file there are no keys: deleting the Secret disables all keys.
 pub(crate) fn api_keys(files: &Files) -> Result<ApiKeyTable, String> {
     let Some(text) = files.get(key::API_KEYS)? else { return Ok(ApiKeyTable::default()) };
     let keys: ApiKeys = mount::read(key::API_KEYS, text).map_err(|error| error.to_string())?;
     ApiKeyTable::try_from(keys).map_err(|error| error.to_string())
 }
 
-/// `tls.crt` and `tls.key`: taken if the key fits, it is this service's, in date, good for both ends of a connection,
-/// and chains to the newest bundle.
+/// Loads `tls.crt` and `tls.key`: accepted if the key matches, the certificate belongs to this service, is valid now,
+/// may be used on both ends of a connection, and chains to the current bundle.
 pub(crate) fn leaf(
     files: &Files,
     bundle: &Bundle,
@@ -150,7 +150,7 @@ pub(crate) fn leaf(
         return Err(format!("its identity is {:?}, not {own}", certificate.uris()));
     }
     if now < certificate.not_before() || now > certificate.not_after() {
-        // Without the time of this look, or it would be news at every look.
+        // The message must not contain the current time, otherwise it would be logged at every check.
         return Err(format!("it holds from {} until {} only", certificate.not_before(), certificate.not_after()));
     }
     let root = root_of(certificate, intermediates, bundle, now)?.clone();
@@ -161,7 +161,7 @@ pub(crate) fn leaf(
     Ok(Leaf { certificate: certificate.clone(), root, key: Arc::new(CertifiedKey::new(chain, key)) })
 }
 
-/// The root a leaf chains to, both as a server and as a client.
+/// Returns the root that a leaf chains to, both as a server and as a client.
 fn root_of<'a>(
     leaf: &Certificate,
     intermediates: &[Certificate],

@@ -1,4 +1,4 @@
-//! The memory that the process may use.
+//! The memory limit of the process, and the release of freed memory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use tokio::time::interval;
 
 use crate::slots::Slots;
 
-/// The limit of the process's cgroup, or of one above it; `None` without one.
+/// Returns the limit of the process's cgroup or of one above it; `None` without a limit.
 pub(crate) fn limit() -> Option<u64> {
     limit_in(&fs::read_to_string("/proc/self/cgroup").ok()?, Path::new("/sys/fs/cgroup"))
 }
@@ -24,7 +24,7 @@ pub(crate) async fn return_after_bursts(slots: Vec<Slots>) {
         most = most.max(open);
         if most >= BURST && open < most / 2 {
             most = open;
-            // It takes some milliseconds for each 100 MiB.
+            // Trimming takes some milliseconds per 100 MiB.
             let _ = tokio::task::spawn_blocking(trim).await;
         }
     }
@@ -33,7 +33,7 @@ pub(crate) async fn return_after_bursts(slots: Vec<Slots>) {
 #[cfg(target_env = "gnu")]
 fn trim() {
     #[expect(unsafe_code, reason = "malloc_trim has no safe form; it takes the allocator's own locks and no pointers")]
-    // SAFETY: it may be called at any time by any thread (malloc_trim(3), MT-Safe).
+    // SAFETY: malloc_trim(3) may be called at any time by any thread (MT-Safe).
     unsafe {
         libc::malloc_trim(0);
     }
@@ -42,8 +42,8 @@ fn trim() {
 #[cfg(not(target_env = "gnu"))]
 fn trim() {}
 
-/// The limit by the text of `/proc/self/cgroup`. In a container the paths there may be those of the host, and the files of
-/// the container's own cgroup are at the root.
+/// Returns the limit for the text of `/proc/self/cgroup`. In a container the paths there may be those of the host, and
+/// the files of the container's own cgroup are at the root.
 fn limit_in(cgroups: &str, root: &Path) -> Option<u64> {
     let files = cgroups.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
@@ -60,12 +60,12 @@ fn limit_in(cgroups: &str, root: &Path) -> Option<u64> {
         let above = Path::new(path.trim_start_matches('/')).ancestors();
         above.map(move |path| root.join(path).join(file)).collect::<Vec<PathBuf>>()
     });
-    // Where there is no limit, version 1 has a huge number, and version 2 the word `max`.
+    // Without a limit, version 1 has a huge number, and version 2 the word `max`.
     paths.filter_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok()).min()
 }
 
 const TRIM_INTERVAL: Duration = Duration::from_secs(2);
-/// Open connections that are worth it.
+/// Number of open connections above which trimming is worthwhile.
 const BURST: usize = 64;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What is counted. Labels are bounded: none holds a text from outside.
+//! Metrics of the runtime. Label values are bounded: none comes from request data.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -88,7 +88,7 @@ struct PartLabels {
 }
 
 impl Metrics {
-    /// The runtime's own metrics; `register` adds a service's.
+    /// Creates the runtime's metrics; `register` adds a service's.
     pub(crate) fn new(clock: Arc<dyn Clock>, register: impl FnOnce(&mut Registry)) -> Self {
         let mut metrics = Self {
             registry: Registry::default(),
@@ -116,7 +116,7 @@ impl Metrics {
             "Panics of this process; a request that panics is answered with 500",
             panics::counter(),
         );
-        // Counters get their `_total` from the encoder.
+        // The encoder appends `_total` to the names of counters.
         registry.register("gaia_auth_requests", "Decisions over requests", metrics.auth_requests.clone());
         registry.register(
             "gaia_auth_legacy_last_used_timestamp_seconds",
@@ -180,7 +180,7 @@ impl Metrics {
         metrics
     }
 
-    /// The text Prometheus reads.
+    /// Returns the text that Prometheus scrapes.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
@@ -196,18 +196,18 @@ impl Metrics {
         self.handshake_failures.get_or_create(&ReasonLabels { reason }).inc();
     }
 
-    /// A client certificate did not verify, and its connection has no peer.
+    /// Counts a connection without a peer because its client certificate does not verify.
     pub(crate) fn no_peer(&self, reason: &'static str) {
         self.no_peer.get_or_create(&ReasonLabels { reason }).inc();
     }
 
-    /// The identity of a server was checked against the target's.
+    /// Counts the check of a server's identity.
     pub(crate) fn server_identity(&self, result: &'static str) {
         self.server_identities.get_or_create(&ResultLabels { result }).inc();
     }
 
-    /// The counter of one caller's requests. A peer is named if it is declared (`Some(Some(…))`); who shows no
-    /// certificate is told apart by its address, the first [`MAX_ADDRESSES`] of them.
+    /// Returns the counter of one caller's requests. A peer is named if it is declared (`Some(Some(…))`); callers
+    /// without a certificate are labelled by their address, the first [`MAX_ADDRESSES`] of them.
     pub(crate) fn requests_of(&self, transport: Transport, caller: Option<Option<&SpiffeId>>, from: IpAddr) -> Counter {
         let caller = match caller {
             Some(Some(declared)) => declared.to_string(),
@@ -219,7 +219,7 @@ impl Metrics {
     }
 
     fn has_label(&self, from: IpAddr) -> bool {
-        // Nothing panics while it is held.
+        // No code panics while it holds this lock.
         let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         let from = from.to_canonical();
         addresses.contains(&from) || (addresses.len() < MAX_ADDRESSES && addresses.insert(from))
@@ -239,14 +239,14 @@ impl Metrics {
         self.leaf_not_after.set(not_after.as_second());
     }
 
-    /// Counts a connection for as long as the guard lives.
+    /// Counts a connection until the guard is dropped.
     pub(crate) fn connection(&self) -> ConnectionGuard {
         self.connections.inc();
         ConnectionGuard(self.connections.clone())
     }
 }
 
-/// One open connection.
+/// Guard of one open connection.
 pub(crate) struct ConnectionGuard(Gauge);
 
 impl Drop for ConnectionGuard {
@@ -279,7 +279,7 @@ impl Observer for Metrics {
     }
 
     fn key_used(&self, key_id: &str) {
-        // Only ids of records get here, so there are as many as the service has keys.
+        // Only IDs of records are labels, so their number is that of the service's keys.
         let labels = KeyLabels { key_id: key_id.to_owned() };
         self.legacy_last_used.get_or_create(&labels).set(self.clock.now().as_second());
     }

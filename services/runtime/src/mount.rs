@@ -1,8 +1,8 @@
-//! Reading the mounted directory.
+//! Consistent reads of the credential directory.
 //!
 //! kubelet writes a new directory, points the symlink `..data` at it in one rename, and removes the old one. All files
-//! of one read therefore come through one handle on the resolved `..data`: never half old, half new. A plain directory
-//! works too.
+//! of one read are therefore opened relative to one handle on the resolved `..data`, so that old and new files are
+//! never mixed. A plain directory works too.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,7 +15,7 @@ use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
-/// Which files are read, and from where.
+/// The files to read, and their locations.
 #[derive(Debug, Clone)]
 pub(crate) struct Directory {
     pub(crate) path: PathBuf,
@@ -23,7 +23,7 @@ pub(crate) struct Directory {
     pub(crate) overrides: BTreeMap<&'static str, PathBuf>,
 }
 
-/// The files of one read. Contents may be private keys, so they are wiped, and `Debug` prints hashes.
+/// The files of one read. Contents may be private keys, so they are zeroized, and `Debug` prints hashes.
 pub struct Files {
     files: BTreeMap<&'static str, Result<Zeroizing<Vec<u8>>, String>>,
     hash: String,
@@ -36,10 +36,10 @@ impl std::fmt::Debug for Files {
 }
 
 impl Files {
-    /// The contents of a file; `None` if there is none of that name.
+    /// Returns the contents of a file; `None` if it does not exist.
     ///
     /// # Errors
-    /// Why it is there and cannot be read, in words.
+    /// A description of why the file cannot be read.
     pub fn get(&self, name: &str) -> Result<Option<&[u8]>, String> {
         match self.files.get(name) {
             None => Ok(None),
@@ -48,26 +48,25 @@ impl Files {
         }
     }
 
-    /// The contents of a file that must be there.
+    /// Returns the contents of a required file.
     ///
     /// # Errors
-    /// Why it is not, in words.
+    /// A description of why the file is missing or cannot be read.
     pub fn require(&self, name: &str) -> Result<&[u8], String> {
         self.get(name)?.ok_or_else(|| format!("{name} is missing"))
     }
 
-    /// Equal for equal names and contents.
+    /// Returns a hash of all names and contents.
     pub(crate) fn hash(&self) -> &str {
         &self.hash
     }
 }
 
 impl Directory {
-    /// Reads all files. One that cannot be read is part of the result: the others may be fine.
+    /// Reads all files. An unreadable file is part of the result, because the others may be fine.
     ///
-    /// While it reads, `..data` may be pointed elsewhere and the files under the old handle removed. They would look
-    /// as if nobody wanted them any more, so what was read is thrown away and read again; `None` if that happens time
-    /// after time.
+    /// During the read, `..data` may be replaced and the files under the old handle removed. They would appear to be
+    /// deleted, so the result is discarded and the read repeated; `None` if that happens [`MAX_ATTEMPTS`] times.
     pub(crate) fn read(&self) -> Option<Files> {
         (0..MAX_ATTEMPTS).find_map(|_| {
             let handle = self.open();
@@ -105,11 +104,11 @@ impl Directory {
         }
     }
 
-    /// What `..data` points to, or a plain directory without it.
+    /// Opens the target of `..data`, or a plain directory without it.
     fn open(&self) -> Result<OwnedFd, Errno> {
         let open = |path: &Path| openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         let data = self.path.join("..data");
-        // What it points to may be removed while it is followed: then it points elsewhere by now.
+        // The target may be removed while the link is resolved; then the link has a new target.
         for _ in 0..MAX_ATTEMPTS {
             match open(&data) {
                 Ok(found) => return Ok(found),
@@ -129,15 +128,15 @@ fn content(file: File) -> io::Result<Zeroizing<Vec<u8>>> {
     if metadata.len() > MAX_FILE_BYTES {
         return Err(io::Error::other("it is larger than 4 MiB"));
     }
-    // Room for all of it at once: growing would leave copies of a key behind.
+    // The full size is allocated at once: growing would leave copies of a key in freed memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default() + 1));
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// Not blocking: a named pipe in the place of a file must not hold the program up.
+/// Non-blocking: a named pipe in place of a file must not block the program.
 const FILE_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
-/// A directory that is swapped this often during one look is looked at again at the next.
+/// Attempts per read while the directory is being replaced; the next check tries again.
 const MAX_ATTEMPTS: usize = 5;
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 

@@ -1,5 +1,5 @@
-//! The outside issuers of user tokens: their keys are fetched in the background, and those that verify tokens themselves
-//! are asked.
+//! External issuers of user tokens: fetches their keys in the background, and queries issuers that verify tokens
+//! themselves.
 
 mod remote;
 mod turns;
@@ -29,22 +29,22 @@ use crate::generation::Generations;
 use crate::random::random;
 use remote::{QuestionHash, Remotes};
 
-/// All outside issuers of one service.
+/// All external issuers of one service.
 #[derive(Clone)]
 pub(crate) struct Outside {
     keys: UserKeys,
     clock: Arc<dyn Clock>,
-    /// Where `issuer-<name>.key` may be mounted.
+    /// The directory in which `issuer-<name>.key` may be mounted.
     dir: PathBuf,
-    /// By the issuer's short name, of which there is one in the policy. It is locked while keys are set.
+    /// By the issuer's short name, which is unique in the policy. Locked while keys are set.
     known: Arc<Mutex<HashMap<String, Arc<Known>>>>,
     remotes: Arc<Remotes>,
 }
 
-/// One issuer whose keys are fetched, as it is configured: with another configuration it is another one.
+/// One issuer with a key set URL. A changed configuration creates a new entry.
 struct Known {
     issuer: UserTokenIssuer,
-    /// Held while a fetch is under way: there is never more than one.
+    /// Held during a fetch, so that at most one is in progress.
     flight: tokio::sync::Mutex<()>,
     freshness: Mutex<Freshness>,
 }
@@ -65,13 +65,13 @@ impl Outside {
         Self { keys, clock, dir, known: Arc::default(), remotes: Arc::default() }
     }
 
-    /// Fetches what is due, for ever.
+    /// Fetches due keys, without end.
     pub(crate) async fn run(self, generations: Generations) {
         self.follow(generations, |generation| &generation.policy().user_tokens.issuers).await;
     }
 
-    /// The same for whatever says which issuers there are. A change ends the round that is under way: a slow issuer must
-    /// not keep the keys of another one in force for longer.
+    /// Like `run`, for any source of issuers. A change cancels the current round: a slow issuer must not keep removed
+    /// keys of another one in use.
     async fn follow<T>(&self, mut newest: watch::Receiver<Option<Arc<T>>>, issuers: impl Fn(&T) -> &[UserTokenIssuer]) {
         let mut ticks = tokio::time::interval(LOOKED_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -90,7 +90,7 @@ impl Outside {
         }
     }
 
-    /// Fetches the keys that are due, and lets go of those that are too old or of nobody any more.
+    /// Fetches due keys, and removes those that are stale or of issuers no longer configured.
     pub(crate) async fn refresh(&self, issuers: &[UserTokenIssuer]) {
         self.remotes.forget_all_but(issuers);
         for known in self.take(issuers) {
@@ -108,7 +108,7 @@ impl Outside {
         }
     }
 
-    /// Knows these issuers from now on, and no other: the keys of those go at once.
+    /// Replaces the set of issuers. Keys of removed issuers are dropped immediately.
     fn take(&self, issuers: &[UserTokenIssuer]) -> Vec<Arc<Known>> {
         let mut table = self.table();
         table.retain(|name, known| {
@@ -125,15 +125,15 @@ impl Outside {
         issuers.iter().filter(is_fetched).map(known).collect()
     }
 
-    /// An issuer that a request came across. None if its name is that of another one: the request still holds rules that
-    /// were replaced, or the new ones have not been taken here yet.
+    /// Returns the entry of an issuer named by a request. None if another issuer has that name: the request uses rules
+    /// that were replaced, or the new ones are not loaded here yet.
     fn known(&self, issuer: &UserTokenIssuer) -> Option<Arc<Known>> {
         let mut table = self.table();
         let known = table.entry(issuer.name.clone()).or_insert_with(|| Known::of(issuer));
         (known.issuer == *issuer).then(|| Arc::clone(known))
     }
 
-    /// Has these keys of an issuer, unless it was replaced while they were on their way.
+    /// Sets the keys of an issuer, unless its entry was replaced during the fetch.
     fn set(&self, known: &Arc<Known>, keys: KeySet) {
         let table = self.table();
         if table.get(&known.issuer.name).is_some_and(|current| Arc::ptr_eq(current, known)) {
@@ -172,7 +172,7 @@ impl Outside {
         }
     }
 
-    /// Looks for a key that is not there yet, unless that was done just now.
+    /// Fetches the issuer's keys to find an unknown key, within the limits of [`Freshness`].
     async fn look_for(&self, issuer: &UserTokenIssuer, kid: &str) {
         let Some(known) = self.known(issuer) else { return };
         let has_it = || self.keys.get(&issuer.name).is_some_and(|keys| keys.contains(kid));
@@ -186,7 +186,7 @@ impl Outside {
         }
     }
 
-    /// Asks whether a token is good, unless that is being asked, or was refused just now.
+    /// Queries whether a token is valid, unless the same query is in progress or was refused recently.
     async fn verify(&self, issuer: &UserTokenIssuer, token: &str, sub: &str, source: Source) -> Result<(), Reason> {
         let source = Source { address: source.address.map(site), ..source };
         let api_key = issuer_key(&self.dir, &issuer.name).await.ok();
@@ -197,7 +197,7 @@ impl Outside {
     }
 }
 
-/// Asks GoTrue's way: who is the user of this token? Only what it says itself, and about the token, is a refusal.
+/// Queries the user of a token in the form of GoTrue. Only a response of the issuer about the token is a refusal.
 async fn ask_for_user(issuer: &UserTokenIssuer, token: &str, sub: &str, api_key: Option<&str>) -> Result<(), Reason> {
     let mut headers = HeaderMap::new();
     let mut secret = |name: HeaderName, text: &str| {
@@ -232,15 +232,15 @@ async fn ask_for_user(issuer: &UserTokenIssuer, token: &str, sub: &str, api_key:
     }
 }
 
-/// The API key of an outside issuer, as it is mounted in `dir` at this moment: `issuer-<name>.key`.
+/// Reads the API key of an external issuer from `issuer-<name>.key` in `dir`.
 ///
 /// # Errors
-/// If there is none that can be read.
+/// If the file cannot be read.
 pub async fn issuer_key(dir: &Path, issuer: &str) -> std::io::Result<String> {
     let name = names::issuer_key(issuer);
     let text = match tokio::fs::read_to_string(dir.join("..data").join(&name)).await {
         Ok(text) => text,
-        // A plain directory, or a file that lies beside what kubelet swaps.
+        // A plain directory, or a file outside the directories that kubelet swaps.
         Err(_) => tokio::fs::read_to_string(dir.join(&name)).await?,
     };
     Ok(text.trim().to_owned())

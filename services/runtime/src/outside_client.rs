@@ -1,4 +1,4 @@
-//! A client for somebody outside the platform whom a service talks to at length: a provider, a store.
+//! HTTP client for long exchanges with an external server, such as a chat provider or an object store.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -6,15 +6,15 @@ use std::time::Duration;
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client};
 
-/// Why there is no client for somebody outside.
+/// Reason why the client cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum OutsideClientError {
-    /// The file with root certificates is no good.
+    /// The file with root certificates is unusable.
     #[error("the root certificates in {path} cannot be used: {source}")]
     Roots {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// TLS cannot be set up.
@@ -22,9 +22,9 @@ pub enum OutsideClientError {
     Client(reqwest::Error),
 }
 
-/// A client that follows no proxy and no redirect, and verifies whom it calls by the root certificates in `roots`, else
-/// by the system's. A call ends if nothing comes back for `silence`: before the answer begins, or in the middle of it;
-/// without it, the caller sees to that. Which addresses may be called, [`is_outside_address`](crate::is_outside_address) says.
+/// Creates a client that follows no proxy and no redirect, and verifies servers by the root certificates in `roots`,
+/// otherwise by those of the system. A call ends if no data arrives for `silence`; without it, the caller limits the
+/// time. [`is_outside_address`](crate::is_outside_address) decides which URLs may be called.
 ///
 /// # Errors
 /// [`OutsideClientError`] if there are no root certificates.

@@ -1,7 +1,7 @@
-//! Clients that send or take a byte now and then.
+//! Minimum transfer rate of clients.
 //!
-//! Only time that is spent waiting for the client counts. It has some to start with and earns more by what it sends or
-//! takes, but never more than it began with: a fast start does not pay for a stop later.
+//! Only time spent waiting for the client counts. A client has an initial credit of time and earns more by transferred
+//! bytes, but never more than the initial credit: a fast start does not pay for a later stall.
 
 use std::future::Future as _;
 use std::io;
@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::limits::MIN_BYTES_PER_SECOND;
 
-/// The time one client has left.
+/// The remaining time of one client.
 struct Credit {
     most: Duration,
     left: Duration,
@@ -30,14 +30,14 @@ impl Credit {
         Self { most, left: most, waiting: None }
     }
 
-    /// The client is waited for: ready when it has waited too long.
+    /// Polls while waiting for the client; ready when the credit is used up.
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let left = self.left;
         let (_, end) = self.waiting.get_or_insert_with(|| (Instant::now(), Box::pin(sleep(left))));
         end.as_mut().poll(cx)
     }
 
-    /// The client has moved so many bytes, or is not waited for any more.
+    /// Stops waiting, and earns credit for these bytes.
     fn moved(&mut self, bytes: usize) {
         if let Some((since, _)) = self.waiting.take() {
             self.left = self.left.saturating_sub(since.elapsed());
@@ -47,14 +47,14 @@ impl Credit {
     }
 }
 
-/// A request's body that fails when it comes too slowly.
+/// A request body that fails when it arrives too slowly.
 pub(crate) struct Paced<B> {
     body: B,
     credit: Credit,
     is_too_slow: Arc<AtomicBool>,
 }
 
-/// Why a body ended before its end.
+/// Reason why a body failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PaceError<E> {
     #[error("the body comes too slowly")]
@@ -64,7 +64,7 @@ pub(crate) enum PaceError<E> {
 }
 
 impl<B> Paced<B> {
-    /// `is_too_slow` is set when it was.
+    /// `is_too_slow` is set when the body was too slow.
     pub(crate) fn new(body: B, slack: Duration, is_too_slow: Arc<AtomicBool>) -> Self {
         Self { body, credit: Credit::new(slack), is_too_slow }
     }
@@ -98,7 +98,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Paced<B> {
     }
 }
 
-/// A connection that fails when what is written is taken too slowly.
+/// A connection that fails when written data is received too slowly.
 pub(crate) struct PacedWrites<IO> {
     io: IO,
     credit: Credit,
@@ -175,7 +175,7 @@ mod tests {
 
     const SLACK: Duration = Duration::from_secs(10);
 
-    /// How long a body lasts of which `bytes` come every `pause`, and whether it was too slow.
+    /// Returns the duration of a body with `bytes` every `pause`, and whether it was too slow.
     async fn read(bytes: usize, pause: Duration, frames: usize) -> (Duration, bool) {
         let (sender, receiver) = mpsc::channel(1);
         let is_too_slow = Arc::new(AtomicBool::new(false));

@@ -17,13 +17,13 @@ use prometheus_client::metrics::counter::Counter;
 #[error("a panic ended it")]
 pub(crate) struct Panicked;
 
-/// `gaia_panics_total`. The panic hook is one per process, so the counter is too.
+/// Returns `gaia_panics_total`. The panic hook is one per process, so the counter is too.
 pub(crate) fn counter() -> Counter {
     PANICS.clone()
 }
 
-/// Installs the panic hook of a service: it counts, logs the place in the source and nothing else (the message of a panic can hold
-/// data of a request), and aborts the process where the panic is in something [`essential`].
+/// Installs the panic hook of a service: it counts, logs only the source location (the message of a panic can contain
+/// request data), and aborts the process if the panic is in something [`essential`].
 pub(crate) fn install_hook() {
     std::panic::set_hook(Box::new(report));
 }
@@ -38,12 +38,12 @@ fn report(panic: &PanicHookInfo<'_>) {
     }
 }
 
-/// Marks the current thread as one that the process cannot run without: a panic on it aborts the process.
+/// Marks the current thread as essential: a panic on it aborts the process.
 pub fn essential_thread() {
     IS_ESSENTIAL.with(|flag| flag.set(true));
 }
 
-/// Marks a task as one that the process cannot run without: a panic in it aborts the process.
+/// Marks a task as essential: a panic in it aborts the process.
 pub(crate) async fn essential<F: Future>(future: F) -> F::Output {
     let mut future = Box::pin(future);
     poll_fn(|cx| {
@@ -55,7 +55,7 @@ pub(crate) async fn essential<F: Future>(future: F) -> F::Output {
     .await
 }
 
-/// The output of a future, or that it panicked. It is dropped at once then.
+/// Returns the output of a future, or an error if it panicked; then it is dropped immediately.
 pub(crate) async fn contained<F: Future>(future: F) -> Result<F::Output, Panicked> {
     let mut future = Some(Box::pin(future));
     poll_fn(|cx| {

@@ -1,4 +1,4 @@
-//! The identity in a chain that was verified, and the CAs above it.
+//! The identity in a verified chain, and the CAs above it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,28 +12,28 @@ use rustls_pki_types::CertificateDer;
 
 use crate::material::Bundle;
 
-/// What there is to know of whoever showed a chain that was verified.
+/// Parsed metadata of a peer's verified chain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Seen {
-    /// The leaf's one URI, which is a SPIFFE id of the trust domain.
+    /// The leaf's only URI, which is a SPIFFE ID of the trust domain.
     pub(crate) identity: Option<PeerIdentity>,
-    /// The fingerprint of the root that the chain leads to. Of several, as with a CA that was renewed under the same
-    /// key, the newest: the connection outlives the others.
+    /// The fingerprint of the root of the chain. Of several, as with a CA that was renewed with the same key, the
+    /// newest, because it expires last.
     pub(crate) root: Option<String>,
-    /// SHA-256 of the public keys above the leaf: of every certificate that was presented, whether the path needs it or
-    /// not, and of the root that the chain leads to. None if one of them cannot be read.
+    /// SHA-256 of the public keys above the leaf: of every presented certificate, whether the path needs it or not, and
+    /// of the root. None if one of them cannot be parsed.
     pub(crate) issuers: Option<Vec<String>>,
 }
 
 impl Seen {
-    /// Returns true if `denylist.json` denies a CA above the leaf. A certificate that cannot be read may be one.
+    /// Returns true if `denylist.json` denies a CA above the leaf. An unparsable certificate counts as denied.
     pub(crate) fn is_below_revoked(&self, denied: &Denied) -> bool {
         denied.has_issuers()
             && self.issuers.as_ref().is_none_or(|issuers| issuers.iter().any(|key| denied.is_issuer_revoked(key)))
     }
 }
 
-/// Reads verified chains. A peer comes back with each new connection: what was read is kept as long as the generation.
+/// Parses verified chains. The result is cached with the snapshot, because peers reconnect.
 pub(crate) struct Peers {
     bundle: Arc<Bundle>,
     trust_domain: String,
@@ -52,7 +52,7 @@ impl Peers {
         Self { bundle, trust_domain: trust_domain.to_owned(), known: Mutex::default() }
     }
 
-    /// What a chain tells that was verified with the roots of this generation, just now.
+    /// Returns the metadata of a chain that was just verified with the roots of this snapshot.
     pub(crate) fn see(&self, leaf: &[u8], intermediates: &[CertificateDer<'_>], now: Timestamp) -> Arc<Seen> {
         let chain: String =
             std::iter::once(leaf).chain(intermediates.iter().map(AsRef::as_ref)).map(sha256_hex).collect();
@@ -71,7 +71,7 @@ impl Peers {
     fn read(&self, leaf: &[u8], intermediates: &[CertificateDer<'_>], now: Timestamp) -> Seen {
         let Ok(leaf) = Certificate::from_der(leaf) else { return Seen::default() };
         let presented = intermediates.len();
-        // What is no certificate helps no chain.
+        // Unparsable certificates cannot be part of the path.
         let intermediates: Vec<Certificate> =
             intermediates.iter().filter_map(|der| Certificate::from_der(der).ok()).collect();
         let root = root_of(&self.bundle.roots, &leaf, &intermediates, now);
@@ -83,7 +83,7 @@ impl Peers {
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<Seen>>> {
-        // Each entry is whole, whatever happens to a thread between two of them.
+        // Each change is one insertion, so the map is consistent after a panic.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -99,21 +99,21 @@ fn identity(leaf: &Certificate, trust_domain: &str) -> Option<PeerIdentity> {
     })
 }
 
-/// The root that a verified chain leads to.
+/// Returns the root of a verified chain.
 fn root_of<'a>(
     roots: &'a [Certificate],
     leaf: &Certificate,
     intermediates: &[Certificate],
     now: Timestamp,
 ) -> Option<&'a Certificate> {
-    // The handshake has verified the signatures: to do it again costs more than all else that is done about a peer.
+    // The handshake has verified the signatures; verifying them again would be the largest part of the cost of a peer.
     named_root(roots, leaf, intermediates, now).or_else(|| {
         let leads_to = |root: &&Certificate| verify_path(leaf, intermediates, root, Usage::ClientAuth, now).is_ok();
         newest(roots.iter().filter(leads_to))
     })
 }
 
-/// The root that is found by following the names of issuers and the identifiers of their keys.
+/// Finds the root by the names of issuers and the identifiers of their keys.
 fn named_root<'a>(
     roots: &'a [Certificate],
     leaf: &Certificate,
@@ -136,7 +136,7 @@ fn newest<'a>(roots: impl Iterator<Item = &'a Certificate>) -> Option<&'a Certif
     roots.max_by_key(|root| root.not_before())
 }
 
-/// Chains that are kept: more than a service has callers, and their leaves of some days.
+/// Cached chains: more than the callers of a service and their leaves of some days.
 const MAX_KNOWN: usize = 1024;
 
 #[cfg(test)]
@@ -152,7 +152,7 @@ mod tests {
         Timestamp::from_second(1_800_000_000).unwrap()
     }
 
-    /// A CA that began some days ago, and has that key.
+    /// A CA that became valid some days ago, with that key.
     fn ca(key: &PrivateKey, days: i64) -> Ca {
         let request = CaRequest {
             common_name: "gaia test CA",
@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(root(&[&stranger]), None);
     }
 
-    /// Kind: a leaked CA below a root that stays trusted. The same table is held against the example in Python.
+    /// Kind: a leaked CA below a root that stays trusted. The Python example is tested with the same table.
     #[test]
     fn a_chain_with_a_denied_issuer_is_refused_as_the_vectors_say() {
         #[derive(serde::Deserialize)]

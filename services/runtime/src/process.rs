@@ -12,14 +12,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::config::{self, ConfigError, RuntimeConfig};
 use crate::{panics, telemetry};
 
-/// Ends when the process is asked to stop: SIGTERM, or SIGINT from a terminal.
+/// Resolves when the process receives SIGTERM, or SIGINT from a terminal.
 pub type StopSignal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Runs a service: reads its configuration from flags and environment, sets up the log, starts it, and serves until the
-/// process is asked to stop. A service's `main` is this and nothing else.
+/// Runs a service: reads its configuration from flags and environment, sets up logging, starts it, and serves until
+/// shutdown. A service's `main` only calls this function.
 ///
-/// What ends it early is told as one line: in the log if there is one, so that it is found by whoever reads logs in
-/// JSON, and never with a backtrace, whatever `RUST_BACKTRACE` says.
+/// A fatal error is reported as one line, in the log if it is set up, so that JSON log collectors find it, and without
+/// a backtrace whatever `RUST_BACKTRACE` says.
 #[expect(clippy::print_stderr, reason = "there is no log yet")]
 pub async fn main<C, S, E>(
     start: impl AsyncFnOnce(C, Arc<dyn Clock>) -> Result<S, E>,
@@ -51,7 +51,7 @@ where
     E: std::error::Error,
 {
     let (mut config, unknown) = match config::read::<C>() {
-        // Usage, help and version are told as of every other program.
+        // Usage, help and version are printed by clap.
         Err(ConfigError::Arguments(error)) => error.exit(),
         read => read.map_err(|error| error.to_string())?,
     };
@@ -68,14 +68,14 @@ where
     Ok(())
 }
 
-/// Raises the soft limit of open files to the hard one: with the usual 1024, connections of one source would use up the
-/// descriptors of all. Without permission the process runs with what it has.
+/// Raises the soft limit of open files to the hard one: with the usual 1024, connections of one source could use up all
+/// descriptors. Without permission the limit stays unchanged.
 fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
-/// Ends when the process is asked to stop: SIGTERM, or SIGINT from a terminal.
+/// Returns a future that resolves when the process receives SIGTERM, or SIGINT from a terminal.
 ///
 /// # Errors
 /// If the handlers cannot be installed.

@@ -1,4 +1,4 @@
-//! How often somebody may ask.
+//! Rate limits per requester.
 
 use std::fmt;
 use std::hash::{BuildHasher as _, Hash, RandomState};
@@ -14,8 +14,8 @@ use governor::{Quota, RateLimiter};
 use http::HeaderMap;
 use http::header::RETRY_AFTER;
 
-/// A limit for each of many askers. They share a fixed number of cells, by a hash that nobody outside can foresee: however
-/// many there are, they take no more memory, and two that share a cell share its limit.
+/// A rate limit for each of many requesters. They share a fixed number of cells by an unpredictable hash: memory is
+/// bounded, and two requesters in one cell share its limit.
 pub struct Limit<C: Clock = MonotonicClock> {
     limiter: RateLimiter<u16, HashMapStateStore<u16>, C, NoOpMiddleware<C::Instant>>,
     hashes: RandomState,
@@ -27,16 +27,16 @@ impl<C: Clock> fmt::Debug for Limit<C> {
     }
 }
 
-/// So many requests a second, after so many at once. As a flag has it: `50:200`, and `0` for no limit.
+/// Requests per second and burst, written as `50:200`, or `0` for no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rate {
-    /// As many as one likes.
+    /// No limit.
     Unlimited,
-    /// This many.
+    /// A limit.
     Limited {
-        /// A second.
+        /// Requests per second.
         per_second: NonZeroU32,
-        /// At once.
+        /// Burst.
         burst: NonZeroU32,
     },
 }
@@ -67,7 +67,7 @@ impl fmt::Display for Rate {
 }
 
 impl Rate {
-    /// A limit of this rate; none: there is none.
+    /// Returns the limit of this rate; none if it is unlimited.
     #[must_use]
     pub fn limit(self) -> Option<Limit> {
         match self {
@@ -78,13 +78,13 @@ impl Rate {
 }
 
 impl Limit {
-    /// So many a second, after so many at once.
+    /// Creates a limit of requests per second with a burst.
     #[must_use]
     pub fn new(per_second: NonZeroU32, burst: NonZeroU32) -> Self {
         Self::with(Quota::per_second(per_second).allow_burst(burst), MonotonicClock)
     }
 
-    /// One in each `period`, after so many at once.
+    /// Creates a limit of one request per `period` with a burst.
     #[must_use]
     pub fn every(period: Duration, burst: NonZeroU32) -> Self {
         let quota = Quota::with_period(period).unwrap_or(Quota::per_second(NonZeroU32::MIN));
@@ -101,7 +101,7 @@ impl<C: Clock> Limit<C> {
     /// Counts a request of `asker`.
     ///
     /// # Errors
-    /// How long to wait before the next, if there were too many.
+    /// The time until the next request is permitted, if the limit is exceeded.
     pub fn check(&self, asker: &impl Hash) -> Result<(), Duration> {
         let cell = self.hashes.hash_one(asker).to_be_bytes();
         let cell = u16::from_be_bytes([cell[0], cell[1]]);
@@ -109,13 +109,13 @@ impl<C: Clock> Limit<C> {
     }
 }
 
-/// As `Retry-After` has it: whole seconds, and at least one.
+/// Converts a time to `Retry-After`: whole seconds, at least one.
 #[must_use]
 pub fn retry_after(wait: Duration) -> u64 {
     wait.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX)
 }
 
-/// The answer, with `Retry-After` if there is something to wait for.
+/// Adds `Retry-After` to the response, if `seconds` is set.
 #[must_use]
 pub fn when_to_retry(mut response: Response, seconds: Option<u64>) -> Response {
     if let Some(seconds) = seconds {
@@ -124,7 +124,7 @@ pub fn when_to_retry(mut response: Response, seconds: Option<u64>) -> Response {
     response
 }
 
-/// The seconds that `Retry-After` says; none: it says nothing, or a date.
+/// Returns the seconds of `Retry-After`; none if the header is missing or contains a date.
 #[must_use]
 pub fn retry_after_of(headers: &HeaderMap) -> Option<u64> {
     headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()

@@ -1,4 +1,4 @@
-//! A bounded memory of what happened last.
+//! A bounded map of recent entries.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A map that keeps the newest entries: at least `capacity` of them and at most twice as many. The oldest are dropped
-/// half at a time, so that an insertion costs the same however full the map is.
+/// half at a time, so that the cost of an insertion does not depend on the size of the map.
 pub struct Recent<K, V> {
     capacity: usize,
     entries: Mutex<Halves<K, V>>,
@@ -38,13 +38,13 @@ impl<K: Hash + Eq, V: Clone> Recent<K, V> {
         entries.newest.get(key).or_else(|| entries.before.get(key)).cloned()
     }
 
-    /// Whether a key is still kept.
+    /// Returns true if a key is still kept.
     #[must_use]
     pub fn contains(&self, key: &K) -> bool {
         self.get(key).is_some()
     }
 
-    /// Keeps a value, in place of an older one of the same key.
+    /// Inserts or replaces a value.
     pub fn insert(&self, key: K, value: V) {
         let mut entries = self.lock();
         if entries.newest.len() >= self.capacity && !entries.newest.contains_key(&key) {
@@ -54,7 +54,7 @@ impl<K: Hash + Eq, V: Clone> Recent<K, V> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Halves<K, V>> {
-        // Every change leaves both maps whole.
+        // Both maps are consistent after every change.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

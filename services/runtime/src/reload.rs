@@ -1,4 +1,4 @@
-//! Taking what is mounted, part by part, and going on with what there was where a part is refused.
+//! Loads the parts of the credential directory; a rejected part keeps its previous version in use.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,31 +19,31 @@ use crate::metrics::Metrics;
 use crate::mount::{Directory, Files};
 use crate::watch::Watch;
 
-/// Files that one service reads beside those of every service.
+/// Files that one service reads in addition to the common ones.
 pub trait ServiceFiles: Send + Sync + 'static {
-    /// Their names in the mounted directory.
+    /// Returns their names in the credential directory.
     fn names(&self) -> &'static [&'static str];
 
-    /// Takes what is good of newly read files, and keeps what there was of the rest. Returns for each part its name
-    /// and, where it was refused, why.
+    /// Loads the valid parts of newly read files, and keeps the previous version of the others. Returns the name of
+    /// each part and, if it was rejected, the reason.
     fn take(&self, files: &Files, in_force: InForce<'_>) -> Vec<(&'static str, Result<(), String>)>;
 
-    /// The id of the key that tokens are signed with at this moment; none where none are.
+    /// Returns the ID of the current signing key; none for services that do not sign.
     fn signing_kid(&self) -> Option<String> {
         None
     }
 }
 
-/// What a service's own files are judged by.
+/// Loaded common parts that a service's own files are validated against.
 #[derive(Debug, Clone, Copy)]
 pub struct InForce<'a> {
     /// The platform's public keys; none if none were ever loaded.
     pub keys: Option<&'a KeySet>,
-    /// What is revoked; none if that is not known.
+    /// The denylist; none if it was never readable.
     pub denied: Option<&'a Denied>,
 }
 
-/// No files of its own.
+/// A service without additional files.
 impl ServiceFiles for () {
     fn names(&self) -> &'static [&'static str] {
         &[]
@@ -53,20 +53,20 @@ impl ServiceFiles for () {
     }
 }
 
-/// The parts in force.
+/// The loaded parts.
 #[derive(Default)]
 struct Parts {
     bundle: Option<Arc<Bundle>>,
     policy: Option<Arc<LoadedPolicy>>,
     jwks: Option<Arc<Jwks>>,
-    /// None as long as the only one seen cannot be read: who is revoked is not known then.
+    /// None while the only version seen is unreadable: then revocations are unknown.
     denylist: Option<Arc<LoadedDenylist>>,
     api_keys: ApiKeyTable,
     leaf: Option<Arc<Leaf>>,
 }
 
 impl Parts {
-    /// All that TLS needs; none while one of them was never taken.
+    /// Returns all parts that TLS requires; none while one of them was never loaded.
     fn taken(&self) -> Option<TakenParts> {
         Some(TakenParts {
             bundle: self.bundle.clone()?,
@@ -78,7 +78,7 @@ impl Parts {
     }
 }
 
-/// Looks at the mounted directory again and again.
+/// Checks the credential directory periodically.
 pub(crate) struct Reloader {
     directory: Directory,
     service_name: String,
@@ -93,15 +93,15 @@ pub(crate) struct Reloader {
     last_hash: String,
     refused: BTreeMap<&'static str, String>,
     reported: Refused,
-    /// When the expiry of the leaf was warned of last.
+    /// Time of the last warning about the expired leaf.
     expiry_warned: Option<Timestamp>,
 }
 
-/// What every service reads.
+/// Files that every service reads.
 const COMMON_FILES: [&str; 7] =
     [key::TLS_CERT, key::TLS_KEY, key::CA_CERT, key::JWKS, key::DENYLIST, key::POLICY, key::API_KEYS];
 
-/// Where a [`Reloader`] puts what it takes.
+/// Destinations of loaded parts.
 pub(crate) struct Sinks {
     pub(crate) service_files: Arc<dyn ServiceFiles>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -111,7 +111,7 @@ pub(crate) struct Sinks {
     pub(crate) refused: Refused,
 }
 
-/// The parts that are refused, each with the reason; clones share them.
+/// The rejected parts, each with the reason; clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Refused(Arc<Mutex<BTreeMap<&'static str, String>>>);
 
@@ -120,7 +120,7 @@ impl Refused {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone_from(refused);
     }
 
-    /// For a report: reasons are cut, as they can quote a file.
+    /// Returns the parts for a report, with truncated reasons, as they can quote a file.
     pub(crate) fn report(&self) -> BTreeMap<String, String> {
         let refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let cut = |reason: &String| reason.chars().take(LONGEST_REASON).collect();
@@ -131,7 +131,7 @@ impl Refused {
 const LONGEST_REASON: usize = 256;
 const EXPIRY_WARNING: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
 
-/// Takes a part. One that is the same as before stays, so that what was made from it stays too.
+/// Replaces a part. An equal one is kept, so that everything derived from it is kept too.
 fn replace<T>(part: &mut Option<Arc<T>>, new: T, is_same: impl Fn(&T, &T) -> bool) {
     if !part.as_ref().is_some_and(|old| is_same(&new, old)) {
         *part = Some(Arc::new(new));
@@ -160,7 +160,8 @@ impl Reloader {
         }
     }
 
-    /// Looks every `interval`, and soon after a change where the system tells of one, for ever.
+    /// Checks the directory every `interval`, and after change notifications where the system supports them, without
+    /// end.
     pub(crate) async fn run(mut self, interval: std::time::Duration) {
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -175,20 +176,20 @@ impl Reloader {
             match tokio::task::spawn_blocking(move || directory.read()).await {
                 Ok(Some(files)) => self.take(&files),
                 Ok(None) => tracing::debug!("the mounted directory is being written, looking again later"),
-                // Its text can hold that of a panic.
+                // The panic message is not logged, because it can contain data of the files.
                 Err(_) => tracing::error!("reading the mounted directory failed"),
             }
         }
     }
 
-    /// The first look, before anything is served.
+    /// Loads the directory before anything is served.
     pub(crate) fn look(&mut self) {
         if let Some(files) = self.directory.read() {
             self.take(&files);
         }
     }
 
-    /// Warns of a leaf that has expired, once and then every hour.
+    /// Warns about an expired leaf, once and then every hour.
     fn warn_of_expiry(&mut self) {
         let now = self.clock.now();
         let Some(not_after) = self.parts.leaf.as_ref().map(|leaf| leaf.certificate.not_after()) else { return };
@@ -204,8 +205,8 @@ impl Reloader {
         }
     }
 
-    /// Takes what is good. Files that have not changed are judged again only while something is refused: a leaf from
-    /// the future becomes good by waiting.
+    /// Loads changed files. Unchanged files are validated again only while a part is rejected: a leaf that is not yet
+    /// valid becomes valid with time.
     fn take(&mut self, files: &Files) {
         self.take_changed(files);
         self.warn_of_expiry();
@@ -266,7 +267,7 @@ impl Reloader {
         }
     }
 
-    /// Notes what became of a part; a refusal is logged once, not at every look.
+    /// Records the result for a part. A rejection is logged once, not at every check.
     fn judged<T>(&mut self, part: &'static str, result: Result<T, String>) -> Option<T> {
         match result {
             Ok(value) => {

@@ -1,4 +1,4 @@
-//! Room for what requests hold in memory: so much for all of them together.
+//! Memory budget shared by requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,14 +6,14 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// Room for bytes, which all who hold some share.
+/// A budget of bytes, shared by all holders.
 #[derive(Debug, Clone)]
 pub struct Room {
     free: Arc<Semaphore>,
     patience: Duration,
 }
 
-/// What one of them holds. Dropping it gives the room back.
+/// A reservation. Dropping it releases the bytes.
 #[derive(Debug)]
 pub struct Held {
     room: Room,
@@ -21,19 +21,19 @@ pub struct Held {
     bytes: usize,
 }
 
-/// There was no room for too long.
+/// The budget was exhausted for too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("there is no room for more bytes")]
 pub struct NoRoom;
 
 impl Room {
-    /// Room for so many bytes, in whole KiB. Who wants some waits for at most `patience`.
+    /// Creates a budget of so many bytes, in whole KiB. A reservation waits at most `patience`.
     #[must_use]
     pub fn new(bytes: usize, patience: Duration) -> Self {
         Self { free: Arc::new(Semaphore::new(bytes / UNIT)), patience }
     }
 
-    /// Holds nothing yet.
+    /// Creates an empty reservation.
     #[must_use]
     pub fn hold(&self) -> Held {
         Held { room: self.clone(), permit: None, bytes: 0 }
@@ -41,11 +41,11 @@ impl Room {
 }
 
 impl Held {
-    /// Takes room for more bytes, after those who asked before. Who gets a [`NoRoom`] is to let go of what it holds:
-    /// others may wait for that.
+    /// Reserves more bytes, in the order of requests. On [`NoRoom`] the caller should release its reservation: others
+    /// may wait for it.
     ///
     /// # Errors
-    /// [`NoRoom`] if there was none within the patience of the room.
+    /// [`NoRoom`] if the budget stays exhausted for the time limit.
     pub async fn grow(&mut self, bytes: usize) -> Result<(), NoRoom> {
         let wanted = (self.bytes + bytes).div_ceil(UNIT);
         let more = wanted.saturating_sub(self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));

@@ -1,4 +1,4 @@
-//! Routes that say what they demand.
+//! Routes with access requirements.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use axum::routing::MethodRouter;
 use gaia_auth::{Access, AuthLayer, Authenticator, parse_scope, problem};
 use http::StatusCode;
 
-/// The routes of a service. There is no way to add one without its [`Access`], and a service is made of nothing else.
+/// The routes of a service. A route cannot be added without its [`Access`], and a service serves nothing else.
 pub struct Routes {
     router: Router,
     authenticator: Arc<Authenticator>,
@@ -30,11 +30,12 @@ impl Routes {
         Self { router: Router::new(), authenticator, front: None }
     }
 
-    /// Adds the handlers of one path pattern. The same path may be added again for other methods, with other demands.
+    /// Adds the handlers of one path pattern. The same path may be added again for other methods with other
+    /// requirements.
     ///
     /// # Panics
-    /// If a method of that path was added before, or a scope of its access is none that a token could carry: the router
-    /// fails to start.
+    /// If a method of that path was added before, or a scope of its access is not a valid scope token: the router fails
+    /// to start.
     #[must_use]
     pub fn route(mut self, path: &'static str, access: Access, handlers: MethodRouter) -> Self {
         for scope in access.scopes() {
@@ -46,14 +47,14 @@ impl Routes {
         self
     }
 
-    /// Puts something in front of all of them that sees each request before it is routed, and before anybody asks who
-    /// sends it: `front` makes a router of theirs. Routes that the runtime adds are behind it too.
+    /// Adds middleware in front of routing and authentication: `front` wraps the router. Routes that the runtime adds
+    /// are behind it too.
     #[must_use]
     pub fn behind(self, front: impl FnOnce(Router) -> Router + Send + 'static) -> Self {
         Self { front: Some(Box::new(front)), ..self }
     }
 
-    /// The whole, with plain answers where there is nothing.
+    /// Returns the router, with plain responses for unknown paths and methods.
     pub(crate) fn into_router(self) -> Router {
         let (missing, other_method) = (Arc::clone(&self.authenticator), self.authenticator);
         let router = self
@@ -61,19 +62,19 @@ impl Routes {
             .fallback(move |request| noted(Arc::clone(&missing), request, nothing_here))
             .method_not_allowed_fallback(move |request| noted(Arc::clone(&other_method), request, not_that_way));
         match self.front {
-            // As a fallback the whole is not routed before: what is in front sees the path as it came.
+            // As a fallback, the routes are matched after `front` has seen the unchanged path.
             Some(front) => front(Router::new().fallback_service(router)),
             None => router,
         }
     }
 }
 
-/// The same answers everywhere where there is nothing.
+/// Adds uniform responses for unknown paths and methods.
 pub(crate) fn with_plain_answers(router: Router) -> Router {
     router.fallback(nothing_here).method_not_allowed_fallback(not_that_way)
 }
 
-/// An answer to what there is no route for. Who asked is on record: a key that is sent there is still in use.
+/// Responds to a request without a route and records its credentials, because an API key sent there is still in use.
 async fn noted<F>(authenticator: Arc<Authenticator>, request: Request, answer: impl FnOnce(Request) -> F) -> Response
 where
     F: Future<Output = Response>,

@@ -1,4 +1,4 @@
-//! One service from start to stop.
+//! The life cycle of one service.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -41,7 +41,7 @@ use crate::reload::{Refused, Reloader, ServiceFiles, Sinks};
 use crate::routes::Routes;
 use crate::slots::Slots;
 
-/// A service that has its addresses and has looked at its mounted directory.
+/// A service with bound listeners and a loaded credential directory.
 pub struct Runtime {
     config: RuntimeConfig,
     mesh: TcpListener,
@@ -50,7 +50,7 @@ pub struct Runtime {
     health: Health,
     identity: Identity,
     audit: Arc<AuditQueue>,
-    /// For the tests to shorten.
+    /// Shortened by tests.
     pub(crate) limits: Limits,
 }
 
@@ -60,36 +60,36 @@ impl std::fmt::Debug for Runtime {
     }
 }
 
-/// Why a service did not start.
+/// Reason why a service did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An address is taken, or not ours.
+    /// An address is in use or not available.
     #[error("listening on {address} ({variable}) failed: {source}")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// Where it is configured.
+        /// The variable that configures it.
         variable: &'static str,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// There is no randomness to name this instance by.
+    /// No randomness for the instance's name.
     #[error("the system gives no random bytes")]
     Entropy,
-    /// The system has no thread left: its name, and why.
+    /// A thread cannot be started: its name, and the cause.
     #[error("starting the thread {0:?} failed: {1}")]
     Thread(&'static str, #[source] std::io::Error),
 }
 
 impl Runtime {
-    /// Binds both addresses and takes what is mounted. Without usable certificates it starts all the same, and is not
-    /// ready until there are some.
+    /// Binds both listeners and loads the credential directory. Without usable certificates it starts anyway, and is
+    /// not ready until they are loaded.
     ///
-    /// `files` are the service's own beside the common ones; `register` adds its own metrics.
+    /// `files` are the service's own in addition to the common ones; `register` adds its own metrics.
     ///
     /// # Errors
-    /// [`StartError::Listen`] if an address cannot be had, [`StartError::Entropy`] or
-    /// [`StartError::Thread`] if the system lacks randomness or a thread.
+    /// [`StartError::Listen`] if an address cannot be bound, [`StartError::Entropy`] or [`StartError::Thread`] if the
+    /// system lacks randomness or a thread.
     pub async fn start(
         config: RuntimeConfig,
         clock: Arc<dyn Clock>,
@@ -129,33 +129,33 @@ impl Runtime {
         Ok(Self { config, mesh, admin, reloader, health, identity, audit, limits: Limits::within(memory::limit()) })
     }
 
-    /// Where other services reach this one.
+    /// Returns the address of the mesh listener.
     ///
     /// # Errors
-    /// If the system does not say.
+    /// If the operating system cannot report it.
     pub fn mesh_address(&self) -> std::io::Result<SocketAddr> {
         self.mesh.local_addr()
     }
 
-    /// Where the probes are.
+    /// Returns the address of the admin listener.
     ///
     /// # Errors
-    /// If the system does not say.
+    /// If the operating system cannot report it.
     pub fn admin_address(&self) -> std::io::Result<SocketAddr> {
         self.admin.local_addr()
     }
 
-    /// The newest generation, now and after each change: it holds the client for calls to other services.
+    /// Returns a receiver of credentials snapshots, which contain the client for calls to other services.
     #[must_use]
     pub fn generations(&self) -> watch::Receiver<Option<Arc<Generation>>> {
         self.health.generations.clone()
     }
 
-    /// Opens the listener that users reach, at `usual_port` unless it is configured otherwise, and takes its certificate
-    /// if it has one. [`Runtime::serve_with_edge`] serves it.
+    /// Binds the ingress listener, at `usual_port` unless it is configured otherwise, and loads its certificate if it
+    /// has one. [`Runtime::serve_with_edge`] serves it.
     ///
     /// # Errors
-    /// [`StartError::Listen`] if the address cannot be had.
+    /// [`StartError::Listen`] if the address cannot be bound.
     pub async fn edge(&self, config: &EdgeConfig, usual_port: u16) -> Result<Edge, StartError> {
         let listener = listen(config.address(usual_port), "GAIA_EDGE_ADDRESS").await?;
         let tls = config.edge_tls_dir.as_ref().map(|path| {
@@ -166,13 +166,14 @@ impl Runtime {
         Ok(Edge { listener, tls, idle_timeout: config.idle_timeout() })
     }
 
-    /// Calls other services in the name of this one, with its certificate and a token for each.
+    /// Returns a client that calls other services with this service's certificate and a token per target.
     #[must_use]
     pub fn caller(&self, config: &CallsConfig) -> Caller {
         Caller::new(self.generations(), self.auth_url(config), config, &self.config)
     }
 
-    /// Where auth-service is: as it is configured, else by its name in the own namespace, as far as a policy was mounted.
+    /// Returns the URL of auth-service: the configured one, otherwise its name in the own namespace, which the policy
+    /// tells.
     #[must_use]
     pub fn auth_url(&self, config: &CallsConfig) -> Uri {
         let default = || {
@@ -184,26 +185,26 @@ impl Runtime {
         configured.unwrap_or_else(|| Uri::from_static("https://auth-service:8443"))
     }
 
-    /// Judges credentials by the policy and the keys in force: for a service that is asked about credentials which are
-    /// not those of the request.
+    /// Returns the authenticator with the loaded policy and keys, for a service that validates credentials other than
+    /// those of the request.
     #[must_use]
     pub fn authenticator(&self) -> Arc<Authenticator> {
         Arc::clone(&self.health.authenticator)
     }
 
-    /// An empty set of routes for [`Runtime::serve`].
+    /// Returns an empty set of routes for [`Runtime::serve`].
     #[must_use]
     pub fn routes(&self) -> Routes {
         Routes::new(Arc::clone(&self.health.authenticator))
     }
 
-    /// Serves until `stop` ends, then stops in order: not ready, a pause for that to be seen, no new connections and
-    /// GOAWAY on the old ones, time for what is under way, the end.
+    /// Serves until `stop` resolves, then shuts down in order: reports not ready, waits until that is noticed, closes
+    /// the listener and sends GOAWAY on open connections, waits for requests in progress, and ends.
     pub async fn serve(self, routes: Routes, stop: impl Future<Output = ()>) {
         self.serve_all(routes, None, stop).await;
     }
 
-    /// The same, and other routes at the edge.
+    /// Like [`Runtime::serve`], with other routes on the ingress listener.
     pub async fn serve_with_edge(
         self,
         routes: Routes,
@@ -227,7 +228,7 @@ impl Runtime {
             clock: Arc::clone(&health.clock),
         };
         let mut accepting = JoinSet::new();
-        // They look and answer until everything else has ended, and end with this.
+        // Background tasks run until everything else has ended, and are aborted with this set.
         let mut background = JoinSet::new();
         if let Some((edge, routes)) = edge {
             let Edge { listener, tls, idle_timeout } = edge;
@@ -295,7 +296,7 @@ impl Runtime {
         stopping.soon.cancel();
         sleep(config.shutdown_delay.value()).await;
         stopping.gracefully.cancel();
-        // These tasks end by themselves once told to; they can fail only by a panic, which has been printed.
+        // These tasks end after shutdown; they fail only by a panic, which the hook has logged.
         while accepting.join_next().await.is_some() {}
         tracker.close();
         if timeout(config.drain_timeout.value(), tracker.wait()).await.is_err() {
@@ -304,7 +305,7 @@ impl Runtime {
         stopping.at_once.cancel();
         tracker.wait().await;
         background.abort_all();
-        // What was decided last is on record before the process ends.
+        // The last decisions are written to the audit log before the process ends.
         let _ = tokio::task::spawn_blocking(move || audit.flush(AUDIT_FLUSH_TIMEOUT)).await;
         tracing::info!("stopped");
     }

@@ -1,4 +1,4 @@
-//! A bounded map whose room is shared out over the sources of its entries.
+//! A bounded map whose capacity is shared among the sources of its entries.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -11,7 +11,7 @@ pub(crate) enum Source {
     Account(String),
     /// An address, or the network of one site.
     Site(IpAddr),
-    /// Not known: all of these share one part.
+    /// Unknown; all of these share one part.
     Unknown,
 }
 
@@ -90,7 +90,7 @@ impl<K: Clone + Eq + Hash, V> Shares<K, V> {
         }
     }
 
-    /// Lowers the sources with the most entries to one level, until a sixteenth of the whole is free.
+    /// Reduces the sources with the most entries to one level, until a sixteenth of the capacity is free.
     fn make_room(&mut self) {
         let mut surplus = (self.capacity / 16).max(1);
         while surplus > 0 && !self.entries.is_empty() {

@@ -1,4 +1,4 @@
-//! The parts that audit lines about signing in have in common at auth-service and web-service.
+//! Shared parts of the sign-in audit lines of auth-service and web-service.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -8,7 +8,7 @@ use gaia_auth::{sha256_hex, site};
 
 use crate::rate::Limit;
 
-/// A sample of the lines of failures, per source: any stranger causes them, as many as wanted.
+/// A sample of failure lines per source, because any client can cause them without limit.
 #[derive(Debug)]
 pub struct FailureSample {
     limit: Limit,
@@ -22,8 +22,8 @@ impl Default for FailureSample {
 }
 
 impl FailureSample {
-    /// Returns the number of lines that were skipped since the last one that was written; none: this line is skipped too.
-    /// Successes are always written.
+    /// Returns the number of lines skipped since the last written one; none if this line is skipped too. Successes are
+    /// always written.
     pub fn admit(&self, source: Option<IpAddr>, is_failure: bool) -> Option<u64> {
         if is_failure && self.limit.check(&source.map(site)).is_err() {
             self.skipped.fetch_add(1, Ordering::Relaxed);
@@ -33,13 +33,13 @@ impl FailureSample {
     }
 }
 
-/// The name of an account: a keyed hash in hex, so that a log alone does not say whose account it was.
+/// Returns the name of an account for logs: a keyed hash in hex, so that a log alone does not reveal the account.
 #[must_use]
 pub fn account_name(key: &[u8], account: &[u8]) -> String {
     sha256_hex(&[key, account].concat()).chars().take(ACCOUNT_NAME_CHARS).collect()
 }
 
 const ACCOUNT_NAME_CHARS: usize = 32;
-/// Lines of failures per source: a second, and at once.
+/// Failure lines per second and source, and burst.
 const PER_SECOND: NonZeroU32 = NonZeroU32::new(1).unwrap();
 const BURST: NonZeroU32 = NonZeroU32::new(20).unwrap();

@@ -1,8 +1,8 @@
-//! The connections that a listener may have open, shared out over their sources.
+//! Connection slots of a listener, shared among sources.
 //!
-//! Any source may use what is free. When nothing is, a new connection takes the place of one of the source that has most
-//! of them: its oldest without a request under way, else its newest one if the new source has at least two fewer. So a
-//! source never keeps another one out, however many addresses it has, and a busy proxy alone may use all of them.
+//! Any source may use free slots. If there are none, a new connection replaces one of the source that has the most: its
+//! oldest without a request in progress, otherwise its newest if the new source has at least two fewer. So a source
+//! never excludes another one, however many addresses it has, and a busy proxy alone may use all slots.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -22,7 +22,7 @@ struct Table {
     open: usize,
     free: usize,
     next: u64,
-    /// In the order of their age; no source has none.
+    /// In order of age; a source without connections has no entry.
     by_source: HashMap<IpAddr, Vec<Entry>>,
 }
 
@@ -32,15 +32,15 @@ struct Entry {
     state: Arc<SlotState>,
 }
 
-/// What the listener and a connection know of each other.
+/// State shared by the listener and a connection.
 #[derive(Debug, Default)]
 pub(crate) struct SlotState {
     under_way: AtomicUsize,
-    /// Cancelled when another connection has the place.
+    /// Cancelled when the slot is given to another connection.
     pub(crate) displaced: CancellationToken,
 }
 
-/// The place of one open connection.
+/// The slot of one open connection.
 #[derive(Debug)]
 pub(crate) struct Slot {
     slots: Slots,
@@ -54,8 +54,8 @@ impl Slots {
         Self(Arc::new(Mutex::new(Table { open: 0, free: count, next: 0, by_source: HashMap::new() })))
     }
 
-    /// A place for a connection from this address; that of another connection if none is free, which is then displaced.
-    /// `None` where the source has its share.
+    /// Returns a slot for a connection from this address. If none is free, another connection is displaced. `None` if
+    /// the source has used its share.
     pub(crate) fn take(&self, from: IpAddr) -> Option<Slot> {
         let source = site(from.to_canonical());
         let mut table = self.table();
@@ -65,13 +65,13 @@ impl Slots {
         Some(self.put(table, source))
     }
 
-    /// A place that is free.
+    /// Returns a free slot.
     pub(crate) fn take_free(&self, from: IpAddr) -> Option<Slot> {
         let table = self.table();
         (table.free > 0).then(|| self.put(table, site(from.to_canonical())))
     }
 
-    /// The connections that have not ended, displaced ones included.
+    /// Returns the number of open connections, including displaced ones that have not ended.
     pub(crate) fn open(&self) -> usize {
         self.table().open
     }
@@ -86,7 +86,7 @@ impl Slots {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        // Nothing panics while it is held.
+        // No code panics while it holds this lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -121,7 +121,7 @@ impl Table {
 }
 
 impl Slot {
-    /// What the connection is to mark its requests in, and to end by.
+    /// Returns the state in which the connection marks its requests, and by which it ends.
     pub(crate) fn state(&self) -> Arc<SlotState> {
         Arc::clone(&self.state)
     }
@@ -139,7 +139,7 @@ impl SlotState {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        // Nothing to remove where it was displaced.
+        // A displaced connection has been removed already.
         let mut table = self.slots.table();
         table.remove(self.source, self.id);
         table.open -= 1;

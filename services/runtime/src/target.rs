@@ -1,7 +1,7 @@
 //! The identity that the server of a call must have.
 //!
-//! It goes by the target's name, never by the host in the URL: any namespace may have a service of that name, and its leaf
-//! carries the bare name too.
+//! It depends on the target's name, never on the host in the URL: any namespace may have a service of that name, and
+//! its leaf has the bare name too.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,15 +10,15 @@ use gaia_api::SpiffeId;
 use gaia_api::mount::{AuthMode, Policy};
 use gaia_pki::Certificate;
 
-/// Where services are that are called by a bare name and run in another namespace or under another name.
+/// Targets of services that are called by a bare name and run in another namespace or under another name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Targets(Arc<BTreeMap<String, String>>);
 
 impl Targets {
-    /// Reads `name=namespace/name`, several with commas in between.
+    /// Parses comma-separated entries `name=namespace/name`.
     ///
     /// # Errors
-    /// A text that names the first entry which is not of that form.
+    /// A text that names the first invalid entry.
     pub fn parse(text: &str) -> Result<Self, String> {
         let entry = |entry: &str| {
             let (name, target) =
@@ -35,13 +35,13 @@ impl Targets {
         Ok(Self(Arc::new(entries.collect::<Result<_, _>>()?)))
     }
 
-    /// The target that a name stands for: as it is configured, else itself.
+    /// Returns the target of a name: the configured one, otherwise the name itself.
     pub(crate) fn get<'a>(&'a self, name: &'a str) -> &'a str {
         self.0.get(name).map_or(name, String::as_str)
     }
 
-    /// The token issuer: as it is configured for `auth-service`, else as the policy names it, else `auth-service` in the own
-    /// namespace.
+    /// Returns the token issuer: as configured for `auth-service`, otherwise as the policy names it, otherwise
+    /// `auth-service` in the own namespace.
     pub(crate) fn token_issuer(&self, policy: &Policy) -> String {
         let configured = self.0.get(AUTH_SERVICE).cloned();
         let named = || policy.token_issuer.as_ref().map(|issuer| format!("{}/{}", issuer.namespace, issuer.name));
@@ -49,17 +49,17 @@ impl Targets {
     }
 }
 
-/// What the certificate of a target must say.
+/// The required identity of a target's certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Expected {
     target: String,
     id: SpiffeId,
-    /// The target's namespace and DNS name, where another service account of the namespace will do if the leaf is that of
-    /// the service by its name.
+    /// The target's namespace and DNS name, if another service account of the namespace is accepted for a leaf with the
+    /// DNS name of the service.
     by_name: Option<(String, String)>,
 }
 
-/// How a certificate was found to be the target's.
+/// How a certificate matches the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Match {
     /// By its SPIFFE ID.
@@ -81,13 +81,13 @@ pub(crate) struct UnexpectedIdentity {
 }
 
 impl Expected {
-    /// For a target, `name` or `namespace/name`; a bare name is of the own namespace.
+    /// Returns the expected identity of a target, `name` or `namespace/name`; a bare name is in the own namespace.
     pub(crate) fn of(policy: &Policy, target: &str) -> Self {
         let own = &policy.service;
         let (namespace, name) = target.split_once('/').unwrap_or((&own.namespace, target));
         let mut listed = policy.targets.iter().flatten().chain(&policy.token_issuer);
         let listed = listed.find(|known| known.namespace == namespace && known.name == name);
-        // An operator that lists no targets at all knows of none.
+        // A policy without a list of targets was written by an operator that does not support them.
         let is_lenient = listed.is_none() && (policy.mode != AuthMode::JWTOnly || policy.targets.is_none());
         let default = || SpiffeId::workload(own.spiffe_id.trust_domain(), namespace, name);
         Self {
@@ -97,10 +97,10 @@ impl Expected {
         }
     }
 
-    /// Returns how a server's leaf, whose chain was verified, is the target's.
+    /// Matches a server's leaf, whose chain was verified, with the target.
     ///
     /// # Errors
-    /// [`UnexpectedIdentity`] if it is not.
+    /// [`UnexpectedIdentity`] if it does not match.
     pub(crate) fn check(&self, leaf: &Certificate) -> Result<Match, UnexpectedIdentity> {
         let uris = leaf.uris();
         if uris == [self.id.as_str()] {
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
     use crate::testing::policy;
 
-    /// Kind: a server of another namespace with the same name. The same table is held against the example in Python.
+    /// Kind: a server of another namespace with the same name. The Python example is tested with the same table.
     #[test]
     fn servers_are_accepted_and_refused_as_the_vectors_say() {
         #[derive(serde::Deserialize)]

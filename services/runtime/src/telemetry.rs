@@ -1,4 +1,4 @@
-//! Log lines on standard output.
+//! Logging to standard output.
 
 use std::io::IsTerminal as _;
 
@@ -11,24 +11,24 @@ use tracing_subscriber::{Layer as _, Registry};
 use crate::config::{LogFormat, RuntimeConfig};
 
 pub use crate::audit_log::audit_log;
-/// Always written, always JSON, whatever the filter says.
+/// Audit lines are always written as JSON, independent of the log filter.
 pub use gaia_auth::audit::AUDIT_TARGET;
 
-/// Why there is no log.
+/// Reason why logging cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The filter is wrong.
+    /// The filter is invalid.
     #[error("GAIA_LOG (--log) is not a tracing filter: {0}")]
     Filter(#[from] ParseError),
-    /// There is one already.
+    /// A subscriber is already set.
     #[error("the log is set up twice: {0}")]
     Twice(#[from] TryInitError),
 }
 
-/// Sets up the log of this process.
+/// Sets up logging of this process.
 ///
 /// # Errors
-/// [`TelemetryError`] if the filter is wrong or there is a log already.
+/// [`TelemetryError`] if the filter is invalid or logging is already set up.
 pub fn start(config: &RuntimeConfig) -> Result<(), TelemetryError> {
     let LogFilter { directives, ignored } = LogFilter::of(&config.log);
     let filter = EnvFilter::builder().parse(directives)?;
@@ -36,7 +36,7 @@ pub fn start(config: &RuntimeConfig) -> Result<(), TelemetryError> {
         LogFormat::Json => tracing_subscriber::fmt::layer().json().flatten_event(true).boxed(),
         LogFormat::Text => tracing_subscriber::fmt::layer().with_ansi(std::io::stdout().is_terminal()).boxed(),
     };
-    // Lines of client libraries can hold keys and tokens. Whatever the filter says, they are not written.
+    // Lines of client libraries can contain keys and tokens, so they are never written, whatever the filter says.
     let own = |target: &str| LogFilter::is_loggable(target) && target != AUDIT_TARGET;
     let lines = lines.with_filter(filter).with_filter(FilterFn::new(move |metadata| own(metadata.target())));
     Registry::default().with(lines).with(audit_log(std::io::stdout())).try_init()?;

@@ -1,6 +1,6 @@
-//! A small platform in a directory, for tests: a CA, a signing key, and for each service the files a pod would mount.
+//! A small platform in a directory, for tests: a CA, a signing key, and the mounted files of each service.
 //!
-//! Everything here panics where it fails: it is for tests alone.
+//! All functions panic on failure; they are for tests only.
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use std::collections::BTreeMap;
@@ -66,13 +66,13 @@ impl Default for Platform {
 }
 
 impl Platform {
-    /// A platform with keys of its own, as of now. Its tokens are signed with ES256.
+    /// Creates a platform with new keys, valid now. Its tokens are signed with ES256.
     #[must_use]
     pub fn new() -> Self {
         Self::with_signing_key(KeySpec::Ecdsa256)
     }
 
-    /// The same with tokens that this kind of key signs.
+    /// Creates a platform with a token signing key of this kind.
     #[must_use]
     pub fn with_signing_key(spec: KeySpec) -> Self {
         let now = SystemClock.now();
@@ -87,13 +87,13 @@ impl Platform {
         Self { ca, signing_key, serials: AtomicU8::new(1), now }
     }
 
-    /// `ca.crt`.
+    /// Returns `ca.crt`.
     #[must_use]
     pub fn bundle(&self) -> String {
         self.ca.certificate().to_pem()
     }
 
-    /// `jwks.json`.
+    /// Returns `jwks.json`.
     #[must_use]
     pub fn jwks(&self) -> String {
         serde_json::to_string(&JwkSet::new(vec![self.jwk()]).unwrap()).unwrap()
@@ -107,25 +107,25 @@ impl Platform {
         Jwk::from_public_key(&self.signing_key.public_key(), algorithm).unwrap()
     }
 
-    /// `jwt-signing.key`.
+    /// Returns `jwt-signing.key`.
     #[must_use]
     pub fn signing_key(&self) -> String {
         self.signing_key.to_pem().to_string()
     }
 
-    /// What auth-service would sign with.
+    /// Returns the signer that auth-service would use.
     #[must_use]
     pub fn signer(&self) -> Signer {
         Signer::from_pem(self.signing_key().as_bytes()).unwrap()
     }
 
-    /// A service token as auth-service would have given it to `caller`, good for a quarter of an hour.
+    /// Issues a service token like auth-service, valid for a quarter of an hour.
     #[must_use]
     pub fn service_token(&self, caller: &str, target: &str, scope: Option<&str>) -> String {
         self.service_token_until(caller, target, scope, SystemClock.now() + SignedDuration::from_mins(15))
     }
 
-    /// The same with another end.
+    /// Issues a service token with another expiry.
     #[must_use]
     pub fn service_token_until(&self, caller: &str, target: &str, scope: Option<&str>, end: Timestamp) -> String {
         let claims = ServiceClaims {
@@ -142,13 +142,13 @@ impl Platform {
         self.signer().sign(&claims).unwrap()
     }
 
-    /// `tls.crt` and `tls.key` of a service that is reached on the loopback address, good for a day.
+    /// Issues `tls.crt` and `tls.key` of a service on the loopback address, valid for a day.
     #[must_use]
     pub fn leaf(&self, service: &str) -> MountedFiles {
         self.leaf_for(spiffe_id(service).as_str(), self.now - hours(1), self.now + hours(24))
     }
 
-    /// A leaf with any identity and life.
+    /// Issues a leaf with any identity and validity.
     #[must_use]
     pub fn leaf_for(&self, spiffe_id: &str, not_before: Timestamp, not_after: Timestamp) -> MountedFiles {
         self.issue(&LeafRequest {
@@ -161,7 +161,7 @@ impl Platform {
         })
     }
 
-    /// What the operator looks at instances with: a client's leaf with its reserved name and no other.
+    /// Issues the operator's client certificate, with its reserved name and no other.
     #[must_use]
     pub fn operator_leaf(&self) -> MountedFiles {
         self.issue(&LeafRequest {
@@ -187,7 +187,7 @@ impl Platform {
         ])
     }
 
-    /// Everything a pod of a service in mode Dual, Permissive, mounts.
+    /// Returns all files that a pod of a service in mode Dual, Permissive, mounts.
     #[must_use]
     pub fn mount(&self, service: &str) -> MountedFiles {
         let mut files = self.leaf(service);
@@ -198,13 +198,13 @@ impl Platform {
         files
     }
 
-    /// A client that trusts this platform and shows a leaf, or none.
+    /// Returns a client that trusts this platform and presents a leaf, or none.
     #[must_use]
     pub fn client(&self, leaf: Option<&MountedFiles>) -> MeshClient {
         MeshClient::new(self.client_config(leaf), Hosts::default())
     }
 
-    /// The TLS side of [`Platform::client`].
+    /// Returns the TLS configuration of [`Platform::client`].
     #[must_use]
     pub fn client_config(&self, leaf: Option<&MountedFiles>) -> ClientConfig {
         let mut roots = RootCertStore::empty();
@@ -224,7 +224,7 @@ impl Platform {
     }
 }
 
-/// A directory as kubelet makes it: files behind `..data`, swapped in one rename.
+/// A directory as kubelet creates it: files behind `..data`, swapped in one rename.
 #[derive(Debug)]
 pub struct Mount {
     path: PathBuf,
@@ -241,7 +241,7 @@ impl Mount {
         mount
     }
 
-    /// Writes the next version, swaps it in, and removes the one before, as kubelet does.
+    /// Writes the next version, swaps it in, and removes the previous one, as kubelet does.
     pub fn swap(&mut self, files: &MountedFiles) {
         let old = self.path.join(format!("..{}", self.version));
         self.version += 1;
@@ -280,12 +280,12 @@ pub fn policy(service: &str) -> Policy {
     }
 }
 
-/// What was written to any of its clones.
+/// A writer whose clones share one buffer.
 #[derive(Debug, Clone, Default)]
 pub struct Written(Arc<Mutex<Vec<u8>>>);
 
 impl Written {
-    /// The text so far.
+    /// Returns the text written so far.
     #[must_use]
     pub fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
@@ -302,7 +302,7 @@ impl Write for Written {
     }
 }
 
-/// The audit lines that this thread writes meanwhile.
+/// Returns the audit lines that this thread writes during `what`.
 pub fn audit_lines(what: impl FnOnce()) -> Vec<serde_json::Value> {
     let written = Written::default();
     let subscriber = tracing_subscriber::registry().with(audit_log(written.clone()));
@@ -310,7 +310,7 @@ pub fn audit_lines(what: impl FnOnce()) -> Vec<serde_json::Value> {
     written.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The record of an active API key with all scopes, which is not shared.
+/// Returns the record of an active API key with all scopes, which is not shared.
 #[must_use]
 pub fn api_key(id: &str, text: &str) -> ApiKeyRecord {
     ApiKeyRecord {
@@ -325,7 +325,7 @@ pub fn api_key(id: &str, text: &str) -> ApiKeyRecord {
     }
 }
 
-/// `api-keys.json`: shared keys, each with its id, its text and its scopes; none: all.
+/// Returns `api-keys.json` with shared keys, each with its ID, its text and its scopes (none: all).
 #[must_use]
 pub fn api_keys(keys: &[(&str, &str, &[&str])]) -> Vec<u8> {
     let record = |(id, text, scopes): &(&str, &str, &[&str])| ApiKeyRecord {
@@ -337,13 +337,14 @@ pub fn api_keys(keys: &[(&str, &str, &[&str])]) -> Vec<u8> {
     api_key_file(keys.iter().map(record).collect())
 }
 
-/// `api-keys.json` with these records.
+/// Returns `api-keys.json` with these records.
 #[must_use]
 pub fn api_key_file(keys: Vec<ApiKeyRecord>) -> Vec<u8> {
     serde_json::to_vec(&ApiKeys { schema_version: SCHEMA_VERSION, keys }).unwrap()
 }
 
-/// `grants.json`: all of these services, and who may call whom with which scopes; the gateway may on behalf of others.
+/// Returns `grants.json`: all of these services, and the permitted calls with their scopes; gateway may act on behalf
+/// of others.
 #[must_use]
 pub fn grants(services: &[&str], grants: &[(&str, &str, &[&str])]) -> Vec<u8> {
     let grant = |(caller, target, scopes): &(&str, &str, &[&str])| Grant {
@@ -362,7 +363,7 @@ pub fn grants(services: &[&str], grants: &[(&str, &str, &[&str])]) -> Vec<u8> {
     serde_json::to_vec(&grants).unwrap()
 }
 
-/// The configuration of a service on free loopback ports that looks at its directory often and stops at once.
+/// Returns the configuration of a service on free loopback ports, with a short reload interval and no shutdown delay.
 #[must_use]
 pub fn config(service: &str, dir: &Path) -> RuntimeConfig {
     let loopback = (Ipv4Addr::LOCALHOST, 0).into();
@@ -382,7 +383,7 @@ pub fn config(service: &str, dir: &Path) -> RuntimeConfig {
     }
 }
 
-/// The status and body of an answer.
+/// Returns the status and body of a response.
 pub async fn read<B>(response: Response<B>) -> (StatusCode, Vec<u8>)
 where
     B: hyper::body::Body,
@@ -392,14 +393,14 @@ where
     (status, response.into_body().collect().await.unwrap().to_bytes().to_vec())
 }
 
-/// A GET in plain HTTP, for the admin listener.
+/// Sends a GET in plain HTTP, for the admin listener.
 pub async fn get_plain(url: &str) -> (StatusCode, String) {
     let client: Client<_, Body> = Client::builder(TokioExecutor::new()).build_http();
     let (status, body) = read(client.request(Request::get(url).body(Body::empty()).unwrap()).await.unwrap()).await;
     (status, String::from_utf8(body).unwrap())
 }
 
-/// Waits until `check` holds, for at most ten seconds.
+/// Waits until `check` returns true, for at most ten seconds.
 pub async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !check().await {
@@ -409,7 +410,7 @@ pub async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
     assert!(tokio::time::timeout(Duration::from_secs(10), waiting).await.is_ok(), "waited in vain until {what}");
 }
 
-/// The leaf in a mounted `tls.crt`.
+/// Returns the leaf in a mounted `tls.crt`.
 #[must_use]
 pub fn certificate(files: &MountedFiles) -> Certificate {
     Certificate::chain_from_pem(&files[key::TLS_CERT]).unwrap().remove(0)

@@ -49,8 +49,8 @@ mod unverified;
 
 pub(crate) use self::body::Sent;
 
-/// A running service with `/who` (needs a peer), `/anyone` (needs any principal), `/slow` (answers when told to), `/put`,
-/// `/shown` (tells the credential that it was called with) and `/big`.
+/// A running service with `/who` (requires a peer), `/anyone` (requires any principal), `/slow` (responds when
+/// released), `/put`, `/shown` (returns the credential of the request) and `/big`.
 struct Service {
     mesh: String,
     admin: String,
@@ -99,7 +99,7 @@ fn serve(runtime: Runtime, mount: Mount, dir: TempDir) -> Service {
     Service { slow, ..serve_routes(runtime, mount, dir, routes) }
 }
 
-/// The same with other routes.
+/// Like `serve`, with other routes.
 fn serve_routes(runtime: Runtime, mount: Mount, dir: TempDir, routes: Routes) -> Service {
     let mesh = format!("https://{}", runtime.mesh_address().unwrap());
     let admin = format!("http://{}", runtime.admin_address().unwrap());
@@ -127,7 +127,7 @@ impl Service {
         get_plain(&format!("{}/readyz", self.admin)).await.0
     }
 
-    /// A connection of its own, to look at or to leave open.
+    /// Opens a separate connection.
     async fn connect(&self, platform: &Platform, leaf: &MountedFiles) -> TlsStream<TcpStream> {
         self.connect_with(platform.client_config(Some(leaf))).await
     }
@@ -138,7 +138,7 @@ impl Service {
         tls.connect(ServerName::try_from("127.0.0.1").unwrap(), tcp).await.unwrap()
     }
 
-    /// A connection without TLS.
+    /// Opens a connection without TLS.
     async fn connect_plain(&self) -> TcpStream {
         TcpStream::connect(self.mesh.strip_prefix("https://").unwrap()).await.unwrap()
     }
@@ -309,7 +309,7 @@ async fn a_change_is_seen_long_before_the_next_look() {
     for _ in 0..3 {
         files.extend(platform.leaf("asset-service"));
         let expected = certificate(&files).fingerprint();
-        // The first look, when serving begins, is not the one that sees it.
+        // The change must be found by a later check, not by the initial load.
         assert_ne!(service.served_leaf(&platform, &peer).await, expected);
         service.mount.swap(&files);
         eventually("it is seen", async || service.served_leaf(&platform, &peer).await == expected).await;

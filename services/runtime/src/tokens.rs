@@ -1,8 +1,8 @@
-//! The tokens that this service calls others with: one for each target, and one for each credential and target.
+//! Cache of the tokens for calls to other services: one for each target, and one for each credential and target.
 //!
-//! They outlive the credentials snapshot that they were requested with: a change of the mounted files drops the tokens
-//! that it revokes and no other. They are renewed beside the calls before half their life has passed, at times that
-//! differ, so that tokens which were requested together are not renewed together.
+//! Tokens stay valid across credentials snapshots: a change of the mounted files drops only the tokens that it revokes.
+//! They are renewed in the background before half of their validity has passed, at jittered times, so that tokens
+//! requested together are not renewed together.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -23,22 +23,22 @@ use crate::shares::Shares;
 
 /// The tokens of one caller.
 pub(crate) struct Tokens {
-    /// The service's own, by target.
+    /// The service's own tokens, by target.
     own: Mutex<HashMap<Key, Arc<Slot>>>,
     delegated: Mutex<Shares<Key, Arc<Slot>>>,
-    /// Definitive refusals, kept for [`REFUSAL_MEMORY`]: a repeated request costs the token issuer nothing.
+    /// Definitive refusals, cached for [`REFUSAL_MEMORY`], so that repeated requests cost the token issuer nothing.
     refusals: Mutex<Shares<RefusalKey, (Instant, CallError)>>,
 }
 
-/// Which token is wanted.
+/// The requested token.
 #[derive(Clone, Copy)]
 pub(crate) struct Wanted<'a> {
     pub(crate) target: &'a str,
-    /// For whom; none: for the service itself.
+    /// The subject; none for a token of the service itself.
     pub(crate) subject: Option<OnBehalf<'a>>,
 }
 
-/// What a token is kept under. The credential itself is kept nowhere.
+/// The cache key of a token. The credential itself is not stored.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
     /// The SPIFFE ID that the token is bound to.
@@ -48,25 +48,25 @@ struct Key {
     subject: Option<String>,
 }
 
-/// A refusal holds for one credential, peer and target, and for the files that were in force.
+/// A refusal applies to one credential, peer and target, and to the files loaded at that time.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct RefusalKey {
     key: Key,
     context: Arc<str>,
 }
 
-/// One token. The lock is held while it is asked for, so that this is done once.
+/// One token. The lock is held during a request, so that only one is sent.
 #[derive(Default)]
 struct Slot {
     state: AsyncMutex<State>,
-    /// Held by the one who renews a token beside the calls.
+    /// Held during a renewal in the background.
     renewing: Arc<AsyncMutex<()>>,
 }
 
 #[derive(Default)]
 struct State {
     kept: Option<Kept>,
-    /// When it was last asked for in vain, and why: who waited meanwhile need not ask again.
+    /// Time and error of the last failed request; tasks waiting at that time do not repeat it.
     failed: Option<(Instant, CallError)>,
 }
 
@@ -75,7 +75,7 @@ impl State {
         self.failed.as_ref().is_some_and(|(failed, _)| now < *failed + RETRY_PAUSE)
     }
 
-    /// Asks for the next token. While auth-service is away the one before does, if it still holds.
+    /// Requests the next token. While auth-service is unavailable, the previous one is used until it expires.
     async fn ask(&mut self, issuer: Issuer<'_>, wanted: Wanted<'_>) -> Result<Arc<str>, CallError> {
         let asked = match self.kept {
             None => ask(issuer, wanted).await,
@@ -96,7 +96,7 @@ impl State {
             Err(error) => error,
         };
         self.failed = Some((Instant::now(), error.clone()));
-        // Whose credential has ended gets no more calls out of a token that has not.
+        // A refused credential must not be used any longer through a token that is still valid.
         let ends = |kept: &mut Kept| matches!(error, CallError::SubjectRefused { .. }) || Instant::now() >= kept.end;
         drop(self.kept.take_if(ends));
         let Some(kept) = &self.kept else { return Err(error) };
@@ -107,17 +107,17 @@ impl State {
 
 struct Kept {
     token: Arc<str>,
-    /// None of a text that is no platform token.
+    /// None if the text is not a platform token.
     held: Option<HeldToken>,
-    /// When a call renews it in the background: before `half`.
+    /// Time at which a call renews it in the background, before `half`.
     due: Instant,
-    /// From here on a call for someone else waits for the next token.
+    /// Time from which a call on behalf of a subject waits for the next token.
     half: Instant,
     end: Instant,
 }
 
 impl Kept {
-    /// Whether it is still good, as far as the files of `generation` say.
+    /// Returns true if it is valid and not revoked by the files of `generation`.
     fn is_good(&self, generation: &Generation, now: Instant) -> bool {
         let Some(held) = &self.held else { return now < self.end };
         let policy = generation.policy();
@@ -127,7 +127,7 @@ impl Kept {
     }
 }
 
-/// Whom to ask, and in whose name.
+/// The token issuer and the credentials for the request.
 #[derive(Clone, Copy)]
 pub(crate) struct Issuer<'a> {
     pub(crate) generation: &'a Arc<Generation>,
@@ -166,7 +166,7 @@ impl Wanted<'_> {
 }
 
 impl Tokens {
-    /// A token that is not `refused`.
+    /// Returns a token other than `refused`.
     pub(crate) async fn get(
         self: &Arc<Self>,
         issuer: Issuer<'_>,
@@ -183,7 +183,7 @@ impl Tokens {
         let now = Instant::now();
         drop(state.kept.take_if(|kept| refused == Some(&*kept.token) || !kept.is_good(issuer.generation, now)));
         if let Some(kept) = state.kept.as_ref() {
-            // What begins for someone else may go on until their token ends: it gets one that has most of its life left.
+            // A delegated request may last until its token expires, so it gets a token with most of its validity left.
             let is_asked_for = now >= kept.half && wanted.subject.is_some() && !state.has_just_failed(now);
             if !is_asked_for {
                 if now >= kept.due && !state.has_just_failed(now) {
@@ -201,7 +201,7 @@ impl Tokens {
         asked
     }
 
-    /// Does not give out `refused` again.
+    /// Drops `refused` from the cache.
     pub(crate) async fn forget(&self, generation: &Generation, wanted: Wanted<'_>, refused: &str) {
         let slot = self.slot(&wanted.key(generation), wanted);
         drop(slot.state.lock().await.kept.take_if(|kept| *kept.token == *refused));
@@ -210,7 +210,7 @@ impl Tokens {
     fn slot(&self, key: &Key, wanted: Wanted<'_>) -> Arc<Slot> {
         let Some(subject) = wanted.subject else {
             let mut own = lock(&self.own);
-            // A service that is renamed keeps no tokens of its old name.
+            // A renamed service keeps no tokens of its old name.
             own.retain(|kept, _| kept.own == key.own);
             return Arc::clone(own.entry(key.clone()).or_default());
         };
@@ -220,7 +220,7 @@ impl Tokens {
         }
         if slots.is_full() {
             let now = Instant::now();
-            // One that is locked is being asked for.
+            // A locked slot has a request in progress.
             let holds = |state: &State| state.kept.as_ref().is_some_and(|kept| now < kept.end);
             slots.retain(|slot| slot.state.try_lock().map_or(true, |state| holds(&state)));
         }
@@ -247,7 +247,7 @@ impl Tokens {
         refusals.insert(subject.source(), key, (now + REFUSAL_MEMORY, error.clone()));
     }
 
-    /// Asks for the next token beside the calls, which go on with the one there is.
+    /// Requests the next token in the background while calls use the current one.
     fn renew(self: &Arc<Self>, slot: &Arc<Slot>, issuer: Issuer<'_>, wanted: Wanted<'_>, key: Key) {
         let Ok(renewing) = Arc::clone(&slot.renewing).try_lock_owned() else { return };
         let (this, slot, target) = (Arc::clone(self), Arc::clone(slot), wanted.target.to_owned());
@@ -260,11 +260,11 @@ impl Tokens {
             let wanted = Wanted { target: &target, subject };
             let asked = ask(issuer, wanted).await;
             let error = asked.as_ref().err().cloned();
-            // The calls go on with what is kept: what this gives them is nothing new.
+            // The result is stored; a failure is not returned because calls still have the current token.
             let _ = slot.state.lock().await.settle(asked, &target);
             if let Some(error) = error {
                 this.remember(key, &generation, wanted, &error);
-                // Not with every call, while auth-service is away.
+                // Limits requests while auth-service is unavailable.
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
             drop(renewing);
@@ -272,13 +272,12 @@ impl Tokens {
     }
 }
 
-/// Nothing panics while one of them is held.
+/// No code panics while it holds one of these locks.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether the same request would be refused again: a failure, too many requests and a key that is not known yet may
-/// pass at any time.
+/// Returns true if a retry would be refused too; failures, rate limits and unknown keys are temporary.
 fn is_definitive(error: &CallError) -> bool {
     match error {
         CallError::SubjectRefused { is_definitive, .. } => *is_definitive,
@@ -287,7 +286,7 @@ fn is_definitive(error: &CallError) -> bool {
     }
 }
 
-/// Asks for a token, and again where there is no answer: two of them do no harm.
+/// Requests a token, with retries if there is no response; a duplicate request is harmless.
 async fn ask(issuer: Issuer<'_>, wanted: Wanted<'_>) -> Result<Kept, CallError> {
     for pause in ASK_PAUSES {
         match ask_once(issuer, wanted).await {
@@ -302,7 +301,7 @@ async fn ask(issuer: Issuer<'_>, wanted: Wanted<'_>) -> Result<Kept, CallError> 
 }
 
 async fn ask_once(issuer: Issuer<'_>, wanted: Wanted<'_>) -> Result<Kept, CallError> {
-    // Its life begins at the latest when it was asked for.
+    // The validity is counted from the request, the earliest possible issue time.
     let asked = Instant::now();
     let asking = async {
         let Wanted { target, subject } = wanted;
@@ -331,16 +330,16 @@ async fn ask_once(issuer: Issuer<'_>, wanted: Wanted<'_>) -> Result<Kept, CallEr
 }
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Where there is still a token, a call does not wait for long.
+/// While there is a token, a call waits at most this long for the next one.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(2);
-/// While auth-service starts anew, a caller can wait for it.
+/// Retry delays that cover a restart of auth-service.
 const ASK_PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
-/// More than any token has.
+/// More than the validity of any token.
 const MAX_LIFE_SECONDS: u64 = 24 * 3600;
-/// A user who is signed out, or a key that is revoked, is not acted for much longer.
+/// Limits calls on behalf of a user who signed out or a key that was revoked.
 const MAX_DELEGATED_LIFE_SECONDS: u64 = 5 * 60;
-/// For how long a definitive refusal is repeated without asking.
+/// Time for which a definitive refusal is cached.
 const REFUSAL_MEMORY: Duration = Duration::from_secs(5);
 const MAX_SLOTS: usize = 8192;
 const MAX_SLOTS_OF_A_SOURCE: usize = 64;

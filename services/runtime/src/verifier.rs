@@ -1,5 +1,5 @@
-//! The checks of certificates in a handshake, of both sides: the chain as webpki verifies it, and on top key usages, the
-//! identity, and what is revoked.
+//! Verification of certificates in a handshake, on both sides: the chain with webpki, and in addition key usages,
+//! identity and denylist.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -36,16 +36,16 @@ pub(crate) struct ServerVerifier {
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// A client certificate that was refused.
+/// A refused client certificate.
 #[derive(Debug)]
 pub(crate) struct Refused {
-    /// Bounded, for labels.
+    /// Metric label, from a fixed set.
     pub(crate) reason: &'static str,
     pub(crate) error: Error,
 }
 
 impl ClientVerifier {
-    /// The identity of a chain.
+    /// Returns the identity of a chain.
     ///
     /// # Errors
     /// [`Refused`] if it does not verify, names no workload of the trust domain, or is revoked.
@@ -82,7 +82,7 @@ impl Refused {
         Self { reason: certificate_reason(&error), error }
     }
 
-    /// Returns true if the certificate was revoked: its holder is refused whatever the TLS mode.
+    /// Returns true if the certificate was revoked: its holder is refused in every TLS mode.
     fn is_revocation(&self) -> bool {
         self.error == Error::InvalidCertificate(CertificateError::Revoked)
     }
@@ -110,13 +110,13 @@ impl ClientCertVerifier for ClientVerifier {
         let (verdict, result) = match self.check(end_entity, intermediates, now) {
             Ok(seen) => (Verdict::Peer(seen), Ok(ClientCertVerified::assertion())),
             Err(refused) => {
-                // Where none is needed, one that proves nothing is as good as none.
+                // If no certificate is required, one that does not verify is treated as none.
                 let is_none = self.mode == TlsMode::Permissive && !refused.is_revocation();
                 let verdict = Verdict::NoPeer { reason: refused.reason, presented: presented_name(end_entity) };
                 (verdict, if is_none { Ok(ClientCertVerified::assertion()) } else { Err(refused.error) })
             }
         };
-        // No connection would learn of the verdict: then a certificate that proves nothing is refused.
+        // Without a handshake to store the result in, a certificate that does not verify is refused.
         match Presented::note(verdict) {
             Ok(()) => result,
             Err(Verdict::Peer(_)) => result,
@@ -151,7 +151,7 @@ impl ClientCertVerifier for ClientVerifier {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         if Presented::is_no_peer() {
-            // Its key may be one that cannot be used here. Nothing is read from this certificate.
+            // The key may be of an unsupported type. Nothing is read from this certificate.
             return Ok(HandshakeSignatureValid::assertion());
         }
         self.chain.verify_tls13_signature(message, cert, signature)
@@ -175,7 +175,7 @@ impl ServerCertVerifier for ServerVerifier {
         if self.denied.is_leaf_revoked(&sha256_hex(end_entity)) {
             return Err(CertificateError::Revoked.into());
         }
-        // A server's chain is read only for this.
+        // A server's chain is parsed only for this check.
         if self.denied.has_issuers()
             && self.peers.see(end_entity, intermediates, timestamp(now)?).is_below_revoked(&self.denied)
         {
@@ -217,7 +217,7 @@ impl ServerCertVerifier for ServerVerifier {
     }
 }
 
-/// The intermediates over which a path may lead: webpki does not read their keyUsage.
+/// Returns the intermediates that may sign certificates: webpki does not check their keyUsage.
 fn signing<'a, 'b>(intermediates: &'a [CertificateDer<'b>]) -> Cow<'a, [CertificateDer<'b>]> {
     let may_sign = |der: &&CertificateDer<'b>| {
         Certificate::from_der(der).is_ok_and(|certificate| certificate.may_sign_certificates())
@@ -228,7 +228,7 @@ fn signing<'a, 'b>(intermediates: &'a [CertificateDer<'b>]) -> Cow<'a, [Certific
     Cow::Owned(intermediates.iter().filter(may_sign).cloned().collect())
 }
 
-/// The error of a path that was looked for without intermediates which may not sign.
+/// Returns the error for a path built without the intermediates that may not sign.
 fn unless_key_usage(error: Error, presented: &[CertificateDer<'_>], path: &[CertificateDer<'_>]) -> Error {
     let is_cut = path.len() < presented.len();
     if is_cut && error == Error::InvalidCertificate(CertificateError::UnknownIssuer) {
@@ -250,14 +250,14 @@ fn other(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     CertificateError::Other(OtherError(Arc::new(error))).into()
 }
 
-/// The reason of a refusal of a certificate, as a label.
+/// Returns the metric label for a refused certificate.
 fn certificate_reason(error: &Error) -> &'static str {
     let Error::InvalidCertificate(error) = error else { return "other" };
     match error {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => "expired",
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "not_yet_valid",
         CertificateError::Revoked => "revoked",
-        // A bad signature: a CA has the name of a trusted one, and another key.
+        // Bad signature: a CA with the name of a trusted one but another key.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => "unknown_ca",
         CertificateError::BadEncoding => "malformed",
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => "purpose",

@@ -1,5 +1,5 @@
-//! A hint that the mounted directory has changed. No more than that: who waits for it looks every few seconds as well,
-//! because it does not come from every file system, nor for files that lie elsewhere.
+//! Change notifications for the credential directory. They are only a hint in addition to polling, because not every
+//! file system sends them, and none are sent for files elsewhere.
 
 #[cfg(target_os = "linux")]
 mod inotify {
@@ -16,14 +16,14 @@ mod inotify {
     #[derive(Debug)]
     pub(crate) struct Watch {
         path: PathBuf,
-        /// None if the system gives none.
+        /// None if inotify is unavailable.
         events: Option<Events>,
     }
 
-    /// An inotify instance is read as a pipe is.
+    /// An inotify instance, read like a pipe.
     #[derive(Debug)]
     struct Events {
-        /// For adding watches: the same instance.
+        /// The same instance, for adding watches.
         control: OwnedFd,
         pipe: Receiver,
     }
@@ -37,15 +37,15 @@ mod inotify {
             Self { path: path.to_owned(), events: events.ok() }
         }
 
-        /// Watches what is at the path now: it may be another directory than before, or one at last.
+        /// Watches the directory that is currently at the path, which may have been replaced or created.
         pub(crate) fn renew(&self) {
             if let Some(events) = &self.events {
-                // Without the directory there is nothing to hear from.
+                // Without the directory there are no events.
                 let _ = add_watch(&events.control, &self.path, WHAT);
             }
         }
 
-        /// Ends a moment after something changed. Nothing is lost if it is dropped before.
+        /// Resolves [`SETTLING`] after a change. It may be dropped at any time without losing a change.
         pub(crate) async fn changed(&mut self) {
             let Some(events) = &self.events else { return std::future::pending().await };
             if let Err(error) = events.heard().await {
@@ -66,7 +66,7 @@ mod inotify {
             self.pipe.readable().await?;
             // A plain directory is written file by file.
             sleep(SETTLING).await;
-            // That there were events is all that matters.
+            // The contents of the events are not needed.
             let mut events = [0; 4096];
             loop {
                 match self.pipe.try_read(&mut events) {
@@ -91,7 +91,7 @@ mod inotify {
 mod none {
     use std::path::Path;
 
-    /// No watch: there is none for this system.
+    /// No watch: not supported on this system.
     #[derive(Debug)]
     pub(crate) struct Watch;
 

@@ -1,5 +1,5 @@
-//! Questions to issuers that verify their tokens themselves. Whoever sends a token can cause one, so there are few at a
-//! time, the same one is asked once, and a refusal is believed for a moment.
+//! Queries to issuers that verify their tokens themselves. Any client can cause them, so their number is limited, equal
+//! queries are joined, and refusals are cached for [`BELIEVED`].
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,11 +16,11 @@ use tokio::time::timeout;
 use super::turns::Turns;
 use crate::fetch::TOTAL_TIMEOUT;
 
-/// Those issuers, each as it is configured: with another configuration it is another one, of which nothing is known.
+/// The issuers. A changed configuration creates a new entry without cached answers.
 #[derive(Default)]
 pub(super) struct Remotes(Mutex<Vec<Arc<Remote>>>);
 
-/// One of them.
+/// One issuer.
 pub(super) struct Remote {
     issuer: UserTokenIssuer,
     turns: Turns<Source>,
@@ -28,14 +28,14 @@ pub(super) struct Remote {
     refused: Mutex<Refused>,
 }
 
-/// SHA-256 of all that an answer depends on, but for the issuer.
+/// SHA-256 of all inputs of a query except the issuer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct QuestionHash([u8; 32]);
 
 type Answer = OnceCell<Result<(), Reason>>;
 
 impl QuestionHash {
-    /// Of a token, the user it says it is of, and the API key that goes along.
+    /// Hashes a token, its claimed user, and the API key sent with the query.
     pub(super) fn of(token: &str, sub: &str, api_key: Option<&str>) -> Self {
         let parts = [token, sub, api_key.unwrap_or_default()].map(|part| sha256(part.as_bytes()));
         Self(sha256(parts.as_flattened()))
@@ -43,7 +43,7 @@ impl QuestionHash {
 }
 
 impl Remotes {
-    /// What there is for an issuer of exactly this configuration.
+    /// Returns the entry for exactly this configuration.
     pub(super) fn of(&self, issuer: &UserTokenIssuer) -> Arc<Remote> {
         let mut remotes = lock(&self.0);
         if let Some(remote) = remotes.iter().find(|remote| remote.issuer == *issuer) {
@@ -65,8 +65,8 @@ impl Remote {
         Self { issuer: issuer.clone(), turns: Turns::new(), flights, refused }
     }
 
-    /// The answer to a question; `ask` asks it. Those who come while it is asked get the same answer. If the one who asks
-    /// goes away, the next of them does.
+    /// Returns the answer to a query, which `ask` sends. Concurrent equal queries share the answer. If the task that
+    /// sends the query is cancelled, the next waiting one sends it.
     pub(super) async fn answer<F>(
         &self,
         question: QuestionHash,
@@ -95,14 +95,14 @@ impl Remote {
         *flight.answer.get_or_init(asking).await
     }
 
-    /// How many wait for answers.
+    /// Returns the number of waiting tasks.
     #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
         lock(&self.flights).values().map(|answer| Arc::strong_count(answer) - 1).sum()
     }
 }
 
-/// One who waits for an answer.
+/// One task that waits for an answer.
 struct Flight<'a> {
     remote: &'a Remote,
     question: QuestionHash,
@@ -117,24 +117,24 @@ impl<'a> Flight<'a> {
 }
 
 impl Drop for Flight<'_> {
-    /// With the answer, or with the last who waits for it, the flight is over: who comes later asks anew.
+    /// Removes the entry with the answer, or with the last waiting task; later queries are sent again.
     fn drop(&mut self) {
         let mut flights = lock(&self.remote.flights);
         let is_mine = flights.get(&self.question).is_some_and(|answer| Arc::ptr_eq(answer, &self.answer));
-        // Held by the table and by this one alone: others join only under the lock.
+        // Referenced only by the table and by this task: others join only under the lock.
         if is_mine && (self.answer.initialized() || Arc::strong_count(&self.answer) == 2) {
             flights.remove(&self.question);
         }
     }
 }
 
-/// What the issuer refused in the last seconds, in that order, and whose question it was. When it is full, the source with
-/// most entries loses its oldest one.
+/// Recent refusals in order of time, each with its source. When it is full, the source with most entries loses its
+/// oldest one.
 #[derive(Default)]
 struct Refused(VecDeque<(QuestionHash, Timestamp, Source)>);
 
 impl Refused {
-    /// Whether that was refused just now. A clock that was set back ends it, too.
+    /// Returns true if the query was refused recently. A clock that was set back invalidates the entry.
     fn has(&self, question: QuestionHash, now: Timestamp) -> bool {
         self.0.iter().any(|&(refused, at, _)| refused == question && (at..at + BELIEVED).contains(&now))
     }
@@ -161,7 +161,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whoever waits for longer is told what is told where the issuer does not answer.
+/// After this time a waiting task gets the same result as if the issuer did not respond.
 const MAX_WAIT: Duration = TOTAL_TIMEOUT;
 const BELIEVED: SignedDuration = SignedDuration::from_secs(10);
 const MAX_REFUSED: usize = 1024;

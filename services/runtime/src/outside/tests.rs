@@ -1,4 +1,4 @@
-//! Against a real HTTP server on the loopback address.
+//! Tests with a real HTTP server on the loopback address.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,16 +17,16 @@ use serde_json::json;
 use super::*;
 use crate::testing::eventually;
 
-/// An issuer that says what it is told to say.
+/// An issuer with configurable answers.
 #[derive(Clone)]
 struct Server {
     address: SocketAddr,
     answers: Arc<Mutex<(StatusCode, String)>>,
     asked: Arc<AtomicU32>,
     headers: Arc<Mutex<HeaderMap>>,
-    /// Whether it keeps those who ask waiting.
+    /// Set while responses are held back.
     held: watch::Sender<bool>,
-    /// How many it is answering, and how many that were at most.
+    /// The current and the maximum number of requests in progress.
     waiting: Arc<(AtomicU32, AtomicU32)>,
 }
 
@@ -64,7 +64,7 @@ impl Server {
     }
 }
 
-/// An issuer whose keys, where they count, are published beside it.
+/// An issuer at this URL, with a JWKS URL next to it.
 pub(super) fn issuer_at(url: &str, verification: UserTokenVerification) -> UserTokenIssuer {
     UserTokenIssuer {
         name: "supabase".to_owned(),
@@ -89,11 +89,11 @@ async fn answer(State(server): State<Server>, headers: HeaderMap) -> Response {
     server.held.subscribe().wait_for(|is_held| !is_held).await.unwrap();
     server.waiting.0.fetch_sub(1, Ordering::SeqCst);
     let (status, body) = server.answers.lock().unwrap().clone();
-    // Where a redirect would lead to is an answer that would be taken.
+    // The target of a redirect, which would return an acceptable response.
     (status, [("location", "/jwks")], body).into_response()
 }
 
-/// A key and the set it is published in.
+/// A key and its published set.
 fn published() -> (String, String) {
     let signer = Signer::from_pem(PrivateKey::generate(KeySpec::Ecdsa256).unwrap().to_pem().as_bytes()).unwrap();
     (signer.kid().to_owned(), json!({ "keys": [signer.jwk()] }).to_string())
@@ -207,7 +207,7 @@ async fn the_keys_of_an_issuer_go_with_it() {
     assert!(!world.has(&kid));
 }
 
-/// Two servers that publish a key each, and the same issuer once with the one and once with the other.
+/// Two servers that publish a key each, and one issuer name configured for either.
 async fn moving(world: &World) -> [(Server, String, UserTokenIssuer); 2] {
     let of = |server: Server| {
         let (kid, set) = published();
@@ -290,7 +290,7 @@ async fn an_issuer_that_is_asked_says_whose_token_it_is() {
     }
 }
 
-/// What says nothing about a token.
+/// Responses that say nothing about a token.
 const FAULTS: [(StatusCode, &str); 5] = [
     (StatusCode::BAD_GATEWAY, ""),
     (StatusCode::TOO_MANY_REQUESTS, ""),

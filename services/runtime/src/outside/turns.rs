@@ -1,7 +1,7 @@
-//! Slots for questions to one issuer, shared out over the sources of the questions.
+//! Slots for queries to one issuer, shared among the sources of the queries.
 //!
-//! Sources that wait take turns, and none holds all slots. So a source that asks about many made-up tokens delays itself
-//! alone.
+//! Waiting sources are served in turn, and none holds all slots. A source that queries many forged tokens therefore
+//! delays only itself.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -18,11 +18,11 @@ struct State<S> {
     free: usize,
     held: HashMap<S, usize>,
     waiting: HashMap<S, VecDeque<oneshot::Sender<()>>>,
-    /// Every source that waits, the next one first.
+    /// The waiting sources, the next one first.
     order: VecDeque<S>,
 }
 
-/// A slot, until it is dropped.
+/// A slot, held until it is dropped.
 #[derive(Debug)]
 pub(super) struct Slot<'a, S: Eq + Hash + Clone> {
     turns: &'a Turns<S>,
@@ -36,7 +36,7 @@ struct Waiter<'a, S: Eq + Hash + Clone> {
     granted: oneshot::Receiver<()>,
 }
 
-/// The source has too many questions waiting already.
+/// Too many queries of the source are waiting.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct QueueFull;
 
@@ -49,17 +49,17 @@ impl<S: Eq + Hash + Clone> Turns<S> {
     /// Waits for a slot.
     ///
     /// # Errors
-    /// [`QueueFull`] at once.
+    /// [`QueueFull`], without waiting.
     pub(super) async fn take(&self, source: S) -> Result<Slot<'_, S>, QueueFull> {
         let Some(granted) = self.enter(&source)? else { return Ok(Slot { turns: self, source }) };
         let mut waiter = Waiter { turns: self, source, granted };
-        // The sender is dropped only with the slots themselves.
+        // The sender is dropped only together with the slots.
         let answer = (&mut waiter.granted).await;
         let source = waiter.source.clone();
         answer.map(|()| Slot { turns: self, source }).map_err(|_| QueueFull)
     }
 
-    /// Takes a free slot (none is returned), or a place in the queue of the source.
+    /// Takes a free slot (returns none), or joins the queue of the source.
     fn enter(&self, source: &S) -> Result<Option<oneshot::Receiver<()>>, QueueFull> {
         let mut state = self.lock();
         let is_first = !state.waiting.contains_key(source);
@@ -109,7 +109,7 @@ impl<S: Eq + Hash + Clone> State<S> {
         *self.held.entry(source.clone()).or_default() += 1;
     }
 
-    /// Gives each free slot to the next source that has a share left.
+    /// Gives each free slot to the next source below its share.
     fn hand_out(&mut self) {
         let mut passed = 0;
         while self.free > 0 && passed < self.order.len() {
@@ -120,7 +120,7 @@ impl<S: Eq + Hash + Clone> State<S> {
                 continue;
             }
             let queue = self.waiting.entry(source.clone()).or_default();
-            // Waiters that gave up are passed over.
+            // Cancelled waiters are skipped.
             let is_granted = std::iter::from_fn(|| queue.pop_front()).any(|waiter| waiter.send(()).is_ok());
             let is_empty = queue.is_empty();
             if is_granted {
@@ -143,7 +143,7 @@ impl<S: Eq + Hash + Clone> Drop for Slot<'_, S> {
 }
 
 impl<S: Eq + Hash + Clone> Drop for Waiter<'_, S> {
-    /// A slot that was granted and not taken is free again.
+    /// Releases a slot that was granted but not taken.
     fn drop(&mut self) {
         self.granted.close();
         if self.granted.try_recv().is_ok() {
@@ -153,9 +153,9 @@ impl<S: Eq + Hash + Clone> Drop for Waiter<'_, S> {
 }
 
 const SLOTS: usize = 16;
-/// Some slots are free for others at once.
+/// Below the number of slots, so that some stay free for other sources.
 const SLOTS_OF_ONE: usize = 12;
-/// Of one source.
+/// Per source.
 const MAX_WAITING: usize = 256;
 
 #[cfg(test)]
@@ -167,7 +167,7 @@ mod tests {
 
     use super::*;
 
-    /// Lets `count` questions of each source be asked, each of which takes 100 ms.
+    /// Sends `count` queries of each source, each of which takes 100 ms.
     fn flood(turns: &Arc<Turns<usize>>, sources: std::ops::Range<usize>, count: usize) {
         for source in sources {
             for _ in 0..count {
@@ -181,7 +181,7 @@ mod tests {
         }
     }
 
-    /// Lets every task run until it waits.
+    /// Runs all tasks until they wait.
     async fn until_all_wait() {
         for _ in 0..100 {
             tokio::task::yield_now().await;

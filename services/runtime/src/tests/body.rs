@@ -1,4 +1,4 @@
-//! A body that a test sends piece by piece.
+//! A body that a test sends in pieces.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -8,7 +8,7 @@ use axum::body::Bytes;
 use hyper::body::{Body, Frame};
 use tokio::sync::mpsc;
 
-/// The sender sees how much was read, and when nobody reads any more.
+/// The sender sees how much was read, and when the body was dropped.
 pub(crate) struct Sent(pub(crate) mpsc::Receiver<Bytes>);
 
 impl Body for Sent {

@@ -1,4 +1,4 @@
-//! Calls in a service's own name: where its tokens come from, and what becomes of one that is refused.
+//! Calls under a service's own identity: the source of its tokens, and the handling of rejected ones.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,10 +10,10 @@ use serde_json::json;
 use super::*;
 use crate::{Caller, CallsConfig};
 
-/// An auth-service that gives whoever asks a token for asset-service.
+/// An auth-service that issues tokens for asset-service to every caller.
 struct Auth {
     issued: Arc<AtomicU64>,
-    /// Whether it gives anything.
+    /// Set while it is unavailable.
     is_away: Arc<std::sync::atomic::AtomicBool>,
     config: CallsConfig,
     serving: JoinHandle<()>,
@@ -66,7 +66,7 @@ async fn auth(platform: &Platform, life: i64) -> Auth {
     Auth { issued, is_away, config: CallsConfig { auth_url: Some(auth_url), api_key_file: None }, serving, _dir: dir }
 }
 
-/// The gateway, which calls.
+/// The calling service.
 struct Gateway {
     caller: Caller,
     mount: Mount,

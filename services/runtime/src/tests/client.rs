@@ -1,4 +1,4 @@
-//! Calling other services while connections, generations and servers come and go.
+//! Calls to other services while connections, snapshots and servers change.
 
 use std::sync::Mutex;
 
@@ -10,7 +10,7 @@ use super::trust::revoked;
 use super::*;
 use crate::Hosts;
 
-/// A client that speaks one HTTP version.
+/// A client that supports one HTTP version.
 pub(super) fn speaking(platform: &Platform, protocol: &[u8]) -> MeshClient {
     let mut config = platform.client_config(Some(&platform.leaf("gateway")));
     config.alpn_protocols = vec![protocol.to_vec()];
@@ -72,7 +72,7 @@ async fn a_client_lets_go_of_a_connection_before_the_server_has_to_end_it() {
     }
 }
 
-/// A service that only calls others: its generations, and the directory it mounts.
+/// A service that only calls others: its snapshots, and its credential directory.
 async fn caller(files: &MountedFiles) -> (Runtime, Mount, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let mount = Mount::new(dir.path(), files);
@@ -107,7 +107,7 @@ async fn a_new_generation_closes_the_idle_connections_of_the_one_before() {
     let routes = runtime.routes();
     let serving = tokio::spawn(runtime.serve(routes, std::future::pending()));
     let client = || generations.borrow().as_ref().unwrap().client("asset-service");
-    // Someone is connected to the caller meanwhile: that must not keep its old generation alive.
+    // An open connection to the caller must not keep its old snapshot alive.
     let visitor = platform.client(Some(&platform.leaf("chat-service")));
     let visit = Request::get(format!("{address}/health")).body(Body::empty()).unwrap();
     assert_eq!(visitor.request(visit).await.unwrap().status(), StatusCode::OK);

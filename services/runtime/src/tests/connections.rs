@@ -1,4 +1,4 @@
-//! One connection on its own, with time that passes when nothing else happens.
+//! A single connection, with paused time.
 
 use std::convert::Infallible;
 
@@ -24,7 +24,7 @@ pub(super) struct Served {
     pub(super) client: DuplexStream,
     pub(super) serving: JoinHandle<Option<Overstepped>>,
     distrust: oneshot::Sender<()>,
-    /// Lets one request to `/slow` be answered.
+    /// Releases one request to `/slow`.
     pub(super) slow: Arc<Notify>,
     stop: Stop,
 }
@@ -33,7 +33,7 @@ fn connection(protocol: Protocol) -> Served {
     connection_within(protocol, &HeadBudget::new(16 * 1024 * 1024))
 }
 
-/// The same with other memory for heads.
+/// Like `connection`, with another head budget.
 pub(super) fn connection_within(protocol: Protocol, budget: &HeadBudget) -> Served {
     let (client, server) = tokio::io::duplex(64 * 1024);
     let (distrust, distrusted) = oneshot::channel();
@@ -74,7 +74,7 @@ async fn answer(client: &mut DuplexStream) -> String {
 async fn a_first_request_that_was_on_its_way_when_the_service_stopped_is_answered() {
     for speaks in [true, false] {
         let Served { mut client, serving, stop, distrust: _distrust, .. } = connection(Protocol::Http1);
-        // It is served before it is stopped.
+        // The connection is served before it is stopped.
         tokio::time::sleep(Duration::from_millis(1)).await;
         stop.soon.cancel();
         stop.gracefully.cancel();
@@ -213,7 +213,7 @@ async fn an_http2_client_that_makes_no_room_for_its_answers_is_let_go() {
 async fn heads_are_bounded_in_either_version_and_so_are_streams() {
     let long = "x".repeat(MAX_HEAD_BYTES as usize + 1);
     let Served { mut client, serving, .. } = connection(Protocol::Http1);
-    // It may be closed before all of it is written.
+    // The connection may be closed before the request is fully written.
     let _ = client.write_all(format!("GET / HTTP/1.1\r\nhost: x\r\nx-long: {long}\r\n\r\n").as_bytes()).await;
     assert!(answer(&mut client).await.starts_with("HTTP/1.1 431"));
     drop(client);

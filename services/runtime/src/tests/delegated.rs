@@ -1,4 +1,4 @@
-//! Calls for someone else, and calls with the key of before.
+//! Calls on behalf of a subject, and calls with an API key.
 
 mod survival;
 
@@ -16,16 +16,16 @@ use super::*;
 use crate::testing::api_keys;
 use crate::{Caller, CallsConfig, Subject};
 
-/// An auth-service that gives the gateway tokens for whoever's credential it shows.
+/// An auth-service that exchanges every credential for a token.
 struct Exchange {
     issued: Arc<AtomicU64>,
-    /// How many requests came in.
+    /// The number of received requests.
     asked: Arc<AtomicU64>,
-    /// How many requests are answered with 503 first.
+    /// The number of requests to answer with 503 first.
     unavailable: Arc<AtomicUsize>,
-    /// Whether it answers nothing at all.
+    /// Set while it never responds.
     hangs: Arc<AtomicBool>,
-    /// Whether it takes nobody's credential.
+    /// Set while it rejects every credential.
     refuses: Arc<AtomicBool>,
     config: CallsConfig,
     serving: JoinHandle<()>,
@@ -115,7 +115,7 @@ fn refused() -> Response {
     (StatusCode::BAD_REQUEST, axum::Json(json!({ "error": "invalid_grant", "title": "Bad Request" }))).into_response()
 }
 
-/// asset-service, which lets the gateway act for others, and takes one API key.
+/// asset-service, which accepts delegated tokens from gateway and one API key.
 fn target(platform: &Platform, jtis: &[&str]) -> MountedFiles {
     let mut files = platform.mount("asset-service");
     let gateway = Declared { spiffe_id: spiffe_id("gateway"), scopes: vec![], on_behalf_of: true };
@@ -153,14 +153,14 @@ async fn gateway(files: &MountedFiles, calls: &CallsConfig) -> Gateway {
 }
 
 impl Gateway {
-    /// Who the service says it is called for.
+    /// Returns the subject that the service sees.
     async fn ask(&self, subject: Subject<'_>, service: &Service) -> Result<(StatusCode, String), CallError> {
         let request = Request::get(format!("{}/anyone", service.mesh)).body(Bytes::new()).unwrap();
         let (status, body) = read(self.caller.call_for(subject, "asset-service", request).await?).await;
         Ok((status, String::from_utf8(body).unwrap()))
     }
 
-    /// The token that the service is called with for Ann.
+    /// Returns the token that the service receives on behalf of Ann.
     async fn shown(&self, service: &Service) -> Result<String, CallError> {
         let request = Request::get(format!("{}/shown", service.mesh)).body(Bytes::new()).unwrap();
         let (status, body) = read(self.caller.call_for(Subject::Token("ann"), "asset-service", request).await?).await;

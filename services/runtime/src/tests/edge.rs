@@ -1,4 +1,4 @@
-//! The edge: what users reach, in plain HTTP or with a certificate of its own.
+//! The ingress listener, in plain HTTP or with a certificate of its own.
 
 use gaia_api::identity::IDENTITY_PATH;
 use gaia_auth::issue::ServiceClaims;
@@ -14,7 +14,7 @@ use serde_json::json;
 use super::*;
 use crate::EdgeConfig;
 
-/// A service with `/who`, and at its edge `/edge`, where any credential does, `/put` and `/host`.
+/// A service with `/who`, and on its ingress listener `/edge` (any credential), `/put` and `/host`.
 struct EdgeService {
     service: Service,
     address: String,
@@ -56,7 +56,7 @@ async fn start_edge_idle(
     EdgeService { service, address }
 }
 
-/// A public CA, and what it issues for 127.0.0.1.
+/// A public CA, and a certificate issued by it for 127.0.0.1.
 struct Public {
     issuer: Issuer<'static, KeyPair>,
     root: CertificateDer<'static>,
@@ -82,7 +82,7 @@ impl Public {
         pem.map(|(name, text)| (name, text.into_bytes())).into()
     }
 
-    /// A browser, so to speak.
+    /// The TLS configuration of a browser.
     fn config(&self) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.root.clone()).unwrap();
@@ -93,7 +93,7 @@ impl Public {
             .with_no_client_auth()
     }
 
-    /// The certificate that is served.
+    /// Returns the served certificate.
     async fn served(&self, edge: &EdgeService) -> Option<String> {
         let tls = TlsConnector::from(Arc::new(self.config()));
         let tcp = TcpStream::connect(&edge.address).await.unwrap();
@@ -102,7 +102,7 @@ impl Public {
     }
 }
 
-/// What one user gets, with these headers.
+/// Returns the response to a user's request with these headers.
 async fn ask(client: &MeshClient, url: String, headers: &[(&str, &str)]) -> (StatusCode, String) {
     let mut request = Request::get(url);
     for (name, value) in headers {
@@ -176,7 +176,7 @@ async fn with_a_certificate_of_its_own_it_shows_that_one_and_takes_keys_but_no_p
         let token = platform_token(&platform);
         assert_eq!(ask(&client, url("/edge"), &[("authorization", &token)]).await.0, StatusCode::UNAUTHORIZED);
     }
-    // Nor does a platform certificate make a peer here: nobody asks for it.
+    // A platform certificate does not create a peer here, because the listener does not request one.
     let mut config = platform.client_config(Some(&platform.leaf("gateway")));
     assert!(
         MeshClient::new(config.clone(), crate::Hosts::default())
@@ -273,7 +273,7 @@ async fn slow_users_are_let_go_and_a_stop_drains_the_edge_too() {
 
 const KEY: &str = "an-old-shared-key-that-everybody-knows";
 
-/// How long an HTTP/1 connection of the edge stays open after an answer.
+/// Returns the time until an HTTP/1 connection of the ingress listener is closed after a response.
 async fn idle_time(edge_idle_timeout: Option<Span>) -> Duration {
     let platform = Platform::new();
     let edge = start_edge_idle(&platform.mount("asset-service"), None, Limits::default(), edge_idle_timeout).await;

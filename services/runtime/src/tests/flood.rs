@@ -1,4 +1,4 @@
-//! Heads, frames and connections of one source, against the budgets that all sources share.
+//! Heads, frames and connections of one source, against the budgets shared by all sources.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -26,21 +26,21 @@ fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
 }
 
-/// `GET /` for `x`.
+/// An HPACK-encoded head: `GET /` for `x`.
 fn head() -> Vec<u8> {
     vec![0x82, 0x87, 0x84, 0x41, 0x01, b'x']
 }
 
 async fn http1(budget: &HeadBudget, request: &str) -> String {
     let Served { mut client, .. } = connection_within(Protocol::Http1, budget);
-    // It may be closed before all of it is written.
+    // The connection may be closed before the request is fully written.
     let _ = client.write_all(request.as_bytes()).await;
     let mut answer = vec![0; 256];
     let bytes = client.read(&mut answer).await.unwrap();
     String::from_utf8_lossy(&answer[..bytes]).into_owned()
 }
 
-/// The frames that the server sends until it closes the connection: kind, and payload.
+/// Returns the frames that the server sends until it closes the connection: type and payload.
 async fn frames(client: &mut DuplexStream) -> Vec<(u8, Vec<u8>)> {
     let mut all = Vec::new();
     let _ = timeout(Duration::from_secs(5), client.read_to_end(&mut all)).await.expect("the connection is closed");
@@ -196,7 +196,7 @@ async fn connections_of_some_sources_keep_no_other_out_of_mesh_and_admin() {
                 let socket = TcpSocket::new_v4().unwrap();
                 socket.bind(SocketAddr::new(IpAddr::from([127, 0, 1, n % sources + 1]), 0)).unwrap();
                 let mut tcp = socket.connect(to).await.unwrap();
-                // Half of a head: it is waited for.
+                // An incomplete head.
                 let _ = tcp.write_all(b"GET / HTTP/1.1\r\n").await;
                 held.push(tcp);
             }

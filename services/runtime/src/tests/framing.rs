@@ -1,4 +1,4 @@
-//! The framing of requests here against that of hyper: where both read on, both see the same requests.
+//! Compares this framing of requests with hyper's: if both continue, both must see the same requests.
 
 use std::convert::Infallible;
 use std::sync::{Mutex, PoisonError};
@@ -17,12 +17,12 @@ use crate::framing::Framing;
 /// The target of a request and the length of its body.
 type Message = (String, usize);
 
-/// A path, which both read in the same way; other forms of targets are odd enough as they are.
+/// Returns a path; other forms of targets are not compared.
 fn target(text: &str) -> String {
     if text.starts_with('/') { text.to_owned() } else { String::new() }
 }
 
-/// The requests whose bodies hyper read to the end.
+/// Returns the requests whose bodies hyper read to the end.
 async fn by_hyper(bytes: &[u8]) -> Vec<Message> {
     let found = Arc::new(Mutex::new(Vec::new()));
     let service = {
@@ -47,7 +47,7 @@ async fn by_hyper(bytes: &[u8]) -> Vec<Message> {
     found.clone()
 }
 
-/// The requests whose ends are found here, and how many bytes may be read.
+/// Returns the requests completed according to `Framing`, and the number of accepted bytes.
 fn by_framing(bytes: &[u8]) -> (Vec<Message>, usize) {
     let (mut framing, mut found, mut began, mut length) = (Framing::default(), Vec::new(), None, 0);
     for (at, byte) in bytes.iter().enumerate() {
@@ -77,7 +77,7 @@ fn check(bytes: &[u8]) {
     assert!(here.starts_with(&hyper), "{text:?}: {here:?} here, {hyper:?} by hyper");
 }
 
-/// Pieces of requests, good and bad.
+/// Pieces of valid and invalid requests.
 fn piece() -> impl Strategy<Value = String> {
     let good = prop_oneof![
         (0..4u8).prop_map(|n| format!("GET /{n} HTTP/1.1\r\nHost: x\r\n\r\n")),

@@ -1,4 +1,4 @@
-//! Calls to hosts that the resolver of the system does not know.
+//! Calls to hosts unknown to the system resolver.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::Hosts;
 
-/// An address that nobody listens on.
+/// An address without a listener.
 async fn nobody() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
@@ -26,7 +26,7 @@ async fn the_addresses_of_a_host_take_turns_and_one_that_does_not_answer_is_pass
         let request = Request::get("https://localhost:1/who").body(Body::empty()).unwrap();
         assert_eq!(read(client.request(request).await.unwrap()).await.0, StatusCode::OK);
     }
-    // The second found nobody and went on to the address after.
+    // The second call failed to connect and used the next address.
     assert!(services[0].metric("gaia_mesh_connections 1").await);
     assert!(services[1].metric("gaia_mesh_connections 2").await);
 }

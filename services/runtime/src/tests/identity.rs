@@ -1,4 +1,4 @@
-//! What an instance says of itself, and to whom.
+//! The operator's routes, and access to them.
 
 use gaia_api::identity::{IDENTITY_PATH, IdentityReport, MAX_REPORT_BYTES};
 use gaia_api::ledger::{LEDGER_PATH, LedgerCaller, LedgerReport};
@@ -46,7 +46,7 @@ async fn the_operator_learns_what_is_in_force_in_either_tls_mode() {
     }
 }
 
-/// A part that is refused is reported with the reason, and the others are in force.
+/// A rejected part is reported with the reason, and the others are in use.
 #[tokio::test]
 async fn refused_api_keys_are_reported_to_the_operator() {
     let platform = Platform::new();
@@ -61,7 +61,7 @@ async fn refused_api_keys_are_reported_to_the_operator() {
     assert!(refused["api_keys"].contains("api-keys.json"), "{refused:?}");
 }
 
-/// One that knows a key, whose text is `secret`.
+/// A service with an API key whose text is `secret`.
 async fn start_with_key(platform: &Platform) -> Service {
     let mut files = platform.mount("asset-service");
     let key =
@@ -133,7 +133,7 @@ async fn for_everybody_else_there_is_nothing_there() {
         assert_eq!(answer, service.get(&client, "/nothing").await.unwrap());
     }
     let elsewhere = platform.leaf_for("spiffe://other.local/gaia/operator", now - hour, now + hour);
-    // Neither certificate verifies, and so its connection has no peer.
+    // Neither certificate verifies, so the connection has no peer.
     for leaf in [elsewhere, Platform::new().operator_leaf()] {
         let answer = service.get(&platform.client(Some(&leaf)), IDENTITY_PATH).await.unwrap();
         assert_eq!(answer.0, StatusCode::NOT_FOUND);

@@ -1,4 +1,4 @@
-//! Many requests at once to one service: each gets there, and none waits for what others do not read.
+//! Many concurrent requests to one service: all arrive, and none waits for unread responses of others.
 
 use http_body_util::BodyExt as _;
 use tokio::task::JoinSet;
@@ -41,7 +41,7 @@ async fn one_connection_does_for_little_and_however_much_there_is_it_gets_there_
     .await;
 }
 
-/// A service that gives and takes 256 KiB, and holds bodies that it does not read.
+/// A service with 256 KiB responses and requests that holds bodies without reading them.
 async fn heavy(platform: &Platform) -> (Service, Arc<Notify>) {
     let (runtime, mount, dir) = runtime(platform).await;
     let held = Arc::new(Notify::new());
@@ -83,7 +83,7 @@ async fn bodies_that_a_service_does_not_read_do_not_hold_up_another() {
     let client = speaking(&platform, b"h2");
     let post_to = |path| Request::post(format!("{}{path}", service.mesh)).body(Body::from(vec![0; MUCH])).unwrap();
     let mut holding = JoinSet::new();
-    // One first, so that the others need no connection.
+    // One first, so that the others need no new connection.
     for count in [1, 63] {
         while holding.len() < count {
             let (client, request) = (client.clone(), post_to("/hold"));

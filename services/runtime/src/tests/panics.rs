@@ -1,4 +1,4 @@
-//! A panic of one request, beside others.
+//! A panic in one request while others are in progress.
 
 use super::*;
 

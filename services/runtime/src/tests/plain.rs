@@ -1,4 +1,4 @@
-//! Plain HTTP beside TLS on one port, and who is counted there.
+//! Plain HTTP and TLS on one port, and the metrics of plain requests.
 
 use super::*;
 
@@ -7,7 +7,7 @@ const REQUEST: &[u8] = b"GET /who HTTP/1.1\r\nhost: x\r\n\r\n";
 async fn ask(stream: &mut TcpStream, request: &[u8]) -> String {
     let _ = stream.write_all(request).await;
     let mut answer = vec![0; 4096];
-    // A connection that is closed on unread bytes is reset.
+    // Closing a connection with unread bytes resets it.
     let bytes = stream.read(&mut answer).await.unwrap_or_default();
     String::from_utf8_lossy(&answer[..bytes]).into_owned()
 }

@@ -1,10 +1,10 @@
-//! Clients that are silent, slow or many: others are served all the same, and they are let go in time.
+//! Silent, slow or numerous clients: others are served, and the connections are closed in time.
 
 use tokio::time::Instant;
 
 use super::*;
 
-/// A second for everything, so that a test sees it end.
+/// One second for every limit, to keep the tests short.
 fn short() -> Limits {
     let second = Duration::from_secs(1);
     Limits {
@@ -18,7 +18,7 @@ fn short() -> Limits {
     }
 }
 
-/// That the service answers others, and soon.
+/// Asserts that other clients are served without delay.
 async fn others_are_served(service: &Service, client: &MeshClient) {
     let began = Instant::now();
     assert_eq!(service.get(client, "/who").await.unwrap().0, StatusCode::OK);
@@ -169,7 +169,7 @@ async fn who_does_not_take_the_answer_is_let_go() {
     eventually("both are let go", async || service.metric("gaia_mesh_connections 0").await).await;
 }
 
-/// What a channel receives, as a stream.
+/// Converts a channel into a stream.
 fn futures_of<T>(mut receiver: tokio::sync::mpsc::Receiver<T>) -> impl futures::Stream<Item = T> {
     futures::stream::poll_fn(move |context| receiver.poll_recv(context))
 }

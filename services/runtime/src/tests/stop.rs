@@ -1,4 +1,4 @@
-//! Stopping: in order, and in time.
+//! Graceful shutdown: order and time limits.
 
 use tokio::time::Instant;
 
@@ -15,7 +15,7 @@ async fn start_with(platform: &Platform, shutdown_delay: &str, drain_timeout: &s
     serve(runtime, mount, dir)
 }
 
-/// A request that is answered when `service.slow` says so.
+/// A request that is answered when `service.slow` is notified.
 async fn slow_request(
     service: &Service,
     client: &MeshClient,

@@ -28,7 +28,7 @@ fn server(platform: &Platform, identity: &ServiceIdentity) -> MountedFiles {
     files
 }
 
-/// A caller with this policy, which has an API key.
+/// A caller with this policy and an API key.
 async fn caller(platform: &Platform, policy: &Policy) -> (Runtime, crate::Caller, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let mut files = platform.mount("gateway");
@@ -59,7 +59,7 @@ async fn a_namesake_in_another_namespace_is_refused_before_anything_is_sent() {
     for part in [EVIL, "spiffe://gaia.local/ns/shop/sa/asset-service", "target asset-service"] {
         assert!(text.contains(part), "{text}");
     }
-    // The same server by the target that it is; and no connection of it serves the other target.
+    // The same server under its own name; its connection is not used for the other target.
     assert_eq!(call(&caller, &evil, "evil/asset-service").await.unwrap(), StatusCode::OK);
     assert!(call(&caller, &evil, "asset-service").await.is_err());
 }

@@ -1,4 +1,4 @@
-//! What happens to peers, on open and on new connections, when trust in them ends.
+//! Effects on open and new connections when peers are no longer trusted.
 
 use tokio::time::Instant;
 
@@ -13,7 +13,7 @@ async fn ask(stream: &mut TlsStream<TcpStream>) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&answer[..bytes]).into_owned())
 }
 
-/// The time until the other side closes a connection on which nothing is said.
+/// Returns the time until the other side closes an idle connection.
 async fn closed(stream: &mut TlsStream<TcpStream>) -> Duration {
     let start = Instant::now();
     let read = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut [0; 1024])).await;
@@ -51,7 +51,7 @@ async fn a_removed_root_goes_even_while_the_own_leaf_still_chains_to_it() {
     let mut files = old.mount("asset-service");
     files.insert(key::CA_CERT, format!("{}{}", old.bundle(), new.bundle()).into_bytes());
     let mut service = start(&files).await;
-    // These clients trust both, so that only what the service trusts is seen.
+    // These clients trust both CAs, so that only the trust of the service matters.
     let mut doomed = service.connect(&old, &old.leaf("gateway")).await;
     let mut fine = service.connect(&old, &new.leaf("gateway")).await;
     for stream in [&mut doomed, &mut fine] {

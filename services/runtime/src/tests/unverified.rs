@@ -7,7 +7,7 @@ use crate::testing::{TRUST_DOMAIN, api_keys};
 
 const KEY: &str = "gk_test_0123456789abcdef0123456789abcdef";
 
-/// A CA of rcgen's, and a leaf below it with these names.
+/// A CA created with rcgen, and a leaf below it with these names.
 fn foreign(names: &[rcgen::SanType]) -> (String, MountedFiles) {
     let key = || rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     let mut params = rcgen::CertificateParams::default();
@@ -26,7 +26,7 @@ fn foreign(names: &[rcgen::SanType]) -> (String, MountedFiles) {
     (ca.pem(), files)
 }
 
-/// A trusted bundle, and leaves that do not verify by it, each with its reason.
+/// A trusted bundle, and leaves that do not verify with it, each with its reason.
 fn leaves(platform: &Platform) -> (String, Vec<(&'static str, MountedFiles)>) {
     let (now, hour) = (SystemClock.now(), SignedDuration::from_hours(1));
     let id = spiffe_id("gateway");
@@ -56,7 +56,7 @@ fn mount(platform: &Platform, bundle: &str, tls_mode: TlsMode, mode: AuthMode) -
     files
 }
 
-/// Kind: an old caller's certificate cuts it off, though its API key is good.
+/// Kind: an outdated certificate cuts off a caller although its API key is valid.
 #[tokio::test]
 async fn a_certificate_that_does_not_verify_is_no_peer_in_permissive_and_fails_nothing() {
     for mode in [AuthMode::APIKeyOnly, AuthMode::Dual] {
@@ -99,7 +99,7 @@ async fn a_certificate_that_does_not_verify_is_refused_in_strict() {
     );
 }
 
-/// Going to Strict ends the connections of those that have no peer, as of those without a certificate.
+/// A change to Strict ends connections without a peer, like those without a certificate.
 #[tokio::test]
 async fn a_connection_without_a_peer_ends_when_a_certificate_is_needed() {
     let platform = Platform::new();
@@ -112,7 +112,7 @@ async fn a_connection_without_a_peer_ends_when_a_certificate_is_needed() {
     assert!(!closed.is_ok_and(|bytes| bytes > 0));
 }
 
-/// The operator's name in a certificate of another CA opens nothing.
+/// The operator's name in a certificate of another CA grants no access.
 #[tokio::test]
 async fn an_identity_is_never_read_from_a_certificate_that_does_not_verify() {
     let platform = Platform::new();

@@ -50,7 +50,7 @@ pub(crate) fn as_client(
     verifier.check(&ders[0], &ders[1..], unix(now)).map(drop)
 }
 
-/// The result for a server `gateway` with that chain, by the identity that its leaf has.
+/// The result for a server `gateway` with that chain, by the identity in its leaf.
 pub(crate) fn as_server(
     roots: &[Certificate],
     chain: &[Certificate],
@@ -70,7 +70,7 @@ pub(crate) fn as_server(
     verifier.verify_server_cert(&ders[0], &ders[1..], &name, &[], unix(now)).map(drop)
 }
 
-/// A root, an intermediate below it and a leaf, with these key usages; none: without the extension.
+/// A root, an intermediate below it and a leaf, with these key usages; none omits the extension.
 fn chain(
     root: Option<&[KeyUsagePurpose]>,
     intermediate: Option<&[KeyUsagePurpose]>,
@@ -95,7 +95,7 @@ fn chain(
     (read(root.der()), vec![read(leaf.der()), read(middle.der())])
 }
 
-/// Kind: keyUsage, which webpki does not read; on both sides, and in the check of the own leaf.
+/// Kind: keyUsage, which webpki does not check; on both sides, and in the check of the own leaf.
 #[test]
 fn key_usages_of_leaves_and_intermediates_decide_on_both_sides() {
     use KeyUsagePurpose::{CrlSign, DataEncipherment, DigitalSignature, KeyCertSign, KeyEncipherment};
@@ -130,7 +130,7 @@ fn key_usages_of_leaves_and_intermediates_decide_on_both_sides() {
     }
 }
 
-/// Without a connection that would learn that there is no peer, as in Strict.
+/// Without a handshake that could continue without a peer, as in Strict.
 #[test]
 fn outside_of_a_handshake_a_certificate_that_proves_nothing_is_refused() {
     let (_, stranger) = chain(None, None, None);

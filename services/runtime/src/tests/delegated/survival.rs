@@ -1,4 +1,4 @@
-//! Which changes drop delegated tokens, and which refusals are remembered.
+//! Changes that drop delegated tokens, and refusals that are cached.
 
 use gaia_api::mount::DeniedSubject;
 use gaia_pki::KeySpec;
@@ -6,7 +6,7 @@ use gaia_pki::KeySpec;
 use super::*;
 
 impl Gateway {
-    /// Mounts these files and waits until they are in force.
+    /// Mounts these files and waits until they are loaded.
     async fn mounts(&mut self, files: &MountedFiles) {
         drop(self.generations.borrow_and_update().clone());
         self.mount.swap(files);
@@ -164,7 +164,7 @@ async fn a_definitive_refusal_is_remembered_until_the_files_change_and_others_ar
     refused(&gateway).await;
     assert_eq!(asked(), 3, "it was refused under another denylist");
 
-    // An unknown key is refused with Retry-After: the next answer may be another one.
+    // An unknown key is refused with Retry-After, so the refusal is not cached.
     for _ in 0..3 {
         assert!(gateway.ask(Subject::Token("early"), &service).await.is_err());
     }
