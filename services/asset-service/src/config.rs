@@ -12,7 +12,7 @@ use crate::quota::Limits;
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "asset-service", version)]
 pub struct Config {
-    /// What every service is configured by.
+    /// Settings shared by all services.
     #[command(flatten)]
     pub runtime: RuntimeConfig,
     /// Where objects are kept.

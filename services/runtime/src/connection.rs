@@ -1,4 +1,4 @@
-//! One HTTP connection, from its first byte to its last, within limits of time and size.
+//! One HTTP connection with limits of time and size.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -35,57 +35,57 @@ use crate::panics::{Panicked, contained};
 use crate::protocol::Protocol;
 use crate::slots::SlotState;
 
-/// How connections are told to end.
+/// Shutdown signals of connections.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Stop {
-    /// Whoever asks is told not to ask here again.
+    /// HTTP/1 responses get `Connection: close`.
     pub(crate) soon: CancellationToken,
-    /// Finish what is under way and take nothing new.
+    /// Requests in progress are completed and new ones refused.
     pub(crate) gracefully: CancellationToken,
-    /// End now.
+    /// Connections are closed immediately.
     pub(crate) at_once: CancellationToken,
 }
 
-/// What ends one connection.
+/// Conditions that end one connection.
 #[derive(Debug)]
 pub(crate) struct Ends<F> {
-    /// When this ends, what is under way has [`DISTRUST_GRACE`] left.
+    /// Resolves when the peer is no longer trusted; requests in progress then have [`DISTRUST_GRACE`] left.
     pub(crate) distrusted: F,
-    /// After this time the peer is told to come back on another connection; what is under way is finished.
+    /// After this time the peer must use another connection; requests in progress are completed.
     pub(crate) max_age: Duration,
-    /// The listener stops.
+    /// Shutdown of the listener.
     pub(crate) stop: Stop,
 }
 
-/// How one connection is served.
+/// Parameters for serving one connection.
 #[derive(Clone)]
 pub(crate) struct Terms {
     pub(crate) protocol: Protocol,
     pub(crate) app: Router,
-    /// Who is at the other end.
+    /// The peer and its transport.
     pub(crate) connection: Arc<Connection>,
     pub(crate) limits: Limits,
-    /// Counts its requests.
+    /// Counter of its requests.
     pub(crate) requests: Counter,
-    /// What it holds of the memory for heads.
+    /// Its reservation in the head budget.
     pub(crate) heads: ConnectionHeads,
-    /// Its place among the connections of the listener.
+    /// Its slot among the connections of the listener.
     pub(crate) slot: Arc<SlotState>,
 }
 
-/// A limit that ended a connection.
+/// The limit that ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Overstepped {
-    /// No request came.
+    /// No request was received.
     FirstRequest,
-    /// No further request came.
+    /// No further request was received.
     Idle,
-    /// The client does not take its answers.
+    /// The client does not read its responses.
     Answers,
 }
 
 impl Overstepped {
-    /// The text used as a metric label.
+    /// Returns the metric label.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::FirstRequest => "first_request",
@@ -95,7 +95,7 @@ impl Overstepped {
     }
 }
 
-/// Serves one connection to its end. Tells which limit ended it, if one did.
+/// Serves one connection until it closes. Returns the limit that ended it, if any.
 pub(crate) async fn serve<IO>(io: IO, terms: Terms, ends: Ends<impl Future<Output = ()>>) -> Option<Overstepped>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -104,7 +104,7 @@ where
     let Terms { protocol, limits, .. } = terms;
     let activity = Activity::new(Arc::clone(&terms.slot));
     let io = Inbound::new(io, protocol, terms.heads.clone(), limits.head);
-    // HTTP/1 cannot say "no more" but in an answer: a connection that is closed between two may swallow a request.
+    // HTTP/1 can only announce the close in a response; closing between requests could lose one.
     let is_closing = Arc::new(AtomicBool::new(false));
     let service = {
         let (activity, is_closing) = (activity.clone(), Arc::clone(&is_closing));
@@ -122,10 +122,10 @@ where
             }
         };
     let mut distrusted = std::pin::pin!(distrusted);
-    // hyper does not time out a silent or half-sent HTTP/2 preface.
+    // hyper has no timeout for a silent or incomplete HTTP/2 preface.
     let mut first_request = std::pin::pin!(sleep(limits.first_request));
     let mut is_waiting = true;
-    // Nor an HTTP/2 connection that nothing is asked on.
+    // hyper has no timeout for an HTTP/2 connection without requests.
     let mut idle = std::pin::pin!(sleep(limits.idle));
     let mut too_old = std::pin::pin!(sleep(max_age));
     let mut is_old = false;
@@ -134,7 +134,7 @@ where
     let mut is_distrusted = false;
     loop {
         tokio::select! {
-            // Whatever became of it: the peer hears of it, and there is nobody else to tell.
+            // The result is ignored: the peer sees the close, and errors of single connections are not logged.
             _ = serving.as_mut() => return None,
             () = first_request.as_mut(), if is_waiting => {
                 is_waiting = false;
@@ -147,7 +147,7 @@ where
                 match activity.waits_since() {
                     Some(since) if since + limits.idle > now => idle.as_mut().reset(since + limits.idle),
                     Some(_) if activity.is_idle() => {
-                        // Whoever is there and asks just now is told to come again.
+                        // A request sent at this time gets GOAWAY, so that the client can retry it.
                         serving.as_mut().graceful_shutdown();
                         let _ = timeout(GOODBYE, serving).await;
                         return Some(Overstepped::Idle);
@@ -174,7 +174,7 @@ where
             () = stop.gracefully.cancelled(), if !is_ending => {
                 is_ending = true;
                 if protocol == Protocol::Http1 && !activity.has_spoken() {
-                    // hyper would close it at once, also where its first request is on the way.
+                    // hyper would close it immediately, even if its first request is in transit.
                     is_closing.store(true, Ordering::Relaxed);
                     first_request.as_mut().reset(Instant::now() + LAST_CALL);
                 } else {
@@ -187,7 +187,7 @@ where
     }
 }
 
-/// Answers one request. A client whose body comes too slowly is told so, whatever the handler made of it.
+/// Responds to one request. A request whose body arrived too slowly gets a 408, whatever the handler returned.
 async fn answer(
     terms: Terms,
     under_way: UnderWay,
@@ -196,7 +196,7 @@ async fn answer(
 ) -> Result<Response<Answering>, Infallible> {
     terms.requests.inc();
     let is_too_slow = Arc::new(AtomicBool::new(false));
-    // Who asks first whether to send is spared the sending.
+    // A client that sends `Expect: 100-continue` has not sent the body yet, so there is nothing to drain.
     let asks_first = request.headers().contains_key(header::EXPECT);
     let (parts, body) = request.into_parts();
     let head = terms.heads.request(&parts);
@@ -253,14 +253,14 @@ fn http2() -> http2::Builder<TokioExecutor> {
     builder
 }
 
-/// A time that does not come: the branch that waits for it is off until it is set.
+/// Returns a time far in the future, which disables the branch until it is reset.
 fn far_away() -> Instant {
     Instant::now() + Duration::from_secs(365 * 24 * 3600)
 }
 
-/// What an idle client has to hear that the connection ends.
+/// Time for an idle client to receive GOAWAY.
 const GOODBYE: Duration = Duration::from_secs(2);
-/// So long after the stop the first request of a connection may still come: it was sent when nobody knew.
+/// Grace period after shutdown for the first request of a connection, which the client sent before it could notice.
 pub(crate) const LAST_CALL: Duration = Duration::from_secs(1);
 pub(crate) const DISTRUST_GRACE: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);

@@ -1,7 +1,7 @@
-//! One whole set of TLS material. It is never changed: any change makes a new one.
+//! Credentials snapshot: an immutable set of loaded TLS material. Every change creates a new one.
 //!
-//! rustls resumes a session without looking at the client certificate again, so nothing is ever resumed: no session
-//! storage, no tickets, and both configurations are built anew.
+//! rustls resumes a session without verifying the client certificate again, so sessions are never resumed: there is no
+//! session storage and there are no tickets, and both configurations are rebuilt.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,10 +31,10 @@ use crate::peer::{Peers, Seen};
 use crate::target::Expected;
 use crate::verifier::{ClientVerifier, ServerVerifier};
 
-/// The newest generation; `None` before the first.
+/// The current credentials snapshot; `None` before the first.
 pub(crate) type Generations = watch::Receiver<Option<Arc<Generation>>>;
 
-/// What listeners and clients of this service use until the next change.
+/// The loaded credentials used by listeners and clients until the next change.
 #[derive(Debug)]
 pub struct Generation {
     pub(crate) parts: TakenParts,
@@ -45,7 +45,7 @@ pub struct Generation {
     context: Arc<str>,
 }
 
-/// The clients of one generation, one for each target: a connection to the server of one target is never used for another.
+/// One client per target: a connection to one target is never used for another.
 struct Clients {
     config: ClientConfig,
     chain: Arc<dyn ServerCertVerifier>,
@@ -62,7 +62,7 @@ impl std::fmt::Debug for Clients {
 }
 
 impl Clients {
-    /// The same without any client yet.
+    /// Returns the same configuration without clients.
     fn anew(&self) -> Self {
         Self {
             config: self.config.clone(),
@@ -75,7 +75,7 @@ impl Clients {
     }
 
     fn of(&self, target: &str, policy: &Policy, denied: &Arc<Denied>) -> MeshClient {
-        // Nothing panics while it is held.
+        // No code panics while it holds this lock.
         let mut by_target = self.by_target.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = by_target.get(target) {
             return client.clone();
@@ -88,7 +88,7 @@ impl Clients {
             expected: Expected::of(policy, target),
             metrics: Arc::clone(&self.metrics),
         };
-        // It asks more than the usual verifier, which it asks first.
+        // The verifier calls the default one first and adds checks.
         config.dangerous().set_certificate_verifier(Arc::new(verifier));
         let client = MeshClient::new(config, self.hosts.clone());
         if by_target.len() >= MAX_TARGETS {
@@ -99,7 +99,7 @@ impl Clients {
     }
 }
 
-/// The parts of the mounted directory that a generation is made of.
+/// The parts of the credential directory that a snapshot consists of.
 #[derive(Debug, Clone)]
 pub(crate) struct TakenParts {
     pub(crate) bundle: Arc<Bundle>,
@@ -111,7 +111,7 @@ pub(crate) struct TakenParts {
 }
 
 impl TakenParts {
-    /// Whether all of them are the same as before.
+    /// Returns true if all parts are the same as before.
     pub(crate) fn are(&self, before: &Self) -> bool {
         let is_same_jwks = match (&self.jwks, &before.jwks) {
             (Some(jwks), Some(before)) => Arc::ptr_eq(jwks, before),
@@ -121,7 +121,7 @@ impl TakenParts {
         is_same_jwks && Arc::ptr_eq(&self.policy, &before.policy) && self.make_the_same_tls_as(before)
     }
 
-    /// Whether TLS configurations and connections made from `before` are still right: they depend on bundle, leaf,
+    /// Returns true if TLS configurations and connections of `before` stay valid: they depend on bundle, leaf,
     /// denylist, TLS mode and trust domain.
     fn make_the_same_tls_as(&self, before: &Self) -> bool {
         let (policy, old) = (&self.policy.policy, &before.policy.policy);
@@ -132,7 +132,7 @@ impl TakenParts {
             && policy.service.spiffe_id.trust_domain() == old.service.spiffe_id.trust_domain()
     }
 
-    /// Whether the identities that are expected of servers are the same as before.
+    /// Returns true if the expected identities of servers are the same as before.
     fn expect_the_same_servers_as(&self, before: &Self) -> bool {
         let (policy, old) = (&self.policy.policy, &before.policy.policy);
         (&policy.targets, &policy.token_issuer, policy.mode, &policy.service)
@@ -146,7 +146,7 @@ impl TakenParts {
             self.denylist.hash.as_deref().map(str::as_bytes),
             Some(self.policy.hash.as_bytes()),
         ] {
-            // Each by its hash: two parts cannot be taken for one.
+            // Each part is hashed separately, so that the concatenation is unambiguous.
             text.extend(part.map(sha256_hex).unwrap_or_default().into_bytes());
             text.push(b' ');
         }
@@ -155,9 +155,8 @@ impl TakenParts {
 }
 
 impl Generation {
-    /// Builds what the parts are used through. TLS configurations and the pool of connections are those of `before`
-    /// where nothing that they depend on has changed. Fails only if the parts do not fit together, which they were
-    /// judged to.
+    /// Builds a snapshot. TLS configurations and the connection pool of `before` are reused if nothing that they depend
+    /// on has changed. Fails only if the parts do not match each other, which is checked when they are loaded.
     pub(crate) fn new(
         parts: TakenParts,
         before: Option<&Self>,
@@ -189,47 +188,47 @@ impl Generation {
         Ok(Self { parts, server: Arc::new(server), verifier, clients, context })
     }
 
-    /// The client for calls to a target service, `name` or `namespace/name` (a bare name is of the own namespace), with
-    /// this generation's leaf, bundle and connections. It takes no server but one with the target's SPIFFE ID.
+    /// Returns the client for a target service, `name` or `namespace/name` (a bare name is in the own namespace), with
+    /// this snapshot's leaf, bundle and connections. It accepts only servers with the target's SPIFFE ID.
     #[must_use]
     pub fn client(&self, target: &str) -> MeshClient {
         self.clients.of(target, self.policy(), &self.parts.denylist.denied)
     }
 
-    /// The policy in force.
+    /// Returns the policy.
     #[must_use]
     pub fn policy(&self) -> &Policy {
         &self.parts.policy.policy
     }
 
-    /// What is revoked.
+    /// Returns the denylist.
     #[must_use]
     pub fn denied(&self) -> &Denied {
         &self.parts.denylist.denied
     }
 
-    /// The platform's public keys; `None` if none were ever loaded.
+    /// Returns the platform's public keys; `None` if none were ever loaded.
     pub(crate) fn keys(&self) -> Option<&KeySet> {
         self.parts.jwks.as_ref().map(|jwks| &*jwks.keys)
     }
 
-    /// Identifies key set, denylist and policy: what was decided by them holds until it changes.
+    /// Returns the hash of key set, denylist and policy: decisions based on them stay valid until it changes.
     pub(crate) fn context(&self) -> Arc<str> {
         Arc::clone(&self.context)
     }
 
-    /// The text of `jwks.json`; `None` if none was ever loaded.
+    /// Returns the text of `jwks.json`; `None` if none was ever loaded.
     #[must_use]
     pub fn jwks(&self) -> Option<&[u8]> {
         self.parts.jwks.as_ref().map(|jwks| jwks.text.as_ref())
     }
 
-    /// Whether the leaf still holds.
+    /// Returns true if the leaf has not expired.
     pub(crate) fn is_in_date(&self, now: Timestamp) -> bool {
         now <= self.parts.leaf.certificate.not_after()
     }
 
-    /// The identity and the root of a chain that was verified under this generation.
+    /// Returns the identity and the root of a chain that was verified with this snapshot.
     pub(crate) fn see(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Arc<Seen> {
         match chain.split_first() {
             Some((leaf, intermediates)) => self.verifier.peers.see(leaf, intermediates, now),
@@ -237,18 +236,18 @@ impl Generation {
         }
     }
 
-    /// Whether a peer is the operator: it alone may ask what this instance has loaded, and nothing else.
+    /// Returns true if a peer is the operator, the only caller that may query the instance's state.
     pub(crate) fn is_operator(&self, peer: &PeerIdentity) -> bool {
         peer.spiffe_id == SpiffeId::operator(self.trust_domain())
     }
 
-    /// Whether the policy names a caller.
+    /// Returns true if the policy lists a caller.
     #[must_use]
     pub fn declares(&self, caller: &SpiffeId) -> bool {
         self.policy().callers.iter().any(|declared| declared.spiffe_id == *caller)
     }
 
-    /// Whether a peer with that chain would be let in now. Without a chain: where none is needed.
+    /// Returns true if a peer with that chain would be accepted now. An empty chain is accepted where none is required.
     pub(crate) fn admits(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> bool {
         match chain.split_first() {
             Some((leaf, intermediates)) => self.verifier.check(leaf, intermediates, unix(now)).is_ok(),
@@ -294,7 +293,7 @@ fn server_chain(parts: &TakenParts, provider: &Arc<CryptoProvider>) -> Result<Ar
     Ok(builder.build().map_err(|error| error.to_string())?)
 }
 
-/// The TLS side of clients, before a target is known.
+/// Returns the TLS configuration of clients without the verifier of a target.
 fn client(parts: &TakenParts, provider: &Arc<CryptoProvider>, clock: &Arc<dyn Clock>) -> Result<ClientConfig, String> {
     let mut config = ClientConfig::builder_with_details(Arc::clone(provider), time(clock))
         .with_protocol_versions(&[&TLS13])
@@ -314,7 +313,7 @@ fn time(clock: &Arc<dyn Clock>) -> Arc<dyn TimeProvider> {
     Arc::new(ClockTime(Arc::clone(clock)))
 }
 
-/// Our clock as rustls asks for it.
+/// Adapter from [`Clock`] to rustls.
 struct ClockTime(Arc<dyn Clock>);
 
 impl std::fmt::Debug for ClockTime {
@@ -333,5 +332,5 @@ fn unix(time: Timestamp) -> UnixTime {
     UnixTime::since_unix_epoch(std::time::Duration::from_secs(u64::try_from(time.as_second()).unwrap_or_default()))
 }
 
-/// Targets are configured by name: more than a service has.
+/// Targets are configured by name; a service has fewer than this.
 const MAX_TARGETS: usize = 256;

@@ -1,4 +1,4 @@
-//! Handshakes: what the other side presented, and the report of those that fail.
+//! TLS handshakes: the presented certificate, and reports of failures.
 
 use std::future::Future;
 use std::io;
@@ -18,10 +18,10 @@ use crate::listener::Accepted;
 use crate::metrics::Metrics;
 use crate::presented::Presented;
 
-/// The server's side of a handshake, in a box of its own: an open connection holds no room for the one it came from.
+/// Performs the server's side of a handshake. The future is boxed so that open connections do not keep its memory.
 ///
 /// # Errors
-/// Why there is none; [`io::ErrorKind::TimedOut`] if it took too long.
+/// The cause; [`io::ErrorKind::TimedOut`] if it took too long.
 pub(crate) fn handshake(
     config: Arc<ServerConfig>,
     tcp: UnderTls<TcpStream>,
@@ -35,7 +35,7 @@ pub(crate) fn handshake(
     })
 }
 
-/// Reports handshakes that fail: in metrics all of them, in the log and the audit log a sample of each source.
+/// Reports failed handshakes: all of them in metrics, a sample per source in the log and the audit log.
 #[derive(Clone)]
 pub(crate) struct Handshakes {
     pub(crate) metrics: Arc<Metrics>,
@@ -44,17 +44,17 @@ pub(crate) struct Handshakes {
 }
 
 impl Handshakes {
-    /// A TLS handshake failed.
+    /// Reports a failed TLS handshake.
     pub(crate) fn failed(&self, listener: &'static str, error: &io::Error, presented: &Presented, from: IpAddr) {
         self.report(listener, reason(error), by(error), &error.to_string(), presented.unverified(), from);
     }
 
-    /// A client was refused before or without TLS.
+    /// Reports a client that was refused before or without TLS.
     pub(crate) fn refused(&self, listener: &'static str, reason: &'static str, error: &str, from: IpAddr) {
         self.report(listener, reason, By::Local, error, None, from);
     }
 
-    /// A client certificate proves nothing, and its connection goes on without a peer.
+    /// Reports a client certificate that does not verify, on a connection that continues without a peer.
     pub(crate) fn no_peer(&self, reason: &'static str, presented: Option<String>, from: IpAddr) {
         self.metrics.no_peer(reason);
         let time = self.clock.now();
@@ -106,7 +106,7 @@ impl Handshakes {
         }
     }
 
-    /// Puts a line into the audit log; none if the sample of its source has it not.
+    /// Writes an audit line; returns none if the line is not in the sample of its source.
     fn put(&self, record: FailedHandshake) -> Option<FailedHandshake> {
         match self.audit.put_handshake(record) {
             Ok(sampled) => sampled,
@@ -118,7 +118,7 @@ impl Handshakes {
     }
 }
 
-/// A handshake error as a metric label.
+/// Returns the metric label of a handshake error.
 fn reason(error: &io::Error) -> &'static str {
     use rustls::Error as Tls;
     match error.get_ref().and_then(|source| source.downcast_ref::<Tls>()) {
@@ -137,7 +137,7 @@ fn reason(error: &io::Error) -> &'static str {
     }
 }
 
-/// The side that ended a handshake.
+/// Returns the side that ended a handshake.
 fn by(error: &io::Error) -> By {
     match error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::AlertReceived(_)) => By::Peer,

@@ -1,5 +1,5 @@
-//! The mesh listener: TLS 1.3 with the newest generation, HTTP version by ALPN; beside it plain HTTP/1.1 while the policy
-//! is `Permissive`.
+//! The mesh listener: TLS 1.3 with the current credentials snapshot, HTTP version by ALPN; and plain HTTP/1.1 on the
+//! same port while the policy is `Permissive`.
 
 use std::future::Future;
 use std::io;
@@ -34,11 +34,11 @@ use crate::protocol::Protocol;
 use crate::random::{jittered, random};
 use crate::slots::{Slot, SlotState, Slots};
 
-/// What every connection of the mesh listener shares.
+/// State shared by all connections of the mesh listener.
 #[derive(Clone)]
 pub(crate) struct Mesh {
     pub(crate) app: Router,
-    /// All that the operator is served.
+    /// Routes for the operator.
     pub(crate) operator_app: Router,
     pub(crate) connections: Connections,
     pub(crate) heads: HeadBudget,
@@ -50,9 +50,9 @@ pub(crate) struct Mesh {
     pub(crate) stop: Stop,
 }
 
-/// Accepts connections until told to stop, and has each one served that gets a slot. The connections in the kernel's
-/// queue at the stop are served too: they count as connected, and closing the listener would reset them with their
-/// request on the way.
+/// Accepts connections until shutdown, and serves each one that gets a slot. Connections in the kernel's queue at
+/// shutdown are served too: their clients are connected, and closing the listener would reset them with a request in
+/// transit.
 pub(crate) async fn accept<F>(
     listener: TcpListener,
     slots: Slots,
@@ -64,7 +64,7 @@ pub(crate) async fn accept<F>(
     F: Future<Output = ()> + Send + 'static,
 {
     let mut begin = |slot: Slot, tcp: TcpStream, from: SocketAddr| {
-        // Only a hint: a connection works without it.
+        // An optimization only, so the error is ignored.
         let _ = tcp.set_nodelay(true);
         let state = slot.state();
         let serving = serve(tcp, from.ip(), Arc::clone(&state));
@@ -83,7 +83,7 @@ pub(crate) async fn accept<F>(
             None => metrics.connection_ended("share"),
         }
     }
-    // By the system's own call, which knows better than what was last heard of the socket.
+    // Uses the system call directly, because tokio's readiness state may be outdated.
     let Ok(listener) = listener.into_std() else { return };
     while let Ok((tcp, from)) = listener.accept() {
         let Some(slot) = slots.take_free(from.ip()) else { continue };
@@ -94,7 +94,7 @@ pub(crate) async fn accept<F>(
 }
 
 impl Mesh {
-    /// Serves one connection: with TLS or, where the policy is `Permissive`, in plain HTTP, as its first byte says.
+    /// Serves one connection: with TLS or, if the policy is `Permissive`, in plain HTTP, depending on its first byte.
     pub(crate) async fn serve(self, tcp: TcpStream, from: IpAddr, slot: Arc<SlotState>) {
         let _counted = self.metrics.connection();
         let at_once = self.stop.at_once.clone();
@@ -114,13 +114,13 @@ impl Mesh {
         };
         let first = match first {
             Ok(Ok(Some(first))) => first,
-            // Whoever only looks whether the port is open.
+            // A port check without data.
             Ok(Ok(None)) => return,
-            // Nothing was said: no handshake began that could fail.
+            // No data was received, so no handshake failed.
             Ok(Err(_)) => return self.handshakes.metrics.handshake_failed("io"),
             Err(_) => return self.handshakes.metrics.handshake_failed("timeout"),
         };
-        // Seen from here on: a generation that comes during the handshake is news to `distrusted`.
+        // Marked as seen here, so that `distrusted` notices a snapshot that arrives during the handshake.
         let Some(generation) = self.generations.borrow_and_update().clone() else {
             return self.handshakes.refused(MESH, "not_ready", "there is no certificate yet", from.address);
         };
@@ -140,7 +140,7 @@ impl Mesh {
         }
     }
 
-    /// Only of a chain that was verified in the handshake an identity is read.
+    /// The identity is read only from a chain that was verified in the handshake.
     async fn serve_tls(self, tls: Accepted, verdict: Option<Verdict>, generation: Arc<Generation>, from: From) {
         let (chain, Seen { identity, root, .. }) = match verdict {
             Some(Verdict::Peer(seen)) => (peer_chain(&tls), seen.as_ref().clone()),
@@ -155,7 +155,7 @@ impl Mesh {
         Box::pin(self.serve_http(tls, protocol, Peer { transport, chain, identity, root }, generation, from)).await;
     }
 
-    /// In a box of its own, as its stream is: an open connection holds no room for the ways its stream went.
+    /// Boxed, so that an open connection does not keep the memory of the handshake.
     async fn serve_http<IO>(self, io: IO, protocol: Protocol, peer: Peer, generation: Arc<Generation>, from: From)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -174,7 +174,7 @@ impl Mesh {
             Arc::new(Connection { transport, peer: identity, address: Some(from), listener: Listener::Mesh });
         let distrusted = distrusted(self.generations, chain, counted, self.clock);
         let max_age = jittered(self.limits.age, random().unwrap_or_default());
-        // A generation ends when the next one comes, and its client's connections with it: not when this one does.
+        // The connection must not keep the snapshot alive, nor its client's connections.
         drop(generation);
         let terms = Terms { protocol, app, connection, limits: self.limits, requests, heads, slot };
         let ends = Ends { distrusted, max_age, stop: self.stop };
@@ -184,7 +184,7 @@ impl Mesh {
     }
 }
 
-/// The source of a connection, and what it holds of the listener.
+/// The source of a connection, and its reservations at the listener.
 pub(crate) struct From {
     pub(crate) address: IpAddr,
     pub(crate) heads: ConnectionHeads,
@@ -194,29 +194,29 @@ pub(crate) struct From {
 /// A connection after its handshake.
 pub(crate) type Accepted = Box<TlsStream<UnderTls<TcpStream>>>;
 
-/// Who is at the other end of a connection, as far as its transport tells.
+/// The peer of a connection, as far as its transport identifies it.
 struct Peer {
     transport: Transport,
     chain: Vec<CertificateDer<'static>>,
     identity: Option<PeerIdentity>,
-    /// The fingerprint of the root that the chain leads to.
+    /// The fingerprint of the root of the chain.
     root: Option<String>,
 }
 
-/// The first byte, which is left where it is; `None` if there will be none.
+/// Peeks at the first byte; `None` at the end of the stream.
 pub(crate) async fn first_byte(tcp: &TcpStream) -> io::Result<Option<u8>> {
     let mut first = [0];
     Ok((tcp.peek(&mut first).await? > 0).then_some(first[0]))
 }
 
-/// Ends a moment after the stop: what was sent before may still be on its way.
+/// Resolves [`LAST_CALL`] after shutdown: data sent before may still be in transit.
 async fn last_call(stop: &CancellationToken) {
     stop.cancelled().await;
     tokio::time::sleep(LAST_CALL).await;
 }
 
-/// Ends when the peer's chain, or having none, is no longer good enough for a new generation. Until it is dropped, the
-/// connection is counted under the root its peer's chain leads to.
+/// Resolves when a new snapshot no longer accepts the peer's chain, or its absence. Until this future is dropped, the
+/// connection is counted under the root of its peer's chain.
 async fn distrusted(
     mut generations: Generations,
     chain: Vec<CertificateDer<'static>>,
@@ -234,11 +234,11 @@ async fn distrusted(
             counted.move_to(root);
         }
     }
-    // Nothing more to hear from: the service is stopping.
+    // The service is stopping, so there are no further snapshots.
     std::future::pending::<()>().await;
 }
 
-/// The next connection; `None` when told to stop.
+/// Returns the next connection; `None` at shutdown.
 async fn accept_one(listener: &TcpListener, stop: &CancellationToken) -> Option<(TcpStream, SocketAddr)> {
     loop {
         let accepted = tokio::select! {
@@ -248,7 +248,7 @@ async fn accept_one(listener: &TcpListener, stop: &CancellationToken) -> Option<
         match accepted {
             Ok(accepted) => return Some(accepted),
             Err(error) => {
-                // Out of file descriptors: accepting at once again would spin.
+                // Out of file descriptors: an immediate retry would spin.
                 tracing::warn!(%error, "accepting a connection failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
@@ -261,7 +261,7 @@ fn peer_chain<IO>(tls: &TlsStream<IO>) -> Vec<CertificateDer<'static>> {
     chain.iter().map(|certificate| certificate.clone().into_owned()).collect()
 }
 
-/// What was agreed on by ALPN.
+/// Returns the HTTP version negotiated by ALPN.
 pub(crate) fn protocol<IO>(tls: &TlsStream<IO>) -> Protocol {
     match tls.get_ref().1.alpn_protocol() {
         Some(b"h2") => Protocol::Http2,
@@ -269,7 +269,7 @@ pub(crate) fn protocol<IO>(tls: &TlsStream<IO>) -> Protocol {
     }
 }
 
-/// The type of the record that every TLS connection begins with (RFC 8446, section 5.1), and no HTTP method.
+/// The first byte of every TLS connection, a handshake record (RFC 8446, section 5.1); no HTTP method starts with it.
 const TLS_HANDSHAKE: u8 = 22;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -284,7 +284,7 @@ mod tests {
 
     use super::*;
 
-    // On one thread: nothing is accepted between connecting and the stop.
+    // On one thread, so that nothing is accepted between connecting and shutdown.
     #[tokio::test]
     async fn whoever_is_connected_when_the_listener_stops_is_served() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

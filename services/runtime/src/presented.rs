@@ -7,21 +7,21 @@ use gaia_pki::Certificate;
 
 use crate::peer::Seen;
 
-/// The verdict on a client certificate. rustls keeps what it was presented with, and not what came of it.
+/// The result of verifying a client certificate. rustls keeps the certificate but not the result.
 #[derive(Debug, Clone)]
 pub(crate) enum Verdict {
-    /// It is the certificate of a peer.
+    /// The certificate of a peer.
     Peer(Arc<Seen>),
     /// It proves nothing.
     NoPeer {
         /// Bounded, for labels.
         reason: &'static str,
-        /// Its first name, which nothing vouches for.
+        /// The first name in the certificate, unverified.
         presented: Option<String>,
     },
 }
 
-/// What a client presented in one handshake: none, unless it presented a certificate.
+/// The client certificate of one handshake; none unless one was presented.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Presented(Arc<Mutex<Option<Verdict>>>);
 
@@ -30,10 +30,11 @@ tokio::task_local! {
 }
 
 impl Presented {
-    /// Notes the verdict for the handshake that this task is in. rustls asks its verifiers within a poll of that handshake.
+    /// Stores the result for the handshake of the current task. rustls calls its verifiers while that handshake is
+    /// polled.
     ///
     /// # Errors
-    /// The verdict, outside of a handshake.
+    /// The result, outside of a handshake.
     pub(crate) fn note(verdict: Verdict) -> Result<(), Verdict> {
         let noted = PRESENTED.try_with(Clone::clone);
         let Ok(presented) = noted else { return Err(verdict) };
@@ -41,12 +42,12 @@ impl Presented {
         Ok(())
     }
 
-    /// Returns true if the certificate of the handshake that this task is in proves nothing.
+    /// Returns true if the certificate in the handshake of the current task does not verify.
     pub(crate) fn is_no_peer() -> bool {
         PRESENTED.try_with(Self::verdict).is_ok_and(|verdict| matches!(verdict, Some(Verdict::NoPeer { .. })))
     }
 
-    /// None: there was no certificate.
+    /// Returns the result; none if no certificate was presented.
     pub(crate) fn verdict(&self) -> Option<Verdict> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -65,7 +66,7 @@ impl Presented {
     }
 }
 
-/// The first name in a certificate: a URI, else a DNS name, else the subject.
+/// Returns the first name in a certificate: a URI, otherwise a DNS name, otherwise the subject.
 pub(crate) fn presented_name(der: &[u8]) -> Option<String> {
     let certificate = Certificate::from_der(der).ok()?;
     let name = certificate.uris().first().or_else(|| certificate.dns_names().first()).cloned();

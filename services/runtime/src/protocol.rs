@@ -1,6 +1,6 @@
 //! The HTTP versions that listeners serve.
 
-/// The HTTP version a connection speaks, settled before its first byte.
+/// The HTTP version of a connection, known before its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
     Http1,

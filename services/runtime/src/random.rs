@@ -1,8 +1,8 @@
-//! The services' only source of randomness.
+//! The only source of randomness of the services.
 
 use std::time::Duration;
 
-/// Random bytes; none if the system gives none.
+/// Returns random bytes; none if the system has none.
 #[must_use]
 pub fn random<const N: usize>() -> Option<[u8; N]> {
     let mut bytes = [0; N];

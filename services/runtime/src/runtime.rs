@@ -172,8 +172,7 @@ impl Runtime {
         Caller::new(self.generations(), self.auth_url(config), config, &self.config)
     }
 
-    /// Returns the URL of auth-service: the configured one, otherwise its name in the own namespace, which the policy
-    /// tells.
+    /// Returns the URL of auth-service: the configured one, otherwise its name in the namespace of the policy.
     #[must_use]
     pub fn auth_url(&self, config: &CallsConfig) -> Uri {
         let default = || {

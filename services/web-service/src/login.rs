@@ -246,7 +246,7 @@ impl Login {
     }
 }
 
-/// An answer of auth-service.
+/// A response of auth-service.
 struct Said {
     status: StatusCode,
     retry_after: Option<u64>,
@@ -322,7 +322,7 @@ fn session(answer: Answer, issuer: &str, (since, id): (Timestamp, String), now: 
 const AUTH_SERVICE: &str = "auth-service";
 const TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
-/// More than any token has.
+/// More than the validity of any token.
 const MAX_LIFE_SECONDS: i64 = 7 * 24 * 3600;
 
 #[cfg(test)]

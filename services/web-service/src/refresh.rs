@@ -94,7 +94,7 @@ impl Refreshes {
     }
 
     fn flights(&self) -> MutexGuard<'_, HashMap<Key, Flight>> {
-        // Nothing panics while it is held.
+        // No code panics while it holds this lock.
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

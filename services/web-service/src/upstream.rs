@@ -36,7 +36,7 @@ impl fmt::Debug for Upstream {
     }
 }
 
-/// Why there is no answer.
+/// Reason why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UpstreamError {
     /// The call failed.
