@@ -9,8 +9,8 @@ use clap::error::{ContextKind, ContextValue};
 use gaia_api::Span;
 use gaia_api::names::key;
 
-use crate::client::Hosts;
-use crate::target::Targets;
+use crate::client::mesh_client::Hosts;
+use crate::client::target::Targets;
 
 /// Settings shared by all services.
 #[derive(Debug, Clone, clap::Args)]

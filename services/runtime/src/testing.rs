@@ -37,10 +37,10 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tracing_subscriber::layer::SubscriberExt as _;
 
-use crate::audit_log::audit_log;
-use crate::client::{Hosts, MeshClient};
+use crate::client::mesh_client::{Hosts, MeshClient};
+use crate::client::target::Targets;
 use crate::config::{LogFormat, RuntimeConfig};
-use crate::target::Targets;
+use crate::observability::audit_log::audit_log;
 
 /// The trust domain of every [`Platform`].
 pub const TRUST_DOMAIN: &str = "gaia.local";

@@ -1,5 +1,7 @@
 //! Services with real TLS on the loopback address.
 
+pub(crate) mod client;
+pub(crate) mod server;
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,23 +31,9 @@ use crate::testing::{
 use crate::{CallError, MeshClient, Routes, Runtime};
 
 mod body;
-mod calls;
-mod client;
-mod connections;
-mod delegated;
-mod edge;
-mod flood;
-mod framing;
-mod hosts;
 mod identity;
-mod lanes;
 mod panics;
-mod plain;
-mod slow;
-mod stop;
-mod targets;
 mod trust;
-mod unverified;
 
 pub(crate) use self::body::Sent;
 

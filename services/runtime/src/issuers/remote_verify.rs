@@ -1,0 +1,254 @@
+//! Queries to issuers that verify their tokens themselves. Any client can cause them, so their number is limited, equal
+//! queries are joined, and refusals are cached for [`BELIEVED`].
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use gaia_api::Clock;
+use gaia_api::mount::UserTokenIssuer;
+use gaia_auth::outside::Source;
+use gaia_auth::{Reason, sha256};
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+use super::turns::Turns;
+use crate::issuers::fetch::TOTAL_TIMEOUT;
+
+/// The issuers. A changed configuration creates a new entry without cached answers.
+#[derive(Default)]
+pub(super) struct Remotes(Mutex<Vec<Arc<Remote>>>);
+
+/// One issuer.
+pub(super) struct Remote {
+    issuer: UserTokenIssuer,
+    turns: Turns<Source>,
+    flights: Mutex<HashMap<QuestionHash, Arc<Answer>>>,
+    refused: Mutex<Refused>,
+}
+
+/// SHA-256 of all inputs of a query except the issuer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct QuestionHash([u8; 32]);
+
+type Answer = OnceCell<Result<(), Reason>>;
+
+impl QuestionHash {
+    /// Hashes a token, its claimed user, and the API key sent with the query.
+    pub(super) fn of(token: &str, sub: &str, api_key: Option<&str>) -> Self {
+        let parts = [token, sub, api_key.unwrap_or_default()].map(|part| sha256(part.as_bytes()));
+        Self(sha256(parts.as_flattened()))
+    }
+}
+
+impl Remotes {
+    /// Returns the entry for exactly this configuration.
+    pub(super) fn of(&self, issuer: &UserTokenIssuer) -> Arc<Remote> {
+        let mut remotes = lock(&self.0);
+        if let Some(remote) = remotes.iter().find(|remote| remote.issuer == *issuer) {
+            return Arc::clone(remote);
+        }
+        let remote = Arc::new(Remote::of(issuer));
+        remotes.push(Arc::clone(&remote));
+        remote
+    }
+
+    pub(super) fn forget_all_but(&self, issuers: &[UserTokenIssuer]) {
+        lock(&self.0).retain(|remote| issuers.contains(&remote.issuer));
+    }
+}
+
+impl Remote {
+    fn of(issuer: &UserTokenIssuer) -> Self {
+        let (flights, refused) = (Mutex::default(), Mutex::default());
+        Self { issuer: issuer.clone(), turns: Turns::new(), flights, refused }
+    }
+
+    /// Returns the answer to a query, which `ask` sends. Concurrent equal queries share the answer. If the task that
+    /// sends the query is cancelled, the next waiting one sends it.
+    pub(super) async fn answer<F>(
+        &self,
+        question: QuestionHash,
+        source: Source,
+        clock: &dyn Clock,
+        ask: impl FnOnce() -> F,
+    ) -> Result<(), Reason>
+    where
+        F: Future<Output = Result<(), Reason>>,
+    {
+        let flight = Flight::join(self, question);
+        let asking = async || {
+            if lock(&self.refused).has(question, clock.now()) {
+                return Err(Reason::IssuerRefused);
+            }
+            let Ok(Ok(_slot)) = timeout(MAX_WAIT, self.turns.take(source.clone())).await else {
+                tracing::warn!(issuer = self.issuer.name, "this issuer is asked about too many tokens");
+                return Err(Reason::IssuerUnavailable);
+            };
+            let answer = ask().await;
+            if answer == Err(Reason::IssuerRefused) {
+                lock(&self.refused).add(question, source.clone(), clock.now());
+            }
+            answer
+        };
+        *flight.answer.get_or_init(asking).await
+    }
+
+    /// Returns the number of waiting tasks.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        lock(&self.flights).values().map(|answer| Arc::strong_count(answer) - 1).sum()
+    }
+}
+
+/// One task that waits for an answer.
+struct Flight<'a> {
+    remote: &'a Remote,
+    question: QuestionHash,
+    answer: Arc<Answer>,
+}
+
+impl<'a> Flight<'a> {
+    fn join(remote: &'a Remote, question: QuestionHash) -> Self {
+        let answer = Arc::clone(lock(&remote.flights).entry(question).or_default());
+        Self { remote, question, answer }
+    }
+}
+
+impl Drop for Flight<'_> {
+    /// Removes the entry with the answer, or with the last waiting task; later queries are sent again.
+    fn drop(&mut self) {
+        let mut flights = lock(&self.remote.flights);
+        let is_mine = flights.get(&self.question).is_some_and(|answer| Arc::ptr_eq(answer, &self.answer));
+        // Referenced only by the table and by this task: others join only under the lock.
+        if is_mine && (self.answer.initialized() || Arc::strong_count(&self.answer) == 2) {
+            flights.remove(&self.question);
+        }
+    }
+}
+
+/// Recent refusals in order of time, each with its source. When it is full, the source with most entries loses its
+/// oldest one.
+#[derive(Default)]
+struct Refused(VecDeque<(QuestionHash, Timestamp, Source)>);
+
+impl Refused {
+    /// Returns true if the query was refused recently. A clock that was set back invalidates the entry.
+    fn has(&self, question: QuestionHash, now: Timestamp) -> bool {
+        self.0.iter().any(|&(refused, at, _)| refused == question && (at..at + BELIEVED).contains(&now))
+    }
+
+    fn add(&mut self, question: QuestionHash, source: Source, now: Timestamp) {
+        if self.0.len() >= MAX_REFUSED {
+            self.0.retain(|&(_, at, _)| (at..at + BELIEVED).contains(&now));
+        }
+        if self.0.len() >= MAX_REFUSED {
+            let mut entries: HashMap<&Source, (usize, usize)> = HashMap::new();
+            for (place, (_, _, source)) in self.0.iter().enumerate() {
+                entries.entry(source).or_insert((0, place)).0 += 1;
+            }
+            let largest = entries.values().max_by_key(|(count, oldest)| (*count, usize::MAX - oldest));
+            if let Some(&(_, oldest)) = largest {
+                self.0.remove(oldest);
+            }
+        }
+        self.0.push_back((question, now, source));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// After this time a waiting task gets the same result as if the issuer did not respond.
+const MAX_WAIT: Duration = TOTAL_TIMEOUT;
+const BELIEVED: SignedDuration = SignedDuration::from_secs(10);
+const MAX_REFUSED: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use gaia_api::ManualClock;
+    use gaia_api::mount::UserTokenVerification;
+
+    use super::super::tests::issuer_at;
+    use super::*;
+
+    fn issuer() -> UserTokenIssuer {
+        issuer_at("https://project.example/auth/v1", UserTokenVerification::Remote)
+    }
+
+    fn question(number: usize) -> QuestionHash {
+        QuestionHash::of(&format!("a.b.{number}"), "u1", None)
+    }
+
+    fn source(number: u8) -> Source {
+        Source { peer: None, address: Some([10, 0, 0, number].into()) }
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_800_000_000).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_too_many_asking_waits_for_five_seconds_and_no_longer() {
+        let (remote, clock) = (Arc::new(Remote::of(&issuer())), Arc::new(ManualClock::new(now())));
+        let asking: Vec<_> = (0..16)
+            .map(|number| {
+                let (remote, clock) = (Arc::clone(&remote), Arc::clone(&clock));
+                let source = source(number);
+                tokio::spawn(async move { remote.answer(question(number.into()), source, &*clock, pending).await })
+            })
+            .collect();
+        let began = tokio::time::Instant::now();
+        tokio::task::yield_now().await;
+        let answer = remote.answer(question(16), source(99), &*clock, || ready(Ok(()))).await;
+        assert_eq!((answer, began.elapsed()), (Err(Reason::IssuerUnavailable), Duration::from_secs(5)));
+        for asking in &asking {
+            asking.abort();
+        }
+        for asking in asking {
+            assert!(asking.await.unwrap_err().is_cancelled());
+        }
+        assert_eq!(
+            remote.answer(question(16), source(99), &*clock, || ready(Ok(()))).await,
+            Ok(()),
+            "it is free again"
+        );
+        assert!(lock(&remote.flights).is_empty());
+    }
+
+    #[test]
+    fn a_flood_of_refusals_takes_no_more_room() {
+        let mut refused = Refused::default();
+        for number in 0..5000 {
+            refused.add(question(number), source(0), now());
+        }
+        assert_eq!(refused.0.len(), MAX_REFUSED);
+        assert!(refused.has(question(4999), now()) && refused.has(question(5000 - MAX_REFUSED), now()));
+        assert!(!refused.has(question(4999 - MAX_REFUSED), now()), "it is asked about again");
+        assert!(!refused.has(question(4999), now() - SignedDuration::from_secs(1)), "the clock was set back");
+    }
+
+    #[test]
+    fn a_flood_of_refusals_of_one_source_forgets_none_of_another() {
+        let mut refused = Refused::default();
+        refused.add(question(9999), source(1), now());
+        for number in 0..5000 {
+            refused.add(question(number), source(0), now());
+        }
+        assert!(refused.has(question(9999), now()));
+        assert_eq!(refused.0.len(), MAX_REFUSED);
+    }
+
+    #[test]
+    fn a_question_is_about_a_token_a_user_and_a_key() {
+        let one = QuestionHash::of("a", "b", Some("c"));
+        for (token, sub, key) in [("x", "b", "c"), ("a", "x", "c"), ("a", "b", "x"), ("ab", "", "c"), ("a", "bc", "")] {
+            assert_ne!(one, QuestionHash::of(token, sub, Some(key)));
+        }
+        assert_eq!(one, QuestionHash::of("a", "b", Some("c")));
+    }
+}

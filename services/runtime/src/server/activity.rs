@@ -1,0 +1,141 @@
+//! Requests in progress on one connection, used to detect that it is idle.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use axum::body::{Body, Bytes};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::Instant;
+
+use crate::server::hardening::heads::RequestHead;
+use crate::server::slots::SlotState;
+
+/// Activity of one connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Activity(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    slot: Arc<SlotState>,
+    has_spoken: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Requests without a complete response.
+    under_way: usize,
+    /// Of these, responses blocked by the client's flow-control window.
+    held_up: usize,
+    /// Time of the last progress.
+    last: Instant,
+}
+
+/// One request, from its head to the end of its response.
+#[derive(Debug)]
+pub(crate) struct UnderWay {
+    activity: Activity,
+    is_held_up: bool,
+}
+
+impl Activity {
+    pub(crate) fn new(slot: Arc<SlotState>) -> Self {
+        let state = State { under_way: 0, held_up: 0, last: Instant::now() };
+        Self(Arc::new(Inner { slot, has_spoken: AtomicBool::new(false), state: Mutex::new(state) }))
+    }
+
+    /// Records a new request.
+    pub(crate) fn begin(&self) -> UnderWay {
+        self.0.has_spoken.store(true, Ordering::Relaxed);
+        self.0.slot.begin_request();
+        let mut state = self.state();
+        state.under_way += 1;
+        state.last = Instant::now();
+        drop(state);
+        UnderWay { activity: self.clone(), is_held_up: false }
+    }
+
+    /// Returns true if the connection has received a request.
+    pub(crate) fn has_spoken(&self) -> bool {
+        self.0.has_spoken.load(Ordering::Relaxed)
+    }
+
+    /// Returns true if no request is in progress.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.state().under_way == 0
+    }
+
+    /// Returns the time since which all requests in progress are blocked by the client, or since which there are none.
+    pub(crate) fn waits_since(&self) -> Option<Instant> {
+        let state = self.state();
+        (state.under_way == state.held_up).then_some(state.last)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code panics while it holds this lock.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl UnderWay {
+    fn set_held_up(&mut self, is_held_up: bool) {
+        let mut state = self.activity.state();
+        state.last = Instant::now();
+        match (self.is_held_up, is_held_up) {
+            (false, true) => state.held_up += 1,
+            (true, false) => state.held_up -= 1,
+            _ => {}
+        }
+        drop(state);
+        self.is_held_up = is_held_up;
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.activity.0.slot.end_request();
+        let mut state = self.activity.state();
+        state.under_way -= 1;
+        state.held_up -= usize::from(self.is_held_up);
+        state.last = Instant::now();
+    }
+}
+
+/// A response body that ends the request in progress when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Answering {
+    body: Body,
+    under_way: UnderWay,
+    _head: Option<RequestHead>,
+}
+
+impl Answering {
+    /// `head` is the request's reservation in the head budget.
+    pub(crate) fn new(body: Body, mut under_way: UnderWay, head: Option<RequestHead>) -> Self {
+        // Blocked until hyper polls it: it does so only when the client's window has space.
+        under_way.set_held_up(true);
+        Self { body, under_way, _head: head }
+    }
+}
+
+impl HttpBody for Answering {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        // It is polled for the next frame when the client's window has space.
+        self.under_way.set_held_up(matches!(polled, Poll::Ready(Some(Ok(_)))));
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,194 @@
+//! Filter for bytes of one connection before hyper reads them: ambiguous requests, floods, and requests above the
+//! source's share of memory end the connection here.
+
+use std::future::Future as _;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::server::hardening::frames::{Flood, Frames};
+use crate::server::hardening::framing::{Framing, POISON};
+use crate::server::hardening::heads::{ConnectionHeads, HeadsExhausted};
+use crate::server::protocol::Protocol;
+
+/// A connection as hyper reads it.
+pub(crate) struct Inbound<IO> {
+    io: IO,
+    follow: Follow,
+    heads: ConnectionHeads,
+    /// Bytes that replace the rest of the input.
+    poison: Option<Vec<u8>>,
+    /// Timeout for one HTTP/1 head, from its first to its last byte.
+    head_timeout: Duration,
+    head_deadline: Option<Pin<Box<Sleep>>>,
+}
+
+enum Follow {
+    Http1(Framing),
+    Http2(Frames),
+}
+
+/// How a connection ends.
+enum End {
+    /// After this many received bytes, followed by these replacement bytes.
+    With(usize, Vec<u8>),
+    /// Immediately.
+    Now,
+}
+
+impl<IO> Inbound<IO> {
+    pub(crate) fn new(io: IO, protocol: Protocol, heads: ConnectionHeads, head_timeout: Duration) -> Self {
+        let follow = match protocol {
+            Protocol::Http1 => Follow::Http1(Framing::default()),
+            Protocol::Http2 => Follow::Http2(Frames::new(Instant::now())),
+        };
+        Self { io, follow, heads, poison: None, head_timeout, head_deadline: None }
+    }
+}
+
+impl<IO> Inbound<IO> {
+    fn time_head(&mut self) {
+        let Follow::Http1(framing) = &self.follow else { return };
+        match (framing.unfinished(), &self.head_deadline) {
+            (0, _) => self.head_deadline = None,
+            (_, None) => self.head_deadline = Some(Box::pin(sleep(self.head_timeout))),
+            _ => {}
+        }
+    }
+}
+
+impl Follow {
+    fn see(&mut self, bytes: &[u8], heads: &ConnectionHeads) -> Result<(), End> {
+        match self {
+            Self::Http1(framing) => {
+                framing.see(bytes).map_err(|good| End::With(good, POISON.to_vec()))?;
+                let exhausted = |HeadsExhausted| End::With(bytes.len(), framing.too_large());
+                heads.set_unfinished(framing.unfinished()).map_err(exhausted)
+            }
+            Self::Http2(frames) => {
+                let seen = frames.see(bytes, Instant::now());
+                seen.map_err(|Flood { good }| End::With(good, frames.goaway()))?;
+                let exhausted = |HeadsExhausted| match frames.is_at_boundary() {
+                    true => End::With(bytes.len(), frames.goaway()),
+                    false => End::Now,
+                };
+                heads.set_unfinished(frames.unfinished()).map_err(exhausted)
+            }
+        }
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Inbound<IO> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.poison.is_none() {
+            let before = buf.filled().len();
+            if Pin::new(&mut this.io).poll_read(cx, buf)?.is_pending() {
+                let Some(deadline) = &mut this.head_deadline else { return Poll::Pending };
+                ready!(deadline.as_mut().poll(cx));
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the head came too slowly")));
+            }
+            // Data of complete records has been decrypted, so the reservation for records is released.
+            let _ = this.heads.set_records(0);
+            match this.follow.see(&buf.filled()[before..], &this.heads) {
+                Ok(()) => {
+                    this.time_head();
+                    return Poll::Ready(Ok(()));
+                }
+                Err(End::Now) => return Poll::Ready(Err(io::Error::other(HeadsExhausted))),
+                Err(End::With(good, poison)) => {
+                    buf.set_filled(before + good);
+                    this.poison = Some(poison);
+                }
+            }
+        }
+        if let Some(poison) = &mut this.poison {
+            let later = poison.split_off(poison.len().min(buf.remaining()));
+            buf.put_slice(poison);
+            *poison = later;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Inbound<IO> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
+        if let Follow::Http2(frames) = &mut self.follow {
+            frames.wrote(&buf[..written]);
+        }
+        Poll::Ready(Ok(written))
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
+        if let Follow::Http2(frames) = &mut self.follow {
+            let mut left = written;
+            for buf in bufs {
+                let part = left.min(buf.len());
+                frames.wrote(&buf[..part]);
+                left -= part;
+            }
+        }
+        Poll::Ready(Ok(written))
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// The connection below TLS, which counts bytes that TLS has not decrypted yet.
+pub(crate) struct UnderTls<IO> {
+    io: IO,
+    heads: ConnectionHeads,
+}
+
+impl<IO> UnderTls<IO> {
+    pub(crate) fn new(io: IO, heads: ConnectionHeads) -> Self {
+        Self { io, heads }
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for UnderTls<IO> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        self.heads.add_records(buf.filled().len() - before).map_err(io::Error::other)?;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for UnderTls<IO> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

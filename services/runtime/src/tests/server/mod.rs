@@ -1,0 +1,9 @@
+pub(crate) mod connections;
+pub(crate) mod edge;
+pub(crate) mod flood;
+pub(crate) mod framing;
+pub(crate) mod hosts;
+pub(crate) mod plain;
+pub(crate) mod slow;
+pub(crate) mod stop;
+pub(crate) mod unverified;
