@@ -52,7 +52,7 @@ async fn list(
     Ok(Json(List { assets, has_more }))
 }
 
-/// A GET, or a HEAD: the same without the asset itself.
+/// Handles GET, and HEAD without the asset itself.
 async fn download(
     State(assets): State<Assets>,
     principal: Principal,
@@ -69,14 +69,14 @@ async fn download(
             return Ok(not_modified(&validators));
         }
         let mut headers = asset_headers(&path, &validators);
-        // A range is of a GET alone (RFC 9110, section 14.2).
+        // A range applies to GET only (RFC 9110, section 14.2).
         if method == Method::HEAD {
             headers.insert(header::CONTENT_LENGTH, meta.size.into());
             return Ok((headers, Body::empty()).into_response());
         }
         let range = wanted_range(&conditions, meta.size, &validators)?;
         let found = match assets.get(&meta, range.clone()).await {
-            // Somebody wrote it in between: it is judged anew.
+            // The asset was written in between, so the conditions are evaluated again.
             Err(AssetError::Condition) if attempts < MAX_ATTEMPTS => {
                 attempts += 1;
                 continue;
@@ -103,7 +103,7 @@ async fn upload(
 ) -> Result<Response, AssetError> {
     let path = AssetPath::parse(&path)?;
     let (parts, body) = request.into_parts();
-    // Part of an asset is no asset (RFC 9110, section 14.5).
+    // A part of an asset is refused (RFC 9110, section 14.5).
     if parts.headers.contains_key(header::CONTENT_RANGE) {
         return Err(AssetError::BadCondition);
     }
@@ -111,7 +111,8 @@ async fn upload(
     if announced.is_some_and(|bytes: u64| bytes > MAX_ASSET_BYTES) {
         return Err(AssetError::TooLarge);
     }
-    // A handler is dropped where its caller goes away. This goes on: the body ends, and what was written is taken back.
+    // A handler is dropped when its client disconnects. This task continues: it sees the end of the body, and removes
+    // uploaded data.
     let putting = tokio::spawn(async move {
         let check = check(&parts.headers);
         assets.put(&principal.subject, &path, announced, body, check.as_deref()).await
@@ -137,12 +138,12 @@ async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The conditions of a write, if it has any.
+/// Returns the check for the conditions of a write, if it has any.
 fn check(headers: &HeaderMap) -> Option<Box<Check<'_>>> {
     is_conditional(headers).then(|| -> Box<Check<'_>> { Box::new(|found| judge_write(headers, found)) })
 }
 
-/// What the caller sees of an error; the rest goes to the log.
+/// The response for the client; details go to the log.
 impl IntoResponse for AssetError {
     fn into_response(self) -> Response {
         match &self {
@@ -175,7 +176,7 @@ fn asset_headers(path: &AssetPath, validators: &Validators) -> HeaderMap {
     headers
 }
 
-/// A download is a file to keep, never a page: whatever is in it cannot run here under our name.
+/// Marks a download as a file to save, never a page, so that its content cannot run under this origin.
 fn download_headers(file_name: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let fixed = |text| HeaderValue::from_static(text);
@@ -183,7 +184,7 @@ fn download_headers(file_name: &str) -> HeaderMap {
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, fixed("nosniff"));
     headers.insert(header::CONTENT_SECURITY_POLICY, fixed("default-src 'none'; sandbox"));
     headers.insert(header::CACHE_CONTROL, fixed(CACHE_CONTROL));
-    // RFC 8187: any name, in characters that any parser takes.
+    // RFC 8187: any name, in characters that any parser accepts.
     let disposition = format!("attachment; filename*=UTF-8''{}", utf8_percent_encode(file_name, NOT_ATTR_CHAR));
     headers.insert(
         header::CONTENT_DISPOSITION,
@@ -194,10 +195,10 @@ fn download_headers(file_name: &str) -> HeaderMap {
 
 const CACHE_CONTROL: &str = "private, no-store";
 const UNKNOWN_RANGE: HeaderValue = HeaderValue::from_static("bytes */*");
-/// How often an asset may be written while it is looked at.
+/// Attempts of a read while the asset is being written.
 const MAX_ATTEMPTS: u32 = 3;
-/// When there may be room again.
+/// Retry time while the memory budget is exhausted.
 const BUSY_SECONDS: u64 = 5;
 const ASSET: &str = "/assets/{*path}";
-/// RFC 8187, section 3.2.1, with the most common of the characters it allows.
+/// RFC 8187, section 3.2.1, with the most common of the permitted characters.
 const NOT_ATTR_CHAR: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

@@ -1,7 +1,7 @@
-//! Where an asset is kept: under its subject, at its path, in a spelling that no store reads as anything else.
+//! Object names of assets: below the folder of the subject, in an encoding that no store interprets.
 //!
-//! A segment is percent-encoded where that fits into a file name. A longer one (85 CJK letters take 765 bytes so) is
-//! base64url, cut into several segments of the store. Each of those begins with an escape that percent-encoding never
+//! A segment is percent-encoded if the result fits into a file name. A longer one (85 CJK letters take 765 bytes) is
+//! base64url, split into several segments of the store. Each of those starts with an escape that percent-encoding never
 //! writes, so that no two paths share an object.
 
 use base64::Engine as _;
@@ -10,13 +10,13 @@ use gaia_auth::{Identity, sha256_hex};
 use object_store::path::{Path, PathPart};
 use percent_encoding::percent_decode_str;
 
-/// The path of an asset as its owner writes it: segments with a `/` in between.
+/// The path of an asset in a request: segments separated by `/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AssetPath {
     segments: Vec<String>,
 }
 
-/// Why a text is not the path of an asset.
+/// Reason why a text is not the path of an asset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AssetPathError {
     /// Longer than 1,024 bytes, deeper than 32 segments, or with a segment of more than 255 letters.
@@ -28,10 +28,10 @@ pub enum AssetPathError {
 }
 
 impl AssetPath {
-    /// Reads a path, already percent-decoded once.
+    /// Parses a path that is already percent-decoded once.
     ///
     /// # Errors
-    /// [`AssetPathError`] rather than a guess: nothing is cleaned up, cut off or resolved.
+    /// [`AssetPathError`]; the path is never normalized or truncated.
     pub fn parse(text: &str) -> Result<Self, AssetPathError> {
         if text.len() > MAX_PATH_BYTES {
             return Err(AssetPathError::TooLong);
@@ -52,13 +52,13 @@ impl AssetPath {
         Ok(Self { segments })
     }
 
-    /// The last segment.
+    /// Returns the last segment.
     #[must_use]
     pub fn file_name(&self) -> &str {
         self.segments.last().map_or("", String::as_str)
     }
 
-    /// Where it is in the store.
+    /// Returns the object in the store.
     #[must_use]
     pub fn object(&self, subject: &Identity) -> Path {
         self.below(folder(subject))
@@ -77,7 +77,7 @@ impl AssetPath {
     }
 }
 
-/// The spelling of a segment that percent-encoding makes too long for a file name.
+/// Encodes a segment that is too long for a file name when percent-encoded.
 fn long(segment: &str) -> Vec<String> {
     let text = URL_SAFE_NO_PAD.encode(segment);
     let mut pieces = Vec::new();
@@ -91,7 +91,7 @@ fn long(segment: &str) -> Vec<String> {
     pieces
 }
 
-/// Where the assets of a subject are in the store: one segment, so no subject is inside another.
+/// Returns the folder of a subject's assets in the store: one segment, so that no subject is inside another.
 #[must_use]
 pub fn folder(subject: &Identity) -> Path {
     let name = subject.to_string();
@@ -99,11 +99,11 @@ pub fn folder(subject: &Identity) -> Path {
     if spelled.as_ref().len() <= MAX_SEGMENT_BYTES {
         return Path::from_iter([spelled]);
     }
-    // Too long for a file name. No subject begins like this, so none can be mistaken for another.
+    // Too long for a file name. No subject starts with this prefix, so the folders of subjects stay distinct.
     Path::from_iter([PathPart::from(format!("sha256-{}", sha256_hex(name.as_bytes())))])
 }
 
-/// The path of an object as its owner wrote it; `None` for what was not put there by [`AssetPath::object`].
+/// Returns the path of an object in the form used in requests; `None` if it was not created by [`AssetPath::object`].
 #[must_use]
 pub fn asset_path(object: &Path, folder: &Path) -> Option<String> {
     let mut segments = Vec::new();
@@ -121,18 +121,18 @@ pub fn asset_path(object: &Path, folder: &Path) -> Option<String> {
         }
     }
     let path = segments.join("/");
-    // Objects with another spelling belong to another program.
+    // Objects in another encoding belong to another program.
     (AssetPath { segments }.below(folder.clone()) == *object).then_some(path)
 }
 
 const MAX_PATH_BYTES: usize = 1024;
 const MAX_DEPTH: usize = 32;
-/// Of a name as its owner writes it, in any script.
+/// Maximum number of letters in a segment, in any script.
 const MAX_SEGMENT_LETTERS: usize = 255;
-/// File systems take 255, and a store adds a few while it writes.
+/// File systems permit 255, and a store appends a few while it writes.
 const MAX_SEGMENT_BYTES: usize = 240;
 const LONG_PIECE_BYTES: usize = 200;
-/// `-` and `_`, escaped: percent-encoding leaves both as they are.
+/// Escaped `-` and `_`, which percent-encoding never writes.
 const GOES_ON: &str = "%2D";
 const ENDS: &str = "%5F";
 
@@ -181,7 +181,7 @@ mod tests {
         ] {
             assert_eq!(object(path), Err(AssetPathError::NotAllowed), "{path:?}");
         }
-        // Decoded once already: what is still encoded is a name like any other.
+        // The path is decoded only once; remaining escapes are part of the name.
         assert!(object("%2e%2e/x").unwrap().ends_with("/%252e%252e/x"));
         assert!(object("...").unwrap().ends_with("/..."));
     }
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn a_name_in_any_script_fits_into_file_names_and_reads_back() {
         let below = |path: &str| object(path).unwrap().split_once('/').unwrap().1.to_owned();
-        // The spelling of names that were accepted before stays.
+        // The encoding of names accepted by earlier versions does not change.
         assert_eq!(below(&"a".repeat(240)), "a".repeat(240));
         assert_eq!(below(&"漢".repeat(26)), "%E6%BC%A2".repeat(26));
         for name in ["漢".repeat(85), "ж".repeat(255), "𠀋".repeat(85), "a".repeat(241), "#".repeat(255)] {
@@ -210,7 +210,7 @@ mod tests {
                 assert_eq!(asset_path(&object, &folder(&gateway())), Some(path));
             }
         }
-        // A name that looks like such a spelling is another one, and another program's spelling is no asset.
+        // A name that looks like an encoded one stays distinct, and foreign objects are not assets.
         assert_eq!(below("%5FYQ"), "%255FYQ");
         let foreign = |path: &str| {
             asset_path(&Path::parse(format!("{}/{path}", folder(&gateway()))).unwrap(), &folder(&gateway()))

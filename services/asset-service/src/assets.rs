@@ -1,4 +1,4 @@
-//! Putting, getting, listing and deleting objects of one subject.
+//! Writing, reading, listing and deleting the objects of one subject.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -24,9 +24,9 @@ use crate::etag;
 use crate::quota::{Limits, Quotas};
 use crate::upload;
 
-/// The largest asset.
+/// Maximum size of an asset.
 pub const MAX_ASSET_BYTES: u64 = 64 * 1024 * 1024;
-/// The most assets one list names.
+/// Maximum number of assets in one list.
 pub const MAX_LISTED: usize = 1000;
 
 /// The assets of all subjects, in one store.
@@ -34,62 +34,62 @@ pub const MAX_LISTED: usize = 1000;
 pub struct Assets {
     store: Arc<dyn ObjectStore>,
     kind: Kind,
-    /// The longest key of an object, without the prefix of the bucket.
+    /// Maximum length of an object key, without the prefix of the bucket.
     max_key_bytes: usize,
     quotas: Quotas,
     room: Room,
     turns: Arc<[tokio::sync::Mutex<()>; TURNS]>,
 }
 
-/// In what stores differ.
+/// Differences between kinds of stores.
 #[derive(Debug, Clone)]
 enum Kind {
-    /// Lists in any order, and cannot compare what it has with what it should have had.
+    /// Lists in any order, and has no conditional writes.
     Folder(Arc<LocalFileSystem>),
-    /// Lists in order, and can.
+    /// Lists in order, and supports conditional writes.
     Bucket,
 }
 
 /// One asset in a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Asset {
-    /// Its path.
+    /// The path.
     pub path: String,
-    /// Its size in bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// When it was last written.
+    /// Time of the last write.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub modified: Option<Timestamp>,
 }
 
-/// What became of a PUT.
+/// Result of a PUT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
-    /// There was nothing before.
+    /// There was no asset.
     Created,
-    /// It took the place of another.
+    /// An asset was replaced.
     Replaced,
 }
 
-/// A PUT that is done.
+/// A completed PUT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Put {
-    /// What became of it.
+    /// The result.
     pub written: Written,
-    /// What tells the new state from others.
+    /// Entity tag of the new state.
     pub e_tag: Option<String>,
 }
 
 impl Assets {
-    /// Assets in a folder of this machine. Those that arrive are held in `room`.
+    /// Stores assets in a local folder. Uploads in progress are charged to `room`.
     #[must_use]
     pub fn in_folder(folder: LocalFileSystem, limits: Limits, room: Room) -> Self {
-        // A folder left empty would stand in the way of an asset of its name.
+        // An empty folder would conflict with an asset of its name.
         let folder = Arc::new(folder.with_automatic_cleanup(true));
         Self::new(Arc::clone(&folder) as Arc<dyn ObjectStore>, Kind::Folder(folder), MAX_FILE_PATH_BYTES, limits, room)
     }
 
-    /// Assets in a bucket, below a prefix of so many bytes, as [`Assets::in_folder`].
+    /// Stores assets in a bucket, below a prefix of so many bytes; otherwise like [`Assets::in_folder`].
     #[must_use]
     pub fn in_bucket(bucket: Arc<dyn ObjectStore>, prefix_bytes: usize, limits: Limits, room: Room) -> Self {
         let max_key_bytes = MAX_KEY_BYTES.saturating_sub(prefix_bytes + 1);
@@ -101,7 +101,7 @@ impl Assets {
         Self { quotas: Quotas::new(Arc::clone(&store), limits), store, kind, max_key_bytes, room, turns }
     }
 
-    /// The object of an asset.
+    /// Returns the object of an asset.
     fn object(&self, subject: &Identity, path: &AssetPath) -> Result<Path, AssetError> {
         let object = path.object(subject);
         if object.as_ref().len() > self.max_key_bytes {
@@ -110,7 +110,7 @@ impl Assets {
         Ok(object)
     }
 
-    /// The validators of an object, as a caller sees them.
+    /// Returns the validators of an object for clients.
     pub(crate) fn validators(&self, meta: &ObjectMeta) -> Validators {
         let e_tag = match self.kind {
             Kind::Folder(_) => Some(etag::of_file(meta)),
@@ -119,8 +119,8 @@ impl Assets {
         Validators { etag: e_tag.and_then(|e_tag| e_tag.parse().ok()), modified: meta.last_modified.into() }
     }
 
-    /// The assets of a subject that come after `after`, at most `limit`, and whether there are more. Their order is
-    /// that of the bytes of their paths as the store spells them: always the same, whatever comes and goes.
+    /// Lists the assets of a subject after `after`, at most `limit`, and whether there are more. They are in the order
+    /// of the bytes of their encoded paths, which does not change when assets are added or deleted.
     ///
     /// # Errors
     /// [`AssetError::Store`].
@@ -148,7 +148,7 @@ impl Assets {
             first.insert(location, asset);
             if first.len() > limit {
                 if matches!(self.kind, Kind::Bucket) {
-                    // They come in order, so these are the first.
+                    // The store lists in order, so these are the first.
                     break;
                 }
                 if first.len() > limit + 1 {
@@ -160,7 +160,7 @@ impl Assets {
         Ok((first.into_values().take(limit).collect(), has_more))
     }
 
-    /// What is known of an asset.
+    /// Returns the metadata of an asset.
     ///
     /// # Errors
     /// [`AssetError::NotFound`] or [`AssetError::Store`].
@@ -168,21 +168,21 @@ impl Assets {
         Ok(self.store.head(&self.object(subject, path)?).await?)
     }
 
-    /// One asset, or some of its bytes, in the state that `meta` is of.
+    /// Returns an asset, or a range of its bytes, in the state described by `meta`.
     ///
     /// # Errors
-    /// [`AssetError::Condition`] if its state is another by now, [`AssetError::NotFound`] or [`AssetError::Store`].
+    /// [`AssetError::Condition`] if its state has changed, [`AssetError::NotFound`] or [`AssetError::Store`].
     pub async fn get(&self, meta: &ObjectMeta, range: Option<Range<u64>>) -> Result<GetResult, AssetError> {
         let options =
             GetOptions { if_match: meta.e_tag.clone(), range: range.map(GetRange::Bounded), ..GetOptions::default() };
         Ok(self.store.get_opts(&meta.location, options).await?)
     }
 
-    /// Writes an asset as it arrives; it is there when all of it is, and not before. `check` judges what is there: when
-    /// the asset begins to arrive, and again when all of it has. `announced` is its size where the request has it.
+    /// Writes an asset from a streamed body; it becomes visible when it is complete. `check` evaluates the conditions
+    /// of the request at the start and after the body has arrived. `announced` is the size, if the request has one.
     ///
     /// # Errors
-    /// Any [`AssetError`] but [`AssetError::NotFound`]; what was written is taken back.
+    /// Any [`AssetError`] except [`AssetError::NotFound`]; uploaded data is removed.
     pub(crate) async fn put(
         &self,
         subject: &Identity,
@@ -194,7 +194,7 @@ impl Assets {
         let object = self.object(subject, path)?;
         let before = self.find(&object).await?;
         self.judge(check, before.as_ref())?;
-        // A local store would find out only once everything has arrived, and lose the reason on the way.
+        // A local store would report this only after the whole body has arrived, and lose the reason.
         if self.store.list(Some(&object)).next().await.transpose()?.is_some() {
             return Err(AssetError::FolderInTheWay);
         }
@@ -202,7 +202,7 @@ impl Assets {
         let mut reservation = self.quotas.reserve(subject, announced, replaced).await?;
         let arrived = upload::receive(self.store.as_ref(), &object, body, &self.room, &mut reservation).await?;
         let _turn = self.turn(&object).await;
-        // Another upload of this instance may have come first.
+        // Another upload of this instance may have completed first.
         let judged = self.find(&object).await.and_then(|now| self.judge(check, now.as_ref()).map(|()| now));
         let before = match judged {
             Ok(before) => before,
@@ -212,7 +212,7 @@ impl Assets {
             }
         };
         let mode = match &before {
-            // Other instances write to the same bucket: it is asked to check once more.
+            // Other instances may write to the same bucket, so the store checks the condition again.
             Some(meta) if check.is_some() && matches!(self.kind, Kind::Bucket) => {
                 PutMode::Update(UpdateVersion { e_tag: meta.e_tag.clone(), version: None })
             }
@@ -231,7 +231,7 @@ impl Assets {
         Ok(Put { written, e_tag })
     }
 
-    /// Deletes an asset, if `check` has nothing against what is there.
+    /// Deletes an asset if `check` accepts its state.
     ///
     /// # Errors
     /// [`AssetError::NotFound`], [`AssetError::Condition`] or [`AssetError::Store`].
@@ -245,7 +245,7 @@ impl Assets {
         let _turn = self.turn(&object).await;
         let found = self.find(&object).await?;
         self.judge(check, found.as_ref())?;
-        // A bucket does not say whether there was anything.
+        // A bucket does not report whether the object existed.
         let found = found.ok_or(AssetError::NotFound)?;
         self.store.delete(&object).await?;
         self.quotas.deleted(subject, found.size);
@@ -264,7 +264,7 @@ impl Assets {
         }
     }
 
-    /// Between what is checked and what is done, nobody else in this instance does anything to the object.
+    /// Locks the object against other writes of this instance between check and write.
     async fn turn(&self, object: &Path) -> tokio::sync::MutexGuard<'_, ()> {
         let mut hasher = DefaultHasher::new();
         object.hash(&mut hasher);
@@ -273,12 +273,12 @@ impl Assets {
     }
 }
 
-/// What a conditional write demands of what is there.
+/// Evaluates the conditions of a write on the current state.
 pub(crate) type Check<'a> = dyn Fn(Option<&Validators>) -> Result<(), AssetError> + Send + Sync + 'a;
 
-/// Objects share them, by their hash.
+/// Number of locks, shared by objects by their hash.
 const TURNS: usize = 64;
-/// Of S3.
+/// Limit of S3.
 const MAX_KEY_BYTES: usize = 1024;
-/// Of Linux, with room for the folder's own path.
+/// Limit of Linux, reduced by the folder's own path.
 const MAX_FILE_PATH_BYTES: usize = 3072;

@@ -1,4 +1,4 @@
-//! Assets in a bucket of S3, or of a store that speaks its protocol.
+//! Assets in a bucket of S3, or of a compatible store.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,32 +14,32 @@ use zeroize::Zeroizing;
 
 use crate::config::{Bucket, StoreConfig};
 
-/// Why a bucket cannot be used.
+/// Reason why a bucket cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BucketError {
-    /// There is no file with credentials.
+    /// No file with credentials is configured.
     #[error("a bucket needs credentials: set GAIA_OBJECT_STORE_CREDENTIALS_FILE")]
     NoCredentialsFile,
-    /// The file is not as it must be. What is in it is not told.
+    /// The file is malformed. Its contents are not part of the error.
     #[error("{path} (GAIA_OBJECT_STORE_CREDENTIALS_FILE) {what}")]
     Credentials {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the fault.
         what: String,
     },
-    /// There is no client for it.
+    /// The HTTP client cannot be created.
     #[error(transparent)]
     Client(#[from] OutsideClientError),
-    /// The store does not take its configuration.
+    /// The store rejects its configuration.
     #[error(transparent)]
     Store(#[from] object_store::Error),
 }
 
-/// Opens a bucket. It is not called before somebody asks for an asset.
+/// Opens a bucket without sending a request.
 ///
 /// # Errors
-/// [`BucketError`] if the credentials cannot be read or the store does not take its configuration.
+/// [`BucketError`] if the credentials cannot be read or the store rejects its configuration.
 pub(crate) fn open(bucket: &Bucket, config: &StoreConfig) -> Result<Arc<dyn ObjectStore>, BucketError> {
     let path = config.object_store_credentials_file.clone().ok_or(BucketError::NoCredentialsFile)?;
     let credentials = MountedCredentials { path };
@@ -50,11 +50,11 @@ pub(crate) fn open(bucket: &Bucket, config: &StoreConfig) -> Result<Arc<dyn Obje
         .with_region(&config.object_store_region)
         .with_http_connector(Connector(outside_client(config.object_store_ca_file.as_deref(), Some(patience))?))
         .with_credentials(Arc::new(credentials))
-        // The one request that some stores do not know.
+        // Some stores do not support this request.
         .with_disable_bulk_delete(true)
         .with_retry(RetryConfig { max_retries: MAX_RETRIES, retry_timeout: patience, ..RetryConfig::default() });
     if let Some(endpoint) = &config.object_store_endpoint {
-        // Only one on loopback can be http: the configuration has seen to it.
+        // Only loopback endpoints can be http, which the configuration ensures.
         builder = builder.with_endpoint(endpoint.trim_end_matches('/')).with_allow_http(true);
     }
     let store = builder.build()?;
@@ -64,7 +64,7 @@ pub(crate) fn open(bucket: &Bucket, config: &StoreConfig) -> Result<Arc<dyn Obje
     })
 }
 
-/// The credentials in a mounted file, as it is now: whoever replaces it there need not restart us.
+/// Credentials from a mounted file, re-read for each request so that a replaced file takes effect without a restart.
 struct MountedCredentials {
     path: PathBuf,
 }
@@ -78,7 +78,7 @@ impl MountedCredentials {
     }
 }
 
-/// Reads AWS's credentials file: one profile, lines `name = value`.
+/// Parses AWS's credentials file: one profile, lines `name = value`.
 fn parse(text: &str) -> Result<AwsCredential, &'static str> {
     let (mut key_id, mut secret_key, mut token) = (None, None, None);
     let mut profiles = 0;
@@ -122,8 +122,8 @@ impl CredentialProvider for MountedCredentials {
     }
 }
 
-/// Lets the store use a client of ours: without proxies, redirects, and certificates from the environment. The options of
-/// the store are not looked at; what they would say of timeouts, the client sees to.
+/// Makes the store use our HTTP client: without proxies, redirects, and certificates from the environment. The client
+/// options of the store are ignored; the client sets its own timeouts.
 #[derive(Debug)]
 struct Connector(reqwest::Client);
 
@@ -133,7 +133,7 @@ impl HttpConnector for Connector {
     }
 }
 
-/// Whether a text can be the name of a bucket: nothing in it has a meaning in a URL.
+/// Returns true for a valid bucket name, without characters that have a meaning in a URL.
 pub(crate) fn is_bucket_name(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
     (3..=63).contains(&name.len())
@@ -142,7 +142,7 @@ pub(crate) fn is_bucket_name(name: &str) -> bool {
         && !name.starts_with(['-', '.'])
 }
 
-/// Whether a text can be a prefix: plain segments.
+/// Returns true for a valid prefix of plain segments.
 pub(crate) fn is_prefix(prefix: &str) -> bool {
     let is_plain = |segment: &str| {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);

@@ -1,4 +1,4 @@
-//! Conditions and ranges of requests, RFC 9110, sections 13 and 14.
+//! Conditional and range requests (RFC 9110, sections 13 and 14).
 
 use std::ops::Range;
 use std::time::SystemTime;
@@ -10,7 +10,7 @@ use http::{HeaderMap, header};
 
 use crate::error::AssetError;
 
-/// What tells one state of an asset from another.
+/// Validators of one state of an asset.
 #[derive(Debug, Clone)]
 pub(crate) struct Validators {
     pub(crate) etag: Option<ETag>,
@@ -18,7 +18,7 @@ pub(crate) struct Validators {
 }
 
 impl Validators {
-    /// Puts them on an answer.
+    /// Adds them to a response.
     pub(crate) fn write(&self, headers: &mut HeaderMap) {
         if let Some(etag) = &self.etag {
             headers.typed_insert(etag.clone());
@@ -27,35 +27,35 @@ impl Validators {
     }
 }
 
-/// What a reader gets.
+/// Result of the conditions of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// What is asked for.
+    /// The asset is sent.
     Go,
-    /// It has this state already.
+    /// The client has this state already.
     NotModified,
 }
 
-/// Judges the conditions of a GET or HEAD of something that is there.
+/// Evaluates the conditions of a GET or HEAD of an existing asset.
 ///
 /// # Errors
-/// [`AssetError::Condition`] if one fails, [`AssetError::BadCondition`] if one cannot be read.
+/// [`AssetError::Condition`] if one fails, [`AssetError::BadCondition`] if one is malformed.
 pub(crate) fn judge_read(headers: &HeaderMap, found: &Validators) -> Result<Reading, AssetError> {
     if !preconditions_hold(headers, Some(found))? {
         return Err(AssetError::Condition);
     }
     let is_same = match read::<IfNoneMatch>(headers)? {
         Some(known) => names(&known, found),
-        // A date that cannot be read is no condition.
+        // A malformed date is ignored.
         None => headers.typed_get::<IfModifiedSince>().is_some_and(|since| !since.is_modified(found.modified)),
     };
     Ok(if is_same { Reading::NotModified } else { Reading::Go })
 }
 
-/// Judges the conditions of a PUT or DELETE; `found` is what is there.
+/// Evaluates the conditions of a PUT or DELETE; `found` is the current state.
 ///
 /// # Errors
-/// [`AssetError::Condition`] if one fails, [`AssetError::BadCondition`] if one cannot be read.
+/// [`AssetError::Condition`] if one fails, [`AssetError::BadCondition`] if one is malformed.
 pub(crate) fn judge_write(headers: &HeaderMap, found: Option<&Validators>) -> Result<(), AssetError> {
     let is_known = match (read::<IfNoneMatch>(headers)?, found) {
         (Some(known), Some(found)) => names(&known, found),
@@ -64,12 +64,12 @@ pub(crate) fn judge_write(headers: &HeaderMap, found: Option<&Validators>) -> Re
     if !is_known && preconditions_hold(headers, found)? { Ok(()) } else { Err(AssetError::Condition) }
 }
 
-/// Whether `If-None-Match` names this state.
+/// Returns true if `If-None-Match` contains this state.
 fn names(known: &IfNoneMatch, found: &Validators) -> bool {
     *known == IfNoneMatch::any() || found.etag.as_ref().is_some_and(|etag| !known.precondition_passes(etag))
 }
 
-/// `If-Match`, else `If-Unmodified-Since`.
+/// Evaluates `If-Match`, otherwise `If-Unmodified-Since`.
 fn preconditions_hold(headers: &HeaderMap, found: Option<&Validators>) -> Result<bool, AssetError> {
     let Some(wanted) = read::<IfMatch>(headers)? else {
         let since = headers.typed_get::<IfUnmodifiedSince>();
@@ -80,22 +80,22 @@ fn preconditions_hold(headers: &HeaderMap, found: Option<&Validators>) -> Result
     }))
 }
 
-/// Whether a write has any condition.
+/// Returns true if a write has a condition.
 pub(crate) fn is_conditional(headers: &HeaderMap) -> bool {
     [header::IF_MATCH, header::IF_NONE_MATCH, header::IF_UNMODIFIED_SINCE].iter().any(|name| headers.contains_key(name))
 }
 
-/// Which bytes a GET wants; none: all of them.
+/// Returns the byte range of a GET; none for the whole asset.
 ///
 /// # Errors
-/// [`AssetError::RangeNotSatisfiable`] if there are no such bytes.
+/// [`AssetError::RangeNotSatisfiable`] if the range is outside of the asset.
 pub(crate) fn wanted_range(
     headers: &HeaderMap,
     size: u64,
     found: &Validators,
 ) -> Result<Option<Range<u64>>, AssetError> {
-    // What is no range, or one of another kind, is passed over: RFC 9110, section 14.2. So are several: nobody has need of
-    // them here, and they are a way to make much of little.
+    // Malformed ranges and other units are ignored: RFC 9110, section 14.2. Multiple ranges are ignored too, because
+    // they are not needed and can amplify a request.
     let text = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
     let Some((first, last)) = text.and_then(one_range) else { return Ok(None) };
     let modified = LastModified::from(found.modified);
@@ -113,12 +113,12 @@ pub(crate) fn wanted_range(
     if range.start < range.end { Ok(Some(range)) } else { Err(AssetError::RangeNotSatisfiable { size }) }
 }
 
-/// `bytes=` with a first and a last position, or one of the two.
+/// Parses `bytes=` with a first and a last position, or one of the two.
 fn one_range(text: &str) -> Option<(Option<u64>, Option<u64>)> {
     let (first, last) = text.strip_prefix("bytes=")?.trim().split_once('-')?;
     let position = |text: &str| {
         let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        // What is too large for us is beyond any asset.
+        // A number that overflows is beyond any asset.
         is_number.then(|| text.parse().unwrap_or(u64::MAX))
     };
     match (position(first), position(last)) {
@@ -148,7 +148,7 @@ mod tests {
         fields.iter().map(field).collect()
     }
 
-    /// "a", last written on Thu, 01 Jan 2026 00:00:00.5 GMT.
+    /// Entity tag "a", last modified on Thu, 01 Jan 2026 00:00:00.5 GMT.
     fn state() -> Validators {
         let modified = SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_225_600_500);
         Validators { etag: Some("\"a\"".parse().unwrap()), modified }

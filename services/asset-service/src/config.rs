@@ -8,59 +8,58 @@ use gaia_runtime::{RuntimeConfig, is_outside_address};
 use crate::bucket::{is_bucket_name, is_prefix};
 use crate::quota::Limits;
 
-/// Keeps files for whoever puts them there.
+/// Stores files for users and services.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "asset-service", version)]
 pub struct Config {
     /// Settings shared by all services.
     #[command(flatten)]
     pub runtime: RuntimeConfig,
-    /// Where objects are kept.
+    /// Settings of the object store.
     #[command(flatten)]
     pub store: StoreConfig,
 }
 
-/// Where objects are kept.
+/// Settings of the object store.
 #[derive(Debug, Clone, clap::Args)]
 pub struct StoreConfig {
-    /// Where objects are kept: file:///path/of/a/folder or s3://bucket/prefix
+    /// Location of the objects: file:///path/of/a/folder or s3://bucket/prefix
     #[arg(long, env = "GAIA_OBJECT_STORE_URL", value_parser = place)]
     pub object_store_url: Place,
-    /// File with the credentials of a bucket, as AWS's tools have it; it is read again for each request
+    /// File with the credentials of the bucket in AWS's format; re-read for each request
     #[arg(long, env = "GAIA_OBJECT_STORE_CREDENTIALS_FILE")]
     pub object_store_credentials_file: Option<PathBuf>,
-    /// Where a store is that is not AWS's: https, or http on loopback
+    /// Endpoint of a store other than AWS: https, or http on loopback
     #[arg(long, env = "GAIA_OBJECT_STORE_ENDPOINT", value_parser = endpoint)]
     pub object_store_endpoint: Option<String>,
-    /// Region of a bucket
+    /// Region of the bucket
     #[arg(long, env = "GAIA_OBJECT_STORE_REGION", default_value = "us-east-1")]
     pub object_store_region: String,
-    /// File with the root certificates that a store is verified by, in place of the system's
+    /// File with root certificates for the store, instead of the system's
     #[arg(long, env = "GAIA_OBJECT_STORE_CA_FILE")]
     pub object_store_ca_file: Option<PathBuf>,
-    /// Bytes of the assets of one subject, as 500Mi or 10Gi; 0: no quota
+    /// Maximum bytes per subject, as 500Mi or 10Gi; 0: no quota
     #[arg(long, env = "GAIA_ASSETS_MAX_BYTES_PER_SUBJECT", default_value = "10Gi", value_parser = bytes)]
     pub assets_max_bytes_per_subject: u64,
-    /// Assets of one subject; 0: no quota
+    /// Maximum number of assets per subject; 0: no quota
     #[arg(long, env = "GAIA_ASSETS_MAX_COUNT_PER_SUBJECT", default_value_t = 100_000)]
     pub assets_max_count_per_subject: u64,
-    /// Bytes of all assets together as a disk counts them, in blocks; 0: as many as there is space for
+    /// Maximum bytes of all assets, counted in disk blocks; 0: limited by the disk only
     #[arg(long, env = "GAIA_ASSETS_MAX_BYTES", default_value = "0", value_parser = bytes)]
     pub assets_max_bytes: u64,
-    /// What may be taken of memory and time.
+    /// Memory and time limits.
     #[arg(skip)]
     pub bounds: Bounds,
 }
 
-/// What may be taken of memory and time.
+/// Memory and time limits.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// The bytes that all uploads together hold: those of small assets, and the parts of large ones until they are sent.
+    /// Memory for all uploads: small assets, and parts of large ones until they are sent.
     pub held_bytes: usize,
-    /// How long an upload waits for some of them.
+    /// Time that an upload waits for memory.
     pub wait_for_room: Duration,
-    /// How long a bucket may be silent before a request to it is given up, and how long after its beginning a request is
-    /// still tried again.
+    /// Read timeout of requests to a bucket, and the time after the start of a request in which it is retried.
     pub bucket_silence: Duration,
 }
 
@@ -74,26 +73,26 @@ impl Default for Bounds {
     }
 }
 
-/// A place for objects.
+/// Location of objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// A folder of this machine.
+    /// A local folder.
     Folder(PathBuf),
     /// A bucket.
     Bucket(Bucket),
 }
 
-/// A bucket of S3, or of a store that speaks its protocol.
+/// A bucket of S3, or of a compatible store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bucket {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// The path of everything of ours in it; may be empty.
+    /// Prefix of all objects of this service; may be empty.
     pub prefix: String,
 }
 
 impl StoreConfig {
-    /// A folder of this machine.
+    /// Creates a configuration with a local folder.
     #[must_use]
     pub fn folder(path: impl Into<PathBuf>) -> Self {
         Self {
@@ -109,7 +108,7 @@ impl StoreConfig {
         }
     }
 
-    /// The limits of the store.
+    /// Returns the quotas.
     #[must_use]
     pub fn limits(&self) -> Limits {
         let limit = |number: u64| if number == 0 { u64::MAX } else { number };
@@ -127,7 +126,7 @@ impl AsMut<RuntimeConfig> for Config {
     }
 }
 
-/// The place a URL names.
+/// Parses the location of a URL.
 fn place(url: &str) -> Result<Place, String> {
     if let Some(path) = url.strip_prefix("file://") {
         let is_plain = path.starts_with('/') && path.len() > 1 && !path.contains(['%', '?', '#']);
@@ -151,7 +150,7 @@ fn place(url: &str) -> Result<Place, String> {
     Ok(Place::Bucket(Bucket { name: name.to_owned(), prefix: prefix.to_owned() }))
 }
 
-/// A number of bytes, perhaps with a unit of Kubernetes' quantities.
+/// Parses a number of bytes with an optional unit of Kubernetes quantities.
 fn bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let unit: u64 = match &text[digits.len()..] {

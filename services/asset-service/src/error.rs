@@ -1,4 +1,4 @@
-//! The reasons why a request for an asset fails, and the answers to them.
+//! Errors of asset requests, and their responses.
 
 use std::error::Error as _;
 use std::io;
@@ -8,16 +8,16 @@ use http::StatusCode;
 
 use crate::asset_path::AssetPathError;
 
-/// The reason why a request fails.
+/// Reason why a request fails.
 #[derive(Debug, thiserror::Error)]
 pub enum AssetError {
-    /// Not the path of an asset.
+    /// The path is invalid.
     #[error(transparent)]
     Path(#[from] AssetPathError),
-    /// There is no such asset.
+    /// The asset does not exist.
     #[error("no such asset")]
     NotFound,
-    /// It would be a folder and an asset at once.
+    /// The path would be a folder and an asset at once.
     #[error("a folder and an asset would have one name")]
     FolderInTheWay,
     /// Larger than [`MAX_ASSET_BYTES`](crate::assets::MAX_ASSET_BYTES).
@@ -26,28 +26,28 @@ pub enum AssetError {
     /// A condition of the request does not hold.
     #[error("a condition of the request does not hold")]
     Condition,
-    /// A condition of the request cannot be read.
+    /// A condition of the request is malformed.
     #[error("a condition of the request cannot be read")]
     BadCondition,
-    /// There are no such bytes.
+    /// The range is outside of the asset.
     #[error("the range lies outside of the asset")]
     RangeNotSatisfiable {
         /// The size of the asset.
         size: u64,
     },
-    /// `after` or `limit` of a list is none.
+    /// `after` or `limit` of a list is invalid.
     #[error("{0} of the list cannot be taken")]
     BadPage(&'static str),
-    /// The client went away or sent nothing for too long.
+    /// The client disconnected or sent nothing for too long.
     #[error("the body did not arrive")]
     BodyNotArrived,
-    /// All uploads together hold as much as they may.
+    /// The memory budget of uploads is exhausted.
     #[error("too much is on its way in: {0}")]
     Busy(#[from] NoRoom),
-    /// The subject has as many bytes or assets as it may.
+    /// The subject's quota of bytes or assets is used up.
     #[error("the quota of the subject is exhausted")]
     QuotaExceeded,
-    /// The store has no space left, or as many bytes as it may have.
+    /// The store is full, or the quota of all assets is used up.
     #[error("the store is full: {0}")]
     StoreFull(String),
     /// The store failed.
@@ -56,7 +56,7 @@ pub enum AssetError {
 }
 
 impl AssetError {
-    /// The status and the one message the caller sees.
+    /// Returns the status and the message for the client.
     #[must_use]
     pub fn answer(&self) -> (StatusCode, &'static str) {
         match self {
@@ -95,7 +95,7 @@ impl From<object_store::Error> for AssetError {
     }
 }
 
-/// The kind of the I/O error below an error of the store.
+/// Returns the kind of the I/O error that caused a store error.
 fn io_kind(error: &object_store::Error) -> Option<io::ErrorKind> {
     let mut source = error.source();
     while let Some(error) = source {
@@ -107,7 +107,7 @@ fn io_kind(error: &object_store::Error) -> Option<io::ErrorKind> {
     None
 }
 
-/// A local store cannot have `a` and `a/b` at once.
+/// Returns true if `a` and `a/b` would both exist in a local store.
 fn is_folder_conflict(error: &object_store::Error) -> bool {
     matches!(
         io_kind(error),
@@ -115,12 +115,12 @@ fn is_folder_conflict(error: &object_store::Error) -> bool {
     )
 }
 
-/// Returns true for a full disk or quota of a disk (ENOSPC, EDQUOT), and for a bucket that reports one.
+/// Returns true for a full disk or disk quota (ENOSPC, EDQUOT), and for a bucket that reports one.
 fn is_full(error: &object_store::Error) -> bool {
     if matches!(io_kind(error), Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) {
         return true;
     }
-    // AWS has no code for it; these are of MinIO, Ceph and others, and the status is of RFC 4918.
+    // AWS has no code for it; these are of MinIO, Ceph and others, and the status is from RFC 4918.
     let text = error.to_string();
     text.contains("status code: 507") || FULL_CODES.iter().any(|code| text.contains(&format!("<Code>{code}</Code>")))
 }

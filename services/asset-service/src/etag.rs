@@ -1,7 +1,7 @@
 //! Entity tags of files in a folder.
 //!
-//! The store's own have the inode in them, which tells callers of other files of the machine. These are a hash of path,
-//! time and size. They are the same for each instance on the folder, and after a restart or a restore.
+//! The store's own tags contain the inode, which reveals information about other files. These are a hash of path, time
+//! and size. They are the same for each instance on the folder, and after a restart or a restore.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -9,15 +9,15 @@ use std::time::{Duration, SystemTime};
 use gaia_auth::sha256_hex;
 use object_store::ObjectMeta;
 
-/// The entity tag of a file.
+/// Returns the entity tag of a file.
 pub(crate) fn of_file(meta: &ObjectMeta) -> String {
     let modified = meta.last_modified.timestamp_nanos_opt().unwrap_or_else(|| meta.last_modified.timestamp());
     let state = format!("gaia etag\n{}\n{modified}\n{}", meta.location, meta.size);
     format!("\"{}\"", &sha256_hex(state.as_bytes())[..32])
 }
 
-/// Gives a file that replaced `before` a later time where a file system's clock, with ticks of some milliseconds, has
-/// the same for both. Returns its new state.
+/// Gives a file that replaced `before` a later modification time if the file system's clock, with ticks of some
+/// milliseconds, has assigned the same time to both. Returns the new metadata.
 pub(crate) async fn tell_apart(file: &Path, before: Option<&ObjectMeta>, mut meta: ObjectMeta) -> ObjectMeta {
     let Some(before) = before.filter(|before| before.size == meta.size && before.last_modified >= meta.last_modified)
     else {

@@ -1,7 +1,7 @@
-//! Gaia's asset-service: files, kept under the subject that put them there.
+//! Gaia's asset-service: stores files per subject.
 //!
-//! `GET /assets` lists, `PUT`, `GET` and `DELETE /assets/{path}` handle one. Reading needs the scope `assets:read`,
-//! writing `assets:write`; who asks is settled before by gaia-auth.
+//! `GET /assets` lists, `PUT`, `GET` and `DELETE /assets/{path}` handle one asset. Reading requires the scope
+//! `assets:read`, writing `assets:write`; gaia-auth authenticates the request before.
 
 mod api;
 pub mod asset_path;
@@ -30,7 +30,7 @@ use crate::assets::Assets;
 use crate::bucket::BucketError;
 use crate::config::{Place, StoreConfig};
 
-/// Why the service did not start.
+/// Reason why the service did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The folder of GAIA_OBJECT_STORE_URL cannot be used.
@@ -38,7 +38,7 @@ pub enum StartError {
     Store {
         /// The folder.
         folder: PathBuf,
-        /// Why.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The bucket of GAIA_OBJECT_STORE_URL cannot be used.
@@ -49,19 +49,19 @@ pub enum StartError {
     Runtime(#[from] gaia_runtime::StartError),
 }
 
-/// A started asset-service, with its addresses.
+/// A started asset-service with bound listeners.
 #[derive(Debug)]
 pub struct AssetService {
-    /// The runtime it is served by.
+    /// The runtime that serves it.
     pub runtime: Runtime,
     routes: Routes,
 }
 
 impl AssetService {
-    /// Opens the store, takes what is mounted and binds the addresses.
+    /// Opens the store, loads the credential directory and binds the listeners.
     ///
     /// # Errors
-    /// [`StartError`] if the store or an address cannot be had.
+    /// [`StartError`] if the store is unusable or an address cannot be bound.
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let assets = open(&config.store)?;
         let runtime = Runtime::start(config.runtime, clock, Arc::new(()), |_| ()).await?;
@@ -69,7 +69,7 @@ impl AssetService {
         Ok(Self { runtime, routes })
     }
 
-    /// Serves until `stop` ends.
+    /// Serves until `stop` resolves.
     pub async fn serve(self, stop: impl Future<Output = ()>) {
         self.runtime.serve(self.routes, stop).await;
     }

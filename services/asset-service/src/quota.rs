@@ -1,10 +1,10 @@
-//! Quotas: how many bytes and assets a subject may have, and how many bytes all of them together.
+//! Quotas: maximum bytes and assets per subject, and maximum bytes in total.
 //!
-//! An account is counted by one list of the store, at the first upload after a start, and then kept by what this instance
-//! writes. Other instances may write to the same store, so an account is counted again after a minute, before it refuses
-//! anything, and once this instance has admitted a quarter of the space that the last count left: of instances that write
-//! at the same time, each exceeds a quota by that quarter and its unfinished uploads at most. An upload reserves its bytes
-//! before it takes them.
+//! An account is counted by listing the store at the first upload after a start, and then updated by the writes of this
+//! instance. Other instances may write to the same store, so an account is recounted after a minute, before a refusal,
+//! and after this instance has admitted a quarter of the space that the last count left. Of instances that write at the
+//! same time, each exceeds a quota by at most that quarter and its unfinished uploads. An upload reserves space for its
+//! bytes before it buffers them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,14 +19,14 @@ use tokio::time::Instant;
 use crate::asset_path::folder;
 use crate::error::AssetError;
 
-/// The limits of a store.
+/// The quotas of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of one subject.
+    /// Maximum bytes per subject.
     pub bytes: u64,
-    /// Assets of one subject.
+    /// Maximum number of assets per subject.
     pub assets: u64,
-    /// Bytes of all subjects, as a disk counts them.
+    /// Maximum bytes of all subjects, in disk blocks.
     pub total_bytes: u64,
 }
 
@@ -48,7 +48,7 @@ struct Usage {
 
 #[derive(Debug)]
 struct Account {
-    /// The folder that is counted; none: the whole store.
+    /// The counted folder; none for the whole store.
     folder: Option<Path>,
     limit: Usage,
     kind: Kind,
@@ -67,11 +67,11 @@ enum Kind {
 struct State {
     used: Usage,
     reserved: Usage,
-    /// The last count: when, and the space that it left.
+    /// Time of the last count, and the space that it left.
     counted: Option<(Instant, Usage)>,
-    /// Admitted since the last count.
+    /// Space admitted since the last count.
     admitted: Usage,
-    /// Written during a count, which may have missed it.
+    /// Space written during a count, which may have missed it.
     meanwhile: Usage,
 }
 
@@ -83,12 +83,12 @@ enum Decision {
     Refuse,
 }
 
-/// The space that an upload holds until it is there or given up.
+/// Space reserved by an upload until it is completed or abandoned.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     store: Arc<dyn ObjectStore>,
     entries: Vec<Entry>,
-    /// Bytes that have arrived.
+    /// Bytes received so far.
     size: u64,
 }
 
@@ -107,11 +107,11 @@ impl Quotas {
         Self { store, limits, subjects: Arc::default(), total }
     }
 
-    /// Reserves space for an upload of `announced` bytes, or of a size that is not known yet. `replaced` is the size of the
-    /// asset in its place.
+    /// Reserves space for an upload of `announced` bytes, or of unknown size. `replaced` is the size of the asset that
+    /// it replaces.
     ///
     /// # Errors
-    /// [`AssetError::QuotaExceeded`], [`AssetError::StoreFull`], or the store cannot be listed.
+    /// [`AssetError::QuotaExceeded`], [`AssetError::StoreFull`], or an error of the store while listing.
     pub(crate) async fn reserve(
         &self,
         subject: &Identity,
@@ -132,7 +132,7 @@ impl Quotas {
         Ok(reservation)
     }
 
-    /// Takes a deleted asset of this size off the accounts.
+    /// Subtracts a deleted asset of this size from the accounts.
     pub(crate) fn deleted(&self, subject: &Identity, bytes: u64) {
         let account = lock(&self.subjects).get(&folder(subject)).cloned();
         for account in account.into_iter().chain(self.total.clone()) {
@@ -146,7 +146,7 @@ impl Quotas {
         let folder = folder(subject);
         let mut subjects = lock(&self.subjects);
         if subjects.len() >= MAX_ACCOUNTS && !subjects.contains_key(&folder) {
-            // Accounts without an unfinished upload are counted again at their next use.
+            // Accounts without an unfinished upload are recounted at their next use.
             subjects.retain(|_, account| Arc::strong_count(account) > 1);
         }
         let limit = Usage { bytes: self.limits.bytes, assets: self.limits.assets };
@@ -156,7 +156,7 @@ impl Quotas {
 }
 
 impl Reservation {
-    /// Reserves space for bytes that have arrived, unless they were announced.
+    /// Reserves space for received bytes, unless they were announced.
     ///
     /// # Errors
     /// As [`Quotas::reserve`].
@@ -167,7 +167,7 @@ impl Reservation {
             if missing == 0 {
                 continue;
             }
-            // In steps, as each may list the store.
+            // In larger steps, because each may list the store.
             let step = Usage { bytes: missing.max(STEP_BYTES), assets: 0 };
             if entry.reserve(self.store.as_ref(), step).await.is_err() {
                 entry.reserve(self.store.as_ref(), Usage { bytes: missing, assets: 0 }).await?;
@@ -176,7 +176,7 @@ impl Reservation {
         Ok(())
     }
 
-    /// The upload is there, in place of an asset of `replaced` bytes.
+    /// Records the completed upload, which replaced an asset of `replaced` bytes.
     pub(crate) fn commit(self, replaced: Option<u64>) {
         for entry in &self.entries {
             let account = &entry.account;
@@ -207,7 +207,7 @@ impl Entry {
             Decision::Count => {}
         }
         let _counting = account.counting.lock().await;
-        // Another upload may have counted in between.
+        // Another upload may have recounted in the meantime.
         if self.try_reserve(need) == Decision::Admit {
             return Ok(());
         }
@@ -237,7 +237,7 @@ impl Account {
         lock(&self.state)
     }
 
-    /// One asset of this size. A disk takes whole blocks, and one more for names.
+    /// Returns the usage of one asset. A disk uses whole blocks, and one more for names.
     fn usage(&self, bytes: u64) -> Usage {
         match self.kind {
             Kind::Subject => Usage { bytes, assets: 1 },
@@ -252,18 +252,18 @@ impl Account {
         }
     }
 
-    /// Decides on `need` for an upload that holds `held` already and replaces `replaced`.
+    /// Decides on `need` for an upload that already holds `held` and replaces `replaced`.
     fn decide(&self, state: &State, need: Usage, held: Usage, replaced: Usage, now: Instant) -> Decision {
         let Some((counted, left)) = state.counted else { return Decision::Count };
         let age = now.saturating_duration_since(counted);
         let (fresh_for, before_refusal) = match self.kind {
             Kind::Subject => (Duration::from_secs(60), Duration::from_secs(2)),
-            // Only this instance writes there.
+            // The total is written by this service only.
             Kind::Total => (Duration::from_secs(3600), Duration::from_secs(30)),
         };
         let whole = held.plus(need);
         if self.kind == Kind::Subject && whole.fits(replaced) {
-            // What does not grow is accepted, also above the quota.
+            // An upload that does not increase usage is admitted, even above the quota.
             return Decision::Admit;
         }
         if !state.used.plus(state.reserved).plus(need).less(replaced).fits(self.limit) {
@@ -281,7 +281,7 @@ impl Account {
         let mut listed = store.list(self.folder.as_ref());
         while let Some(meta) = listed.try_next().await? {
             found = found.plus(self.usage(meta.size));
-            // It is known to be full.
+            // The quota is already exceeded.
             if !found.fits(self.limit) {
                 break;
             }
@@ -314,5 +314,5 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 const BLOCK_BYTES: u64 = 4096;
 const STEP_BYTES: u64 = 1024 * 1024;
-/// An account takes some 200 bytes.
+/// An account uses about 200 bytes of memory.
 const MAX_ACCOUNTS: usize = 10_000;

@@ -1,4 +1,4 @@
-//! asset-service end to end, over real TLS, with both kinds of credential.
+//! End-to-end tests of asset-service over real TLS, with both kinds of credential.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ async fn start() -> Service {
     start_in(|store| StoreConfig::folder(store.join("assets"))).await
 }
 
-/// With its objects where `place` says, which may put files into a directory.
+/// Starts a service with the store configured by `place`, which may write files into a directory.
 async fn start_in(place: impl FnOnce(&Path) -> StoreConfig) -> Service {
     let platform = Platform::new();
     let mut files = platform.mount("asset-service");
@@ -66,7 +66,7 @@ impl Service {
         Caller { client: self.platform.client(None), headers, url: self.url.clone() }
     }
 
-    /// A peer with a token that auth-service would have given it.
+    /// A peer with a token as issued by auth-service.
     fn with_token(&self, service: &str, scope: Option<&str>) -> Caller {
         let token = self.platform.service_token(service, "asset-service", scope);
         let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap())]);
@@ -76,7 +76,7 @@ impl Service {
 }
 
 impl Caller {
-    /// The same caller with another header.
+    /// Returns the caller with an additional header.
     fn with(&self, name: &'static str, value: &str) -> Self {
         let mut headers = self.headers.clone();
         headers.insert(name, value.parse().unwrap());
@@ -201,7 +201,7 @@ async fn an_asset_is_there_whole_or_not_at_all() {
     assert_eq!(caller.status(Method::PUT, "/assets/large", large.clone()).await, StatusCode::CREATED);
     assert_eq!(caller.send(Method::GET, "/assets/large", "").await.2, large);
 
-    // Too large without saying so beforehand.
+    // Too large, without a content length.
     let chunk = axum::body::Bytes::from(vec![7; 1024 * 1024]);
     let chunks = (0..=MAX_ASSET_BYTES / (1024 * 1024)).map(move |_| Ok::<_, std::io::Error>(chunk.clone()));
     let endless = Body::from_stream(futures::stream::iter(chunks));
@@ -211,7 +211,7 @@ async fn an_asset_is_there_whole_or_not_at_all() {
         assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
     }
 
-    // Broken off in the middle.
+    // Aborted in the middle.
     let broken = futures::stream::iter([Ok("half"), Err(std::io::Error::other("gone"))]);
     let mut request = Request::put(format!("{}/assets/broken", service.url)).body(Body::from_stream(broken)).unwrap();
     request.headers_mut().extend(caller.headers.clone());
@@ -311,7 +311,7 @@ async fn nobody_writes_over_what_somebody_else_wrote_meanwhile() {
         StatusCode::BAD_REQUEST
     );
 
-    // Large or small, and begun at the same time: one of them comes first, and the others are told.
+    // Concurrent uploads, small or large: one succeeds, and the others get a 412.
     for size in [10, 6 * 1024 * 1024] {
         caller.status(Method::DELETE, "/assets/a.bin", "").await;
         let puts = (0..4).map(|n| only_new.status(Method::PUT, "/assets/a.bin", vec![n; size]));

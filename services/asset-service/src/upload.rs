@@ -1,7 +1,7 @@
-//! An asset on its way in: held here while it is small, in parts in the store once it is not, and nowhere to be seen
-//! before all of it has arrived.
+//! An upload: buffered in memory while it is small, sent to the store in parts when it is larger, and invisible until
+//! it is complete.
 //!
-//! What is held here is held in the [`Room`] that all uploads share: each byte from when it comes until it is written.
+//! Buffered bytes are charged to the [`Room`] shared by all uploads, from their arrival until they are written.
 
 use std::time::Duration;
 
@@ -17,21 +17,21 @@ use crate::assets::MAX_ASSET_BYTES;
 use crate::error::AssetError;
 use crate::quota::Reservation;
 
-/// An asset that has arrived, and is not there yet.
+/// A received asset that is not visible yet.
 pub(crate) enum Arrived {
-    /// All of it.
+    /// The whole asset.
     Small(Pieces),
-    /// The parts in the store, and the last pieces.
+    /// The parts in the store, and the last bytes.
     Large(Parts, Pieces),
 }
 
-/// Bytes in a row, which take no more memory than they have room for: whatever they came in is not kept.
+/// Buffered bytes, copied so that the larger buffers they arrived in are freed.
 pub(crate) struct Pieces {
     bytes: PutPayloadMut,
     held: Held,
 }
 
-/// The parts of a large asset. Each takes room until it is sent.
+/// The parts of a large asset. Each is charged to the budget until it is sent.
 pub(crate) struct Parts {
     upload: Box<dyn MultipartUpload>,
     sending: JoinSet<object_store::Result<()>>,
@@ -41,7 +41,7 @@ pub(crate) struct Parts {
 ///
 /// # Errors
 /// [`AssetError::TooLarge`], [`AssetError::BodyNotArrived`], [`AssetError::Busy`], [`AssetError::QuotaExceeded`],
-/// [`AssetError::StoreFull`] or [`AssetError::Store`]; what was written is taken back.
+/// [`AssetError::StoreFull`] or [`AssetError::Store`]; uploaded data is removed.
 pub(crate) async fn receive(
     store: &dyn ObjectStore,
     object: &Path,
@@ -59,7 +59,7 @@ pub(crate) async fn receive(
             return match parts.forward(pieces, piece, body, room).await {
                 Ok(last) => Ok(Arrived::Large(parts, last)),
                 Err(error) => {
-                    // The first error is the one to tell of.
+                    // The first error is returned.
                     let _ = parts.abort().await;
                     Err(error)
                 }
@@ -70,7 +70,7 @@ pub(crate) async fn receive(
 }
 
 impl Arrived {
-    /// Lets it be there. Returns its entity tag.
+    /// Makes the asset visible. Returns its entity tag.
     pub(crate) async fn finish(
         self,
         store: &dyn ObjectStore,
@@ -83,17 +83,17 @@ impl Arrived {
                 let put = store.put_opts(object, bytes.freeze(), options).await;
                 match put {
                     Ok(put) => Ok(put.e_tag),
-                    // Somebody else was faster.
+                    // Another writer created it first.
                     Err(object_store::Error::AlreadyExists { .. }) => Err(AssetError::Condition),
                     Err(error) => Err(error.into()),
                 }
             }
-            // Parts cannot be joined on a condition.
+            // A multipart upload cannot be completed conditionally.
             Self::Large(parts, last) => Ok(parts.finish(last).await?.e_tag),
         }
     }
 
-    /// Lets nothing of it remain.
+    /// Removes all uploaded data.
     pub(crate) async fn take_back(self) {
         if let Self::Large(parts, _) = self
             && let Err(error) = parts.abort().await
@@ -108,7 +108,7 @@ impl Pieces {
         Self { bytes: PutPayloadMut::new(), held: room.hold() }
     }
 
-    /// Takes as much of `piece` as there may be in a part, and leaves the rest.
+    /// Appends as much of `piece` as fits into a part, and leaves the rest.
     async fn fill(&mut self, piece: &mut Bytes) -> Result<(), AssetError> {
         let taken = piece.split_to(piece.len().min(PART_BYTES - self.bytes.content_length()));
         self.held.grow(taken.len()).await?;
@@ -118,7 +118,7 @@ impl Pieces {
 }
 
 impl Parts {
-    /// Sends what comes in parts, and gives back the last pieces.
+    /// Sends the body in parts, and returns the last bytes.
     async fn forward(
         &mut self,
         mut pieces: Pieces,
@@ -128,7 +128,7 @@ impl Parts {
     ) -> Result<Pieces, AssetError> {
         loop {
             while !piece.is_empty() {
-                // A part begins once there is more than fits into the one before.
+                // A part is sent when there are more bytes than fit into it.
                 if pieces.bytes.content_length() == PART_BYTES {
                     self.wait_for(PARTS_IN_FLIGHT - 1).await?;
                     self.send(std::mem::replace(&mut pieces, Pieces::new(room)));
@@ -149,7 +149,7 @@ impl Parts {
         });
     }
 
-    /// Waits until at most `left` parts are on their way.
+    /// Waits until at most `left` parts are being sent.
     async fn wait_for(&mut self, left: usize) -> object_store::Result<()> {
         while self.sending.len() > left
             && let Some(sent) = self.sending.join_next().await
@@ -166,7 +166,7 @@ impl Parts {
             Err(error) => Err(error),
         };
         if finished.is_err() {
-            // The first error is the one to tell of.
+            // The first error is returned.
             let _ = self.abort().await;
         }
         finished
@@ -178,7 +178,7 @@ impl Parts {
     }
 }
 
-/// A body on its way in.
+/// A request body being received.
 struct Arriving<'a> {
     body: Body,
     size: u64,
@@ -186,7 +186,7 @@ struct Arriving<'a> {
 }
 
 impl Arriving<'_> {
-    /// The next piece, for which there is space.
+    /// Returns the next bytes, for which space is reserved.
     async fn next(&mut self) -> Result<Option<Bytes>, AssetError> {
         loop {
             let frame = timeout(PIECE_TIMEOUT, self.body.frame()).await.map_err(|_| AssetError::BodyNotArrived)?;
@@ -204,5 +204,5 @@ impl Arriving<'_> {
 
 const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
 const PARTS_IN_FLIGHT: usize = 2;
-/// The least that a bucket takes as a part.
+/// The minimum size of a part of a bucket.
 const PART_BYTES: usize = 5 * 1024 * 1024;

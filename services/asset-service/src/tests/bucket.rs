@@ -1,4 +1,4 @@
-//! The same in a bucket.
+//! Tests with a bucket.
 
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ async fn an_upload_whose_caller_goes_away_leaves_no_parts() {
     let body = Body::from_stream(pieces.chain(futures::stream::pending()));
     let mut request = Request::put(format!("{}/assets/given-up", service.url)).body(body).unwrap();
     request.headers_mut().extend(caller.headers.clone());
-    // With HTTP/2 it can leave without the connection, and the handler is dropped in the middle of what it does.
+    // With HTTP/2 a stream can be reset while the connection stays open, which drops the handler during its work.
     let mut config = service.platform.client_config(None);
     config.alpn_protocols = vec![b"h2".to_vec()];
     let client = MeshClient::new(config, Hosts::default());
@@ -177,7 +177,7 @@ async fn a_bucket_that_falls_silent_lets_go_of_the_object_that_was_written() {
     let caller = service.with_key("the-shared-key");
     assert_eq!(caller.status(Method::PUT, "/assets/a", "one").await, StatusCode::CREATED);
     s3.set_delay(Duration::from_secs(5));
-    // The DELETE takes its turn first, and hangs in it.
+    // The DELETE gets the lock first, and the store does not respond.
     let deleted = caller.status(Method::DELETE, "/assets/a", "").await;
     assert_eq!(deleted, StatusCode::INTERNAL_SERVER_ERROR);
     s3.set_delay(Duration::ZERO);

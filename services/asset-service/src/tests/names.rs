@@ -52,7 +52,7 @@ async fn entity_tags_of_files_do_not_hold_inodes_and_tell_states_apart() {
     let caller = service.with_key("the-shared-key");
     let tag = |headers: HeaderMap| headers["etag"].to_str().unwrap().to_owned();
     let mut seen = std::collections::HashSet::new();
-    // Of one size and as fast as they go: a file system's clock has ticks of some milliseconds.
+    // Same size and in quick succession: a file system's clock has ticks of some milliseconds.
     for number in 0..50 {
         let (_, headers, _) = caller.send(Method::PUT, "/assets/a", format!("{number:02}")).await;
         assert!(seen.insert(tag(headers)), "two states have one tag");

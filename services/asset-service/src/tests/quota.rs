@@ -1,4 +1,4 @@
-//! Quotas of subjects and of the whole store, and stores that are full.
+//! Quotas of subjects and of the whole store, and full stores.
 
 use gaia_e2e::s3::S3;
 
@@ -16,7 +16,7 @@ async fn start_with(limits: impl Fn(&mut StoreConfig)) -> Service {
     .await
 }
 
-/// A body whose size is not announced.
+/// A body without a content length.
 fn unannounced(bytes: usize) -> Body {
     let pieces = std::iter::repeat_n(axum::body::Bytes::from(vec![7; 8 * KIB]), bytes / (8 * KIB));
     Body::from_stream(futures::stream::iter(pieces.map(Ok::<_, std::io::Error>)))
@@ -33,7 +33,7 @@ async fn a_subject_has_so_many_bytes_and_no_more() {
     assert_eq!(caller.status(Method::PUT, "/assets/b", unannounced(48 * KIB)).await, FULL);
     assert_eq!((caller.listed().await, files_below(service.store.path())), (vec!["a".to_owned()], 1));
     assert_eq!(caller.status(Method::PUT, "/assets/b", unannounced(40 * KIB)).await, StatusCode::CREATED);
-    // What takes the place of another counts by the difference.
+    // A replacement counts by the difference.
     assert_eq!(caller.status(Method::PUT, "/assets/a", vec![7; 59 * KIB]).await, StatusCode::NO_CONTENT);
     assert_eq!(caller.status(Method::PUT, "/assets/a", vec![7; 61 * KIB]).await, FULL);
     assert_eq!(
@@ -77,7 +77,7 @@ async fn concurrent_uploads_do_not_exceed_a_quota() {
     let created = answers.iter().filter(|status| **status == StatusCode::CREATED).count();
     assert!((1..=12).contains(&created), "{created} of 40");
     assert!(answers.iter().all(|status| [StatusCode::CREATED, FULL].contains(status)), "{answers:?}");
-    // Replaced at the same time, an asset is taken off the account once.
+    // Concurrent replacements subtract the old asset once.
     let big = vec![7; 8 * KIB];
     assert_eq!(caller.status(Method::PUT, "/assets/0", big.clone()).await, StatusCode::NO_CONTENT);
     futures::future::join_all((0..20).map(|_| caller.status(Method::PUT, "/assets/0", ""))).await;
@@ -96,7 +96,7 @@ async fn all_assets_together_stay_below_the_limit_of_the_folder() {
     assert_eq!(caller.status(Method::PUT, "/assets/a", vec![7; 128 * KIB]).await, StatusCode::CREATED);
     assert_eq!(other.status(Method::PUT, "/assets/a", vec![7; 128 * KIB]).await, FULL);
     assert_eq!(other.status(Method::PUT, "/assets/a", vec![7; 64 * KIB]).await, StatusCode::CREATED);
-    // An empty file takes space on a disk too.
+    // An empty file uses space on a disk too.
     let mut files = 0;
     while other.status(Method::PUT, &format!("/assets/{files}"), "").await == StatusCode::CREATED {
         files += 1;
@@ -122,7 +122,7 @@ async fn instances_on_one_bucket_share_a_quota_and_count_it_rarely() {
     for number in 0..20 {
         assert_eq!(caller.status(Method::PUT, &format!("/assets/{number}"), "x").await, StatusCode::CREATED);
     }
-    // One a PUT is to see that no folder has its name.
+    // One per PUT, to check that no folder has its name.
     assert_eq!(s3.lists() - before, 21);
 }
 

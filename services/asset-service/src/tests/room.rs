@@ -1,4 +1,4 @@
-//! What uploads hold in memory, and what becomes of them where there is no room.
+//! Memory used by uploads, and uploads without free memory.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn brief(held_bytes: usize) -> Bounds {
     Bounds { held_bytes, wait_for_room: Duration::from_millis(200), ..Bounds::default() }
 }
 
-/// A body of which so many bytes come, and no end.
+/// A body that stalls after so many bytes.
 fn unfinished(bytes: usize) -> Body {
     let piece = Bytes::from(vec![7; bytes]);
     Body::from_stream(futures::stream::iter([Ok::<_, std::io::Error>(piece)]).chain(futures::stream::pending()))
@@ -26,7 +26,7 @@ fn unfinished(bytes: usize) -> Body {
 async fn unfinished_uploads_hold_so_much_together_and_the_others_are_told_to_come_back() {
     let bounds = brief(2 * MIB);
     let service = start_in(|store| StoreConfig { bounds, ..StoreConfig::folder(store.join("assets")) }).await;
-    // 200 KiB each: ten of them fit.
+    // 200 KiB each: the budget is enough for ten of them.
     let uploads: Vec<_> = (0..20)
         .map(|number| {
             let caller = service.with_key("the-shared-key");
