@@ -1,4 +1,4 @@
-//! Why there is no token, and what is said about it.
+//! Reasons why no token is issued, and their responses.
 
 use std::time::Duration;
 
@@ -8,49 +8,49 @@ use http::StatusCode;
 use crate::grants::NameError;
 use gaia_runtime::rate::retry_after;
 
-/// Why there is no token. The reason goes to logs and metrics; the caller sees one message per status.
+/// Reason why no token is issued. It goes to logs and metrics; the client gets one message per status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Denial {
-    /// The request is not what it should be.
+    /// The request is malformed.
     Malformed,
-    /// A broad token carries no scope.
+    /// A broad token cannot have scopes.
     ScopeWithoutTarget,
-    /// Several services have the target's name.
+    /// Several services match the target's name.
     TargetAmbiguous,
     /// The peer runs no service of that name.
     NotItsName,
-    /// The peer runs no service at all.
+    /// The peer runs no declared service.
     CallerUnknown,
-    /// The peer may call the target, but for nobody else.
+    /// The peer may call the target, but not on behalf of others.
     DelegationNotGranted,
-    /// What is asked for is no token exchange.
+    /// The request is not a token exchange.
     GrantTypeUnknown,
-    /// The credential to exchange is no good, or cannot be judged.
+    /// The credential to exchange is rejected, or cannot be verified at present.
     SubjectRefused(Reason),
-    /// Too many requests of this caller, for this subject or from this client.
+    /// The rate limit of the caller, the subject or the client is exceeded.
     TooMany(Duration),
-    /// More is asked for than can be signed.
+    /// The signing queue is full.
     Busy,
-    /// There is no such target.
+    /// The target does not exist.
     TargetUnknown,
-    /// The pair is not granted.
+    /// No grant permits the caller to call the target.
     PairNotGranted,
     /// None of the scopes is granted.
     ScopeNotGranted,
     /// The peer's certificate is revoked.
     PeerRevoked,
-    /// Tokens about the peer that are issued now are revoked.
+    /// Tokens of the peer issued at this time are revoked.
     SubjectRevoked,
-    /// The peer's certificate ends before a token could begin.
+    /// The peer's certificate expires before the token would be valid.
     CertificateEnding,
-    /// There is no signing key that may be used, or there are no grants yet.
+    /// The signing key or the grants are not loaded yet.
     NotReady,
-    /// The signing library failed.
+    /// The cryptography library failed.
     SigningFailed,
 }
 
 impl Denial {
-    /// The text used as a metric label and in logs.
+    /// Returns the metric label, also used in logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -75,7 +75,7 @@ impl Denial {
         }
     }
 
-    /// RFC 6749, section 5.2, and RFC 8693, section 2.2.2: the code that an OAuth client knows.
+    /// Returns the OAuth error code (RFC 6749, section 5.2, and RFC 8693, section 2.2.2).
     #[must_use]
     pub fn oauth_code(self) -> &'static str {
         match self {
@@ -97,26 +97,25 @@ impl Denial {
         }
     }
 
-    /// Whether it is for the credential or for what was asked with it. Such a request is charged to the client that it
-    /// came from.
+    /// Returns true if the credential or the parameters caused the refusal. Such a request is charged to its client.
     #[must_use]
     pub fn is_of_the_request(self) -> bool {
         matches!(self.answer().0, StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN)
     }
 
-    /// After how many seconds to ask again, where that is worth a try. A refusal without it is definitive.
+    /// Returns the seconds for `Retry-After`, if a retry may succeed. A refusal without it is definitive.
     #[must_use]
     pub fn retry_after(self) -> Option<u64> {
         match self {
             Self::TooMany(wait) => Some(retry_after(wait)),
-            // It may be published already, and not yet here.
+            // The key may be published already, but not loaded here yet.
             Self::SubjectRefused(Reason::KidUnknown) => Some(1),
             _ if self.answer().0 == StatusCode::SERVICE_UNAVAILABLE => Some(1),
             _ => None,
         }
     }
 
-    /// The status and the one message the caller sees.
+    /// Returns the status and the message for the client.
     #[must_use]
     pub fn answer(self) -> (StatusCode, &'static str) {
         match self {

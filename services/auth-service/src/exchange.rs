@@ -1,4 +1,5 @@
-//! Who gets which delegated token (RFC 8693): a service that was called for someone calls on for the same.
+//! Issuing of delegated tokens (RFC 8693): a service that was called on behalf of a subject calls another one on behalf
+//! of the same subject.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,14 +15,14 @@ use crate::denial::Denial;
 use crate::grants::{GrantTable, granted};
 use crate::issuer::{check_peer, life_seconds, whole_seconds};
 
-/// What a service asks for.
+/// A parsed exchange request.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ExchangeRequest {
-    /// The credential that it was called with.
+    /// The credential of the subject.
     pub subject: SubjectCredential,
-    /// Whom it wants to call, `name` or `namespace/name`.
+    /// The service to call, `name` or `namespace/name`.
     pub audience: String,
-    /// The scopes it wants, one space apart; none: all that are granted.
+    /// The requested scopes, separated by spaces; none: all granted ones.
     pub scope: Option<String>,
 }
 
@@ -50,10 +51,10 @@ impl fmt::Debug for ExchangeRequest {
 }
 
 impl ExchangeRequest {
-    /// Reads a request's form (RFC 8693, section 2.1). Who acts is the peer, so nobody else can be named as the actor.
+    /// Parses the form of a request (RFC 8693, section 2.1). The actor is always the peer and cannot be set.
     ///
     /// # Errors
-    /// [`Denial::Malformed`], or [`Denial::GrantTypeUnknown`] if it asks for something else.
+    /// [`Denial::Malformed`], or [`Denial::GrantTypeUnknown`] for another grant type.
     pub fn parse(mut form: BTreeMap<String, String>) -> Result<Self, Denial> {
         match form.remove("grant_type") {
             None => return Err(Denial::Malformed),
@@ -72,16 +73,17 @@ impl ExchangeRequest {
         };
         let audience = take("audience").ok_or(Denial::Malformed)?;
         let scope = take("scope");
-        // What is not known must not be thought to have had an effect: `actor_token`, `resource`, a misspelt name.
+        // Unknown fields are refused, because ignoring them would be misleading: `actor_token`, `resource`, a
+        // misspelled name.
         if form.is_empty() { Ok(Self { subject, audience, scope }) } else { Err(Denial::Malformed) }
     }
 }
 
-/// The claims a peer gets for a subject's credential, issued at `now` under the id `jti`. They say and allow no more than
-/// the credential did, and end no later.
+/// Returns the claims of a delegated token for `peer`, issued at `now` with the ID `jti`. Subject, scopes and expiry
+/// never exceed those of the credential.
 ///
 /// # Errors
-/// [`Denial`] with the first rule in the way.
+/// [`Denial`] for the first rule that is broken.
 pub fn claims(
     grants: &GrantTable,
     denied: &Denied,
@@ -106,7 +108,8 @@ pub fn claims(
         return Err(Denial::DelegationNotGranted);
     }
     let mut limits = Scopes::from_list(allowed).and(&subject.scopes);
-    // A service is called for only where it may call itself. An API key is not bound to the service that holds it.
+    // A call on behalf of a service requires that the service may call the target itself. An API key is not bound to
+    // the service that owns it.
     if let (Identity::Service(service), false) = (&subject.subject, subject.kind == Credential::ApiKey) {
         let own = grants.scopes(service, &target.spiffe_id).ok_or(Denial::PairNotGranted)?;
         limits = limits.and(&Scopes::from_list(own));
@@ -119,7 +122,7 @@ pub fn claims(
     let scope = scope.map_err(|()| Denial::ScopeNotGranted)?;
     let longest = MAX_DELEGATED_SECONDS.min(grants.tokens().max_ttl_seconds);
     let life = life_seconds(longest, peer.not_after, now)?;
-    // A credential is taken for a moment after its end, as clocks differ; nothing new comes of it any more.
+    // Expired credentials are accepted for calls within the clock skew, but not exchanged.
     let left = subject.expires.map_or(life, |expires| life.min(expires.as_second() - issued.as_second()));
     if left <= 0 {
         return Err(Denial::SubjectRefused(Reason::Expired));
@@ -138,7 +141,8 @@ pub fn claims(
     })
 }
 
-/// Whom the token is about. No token names its target as the one that it is for, so the target's own key stands for itself.
+/// Returns the subject of the token. A delegated token cannot have its target as subject, so the target's own key
+/// stands for itself.
 fn delegated_subject(subject: &Examined, target: &SpiffeId) -> Identity {
     match (&subject.subject, &subject.trace.key_id) {
         (Identity::Service(owner), Some(key)) if subject.kind == Credential::ApiKey && owner == target => {
@@ -148,9 +152,9 @@ fn delegated_subject(subject: &Examined, target: &SpiffeId) -> Identity {
     }
 }
 
-/// A workload acts for itself with a token of its own, and another one acts for it only with a token that was meant for
-/// that one. And a delegated token does not tell that its user is anonymous, so that a route which takes no such users
-/// could not keep them out.
+/// Checks the kind of the credential. A workload acts for itself with its own token, and another one acts on its behalf
+/// only with a token whose audience it was. A delegated token cannot express that its user is anonymous, so those of
+/// anonymous users are refused.
 fn check_kind(subject: &Examined, peer: &PeerIdentity) -> Result<(), Denial> {
     let own = &peer.spiffe_id;
     match subject.kind {

@@ -1,4 +1,4 @@
-//! What only the token issuer mounts: the signing key and the grants.
+//! Files that only the token issuer mounts: the signing key and the grants.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::grants::GrantTable;
 
-/// The signing key and the grants in force.
+/// The loaded signing key and grants.
 #[derive(Debug, Default)]
 pub struct IssuerFiles {
     signer: ArcSwapOption<Signer>,
@@ -20,7 +20,7 @@ pub struct IssuerFiles {
     account_key: ArcSwapOption<AccountKey>,
 }
 
-/// The key by which audit lines name accounts: derived from the signing key, which all replicas have.
+/// The key that pseudonymizes accounts in audit lines. It is derived from the signing key, which all replicas share.
 pub(crate) struct AccountKey([u8; 32]);
 
 impl std::fmt::Debug for AccountKey {
@@ -36,24 +36,24 @@ impl AccountKey {
 }
 
 impl IssuerFiles {
-    /// The signing key; `None` before the first, and while there is none that may be used.
+    /// Returns the signing key; `None` before the first, and while the loaded one may not be used.
     #[must_use]
     pub fn signer(&self) -> Option<Arc<Signer>> {
         self.signer.load_full()
     }
 
-    /// The key by which audit lines name accounts; `None` before the first signing key.
+    /// Returns the key that pseudonymizes accounts; `None` before the first signing key.
     pub(crate) fn account_key(&self) -> Option<Arc<AccountKey>> {
         self.account_key.load_full()
     }
 
-    /// Sets the key by which audit lines name accounts.
+    /// Sets the key that pseudonymizes accounts.
     #[cfg(test)]
     pub(crate) fn set_account_key(&self, key: [u8; 32]) {
         self.account_key.store(Some(Arc::new(AccountKey(key))));
     }
 
-    /// The grants; `None` before the first.
+    /// Returns the grants; `None` before the first.
     #[must_use]
     pub fn grants(&self) -> Option<Arc<GrantTable>> {
         self.grants.load_full()
@@ -73,7 +73,7 @@ impl ServiceFiles for IssuerFiles {
                 self.account_key.store(account_key(files));
             }
         });
-        // The old one stays where the new one is refused, unless it has itself become unusable.
+        // The old key stays in use if the new one is rejected, unless it has become unusable itself.
         if let Some(old) = self.signer()
             && let Err(reason) = check_kid(old.kid(), in_force)
         {
@@ -102,7 +102,7 @@ fn account_key(files: &Files) -> Option<Arc<AccountKey>> {
     Some(Arc::new(AccountKey(sha256(&text))))
 }
 
-/// A key that is not published, or revoked, would make tokens that nobody accepts.
+/// A key that is unpublished or revoked would sign tokens that no service accepts.
 fn check_kid(kid: &str, in_force: InForce<'_>) -> Result<(), String> {
     if !in_force.keys.is_some_and(|keys| keys.contains(kid)) {
         return Err(format!("its kid {kid} is not in the mounted {}", key::JWKS));

@@ -1,11 +1,11 @@
-//! `application/x-www-form-urlencoded`, read so that it has one meaning.
+//! Strict parser for `application/x-www-form-urlencoded`.
 
 use std::collections::BTreeMap;
 
 use http::{HeaderMap, header};
 
-/// The fields of a form by name. `None` if it is not called a form, or a name occurs twice (RFC 6749, section 3.2): two
-/// programs could read it differently.
+/// Parses the fields of a form. `None` for another content type or a repeated name (RFC 6749, section 3.2), which two
+/// programs could interpret differently.
 pub(crate) fn parse(headers: &HeaderMap, body: &[u8]) -> Option<BTreeMap<String, String>> {
     let content_type = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
     let essence = content_type.split(';').next().unwrap_or_default().trim();

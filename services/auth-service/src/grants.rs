@@ -1,4 +1,4 @@
-//! `grants.json`, made quick to ask: which name is whose, and who may call whom.
+//! Index of `grants.json`: services by name and identity, and permitted calls.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -11,25 +11,25 @@ pub struct GrantTable {
     tokens: TokenRules,
     ttl_seconds: Option<u64>,
     services: Vec<ServiceIdentity>,
-    /// Places in `services`, in their order.
+    /// Indices into `services`, in their order.
     by_name: HashMap<String, Vec<usize>>,
     by_id: HashMap<SpiffeId, Vec<usize>>,
     pairs: HashMap<(SpiffeId, SpiffeId), Pair>,
 }
 
-/// What a caller may do at a target.
+/// Permissions of a caller at a target.
 #[derive(Debug)]
 struct Pair {
     scopes: Vec<String>,
     on_behalf_of: bool,
 }
 
-/// Why a name does not lead to one service.
+/// Reason why a name does not identify one service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NameError {
-    /// No service has it.
+    /// No service has the name.
     Unknown,
-    /// Several have it, and none is in the caller's namespace.
+    /// Several services have the name, and none is in the caller's namespace.
     Ambiguous,
 }
 
@@ -57,34 +57,35 @@ impl From<Grants> for GrantTable {
 }
 
 impl GrantTable {
-    /// How tokens look.
+    /// Returns the settings of tokens.
     #[must_use]
     pub fn tokens(&self) -> &TokenRules {
         &self.tokens
     }
 
-    /// The validity of a service token in seconds: as asked for, else as configured, and at most `maxTTL`.
+    /// Returns the validity of a service token in seconds: the requested or configured one, at most `maxTTL`.
     #[must_use]
     pub fn validity_seconds(&self, asked: Option<u64>) -> u64 {
         asked.or(self.ttl_seconds).unwrap_or(DEFAULT_VALIDITY_SECONDS).min(self.tokens.max_ttl_seconds)
     }
 
-    /// The service of that name (`name` or `namespace/name`) that runs under `id`.
+    /// Returns the service named `name` (or `namespace/name`) with the identity `id`.
     #[must_use]
     pub fn own(&self, name: &str, id: &SpiffeId) -> Option<&ServiceIdentity> {
         self.under(id).find(|service| is_called(service, name))
     }
 
-    /// The service that runs under `id`; of several under one, the first.
+    /// Returns the first service with the identity `id`.
     #[must_use]
     pub fn service(&self, id: &SpiffeId) -> Option<&ServiceIdentity> {
         self.under(id).next()
     }
 
-    /// The service a caller means by `name` or `namespace/name`: without a namespace its own first, else the only one.
+    /// Returns the service that a caller calls `name` or `namespace/name`: without a namespace the one in its own
+    /// namespace, otherwise the only one.
     ///
     /// # Errors
-    /// [`NameError`] if there is none, or no telling which.
+    /// [`NameError`] if there is none or the name is ambiguous.
     pub fn target(&self, name: &str, caller: &ServiceIdentity) -> Result<&ServiceIdentity, NameError> {
         let places = self.by_name.get(name.rsplit_once('/').map_or(name, |(_, name)| name));
         let mut found = self.at(places).filter(|service| is_called(service, name));
@@ -99,13 +100,13 @@ impl GrantTable {
         }
     }
 
-    /// The scopes a caller may ask for at a target, of which none means all; `None` if it may not call it.
+    /// Returns the scopes that a caller may request for a target, empty for all; `None` if it may not call it.
     #[must_use]
     pub fn scopes(&self, caller: &SpiffeId, target: &SpiffeId) -> Option<&[String]> {
         self.pair(caller, target).map(|pair| pair.scopes.as_slice())
     }
 
-    /// Whether a caller may carry someone else's identity to a target.
+    /// Returns true if a caller may carry another identity to a target.
     #[must_use]
     pub fn is_on_behalf_of(&self, caller: &SpiffeId, target: &SpiffeId) -> bool {
         self.pair(caller, target).is_some_and(|pair| pair.on_behalf_of)
@@ -124,8 +125,8 @@ impl GrantTable {
     }
 }
 
-/// What is granted of what was asked for. `Ok(None)`: nothing was asked for and nothing is limited, so the token names
-/// no scope. `Err`: none of it is granted, and a token without any would say "all".
+/// Returns the granted part of the requested scopes. `Ok(None)`: nothing was requested and nothing is limited, so the
+/// token has no scope. `Err`: none of them is granted, and a token without a scope would permit everything.
 pub(crate) fn granted(requested: Option<&[&str]>, allowed: &[String]) -> Result<Option<String>, ()> {
     let allowed: BTreeSet<&str> = allowed.iter().map(String::as_str).collect();
     let granted: BTreeSet<&str> = match requested {

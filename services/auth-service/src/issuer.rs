@@ -1,4 +1,4 @@
-//! Who gets which service token.
+//! Issuing of service tokens.
 
 use std::num::NonZeroU64;
 
@@ -10,36 +10,36 @@ use serde::Deserialize;
 use crate::denial::Denial;
 use crate::grants::{GrantTable, granted};
 
-/// What a service asks for.
+/// A parsed token request.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenRequest {
     /// The caller's own name.
     pub service_name: String,
-    /// Whom it wants to call, `name` or `namespace/name`; none: a broad token of the dual phases.
+    /// The service to call, `name` or `namespace/name`; none: a broad token of the dual phases.
     #[serde(default)]
     pub target_service: Option<String>,
-    /// The scopes it wants, one space apart; none: all that are granted.
+    /// The requested scopes, separated by spaces; none: all granted ones.
     #[serde(default)]
     pub scope: Option<String>,
-    /// The validity it wants, in seconds; none: that of the TrustDomain. More than is allowed is cut.
+    /// The requested validity in seconds; none: that of the TrustDomain. Values above the maximum are reduced.
     #[serde(default)]
     pub expires_in: Option<NonZeroU64>,
 }
 
-/// Reads a request.
+/// Parses a request.
 ///
 /// # Errors
-/// [`Denial::Malformed`] if it is not the JSON it should be.
+/// [`Denial::Malformed`] if it is not valid JSON of the expected form.
 pub fn parse(body: &[u8]) -> Result<TokenRequest, Denial> {
     serde_json::from_slice(body).map_err(|_| Denial::Malformed)
 }
 
-/// The claims a peer gets for its request, issued at `now` under the id `jti`. Nothing is issued that the same denylist
-/// would have refused.
+/// Returns the claims of a service token for `peer`, issued at `now` with the ID `jti`. No token is issued that the
+/// current denylist would reject.
 ///
 /// # Errors
-/// [`Denial`] with the first rule in the way.
+/// [`Denial`] for the first rule that is broken.
 pub fn claims(
     grants: &GrantTable,
     denied: &Denied,
@@ -80,7 +80,7 @@ pub fn claims(
     })
 }
 
-/// Whether the peer may have a token at `now` that a verifier with the same denylist would take.
+/// Checks that a verifier with the same denylist would accept a token of the peer issued at `now`.
 pub(crate) fn check_peer(denied: &Denied, peer: &PeerIdentity, now: Timestamp) -> Result<(), Denial> {
     denied.check_peer(peer, now).map_err(|reason| match reason {
         Reason::PeerExpired => Denial::CertificateEnding,
@@ -89,12 +89,12 @@ pub(crate) fn check_peer(denied: &Denied, peer: &PeerIdentity, now: Timestamp) -
     denied.check_subject(peer.spiffe_id.as_str(), whole_seconds(now)).map_err(|_| Denial::SubjectRevoked)
 }
 
-/// `iat` is in whole seconds: what counts is how it will be read.
+/// Rounds down to whole seconds, as in `iat`, which decides about revocation.
 pub(crate) fn whole_seconds(now: Timestamp) -> Timestamp {
     Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
-/// A token lives no longer than the certificate it is bound to.
+/// Returns the validity of a token, limited by the certificate that it is bound to.
 pub(crate) fn life_seconds(longest_seconds: u64, not_after: Timestamp, now: Timestamp) -> Result<i64, Denial> {
     let longest = i64::try_from(longest_seconds).unwrap_or(i64::MAX);
     let certificate = not_after.as_second() - now.as_second();
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn everything_else_is_denied() {
         for (request, denial) in [
-            // Posing as another service with one's own certificate.
+            // Another service's name with the caller's own certificate.
             (r#"{"service_name":"chat","target_service":"assets"}"#, Denial::NotItsName),
             (r#"{"service_name":"other/gateway","target_service":"assets"}"#, Denial::NotItsName),
             (r#"{"service_name":"gateway","target_service":"chat"}"#, Denial::PairNotGranted),
@@ -187,7 +187,7 @@ mod tests {
             (r#"{"service_name":"gateway","target_service":"assets","scope":"assets:write"}"#, Denial::ScopeNotGranted),
             (r#"{"service_name":"gateway","scope":"assets:read"}"#, Denial::ScopeWithoutTarget),
             (r#"{"service_name":"gateway","target_service":"assets","scope":""}"#, Denial::Malformed),
-            // A misspelt target must not turn into a token for everyone.
+            // A misspelled target must not result in a broad token.
             (r#"{"service_name":"gateway","target":"assets"}"#, Denial::Malformed),
             (r#"{"service_name":"gateway","service_name":"chat"}"#, Denial::Malformed),
             (r#"{"service_name":"gateway","expires_in":0}"#, Denial::Malformed),
@@ -218,7 +218,7 @@ mod tests {
         };
         assert!(ask_under(&denied_until(now()), now()).is_ok());
         assert_eq!(ask_under(&denied_until(milliseconds(1)), now()), Err(Denial::SubjectRevoked));
-        // The token would carry the whole second before, which is before the end of the revocation.
+        // `iat` would be the whole second before, which is still revoked.
         assert_eq!(ask_under(&denied_until(milliseconds(500)), milliseconds(700)), Err(Denial::SubjectRevoked));
         assert!(ask_under(&denied_until(milliseconds(500)), milliseconds(1000)).is_ok());
         let someone_else = DeniedSubject { sub: id("chat").to_string(), not_before: milliseconds(9000) };

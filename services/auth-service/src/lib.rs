@@ -1,8 +1,9 @@
-//! Gaia's auth-service: tokens for mTLS peers, the keys they are verified with, and the login.
+//! Gaia's auth-service: tokens for mTLS peers, the keys that verify them, and user sign-in.
 //!
-//! `POST /internal/service-token` and `POST /internal/token-exchange` need the client certificate and nothing else,
-//! whatever the mode: a service must be able to get its first token. `POST /internal/validate` needs a scope, the login
-//! (`POST /auth/login`, `/auth/refresh`, `/auth/logout`, `GET /auth/methods`) a service that asks. `GET /.well-known/jwks.json` is public.
+//! `POST /internal/service-token` and `POST /internal/token-exchange` require only the client certificate, in every
+//! mode, because a service must be able to get its first token. `POST /internal/validate` requires a scope, and sign-in
+//! (`POST /auth/login`, `/auth/refresh`, `/auth/logout`, `GET /auth/methods`) a calling service. `GET
+//! /.well-known/jwks.json` is public.
 
 mod api;
 pub mod config;
@@ -31,19 +32,19 @@ use crate::files::IssuerFiles;
 use crate::login::Login;
 use crate::signing::Signing;
 
-/// A started auth-service, with its addresses.
+/// A started auth-service with bound listeners.
 #[derive(Debug)]
 pub struct AuthService {
-    /// The runtime it is served by.
+    /// The runtime that serves it.
     pub runtime: Runtime,
     routes: Routes,
 }
 
 impl AuthService {
-    /// Takes what is mounted and binds the addresses.
+    /// Loads the credential directory and binds the listeners.
     ///
     /// # Errors
-    /// [`StartError`] if an address or a thread cannot be had.
+    /// [`StartError`] if an address cannot be bound or a thread cannot be started.
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let files = Arc::new(IssuerFiles::default());
         let dir = config.runtime.dir.clone();
@@ -72,7 +73,7 @@ impl AuthService {
         Ok(Self { runtime, routes })
     }
 
-    /// Serves until `stop` ends.
+    /// Serves until `stop` resolves.
     pub async fn serve(self, stop: impl Future<Output = ()>) {
         self.runtime.serve(self.routes, stop).await;
     }

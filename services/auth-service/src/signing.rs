@@ -1,5 +1,5 @@
-//! Signing, which is the one thing here that takes time: on threads of its own, one for each processor, and not where
-//! connections are served. The peers that wait take turns: one that asks for many tokens delays its own alone.
+//! Token signing on dedicated threads, one per processor, because it is the only expensive operation and must not block
+//! connections. Waiting peers are served in turn: a peer that requests many tokens delays only its own.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::denial::Denial;
 
-/// The way to the threads that sign. Clones share them; they end with the last.
+/// Handle of the signing threads. Clones share them; they end with the last clone.
 #[derive(Clone)]
 pub(crate) struct Signing(Arc<Handle>);
 
@@ -26,11 +26,11 @@ struct Shared {
     changed: Condvar,
 }
 
-/// What waits, by peer.
+/// Waiting tasks by peer.
 #[derive(Default)]
 struct Queue {
     tasks: HashMap<SpiffeId, VecDeque<Task>>,
-    /// The peers that have tasks, the next first.
+    /// Peers with waiting tasks, the next one first.
     turns: VecDeque<SpiffeId>,
     waiting: usize,
     is_closed: bool,
@@ -56,7 +56,7 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does what is waiting until the last handle is dropped.
+    /// Runs tasks until the last handle is dropped.
     fn work(&self) {
         loop {
             let mut queue = self.lock();
@@ -76,7 +76,7 @@ impl Shared {
 }
 
 impl Queue {
-    /// Adds a task of a peer. While other peers wait, it has at most a quarter of the room.
+    /// Adds a task of a peer. While other peers wait, it may use at most a quarter of the queue.
     fn add(&mut self, peer: &SpiffeId, task: Task) -> Result<(), Denial> {
         let own = self.tasks.get(peer).map_or(0, VecDeque::len);
         let is_alone = self.waiting == own;
@@ -109,10 +109,10 @@ impl Signing {
     /// Starts the threads.
     ///
     /// # Errors
-    /// If the system has none left.
+    /// If a thread cannot be started.
     pub(crate) fn start() -> std::io::Result<Self> {
         let handle = Handle(Arc::default());
-        // One that does not know how many processors it has has one.
+        // One thread if the number of processors is unknown.
         for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
             let shared = Arc::clone(&handle.0);
             drop(thread::Builder::new().name("sign".to_owned()).spawn(move || shared.work())?);
@@ -120,17 +120,18 @@ impl Signing {
         Ok(Self(Arc::new(handle)))
     }
 
-    /// Signs for a peer, in its turn. Gives the claims back with the token, for the record.
+    /// Signs for a peer in its turn. Returns the claims together with the token, for the audit log.
     ///
     /// # Errors
-    /// [`Denial::Busy`] if its turn does not come soon, [`Denial::SigningFailed`] if the library fails.
+    /// [`Denial::Busy`] if its turn does not come within the time limit, [`Denial::SigningFailed`] if the library
+    /// fails.
     pub(crate) async fn sign<C>(&self, peer: &SpiffeId, signer: Arc<Signer>, claims: C) -> Result<(String, C), Denial>
     where
         C: PlatformClaims + Send + 'static,
     {
         let (done, signed) = oneshot::channel();
         let task = move || {
-            // Nobody waits for it any more: those who do come first.
+            // Tasks of cancelled requests are skipped.
             if !done.is_closed() {
                 let _ = done.send(signer.sign(&claims).map(|token| (token, claims)));
             }
@@ -148,7 +149,7 @@ impl Signing {
     }
 }
 
-/// As many as two processors sign with RSA before the last of them gives up.
+/// As many as two processors sign with RSA within the time limit.
 const MAX_WAITING: usize = 4096;
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 

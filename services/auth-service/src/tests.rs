@@ -1,4 +1,4 @@
-//! auth-service end to end, over real mTLS.
+//! End-to-end tests of auth-service over real mTLS.
 
 mod exchange;
 
@@ -65,7 +65,7 @@ impl Service {
         self.mount.swap(&self.files);
     }
 
-    /// What the operator is told.
+    /// Returns the report for the operator.
     async fn report(&self) -> IdentityReport {
         let uri = format!("{}.well-known/gaia/identity", self.url);
         let operator = self.platform.client(Some(&self.platform.operator_leaf()));
@@ -164,7 +164,7 @@ async fn without_a_client_certificate_there_is_no_token_whatever_else_is_shown()
     let stranger = Platform::new();
     let client = service.platform.client(Some(&stranger.leaf("gateway")));
     let wanted = TokenRequest { service_name: "gateway", target_service: None, scope: None, expires_in: None };
-    // In Permissive a certificate of another CA fails no handshake, and is no peer.
+    // In Permissive a certificate of another CA does not fail the handshake, but is not a peer.
     let refused = client.service_token(&service.url, &wanted).await;
     assert!(matches!(refused, Err(CallError::Refused { status: StatusCode::UNAUTHORIZED, .. })), "{refused:?}");
 }
@@ -190,7 +190,7 @@ async fn a_signing_key_that_is_not_published_is_refused_and_the_old_one_goes_on_
     assert_eq!(kid(&token), service.platform.signer().kid());
     assert_eq!(service.report().await.signing_kid.as_deref(), Some(service.platform.signer().kid()));
 
-    // Published beside the old one, it is taken.
+    // The key is loaded once it is published next to the old one.
     let (old, new): (Value, Value) =
         (serde_json::from_str(&service.platform.jwks()).unwrap(), serde_json::from_str(&unpublished.jwks()).unwrap());
     service.files.insert(key::JWKS, json!({ "keys": [old["keys"][0], new["keys"][0]] }).to_string().into_bytes());
@@ -264,7 +264,7 @@ async fn a_revoked_leaf_gets_no_token_but_the_next_leaf_of_the_same_service_does
     assert!(thief.service_token(&service.url, &wanted).await.is_ok());
     service.deny(&Denylist { leaves: vec![certificate(&stolen).fingerprint()], ..Denylist::empty() });
     eventually("it gets no token", async || thief.service_token(&service.url, &wanted).await.is_err()).await;
-    // Not on the connection it had, and not on a new one.
+    // Neither on the existing connection nor on a new one.
     let again = service.platform.client(Some(&stolen)).service_token(&service.url, &wanted).await;
     assert!(matches!(again, Err(CallError::Failed { .. })), "{again:?}");
     assert!(service.platform.client(Some(&fresh)).service_token(&service.url, &wanted).await.is_ok());

@@ -1,4 +1,4 @@
-//! The process: how it is told what is wrong, and how it ends.
+//! The process: reporting of errors, and exit codes.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use http::{Request, StatusCode};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// auth-service with nothing in its environment but these variables, and backtraces wished for.
+/// auth-service with only these environment variables, and with backtraces enabled.
 fn auth_service(variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_auth-service"));
     command.env_clear().env("RUST_BACKTRACE", "full").envs(variables.iter().copied());
@@ -60,11 +60,11 @@ fn a_wrong_flag_is_told_with_the_usage() {
     assert!(stderr.contains("--service-name (or GAIA_SERVICE_NAME)") && stderr.contains("Usage:"), "{stderr}");
 }
 
-/// A started auth-service with everything mounted that it needs to be ready.
+/// A started auth-service with all files required to be ready.
 struct Running {
     process: Child,
     stdout: BufReader<ChildStdout>,
-    /// The log until it served.
+    /// The log until it was ready.
     log: String,
     _dir: TempDir,
 }
@@ -109,7 +109,7 @@ fn a_process_that_is_asked_to_stop_ends_well() {
     assert!(after.contains(r#""stopped""#), "{after}");
 }
 
-/// Resident memory of a process, in KiB.
+/// Returns the resident memory of a process, in KiB.
 #[cfg(target_os = "linux")]
 fn resident_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
@@ -120,7 +120,7 @@ fn resident_kib(pid: u32) -> u64 {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_thousand_connections_that_say_nothing_more_take_little_memory() {
-    // A free port: what listens on it is gone when the service begins.
+    // A free port: the listener is closed when the service starts.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let platform = Platform::new();
     let running = running(&platform, &address);

@@ -74,7 +74,7 @@ impl Issuing {
         self.limits.check_exchange(&subject.subject.to_string(), peer, client, connection)?;
         let claims = claims(&grants, generation.denied(), peer, &subject, &request, self.clock.now(), token_id()?)?;
         let (access_token, claims) = self.signing.sign(&peer.spiffe_id, Arc::clone(&signer), claims).await?;
-        // Before the answer: what went out is on record.
+        // Before the response, so that every issued token is audited.
         audit_issue((peer, connection), &subject, signer.kid(), &claims);
         Ok(TokenAnswer {
             access_token,

@@ -1,5 +1,5 @@
-//! How many tokens there are for whom. A limit is charged to the requester: the subject, then the client's address. The
-//! peer that forwards requests of others has one of its own, far above.
+//! Rate limits of issued tokens. Requests are charged to the requester: the subject, then the client's address. A peer
+//! that forwards requests of others has a separate, much higher limit.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -16,11 +16,11 @@ pub(crate) struct TokenLimits {
     callers: Limit,
     /// Delegated tokens, by subject.
     subjects: Limit,
-    /// Delegated tokens, by the client's address, as the peer names it.
+    /// Delegated tokens, by the client's address as reported by the peer.
     clients: Limit,
-    /// Exchanges that are refused, by the client's address: they have no verified subject.
+    /// Refused exchanges, by the client's address: they have no verified subject.
     refusals: Limit,
-    /// Delegated tokens of a peer as a whole, by peer and its address.
+    /// All delegated tokens of a peer, by peer and its address.
     forwarders: Limit,
 }
 
@@ -37,12 +37,12 @@ impl Default for TokenLimits {
 }
 
 impl TokenLimits {
-    /// Charges a service token to the peer that asks for it.
+    /// Charges a service token to the requesting peer.
     pub(super) fn check_caller(&self, peer: &PeerIdentity, connection: &Connection) -> Result<(), Denial> {
         self.callers.check(&(&peer.spiffe_id, connection.address)).map_err(Denial::TooMany)
     }
 
-    /// Charges a delegated token to its subject, the client and the peer. Whoever exceeds a limit draws on none of the
+    /// Charges a delegated token to its subject, the client and the peer. Exceeding a limit charges none of the
     /// following ones.
     pub(super) fn check_exchange(
         &self,
@@ -58,7 +58,7 @@ impl TokenLimits {
         self.forwarders.check(&(&peer.spiffe_id, connection.address)).map_err(Denial::TooMany)
     }
 
-    /// Charges a refused exchange to the client that it came from, and to no other.
+    /// Charges a refused exchange to the client only.
     pub(super) fn check_refused(
         &self,
         peer: &PeerIdentity,

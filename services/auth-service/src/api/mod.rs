@@ -32,7 +32,7 @@ use crate::signing::Signing;
 
 pub(crate) use limits::TokenLimits;
 
-/// What the handlers work with.
+/// State of the token endpoints.
 #[derive(Clone)]
 pub(crate) struct Issuing {
     pub(crate) files: Arc<IssuerFiles>,
@@ -52,7 +52,7 @@ pub(crate) struct IssuedLabels {
     reason: &'static str,
 }
 
-/// RFC 6749, section 5.1, and of an exchange RFC 8693, section 2.2.1.
+/// RFC 6749, section 5.1, and for an exchange RFC 8693, section 2.2.1.
 #[derive(Serialize)]
 struct TokenAnswer {
     access_token: String,
@@ -76,7 +76,7 @@ pub(crate) fn routes(routes: Routes, state: &Issuing) -> Routes {
         .route("/.well-known/jwks.json", Access::Public, get(jwks).with_state(state.clone()))
 }
 
-/// What tokens are made by.
+/// Inputs for issuing a token.
 struct Means {
     signer: Arc<Signer>,
     grants: Arc<GrantTable>,
@@ -84,7 +84,7 @@ struct Means {
 }
 
 impl Issuing {
-    /// What tokens are made by, if all of it is there.
+    /// Returns the inputs for issuing a token, if all of them are loaded.
     fn ready(&self) -> Result<Means, Denial> {
         let generation = self.generations.borrow().clone();
         match (self.files.signer(), self.files.grants(), generation) {
@@ -93,7 +93,7 @@ impl Issuing {
         }
     }
 
-    /// Answers a request for a token: counted, and a refusal on record. `refuse`: how its route puts one.
+    /// Responds to a token request: counts it and audits a refusal. `refuse` formats the refusal of the route.
     fn respond(
         &self,
         (kind, route): (&'static str, &'static str),
@@ -116,7 +116,7 @@ impl Issuing {
     }
 }
 
-/// The platform's public keys, for verifiers that do not mount them. Nothing in it is secret.
+/// The platform's public keys, for verifiers that do not mount them. They contain no secret.
 async fn jwks(State(issuing): State<Issuing>) -> Response {
     let generation = issuing.generations.borrow().clone();
     match generation.as_ref().and_then(|generation| generation.jwks()) {
@@ -131,7 +131,8 @@ async fn jwks(State(issuing): State<Issuing>) -> Response {
 fn audit_refusal(connection: &Connection, denial: Denial, route: &'static str) {
     let peer = connection.peer.as_ref();
     if matches!(denial, Denial::TooMany(_)) {
-        // Whoever asks too often must not fill the log as well: it is counted, and each request has its line already.
+        // Rate-limited requests are counted only, so that they do not fill the log; each request has an audit line
+        // already.
         return;
     }
     tracing::info!(
@@ -147,12 +148,12 @@ fn audit_refusal(connection: &Connection, denial: Denial, route: &'static str) {
     );
 }
 
-/// 128 random bits in hex.
+/// Returns 128 random bits in hex.
 fn token_id() -> Result<String, Denial> {
     let bits = random().ok_or(Denial::SigningFailed)?;
     Ok(format!("{:032x}", u128::from_be_bytes(bits)))
 }
 
 const MAX_REQUEST_BYTES: usize = 8 * 1024;
-/// A token of 8 KiB, and what stands around it.
+/// A token of 8 KiB, and the rest of the form.
 const MAX_TOKEN_FORM_BYTES: usize = 12 * 1024;

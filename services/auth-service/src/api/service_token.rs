@@ -42,7 +42,7 @@ impl Issuing {
         let Means { signer, grants, generation } = self.ready()?;
         let claims = claims(&grants, generation.denied(), peer, &request, self.clock.now(), token_id()?)?;
         let (access_token, claims) = self.signing.sign(&peer.spiffe_id, Arc::clone(&signer), claims).await?;
-        // Before the answer: what went out is on record.
+        // Before the response, so that every issued token is audited.
         audit_issue((peer, connection), signer.kid(), &claims);
         Ok(TokenAnswer {
             access_token,

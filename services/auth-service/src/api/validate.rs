@@ -1,4 +1,4 @@
-//! `POST /internal/validate` (RFC 7662): what a token says, for a service that cannot verify one itself.
+//! `POST /internal/validate` (RFC 7662): token introspection, for services that cannot verify tokens themselves.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub(super) async fn handle(
     let Some(token) = form.and_then(|mut form| form.remove("token")) else {
         return problem(StatusCode::BAD_REQUEST, "This is not a form with a token.");
     };
-    // The audience is who asks: without a peer there is nobody.
+    // The requesting peer is the audience, so one is required.
     let Some(peer) = &connection.peer else {
         return Refusal::from(gaia_auth::Reason::PeerMissing).response();
     };
@@ -50,8 +50,8 @@ pub(super) async fn handle(
     ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response()
 }
 
-/// RFC 7662, section 2.2. `sub` is spelled as it is everywhere in the platform. Who is told must still compare `client_id`
-/// with who presented the token: only a listener knows that.
+/// RFC 7662, section 2.2. `sub` has the platform's format. The caller must compare `client_id` with the peer that
+/// presented the token, which only its listener knows.
 fn active(token: &Examined) -> Value {
     let mut answer = Map::from_iter([
         ("active".to_owned(), json!(true)),

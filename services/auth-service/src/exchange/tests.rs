@@ -140,7 +140,7 @@ fn a_form_asks_for_an_exchange_or_for_nothing() {
         ("subject_token_type", "urn:ietf:params:oauth:token-type:saml2", Denial::Malformed),
         ("audience", "", Denial::Malformed),
         ("requested_token_type", "urn:ietf:params:oauth:token-type:refresh_token", Denial::Malformed),
-        // Who acts is who shows the certificate.
+        // The actor is always the peer.
         ("actor_token", "d.e.f", Denial::Malformed),
         ("resource", "https://assets", Denial::Malformed),
     ] {

@@ -1,4 +1,4 @@
-//! The audit lines of the login.
+//! Audit lines of user sign-in.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::failure::LoginFailure;
 use super::limits::{Account, Asker};
 use crate::files::IssuerFiles;
 
-/// One request to sign in, refresh or sign out, as its audit line describes it.
+/// One sign-in, refresh or sign-out request, as recorded in its audit line.
 #[derive(Default)]
 pub(super) struct Entry<'a> {
     pub(super) action: &'static str,
@@ -21,7 +21,7 @@ pub(super) struct Entry<'a> {
     pub(super) request_id: Option<&'a str>,
 }
 
-/// Writes the audit lines of the login.
+/// Writes the audit lines of user sign-in.
 pub(super) struct LoginAudit {
     files: Arc<IssuerFiles>,
     failures: FailureSample,
@@ -32,7 +32,7 @@ impl LoginAudit {
         Self { files, failures: FailureSample::default() }
     }
 
-    /// Writes the line of a request with this outcome.
+    /// Writes the line of a request with this result.
     pub(super) fn write(&self, entry: &Entry<'_>, failure: Option<LoginFailure>) {
         let wire = entry.caller.and_then(|(_, connection, _)| connection.address);
         let client = entry.caller.and_then(|(_, _, asker)| asker.client.address);
@@ -54,7 +54,8 @@ impl LoginAudit {
         );
     }
 
-    /// The name of an account in audit lines. It is the same at all replicas until the signing key changes.
+    /// Returns the pseudonym of an account in audit lines. It is the same on all replicas until the signing key
+    /// changes.
     fn name(&self, account: Account) -> Option<String> {
         let key = self.files.account_key()?;
         Some(account_name(key.as_bytes(), account.as_bytes()))

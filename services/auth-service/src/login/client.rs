@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use gaia_runtime::client_ip::{CLIENT_IP_HEADER, KNOWN_CLIENT_HEADER, site};
 use http::{HeaderMap, HeaderName};
 
-/// The user's client, as a declared caller describes it.
+/// The user's client, as a permitted caller describes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Client {
     /// The address in `X-Gaia-Client-IP`.
@@ -15,14 +15,14 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Reads the headers of a declared caller. A header that is repeated or malformed counts as absent.
+    /// Reads the headers of a permitted caller. A header that is repeated or malformed counts as absent.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let address = single(headers, &CLIENT_IP_HEADER).and_then(|text| text.parse::<IpAddr>().ok());
         let known = single(headers, &KNOWN_CLIENT_HEADER).filter(|text| is_name(text));
         Self { address: address.map(|address| address.to_canonical()), known: known.map(str::to_owned) }
     }
 
-    /// The part of the address by which limits tell clients apart: of IPv6 the /64 that one customer has.
+    /// Returns the part of the address that limits are counted by: for IPv6 the /64 network of one customer.
     pub(crate) fn site(&self) -> Option<IpAddr> {
         self.address.map(site)
     }

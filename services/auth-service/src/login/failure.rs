@@ -1,4 +1,4 @@
-//! The reasons for which there is no session, and their answers.
+//! Reasons why sign-in fails, and their responses.
 
 use std::time::Duration;
 
@@ -7,39 +7,39 @@ use gaia_auth::problem_with;
 use gaia_runtime::rate::{retry_after, when_to_retry};
 use http::StatusCode;
 
-/// The reason for which there is no session.
+/// Reason why no session is returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LoginFailure {
     /// The request is malformed.
     Malformed,
     /// The caller is not a service.
     NotAService,
-    /// The login server does not accept these credentials.
+    /// The login server rejected the credentials.
     InvalidCredentials,
-    /// The login server has ended the session: only signing in again helps.
+    /// The login server has ended the session; the user must sign in again.
     SessionEnded,
-    /// The login server gives no answer that decides.
+    /// The login server did not give a definitive response.
     Unavailable,
     /// Too many requests.
     RateLimited(Duration),
     /// No login server is configured.
     Off,
-    /// The password is right, but the address or telephone number is not confirmed.
+    /// The password is correct, but the address or telephone number is not confirmed.
     NotConfirmed,
-    /// The project asks for a captcha, which a service cannot solve.
+    /// The project requires a captcha, which a service cannot solve.
     CaptchaRequired,
-    /// The project does not offer this way of signing in.
+    /// The project does not offer this sign-in method.
     MethodOff,
-    /// The session has a lower assurance level than the platform, or the project, asks for.
+    /// The session has a lower assurance level than the platform or the project requires.
     SecondFactorRequired,
-    /// The user has a role that the platform does not admit.
+    /// The user has a role that the platform does not permit.
     RoleNotAdmitted,
-    /// The access token, or the whole answer, is larger than the platform accepts.
+    /// The access token, or the whole response, is larger than the platform accepts.
     SessionTooLarge,
 }
 
 impl LoginFailure {
-    /// The code for programs, also a metric's label.
+    /// Returns the code for programs, also used as a metric label.
     pub(super) fn code(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
@@ -79,8 +79,8 @@ impl LoginFailure {
         }
     }
 
-    /// The problem document with the `code`. A 401 is about the user's credentials and has no challenge: a 401 about
-    /// the caller's own has one. Only a temporary failure has `Retry-After`.
+    /// Returns the problem document with the `code`. A 401 about the user's credentials has no challenge, unlike a 401
+    /// about the caller's own. Only temporary failures have `Retry-After`.
     pub(super) fn response(self) -> Response {
         let (status, message) = self.answer();
         let response = problem_with(status, message, &[("code", self.code())]);

@@ -1,4 +1,4 @@
-//! Many who ask for the same at once get one answer.
+//! Single-flight: concurrent requests for the same session share one response.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -13,7 +13,7 @@ use super::gotrue::Session;
 type Outcome = Result<Arc<Session>, LoginFailure>;
 type Key = [u8; 32];
 
-/// What is asked for at the moment. Clones share it.
+/// The requests in progress. Clones share them.
 #[derive(Clone, Default)]
 pub(super) struct Flights {
     table: Table,
@@ -22,8 +22,8 @@ pub(super) struct Flights {
 type Table = Arc<Mutex<HashMap<Key, Shared<BoxFuture<'static, Outcome>>>>>;
 
 impl Flights {
-    /// Waits for what is asked for under `key`, or asks. It goes on when who began it has gone: by then the login server
-    /// may have exchanged a token that is good once.
+    /// Waits for the request in progress under `key`, or starts `asking`. It continues after its first caller is
+    /// dropped: the login server may already have consumed a single-use token.
     pub(super) async fn join(&self, key: Key, asking: impl Future<Output = Outcome> + Send + 'static) -> Outcome {
         let flight = {
             let mut table = lock(&self.table);
@@ -47,7 +47,7 @@ impl Flights {
     }
 }
 
-/// Takes a flight out of the table, however it ends.
+/// Removes an entry from the table when it is dropped.
 struct Landing {
     table: Table,
     key: Key,
@@ -60,7 +60,7 @@ impl Drop for Landing {
 }
 
 fn lock(table: &Table) -> MutexGuard<'_, HashMap<Key, Shared<BoxFuture<'static, Outcome>>>> {
-    // Every change is one insertion or removal: nothing in it is half done.
+    // Every change is one insertion or removal, so the table is consistent after a panic.
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -1,4 +1,4 @@
-//! The login server, asked over HTTP, and what its answers mean.
+//! Client of the login server (GoTrue).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ use super::failure::LoginFailure;
 use super::meaning::{Asked, code, meaning};
 use super::request::{Logout, Refresh, SignIn};
 
-/// A session as GoTrue gives it, without what else may be in its answer. There is no `Debug` for it.
+/// A session of GoTrue, without other members of its response. It has no `Debug`, because it contains secrets.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Session {
     pub(super) access_token: String,
@@ -34,32 +34,32 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// The user's id.
+    /// Returns the user's ID.
     pub(super) fn sub(&self) -> Option<&str> {
         self.user["id"].as_str()
     }
 
-    /// The hash of the refresh token.
+    /// Returns the hash of the refresh token.
     pub(super) fn token_hash(&self) -> [u8; 32] {
         sha256(self.refresh_token.as_bytes())
     }
 }
 
-/// The project that users sign in at.
+/// The project at which users sign in.
 pub(super) struct Project {
     issuer: UserTokenIssuer,
-    /// What stands in front of GoTrue lets nobody in without it.
+    /// The project's API key, required by the API gateway in front of GoTrue.
     api_key: Option<HeaderValue>,
-    /// The client's address, for the limits of a project that honours it; none where that is not configured.
+    /// The client's address, for the rate limits of the project; none if forwarding is not configured.
     forwarded_for: Option<IpAddr>,
 }
 
-/// Whether the project's API key was missing when it was last looked for.
+/// Whether the project's API key was missing at the last read.
 #[derive(Debug, Clone, Default)]
 pub(super) struct KeyWatch(Arc<AtomicBool>);
 
 impl KeyWatch {
-    /// Takes down what was found, and says whether there is something to tell: once, however often people sign in.
+    /// Records the state, and returns true if the key is newly missing, so that it is logged once.
     fn is_news(&self, is_missing: bool) -> bool {
         !self.0.swap(is_missing, Ordering::Relaxed) && is_missing
     }
@@ -78,17 +78,17 @@ impl Project {
         Self { issuer: issuer.clone(), api_key, forwarded_for: None }
     }
 
-    /// Names the client's address to the project, which then limits each address by itself.
+    /// Forwards the client's address to the project, which then limits each address separately.
     pub(super) fn forwarded_for(self, address: Option<IpAddr>) -> Self {
         Self { forwarded_for: address, ..self }
     }
 
-    /// The claims that the platform requires in each access token of the project.
+    /// Returns the claims that the platform requires in each access token of the project.
     pub(super) fn required_claims(&self) -> &BTreeMap<String, String> {
         &self.issuer.required_claims
     }
 
-    /// The issuer's short name.
+    /// Returns the issuer's short name.
     pub(super) fn name(&self) -> &str {
         &self.issuer.name
     }
@@ -107,7 +107,7 @@ impl Project {
         let path = format!("/logout?scope={}", wanted.scope.as_str());
         let answer = self.ask(Asked::LogOut, &path, headers, Bytes::new()).await;
         match answer {
-            // The session has ended already.
+            // The session had already ended.
             Ok(_) | Err(LoginFailure::SessionEnded) => Ok(()),
             Err(failure) => Err(failure),
         }
@@ -117,14 +117,14 @@ impl Project {
         let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
         let path = format!("/token?grant_type={grant}");
         let answer = self.ask(asked, &path, headers, Bytes::from(body.to_string())).await?;
-        // The parser's message could quote a token.
+        // The parser's message could contain a token.
         serde_json::from_slice(&answer).map_err(|_| {
             tracing::error!(issuer = self.name(), grant, "the login server answered 200 without a session");
             LoginFailure::Unavailable
         })
     }
 
-    /// The ways of signing in that the project offers.
+    /// Returns the sign-in methods that the project offers.
     pub(super) async fn methods(&self) -> Result<Methods, LoginFailure> {
         let answer = self.send(Asked::Settings, Method::GET, "/settings", HeaderMap::new(), Bytes::new()).await?;
         Methods::read(&answer).ok_or_else(|| {
@@ -184,17 +184,17 @@ impl Project {
     }
 }
 
-/// The ways of signing in that a project offers.
+/// The sign-in methods of a project.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Methods {
-    /// Sign-in with an address and a password.
+    /// Sign-in with an email address and a password.
     password: bool,
-    /// The providers that are switched on, by GoTrue's names.
+    /// Enabled providers, by GoTrue's names.
     providers: Vec<String>,
 }
 
 impl Methods {
-    /// Reads GoTrue's `GET /settings`.
+    /// Parses GoTrue's `GET /settings`.
     fn read(body: &[u8]) -> Option<Self> {
         #[derive(Deserialize)]
         struct Settings {
@@ -214,9 +214,9 @@ fn sensitive(text: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// By which GoTrue limits requests where the project has IP address forwarding switched on.
+/// GoTrue's rate limits use this header if the project has IP address forwarding enabled.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("sb-forwarded-for");
-/// Entries of `external` that are no provider.
+/// Entries of `external` that are not providers.
 const OWN_METHODS: [&str; 3] = ["email", "phone", "anonymous_users"];
 const MAX_PROVIDERS: usize = 64;
 const MAX_LOGGED_CHARACTERS: usize = 64;

@@ -1,9 +1,9 @@
-//! The budgets of signing in, refreshing and signing out.
+//! Rate limits of sign-in, refresh and sign-out.
 //!
-//! Each budget belongs to the client that asks: a client that the calling service has authenticated, else its address,
-//! else the calling service. The three actions share no budget, so anonymous attempts never delay a session that goes on.
-//! An account is no key of a budget, but for one ceiling far above what an address may try: a client or an address that
-//! has signed in to the account lately does not draw on it.
+//! Each limit is counted per requester: a client that the calling service has authenticated, otherwise its address,
+//! otherwise the calling service. The three actions share no limit, so anonymous attempts never delay an existing
+//! session. Attempts are not counted per account, except for one ceiling far above the limit of an address; a client or
+//! an address that has recently signed in to the account does not count towards it.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -16,22 +16,22 @@ use gaia_runtime::rate::Limit;
 use super::client::Client;
 use super::failure::LoginFailure;
 
-/// The client that asks, as far as it is known.
+/// The identified parts of the requester.
 #[derive(Debug, Clone)]
 pub(super) struct Asker {
     /// The calling service.
     pub(super) service: String,
     /// The address of the calling instance.
     pub(super) instance: Option<IpAddr>,
-    /// The client that a declared caller describes; otherwise empty.
+    /// The client described by a permitted caller; otherwise empty.
     pub(super) client: Client,
 }
 
-/// The account that a password is tried for, as a hash of its canonical spelling.
+/// The account of a password attempt, as a hash of its canonical form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Account([u8; 32]);
 
-/// All budgets of the login.
+/// All limits of user sign-in.
 #[derive(Debug)]
 pub(super) struct LoginLimits {
     passwords: Passwords,
@@ -40,14 +40,14 @@ pub(super) struct LoginLimits {
     sign_outs: Budget,
 }
 
-/// One action's budgets of clients that nothing is known of but where they are.
+/// The limits of one action for unauthenticated clients.
 #[derive(Debug)]
 struct Budget {
     /// By address.
     clients: Limit,
-    /// By calling instance, for all clients whose address it does not say.
+    /// By calling instance, for all clients whose address is unknown.
     services: Limit,
-    /// By client or subject that is authenticated.
+    /// By authenticated client or subject.
     known: Limit,
 }
 
@@ -56,21 +56,21 @@ struct Passwords {
     budget: Budget,
     /// By address and account.
     pairs: Limit,
-    /// By account, whatever the address.
+    /// By account, over all addresses.
     accounts: Limit,
-    /// The last sites from which somebody signed in to an account.
+    /// The last addresses from which an account was signed in to.
     sites: Recent<Account, [Option<IpAddr>; MAX_SITES]>,
 }
 
 #[derive(Debug)]
 struct Refreshes {
     budget: Budget,
-    /// The hashes of refresh tokens that were passed on here: they are genuine.
+    /// Hashes of refresh tokens returned by this instance, which are therefore genuine.
     issued: Recent<[u8; 32], ()>,
 }
 
 impl Account {
-    /// The account of this address. Case and blanks around it make no other account.
+    /// Creates the account of an email address. Case and surrounding spaces are ignored.
     pub(super) fn new(address: &str) -> Self {
         Self(sha256(address.trim().to_lowercase().as_bytes()))
     }
@@ -117,7 +117,7 @@ impl Default for LoginLimits {
 }
 
 impl LoginLimits {
-    /// Counts an attempt with a password.
+    /// Counts a password attempt.
     pub(super) fn check_password(&self, asker: &Asker, account: Account) -> Result<(), LoginFailure> {
         let passwords = &self.passwords;
         let limited = LoginFailure::RateLimited;
@@ -136,7 +136,7 @@ impl LoginLimits {
         passwords.accounts.check(&account).map_err(limited)
     }
 
-    /// Notes that a password was right.
+    /// Records a successful password attempt.
     pub(super) fn signed_in(&self, asker: &Asker, account: Account) {
         let Some(site) = asker.client.site() else { return };
         let sites = self.passwords.sites.get(&account).unwrap_or_default();
@@ -168,7 +168,7 @@ impl LoginLimits {
         budget.check_unknown(asker)
     }
 
-    /// Notes that the refresh token of this hash was passed on.
+    /// Records that the refresh token of this hash was returned to a client.
     pub(super) fn issued(&self, token: [u8; 32]) {
         self.refreshes.issued.insert(token, ());
     }
@@ -191,19 +191,19 @@ const fn number(number: u32) -> NonZeroU32 {
     }
 }
 
-/// All clients of one calling instance whose address is not known: a second, and at once.
+/// All clients of one calling instance whose address is unknown: per second, and burst.
 const SERVICE: (NonZeroU32, NonZeroU32) = (number(20), number(100));
-/// Attempts of one address: one in this time, and so many at once.
+/// Attempts of one address: period, and burst.
 const CLIENT: (Duration, NonZeroU32) = (Duration::from_secs(2), number(20));
 /// Attempts of one client or address for one account.
 const PAIR: (Duration, NonZeroU32) = (Duration::from_secs(6), number(10));
-/// Attempts for one account by clients and addresses that have not signed in to it lately.
+/// Attempts for one account by clients and addresses that have not recently signed in to it.
 const ACCOUNT: (NonZeroU32, NonZeroU32) = (number(10), number(1000));
-/// Refreshes, and sign-outs with a refused token, of one address: many sessions are behind some.
+/// Refreshes, and sign-outs with a refused token, of one address, which may be shared by many sessions.
 const CLIENT_OF_SESSIONS: (NonZeroU32, NonZeroU32) = (number(10), number(100));
 /// Refreshes of one session, and sign-outs of one user.
 const SESSION: (NonZeroU32, NonZeroU32) = (number(1), number(30));
-/// Sites kept of one account: at home, at work, on the way.
+/// Addresses kept per account, such as home, work and mobile.
 const MAX_SITES: usize = 4;
 const MAX_ACCOUNTS: usize = 8192;
 const MAX_TOKENS: usize = 16_384;
@@ -251,7 +251,7 @@ mod tests {
         assert!((100..200).contains(&made_up.count()));
         assert_eq!(passed(20, || limits.check_refresh(&known("session"), [9; 32])), 20);
         assert_eq!(passed(20, || limits.check_refresh(&asker("192.0.2.1"), [7; 32])), 20);
-        // Nor without an address, where all clients of the calling service are one.
+        // Nor without an address, where all clients of the calling service are counted together.
         let nowhere = Asker { client: Client::default(), ..asker("192.0.2.1") };
         assert!(passed(1000, || limits.check_refresh(&nowhere, [8; 32])) < 200);
         assert_eq!(passed(20, || limits.check_refresh(&nowhere, [6; 32])), 20);
@@ -263,12 +263,12 @@ mod tests {
         let home = asker("203.0.113.9");
         limits.check_password(&home, account).unwrap();
         limits.signed_in(&home, account);
-        // Five addresses stay below the ceiling: an address that was never seen passes too.
+        // Five addresses stay below the ceiling: an unknown address is admitted too.
         for n in 1..=5 {
             assert_eq!(passed(50, || limits.check_password(&asker(&format!("192.0.2.{n}")), account)), 10);
         }
         assert_eq!(passed(3, || limits.check_password(&asker("198.51.100.1"), account)), 3);
-        // Two hundred reach it, and what has signed in lately passes all the same.
+        // Two hundred reach it; addresses that have recently signed in are still admitted.
         let guesses: usize =
             (0..200).map(|n| passed(20, || limits.check_password(&asker(&format!("198.18.{n}.1")), account))).sum();
         assert!((900..1200).contains(&guesses), "{guesses}");

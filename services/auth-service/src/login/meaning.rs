@@ -1,4 +1,4 @@
-//! The meaning of GoTrue's error answers, which depends on the request.
+//! Interpretation of GoTrue's error responses, which depends on the request.
 
 use std::time::Duration;
 
@@ -12,18 +12,18 @@ use super::failure::LoginFailure;
 /// A request to GoTrue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked {
-    /// A session for a password or a code.
+    /// Create a session from a password or a code.
     SignIn,
-    /// A session for a refresh token.
+    /// Create a session from a refresh token.
     Refresh,
-    /// The end of a session.
+    /// End a session.
     LogOut,
-    /// The settings of the project.
+    /// Read the settings of the project.
     Settings,
 }
 
-/// An error as GoTrue writes it: a number in `code` and a word in `error_code`, or (API of 2024) the word in `code`, or as
-/// OAuth has it, in `error`.
+/// An error of GoTrue: a number in `code` and a name in `error_code`, or (API of 2024) the name in `code`, or as in
+/// OAuth, in `error`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct ErrorBody {
@@ -32,15 +32,15 @@ struct ErrorBody {
     error: Option<String>,
 }
 
-/// GoTrue's error code; empty if the answer has none.
+/// Returns GoTrue's error code; empty if the response has none.
 pub(super) fn code(body: &[u8]) -> String {
     let body: ErrorBody = serde_json::from_slice(body).unwrap_or_default();
     let word = body.error_code.or_else(|| body.code.as_str().map(str::to_owned)).or(body.error);
     word.unwrap_or_default()
 }
 
-/// The meaning of an answer other than success. Only a code of GoTrue ends a session or refuses a user for good: an answer
-/// without one is a fault of what stands in between, and a 5xx is a fault that passes.
+/// Interprets an error response. Only a code of GoTrue ends a session or permanently refuses a user: a response without
+/// one comes from an intermediary, and a 5xx is temporary.
 pub(super) fn meaning(asked: Asked, status: StatusCode, code: &str, headers: &HeaderMap) -> LoginFailure {
     if status == StatusCode::TOO_MANY_REQUESTS {
         let wait = retry_after_of(headers).unwrap_or(DEFAULT_WAIT_SECONDS).clamp(1, MAX_WAIT_SECONDS);
@@ -68,7 +68,7 @@ fn refused_sign_in(code: &str) -> LoginFailure {
     refused_for_good(code).unwrap_or(LoginFailure::Unavailable)
 }
 
-/// Settings of the project or of the account that a repeated request does not change.
+/// Returns the permanent failure for settings of the project or the account that a retry does not change.
 fn refused_for_good(code: &str) -> Option<LoginFailure> {
     Some(match code {
         "email_not_confirmed" | "phone_not_confirmed" | "provider_email_needs_verification" => {
@@ -82,11 +82,11 @@ fn refused_for_good(code: &str) -> Option<LoginFailure> {
     })
 }
 
-/// Refresh tokens of which there will never be a session, beside `session_…` and the user's own end. A malformed one is
+/// Codes of unusable refresh tokens, in addition to `session_…` and those of deleted users. A malformed one is
 /// `validation_failed`.
 const NO_TOKEN: [&str; 3] = ["refresh_token_already_used", "refresh_token_not_found", "validation_failed"];
-/// Credentials that do not sign anybody in. `invalid_grant` is from before GoTrue had codes. A banned user and an unknown
-/// one are told apart from nobody: GoTrue looks at them before the password.
+/// Codes of invalid credentials. `invalid_grant` predates GoTrue's error codes. Banned and unknown users are not
+/// distinguished for clients, because GoTrue checks for them before the password.
 const WRONG: [&str; 10] = [
     "invalid_credentials",
     "invalid_grant",
@@ -157,7 +157,7 @@ mod tests {
         ] {
             assert_eq!(means(Asked::SignIn, 400, body), LoginFailure::InvalidCredentials, "{body}");
         }
-        // A wrong key of the project is no wrong password.
+        // An invalid key of the project is not an invalid password.
         assert_eq!(means(Asked::SignIn, 401, r#"{"message":"Invalid API key"}"#), LoginFailure::Unavailable);
         assert_eq!(means(Asked::SignIn, 400, r#"{"error_code":"something_new"}"#), LoginFailure::Unavailable);
     }

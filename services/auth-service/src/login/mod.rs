@@ -1,8 +1,8 @@
-//! `POST /auth/login`, `/auth/refresh` and `/auth/logout`: signing users in at the project's own login server (GoTrue, as
-//! Supabase Auth runs it), for the services that users reach. `GET /auth/methods` lists the ways to do so.
+//! `POST /auth/login`, `/auth/refresh` and `/auth/logout`: sign-in of users at the project's login server (GoTrue, as
+//! operated by Supabase Auth), for services that users reach. `GET /auth/methods` lists the available methods.
 //!
-//! Only a service may ask. What comes back from GoTrue is checked before it is passed on; what GoTrue cannot tell at
-//! the moment never ends a session.
+//! Only services may call these routes. Sessions of GoTrue are verified before they are returned, and a temporary
+//! failure of GoTrue never ends a session.
 
 mod audit;
 pub(crate) mod client;
@@ -39,16 +39,16 @@ use request::{Logout, Refresh, SignIn};
 
 pub(crate) use routes::routes;
 
-/// Settings of the login.
+/// Settings of user sign-in.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     /// The directory in which `issuer-<name>.key` is mounted.
     pub(crate) dir: PathBuf,
-    /// Whether the login server is told the user's address.
+    /// Whether the user's address is forwarded to the login server.
     pub(crate) forwards_address: bool,
 }
 
-/// What the handlers work with.
+/// State of the handlers.
 #[derive(Clone)]
 pub(crate) struct Login {
     generations: watch::Receiver<Option<Arc<Generation>>>,
@@ -62,7 +62,7 @@ pub(crate) struct Login {
     requests: Family<LoginLabels, Counter>,
 }
 
-/// The methods of a project, and when they were fetched.
+/// The sign-in methods of a project, and the time they were fetched.
 #[derive(Clone)]
 struct KnownMethods {
     issuer: String,
@@ -105,7 +105,7 @@ impl Login {
         }
     }
 
-    /// The project that users sign in at.
+    /// Returns the project at which users sign in.
     async fn project(&self, asker: &Asker) -> Result<Project, LoginFailure> {
         let generation = self.generations.borrow().clone().ok_or(LoginFailure::Unavailable)?;
         let issuer = generation.policy().user_tokens.sign_in_issuer();
@@ -147,7 +147,7 @@ impl Login {
         Ok(session)
     }
 
-    /// Requests for the same session at once are one request to GoTrue.
+    /// Concurrent requests for the same session result in one request to GoTrue.
     async fn refresh(&self, caller: &Caller, wanted: Refresh) -> Result<Arc<Session>, LoginFailure> {
         let hash = wanted.hash();
         self.limits.check_refresh(&caller.asker, hash)?;
@@ -164,7 +164,7 @@ impl Login {
 
     async fn log_out(&self, caller: &Caller, wanted: &Logout) -> Result<(), LoginFailure> {
         let project = self.project(&caller.asker).await?;
-        // A token of another issuer is not shown to the project.
+        // A token of another issuer is not sent to the project.
         match self.user_of(&project, &caller.connection, &wanted.access_token).await {
             Ok(sub) => self.limits.check_sign_out(&sub)?,
             Err(failure) => {
@@ -175,10 +175,10 @@ impl Login {
         project.log_out(wanted).await
     }
 
-    /// The ways of signing in that the project offers, at most a minute old.
+    /// Returns the sign-in methods of the project, at most a minute old.
     async fn methods(&self, caller: &Caller) -> Result<Methods, LoginFailure> {
         let project = self.project(&caller.asker).await?;
-        // One request to GoTrue at a time, and of those that wait for it none asks again.
+        // One request to GoTrue at a time; waiting requests use its result.
         let mut known = self.methods.lock().await;
         if let Some(known) = known.as_ref().filter(|known| known.issuer == project.name() && known.is_fresh()) {
             return Ok(known.methods.clone());
@@ -190,7 +190,7 @@ impl Login {
         Ok(methods)
     }
 
-    /// A session is passed on only if its access token is one that the platform accepts as this project's.
+    /// Returns a session only if the platform accepts its access token as one of this project.
     async fn checked(
         &self,
         project: &Project,
@@ -207,7 +207,7 @@ impl Login {
                 tracing::error!(issuer = project.name(), sub, "the login server gave a token of another user");
                 Err(LoginFailure::Unavailable)
             }
-            // The token came from the project itself, so its claims say what the user lacks.
+            // The token came directly from the project, so its claims explain the rejection.
             Err(LoginFailure::InvalidCredentials) => {
                 Err(token::refused_user(&session.access_token, project.required_claims())
                     .unwrap_or(LoginFailure::Unavailable))
@@ -216,7 +216,7 @@ impl Login {
         }
     }
 
-    /// The user of an access token, if it is a valid one of the project.
+    /// Returns the user of an access token, if it is a valid one of the project.
     async fn user_of(&self, project: &Project, connection: &Connection, token: &str) -> Result<String, LoginFailure> {
         let examined = self.authenticator.examine_token(token, connection.peer.as_ref(), connection.address).await;
         match examined {
@@ -261,5 +261,5 @@ impl Caller {
     }
 }
 
-/// A provider that was switched on or off is noticed after this time.
+/// Time until a change of the enabled providers is noticed.
 const METHODS_KEPT: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! What is asked for. None of it is ever printed.
+//! Sign-in requests. They contain secrets and have no `Debug`.
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 use super::failure::LoginFailure;
 use super::limits::Account;
 
-/// How a user signs in.
+/// Credentials for sign-in.
 #[derive(Deserialize)]
 #[serde(untagged)]
 pub(super) enum SignIn {
-    /// With a password.
+    /// A password.
     Password(Password),
-    /// With a code from an outside provider (PKCE, RFC 7636).
+    /// A code from an external provider (PKCE, RFC 7636).
     Code(Code),
 }
 
@@ -33,14 +33,14 @@ pub(super) struct Code {
     code_verifier: String,
 }
 
-/// A session that goes on.
+/// A refresh request.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Refresh {
     refresh_token: String,
 }
 
-/// A session that ends.
+/// A sign-out request.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Logout {
@@ -49,7 +49,7 @@ pub(super) struct Logout {
     pub(super) scope: LogoutScope,
 }
 
-/// Which of the user's sessions end.
+/// The sessions of the user to end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum LogoutScope {
@@ -58,7 +58,7 @@ pub(super) enum LogoutScope {
     Local,
     /// All.
     Global,
-    /// All but this one.
+    /// All others.
     Others,
 }
 
@@ -66,7 +66,7 @@ impl SignIn {
     pub(super) fn parse(body: Result<Bytes, BytesRejection>) -> Result<Self, LoginFailure> {
         let mut wanted: Self = parse(body)?;
         if let Self::Password(Password { email, .. }) = &mut wanted {
-            // Pasted addresses and phones' keyboards bring blanks along, which belong to no address.
+            // Copied addresses and mobile keyboards add spaces, which are never part of an address.
             *email = email.trim().to_owned();
         }
         let is_whole = match &wanted {
@@ -76,7 +76,7 @@ impl SignIn {
         if is_whole { Ok(wanted) } else { Err(LoginFailure::Malformed) }
     }
 
-    /// For metrics and the record.
+    /// Returns the label for metrics and audit.
     pub(super) fn action(&self) -> &'static str {
         match self {
             Self::Password(_) => "password",
@@ -84,7 +84,7 @@ impl SignIn {
         }
     }
 
-    /// The account whose password is tried.
+    /// Returns the account of a password attempt.
     pub(super) fn account(&self) -> Option<Account> {
         match self {
             Self::Password(Password { email, .. }) => Some(Account::new(email)),
@@ -92,7 +92,7 @@ impl SignIn {
         }
     }
 
-    /// GoTrue's `grant_type`, and its request.
+    /// Returns GoTrue's `grant_type`, and the body of its request.
     pub(super) fn grant(&self) -> (&'static str, Value) {
         match self {
             Self::Password(Password { email, password }) => {
@@ -111,7 +111,7 @@ impl Refresh {
         if wanted.refresh_token.is_empty() { Err(LoginFailure::Malformed) } else { Ok(wanted) }
     }
 
-    /// The hash of the token: requests with the same one are one request to GoTrue.
+    /// Returns the hash of the token; requests with equal hashes result in one request to GoTrue.
     pub(super) fn hash(&self) -> [u8; 32] {
         sha256(self.refresh_token.as_bytes())
     }
@@ -139,7 +139,7 @@ impl LogoutScope {
 
 fn parse<T: for<'de> Deserialize<'de>>(body: Result<Bytes, BytesRejection>) -> Result<T, LoginFailure> {
     let body = body.map_err(|_| LoginFailure::Malformed)?;
-    // The parser's message could quote a password.
+    // The parser's message could contain a password.
     serde_json::from_slice(&body).map_err(|_| LoginFailure::Malformed)
 }
 

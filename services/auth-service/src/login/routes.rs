@@ -1,4 +1,4 @@
-//! The routes of the login.
+//! Routes of user sign-in.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use super::gotrue::Session;
 use super::request::{Logout, Refresh, SignIn};
 use super::{Caller, Login};
 
-/// Adds the routes. A caller needs no scope, but a credential.
+/// Adds the routes. A caller needs a credential, but no scope.
 pub(crate) fn routes(routes: Routes, login: &Login) -> Routes {
     let limit = || DefaultBodyLimit::max(MAX_REQUEST_BYTES);
     routes
@@ -105,7 +105,7 @@ async fn methods(
     }
 }
 
-/// The caller and its request. A caller that is not allowed is the failure that counts.
+/// Combines the caller and the request. A failure of the caller takes precedence.
 fn both<W>(
     caller: &Result<Caller, LoginFailure>,
     wanted: Result<W, LoginFailure>,
@@ -125,5 +125,5 @@ fn session_or(result: Result<&Session, LoginFailure>) -> Response {
     }
 }
 
-/// An access token of 8 KiB, and what stands around it.
+/// An access token of 8 KiB, and the rest of the request.
 const MAX_REQUEST_BYTES: usize = 12 * 1024;

@@ -1,4 +1,4 @@
-//! The reasons for which the platform refuses an access token that the login server itself has just given.
+//! Reasons why the platform rejects an access token that the login server has just issued.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::failure::LoginFailure;
 
-/// The failure that a refused token's own claims explain; none: they do not.
+/// Returns the failure explained by the claims of a rejected token; none if they do not explain it.
 pub(super) fn refused_user(token: &str, required: &BTreeMap<String, String>) -> Option<LoginFailure> {
     let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
     let claims: Value = serde_json::from_slice(&payload).ok()?;
@@ -19,11 +19,11 @@ pub(super) fn refused_user(token: &str, required: &BTreeMap<String, String>) -> 
     if lacks("aal") {
         return Some(LoginFailure::SecondFactorRequired);
     }
-    // Any other claim that the platform requires is a property of the account as well.
+    // Other required claims are also properties of the account.
     required.keys().any(|name| lacks(name)).then_some(LoginFailure::RoleNotAdmitted)
 }
 
-/// The longest token that services accept.
+/// Maximum length of a token that services accept.
 pub(super) const MAX_BYTES: usize = 8 * 1024;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Token exchange and introspection, over real mTLS, with users of an issuer whose keys are fetched over HTTP.
+//! Token exchange and introspection over real mTLS, with users of an issuer whose keys are fetched over HTTP.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ struct World {
     issuer: UserTokenIssuer,
 }
 
-/// auth-service that knows a user-token issuer and one API key, and whom `gateway` may ask for both routes.
+/// An auth-service with a user-token issuer and one API key, on which `gateway` may use both routes.
 async fn world() -> World {
     let platform = Platform::new();
     let tokens = policy("auth-service").tokens;
@@ -131,7 +131,7 @@ async fn a_user_is_carried_one_hop_and_then_another_and_no_further_than_was_gran
     assert_eq!(world.verify(token, "asset-service", "web-service"), Err(Reason::PeerDiffers));
     assert_eq!(world.verify(token, "chat-service", "gateway"), Err(Reason::AudienceWrong));
 
-    // The target may not carry it on: nobody granted it that. And who was not called with it cannot exchange it.
+    // The target has no grant to exchange it further, and a service that is not its audience cannot exchange it.
     let onwards = world.client("asset-service");
     let (status, answer) = world.exchange(&onwards, JWT, token, "chat-service").await;
     assert_eq!((status, &answer["error"]), (StatusCode::FORBIDDEN, &"invalid_target".into()));
@@ -224,7 +224,7 @@ async fn whoever_may_not_validate_is_not_told() {
     let gateway = world.client("gateway");
     let (status, _) = world.form(&gateway, "internal/validate", &[("token", "a.b.c")], "").await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
-    // The key has the scope for assets alone.
+    // The key has only the scope for assets.
     let (status, _) = world.form(&gateway, "internal/validate", &[("token", "a.b.c")], "secret-of-mobile").await;
     assert_eq!(status, StatusCode::FORBIDDEN);
 }
