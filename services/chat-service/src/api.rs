@@ -25,7 +25,7 @@ use crate::error::ChatError;
 use crate::provider::Part;
 use crate::question::{MAX_BODY_BYTES, Question};
 
-/// The endpoint and what it works with.
+/// The endpoint and its state.
 pub(crate) struct Endpoint {
     pub(crate) chats: Chats,
     pub(crate) comment_after: Duration,
@@ -47,8 +47,8 @@ async fn chat(State(endpoint): State<Arc<Endpoint>>, principal: Principal, reque
         let answer = async { whole(beginning.await?).await };
         return answer.await.unwrap_or_else(refused);
     }
-    // While a model reads a long conversation it is silent for minutes, and proxies in between wait for half of one: the
-    // stream begins without it then, and comments keep it open.
+    // A model can be silent for minutes while it reads a long conversation, and proxies time out after half a minute.
+    // The stream then starts early and is kept open with comments.
     let next = match timeout(endpoint.comment_after, &mut beginning).await {
         Ok(Ok(chat)) => Next::Part(Box::new(chat)),
         Ok(Err(error)) => return refused(error),
@@ -59,25 +59,25 @@ async fn chat(State(endpoint): State<Arc<Endpoint>>, principal: Principal, reque
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // nginx and those who follow it collect an answer before they pass it on, unless they are told.
+    // nginx and compatible proxies buffer a response unless this header is set.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
 }
 
-/// The next step of a stream of events.
+/// The next step of an event stream.
 enum Next<F> {
-    /// The provider has not begun to answer.
+    /// The provider has not started its response.
     Beginning(F),
-    /// The next piece of the answer.
+    /// The next part of the answer.
     Part(Box<Chat>),
-    /// Nothing.
+    /// The end.
     End,
 }
 
-/// Takes a place before it takes the question: who has to wait for one sends nothing that is held meanwhile.
+/// Takes a slot before it reads the question, so that waiting requests use no memory.
 async fn receive_question(chats: &Chats, principal: &Principal, request: Request) -> Result<Asked, ChatError> {
     let mut account = chats.metrics.begin();
-    // What the question takes is held until the provider has it.
+    // The question is charged to the memory budget until the provider has received it.
     let mut held = chats.room.hold();
     let received = async {
         let slot = chats.slots.take(&principal.subject)?;
@@ -108,7 +108,7 @@ async fn receive(body: Body, held: &mut Held) -> Result<Vec<u8>, ChatError> {
     Ok(received)
 }
 
-/// The answer as it comes.
+/// Converts the answer to events as it arrives.
 fn events<F>(next: Next<F>) -> impl Stream<Item = Result<Event, Infallible>>
 where
     F: Future<Output = Result<Chat, ChatError>> + Unpin,
@@ -137,7 +137,7 @@ where
     })
 }
 
-/// The answer in one piece.
+/// Collects the complete answer.
 async fn whole(mut chat: Chat) -> Result<Response, ChatError> {
     let mut answer = String::new();
     loop {
@@ -160,7 +160,7 @@ fn refused(error: ChatError) -> Response {
     error.into_response()
 }
 
-/// What the caller is not told is in the log.
+/// Logs details that are not sent to the client.
 fn log(error: &ChatError) {
     if let ChatError::Provider(failed) = error {
         tracing::warn!(error = %chain(failed), code = error.code(), "the provider failed");
@@ -172,7 +172,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-/// Whoever takes JSON and does not ask for a stream gets it whole.
+/// Returns true if the client accepts JSON and does not request a stream.
 fn wants_json(headers: &HeaderMap) -> bool {
     let accepts = |kind: &str| {
         let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());

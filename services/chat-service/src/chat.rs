@@ -14,51 +14,51 @@ use crate::provider::{Answer, Part, Provider, ProviderError};
 use crate::question::{Question, invalid};
 use crate::slots::{Slot, Slots};
 
-/// What answers questions.
+/// State for answering questions.
 pub(crate) struct Chats {
     pub(crate) provider: Provider,
     pub(crate) model: Option<String>,
-    /// The models that may be named; none: any.
+    /// The permitted models; empty: any.
     pub(crate) models: Vec<String>,
     pub(crate) slots: Slots,
-    /// For questions on their way in.
+    /// Memory budget for questions.
     pub(crate) room: Room,
     pub(crate) metrics: ChatMetrics,
     pub(crate) clock: Arc<dyn Clock>,
-    /// For a whole answer.
+    /// Time limit for a complete answer.
     pub(crate) longest: Duration,
 }
 
-/// A question that has arrived, and its place.
+/// A received question, and its slot.
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub(crate) question: Question,
     pub(crate) slot: Slot,
     pub(crate) account: Account,
-    /// The memory that the question takes, until the provider has it.
+    /// The memory of the question, until the provider has received it.
     pub(crate) _held: Held,
 }
 
-/// An answer under way. Dropping it gives up: the provider is hung up on.
+/// An answer in progress. Dropping it closes the connection to the provider.
 #[derive(Debug)]
 pub(crate) struct Chat {
     talk: Talk,
     account: Account,
 }
 
-/// The same, as nobody counts it.
+/// The answer without metrics.
 #[derive(Debug)]
 struct Talk {
     answer: Answer,
     characters_left: usize,
     ends: Instant,
-    /// The end comes from the credential, not from our patience.
+    /// Set if the credential expires before the time limit.
     ends_with_credential: bool,
     _slot: Slot,
 }
 
 impl Chats {
-    /// Asks the provider for the principal.
+    /// Sends the question to the provider on behalf of the principal.
     pub(crate) async fn begin(&self, principal: &Principal, asked: Asked) -> Result<Chat, ChatError> {
         let Asked { question, slot, mut account, _held } = asked;
         match self.ask(principal, &question, slot).await {
@@ -100,7 +100,7 @@ impl Chats {
 }
 
 impl Chat {
-    /// The next piece of the answer; after its end or an error there is none.
+    /// Returns the next part of the answer; none after its end or an error.
     pub(crate) async fn next(&mut self) -> Result<Part, ChatError> {
         let part = self.talk.part().await;
         self.account.came_to(match &part {
@@ -108,7 +108,7 @@ impl Chat {
                 self.account.text(text);
                 return part;
             }
-            // An answer that was cut off is not complete.
+            // A truncated answer is not complete.
             Ok(Part::End { finish_reason: reason @ ("length" | "content_filter") }) => reason,
             Ok(Part::End { .. }) => COMPLETED,
             Err(error) => error.code(),
@@ -137,7 +137,7 @@ impl Talk {
     }
 }
 
-/// What metrics call a chat that came to its end.
+/// Metric label of a complete answer.
 const COMPLETED: &str = "completed";
-/// No answer is longer: it is held whole for callers that want it so.
+/// Maximum length of an answer, because it is held in memory for clients that request it as a whole.
 const MAX_ANSWER_CHARACTERS: usize = 1024 * 1024;

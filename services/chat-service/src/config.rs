@@ -8,17 +8,17 @@ use reqwest::Url;
 
 use crate::provider::Patience;
 
-/// Streams answers from a provider that speaks OpenAI's chat completions protocol.
+/// Streams answers from a provider with OpenAI's chat completions API.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "chat-service", version)]
 pub struct Config {
-    /// What every service is configured by.
+    /// Settings shared by all services.
     #[command(flatten)]
     pub runtime: RuntimeConfig,
-    /// Who answers.
+    /// Settings of the provider.
     #[command(flatten)]
     pub provider: ProviderConfig,
-    /// How many answers one subject may have under way at a time
+    /// Maximum number of concurrent answers per subject
     #[arg(long, env = "GAIA_CHAT_STREAMS_PER_SUBJECT", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
     pub chat_streams_per_subject: u32,
 }
@@ -26,44 +26,44 @@ pub struct Config {
 /// The provider of chat completions.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ProviderConfig {
-    /// Base URL of the provider, up to and with its /v1: https, or http on loopback, or http inside the cluster where
+    /// Base URL of the provider, including its /v1: https, or http on loopback, or http inside the cluster where
     /// GAIA_PROVIDER_PLAIN_HTTP allows it
     #[arg(long, env = "GAIA_PROVIDER_URL", value_parser = base_url)]
     pub provider_url: Url,
-    /// File with the provider's key; it is read again for each request. Without one, no key is sent
+    /// File with the provider's key, re-read for each request. Without one, no key is sent
     #[arg(long, env = "GAIA_PROVIDER_KEY_FILE")]
     pub provider_key_file: Option<PathBuf>,
-    /// Allow http to a provider inside the cluster: `<name>`, `<name>.<namespace>.svc` or a private address. Each
-    /// conversation crosses the cluster's network unencrypted
+    /// Allow http to a provider inside the cluster: `<name>`, `<name>.<namespace>.svc` or a private address.
+    /// Conversations are then sent unencrypted over the cluster's network
     #[arg(long, env = "GAIA_PROVIDER_PLAIN_HTTP", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub provider_plain_http: bool,
     /// Send the key of GAIA_PROVIDER_KEY_FILE over such http too
     #[arg(long, env = "GAIA_PROVIDER_KEY_OVER_PLAIN_HTTP", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub provider_key_over_plain_http: bool,
-    /// File with the root certificates that a provider is verified by, in place of the system's
+    /// File with root certificates for the provider, instead of the system's
     #[arg(long, env = "GAIA_PROVIDER_CA_FILE")]
     pub provider_ca_file: Option<PathBuf>,
-    /// The model where a request names none. Without one, every request has to
+    /// Default model. Without one, every request must name a model
     #[arg(long, env = "GAIA_PROVIDER_MODEL", value_parser = model)]
     pub provider_model: Option<String>,
-    /// The models that a request may name, with commas in between. Without any, whatever the provider has
+    /// Models that a request may name, comma-separated. Empty: any model of the provider
     #[arg(long, env = "GAIA_PROVIDER_MODELS", value_delimiter = ',', value_parser = model)]
     pub provider_models: Vec<String>,
-    /// How long the provider may take.
+    /// Time limits of the provider.
     #[arg(skip)]
     pub patience: Patience,
 }
 
-/// The reason why a provider is not called over plain HTTP.
+/// Reason why a provider is not called over plain HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PlainHttpError {
-    /// It was not asked for.
+    /// Plain HTTP is not enabled.
     #[error(
         "GAIA_PROVIDER_URL is http to a host inside the cluster, which sends each conversation unencrypted: use https, or \
          set GAIA_PROVIDER_PLAIN_HTTP=true"
     )]
     NotAllowed,
-    /// The key would be sent unencrypted, and that was not asked for.
+    /// The key would be sent unencrypted, which is not enabled.
     #[error(
         "GAIA_PROVIDER_KEY_FILE is set and GAIA_PROVIDER_URL is http, which would send the key unencrypted: use https, \
          remove the key file, or set GAIA_PROVIDER_KEY_OVER_PLAIN_HTTP=true"
@@ -72,7 +72,7 @@ pub enum PlainHttpError {
 }
 
 impl ProviderConfig {
-    /// Checks that plain HTTP beyond this machine, and the key over it, were asked for.
+    /// Checks that plain HTTP to other hosts, and the key over it, are enabled.
     pub(crate) fn check_plain_http(&self) -> Result<(), PlainHttpError> {
         if self.provider_url.as_str().parse().is_ok_and(|uri| is_outside_address(&uri)) {
             return Ok(());
@@ -91,7 +91,7 @@ impl AsMut<RuntimeConfig> for Config {
     }
 }
 
-/// Whether a text can name a model: 1 to 128 characters that need no quoting anywhere.
+/// Returns true for a valid model name: 1 to 128 characters that never need quoting.
 #[must_use]
 pub fn is_model(text: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:/@+".contains(&byte);
@@ -117,12 +117,12 @@ fn base_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-/// Whether a URL is http to a host that only a cluster or a private network can have. A name with other dots, as
-/// `vllm.ai`, may be one on the internet.
+/// Returns true for an http URL to a host that only a cluster or a private network can have. A name with other dots,
+/// such as `vllm.ai`, may be a public one.
 fn is_plain_inside(url: &Url) -> bool {
     let Some(host) = url.host_str().filter(|_| url.scheme() == "http") else { return false };
     match host.trim_start_matches('[').trim_end_matches(']').parse() {
-        // Not link-local: metadata services of clouds are there.
+        // Not link-local, which is used by metadata services of clouds.
         Ok(IpAddr::V4(ip)) => ip.is_private() || (ip.octets()[0] == 100 && ip.octets()[1] & 0b1100_0000 == 64),
         Ok(IpAddr::V6(ip)) => ip.is_unique_local(),
         Err(_) => {

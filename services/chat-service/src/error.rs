@@ -1,4 +1,4 @@
-//! Why a chat did not come to its end, and what the caller is told of it.
+//! Reasons why a chat fails, and their responses.
 
 use axum::response::{IntoResponse, Response};
 use gaia_auth::problem_with;
@@ -10,25 +10,25 @@ use crate::provider::ProviderError;
 use crate::question::InvalidQuestion;
 use crate::slots::NoSlot;
 
-/// Why there is no answer, or no more of it.
+/// Reason why there is no answer, or only a part of it.
 #[derive(Debug, thiserror::Error)]
 pub enum ChatError {
-    /// The request is larger than any may be.
+    /// The request is too large.
     #[error("the request is too large")]
     TooLarge,
-    /// The request did not arrive.
+    /// The request body was not received.
     #[error("the request did not arrive")]
     NotArrived,
-    /// The request is not what it must be.
+    /// The request is invalid.
     #[error(transparent)]
     Invalid(#[from] InvalidQuestion),
-    /// Too much is under way.
+    /// The limit of concurrent answers is reached.
     #[error(transparent)]
     NoSlot(#[from] NoSlot),
-    /// Too much is on its way in.
+    /// The memory budget for questions is exhausted.
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
-    /// The caller's credential ended before the answer did.
+    /// The caller's credential expired before the end of the answer.
     #[error("the credential has ended")]
     CredentialEnded,
     /// The provider failed.
@@ -37,7 +37,7 @@ pub enum ChatError {
 }
 
 impl ChatError {
-    /// The one word by which programs know it; also in metrics.
+    /// Returns the code for programs, also used in metrics.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -51,7 +51,7 @@ impl ChatError {
         }
     }
 
-    /// What a person is told.
+    /// Returns the message for users.
     #[must_use]
     pub fn message(&self) -> String {
         let text = match self {
@@ -79,7 +79,7 @@ impl ChatError {
         }
     }
 
-    /// Seconds after which it may be different.
+    /// Returns the seconds for `Retry-After`.
     fn retry_after(&self) -> Option<u64> {
         match self {
             Self::NoSlot(_) | Self::NoRoom(_) => Some(1),

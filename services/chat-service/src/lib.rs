@@ -1,7 +1,7 @@
-//! Gaia's chat-service: answers from a provider that speaks OpenAI's chat completions protocol, streamed.
+//! Gaia's chat-service: streams answers from a provider with OpenAI's chat completions API.
 //!
-//! `POST /chat` with the scope `chat:write`. Who asks is settled before by gaia-auth; the provider sees the messages and
-//! this service's own key, and nothing of the caller's credential.
+//! `POST /chat` with the scope `chat:write`. gaia-auth authenticates the request before; the provider receives the
+//! messages and this service's own key, and no credential of the caller.
 
 mod api;
 mod chat;
@@ -28,10 +28,10 @@ use crate::metrics::ChatMetrics;
 use crate::provider::{Provider, ProviderConfigError};
 use crate::slots::Slots;
 
-/// Why the service did not start.
+/// Reason why the service did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The provider cannot be called.
+    /// The provider's configuration is unusable.
     #[error(transparent)]
     Provider(#[from] ProviderConfigError),
     /// The runtime did not start.
@@ -39,19 +39,19 @@ pub enum StartError {
     Runtime(#[from] gaia_runtime::StartError),
 }
 
-/// A started chat-service, with its addresses.
+/// A started chat-service with bound listeners.
 #[derive(Debug)]
 pub struct ChatService {
-    /// The runtime it is served by.
+    /// The runtime that serves it.
     pub runtime: Runtime,
     routes: Routes,
 }
 
 impl ChatService {
-    /// Takes what is mounted and binds the addresses. The provider is not called before somebody asks.
+    /// Loads the credential directory and binds the listeners. The provider is not called before the first question.
     ///
     /// # Errors
-    /// [`StartError`] if an address cannot be had, or there are no root certificates to verify the provider by.
+    /// [`StartError`] if an address cannot be bound, or the root certificates for the provider cannot be loaded.
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let metrics = ChatMetrics::new();
         let chats = Chats {
@@ -71,13 +71,13 @@ impl ChatService {
         Ok(Self { runtime, routes })
     }
 
-    /// Serves until `stop` ends.
+    /// Serves until `stop` resolves.
     pub async fn serve(self, stop: impl Future<Output = ()>) {
         self.runtime.serve(self.routes, stop).await;
     }
 }
 
-/// Answers under way in one instance.
+/// Maximum number of concurrent answers per instance.
 const MAX_STREAMS: u32 = 1024;
-/// Of questions that have not reached the provider yet. Parsed and written anew, they take a few times as much.
+/// Memory for questions not yet sent to the provider. Parsing and serializing takes a few times as much.
 const MAX_HELD_BYTES: usize = 16 * 1024 * 1024;

@@ -1,4 +1,4 @@
-//! What is counted of chats. No label holds a text from outside.
+//! Metrics of chats. Label values are bounded: none comes from request data.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -23,7 +23,7 @@ struct Labels {
     result: &'static str,
 }
 
-/// One chat, counted when it is over: as what it came to, or as given up by its caller.
+/// One chat, counted when it ends: with its result, or as cancelled by the client.
 #[derive(Debug)]
 pub(crate) struct Account {
     metrics: ChatMetrics,
@@ -62,7 +62,7 @@ impl ChatMetrics {
 }
 
 impl Account {
-    /// A piece of the answer came.
+    /// Records a part of the answer.
     pub(crate) fn text(&mut self, text: &str) {
         if !self.has_text {
             self.has_text = true;
@@ -71,7 +71,7 @@ impl Account {
         self.metrics.characters.inc_by(text.chars().count() as u64);
     }
 
-    /// It came to this.
+    /// Sets the result.
     pub(crate) fn came_to(&mut self, result: &'static str) {
         self.result = result;
     }
@@ -86,5 +86,5 @@ impl Drop for Account {
     }
 }
 
-/// Nobody waited for the end.
+/// The client disconnected.
 const CLIENT_GONE: &str = "client_gone";

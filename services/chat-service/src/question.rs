@@ -1,60 +1,60 @@
-//! What a caller asks, read strictly: what is wrong with it is said by the name of the field.
+//! Strict parser for questions; errors name the invalid field.
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::is_model;
 
-/// A conversation to be continued.
+/// A conversation to continue.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Question {
-    /// What was said so far, the oldest first.
+    /// The messages so far, oldest first.
     pub messages: Vec<Message>,
-    /// Who is to answer; the usual model if none is named.
+    /// The model; none for the default.
     pub model: Option<String>,
 }
 
-/// Something that was said.
+/// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Message {
-    /// By whom.
+    /// The author.
     pub role: Role,
-    /// What.
+    /// The text.
     pub content: String,
 }
 
-/// Who said something.
+/// Author of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Whoever wrote the rules of the conversation.
+    /// The instructions for the conversation.
     System,
-    /// The person.
+    /// The user.
     User,
     /// The model.
     Assistant,
 }
 
-/// What is wrong with a question.
+/// Fault of a question.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} {what}")]
 pub struct InvalidQuestion {
-    /// Which field, as in `messages[3].content`.
+    /// The field, such as `messages[3].content`.
     pub field: String,
-    /// What is wrong with it, to be read after the field's name.
+    /// Description of the fault, which follows the field's name.
     pub what: String,
 }
 
 impl Question {
-    /// Reads a question from JSON.
+    /// Parses a question from JSON.
     ///
     /// # Errors
-    /// [`InvalidQuestion`] that names the first field that is wrong.
+    /// [`InvalidQuestion`] for the first invalid field.
     pub fn parse(json: &[u8]) -> Result<Self, InvalidQuestion> {
         let mut deserializer = serde_json::Deserializer::from_slice(json);
         let question: Self = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-            // "." is the whole; a path that ends with "?" is inside an unknown field, which the message names.
+            // "." is the whole body; a path that ends with "?" is inside an unknown field, which the message names.
             let field = match error.path().to_string() {
                 path if path == "." => "the body".to_owned(),
                 path => path,
@@ -83,12 +83,12 @@ impl Question {
     }
 }
 
-/// An [`InvalidQuestion`].
+/// Creates an [`InvalidQuestion`].
 pub(crate) fn invalid(field: &str, what: &str) -> InvalidQuestion {
     InvalidQuestion { field: field.to_owned(), what: what.to_owned() }
 }
 
-/// The parser's message, which may hold a text of the caller's.
+/// Truncates the parser's message, which may contain text of the client.
 fn brief(text: &str) -> String {
     match text.char_indices().nth(MAX_REASON_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -96,7 +96,7 @@ fn brief(text: &str) -> String {
     }
 }
 
-/// The largest request.
+/// Maximum size of a request.
 pub const MAX_BODY_BYTES: usize = 512 * 1024;
 const MAX_MESSAGES: usize = 200;
 const MAX_CONTENT_BYTES: usize = 64 * 1024;

@@ -1,11 +1,11 @@
-//! How many answers may be under way: so many for one subject, and so many in all.
+//! Limits of concurrent answers, per subject and in total.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gaia_auth::Identity;
 
-/// The places for answers under way.
+/// The slots for answers in progress.
 #[derive(Debug, Clone)]
 pub struct Slots {
     per_subject: u32,
@@ -19,35 +19,35 @@ struct Taken {
     in_all: u32,
 }
 
-/// One place, until it is dropped.
+/// One slot, held until it is dropped.
 #[derive(Debug)]
 pub struct Slot {
     subject: Identity,
     taken: Arc<Mutex<Taken>>,
 }
 
-/// Why there is no place.
+/// Reason why there is no slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoSlot {
-    /// This subject has as many as it may.
+    /// The limit of this subject is reached.
     #[error("the subject has as many answers under way as it may")]
     ForSubject,
-    /// There is none for anybody.
+    /// The total limit is reached.
     #[error("there are as many answers under way as there may be")]
     ForAnybody,
 }
 
 impl Slots {
-    /// So many places for each subject, and so many in all.
+    /// Creates slots with a limit per subject and a total limit.
     #[must_use]
     pub fn new(per_subject: u32, in_all: u32) -> Self {
         Self { per_subject, in_all, taken: Arc::default() }
     }
 
-    /// Takes a place.
+    /// Takes a slot.
     ///
     /// # Errors
-    /// [`NoSlot`] if there is none.
+    /// [`NoSlot`] if a limit is reached.
     pub fn take(&self, subject: &Identity) -> Result<Slot, NoSlot> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.by.get(subject).is_some_and(|taken| *taken >= self.per_subject) {

@@ -1,4 +1,4 @@
-//! chat-service end to end, over real TLS, with a real provider that misbehaves on request.
+//! End-to-end tests of chat-service over real TLS, with a real provider that can misbehave.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ async fn start_with(change: impl FnOnce(&mut Config)) -> Service {
     Service { platform, provider, url, admin, key_file, _dir: dir }
 }
 
-/// Somebody who chats.
+/// A client of the chat.
 struct Caller {
     client: MeshClient,
     headers: HeaderMap,
@@ -97,12 +97,12 @@ impl Caller {
         self.client.request(request).await.unwrap()
     }
 
-    /// Asks for a stream.
+    /// Requests a stream.
     async fn say(&self, text: &str) -> Answer {
         self.post("text/event-stream", question(text)).await
     }
 
-    /// Asks for the whole answer.
+    /// Requests the whole answer.
     async fn ask(&self, text: &str) -> (StatusCode, Value) {
         let (status, body) = read(self.post("application/json", question(text)).await).await;
         (status, serde_json::from_slice(&body).unwrap())
@@ -114,7 +114,7 @@ fn question(text: &str) -> String {
         .to_string()
 }
 
-/// The events of a stream: each its name and its data.
+/// The events of a stream, each with its name and data.
 async fn events(answer: Answer) -> Vec<(String, Value)> {
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(answer.headers()["content-type"], "text/event-stream");

@@ -1,4 +1,4 @@
-//! One event of a provider's answer, in the spellings that providers have for it (`streams.json` has them as a table).
+//! Parser for one event of a provider's stream, in the variants that providers send (table in `streams.json`).
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ use super::ProviderError;
 pub(crate) struct Chunk {
     /// The text to append to the answer; may be empty.
     pub(crate) text: String,
-    /// The reason for the end of the answer, if the event has one.
+    /// The finish reason, if the event has one.
     pub(crate) finish: Option<Finish>,
 }
 
@@ -18,11 +18,11 @@ pub(crate) struct Chunk {
 pub(crate) enum Finish {
     /// `stop`, `length`, `content_filter`, `tool_calls` or `other`.
     Reason(&'static str),
-    /// The provider gave the answer up: what it sent is no whole answer.
+    /// The provider aborted the answer, so it is incomplete.
     Failed,
 }
 
-/// Reads the data of an event.
+/// Parses the data of an event.
 ///
 /// # Errors
 /// [`ProviderError::Garbage`], or the error that the event reports.
@@ -43,7 +43,7 @@ pub(crate) fn read(data: &[u8]) -> Result<Chunk, ProviderError> {
         Value::Array(choices) => choices,
         _ => return Err(ProviderError::Garbage),
     };
-    // The request asks for one choice; events with the usage or with annotations of a filter have none.
+    // The request asks for one choice; events with usage or content-filter annotations have none.
     let Some(choice) = choices.iter().find(|choice| !choice.is_null()) else { return Ok(Chunk::default()) };
     let delta = &choice["delta"];
     let mut text = String::new();
@@ -55,13 +55,14 @@ pub(crate) fn read(data: &[u8]) -> Result<Chunk, ProviderError> {
     Ok(Chunk { text, finish: finish(reason) })
 }
 
-/// The error of an event that an SSE stream marks as one, whatever its data is.
+/// Returns the error of an event with the name `error`, whatever its data.
 pub(crate) fn error_event(data: &[u8]) -> ProviderError {
     let event: Value = serde_json::from_slice(data).unwrap_or_default();
     reported(error_in(&event).unwrap_or(&event))
 }
 
-/// The error object of an event: under `error`, or the event itself (older forms of vLLM and Mistral, and Anthropic's).
+/// Returns the error object of an event: under `error`, or the event itself (older forms of vLLM and Mistral, and
+/// Anthropic's).
 fn error_in(event: &Value) -> Option<&Value> {
     let error = &event["error"];
     let is_empty = match error {
@@ -74,7 +75,7 @@ fn error_in(event: &Value) -> Option<&Value> {
         return Some(error);
     }
     let is_marked = event["object"] == "error" || event["type"] == "error";
-    // A gateway in between writes what its framework has: a text or a list under `message` or `detail`, and no choices.
+    // A proxy sends the error of its framework: a text or a list under `message` or `detail`, and no choices.
     let is_message = event.get("choices").is_none() && ["message", "detail"].iter().any(|name| !event[*name].is_null());
     (is_marked || is_message).then_some(event)
 }
@@ -92,7 +93,7 @@ fn reported(error: &Value) -> ProviderError {
     if is_rate_limit { ProviderError::RateLimited { retry_after: None } } else { ProviderError::ErrorMidStream }
 }
 
-/// Appends a content: a text, or a list of parts of which the texts count. Thoughts, references and images do not.
+/// Appends a content: a text, or the texts of a list of parts. Reasoning, references and images are skipped.
 fn append(text: &mut String, content: &Value) -> Result<(), ProviderError> {
     match content {
         Value::Null => {}
@@ -113,12 +114,12 @@ fn append(text: &mut String, content: &Value) -> Result<(), ProviderError> {
     Ok(())
 }
 
-/// Maps a reason to one of a fixed set: no text of a provider gets into answers and metrics.
+/// Maps a reason to one of a fixed set, so that no text of a provider gets into responses and metrics.
 fn finish(reason: &Value) -> Option<Finish> {
-    // SGLang had an object with the reason under `type` for some time.
+    // SGLang sent an object with the reason under `type` for some time.
     let reason = reason.as_str().or_else(|| reason["type"].as_str())?.trim().to_ascii_lowercase();
     Some(match reason.as_str() {
-        // Not at the end yet. Ollama and SGLang wrote an empty text where the protocol has null.
+        // Not the end. Ollama and SGLang sent an empty text where the protocol has null.
         "" | "null" | "none" => return None,
         "stop" | "eos" | "eos_token" | "end_turn" | "stop_sequence" => Finish::Reason("stop"),
         "length" | "model_length" | "max_tokens" | "max_output_tokens" => Finish::Reason("length"),
@@ -136,7 +137,7 @@ fn finish(reason: &Value) -> Option<Finish> {
     })
 }
 
-/// The kinds of parts whose text belongs to the answer.
+/// The types of parts whose text belongs to the answer.
 const TEXT_PARTS: [&str; 4] = ["text", "output_text", "refusal", ""];
 
 #[cfg(test)]

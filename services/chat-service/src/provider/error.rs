@@ -1,73 +1,74 @@
-//! Why a provider did not answer, and the little of it that a caller is told.
+//! Errors of the provider, and the limited information sent to clients.
 
 use std::io;
 use std::path::PathBuf;
 
 use http::StatusCode;
 
-/// Why there is no answer, or no more of it. What the provider said in words stays out: it may hold part of our key.
+/// Reason why there is no answer, or only a part of it. The provider's message is omitted: it may contain part of our
+/// key.
 #[derive(Debug, thiserror::Error)]
 pub enum ProviderError {
-    /// The file with the key is missing or cannot be read.
+    /// The key file is missing or cannot be read.
     #[error("the provider's key in {path} cannot be read")]
     KeyNotRead {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The file holds nothing that could be a key.
+    /// The key file contains no valid key.
     #[error("{path} holds no key: it must be one line of at most 4096 visible ASCII characters")]
     NoKey {
         /// The file.
         path: PathBuf,
     },
-    /// Nobody is there.
+    /// The provider cannot be reached.
     #[error("the provider is not reached")]
     NotReached(#[source] reqwest::Error),
-    /// The answer did not begin in time.
+    /// The answer did not start in time.
     #[error("the provider's answer did not begin in time")]
     NoBeginning,
-    /// It takes no more for now.
+    /// The provider's rate limit is exceeded.
     #[error("the provider limits our rate")]
     RateLimited {
-        /// The seconds it asked us to wait.
+        /// The provider's `Retry-After`, in seconds.
         retry_after: Option<u64>,
     },
-    /// It takes our key, but not what was asked.
+    /// The provider accepts our key but refuses the request.
     #[error("the provider refuses the request: {0}")]
     Refused(StatusCode),
-    /// Any other status: our key is no good, its servers are not, or it wants us elsewhere.
+    /// Any other status: our key is rejected, the provider failed, or it redirects.
     #[error("the provider answered {0}")]
     Status(StatusCode),
-    /// A success that is no event stream.
+    /// A success that is not an event stream.
     #[error("the provider's answer is no event stream")]
     NotAStream,
-    /// The answer stopped coming.
+    /// The stream stalled.
     #[error("the provider fell silent in the middle of an answer")]
     Silent,
-    /// The answer goes on and on.
+    /// The answer exceeds the time or size limit.
     #[error("the provider did not come to an end in time")]
     Endless,
-    /// The connection broke.
+    /// The connection was closed or reset.
     #[error("the provider's answer broke off")]
     BrokeOff(#[source] reqwest::Error),
-    /// The stream ended before the answer did.
+    /// The stream ended before the answer was complete.
     #[error("the provider's answer ended without a finish reason")]
     EndedEarly,
-    /// An event is longer than any should be.
+    /// An event exceeds the size limit.
     #[error("the provider sent a line that is too long")]
     LineTooLong,
-    /// An event is not what the protocol has.
+    /// An event is malformed.
     #[error("the provider sent an event that cannot be read")]
     Garbage,
-    /// An error object in the middle of the stream.
+    /// An error object within the stream.
     #[error("the provider sent an error in the middle of an answer")]
     ErrorMidStream,
 }
 
 impl ProviderError {
-    /// The one word by which programs know it.
+    /// Returns the code for programs.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -85,7 +86,7 @@ impl ProviderError {
         }
     }
 
-    /// The status where there is still one to give.
+    /// Returns the HTTP status, for responses that have not started.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
@@ -98,7 +99,7 @@ impl ProviderError {
         }
     }
 
-    /// What a person is told.
+    /// Returns the message for users.
     #[must_use]
     pub fn message(&self) -> &'static str {
         match self.code() {

@@ -1,4 +1,5 @@
-//! Server-sent events as they arrive: bytes in pieces of any size, the data of whole events out. An event is bounded.
+//! Incremental parser for server-sent events: takes bytes in pieces of any size, returns the data of whole events. The
+//! size of an event is limited.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
@@ -15,29 +16,29 @@ pub(crate) enum Event {
     Error(Vec<u8>),
 }
 
-/// Reads events; comments and other fields in them are skipped.
+/// Parser for events; comments and other fields are skipped.
 #[derive(Debug, Default)]
 pub(crate) struct EventReader {
     buffer: BytesMut,
-    /// So much of the buffer is known to hold no line end.
+    /// Length of the buffer's prefix without a line end.
     searched: usize,
-    /// The last line ended with CR: an LF that follows belongs to it.
+    /// Set if the last line ended with CR, so that a following LF is skipped.
     skips_line_feed: bool,
-    /// The data lines of the event so far; none: it has none.
+    /// The data lines of the event so far; none if it has none.
     data: Option<Vec<u8>>,
-    /// The event is an error.
+    /// Set if the event is an error.
     is_error: bool,
-    /// A byte order mark can no longer come.
+    /// Set after the first bytes, where a byte order mark is permitted.
     has_begun: bool,
 }
 
 impl EventReader {
-    /// Takes what arrived.
+    /// Appends received bytes.
     pub(crate) fn push(&mut self, bytes: &Bytes) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole event, if all of it is there.
+    /// Returns the next event if it is complete.
     ///
     /// # Errors
     /// [`ProviderError::LineTooLong`] if an event is longer than [`MAX_EVENT_BYTES`].
@@ -69,15 +70,16 @@ impl EventReader {
         Ok(None)
     }
 
-    /// The data so far if it is one line and a whole JSON value: some proxies leave out the empty line between events.
+    /// Returns the data so far if it is one line with a complete JSON value: some proxies omit the empty line between
+    /// events.
     fn whole(&mut self) -> Option<Vec<u8>> {
         let data = self.data.as_deref().filter(|data| !self.is_error && !data.contains(&b'\n'))?;
         let is_whole = serde_json::from_slice::<IgnoredAny>(data).is_ok();
         if is_whole { self.data.take() } else { None }
     }
 
-    /// The last event of a stream that ended without the empty line after it. The specification drops such an event;
-    /// providers end their last one like that.
+    /// Returns the last event of a stream that ended without an empty line. The specification discards such an event,
+    /// but providers send their last one like that.
     pub(crate) fn rest(&mut self) -> Result<Option<Event>, ProviderError> {
         self.push(&Bytes::from_static(b"\n\n"));
         self.next()
@@ -98,7 +100,7 @@ impl EventReader {
         Ok(())
     }
 
-    /// The next line, without its end: LF, CR or both.
+    /// Returns the next line, without its end: LF, CR or both.
     fn line(&mut self) -> Result<Option<BytesMut>, ProviderError> {
         if self.skips_line_feed && !self.buffer.is_empty() {
             self.skips_line_feed = false;
@@ -120,7 +122,7 @@ impl EventReader {
     }
 }
 
-/// Longer than any event of a provider: they send a few words at a time.
+/// Longer than any event of a provider, which contains a few words.
 const MAX_EVENT_BYTES: usize = 256 * 1024;
 
 #[cfg(test)]

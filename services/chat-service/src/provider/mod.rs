@@ -1,7 +1,8 @@
-//! The provider of chat completions, over OpenAI's protocol.
+//! Client of the provider of chat completions, with OpenAI's API.
 //!
-//! Always a stream, also where the caller wants the answer whole: then there is one way in which an answer comes, ends
-//! and fails. No proxy and no redirect is followed, and nothing of the caller's request goes along but the messages.
+//! Requests always use streaming, even if the client wants the answer as a whole, so that there is one way in which an
+//! answer arrives, ends and fails. No proxy and no redirect is followed, and only the messages of the caller's request
+//! are forwarded.
 
 mod chunk;
 mod error;
@@ -27,22 +28,22 @@ use crate::question::Message;
 use chunk::Finish;
 use events::{Event, EventReader};
 
-/// How long a provider may take. Tests shorten it.
+/// Time limits of a provider. Tests shorten them.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// Until the first text of its answer. Models that read a long conversation, or think first, are silent for minutes;
-    /// some servers send the head of their answer before that, and some after it.
+    /// Until the first text of the answer. Models are silent for minutes while they read a long conversation or reason
+    /// first; some servers send the response headers before that, and some after it.
     pub beginning: Duration,
-    /// Without a byte in the middle of an answer.
+    /// Without data within an answer.
     pub silence: Duration,
-    /// Without a byte after a finish reason. Long, as some providers send one too early.
+    /// Without data after a finish reason. Long, because some providers send one too early.
     pub ending: Duration,
     /// For the whole answer.
     pub whole: Duration,
-    /// After so long without a text the caller is sent a comment, so that no proxy in between takes the stream for dead. A
-    /// stream begins after so long, too, where the provider has not answered yet.
+    /// Interval without text after which the client gets a comment, so that proxies do not time out. The stream also
+    /// starts after this time if the provider has not responded yet.
     pub comment_after: Duration,
-    /// Until there is room for the next bytes of a question.
+    /// Until there is memory for the next bytes of a question.
     pub room: Duration,
 }
 
@@ -59,18 +60,18 @@ impl Default for Patience {
     }
 }
 
-/// The reason why a provider cannot be called as it is configured.
+/// Reason why the provider's configuration is unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum ProviderConfigError {
-    /// There is no client for it.
+    /// The HTTP client cannot be created.
     #[error(transparent)]
     Client(#[from] OutsideClientError),
-    /// Plain HTTP where it is not allowed.
+    /// Plain HTTP is not permitted for this URL.
     #[error(transparent)]
     PlainHttp(#[from] PlainHttpError),
 }
 
-/// Who answers.
+/// The configured provider.
 #[derive(Debug, Clone)]
 pub struct Provider {
     client: Client,
@@ -79,7 +80,7 @@ pub struct Provider {
     patience: Patience,
 }
 
-/// An answer that is on its way. Dropping it tells the provider that nobody listens any more.
+/// An answer in progress. Dropping it closes the connection, which stops the provider.
 #[derive(Debug)]
 pub struct Answer {
     response: Response,
@@ -87,17 +88,17 @@ pub struct Answer {
     finish: Option<Finish>,
     has_text: bool,
     has_ended: bool,
-    /// The first text must come before.
+    /// Deadline for the first text.
     begins_before: Instant,
     patience: Patience,
 }
 
-/// A piece of an answer.
+/// A part of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
-    /// More of it.
+    /// More text.
     Text(String),
-    /// Its end.
+    /// The end.
     End {
         /// `stop`, `length`, `content_filter`, `tool_calls` or `other`.
         finish_reason: &'static str,
@@ -112,10 +113,11 @@ struct Request<'a> {
 }
 
 impl Provider {
-    /// A provider as it is configured.
+    /// Creates the client for a configured provider.
     ///
     /// # Errors
-    /// [`ProviderConfigError`] if there are no root certificates, or the URL is plain HTTP and that is not allowed.
+    /// [`ProviderConfigError`] if the root certificates cannot be loaded, or the URL is plain HTTP and that is not
+    /// permitted.
     pub fn new(config: &ProviderConfig) -> Result<Self, ProviderConfigError> {
         config.check_plain_http()?;
         let mut completions = config.provider_url.clone();
@@ -129,10 +131,10 @@ impl Provider {
         })
     }
 
-    /// Sends the request. The answer has begun when this returns.
+    /// Sends the request, and returns when the response has started.
     ///
     /// # Errors
-    /// The reason why there is none.
+    /// [`ProviderError`] if there is no answer.
     pub async fn ask(&self, model: &str, messages: &[Message]) -> Result<Answer, ProviderError> {
         let body = serde_json::to_vec(&Request { model, messages, stream: true }).unwrap_or_default();
         let begins_before = Instant::now() + self.patience.beginning;
@@ -164,10 +166,10 @@ impl Provider {
 }
 
 impl Answer {
-    /// The next piece. After the end and after an error there is nothing to ask for.
+    /// Returns the next part. It must not be called after the end or an error.
     ///
     /// # Errors
-    /// Why the answer goes no further.
+    /// [`ProviderError`] if the answer cannot be continued.
     pub async fn next(&mut self) -> Result<Part, ProviderError> {
         loop {
             while let Some(event) = self.event()? {
@@ -180,7 +182,7 @@ impl Answer {
                 }
                 let chunk = chunk::read(&data)?;
                 if !chunk.text.is_empty() {
-                    // A reason that comes before more text was none.
+                    // A reason followed by more text is not final.
                     self.finish = chunk.finish;
                     self.has_text = true;
                     return Ok(Part::Text(chunk.text));
@@ -192,7 +194,7 @@ impl Answer {
             }
             match self.receive().await {
                 Ok(()) => {}
-                // The answer has its reason; how the stream ends is of no interest.
+                // With a finish reason the answer is complete, however the stream ends.
                 Err(error) => return self.end().unwrap_or(Err(error)),
             }
         }
@@ -221,7 +223,7 @@ impl Answer {
         Ok(())
     }
 
-    /// The end by `[DONE]`. Some providers send no reason before it, but one that sends no text either has failed.
+    /// Handles `[DONE]`. Some providers send no reason before it, but one without any text has failed.
     fn done(&self) -> Result<Part, ProviderError> {
         let has_ended_early = !self.has_text;
         let without_reason =
@@ -229,7 +231,7 @@ impl Answer {
         self.end().unwrap_or_else(without_reason)
     }
 
-    /// The end by a finish reason, if there was one.
+    /// Returns the end by a finish reason, if there was one.
     fn end(&self) -> Option<Result<Part, ProviderError>> {
         Some(match self.finish? {
             Finish::Reason(finish_reason) => Ok(Part::End { finish_reason }),
@@ -256,7 +258,7 @@ fn judge(response: &Response) -> Result<(), ProviderError> {
     if is_stream { Ok(()) } else { Err(ProviderError::NotAStream) }
 }
 
-/// The key, as it is in its file now: whoever replaces it there need not restart us.
+/// Reads the key from its file, so that a replaced file takes effect without a restart.
 async fn bearer(path: &PathBuf) -> Result<HeaderValue, ProviderError> {
     let text = tokio::fs::read(path).await.map(Zeroizing::new);
     let text = text.map_err(|source| ProviderError::KeyNotRead { path: path.clone(), source })?;

@@ -1,4 +1,4 @@
-//! The table of streams by provider, `streams.json`: each is served over HTTP as it stands and read by [`Provider`].
+//! Table tests of provider streams in `streams.json`: each is served over HTTP unchanged and read by [`Provider`].
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ fn table() -> Vec<Recorded> {
     serde_json::from_str::<Table>(include_str!("streams.json")).unwrap().streams
 }
 
-/// A provider that answers with this stream.
+/// Starts a provider that responds with this stream.
 async fn provider(stream: Vec<Sent>) -> Provider {
     let answer = move || {
         let pieces = futures::stream::iter(stream.clone()).filter_map(|sent| async {
@@ -60,7 +60,7 @@ async fn provider(stream: Vec<Sent>) -> Provider {
     Provider::new(&Config::try_parse_from(arguments).unwrap().provider).unwrap()
 }
 
-/// The text of an answer, and its finish reason or the code of its error.
+/// Returns the text of an answer, and its finish reason or the code of its error.
 async fn read(stream: Vec<Sent>) -> (String, &'static str) {
     let mut text = String::new();
     let mut answer = provider(stream).await.ask("m", &[]).await.unwrap();
@@ -90,7 +90,7 @@ async fn the_stream_of_each_provider_is_read_to_its_end() {
 
 #[tokio::test]
 async fn no_stream_that_is_cut_anywhere_is_reported_as_complete() {
-    // A reason that comes too early cannot be told from the last one while nothing follows.
+    // An early reason is indistinguishable from the last one while nothing follows.
     for row in table().into_iter().filter(|row| row.end == "stop" && !row.case.contains("too early")) {
         let whole: Vec<Sent> = row.stream.into_iter().filter(|sent| matches!(sent, Sent::Text(_))).collect();
         for length in 0..whole.len() {

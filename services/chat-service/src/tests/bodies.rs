@@ -1,4 +1,4 @@
-//! Requests that do not come to their end, and what they hold meanwhile.
+//! Incomplete requests, and the memory that they use.
 
 use axum::body::Bytes;
 use futures::StreamExt as _;
@@ -6,7 +6,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 
-/// A body of which so many bytes come, and no end.
+/// A body that stalls after so many bytes.
 fn unfinished(bytes: usize) -> Body {
     let piece = Bytes::from(vec![b' '; bytes]);
     Body::from_stream(futures::stream::iter([Ok::<_, std::io::Error>(piece)]).chain(futures::stream::pending()))
@@ -36,7 +36,7 @@ async fn unfinished_requests_hold_so_much_together_and_the_others_are_told_to_co
         config.provider.patience.room = Duration::from_millis(200);
     })
     .await;
-    // 500 KiB each: 32 of them fit into 16 MiB.
+    // 500 KiB each: the budget of 16 MiB is enough for 32 of them.
     let requests: Vec<_> = (0..40).map(|_| begin(&service, 500 * 1024)).collect();
     let refused = || requests.iter().filter(|request| request.is_finished()).count();
     eventually("those without room are refused", async || refused() >= 8).await;
