@@ -1,4 +1,4 @@
-//! The audit lines of the pages: who tried to sign in, or out, from where.
+//! Audit lines of sign-in and sign-out on the pages.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ use crate::site::Client;
 /// Writes the audit lines.
 pub(crate) struct Audit {
     failures: FailureSample,
-    /// Keys the names of accounts; another one after a restart.
+    /// Key for the pseudonyms of accounts; a new one after each restart.
     key: [u8; 32],
 }
 

@@ -1,4 +1,4 @@
-//! Talking to the model: as a page with a form, and as a stream for the page's script.
+//! The chat: as a page with a form, and as a stream for the page's script.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::session::Session;
 use crate::site::{Site, User};
 use crate::trouble::{Service, Trouble};
 
-/// The page.
+/// Renders the page.
 pub(crate) async fn show(State(site): State<Arc<Site>>, User(session): User) -> Response {
     if site.chat.is_none() {
         return Trouble::NoPage.response(&site, Some(&session), true);
@@ -35,7 +35,7 @@ pub(crate) struct Sent {
     history: String,
 }
 
-/// The form, for browsers without our script: the whole answer at once, and the conversation kept in the page.
+/// Handles the form of browsers without our script: returns the whole answer, and keeps the conversation in the page.
 pub(crate) async fn submit(
     State(site): State<Arc<Site>>,
     User(session): User,
@@ -71,7 +71,7 @@ pub(crate) struct Conversation {
     messages: Vec<Turn>,
 }
 
-/// The stream, for our script: chat-service's own.
+/// Streams chat-service's response to our script.
 pub(crate) async fn stream(
     State(site): State<Arc<Site>>,
     User(session): User,
@@ -93,7 +93,7 @@ pub(crate) async fn stream(
     }
 }
 
-/// The answer, and a note where it was cut off.
+/// Returns the whole answer, with a note if it was truncated.
 async fn whole_answer(
     site: &Site,
     session: &Session,
@@ -110,7 +110,7 @@ async fn whole_answer(
     let reading = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect();
     let body = tokio::time::timeout(PATIENCE, reading).await.map_err(|_| away())?.map_err(|_| away())?;
     let answer: Answer = serde_json::from_slice(&body.to_bytes()).map_err(|_| away())?;
-    // As a turn of the conversation it would be refused ever after.
+    // An empty message in the conversation would make chat-service refuse every later request.
     if answer.text.trim().is_empty() {
         return Err(Trouble::NothingSaid);
     }
@@ -149,7 +149,7 @@ async fn ask(
     }
 }
 
-/// Whether it can be sent on: the last word is the person's, nothing in it is empty, and it is not too long.
+/// Checks that a conversation can be sent: the last message is the user's, none is empty, and it is not too long.
 fn judge(turns: &[Turn]) -> Result<(), Trouble> {
     let is_mine = turns.last().is_some_and(|turn| turn.role == Role::User);
     if !is_mine || turns.iter().any(|turn| turn.content.trim().is_empty()) {
@@ -161,7 +161,7 @@ fn judge(turns: &[Turn]) -> Result<(), Trouble> {
     if is_too_long { Err(Trouble::ConversationTooLong) } else { Ok(()) }
 }
 
-/// What it means that a conversation could not be read.
+/// Returns the error for a conversation that could not be parsed.
 fn of_rejection(status: StatusCode) -> Trouble {
     if status == StatusCode::PAYLOAD_TOO_LARGE { Trouble::ConversationTooLong } else { Trouble::BadForm }
 }
@@ -181,13 +181,13 @@ fn chat_page(
 }
 
 const EVENT_STREAM: &str = "text/event-stream";
-/// For the head of an answer, or all of one that is not streamed: a model may think for a while.
+/// Timeout for the response headers, or for a complete response that is not streamed; models can take long.
 const PATIENCE: Duration = Duration::from_secs(120);
 const MAX_MESSAGE_CHARS: usize = 8000;
-/// What chat-service takes, of turns and in one turn.
+/// Limits of chat-service: number of messages and size of one message.
 const MAX_TURNS: usize = 200;
 const MAX_TURN_BYTES: usize = 64 * 1024;
 const MAX_BYTES: usize = 256 * 1024;
-/// With what form and JSON add to a conversation.
+/// The form and JSON encodings enlarge a conversation.
 pub(crate) const MAX_REQUEST_BYTES: usize = 4 * MAX_BYTES;
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;

@@ -9,42 +9,43 @@ use ipnet::IpNet;
 
 use crate::origin::PublicUrl;
 
-/// Pages for people: sign in, chat, files.
+/// Web pages for users: sign-in, chat, files.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "web-service", version)]
 pub struct Config {
-    /// What every service is configured by.
+    /// Settings shared by all services.
     #[command(flatten)]
     pub runtime: RuntimeConfig,
-    /// Where people reach it.
+    /// Settings of the ingress listener.
     #[command(flatten)]
     pub edge: EdgeConfig,
-    /// How it calls others.
+    /// Settings for calls to other services.
     #[command(flatten)]
     pub calls: CallsConfig,
-    /// Where the mesh listener of gateway is: https and no path. With it every call goes by way of gateway; of the next
-    /// three only whether they are set counts
+    /// URL of gateway's mesh listener: https and no path. If set, every call goes through gateway, and the next three
+    /// settings only enable the pages
     #[arg(long, env = "GAIA_GATEWAY_URL", value_parser = parse_https)]
     pub gateway_url: Option<Uri>,
-    /// Where asset-service is: https (or http, where the API key alone may be used) and no path; without it there are no files
+    /// URL of asset-service: https (or http for use with the API key only) and no path; without it there is no files
+    /// page
     #[arg(long, env = "GAIA_UPSTREAM_ASSET_SERVICE", value_parser = parse_upstream)]
     pub upstream_asset_service: Option<Uri>,
-    /// Where chat-service is: https (or http, where the API key alone may be used) and no path; without it there is no chat
+    /// URL of chat-service: https (or http for use with the API key only) and no path; without it there is no chat page
     #[arg(long, env = "GAIA_UPSTREAM_CHAT_SERVICE", value_parser = parse_upstream)]
     pub upstream_chat_service: Option<Uri>,
-    /// Where auth-service is, for signing in: https and no path [default: GAIA_AUTH_URL]
+    /// URL of auth-service for sign-in: https and no path [default: GAIA_AUTH_URL]
     #[arg(long, env = "GAIA_UPSTREAM_AUTH_SERVICE", value_parser = parse_https)]
     pub upstream_auth_service: Option<Uri>,
-    /// Proxies, as CIDRs with commas in between, that are believed about whom they speak for (X-Forwarded-For)
+    /// Trusted proxy CIDRs, comma-separated; X-Forwarded-For is honoured only from these
     #[arg(long, env = "GAIA_TRUSTED_PROXIES", value_delimiter = ',', value_parser = parse_network)]
     pub trusted_proxies: Vec<IpNet>,
-    /// A file with the keys that session cookies are sealed with: one or two lines, each 32 bytes in base64, the newest first
+    /// File with the keys that encrypt session cookies: one or two lines, each 32 bytes in base64, the newest first
     #[arg(long, env = "GAIA_SESSION_KEYS_FILE")]
     pub session_keys_file: PathBuf,
-    /// Where people's browsers find this service, as https://host or https://host:port [default: what the browser asks for]
+    /// Public URL of this service, as https://host or https://host:port [default: the host that the browser requests]
     #[arg(long, env = "GAIA_PUBLIC_URL", value_parser = PublicUrl::parse)]
     pub public_url: Option<PublicUrl>,
-    /// Providers that the issuer of user tokens signs people in with (such as github), for a link each
+    /// Sign-in providers of the user-token issuer (such as github) to show links for
     #[arg(long, env = "GAIA_SIGN_IN_PROVIDERS", value_delimiter = ',', value_parser = provider)]
     pub sign_in_providers: Vec<String>,
 }
@@ -55,7 +56,7 @@ impl AsMut<RuntimeConfig> for Config {
     }
 }
 
-/// A name that goes into a path and a query as it is.
+/// Parses a provider name that needs no escaping in paths and queries.
 fn provider(text: &str) -> Result<String, String> {
     let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     if (1..=32).contains(&text.len()) && text.bytes().all(is_name) {

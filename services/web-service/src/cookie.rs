@@ -1,20 +1,20 @@
-//! Cookies: what a browser sent of ours, and what it is to keep. A value too long for one cookie goes into several.
+//! Reading and writing of cookies. A value too long for one cookie is split into several.
 
 use http::HeaderValue;
 use http::header::{COOKIE, HeaderMap};
 
-/// A cookie of ours. Its name begins with `__Host-`: browsers keep such a one only if it is `Secure`, for this host alone
-/// and for all of its paths, so no other host can plant it.
+/// A cookie of this service. Its name starts with `__Host-`: browsers keep such a cookie only if it is `Secure` and set
+/// for this host and all of its paths, so that no other host can set it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cookie {
-    /// Its name; that of further parts has a number appended.
+    /// The name; further parts have a number appended.
     pub(crate) name: &'static str,
-    /// How long the browser keeps it, in seconds.
+    /// Lifetime of the cookie in the browser, in seconds.
     pub(crate) max_age_seconds: u32,
 }
 
 impl Cookie {
-    /// The value that a browser sent, put together again; `None` if it sent none, or parts of it.
+    /// Returns the value sent by a browser, with all parts joined; `None` if a part is missing.
     #[must_use]
     pub(crate) fn read(&self, headers: &HeaderMap) -> Option<String> {
         let first = find(headers, self.name)?;
@@ -27,8 +27,8 @@ impl Cookie {
         Some(value)
     }
 
-    /// The headers that make a browser keep a value, and forget the parts of a longer one that it sent; `None` if it is
-    /// too long for any.
+    /// Returns the headers that set a value and delete surplus parts sent by the browser; `None` if the value is too
+    /// long.
     #[must_use]
     pub(crate) fn write(&self, value: &str, sent: &HeaderMap) -> Option<Vec<HeaderValue>> {
         let count = value.len().div_ceil(PART_BYTES).max(1);
@@ -45,7 +45,7 @@ impl Cookie {
         Some(headers)
     }
 
-    /// The headers that make a browser forget all parts that it sent, and the first whatever it sent.
+    /// Returns the headers that delete all parts sent by the browser, and always the first one.
     #[must_use]
     pub(crate) fn forget(&self, sent: &HeaderMap) -> Vec<HeaderValue> {
         self.header(self.name, "", 0).into_iter().chain(self.forget_from(1, sent)).collect()
@@ -68,7 +68,7 @@ impl Cookie {
     }
 }
 
-/// The value of a cookie. Browsers send no two of one `__Host-` name; whoever does gets neither.
+/// Returns the value of a cookie. Browsers never send two cookies with one `__Host-` name; both are ignored.
 fn find<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let texts = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
     let pairs = texts.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().split_once('='));
@@ -79,9 +79,9 @@ fn find<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     }
 }
 
-/// With name and attributes below the 4,096 bytes that a browser takes.
+/// With name and attributes below the limit of browsers, 4,096 bytes.
 const PART_BYTES: usize = 3800;
-/// Together below half of what a request's head may be.
+/// In total below half of the size limit of a request head.
 const MAX_PARTS: usize = 8;
 
 #[cfg(test)]
@@ -90,7 +90,7 @@ mod tests {
 
     const COOKIE_OF_TEST: Cookie = Cookie { name: "__Host-gaia", max_age_seconds: 60 };
 
-    /// What a browser does with these headers, beginning with `kept`.
+    /// Applies these headers like a browser that has the cookies `kept`.
     fn browser(kept: &HeaderMap, set: &[HeaderValue]) -> HeaderMap {
         let mut jar: Vec<(String, String)> = Vec::new();
         for pair in kept.get(COOKIE).map_or("", |v| v.to_str().unwrap()).split("; ").filter(|p| !p.is_empty()) {

@@ -1,4 +1,4 @@
-//! The person's files: a list, uploads, downloads, and deleting.
+//! The user's files: list, upload, download, and delete.
 
 use std::io;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub(crate) struct Done {
     done: String,
 }
 
-/// The page.
+/// Renders the page.
 pub(crate) async fn show(
     State(site): State<Arc<Site>>,
     User(session): User,
@@ -48,7 +48,7 @@ pub(crate) async fn show(
     list_page(&site, &session, StatusCode::OK, notice).await
 }
 
-/// The form, for browsers without our script.
+/// Handles the form of browsers without our script.
 pub(crate) async fn submit(
     State(site): State<Arc<Site>>,
     User(session): User,
@@ -75,7 +75,7 @@ pub(crate) async fn submit(
     }
 }
 
-/// One file as the whole body, for our script.
+/// Handles an upload of our script, with one file as the body.
 pub(crate) async fn put(
     State(site): State<Arc<Site>>,
     User(session): User,
@@ -89,7 +89,7 @@ pub(crate) async fn put(
     }
 }
 
-/// One file to keep: as asset-service gives it, which is never as a page.
+/// Downloads one file. asset-service never returns it as a page.
 pub(crate) async fn download(
     State(site): State<Arc<Site>>,
     User(session): User,
@@ -110,7 +110,7 @@ pub(crate) async fn download(
                     response.headers_mut().insert(name.clone(), value.clone());
                 }
             }
-            // Whatever the service says: what somebody uploaded is not to run under our name.
+            // Set independent of asset-service, so that uploaded content cannot run under this origin.
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
             let sandbox = HeaderValue::from_static("default-src 'none'; sandbox");
             response.headers_mut().insert(CONTENT_SECURITY_POLICY, sandbox);
@@ -122,7 +122,7 @@ pub(crate) async fn download(
     }
 }
 
-/// Deletes one file: a form can send nothing but a POST.
+/// Deletes one file; POST because forms have no other method for it.
 pub(crate) async fn delete(State(site): State<Arc<Site>>, User(session): User, Path(path): Path<String>) -> Response {
     let deleted = match call(&site, &session, Method::DELETE, &path, HeaderMap::new()).await {
         Ok(answer) if answer.status().is_success() => Ok(()),
@@ -141,7 +141,7 @@ async fn list_page(site: &Site, session: &Session, status: StatusCode, notice: O
     let is_listed = listed.is_ok();
     let (status, notice, list) = match listed {
         Ok(list) => (status, notice, list),
-        // What went wrong first is what the person is told.
+        // The first error is the one shown.
         Err(trouble) => (
             if status == StatusCode::OK { trouble.status() } else { status },
             notice.filter(|_| status != StatusCode::OK).or_else(|| Some(Notice::bad(trouble.text()))),
@@ -170,7 +170,7 @@ async fn list_page(site: &Site, session: &Session, status: StatusCode, notice: O
 pub(crate) struct List {
     assets: Vec<Asset>,
     has_more: bool,
-    /// What the service took for this list.
+    /// The credential that asset-service accepted for this list.
     #[serde(skip)]
     pub(crate) taken: Taken,
 }
@@ -182,7 +182,7 @@ struct Asset {
     modified: Option<Timestamp>,
 }
 
-/// What asset-service lists for the person, at most `limit` files.
+/// Lists the user's files, at most `limit`.
 pub(crate) async fn list(assets: &Upstream, session: &Session, limit: usize) -> Result<List, Trouble> {
     let uri = assets.uri(&format!("/assets?limit={limit}"));
     let request = Request::builder().uri(uri).header(ACCEPT, "application/json").body(Bytes::new());
@@ -238,7 +238,8 @@ async fn upload(
     if answer.status().is_success() { Ok(()) } else { Err(Trouble::of_answer(Service::Files, &answer)) }
 }
 
-/// One file of a form, as it comes. If the form breaks off, so does the upload: a part of a file is never taken for all.
+/// Uploads one file of a form as it arrives. If the form is aborted, the upload is aborted too, so that a truncated
+/// file is never stored.
 async fn upload_field(site: &Site, session: &Session, mut field: Field<'_>) -> Result<(), Trouble> {
     let path = field.file_name().unwrap_or_default().to_owned();
     let (sender, receiver) = mpsc::channel(1);
@@ -252,7 +253,7 @@ async fn upload_field(site: &Site, session: &Session, mut field: Field<'_>) -> R
     let reading = async move {
         while let Ok(piece) = field.chunk().await {
             let is_end = piece.is_none();
-            // Who takes nothing more has answered already.
+            // A receiver that was dropped has already responded.
             if sender.send(piece.map_or(Piece::End, Piece::Of)).await.is_err() || is_end {
                 return;
             }
@@ -267,7 +268,7 @@ enum Piece {
     End,
 }
 
-/// A path as it goes into an address: segment by segment, so that a name cannot become two.
+/// Encodes a path for a URL, segment by segment, so that one name cannot become two segments.
 fn encoded(path: &str) -> String {
     path.split('/')
         .map(|segment| utf8_percent_encode(segment, NOT_IN_SEGMENT).to_string())
@@ -275,13 +276,13 @@ fn encoded(path: &str) -> String {
         .join("/")
 }
 
-/// RFC 3986, section 2.3: what never needs an escape.
+/// RFC 3986, section 2.3: unreserved characters.
 const NOT_IN_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// The scopes of asset-service's routes.
+/// Scopes of asset-service's routes.
 const READ: &str = "assets:read";
 const WRITE: &str = "assets:write";
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The most that asset-service lists at once.
+/// Maximum number of files that asset-service lists at once.
 const MAX_LISTED: usize = 1000;
 const MAX_LIST_BYTES: usize = 4 * 1024 * 1024;
 const KEPT: [&HeaderName; 6] =

@@ -1,4 +1,4 @@
-//! What every answer says about how a browser is to treat it.
+//! Security headers of all responses.
 
 use axum::response::Response;
 use http::header::HeaderName;
@@ -6,13 +6,13 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::origin::PublicUrl;
 
-/// Adds the headers to an answer; where it says more by itself, that stays.
+/// Adds the headers to a response; headers that are already set are kept.
 pub(crate) fn secure(mut response: Response, public_url: Option<&PublicUrl>) -> Response {
     let headers = response.headers_mut();
     for (name, value) in EVERYWHERE {
         set(headers, name, value);
     }
-    // On loopback browsers come without TLS, and the host is of many services.
+    // On loopback there may be no TLS, and the host is shared by many services.
     if public_url.is_some_and(|url| url.origin().starts_with("https://")) {
         set(headers, "strict-transport-security", "max-age=31536000");
     }
@@ -23,10 +23,10 @@ fn set(headers: &mut HeaderMap, name: &'static str, value: &'static str) {
     headers.entry(HeaderName::from_static(name)).or_insert(HeaderValue::from_static(value));
 }
 
-/// Nothing inline, nothing from elsewhere, and no page of ours in anybody's frame.
+/// No inline code, no external resources, and no framing by other pages.
 pub(crate) const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// `same-origin` and not `no-referrer`: with the latter browsers say `Origin: null` of our own forms.
+/// `same-origin` and not `no-referrer`: with the latter browsers send `Origin: null` for our own forms.
 const EVERYWHERE: [(&str, &str); 8] = [
     ("content-security-policy", CSP),
     ("x-content-type-options", "nosniff"),

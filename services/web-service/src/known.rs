@@ -1,7 +1,7 @@
 //! Accounts that a browser has signed in to before.
 //!
-//! auth-service limits attempts by the client that makes them. A browser that has signed in to an account before is named
-//! to it, so that neither strangers who guess at the account nor others at the same address use up its attempts.
+//! auth-service limits sign-in attempts per client. A browser that has signed in to an account before is identified to
+//! it, so that password guessing by others, and other users of the same address, do not use up its attempts.
 
 use gaia_auth::sha256;
 use gaia_runtime::random;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::cookie::Cookie;
 use crate::seal::SealingKeys;
 
-/// The accounts that one browser has signed in to, the last first.
+/// The accounts that one browser has signed in to, latest first.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Known {
     accounts: Vec<Account>,
@@ -19,26 +19,26 @@ pub(crate) struct Known {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Account {
-    /// The hash of the address.
+    /// The hash of the email address.
     hash: String,
-    /// The name of this browser as this account's.
+    /// The ID of this browser for this account.
     id: String,
 }
 
 impl Known {
-    /// The accounts in a browser's cookie; none without one that opens.
+    /// Reads the accounts from a browser's cookie; none without a valid cookie.
     pub(crate) fn read(keys: &SealingKeys, sent: &HeaderMap) -> Self {
         let text = KNOWN.read(sent).and_then(|sealed| keys.open(KNOWN.name, &sealed));
         text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
     }
 
-    /// The name of this browser, if it has signed in to the account with this address.
+    /// Returns the ID of this browser, if it has signed in to the account with this address.
     pub(crate) fn id(&self, email: &str) -> Option<&str> {
         let hash = hash(email);
         self.accounts.iter().find(|account| account.hash == hash).map(|account| account.id.as_str())
     }
 
-    /// The headers that make the browser keep a sign-in to this account; `None` if it was the last one, too.
+    /// Returns the headers that record a sign-in to this account; `None` if it already is the latest.
     pub(crate) fn signed_in(mut self, email: &str, keys: &SealingKeys, sent: &HeaderMap) -> Option<Vec<HeaderValue>> {
         let hash = hash(email);
         let id = match self.id(email) {
@@ -60,7 +60,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The cookie. It survives a sign-out, and opens nothing.
+/// The cookie. It is kept after sign-out, and grants no access.
 const KNOWN: Cookie = Cookie { name: "__Host-gaia-known", max_age_seconds: 90 * 24 * 3600 };
 const MAX_ACCOUNTS: usize = 4;
 

@@ -1,7 +1,8 @@
-//! Gaia's web-service: pages for people. Sign in, chat, files, who am I, sign out.
+//! Gaia's web-service: web pages for sign-in, chat, files, account details and sign-out.
 //!
-//! A person's session is with the issuer of user tokens, by way of auth-service; it is kept in the person's browser alone,
-//! sealed. Other services are called with the user's own token, or, where that is good and not taken yet, with the API key.
+//! A user's session is held with the issuer of user tokens through auth-service; it is stored only in the user's
+//! browser, encrypted. Other services are called with the user's token, or with the API key where tokens are not
+//! accepted yet.
 
 mod audit;
 mod by_gateway;
@@ -58,15 +59,15 @@ use crate::site::{Clients, Counts, Person, Site, Visitor, dress, meet, wants_pag
 use crate::trouble::Trouble;
 use crate::upstream::Upstream;
 
-/// Why the service did not start.
+/// Reason why the service did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The keys of sessions cannot be read, or are none.
+    /// The session keys are unreadable or invalid.
     #[error("the session keys in {file} (GAIA_SESSION_KEYS_FILE) cannot be used: {reason}")]
     SessionKeys {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         reason: String,
     },
     /// The runtime did not start.
@@ -74,27 +75,27 @@ pub enum StartError {
     Runtime(#[from] gaia_runtime::StartError),
 }
 
-/// A started web-service, with its addresses.
+/// A started web-service with bound listeners.
 #[derive(Debug)]
 pub struct WebService {
-    /// The runtime it is served by.
+    /// The runtime that serves it.
     pub runtime: Runtime,
-    /// Where people reach it.
+    /// The ingress listener.
     pub edge: Edge,
     routes: Routes,
     edge_routes: Routes,
 }
 
 impl WebService {
-    /// Reads the keys, takes what is mounted and binds the addresses.
+    /// Reads the session keys, loads the credential directory and binds the listeners.
     ///
     /// # Errors
-    /// [`StartError`] if there are no keys, or an address cannot be had.
+    /// [`StartError`] if there are no valid keys, or an address cannot be bound.
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let Config { mut runtime, edge, calls, .. } = config;
         let keys = session_keys(&config.session_keys_file)?;
         let mounted = Arc::new(SessionKeys::new(keys));
-        // They are looked at again with what is mounted, and a bad file is not taken.
+        // The file is reloaded together with the credential directory, and an invalid one is rejected.
         runtime.overrides.insert(SESSION_KEYS, config.session_keys_file);
         let (counts, service_files) = (Counts::default(), Arc::clone(&mounted));
         let counters = counts.clone();
@@ -110,7 +111,7 @@ impl WebService {
         let gateway = config.gateway_url;
         let has_own = config.upstream_asset_service.is_some() || config.upstream_chat_service.is_some();
         let upstream = |name: &'static str, own: Option<Uri>| {
-            // Where addresses of services are given, they say which pages there are.
+            // If service URLs are set, they decide which pages exist.
             let base = if has_own && own.is_none() { None } else { gateway.clone().or(own) }?;
             let name = if gateway.is_some() { GATEWAY } else { name };
             let upstream = Upstream::new(name, base, by_key.clone(), runtime.authenticator());
@@ -148,7 +149,7 @@ impl WebService {
         Ok(Self { runtime, edge, routes, edge_routes })
     }
 
-    /// Serves until `stop` ends.
+    /// Serves until `stop` resolves.
     pub async fn serve(self, stop: impl Future<Output = ()>) {
         self.runtime.serve_with_edge(self.routes, self.edge, self.edge_routes, stop).await;
     }
@@ -160,7 +161,7 @@ fn session_keys(file: &PathBuf) -> Result<SealingKeys, StartError> {
     SealingKeys::parse(&text).map_err(|error| failed(error.to_string()))
 }
 
-/// All pages are public: who somebody is stands in a cookie, which each page asks for by itself.
+/// All pages are public routes: each page reads the session cookie itself.
 fn edge_routes(routes: Routes, site: &Arc<Site>) -> Routes {
     let page = |handlers: MethodRouter<Arc<Site>>| {
         handlers.fallback(not_that_way).layer(from_fn_with_state(Arc::clone(site), meet)).with_state(Arc::clone(site))
@@ -179,7 +180,7 @@ fn edge_routes(routes: Routes, site: &Arc<Site>) -> Routes {
         .route("/auth/callback", Access::Public, page(get(sign_in::callback)))
         .route("/chat", Access::Public, page(get(chat::show).post(chat::submit).layer(chat_limit())))
         .route("/chat/stream", Access::Public, page(post(chat::stream).layer(chat_limit())))
-        // What limits an upload is asset-service.
+        // asset-service limits the size of uploads.
         .route("/files", Access::Public, page(get(files::show).post(files::submit).layer(no_limit())))
         .route(
             "/files/{*path}",
@@ -191,7 +192,7 @@ fn edge_routes(routes: Routes, site: &Arc<Site>) -> Routes {
         .route("/{*rest}", Access::Public, page(get(nothing_here)))
 }
 
-/// The first page that there is something on.
+/// Redirects to the first page with content.
 async fn home(State(site): State<Arc<Site>>, _: Person) -> Response {
     let place = match (&site.chat, &site.assets) {
         (Some(_), _) => "/chat",
@@ -215,5 +216,5 @@ async fn not_that_way(State(site): State<Arc<Site>>, headers: HeaderMap) -> Resp
 
 const USUAL_PORT: u16 = 8080;
 const MAX_FORM_BYTES: usize = 16 * 1024;
-/// Sessions that are remembered as signed out; an entry has 32 bytes.
+/// Number of signed-out sessions to remember; an entry has 32 bytes.
 const MAX_SIGNED_OUT: usize = 16_384;

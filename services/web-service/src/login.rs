@@ -1,4 +1,4 @@
-//! Asking auth-service to sign people in, to refresh their sessions, and to end them.
+//! Client of auth-service for sign-in, session refresh and sign-out.
 
 use std::time::Duration;
 
@@ -20,20 +20,20 @@ use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::site::Client;
 
-/// Signs people in through auth-service, in the name of this service.
+/// Signs users in through auth-service, with this service's identity.
 #[derive(Debug, Clone)]
 pub(crate) struct Login {
     caller: Caller,
     by_key: Caller,
     auth_url: Uri,
-    /// The service at that address, for tokens.
+    /// Service name of the called service, for tokens.
     target: &'static str,
 }
 
-/// Why there is no session. None of it names the person.
+/// Reason why there is no session. It never contains data of the user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum LoginError {
-    /// No such user, or not that password; or a code that is not good, or not any more.
+    /// Unknown user, wrong password, or invalid or expired code.
     #[error("the credentials are not those of a user")]
     InvalidCredentials,
     /// The issuer has ended the session.
@@ -42,19 +42,19 @@ pub(crate) enum LoginError {
     /// Too many attempts.
     #[error("too many attempts")]
     RateLimited {
-        /// After how many seconds the next one may be made, where that is known.
+        /// Seconds until the next attempt is permitted, if known.
         retry_after: Option<u64>,
     },
-    /// auth-service or the issuer does not answer: nothing is known about the session.
+    /// auth-service or the issuer does not respond; the state of the session is unknown.
     #[error("signing in is not possible at the moment")]
     Unavailable,
-    /// Trying again changes nothing.
+    /// A retry does not help.
     #[error("the sign-in is refused: {}", .0.as_str())]
     Refused(Refusal),
 }
 
 impl LoginError {
-    /// As a metric label.
+    /// Returns the metric label.
     #[must_use]
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -66,36 +66,36 @@ impl LoginError {
         }
     }
 
-    /// Whether asking again for the same gives the same answer.
+    /// Returns true if a retry gets the same result.
     #[must_use]
     pub(crate) fn is_final(self) -> bool {
         matches!(self, Self::SessionEnded | Self::Refused(_))
     }
 }
 
-/// What a session is had for.
+/// Credentials for a new session.
 #[derive(Clone, Copy)]
 pub(crate) enum Proof<'a> {
-    /// The person's own.
+    /// The user's own.
     Password {
-        /// Who.
+        /// The email address.
         email: &'a str,
-        /// And the secret.
+        /// The password.
         password: &'a str,
     },
-    /// What the issuer sent the browser back with (RFC 7636).
+    /// The code from the issuer's redirect (RFC 7636).
     Code {
-        /// That.
+        /// The code.
         auth_code: &'a str,
-        /// And what only we know.
+        /// The PKCE verifier.
         code_verifier: &'a str,
     },
 }
 
-/// The ways of signing in that the issuer offers, as auth-service lists them.
+/// The sign-in methods that the issuer offers, as auth-service lists them.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Offered {
-    /// Providers that are switched on, by the issuer's names.
+    /// Enabled providers, by the issuer's names.
     pub(crate) providers: Vec<String>,
 }
 
@@ -116,20 +116,20 @@ struct User {
 }
 
 impl Login {
-    /// Through auth-service at `auth_url`: by `caller`, which has tokens, and where they do not count yet, by the key of
-    /// `by_key`.
+    /// Creates a client of auth-service at `auth_url`. It uses the tokens of `caller`, and where they are not accepted
+    /// yet, the API key of `by_key`.
     #[must_use]
     pub(crate) fn new(caller: Caller, by_key: Caller, auth_url: Uri) -> Self {
         Self { caller, by_key, auth_url, target: AUTH_SERVICE }
     }
 
-    /// The same through a service at that address which passes such requests on.
+    /// Returns a client that calls through another service, which forwards the requests.
     #[must_use]
     pub(crate) fn by_way_of(self, target: &'static str) -> Self {
         Self { target, ..self }
     }
 
-    /// A new session with the issuer of this name.
+    /// Creates a session with the issuer.
     ///
     /// # Errors
     /// [`LoginError`].
@@ -151,10 +151,10 @@ impl Login {
         Ok(session(answer, issuer, (now, format!("{:032x}", u128::from_be_bytes(id))), now))
     }
 
-    /// The next state of a session.
+    /// Refreshes a session.
     ///
     /// # Errors
-    /// [`LoginError`]; only [`LoginError::SessionEnded`] says that there will never be one.
+    /// [`LoginError`]; only [`LoginError::SessionEnded`] is definitive.
     pub(crate) async fn refresh(&self, old: &Session, client: Client, now: Timestamp) -> Result<Session, LoginError> {
         let body = json!({ "refresh_token": old.refresh_token });
         let answer = read(&self.ask("/auth/refresh", &body, client, Some(&name(old))).await?)?;
@@ -174,7 +174,7 @@ impl Login {
         self.ask("/auth/logout", &body, client, Some(&name(session))).await.map(drop)
     }
 
-    /// The ways of signing in that the issuer offers.
+    /// Returns the sign-in methods that the issuer offers.
     ///
     /// # Errors
     /// [`LoginError`].
@@ -184,7 +184,7 @@ impl Login {
         serde_json::from_slice(&body).map_err(|_| LoginError::Unavailable)
     }
 
-    /// Asks for a client that `known` names, where this service has authenticated it.
+    /// Sends a request for a client; `known` is its ID if this service has authenticated it.
     async fn ask(&self, path: &str, body: &Value, client: Client, known: Option<&str>) -> Result<Bytes, LoginError> {
         let request = self.request(Method::POST, path, Bytes::from(body.to_string()), client, known)?;
         self.within(path, request).await
@@ -216,7 +216,7 @@ impl Login {
             .header(ACCEPT, "application/json")
             .body(body)
             .map_err(|_| LoginError::Unavailable)?;
-        // Attempts are limited by these: without them all people count as one.
+        // Rate limits use this address: without it all users are counted together.
         name_client(request.headers_mut(), client.address);
         if self.target != AUTH_SERVICE {
             by_gateway::name(request.headers_mut(), client.address);
@@ -235,7 +235,7 @@ impl Login {
         };
         let answer = self.caller.call(self.target, request.clone()).await.map_err(failed)?;
         let mut answer = whole(path, answer).await?;
-        // What is said of a person has a code. Without one it is this service that is refused: tokens may not count yet.
+        // Responses about the user have a code. A 401 without one refuses this service: tokens may not be accepted yet.
         if answer.status == StatusCode::UNAUTHORIZED
             && answer.code().is_empty()
             && let Some(by_key) = self.by_key.call_by_key(self.target, request.map(Body::from)).await
@@ -254,7 +254,7 @@ struct Said {
 }
 
 impl Said {
-    /// What it says for programs; empty if nothing.
+    /// Returns its `code`; empty if there is none.
     fn code(&self) -> String {
         #[derive(Deserialize)]
         struct Problem {
@@ -273,8 +273,8 @@ async fn whole(path: &str, answer: Response<AnswerBody>) -> Result<Said, LoginEr
     Ok(Said { status: parts.status, retry_after: retry_after_of(&parts.headers), body: body.to_bytes() })
 }
 
-/// What auth-service says by its `code`. What it does not explain is nothing that a person could put right, and says
-/// nothing about their session.
+/// Maps a response of auth-service by its `code`. Unknown errors cannot be fixed by the user, and say nothing about
+/// their session.
 fn refusal(path: &str, said: &Said) -> LoginError {
     match (said.status, said.code().as_str()) {
         (StatusCode::UNAUTHORIZED, "invalid_credentials") => LoginError::InvalidCredentials,
@@ -290,7 +290,7 @@ fn refusal(path: &str, said: &Said) -> LoginError {
     }
 }
 
-/// The parser's message could quote a token.
+/// The parser's message is discarded, because it could contain a token.
 fn read(body: &[u8]) -> Result<Answer, LoginError> {
     serde_json::from_slice(body).map_err(|_| {
         tracing::error!("the answer of auth-service is no session");
@@ -298,14 +298,14 @@ fn read(body: &[u8]) -> Result<Answer, LoginError> {
     })
 }
 
-/// The name under which auth-service counts the requests of a session. It opens nothing.
+/// Returns the ID by which auth-service counts the requests of a session. It grants no access.
 fn name(session: &Session) -> String {
     session.key().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn session(answer: Answer, issuer: &str, (since, id): (Timestamp, String), now: Timestamp) -> Session {
     let at_most = now + SignedDuration::from_secs(answer.expires_in.clamp(0, MAX_LIFE_SECONDS));
-    // Two clocks may differ: what says less holds.
+    // Clocks may differ, so the earlier expiry is used.
     let named = answer.expires_at.and_then(|at| Timestamp::from_second(at).ok());
     Session {
         access_token: answer.access_token,

@@ -1,4 +1,4 @@
-//! Who the person is to the services, and by which credential.
+//! The account page: the user's identity at the services, and the accepted credential.
 
 use std::sync::Arc;
 
@@ -12,14 +12,14 @@ use crate::pages::{self, Frame, Known};
 use crate::site::{Person, Site};
 use crate::taken::Taken;
 
-/// The page.
+/// Renders the page.
 pub(crate) async fn show(State(site): State<Arc<Site>>, Person { session, is_late }: Person) -> Response {
     let mut services = Vec::new();
     if let Some(chat) = &site.chat {
         services.push(Known { name: "chat-service", credential: known_as(chat.taken(&session)) });
     }
     if let Some(assets) = &site.assets {
-        // It can be asked without doing anything.
+        // A list request has no side effects.
         let listed = if is_late { None } else { files::list(assets, &session, 1).await.ok() };
         let credential = listed.map_or("It does not answer, or takes none of them.", |list| known_as(list.taken));
         services.push(Known { name: "asset-service", credential });

@@ -1,4 +1,4 @@
-//! The ways of signing in that the issuer offers, remembered for a minute.
+//! The issuer's sign-in methods, cached for a minute.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use tokio::time::Instant;
 use crate::login::{Login, Offered};
 use crate::site::Client;
 
-/// What was last known of the ways of signing in.
+/// The last known sign-in methods.
 #[derive(Debug, Default)]
 pub(crate) struct Methods(Mutex<Option<(Instant, Option<Offered>)>>);
 
 impl Methods {
-    /// Whether the issuer is known to have switched this provider off. While that cannot be told, it is not.
+    /// Returns true if the issuer is known to have disabled this provider; false while that is unknown.
     pub(crate) async fn is_off(&self, provider: &str, login: &Login, client: Client) -> bool {
-        // One request at a time, and of those that wait for it none asks again.
+        // One request at a time; waiting requests use its result.
         let mut known = self.0.lock().await;
         let offered = match known.as_ref().filter(|(since, _)| since.elapsed() < KEPT) {
             Some((_, offered)) => offered.clone(),

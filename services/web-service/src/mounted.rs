@@ -1,4 +1,4 @@
-//! What only this service mounts: the keys of sessions.
+//! Files that only this service mounts: the session keys.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use gaia_runtime::{Files, InForce, ServiceFiles};
 
 use crate::seal::SealingKeys;
 
-/// The keys in force. A file that is none is not taken, and the keys before stay.
+/// The loaded keys. An invalid file is rejected, and the previous keys stay in use.
 pub(crate) struct SessionKeys(ArcSwap<SealingKeys>);
 
 impl fmt::Debug for SessionKeys {
@@ -42,5 +42,5 @@ impl ServiceFiles for SessionKeys {
     }
 }
 
-/// What the file would be called in the mounted directory; it lies elsewhere.
+/// Name of the file in the credential directory; its path is configured separately.
 pub(crate) const SESSION_KEYS: &str = "session-keys";

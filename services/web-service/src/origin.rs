@@ -1,20 +1,20 @@
-//! Where a request's page came from, and where we are found.
+//! Origin checks of requests, and the public URL of this service.
 
 use http::header::{HOST, HeaderMap, ORIGIN};
 use http::uri::{Authority, Scheme};
 use http::{Method, Uri};
 
-/// Where browsers find this service: scheme, host and port, and nothing else.
+/// The public URL: scheme, host and port, and nothing else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicUrl {
     origin: String,
 }
 
 impl PublicUrl {
-    /// Reads `https://host`, `https://host:port`, or the same with http on loopback.
+    /// Parses `https://host`, `https://host:port`, or the same with http on loopback.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// A description of the fault.
     pub fn parse(text: &str) -> Result<Self, String> {
         let wrong = || "must be https://host or https://host:port, or http on loopback".to_owned();
         let uri: Uri = text.parse().map_err(|_| wrong())?;
@@ -30,14 +30,14 @@ impl PublicUrl {
         }
     }
 
-    /// The origin, as a browser writes it.
+    /// Returns the origin as a browser serializes it.
     #[must_use]
     pub fn origin(&self) -> &str {
         &self.origin
     }
 
-    /// Where we are found by whoever sent these headers: as configured, else as the browser asked for. What an ingress
-    /// has taken TLS off came by https, as everything does that is not on loopback: without it no browser would keep our
+    /// Returns the public URL for a request: the configured one, otherwise the requested host. The scheme is https
+    /// except on loopback, even if an ingress controller has terminated TLS: without https browsers would not keep our
     /// cookies.
     #[must_use]
     pub fn of(configured: Option<&Self>, headers: &HeaderMap) -> Option<Self> {
@@ -50,8 +50,8 @@ impl PublicUrl {
     }
 }
 
-/// Whether a request may change something: by its method it changes nothing, or the page that sent it is ours. Every
-/// browser says so of every request that is not a GET; who does not say is refused.
+/// Returns true if a request may change state: its method is safe, or it was sent by one of our pages. Browsers send an
+/// `Origin` with every other method; requests without one are refused.
 #[must_use]
 pub fn may_act(method: &Method, headers: &HeaderMap, configured: Option<&PublicUrl>) -> bool {
     if matches!(*method, Method::GET | Method::HEAD) {
@@ -63,13 +63,13 @@ pub fn may_act(method: &Method, headers: &HeaderMap, configured: Option<&PublicU
     if let Some(configured) = configured {
         return found == configured.origin();
     }
-    // Without a configured URL either scheme will do on loopback: TLS may be ours there or not.
+    // Without a configured URL both schemes are accepted on loopback, because this service may use TLS there.
     let Some(PublicUrl { origin }) = PublicUrl::of(None, headers) else { return false };
     let with_tls = origin.strip_prefix("http://").map(|host| format!("https://{host}"));
     found == origin || with_tls.as_deref() == Some(found)
 }
 
-/// The path of one of our own pages; `None` for anything that a browser could take for another place.
+/// Returns the path of one of our own pages; `None` for anything that a browser could resolve to another origin.
 #[must_use]
 pub fn own_path(text: &str) -> Option<&str> {
     let is_path = text.starts_with('/') && !text.starts_with("//") && text.len() <= MAX_PATH_BYTES;
@@ -77,13 +77,14 @@ pub fn own_path(text: &str) -> Option<&str> {
 }
 
 fn origin(scheme: &Scheme, authority: &Authority) -> String {
-    // The usual port is left out in an origin (RFC 6454, section 6.2).
+    // The default port is omitted in an origin (RFC 6454, section 6.2).
     let usual = if *scheme == Scheme::HTTPS { ":443" } else { ":80" };
     let authority = authority.as_str().to_ascii_lowercase();
     format!("{scheme}://{}", authority.strip_suffix(usual).unwrap_or(&authority))
 }
 
-/// What browsers trust without TLS: <https://w3c.github.io/webappsec-secure-contexts/#is-origin-trustworthy>.
+/// Returns true for hosts that browsers trust without TLS:
+/// <https://w3c.github.io/webappsec-secure-contexts/#is-origin-trustworthy>.
 fn is_loopback(authority: &Authority) -> bool {
     let host = authority.host().to_ascii_lowercase();
     host == "localhost" || host.ends_with(".localhost") || host == "[::1]" || host == "127.0.0.1"

@@ -1,4 +1,4 @@
-//! The pages as templates see them.
+//! Template models of the pages.
 
 use askama::Template;
 use axum::response::{Html, IntoResponse as _, Response};
@@ -11,11 +11,11 @@ use crate::session::Session;
 use crate::site::Site;
 use crate::statics::{STATICS, Statics};
 
-/// What surrounds every page.
+/// The common parts of every page.
 #[derive(Debug)]
 pub(crate) struct Frame {
     statics: &'static Statics,
-    /// What the person is called who is signed in.
+    /// Display name of the signed-in user.
     person: Option<String>,
     has_chat: bool,
     has_files: bool,
@@ -23,19 +23,19 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// The frame of the page `here`, for whoever is signed in.
+    /// Creates the frame of the page `here`.
     pub(crate) fn new(site: &Site, session: Option<&Session>, here: &'static str) -> Self {
         let person = session.map(|session| session.email.clone().unwrap_or_else(|| session.sub.clone()));
         Self { statics: &STATICS, person, has_chat: site.chat.is_some(), has_files: site.assets.is_some(), here }
     }
 }
 
-/// Something to tell on a page.
+/// A notice on a page.
 #[derive(Debug)]
 pub(crate) struct Notice {
     pub(crate) kind: &'static str,
     pub(crate) text: String,
-    /// After how many seconds to try again. A script counts them down.
+    /// Seconds until a retry is permitted, which a script counts down.
     pub(crate) wait_seconds: Option<u64>,
 }
 
@@ -117,14 +117,14 @@ pub(crate) struct Chat<'a> {
     pub(crate) max_message: usize,
 }
 
-/// One turn of a conversation.
+/// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Turn {
     pub(crate) role: Role,
     pub(crate) content: String,
 }
 
-/// Whose turn it was. `system` is not for a page to say.
+/// Author of a message. A page cannot send `system` messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Role {
@@ -161,7 +161,7 @@ pub(crate) struct FileList {
 
 pub(crate) struct File {
     pub(crate) path: String,
-    /// The path as it goes into an address.
+    /// The encoded path for URLs.
     pub(crate) href: String,
     pub(crate) size: String,
     pub(crate) modified: Option<Timestamp>,
@@ -186,13 +186,13 @@ pub(crate) struct Me<'a> {
     pub(crate) has_api_key: bool,
 }
 
-/// How one service knows the person.
+/// The user's identity at one service.
 pub(crate) struct Known {
     pub(crate) name: &'static str,
     pub(crate) credential: &'static str,
 }
 
-/// A page as an answer.
+/// Renders a page as a response.
 pub(crate) fn page(status: StatusCode, template: &impl Template) -> Response {
     match template.render() {
         Ok(text) => (status, Html(text)).into_response(),
@@ -203,12 +203,12 @@ pub(crate) fn page(status: StatusCode, template: &impl Template) -> Response {
     }
 }
 
-/// A time for people, where their own zone is not known.
+/// Formats a time for users, in UTC because their zone is unknown.
 pub(crate) fn time_text(time: Timestamp) -> String {
     strtime::format("%-d %B %Y, %H:%M UTC", time).unwrap_or_else(|_| time.to_string())
 }
 
-/// A size for people.
+/// Formats a size for users.
 pub(crate) fn size_text(bytes: u64) -> String {
     let (unit, name) = match bytes {
         0..1024 => return format!("{bytes} B"),

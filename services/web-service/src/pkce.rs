@@ -1,7 +1,7 @@
-//! What we remember of somebody who went off to sign in elsewhere, until they come back (RFC 7636).
+//! State of a sign-in at a provider until the browser returns (RFC 7636).
 //!
-//! The issuer gives its code to whoever it sends to us; only the browser that set out holds the verifier, sealed. So a
-//! code that somebody else planted in a link is worth nothing, and no further state is needed against that.
+//! The issuer's code can only be redeemed with the verifier, which is in the sealed cookie of the browser that started
+//! the sign-in. A code planted in a link is therefore useless, and no separate `state` parameter is needed.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::cookie::Cookie;
 use crate::seal::SealingKeys;
 
-/// One setting out.
+/// A started sign-in.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Start {
     verifier: String,
@@ -31,7 +31,7 @@ impl fmt::Debug for Start {
 }
 
 impl Start {
-    /// With a verifier of its own; `None` if the system has no randomness.
+    /// Generates a verifier; `None` if the system has no randomness.
     pub(crate) fn new(next: &str, now: Timestamp) -> Option<Self> {
         let bits: [u8; 32] = random()?;
         let until = now + SignedDuration::from_secs(i64::from(PKCE.max_age_seconds));
@@ -42,12 +42,12 @@ impl Start {
         &self.verifier
     }
 
-    /// The page to go on with afterwards.
+    /// Returns the page to show after sign-in.
     pub(crate) fn next(&self) -> &str {
         &self.next
     }
 
-    /// What the issuer is told of the verifier.
+    /// Returns the PKCE challenge for the issuer.
     pub(crate) fn challenge(&self) -> String {
         URL_SAFE_NO_PAD.encode(sha256(self.verifier.as_bytes()))
     }
@@ -56,14 +56,14 @@ impl Start {
         PKCE.write(&keys.seal(PKCE.name, &serde_json::to_vec(self).ok()?).ok()?, sent)
     }
 
-    /// What the browser kept; `None` for what does not open, or is too old.
+    /// Reads the state from the browser's cookie; `None` if it is invalid or too old.
     pub(crate) fn read(keys: &SealingKeys, sent: &HeaderMap, now: Timestamp) -> Option<Self> {
         let text = keys.open(PKCE.name, &PKCE.read(sent)?)?;
         serde_json::from_slice(&text).ok().filter(|start: &Self| now < start.until)
     }
 }
 
-/// Kept while somebody is away to sign in.
+/// The cookie of a started sign-in.
 pub(crate) const PKCE: Cookie = Cookie { name: "__Host-gaia-sign-in", max_age_seconds: 600 };
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Refreshing sessions, each state once: a refresh token is good for one use, and a browser sends the same one with
-//! several requests at a time.
+//! Session refresh, once per state: a refresh token can be used once, but a browser sends the same cookie with several
+//! concurrent requests.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use crate::login::LoginError;
 use crate::session::Session;
 
-/// The refreshes that are under way, and what became of the last ones: a browser may not have got the answer that told
-/// it, and come back with the state before.
+/// Refreshes in progress, and the results of recent ones: a browser that missed the response with the new cookie still
+/// sends the old one.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Refreshes {
     flights: Arc<Mutex<HashMap<Key, Flight>>>,
@@ -29,18 +29,18 @@ struct Flight {
     landed: Arc<Mutex<Option<Instant>>>,
 }
 
-/// What came of asking for the next state of a session.
+/// Result of a refresh.
 #[derive(Debug, Clone)]
 pub(crate) struct Refreshed {
-    /// The next state.
+    /// The new session, or the error.
     pub(crate) outcome: Outcome,
-    /// Whether this asker's answer carries it to the browser: of several at once, one does.
+    /// Set if the response to this request must set the cookie: one of several concurrent ones.
     pub(crate) is_carrier: bool,
 }
 
 impl Refreshes {
-    /// The next state of a session, by `refresh` unless somebody else is asking for it or just has. It goes on although
-    /// the asker goes away: the old state is used up.
+    /// Returns the next state of a session, from `refresh` or from an equal request that is in progress or recent. The
+    /// refresh continues if the caller is dropped, because it consumes the old refresh token.
     pub(crate) async fn next<F>(&self, old: &Session, refresh: impl FnOnce() -> F) -> Refreshed
     where
         F: Future<Output = Result<Session, LoginError>> + Send + 'static,
@@ -52,11 +52,11 @@ impl Refreshes {
             Ok(outcome) => outcome.clone().unwrap_or(Err(LoginError::Unavailable)),
             Err(_) => Err(LoginError::Unavailable),
         };
-        // Whoever comes long after it landed has missed the answer that carried it.
+        // A request long after the result has missed the response that set the cookie.
         Refreshed { outcome, is_carrier: is_first || has_landed.is_some_and(|since| since >= MISSED_AFTER) }
     }
 
-    /// Forgets what led to this state: its session was ended on purpose.
+    /// Forgets the refreshes that led to this state, because its session was ended by the user.
     pub(crate) fn forget(&self, session: &Session) {
         self.flights().retain(|_, flight| {
             let outcome = flight.outcome.borrow();
@@ -84,7 +84,7 @@ impl Refreshes {
             let outcome = refreshing.await.map(Arc::new);
             let is_settled = outcome.as_ref().map_or_else(|error| error.is_final(), |_| true);
             *landed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-            // Nobody may be waiting any more.
+            // There may be no receivers left.
             let _ = sender.send(Some(outcome));
             if !is_settled {
                 this.flights().remove(&key);
@@ -108,13 +108,13 @@ impl Flight {
         self.has_crashed() || self.landed().is_some_and(|landed| landed.elapsed() >= REMEMBERED)
     }
 
-    /// Whether it ended and left no outcome: it panicked.
+    /// Returns true if it ended without a result because it panicked.
     fn has_crashed(&self) -> bool {
         self.outcome.has_changed().is_err() && self.outcome.borrow().is_none()
     }
 }
 
-/// Forgets what landed first: nobody is as likely to have got its answer.
+/// Evicts the oldest results, which browsers are least likely to need.
 fn make_room(flights: &mut HashMap<Key, Flight>) {
     let landed = flights.iter().filter_map(|(key, flight)| Some((flight.landed()?, *key)));
     let mut landed: Vec<(Instant, Key)> = landed.collect();
@@ -124,14 +124,14 @@ fn make_room(flights: &mut HashMap<Key, Flight>) {
     }
 }
 
-/// Refresh tokens are secrets; what stands for them in a table is not.
+/// Returns the hash of a refresh token, so that the table contains no secrets.
 fn key(refresh_token: &str) -> Key {
     sha256(refresh_token.as_bytes())
 }
 
-/// An answer takes less to reach a browser.
+/// Longer than a response takes to reach a browser.
 const MISSED_AFTER: Duration = Duration::from_secs(5);
-/// A browser that lost an answer may come back after a while.
+/// Time in which a browser that missed the response can still use the old cookie.
 const REMEMBERED: Duration = Duration::from_secs(600);
 const MAX_REMEMBERED: usize = 2048;
 
@@ -174,7 +174,7 @@ mod tests {
     async fn a_browser_that_missed_the_answer_is_told_again_and_the_token_is_not_used_twice() {
         let refreshes = Refreshes::default();
         let old = session("2026-01-01T01:00:00Z");
-        // The first asker goes away before the answer.
+        // The first caller is dropped before the result.
         let slow = || async {
             tokio::time::sleep(Duration::from_secs(1)).await;
             Ok(next())

@@ -1,31 +1,31 @@
-//! Refusals of the login that stay until the account or the project is changed.
+//! Refusals of sign-in that persist until the account or the project is changed.
 
-/// A refusal that trying again does not change.
+/// A refusal that a retry does not change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// The address of the account is not confirmed.
     NotConfirmed,
-    /// The project asks for a captcha.
+    /// The project requires a captcha.
     CaptchaRequired,
-    /// The project does not offer this way of signing in.
+    /// The project does not offer this sign-in method.
     MethodOff,
     /// The account must sign in with a second factor.
     SecondFactorRequired,
-    /// The role of the account is not admitted.
+    /// The role of the account is not permitted.
     RoleNotAdmitted,
     /// The account's token or session is too large.
     SessionTooLarge,
-    /// Nobody can sign in: no login server is configured at auth-service.
+    /// No login server is configured at auth-service.
     Off,
 }
 
 impl Refusal {
-    /// The refusal of auth-service's `code`.
+    /// Returns the refusal for auth-service's `code`.
     pub(crate) fn of(code: &str) -> Option<Self> {
         ALL.into_iter().find(|refusal| refusal.as_str() == code)
     }
 
-    /// The code, also a metric label.
+    /// Returns the code, also used as a metric label.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::NotConfirmed => "address_not_confirmed",
@@ -38,7 +38,7 @@ impl Refusal {
         }
     }
 
-    /// The cause and the next step, for the person who signs in.
+    /// Returns the cause and the next step, for the user.
     pub(crate) fn text(self) -> &'static str {
         match self {
             Self::NotConfirmed => {

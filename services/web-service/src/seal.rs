@@ -1,5 +1,4 @@
-//! Sealing what a browser keeps for us: it can neither read nor change it, and what was sealed for one purpose opens for
-//! no other.
+//! Authenticated encryption of values stored in browsers, bound to a purpose.
 
 use std::fmt;
 
@@ -8,8 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use zeroize::Zeroizing;
 
-/// The keys of sealed texts: the newest seals, all open. Two, so that the next can take over while what the one before
-/// sealed still opens.
+/// The encryption keys: the newest seals, all open. There may be two, so that a new key can be introduced while values
+/// sealed with the previous one can still be opened.
 pub struct SealingKeys {
     newest_first: Vec<RandomizedNonceKey>,
 }
@@ -20,33 +19,33 @@ impl fmt::Debug for SealingKeys {
     }
 }
 
-/// Why a text is not a file of keys. It never quotes it.
+/// Reason why a file with keys is invalid. It never contains the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SealingKeysError {
-    /// Nothing but blank lines.
+    /// The file has no keys.
     #[error("it holds no key; write 32 random bytes in base64 into it, as `openssl rand -base64 32` prints them")]
     Empty,
-    /// More than the newest and the one before.
+    /// The file has more than two keys.
     #[error("it holds {0} keys; two are the most: the newest, and below it the one before")]
     TooMany(usize),
-    /// A line that is not 32 bytes in base64.
+    /// A line is not 32 bytes in base64.
     #[error("line {0} is not a key: 32 bytes in base64, as `openssl rand -base64 32` prints them")]
     NotAKey(usize),
-    /// The same key twice: whoever meant to replace it has not.
+    /// Both lines have the same key, so a rotation was not completed.
     #[error("both keys are the same")]
     Repeated,
 }
 
-/// Why a text cannot be sealed: the system has no randomness.
+/// A text cannot be sealed, because the system has no randomness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("sealing failed: the system gives no random bytes")]
 pub struct SealError;
 
 impl SealingKeys {
-    /// Reads one or two lines, the newest key first.
+    /// Parses one or two lines, the newest key first.
     ///
     /// # Errors
-    /// [`SealingKeysError`] that names the line.
+    /// [`SealingKeysError`] with the number of the line.
     pub fn parse(text: &[u8]) -> Result<Self, SealingKeysError> {
         let lines = text.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii).enumerate();
         let mut keys: Vec<Zeroizing<Vec<u8>>> = Vec::new();
@@ -68,7 +67,7 @@ impl SealingKeys {
         }
     }
 
-    /// Seals a text for a purpose, in characters that a cookie may have.
+    /// Seals a text for a purpose, in characters permitted in a cookie.
     ///
     /// # Errors
     /// [`SealError`] without randomness.
@@ -81,7 +80,7 @@ impl SealingKeys {
         Ok(URL_SAFE_NO_PAD.encode(whole))
     }
 
-    /// What was sealed for this purpose by one of the keys; `None` for anything else.
+    /// Opens a value sealed for this purpose with one of the keys; `None` for anything else.
     #[must_use]
     pub fn open(&self, purpose: &str, sealed: &str) -> Option<Zeroizing<Vec<u8>>> {
         let whole = URL_SAFE_NO_PAD.decode(sealed).ok()?;
@@ -96,12 +95,12 @@ impl SealingKeys {
     }
 }
 
-/// The purpose and the version of the form: neither can be passed off as another.
+/// Returns the additional data: purpose and format version, so that neither can be exchanged.
 fn aad(purpose: &str) -> Aad<Vec<u8>> {
     Aad::from(format!("{purpose} {VERSION}").into_bytes())
 }
 
-/// Of the sealed form. Another one opens nothing that this one sealed.
+/// Version of the sealed format. Values of other versions cannot be opened.
 const VERSION: &str = "v1";
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! One signed-in person, as their browser keeps it for us.
+//! The session of a signed-in user, stored in the browser.
 
 use std::fmt;
 
@@ -11,29 +11,29 @@ use serde::{Deserialize, Serialize};
 use crate::cookie::Cookie;
 use crate::seal::SealingKeys;
 
-/// A session with the issuer of user tokens. It is kept nowhere but in the person's browser, sealed.
+/// A session with the issuer of user tokens. It is stored only in the user's browser, encrypted.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Session {
-    /// The user's token. It is shown to the services that are called for the user.
+    /// The user's token, sent to services that are called for the user.
     pub(crate) access_token: String,
-    /// What the next one is had for, once.
+    /// The single-use token for the next refresh.
     pub(crate) refresh_token: String,
-    /// When the access token ends.
+    /// Expiry of the access token.
     pub(crate) expires: Timestamp,
     /// The issuer's short name.
     pub(crate) issuer: String,
-    /// The user, as the issuer knows them.
+    /// The user ID at the issuer.
     pub(crate) sub: String,
-    /// What the user calls themselves, if the issuer says.
+    /// The email address, if the issuer provides one.
     pub(crate) email: Option<String>,
-    /// When the user signed in.
+    /// Time of the sign-in.
     pub(crate) since: Timestamp,
-    /// The name of the session, which refreshing keeps; empty in cookies of versions that gave none.
+    /// The ID of the session, unchanged by refreshes; empty in cookies of earlier versions.
     #[serde(default)]
     pub(crate) id: String,
 }
 
-/// What a session is known by, however often it is refreshed.
+/// Key of a session, unchanged by refreshes.
 pub(crate) type SessionKey = [u8; 32];
 
 impl fmt::Debug for Session {
@@ -48,39 +48,39 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    /// The user, as services know them.
+    /// Returns the user's identity at services.
     #[must_use]
     pub(crate) fn subject(&self) -> Identity {
         Identity::User { issuer: self.issuer.clone(), sub: self.sub.clone() }
     }
 
-    /// The key of the session: of its name, its user, and when they signed in.
+    /// Returns the key of the session, derived from its ID, its user, and the time of the sign-in.
     #[must_use]
     pub(crate) fn key(&self) -> SessionKey {
         sha256(format!("{} {} {}", self.id, self.since, self.subject()).as_bytes())
     }
 
-    /// Whether it is time for another access token: a little before this one ends, so that a call made with it now is
-    /// not refused on its way.
+    /// Returns true if the access token should be refreshed: shortly before it expires, so that a call in transit is
+    /// not refused.
     #[must_use]
     pub(crate) fn is_due(&self, now: Timestamp) -> bool {
         now >= self.expires - REFRESHED_BEFORE
     }
 
-    /// Whether the access token has ended.
+    /// Returns true if the access token has expired.
     #[must_use]
     pub(crate) fn has_ended(&self, now: Timestamp) -> bool {
         now >= self.expires
     }
 
-    /// The session that a browser sent; `None` without one that opens.
+    /// Reads the session from a request; `None` without a valid cookie.
     #[must_use]
     pub(crate) fn read(keys: &SealingKeys, headers: &HeaderMap) -> Option<Self> {
         let text = keys.open(SESSION.name, &SESSION.read(headers)?)?;
         serde_json::from_slice(&text).ok()
     }
 
-    /// The headers that make a browser keep it; `None` if that cannot be, for its length or for want of randomness.
+    /// Returns the headers that store the session; `None` if it is too long or the system has no randomness.
     #[must_use]
     pub(crate) fn write(&self, keys: &SealingKeys, sent: &HeaderMap) -> Option<Vec<HeaderValue>> {
         let text = zeroize::Zeroizing::new(serde_json::to_vec(self).ok()?);
@@ -88,8 +88,8 @@ impl Session {
     }
 }
 
-/// The cookie of a session. What limits it is the issuer, who may end the session at any time; the browser forgets it a
-/// month after it was last refreshed.
+/// The session cookie. The issuer limits the session and may end it at any time; the browser deletes the cookie a month
+/// after the last refresh.
 pub(crate) const SESSION: Cookie = Cookie { name: "__Host-gaia", max_age_seconds: 30 * 24 * 3600 };
 const REFRESHED_BEFORE: SignedDuration = SignedDuration::from_secs(60);
 
@@ -114,7 +114,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// What the browser sends after it was told this.
+    /// Returns the headers of the browser's next request after these were set.
     pub(crate) fn sent(set: &[HeaderValue]) -> HeaderMap {
         let pairs = set.iter().map(|header| header.to_str().unwrap().split(';').next().unwrap());
         HeaderMap::from_iter([(COOKIE, pairs.collect::<Vec<_>>().join("; ").parse().unwrap())])

@@ -1,4 +1,4 @@
-//! Signing in, by password or at a provider and back, and signing out.
+//! Sign-in with a password or a provider, and sign-out.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ pub(crate) struct Asked {
     why: String,
 }
 
-/// The form.
+/// Renders the form.
 pub(crate) async fn show(
     State(site): State<Arc<Site>>,
     Extension(visitor): Extension<Visitor>,
@@ -56,7 +56,7 @@ pub(crate) struct Credentials {
     next: String,
 }
 
-/// The form, filled in.
+/// Handles the submitted form.
 pub(crate) async fn submit(
     State(site): State<Arc<Site>>,
     Extension(client): Extension<Client>,
@@ -81,7 +81,7 @@ pub(crate) async fn submit(
     }
 }
 
-/// Off to the provider, through the issuer, with a challenge that only we can answer (RFC 7636).
+/// Redirects to the provider through the issuer, with a PKCE challenge (RFC 7636).
 pub(crate) async fn start(
     State(site): State<Arc<Site>>,
     Extension(client): Extension<Client>,
@@ -96,7 +96,7 @@ pub(crate) async fn start(
         return Trouble::BadForm.response(&site, None, true);
     };
     let next = own_path(&asked.next).unwrap_or("/");
-    // The issuer would answer the browser with an error of its own, in JSON.
+    // The issuer would send the browser a JSON error.
     if site.methods.is_off(&provider, &site.login, client).await {
         return refused(&site, LoginError::Refused(Refusal::MethodOff), "", next);
     }
@@ -120,12 +120,12 @@ pub(crate) async fn start(
 pub(crate) struct Back {
     #[serde(default)]
     code: String,
-    /// In place of a code, the issuer's word for what went wrong.
+    /// The issuer's error code instead of a code.
     #[serde(default)]
     error_code: String,
 }
 
-/// Back from the provider.
+/// Handles the redirect from the provider.
 pub(crate) async fn callback(
     State(site): State<Arc<Site>>,
     Extension(client): Extension<Client>,
@@ -154,7 +154,7 @@ pub(crate) async fn callback(
     }
 }
 
-/// Ends the session with the issuer, and in this browser whatever the issuer says.
+/// Ends the session at the issuer, and in this browser even if the issuer fails.
 pub(crate) async fn out(
     State(site): State<Arc<Site>>,
     Extension(client): Extension<Client>,
@@ -173,7 +173,7 @@ pub(crate) async fn out(
     redirect("/sign-in?why=out", SESSION.forget(&sent))
 }
 
-/// Where to go now that somebody is signed in, with what the browser is to keep.
+/// Redirects after a sign-in and sets the session cookie.
 fn signed_in(
     site: &Site,
     sent: &HeaderMap,
@@ -183,7 +183,7 @@ fn signed_in(
 ) -> Result<Response, LoginError> {
     site.counts.sign_ins.get_or_create(&ResultLabels::of(result)).inc();
     let session = result.as_ref().map_err(|error| *error)?;
-    // A cookie that does not fit today does not fit tomorrow.
+    // A cookie that is too long will still be too long at a retry.
     set.extend(site.keep(session, sent).ok_or(LoginError::Refused(Refusal::SessionTooLarge))?);
     tracing::info!(issuer = session.issuer, sub = session.sub, "signed in");
     Ok(redirect(own_path(next).unwrap_or("/"), set))
@@ -210,7 +210,7 @@ fn refused(site: &Site, error: LoginError, email: &str, next: &str) -> Response 
     when_to_retry(response, retry_after)
 }
 
-/// The refusal that the issuer names when it sends a browser back without a code.
+/// Returns the refusal for the issuer's error code in a redirect.
 fn refusal_of(error_code: &str) -> Option<Refusal> {
     match error_code {
         "signup_disabled" | "provider_disabled" | "oauth_provider_not_supported" => Some(Refusal::MethodOff),
@@ -219,10 +219,10 @@ fn refusal_of(error_code: &str) -> Option<Refusal> {
     }
 }
 
-/// Where auth-service does not say how long to wait.
+/// Default when auth-service sends no `Retry-After`.
 const USUAL_WAIT_SECONDS: u64 = 30;
 
-/// Whether it is what was filled in that was wrong.
+/// Whether the input of the form was wrong.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum IsWrong {
     Yes,

@@ -1,4 +1,4 @@
-//! What every page works with, and what happens to every request before its page is asked.
+//! Shared state of all pages, and middleware in front of them.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -34,13 +34,13 @@ use crate::session::{SESSION, Session, SessionKey};
 use crate::trouble::Trouble;
 use crate::upstream::Upstream;
 
-/// Everything behind the pages.
+/// Shared state of all pages.
 pub(crate) struct Site {
     pub(crate) mounted: Arc<SessionKeys>,
     pub(crate) generations: watch::Receiver<Option<Arc<Generation>>>,
     pub(crate) login: Login,
     pub(crate) refreshes: Refreshes,
-    /// Sessions that were signed out here: a copy of their cookie signs nobody in any more.
+    /// Sessions signed out here: copies of their cookie are refused.
     pub(crate) signed_out: Recent<SessionKey, ()>,
     pub(crate) methods: Methods,
     pub(crate) audit: Audit,
@@ -51,7 +51,7 @@ pub(crate) struct Site {
     pub(crate) chat: Option<Upstream>,
     pub(crate) clients: Clients,
     pub(crate) counts: Counts,
-    /// Has the API key, if there is one.
+    /// Caller with the API key, if there is one.
     pub(crate) by_key: Caller,
 }
 
@@ -61,25 +61,25 @@ impl fmt::Debug for Site {
     }
 }
 
-/// By what the addresses of clients are known.
+/// Settings for determining client addresses.
 #[derive(Debug, Clone)]
 pub(crate) struct Clients {
-    /// Who is believed about whom they speak for.
+    /// Proxies whose `X-Forwarded-For` is honoured.
     pub(crate) trusted: Vec<IpNet>,
-    /// Whether browsers come to us directly.
+    /// Whether browsers connect directly.
     pub(crate) has_own_tls: bool,
 }
 
 impl Clients {
-    /// The client that sent a request.
+    /// Returns the client of a request.
     fn client(&self, request: &Request) -> Client {
         let connection = request.extensions().get::<Arc<Connection>>();
         let wire = connection.and_then(|connection| connection.address);
         Client::new(self.address(request), wire, random().map(u128::from_be_bytes))
     }
 
-    /// The address of a browser; `None` where it could be that of an ingress that nobody told us of: all who come through
-    /// it would be taken for one.
+    /// Returns the address of a browser; `None` if it could be that of an unconfigured ingress controller, whose users
+    /// would all be counted as one.
     fn address(&self, request: &Request) -> Option<IpAddr> {
         let connection = request.extensions().get::<Arc<Connection>>()?;
         let is_known = self.has_own_tls || !self.trusted.is_empty();
@@ -87,14 +87,14 @@ impl Clients {
     }
 }
 
-/// The client of a request: as the request's extension.
+/// The client of a request, stored as an extension.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Client {
-    /// The address of the browser, if that is known.
+    /// The address of the browser, if known.
     pub(crate) address: Option<IpAddr>,
-    /// The address of the connection: the browser's, or that of an ingress that is not configured.
+    /// The peer address: the browser's, or that of an unconfigured ingress controller.
     wire: Option<IpAddr>,
-    /// The request's name.
+    /// The request ID.
     request: Option<u128>,
 }
 
@@ -103,18 +103,18 @@ impl Client {
         Self { address, wire, request }
     }
 
-    /// The source for audit lines, as near to the browser as is known.
+    /// Returns the source for audit lines: the browser's address, otherwise the peer address.
     pub(crate) fn source(&self) -> Option<IpAddr> {
         self.address.or(self.wire)
     }
 
-    /// The name of the request in the logs of all services that it passes.
+    /// Returns the request ID that appears in the logs of every service involved.
     pub(crate) fn request_id(&self) -> Option<String> {
         self.request.map(|id| format!("{id:032x}"))
     }
 }
 
-/// What is counted.
+/// Metrics of the pages.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Counts {
     pub(crate) sign_ins: Family<ResultLabels, Counter>,
@@ -132,21 +132,21 @@ impl ResultLabels {
     }
 }
 
-/// Who sent a request.
+/// Authentication state of a request.
 #[derive(Debug, Clone)]
 pub(crate) enum Visitor {
-    /// A person who is signed in.
+    /// The user is signed in.
     SignedIn(Arc<Session>),
-    /// The same, whose token has ended and could not be replaced for now.
+    /// The user is signed in, but the access token has expired and could not be refreshed at present.
     Late(Arc<Session>),
-    /// Nobody.
+    /// There is no session.
     SignedOut,
-    /// A person until just now.
+    /// The session has just ended.
     Ended,
 }
 
 impl Visitor {
-    /// The session of whoever is signed in.
+    /// Returns the session of a signed-in user.
     pub(crate) fn session(&self) -> Option<&Session> {
         match self {
             Self::SignedIn(session) | Self::Late(session) => Some(session),
@@ -155,20 +155,20 @@ impl Visitor {
     }
 }
 
-/// Who sent a request, and what their browser is told with the answer.
+/// The authentication state of a request, and the cookies to set in the response.
 struct Arrival {
     visitor: Visitor,
     set: Vec<HeaderValue>,
 }
 
 impl Site {
-    /// Something of the issuer that signs people in; none, and sign-in is off.
+    /// Applies `of` to the issuer used for sign-in; none if sign-in is disabled.
     pub(crate) fn issuer<T>(&self, of: impl FnOnce(&UserTokenIssuer) -> T) -> Option<T> {
         let generation = self.generations.borrow().clone()?;
         generation.policy().user_tokens.sign_in_issuer().map(of)
     }
 
-    /// The headers that make a browser keep a session.
+    /// Returns the headers that store a session.
     pub(crate) fn keep(&self, session: &Session, sent: &HeaderMap) -> Option<Vec<HeaderValue>> {
         let set = session.write(&self.mounted.newest(), sent);
         if set.is_none() {
@@ -188,10 +188,10 @@ impl Site {
         self.refreshed(Arc::new(session), sent, client).await
     }
 
-    /// The session, or what it has become. Only the answer that carries a new state to the browser sets a cookie.
+    /// Refreshes the session if needed. Only the response that must carry a new state sets a cookie.
     async fn refreshed(&self, mut session: Arc<Session>, sent: &HeaderMap, client: Client) -> Arrival {
         let mut set = Vec::new();
-        // What was remembered of a refresh may itself be due by now.
+        // The result of a recent refresh may itself need a refresh by now.
         for _ in 0..MAX_STATES {
             if !session.is_due(self.clock.now()) {
                 break;
@@ -235,8 +235,7 @@ impl Site {
     }
 }
 
-/// In front of every page: refuses what another site's page sent, finds out who it is, and sees to it that the answer
-/// says how it is to be treated.
+/// Middleware of all pages: refuses requests from other origins, authenticates the user, and adds security headers.
 pub(crate) async fn meet(State(site): State<Arc<Site>>, mut request: Request, next: Next) -> Response {
     let public_url = PublicUrl::of(site.public_url.as_ref(), request.headers());
     if !may_act(request.method(), request.headers(), site.public_url.as_ref()) {
@@ -252,7 +251,7 @@ pub(crate) async fn meet(State(site): State<Arc<Site>>, mut request: Request, ne
     if let Some(id) = client.request_id().and_then(|id| HeaderValue::try_from(id).ok()) {
         response.headers_mut().insert(REQUEST_ID_HEADER, id);
     }
-    // Who signs in or out says what the browser is to keep from now on.
+    // A sign-in or sign-out sets the session cookie itself.
     if !sets_session(response.headers()) {
         for cookie in set {
             response.headers_mut().append(SET_COOKIE, cookie);
@@ -261,13 +260,13 @@ pub(crate) async fn meet(State(site): State<Arc<Site>>, mut request: Request, ne
     headers::secure(response, public_url.as_ref())
 }
 
-/// In front of what is the same for everybody.
+/// Middleware of static files.
 pub(crate) async fn dress(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
     let public_url = PublicUrl::of(site.public_url.as_ref(), request.headers());
     headers::secure(next.run(request).await, public_url.as_ref())
 }
 
-/// Whether a refresh that failed ends the session: it was ended, or its token is over and there will be no other.
+/// Returns true if a failed refresh ends the session: it was ended, or its token has expired and cannot be refreshed.
 fn ends(error: LoginError, has_ended: bool) -> bool {
     error == LoginError::SessionEnded || (error.is_final() && has_ended)
 }
@@ -277,12 +276,12 @@ fn sets_session(headers: &HeaderMap) -> bool {
     headers.get_all(SET_COOKIE).iter().any(|value| value.as_bytes().starts_with(first.as_bytes()))
 }
 
-/// Whether a person looks at the answer, and not a script.
+/// Returns true if the response is shown as a page rather than read by a script.
 pub(crate) fn wants_page(headers: &HeaderMap) -> bool {
     headers.get(ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|accept| accept.contains("text/html"))
 }
 
-/// A signed-in person, late or not. Others are sent to sign in.
+/// A signed-in user, possibly with an expired access token. Other visitors are redirected to sign-in.
 pub(crate) struct Person {
     pub(crate) session: Arc<Session>,
     pub(crate) is_late: bool,
@@ -301,7 +300,7 @@ impl FromRequestParts<Arc<Site>> for Person {
     }
 }
 
-/// A signed-in person who can call others: their token holds.
+/// A signed-in user with a valid access token, for calls to other services.
 pub(crate) struct User(pub(crate) Arc<Session>);
 
 impl FromRequestParts<Arc<Site>> for User {
@@ -328,7 +327,7 @@ fn to_sign_in(parts: &Parts, site: &Arc<Site>, has_ended: HasEnded) -> Response 
         return trouble.response(site, None, false);
     }
     let mut place = "/sign-in".to_owned();
-    // The page of a form is not the place that it was sent to.
+    // The page of a form is not the URL that the form is sent to.
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     let mut separator = '?';
     if parts.method == http::Method::GET && path != "/" {
@@ -341,7 +340,7 @@ fn to_sign_in(parts: &Parts, site: &Arc<Site>, has_ended: HasEnded) -> Response 
     Redirect::to(&place).into_response()
 }
 
-/// An answer that sends the browser elsewhere, and tells it what to keep.
+/// Redirects the browser and sets these cookies.
 pub(crate) fn redirect(place: &str, set: Vec<HeaderValue>) -> Response {
     let mut response = Redirect::to(place).into_response();
     for cookie in set {

@@ -1,4 +1,5 @@
-//! Style, script and icon: in the binary, under names that change with them, so that browsers keep them for good.
+//! Style sheet, script and icon: embedded in the binary, with a hash of the content in their names, so that browsers
+//! can cache them permanently.
 
 use std::sync::LazyLock;
 
@@ -8,7 +9,7 @@ use gaia_auth::sha256_hex;
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 
-/// Where the pages find them.
+/// Paths of the static files.
 #[derive(Debug)]
 pub(crate) struct Statics {
     pub(crate) style: String,
@@ -21,7 +22,7 @@ pub(crate) static STATICS: LazyLock<Statics> = LazyLock::new(|| {
     Statics { style, script, icon }
 });
 
-/// One of them, or 404 for any other name: an old one is not the new one.
+/// Serves a static file; 404 for any other name, including those of earlier versions.
 pub(crate) async fn serve(Path(name): Path<String>) -> Response {
     match FILES.iter().zip(NAMES.iter()).find(|(_, known)| **known == name) {
         Some((file, _)) => {
@@ -46,7 +47,7 @@ impl File {
     }
 }
 
-/// Their names, as [`FILES`] are: hashed once.
+/// The names of [`FILES`], hashed once.
 static NAMES: LazyLock<[String; 3]> = LazyLock::new(|| FILES.map(|file| file.name()));
 
 const FILES: [File; 3] = [

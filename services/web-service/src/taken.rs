@@ -1,13 +1,13 @@
-//! What services took the last call of each session with.
+//! The credential that each service accepted last, per session.
 
 use gaia_runtime::Recent;
 
 use crate::session::{Session, SessionKey};
 
-/// What a service took a call with.
+/// A credential accepted by a service.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Taken {
-    /// It was not called yet, or took nothing.
+    /// No call was made, or none was accepted.
     #[default]
     Unknown,
     /// The user's token.
@@ -16,7 +16,7 @@ pub(crate) enum Taken {
     ApiKey,
 }
 
-/// What one service took the last call of each session with: what it does with one user says nothing of others.
+/// The credential that one service accepted last, per session: the result for one user does not apply to others.
 #[derive(Debug)]
 pub(crate) struct LastTaken(Recent<SessionKey, Taken>);
 
@@ -27,13 +27,13 @@ impl Default for LastTaken {
 }
 
 impl LastTaken {
-    /// What the last call of this session was taken with.
+    /// Returns the credential accepted in this session's last call.
     #[must_use]
     pub(crate) fn of(&self, session: &Session) -> Taken {
         self.0.get(&session.key()).unwrap_or_default()
     }
 
-    /// Notes what this session's call was taken with.
+    /// Records the credential accepted in this session's call.
     pub(crate) fn note(&self, session: &Session, taken: Taken) {
         self.0.insert(session.key(), taken);
     }

@@ -1,4 +1,4 @@
-//! The service between a browser that is a plain HTTP client and services that are real but for what they do.
+//! Tests of web-service with a plain HTTP client as the browser and stand-ins for the upstreams.
 
 mod browser;
 mod credentials;

@@ -1,4 +1,4 @@
-//! What a person, or their page's script, is told when something did not work.
+//! Errors shown to users or returned to the page's script.
 
 use axum::Json;
 use axum::response::{IntoResponse as _, Response};
@@ -11,53 +11,53 @@ use crate::session::Session;
 use crate::site::Site;
 use crate::upstream::UpstreamError;
 
-/// Something that did not work, in terms of the person it is told.
+/// An error, described for the user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// The request came from another site's page.
+    /// The request came from a page of another origin.
     OtherOrigin,
-    /// Nobody is signed in.
+    /// The user is not signed in.
     SignedOut,
     /// The session has ended.
     SessionEnded,
-    /// The session could not be renewed for now.
+    /// The session could not be refreshed at present.
     SignInAway,
-    /// There is no such page.
+    /// The page does not exist.
     NoPage,
-    /// There is one, but nothing to do with it in this way.
+    /// The page does not support the method.
     NotThatWay,
-    /// What was sent is not what the form sends.
+    /// The form data is malformed.
     BadForm,
-    /// The service behind the page did not answer, or with an error of its own.
+    /// The service did not respond, or failed.
     Away(Service),
-    /// It does not take the person's token.
+    /// The service rejected the user's token.
     NotTaken(Service),
-    /// It takes it, but not for this.
+    /// The service accepted the token, but the user lacks permission.
     NotAllowed,
-    /// There is no such file.
+    /// The file does not exist.
     NoFile,
-    /// A file cannot have this name.
+    /// The file name is not permitted.
     BadName,
-    /// A folder and a file would have one name.
+    /// A folder and a file would have the same name.
     NameTaken,
-    /// The file is larger than any may be.
+    /// The file is too large.
     TooLarge,
-    /// The store is full, or the user's quota.
+    /// The store is full, or the user's quota is used up.
     StorageFull,
-    /// The conversation is longer than any may be.
+    /// The conversation is too long.
     ConversationTooLong,
-    /// The model does not take the conversation.
+    /// The model rejected the conversation.
     ConversationNotTaken,
-    /// The model answered with nothing.
+    /// The model returned an empty answer.
     NothingSaid,
     /// Too many requests.
     TooMany {
-        /// After how many seconds the next may come, where that is known.
+        /// Seconds until the next request is permitted, if known.
         retry_after: Option<u64>,
     },
 }
 
-/// A service behind the pages, as people know it.
+/// A service called by the pages, as named for users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Service {
     /// chat-service.
@@ -76,7 +76,7 @@ impl Service {
 }
 
 impl Trouble {
-    /// What an answer of a service means that is not the one hoped for.
+    /// Returns the error for an unexpected response of a service.
     pub(crate) fn of_answer<B>(service: Service, answer: &http::Response<B>) -> Self {
         let status = answer.status();
         match status {
@@ -99,7 +99,7 @@ impl Trouble {
         }
     }
 
-    /// What it means that there is no answer.
+    /// Returns the error for a missing response.
     pub(crate) fn of_error(service: Service, error: &UpstreamError) -> Self {
         tracing::warn!(service = service.name(), %error, "a service could not be called");
         match error {
@@ -150,7 +150,7 @@ impl Trouble {
         }
     }
 
-    /// A heading.
+    /// Returns the heading.
     fn title(self) -> &'static str {
         match self {
             Self::OtherOrigin | Self::NotAllowed | Self::NotTaken(_) => "That is not allowed",
@@ -169,7 +169,7 @@ impl Trouble {
         }
     }
 
-    /// A sentence or two.
+    /// Returns the message.
     pub(crate) fn text(self) -> String {
         match self {
             Self::OtherOrigin => "The request did not come from a page of this site, so nothing was done.".to_owned(),
@@ -202,7 +202,7 @@ impl Trouble {
         }
     }
 
-    /// A page about it, or for a script a problem document (RFC 9457) with a `code`.
+    /// Returns a page, or for a script a problem document (RFC 9457) with a `code`.
     pub(crate) fn response(self, site: &Site, session: Option<&Session>, wants_page: bool) -> Response {
         let response = if wants_page {
             let (link, link_text) = match self {

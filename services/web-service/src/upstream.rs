@@ -1,7 +1,7 @@
-//! Calls to the services behind the pages: with the user's token, or with the API key where that is not taken yet.
+//! Calls to services on behalf of users: with the user's token, or with the API key where tokens are not accepted yet.
 //!
-//! The key speaks for nobody in particular, so it is used only for a user whose token is good by our own policy: what a
-//! service refuses them for is then that it takes no tokens yet, and not that they were shut out.
+//! The API key identifies no user, so it is used only for a user whose token is valid by our own policy: if a service
+//! refuses that token, it does not accept tokens yet, rather than refusing the user.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub(crate) struct Upstream {
     by_key: Caller,
     authenticator: Arc<Authenticator>,
     taken: LastTaken,
-    /// Whether it limits by the address of the browser.
+    /// Whether the service's rate limits use the browser's address.
     names_browsers: bool,
 }
 
@@ -42,53 +42,54 @@ pub(crate) enum UpstreamError {
     /// The call failed.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// It took too long.
+    /// The call timed out.
     #[error("there was no answer in time")]
     Timeout,
-    /// It can be called with the API key only, and there is none.
+    /// The service can only be called with the API key, and there is none.
     #[error("it is reached by plain HTTP, with the API key only, and there is none (GAIA_API_KEY_FILE)")]
     NoKey,
-    /// The user's token is not good by our own policy either: the API key is not for them.
+    /// The user's token is invalid by our own policy too, so the API key is not used.
     #[error("the user's token is not good here either: {}", .0.as_str())]
     TokenRefused(Reason),
-    /// The policy does not grant users the scope that the call needs.
+    /// The policy does not grant users the scope required for the call.
     #[error("users may not do this by the policy of this service (userTokens.scopes): scope {0}")]
     ScopeMissing(&'static str),
-    /// Whether the user's token is good cannot be told for now.
+    /// The user's token cannot be verified at present.
     #[error("whether the user's token is good cannot be told: {}", .0.as_str())]
     CannotTell(Reason),
-    /// The token cannot be sent: it holds what no header may hold.
+    /// The token contains characters that are not permitted in a header.
     #[error("the user's token is no text for a header")]
     NotText,
 }
 
 impl Upstream {
-    /// The service of this name at `base`, which has no path; `by_key` has the API key, and `authenticator` validates tokens.
+    /// Creates the service `name` at `base`, which has no path. `by_key` has the API key, and `authenticator` verifies
+    /// tokens.
     pub(crate) fn new(name: &'static str, base: Uri, by_key: Caller, authenticator: Arc<Authenticator>) -> Self {
         Self { name, base, by_key, authenticator, taken: LastTaken::default(), names_browsers: false }
     }
 
-    /// Tells the service the address of the browser.
+    /// Sets whether the browser's address is sent to the service.
     pub(crate) fn names_browsers(self, names_browsers: bool) -> Self {
         Self { names_browsers, ..self }
     }
 
-    /// What it took this session's last call with.
+    /// Returns the credential accepted in this session's last call.
     #[must_use]
     pub(crate) fn taken(&self, session: &Session) -> Taken {
         self.taken.of(session)
     }
 
-    /// The address of a path of this service.
+    /// Returns the URL of a path of this service.
     pub(crate) fn uri(&self, path: &str) -> String {
         format!("{}{path}", self.base.to_string().trim_end_matches('/'))
     }
 
-    /// Calls with the user's token, and where that gets a 401 although it is good, with the API key. What was taken is an
-    /// extension of the answer.
+    /// Calls with the user's token, and if that gets a 401 although it is valid, with the API key. The accepted
+    /// credential is an extension of the response.
     ///
     /// # Errors
-    /// [`UpstreamError`] without an answer within `patience`, or without a credential for one.
+    /// [`UpstreamError`] without a response within `patience`, or without a usable credential.
     pub(crate) async fn call(
         &self,
         request: Request<Bytes>,
@@ -97,7 +98,7 @@ impl Upstream {
         patience: Duration,
     ) -> Result<Response<AnswerBody>, UpstreamError> {
         let request = self.prepared(request);
-        // Who listens on plain HTTP is to hear no token, and takes none.
+        // Tokens are not sent over plain HTTP.
         let refused = if self.is_plain() {
             None
         } else {
@@ -116,11 +117,11 @@ impl Upstream {
         Ok(if is_taken { self.took(Taken::ApiKey, session, answer) } else { answer })
     }
 
-    /// Calls with a body that is sent as it comes, and so only once: with the API key if this session's last call was
-    /// taken with that, else with the user's token. What is not taken is not tried in another way before a call was.
+    /// Calls with a streamed body, which can be sent only once: with the API key if this session's last call was
+    /// accepted with it, otherwise with the user's token. Other credentials are tried only after a call without a body.
     ///
     /// # Errors
-    /// [`UpstreamError`] without an answer, or without a credential for one.
+    /// [`UpstreamError`] without a response, or without a usable credential.
     pub(crate) async fn call_streaming(
         &self,
         request: Request<Body>,
@@ -157,7 +158,7 @@ impl Upstream {
         answer
     }
 
-    /// Calls with the API key for a user whose token is valid and may do this.
+    /// Calls with the API key for a user whose token is valid and has the scope.
     async fn in_place_of_token(
         &self,
         request: Request<Body>,
@@ -170,8 +171,8 @@ impl Upstream {
         Ok(answer.ok_or(UpstreamError::NoKey)??)
     }
 
-    /// Checks the user's token by the policy of this service: it is of an issuer of users, valid, not revoked, and users
-    /// have the scope. The key has scopes of its own, so the service behind cannot check those of the user.
+    /// Checks the user's token by the policy of this service: issued by a user-token issuer, valid, not revoked, and
+    /// with the scope. The API key has its own scopes, so the called service cannot check those of the user.
     async fn check_user(&self, session: &Session, scope: &'static str) -> Result<(), UpstreamError> {
         match self.authenticator.examine_token(&session.access_token, None, None).await {
             Ok(Examined { kind: Credential::UserToken, is_anonymous: false, scopes, .. }) => {

@@ -1,4 +1,4 @@
-//! A browser as far as it matters: its cookies and its origin.
+//! A minimal browser with cookies and an origin.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use http::header::{CONTENT_TYPE, COOKIE, HOST, HeaderMap, ORIGIN, SET_COOKIE};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 
-/// Cookies and origin as a browser has them. It follows no redirect: what it is told is what is looked at.
+/// Cookies and origin of a browser. It follows no redirects, so that tests can inspect them.
 #[derive(Clone)]
 pub(super) struct Browser {
     pub(super) origin: String,
@@ -46,7 +46,7 @@ impl Browser {
         self.send(request.body(Body::from(body)).unwrap()).await
     }
 
-    /// As a script of one of our pages would.
+    /// Sends a request like a script of one of our pages.
     pub(super) async fn fetch(
         &mut self,
         method: Method,
@@ -90,7 +90,7 @@ impl Browser {
         HeaderMap::from_iter([(COOKIE, pairs.collect::<Vec<_>>().join("; ").parse().unwrap())])
     }
 
-    /// The cookies of a session. That an account was signed in to before is kept beside them.
+    /// Returns the cookies of a session, without the one for known accounts.
     pub(super) fn session_cookies(&self) -> Vec<&str> {
         let names = self.cookies.keys().map(String::as_str);
         names.filter(|name| *name != "__Host-gaia-known").collect()

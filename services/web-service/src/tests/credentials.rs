@@ -1,4 +1,4 @@
-//! With which credential services are called: the user's token, or the API key.
+//! The credential in calls to services: the user's token, or the API key.
 
 use gaia_api::mount::DeniedSubject;
 use gaia_api::{Clock as _, SystemClock};
@@ -27,7 +27,7 @@ async fn the_api_key_is_used_where_the_token_is_refused_and_only_for_who_is_sign
     }
     assert!(scene.behind.state().credentials.is_empty(), "nobody is called for nobody");
 
-    // The service moves on to tokens: the page does without a restart.
+    // The service starts to accept tokens: the page uses them without a restart.
     scene.behind.state().takes_tokens = true;
     assert!(!browser.get("/files").await.body.contains("everybody here shares"));
     assert_eq!(scene.behind.state().credentials, ["token"]);

@@ -1,4 +1,4 @@
-//! auth-service, asset-service and chat-service as the pages see them, on real mTLS listeners.
+//! Stand-ins for auth-service, asset-service and chat-service on real mTLS listeners.
 
 mod chat;
 
@@ -39,45 +39,45 @@ pub(super) const OTHER_USER: &str = "7c1f2b3e-1d2c-4b5a-8f6e-9a0b1c2d3e4f";
 pub(super) const API_KEY: &str = "gk_test_shared";
 pub(super) const KEYS: &str = "b2xkb2xkb2xkb2xkb2xkb2xkb2xkb2xkb2xkb2xkbzE=\n";
 
-/// What the services behind do, and what was asked of them.
+/// State of the stand-ins, and the requests they received.
 pub(super) struct Behind {
     state: Mutex<BehindState>,
-    /// Closed: a refresh waits.
+    /// While closed, refreshes wait.
     pub(super) gate: Semaphore,
 }
 
 pub(super) struct BehindState {
-    /// What auth-service answers to everything about login, in place of what it would.
+    /// A fixed response of auth-service to all sign-in requests.
     pub(super) login_answer: Option<(u16, &'static str)>,
-    /// Whether services take users' tokens, or the API key alone.
+    /// Whether services accept users' tokens, or only the API key.
     pub(super) takes_tokens: bool,
-    /// A user whose tokens they do not take in any case.
+    /// A user whose tokens are always refused.
     pub(super) not_taken: Option<&'static str>,
-    /// Signs users' tokens, where anybody but services looks at them.
+    /// Signs users' tokens, for tests in which web-service verifies them.
     signer: Option<Issuer>,
-    /// Whose token is whose.
+    /// Users by their tokens.
     users: BTreeMap<String, &'static str>,
-    /// Refreshes that were asked for, and that were done.
+    /// Refreshes requested and completed.
     pub(super) asked: usize,
     pub(super) refreshes: usize,
     pub(super) logouts: Vec<String>,
     pub(super) proofs: Vec<Value>,
-    /// Whom those who signed in were said to come from.
+    /// Client addresses received with sign-ins.
     pub(super) clients: Vec<String>,
-    /// The action and the client that this service named as authenticated, of each request about login.
+    /// Action and authenticated client ID received with each sign-in request.
     pub(super) known: Vec<(&'static str, String)>,
-    /// Browsers that were named to gateway, of each request.
+    /// Browser addresses received by gateway, per request.
     pub(super) browsers: Vec<String>,
-    /// The names of these requests.
+    /// IDs of these requests.
     pub(super) request_ids: Vec<String>,
-    /// The providers that are switched on.
+    /// The enabled providers.
     pub(super) offered: Vec<&'static str>,
     pub(super) credentials: Vec<&'static str>,
     pub(super) files: BTreeMap<String, Vec<u8>>,
-    /// What lists were asked for by.
+    /// Credentials received with list requests.
     pub(super) lists: Vec<String>,
     pub(super) chats: Vec<Value>,
-    /// What chat-service answers with: a status and, where that is a success, a text.
+    /// The response of chat-service: a status and, for a success, a text.
     pub(super) chat_answer: (u16, &'static str),
     pub(super) token_bytes: usize,
     generation: usize,
@@ -108,7 +108,7 @@ impl Behind {
         Json(session).into_response()
     }
 
-    /// Who a caller is, by the credential that it shows; or the 401 that it gets.
+    /// Authenticates a caller by its credential, or returns the status of the refusal.
     fn judge(&self, headers: &HeaderMap) -> Result<(), StatusCode> {
         let token = headers.get("authorization").map(|value| value.to_str().unwrap().trim_start_matches("Bearer "));
         let key = headers.get("x-api-key").is_some_and(|value| value == API_KEY);
@@ -138,7 +138,7 @@ fn note(behind: &Behind, action: &'static str, headers: &HeaderMap) {
 }
 
 fn refused(answer: (u16, &'static str)) -> Response {
-    // As auth-service does: also what is said of a person comes with a challenge.
+    // Like auth-service: also failures about the user have a challenge.
     let challenge = [("www-authenticate", "Bearer realm=\"gaia\"")];
     let status = StatusCode::from_u16(answer.0).unwrap();
     let response = (status, challenge, Json(json!({ "code": answer.1 }))).into_response();
@@ -240,7 +240,7 @@ fn asset_routes(routes: Routes, behind: &Arc<Behind>) -> Routes {
         .route("/assets/{*path}", Access::Peer, delete(remove).with_state(Arc::clone(behind)))
 }
 
-/// A running web-service and what is behind it.
+/// A running web-service and its stand-ins.
 pub(super) struct Scene {
     pub(super) behind: Arc<Behind>,
     pub(super) clock: Arc<ManualClock>,
@@ -254,7 +254,7 @@ impl Scene {
         Self::begin_with(|_| {}).await
     }
 
-    /// With an API key, and tokens that web-service can judge itself.
+    /// Starts with an API key, and with tokens that web-service can verify itself.
     pub(super) async fn with_key(change: impl FnOnce(&mut Setup)) -> Self {
         let signer = Issuer::new(policy("web-service").tokens);
         let keys_at = publish(signer.jwks()).await;
@@ -329,7 +329,7 @@ impl Scene {
         change(&mut setup);
         if setup.has_gateway {
             let gateway = serve(&platform, dir.path(), "gateway", &behind, chat::gateway_routes).await;
-            // Nothing else is called.
+            // Other services are not called.
             let nowhere = Some(Uri::from_static("https://127.0.0.1:1"));
             setup.config.gateway_url = Some(gateway);
             setup.config.upstream_asset_service.clone_from(&nowhere);
@@ -359,7 +359,7 @@ impl Scene {
         Browser { origin: self.origin.clone(), cookies: BTreeMap::new() }
     }
 
-    /// A browser in which somebody is signed in.
+    /// Returns a browser with a signed-in user.
     pub(super) async fn signed_in(&self) -> Browser {
         self.signed_in_as(EMAIL).await
     }
@@ -371,25 +371,25 @@ impl Scene {
         browser
     }
 
-    /// Lets the access token of every session come to its end.
+    /// Lets the access tokens of all sessions expire.
     pub(super) fn an_hour_later(&self) {
         self.clock.set(self.clock.now() + SignedDuration::from_secs(3601));
     }
 }
 
 pub(super) struct Setup {
-    /// What users may do by the policy of this service; empty: everything.
+    /// Scopes of users in the policy of this service; empty: all.
     pub(super) user_scopes: Vec<String>,
     pub(super) issuers: Vec<UserTokenIssuer>,
     pub(super) api_key: Option<&'static str>,
     pub(super) signer: Option<Issuer>,
     pub(super) denylist: Denylist,
-    /// Whether it calls by way of gateway.
+    /// Whether it calls through gateway.
     pub(super) has_gateway: bool,
     pub(super) config: Config,
 }
 
-/// Where these keys are to be had.
+/// Starts a server for these keys, and returns its URL.
 async fn publish(keys: String) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/jwks", listener.local_addr().unwrap());

@@ -1,4 +1,4 @@
-//! What auth-service is told of browsers, and what people are told of its refusals.
+//! Browser data sent to auth-service, and messages for its refusals.
 
 use http::header::RETRY_AFTER;
 use http::{Method, StatusCode};
@@ -28,7 +28,7 @@ async fn older_and_newer_copies_of_a_signed_out_session_open_nothing() {
     scene.an_hour_later();
     assert!(browser.get("/me").await.sets_session());
     let mut newer = browser.clone();
-    // Whatever auth-service answers to the sign-out.
+    // Whatever auth-service responds to the sign-out.
     scene.behind.state().login_answer = Some((503, "login_unavailable"));
     browser.post_form("/sign-out", &[]).await;
     scene.behind.state().login_answer = None;
@@ -140,7 +140,7 @@ async fn refusal_of_the_issuer_at_the_way_back_is_told() {
     browser.get("/auth/start/github").await;
     let back = browser.clone().get("/auth/callback?error=access_denied&error_code=signup_disabled").await;
     assert_eq!((back.status, back.body.contains("switched off")), (StatusCode::FORBIDDEN, true), "{}", back.body);
-    // A link that another site plants tells nothing.
+    // A link planted by another site shows no such message.
     let planted = scene.browser().get("/auth/callback?error=access_denied&error_code=signup_disabled").await;
     assert_eq!(planted.status, StatusCode::BAD_REQUEST);
     assert_eq!(browser.fetch(Method::GET, "/auth/callback?error_code=other", "text/plain", "").await.status, 400);

@@ -1,4 +1,4 @@
-//! What pages say, and what every answer says of itself.
+//! Contents of pages, and headers of all responses.
 
 use http::{Method, StatusCode};
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! Signing in and out, and what becomes of a session in between.
+//! Sign-in, sign-out, and session refresh in between.
 
 use futures::future::join_all;
 use gaia_runtime::testing::{eventually, get_plain};

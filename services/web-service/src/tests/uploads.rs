@@ -1,4 +1,4 @@
-//! Files: put, listed, got and deleted.
+//! Upload, list, download and deletion of files.
 
 use axum::body::{Body, Bytes};
 use futures::stream;
@@ -61,7 +61,7 @@ async fn a_form_that_breaks_off_leaves_no_part_of_a_file() {
     assert_ne!(answer.status, StatusCode::SEE_OTHER);
     assert!(scene.behind.state().files.is_empty());
 
-    // The same where the connection does.
+    // The connection is aborted instead of the form.
     let cookie = format!("__Host-gaia={}", browser.cookies["__Host-gaia"]);
     let pieces = [Ok(Bytes::from(part("b.txt", "half"))), Err(std::io::Error::other("gone"))];
     for (method, path) in [(Method::POST, "/files"), (Method::PUT, "/files/b.txt")] {
@@ -84,7 +84,7 @@ async fn a_form_that_breaks_off_leaves_no_part_of_a_file() {
             hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build_http();
         assert!(client.request(request.body(body).unwrap()).await.is_err());
     }
-    // Whatever was on its way has come when this has.
+    // When this response arrives, pending upload requests have arrived too.
     assert_eq!(browser.get("/files").await.status, StatusCode::OK);
     assert!(scene.behind.state().files.is_empty());
 }

@@ -1,4 +1,4 @@
-//! chat-service as the pages see it, and gateway in front of all services.
+//! Stand-in for chat-service, and for gateway in front of all services.
 
 use std::convert::Infallible;
 
@@ -26,7 +26,7 @@ pub(super) fn routes(routes: Routes, behind: &Arc<Behind>) -> Routes {
     routes.route("/chat", Access::Peer, post(chat).with_state(Arc::clone(behind)))
 }
 
-/// gateway, which has the routes of all of them.
+/// Routes of gateway: those of all services.
 pub(super) fn gateway_routes(routes: Routes, behind: &Arc<Behind>) -> Routes {
     self::routes(asset_routes(auth_routes(routes, behind), behind), behind)
 }
