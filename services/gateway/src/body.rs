@@ -50,7 +50,7 @@ pub(crate) struct Upload {
     progress: Arc<Progress>,
 }
 
-/// Why an upload failed.
+/// Reason why an upload failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UploadError {
     #[error("there is more of it than is passed on")]

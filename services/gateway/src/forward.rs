@@ -82,7 +82,7 @@ impl fmt::Debug for Upstream {
     }
 }
 
-/// Why a request was not forwarded or got no response.
+/// Reason why a request was not forwarded or got no response.
 #[derive(Debug)]
 enum Failure {
     TooLarge,

@@ -5,7 +5,7 @@
 //! routing if a program could resolve it, decode it twice or read a separator in it. Accepted paths are forwarded
 //! unchanged.
 
-/// Why a path is refused.
+/// Reason why a path is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     /// Not an absolute path.

@@ -58,7 +58,7 @@ struct Behind {
     /// Services by the text of their tokens.
     of_services: Mutex<HashMap<String, String>>,
     is_away: AtomicBool,
-    /// Whether auth-service refuses to exchange credentials.
+    /// Set while auth-service refuses to exchange credentials.
     refuses_credentials: AtomicBool,
 }
 

@@ -29,7 +29,7 @@ pub struct UserToken {
     pub issuer: String,
     /// The user ID at the issuer.
     pub sub: String,
-    /// Whether the user is anonymous: created by the issuer without sign-in.
+    /// Set for an anonymous user, created by the issuer without sign-in.
     pub is_anonymous: bool,
     /// Expiry.
     pub expires: Timestamp,
