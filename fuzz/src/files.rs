@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use gaia_api::SpiffeId;
 use gaia_api::mount::{self, ApiKeys, Policy};
-use gaia_auth::jwt::KeySet;
 use gaia_auth::testing::connection;
+use gaia_auth::tokens::KeySet;
 use gaia_auth::{ApiKeyTable, Denied, Rules, check_policy};
 use gaia_pki::{Certificate, PrivateKey, sha256_hex};
 use http::HeaderMap;

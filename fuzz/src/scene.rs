@@ -6,8 +6,8 @@ use gaia_api::SpiffeId;
 use gaia_api::mount::{
     ApiKeyRules, AuthMode, Caller, Policy, SCHEMA_VERSION, ServiceIdentity, TlsMode, TokenRules, UserTokens,
 };
-use gaia_auth::jwt::KeySet;
 use gaia_auth::testing::Issuer;
+use gaia_auth::tokens::KeySet;
 use jiff::Timestamp;
 
 pub(crate) static ISSUER: LazyLock<Issuer> = LazyLock::new(|| Issuer::new(tokens()));

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use gaia_auth::jwt::{Algorithm, Unverified};
+use gaia_auth::tokens::{Algorithm, Unverified};
 use serde_json::{Map, Value};
 
 use crate::oracle;

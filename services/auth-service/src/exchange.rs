@@ -6,7 +6,7 @@ use std::fmt;
 
 use gaia_api::SpiffeId;
 use gaia_auth::issue::{Actor, DelegatedClaims};
-use gaia_auth::jwt::MAX_DELEGATED_SECONDS;
+use gaia_auth::tokens::MAX_DELEGATED_SECONDS;
 use gaia_auth::{Credential, Denied, Examined, Identity, PeerIdentity, Reason, Scopes, parse_scope};
 use gaia_runtime::wire::{ACCESS_TOKEN_TYPE, API_KEY_TYPE, EXCHANGE_GRANT_TYPE, JWT_TYPE};
 use jiff::Timestamp;

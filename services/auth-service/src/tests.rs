@@ -10,7 +10,7 @@ use gaia_api::mount::{DeniedSubject, Denylist};
 use gaia_api::names::key;
 use gaia_api::{Clock as _, SystemClock};
 use gaia_auth::Denied;
-use gaia_auth::jwt::{KeySet, TokenRules};
+use gaia_auth::tokens::{KeySet, TokenRules};
 use gaia_auth::{PeerIdentity, Reason, Scopes};
 use gaia_runtime::testing::{
     Mount, MountedFiles, Platform, certificate, config, eventually, get_plain, grants, read, spiffe_id,
@@ -184,7 +184,7 @@ async fn a_signing_key_that_is_not_published_is_refused_and_the_old_one_goes_on_
     let kid = |token: &Value| {
         let header = token["access_token"].as_str().unwrap().split('.').next().unwrap().to_owned();
         let jwk = format!("{header}.e30.AAAA");
-        gaia_auth::jwt::Unverified::parse(&jwk).unwrap().kid
+        gaia_auth::tokens::Unverified::parse(&jwk).unwrap().kid
     };
     let (_, token, _) = service.post(&client, &json!({ "service_name": "gateway" })).await;
     assert_eq!(kid(&token), service.platform.signer().kid());

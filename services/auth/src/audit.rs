@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use tracing::field;
 
 use self::sample::Sample;
-use crate::authenticator::Decision;
+use crate::decision::authenticator::Decision;
 use crate::principal::{Credential, Identity, Transport};
 use crate::{Reason, Trace};
 

@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::issue::{Actor, DelegatedClaims, ServiceClaims, Signer};
-use crate::jwt::KeySet;
 use crate::principal::PeerIdentity;
+use crate::tokens::KeySet;
 
 /// An RSA signing key, generated once for all tests.
 pub(crate) static RSA_SIGNER: LazyLock<Signer> = LazyLock::new(|| {

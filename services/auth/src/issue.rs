@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::jwt::{Algorithm, SERVICE_TOKEN_TYPE};
+use crate::tokens::{Algorithm, SERVICE_TOKEN_TYPE};
 
 /// The claims of a service token (RFC 9068, section 2.2). Times are whole seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -56,7 +56,7 @@ pub struct DelegatedClaims {
     pub jti: String,
     /// Issue time.
     pub iat: i64,
-    /// Expiry: at most [`MAX_DELEGATED_SECONDS`](crate::jwt::MAX_DELEGATED_SECONDS) after `iat`.
+    /// Expiry: at most [`MAX_DELEGATED_SECONDS`](crate::tokens::MAX_DELEGATED_SECONDS) after `iat`.
     pub exp: i64,
     /// The granted scopes, separated by spaces; none: only the target's policy applies.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -224,7 +224,7 @@ fn base64(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use crate::fixtures::{EC_SIGNER, RSA_SIGNER, claims};
-    use crate::jwt::KeySet;
+    use crate::tokens::KeySet;
 
     #[test]
     fn an_issued_token_is_accepted_by_an_independent_library() {

@@ -7,43 +7,34 @@
 //!
 //! This crate reads no file, clock or network: all inputs are arguments.
 
-mod api_key;
 pub mod audit;
-mod authenticator;
-mod cache;
-mod callers;
+mod decision;
 mod denylist;
-mod examine;
-mod extract;
 #[cfg(test)]
 mod fixtures;
 mod hash;
+mod introspect;
 pub mod issue;
-pub mod jwt;
-mod layer;
-pub mod ledger;
-mod mode;
-mod notice;
-pub mod outside;
-mod presented;
+pub mod issuers;
+mod policy;
 mod principal;
-mod refusal;
-mod rules;
-mod scope;
-mod strict_json;
+mod request;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-mod user_keys;
+pub mod tokens;
+pub mod usage;
 
-pub use api_key::{ApiKeyTable, ApiKeyTableError};
-pub use authenticator::{Access, Authenticator, Decision, Observer, Passed, REQUEST_ID_HEADER, Refused, request_id};
+pub use decision::authenticator::{
+    Access, Authenticator, Decision, Observer, Passed, REQUEST_ID_HEADER, Refused, request_id,
+};
+pub use decision::layer::{AuthLayer, AuthService};
 pub use denylist::Denied;
-pub use examine::Examined;
 pub use hash::{sha256, sha256_hex};
-pub use layer::{AuthLayer, AuthService};
-pub use presented::{API_KEY_HEADER, Presented};
+pub use introspect::Examined;
+pub use policy::api_key::{ApiKeyTable, ApiKeyTableError};
+pub use policy::rules::{PolicyError, Rules, Verdict, check_policy};
 pub use principal::{Connection, Credential, Identity, Listener, PeerIdentity, Principal, Scopes, Transport, site};
-pub use refusal::{Claimed, Reason, Refusal, Trace, problem, problem_with};
-pub use rules::{PolicyError, Rules, Verdict, check_policy};
-pub use scope::parse_scope;
-pub use user_keys::UserKeys;
+pub use request::extract_credentials::{API_KEY_HEADER, Presented};
+pub use request::refusal::{Claimed, Reason, Refusal, Trace, problem, problem_with};
+pub use tokens::external_keys::UserKeys;
+pub use tokens::scope::parse_scope;

@@ -12,8 +12,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::issue::{Actor, DelegatedClaims, ServiceClaims, Signer};
-use crate::jwt::KeySet;
 use crate::principal::{Connection, Identity, Listener, PeerIdentity, Transport};
+use crate::tokens::KeySet;
 
 /// Issues tokens with its own key (ES256).
 #[derive(Debug)]

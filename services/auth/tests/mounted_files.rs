@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests, which clippy.toml lets do it")]
 
 use gaia_api::mount::{self, ApiKeys, Denylist, Grants, Policy};
-use gaia_auth::jwt::KeySet;
+use gaia_auth::tokens::KeySet;
 use gaia_auth::{ApiKeyTable, check_policy};
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -6,7 +6,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gaia_api::mount::{self, ApiKeys, Denylist, Policy};
-use gaia_auth::jwt::KeySet;
+use gaia_auth::tokens::KeySet;
 use gaia_auth::{
     ApiKeyTable, Connection, Denied, PeerIdentity, Principal, Reason, Rules, Scopes, Transport, check_policy,
 };

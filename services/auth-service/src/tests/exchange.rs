@@ -92,7 +92,7 @@ impl World {
         self.form(client, "internal/token-exchange", &pairs, "").await
     }
 
-    fn verify(&self, token: &str, at: &str, from: &str) -> Result<gaia_auth::jwt::ServiceToken, Reason> {
+    fn verify(&self, token: &str, at: &str, from: &str) -> Result<gaia_auth::tokens::ServiceToken, Reason> {
         let (keys, denied) = (KeySet::parse(self.service.platform.jwks().as_bytes()).unwrap(), Denied::default());
         let own = spiffe_id(at);
         let rules = TokenRules {

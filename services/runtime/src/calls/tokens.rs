@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use gaia_auth::jwt::HeldToken;
+use gaia_auth::tokens::HeldToken;
 use gaia_pki::sha256_hex;
 use http::{StatusCode, Uri};
 use tokio::sync::Mutex as AsyncMutex;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gaia_api::mount::{self, ApiKeys, Denylist, Policy};
 use gaia_api::names::key;
-use gaia_auth::jwt::KeySet;
+use gaia_auth::tokens::KeySet;
 use gaia_auth::{ApiKeyTable, Denied, check_policy};
 use gaia_pki::{Certificate, PathError, PrivateKey, Usage, key_matches, sha256_hex, verify_path};
 use jiff::Timestamp;

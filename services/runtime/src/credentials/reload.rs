@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use gaia_api::Clock;
 use gaia_api::names::key;
-use gaia_auth::jwt::KeySet;
+use gaia_auth::tokens::KeySet;
 use gaia_auth::{ApiKeyTable, Authenticator, Denied, Rules};
 use jiff::Timestamp;
 use rustls::crypto::CryptoProvider;

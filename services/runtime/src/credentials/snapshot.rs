@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use gaia_api::mount::{Policy, TlsMode};
 use gaia_api::{Clock, SpiffeId};
-use gaia_auth::jwt::KeySet;
+use gaia_auth::tokens::KeySet;
 use gaia_auth::{Denied, PeerIdentity};
 use gaia_pki::sha256_hex;
 use jiff::Timestamp;

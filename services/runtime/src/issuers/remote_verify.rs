@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gaia_api::Clock;
 use gaia_api::mount::UserTokenIssuer;
-use gaia_auth::outside::Source;
+use gaia_auth::issuers::Source;
 use gaia_auth::{Reason, sha256};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::OnceCell;

@@ -5,14 +5,14 @@ use gaia_api::mount::{
 use gaia_api::{ManualClock, ledger::LedgerCaller};
 
 use super::*;
-use crate::api_key::tests::{record, table};
 use crate::fixtures::{
     RSA_SIGNER, USER, USER_SIGNER, at, caller, claims, delegated_claims, keys, now, now_or_never, own, peer,
     user_claims, user_issuer, user_token,
 };
 use crate::issue::{DelegatedClaims, ServiceClaims};
-use crate::jwt::KeySet;
-use crate::outside::{Ask, Question};
+use crate::issuers::{Ask, Question};
+use crate::policy::api_key::tests::{record, table};
+use crate::tokens::KeySet;
 use crate::{Decision, Denied, Observer};
 
 struct Nobody;

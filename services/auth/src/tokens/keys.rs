@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::header::MAX_KID_BYTES;
 use super::roca;
 use crate::hash::sha256;
-use crate::strict_json;
+use crate::tokens::strict_json;
 
 /// A signature algorithm that platform tokens may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::hash::sha256;
-use crate::jwt::{ServiceToken, UserToken};
+use crate::tokens::{ServiceToken, UserToken};
 
 /// A token with valid signature and claims.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
     use crate::Denied;
     use crate::fixtures::{RSA_SIGNER, at, claims, keys, now, own};
-    use crate::jwt::TokenRules;
+    use crate::tokens::TokenRules;
 
     fn token() -> Token {
         let (keys, own, denied) = (keys(), own(), Denied::default());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderValue, Response, StatusCode, header};
 use jiff::Timestamp;
 
-use crate::notice::http_date;
+use crate::request::notice::http_date;
 
 /// Reason for a refusal. It goes to logs and metrics only; the client gets one message per status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -10,16 +10,16 @@ use http::{HeaderMap, HeaderValue};
 use jiff::SignedDuration;
 
 use super::*;
-use crate::api_key::tests::record;
-use crate::cache::TokenCache;
 use crate::fixtures::{
     RSA_SIGNER, USER, caller, claims, delegated_claims, keys, now, own, peer, user_claims, user_issuer, user_key_set,
     user_token,
 };
 use crate::issue::ServiceClaims;
+use crate::policy::api_key::tests::record;
+use crate::policy::rules::{Known, Rules, Verdict};
 use crate::principal::{Connection, Identity, Listener, Transport};
-use crate::rules::{Known, Rules, Verdict};
-use crate::user_keys::UserKeys;
+use crate::tokens::cache::TokenCache;
+use crate::tokens::external_keys::UserKeys;
 use crate::{ApiKeyTable, Denied};
 
 use AuthMode::{APIKeyOnly, Dual, JWTOnly};

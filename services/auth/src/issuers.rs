@@ -13,8 +13,8 @@ use gaia_api::SpiffeId;
 use gaia_api::mount::UserTokenIssuer;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::cache::TokenHash;
-use crate::jwt::UserToken;
+use crate::tokens::UserToken;
+use crate::tokens::cache::TokenHash;
 use crate::{Reason, Refusal};
 
 /// Client for external issuers over HTTP.

@@ -11,7 +11,7 @@ use super::header::Unverified;
 use super::keys::KeySet;
 use crate::denylist::Denied;
 use crate::principal::{Identity, PeerIdentity, Scopes};
-use crate::scope::parse_scope;
+use crate::tokens::scope::parse_scope;
 use crate::{Reason, Refusal, Trace};
 
 /// `typ` of a service token (RFC 9068, section 2.1).

@@ -12,12 +12,12 @@ use gaia_api::mount::{ApiKeyRecord, AuthMode};
 use http::StatusCode;
 use jiff::Timestamp;
 
-use crate::api_key;
-use crate::cache::Token;
-use crate::callers::Callers;
 use crate::denylist::Denied;
+use crate::policy::api_key;
+use crate::policy::callers::Callers;
+use crate::policy::rules::Windows;
 use crate::principal::{Credential, PeerIdentity, Principal};
-use crate::rules::Windows;
+use crate::tokens::cache::Token;
 use crate::{Reason, Refusal, Trace};
 
 /// All credentials found in one request, each verified separately.

@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use http::{HeaderMap, Request, Response, header};
 use tower::{Layer, Service};
 
-use crate::authenticator::{Access, Authenticator, Passed, Refused};
-use crate::outside::Answer;
+use crate::decision::authenticator::{Access, Authenticator, Passed, Refused};
+use crate::issuers::Answer;
 use crate::principal::Connection;
 
 /// Protects one route by an [`Authenticator`]. The inner service finds the [`Principal`](crate::Principal) in the

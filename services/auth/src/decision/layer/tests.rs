@@ -11,16 +11,16 @@ use jiff::SignedDuration;
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::api_key::tests::{record, table};
-use crate::authenticator::{Decision, Observer};
-use crate::cache::{Token, TokenHash};
+use crate::decision::authenticator::{Decision, Observer};
 use crate::denylist::Denied;
 use crate::fixtures::{
     USER, USER_SIGNER, caller, now, now_or_never, own, peer, user_claims, user_issuer, user_key_set, user_token,
 };
-use crate::outside::{Ask, Question};
+use crate::issuers::{Ask, Question};
+use crate::policy::api_key::tests::{record, table};
+use crate::policy::rules::Rules;
 use crate::principal::{Listener, PeerIdentity, Principal, Transport};
-use crate::rules::Rules;
+use crate::tokens::cache::{Token, TokenHash};
 use crate::{Reason, Refusal};
 
 type Seen = (&'static str, Option<Reason>, Option<String>);

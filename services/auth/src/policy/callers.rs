@@ -7,10 +7,10 @@ use gaia_api::mount::{ApiKeyRecord, AuthMode, Policy};
 use jiff::Timestamp;
 
 use crate::Reason;
-use crate::api_key;
 use crate::denylist::Denied;
-use crate::jwt::{ServiceToken, UserToken};
+use crate::policy::api_key;
 use crate::principal::{Credential, Identity, PeerIdentity, Principal, Scopes};
+use crate::tokens::{ServiceToken, UserToken};
 
 /// Permitted callers, and the scopes of users.
 #[derive(Debug)]

@@ -7,11 +7,11 @@ use gaia_api::mount::{
 use http::HeaderValue;
 
 use super::*;
-use crate::api_key::tests::{record, table};
 use crate::fixtures::{
     RSA_SIGNER, caller, claims, delegated_claims, keys, now, own, peer, user_claims, user_issuer, user_token,
 };
 use crate::issue::{DelegatedClaims, ServiceClaims};
+use crate::policy::api_key::tests::{record, table};
 use crate::principal::{Listener, Transport};
 
 fn policy(mode: AuthMode) -> Policy {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::keys::Algorithm;
 use crate::Reason;
-use crate::strict_json::{self, StrictJsonError};
+use crate::tokens::strict_json::{self, StrictJsonError};
 
 /// A token split into its parts, with a header that passed the closed-set rules. Nothing is verified.
 pub struct Unverified<'a> {

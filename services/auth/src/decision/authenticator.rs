@@ -11,15 +11,15 @@ use gaia_api::mount::AuthMode;
 use http::{HeaderMap, HeaderName, Request};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::cache::{Token, TokenCache, TokenHash};
-use crate::layer::connection_of;
-use crate::ledger::{Caller, Ledger};
-use crate::mode;
-use crate::outside::{Answer, Ask, Confirmed};
-use crate::presented::Presented;
+use crate::decision::layer::connection_of;
+use crate::issuers::{Answer, Ask, Confirmed};
+use crate::policy::mode;
+use crate::policy::rules::{Known, Rules, Verdict};
 use crate::principal::{Connection, Credential, Listener, PeerIdentity, Principal, Transport};
-use crate::rules::{Known, Rules, Verdict};
-use crate::user_keys::UserKeys;
+use crate::request::extract_credentials::Presented;
+use crate::tokens::cache::{Token, TokenCache, TokenHash};
+use crate::tokens::external_keys::UserKeys;
+use crate::usage::{Caller, Ledger};
 use crate::{Reason, Refusal, Trace};
 
 /// The header with the request ID that appears in the logs of every service involved. gateway sets it.

@@ -8,18 +8,18 @@ use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use crate::api_key::ApiKeyTable;
-use crate::cache::{Token, TokenCache, TokenHash};
-use crate::callers::Callers;
 use crate::denylist::Denied;
 use crate::hash::sha256;
-use crate::jwt::{HeaderRules, KeySet, Parts, TokenRules, UserToken, UserTokenRules};
-use crate::mode::{self, Evidence, Judgement};
-use crate::notice::notice;
-use crate::outside::{Answer, Question, Source};
-use crate::presented::Presented;
+use crate::issuers::{Answer, Question, Source};
+use crate::policy::api_key::ApiKeyTable;
+use crate::policy::callers::Callers;
+use crate::policy::mode::{self, Evidence, Judgement};
 use crate::principal::{Connection, Credential, Identity, PeerIdentity, Principal, Scopes};
-use crate::user_keys::UserKeys;
+use crate::request::extract_credentials::Presented;
+use crate::request::notice::notice;
+use crate::tokens::cache::{Token, TokenCache, TokenHash};
+use crate::tokens::external_keys::UserKeys;
+use crate::tokens::{HeaderRules, KeySet, Parts, TokenRules, UserToken, UserTokenRules};
 use crate::{Reason, Refusal, Trace};
 
 /// All inputs of a service's decisions. They are replaced as a whole, never modified.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::jwt::KeySet;
+use crate::tokens::KeySet;
 
 /// The key sets of external issuers, by the issuer's short name. Clones share one table, written by the fetching task
 /// and read by token verification.

@@ -11,14 +11,14 @@ use gaia_api::mount::AuthMode;
 use http::HeaderMap;
 use jiff::Timestamp;
 
-use crate::authenticator::Authenticator;
-use crate::cache::Token;
-use crate::jwt::{ServiceToken, TokenRules, UserToken};
-use crate::ledger::Caller;
-use crate::mode::{self, Evidence};
-use crate::presented;
+use crate::decision::authenticator::Authenticator;
+use crate::policy::mode::{self, Evidence};
+use crate::policy::rules::{Known, Rules};
 use crate::principal::{Connection, Credential, Identity, PeerIdentity, Scopes};
-use crate::rules::{Known, Rules};
+use crate::request::extract_credentials;
+use crate::tokens::cache::Token;
+use crate::tokens::{ServiceToken, TokenRules, UserToken};
+use crate::usage::Caller;
 use crate::{Reason, Refusal, Trace};
 
 /// The verified contents of a credential.
@@ -89,7 +89,7 @@ impl Authenticator {
         connection: &Connection,
     ) -> Result<Examined, Refusal> {
         let rules = self.rules().ok_or(Reason::PolicyNotLoaded)?;
-        presented::check_key(key)?;
+        extract_credentials::check_key(key)?;
         let now = self.now();
         let record = rules.api_keys().recognise(key);
         if let Some(record) = record {
