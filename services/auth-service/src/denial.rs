@@ -103,6 +103,13 @@ impl Denial {
         matches!(self.answer().0, StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN)
     }
 
+    /// Returns true if a retry would be refused too while the mounted files stay the same.
+    #[must_use]
+    pub fn is_definitive(self) -> bool {
+        // The revocation of a service ends by time.
+        self.is_of_the_request() && self.retry_after().is_none() && self != Self::SubjectRevoked
+    }
+
     /// Returns the seconds for `Retry-After`, if a retry may succeed. A refusal without it is definitive.
     #[must_use]
     pub fn retry_after(self) -> Option<u64> {
@@ -110,6 +117,8 @@ impl Denial {
             Self::TooMany(wait) => Some(retry_after(wait)),
             // The key may be published already, but not loaded here yet.
             Self::SubjectRefused(Reason::KidUnknown) => Some(1),
+            // Time alone may change it.
+            Self::SubjectRefused(Reason::NotYetValid | Reason::IssuedInFuture | Reason::ApiKeysBrownedOut) => Some(1),
             _ if self.answer().0 == StatusCode::SERVICE_UNAVAILABLE => Some(1),
             _ => None,
         }

@@ -4,10 +4,13 @@ use std::collections::{BTreeSet, HashMap};
 
 use gaia_api::SpiffeId;
 use gaia_api::mount::{Grant, Grants, ServiceIdentity, TokenRules};
+use gaia_auth::sha256;
 
 /// The grants of a trust domain.
 #[derive(Debug)]
 pub struct GrantTable {
+    /// SHA-256 of the whole.
+    hash: [u8; 32],
     tokens: TokenRules,
     ttl_seconds: Option<u64>,
     services: Vec<ServiceIdentity>,
@@ -44,8 +47,11 @@ impl From<Grants> for GrantTable {
             by_name.entry(service.name.clone()).or_default().push(place);
             by_id.entry(service.spiffe_id.clone()).or_default().push(place);
         }
+        // Plain data of our own always has a JSON form.
+        let hash = sha256(&serde_json::to_vec(&grants).unwrap_or_default());
         let pairs = grants.grants.into_iter().map(pair).collect();
         Self {
+            hash,
             tokens: grants.tokens,
             ttl_seconds: grants.token_ttl_seconds,
             services: grants.services,
@@ -57,6 +63,12 @@ impl From<Grants> for GrantTable {
 }
 
 impl GrantTable {
+    /// Returns the hash of the grants: decisions based on them stay valid until it changes.
+    #[must_use]
+    pub fn hash(&self) -> [u8; 32] {
+        self.hash
+    }
+
     /// Returns the settings of tokens.
     #[must_use]
     pub fn tokens(&self) -> &TokenRules {

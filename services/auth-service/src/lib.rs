@@ -68,6 +68,7 @@ impl AuthService {
             issued,
             signing: Signing::start().map_err(|error| StartError::Thread("sign", error))?,
             limits: Arc::default(),
+            refusals: Arc::default(),
         };
         let routes = login::routes(api::routes(runtime.routes(), &issuing), &login);
         Ok(Self { runtime, routes })

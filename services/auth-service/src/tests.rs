@@ -1,6 +1,7 @@
 //! End-to-end tests of auth-service over real mTLS.
 
 mod exchange;
+mod refusals;
 
 use std::sync::Arc;
 

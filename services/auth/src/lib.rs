@@ -8,6 +8,7 @@
 //! This crate reads no file, clock or network: all inputs are arguments.
 
 pub mod audit;
+mod bounded;
 mod decision;
 mod denylist;
 #[cfg(test)]
@@ -24,6 +25,7 @@ pub mod testing;
 pub mod tokens;
 pub mod usage;
 
+pub use bounded::{BoundedMap, Expiring};
 pub use decision::authenticator::{
     Access, Authenticator, Decision, Observer, Passed, REQUEST_ID_HEADER, Refused, request_id,
 };

@@ -13,6 +13,7 @@ use gaia_runtime::telemetry::AUDIT_TARGET;
 use gaia_runtime::wire::{JWT_TYPE, TOKEN_EXCHANGE_PATH};
 use http::HeaderMap;
 
+use super::refusals::{RefusalKey, Refused};
 use super::{Issuing, Means, TokenAnswer, token_id};
 use crate::denial::Denial;
 use crate::exchange::{ExchangeRequest, SubjectCredential, claims};
@@ -27,7 +28,7 @@ pub(super) async fn handle(
 ) -> Response {
     let result = match (&connection.peer, body) {
         (Some(peer), Ok(body)) => issuing.exchange(peer, &connection, &headers, &body).await,
-        _ => Err(Denial::Malformed),
+        _ => Err(Denial::Malformed.into()),
     };
     issuing.respond(("delegated", TOKEN_EXCHANGE_PATH), &connection, result, |denial| {
         let (status, message) = denial.answer();
@@ -42,13 +43,22 @@ impl Issuing {
         connection: &Connection,
         headers: &HeaderMap,
         body: &[u8],
-    ) -> Result<TokenAnswer, Denial> {
+    ) -> Result<TokenAnswer, Refused> {
         let client = Client::of(headers).site();
-        let result = self.exchange_for(client, peer, connection, headers, body).await;
-        if result.as_ref().is_err_and(|denial| denial.is_of_the_request()) {
-            self.limits.check_refused(peer, client, connection)?;
-        }
-        result
+        let charged = |denial: Denial| match denial.is_of_the_request() {
+            true => self.limits.check_refused(peer, client, connection).err().unwrap_or(denial),
+            false => denial,
+        };
+        let form = form::parse(headers, body).ok_or(Denial::Malformed);
+        let request = form.and_then(ExchangeRequest::parse).map_err(charged)?;
+        let means = self.ready()?;
+        let key = RefusalKey::of_exchange(peer, &request, &means, self.authenticator.user_keys());
+        self.refusals.check(key)?;
+        let result = self.exchange_for(client, peer, connection, headers, &request, means).await;
+        result.map_err(|denial| {
+            self.refusals.remember(key, (peer, client, connection), denial);
+            charged(denial).into()
+        })
     }
 
     async fn exchange_for(
@@ -57,10 +67,9 @@ impl Issuing {
         peer: &PeerIdentity,
         connection: &Connection,
         headers: &HeaderMap,
-        body: &[u8],
+        request: &ExchangeRequest,
+        Means { signer, grants, generation }: Means,
     ) -> Result<TokenAnswer, Denial> {
-        let request = ExchangeRequest::parse(form::parse(headers, body).ok_or(Denial::Malformed)?)?;
-        let Means { signer, grants, generation } = self.ready()?;
         let examined = match &request.subject {
             SubjectCredential::Token(token) => {
                 let client = client.or(connection.address);
@@ -72,7 +81,7 @@ impl Issuing {
         };
         let subject = examined.map_err(|refusal| refused(peer, &refusal))?;
         self.limits.check_exchange(&subject.subject.to_string(), peer, client, connection)?;
-        let claims = claims(&grants, generation.denied(), peer, &subject, &request, self.clock.now(), token_id()?)?;
+        let claims = claims(&grants, generation.denied(), peer, &subject, request, self.clock.now(), token_id()?)?;
         let (access_token, claims) = self.signing.sign(&peer.spiffe_id, Arc::clone(&signer), claims).await?;
         // Before the response, so that every issued token is audited.
         audit_issue((peer, connection), &subject, signer.kid(), &claims);

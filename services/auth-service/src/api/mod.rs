@@ -2,6 +2,7 @@
 
 mod exchange;
 mod limits;
+mod refusals;
 mod service_token;
 mod validate;
 
@@ -31,6 +32,8 @@ use crate::grants::GrantTable;
 use crate::signing::Signing;
 
 pub(crate) use limits::TokenLimits;
+pub(crate) use refusals::Refusals;
+use refusals::Refused;
 
 /// State of the token endpoints.
 #[derive(Clone)]
@@ -42,6 +45,7 @@ pub(crate) struct Issuing {
     pub(crate) issued: Family<IssuedLabels, Counter>,
     pub(crate) signing: Signing,
     pub(crate) limits: Arc<TokenLimits>,
+    pub(crate) refusals: Arc<Refusals>,
 }
 
 /// Labels of `gaia_token_issued_total`.
@@ -98,18 +102,21 @@ impl Issuing {
         &self,
         (kind, route): (&'static str, &'static str),
         connection: &Connection,
-        result: Result<TokenAnswer, Denial>,
+        result: Result<TokenAnswer, Refused>,
         refuse: impl FnOnce(Denial) -> Response,
     ) -> Response {
         let (outcome, reason) = match &result {
             Ok(_) => ("issued", ""),
-            Err(denial) => ("refused", denial.as_str()),
+            Err(refused) => ("refused", refused.denial().as_str()),
         };
         self.issued.get_or_create(&IssuedLabels { kind, result: outcome, reason }).inc();
         match result {
             Ok(answer) => ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response(),
-            Err(denial) => {
-                audit_refusal(connection, denial, route);
+            Err(refused) => {
+                let denial = refused.denial();
+                if let Some(skipped) = self.refusals.admit_line(refused, connection.address) {
+                    audit_refusal(connection, denial, route, skipped);
+                }
                 when_to_retry(refuse(denial), denial.retry_after())
             }
         }
@@ -128,7 +135,7 @@ async fn jwks(State(issuing): State<Issuing>) -> Response {
     }
 }
 
-fn audit_refusal(connection: &Connection, denial: Denial, route: &'static str) {
+fn audit_refusal(connection: &Connection, denial: Denial, route: &'static str, skipped: u64) {
     let peer = connection.peer.as_ref();
     if matches!(denial, Denial::TooMany(_)) {
         // Rate-limited requests are counted only, so that they do not fill the log; each request has an audit line
@@ -145,6 +152,7 @@ fn audit_refusal(connection: &Connection, denial: Denial, route: &'static str) {
         serial = peer.map(|peer| peer.serial.as_ref()),
         address = connection.address.map(tracing::field::display),
         route,
+        skipped = (skipped > 0).then_some(skipped),
     );
 }
 

@@ -11,6 +11,7 @@ use gaia_auth::{Connection, PeerIdentity, problem};
 use gaia_runtime::telemetry::AUDIT_TARGET;
 use gaia_runtime::wire::SERVICE_TOKEN_PATH;
 
+use super::refusals::{RefusalKey, Refused};
 use super::{Issuing, Means, TokenAnswer, token_id};
 use crate::denial::Denial;
 use crate::issuer::{claims, parse};
@@ -22,7 +23,7 @@ pub(super) async fn handle(
 ) -> Response {
     let result = match (&connection.peer, body) {
         (Some(peer), Ok(body)) => issuing.service_token(peer, &connection, &body).await,
-        _ => Err(Denial::Malformed),
+        _ => Err(Denial::Malformed.into()),
     };
     issuing.respond(("service", SERVICE_TOKEN_PATH), &connection, result, |denial| {
         let (status, message) = denial.answer();
@@ -36,11 +37,16 @@ impl Issuing {
         peer: &PeerIdentity,
         connection: &Connection,
         body: &[u8],
-    ) -> Result<TokenAnswer, Denial> {
-        self.limits.check_caller(peer, connection)?;
-        let request = parse(body)?;
-        let Means { signer, grants, generation } = self.ready()?;
-        let claims = claims(&grants, generation.denied(), peer, &request, self.clock.now(), token_id()?)?;
+    ) -> Result<TokenAnswer, Refused> {
+        let charged = || self.limits.check_caller(peer, connection);
+        let request = parse(body).or_else(|denial| charged().and(Err(denial)))?;
+        let means = self.ready()?;
+        let key = RefusalKey::of_service_token(peer, &request, &means);
+        self.refusals.check(key)?;
+        charged()?;
+        let Means { signer, grants, generation } = means;
+        let claims = claims(&grants, generation.denied(), peer, &request, self.clock.now(), token_id()?);
+        let claims = claims.inspect_err(|denial| self.refusals.remember(key, (peer, None, connection), *denial))?;
         let (access_token, claims) = self.signing.sign(&peer.spiffe_id, Arc::clone(&signer), claims).await?;
         // Before the response, so that every issued token is audited.
         audit_issue((peer, connection), signer.kid(), &claims);

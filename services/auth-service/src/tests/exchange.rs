@@ -10,16 +10,16 @@ use gaia_runtime::testing::{api_keys, policy};
 
 use super::*;
 
-const USER: &str = "3fa85f64-5717-4562-b3fc-2c963f66afa6";
+pub(super) const USER: &str = "3fa85f64-5717-4562-b3fc-2c963f66afa6";
 
-struct World {
-    service: Service,
+pub(super) struct World {
+    pub(super) service: Service,
     users: Issuer,
     issuer: UserTokenIssuer,
 }
 
 /// An auth-service with a user-token issuer and one API key, on which `gateway` may use both routes.
-async fn world() -> World {
+pub(super) async fn world() -> World {
     let platform = Platform::new();
     let tokens = policy("auth-service").tokens;
     let users = Issuer::new(tokens);
@@ -61,11 +61,11 @@ fn issuer(url: &str) -> UserTokenIssuer {
 }
 
 impl World {
-    fn client(&self, name: &str) -> MeshClient {
+    pub(super) fn client(&self, name: &str) -> MeshClient {
         self.service.platform.client(Some(&self.service.platform.leaf(name)))
     }
 
-    fn user_token(&self) -> String {
+    pub(super) fn user_token(&self) -> String {
         self.users.user_token(&self.issuer, USER, SystemClock.now())
     }
 
@@ -82,7 +82,13 @@ impl World {
         (status, serde_json::from_slice(&body).unwrap())
     }
 
-    async fn exchange(&self, client: &MeshClient, kind: &str, subject: &str, audience: &str) -> (StatusCode, Value) {
+    pub(super) async fn exchange(
+        &self,
+        client: &MeshClient,
+        kind: &str,
+        subject: &str,
+        audience: &str,
+    ) -> (StatusCode, Value) {
         let pairs = [
             ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
             ("subject_token", subject),
@@ -113,8 +119,8 @@ impl World {
     }
 }
 
-const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
-const API_KEY: &str = "urn:gaia:params:oauth:token-type:api-key";
+pub(super) const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+pub(super) const API_KEY: &str = "urn:gaia:params:oauth:token-type:api-key";
 
 #[tokio::test]
 async fn a_user_is_carried_one_hop_and_then_another_and_no_further_than_was_granted() {

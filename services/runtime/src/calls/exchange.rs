@@ -9,7 +9,6 @@ use http_body_util::{BodyExt as _, Limited};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::calls::shares::Source;
 use crate::client::mesh_client::{CallError, MeshClient, place};
 use crate::client_ip::{name_client, site};
 use crate::wire::{API_KEY_TYPE, EXCHANGE_GRANT_TYPE, JWT_TYPE, SERVICE_TOKEN_PATH, TOKEN_EXCHANGE_PATH};
@@ -58,6 +57,17 @@ pub struct OnBehalf<'a> {
     pub account: Option<&'a str>,
     /// Its address, if known.
     pub client: Option<IpAddr>,
+}
+
+/// The requester that an entry in a bounded memory is charged to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Source {
+    /// An authenticated subject.
+    Account(String),
+    /// An address, or the network of one site.
+    Site(IpAddr),
+    /// Not known: all of these share one part.
+    Unknown,
 }
 
 impl<'a> From<Subject<'a>> for OnBehalf<'a> {

@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gaia_auth::tokens::HeldToken;
+use gaia_auth::{BoundedMap, Expiring};
 use gaia_pki::sha256_hex;
-use http::{StatusCode, Uri};
+use http::Uri;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, timeout};
 
-use crate::calls::exchange::{OnBehalf, ServiceToken, Subject, TokenRequest};
-use crate::calls::shares::Shares;
+use crate::calls::exchange::{OnBehalf, ServiceToken, Source, Subject, TokenRequest};
 use crate::client::mesh_client::CallError;
 use crate::credentials::snapshot::Generation;
 use crate::random::{jittered, random};
@@ -25,9 +25,9 @@ use crate::random::{jittered, random};
 pub(crate) struct Tokens {
     /// The service's own tokens, by target.
     own: Mutex<HashMap<Key, Arc<Slot>>>,
-    delegated: Mutex<Shares<Key, Arc<Slot>>>,
+    delegated: Mutex<BoundedMap<Key, Arc<Slot>, Source>>,
     /// Definitive refusals, cached for [`REFUSAL_MEMORY`], so that repeated requests cost the token issuer nothing.
-    refusals: Mutex<Shares<RefusalKey, (Instant, CallError)>>,
+    refusals: Mutex<BoundedMap<RefusalKey, Expiring<Instant, CallError>, Source>>,
 }
 
 /// The requested token.
@@ -146,8 +146,8 @@ impl Default for Tokens {
     fn default() -> Self {
         Self {
             own: Mutex::default(),
-            delegated: Mutex::new(Shares::new(MAX_SLOTS, MAX_SLOTS_OF_A_SOURCE)),
-            refusals: Mutex::new(Shares::new(MAX_REFUSALS, MAX_REFUSALS_OF_A_SOURCE)),
+            delegated: Mutex::new(BoundedMap::new(MAX_SLOTS, MAX_SLOTS_OF_A_SOURCE)),
+            refusals: Mutex::new(BoundedMap::new(MAX_REFUSALS, MAX_REFUSALS_OF_A_SOURCE)),
         }
     }
 }
@@ -232,19 +232,14 @@ impl Tokens {
     fn refusal(&self, key: &Key, generation: &Generation, now: Instant) -> Option<CallError> {
         key.subject.as_ref()?;
         let key = RefusalKey { key: key.clone(), context: generation.context() };
-        let refusals = lock(&self.refusals);
-        refusals.get(&key).filter(|(until, _)| now < *until).map(|(_, error)| error.clone())
+        lock(&self.refusals).get_at(&key, now).cloned()
     }
 
     fn remember(&self, key: Key, generation: &Generation, wanted: Wanted<'_>, error: &CallError) {
-        let Some(subject) = wanted.subject.filter(|_| is_definitive(error)) else { return };
+        let Some(subject) = wanted.subject.filter(|subject| is_definitive(error, subject.credential)) else { return };
         let now = Instant::now();
-        let mut refusals = lock(&self.refusals);
-        if refusals.is_full() {
-            refusals.retain(|(until, _)| now < *until);
-        }
         let key = RefusalKey { key, context: generation.context() };
-        refusals.insert(subject.source(), key, (now + REFUSAL_MEMORY, error.clone()));
+        lock(&self.refusals).insert_for(subject.source(), key, error.clone(), now..now + REFUSAL_MEMORY);
     }
 
     /// Requests the next token in the background while calls use the current one.
@@ -277,13 +272,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Returns true if a retry would be refused too; failures, rate limits and unknown keys are temporary.
-fn is_definitive(error: &CallError) -> bool {
-    match error {
-        CallError::SubjectRefused { is_definitive, .. } => *is_definitive,
-        CallError::Refused { status, .. } => *status == StatusCode::FORBIDDEN,
-        _ => false,
-    }
+/// Returns true if a retry would be refused too, as long as the files of this service do not change. Failures, rate limits
+/// and unknown keys are temporary. Grants and API keys are files of auth-service, which caches those refusals itself.
+fn is_definitive(error: &CallError, credential: Subject<'_>) -> bool {
+    let CallError::SubjectRefused { is_definitive, .. } = error else { return false };
+    *is_definitive && matches!(credential, Subject::Token(_))
 }
 
 /// Requests a token, with retries if there is no response; a duplicate request is harmless.

@@ -40,6 +40,13 @@ pub(crate) struct LoadedDenylist {
     pub(crate) hash: Option<String>,
 }
 
+/// The API keys, and the hash of their source text; none without the file.
+#[derive(Debug, Default)]
+pub(crate) struct LoadedApiKeys {
+    pub(crate) table: ApiKeyTable,
+    pub(crate) hash: Option<String>,
+}
+
 /// The platform's public keys, and their source text.
 #[derive(Debug)]
 pub(crate) struct Jwks {
@@ -123,10 +130,11 @@ pub(crate) fn denylist(files: &Files) -> Result<Option<LoadedDenylist>, String> 
 }
 
 /// Loads `api-keys.json`. Without the file there are no keys: deleting the Secret disables all keys.
-pub(crate) fn api_keys(files: &Files) -> Result<ApiKeyTable, String> {
-    let Some(text) = files.get(key::API_KEYS)? else { return Ok(ApiKeyTable::default()) };
+pub(crate) fn api_keys(files: &Files) -> Result<LoadedApiKeys, String> {
+    let Some(text) = files.get(key::API_KEYS)? else { return Ok(LoadedApiKeys::default()) };
     let keys: ApiKeys = mount::read(key::API_KEYS, text).map_err(|error| error.to_string())?;
-    ApiKeyTable::try_from(keys).map_err(|error| error.to_string())
+    let table = ApiKeyTable::try_from(keys).map_err(|error| error.to_string())?;
+    Ok(LoadedApiKeys { table, hash: Some(sha256_hex(text)) })
 }
 
 /// Loads `tls.crt` and `tls.key`: accepted if the key matches, the certificate belongs to this service, is valid now,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use gaia_api::Clock;
 use gaia_api::names::key;
 use gaia_auth::tokens::KeySet;
-use gaia_auth::{ApiKeyTable, Authenticator, Denied, Rules};
+use gaia_auth::{Authenticator, Denied, Rules};
 use jiff::Timestamp;
 use rustls::crypto::CryptoProvider;
 use tokio::sync::watch;
@@ -14,7 +14,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::client::mesh_client::Hosts;
 use crate::credentials::directory::{Directory, Files};
-use crate::credentials::parts::{self, Bundle, Jwks, Leaf, LoadedDenylist, LoadedPolicy};
+use crate::credentials::parts::{self, Bundle, Jwks, Leaf, LoadedApiKeys, LoadedDenylist, LoadedPolicy};
 use crate::credentials::snapshot::{Generation, TakenParts};
 use crate::credentials::watch::Watch;
 use crate::observability::metrics::Metrics;
@@ -61,7 +61,7 @@ struct Parts {
     jwks: Option<Arc<Jwks>>,
     /// None while the only version seen is unreadable: then revocations are unknown.
     denylist: Option<Arc<LoadedDenylist>>,
-    api_keys: ApiKeyTable,
+    api_keys: Arc<LoadedApiKeys>,
     leaf: Option<Arc<Leaf>>,
 }
 
@@ -74,6 +74,7 @@ impl Parts {
             policy: self.policy.clone()?,
             denylist: self.denylist.clone()?,
             jwks: self.jwks.clone(),
+            api_keys: Arc::clone(&self.api_keys),
         })
     }
 }
@@ -244,11 +245,12 @@ impl Reloader {
             Some(None) => drop(self.parts.denylist.get_or_insert_default()),
             None => {}
         }
-        if let Some(api_keys) = self.judged("api_keys", parts::api_keys(files)) {
-            self.parts.api_keys = api_keys;
+        let api_keys = self.judged("api_keys", parts::api_keys(files));
+        if let Some(api_keys) = api_keys.filter(|keys| keys.hash != self.parts.api_keys.hash) {
+            self.parts.api_keys = Arc::new(api_keys);
         }
         if let Some(loaded) = &self.parts.policy {
-            let issuers = self.parts.api_keys.check_issuers(&loaded.policy).map_err(|error| error.to_string());
+            let issuers = self.parts.api_keys.table.check_issuers(&loaded.policy).map_err(|error| error.to_string());
             self.judged("api_key_records", issuers);
         }
         let leaf = match (&self.parts.bundle, &self.parts.policy) {
@@ -293,7 +295,7 @@ impl Reloader {
         if let (Some(loaded), Some(denylist)) = (&parts.policy, &parts.denylist) {
             let keys = parts.jwks.as_ref().map(|jwks| Arc::clone(&jwks.keys));
             let denied = Arc::clone(&denylist.denied);
-            let rules = Rules::new(loaded.policy.clone(), keys, denied, parts.api_keys.clone());
+            let rules = Rules::new(loaded.policy.clone(), keys, denied, parts.api_keys.table.clone());
             self.authenticator.replace(Arc::new(rules));
         }
         let Some(taken) = parts.taken() else {

@@ -26,7 +26,7 @@ use tokio::sync::watch;
 
 use crate::client::mesh_client::{Hosts, MeshClient};
 use crate::client::target::Expected;
-use crate::credentials::parts::{Bundle, Jwks, Leaf, LoadedDenylist, LoadedPolicy};
+use crate::credentials::parts::{Bundle, Jwks, Leaf, LoadedApiKeys, LoadedDenylist, LoadedPolicy};
 use crate::credentials::peer::{Peers, Seen};
 use crate::credentials::verifier::{ClientVerifier, ServerVerifier};
 use crate::observability::metrics::Metrics;
@@ -41,7 +41,7 @@ pub struct Generation {
     pub(crate) server: Arc<ServerConfig>,
     verifier: Arc<ClientVerifier>,
     clients: Arc<Clients>,
-    /// SHA-256 of key set, denylist and policy.
+    /// SHA-256 of key set, denylist, policy and API keys.
     context: Arc<str>,
 }
 
@@ -108,6 +108,7 @@ pub(crate) struct TakenParts {
     pub(crate) denylist: Arc<LoadedDenylist>,
     /// None if none was ever loaded.
     pub(crate) jwks: Option<Arc<Jwks>>,
+    pub(crate) api_keys: Arc<LoadedApiKeys>,
 }
 
 impl TakenParts {
@@ -118,7 +119,10 @@ impl TakenParts {
             (None, None) => true,
             _ => false,
         };
-        is_same_jwks && Arc::ptr_eq(&self.policy, &before.policy) && self.make_the_same_tls_as(before)
+        is_same_jwks
+            && Arc::ptr_eq(&self.policy, &before.policy)
+            && Arc::ptr_eq(&self.api_keys, &before.api_keys)
+            && self.make_the_same_tls_as(before)
     }
 
     /// Returns true if TLS configurations and connections of `before` stay valid: they depend on bundle, leaf,
@@ -145,6 +149,7 @@ impl TakenParts {
             self.jwks.as_ref().map(|jwks| &*jwks.text),
             self.denylist.hash.as_deref().map(str::as_bytes),
             Some(self.policy.hash.as_bytes()),
+            self.api_keys.hash.as_deref().map(str::as_bytes),
         ] {
             // Each part is hashed separately, so that the concatenation is unambiguous.
             text.extend(part.map(sha256_hex).unwrap_or_default().into_bytes());
@@ -212,8 +217,9 @@ impl Generation {
         self.parts.jwks.as_ref().map(|jwks| &*jwks.keys)
     }
 
-    /// Returns the hash of key set, denylist and policy: decisions based on them stay valid until it changes.
-    pub(crate) fn context(&self) -> Arc<str> {
+    /// Returns the hash of key set, denylist, policy and API keys: decisions based on them stay valid until it changes.
+    #[must_use]
+    pub fn context(&self) -> Arc<str> {
         Arc::clone(&self.context)
     }
 

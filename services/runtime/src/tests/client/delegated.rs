@@ -76,6 +76,7 @@ async fn exchange(platform: &Platform, life: i64) -> Exchange {
             let sub = match (asked.subject_token_type.as_str(), asked.subject_token.as_str()) {
                 ("urn:ietf:params:oauth:token-type:jwt", name) if is_good(name) => format!("user:supabase:{name}"),
                 ("urn:gaia:params:oauth:token-type:api-key", name) if is_good(name) => format!("key:{name}"),
+                (_, "ungranted") => return StatusCode::FORBIDDEN.into_response(),
                 (_, "early") => return ([("retry-after", "1")], refused()).into_response(),
                 _ => return refused(),
             };
@@ -108,7 +109,7 @@ async fn exchange(platform: &Platform, life: i64) -> Exchange {
 }
 
 fn is_good(name: &str) -> bool {
-    !name.starts_with("bad") && name != "early"
+    !name.starts_with("bad") && name != "early" && name != "ungranted"
 }
 
 fn refused() -> Response {

@@ -176,6 +176,34 @@ async fn a_definitive_refusal_is_remembered_until_the_files_change_and_others_ar
     assert_eq!(gateway.ask(Subject::Token("bob"), &service).await.unwrap(), ok(&user("bob")), "503 is not remembered");
 }
 
+/// Kind: a refusal that outlasts a change of a file it was decided by. Grants and the API keys that auth-service has are in
+/// its files alone.
+#[tokio::test]
+async fn a_refusal_by_files_of_auth_service_is_not_remembered_here() {
+    let platform = Platform::new();
+    let service = start(&target(&platform, &[])).await;
+    let auth = exchange(&platform, 300).await;
+    let mut files = platform.mount("gateway");
+    let mut gateway = gateway(&files, &auth.config).await;
+    let asked = || auth.asked.load(Ordering::Relaxed);
+    for subject in [Subject::Token("ungranted"), Subject::ApiKey("bad-key"), Subject::ApiKey("ungranted")] {
+        let before = asked();
+        for _ in 0..3 {
+            gateway.ask(subject, &service).await.unwrap_err();
+        }
+        assert_eq!(asked() - before, 3, "{subject:?}");
+    }
+    let before = asked();
+    for _ in 0..3 {
+        gateway.ask(Subject::Token("bad"), &service).await.unwrap_err();
+    }
+    assert_eq!(asked() - before, 1);
+    files.insert(key::API_KEYS, api_keys(&[("mobile", "bad", &[])]));
+    gateway.mounts(&files).await;
+    gateway.ask(Subject::Token("bad"), &service).await.unwrap_err();
+    assert_eq!(asked() - before, 2, "it was refused under other API keys");
+}
+
 #[tokio::test]
 async fn a_source_with_many_refused_credentials_displaces_no_refusal_and_no_token_of_others() {
     let platform = Platform::new();
