@@ -9,7 +9,7 @@ use std::sync::Arc;
 use gaia_api::ledger::LedgerRecord;
 use gaia_api::names::{TRUST_DOMAIN_LABEL, key};
 use gaia_pki::{Certificate, Jwk, PrivateKey, SigningAlgorithm, key_matches, sha256_hex};
-use gaia_plan::certificate::{LeafFacts, LeafSecret, names_hash};
+use gaia_plan::leaf::{LeafFacts, LeafSecret, names_hash};
 use gaia_plan::object::{ObjectFacts, OwnerRef, Version};
 use gaia_plan::ring::{CaRing, Generation, Material, Ring, RingError, RingKind, SigningRing};
 use gaia_plan::trust_domain::SignerSecret;

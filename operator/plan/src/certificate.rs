@@ -1,6 +1,5 @@
 //! ServiceCertificate: one leaf in one Secret.
 
-mod leaf;
 mod request;
 mod status;
 
@@ -11,16 +10,14 @@ use gaia_api::crd::{DeletionPolicy, ServiceCertificate, ServiceCertificateStatus
 use gaia_api::names::{annotation, key};
 use jiff::Timestamp;
 
-pub(crate) use self::leaf::issued_as_noted;
-pub use self::leaf::{LeafFacts, LeafSecret, Lifetime, issued_at, names_hash};
 use self::request::Request;
-pub(crate) use self::request::key_spec;
 use crate::backoff::Failures;
 use crate::budget::IssuanceBudget;
 use crate::domain::DomainView;
 use crate::epoch::Claim;
 use crate::instance::Instances;
 use crate::lagging::{self, Lagging, ServedLeaf};
+use crate::leaf::{LeafFacts, LeafSecret, TLS_SECRET, issued_at};
 use crate::object::{DesiredObject, Held, ObjectChange, ObjectKey, OtherKeys, Template, not_owned_as, unreadable};
 use crate::plan::owner;
 use crate::ring::{CaMaterial, Generation, RingKind};
@@ -427,7 +424,6 @@ fn next_check(observed: &Observed<'_>, verdict: &Verdict, lags_from: Option<Time
     crate::plan::earliest(thresholds, now)
 }
 
-pub(crate) const TLS_SECRET: &str = "kubernetes.io/tls";
 const MAX_WAIT: Duration = Duration::from_secs(3600);
 /// The longest time over which a new CA's re-issues are spread, before the rate limit of the execution applies.
 const LONGEST_JITTER: Duration = Duration::from_secs(30);

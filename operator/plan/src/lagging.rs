@@ -11,13 +11,13 @@ use gaia_pki::sha256_hex;
 use jiff::Timestamp;
 
 use crate::backoff::saturating_add;
-use crate::certificate::{LeafFacts, issued_as_noted};
 use crate::domain::DomainView;
 use crate::instance::{Instance, Need};
+use crate::leaf::LeafRecord;
+use crate::leaf::{LeafFacts, issued_as_noted};
 use crate::object::ObjectKey;
 use crate::projection;
 use crate::ring::Generation;
-use crate::trust_domain::LeafRecord;
 
 /// The certificate that instances are to serve.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,6 +8,7 @@
 mod merge;
 mod plain;
 mod record;
+pub(crate) mod served;
 mod verdict;
 
 use gaia_api::crd::{GaiaService, SecretRef, TlsMode, Truth};
@@ -19,7 +20,6 @@ use self::record::looks_again_at;
 pub(crate) use self::record::{Modes, with_modes};
 use self::verdict::verdict;
 pub(crate) use self::verdict::{Verdict, status};
-use crate::mode;
 use crate::object::{Held, ObjectFacts};
 
 /// ConfigMap `<service>-ledger`.
@@ -93,7 +93,7 @@ pub fn is_watched(service: &GaiaService) -> bool {
 }
 
 fn is_watched_by(service: &GaiaService, stored: Option<&LedgerRecord>) -> bool {
-    keys(service).is_some() || mode::awaits_strict(service, stored)
+    keys(service).is_some() || served::awaits_strict(service, stored)
 }
 
 /// The ledger as a decision about its service needs it.
@@ -139,7 +139,7 @@ pub(crate) fn observe<'a>(
         _ => None,
     };
     let is_watched = is_watched_by(service, before);
-    let ran_tls = mode::ran_tls(service, before);
+    let ran_tls = served::ran_tls(service, before);
     let watch = watch.filter(|_| is_watched && !matches!(stored, Held::Foreign | Held::Unreadable(_)));
     let next = watch.map(|watch| record::next(before, lost, watch, now));
     let found = verdict(service, before, now);

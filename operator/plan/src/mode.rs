@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use gaia_api::crd::{AuthMode, GaiaService, TlsMode, TrustDomain, reason};
-use gaia_api::ledger::{LedgerRecord, ModeRun};
+use gaia_api::ledger::ModeRun;
 use gaia_api::names::annotation;
 use jiff::Timestamp;
 
 use crate::Refusal;
 use crate::backoff::saturating_add;
+use crate::legacy::served;
 use crate::legacy::{self, Legacy};
 
 /// The requested mode: of the service, else of its TrustDomain.
@@ -48,7 +49,7 @@ pub(crate) fn effective(
         let refusal = Some(Refusal::stalled(reason, message));
         Effective { mode, tls, refusal, is_forced: false }
     };
-    let ran = ran(service);
+    let ran = served::ran(service);
     match (mode, tls) {
         (AuthMode::JWTOnly, TlsMode::Permissive) => {
             // The schema validates the service alone. An edit that is refused must not re-enable API keys and plain
@@ -94,7 +95,7 @@ impl Gate<'_> {
         let run = legacy.stored.and_then(|record| record.jwt_only);
         let may_enter = legacy::keys(service).is_none()
             || legacy.keys_may_end
-            || ran(service) == AuthMode::JWTOnly
+            || served::ran(service) == AuthMode::JWTOnly
             || ran_within_a_day(run, self.now);
         if may_enter {
             return Ok(None);
@@ -106,7 +107,7 @@ impl Gate<'_> {
             "{}: {:?} goes on instead of JWTOnly: API keys in Secret {}: {}; to override, set the annotation \
              {}=JWTOnly@{}",
             self.field(),
-            ran(service),
+            served::ran(service),
             legacy::keys(service).map(|secret| secret.name.as_str()).unwrap_or_default(),
             legacy.verdict.message,
             annotation::FORCE_MODE,
@@ -143,39 +144,6 @@ impl Gate<'_> {
         let name = self.domain.and_then(|domain| domain.metadata.name.as_deref()).unwrap_or_default();
         format!("spec.auth.defaultMode of TrustDomain {name}")
     }
-}
-
-/// The mode that was reported last to run.
-pub(crate) fn ran(service: &GaiaService) -> AuthMode {
-    service.status.as_ref().and_then(|status| Some(status.auth.as_ref()?.mode)).unwrap_or_default()
-}
-
-/// The TLS mode that instances served last; none: no instance has served any. `stored`: the record in ConfigMap
-/// `<service>-ledger`.
-pub(crate) fn ran_tls(service: &GaiaService, stored: Option<&LedgerRecord>) -> Option<TlsMode> {
-    let tls = service.status.as_ref().and_then(|status| status.tls.as_ref());
-    // The status is lost in a restore from a backup, and the record may not be.
-    if tls.is_none() && stored.is_some_and(|record| record.plain.is_some()) {
-        return Some(TlsMode::Permissive);
-    }
-    let was_served = tls.is_none_or(|tls| tls.mode == TlsMode::Strict || tls.permissive_since.is_some());
-    published_tls(service).filter(|_| was_served)
-}
-
-/// The TLS mode of the policy that was published last.
-pub(crate) fn published_tls(service: &GaiaService) -> Option<TlsMode> {
-    let status = service.status.as_ref()?;
-    if let Some(tls) = &status.tls {
-        return Some(tls.mode);
-    }
-    // An earlier operator that reported no TLS mode applied `spec.tls.mode` at once, and Strict with JWTOnly.
-    status.policy_hash.as_ref()?;
-    Some(if ran(service) == AuthMode::JWTOnly { TlsMode::Strict } else { service.spec.tls.mode })
-}
-
-/// Returns true if Permissive runs although Strict is requested: callers without a client certificate are counted.
-pub(crate) fn awaits_strict(service: &GaiaService, stored: Option<&LedgerRecord>) -> bool {
-    service.spec.tls.mode == TlsMode::Strict && ran_tls(service, stored) == Some(TlsMode::Permissive)
 }
 
 /// Returns true if a mode runs, or ran within the last day: it is known to work.

@@ -8,6 +8,7 @@ use gaia_pki::{KeySpec, Usage};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::event::Event;
 use crate::instance::Target;
 use crate::object::{ObjectChange, ObjectKey, OwnerRef, Version};
 use crate::ring::RingRequest;
@@ -124,64 +125,6 @@ pub struct WriteSigner {
     pub kid: String,
     /// Labels, annotations and `kid`; the key is added by the execution.
     pub object: ObjectChange,
-}
-
-/// An event about an action that was done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Event {
-    /// CamelCase, see `gaia_api::crd::reason`.
-    pub reason: &'static str,
-    /// The text for users, without secrets.
-    pub message: String,
-    /// True for an event of type Warning.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub warning: bool,
-}
-
-impl Event {
-    /// That something happened.
-    #[must_use]
-    pub fn new(reason: &'static str, message: String) -> Self {
-        Self { reason, message, warning: false }
-    }
-
-    /// An event of type Warning.
-    #[must_use]
-    pub fn warning(reason: &'static str, message: String) -> Self {
-        Self { reason, message, warning: true }
-    }
-}
-
-/// The reason why something is not done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Refusal {
-    /// CamelCase, see `gaia_api::crd::reason`.
-    pub reason: &'static str,
-    /// Names the object and the field.
-    pub message: String,
-    /// True if a user must act. Otherwise the cause is temporary.
-    pub stalled: bool,
-}
-
-impl Refusal {
-    /// A refusal that requires action of a user.
-    #[must_use]
-    pub fn stalled(reason: &'static str, message: String) -> Self {
-        Self { reason, message, stalled: true }
-    }
-
-    /// It passes once something else has happened.
-    #[must_use]
-    pub fn waiting(reason: &'static str, message: String) -> Self {
-        Self { reason, message, stalled: false }
-    }
-
-    /// The same, with the field it is about in front.
-    #[must_use]
-    pub fn about(mut self, field: &str) -> Self {
-        self.message = format!("{field}: {}", self.message);
-        self
-    }
 }
 
 impl fmt::Display for Action {

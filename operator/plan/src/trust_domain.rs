@@ -29,14 +29,14 @@ pub(crate) use self::brought::ca_material;
 pub(crate) use self::epochs::newest_projected;
 pub use self::grants::CutServices;
 pub use self::kept::KeptGrants;
-pub use self::namespaces::WriteRefusal;
 pub(crate) use self::namespaces::{Projections, Unwritten, named as named_namespaces};
-pub use self::observed::{Abilities, BroughtCa, LeafRecord, LeafView, Observed, RingView, SignerSecret};
+pub use self::observed::{Abilities, BroughtCa, LeafView, Observed, RingView, SignerSecret, WriteRefusal};
 pub use self::warnings::older_namesake;
 pub(crate) use self::watched::text as unwatched_text;
 use crate::backoff::saturating_add;
 use crate::conditions::Warning;
 use crate::instance::{Instance, Need};
+use crate::leaf::LeafRecord;
 use crate::ring::{CaRing, RingKind, SigningRing};
 use crate::rotation::{self, Context, Currency, Progress, Turn, UsedLeaves};
 use crate::transition::Step;
@@ -293,9 +293,8 @@ fn switches_ca(action: &Action) -> bool {
 /// the projections.
 fn unprojected_leaf(observed: &Observed<'_>, bundle_hash: &str, projections: &mut Projections) -> Option<String> {
     // A Secret that cannot be written is reported by its ServiceCertificate, and must not hold up other services.
-    let can_be_written = |secret: &dyn LeafRecord| {
-        !secret.is_immutable() && secret.secret_type() == Some(crate::certificate::TLS_SECRET)
-    };
+    let can_be_written =
+        |secret: &dyn LeafRecord| !secret.is_immutable() && secret.secret_type() == Some(crate::leaf::TLS_SECRET);
     let behind = observed.leaves.iter().filter(|view| {
         let is_old =
             |secret: &dyn LeafRecord| secret.data_hash(key::CA_CERT) != Some(bundle_hash) && can_be_written(secret);

@@ -2,9 +2,9 @@
 //! times as much memory: so all texts of a Secret are one allocation.
 
 use gaia_api::names::TRUST_DOMAIN_LABEL;
-use gaia_plan::certificate::{LeafFacts, LeafSecret};
+use gaia_plan::leaf::LeafRecord;
+use gaia_plan::leaf::{LeafFacts, LeafSecret};
 use gaia_plan::object::{ObjectFacts, OwnerRef, Version};
-use gaia_plan::trust_domain::LeafRecord;
 
 /// A packed leaf (see the module); [`PackedLeaf::unpack`] restores it.
 #[derive(Debug, Clone)]

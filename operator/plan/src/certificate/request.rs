@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use gaia_api::SpiffeId;
 use gaia_api::crd::reason::NAME_NOT_ALLOWED;
-use gaia_api::crd::{KeyAlgorithm, KeyUsage, PrivateKeySpec, Renewal, SubjectCommonName};
+use gaia_api::crd::{KeyUsage, Renewal, SubjectCommonName};
 use gaia_api::names::annotation;
 use gaia_pki::{KeySpec, Usage, sha256_hex};
 use jiff::Timestamp;
 
 use super::Observed;
-use super::leaf::{LeafFacts, backdate, end, names_hash};
 use crate::backoff::saturating_sub;
+use crate::leaf::{LeafFacts, backdate, end, key_spec, names_hash};
 use crate::name_policy::{Names, Requester, names};
 use crate::ring::{CaMaterial, CaRing, Generation};
 use crate::{Refusal, limits, projection};
@@ -203,18 +203,6 @@ fn common_name(asked: SubjectCommonName, name: &str) -> Option<String> {
 fn renew_requested(observed: &Observed<'_>) -> Option<String> {
     let value = observed.certificate.metadata.annotations.as_ref()?.get(annotation::RENEW_REQUESTED_AT)?;
     Some(if value.len() <= 256 { value.clone() } else { sha256_hex(value.as_bytes()) })
-}
-
-/// The key type of a spec. The schema has already rejected every combination that is not listed here.
-#[must_use]
-pub(crate) fn key_spec(spec: &PrivateKeySpec) -> KeySpec {
-    match (spec.algorithm, spec.size) {
-        (KeyAlgorithm::ECDSA, Some(384)) => KeySpec::Ecdsa384,
-        (KeyAlgorithm::ECDSA, _) => KeySpec::Ecdsa256,
-        (KeyAlgorithm::RSA, Some(4096)) => KeySpec::Rsa4096,
-        (KeyAlgorithm::RSA, Some(3072)) => KeySpec::Rsa3072,
-        (KeyAlgorithm::RSA, _) => KeySpec::Rsa2048,
-    }
 }
 
 fn usages(wanted: &[KeyUsage]) -> Vec<Usage> {

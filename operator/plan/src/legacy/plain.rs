@@ -6,7 +6,7 @@ use gaia_api::ledger::{LedgerEntry, LedgerRecord, PLAIN};
 use jiff::Timestamp;
 
 use super::verdict::{Evidence, Verdict, Words, list};
-use crate::mode;
+use crate::legacy::served;
 
 /// The condition `PlainFree`. `ran`: the TLS mode that ran last.
 pub(super) fn verdict(
@@ -33,7 +33,7 @@ pub(super) fn verdict(
         return say(Truth::True, reason::PLAIN_UNUSED, message);
     }
     let Some(plain) = record.and_then(|record| record.plain.as_ref()) else {
-        if mode::awaits_strict(service, record) {
+        if served::awaits_strict(service, record) {
             return say(Truth::False, reason::NOT_WATCHED, "no instance's ledger was read yet");
         }
         let message = "callers without a client certificate are counted once spec.tls.mode asks for Strict";

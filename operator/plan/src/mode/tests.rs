@@ -5,6 +5,7 @@ use gaia_api::ledger::{LedgerRecord, ModeRun, PlainRecord};
 
 use super::*;
 use crate::legacy::Verdict;
+use crate::legacy::served::{awaits_strict, ran_tls};
 
 /// Every spec, key, evidence, former mode, running mode, transport (asked for and running) and annotation.
 #[test]

@@ -6,6 +6,7 @@ use gaia_api::names::{self, key};
 use jiff::Timestamp;
 
 use super::{Observed, config_map};
+use crate::legacy::served;
 use crate::legacy::{self, LedgerObject, Legacy, Modes};
 use crate::mode::Effective;
 use crate::object::{Held, ObjectKey, immutable, not_owned, unreadable};
@@ -32,8 +33,12 @@ pub(super) fn action(
     if let Held::Unreadable(why) = &observed.ledger {
         return if record.is_some() { Err(unreadable(&key, why)) } else { Ok(None) };
     }
-    let modes =
-        Modes { auth: running.mode, tls: running.tls, ran_auth: mode::ran(observed.service), ran_tls: legacy.ran_tls };
+    let modes = Modes {
+        auth: running.mode,
+        tls: running.tls,
+        ran_auth: served::ran(observed.service),
+        ran_tls: legacy.ran_tls,
+    };
     let record = match record {
         Some(record) => record,
         None if legacy.is_watched => return Ok(None),

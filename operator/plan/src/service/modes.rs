@@ -6,11 +6,12 @@ use jiff::Timestamp;
 
 use super::Observed;
 use crate::Event;
-use crate::mode::{self, Effective};
+use crate::legacy::served;
+use crate::mode::Effective;
 
 /// The event of a policy that another mode comes with.
 pub(super) fn event(observed: &Observed<'_>, running: &Effective) -> Option<Event> {
-    let was = (mode::published_tls(observed.service)?, mode::ran(observed.service));
+    let was = (served::published_tls(observed.service)?, served::ran(observed.service));
     let is = (running.tls, running.mode);
     (was != is).then(|| {
         let change = format!("tls.mode {:?} with auth.mode {:?} runs, before {:?} with {:?}", is.0, is.1, was.0, was.1);
@@ -30,7 +31,7 @@ pub(super) fn tls(
     now: Timestamp,
 ) -> Option<TlsStatus> {
     let service = observed.service;
-    let published = mode::published_tls(service);
+    let published = served::published_tls(service);
     let mode = if is_published { running.tls } else { published? };
     let before = service.status.as_ref().and_then(|status| status.tls.as_ref());
     // An earlier operator that reported no TLS mode did not record the time.

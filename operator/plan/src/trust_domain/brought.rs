@@ -7,8 +7,8 @@ use gaia_api::crd::reason;
 use jiff::Timestamp;
 
 use super::{BroughtCa, Observed, names};
-use crate::certificate::key_spec;
 use crate::conditions::Warning;
+use crate::leaf::key_spec;
 use crate::leaked::LeakedKeys;
 use crate::ring::{MaterialRequest, Ring, short_id};
 use crate::{Refusal, limits};

@@ -13,21 +13,11 @@ use gaia_api::crd::condition::warning;
 use gaia_api::crd::{Laggard, LaggardKind, reason};
 use jiff::Timestamp;
 
-use super::{LeafView, Observed};
+use super::{LeafView, Observed, WriteRefusal};
 use crate::Refusal;
-use crate::backoff::{Failures, saturating_add};
+use crate::backoff::saturating_add;
 use crate::conditions::Warning;
 use crate::object::ObjectKey;
-
-/// The last attempt to write an object, which was refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WriteRefusal {
-    /// The number of attempts, and the cause.
-    pub failures: Failures,
-    /// True if the cause is inside the object's namespace: a quota, a namespace that is being deleted, an object that
-    /// cannot take the change. Time-outs, errors of the API server, webhooks and missing rights are not.
-    pub is_local: bool,
-}
 
 /// A projection that does not match the rings.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,6 @@
 //! The input of a decision about a TrustDomain.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::time::Duration;
 
 use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain};
@@ -9,12 +8,11 @@ use gaia_api::names::{self, annotation};
 use jiff::Timestamp;
 
 use super::kept::KeptGrants;
-use super::namespaces::WriteRefusal;
 use crate::backoff::{Failures, saturating_add, saturating_sub, since};
-use crate::certificate::{LeafFacts, issued_as_noted};
 use crate::epoch::EpochMacs;
 use crate::instance::{Instances, Target};
-use crate::object::{Held, ObjectFacts, ObjectKey, Version};
+use crate::leaf::{LeafFacts, LeafRecord, issued_as_noted};
+use crate::object::{Held, ObjectFacts, ObjectKey};
 use crate::ring::{CaMaterial, CaPath, Ring, RingError, RingKind, SigningMaterial};
 
 /// The input of a decision about one TrustDomain.
@@ -151,59 +149,6 @@ pub struct Abilities {
     pub restart: bool,
 }
 
-/// The properties of a leaf Secret that a TrustDomain needs. An index of ten thousand Secrets can store them in less
-/// memory than [`ObjectFacts`].
-pub trait LeafRecord: fmt::Debug {
-    /// The value of an annotation.
-    fn annotation(&self, name: &str) -> Option<&str>;
-
-    /// Lower-case hex SHA-256 of a value in its data.
-    fn data_hash(&self, key: &str) -> Option<&str>;
-
-    /// Its UID and resource version.
-    fn version(&self) -> Version;
-
-    /// Its type.
-    fn secret_type(&self) -> Option<&str>;
-
-    /// Returns true if it is `immutable: true`.
-    fn is_immutable(&self) -> bool;
-
-    /// Returns true if it has an owner of group `gaia.dev`, with which it is deleted.
-    fn has_owner(&self) -> bool;
-
-    /// An annotation that holds a number.
-    fn number(&self, annotation: &str) -> Option<u64> {
-        self.annotation(annotation)?.parse().ok()
-    }
-}
-
-impl LeafRecord for ObjectFacts {
-    fn annotation(&self, name: &str) -> Option<&str> {
-        self.annotations.get(name).map(String::as_str)
-    }
-
-    fn data_hash(&self, key: &str) -> Option<&str> {
-        self.data.get(key).map(String::as_str)
-    }
-
-    fn version(&self) -> Version {
-        Self::version(self)
-    }
-
-    fn secret_type(&self) -> Option<&str> {
-        self.type_.as_deref()
-    }
-
-    fn is_immutable(&self) -> bool {
-        self.immutable
-    }
-
-    fn has_owner(&self) -> bool {
-        !self.owners.is_empty()
-    }
-}
-
 /// A leaf Secret of a TrustDomain, with the request of its ServiceCertificate.
 #[derive(Debug, Clone, Copy)]
 pub struct LeafView<'a> {
@@ -317,4 +262,14 @@ pub struct SignerSecret {
     pub facts: ObjectFacts,
     /// The kid of the key that it really holds; none if it cannot be read.
     pub kid: Option<String>,
+}
+
+/// The last attempt to write an object, which was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriteRefusal {
+    /// The number of attempts, and the cause.
+    pub failures: Failures,
+    /// True if the cause is inside the object's namespace: a quota, a namespace that is being deleted, an object that
+    /// cannot take the change. Time-outs, errors of the API server, webhooks and missing rights are not.
+    pub is_local: bool,
 }

@@ -7,7 +7,8 @@ use gaia_api::names::{annotation, key};
 use jiff::Timestamp;
 
 use super::namespaces::last_refusal;
-use super::{LeafRecord, LeafView, Observed};
+use super::{LeafView, Observed};
+use crate::leaf::LeafRecord;
 use crate::object::{ObjectChange, ObjectKey};
 use crate::ring::{CaRing, RingKind};
 use crate::{Action, projection};
@@ -51,7 +52,7 @@ fn outdated<'a>(
 ) -> Option<&'a dyn LeafRecord> {
     let secret = view.secret.filter(|_| view.is_retained() && !view.is_held)?;
     let is_in_use = view.leaf.is_some_and(|leaf| leaf.issuer.is_some() && leaf.not_after > now);
-    let can_be_written = !secret.is_immutable() && secret.secret_type() == Some(crate::certificate::TLS_SECRET);
+    let can_be_written = !secret.is_immutable() && secret.secret_type() == Some(crate::leaf::TLS_SECRET);
     let is_due = is_in_use
         && can_be_written
         && secret.annotation(annotation::SPEC_HASH).is_some()

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use gaia_api::crd::ServiceCertificate;
 use gaia_api::names::key;
 use gaia_pki::sha256_hex;
-use gaia_plan::certificate::names_hash;
+use gaia_plan::leaf::names_hash;
 use gaia_plan::object::{ObjectChange, ObjectKey, Version};
 use gaia_plan::ring::Ring;
 use gaia_plan::{Action, IssueLeaf, WriteSigner};
