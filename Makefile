@@ -19,20 +19,20 @@ cargo_test = env GAIA_BIN_DIR=$(debug) $(runner)=$(abspath .ci/test-runner) carg
 help: ## Print this
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
 
-deps: ## Install what is missing to build and to run every test (as root on Debian and Ubuntu; else print the line to run)
+deps: ## Install missing packages for the build and all tests (as root on Debian and Ubuntu; else print the line to run)
 	@.ci/deps
 
-demo: ## Show Gaia at work on a real API server; KEEP=1 leaves it running
+demo: ## Run the demo on a real API server; KEEP=1 leaves it running
 	@.ci/deps essential
 	@echo 'building (the first time takes some minutes)' && $(build)
 	@GAIA_BIN_DIR=$(debug) $(debug)/gaia-e2e demo $(if $(filter-out 0,$(KEEP)),--keep)
 
-test: ## Run every test this machine can run; REQUIRE_KUBE=1 REQUIRE_NODE=1 make those that it cannot a failure
+test: ## Run every test that this machine can run; with REQUIRE_KUBE=1 REQUIRE_NODE=1 the others are failures
 	@.ci/deps || true
 	$(build)
 	$(cargo_test)
 
-test-long: ## Run for a night what `make test` runs in a short form: years of rotations, each attack alone, and 10,000 cases of each property
+test-long: ## Run the long forms of tests overnight: years of rotations, each attack alone, and 10,000 cases of each property
 	@.ci/deps || true
 	$(build)
 	GAIA_E2E_LONG=1 $(cargo_test) --test cluster -- rehearsal
@@ -43,14 +43,14 @@ bench: ## Measure the speed of release binaries, as a table and JSON
 	$(build) --release
 	GAIA_BIN_DIR=$(release) $(release)/gaia-e2e bench
 
-# Coverage as libFuzzer reads it, by options that the stable compiler has (docs/adr/0010).
+# Coverage for libFuzzer, by options of the stable compiler (docs/adr/0010).
 fuzz_flags := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
   -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
   -Cllvm-args=-sanitizer-coverage-trace-compares --cfg=fuzzing -Ccodegen-units=4
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= $(notdir $(wildcard fuzz/corpus/*))
 
-fuzz: ## Fuzz each target for FUZZ_SECONDS (60); FUZZ_TARGETS names some of them. What it finds is in target/fuzz
+fuzz: ## Fuzz each target for FUZZ_SECONDS (60); FUZZ_TARGETS names some of them. Findings are in target/fuzz
 	@.ci/deps essential
 	RUSTFLAGS='$(fuzz_flags)' cargo build --quiet --locked --package gaia-fuzz --features libfuzzer --profile fuzz \
 	  --target $(host) --target-dir $(target)/fuzz
@@ -61,7 +61,7 @@ fuzz: ## Fuzz each target for FUZZ_SECONDS (60); FUZZ_TARGETS names some of them
 	    $$found fuzz/corpus/$$name; \
 	done
 
-# The programs of the image, by which it is built in release; the tool that packs them may be a debug build.
+# The programs of the image, built in release; the tool that packs them may be a debug build.
 in_image := gaia-operator auth-service asset-service chat-service gateway web-service
 
 image: ## Build the container image into target/gaia-image.tar, with docker where there is one, else without
@@ -83,10 +83,10 @@ node: ## Start a cluster with one node (needs root) and print its kubeconfig's p
 	@.ci/deps essential
 	@$(build) && $(debug)/gaia-e2e cluster up --node
 
-down: ## Stop what `make cluster` and `make node` started
+down: ## Stop the clusters of `make cluster` and `make node`
 	@$(build) && $(debug)/gaia-e2e cluster down && $(debug)/gaia-e2e cluster down --node
 
-crds: ## Write crds/ anew from the code, and the chart's copy
+crds: ## Generate crds/ from the code, and the chart's copy
 	@$(build)
 	@rm -f crds/*.yaml && $(debug)/gaia-operator crd --dir crds
 	@mkdir -p charts/gaia/files/crds && rm -f charts/gaia/files/crds/* && cp crds/*.yaml charts/gaia/files/crds/
@@ -95,9 +95,10 @@ fmt: ## Format the code
 	cargo fmt --all
 	if command -v gofmt >/dev/null; then gofmt -w e2e/controlplane; fi
 
-lint: ## Check format, clippy, documentation, licences and sources of dependencies, charts
+lint: ## Check format, clippy, documentation, dependencies (unused, licences, sources, versions), charts
 	cargo fmt --all --check
 	cargo clippy --quiet --locked --workspace --all-targets -- --deny warnings
 	RUSTDOCFLAGS='--deny warnings' cargo doc --quiet --locked --workspace --no-deps
-	.ci/cargo-deny --log-level warn check bans licenses sources
+	.ci/cargo-tool shear
+	.ci/cargo-tool deny --log-level warn check bans licenses sources
 	$(build) && HELM=$$($(debug)/gaia-e2e helm) charts/tests/values
