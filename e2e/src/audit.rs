@@ -1,4 +1,4 @@
-//! The API server's own account of what it was asked: what tests count requests in.
+//! The API server's audit log, in which tests count requests.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
@@ -19,7 +19,7 @@ pub struct AuditLog {
     path: PathBuf,
 }
 
-/// A place in the audit log: everything before it is past.
+/// A position in the audit log: records before it are skipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AuditMark(u64);
 
@@ -28,7 +28,7 @@ pub struct AuditMark(u64);
 pub struct AuditRecord {
     /// `create`, `get`, `list`, `watch`, `update`, `patch`, `delete`, …
     pub verb: String,
-    /// Who it was done as: the user that was impersonated, if one was.
+    /// The user, after impersonation.
     pub user: String,
     /// The plural name, as in `secrets`; empty for paths like `/version`.
     pub resource: String,
@@ -48,19 +48,19 @@ pub struct AuditRecord {
     pub code: u16,
     /// `ResponseComplete`, `ResponseStarted` (a watch that runs) or `Panic`.
     pub stage: String,
-    /// When the request came in.
+    /// Time of the request.
     pub received: Timestamp,
-    /// When the stage was reached.
+    /// Time of the stage.
     pub completed: Timestamp,
 }
 
 impl AuditRecord {
-    /// Whether the request asked for a change.
+    /// True if the request asked for a change.
     pub fn is_write(&self) -> bool {
         WRITES.contains(&self.verb.as_str())
     }
 
-    /// Whether the request was granted and done.
+    /// True if the request was allowed and succeeded.
     pub fn succeeded(&self) -> bool {
         (200..300).contains(&self.code)
     }
@@ -86,13 +86,13 @@ impl AuditLog {
         &self.path
     }
 
-    /// The end of the last whole line of the log as it is now. Requests that were answered a moment ago may still be on
-    /// their way into the log: call [`Self::settle`] first where that matters.
+    /// The end of the last complete line of the log at present. Requests that were just answered may not be in the log
+    /// yet: call [`Self::settle`] first where that matters.
     pub fn mark(&self) -> AuditMark {
         AuditMark(File::open(&self.path).and_then(|mut file| complete_lines(&mut file)).unwrap_or_default())
     }
 
-    /// Waits until a request of our own, made now, is in the log, so that what was answered before is there too.
+    /// Waits until a request sent by this function is in the log, so that all requests answered before are there too.
     /// Returns the mark behind it.
     ///
     /// # Errors
@@ -139,7 +139,7 @@ impl AuditLog {
         Ok(lines.map(move |line| parse(&line?).with_context(|| format!("in {}", path.display()))))
     }
 
-    /// The requests behind a mark, and the mark behind them: for those who look again and again.
+    /// The requests behind a mark, and the mark behind them, for callers that poll.
     ///
     /// # Errors
     /// If the file cannot be read or a line is not a record.
@@ -151,7 +151,7 @@ impl AuditLog {
         Ok((records, AuditMark(mark.0 + complete)))
     }
 
-    /// The log from a mark on, and how many bytes of it are whole lines.
+    /// The log from a mark on, and the number of bytes in complete lines.
     fn open_at(&self, mark: AuditMark) -> Result<(File, u64)> {
         let open = || format!("cannot read the audit log {}", self.path.display());
         let mut file = File::open(&self.path).with_context(open)?;
@@ -182,7 +182,7 @@ impl AuditLog {
     }
 }
 
-/// How many bytes are whole lines: the server may be in the middle of writing the last one.
+/// The number of bytes in complete lines: the server may be in the middle of writing the last one.
 fn complete_lines(file: &mut File) -> std::io::Result<u64> {
     let length = file.metadata()?.len();
     let start = file.stream_position()?;
@@ -221,7 +221,7 @@ fn parse(line: &str) -> Result<AuditRecord> {
     })
 }
 
-/// An `audit.k8s.io/v1` Event, as far as it is of use here.
+/// The used fields of an `audit.k8s.io/v1` Event.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Event {

@@ -1,5 +1,5 @@
-//! The certificate authority of a test cluster: it signs what the parts of the cluster show each other, and the client
-//! certificates of people. It does without gaia-pki on purpose: a cluster must not depend on what is tested in it.
+//! The certificate authority of a test cluster: it signs the certificates of the cluster's parts and the client certificates of
+//! users. It does not use gaia-pki on purpose: a cluster must not depend on the code under test.
 
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Makes an authority and writes it to `dir`, as `ca.crt` and `ca.key`.
+    /// Generates an authority and writes it to `dir`, as `ca.crt` and `ca.key`.
     ///
     /// # Errors
     /// If a file cannot be written.
@@ -45,14 +45,14 @@ impl Authority {
         &self.certificate
     }
 
-    /// A client certificate that the API server takes for `user` in `groups`.
+    /// A client certificate that the API server accepts for `user` in `groups`.
     ///
     /// # Errors
     /// If a name does not fit into a certificate.
     pub fn client(&self, user: &str, groups: &[&str]) -> Result<Credential> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.distinguished_name.push(DnType::CommonName, user);
-        // rcgen keeps one value per type, so further groups need another way in than the subject.
+        // rcgen keeps one value per type, so a second group would need another encoding of the subject.
         anyhow::ensure!(groups.len() <= 1, "a client certificate holds one group here, asked for {groups:?}");
         for group in groups {
             params.distinguished_name.push(DnType::OrganizationName, *group);

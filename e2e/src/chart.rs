@@ -1,4 +1,4 @@
-//! The operator's chart on a cluster without a kubelet: everything but the Deployment, whose place a local process takes.
+//! The operator's chart on a cluster without a kubelet: everything except the Deployment, which a local process replaces.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use crate::cluster::Cluster;
 /// The name of the chart's ServiceAccount for release `gaia`.
 pub const SERVICE_ACCOUNT: &str = "gaia-operator";
 
-/// Installs CRDs, ServiceAccount and RBAC of `charts/gaia` into `namespace`, which is made if it does not exist.
+/// Installs CRDs, ServiceAccount and RBAC of `charts/gaia` into `namespace`, which is created if it does not exist.
 /// Returns a kubeconfig of that ServiceAccount: the operator under test has the chart's rights and no others.
 ///
 /// # Errors
@@ -61,7 +61,7 @@ fn without_deployment(manifests: &str) -> Result<String> {
     Ok(kept)
 }
 
-/// Where the chart is: in the working tree these tests were built from.
+/// The path of the chart in the working tree that these tests were built from.
 #[must_use]
 pub fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/gaia")

@@ -1,4 +1,4 @@
-//! curl as a client that is not ours: HTTPS calls with the mounted files, as any program in a pod would make them.
+//! curl as an independent client: HTTPS calls with the mounted files, like any program in a pod.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -17,12 +17,12 @@ pub struct Curl {
     args: Vec<OsString>,
 }
 
-/// What came back.
+/// The answer.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// Status line and headers as they came.
+    /// Status line and headers, unchanged.
     pub head: String,
     /// The body.
     pub body: String,
@@ -80,7 +80,7 @@ impl Curl {
         self.arg("--data-binary", body)
     }
 
-    /// With the path as it is: dot segments are not resolved.
+    /// With an unchanged path: dot segments are not resolved.
     pub fn as_is(mut self) -> Self {
         self.args.push("--path-as-is".into());
         self
@@ -89,7 +89,7 @@ impl Curl {
     /// Makes the call.
     ///
     /// # Errors
-    /// If there is no HTTP answer, because curl is missing, or TLS or the connection fails: with what curl says.
+    /// If there is no HTTP answer, because curl is missing, or TLS or the connection fails: with curl's error.
     pub async fn send(self) -> Result<Answer> {
         let mut command = Command::new("curl");
         command.args(OPTIONS).args(&self.args);
@@ -140,7 +140,7 @@ impl Answer {
         fields.into_iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
     }
 
-    /// The body, which is there only with this status.
+    /// The body, only if the answer has this status.
     ///
     /// # Errors
     /// If the status is another one, with the whole answer.

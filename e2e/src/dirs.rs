@@ -1,4 +1,4 @@
-//! Where the harness keeps what it builds and what it runs.
+//! Directories for builds and runs of the harness.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ pub fn cache() -> Result<PathBuf> {
     Ok(home.join(".cache/gaia"))
 }
 
-/// Where the cluster of `gaia-e2e cluster up` lives unless it is told otherwise.
+/// The default directory of the cluster of `gaia-e2e cluster up`.
 ///
 /// # Errors
 /// If there is no home directory.
@@ -29,8 +29,8 @@ pub fn cluster(name: &str) -> Result<PathBuf> {
     Ok(cache()?.join("run").join(name))
 }
 
-/// A new directory for a control plane of a test. It is left in place, for its logs; those of test processes that are
-/// gone are removed here.
+/// A new directory for a control plane of a test. It is left in place, for its logs; those of ended test processes are
+/// removed here.
 ///
 /// # Errors
 /// If the directory cannot be made.
@@ -42,14 +42,14 @@ pub fn scratch() -> Result<PathBuf> {
     Ok(dir.with_context(|| format!("cannot create a directory in {}", parent.display()))?.keep())
 }
 
-/// Removes a file, or a directory with all in it; one that is not there is fine.
+/// Removes a file, or a directory with its content; a missing one is no error.
 ///
 /// # Errors
 /// If it cannot be removed.
 pub fn remove(path: &Path) -> Result<()> {
     for _ in 0..ATTEMPTS {
         match remove_once(path) {
-            // A process that was killed a moment ago may still be adding files.
+            // A process that was just killed may still be adding files.
             Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => std::thread::sleep(PAUSE),
             other => return other.with_context(|| format!("cannot remove {}", path.display())),
         }
@@ -65,7 +65,7 @@ fn remove_once(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Removes the directories of processes that are gone. A failure is left to the next run.
+/// Removes the directories of ended processes. A failure is left to the next run.
 fn sweep(parent: &Path) {
     let Ok(entries) = std::fs::read_dir(parent) else { return };
     for entry in entries.flatten() {

@@ -1,5 +1,5 @@
-//! The whole platform on a loopback cluster: the operator, what `charts/gaia-platform` makes, and its five services as local
-//! processes in place of the pods, two of gateway; with a login server and a provider of chat completions outside.
+//! The whole platform on a loopback cluster: the operator, the objects of `charts/gaia-platform`, and its five services as local
+//! processes in place of the pods, two of gateway; with an external login server and provider of chat completions.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,19 +21,19 @@ use crate::{Cluster, ControlPlane, OperatorOptions, OperatorProcess, ServiceOpti
 pub struct Five {
     /// The operator, under the chart's rights.
     pub operator: OperatorProcess,
-    /// The token issuer, which people sign in at too.
+    /// The token issuer, at which users sign in too.
     pub auth: ServiceProcess,
-    /// The keeper of files.
+    /// asset-service.
     pub assets: ServiceProcess,
-    /// The one that asks the provider.
+    /// chat-service.
     pub chat: ServiceProcess,
     /// Two instances of gateway.
     pub gateways: Vec<ServiceProcess>,
-    /// The pages.
+    /// web-service.
     pub web: ServiceProcess,
-    /// Where people have their accounts.
+    /// The login server of the users.
     pub gotrue: GoTrue,
-    /// What chat-service asks.
+    /// The provider of chat-service.
     pub provider: Provider,
     /// The shared API key that the platform began with.
     pub api_key: String,
@@ -42,7 +42,7 @@ pub struct Five {
 }
 
 impl Five {
-    /// Installs both charts, without what needs a node, and starts everything, the services as `how` says. `values` are merged into
+    /// Installs both charts, without the parts that need a node, and starts everything, the services with the calls `how`. `values` are merged into
     /// those of the platform's chart.
     ///
     /// # Errors
@@ -112,7 +112,7 @@ impl Five {
         all
     }
 
-    /// Upgrades the release with more values. Nothing is waited for.
+    /// Upgrades the release with more values, without waiting.
     ///
     /// # Errors
     /// If helm or the API server refuses them.
@@ -121,10 +121,10 @@ impl Five {
         install(plane, &self.dir, &self.values).await
     }
 
-    /// Restarts a service in order, so that it calls others in another way.
+    /// Restarts a service in order, with another way of calling others.
     ///
     /// # Errors
-    /// If it does not stop, or does not get ready again.
+    /// If it does not stop, or does not become ready again.
     pub async fn restart(&self, service: &ServiceProcess, how: How) -> Result<()> {
         service.sigterm(SOON).await?;
         service.restart_with(|spec| {
@@ -149,7 +149,7 @@ impl Five {
     }
 }
 
-/// How gateway and web-service call the others.
+/// The calls of gateway and web-service to the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
     /// Over plain HTTP with the shared key.

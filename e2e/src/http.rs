@@ -11,7 +11,7 @@ use hyper_util::rt::TokioExecutor;
 /// The status and body of a GET.
 ///
 /// # Errors
-/// If nobody answers within five seconds.
+/// If there is no answer within five seconds.
 pub async fn get(url: &str) -> Result<(u16, String)> {
     let answer = tokio::time::timeout(TIMEOUT, request(url)).await;
     answer.map_err(anyhow::Error::from).flatten().with_context(|| format!("no answer from {url}"))

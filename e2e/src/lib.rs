@@ -2,23 +2,23 @@
 //!
 //! - [`ControlPlane`]: etcd, kube-apiserver and kube-controller-manager on loopback, without root, up in seconds;
 //! - [`Node`]: a whole node, with kubelet and containerd, for root;
-//! - [`Cluster`]: what a test does with any cluster: clients, kubectl, CRDs, namespaces, kubeconfigs;
-//! - [`AuditLog`]: who asked the API server for what;
+//! - [`Cluster`]: operations on any cluster: clients, kubectl, CRDs, namespaces, kubeconfigs;
+//! - [`AuditLog`]: the requests to the API server;
 //! - [`OperatorProcess`] and [`Process`]: programs under test, which can be killed, paused and restarted;
-//! - [`ServiceProcess`] and [`Curl`]: Gaia's services as local processes, and a client that is not ours;
-//! - [`Projection`]: kubelet's part where there is no kubelet: Secrets and ConfigMaps as mounted files;
-//! - [`Platform`]: operator and services together on a control plane, with what is declared for them;
-//! - [`load`]: traffic on services, with an account of every request;
+//! - [`ServiceProcess`] and [`Curl`]: Gaia's services as local processes, and an independent client;
+//! - [`Projection`]: replaces the kubelet where there is none: Secrets and ConfigMaps as mounted files;
+//! - [`Platform`]: operator and services together on a control plane, with their objects;
+//! - [`load`]: traffic on services, with a result for every request;
 //! - [`browser`]: a real Chromium, for the tests of pages;
-//! - [`gotrue`]: a login server that speaks Supabase Auth's protocol;
-//! - [`rehearsal`]: years of rotations in minutes, on a clock that is set;
-//! - [`provider`]: a provider of chat completions, with the ways in which one misbehaves;
-//! - [`s3`]: a store that speaks S3's protocol;
+//! - [`gotrue`]: a login server with Supabase Auth's protocol;
+//! - [`rehearsal`]: years of rotations in minutes, on a clock that the test sets;
+//! - [`provider`]: a provider of chat completions, with injected faults;
+//! - [`s3`]: a store with S3's protocol;
 //! - [`image`]: container images without a daemon;
-//! - [`wait`]: waiting for a condition, in place of sleeping;
-//! - [`tier`]: what a test does when the cluster it needs cannot be had.
+//! - [`wait`]: waiting for a condition, instead of sleeping;
+//! - [`tier`]: the behaviour of a test without its cluster.
 //!
-//! Everything that is started here dies with the process that started it, also when that is killed with SIGKILL.
+//! Everything that is started here ends with the process that started it, also when that is killed with SIGKILL.
 
 pub mod assets;
 pub mod audit;

@@ -1,8 +1,8 @@
-//! Mutexes whose content is good at every moment.
+//! Mutexes whose content is consistent at every moment.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks one, also where a thread has panicked while it held it: what is in there is still right, and the panic is told
+/// Locks a mutex, also if a thread has panicked while holding it: the content is still consistent, and the panic is reported
 /// elsewhere.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -32,7 +32,7 @@ impl MemoryCgroup {
         fs::create_dir(&cgroup.path).with_context(|| format!("cannot create {}", cgroup.path.display()))?;
         let limit = if cgroup.is_version_2 { "memory.max" } else { "memory.limit_in_bytes" };
         cgroup.write(limit, &limit_bytes.to_string())?;
-        // Where swap is not counted the file is missing.
+        // The file is missing where swap is not counted.
         let swap =
             if cgroup.is_version_2 { ("memory.swap.max", 0) } else { ("memory.memsw.limit_in_bytes", limit_bytes) };
         let _ = cgroup.write(swap.0, &swap.1.to_string());
@@ -46,10 +46,10 @@ impl MemoryCgroup {
         vec!["-c".into(), script.into(), program.into()]
     }
 
-    /// How many processes the kernel has killed at the limit.
+    /// The number of processes that the kernel has killed at the limit.
     ///
     /// # Errors
-    /// If the kernel does not say.
+    /// If the kernel does not report it.
     pub fn oom_kills(&self) -> Result<u64> {
         let file = if self.is_version_2 { "memory.events" } else { "memory.oom_control" };
         let text = fs::read_to_string(self.path.join(file))?;
@@ -60,7 +60,7 @@ impl MemoryCgroup {
     /// Memory of the processes themselves, without the page cache of their files.
     ///
     /// # Errors
-    /// If the kernel does not say.
+    /// If the kernel does not report it.
     pub fn anonymous_bytes(&self) -> Result<u64> {
         let text = fs::read_to_string(self.path.join("memory.stat"))?;
         let name = if self.is_version_2 { "anon " } else { "rss " };

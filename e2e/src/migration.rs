@@ -1,5 +1,5 @@
-//! `gaia-e2e migrate`: a platform that knows nothing but one shared API key goes to mutual TLS and tokens alone, and back, and there
-//! again, while it is used. Callers move one by one; each step says who still uses the key.
+//! `gaia-e2e migrate`: migrates a platform with one shared API key to mutual TLS and tokens, back, and
+//! again, under load. Callers migrate one by one; each step lists the remaining users of the key.
 
 mod callers;
 
@@ -17,30 +17,30 @@ use crate::five::{Five, How, NAMESPACE};
 use crate::progress::tell;
 use crate::wait::{self, Seen};
 
-/// What the walk came to.
+/// The result of the migration.
 #[derive(Debug)]
 pub struct Walk {
     /// Requests by caller.
     pub counts: Vec<(&'static str, Counts)>,
-    /// How long it took.
+    /// Its duration.
     pub took: Duration,
 }
 
 impl Walk {
-    /// Whether every request got what the step that it fell into promises.
+    /// True if every request had the result that its step specifies.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.counts.iter().all(|(_, counts)| counts.failed == 0 && counts.unexplained == 0 && counts.answered > 0)
     }
 }
 
-/// Walks the whole way on a control plane that has nothing else.
+/// Runs the whole migration on an empty control plane.
 ///
 /// # Errors
-/// The step that did not go as it should, and why.
+/// The step that failed, and the reason.
 pub async fn walk(plane: ControlPlane) -> Result<Walk> {
     let started = Instant::now();
-    tell("A platform as it was: one shared API key, plain HTTP between services.");
+    tell("The old platform: one shared API key, plain HTTP between services.");
     let callers = json!([
         { "service": "gateway", "onBehalfOf": true },
         { "service": "web-service", "onBehalfOf": true },
@@ -64,7 +64,7 @@ pub async fn walk(plane: ControlPlane) -> Result<Walk> {
             counts.answered, counts.explained, counts.unexplained, counts.failed
         ));
     }
-    // Its signature is what makes it a token; what it says of its user may be told.
+    // The signature makes it a token; its claims may be logged.
     let signature = user_token.rsplit('.').next().unwrap_or_default();
     search_for_secrets(&plane, &five, &[&five.api_key, PASSWORD, signature]).await?;
     Ok(walk)
@@ -108,11 +108,11 @@ impl Walker {
         let sunset = SystemClock.now() + SignedDuration::from_hours(24 * 30);
         let auth = json!({ "auth": { "deprecationHeaders": true, "sunsetTime": sunset.round(jiff::Unit::Second)? } });
         self.five.upgrade(&self.plane, &json!({ "gaiaServices": auth })).await?;
-        wait::until_true("whoever uses the key is told that it will end", SOON, async || {
+        wait::until_true("users of the key get deprecation headers", SOON, async || {
             anyhow::Ok(self.callers.was_told_of_the_end())
         })
         .await?;
-        self.step("Whoever uses the key is told so in every answer: Deprecation, Sunset").await
+        self.step("Every answer to the key has the headers Deprecation and Sunset").await
     }
 
     async fn brown_out(&mut self) -> Result<()> {
@@ -152,11 +152,11 @@ impl Walker {
         let message = wait::until("JWTOnly is refused", SOON, look).await?;
         let service = self.service("asset-service").await?;
         ensure!(service["status"]["auth"]["mode"] == "Dual", "the mode of before does not run: {}", service["status"]);
-        // Strict was asked for in the same edit: callers without a certificate must not be cut off by it.
+        // Strict was requested in the same edit: callers without a certificate must not be refused by it.
         ensure!(service["status"]["tls"]["mode"] == "Permissive", "Strict did not wait: {}", service["status"]);
         tell(format_args!("   JWTOnly was asked for and is refused: {message}"));
         self.callers.batch_with_tokens()?;
-        self.step("The batch job has moved to tokens too: nobody uses the key").await
+        self.step("The batch job uses tokens too: the key is unused").await
     }
 
     /// The first time the annotation replaces the evidence of a month, both for keys and for callers without a certificate.
@@ -183,10 +183,10 @@ impl Walker {
     async fn back(&mut self) -> Result<()> {
         self.upgrade_all(&json!({ "tls": { "mode": "Permissive" }, "auth": { "mode": "Dual" } })).await?;
         self.runs("Dual").await?;
-        self.step("Back to both: at any time, and nobody notices").await
+        self.step("Back to both, at any time and without a failed request").await
     }
 
-    /// Gateway and web-service call the others in another way from now on.
+    /// Changes the calls of gateway and web-service to the others.
     async fn restart_callers(&self, how: How) -> Result<()> {
         for service in self.five.gateways.iter().chain([&self.five.web]) {
             self.five.restart(service, how).await?;
@@ -194,13 +194,13 @@ impl Walker {
         Ok(())
     }
 
-    /// The same for every service, and for asset-service too, which has wishes of its own by now.
+    /// The same for every service, and for asset-service too, which has settings of its own by now.
     async fn upgrade_all(&mut self, wanted: &Value) -> Result<()> {
         let values = json!({ "gaiaServices": wanted, "assetService": { "gaiaService": wanted } });
         self.five.upgrade(&self.plane, &values).await
     }
 
-    /// Until the operator says that this mode runs everywhere, and every process has taken its policy.
+    /// Waits until the operator reports that this mode is in force everywhere, and every process has loaded its policy.
     async fn runs(&self, mode: &str) -> Result<()> {
         for name in SERVICES {
             let runs = async || match self.service(name).await {
@@ -218,7 +218,7 @@ impl Walker {
             };
             wait::until(&format!("{name} mounts {mode}"), SOON, taken).await?;
         }
-        // Each looks at its directory once a second.
+        // Each polls its directory once a second.
         tokio::time::sleep(Duration::from_secs(3)).await;
         Ok(())
     }
@@ -228,7 +228,7 @@ impl Walker {
         Ok(serde_json::from_str(&text)?)
     }
 
-    /// A while under load, and then what the platform says of itself.
+    /// Some seconds under load, and then the platform's own report.
     async fn step(&mut self, what: &str) -> Result<()> {
         self.step += 1;
         self.answered_again(50).await?;
@@ -241,14 +241,16 @@ impl Walker {
         Ok(())
     }
 
-    /// Until everybody had so many good answers more.
+    /// Waits until all callers have so many more successful answers.
     async fn answered_again(&self, times: u64) -> Result<()> {
         let enough = self.callers.answered() + times;
-        wait::until_true("everybody was answered again", SOON, async || anyhow::Ok(self.callers.answered() >= enough))
-            .await
+        wait::until_true("all callers were answered again", SOON, async || {
+            anyhow::Ok(self.callers.answered() >= enough)
+        })
+        .await
     }
 
-    /// Who used the key at asset-service, and when last.
+    /// The users of the key at asset-service, and their last day.
     async fn ledger(&self) -> Result<String> {
         let path = r"jsonpath={.data.ledger\.json}";
         let get = ["get", "configmap", "asset-service-ledger", "-n", NAMESPACE, "--ignore-not-found", "-o", path];
@@ -267,7 +269,7 @@ impl Walker {
     }
 }
 
-/// Whatever was logged, told as an event or a status, or counted, in the whole walk: none of it holds a secret.
+/// Checks that no log, event, status or metric of the whole run holds a secret.
 async fn search_for_secrets(plane: &ControlPlane, five: &Five, secrets: &[&str]) -> Result<()> {
     let mut places: Vec<(String, String)> = vec![];
     for (name, service) in five.services() {
@@ -291,7 +293,7 @@ async fn search_for_secrets(plane: &ControlPlane, five: &Five, secrets: &[&str])
     Ok(())
 }
 
-/// What a service that takes tokens alone is declared with.
+/// The spec of a service that accepts only tokens.
 fn only_tokens() -> Value {
     json!({ "tls": { "mode": "Strict" }, "auth": { "mode": "JWTOnly", "brownoutWindows": [] } })
 }

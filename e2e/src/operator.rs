@@ -12,22 +12,22 @@ use crate::control_plane::ports;
 use crate::process::{Process, ProcessSpec};
 use crate::{http, programs, wait};
 
-/// How to run the operator.
+/// Options of the operator.
 #[derive(Clone, Debug)]
 pub struct OperatorOptions {
-    /// What to call this replica; also the name of its log file.
+    /// The name of this replica, and of its log file.
     pub name: String,
-    /// Who it is: see [`Cluster::kubeconfig_for_service_account`].
+    /// Its identity: see [`Cluster::kubeconfig_for_service_account`].
     pub kubeconfig: PathBuf,
-    /// `GAIA_OPERATOR_NAMESPACE`: where its rings are.
+    /// `GAIA_OPERATOR_NAMESPACE`: the namespace of its rings.
     pub namespace: String,
-    /// Where its log goes.
+    /// The directory of its log.
     pub logs: PathBuf,
     /// Further flags of `gaia-operator run`.
     pub flags: Vec<String>,
     /// Further environment variables.
     pub env: BTreeMap<String, String>,
-    /// Takes the place of `/etc/hosts` for this process. Needs [`crate::tier::mount_namespace`].
+    /// Replaces `/etc/hosts` for this process. Needs [`crate::tier::mount_namespace`].
     pub hosts: Option<PathBuf>,
 }
 
@@ -66,7 +66,7 @@ impl OperatorOptions {
         self
     }
 
-    /// With a file in place of `/etc/hosts`. It is read at each look-up, so it can be rewritten in place.
+    /// With a file in place of `/etc/hosts`. It is read at each look-up, so it can be changed later.
     #[must_use]
     pub fn hosts(mut self, file: &Path) -> Self {
         self.hosts = Some(file.to_owned());
@@ -93,7 +93,7 @@ pub struct OperatorProcess {
 }
 
 impl OperatorProcess {
-    /// Starts `gaia-operator run`. It is not waited for: see [`Self::wait_ready`].
+    /// Starts `gaia-operator run`, without waiting: see [`Self::wait_ready`].
     ///
     /// # Errors
     /// If the binary is not built.
@@ -118,10 +118,10 @@ impl OperatorProcess {
         &self.admin
     }
 
-    /// Waits until `/readyz` says yes.
+    /// Waits until `/readyz` is successful.
     ///
     /// # Errors
-    /// If the operator ends, or does not get ready within `timeout`: with the end of its log.
+    /// If the operator ends, or does not become ready within `timeout`: with the end of its log.
     pub async fn wait_ready(&self, timeout: Duration) -> Result<()> {
         let ready = async || match self.process.check_running() {
             Ok(()) => self.ready().await.map(Ok),
@@ -132,7 +132,7 @@ impl OperatorProcess {
         result.map_err(|error| error.context(format!("the end of its log:\n{}", self.process.log_tail())))?
     }
 
-    /// What `/metrics` says.
+    /// The content of `/metrics`.
     ///
     /// # Errors
     /// If it does not answer with 200.
@@ -151,7 +151,7 @@ impl OperatorProcess {
     }
 }
 
-/// Whatever can be done with a process can be done with the operator.
+/// All operations on a process are available on the operator.
 impl Deref for OperatorProcess {
     type Target = Process;
 

@@ -1,5 +1,5 @@
 //! A small platform on a loopback cluster: the operator, auth-service, asset-service, and a service `web` in this process
-//! that calls the latter. Each of their instances is known to the operator by its GaiaService's `spec.endpoints`.
+//! that calls the latter. The operator finds their instances by the `spec.endpoints` of their GaiaServices.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,7 +30,7 @@ use crate::{
     ServiceProcess, chart, services, wait,
 };
 
-/// What a platform is to be like.
+/// Options of a platform.
 #[derive(Clone, Debug)]
 pub struct PlatformOptions {
     /// The namespace of its services, and the name of its TrustDomain.
@@ -39,9 +39,9 @@ pub struct PlatformOptions {
     pub domain: Value,
     /// Merged into the spec of every GaiaService.
     pub services: Value,
-    /// How many instances asset-service has.
+    /// The number of asset-service instances.
     pub asset_instances: usize,
-    /// How many instances gateway has; 0: there is none.
+    /// The number of gateway instances; 0: none.
     pub gateway_instances: usize,
     /// Flags of the operator.
     pub operator_flags: Vec<String>,
@@ -50,7 +50,7 @@ pub struct PlatformOptions {
 }
 
 impl Default for PlatformOptions {
-    /// Times of propagation that suit mounted directories which follow within two seconds, and one instance of each.
+    /// Propagation times for mounted directories that follow within two seconds, and one instance of each.
     fn default() -> Self {
         Self {
             name: "shop".to_owned(),
@@ -64,7 +64,7 @@ impl Default for PlatformOptions {
     }
 }
 
-/// A platform. Dropping it stops its processes; what it made in the cluster stays.
+/// A platform. Dropping it stops its processes; its objects in the cluster stay.
 pub struct Platform {
     /// The administrator.
     pub client: Client,
@@ -78,9 +78,9 @@ pub struct Platform {
     pub assets: Vec<ServiceProcess>,
     /// The instances of gateway.
     pub gateways: Vec<ServiceProcess>,
-    /// The service that calls, as long as it runs.
+    /// The calling service, while it runs.
     pub caller: Arc<Caller>,
-    /// The API key that asset-service takes.
+    /// The API key that asset-service accepts.
     pub api_key: Arc<str>,
     _web: KeptProjection,
 }
@@ -177,29 +177,29 @@ impl Platform {
         }
     }
 
-    /// The same of programs from outside that come through gateway.
+    /// The same for external programs that call through gateway.
     #[must_use]
     pub fn load_through_gateway(&self) -> LoadOptions {
         LoadOptions { asset_url: Uri::from_static(EDGE_URL), ..self.load(Traffic::ApiKey) }
     }
 
-    /// Waits until TrustDomain and services are Ready as they are declared now.
+    /// Waits until TrustDomain and services are Ready for their present specs.
     ///
     /// # Errors
-    /// If they do not become so, with what they say.
+    /// If they do not become Ready, with their conditions.
     pub async fn wait_until_ready(&self) -> Result<()> {
         Declared { client: self.client.clone(), name: self.name.clone() }.wait_until_ready().await
     }
 }
 
-/// What is declared of a platform.
+/// The objects of a platform.
 pub(crate) struct Declared {
     client: Client,
     name: String,
 }
 
 impl Declared {
-    /// Declares all of it, and waits until it is Ready and `web` may call.
+    /// Applies all of them, and waits until they are Ready and `web` may call.
     pub(crate) async fn new(
         cluster: &Cluster,
         name: &str,
@@ -214,7 +214,7 @@ impl Declared {
         Ok(declared)
     }
 
-    /// Declares gateway, which acts for others at asset-service, and takes the key that auth-service exchanges.
+    /// Applies gateway, which calls on behalf of others at asset-service, and accepts the key that auth-service exchanges.
     async fn add_gateway(&self, cluster: &Cluster, services: &Value, api_key: &str) -> Result<()> {
         let Self { name, .. } = self;
         let keys = |service: &str| {
@@ -262,7 +262,7 @@ impl Declared {
 
 fn is_ready(kind: &str, meta: &ObjectMeta, observed: Option<i64>, conditions: &[Condition]) -> Result<()> {
     let name = meta.name.as_deref().unwrap_or_default();
-    ensure!(observed == meta.generation, "{kind} {name} was changed, and the operator has not looked at it yet");
+    ensure!(observed == meta.generation, "{kind} {name} was changed, and the operator has not reconciled it yet");
     let ready = find_condition(conditions, READY).with_context(|| format!("{kind} {name} has no condition Ready"))?;
     ensure!(ready.status == "True", "{kind} {name} is not Ready: {}, {}", ready.reason, ready.message);
     Ok(())
@@ -345,11 +345,11 @@ fn api_keys(api_key: &str) -> ApiKeys {
     ApiKeys { schema_version: SCHEMA_VERSION, keys: vec![record] }
 }
 
-/// Where the operator and its rings are.
+/// The namespace of the operator and its rings.
 pub const OPERATOR_NAMESPACE: &str = "gaia-system";
 pub(crate) const WEB: &str = "web";
 const SERVICES: [&str; 3] = [AUTH_SERVICE, ASSET_SERVICE, WEB];
-/// What programs from outside call gateway.
+/// The name by which external programs call gateway.
 const EDGE: &str = "gateway.example";
 const EDGE_URL: &str = "http://gateway.example";
 const API_KEYS: &str = "asset-service-api-keys";

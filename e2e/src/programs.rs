@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 
-/// One of Gaia's binaries: in `GAIA_BIN_DIR`, else in the target directory that this program was built into.
+/// One of Gaia's binaries: in `GAIA_BIN_DIR`, else in the target directory of this program.
 ///
 /// # Errors
-/// If it is not there, with how to build it.
+/// If it does not exist, with the command that builds it.
 pub fn locate(name: &str) -> Result<PathBuf> {
     let path = directory()?.join(name);
     ensure!(
@@ -18,10 +18,10 @@ pub fn locate(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Where Gaia's binaries are.
+/// The directory of Gaia's binaries.
 ///
 /// # Errors
-/// If this program's own path is not known.
+/// If this program's own path is unknown.
 pub fn directory() -> Result<PathBuf> {
     if let Some(dir) = std::env::var_os("GAIA_BIN_DIR") {
         return Ok(std::path::absolute(dir)?);

@@ -1,4 +1,4 @@
-//! What the person in front of the terminal sees: progress on standard error, and only there.
+//! Output on the terminal: progress on standard error.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -9,16 +9,16 @@ use tokio::time::Instant;
 
 /// Writes one line to standard error, past the capture of the test runner.
 pub fn say(line: impl Display) {
-    // A closed standard error is no reason to fail.
+    // A closed standard error is not a failure.
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
-/// Writes one line to standard output: what a command is for.
+/// Writes one line to standard output, for the result of a command.
 pub fn tell(line: impl Display) {
     let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
-/// Says that something still runs, once it has taken more than two seconds and then every few.
+/// Reports that a task still runs, once it has taken more than two seconds and then every few seconds.
 pub async fn watched<T>(what: &str, work: impl Future<Output = T>) -> T {
     let mut work = pin!(work);
     let started = Instant::now();
@@ -31,7 +31,7 @@ pub async fn watched<T>(what: &str, work: impl Future<Output = T>) -> T {
     }
 }
 
-/// Something that takes long enough to deserve a sign of life.
+/// A task that is long enough for progress messages.
 #[derive(Debug)]
 pub struct Task {
     what: String,
@@ -48,7 +48,7 @@ impl Task {
         Self { what, started, reported: started }
     }
 
-    /// Says that the task still runs, if the last line about it is older than a few seconds.
+    /// Reports that the task still runs, if the last line about it is older than a few seconds.
     pub fn tick(&mut self, detail: impl Display) {
         if self.reported.elapsed() >= EVERY {
             self.reported = Instant::now();
@@ -56,7 +56,7 @@ impl Task {
         }
     }
 
-    /// Says that the task is done, and how long it took.
+    /// Reports that the task is done, with its duration.
     pub fn done(self) {
         say(format_args!("{}: done in {:.1} s", self.what, self.started.elapsed().as_secs_f32()));
     }

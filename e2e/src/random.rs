@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 
-/// Bytes that nobody can guess.
+/// Cryptographically random bytes.
 ///
 /// # Errors
 /// If the system has none.

@@ -1,4 +1,4 @@
-//! Gaia's services as local processes, each on a mounted directory as its pod would have it.
+//! Gaia's services as local processes, each on a mounted directory like that of its pod.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -42,7 +42,7 @@ pub fn mount(service: &str, trust_domain: &str) -> Vec<Source> {
     ]
 }
 
-/// What the token issuer mounts besides: the active signing key and the grants.
+/// The additional mounts of the token issuer: the active signing key and the grants.
 #[must_use]
 pub fn issuer_mount(service: &str, trust_domain: &str) -> Vec<Source> {
     use names::key;
@@ -52,14 +52,14 @@ pub fn issuer_mount(service: &str, trust_domain: &str) -> Vec<Source> {
     sources
 }
 
-/// The API key of an outside issuer of user tokens, as every service that takes its tokens mounts it: the Secret of
+/// The API key of an external issuer of user tokens, as mounted by every service that accepts its tokens: the Secret of
 /// `spec.userTokenIssuers[].apiKeySecretRef`, in the service's own namespace.
 #[must_use]
 pub fn issuer_key_mount(issuer: &str, secret: &str) -> Source {
     Source::secret(secret).item(names::key::ISSUER_API_KEY, &names::issuer_key(issuer)).optional()
 }
 
-/// Tells the operator where the instances of a service are, where there are no pods for it to find.
+/// Lists the instances of a service in its GaiaService, where there are no pods.
 ///
 /// # Errors
 /// If there is no such GaiaService, or the API server does not answer.
@@ -79,7 +79,7 @@ pub fn loopback_endpoints(namespaces: &[&str]) -> Value {
 /// Waits until a caller is in the grants that the issuer of a TrustDomain mounts: a GaiaService may be Ready before.
 ///
 /// # Errors
-/// If it is not there within `timeout`.
+/// If it is not in there within `timeout`.
 pub async fn wait_for_grant(
     client: &Client,
     namespace: &str,
@@ -94,13 +94,13 @@ pub async fn wait_for_grant(
         let grants: Grants = mount::read(names::key::GRANTS, text.as_bytes())?;
         let id = grants.services.iter().find(|service| service.name == caller).map(|service| &service.spiffe_id);
         let id = id.with_context(|| format!("{caller} is not among the services"))?;
-        ensure!(grants.grants.iter().any(|grant| grant.caller == *id), "{id} may call nobody");
+        ensure!(grants.grants.iter().any(|grant| grant.caller == *id), "{id} may call no service");
         Ok(())
     };
     wait::until(&format!("{caller} may call"), timeout, granted).await
 }
 
-/// How to run a service.
+/// Options of a service.
 #[derive(Clone, Debug)]
 pub struct ServiceOptions {
     /// The name of its GaiaService.
@@ -109,15 +109,15 @@ pub struct ServiceOptions {
     pub program: Option<(PathBuf, Vec<OsString>)>,
     /// The namespace of its GaiaService.
     pub namespace: String,
-    /// Which of several instances, if there are several.
+    /// The number of this instance, if there are several.
     pub instance: Option<usize>,
-    /// What is mounted.
+    /// The mounted objects.
     pub sources: Vec<Source>,
-    /// Holds the mounted directory, `<name>` or `<name>-<instance>`, and the data of all instances, `<name>-data`.
+    /// The parent of the mounted directory, `<name>` or `<name>-<instance>`, and of the data of all instances, `<name>-data`.
     pub dir: PathBuf,
-    /// Where its log goes.
+    /// The directory of its log.
     pub logs: PathBuf,
-    /// Further environment variables. The mounted directory is looked at every second unless they say otherwise.
+    /// Further environment variables. The mounted directory is polled every second unless they set another interval.
     pub env: BTreeMap<String, String>,
 }
 
@@ -127,12 +127,12 @@ impl ServiceOptions {
         Self::of(cluster, namespace, AUTH_SERVICE, issuer_mount(AUTH_SERVICE, trust_domain))
     }
 
-    /// The keeper of files. It takes the API keys of the Secret `asset-service-api-keys`.
+    /// asset-service. It accepts the API keys of the Secret `asset-service-api-keys`.
     pub fn asset_service(cluster: &Cluster, namespace: &str, trust_domain: &str) -> Self {
         Self::of(cluster, namespace, ASSET_SERVICE, mount(ASSET_SERVICE, trust_domain))
     }
 
-    /// The way in for users, to these services. It takes the API keys of the Secret `gateway-api-keys`.
+    /// gateway, with these upstreams. It accepts the API keys of the Secret `gateway-api-keys`.
     pub fn gateway(cluster: &Cluster, namespace: &str, trust_domain: &str, behind: &[&ServiceProcess]) -> Self {
         let mut options = Self::of(cluster, namespace, GATEWAY, mount(GATEWAY, trust_domain));
         options.env.insert("GAIA_RESOLVE".to_owned(), resolve(behind));
@@ -142,7 +142,7 @@ impl ServiceOptions {
         options
     }
 
-    /// A service that is not Gaia's own, run as this program with these arguments. It takes the API keys of the Secret
+    /// A service other than Gaia's own, run as this program with these arguments. It accepts the API keys of the Secret
     /// `<name>-api-keys`.
     pub fn other(
         cluster: &Cluster,
@@ -154,7 +154,7 @@ impl ServiceOptions {
         Self { program: Some(program), ..Self::of(cluster, namespace, name, mount(name, trust_domain)) }
     }
 
-    /// Any service: the program `name` on what is mounted for the GaiaService of that name.
+    /// Any service: the program `name` on the files of the GaiaService of that name.
     pub fn of(cluster: &Cluster, namespace: &str, name: &str, sources: Vec<Source>) -> Self {
         Self {
             name: name.to_owned(),
@@ -190,8 +190,8 @@ impl ServiceOptions {
     }
 }
 
-/// A running service, with its mounted directory kept in line. It is a [`Process`]: it can be killed, paused and
-/// restarted, and keeps its addresses and its directory through it.
+/// A running service, with an up-to-date mounted directory. It is a [`Process`]: it can be killed, paused and
+/// restarted, and keeps its addresses and its directory.
 #[derive(Debug)]
 pub struct ServiceProcess {
     process: Process,
@@ -203,11 +203,11 @@ pub struct ServiceProcess {
 }
 
 impl ServiceProcess {
-    /// Waits until everything it mounts is there, as kubelet does, and starts it. It is not waited for: see
+    /// Waits until all mounted objects exist, as kubelet does, and starts the service without waiting for it: see
     /// [`Self::wait_ready`].
     ///
     /// # Errors
-    /// If something it mounts does not come to be, or the binary is not built.
+    /// If a mounted object does not appear, or the binary is not built.
     pub async fn start(cluster: &Cluster, options: ServiceOptions) -> Result<Self> {
         let ServiceOptions { name, program, namespace, instance, sources, dir, logs, env } = options;
         let own_name = instance.map_or_else(|| name.clone(), |instance| format!("{name}-{instance}"));
@@ -239,22 +239,22 @@ impl ServiceProcess {
         Ok(Self { process, mount: mount.keep(), server_name: format!("{name}.{namespace}.svc"), mesh, admin, edge })
     }
 
-    /// What its pod has as `/etc/gaia`.
+    /// The `/etc/gaia` of its pod.
     pub fn dir(&self) -> &Path {
         self.mount.dir()
     }
 
-    /// The name that its leaf is for and its callers use: `<name>.<namespace>.svc`.
+    /// The name that its leaf is issued for and its callers use: `<name>.<namespace>.svc`.
     pub fn server_name(&self) -> &str {
         &self.server_name
     }
 
-    /// Where other services reach it, with TLS.
+    /// Its TLS address for other services.
     pub fn mesh_address(&self) -> SocketAddr {
         self.mesh
     }
 
-    /// Where users reach it, if it is gateway or web-service: in plain HTTP, as behind an ingress.
+    /// Its address for users, of gateway or web-service: plain HTTP, as behind an ingress.
     pub fn edge_address(&self) -> SocketAddr {
         self.edge
     }
@@ -264,10 +264,10 @@ impl ServiceProcess {
         self.admin
     }
 
-    /// Waits until `/readyz` says yes.
+    /// Waits until `/readyz` is successful.
     ///
     /// # Errors
-    /// If the service ends, or does not get ready within `timeout`: with the end of its log.
+    /// If the service ends, or does not become ready within `timeout`: with the end of its log.
     pub async fn wait_ready(&self, timeout: Duration) -> Result<()> {
         let ready = async || match self.process.check_running() {
             Ok(()) => self.get("/readyz").await.map(Ok),
@@ -280,7 +280,7 @@ impl ServiceProcess {
         result.map(drop)
     }
 
-    /// What `/metrics` says.
+    /// The content of `/metrics`.
     ///
     /// # Errors
     /// If it does not answer with 200.
@@ -288,10 +288,10 @@ impl ServiceProcess {
         self.get("/metrics").await
     }
 
-    /// The leaf that it shows at this moment to whoever connects, verified against the roots it has mounted itself.
+    /// The leaf that it presents to clients now, verified against its own mounted roots.
     ///
     /// # Errors
-    /// If nobody answers, or what is shown is not good for the service's name.
+    /// If there is no answer, or the leaf is not valid for the service's name.
     pub async fn served_leaf(&self) -> Result<Certificate> {
         let roots = std::fs::read(self.dir().join(names::key::CA_CERT)).context("cannot read the mounted roots")?;
         served_leaf(self.mesh, &self.server_name, roots).await
@@ -300,7 +300,7 @@ impl ServiceProcess {
     /// Waits until it serves the leaf with this serial number.
     ///
     /// # Errors
-    /// If it does not within `timeout`, with what it serves.
+    /// If it does not within `timeout`, with the leaf it serves.
     pub async fn wait_serving(&self, serial: &str, timeout: Duration) -> Result<Certificate> {
         let look = async || -> Result<Certificate> {
             let leaf = self.served_leaf().await?;
@@ -317,7 +317,7 @@ impl ServiceProcess {
     }
 }
 
-/// Whatever can be done with a process can be done with a service.
+/// All operations on a process are available on a service.
 impl Deref for ServiceProcess {
     type Target = Process;
 
@@ -326,7 +326,7 @@ impl Deref for ServiceProcess {
     }
 }
 
-/// Where services are, as `GAIA_RESOLVE` says it: by both names that callers use, `name.namespace.svc` and `name`.
+/// The addresses of services in the form of `GAIA_RESOLVE`, by both names that callers use: `name.namespace.svc` and `name`.
 #[must_use]
 pub fn resolve(services: &[&ServiceProcess]) -> String {
     let entries = services.iter().flat_map(|service| {
@@ -337,10 +337,10 @@ pub fn resolve(services: &[&ServiceProcess]) -> String {
     entries.collect::<Vec<_>>().join(",")
 }
 
-/// The leaf that a TLS server shows, verified for `server_name` against `roots` (PEM).
+/// The leaf that a TLS server presents, verified for `server_name` against `roots` (PEM).
 ///
 /// # Errors
-/// If nobody answers within five seconds, or the leaf does not verify.
+/// If there is no answer within five seconds, or the leaf does not verify.
 pub async fn served_leaf(address: SocketAddr, server_name: &str, roots: Vec<u8>) -> Result<Certificate> {
     let name = ServerName::try_from(server_name.to_owned())?;
     tokio::task::spawn_blocking(move || handshake(address, name, &roots)).await?
@@ -368,13 +368,13 @@ fn handshake(address: SocketAddr, name: ServerName<'static>, roots: &[u8]) -> Re
 
 /// The token issuer.
 pub const AUTH_SERVICE: &str = "auth-service";
-/// The way in for users.
+/// gateway.
 pub const GATEWAY: &str = "gateway";
-/// The keeper of files.
+/// asset-service.
 pub const ASSET_SERVICE: &str = "asset-service";
-/// The pages.
+/// web-service.
 pub const WEB_SERVICE: &str = "web-service";
-/// Those that people and programs from outside reach.
+/// Services that users and external programs reach.
 pub(crate) const WITH_EDGE: [&str; 2] = [GATEWAY, WEB_SERVICE];
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(30);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! A service as a local process on files that no operator wrote: for what needs no cluster.
+//! A service as a local process on files that the test writes, without a cluster.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,21 +17,21 @@ use crate::{MemoryCgroup, Process, ProcessSpec, http, programs, wait};
 #[derive(Debug)]
 pub struct Standalone {
     process: Process,
-    /// Where other services reach it.
+    /// Its address for other services.
     pub mesh: SocketAddr,
-    /// Where its probes and metrics are.
+    /// The address of its probes and metrics.
     pub admin: SocketAddr,
-    /// Where users reach it, if it has an edge.
+    /// Its address for users, if it has an ingress listener.
     pub edge: SocketAddr,
-    /// What is mounted; it may be swapped.
+    /// The mounted files; they may be replaced.
     pub mount: Mount,
 }
 
 impl Standalone {
-    /// Runs a program of Gaia's with these files mounted, its log and everything else of it in `dir`, and waits until it is ready.
+    /// Runs one of Gaia's programs with these files mounted, its log and all other files in `dir`, and waits until it is ready.
     ///
     /// # Errors
-    /// If it is not built, or does not get ready: with the end of its log.
+    /// If it is not built, or does not become ready: with the end of its log.
     pub async fn start(program: &str, dir: &Path, files: &MountedFiles, env: &[(&str, &str)]) -> Result<Self> {
         Self::start_within(program, dir, files, env, None).await
     }
@@ -79,7 +79,7 @@ impl Standalone {
         Ok(service)
     }
 
-    /// What `/readyz` says, if it is that the service is ready.
+    /// The content of `/readyz`, if the service is ready.
     ///
     /// # Errors
     /// If it is not.
@@ -87,7 +87,7 @@ impl Standalone {
         self.get("/readyz").await.map(drop)
     }
 
-    /// What `/metrics` says.
+    /// The content of `/metrics`.
     ///
     /// # Errors
     /// If it does not answer with 200.

@@ -1,9 +1,9 @@
-//! A cluster that outlives the command that started it: `gaia-e2e cluster up`, `down` and `status`, and `gaia-e2e demo
+//! A cluster that stays up after its command: `gaia-e2e cluster up`, `down` and `status`, and `gaia-e2e demo
 //! --keep`.
 //!
 //! A supervisor process owns the cluster. It holds a lock on `supervisor.lock` in the cluster's directory for as long as
-//! it lives, with its process id in the file, so who it is and whether it runs is never in doubt. All that it started
-//! dies with it.
+//! it runs, with its process id in the file, so its identity and state are always known. All processes that it started
+//! end with it.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -19,18 +19,18 @@ use crate::assets::{ControlPlaneAssets, controlplane};
 use crate::progress::{say, tell};
 use crate::{ControlPlane, ControlPlaneOptions, Node, dirs, node, wait};
 
-/// Which cluster.
+/// A kind of cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A control plane on loopback.
     Loopback,
     /// A whole node. Needs root.
     Node,
-    /// The demo: a control plane on loopback with Gaia at work on it.
+    /// The demo: a control plane on loopback with operator and services.
     Demo,
 }
 
-/// The place of one cluster.
+/// The directory of one cluster.
 #[derive(Clone, Debug)]
 pub struct Site {
     kind: Kind,
@@ -50,7 +50,7 @@ impl Site {
         Ok(Self { kind, dir })
     }
 
-    /// Where its files are.
+    /// The directory of its files.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -61,14 +61,14 @@ impl Site {
         std::fs::read_to_string(self.dir.join(READY)).ok().map(PathBuf::from)
     }
 
-    /// Starts the cluster, unless it is up, and returns the administrator's kubeconfig. What an earlier cluster left in
-    /// the directory is removed first.
+    /// Starts the cluster, unless it is up, and returns the administrator's kubeconfig. Files of an earlier cluster in
+    /// the directory are removed first.
     ///
     /// # Errors
-    /// If the cluster does not come up, with what the supervisor said.
+    /// If the cluster does not come up, with the supervisor's error.
     pub async fn up(&self) -> Result<PathBuf> {
         std::fs::create_dir_all(&self.dir).with_context(|| format!("cannot create {}", self.dir.display()))?;
-        // Two at once: the second waits here and then finds the cluster of the first.
+        // Of two concurrent calls the second waits here and then finds the cluster of the first.
         let _one_starter = self.lock_for_starting().await?;
         if let Some(kubeconfig) = self.kubeconfig() {
             return Ok(kubeconfig);
@@ -88,11 +88,11 @@ impl Site {
         result
     }
 
-    /// Gets what the cluster is made of. Here and not in the supervisor, because a build takes long, and this is where the
-    /// person who waits for it sees its progress.
+    /// Builds the parts of the cluster. Not in the supervisor, because a build takes long, and this process shows its
+    /// progress on the terminal.
     ///
     /// # Errors
-    /// If it cannot be had.
+    /// If one cannot be built.
     pub async fn prepare(&self) -> Result<()> {
         match self.kind {
             Kind::Loopback | Kind::Demo => drop(tokio::task::spawn_blocking(ControlPlaneAssets::locate).await??),
@@ -104,7 +104,7 @@ impl Site {
         Ok(())
     }
 
-    /// Stops the cluster, if it is up, and removes all it left but its logs.
+    /// Stops the cluster, if it is up, and removes all its files except logs.
     ///
     /// # Errors
     /// If the supervisor does not end.
@@ -120,10 +120,10 @@ impl Site {
         self.clean()
     }
 
-    /// Makes the images of a docker-archive tar known to the node.
+    /// Imports the images of a docker-archive tar into the node.
     ///
     /// # Errors
-    /// If no node is up here, or it does not take them.
+    /// If no node is up here, or it refuses them.
     pub async fn load_image(&self, tar: &Path) -> Result<()> {
         ensure!(self.kind == Kind::Node, "only a node runs images: use --node");
         ensure!(self.kubeconfig().is_some(), "no node is up in {}", self.dir.display());
@@ -138,21 +138,21 @@ impl Site {
         self.supervise_with(self.run_cluster()).await
     }
 
-    /// Runs what `body` does, as the owner of this place, until SIGTERM.
+    /// Runs `body`, as the owner of this directory, until SIGTERM.
     ///
     /// # Errors
-    /// Those of `body`, or if the place has an owner.
+    /// Errors of `body`, or if the directory has an owner.
     pub async fn supervise_with(&self, body: impl Future<Output = Result<()>>) -> Result<()> {
-        // Away from the terminal and the process group of the command that started us. Fails only for a group leader,
-        // as a supervisor that is run by hand is.
+        // Leaves the terminal and the process group of the command that started it. Fails only for a group leader,
+        // such as a supervisor that is run by hand.
         let _ = rustix::process::setsid();
         self.occupy(body).await.map(drop)
     }
 
-    /// Runs `body` as the one owner of this place, until it ends, or until SIGTERM or Ctrl-C: then there is no result.
+    /// Runs `body` as the one owner of this directory, until it ends, or until SIGTERM or Ctrl-C: then there is no result.
     ///
     /// # Errors
-    /// Those of `body`, or if the place has an owner.
+    /// Errors of `body`, or if the directory has an owner.
     pub async fn occupy<T>(&self, body: impl Future<Output = Result<T>>) -> Result<Option<T>> {
         std::fs::create_dir_all(&self.dir).with_context(|| format!("cannot create {}", self.dir.display()))?;
         let _lock = self.become_supervisor()?;
@@ -180,17 +180,17 @@ impl Site {
         }
     }
 
-    /// Lets [`Self::up`] and [`Self::kubeconfig`] know that the cluster is up.
+    /// Marks the cluster as up for [`Self::up`] and [`Self::kubeconfig`].
     ///
     /// # Errors
-    /// If that cannot be written down.
+    /// If the mark cannot be written.
     pub fn announce(&self, kubeconfig: &Path) -> Result<()> {
         let unfinished = self.dir.join("ready.tmp");
         std::fs::write(&unfinished, kubeconfig.to_str().context("the path is not UTF-8")?)?;
         Ok(std::fs::rename(unfinished, self.dir.join(READY))?)
     }
 
-    /// The supervisor's process id, if it lives.
+    /// The supervisor's process id, if it runs.
     fn supervisor(&self) -> Option<Pid> {
         let mut file = File::open(self.dir.join(LOCK)).ok()?;
         if file.try_lock_shared().is_ok() {
@@ -229,7 +229,7 @@ impl Site {
         command.spawn().context("cannot start the supervisor")
     }
 
-    /// Removes all that an earlier cluster left here.
+    /// Removes all files of an earlier cluster here.
     ///
     /// # Errors
     /// If something cannot be removed.
@@ -238,12 +238,12 @@ impl Site {
         dirs::remove(&self.dir.join("logs"))
     }
 
-    /// Removes what a cluster that is gone left behind, apart from its logs.
+    /// Removes the files of an ended cluster, apart from its logs.
     fn clean(&self) -> Result<()> {
         for name in [READY, "etcd", "pki", FILES, "audit.jsonl"] {
             dirs::remove(&self.dir.join(name))?;
         }
-        // The administrator's, and those that were made for ServiceAccounts.
+        // The administrator's, and those of ServiceAccounts.
         for entry in self.dir.read_dir().into_iter().flatten().flatten() {
             if entry.path().extension().is_some_and(|extension| extension == "kubeconfig") {
                 dirs::remove(&entry.path())?;
@@ -266,7 +266,7 @@ impl Kind {
     }
 }
 
-/// Looks at the parts of a cluster once a second, for as long as all of them run.
+/// Checks the parts of a cluster once a second, for as long as all of them run.
 async fn forever(check: impl Fn() -> Result<()>) -> Result<()> {
     let mut interval = tokio::time::interval(Duration::from_secs(1));
     loop {
@@ -296,7 +296,7 @@ impl Follow {
         let Ok(mut file) = File::open(&self.path) else { return };
         let mut text = String::new();
         if file.seek(SeekFrom::Start(self.offset)).is_ok() && file.read_to_string(&mut text).is_ok() {
-            // A line that is being written is for the next look.
+            // An incomplete line is left for the next read.
             let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
             self.offset += whole.len() as u64;
             whole.lines().for_each(self.print);
@@ -304,7 +304,7 @@ impl Follow {
     }
 }
 
-/// Where a cluster's owner keeps what is neither the cluster's own nor a log; gone with the cluster.
+/// The directory for files of the owner that are neither the cluster's own nor logs; removed with the cluster.
 pub const FILES: &str = "files";
 
 const LOCK: &str = "supervisor.lock";

@@ -1,5 +1,5 @@
-//! What a test does when the cluster it needs cannot be had: it says so and passes, or fails where the machine is meant
-//! to have one (`REQUIRE_KUBE=1`, `REQUIRE_NODE=1`).
+//! The behaviour of a test without its cluster: it prints this and passes, or fails where the machine must
+//! have one (`REQUIRE_KUBE=1`, `REQUIRE_NODE=1`).
 
 use std::ops::Deref;
 use std::path::Path;
@@ -12,9 +12,9 @@ use crate::assets::ControlPlaneAssets;
 use crate::progress::say;
 use crate::{Cluster, ControlPlane, ControlPlaneOptions, Node};
 
-/// The right to be one of the tests of this program that use a control plane at the same time. The others wait, on a thread
-/// of their own: so a program can have more test threads than the machine has room for tests, and a test that waits for
-/// something else, such as the node, keeps none from running.
+/// The permission to be one of the tests of this program that use a control plane at the same time. The others wait, on a thread
+/// of their own: so a program can have more test threads than the machine has capacity for, and a test that waits for
+/// something else, such as the node, delays no other one.
 #[derive(Debug)]
 pub struct Turn {
     _permit: Option<SemaphorePermit<'static>>,
@@ -44,7 +44,7 @@ fn turns() -> usize {
     set.unwrap_or_else(default).max(1)
 }
 
-/// Whether tests that have a short and a long form run the long one: `GAIA_E2E_LONG=1`, as `make test-long` sets it.
+/// True if tests with a short and a long form run the long one: `GAIA_E2E_LONG=1`, set by `make test-long`.
 pub fn is_long() -> bool {
     std::env::var_os("GAIA_E2E_LONG").is_some_and(|value| value == "1")
 }
@@ -58,8 +58,8 @@ pub enum Tier {
     C,
 }
 
-/// A control plane that several tests of one program share: a `static` of the module that installs something on it. It is
-/// started for the first test that asks for it and runs until the program ends.
+/// A control plane that several tests of one program share: a `static` of the module that installs objects on it. It is
+/// started for the first test that needs it and runs until the program ends.
 #[derive(Debug, Default)]
 pub struct SharedControlPlane(OnceCell<Result<ControlPlane, String>>);
 
@@ -70,12 +70,12 @@ impl SharedControlPlane {
         Self(OnceCell::const_new())
     }
 
-    /// The control plane. `None` if it cannot be had: the test returns. A test that holds no [`Turn`] takes one first.
+    /// The control plane. `None` if it is not available: the test returns. A test that holds no [`Turn`] takes one first.
     ///
     /// Tests that stop parts of it take [`own_control_plane`].
     ///
     /// # Panics
-    /// If the programs are there and the control plane does not start, or if `REQUIRE_KUBE` is set and it cannot be had.
+    /// If the programs exist and the control plane does not start, or if `REQUIRE_KUBE` is set and it is not available.
     pub async fn get(&'static self) -> Option<&'static ControlPlane> {
         let start = async || match locate().await {
             Ok(assets) => Ok(start_with(assets, ControlPlaneOptions::default()).await),
@@ -107,11 +107,11 @@ async fn start_with(assets: ControlPlaneAssets, options: ControlPlaneOptions) ->
 }
 
 /// A cluster whose pods run, shared by the tests of this program: the one that `GAIA_E2E_KUBECONFIG` names, else a node
-/// of our own. `None` if it cannot be had: the test returns.
+/// of this harness. `None` if it is not available: the test returns.
 ///
 /// # Panics
 /// If the machine can run a node and the node does not start (another one may run), or if `REQUIRE_NODE` is set and it
-/// cannot be had.
+/// is not available.
 pub async fn node() -> Option<&'static PodCluster> {
     static SHARED: OnceCell<Result<PodCluster, String>> = OnceCell::const_new();
     let start = async || match external_cluster() {
@@ -124,7 +124,7 @@ pub async fn node() -> Option<&'static PodCluster> {
     available(Tier::C, SHARED.get_or_init(start).await.as_ref())
 }
 
-/// The right to give a process mounts of its own, as root has it. `None` without it: the test returns.
+/// The right to give a process mounts of its own, as root has. `None` without it: the test returns.
 ///
 /// # Panics
 /// If `REQUIRE_NODE` is set and the right is missing.
@@ -146,15 +146,15 @@ async fn node_requirements() -> Result<()> {
 /// A cluster whose pods run. It is a [`Cluster`].
 #[derive(Debug)]
 pub enum PodCluster {
-    /// Ours, for as long as this program runs.
+    /// Started here, and running as long as this program.
     Own(Box<Node>),
-    /// Somebody else's.
+    /// An external one.
     External(Cluster),
 }
 
 impl PodCluster {
-    /// Makes the images of a tar known to the cluster. One that is not ours is left to its owner, who must have put
-    /// them there.
+    /// Imports the images of a tar into the cluster. An external cluster is unchanged: its owner must have imported
+    /// them.
     ///
     /// # Errors
     /// If containerd refuses them.
@@ -180,7 +180,7 @@ impl Deref for PodCluster {
     }
 }
 
-/// A cluster of somebody else's, if `GAIA_E2E_KUBECONFIG` names one.
+/// An external cluster, if `GAIA_E2E_KUBECONFIG` names one.
 ///
 /// # Panics
 /// If it names one that cannot be used.
@@ -189,7 +189,7 @@ pub fn external_cluster() -> Option<Cluster> {
     Some(must_start(Cluster::external(kubeconfig)))
 }
 
-/// The value, or `None` with a loud word about what is not tested.
+/// The value, or `None` with a message about the skipped test.
 ///
 /// # Panics
 /// If the tier is required.
@@ -218,10 +218,10 @@ impl Tier {
     }
 }
 
-#[expect(clippy::panic, reason = "what is there and does not work is a failure of the test")]
+#[expect(clippy::panic, reason = "an existing but broken cluster is a failure of the test")]
 fn must_start<T>(result: Result<T>) -> T {
     result.unwrap_or_else(|error| panic!("{error:#}"))
 }
 
-/// How many control planes start at a time.
+/// The number of control planes that start at a time.
 const STARTING: usize = 2;

@@ -1,16 +1,16 @@
-//! Waiting for a condition, in place of sleeping.
+//! Waiting for a condition, instead of sleeping.
 
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use tokio::time::Instant;
 
-/// What a condition says when it is looked at.
+/// The result of one evaluation of a condition.
 #[derive(Debug)]
 pub enum Seen<T> {
-    /// It holds, and this is what it found.
+    /// It holds, with this value.
     Yes(T),
-    /// It does not hold yet; the text says what was seen in its place.
+    /// It does not hold yet; the text describes the present state.
     NotYet(String),
 }
 
@@ -26,7 +26,7 @@ impl From<bool> for Seen<()> {
     }
 }
 
-/// An error is "not yet": the API server may be down at the moment, the object may not be there.
+/// An error is "not yet": the API server may be unavailable, the object may not exist.
 impl<T, E: std::fmt::Display> From<Result<T, E>> for Seen<T> {
     fn from(result: Result<T, E>) -> Self {
         match result {
@@ -36,11 +36,11 @@ impl<T, E: std::fmt::Display> From<Result<T, E>> for Seen<T> {
     }
 }
 
-/// Looks at `condition` until it holds, and returns what it found. The condition says `bool`, `Option`, `Result` (an
+/// Evaluates `condition` until it holds, and returns its value. The condition returns `bool`, `Option`, `Result` (an
 /// error counts as not yet) or [`Seen`] itself.
 ///
 /// # Errors
-/// After `timeout`, with `description` and what was seen last.
+/// After `timeout`, with `description` and the last state.
 pub async fn until<T, S>(description: &str, timeout: Duration, mut condition: impl AsyncFnMut() -> S) -> Result<T>
 where
     S: Into<Seen<T>>,
@@ -48,7 +48,7 @@ where
     let deadline = Instant::now() + timeout;
     let mut last = "no answer".to_owned();
     loop {
-        // A condition that hangs (a paused server) must not hang the test; what it said before tells more than that.
+        // A condition that hangs (a paused server) must not hang the test; its previous result is more informative.
         if let Ok(seen) = tokio::time::timeout_at(deadline.max(Instant::now() + POLL), condition()).await {
             match seen.into() {
                 Seen::Yes(found) => return Ok(found),
@@ -63,11 +63,11 @@ where
     }
 }
 
-/// Looks at `condition` until it can be looked at and holds. With [`until`], `Ok(false)` would be an answer like any
+/// Evaluates `condition` until it returns `Ok` and holds. With [`until`], `Ok(false)` would be a value like any
 /// other, and the end of the wait.
 ///
 /// # Errors
-/// After `timeout`, with `description` and what was seen last.
+/// After `timeout`, with `description` and the last state.
 pub async fn until_true<E: std::fmt::Display>(
     description: &str,
     timeout: Duration,
@@ -80,10 +80,10 @@ pub async fn until_true<E: std::fmt::Display>(
     .await
 }
 
-/// Looks at `condition` for the whole of `period` and fails if it ever stops holding: for "nothing happens".
+/// Evaluates `condition` for the whole of `period` and fails if it ever stops holding: for "nothing happens".
 ///
 /// # Errors
-/// As soon as the condition does not hold, with `description` and what was seen.
+/// As soon as the condition does not hold, with `description` and its state.
 pub async fn throughout<S>(description: &str, period: Duration, mut condition: impl AsyncFnMut() -> S) -> Result<()>
 where
     S: Into<Seen<()>>,

@@ -1,4 +1,4 @@
-//! Claims that are truly signed, whatever is in them.
+//! Arbitrary claims with a valid signature.
 
 use gaia_api::SpiffeId;
 use gaia_api::mount::AuthMode;
@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::oracle;
 use crate::scene::{ISSUER, KEYS, id, now, policy};
 
-/// The bytes are the claims of a token that `web` shows.
+/// The bytes are the claims of a token that `web` presents.
 pub(crate) fn claims(data: &[u8]) {
     if data.len() > 5000 {
         return;
@@ -26,7 +26,7 @@ pub(crate) fn claims(data: &[u8]) {
     assert_eq!(found, expected, "{:?} of {:?}", verdict.result, String::from_utf8_lossy(data));
 }
 
-/// Rules 8 to 12 of the design, read once more: for whom the token is, if it is good at `assets` and shown by `web`.
+/// The rules for claims in docs/auth.md, implemented again: the audience of a token, if it is valid at `assets` and presented by `web`.
 fn subject(claims: &Map<String, Value>) -> Option<String> {
     let text = |name: &str| claims.get(name).and_then(Value::as_str);
     let seconds = |name: &str| claims.get(name).and_then(Value::as_i64).filter(|&seconds| seconds >= 0);
@@ -55,7 +55,7 @@ fn subject(claims: &Map<String, Value>) -> Option<String> {
     let life = expires - issued;
     let is_now = issued <= now + 60 && not_before <= now + 60 && now < expires.saturating_add(60);
     let has_id = text("jti").is_some_and(|jti| (1..=128).contains(&jti.len()));
-    // The peer's certificate is not that of any binding here but one.
+    // The peer's certificate matches only one of the bindings here.
     let is_bound = claims.get("cnf").is_none_or(|cnf| *cnf == json!({ "x5t#S256": THUMBPRINT }));
     let is_good = is_now && has_id && is_bound && life > 0 && life <= if is_delegated { 300 } else { 900 };
     is_good.then(|| sub.to_owned())
@@ -88,5 +88,5 @@ fn is_scope(text: &str) -> bool {
     tokens.len() <= 64 && tokens.iter().all(is_one)
 }
 
-/// Of the certificate that `gaia_auth::testing::connection` shows: 32 bytes 0xab in base64url.
+/// Of the certificate in `gaia_auth::testing::connection`: 32 bytes 0xab in base64url.
 const THUMBPRINT: &str = "q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s";

@@ -1,4 +1,4 @@
-//! Any request under any policy, held against the table of the design.
+//! Any request under any policy, compared with the tables of docs/auth.md.
 
 use std::sync::{Arc, LazyLock};
 
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::scene::{ISSUER, KEYS, id, now, policy};
 
-/// Each byte is one choice; what is missing is zero.
+/// Each byte is one choice; missing ones are zero.
 pub(crate) fn decision(data: &[u8]) {
     let mut choices = data.iter().copied();
     let mut choose = |count: u8| choices.next().unwrap_or(0) % count;
@@ -45,9 +45,9 @@ struct Case {
     token: Token,
     has_key: bool,
     key: Key,
-    /// Who is on the wire.
+    /// The mTLS peer.
     peer: Option<&'static str>,
-    /// Whose token it is.
+    /// The client of the token.
     caller: &'static str,
     is_brownout: bool,
 }
@@ -112,7 +112,7 @@ impl Case {
         self.peer.map_or_else(Connection::default, |peer| connection(&id(peer), now()))
     }
 
-    /// AUTH's tables, as one would read them aloud.
+    /// The tables of docs/auth.md, in code.
     fn expected(&self) -> Result<String, Reason> {
         let own = self.key.mode.filter(|_| self.has_key && self.key.is_known);
         let mode = own.map_or(self.mode, |own| own.max(self.mode));
@@ -130,7 +130,7 @@ impl Case {
 
     fn by_token(&self, mode: AuthMode) -> Result<String, Reason> {
         match self.token {
-            // Beside a key it is a bad token, which the key does not replace.
+            // Together with a key it is an invalid token, which the key does not replace.
             Token::Malformed if self.has_key => return Err(Reason::TokenUnreadable),
             Token::Malformed => return Err(Reason::TokenShape),
             Token::ForAnother => return Err(Reason::AudienceWrong),
@@ -183,7 +183,7 @@ impl Case {
     }
 }
 
-/// Made once: to sign is what takes time.
+/// Created once: signing takes the most time.
 static SIGNED: LazyLock<Vec<Vec<String>>> = LazyLock::new(|| {
     let of = |caller: &str| {
         let (caller, me) = (id(caller), id("assets"));

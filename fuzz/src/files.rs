@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::oracle;
 use crate::scene::{KEYS, id, now};
 
-/// `jwks.json`, and the set of an outside issuer.
+/// `jwks.json`, and the set of an external issuer.
 pub(crate) fn jwks(data: &[u8]) {
     let (own, outside) = (KeySet::parse(data), KeySet::parse_outside(data, &[]));
     let entries = oracle::object(data).and_then(|set| set.get("keys")?.as_array().cloned()).unwrap_or_default();
@@ -37,7 +37,7 @@ pub(crate) fn jwks(data: &[u8]) {
     }
 }
 
-/// Rule 6 of the design, as far as it is about members and their kinds.
+/// The rules for members and their types.
 fn is_public(key: &Value) -> bool {
     let has = |name: &str| key.get(name).is_some();
     let is_pair = matches!(
@@ -57,7 +57,7 @@ pub(crate) fn certificates(data: &[u8]) {
     if let Ok(chain) = Certificate::chain_from_pem(data) {
         assert!(!chain.is_empty());
         let text: String = chain.iter().map(Certificate::to_pem).collect();
-        let again = Certificate::chain_from_pem(text.as_bytes()).expect("what was written here is read here");
+        let again = Certificate::chain_from_pem(text.as_bytes()).expect("a written bundle can be read");
         let fingerprints = |chain: &[Certificate]| chain.iter().map(Certificate::fingerprint).collect::<Vec<_>>();
         assert_eq!(fingerprints(&chain), fingerprints(&again));
         chain.iter().for_each(certificate);
@@ -92,7 +92,7 @@ fn certificate(certificate: &Certificate) {
     }
 }
 
-/// `api-keys.json`; what follows a zero byte is a key that is presented.
+/// `api-keys.json`; the part after a zero byte is the presented key.
 pub(crate) fn api_keys(data: &[u8]) {
     let (text, key) = data.split_at(data.iter().position(|&byte| byte == 0).unwrap_or(data.len()));
     let Ok(file) = mount::read::<ApiKeys>("api-keys.json", text) else { return };
@@ -119,11 +119,11 @@ pub(crate) fn api_keys(data: &[u8]) {
 /// `policy.json`.
 pub(crate) fn policy(data: &[u8]) {
     let Ok(policy) = mount::read::<Policy>("policy.json", data) else { return };
-    let text = serde_json::to_vec(&policy).expect("what was read is written");
-    let again: Policy = mount::read("policy.json", &text).expect("what was written is read");
+    let text = serde_json::to_vec(&policy).expect("a parsed file can be written");
+    let again: Policy = mount::read("policy.json", &text).expect("a written file can be parsed");
     let mut written = policy.clone();
     if written.user_tokens.issuers.is_empty() {
-        // What users may ask for says nothing where there are none, and is left out.
+        // The scopes of users have no meaning where there are none, and are left out.
         written.user_tokens.scopes.clear();
     }
     assert_eq!(written, again);

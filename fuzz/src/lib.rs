@@ -1,8 +1,8 @@
-//! Fuzz targets: each takes any bytes and panics where what came of them is not as it has to be.
+//! Fuzz targets: each takes any bytes and panics on a wrong result.
 //!
-//! A target holds a parser or the decision against an oracle that was written apart from it: what is accepted is exactly
-//! what a second, slower reading of the same rules accepts. `make fuzz` runs each under libFuzzer; the tests run the
-//! committed corpora, `fuzz/corpus/<target>`, so that no target rots.
+//! A target compares a parser or the decision with an oracle that was written separately: exactly the inputs that
+//! a second, slower implementation of the same rules accepts are accepted. `make fuzz` runs each under libFuzzer; the tests run the
+//! committed corpora, `fuzz/corpus/<target>`, so that every target stays usable.
 #![cfg(any(test, feature = "libfuzzer"))]
 
 mod claims;
@@ -22,7 +22,7 @@ mod token;
 pub struct Target {
     /// Its name, also that of its corpus.
     pub name: &'static str,
-    /// Panics if something is wrong.
+    /// The function; it panics on a wrong result.
     pub run: fn(&[u8]),
 }
 

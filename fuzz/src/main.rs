@@ -10,6 +10,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| (TARGET.run)(data));
 static TARGET: LazyLock<&Target> = LazyLock::new(|| {
     let name = std::env::var("GAIA_FUZZ_TARGET").unwrap_or_default();
     let names = || gaia_fuzz::TARGETS.iter().map(|target| target.name).collect::<Vec<_>>();
-    #[expect(clippy::panic, reason = "there is nobody else to tell")]
-    gaia_fuzz::target(&name).unwrap_or_else(|| panic!("GAIA_FUZZ_TARGET is {name:?}, which is none of {:?}", names()))
+    #[expect(clippy::panic, reason = "libFuzzer has no other way to report a wrong name")]
+    gaia_fuzz::target(&name)
+        .unwrap_or_else(|| panic!("GAIA_FUZZ_TARGET is {name:?}, which is not one of {:?}", names()))
 });

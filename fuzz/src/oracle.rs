@@ -1,11 +1,11 @@
-//! JSON read a second time, with every member kept, so that a repeated name can be seen.
+//! A second JSON parser that keeps every member, so that a repeated name is visible.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-/// The object in `text`, if it is one and has no name twice at any depth.
+/// The object in `text`, if it is one and has no repeated name at any depth.
 pub(crate) fn object(text: &[u8]) -> Option<serde_json::Map<String, Value>> {
     let tree: Tree = serde_json::from_slice(text).ok()?;
     if tree.has_repeated_name() {

@@ -1,4 +1,4 @@
-//! The paths that the gateway lets through.
+//! The paths that the gateway accepts.
 
 use crate::gateway_path::check_path;
 
@@ -9,8 +9,8 @@ pub(crate) fn path(data: &[u8]) {
     check(&format!("/assets/{text}"));
 }
 
-/// What passes has the same segments for everybody, however often they decode it and whatever they take for a separator;
-/// and what is plain passes.
+/// An accepted path has the same segments for every parser, however often it decodes the path and whatever it treats as a separator;
+/// and plain paths are accepted.
 fn check(path: &str) {
     let verdict = check_path(path);
     let is_word =
@@ -36,13 +36,13 @@ fn check(path: &str) {
     }
 }
 
-/// As lenient programs decode: what is no escape is itself.
+/// Decoding of lenient programs: an invalid escape stays unchanged.
 fn decoded(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut place = 0;
     while place < text.len() {
         let digits = text.get(place + 1..place + 3).and_then(|digits| std::str::from_utf8(digits).ok());
-        // Not `from_str_radix` alone: it takes a sign.
+        // Not `from_str_radix` alone: it accepts a sign.
         let digits = digits.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
         match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).filter(|_| text[place] == b'%') {
             Some(byte) => {

@@ -1,4 +1,4 @@
-//! Finding the credentials of a request.
+//! Extraction of credentials from a request.
 
 use gaia_auth::Presented;
 use http::header::AUTHORIZATION;
@@ -29,8 +29,8 @@ pub(crate) fn bearer(data: &[u8]) {
 
 type Found<'a> = (Option<&'a str>, Option<&'a str>);
 
-/// RFC 6750, section 2.1, and the rules of the design: one header of each, one word after one scheme; a value with two
-/// dots is a token, any other is a key, of which there is one. A key in its own header is found whatever is beside it.
+/// RFC 6750, section 2.1, and the rules of docs/auth.md: one header of each, one word after one scheme; a value with two
+/// dots is a token, any other is a key, of which there is one. A key in its own header is found whatever the other header has.
 fn expected<'a>(authorizations: &[&'a [u8]], keys: &[&'a [u8]]) -> Option<Found<'a>> {
     let text = |bytes: &'a [u8]| {
         let is_text = bytes.iter().all(|&byte| (0x20..0x7f).contains(&byte) || byte == b'\t');
@@ -51,7 +51,7 @@ fn expected<'a>(authorizations: &[&'a [u8]], keys: &[&'a [u8]]) -> Option<Found<
     let word = match one(authorizations) {
         Some(None) => None,
         Some(Some(value)) if bearer(value).is_some() => bearer(value),
-        // Nothing can be read from it: a key beside it stands for itself.
+        // It is malformed: a key in the other header counts alone.
         _ => return key.filter(|key| is_good(key)).map(|key| (None, Some(key))),
     };
     let is_token = |word: &&str| word.matches('.').count() >= 2;

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 pub(crate) static ISSUER: LazyLock<Issuer> = LazyLock::new(|| Issuer::new(tokens()));
 pub(crate) static KEYS: LazyLock<Arc<KeySet>> = LazyLock::new(|| Arc::new(ISSUER.keys()));
 
-/// The moment at which everything is judged.
+/// The time of all decisions.
 pub(crate) fn now() -> Timestamp {
     Timestamp::constant(1_800_000_000, 0)
 }
@@ -26,7 +26,7 @@ pub(crate) fn tokens() -> TokenRules {
     TokenRules { issuer: "gaia-platform".to_owned(), audience: "gaia-services".to_owned(), max_ttl_seconds: 900 }
 }
 
-/// The policy of `assets`, which `web` may call, for others too, and `cron` for itself and with one scope.
+/// The policy of `assets`, which `web` may call, also on behalf of others, and `cron` for itself and with one scope.
 pub(crate) fn policy(mode: AuthMode) -> Policy {
     let caller = |name: &str, scopes: &[&str], on_behalf_of| Caller {
         spiffe_id: id(name),

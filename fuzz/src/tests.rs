@@ -33,7 +33,7 @@ fn every_corpus_has_a_target() {
 }
 
 proptest::proptest! {
-    /// The oracles themselves must bear what no seed has.
+    /// The oracles themselves must handle inputs that no seed has.
     #[test]
     fn any_bytes_keep_the_rules(data in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..64)) {
         for target in TARGETS {

@@ -1,4 +1,4 @@
-//! Cutting a token apart, before anything in it is believed.
+//! Splitting of a token, before anything in it is trusted.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -32,7 +32,7 @@ fn check(token: &str) {
     assert!(signed.ends_with(&format!(".{}", parsed.payload)));
 }
 
-/// Rules 2 to 4 of the design, read once more: the header, and what is signed.
+/// The rules for headers in docs/auth.md, implemented again: the header, and the signed part.
 fn expected(token: &str) -> Option<(Map<String, Value>, &str)> {
     let parts: Vec<&str> = token.split('.').collect();
     let [head, payload, _] = parts.as_slice() else { return None };

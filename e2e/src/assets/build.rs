@@ -1,5 +1,5 @@
-//! Our own build of the control plane: one Go module, two static binaries, kept in the cache by the hash of what they
-//! are made of.
+//! Build of the control plane: one Go module, two static binaries, kept in the cache by the hash of their
+//! inputs.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::dirs;
 use crate::process;
 use crate::progress::Task;
 
-/// What the Go module builds.
+/// The binaries of the Go module.
 #[derive(Clone, Debug)]
 pub struct ControlPlaneBinaries {
     /// etcd, kube-apiserver and all other parts of a cluster in one binary.
@@ -22,8 +22,8 @@ pub struct ControlPlaneBinaries {
     pub pause: PathBuf,
 }
 
-/// The binaries from the cache, built first if they are not there. Minutes when cold, seconds when Go has the modules
-/// compiled, nothing when the cache has them. Safe to call from several processes at once.
+/// The binaries from the cache, built first if they are missing. Minutes when cold, seconds with compiled Go
+/// modules, immediate from the cache. Safe to call from several processes at once.
 ///
 /// # Errors
 /// If there is no Go toolchain or the build fails.
@@ -72,7 +72,7 @@ pub(super) fn run_with_progress(what: &str, mut command: Command, log: &Path) ->
     Ok(())
 }
 
-/// Waits a moment for the child to end. Builds are not awaited: a caller may hold a lock meanwhile.
+/// The exit status of a child that has ended; else pauses briefly. Builds are not awaited: a caller may hold a lock.
 fn finished(child: &mut Child) -> Result<Option<std::process::ExitStatus>> {
     let status = child.try_wait()?;
     if status.is_none() {
@@ -81,7 +81,7 @@ fn finished(child: &mut Child) -> Result<Option<std::process::ExitStatus>> {
     Ok(status)
 }
 
-/// Takes a lock that the kernel lets go of when this process ends.
+/// Takes a lock that the kernel releases when this process ends.
 pub(super) fn lock(path: &Path) -> Result<File> {
     let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
     if file.try_lock().is_err() {
@@ -96,7 +96,7 @@ fn go_build(source: &Path, package: &str, flags: &BuildFlags, target: &Path) -> 
     let go = on_path("go").context(
         "the control plane must be built and there is no `go` on PATH: run `make deps`, or set KUBEBUILDER_ASSETS",
     )?;
-    // Written under another name: what is at `target` is always whole.
+    // Written under another name first: the file at `target` is always complete.
     let unfinished = target.with_extension(format!("{}.tmp", std::process::id()));
     let mut command = Command::new(go);
     command.current_dir(source).env("CGO_ENABLED", "0").arg("build").args(flags.arguments());
@@ -106,13 +106,13 @@ fn go_build(source: &Path, package: &str, flags: &BuildFlags, target: &Path) -> 
     std::fs::rename(&unfinished, target).with_context(|| format!("cannot put {} in place", target.display()))
 }
 
-/// How the binaries are built, apart from their sources.
+/// The build settings, apart from the sources.
 struct BuildFlags {
     ldflags: String,
 }
 
 impl BuildFlags {
-    /// Stamps the version that `go.mod` asks for into the places that report it.
+    /// Sets the version from `go.mod` in the variables that report it.
     fn of_module(source: &Path) -> Result<Self> {
         let path = source.join("go.mod");
         let module = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -145,7 +145,7 @@ fn ldflags(version: &str) -> Result<String> {
     Ok(flags)
 }
 
-/// Names a build by all that goes into it.
+/// Names a build by the hash of all its inputs.
 fn content_hash(source: &Path, flags: &BuildFlags) -> Result<String> {
     let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     for name in SOURCES {

@@ -1,10 +1,10 @@
-//! The programs a cluster is made of: found where other tools left them, or built from `e2e/controlplane`.
+//! The programs of a cluster: found where other tools left them, or built from `e2e/controlplane`.
 //!
-//! Looked for in this order:
+//! Search order:
 //! 1. `TEST_ASSET_ETCD` and `TEST_ASSET_KUBE_APISERVER` (and, if set, `TEST_ASSET_KUBE_CONTROLLER_MANAGER`,
 //!    `TEST_ASSET_KUBECTL`);
 //! 2. the directory `KUBEBUILDER_ASSETS`, as `setup-envtest` fills it;
-//! 3. our own build in the cache, `controlplane/<hash of its sources and flags>`;
+//! 3. the project's build in the cache, `controlplane/<hash of its sources and flags>`;
 //! 4. `go build` in `e2e/controlplane`, into that cache.
 //!
 
@@ -22,22 +22,22 @@ pub use build::controlplane;
 pub use helm::helm;
 pub use python::{python_with, python_with_jwt};
 
-/// A program, and the argument that picks the part of it where one program is many.
+/// A program, and the argument that selects a part of it where one program has many.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tool {
     /// The file to run.
     pub program: PathBuf,
-    /// Goes before all other arguments.
+    /// Precedes all other arguments.
     pub part: Option<String>,
 }
 
 impl Tool {
-    /// A program that is just itself.
+    /// A program without such an argument.
     pub fn program(path: impl Into<PathBuf>) -> Self {
         Self { program: path.into(), part: None }
     }
 
-    /// One part of a program that is many.
+    /// One part of a program that has many.
     pub fn part(path: impl Into<PathBuf>, part: &str) -> Self {
         Self { program: path.into(), part: Some(part.to_owned()) }
     }
@@ -57,7 +57,7 @@ pub struct ControlPlaneAssets {
     pub etcd: Tool,
     /// kube-apiserver.
     pub kube_apiserver: Tool,
-    /// kube-controller-manager. `setup-envtest` has none: then nothing collects garbage and namespaces never go.
+    /// kube-controller-manager. `setup-envtest` has none: then there is no garbage collection and namespaces stay Terminating.
     pub kube_controller_manager: Option<Tool>,
     /// kubectl.
     pub kubectl: Tool,
@@ -67,7 +67,7 @@ impl ControlPlaneAssets {
     /// Finds the parts, or builds them.
     ///
     /// # Errors
-    /// If what the environment names is not there, or nothing is found and the build fails.
+    /// If a path in the environment does not exist, or nothing is found and the build fails.
     pub fn locate() -> Result<Self> {
         match Self::from_environment(&|name| std::env::var_os(name))? {
             Some(assets) => Ok(assets),
@@ -75,7 +75,7 @@ impl ControlPlaneAssets {
         }
     }
 
-    /// The parts as our own build has them: in one binary.
+    /// The parts of the project's own build, which is one binary.
     pub fn of_one_binary(binary: &Path) -> Self {
         Self {
             etcd: Tool::part(binary, "etcd"),
@@ -109,7 +109,7 @@ impl ControlPlaneAssets {
     }
 }
 
-/// kubectl alone, for a cluster that is not ours.
+/// kubectl alone, for an external cluster.
 ///
 /// # Errors
 /// If there is none and it cannot be built.

@@ -1,4 +1,4 @@
-//! Pythons: one with PyJWT, for a second opinion on tokens from a library that is not ours, and those of programs in Python.
+//! Python interpreters: one with PyJWT, to verify tokens with an independent library, and those of programs in Python.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,8 @@ use super::build::{lock, run_with_progress};
 use super::on_path;
 use crate::dirs;
 
-/// A Python that has PyJWT and what it needs for RSA and ECDSA: the system's (Debian: `python3-jwt`), the one on `PATH`,
-/// or one in the cache, `venv-<hash of what is installed>`, which pip fills first if it is not there.
+/// A Python that has PyJWT and its dependencies for RSA and ECDSA: the system's (Debian: `python3-jwt`), the one on `PATH`,
+/// or one in the cache, `venv-<hash of the requirements>`, which pip fills first if it is missing.
 ///
 /// # Errors
 /// If there is no `python3`, or pip cannot install PyJWT.
@@ -27,10 +27,10 @@ pub fn python_with_jwt() -> Result<PathBuf> {
 }
 
 /// A Python in the cache, `venv-<hash of the file>`, with all that a `requirements.txt` lists, which pip installs first if
-/// it is not there.
+/// it is missing.
 ///
 /// # Errors
-/// If there is no `python3` that can make a virtual environment, or pip cannot install what is listed.
+/// If there is no `python3` that can create a virtual environment, or pip cannot install the packages.
 pub fn python_with(requirements: &Path) -> Result<PathBuf> {
     let base = on_path("python3").context("there is no `python3` on PATH: run `make deps`")?;
     let text = std::fs::read(requirements).with_context(|| format!("cannot read {}", requirements.display()))?;
@@ -38,7 +38,7 @@ pub fn python_with(requirements: &Path) -> Result<PathBuf> {
     virtual_environment(&base, &text, &what, &["--requirement".into(), requirements.into()])
 }
 
-/// The environment of that name; one that was left half made is made again.
+/// The environment of that name; an incomplete one is created again.
 fn virtual_environment(base: &Path, named_by: &[u8], what: &str, pip_args: &[OsString]) -> Result<PathBuf> {
     let cache = dirs::cache()?;
     std::fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
@@ -46,7 +46,7 @@ fn virtual_environment(base: &Path, named_by: &[u8], what: &str, pip_args: &[OsS
     let python = venv.join("bin/python");
     let whole = venv.join("gaia-whole");
     let _one_builder = lock(&venv.with_extension("lock"))?;
-    // The system's Python may have gone since.
+    // The system's Python may have been removed since.
     if !whole.exists() || !python.exists() {
         dirs::remove(&venv)?;
         install(base, &venv, what, pip_args)?;

@@ -1,7 +1,7 @@
 //! A real browser for the tests of pages: Chromium without a window, driven over WebDriver (W3C) through `chromedriver`.
 //!
-//! Its background networking is switched off, and it resolves no name but localhost: what it loads is what a page asks
-//! for, and [`Browser::requested`] tells all of it.
+//! Its background networking is switched off, and it resolves no name but localhost: it loads only the requests of a page,
+//! and [`Browser::requested`] lists all of them.
 
 mod wire;
 
@@ -21,7 +21,7 @@ use crate::wait;
 
 use wire::Wire;
 
-/// An open browser with one window and no history. Dropping it ends it.
+/// An open browser with one window and no history. Dropping it closes it.
 #[derive(Debug)]
 pub struct Browser {
     wire: Wire,
@@ -37,7 +37,7 @@ struct Driver {
     profile: TempDir,
 }
 
-/// What a reader of the screen is told of an element.
+/// An element as a screen reader presents it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
     /// Its role, as in ARIA.
@@ -46,7 +46,7 @@ pub struct Told {
     pub name: String,
 }
 
-/// Keys that are no characters, as WebDriver writes them.
+/// Keys that are not characters, as WebDriver encodes them.
 pub mod key {
     /// Tab.
     pub const TAB: &str = "\u{E004}";
@@ -54,11 +54,11 @@ pub mod key {
     pub const ENTER: &str = "\u{E007}";
     /// Shift, held down until the end of a text.
     pub const SHIFT: &str = "\u{E008}";
-    /// Lets go of what is held down.
+    /// Releases the keys that are held down.
     pub const RELEASE: &str = "\u{E000}";
 }
 
-/// Where Chromium and its driver are; `None` if one of them is not installed.
+/// The paths of Chromium and its driver; `None` if one of them is not installed.
 #[must_use]
 pub fn installed() -> Option<[PathBuf; 2]> {
     let program = on_path("chromium").or_else(|| on_path("google-chrome"));
@@ -73,7 +73,7 @@ impl Browser {
     pub async fn open(logs: &Path) -> Result<Self> {
         let [program, driver] = installed().context("chromium or chromedriver is not installed: see .ci/deps")?;
         let mut failed = anyhow::anyhow!("it was not tried");
-        // On a loaded machine Chromium gives up on itself now and then.
+        // On a loaded machine Chromium sometimes fails to start.
         for _ in 0..ATTEMPTS {
             match Self::try_open(&program, &driver, logs).await {
                 Ok(browser) => return Ok(browser),
@@ -101,7 +101,7 @@ impl Browser {
         self.post("/url", json!({ "url": url })).await.map(drop)
     }
 
-    /// Where it is.
+    /// The current URL.
     ///
     /// # Errors
     /// If the driver does not say.
@@ -109,10 +109,10 @@ impl Browser {
         text(&self.get("/url").await?)
     }
 
-    /// Waits until it is at a path, with its query.
+    /// Waits until the browser is at a path, with its query.
     ///
     /// # Errors
-    /// If it does not get there, with where it is.
+    /// If it does not get there, with its current URL.
     pub async fn wait_at(&self, path: &str) -> Result<()> {
         let there = async || -> Result<()> {
             let url = self.url().await?;
@@ -123,10 +123,10 @@ impl Browser {
         wait::until(&format!("the browser is at {path}"), SOON, there).await
     }
 
-    /// Waits until the text of an element holds `wanted`.
+    /// Waits until the text of an element contains `wanted`.
     ///
     /// # Errors
-    /// If it does not come to, with what it holds.
+    /// If it does not, with its text.
     pub async fn wait_text(&self, css: &str, wanted: &str) -> Result<()> {
         let holds = async || -> Result<()> {
             let found = self.text(css).await?;
@@ -136,10 +136,10 @@ impl Browser {
         wait::until(&format!("{css} says {wanted:?}"), SOON, holds).await
     }
 
-    /// Waits until there is something to see at a selector.
+    /// Waits until an element at a selector is visible.
     ///
     /// # Errors
-    /// If nothing comes.
+    /// If none appears.
     pub async fn wait_for(&self, css: &str) -> Result<()> {
         let is_there = async || -> Result<()> {
             let element = self.find(css).await?;
@@ -149,7 +149,7 @@ impl Browser {
         wait::until(&format!("{css} is to be seen"), SOON, is_there).await
     }
 
-    /// How many elements there are.
+    /// The number of elements.
     ///
     /// # Errors
     /// If the driver does not say.
@@ -158,7 +158,7 @@ impl Browser {
         Ok(found.as_array().map_or(0, Vec::len))
     }
 
-    /// The text of an element, as it is to be seen.
+    /// The visible text of an element.
     ///
     /// # Errors
     /// If there is no such element.
@@ -207,16 +207,16 @@ impl Browser {
         self.post("/actions", keyboard).await.map(drop)
     }
 
-    /// What a reader of the screen is told of the element that has the focus.
+    /// The focused element as a screen reader presents it.
     ///
     /// # Errors
-    /// If none has.
+    /// If no element has the focus.
     pub async fn focused(&self) -> Result<Told> {
         let element = self.get("/element/active").await?;
         self.told(&path_of(&element)?).await
     }
 
-    /// What a reader of the screen is told of every element of a selector.
+    /// Every element of a selector as a screen reader presents it.
     ///
     /// # Errors
     /// If the driver does not say.
@@ -229,7 +229,7 @@ impl Browser {
         Ok(told)
     }
 
-    /// Answers the question that a page asks with `confirm`.
+    /// Answers a dialog of the page with `confirm`.
     ///
     /// # Errors
     /// If none is open.
@@ -237,7 +237,7 @@ impl Browser {
         self.post("/alert/accept", json!({})).await.map(drop)
     }
 
-    /// What a script gives, which runs as a function's body in the page.
+    /// The result of a script, which runs as a function's body in the page.
     ///
     /// # Errors
     /// If it throws.
@@ -253,7 +253,7 @@ impl Browser {
         self.post("/goog/cdp/execute", json!({ "cmd": name, "params": parameters })).await
     }
 
-    /// From now on as on a screen of this size (in CSS pixels), with the system's colours light or dark.
+    /// Sets the screen size (in CSS pixels) and the system's colour scheme, light or dark.
     ///
     /// # Errors
     /// If Chromium does not take it.
@@ -264,7 +264,7 @@ impl Browser {
         self.command("Emulation.setEmulatedMedia", &media).await.map(drop)
     }
 
-    /// What is to be seen, as a PNG.
+    /// The visible page, as a PNG.
     ///
     /// # Errors
     /// If the driver gives none.
@@ -272,7 +272,7 @@ impl Browser {
         Ok(STANDARD.decode(text(&self.get("/screenshot").await?)?)?)
     }
 
-    /// What the console said since it was asked last: script errors, and what the page's policy forbade.
+    /// The console messages since the last call: script errors, and violations of the page's policy.
     ///
     /// # Errors
     /// If the driver does not say.
@@ -281,8 +281,7 @@ impl Browser {
         Ok(lines.iter().map(|line| format!("{}: {}", line["level"], line["message"])).collect())
     }
 
-    /// The address of everything that was asked of anybody since it was asked last: what the browser has by itself, such as
-    /// its own pages, is not among it.
+    /// The addresses of all requests since the last call, except those of the browser's own pages.
     ///
     /// # Errors
     /// If the driver does not say.
@@ -327,7 +326,7 @@ impl Driver {
     async fn start(program: &Path, logs: &Path) -> Result<Self> {
         let profile = tempfile::tempdir()?;
         let [port]: [u16; 1] = ports::free()?;
-        // It is also the home: whatever Chromium writes goes with it.
+        // It is also the home directory: all files of Chromium are removed with it.
         let spec = ProcessSpec::new("chromedriver", program, logs)
             .arg(format!("--port={port}"))
             .env("HOME", profile.path())
@@ -367,9 +366,9 @@ fn text(value: &Value) -> Result<String> {
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 const ATTEMPTS: usize = 3;
 const ITS_OWN: [&str; 3] = ["about:", "chrome:", "data:"];
-/// A loaded machine takes its time to start a browser.
+/// A loaded machine is slow to start a browser.
 const SOON: Duration = Duration::from_secs(60);
-/// Nothing but what a page asks for, and an end with the driver: the pipe to it is then closed.
+/// Only requests of pages, and an end with the driver: the pipe to it is then closed.
 const ARGUMENTS: [&str; 16] = [
     "--headless=new",
     "--remote-debugging-pipe",

@@ -1,4 +1,4 @@
-//! What a test does with a cluster, whoever started it.
+//! Operations of a test on a cluster of any origin.
 
 pub mod kubeconfig;
 
@@ -16,7 +16,7 @@ use kube::{Api, Client, Config};
 use crate::assets::{self, Tool};
 use crate::process;
 
-/// A cluster that is there, and the right to do anything with it.
+/// A running cluster, with the rights of its administrator.
 #[derive(Clone, Debug)]
 pub struct Cluster {
     kubeconfig: PathBuf,
@@ -25,12 +25,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The cluster that `kubeconfig` is the administrator of. Files made for it go to `dir`.
+    /// The cluster of the administrator's `kubeconfig`. Its files are written to `dir`.
     pub fn new(kubeconfig: impl Into<PathBuf>, kubectl: Tool, dir: impl Into<PathBuf>) -> Self {
         Self { kubeconfig: kubeconfig.into(), kubectl, dir: dir.into() }
     }
 
-    /// A cluster of somebody else's, as `GAIA_E2E_KUBECONFIG` names it.
+    /// An external cluster, as `GAIA_E2E_KUBECONFIG` names it.
     ///
     /// # Errors
     /// If the file is not there or there is no kubectl.
@@ -50,12 +50,12 @@ impl Cluster {
         &self.kubectl
     }
 
-    /// Where files about the cluster are kept: logs, kubeconfigs.
+    /// The directory for files about the cluster: logs, kubeconfigs.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// A client of the administrator. Each belongs to the runtime that it is made in: make one per test.
+    /// A client of the administrator. Each belongs to its Tokio runtime: create one per test.
     ///
     /// # Errors
     /// If the kubeconfig cannot be read.
@@ -63,7 +63,7 @@ impl Cluster {
         client_from(&self.kubeconfig).await
     }
 
-    /// A client that the API server takes for `user` in `groups` (and in `system:authenticated`): the administrator
+    /// A client that the API server authenticates as `user` in `groups` (and in `system:authenticated`): the administrator
     /// impersonates them, which works on every cluster. [`AuditRecord::user`](crate::AuditRecord) is `user`.
     ///
     /// # Errors
@@ -75,7 +75,7 @@ impl Cluster {
         Ok(Client::try_from(config)?)
     }
 
-    /// A kubeconfig file with a token of a ServiceAccount, good for a day: what the operator runs with.
+    /// A kubeconfig file with a token of a ServiceAccount, valid for a day, for the operator.
     ///
     /// # Errors
     /// If the ServiceAccount is not there or the file cannot be written.
@@ -91,10 +91,10 @@ impl Cluster {
         Ok(path)
     }
 
-    /// Runs kubectl as the administrator and returns what it printed.
+    /// Runs kubectl as the administrator and returns its output.
     ///
     /// # Errors
-    /// If it fails, with what it said.
+    /// If it fails, with its error output.
     pub async fn kubectl(&self, args: &[&str]) -> Result<String> {
         let output = self.kubectl_output(args).await?;
         let said = String::from_utf8_lossy(&output.stderr);
@@ -102,7 +102,7 @@ impl Cluster {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Runs kubectl as the administrator and returns everything about how it went: for warnings and refusals.
+    /// Runs kubectl as the administrator and returns exit status, output and error output: for warnings and refusals.
     ///
     /// # Errors
     /// If it cannot be started.
@@ -112,10 +112,10 @@ impl Cluster {
         process::output(command).await
     }
 
-    /// Runs helm as the administrator and returns what it printed. Installs helm first if there is none.
+    /// Runs helm as the administrator and returns its output. Installs helm first if it is missing.
     ///
     /// # Errors
-    /// If it fails, with what it said.
+    /// If it fails, with its error output.
     pub async fn helm(&self, args: &[&str]) -> Result<String> {
         let mut command = Command::new(tokio::task::spawn_blocking(assets::helm).await??);
         command.args(args).arg("--kubeconfig").arg(&self.kubeconfig);
@@ -125,7 +125,7 @@ impl Cluster {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Applies manifests (server-side) and returns kubectl's account of it.
+    /// Applies manifests (server-side) and returns kubectl's output.
     ///
     /// # Errors
     /// If the API server refuses one, with the reason.
@@ -160,10 +160,10 @@ impl Cluster {
         created.metadata.name.context("the new namespace has no name")
     }
 
-    /// Whether the API server says it is ready, and if not, why.
+    /// Checks that the API server is ready.
     ///
     /// # Errors
-    /// If it does not answer, or answers no.
+    /// If it does not answer or is not ready, with the reason.
     pub async fn ready(&self) -> Result<()> {
         let client = self.admin().await?;
         client.request_text(http::Request::get("/readyz").body(Vec::new())?).await?;
@@ -179,7 +179,7 @@ pub async fn client_from(kubeconfig: &Path) -> Result<Client> {
     Ok(Client::try_from(config_from(kubeconfig).await?)?)
 }
 
-/// A client that tries nothing again by itself, as the operator's: when to try again is decided elsewhere.
+/// A client without retries, like the operator's: retries are decided elsewhere.
 ///
 /// # Errors
 /// If the file cannot be read.
@@ -202,5 +202,5 @@ fn read(path: &Path) -> Result<Kubeconfig> {
 
 const TOKEN_SECONDS: i64 = 24 * 60 * 60;
 
-/// Longer than any answer takes and than the API server's own bookmarks on a watch are apart.
+/// Longer than any answer takes, and longer than the interval of the API server's own bookmarks on a watch.
 const READ_TIMEOUT: Duration = Duration::from_secs(120);

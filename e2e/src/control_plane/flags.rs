@@ -1,4 +1,4 @@
-//! The flags that every control plane of ours has, on loopback and on a node. Files are where [`Authority`] and
+//! The flags of all control planes, on loopback and on a node. Files are where [`Authority`] and
 //! [`write_signing_key`] put them: in `pki` below the control plane's directory.
 //!
 //! [`Authority`]: crate::authority::Authority
@@ -13,7 +13,7 @@ pub(crate) fn write_audit_policy(dir: &Path) -> Result<()> {
     Ok(std::fs::write(dir.join(AUDIT_POLICY_FILE), AUDIT_POLICY)?)
 }
 
-/// kube-apiserver. Audit is on in everything we run: tests count requests in it, and benchmarks must not be faster than
+/// kube-apiserver. Audit is always on: tests count requests in it, and benchmarks must not be faster than
 /// production.
 pub(crate) fn apiserver_flags(dir: &Path) -> Vec<String> {
     let files = [
@@ -41,8 +41,8 @@ pub(crate) fn apiserver_flags(dir: &Path) -> Vec<String> {
 
 /// kube-controller-manager.
 pub(crate) fn controller_manager_flags(dir: &Path) -> Vec<String> {
-    // No cluster-signing-cert-file: nothing here asks for certificates, and each of the four signers would hold one of the 128
-    // inotify instances that a user has by default, which kubelets beside many control planes need too.
+    // No cluster-signing-cert-file: no test requests certificates, and each of the four signers would hold one of the 128
+    // inotify instances that a user has by default, which kubelets need too.
     let files = [("service-account-private-key-file", "pki/service-accounts.key"), ("root-ca-file", "pki/ca.crt")];
     let mut flags = file_flags(dir, &files);
     flags.extend(
@@ -50,7 +50,7 @@ pub(crate) fn controller_manager_flags(dir: &Path) -> Vec<String> {
             "--bind-address=127.0.0.1",
             "--leader-elect=false",
             "--use-service-account-credentials=true",
-            // It makes a ServiceAccount per controller first, and its own limits stretch that over five seconds.
+            // It creates a ServiceAccount per controller first, and its own limits stretch that over five seconds.
             "--kube-api-qps=1000",
             "--kube-api-burst=2000",
         ]
@@ -63,11 +63,11 @@ fn file_flags(dir: &Path, files: &[(&str, &str)]) -> Vec<String> {
     files.iter().map(|(flag, file)| format!("--{flag}={}", dir.join(file).display())).collect()
 }
 
-/// The API server's account of its requests, one JSON object per line.
+/// The API server's audit log, one JSON object per line.
 pub(crate) const AUDIT_LOG: &str = "audit.jsonl";
 const AUDIT_POLICY_FILE: &str = "audit-policy.yaml";
 
-/// Who asked for what, and what came of it; no bodies.
+/// The audit policy: metadata of all requests, no bodies.
 const AUDIT_POLICY: &str = "\
 apiVersion: audit.k8s.io/v1
 kind: Policy

@@ -54,7 +54,7 @@ impl ControlPlane {
         loop {
             let started = Self::start_once(&dir, &assets, &options).await;
             match started {
-                // Somebody else took a port between our look and our use.
+                // Another process took a port between the check and the use.
                 Err(error) if attempt < ATTEMPTS && format!("{error:#}").contains("address already in use") => {
                     attempt += 1;
                 }
@@ -72,19 +72,19 @@ impl ControlPlane {
         let timeout = options.timeout;
         let mut plane = Self { cluster, timeout, kube_controller_manager: None, kube_apiserver, etcd, turn: None };
         plane.wait_ready().await?;
-        // Not earlier: it gives up at once while the API server is still making the roles it starts with.
+        // Not earlier: it exits at once while the API server is still creating its initial roles.
         plane.kube_controller_manager = plan.kube_controller_manager().map(Process::start).transpose()?;
         plane.wait_for_controllers().await?;
         Ok(plane)
     }
 
-    /// Keeps the turn of the test that it was started for until it is dropped.
+    /// Keeps the turn of its test until it is dropped.
     pub(crate) fn held_with(mut self, turn: Turn) -> Self {
         self.turn = Some(turn);
         self
     }
 
-    /// Waits for the first thing that kube-controller-manager does in a new cluster.
+    /// Waits for the first action of kube-controller-manager in a new cluster.
     async fn wait_for_controllers(&self) -> Result<()> {
         if self.kube_controller_manager.is_none() {
             say("no kube-controller-manager: nothing collects garbage in this control plane");
@@ -98,7 +98,7 @@ impl ControlPlane {
         .await?
     }
 
-    /// What the API server has been asked, and by whom.
+    /// The audit log of the API server.
     pub fn audit(&self) -> AuditLog {
         AuditLog::at(self.dir().join(AUDIT_LOG))
     }
@@ -123,7 +123,7 @@ impl ControlPlane {
         self.kube_controller_manager.as_ref()
     }
 
-    /// Kills the API server; what it has stored stays.
+    /// Kills the API server; its stored data stays.
     ///
     /// # Errors
     /// If the signal cannot be sent.
@@ -140,7 +140,7 @@ impl ControlPlane {
         self.wait_ready().await
     }
 
-    /// Stops the API server in its tracks: connections stay open and nobody answers.
+    /// Pauses the API server: connections stay open and are not answered.
     ///
     /// # Errors
     /// If the signal cannot be sent.
@@ -181,7 +181,7 @@ impl ControlPlane {
     }
 }
 
-/// Whatever can be done with a cluster can be done with this one.
+/// All operations on a cluster are available on this one.
 impl Deref for ControlPlane {
     type Target = Cluster;
 

@@ -1,20 +1,20 @@
-//! What a control plane on loopback can be told.
+//! Options of a control plane on loopback.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::assets::ControlPlaneAssets;
 
-/// How to start a [`ControlPlane`](super::ControlPlane). The default is right for tests.
+/// Options to start a [`ControlPlane`](super::ControlPlane). The default is right for tests.
 #[derive(Clone, Debug)]
 pub struct ControlPlaneOptions {
-    /// Where its files go: keys, data, logs, kubeconfigs. A new directory if not set.
+    /// Directory of its files: keys, data, logs, kubeconfigs. A new directory if not set.
     pub dir: Option<PathBuf>,
-    /// The programs. Located or built if not set.
+    /// The programs. Found or built if not set.
     pub assets: Option<ControlPlaneAssets>,
     /// Added to the flags of kube-apiserver; a flag given again overrides ours.
     pub apiserver_flags: Vec<String>,
-    /// How long the API server may take until it is ready.
+    /// Time-out until the API server is ready.
     pub timeout: Duration,
 }
 
@@ -25,7 +25,7 @@ impl Default for ControlPlaneOptions {
 }
 
 impl ControlPlaneOptions {
-    /// In this directory, which is made if it is not there.
+    /// In this directory, which is created if missing.
     #[must_use]
     pub fn in_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dir = Some(dir.into());

@@ -15,7 +15,7 @@ use crate::dirs;
 use crate::process::{Process, ProcessSpec};
 use crate::wait::Seen;
 
-/// A control plane on paper: files written, ports chosen, nothing started.
+/// A prepared control plane: files written, ports chosen, nothing started.
 pub(super) struct Plan {
     dir: PathBuf,
     assets: ControlPlaneAssets,
@@ -33,7 +33,7 @@ struct Ports {
 impl Plan {
     pub(super) fn make(dir: &Path, assets: &ControlPlaneAssets, options: &ControlPlaneOptions) -> Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        // What an earlier attempt stored is under keys and ports that are no more.
+        // Data of an earlier attempt belongs to keys and ports that are no longer used.
         dirs::remove(&dir.join("etcd"))?;
         let [etcd, etcd_peer, apiserver, controller_manager] = ports::free()?;
         let ports = Ports { etcd, etcd_peer, apiserver, controller_manager };
@@ -69,7 +69,7 @@ impl Plan {
         self.dir.join("pki/controller-manager.kubeconfig")
     }
 
-    /// Nothing here outlives the test, so nothing is synced to disk.
+    /// The data is not needed after the test, so nothing is synced to disk.
     pub(super) fn etcd(&self) -> ProcessSpec {
         let client = format!("http://127.0.0.1:{}", self.ports.etcd);
         let peer = format!("http://127.0.0.1:{}", self.ports.etcd_peer);
@@ -81,7 +81,7 @@ impl Plan {
             .arg(format!("--initial-cluster=default={peer}"))
     }
 
-    /// Whether etcd takes connections; an etcd that has ended never will.
+    /// True if etcd accepts connections; fails if etcd has ended.
     pub(super) fn etcd_listens(&self, etcd: &Process) -> Seen<Result<()>> {
         if let Err(ended) = etcd.check_running() {
             return Seen::Yes(Err(ended));
@@ -98,7 +98,7 @@ impl Plan {
             .args(apiserver_flags(&self.dir))
             .arg(format!("--etcd-servers=http://127.0.0.1:{}", self.ports.etcd))
             .args(["--bind-address=127.0.0.1".to_owned(), format!("--secure-port={}", self.ports.apiserver)])
-            // The address of the Service `kubernetes` must not be a loopback one, and nobody here needs it.
+            // The address of the Service `kubernetes` must not be a loopback one, and no test uses it.
             .args(["--endpoint-reconciler-type=none", "--service-cluster-ip-range=10.0.0.0/16"])
             .args(["--authorization-mode=RBAC", "--shutdown-delay-duration=0s"])
             .args(&self.apiserver_flags)

@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::dirs;
 
-/// `N` different ports that nobody listens on, and that nobody else gets from here for a long time: a server that is killed
-/// finds its port free when it comes back.
+/// `N` different free ports, which this function does not return again for a long time: a killed server
+/// finds its port free when it restarts.
 ///
 /// # Errors
 /// If there is no port left, or nothing can be written in the cache.
@@ -24,7 +24,7 @@ pub fn free<const N: usize>() -> Result<[u16; N]> {
 
 fn reserve<const N: usize>(path: &Path) -> Result<[u16; N]> {
     let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-    // Until it is closed.
+    // The lock is released when the file is closed.
     file.lock()?;
     let mut text = String::new();
     file.read_to_string(&mut text)?;
@@ -49,7 +49,7 @@ fn take(next: &mut u16) -> Result<u16> {
     bail!("no free port on loopback")
 }
 
-/// None that the system gives to whoever asks for any, nor to the client's end of a connection (from 32768), and none of
+/// Outside of the system's ephemeral ports, which are also the client's ends of connections (from 32768), and of
 /// Kubernetes' node ports (from 30000).
 const PORTS: Range<u16> = 20_000..30_000;
 

@@ -19,7 +19,7 @@ use super::sessions::{Granted, LogoutScope};
 use super::version::version;
 use super::{Shared, admin};
 
-/// Where the keys are, below the prefix.
+/// The path of the keys, below the prefix.
 pub(super) const JWKS_PATH: &str = "/.well-known/jwks.json";
 
 pub(super) fn router(shared: &Arc<Shared>) -> Router {
@@ -35,7 +35,7 @@ pub(super) fn router(shared: &Arc<Shared>) -> Router {
         .route("/admin/users", post(admin::create))
         .route("/admin/users/{id}", put(admin::update).delete(admin::delete))
         .layer(from_fn_with_state(Arc::clone(shared), api_key));
-    // A browser is sent to `/authorize`, and has no key.
+    // A browser is redirected to `/authorize`, and has no key.
     let open =
         Router::new().route(JWKS_PATH, get(jwks)).route("/authorize", get(authorize)).route("/health", get(health));
     let app = with_key.merge(open).with_state(Arc::clone(shared));
@@ -43,7 +43,7 @@ pub(super) fn router(shared: &Arc<Shared>) -> Router {
     app.layer(from_fn(version)).layer(from_fn_with_state(Arc::clone(shared), conduct))
 }
 
-/// What stands in front of GoTrue in a project: no request without one of the project's keys.
+/// The gateway in front of GoTrue in a project: it refuses requests without one of the project's keys.
 async fn api_key(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let key = request.headers().get("apikey").and_then(|key| key.to_str().ok());
     let message = match key {
@@ -206,11 +206,11 @@ struct Authorize {
     code_challenge: String,
     #[serde(default)]
     code_challenge_method: String,
-    /// Who signs in at the provider. In a browser a page asks.
+    /// The user who signs in at the provider. A browser is shown a form instead.
     login_hint: Option<String>,
 }
 
-/// The outside provider and the way back from it in one step: whoever is named there has signed in.
+/// The external provider and its redirect in one step: the named user is signed in.
 async fn authorize(State(shared): State<Arc<Shared>>, Query(query): Query<Authorize>) -> Result<Response, Failure> {
     if !shared.settings.has_provider(&query.provider) {
         return Err(Failure::PROVIDER_OFF);
@@ -233,7 +233,7 @@ async fn authorize(State(shared): State<Arc<Shared>>, Query(query): Query<Author
     Ok((StatusCode::FOUND, [(header::LOCATION, to)]).into_response())
 }
 
-/// A page that asks who signs in.
+/// A page with a form for the user.
 fn page(query: &Authorize) -> String {
     let hidden = [
         ("provider", &query.provider),
@@ -251,7 +251,7 @@ fn page(query: &Authorize) -> String {
     )
 }
 
-/// For an attribute's value or a text: every character but letters and digits as a reference.
+/// Escapes an attribute's value or a text: every character but letters and digits as a reference.
 fn escaped(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_ascii_alphanumeric() { c.to_string() } else { format!("&#{};", u32::from(c)) })
@@ -259,7 +259,7 @@ fn escaped(text: &str) -> String {
 }
 
 impl Shared {
-    /// GoTrue's answer to whoever has signed in.
+    /// GoTrue's answer after a sign-in.
     pub(super) fn session(&self, granted: &Granted) -> Result<Response, Failure> {
         let (now, life) = (self.clock.now().as_second(), self.token_life.as_secs());
         let Granted { user, session, refresh_token } = granted;
@@ -301,7 +301,7 @@ impl Shared {
         Ok((text("sub").ok_or(Failure::NO_SUB)?, text("session_id").ok_or(Failure::NO_SESSION)?))
     }
 
-    /// Refuses everybody but administrators.
+    /// Refuses requests that are not the administrator's.
     pub(super) fn check_admin(&self, headers: &HeaderMap) -> Result<(), Failure> {
         if self.claims(headers)?["role"] == "service_role" { Ok(()) } else { Err(Failure::NOT_ADMIN) }
     }
@@ -312,7 +312,7 @@ impl Shared {
         self.keys().claims(token, self.clock.now()).ok_or(Failure::BAD_JWT)
     }
 
-    /// The address that is limited.
+    /// The address for the rate limit.
     fn client(&self, wire: IpAddr, headers: &HeaderMap) -> IpAddr {
         let named = headers.get("sb-forwarded-for").filter(|_| self.settings.forwarded_for);
         let named = named.and_then(|value| value.to_str().ok()).and_then(|value| value.split(',').next());

@@ -1,4 +1,4 @@
-//! What a test makes it do in place of its work, and how often it was asked.
+//! Injected faults, and counts of requests.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,21 +12,21 @@ use http::{StatusCode, header};
 use super::Shared;
 use super::failure::Failure;
 
-/// What becomes of a request.
+/// The treatment of a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Behaviour {
     /// It is answered.
     #[default]
     Normal,
-    /// It is answered after a while.
+    /// It is answered after a delay.
     Slow(Duration),
     /// It is never answered.
     Hang,
-    /// It fails as GoTrue fails with this status, whatever was asked.
+    /// It fails as GoTrue fails with this status.
     Fail(StatusCode),
     /// It gets this answer.
     Answer(StatusCode, String),
-    /// It is sent elsewhere.
+    /// It is redirected.
     Redirect(String),
 }
 

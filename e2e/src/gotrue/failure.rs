@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde_json::json;
 
-/// One error: a status, a code for programs, and a text for people.
+/// One error: a status, a code for programs, and a text for users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) status: StatusCode,
@@ -122,7 +122,7 @@ impl Failure {
     }
 }
 
-/// What fails in here: no randomness, a library.
+/// Internal failures: no randomness, an error of a library.
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         tracing::error!(error = format!("{error:#}"), "the login server failed");

@@ -16,7 +16,7 @@ pub struct User {
     pub(super) password: String,
     pub(super) created: Timestamp,
     pub(super) last_sign_in: Timestamp,
-    /// Since when the address is confirmed.
+    /// Time of the confirmation of the address.
     pub(super) confirmed: Option<Timestamp>,
     pub(super) banned_until: Option<Timestamp>,
     pub(super) metadata: Map<String, Value>,
@@ -24,7 +24,7 @@ pub struct User {
     pub(super) factors: Vec<Factor>,
 }
 
-/// A second factor by time.
+/// A time-based second factor.
 #[derive(Debug, Clone)]
 pub(super) struct Factor {
     pub(super) id: String,
@@ -86,7 +86,7 @@ impl User {
         self.providers.iter().map(identity).collect()
     }
 
-    /// As it stands in a session, and as `GET /user` gives it.
+    /// The user as in a session, and in the answer of `GET /user`.
     pub(super) fn to_json(&self) -> Value {
         let mut user = json!({
             "id": self.id,

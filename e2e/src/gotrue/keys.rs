@@ -15,12 +15,12 @@ use crate::random::random;
 
 use super::identity::uuid;
 
-/// How a project signs access tokens.
+/// The signing method of a project's access tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signing {
     /// By a key whose public half is published.
     Es256,
-    /// By a secret that only the project knows: nothing is published, and whoever wants a token verified has to ask.
+    /// By a secret that only the project has: nothing is published, and tokens are verified by a request to it.
     Hs256,
 }
 
@@ -67,7 +67,7 @@ impl Keys {
         json!({ "keys": self.pairs.iter().map(Pair::jwk).collect::<Vec<_>>() })
     }
 
-    /// The key of a project in one role: good for ten years, and of nobody.
+    /// The key of a project in one role: valid for ten years, without a user.
     pub(super) fn project_key(&self, role: &str, now: Timestamp) -> String {
         let ends = now + SignedDuration::from_hours(10 * 365 * 24);
         let claims = json!({
@@ -96,7 +96,7 @@ impl Keys {
         format!("{text}.{}", base64(tag.as_ref()))
     }
 
-    /// The claims of a token of its own that has not ended; `None` for anything else.
+    /// The claims of one of its own tokens that has not expired; `None` for any other token.
     pub(super) fn claims(&self, token: &str, now: Timestamp) -> Option<Value> {
         let (text, signature) = token.rsplit_once('.')?;
         let (header, payload) = text.split_once('.')?;

@@ -1,9 +1,9 @@
-//! A login server that speaks Supabase Auth's (GoTrue's) protocol, for tests and demos: real enough that what works
+//! A login server with Supabase Auth's (GoTrue's) protocol, for tests and demos: a client that works
 //! against it works against a project.
 //!
-//! It signs up users, gives sessions for a password, an authorization code (PKCE) or a refresh token, rotates refresh
+//! It signs up users, issues sessions for a password, an authorization code (PKCE) or a refresh token, rotates refresh
 //! tokens by GoTrue's rules, publishes its key, and answers errors with GoTrue's codes. Everything is in memory. A test
-//! can make it fail, hang or answer nonsense ([`GoTrue::behave`]), and ask how often it was asked ([`GoTrue::requests`]).
+//! can make it fail, hang or answer nonsense ([`GoTrue::behave`]), and count requests ([`GoTrue::requests`]).
 
 mod admin;
 mod api;
@@ -44,18 +44,18 @@ use keys::Keys;
 use limit::TokenLimit;
 use sessions::Sessions;
 
-/// How it is set up.
+/// Its options.
 #[derive(Clone)]
 pub struct GoTrueOptions {
-    /// Where it listens; port 0: any that is free.
+    /// Listening address; port 0: any free port.
     pub address: SocketAddr,
-    /// What its paths begin with, as `/auth/v1` does in a Supabase project.
+    /// The prefix of its paths, as `/auth/v1` in a Supabase project.
     pub prefix: String,
-    /// How access tokens are signed.
+    /// The signing method of access tokens.
     pub signing: Signing,
-    /// How long an access token lasts.
+    /// The validity of an access token.
     pub token_life: SignedDuration,
-    /// For how long a refresh token may be used again after it was exchanged.
+    /// The time in which a refresh token may be used again after it was exchanged.
     pub reuse_interval: SignedDuration,
     /// The settings that change what users can do.
     pub settings: ProjectSettings,
@@ -77,13 +77,13 @@ impl Default for GoTrueOptions {
     }
 }
 
-/// A running login server. It ends with this value.
+/// A running login server. Dropping it stops it.
 pub struct GoTrue {
     shared: Arc<Shared>,
     server: JoinHandle<()>,
 }
 
-/// What the handlers work with.
+/// The state of the handlers.
 struct Shared {
     base_url: String,
     prefix: String,
@@ -117,7 +117,7 @@ impl GoTrue {
     /// If the address is taken, or there is no randomness.
     pub async fn start(options: GoTrueOptions) -> Result<Self> {
         let listener = TcpListener::bind(options.address).await;
-        let listener = listener.with_context(|| format!("{} is not to be had", options.address))?;
+        let listener = listener.with_context(|| format!("cannot listen on {}", options.address))?;
         let now = options.clock.now();
         let keys = Keys::new(options.signing)?;
         let shared = Arc::new(Shared {
@@ -143,13 +143,13 @@ impl GoTrue {
         Ok(Self { shared, server })
     }
 
-    /// The issuer of its tokens, below which all paths are.
+    /// The issuer of its tokens, and the base URL of all paths.
     #[must_use]
     pub fn base_url(&self) -> &str {
         &self.shared.base_url
     }
 
-    /// Where its keys are.
+    /// The URL of its keys.
     #[must_use]
     pub fn jwks_url(&self) -> String {
         format!("{}{}", self.shared.base_url, api::JWKS_PATH)
@@ -167,7 +167,7 @@ impl GoTrue {
         &self.shared.service_role_key
     }
 
-    /// Signs up a user who has confirmed the address, unless there is one already, and gives the user's id.
+    /// Signs up a user with a confirmed address, unless the user exists, and returns the user's id.
     ///
     /// # Errors
     /// If there is no randomness.
@@ -184,7 +184,7 @@ impl GoTrue {
         self.change(email, |user| user.banned_until = Some(until))
     }
 
-    /// Adds to the metadata of a user, which stands in each access token.
+    /// Adds to the metadata of a user, which is in each access token.
     ///
     /// # Errors
     /// If there is no such user.
@@ -192,7 +192,7 @@ impl GoTrue {
         self.change(email, |user| drop(user.metadata.insert(name.to_owned(), value)))
     }
 
-    /// Takes back the confirmation of a user's address.
+    /// Removes the confirmation of a user's address.
     ///
     /// # Errors
     /// If there is no such user.
@@ -220,7 +220,7 @@ impl GoTrue {
         Ok(())
     }
 
-    /// What a user who signs in at an outside provider comes back with: a code that is good once, with the verifier of
+    /// The result of a sign-in at an external provider: a code that is valid once, with the verifier of
     /// `code_challenge` (RFC 7636, S256).
     ///
     /// # Errors
@@ -231,12 +231,12 @@ impl GoTrue {
         code.with_context(|| format!("there is no user {email}"))
     }
 
-    /// From now on, requests whose path below the prefix begins with `path` get this; the longest such path counts.
+    /// From now on, requests whose path below the prefix begins with `path` get this behaviour; the longest such path counts.
     pub fn behave(&self, path: &str, behaviour: Behaviour) {
         self.shared.conduct().set(path, behaviour);
     }
 
-    /// How many requests came whose path below the prefix, with `?grant_type=…` where there is one, begins with `path`.
+    /// The number of requests whose path below the prefix, with `?grant_type=…` where there is one, begins with `path`.
     #[must_use]
     pub fn requests(&self, path: &str) -> u64 {
         self.shared.conduct().requests(path)
@@ -255,7 +255,7 @@ impl GoTrue {
         self.shared.keys().revoke_old();
     }
 
-    /// Signs any claims with its key: tokens that it would never give.
+    /// Signs any claims with its key: tokens that it would never issue.
     ///
     /// # Errors
     /// If signing fails.
@@ -263,7 +263,7 @@ impl GoTrue {
         self.shared.keys().sign(claims)
     }
 
-    /// What is written in a policy or a TrustDomain's `userTokenIssuers` for it.
+    /// Its entry in a policy or a TrustDomain's `userTokenIssuers`.
     #[must_use]
     pub fn issuer_entry(&self, name: &str) -> Value {
         match self.shared.keys().signing() {
@@ -279,7 +279,7 @@ impl GoTrue {
 
     /// Serves until the process ends or the listener fails.
     pub async fn serve(mut self) {
-        // A panic of the server is told by the runtime.
+        // The runtime reports a panic of the server.
         let _ = (&mut self.server).await;
     }
 }

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::keys::base64;
 use crate::random::random;
 
-/// A refresh token that has the form of one.
+/// A well-formed refresh token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Parsed {
     /// Twelve letters and digits.
@@ -29,7 +29,7 @@ pub(super) struct Signed {
     signature: Vec<u8>,
 }
 
-/// The text's form; none: it is no refresh token.
+/// The form of a text; none: it is no refresh token.
 pub(super) fn parse(text: &str) -> Option<Parsed> {
     let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     match text.len() {
@@ -66,7 +66,7 @@ pub(super) fn new_v1() -> Result<String> {
     Ok(bytes.iter().map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()])).collect())
 }
 
-/// The refresh token of a session after so many before it.
+/// The refresh token of a session after `counter` earlier ones.
 pub(super) fn new_v2(session: u128, counter: u64, key: &[u8; 32]) -> String {
     let mut bytes = vec![0];
     bytes.extend_from_slice(&session.to_be_bytes());

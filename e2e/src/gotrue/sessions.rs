@@ -13,7 +13,7 @@ use super::refresh_token::{self, Parsed, Signed};
 use super::settings::{ProjectSettings, RefreshTokens};
 use crate::random::random;
 
-/// Everything a project remembers.
+/// The state of a project.
 pub(super) struct Sessions {
     reuse_interval: SignedDuration,
     form: RefreshTokens,
@@ -21,18 +21,18 @@ pub(super) struct Sessions {
     sessions: HashMap<String, Session>,
     refresh_tokens: HashMap<String, RefreshToken>,
     codes: HashMap<String, Flow>,
-    /// How many refresh tokens of the first form there were.
+    /// The number of refresh tokens of the first form so far.
     granted: u64,
 }
 
-/// How and since when a user is signed in.
+/// A method and time of a user's sign-in.
 #[derive(Debug, Clone)]
 pub(super) struct Session {
     pub(super) id: String,
     pub(super) user: String,
     pub(super) method: &'static str,
     pub(super) since: Timestamp,
-    /// Since when a second factor was shown.
+    /// Time of the second factor.
     pub(super) second_factor: Option<Timestamp>,
     refreshed: Timestamp,
     /// Of refresh tokens of the second form: their key, and the number of the newest.
@@ -40,7 +40,7 @@ pub(super) struct Session {
     counter: u64,
 }
 
-/// What a sign-in or a refresh gives.
+/// The result of a sign-in or a refresh.
 #[derive(Debug)]
 pub(super) struct Granted {
     pub(super) user: User,
@@ -53,11 +53,11 @@ struct RefreshToken {
     number: u64,
     session: String,
     parent: Option<String>,
-    /// Since when it is no longer the one to use.
+    /// Time from which it is no longer the newest one.
     revoked: Option<Timestamp>,
 }
 
-/// A sign-in at an outside provider that waits for its verifier.
+/// A sign-in at an external provider that waits for its verifier.
 #[derive(Debug)]
 struct Flow {
     user: String,
@@ -65,7 +65,7 @@ struct Flow {
     since: Timestamp,
 }
 
-/// Which sessions of a user a sign-out ends.
+/// The sessions of a user that a sign-out ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LogoutScope {
     Local,
@@ -86,7 +86,7 @@ impl Sessions {
         }
     }
 
-    /// A new user; who is confirmed is signed in.
+    /// A new user, signed in if the address is confirmed.
     pub(super) fn sign_up(
         &mut self,
         (email, password): (&str, &str),
@@ -135,7 +135,7 @@ impl Sessions {
 
     pub(super) fn by_password(&mut self, email: &str, password: &str, now: Timestamp) -> Result<Granted, Failure> {
         let user = self.by_email(email).ok_or(Failure::CREDENTIALS)?;
-        // In this order: a ban is told whatever the password, an unconfirmed address only with the right one.
+        // In this order: a ban is reported whatever the password, an unconfirmed address only with the right one.
         if user.is_banned(now) {
             return Err(Failure::BANNED);
         }
@@ -177,7 +177,7 @@ impl Sessions {
         }
     }
 
-    /// A token that was exchanged before is a sign of theft, but also of an answer that got lost: the parent of the active
+    /// A token that was exchanged before is a sign of theft, but also of a lost answer: the parent of the active
     /// one gets that one again, any other works within the reuse interval, and after it ends the whole family.
     fn refresh_v1(&mut self, text: &str, now: Timestamp) -> Result<Granted, Failure> {
         let token = self.refresh_tokens.get(text).ok_or(Failure::NOT_FOUND)?;
@@ -239,7 +239,7 @@ impl Sessions {
         Ok((user, session.ok_or(Failure::NO_SESSION)?))
     }
 
-    /// A session in which a second factor was shown goes on with another token.
+    /// A session with a second factor continues with another token.
     pub(super) fn raise(&mut self, session: &str, now: Timestamp) -> Result<Granted, Failure> {
         let session = self.sessions.get_mut(session).ok_or(Failure::NO_SESSION)?;
         session.second_factor = Some(now);

@@ -18,9 +18,9 @@ pub struct ProjectSettings {
     pub autoconfirm: bool,
     /// Passwords and sign-ups need a captcha. No captcha token is accepted.
     pub captcha: bool,
-    /// The outside providers that are switched on.
+    /// The external providers that are switched on.
     pub providers: Vec<String>,
-    /// The place for browsers whose `redirect_to` is not allowed.
+    /// The redirect target for browsers whose `redirect_to` is not allowed.
     pub site_url: String,
     /// The allowed `redirect_to`: `*` stands for characters other than `.` and `/`, `**` for any.
     pub redirect_urls: Vec<String>,
@@ -79,7 +79,7 @@ impl ProjectSettings {
         self.providers.iter().any(|provider| provider == name)
     }
 
-    /// The place that a browser is sent to that asks for this one.
+    /// The redirect target for a requested one.
     pub(super) fn redirect<'a>(&'a self, wanted: &'a str) -> &'a str {
         let is_own = |url: &str| url == self.site_url || url.starts_with(&format!("{}/", self.site_url));
         let is_allowed = is_own(wanted) || self.redirect_urls.iter().any(|pattern| matches(pattern, wanted));

@@ -44,7 +44,7 @@ fn an_older_token_works_within_the_interval_and_after_it_ends_the_family() {
     assert!(fourth != third && fourth != second);
     assert_eq!(sessions.refresh(&second, later(12)).unwrap_err(), Failure::ALREADY_USED);
     assert_eq!(sessions.refresh(&fourth, later(60)).unwrap_err(), Failure::ALREADY_USED);
-    // The others of the same user are not touched.
+    // Other sessions of the user are not affected.
     assert!(sessions.by_password("ann@example.com", "secret1", later(60)).is_ok());
 }
 

@@ -30,7 +30,7 @@ pub(super) fn base32(bytes: &[u8]) -> String {
     letters.map(|value| char::from(ALPHABET[usize::from(value)])).collect()
 }
 
-/// The bytes of a secret as an authenticator app is given it; none: it is no base32.
+/// The bytes of a secret in an authenticator app's form; none: it is no base32.
 #[must_use]
 pub fn totp_secret(text: &str) -> Option<Vec<u8>> {
     let mut bits = Vec::new();

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::failure::Failure;
 
-/// Writes the errors of clients that ask for the API of 2024 as that has them.
+/// Converts errors for clients that request the API of 2024.
 pub(super) async fn version(request: Request, next: Next) -> Response {
     let asked = request.headers().get(HEADER).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let response = next.run(request).await;

@@ -44,7 +44,7 @@ fn configuration(config: &ImageConfig, layer: &str) -> Result<Vec<u8>> {
     Ok(serde_json::to_vec(&configuration)?)
 }
 
-/// The image runs where it was made: its programs are this machine's.
+/// The image has the architecture of this machine: its programs are this machine's.
 fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -91,7 +91,7 @@ fn sorted(root: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// root's, and of no time.
+/// Owned by root, without a time.
 fn header(mode: u32) -> Header {
     let mut header = Header::new_gnu();
     header.set_mode(mode);

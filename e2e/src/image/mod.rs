@@ -1,5 +1,5 @@
 //! A container image without a daemon and without a registry: one layer from files and Debian packages, as a
-//! docker-archive tar. The same files make the same image, byte for byte.
+//! docker-archive tar. The same files give the same image, byte for byte.
 
 mod archive;
 mod root;
@@ -13,21 +13,21 @@ pub use root::Root;
 
 use crate::programs;
 
-/// What the image says about how to run it.
+/// The image's configuration.
 #[derive(Clone, Debug)]
 pub struct ImageConfig {
     /// `name:tag`.
     pub tag: String,
-    /// What runs when a pod names no command.
+    /// The entry point of pods that name no command.
     pub command: Vec<String>,
-    /// As whom, `uid:gid`.
+    /// User and group, `uid:gid`.
     pub user: String,
 }
 
 /// Writes Gaia's image: its programs, the few packages they are linked against, the certificates of public authorities,
 /// no shell, and a user that is not root.
 ///
-/// # Errors
+/// If a program is not built, a package cannot be downloaded, or the file cannot be written.
 /// If a program is not built, a package cannot be had, or the file cannot be written.
 pub fn write_gaia(out: &Path, tag: &str, bin_dir: &Path) -> Result<()> {
     let root = Root::new()?;
@@ -52,7 +52,7 @@ pub fn write_gaia(out: &Path, tag: &str, bin_dir: &Path) -> Result<()> {
     write(out, &config, &root)
 }
 
-/// Writes the image of the first process of every pod of our node.
+/// Writes the pause image of the node.
 ///
 /// # Errors
 /// If the file cannot be written.
@@ -64,10 +64,10 @@ pub fn write_pause(out: &Path, pause: &Path) -> Result<()> {
     write(out, &config, &root)
 }
 
-/// Where the programs of the image are looked for unless it is said: where cargo puts a release build, next to the
-/// profile that this program is of.
+/// The default directory of the image's programs: cargo's release build, next to the
+/// profile of this program.
 ///
-/// # Errors
+/// If this program's own path is unknown.
 /// If this program's own path is not known.
 pub fn default_bin_dir() -> Result<std::path::PathBuf> {
     if std::env::var_os("GAIA_BIN_DIR").is_some() {
@@ -79,11 +79,11 @@ pub fn default_bin_dir() -> Result<std::path::PathBuf> {
 /// The name of the pause image.
 pub const PAUSE_TAG: &str = "localhost/gaia-pause:1";
 
-/// What is in Gaia's image.
+/// The programs of Gaia's image.
 pub const PROGRAMS: &[&str] =
     &["gaia-operator", "auth-service", "asset-service", "chat-service", "gateway", "web-service"];
 
-/// What a Rust program for glibc is linked against.
+/// The packages that a Rust program for glibc is linked against.
 const PACKAGES: [&str; 2] = ["libc6", "libgcc-s1"];
 const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 const PASSWD: &str = "root:x:0:0::/:/sbin/nologin\nnonroot:x:65532:65532::/:/sbin/nologin\n";

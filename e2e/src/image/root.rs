@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::assets::on_path;
 
-/// A root file system in the making.
+/// A root file system under construction.
 #[derive(Debug)]
 pub struct Root {
     dir: TempDir,
@@ -20,7 +20,7 @@ impl Root {
     /// An empty one.
     ///
     /// # Errors
-    /// If there is no place for temporary files.
+    /// If a temporary directory cannot be created.
     pub fn new() -> Result<Self> {
         let dir = tempfile::tempdir()?;
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
@@ -41,11 +41,11 @@ impl Root {
         Ok(fs::set_permissions(target, fs::Permissions::from_mode(0o755))?)
     }
 
-    /// Takes the debug information out of a program: of a debug build it is the larger part. Does nothing where there is
-    /// no `strip`.
+    /// Removes the debug information from a program: of a debug build it is the larger part. Does nothing without
+    /// `strip`.
     ///
     /// # Errors
-    /// If the program is not one.
+    /// If the file is not a program.
     pub(super) fn strip(&self, program: &str) -> Result<()> {
         if on_path("strip").is_none() {
             return Ok(());
@@ -53,7 +53,7 @@ impl Root {
         run(Command::new("strip").arg("--strip-debug").arg(self.path().join(program)))
     }
 
-    /// Writes a file that everybody may read.
+    /// Writes a world-readable file.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -63,18 +63,18 @@ impl Root {
         Ok(fs::set_permissions(target, fs::Permissions::from_mode(0o644))?)
     }
 
-    /// Makes a symbolic link at `at` that says `target`.
+    /// Creates a symbolic link at `at` to `target`.
     ///
     /// # Errors
-    /// If it cannot be made.
+    /// If it cannot be created.
     pub fn add_link(&self, target: &str, at: &str) -> Result<()> {
         Ok(symlink(target, self.place(at)?)?)
     }
 
-    /// Makes a directory.
+    /// Creates a directory.
     ///
     /// # Errors
-    /// If it cannot be made.
+    /// If it cannot be created.
     pub fn add_directory(&self, to: &str, mode: u32) -> Result<()> {
         let target = self.place(to)?;
         fs::create_dir_all(&target)?;
@@ -100,7 +100,7 @@ impl Root {
         self.link_merged_directories()
     }
 
-    /// On systems that keep everything in /usr, packages rely on links that the base system has and an image has not.
+    /// On systems that keep everything in /usr, packages rely on links that the base system has and an image does not.
     fn link_merged_directories(&self) -> Result<()> {
         for name in ["lib", "lib64"] {
             let (link, target) = (self.path().join(name), Path::new("usr").join(name));

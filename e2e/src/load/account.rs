@@ -1,4 +1,4 @@
-//! What became of every request.
+//! The results of all requests.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,16 +13,16 @@ use crate::lock::lock;
 use super::histogram::Histogram;
 use super::report::Report;
 
-/// Who plays the caller.
+/// The kinds of callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// A service of the platform: mutual TLS and a service token.
     Mtls,
-    /// A program from outside: TLS and an API key.
+    /// An external program: TLS and an API key.
     ApiKey,
     /// A service that asks auth-service for a token.
     Token,
-    /// Somebody with a key that nobody gave out: must be refused.
+    /// A client with an unknown key: must be refused.
     Stranger,
 }
 
@@ -37,12 +37,12 @@ impl fmt::Display for Kind {
     }
 }
 
-/// On which connection a request went.
+/// The connection of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Connection {
     /// One of its own, with a new handshake.
     New,
-    /// One that is kept for the requests that follow.
+    /// One that is kept for later requests.
     Kept,
 }
 
@@ -55,54 +55,54 @@ impl fmt::Display for Connection {
     }
 }
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The answer was the expected one.
     Ok,
-    /// It was the expected one the second time: the first was a 401 for the token, so there was a new token and another
-    /// attempt, once, as callers are meant to.
+    /// It was the expected one the second time: the first was a 401 for the token, followed by a new token and one more
+    /// attempt, as callers are meant to.
     Retried,
-    /// Any other answer, or none: the text says which.
+    /// Any other answer, or none, with a description.
     Failed(String),
-    /// It should have been refused, and was not.
+    /// It was accepted, but should have been refused.
     WronglyAccepted(String),
 }
 
-/// A request that is over.
+/// A completed request.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// Who called.
+    /// The caller.
     pub kind: Kind,
-    /// What was called, as `GET asset-service`.
+    /// The operation, as `GET asset-service`.
     pub target: String,
-    /// On which connection.
+    /// The connection.
     pub connection: Connection,
-    /// What came of it.
+    /// The result.
     pub outcome: Outcome,
-    /// How long it took.
+    /// The duration.
     pub took: Duration,
 }
 
 /// A request that failed or was wrongly accepted.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// When it was over.
+    /// Time of its completion.
     pub at: Timestamp,
     /// The request.
     pub record: Record,
 }
 
-/// How many requests came to what.
+/// Counts of requests by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// All that are over.
+    /// All completed requests.
     pub made: u64,
-    /// Those of them that got the expected answer, at once or after a retry.
+    /// Those with the expected answer, at once or after a retry.
     pub ok: u64,
     /// Those among the `ok` that needed a retry.
     pub retried: u64,
-    /// Those that got another answer, or none.
+    /// Those with another answer, or none.
     pub failed: u64,
     /// Those that should have been refused.
     pub wrongly_accepted: u64,
@@ -130,7 +130,7 @@ pub(super) struct Group {
     pub(super) latency: Histogram,
 }
 
-/// The account of one load.
+/// The counts of one load.
 #[derive(Clone)]
 pub(super) struct Account {
     clock: Arc<dyn Clock>,
@@ -196,5 +196,5 @@ impl std::ops::Add for Counts {
     }
 }
 
-/// What is told of those that failed: the first say most, and there may be very many.
+/// Number of failures in the report: the first are the most informative, and there may be very many.
 const KEPT_FAILURES: usize = 20;

@@ -8,7 +8,7 @@ use gaia_runtime::MeshClient;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 
-/// What a request carries to be let in.
+/// The credential of a request.
 #[derive(Clone, Copy)]
 pub(super) enum Credential<'a> {
     ApiKey(&'a str),
@@ -16,15 +16,15 @@ pub(super) enum Credential<'a> {
     None,
 }
 
-/// What came back.
+/// The answer.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
-    /// Whether a 401 is about the token, so that another one may do.
+    /// True if a 401 is about the token, so that another one may be accepted.
     pub(super) refuses_token: bool,
     pub(super) body: Bytes,
 }
 
-/// Makes a request, within [`super::TIMEOUT`]. The error says in words why there is no answer.
+/// Makes a request, within [`super::TIMEOUT`]. The error describes why there is no answer.
 pub(super) async fn send(
     client: &MeshClient,
     method: Method,
@@ -56,7 +56,7 @@ async fn exchange(client: &MeshClient, request: Request<Body>) -> Result<Answer,
     Ok(Answer { status, refuses_token, body })
 }
 
-/// An error with everything behind it: a client tells the reason last.
+/// An error with its chain of causes: a client's reason is the last one.
 pub(crate) fn in_words(error: &dyn Error) -> String {
     let mut words = error.to_string();
     let mut source = error.source();

@@ -1,4 +1,4 @@
-//! The service that the load plays.
+//! The service that the load calls as.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,21 +14,21 @@ use tokio::sync::{oneshot, watch};
 
 use crate::wait;
 
-/// How to be a service.
+/// Options of the service.
 pub struct CallerOptions {
     /// The name of its GaiaService.
     pub service: String,
     /// Its mounted directory.
     pub dir: PathBuf,
-    /// Where the operator reaches it, with TLS: it answers for itself as any other instance does.
+    /// Its TLS address for the operator: it reports its state as any other instance does.
     pub mesh_address: SocketAddr,
-    /// Where the services are that it calls.
+    /// The addresses of the services that it calls.
     pub hosts: Hosts,
-    /// What it takes the time from.
+    /// Its clock.
     pub clock: Arc<dyn Clock>,
 }
 
-/// A service on gaia-runtime in this process, which calls others: with its own leaf, the trust that is mounted, and a new
+/// A service on gaia-runtime in this process, which calls others: with its own leaf, the mounted trust bundle, and a new
 /// generation of both whenever its directory changes.
 pub struct Caller {
     service: String,
@@ -45,7 +45,7 @@ impl Caller {
     /// Starts it and waits until it has a leaf.
     ///
     /// # Errors
-    /// If its address is taken, or what is mounted is not good.
+    /// If its address is in use, or its files are invalid.
     pub async fn start(options: CallerOptions) -> Result<Self> {
         let CallerOptions { service, dir, mesh_address, hosts, clock } = options;
         let mut config = runtime_config(&service, &dir, mesh_address);
@@ -57,18 +57,18 @@ impl Caller {
         tokio::spawn(runtime.serve(routes, async { drop(stopped.await) }));
         let caller = Self { service, dir, mesh_address, hosts, clock, generations, _stop: stop };
         let taken = async || caller.generation().map(drop);
-        let what = format!("{} has taken what is mounted in {}", caller.service, caller.dir.display());
+        let what = format!("{} has loaded the files in {}", caller.service, caller.dir.display());
         wait::until(&what, SOON, taken).await.context("its leaf, trust and policy must be there and fit together")?;
         Ok(caller)
     }
 
-    /// What it has in force; none while nothing good was ever mounted.
+    /// The generation in force; none before the first valid files.
     #[must_use]
     pub fn generation(&self) -> Option<Arc<Generation>> {
         self.generations.borrow().clone()
     }
 
-    /// What it has in force, and each change of that.
+    /// The generation in force, and each change of it.
     #[must_use]
     pub fn generations(&self) -> watch::Receiver<Option<Arc<Generation>>> {
         self.generations.clone()
@@ -86,26 +86,26 @@ impl Caller {
         &self.dir
     }
 
-    /// Where the operator reaches it.
+    /// Its TLS address for the operator.
     #[must_use]
     pub fn mesh_address(&self) -> SocketAddr {
         self.mesh_address
     }
 
-    /// Where the services are that it calls.
+    /// The addresses of the services that it calls.
     #[must_use]
     pub fn hosts(&self) -> &Hosts {
         &self.hosts
     }
 
-    /// What it takes the time from.
+    /// Its clock.
     #[must_use]
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
     }
 }
 
-/// The configuration of a service in this process, which looks at its directory every second and stops at once.
+/// The configuration of a service in this process, which polls its directory every second and stops at once.
 #[must_use]
 pub fn runtime_config(service: &str, dir: &Path, mesh_address: SocketAddr) -> RuntimeConfig {
     RuntimeConfig {

@@ -1,8 +1,8 @@
-//! Times of very many requests in little memory.
+//! Durations of very many requests in little memory.
 
 use std::time::Duration;
 
-/// Counts of times, in classes that are about three per cent wide.
+/// Counts of durations, in classes that are about three per cent wide.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Histogram {
     counts: Vec<u64>,
@@ -19,7 +19,7 @@ impl Histogram {
         self.total += 1;
     }
 
-    /// The time that this share of all, in per cent, did not exceed; zero if there are none.
+    /// The duration that this share of all, in per cent, did not exceed; zero if there are none.
     pub(super) fn percentile(&self, percent: u64) -> Duration {
         let wanted = (self.total * percent).div_ceil(100);
         let mut seen = 0;

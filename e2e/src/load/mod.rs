@@ -1,10 +1,10 @@
-//! Traffic on a platform, with an account of every request: callers as they are in real life, whose requests must not
-//! fail whatever is rotated meanwhile.
+//! Traffic on a platform, with a result for every request: realistic callers, whose requests must not
+//! fail during any rotation.
 //!
-//! A [`Load`] plays two kinds of callers. The first is a service on gaia-runtime, [`Caller`], which calls with mutual TLS
-//! and service tokens; the second is a program from outside with an API key, which knows nothing but the mounted `ca.crt`.
-//! Both put, get, list and delete small objects in asset-service, on kept connections and on new ones, and now and then a
-//! stranger comes by, who must be refused. [`Negative`] asks the same of credentials that were good once.
+//! A [`Load`] has two kinds of callers. The first is a service on gaia-runtime, [`Caller`], which calls with mutual TLS
+//! and service tokens; the second is an external program with an API key, which reads only the mounted `ca.crt`.
+//! Both put, get, list and delete small objects in asset-service, on kept connections and on new ones, and at intervals a
+//! client with an unknown key calls, which must be refused. [`Negative`] verifies the same for credentials that are no longer valid.
 
 mod account;
 mod call;
@@ -39,35 +39,35 @@ use tls::Outsider;
 use token::Tokens;
 use worker::{Role, Worker};
 
-/// Which callers a load plays.
+/// The callers of a load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Traffic {
     /// The service, with mutual TLS and a service token.
     Mtls,
-    /// The program from outside, with an API key.
+    /// The external program, with an API key.
     ApiKey,
     /// Half of each.
     Both,
 }
 
-/// How to put a platform under load.
+/// Options of a load.
 #[derive(Clone)]
 pub struct LoadOptions {
     /// The service that calls.
     pub caller: Arc<Caller>,
-    /// Where tokens are issued.
+    /// The token issuer.
     pub auth_url: Uri,
-    /// What is called.
+    /// The called service.
     pub asset_url: Uri,
-    /// The API key of the program from outside.
+    /// The API key of the external program.
     pub api_key: Option<Arc<str>>,
-    /// Who calls.
+    /// The callers.
     pub traffic: Traffic,
-    /// Requests a second, all workers together. They wait for their answers, so a slow platform gets fewer.
+    /// Requests a second, all workers together. Each waits for its answer, so a slow platform gets fewer.
     pub rate: u32,
-    /// How many call at the same time.
+    /// The number of concurrent workers.
     pub workers: u32,
-    /// When the load ends by itself.
+    /// The time after which the load ends.
     pub duration: Duration,
 }
 
@@ -84,7 +84,7 @@ impl Load {
     /// Starts the workers.
     ///
     /// # Errors
-    /// If the options do not make sense.
+    /// If the options are contradictory.
     pub fn start(options: LoadOptions) -> Result<Self> {
         let LoadOptions { caller, auth_url, asset_url, api_key, traffic, rate, workers: count, duration } = options;
         ensure!(rate > 0 && count > 0, "a load needs a rate and a number of workers above zero");
@@ -116,32 +116,32 @@ impl Load {
         Ok(Self { account, started, duration, stop, workers })
     }
 
-    /// What all requests came to that are over.
+    /// The counts of all completed requests.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.account.counts()
     }
 
-    /// What the requests of one kind came to that are over.
+    /// The counts of the completed requests of one kind.
     #[must_use]
     pub fn counts_of(&self, kind: Kind) -> Counts {
         self.account.counts_of(kind)
     }
 
-    /// Whether it has ended by itself.
+    /// True if it has ended after its duration.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.started.elapsed() >= self.duration
     }
 
-    /// Makes no further requests, waits for the answers to those under way, and reports.
+    /// Sends no further requests, waits for the open ones, and reports.
     pub async fn stop(self) -> Report {
-        // Nobody may be left to hear it: the load may have ended by itself.
+        // The receivers may be gone: the load may have ended after its duration.
         let _ = self.stop.send(true);
         self.end().await
     }
 
-    /// Waits until the load has ended by itself, and reports.
+    /// Waits until the load has ended after its duration, and reports.
     pub async fn end(mut self) -> Report {
         while self.workers.join_next().await.is_some() {}
         self.account.report(self.started.elapsed())
@@ -156,7 +156,7 @@ async fn work(
     mut stopped: watch::Receiver<bool>,
 ) {
     let mut turns = tokio::time::interval_at(first, interval);
-    // Answers that were long in coming are not made up for by a burst of requests.
+    // Slow answers are not followed by a burst of requests.
     turns.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         tokio::select! {
@@ -171,5 +171,5 @@ async fn work(
 
 /// Loads of one process do not share objects.
 static RUNS: AtomicU64 = AtomicU64::new(0);
-/// What a caller waits for an answer.
+/// Time-out of a request.
 const TIMEOUT: Duration = Duration::from_secs(20);

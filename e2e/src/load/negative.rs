@@ -1,4 +1,4 @@
-//! Credentials that were good once: whether they are refused now.
+//! Checks that credentials that are no longer valid are refused.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ use super::call::{Credential, send};
 use super::caller::Caller;
 use super::tls::{self, LeafPem};
 
-/// Somebody who took a private key out of a ring, and makes credentials with it that differ from good ones in nothing
-/// but the key they are signed with. It can be asked at any time whether they are still taken.
+/// An attacker with a private key from a ring, whose credentials differ from valid ones only in
+/// the key they are signed with. Tests check at any time whether they are still accepted.
 pub struct Negative {
     key: Key,
     caller: Arc<Caller>,
@@ -37,14 +37,14 @@ enum Key {
     Signer(Box<Signer>),
 }
 
-/// What came of it.
+/// The result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It was refused, in these words.
+    /// It was refused, with this message.
     Refused(String),
-    /// It was taken.
+    /// It was accepted.
     Accepted,
-    /// Neither: nobody answered, for instance.
+    /// Neither: no answer, for example.
     Unclear(String),
 }
 
@@ -68,14 +68,14 @@ impl Negative {
         Ok(Self { key: Key::Ca(stolen.id, Box::new(ca)), caller })
     }
 
-    /// With any CA: one that was never trusted, for instance.
+    /// With any CA: one that was never trusted, for example.
     #[must_use]
     pub fn with_any_ca(name: &str, ca: Ca, caller: Arc<Caller>) -> Self {
         Self { key: Key::Ca(name.to_owned(), Box::new(ca)), caller }
     }
 
     /// Takes a signing key: that of the generation `id`, or the active one. It signs tokens of the caller for
-    /// asset-service, and shows the caller's good leaf with them.
+    /// asset-service, and presents the caller's valid leaf with them.
     ///
     /// # Errors
     /// If the ring has no such generation.
@@ -90,15 +90,15 @@ impl Negative {
         Ok(Self { key: Key::Signer(Box::new(Signer::from_pem(stolen.key.as_bytes())?)), caller })
     }
 
-    /// With any signing key: one that was never published, for instance.
+    /// With any signing key: one that was never published, for example.
     ///
     /// # Errors
-    /// If it is of no kind that tokens are signed with.
+    /// If its type is not one that tokens are signed with.
     pub fn with_any_signing_key(key: &PrivateKey, caller: Arc<Caller>) -> Result<Self> {
         Ok(Self { key: Key::Signer(Box::new(Signer::from_pem(key.to_pem().as_bytes())?)), caller })
     }
 
-    /// Which key it has.
+    /// The kind and id of the private key.
     #[must_use]
     pub fn key(&self) -> String {
         match &self.key {
@@ -111,7 +111,7 @@ impl Negative {
     /// service; tokens are for asset-service.
     ///
     /// # Errors
-    /// If no credential can be made any more: a CA that has expired signs nothing that could prove anything.
+    /// If no credential can be issued any longer: the signature of an expired CA would prove nothing.
     pub async fn ask(&self, server_name: &str, address: SocketAddr) -> Result<Verdict> {
         match &self.key {
             Key::Ca(_, ca) => self.ask_with_leaf(ca, server_name, address).await,
@@ -122,7 +122,7 @@ impl Negative {
     /// For tests.
     ///
     /// # Errors
-    /// Unless it is refused, with what was seen.
+    /// Unless it is refused, with the result.
     pub async fn expect_refused(&self, server_name: &str, address: SocketAddr) -> Result<String> {
         match self.ask(server_name, address).await? {
             Verdict::Refused(words) => Ok(words),
@@ -130,7 +130,7 @@ impl Negative {
         }
     }
 
-    /// A service verifies a certificate that is presented to it also where none is needed.
+    /// A service verifies a presented certificate also where none is required.
     async fn ask_with_leaf(&self, ca: &Ca, server_name: &str, address: SocketAddr) -> Result<Verdict> {
         let clock = self.caller.clock();
         let now = whole_seconds(clock.now());
@@ -154,7 +154,7 @@ impl Negative {
         if verdict != Verdict::Accepted {
             return Ok(verdict);
         }
-        // In Permissive a certificate that does not verify fails no handshake, and is no peer: /health tells it nothing.
+        // In Permissive a certificate that does not verify fails no handshake, and gives no peer: /health shows it no details.
         let hosts: Hosts = [(server_name.to_owned(), address)].into_iter().collect();
         let (client, url) = (MeshClient::new(config, hosts), format!("https://{server_name}/health"));
         Ok(match send(&client, Method::GET, &url, Credential::None, Bytes::new()).await {
@@ -180,7 +180,7 @@ impl Negative {
         })
     }
 
-    /// What auth-service would sign for the caller now.
+    /// The token that auth-service would issue to the caller now.
     fn claims(&self) -> Result<ServiceClaims> {
         let generation = self.generation()?;
         let (me, tokens) = (&generation.policy().service, &generation.policy().tokens);

@@ -1,4 +1,4 @@
-//! What a load came to, for tests and for people.
+//! Report of a load, for tests and on the terminal.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::account::{Connection, Counts, Failure, Group, Kind, Outcome};
 
-/// What a load came to. It prints as a table, with the first failures below it.
+/// The results of a load. It prints as a table, with the first failures below it.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// All requests together.
+    /// The counts of all requests.
     pub total: Counts,
-    /// How long the load went on.
+    /// Duration of the load.
     pub took: Duration,
     /// The first requests that failed or were wrongly accepted.
     pub failures: Vec<Failure>,
@@ -19,7 +19,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether there were requests, all got the answer that was expected, and nothing was accepted that should not be.
+    /// True if there were requests, all got the expected answer, and none was wrongly accepted.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.total.ok > 0 && self.total.failed == 0 && self.total.wrongly_accepted == 0
@@ -58,7 +58,7 @@ impl fmt::Display for Report {
             writeln!(f, "{counts} {:>9.1} {:>9.1}", millis(group, 50), millis(group, 99))?;
         }
         writeln!(f, "{}", row("all", "", &self.total))?;
-        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+        #[expect(clippy::cast_precision_loss, reason = "a rate for the terminal")]
         let rate = self.total.made as f64 / self.took.as_secs_f64().max(f64::EPSILON);
         write!(f, "{:.1} s, {rate:.0} requests a second", self.took.as_secs_f64())?;
         for Failure { at, record } in &self.failures {

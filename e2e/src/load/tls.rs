@@ -1,4 +1,4 @@
-//! TLS as a program from outside has it: the mounted roots, and perhaps a leaf, but nothing of the runtime.
+//! TLS of an external program: the mounted roots, and possibly a leaf, without the runtime.
 
 use std::fmt;
 use std::io::{self, Read as _};
@@ -26,25 +26,25 @@ pub(super) struct LeafPem<'a> {
     pub(super) key: &'a [u8],
 }
 
-/// Somebody without a certificate: trusts the roots in `ca.crt` of a mounted directory, and reads them again whenever
-/// they change.
+/// A client without a certificate: trusts the roots in `ca.crt` of a mounted directory, and reads them again on
+/// every change.
 pub(super) struct Outsider {
     roots: PathBuf,
     hosts: Hosts,
     clock: Arc<dyn Clock>,
     made: Option<(Vec<u8>, MeshClient)>,
-    /// For what is reached in plain HTTP, as behind an ingress.
+    /// For plain HTTP, as behind an ingress.
     plain: Option<MeshClient>,
 }
 
 impl Outsider {
-    /// Who calls `url`.
+    /// A client for `url`.
     pub(super) fn new(url: &Uri, dir: &Path, hosts: Hosts, clock: Arc<dyn Clock>) -> Self {
         let plain = (url.scheme_str() == Some("http")).then(|| MeshClient::plain(hosts.clone()));
         Self { roots: dir.join(key::CA_CERT), hosts, clock, made: None, plain }
     }
 
-    /// The client for the roots as they are now; the one of before where they cannot be read or are not good.
+    /// The client for the present roots; the previous one where they cannot be read or are invalid.
     pub(super) fn client(&mut self) -> Result<MeshClient, String> {
         if let Some(plain) = &self.plain {
             return Ok(plain.clone());
@@ -91,9 +91,9 @@ pub(super) fn config(roots: &[u8], leaf: Option<&LeafPem<'_>>, clock: &Arc<dyn C
     Ok(config)
 }
 
-/// Whether a server lets in whoever shows that certificate. With TLS 1.3 the client is done before the server has
-/// looked at it, so the answer is what comes first: an alert, or the greeting of HTTP/2. Nothing is sent that the server
-/// could be reading when it hangs up, which might lose the alert.
+/// True if a server accepts a client with this certificate. With TLS 1.3 the client completes its handshake before the server has
+/// verified the certificate, so the first record decides: an alert, or the SETTINGS frame of HTTP/2. Nothing is sent that the server
+/// could be reading when it closes the connection, which might lose the alert.
 pub(super) fn is_let_in(address: SocketAddr, name: ServerName<'static>, config: ClientConfig) -> Verdict {
     match greeting(address, name, config) {
         Ok(()) => Verdict::Accepted,

@@ -1,4 +1,4 @@
-//! Service tokens, as a caller keeps them: one per generation, renewed at half its life.
+//! Service tokens in a caller's cache: one per generation, renewed at half its validity.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::call::in_words;
 use super::caller::Caller;
 use crate::services::AUTH_SERVICE;
 
-/// The token of one caller for one service. It has one at a time, whoever asks.
+/// The token of one caller for one service, shared by all its workers.
 pub(super) struct Tokens {
     caller: Arc<Caller>,
     account: Account,
@@ -23,7 +23,7 @@ pub(super) struct Tokens {
 }
 
 struct Kept {
-    /// What it was asked for with; the token goes with it.
+    /// The credentials it was requested with; the token is dropped with them.
     generation: Arc<Generation>,
     token: Arc<str>,
     half: Timestamp,
@@ -35,12 +35,12 @@ impl Tokens {
         Self { caller, account, auth_url, target, kept: Mutex::default() }
     }
 
-    /// The token to call with under a generation. None if there is none to be had; that is in the account already.
+    /// The token to call with under a generation. None if none can be obtained; this is in the results already.
     pub(super) async fn get(&self, generation: &Arc<Generation>) -> Option<Arc<str>> {
         self.newer_than(generation, None).await
     }
 
-    /// Another token than the one that was refused.
+    /// Another token than the refused one.
     pub(super) async fn instead_of(&self, refused: &str, generation: &Arc<Generation>) -> Option<Arc<str>> {
         self.newer_than(generation, Some(refused)).await
     }
@@ -58,7 +58,7 @@ impl Tokens {
         if let Some(kept) = self.ask(generation, now).await {
             *slot = Some(kept);
         }
-        // The one of before may still do: it has the other half of its life.
+        // The previous one may still be valid: it has the other half of its validity.
         slot.as_ref().map(|kept| Arc::clone(&kept.token))
     }
 

@@ -1,4 +1,4 @@
-//! One caller of the load: it puts an object, gets it, finds it in the list and deletes it, again and again.
+//! One worker of the load: it puts an object, gets it, finds it in the list and deletes it, repeatedly.
 
 use std::sync::Arc;
 
@@ -15,20 +15,20 @@ use super::tls::Outsider;
 use super::token::Tokens;
 use crate::services::ASSET_SERVICE;
 
-/// Who a worker is.
+/// A worker's credentials.
 pub(super) enum Role {
     /// The service itself.
     Service {
         caller: Arc<Caller>,
         tokens: Arc<Tokens>,
-        /// The connections that it keeps, and what they go with.
+        /// Its kept connections, and their generation.
         kept: Option<Box<KeptClient>>,
     },
-    /// A program from outside, with an API key.
+    /// An external program, with an API key.
     Outsider { api_key: Arc<str> },
 }
 
-/// A client whose connections are kept, and the generation that they go with.
+/// A client with kept connections, and their generation.
 pub(super) struct KeptClient {
     of: Arc<Generation>,
     client: MeshClient,
@@ -65,7 +65,7 @@ impl Worker {
         Self { role, outsider, account, assets, made: 0, step: Step::Put }
     }
 
-    /// Makes the next request, and accounts for it.
+    /// Makes the next request, and records its result.
     pub(super) async fn make_one(&mut self) {
         self.made += 1;
         let connection = if self.made.is_multiple_of(ONE_NEW_IN) { Connection::New } else { Connection::Kept };
@@ -80,12 +80,12 @@ impl Worker {
             Role::Service { .. } => (Kind::Mtls, self.as_service(connection).await),
             Role::Outsider { .. } => (Kind::ApiKey, Some(self.as_outsider(connection).await)),
         };
-        // Without a token there was no request; that is in the account as a token that was not given out.
+        // Without a token there was no request; the results have it as a token that was not issued.
         let Some(outcome) = outcome else { return };
         let target = format!("{} asset-service", self.step.method());
         let is_ok = matches!(outcome, Outcome::Ok | Outcome::Retried);
         self.account.record(Record { kind, target, connection, outcome, took: started.elapsed() });
-        // What follows a failed step could only fail because of it.
+        // Steps after a failed one could only fail because of it.
         self.step = if is_ok { self.step.next() } else { Step::Put };
     }
 
@@ -121,7 +121,7 @@ impl Worker {
         self.assets.judge(self.step, answer)
     }
 
-    /// A request with a key that nobody gave out. Only a 401 will do.
+    /// A request with an unknown key. Only a 401 is expected.
     async fn as_stranger(&mut self, connection: Connection) {
         let started = Instant::now();
         let answer = match self.outsider.client() {
@@ -134,7 +134,7 @@ impl Worker {
         let outcome = match answer {
             Ok(answer) if answer.status == StatusCode::UNAUTHORIZED => Outcome::Ok,
             Ok(answer) if answer.status.is_success() => {
-                Outcome::WronglyAccepted(format!("{} for a key that nobody gave out", answer.status))
+                Outcome::WronglyAccepted(format!("{} for an unknown key", answer.status))
             }
             Ok(answer) => Outcome::Failed(format!("{}, expected 401", answer.status)),
             Err(why) => Outcome::Failed(why),
@@ -168,7 +168,7 @@ impl Assets {
         send(client, step.method(), &url, credential, body).await
     }
 
-    /// Whether the answer is the one that was expected.
+    /// Compares the answer with the expected one.
     fn judge(&self, step: Step, answer: Result<Answer, String>) -> Outcome {
         let answer = match answer {
             Ok(answer) => answer,
@@ -212,7 +212,7 @@ impl Step {
     }
 }
 
-/// One in so many requests makes a connection of its own. Prime to the four steps, so that each of them comes to do so.
+/// One in so many requests opens a new connection. Prime to the four steps, so that each of them does.
 const ONE_NEW_IN: u64 = 5;
 const ONE_STRANGER_IN: u64 = 19;
 const NOBODYS_KEY: &str = "gk_load_00000000000000000000000000000000";

@@ -1,5 +1,5 @@
-//! Who uses the platform while it moves: a program from outside with the key, a batch job inside that calls asset-service by itself, and
-//! a person with a browser.
+//! The users of the platform during the migration: an external program with the key, a batch job in the cluster that calls asset-service
+//! directly, and a user with a browser.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -27,12 +27,12 @@ use crate::lock::lock;
 use crate::services::{list_instances, mount};
 use crate::{ControlPlane, KeptProjection, Projection, ServiceProcess, wait};
 
-/// What the requests of one caller came to.
+/// The results of one caller.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
-    /// Good answers.
+    /// Successful answers.
     pub answered: u64,
-    /// 401 in a brownout, as it was announced.
+    /// 401 in an announced brownout.
     pub explained: u64,
     /// 401 at any other time.
     pub unexplained: u64,
@@ -40,7 +40,7 @@ pub struct Counts {
     pub failed: u64,
 }
 
-/// Everybody, until they are stopped.
+/// All callers, until they are stopped.
 pub(super) struct Callers {
     shared: Arc<Shared>,
     tasks: JoinSet<()>,
@@ -54,16 +54,16 @@ struct Shared {
     counts: Mutex<BTreeMap<&'static str, Counts>>,
     refused: Mutex<BTreeSet<String>>,
     problem: Mutex<Option<String>>,
-    /// Callers that were told that keys end.
+    /// Callers that received deprecation headers.
     told: Mutex<BTreeSet<&'static str>>,
     expects_refusals: AtomicBool,
     over_tls: AtomicBool,
-    /// What the app sends.
+    /// The app's credential.
     app: Mutex<(&'static str, String)>,
     turn: AtomicU64,
 }
 
-/// One answer, or why there is none.
+/// One answer, or the reason why there is none.
 type Outcome = Result<(StatusCode, HeaderMap), String>;
 
 impl Callers {
@@ -109,17 +109,17 @@ impl Callers {
         Ok(Self { shared, tasks, stop, _batch_stop: batch_stop, _batch_mount: batch_mount, batch_key })
     }
 
-    /// The batch job calls over TLS from now on.
+    /// Makes the batch job call over TLS from now on.
     pub(super) fn batch_over_tls(&self) {
         self.shared.over_tls.store(true, Ordering::Relaxed);
     }
 
-    /// The batch job has no key any more.
+    /// Removes the batch job's key.
     pub(super) fn batch_with_tokens(&self) -> Result<()> {
         std::fs::remove_file(&self.batch_key).context("the batch job's key")
     }
 
-    /// The app has its users sign in, through gateway, and sends what they get, which is returned.
+    /// Makes the app sign its users in, through gateway, and send their token, which is returned.
     pub(super) async fn app_signs_in(&self, five: &Five) -> Result<String> {
         let url = format!("http://{}/auth/login", five.gateways[0].edge_address());
         let body = json!({ "email": "ada@example.com", "password": super::PASSWORD }).to_string();
@@ -134,29 +134,29 @@ impl Callers {
         Ok(token.to_owned())
     }
 
-    /// Whether 401s are as announced from now on.
+    /// Sets whether 401s are expected from now on.
     pub(super) fn expect_refusals(&self, expected: bool) {
         self.shared.expects_refusals.store(expected, Ordering::Relaxed);
     }
 
-    /// Who was refused as announced.
+    /// The callers that were refused in an announced brownout.
     pub(super) fn refused(&self) -> BTreeSet<String> {
         lock(&self.shared.refused).clone()
     }
 
-    /// Whether both that use the key were told that it ends.
+    /// True if both users of the key received deprecation headers.
     pub(super) fn was_told_of_the_end(&self) -> bool {
         let told = lock(&self.shared.told);
         told.contains(APP) && told.contains(BATCH)
     }
 
-    /// The good answers of whoever has fewest.
+    /// The lowest number of successful answers of a caller.
     pub(super) fn answered(&self) -> u64 {
         let counts = lock(&self.shared.counts);
         if counts.len() < 3 { 0 } else { counts.values().map(|counts| counts.answered).min().unwrap_or(0) }
     }
 
-    /// The first request that did not get what it should.
+    /// The first request with an unexpected result.
     pub(super) fn problem(&self) -> Option<String> {
         lock(&self.shared.problem).clone()
     }
@@ -221,7 +221,7 @@ impl Shared {
     }
 }
 
-/// One request of the app to a gateway; where nobody takes the connection, to the other, as a load balancer does.
+/// One request of the app to a gateway; if it refuses the connection, to the other, as a load balancer does.
 async fn app_calls(shared: &Shared, client: &PlainClient, gateways: &[SocketAddr]) -> Outcome {
     let (name, value) = lock(&shared.app).clone();
     let turn = usize::try_from(shared.turn.fetch_add(1, Ordering::Relaxed)).unwrap_or(0);
@@ -286,7 +286,7 @@ async fn batch(
     Ok((caller, stop, mounted.keep(), key))
 }
 
-/// A browser, as far as it is of use here.
+/// A browser, with the functions needed here.
 struct Browser {
     client: PlainClient,
     origin: String,
@@ -320,7 +320,7 @@ impl Browser {
         let answer = self.client.request(request).await;
         let outcome = match answer {
             Ok(answer) => read(answer).await?,
-            // There is one web-service: while it is restarted, a browser tries again.
+            // There is one web-service: while it restarts, a browser retries.
             Err(error) if error.is_connect() => return Box::pin(self.again(path)).await,
             Err(error) => return Err(in_words(&error)),
         };
@@ -342,7 +342,7 @@ impl Browser {
 type PlainClient = Client<HttpConnector, Body>;
 
 fn plain_client() -> PlainClient {
-    // No connection is kept: one that the server closes in this moment would look like a failure.
+    // No connection is kept: one that the server is just closing would look like a failure.
     Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http()
 }
 

@@ -1,4 +1,4 @@
-//! The cgroup that all pods of the node are in, one per hierarchy: the only thing that a killed node leaves behind.
+//! The cgroup of all pods of the node, one per hierarchy: the only remainder of a killed node.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// Makes the cgroup in each hierarchy: kubelet wants to find it.
+/// Creates the cgroup in each hierarchy: kubelet requires it.
 pub(super) fn create() -> Result<()> {
     for hierarchy in hierarchies()? {
         let cgroup = hierarchy.join(NAME);
         fs::create_dir_all(&cgroup).with_context(|| format!("cannot create {}", cgroup.display()))?;
-        // A new cpuset is empty, and takes no process until it has what its parent has.
+        // A new cpuset is empty, and accepts no process until it has the values of its parent.
         for file in ["cpuset.cpus", "cpuset.mems"] {
             if let Ok(parent) = fs::read_to_string(hierarchy.join(file))
                 && fs::read_to_string(cgroup.join(file)).is_ok_and(|own| own.trim().is_empty())
@@ -24,7 +24,7 @@ pub(super) fn create() -> Result<()> {
     Ok(())
 }
 
-/// Removes the cgroup and all below it. They are empty, or become so within moments: their processes were killed.
+/// Removes the cgroup and all below it. They are empty, or become so shortly: their processes were killed.
 pub(super) fn remove() -> Result<()> {
     for hierarchy in hierarchies()? {
         remove_tree(&hierarchy.join(NAME))?;
@@ -60,7 +60,7 @@ fn remove_one(cgroup: &Path) -> std::io::Result<()> {
     fs::remove_dir(cgroup)
 }
 
-/// Where the hierarchies are mounted: one of version 2, several of version 1, or both.
+/// The mount points of the hierarchies: one of version 2, several of version 1, or both.
 fn hierarchies() -> Result<Vec<PathBuf>> {
     let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read the mounts")?;
     let cgroup_mount = |line: &str| {

@@ -9,10 +9,10 @@ use super::{PAUSE_IMAGE, POD_CIDR};
 use crate::image::PAUSE_TAG;
 use crate::process::ProcessSpec;
 
-/// Where containerd listens, in the node's own /run.
+/// The address of containerd, in the node's own /run.
 pub(super) const SOCKET: &str = "/run/containerd/containerd.sock";
 
-/// Writes containerd's configuration, and says how to start it.
+/// Writes containerd's configuration, and returns its command.
 pub(super) fn spec(dir: &Path) -> Result<ProcessSpec> {
     let (root, plugins, networks) = (dir.join("containerd"), plugins()?, dir.join("cni"));
     std::fs::create_dir_all(&networks)?;
@@ -22,18 +22,18 @@ pub(super) fn spec(dir: &Path) -> Result<ProcessSpec> {
     Ok(ProcessSpec::new("containerd", "containerd", &dir.join("logs")).arg("--config").arg(file))
 }
 
-/// Whether containerd answers.
+/// True if containerd answers.
 pub(super) fn answers() -> Result<()> {
     ctr(&["version"])
 }
 
-/// Makes the pause image known.
+/// Imports the pause image.
 pub(super) fn import_pause(dir: &Path) -> Result<()> {
     let tar = dir.join(PAUSE_IMAGE);
     ctr(&["--namespace", "k8s.io", "images", "import", tar.to_str().context("the path is not UTF-8")?])
 }
 
-/// Where the CNI plugins are: Debian's place, or everybody else's.
+/// The directory of the CNI plugins: Debian's, or the usual one.
 pub(super) fn plugins() -> Result<&'static Path> {
     let places = ["/usr/lib/cni", "/opt/cni/bin"].map(Path::new);
     let found = places.into_iter().find(|place| place.join("bridge").is_file());
@@ -46,7 +46,7 @@ fn ctr(args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// `restrict_oom_score_adj`: without CAP_SYS_RESOURCE nobody may lower it.
+/// `restrict_oom_score_adj`: without CAP_SYS_RESOURCE it cannot be lowered.
 fn configuration(root: &Path, plugins: &Path, networks: &Path) -> String {
     let path = |path: &Path| path.display().to_string();
     let (root, plugins, networks): (String, String, String) = (path(root), path(plugins), path(networks));

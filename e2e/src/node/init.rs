@@ -1,5 +1,5 @@
-//! The init process of a node: process 1 of its PID namespace. It starts all parts, buries orphans, and when it dies the
-//! node is gone.
+//! The init process of a node: process 1 of its PID namespace. It starts all parts and reaps orphans, and the node
+//! ends with it.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,14 +13,14 @@ use crate::process::Process;
 use crate::progress::say;
 use crate::wait;
 
-/// Runs the node in `dir` until a part of it ends. To be called as process 1 of namespaces that are the node's own.
+/// Runs the node in `dir` until a part of it ends. Must be called as process 1 of namespaces that are the node's own.
 ///
 /// # Errors
 /// If a part does not come up, or ends.
 pub async fn run(dir: &Path, controlplane: &Path) -> Result<()> {
     ensure!(getpid().as_raw_nonzero().get() == 1, "node-init is for process 1 of a PID namespace");
     mount("--make-rshared", &["/"])?;
-    // Sockets and network namespaces of pods are kept here, and nobody outside shall see them.
+    // Sockets and network namespaces of pods are kept here, invisible from outside.
     mount("--types", &["tmpfs", "gaia-node", "/run"])?;
     std::fs::create_dir_all(dir.join("run"))?;
     wait::until("the node is connected", SOON, async || network::is_connected()).await?;
@@ -43,7 +43,7 @@ async fn watch_over(parts: &[Process]) -> Result<()> {
     }
 }
 
-/// Whoever dies without a parent is process 1's to bury: shims of containers, mostly. Our own children are left to
+/// Process 1 must reap processes without a parent: shims of containers, mostly. The init's own children are left to
 /// [`Process::check_running`].
 fn bury_orphans(parts: &[Process]) {
     let Ok(entries) = std::fs::read_dir("/proc") else { return };

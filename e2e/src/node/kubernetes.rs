@@ -13,7 +13,7 @@ use crate::control_plane::flags::{apiserver_flags, controller_manager_flags, wri
 use crate::process::{Process, ProcessSpec};
 use crate::wait;
 
-/// Who CoreDNS is.
+/// The user of CoreDNS.
 pub(super) const DNS_USER: &str = "gaia:coredns";
 
 /// Starts all parts, and adds them to `parts`.
@@ -116,7 +116,7 @@ impl Layout {
         Ok(())
     }
 
-    /// A Secret that changes reaches a pod's files at the next sync: seconds here, not a minute (`KUBELET_SYNC`).
+    /// A changed Secret reaches a pod's files at the next sync: seconds here, not a minute (`KUBELET_SYNC`).
     fn kubelet_configuration(&self) -> serde_json::Value {
         let pki = self.dir.join("pki");
         json!({
@@ -139,7 +139,7 @@ impl Layout {
             "clusterDNS": [NODE_IP],
             "clusterDomain": "cluster.local",
             "evictionHard": { "memory.available": "100Mi" },
-            // Images cannot be pulled again, so none is removed where the disk is almost full.
+            // Images cannot be pulled again, so none is removed when the disk is almost full.
             "imageGCHighThresholdPercent": 100,
             "syncFrequency": std::env::var("KUBELET_SYNC").unwrap_or_else(|_| "5s".to_owned()),
             "podLogsDir": self.dir.join("logs/pods"),
@@ -170,7 +170,7 @@ impl Layout {
     }
 }
 
-/// What CoreDNS may read.
+/// The rights of CoreDNS.
 fn dns_objects() -> serde_json::Value {
     let api = "rbac.authorization.k8s.io";
     let verbs = ["list", "watch"];

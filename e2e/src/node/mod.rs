@@ -1,8 +1,8 @@
 //! A whole node on this machine: etcd, the control plane, kubelet, kube-proxy, CoreDNS and containerd. Needs root.
 //!
-//! All of it runs in a PID, mount and network namespace of its own, under an init process that dies with whoever
-//! started the node. When an init dies the kernel kills every process of its PID namespace, and with the last of them go
-//! the mounts and the interfaces: there is nothing to clean up but empty cgroups and files, which [`sweep`] does.
+//! All of it runs in a PID, mount and network namespace of its own, under an init process that ends with the starter
+//! of the node. When an init ends, the kernel kills every process of its PID namespace, and the mounts and interfaces are
+//! removed with the last of them: only empty cgroups and files are left, which [`sweep`] removes.
 
 mod cgroups;
 mod containerd;
@@ -31,11 +31,11 @@ use crate::progress::Task;
 use crate::wait::{self, Seen};
 use crate::{AuditLog, dirs, image, programs};
 
-/// A running node. It is a [`Cluster`]. Dropping it takes it down; the directory stays, with the logs.
+/// A running node. It is a [`Cluster`]. Dropping it stops it; the directory stays, with the logs.
 #[derive(Debug)]
 pub struct Node {
     cluster: Cluster,
-    /// `unshare`, which waits for the init process and takes it along when it dies.
+    /// `unshare`, which waits for the init process and kills it when it ends.
     namespaces: Process,
     /// The init process, as seen from outside.
     init: u32,
@@ -43,7 +43,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts a node, with its files in `dir`, and waits until it takes pods.
+    /// Starts a node, with its files in `dir`, and waits until it accepts pods.
     ///
     /// # Errors
     /// If this is not root, a program is missing, another node runs on this machine, or the node does not come up.
@@ -78,12 +78,12 @@ impl Node {
         Self::start(&dirs::scratch()?).await
     }
 
-    /// What the API server has been asked, and by whom.
+    /// The audit log of the API server.
     pub fn audit(&self) -> AuditLog {
         AuditLog::at(self.dir().join(AUDIT_LOG))
     }
 
-    /// Makes the images of a docker-archive or OCI tar known to the node.
+    /// Imports the images of a docker-archive or OCI tar into the node.
     ///
     /// # Errors
     /// If containerd refuses it.
@@ -122,7 +122,7 @@ impl Node {
     }
 }
 
-/// Whatever can be done with a cluster can be done with this one.
+/// All operations on a cluster are available on this one.
 impl Deref for Node {
     type Target = Cluster;
 
@@ -138,7 +138,7 @@ impl Drop for Node {
     }
 }
 
-/// Makes an image known to the node that runs in `dir`.
+/// Imports an image into the node that runs in `dir`.
 ///
 /// # Errors
 /// If no node runs there, or containerd refuses the image.
@@ -147,7 +147,7 @@ pub async fn load_image_into(dir: &Path, tar: &Path) -> Result<()> {
     load_image(init.trim().parse()?, tar).await
 }
 
-/// Removes what a node that was killed left behind, unless another one runs: empty cgroups, and here its files.
+/// Removes the remainder of a killed node, unless another one runs: empty cgroups, and its files in this directory.
 ///
 /// # Errors
 /// If something cannot be removed.
@@ -164,16 +164,16 @@ pub fn sweep(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What is left of a node whose processes are gone.
+/// Removes the remainder of a node whose processes have ended.
 fn clean_up() -> Result<()> {
     network::disconnect()?;
     cgroups::remove()
 }
 
-/// Whether this machine can run a node.
+/// Checks that this machine can run a node.
 ///
 /// # Errors
-/// With what is missing and how to get it.
+/// With the missing programs or rights, and how to get them.
 pub fn check_requirements() -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "a node needs root");
     let missing: Vec<&str> = PROGRAMS.into_iter().filter(|program| on_path(program).is_none()).collect();

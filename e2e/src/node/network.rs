@@ -15,17 +15,17 @@ pub(super) fn connect(init: u32) -> Result<()> {
     run(&format!("ip route replace {POD_CIDR} via {NODE_IP}"))
 }
 
-/// Outside: removes the cable of a node that is gone, if the kernel has not done so yet.
+/// Outside: removes the interface of an ended node, if the kernel has not done so yet.
 pub(super) fn disconnect() -> Result<()> {
     if Path::new("/sys/class/net").join(HOST_END).exists() {
-        // It may go at this moment, on its own.
+        // The kernel may remove it at the same time.
         let _ = run(&format!("ip link delete {HOST_END}"));
     }
     ensure!(!Path::new("/sys/class/net").join(HOST_END).exists(), "cannot remove the interface {HOST_END}");
     Ok(())
 }
 
-/// Inside: whether the cable is there.
+/// Inside: true if the interface exists.
 pub(super) fn is_connected() -> bool {
     run(&format!("ip link show {NODE_END}")).is_ok()
 }
@@ -35,7 +35,7 @@ pub(super) fn configure() -> Result<()> {
     run("ip link set lo up")?;
     run(&format!("ip address add {NODE_IP}/30 dev {NODE_END}"))?;
     run(&format!("ip link set {NODE_END} up"))?;
-    // kube-proxy changes the destination of what goes to a Service, but first there must be a route at all.
+    // kube-proxy changes the destination of packets to a Service, but first there must be a route at all.
     run("ip link add services type bridge")?;
     run("ip link set services up")?;
     run(&format!("ip route add {SERVICE_CIDR} dev services"))?;

@@ -1,5 +1,5 @@
 //! Programs under test and the parts of a cluster: processes that log to a file, can be killed, paused and restarted,
-//! and die with the process that started them.
+//! and end with the process that started them.
 
 mod spawner;
 
@@ -17,10 +17,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::lock::lock;
 use crate::wait;
 
-/// What to run.
+/// A program and its options.
 #[derive(Clone, Debug)]
 pub struct ProcessSpec {
-    /// What to call it in messages; also the name of its log file.
+    /// Its name in messages; also the name of its log file.
     pub name: String,
     /// The program, by path or by its name on `PATH`.
     pub program: PathBuf,
@@ -28,7 +28,7 @@ pub struct ProcessSpec {
     pub args: Vec<OsString>,
     /// Environment variables on top of the harness's own.
     pub env: BTreeMap<String, OsString>,
-    /// Where standard output and standard error go, appended.
+    /// The file for standard output and standard error, appended.
     pub log: PathBuf,
 }
 
@@ -67,7 +67,7 @@ impl ProcessSpec {
 
     fn spawn(&self) -> Result<Child> {
         let mut command = Command::new(&self.program);
-        // Variables for the harness are not for the programs under test, which warn of those they do not know.
+        // Variables for the harness are not for the programs under test, which warn of unknown ones.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"GAIA_")) {
             command.env_remove(name);
         }
@@ -100,7 +100,7 @@ impl Process {
         Ok(Self { state: Mutex::new(State { spec, child }) })
     }
 
-    /// What it is called.
+    /// Its name.
     pub fn name(&self) -> String {
         self.state().spec.name.clone()
     }
@@ -120,12 +120,12 @@ impl Process {
         tail(&self.log(), TAIL_LINES)
     }
 
-    /// How it ended, or `None` while it runs.
+    /// Its exit status, or `None` while it runs.
     pub fn exit_status(&self) -> Option<ExitStatus> {
         self.state().child.try_wait().ok().flatten()
     }
 
-    /// Whether it runs (a paused process does).
+    /// True while it runs (also while paused).
     pub fn is_running(&self) -> bool {
         self.exit_status().is_none()
     }
@@ -141,7 +141,7 @@ impl Process {
         }
     }
 
-    /// SIGKILL, as a node that loses power would. Returns when the process is gone.
+    /// SIGKILL, as when a node loses power. Returns when the process has ended.
     ///
     /// # Errors
     /// If the signal cannot be sent.
@@ -155,7 +155,7 @@ impl Process {
     /// SIGTERM, as kubelet sends it; waits for the end and returns the exit status.
     ///
     /// # Errors
-    /// If the process is still there after `timeout` (it is left running).
+    /// If the process still runs after `timeout` (it is left running).
     pub async fn sigterm(&self, timeout: Duration) -> Result<ExitStatus> {
         self.signal(Signal::TERM)?;
         self.ended(timeout).await
@@ -164,12 +164,12 @@ impl Process {
     /// Waits for the process to end on its own and returns the exit status.
     ///
     /// # Errors
-    /// If the process is still there after `timeout`.
+    /// If the process still runs after `timeout`.
     pub async fn ended(&self, timeout: Duration) -> Result<ExitStatus> {
         wait::until(&format!("{} has ended", self.name()), timeout, async || self.exit_status()).await
     }
 
-    /// SIGSTOP: the process stands still with its connections open, as in a virtual machine that is being moved.
+    /// SIGSTOP: the process is paused with its connections open, as in a virtual machine that is being moved.
     ///
     /// # Errors
     /// If the signal cannot be sent.
@@ -193,7 +193,7 @@ impl Process {
         self.restart_with(|_| {})
     }
 
-    /// Kills the process if it runs and starts it again with what `change` made of its arguments.
+    /// Kills the process if it runs and starts it again with its arguments as `change` returns them.
     ///
     /// # Errors
     /// If it cannot be killed or started.
@@ -210,7 +210,7 @@ impl Process {
         if let Some(status) = state.child.try_wait()? {
             bail!("{} cannot be sent {signal:?}: it ended with {status}", state.spec.name);
         }
-        // Not yet waited for, so the id is still this process's own.
+        // The process is not reaped yet, so the id is still its own.
         let pid = i32::try_from(state.child.id()).ok().and_then(Pid::from_raw).context("not a process id")?;
         kill_process(pid, signal).with_context(|| format!("cannot send {signal:?} to {}", state.spec.name))
     }
@@ -226,8 +226,8 @@ impl Drop for Process {
     }
 }
 
-/// Runs a command to its end and returns what it printed, whatever its exit status. Like everything here it dies with
-/// the harness.
+/// Runs a command to its end and returns its output, whatever its exit status. It ends with the harness, like
+/// every process here.
 ///
 /// # Errors
 /// If the command cannot be started.
@@ -237,7 +237,7 @@ pub async fn output(mut command: Command) -> Result<Output> {
     Ok(tokio::task::spawn_blocking(move || child.wait_with_output()).await??)
 }
 
-/// Starts a command that dies with the harness; its streams are the caller's business.
+/// Starts a command that ends with the harness; the caller handles its streams.
 ///
 /// # Errors
 /// If the command cannot be started.

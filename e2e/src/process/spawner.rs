@@ -1,7 +1,7 @@
-//! Children that die with their parent.
+//! Children that end with their parent.
 //!
 //! Linux sends a child its parent-death signal when the *thread* that forked it ends, and a test's thread ends with the
-//! test. So one thread, which lives as long as the process, forks all children.
+//! test. So one thread, which runs as long as the process, forks all children.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 
 /// Spawns `command` so that the kernel kills it when this process ends, however it ends. The child leads a process
-/// group of its own: a Ctrl-C on the terminal is for the harness, which then ends its children in order.
+/// group of its own: Ctrl-C on the terminal reaches only the harness, which then ends its children in order.
 ///
 /// # Errors
 /// Those of [`Command::spawn`].
@@ -32,7 +32,7 @@ fn spawner() -> &'static Sender<Request> {
     static SPAWNER: OnceLock<Sender<Request>> = OnceLock::new();
     SPAWNER.get_or_init(|| {
         let (requests, inbox) = channel();
-        // A thread that cannot be started closes the inbox, and every spawn says so.
+        // A thread that cannot be started closes the inbox, and every spawn returns that error.
         let _ = std::thread::Builder::new().name("spawner".to_owned()).spawn(move || serve(&inbox));
         requests
     })
@@ -42,7 +42,7 @@ fn serve(inbox: &Receiver<Request>) {
     for Request { mut command, reply } in inbox {
         die_with_parent(&mut command);
         command.process_group(0);
-        // Nobody waits for the answer: then the child is dropped, and still dies with us.
+        // The receiver may be gone: then the child is dropped, and still ends with this process.
         let _ = reply.send(command.spawn());
     }
 }
@@ -52,11 +52,11 @@ fn die_with_parent(command: &mut Command) {
     let parent = getpid();
     let prepare = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;
-        // The parent may have died before the line above: then nobody sends the signal any more.
+        // The parent may have ended before the line above: then there is no signal any longer.
         if getppid() == Some(parent) { Ok(()) } else { Err(io::Error::other("the parent is gone")) }
     };
     // SAFETY: between fork and exec only async-signal-safe functions may be called; prctl(2) and getppid(2) are bare
-    // system calls, and the error path allocates only in a child whose parent is dead, where it can do no more harm than
-    // not to start.
+    // system calls, and the error path allocates only in a child whose parent has ended, where a deadlock is no worse
+    // than an exit.
     unsafe { command.pre_exec(prepare) };
 }

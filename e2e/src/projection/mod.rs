@@ -1,4 +1,4 @@
-//! kubelet's part where there is no kubelet: Secrets and ConfigMaps as files in a directory that is swapped as a whole.
+//! Replacement of the kubelet where there is none: Secrets and ConfigMaps as files in a directory that is swapped as a whole.
 
 pub mod volume;
 
@@ -42,14 +42,14 @@ impl Source {
         Self { kind: Kind::ConfigMap, ..Self::secret(name) }
     }
 
-    /// Only the keys that are named so, each under its own name.
+    /// Only these keys, each under its own name.
     #[must_use]
     pub fn items(mut self, keys: &[&str]) -> Self {
         self.items.extend(keys.iter().map(|key| ((*key).to_owned(), (*key).to_owned())));
         self
     }
 
-    /// Only the keys that are named so, this one as `path`.
+    /// Only these keys, and this one as `path`.
     #[must_use]
     pub fn item(mut self, key: &str, path: &str) -> Self {
         self.items.insert(key.to_owned(), path.to_owned());
@@ -82,7 +82,7 @@ impl Source {
         Ok(data)
     }
 
-    /// The files this source makes of its object.
+    /// The files of this source.
     fn project(&self, data: Option<Files>) -> Result<Files> {
         let Some(mut data) = data else {
             anyhow::ensure!(self.optional, "{} is not there", self.name);
@@ -118,12 +118,12 @@ impl Projection {
         Self { client, namespace: namespace.to_owned(), dir: dir.into(), sources }
     }
 
-    /// Where the files are: what a pod has as `/etc/gaia`.
+    /// The directory of the files: `/etc/gaia` of a pod.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Reads the sources and brings the files in line. Returns whether they changed.
+    /// Reads the sources and updates the files. Returns true if they changed.
     ///
     /// # Errors
     /// If a source that is not optional, or a key of it, is missing.
@@ -137,7 +137,7 @@ impl Projection {
         volume::write(&self.dir, &files, SystemClock.now())
     }
 
-    /// Keeps the files in line from now on, about twice a second, until the guard is dropped.
+    /// Keeps the files up to date from now on, about twice a second, until the guard is dropped.
     pub fn keep(self) -> KeptProjection {
         let dir = self.dir.clone();
         let task = tokio::spawn(async move {
@@ -163,7 +163,7 @@ impl std::fmt::Debug for Projection {
     }
 }
 
-/// A projected volume that is kept in line for as long as this lives.
+/// A projected volume that is kept up to date as long as this value exists.
 #[derive(Debug)]
 pub struct KeptProjection {
     dir: PathBuf,
@@ -171,7 +171,7 @@ pub struct KeptProjection {
 }
 
 impl KeptProjection {
-    /// Where the files are.
+    /// The directory of the files.
     pub fn dir(&self) -> &Path {
         &self.dir
     }

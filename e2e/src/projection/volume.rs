@@ -1,4 +1,4 @@
-//! A directory that is replaced in one step, as kubelet does it: the files are in a dated directory, `..data` links to
+//! A directory that is replaced in one step, as by kubelet: the files are in a dated directory, `..data` links to
 //! that, and each visible name links through `..data`. A reader that resolves `..data` once sees one state only.
 
 use std::collections::BTreeMap;
@@ -10,14 +10,14 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 
-/// What a volume holds: paths below its root, and their contents.
+/// The content of a volume: paths below its root, and their data.
 pub type Files = BTreeMap<String, Vec<u8>>;
 
-/// Makes `root` hold exactly `files`, in one step. Returns whether that took a change: what is right already is left
-/// alone, down to its modification time.
+/// Makes `root` contain exactly `files`, in one step. Returns true if it changed: a correct volume is left
+/// unchanged, down to its modification time.
 ///
 /// # Errors
-/// If a path leaves the volume, or a file cannot be written.
+/// If a path is outside of the volume, or a file cannot be written.
 pub fn write(root: &Path, files: &Files, now: Timestamp) -> Result<bool> {
     files.keys().try_for_each(|path| check_path(path))?;
     fs::create_dir_all(root).with_context(|| format!("cannot create {}", root.display()))?;
@@ -61,7 +61,7 @@ fn write_file(path: &Path, content: &[u8]) -> Result<()> {
     Ok(file.write_all(content)?)
 }
 
-/// The one step: a rename replaces the link.
+/// The atomic step: a rename replaces the link.
 fn swap(root: &Path, new: &Path) -> Result<()> {
     let staged = root.join("..data_tmp");
     remove_if_there(&staged)?;

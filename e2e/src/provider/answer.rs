@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{Behaviour, UnderWay};
 
-/// What is asked, as far as it matters here.
+/// The used fields of a question.
 #[derive(Debug, Deserialize)]
 pub(super) struct Question {
     model: String,
@@ -33,7 +33,7 @@ impl Question {
         Behaviour::of(self.last_message())
     }
 
-    /// The answer; it is under way until it is at its end, or whoever asked is gone.
+    /// The answer; it is open until it is complete, or the client disconnects.
     pub(super) fn answer(&self, pause: Duration, under_way: UnderWay) -> Response {
         if !self.stream {
             return self.whole();
@@ -93,7 +93,7 @@ impl Question {
             }
             Behaviour::Cut => {
                 let cutting = stream::once(async {
-                    // What comes before is sent once there is nothing to send.
+                    // Yields first, so that the events before are sent.
                     tokio::task::yield_now().await;
                     Err(Cut)
                 });
@@ -129,12 +129,12 @@ impl Question {
     }
 }
 
-/// The connection is to break.
+/// The connection is to be closed in the middle.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("the provider was asked to hang up")]
+#[error("connection closed by request of the test")]
 pub(super) struct Cut;
 
-/// An error as the protocol has it.
+/// An error in the protocol's form.
 pub(super) fn error(status: StatusCode, code: &str, message: &str) -> Response {
     json(status, &json!({ "error": { "message": message, "type": "error", "param": null, "code": code } }))
 }

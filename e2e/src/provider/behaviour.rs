@@ -1,8 +1,8 @@
-//! How a provider can misbehave, and how to ask for it.
+//! Faults of a provider, and the messages that request them.
 
 use http::StatusCode;
 
-/// What a provider does with a question. All but [`Behaviour::Echo`] are asked for by a last message that begins with `!`.
+/// A provider's treatment of a question. All but [`Behaviour::Echo`] are requested by a last message that begins with `!`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behaviour {
     /// Answers.
@@ -11,7 +11,7 @@ pub enum Behaviour {
     Unauthorized,
     /// `!429 7`: refuses for seven seconds.
     RateLimited {
-        /// What `Retry-After` says.
+        /// The value of `Retry-After`.
         retry_after: u64,
     },
     /// `!500`, or any other status of an error or, to `/v1/models`, a redirect.
@@ -21,16 +21,16 @@ pub enum Behaviour {
     },
     /// `!late 3`: no byte for three seconds, then an answer.
     LateFirstByte {
-        /// How long.
+        /// The delay.
         seconds: u64,
     },
     /// `!error`: an error object in the middle of the stream.
     ErrorMidStream,
-    /// `!stall`: nothing more in the middle of the stream, for ever.
+    /// `!stall`: nothing more in the middle of the stream, permanently.
     Stall,
     /// `!pause 3`: nothing for three seconds in the middle of the stream.
     Pause {
-        /// How long.
+        /// The delay.
         seconds: u64,
     },
     /// `!cut`: the connection breaks in the middle of the stream.
@@ -46,7 +46,7 @@ pub enum Behaviour {
 }
 
 impl Behaviour {
-    /// What a message asks for.
+    /// The behaviour that a message requests.
     #[must_use]
     pub fn of(message: &str) -> Self {
         let Some(wish) = message.strip_prefix('!') else { return Self::Echo };

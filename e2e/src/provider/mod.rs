@@ -1,9 +1,9 @@
-//! A provider of chat completions as chat-service has one outside: real HTTP, OpenAI's protocol, and on request every way
-//! in which such a provider misbehaves.
+//! A provider of chat completions for chat-service: real HTTP, OpenAI's protocol, and on request every fault
+//! of such a provider.
 //!
-//! It echoes: to `tell me more` it answers `You said: tell me more`, word by word if a stream was asked for. A last
-//! message that begins with `!` asks for a [`Behaviour`]. What it received is kept, so that a test can tell what
-//! reached it and what did not.
+//! It echoes: to `tell me more` it answers `You said: tell me more`, word by word if a stream was requested. A last
+//! message that begins with `!` requests a [`Behaviour`]. Its requests are recorded, so that a test can check which data
+//! reached it.
 
 mod answer;
 mod behaviour;
@@ -30,14 +30,14 @@ pub use behaviour::Behaviour;
 
 use answer::{Question, error};
 
-/// How a provider is to be.
+/// Options of a provider.
 #[derive(Clone, Debug)]
 pub struct ProviderOptions {
-    /// Where it listens; port 0 for any that is free.
+    /// Listening address; port 0: any free port.
     pub address: SocketAddr,
-    /// The key that it takes.
+    /// The accepted key.
     pub key: String,
-    /// Between two words of a stream.
+    /// The pause between two words of a stream.
     pub pause: Duration,
 }
 
@@ -48,7 +48,7 @@ impl Default for ProviderOptions {
     }
 }
 
-/// A running provider; it ends when it is dropped.
+/// A running provider. Dropping it stops it.
 #[derive(Debug)]
 pub struct Provider {
     address: SocketAddr,
@@ -79,7 +79,7 @@ impl Provider {
     /// Starts a provider in this process.
     ///
     /// # Errors
-    /// If the address cannot be had.
+    /// If the address is in use.
     pub async fn start(options: ProviderOptions) -> Result<Self> {
         let ProviderOptions { address, key, pause } = options;
         let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
@@ -100,7 +100,7 @@ impl Provider {
         Ok(Self { address, shared, serving })
     }
 
-    /// Where it listens.
+    /// Its address.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -112,7 +112,7 @@ impl Provider {
         format!("http://{}/v1", self.address)
     }
 
-    /// Takes this key from now on, and no other.
+    /// Accepts only this key from now on.
     pub fn set_key(&self, key: &str) {
         key.clone_into(&mut lock(&self.shared.key));
     }
@@ -123,7 +123,7 @@ impl Provider {
         lock(&self.shared.received).clone()
     }
 
-    /// How many answers are under way: whoever hangs up ends his.
+    /// The number of open answers: an answer ends when its client disconnects.
     #[must_use]
     pub fn open_answers(&self) -> usize {
         self.shared.open_answers.load(Ordering::Relaxed)
@@ -145,7 +145,7 @@ impl Drop for Provider {
 }
 
 impl Shared {
-    /// Puts a request on record; without the right key there is an answer to it already.
+    /// Records a request; a request without the right key is answered already.
     fn admit(&self, what: &str, headers: &HeaderMap, body: &Bytes) -> Option<Response> {
         let received = Received { what: what.to_owned(), headers: headers.clone(), body: body.clone() };
         lock(&self.received).push(received);
@@ -203,7 +203,7 @@ fn unauthorized() -> Response {
     error(StatusCode::UNAUTHORIZED, "invalid_api_key", "Incorrect API key provided.")
 }
 
-/// An answer that is not at its end yet.
+/// An open answer.
 #[derive(Debug)]
 struct UnderWay(Arc<Shared>);
 
@@ -220,9 +220,9 @@ impl Drop for UnderWay {
     }
 }
 
-/// The key that a provider takes unless it is told another.
+/// The default key of a provider.
 pub const KEY: &str = "sk-gaia-e2e-provider";
-/// The one model it lists; it takes any.
+/// The one model it lists; it accepts any.
 pub const MODEL: &str = "echo-1";
 const MAX_REQUEST_BYTES: usize = 16 * 1024 * 1024;
 

@@ -23,7 +23,7 @@ async fn text(answer: Answer) -> String {
     String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 
-/// What a stream says, its deltas put together.
+/// The text of a stream, joined from its deltas.
 fn said(stream: &str) -> String {
     let events = stream.lines().filter_map(|line| line.strip_prefix("data: ")).filter(|data| *data != "[DONE]");
     let events = events.map(|data| serde_json::from_str::<Value>(data).unwrap());

@@ -1,12 +1,12 @@
 //! Years of rotations on a real API server, in minutes: the operator and the services on a clock that is set, under load,
-//! with a proof for every transition that does not rest on what the operator says.
+//! with a check of every transition that does not depend on the operator's own status.
 //!
-//! The clock goes in steps: long ones while everything rests, short ones while something is on its way. After each step the
-//! operator looks at everything again, what it wrote is propagated as kubelets would, and so on until nothing changes any
-//! more at that time. The private keys of all generations are taken out of the rings as soon as they are there, and tried
+//! The clock goes in steps: long ones at rest, short ones during a rotation. After each step the
+//! operator reconciles everything, its writes are propagated as by kubelets, and so on until nothing changes
+//! at that time. The private keys of all generations are taken out of the rings as soon as they exist, and tried
 //! on every instance: see [`crate::load::Negative`].
 
-mod cast;
+mod fixture;
 mod observer;
 mod record;
 
@@ -25,7 +25,7 @@ use tokio::time::Instant;
 pub use observer::{Ring, Transition};
 pub use record::Record;
 
-use cast::Cast;
+use fixture::Fixture;
 use observer::{Observer, Seen, is_gone};
 
 use crate::ControlPlane;
@@ -33,16 +33,16 @@ use crate::load::{Load, Negative, Verdict};
 use crate::platform::OPERATOR_NAMESPACE;
 use crate::services::ASSET_SERVICE;
 
-/// What to rehearse.
+/// Options of a rehearsal.
 #[derive(Clone, Debug)]
 pub struct RehearsalOptions {
     /// The namespace of the services, and the name of the TrustDomain.
     pub name: String,
     /// Merged into the TrustDomain's spec.
     pub domain: Value,
-    /// How long, by the clock that is set.
+    /// The simulated duration.
     pub length: SignedDuration,
-    /// Requests a second all the while.
+    /// Requests a second during the rehearsal.
     pub rate: u32,
 }
 
@@ -58,25 +58,25 @@ impl Default for RehearsalOptions {
     }
 }
 
-/// A rehearsal under way.
+/// A running rehearsal.
 pub struct Rehearsal {
     name: String,
     client: Client,
-    cast: Cast,
+    fixture: Fixture,
     observer: Observer,
     /// Private keys of all generations so far.
     stolen: BTreeMap<(Ring, String), Negative>,
-    /// Since when every instance takes what a generation signs.
+    /// The time from which every instance accepts the signatures of a generation.
     accepted: BTreeMap<(Ring, String), Timestamp>,
     record: Record,
 }
 
 impl Rehearsal {
-    /// Rehearses from now on, telling of each transition as it is seen.
+    /// Rehearses until the end, and prints each transition when it is seen.
     ///
     /// # Errors
-    /// As soon as something is seen that must not be: a generation that signs before everybody trusts it, or is trusted
-    /// after its removal; a kid or serial number that comes twice; something that does not come to rest.
+    /// On the first violation: a generation that signs before it is trusted everywhere, or is trusted
+    /// after its removal; a repeated kid or serial number; a state that does not come to rest.
     pub async fn run(
         plane: &ControlPlane,
         options: RehearsalOptions,
@@ -86,12 +86,12 @@ impl Rehearsal {
         let RehearsalOptions { name, domain, length, rate } = options;
         let clock = Arc::new(ManualClock::new(SystemClock.now()));
         let end = clock.now() + length;
-        let cast = Cast::assemble(plane, Arc::clone(&clock), &name, &domain).await?;
-        let load = Load::start(cast.load(rate, &name)?)?;
+        let fixture = Fixture::assemble(plane, Arc::clone(&clock), &name, &domain).await?;
+        let load = Load::start(fixture.load(rate, &name)?)?;
         let client = plane.admin().await?;
         let observer = Observer::new(client.clone(), &name);
         let (stolen, accepted, record) = (BTreeMap::new(), BTreeMap::new(), Record::default());
-        let mut rehearsal = Self { name, client, cast, observer, stolen, accepted, record };
+        let mut rehearsal = Self { name, client, fixture, observer, stolen, accepted, record };
         let mut was_changed = true;
         while clock.now() < end {
             let began = SystemClock.now();
@@ -106,10 +106,10 @@ impl Rehearsal {
             was_changed = seen.changed;
             clock.set((clock.now() + step).min(end));
         }
-        let Self { cast, mut observer, mut record, client, .. } = rehearsal;
+        let Self { fixture, mut observer, mut record, client, .. } = rehearsal;
         record.sizes.push(observer.take_sizes());
         record.load = Some(load.stop().await);
-        cast.operator.stop().await;
+        fixture.operator.stop().await;
         plane.audit().settle(&client).await?;
         record.count_writes(&plane.audit())?;
         (record.generations, record.leaves) = observer.totals();
@@ -117,15 +117,15 @@ impl Rehearsal {
         Ok(record)
     }
 
-    /// Lets everybody look again until nothing changes any more at this time.
+    /// Reconciles everything until nothing changes at this time.
     async fn settle(&mut self, tell: &mut impl FnMut(&Transition)) -> Result<Seen> {
         let mut all = Seen::default();
         for _ in 0..ROUNDS {
-            self.cast.operator.look_again();
+            self.fixture.operator.look_again();
             self.wait_until_quiet().await?;
-            let mut seen = self.observer.look(self.cast.clock.now()).await?;
+            let mut seen = self.observer.look(self.fixture.clock.now()).await?;
             // Files change only with the objects that they come from.
-            let propagated = seen.changed && self.cast.propagate().await?;
+            let propagated = seen.changed && self.fixture.propagate().await?;
             self.steal(&seen.transitions).await?;
             self.try_what_comes().await?;
             for transition in &mut seen.transitions {
@@ -142,14 +142,14 @@ impl Rehearsal {
         bail!("something changes all the time")
     }
 
-    /// The queue is empty, and stays so for as long as a watch may take to bring back what was written.
+    /// The queue is empty, and stays so for as long as a watch may take to deliver a write.
     async fn wait_until_quiet(&self) -> Result<()> {
         let deadline = Instant::now() + LONGEST_WORK;
         let mut quiet = Instant::now();
         while quiet.elapsed() < QUIET {
             ensure!(Instant::now() < deadline, "the operator is still at work after {} s", LONGEST_WORK.as_secs());
             tokio::time::sleep(QUIET / 5).await;
-            if !self.cast.operator.is_quiet() {
+            if !self.fixture.operator.is_quiet() {
                 quiet = Instant::now();
             }
         }
@@ -159,7 +159,7 @@ impl Rehearsal {
     /// Takes the private keys of new generations.
     async fn steal(&mut self, transitions: &[Transition]) -> Result<()> {
         for Transition { ring, id, .. } in transitions.iter().filter(|transition| transition.from.is_none()) {
-            let (client, caller) = (&self.client, Arc::clone(&self.cast.caller));
+            let (client, caller) = (&self.client, Arc::clone(&self.fixture.caller));
             let stolen = match ring {
                 Ring::Ca => Negative::with_ca(client, OPERATOR_NAMESPACE, &self.name, Some(id), caller).await?,
                 Ring::SigningKeys => {
@@ -171,17 +171,17 @@ impl Rehearsal {
         Ok(())
     }
 
-    /// Notes which generations are trusted everywhere by now.
+    /// Records which generations are trusted everywhere by now.
     async fn try_what_comes(&mut self) -> Result<()> {
         for which in self.observer.coming() {
             if !self.accepted.contains_key(&which) && self.not_as(&which, &Verdict::Accepted).await?.is_empty() {
-                self.accepted.insert(which, self.cast.clock.now());
+                self.accepted.insert(which, self.fixture.clock.now());
             }
         }
         Ok(())
     }
 
-    /// What shows that a transition was right.
+    /// The evidence that a transition was right.
     async fn prove(&self, transition: &Transition) -> Result<Vec<String>> {
         let Transition { at, ring, id, from, to, .. } = transition;
         let which = (*ring, id.clone());
@@ -205,14 +205,14 @@ impl Rehearsal {
         Ok(proof)
     }
 
-    /// Who may judge what a generation signs.
+    /// The verifiers of a generation's signatures.
     fn judges(&self, ring: Ring) -> Vec<(String, SocketAddr)> {
-        let mut instances = self.cast.instances();
+        let mut instances = self.fixture.instances();
         instances.retain(|(name, _)| ring == Ring::Ca || name.starts_with(ASSET_SERVICE));
         instances
     }
 
-    /// What instances say other than `verdict`.
+    /// The instances whose result differs from `verdict`.
     async fn not_as(&self, which: &(Ring, String), verdict: &Verdict) -> Result<Vec<String>> {
         self.ask(which, |found| found == verdict).await
     }
@@ -222,8 +222,10 @@ impl Rehearsal {
     }
 
     async fn ask(&self, which: &(Ring, String), is_right: impl Fn(&Verdict) -> bool) -> Result<Vec<String>> {
-        let stolen =
-            self.stolen.get(which).with_context(|| format!("nobody has the key of the {} {}", which.0, which.1))?;
+        let stolen = self
+            .stolen
+            .get(which)
+            .with_context(|| format!("no private key was taken of the {} {}", which.0, which.1))?;
         let mut others = Vec::new();
         for (name, address) in self.judges(which.0) {
             let found = stolen.ask(&name, address).await?;
@@ -235,10 +237,10 @@ impl Rehearsal {
     }
 }
 
-/// A step of the clock at rest, and while something is on its way.
+/// A step of the clock at rest, and during a rotation.
 const REST: SignedDuration = SignedDuration::from_hours(24);
 const BUSY: SignedDuration = SignedDuration::from_mins(1);
 const ROUNDS: usize = 100;
-/// Longer than a watch takes to bring back a write.
+/// Longer than a watch takes to deliver a write.
 const QUIET: Duration = Duration::from_millis(30);
 const LONGEST_WORK: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! What the rehearsal sees in the API server: every object that the operator writes, and what became of it.
+//! The rehearsal's view of the API server: every object that the operator writes, and its changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,12 +16,12 @@ use serde_json::Value;
 
 use crate::platform::OPERATOR_NAMESPACE;
 
-/// Which ring.
+/// A kind of ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ring {
-    /// The CA's.
+    /// The CA ring.
     Ca,
-    /// That of the token signing keys.
+    /// The ring of token signing keys.
     SigningKeys,
 }
 
@@ -37,28 +37,28 @@ impl std::fmt::Display for Ring {
 /// A generation came into another state.
 #[derive(Clone, Debug)]
 pub struct Transition {
-    /// When it was seen.
+    /// Time of the observation.
     pub at: Timestamp,
-    /// In which ring.
+    /// The ring.
     pub ring: Ring,
     /// Its short id.
     pub id: String,
-    /// Where it was; none: it is new.
+    /// The state before; none: it is new.
     pub from: Option<String>,
-    /// Where it is.
+    /// The state after.
     pub to: String,
-    /// How that was found to be right.
+    /// The evidence that the transition is right.
     pub proof: Vec<String>,
 }
 
-/// What a look has found.
+/// The result of an observation.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// Whether any object says something else than at the last look, of other things than who uses API keys: that is
-    /// written down on every day, and nothing follows from it.
+    /// True if any object differs from the last observation, apart from API-key usage: that is
+    /// written every day, without consequences for rotations.
     pub(super) changed: bool,
     pub(super) transitions: Vec<Transition>,
-    /// How many leaves are new.
+    /// The number of new leaves.
     pub(super) new_leaves: usize,
 }
 
@@ -66,12 +66,12 @@ pub(super) struct Observer {
     client: Client,
     name: String,
     versions: BTreeMap<String, String>,
-    /// What each object says, of other things than who uses API keys.
+    /// The content of each object, apart from API-key usage.
     essences: BTreeMap<String, Value>,
     states: BTreeMap<(Ring, String), String>,
     /// In full: fingerprints and kids.
     generations: BTreeSet<String>,
-    /// By Secret, the serial number of its leaf.
+    /// The serial number of the leaf of each Secret.
     leaves: BTreeMap<String, String>,
     serials: BTreeSet<String>,
     /// The largest size of each object so far, since the last [`Observer::take_sizes`].
@@ -93,7 +93,7 @@ impl Observer {
         }
     }
 
-    /// Looks at everything.
+    /// Observes all objects.
     pub(super) async fn look(&mut self, now: Timestamp) -> Result<Seen> {
         let mut seen = Seen::default();
         let mine = format!("{MANAGED_BY_LABEL}={MANAGED_BY}");
@@ -111,7 +111,7 @@ impl Observer {
         Ok(seen)
     }
 
-    /// Whether a ring has a generation that is on its way.
+    /// True if a ring has a generation in transition.
     pub(super) fn is_rotating(&self) -> bool {
         let on_its_way = |(ring, _): &(Ring, String), state: &str| match ring {
             Ring::Ca => matches!(state, "Staged" | "Published" | "Retiring"),
@@ -121,13 +121,13 @@ impl Observer {
         self.states.iter().any(|(which, state)| on_its_way(which, state))
     }
 
-    /// The generations that are on their way to sign.
+    /// The generations that are not active yet.
     pub(super) fn coming(&self) -> Vec<(Ring, String)> {
         let coming = self.states.iter().filter(|(_, state)| matches!(state.as_str(), "Staged" | "Published"));
         coming.map(|(which, _)| which.clone()).collect()
     }
 
-    /// How many generations and leaves there have been.
+    /// The number of generations and leaves so far.
     pub(super) fn totals(&self) -> (usize, usize) {
         (self.generations.len(), self.serials.len())
     }
@@ -137,7 +137,7 @@ impl Observer {
         std::mem::take(&mut self.sizes)
     }
 
-    /// Lists objects, and returns those that are others than before.
+    /// Lists objects, and returns the changed ones.
     async fn list<K>(&mut self, api: Api<K>, labels: &str, seen: &mut Seen) -> Result<Vec<K>>
     where
         K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Serialize,
@@ -191,7 +191,7 @@ impl Observer {
                 seen.transitions.push(Transition { at: now, ring, id, from, to: state, proof: Vec::new() });
             }
         }
-        // What is neither trusted nor needed any more may be left out of the ring one day.
+        // A generation that is neither trusted nor needed may be removed from the ring later.
         let listed: BTreeSet<&str> =
             json["generations"].as_array().into_iter().flatten().filter_map(|found| found["id"].as_str()).collect();
         for ((of, id), state) in &mut self.states {
@@ -224,7 +224,7 @@ impl Observer {
     }
 }
 
-/// What an object says, of other things than who uses API keys.
+/// The content of an object, apart from API-key usage.
 fn essence(mut object: Value) -> Value {
     let remove = |parent: &mut Value, names: &[&str]| {
         if let Some(parent) = parent.as_object_mut() {
@@ -247,7 +247,7 @@ fn essence(mut object: Value) -> Value {
     object
 }
 
-/// Whether nobody trusts a generation in this state any more.
+/// True if a generation in this state is trusted by no instance.
 pub(super) fn is_gone(state: &str) -> bool {
     matches!(state, "Removed" | "Distrusted")
 }

@@ -1,4 +1,4 @@
-//! What a rehearsal came to.
+//! The results of a rehearsal.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,36 +13,36 @@ use crate::load::Report;
 use crate::platform::OPERATOR_NAMESPACE;
 use crate::{AuditLog, AuditRecord};
 
-/// What a rehearsal came to.
+/// The results of a rehearsal.
 #[derive(Debug, Default)]
 pub struct Record {
-    /// Every transition of a generation, in order, with its proof.
+    /// Every transition of a generation, in order, with its evidence.
     pub transitions: Vec<Transition>,
-    /// How many generations there were in both rings; no fingerprint and no kid came twice.
+    /// The number of generations in both rings; no fingerprint and no kid is repeated.
     pub generations: usize,
-    /// How many leaves there were; no serial number came twice.
+    /// The number of leaves; no serial number is repeated.
     pub leaves: usize,
-    /// What became of the requests.
+    /// The results of the requests.
     pub load: Option<Report>,
     /// The largest size of each object in bytes, year by year.
     pub sizes: Vec<BTreeMap<String, usize>>,
-    /// The operator's writes while everything was at rest. There should be none, but for those about API keys.
+    /// The operator's writes at rest. There should be none, except those about API keys.
     pub writes_at_rest: Vec<AuditRecord>,
-    /// How often it was written down who uses API keys: each on another day. That is no part of a rotation.
+    /// The number of writes of API-key usage reports: each on another day. They are not part of a rotation.
     pub records_of_keys: usize,
-    /// Statuses of GaiaServices that were written at rest: the latest of those days is in them.
+    /// Statuses of GaiaServices that were written at rest: they have the latest of those days.
     pub statuses_at_rest: usize,
     /// All of the operator's writes.
     pub writes: usize,
-    /// How often the clock was set.
+    /// The number of clock steps.
     pub steps: usize,
-    /// How much time went by, by the clock that was set.
+    /// The simulated duration.
     pub length: SignedDuration,
-    /// How long it took.
+    /// The real duration.
     pub took: Duration,
     began: Option<Timestamp>,
     years: i64,
-    /// When everything was at rest, by the real clock.
+    /// Real time at which everything came to rest.
     rests: Vec<(Timestamp, Timestamp)>,
 }
 
@@ -54,7 +54,7 @@ impl Record {
         self.rests.extend(rest);
     }
 
-    /// Whether another year is over.
+    /// True if another year is over.
     pub(super) fn begins_a_year(&mut self) -> bool {
         let years = self.length.as_hours() / HOURS_OF_A_YEAR;
         let begins = years > self.years;
@@ -77,7 +77,7 @@ impl Record {
         Ok(())
     }
 
-    /// What was not as it should be. What must never be ends a rehearsal at once.
+    /// Deviations. A deviation that must never occur ends a rehearsal at once.
     #[must_use]
     pub fn complaints(&self) -> Vec<String> {
         let mut complaints = Vec::new();
@@ -88,7 +88,7 @@ impl Record {
         if self.statuses_at_rest > self.records_of_keys {
             let Self { statuses_at_rest, records_of_keys, .. } = self;
             complaints
-                .push(format!("{statuses_at_rest} statuses at rest tell of {records_of_keys} records of API keys"));
+                .push(format!("{statuses_at_rest} statuses at rest for {records_of_keys} usage reports of API keys"));
         }
         complaints.extend(self.too_large());
         complaints.extend(self.growing());
@@ -100,8 +100,8 @@ impl Record {
         all.filter(|(_, size)| **size > MOST_BYTES).map(|(object, size)| format!("{object} has {size} bytes")).collect()
     }
 
-    /// Objects that were larger in a year than in the one before by more than a tenth. Rings keep a few old generations
-    /// and come to their full size in the second year.
+    /// Objects that grew by more than a tenth from one year to the next. Rings keep a few old generations
+    /// and reach their full size in the second year.
     fn growing(&self) -> Vec<String> {
         let [_, .., before, last] = self.sizes.as_slice() else { return Vec::new() };
         let grown = last.iter().filter_map(|(object, size)| {
@@ -120,10 +120,7 @@ impl fmt::Display for Record {
         writeln!(f, "{} transitions of {generations} generations; {leaves} leaves", self.transitions.len())?;
         writeln!(f, "{writes} writes of the operator, of them {} while all was at rest", self.writes_at_rest.len())?;
         let Self { records_of_keys, statuses_at_rest, .. } = self;
-        writeln!(
-            f,
-            "who uses API keys was written down {records_of_keys} times; {statuses_at_rest} statuses at rest tell of it"
-        )?;
+        writeln!(f, "API-key usage was written {records_of_keys} times, with {statuses_at_rest} statuses at rest")?;
         for (year, sizes) in self.sizes.iter().enumerate() {
             let largest = sizes.iter().max_by_key(|(_, size)| **size);
             if let Some((object, size)) = largest {
@@ -154,7 +151,7 @@ fn is_service_status(write: &AuditRecord) -> bool {
     write.resource == "gaiaservices" && write.subresource == "status"
 }
 
-/// A tenth of what an object may have. Much less is needed.
+/// A tenth of the maximum size of an object. The actual sizes are much smaller.
 const MOST_BYTES: usize = 100_000;
 const HOURS_OF_A_YEAR: i64 = 365 * 24;
 
@@ -178,7 +175,7 @@ mod tests {
     fn statuses_at_rest_are_for_days_on_which_keys_were_used() {
         let record = |records_of_keys| Record { statuses_at_rest: 2, records_of_keys, ..Record::default() };
         assert_eq!(record(2).complaints().len(), 1, "there was no load");
-        assert_eq!(record(1).complaints()[1], "2 statuses at rest tell of 1 records of API keys");
+        assert_eq!(record(1).complaints()[1], "2 statuses at rest for 1 usage reports of API keys");
     }
 
     #[test]

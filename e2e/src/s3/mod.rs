@@ -1,5 +1,5 @@
-//! A store that speaks as much of S3's protocol as a bucket of files needs: objects, lists in pages, uploads in parts,
-//! conditions, and signatures that are verified.
+//! A store with the part of S3's protocol that a bucket of files needs: objects, lists in pages, uploads in parts,
+//! conditions, and verified signatures.
 
 mod signature;
 mod xml;
@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::lock::lock;
 
-/// Who may use the bucket.
+/// Credentials of the bucket.
 #[derive(Clone, Debug)]
 pub struct Keys {
     /// The access key's id.
@@ -30,7 +30,7 @@ pub struct Keys {
     pub secret: String,
 }
 
-/// A running store with one bucket, [`BUCKET`]; it ends when it is dropped.
+/// A running store with one bucket, [`BUCKET`]. Dropping it stops it.
 #[derive(Debug)]
 pub struct S3 {
     address: SocketAddr,
@@ -42,9 +42,9 @@ pub struct S3 {
 struct Shared {
     keys: Mutex<Keys>,
     bucket: Mutex<Contents>,
-    /// How long it thinks before it does anything.
+    /// The delay before each request is processed.
     delay: Mutex<Duration>,
-    /// How it refuses to write, if it does.
+    /// The refusal of writes, if set.
     refusal: Mutex<Option<(StatusCode, &'static str)>>,
 }
 
@@ -86,29 +86,29 @@ impl S3 {
         format!("http://{}", self.address)
     }
 
-    /// What is taken, as AWS's credentials file.
+    /// The accepted credentials, as AWS's credentials file.
     #[must_use]
     pub fn credentials_file(&self) -> String {
         let keys = lock(&self.shared.keys).clone();
         format!("[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n", keys.id, keys.secret)
     }
 
-    /// Takes another secret from now on, and no other.
+    /// Accepts only this secret from now on.
     pub fn set_secret(&self, secret: &str) {
         secret.clone_into(&mut lock(&self.shared.keys).secret);
     }
 
-    /// Takes so long for each request from now on; what is given up meanwhile is not done.
+    /// Delays each request from now on; a request that is aborted in the delay is not processed.
     pub fn set_delay(&self, delay: Duration) {
         *lock(&self.shared.delay) = delay;
     }
 
-    /// Refuses each PUT from now on with this status and code, or none.
+    /// Refuses each PUT from now on with this status and code; none: accepts them.
     pub fn refuse_writes(&self, refusal: Option<(StatusCode, &'static str)>) {
         *lock(&self.shared.refusal) = refusal;
     }
 
-    /// How many lists were asked for.
+    /// The number of list requests.
     #[must_use]
     pub fn lists(&self) -> u32 {
         lock(&self.shared.bucket).lists
@@ -120,13 +120,13 @@ impl S3 {
         lock(&self.shared.bucket).objects.keys().cloned().collect()
     }
 
-    /// Uploads in parts that were begun and neither completed nor aborted.
+    /// Uploads in parts that are neither completed nor aborted.
     #[must_use]
     pub fn open_uploads(&self) -> usize {
         lock(&self.shared.bucket).uploads.len()
     }
 
-    /// How many requests came with a good signature.
+    /// The number of requests with a valid signature.
     #[must_use]
     pub fn requests(&self) -> u32 {
         lock(&self.shared.bucket).requests
@@ -236,7 +236,7 @@ impl Contents {
         [(header::ETAG, etag)].into_response()
     }
 
-    /// The framework leaves the body of a HEAD out.
+    /// The framework removes the body of an answer to HEAD.
     fn get(&self, key: &str, headers: &HeaderMap) -> Response {
         let Some(object) = self.objects.get(key) else { return refuse(StatusCode::NOT_FOUND, "NoSuchKey") };
         let etag = etag(object);
@@ -278,8 +278,8 @@ fn refuse(status: StatusCode, code: &str) -> Response {
     (status, xml::answer("Error", &[("Code", code)])).into_response()
 }
 
-/// The one bucket there is.
+/// The only bucket.
 pub const BUCKET: &str = "gaia-assets";
-/// Few, so that lists have several pages.
+/// Small, so that lists have several pages.
 const PAGE: usize = 3;
 const MAX_REQUEST_BYTES: usize = 16 * 1024 * 1024;

@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{Keys, xml};
 
-/// Whether a request carries a good signature of these keys over itself.
+/// True if a request carries a valid signature of these keys.
 pub(super) fn is_good(keys: &Keys, method: &Method, uri: &Uri, headers: &HeaderMap, body: &Bytes) -> bool {
     judge(keys, method, uri, headers, body).unwrap_or(false)
 }
@@ -19,7 +19,7 @@ fn judge(keys: &Keys, method: &Method, uri: &Uri, headers: &HeaderMap, body: &By
     let field = |name: &str| fields.split(", ").find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
     let (id, scope) = field("Credential")?.split_once('/')?;
     let signed = field("SignedHeaders")?;
-    // What matters is signed: the host, the time, and what the body is.
+    // The essential parts are signed: the host, the time, and the hash of the body.
     for name in ["host", "x-amz-content-sha256", "x-amz-date"] {
         signed.split(';').find(|signed| *signed == name)?;
     }
@@ -39,7 +39,7 @@ fn judge(keys: &Keys, method: &Method, uri: &Uri, headers: &HeaderMap, body: &By
     Some(id == keys.id && field("Signature")? == signature && content == sha256_hex(body))
 }
 
-/// The query as it is signed: each name and value spelled in one way, whatever way it came.
+/// The query in its canonical form for the signature.
 fn sorted(query: &str) -> String {
     let pairs = xml::query(query).into_iter().filter(|(name, _)| !name.is_empty());
     let spelled = |text: &str| utf8_percent_encode(text, RESERVED).to_string();

@@ -1,4 +1,4 @@
-//! The little XML and the percent-encoding of the protocol.
+//! The part of XML and percent-encoding that the protocol needs.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ pub(super) fn answer(name: &str, fields: &[(&str, &str)]) -> Response {
     respond(name, &fields)
 }
 
-/// A page of a list: keys, sizes and entity tags; and where the next one goes on.
+/// A page of a list: keys, sizes and entity tags, and the start of the next one.
 pub(super) fn list<'a>(objects: impl Iterator<Item = (&'a str, usize, String)>, next: Option<&str>) -> Response {
     let mut content: String = objects
         .map(|(key, size, etag)| {

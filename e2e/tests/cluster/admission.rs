@@ -1,5 +1,5 @@
-//! The chart's ValidatingAdmissionPolicies: whatever rights the operator has, of pods and workloads it may set its own
-//! annotations and change nothing else.
+//! The chart's ValidatingAdmissionPolicies: independent of its rights, the operator may only set its own annotations on pods and
+//! workloads.
 
 use crate::admission_support::rendered::{environment, granted, policies, rendered};
 use crate::admission_support::{
@@ -11,7 +11,7 @@ use kube::api::{Patch, PatchParams};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-// ---- what is allowed -----------------------------------------------------------------------------------------------
+// ---- allowed changes -----------------------------------------------------------------------------------------------
 
 #[tokio::test]
 async fn the_chart_lets_the_operator_nudge_a_pod() {
@@ -53,7 +53,7 @@ async fn an_annotation_of_gaia_may_come_by_any_patch(#[case] content_type: &str,
 }
 
 #[tokio::test]
-async fn an_object_sent_as_a_whole_is_compared_without_what_the_api_server_keeps() {
+async fn an_object_sent_as_a_whole_is_compared_without_server_fields() {
     let Some(stage) = Stage::with_every_right().await else { return };
     let mut sent = stage.create("pods", pod()).await;
     for kept in ["managedFields", "generation", "resourceVersion"] {
@@ -78,7 +78,7 @@ async fn an_annotation_of_gaia_may_be_changed_and_removed() {
     }
 }
 
-// ---- what is refused, even with every right ------------------------------------------------------------------------
+// ---- refused changes, even with every right ------------------------------------------------------------------------
 
 #[rstest]
 #[case::its_image(json!({ "spec": { "containers": [{ "name": "app", "image": "example.com/other:1" }] } }), "not change spec")]

@@ -1,4 +1,4 @@
-//! No byte of a private key leaves the operator but in the Secrets that hold it: not in logs, Events, statuses, metrics or
+//! No byte of a private key leaves the operator except in the Secrets that hold it: not in logs, Events, statuses, metrics or
 //! a core, whatever the API server answers.
 
 use std::collections::{BTreeMap, HashSet};
@@ -53,7 +53,7 @@ async fn no_private_key_is_in_logs_events_statuses_metrics_or_a_core() {
     wait::until("each fault was in three answers", SOON, every_fault).await.unwrap();
     answers.active.store(false, Ordering::SeqCst);
 
-    // It gets over all of it.
+    // The operator recovers.
     operator.wait_ready(SOON).await.unwrap();
     scene.create(scene.certificate("last", json!({}))).await;
     let recovered = async || {
@@ -82,7 +82,7 @@ async fn no_private_key_is_in_logs_events_statuses_metrics_or_a_core() {
     ]);
     let secrets = kubectl(&["get", "secrets", "-n", OPERATOR_NAMESPACE, "-o", "json"]).await;
     assert!(keys.are_in(&secrets), "they are found where they are");
-    assert!(places["log"].contains("cannot be read"), "the log tells of broken answers");
+    assert!(places["log"].contains("cannot be read"), "the log reports broken answers");
     for (place, text) in &places {
         assert!(!keys.are_in(text), "a part of a private key is in the {place}");
     }
@@ -97,7 +97,7 @@ async fn no_private_key_is_in_logs_events_statuses_metrics_or_a_core() {
     assert!(status.signal().is_some() && !status.core_dumped(), "{status}");
 }
 
-/// While it is active, every second answer that could hold a key is broken, in all ways by turns.
+/// While it is active, every second answer that could hold a key is broken, with all faults in turn.
 #[derive(Clone, Default)]
 struct BrokenAnswers {
     active: Arc<AtomicBool>,
@@ -105,7 +105,7 @@ struct BrokenAnswers {
 }
 
 impl BrokenAnswers {
-    /// How many answers had each fault.
+    /// The number of answers with each fault.
     fn count(&self) -> BTreeMap<Fault, usize> {
         self.state.lock().unwrap().1.clone()
     }
@@ -118,7 +118,7 @@ impl Conduct for BrokenAnswers {
         }
         let mut state = self.state.lock().unwrap();
         state.0 += 1;
-        // The fault that was seen least: not every answer holds a key.
+        // The least frequent fault so far: not every answer holds a key.
         let rarest = Fault::ALL.into_iter().min_by_key(|fault| state.1.get(fault).copied().unwrap_or_default());
         let by_turns = Fault::ALL[state.0 / 2 % Fault::ALL.len()];
         if state.0.is_multiple_of(2) {
@@ -140,7 +140,7 @@ struct PrivateKeys {
 }
 
 impl PrivateKeys {
-    /// Takes in the keys of all Secrets of the scene and of the operator.
+    /// Adds the keys of all Secrets of the scene and of the operator.
     async fn collect(&mut self, scene: &Scene) {
         for namespace in [scene.namespace.as_str(), OPERATOR_NAMESPACE] {
             let secrets: kube::Api<Secret> = kube::Api::namespaced(scene.client.clone(), namespace);

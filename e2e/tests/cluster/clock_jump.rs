@@ -1,4 +1,4 @@
-//! The programs as they are shipped, on a clock that jumps: libfaketime tells them another time, each second anew.
+//! The programs as shipped, on a clock that jumps: libfaketime changes their time, with a new value every second.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const LONG: Duration = Duration::from_secs(180);
 const CERTIFICATES: usize = 500;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_a_quarter_in_one_jump_everything_is_renewed_once_and_a_clock_that_goes_back_changes_nothing() {
+async fn a_clock_jump_of_a_quarter_renews_everything_once() {
     let Some(library) = tier::available(Tier::B, libfaketime()) else { return };
     let Some(plane) = tier::own_control_plane(ControlPlaneOptions::default()).await else { return };
     let time = FakeTime::new(plane.dir(), library);
@@ -34,7 +34,7 @@ async fn after_a_quarter_in_one_jump_everything_is_renewed_once_and_a_clock_that
     let load = Load::start(platform.load(Traffic::Both)).unwrap();
     wait::until("the load is on", SOON, async || load.counts().ok > 200).await.unwrap();
     time.jump(SignedDuration::from_hours(91 * 24));
-    // A timer is for an hour at most and knows nothing of a clock that was set.
+    // A timer is for an hour at most and is not affected by a clock that was set.
     platform.operator.kill9().unwrap();
     platform.operator.restart().unwrap();
     let rotated = async || {
@@ -60,12 +60,12 @@ async fn after_a_quarter_in_one_jump_everything_is_renewed_once_and_a_clock_that
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_operator_whose_clock_is_five_minutes_ahead_rotates_and_no_request_fails() {
+async fn rotation_with_a_clock_five_minutes_ahead_fails_no_request() {
     rotates_with_a_clock_that_is_off_by(SignedDuration::from_mins(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_operator_whose_clock_is_five_minutes_behind_rotates_and_no_request_fails() {
+async fn rotation_with_a_clock_five_minutes_behind_fails_no_request() {
     rotates_with_a_clock_that_is_off_by(SignedDuration::from_mins(-5)).await;
 }
 
@@ -94,12 +94,12 @@ async fn rotates_with_a_clock_that_is_off_by(skew: SignedDuration) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_hundred_certificates_that_are_due_in_one_hour_are_renewed_once_each_and_no_faster_than_the_pace() {
+async fn five_hundred_due_certificates_are_renewed_once_at_the_limited_rate() {
     let Some(library) = tier::available(Tier::B, libfaketime()) else { return };
     let Some(plane) = Plane::own(&[]).await else { return };
     let time = FakeTime::new(plane.dir(), library);
     let options = time.env().into_iter().fold(plane.operator().await, |all, (name, value)| all.env(name, &value));
-    // A slow machine could bring a leader to its end.
+    // On a slow machine a leader could lose its lease.
     let options = options.env("GAIA_REISSUE_PER_SECOND", "50").env("GAIA_LEADER_ELECTION", "false");
     let operator = OperatorProcess::start(options).unwrap();
     let scene = plane.scene().await;
@@ -138,21 +138,21 @@ async fn all_are(scene: &Scene, revision: i64) {
     .unwrap();
 }
 
-/// Who is told another time.
+/// The programs with the changed clock.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Told {
     Everybody,
     TheOperator,
 }
 
-/// What the programs take for the time.
+/// The time of the programs.
 struct FakeTime {
     library: PathBuf,
     file: PathBuf,
     clock: Arc<Offset>,
 }
 
-/// The clock of the service in this process: as far ahead as that of the others.
+/// The clock of the service in this process, with the same offset.
 struct Offset(ManualClock);
 
 impl Clock for Offset {
@@ -210,7 +210,7 @@ async fn platform(plane: &ControlPlane, time: &FakeTime, told: Told) -> Platform
     Platform::start_beside(plane, operator, options, clock).await.unwrap()
 }
 
-/// The key that signs, and how many there are that did.
+/// The active key, and the number of keys so far.
 async fn signing_key(platform: &Platform) -> (String, usize) {
     let domains: Api<TrustDomain> = Api::all(platform.client.clone());
     let status = serde_json::to_value(domains.get(&platform.name).await.unwrap().status).unwrap();
@@ -219,7 +219,7 @@ async fn signing_key(platform: &Platform) -> (String, usize) {
     (keys["active"]["id"].as_str().unwrap().to_owned(), retiring)
 }
 
-/// Every certificate, and how often it was issued.
+/// Every certificate, and the number of its issuances.
 async fn revisions(platform: &Platform) -> Vec<(String, i64)> {
     let certificates: Api<ServiceCertificate> = Api::namespaced(platform.client.clone(), &platform.name);
     let certificates = certificates.list(&ListParams::default()).await.unwrap();

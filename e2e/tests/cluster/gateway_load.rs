@@ -1,4 +1,4 @@
-//! Programs from outside come through gateway while everything behind it and it itself is replaced: no request fails.
+//! External programs call through gateway while gateway and all upstreams are replaced: no request fails.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
-/// Longer than a rotation takes on a machine that does other things too.
+/// Longer than a rotation takes on a loaded machine.
 const LONG: Duration = Duration::from_secs(240);
 /// auth-service, two instances of asset-service, two of gateway, and web.
 const ALL: &str = "6/6";
@@ -38,14 +38,14 @@ async fn wait_for(platform: &Platform, what: &str, is: impl Fn(&Value) -> bool) 
     wait::until(what, LONG, look).await.unwrap()
 }
 
-/// How often each request was let in by these instances of a service, by its name.
+/// The number of requests accepted by these instances of a service, by request id.
 fn accepted(instances: &[ServiceProcess]) -> BTreeMap<String, u64> {
     let mut calls = BTreeMap::new();
     for instance in instances {
         let log = fs::read_to_string(instance.log()).unwrap();
         let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         for line in lines.filter(|line| line["target"] == "gaia.audit" && line["result"] == "accepted") {
-            // web calls directly, and gives its requests no name.
+            // web calls directly, and sets no request id.
             if let Some(id) = line["request_id"].as_str() {
                 *calls.entry(id.to_owned()).or_default() += 1;
             }
@@ -60,7 +60,7 @@ async fn while_everything_is_replaced_and_restarted_no_request_fails_and_each_is
     let load = Load::start(platform.load_through_gateway()).unwrap();
     let more = async |count: u64| {
         let before = load.counts().ok;
-        wait::until("the load goes on", LONG, async || load.counts().ok >= before + count).await.unwrap();
+        wait::until("the load continues", LONG, async || load.counts().ok >= before + count).await.unwrap();
     };
     more(100).await;
 
@@ -93,7 +93,7 @@ async fn while_everything_is_replaced_and_restarted_no_request_fails_and_each_is
     report.assert_none_failed();
     let made = report.counts_of(Kind::ApiKey);
     assert!(made.ok > 1000, "{report}");
-    // Stopping writes what is still in the queue.
+    // Stopping writes the lines in the queue.
     for instance in platform.gateways.iter().chain(&platform.assets) {
         instance.sigterm(LONG).await.unwrap();
     }

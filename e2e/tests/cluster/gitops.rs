@@ -1,5 +1,5 @@
-//! An unchanged apply changes nothing, client-side and server-side: kubectl says so on the real API server for every kind,
-//! with every list filled and with only what is required.
+//! An unchanged apply changes nothing, client-side and server-side: verified with kubectl on the real API server for every kind,
+//! with every list filled and with required fields only.
 
 use crate::common::Scene;
 use serde_json::{Value, json};
@@ -98,12 +98,12 @@ async fn an_unchanged_apply_changes_nothing() {
     );
     let refused = scene.try_create(twice).await.unwrap_err().to_string();
     assert!(refused.contains("must not name the same service and namespace twice"), "{refused}");
-    // Dates that no type of ours holds, and forms that only the API server reads.
+    // Dates beyond the range of the types, and forms that only the API server accepts.
     for time in ["9999-12-31T23:59:59Z", "1969-12-31T23:59:59Z", "2026-01-01t00:00:00z", "2026-01-01T00:00:00,5Z"] {
         let service = in_namespace("GaiaService", "late", json!({ "auth": { "sunsetTime": time } }));
         assert!(scene.try_create(service).await.is_err(), "{time}");
     }
-    // The wide view, and no blanks in the names of columns.
+    // The wide view, without blanks in the names of columns.
     for (resource, name) in
         [("trustdomains", scene.domain.as_str()), ("servicecertificates", "least"), ("gaiaservices", "least")]
     {
@@ -116,7 +116,7 @@ async fn an_unchanged_apply_changes_nothing() {
     scene.end().await;
 }
 
-/// What an apply that changed something would have raised.
+/// The generation, which an apply with a change would have raised.
 async fn generations(scene: &Scene) -> String {
     let columns = "custom-columns=KIND:.kind,NAME:.metadata.name,GENERATION:.metadata.generation";
     let kinds = "trustdomains,servicecertificates,gaiaservices";

@@ -1,4 +1,4 @@
-//! One odd object costs one object: objects that a schema accepts and a type of ours might not, made from the schemas.
+//! One odd object affects only itself: objects that a schema accepts and a type might not, generated from the schemas.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,9 +14,9 @@ use kube::api::{DynamicObject, PostParams};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-/// ISOLATION: everything that the schema accepts, the types accept. The API server judges each deviation in a dry run.
+/// The types accept everything that the schema accepts. The API server validates each deviation in a dry run.
 #[tokio::test]
-async fn what_the_schema_accepts_the_types_accept() {
+async fn types_accept_every_object_that_the_schema_accepts() {
     let Some(scene) = Scene::begin().await else { return };
     let (namespace, domain) = (scene.namespace.clone(), scene.domain.clone());
     let other = format!("{domain}-full");
@@ -32,7 +32,7 @@ async fn what_the_schema_accepts_the_types_accept() {
     scene.end().await;
 }
 
-/// ISOLATION rule 1: one object costs one object, also after a restart, and it is named.
+/// One object affects only itself, also after a restart, and it is named.
 #[tokio::test]
 async fn odd_objects_of_every_kind_stop_nothing() {
     let Some(plane) = Plane::own(&[]).await else { return };
@@ -109,7 +109,7 @@ async fn unread<K: DeserializeOwned + CustomResourceExt>(scene: &Scene, base: Va
     let api = &scene.api(&kind, base["metadata"]["namespace"].as_str());
     let created = serde_json::to_value(scene.create(base.clone()).await).unwrap();
     let path = &format!("{}/status?dryRun=All", path_of(&created, true));
-    // What the type accepts needs no judge.
+    // A deviation that the type accepts needs no check.
     let (mut odd, whole) = refused::<K>(&base);
     set(&scene.client, path, "/status", &whole).await.expect("a status with every field");
     for deviation in odd.iter_mut().filter(|deviation| !deviation.is_of_status()) {

@@ -18,7 +18,7 @@ use crate::load_support::StandIn;
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// A platform of its own for each test: they stop parts of it.
+/// A separate platform for each test: they stop parts of it.
 async fn platform(asset_instances: usize) -> Option<(ControlPlane, Platform)> {
     let plane = tier::own_control_plane(ControlPlaneOptions::default()).await?;
     let options = PlatformOptions { asset_instances, ..PlatformOptions::default() };
@@ -26,7 +26,7 @@ async fn platform(asset_instances: usize) -> Option<(ControlPlane, Platform)> {
     Some((plane, platform))
 }
 
-/// Waits until there are `more` further requests than now, of which `matching` tells.
+/// Waits until there are `more` further requests that `matching` selects.
 async fn wait_for(load: &Load, what: &str, more: u64, matching: impl Fn(Counts) -> u64) {
     let before = matching(load.counts());
     wait::until(what, SOON, async || matching(load.counts()) >= before + more).await.unwrap();
@@ -65,7 +65,7 @@ async fn requests_to_a_service_that_was_killed_are_counted_as_failed() {
     wait_for(&load, "requests are answered again", 100, |counts| counts.ok).await;
     let report = load.stop().await;
     assert!(!report.is_clean());
-    assert_eq!(report.failures.len(), 20, "the first twenty are told of:\n{report}");
+    assert_eq!(report.failures.len(), 20, "the first twenty are listed:\n{report}");
     assert!(report.failures.iter().all(|failure| matches!(failure.record.outcome, Outcome::Failed(_))));
     assert!(report.to_string().contains("asset-service"), "{report}");
 }
@@ -98,13 +98,13 @@ async fn an_api_key_that_is_wrong_is_counted_as_failed() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_refused_is_asked_for_anew_once_and_the_retry_is_counted() {
+async fn a_refused_token_is_requested_again_once_and_the_retry_is_counted() {
     let Some((_plane, platform)) = platform(1).await else { return };
     let first: OnceLock<String> = OnceLock::new();
     let report = load_on_stand_in(&platform, move |token| first.get_or_init(|| token.to_owned()) == token).await;
     report.assert_none_failed();
     assert!(report.total.retried > 0, "{report}");
-    assert_eq!(report.counts_of(Kind::Token).made, 2, "one more token does for everybody:\n{report}");
+    assert_eq!(report.counts_of(Kind::Token).made, 2, "one more token is used by all workers:\n{report}");
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn a_second_token_that_is_refused_too_is_a_failure() {
     assert!(report.to_string().contains("with a second token"), "{report}");
 }
 
-/// Two seconds of load on something that has the name and the leaf of asset-service and refuses those tokens.
+/// Two seconds of load on a stand-in with the name and the leaf of asset-service that refuses those tokens.
 async fn load_on_stand_in(platform: &Platform, is_refused: impl Fn(&str) -> bool + Send + Sync + 'static) -> Report {
     let (auth, assets) = (&platform.auth, &platform.assets[0]);
     let stand_in = StandIn::start(assets.dir(), is_refused).await;
@@ -134,7 +134,7 @@ async fn load_on_stand_in(platform: &Platform, is_refused: impl Fn(&str) -> bool
 }
 
 #[tokio::test]
-async fn keys_that_are_in_force_are_taken_and_those_that_nobody_trusts_are_refused() {
+async fn keys_in_force_are_accepted_and_untrusted_ones_refused() {
     let Some((_plane, platform)) = platform(1).await else { return };
     let (client, caller) = (&platform.client, || platform.caller.clone());
     let at = |service: &gaia_e2e::ServiceProcess| (service.server_name().to_owned(), service.mesh_address());
@@ -182,14 +182,14 @@ async fn the_command_prints_a_table_and_ends_with_1_if_a_request_failed() {
             assert!(table.contains(word), "{table}");
         }
         assert!(progress.contains(" requests: "), "{progress}");
-        assert!(!table.contains(api_key) && !progress.contains(api_key), "the key is told to nobody");
+        assert!(!table.contains(api_key) && !progress.contains(api_key), "the key is not printed");
     }
 }
 
 fn own_ca() -> Ca {
     let now = SystemClock.now();
     let request = CaRequest {
-        common_name: "a CA of nobody",
+        common_name: "an unknown CA",
         trust_domain: "shop.example",
         serial: Serial::from_random([7; 16]),
         validity: Validity {

@@ -1,5 +1,5 @@
-//! Scenarios that need a cluster: a control plane on loopback, or a node whose pods run. README.md beside this directory says
-//! where a test goes.
+//! Scenarios that need a cluster: a control plane on loopback, or a node whose pods run. ../README.md describes
+//! where to add a test.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 mod admission;

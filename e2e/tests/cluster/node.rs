@@ -1,4 +1,4 @@
-//! The node keeps its promises: pods run on it as on any cluster.
+//! The node of the harness: pods run on it as on any cluster.
 
 use std::time::Duration;
 

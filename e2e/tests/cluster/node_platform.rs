@@ -1,5 +1,5 @@
-//! What a user's cluster sees: the image and the chart installed by helm, pods that mount what was issued, and
-//! everything that happens to them.
+//! A user's cluster: the image and the chart installed by helm, pods that mount the issued files, and
+//! administrators' actions on them.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 async fn the_chart_starts_an_operator_without_a_warning_and_with_all_the_rights_it_needs() {
     let Some(platform) = Platform::begin().await else { return };
     platform.uninstall().await;
-    // As if there had never been one: helm takes its rights away before it can give the lease up.
+    // The leader's lease is removed too: helm deletes the operator's rights before it can release the lease.
     platform.cluster.kubectl(&["delete", "lease", "-n", SYSTEM, "gaia-operator"]).await.unwrap();
     let audit = audit_from_now(&platform).await;
     let notes = platform.helm(&["install"], &[]).await;
@@ -98,7 +98,7 @@ async fn pods_that_mount_as_the_readme_says_call_each_other_with_certificates_to
 }
 
 #[tokio::test]
-async fn a_deleted_leaf_comes_back_and_the_running_pod_serves_the_new_one() {
+async fn a_deleted_leaf_is_issued_again_and_served_by_the_running_pod() {
     let Some(platform) = Platform::begin().await else { return };
     let (before, old) = (platform.pod("asset-service").await, platform.issued_leaf("asset-service").await.unwrap());
     let service = platform.forward("asset-service").await;
@@ -148,7 +148,7 @@ async fn an_upgrade_that_changes_nothing_restarts_nothing_and_writes_nothing() {
 }
 
 #[tokio::test]
-async fn uninstalling_leaves_everything_issued_and_a_new_install_goes_on_with_it() {
+async fn a_new_install_continues_with_the_objects_of_an_uninstalled_one() {
     let Some(platform) = Platform::begin().await else { return };
     let (before, ca) = (platform.snapshot().await, platform.ca_fingerprint().await);
     platform.uninstall().await;
@@ -237,7 +237,7 @@ spec:
 }
 
 #[tokio::test]
-async fn the_platforms_chart_starts_five_services_and_people_reach_two_of_them() {
+async fn the_platform_chart_starts_five_services_and_exposes_two() {
     let Some(platform) = Platform::begin().await else { return };
     let (cluster, namespace) = (platform.cluster, "platform");
     cluster.apply(&manifests::namespaces(&[namespace])).await.unwrap();
@@ -258,7 +258,7 @@ async fn the_platforms_chart_starts_five_services_and_people_reach_two_of_them()
     let address = async |service: &str| kubectl(&["get", "service", service, "-o", "jsonpath={.spec.clusterIP}"]).await;
     let key = ["get", "secret", "platform-api-key", "-o", "go-template={{index .data \"api-key\" | base64decode}}"];
     let (key, gateway, web) = (kubectl(&key).await, address("gateway").await, address("web-service").await);
-    // kube-proxy hears of a pod that is ready a moment later than whoever waits for the Deployment.
+    // kube-proxy adds a ready pod with a delay, compared with the status of the Deployment.
     let http = async |what: &str, curl: Curl, status: u16| {
         let answer =
             async || curl.clone().send_from_pod(cluster, NAMESPACE, "deployment/gateway").await?.expect(status);
@@ -269,12 +269,12 @@ async fn the_platforms_chart_starts_five_services_and_people_reach_two_of_them()
     let listed = http("gateway lets the key in", Curl::plain(&assets).api_key(&key), 200).await;
     assert!(listed.contains("assets"), "{listed}");
     let page = Curl::plain(&format!("http://{web}:8080/sign-in"));
-    let page = http("web-service says that nobody can sign in yet", page, 200).await;
+    let page = http("web-service shows that sign-in is not configured", page, 200).await;
     assert!(page.contains("<h1"), "{page}");
     cluster.helm(&["uninstall", "platform", "--namespace", namespace, "--wait"]).await.unwrap();
 }
 
-/// Nothing was issued, repaired or written to a status, and nothing is in the seconds that follow.
+/// Nothing was issued, repaired or written to a status, and nothing is in the following seconds.
 async fn assert_unchanged(platform: &Platform, before: &Snapshot) {
     let unchanged = async || {
         let now = platform.snapshot().await;
@@ -285,7 +285,7 @@ async fn assert_unchanged(platform: &Platform, before: &Snapshot) {
     wait::throughout("nothing changes", QUIET, unchanged).await.unwrap();
 }
 
-/// On a cluster of ours: the audit log, from now on.
+/// On a cluster of the harness: the audit log, from now on.
 async fn audit_from_now(platform: &Platform) -> Option<(AuditLog, AuditMark)> {
     let PodCluster::Own(node) = platform.cluster else { return None };
     let audit = node.audit();
@@ -317,15 +317,15 @@ fn unpack(tar: &[u8]) -> BTreeMap<String, File> {
     files
 }
 
-/// Created or, on a cluster that has seen this test before, replaced.
+/// Created or, on a cluster with an earlier run of this test, replaced.
 const WRITTEN: [u16; 2] = [201, 204];
-/// What a repair may take.
+/// Time limit of a repair.
 const REPAIR: Duration = Duration::from_secs(5);
-/// As the node sets it.
+/// The setting of the node.
 const KUBELET_SYNC: Duration = Duration::from_secs(5);
-/// How often a service looks at its mounted directory.
+/// The polling interval of a service's mounted directory.
 const RELOAD: Duration = Duration::from_secs(10);
-/// For a machine that does other things too.
+/// For a loaded machine.
 const SLACK: Duration = Duration::from_secs(15);
-/// A lease that is released is taken at the next look.
+/// A released lease is acquired at the next attempt.
 const HANDOVER: Duration = Duration::from_secs(10);

@@ -1,4 +1,4 @@
-//! Rotation as a user's cluster sees it: pods that reload, a pod that never does, and load on them all the while.
+//! Rotation on a user's cluster: pods that reload, a pod that never does, under load.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use gaia_e2e::{KeptProjection, Projection, progress, services};
 use kube::Api;
 use serde_json::{Value, json};
 
-/// Longer than a rotation takes in which kubelet has a part.
+/// Longer than a rotation with kubelet takes.
 const LONG: Duration = Duration::from_secs(300);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -26,7 +26,7 @@ async fn a_pod_that_never_reloads_holds_the_rotation_until_it_is_restarted_and_n
     let stolen = Negative::with_ca(&platform.client, SYSTEM, "gaia", None, Arc::clone(&caller)).await.unwrap();
     let load = Load::start(load(&caller)).unwrap();
 
-    // The gateway's pod is curl: it mounts everything, and nobody can ask it what it uses.
+    // The gateway's pod is curl: it mounts everything, and cannot be probed.
     rotate(&platform, &["ca", "tokens"]).await;
     let gateway = platform.pod("gateway").await["metadata"]["name"].as_str().unwrap().to_owned();
     let held = wait_for(&platform, "the rotation waits for the gateway alone", |status| {
@@ -100,7 +100,7 @@ async fn an_aborted_rotation_and_a_leaked_ca_cost_no_request_of_pods_that_reload
     report.assert_none_failed();
 }
 
-/// Times in which a test can see a rotation, and how the gateway, whose pod is curl, takes part in it.
+/// Times in which a test can observe a rotation, and the acknowledgement of the gateway, whose pod is curl.
 async fn quicken(platform: &Platform, gateway: Value) {
     workload(platform, gateway).await;
     platform.helm(&["upgrade"], &["--reuse-values", "--set", "nudge.enabled=true"]).await;
@@ -112,13 +112,13 @@ async fn quicken(platform: &Platform, gateway: Value) {
     .await;
 }
 
-/// How the gateway's pods follow.
+/// Acknowledgement of a rotation by the gateway's pods.
 async fn workload(platform: &Platform, workload: Value) {
     let spec = json!({ "spec": { "workload": workload } }).to_string();
     platform.kubectl(&["patch", "gaiaservice", "gateway", "--type=merge", "-p", &spec]).await;
 }
 
-/// Asks for a rotation of these parts of the spec.
+/// Requests a rotation of these parts of the spec.
 async fn rotate(platform: &Platform, parts: &[&str]) {
     let domains: Api<TrustDomain> = Api::all(platform.client.clone());
     let spec = serde_json::to_value(domains.get("gaia").await.unwrap().spec).unwrap();
@@ -127,7 +127,7 @@ async fn rotate(platform: &Platform, parts: &[&str]) {
     patch(platform, json!({ "spec": parts.collect::<serde_json::Map<_, _>>() })).await;
 }
 
-/// The gateway's part is played by a service in this process, with its files.
+/// A service in this process acts as the gateway, with its files.
 async fn caller(platform: &Platform) -> (Arc<Caller>, KeptProjection) {
     let dir = platform.cluster.dir().join("gateway");
     let mount = Projection::new(platform.client.clone(), NAMESPACE, dir, services::mount("gateway", "gaia"));

@@ -1,4 +1,4 @@
-//! Whatever dies, and whenever: what is left is gone on with, nothing is made twice, and nothing is lost.
+//! Crashes at any time: the work is continued, nothing is issued twice, and nothing is lost.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use serde_json::{Value, json};
 // ---- killed in the middle of a first issuance ----------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_operator_that_is_killed_before_any_of_its_writes_goes_on_as_if_nothing_had_been() {
+async fn first_issuance_survives_a_kill_before_any_write() {
     killed_at_every_write(Moment::BeforeItIsSent).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_operator_that_is_killed_after_any_of_its_writes_goes_on_as_if_nothing_had_been() {
+async fn first_issuance_survives_a_kill_after_any_write() {
     killed_at_every_write(Moment::AfterItIsDone).await;
 }
 
@@ -47,14 +47,14 @@ async fn killed_at_every_write(moment: Moment) {
 
 #[derive(Debug)]
 struct Issuance {
-    /// Changes that were asked for through the proxy: all, or up to the fatal one.
+    /// Changes requested through the proxy: all, or up to the fatal one.
     changes: usize,
     state: Value,
-    /// Every write of an object but statuses and Events, refused ones too, and how often it was asked for.
+    /// Every write of an object except statuses and Events, including refused ones, with its count.
     writes: BTreeMap<String, usize>,
 }
 
-/// A first issuance with a kill at change `fatal`; from there on, an operator that nobody disturbs.
+/// A first issuance with a kill at change `fatal`; from there on, an undisturbed operator.
 async fn first_issuance(plane: &Plane, fatal: usize, moment: Moment) -> Issuance {
     let scene = plane.scene().await;
     let mark = scene.mark().await;
@@ -63,7 +63,7 @@ async fn first_issuance(plane: &Plane, fatal: usize, moment: Moment) -> Issuance
     scene.create(scene.service("auth", json!({ "callers": [{ "service": "web" }] }))).await;
     scene.create(scene.certificate("worker", json!({}))).await;
 
-    // A killed leader's lease has to run out first. That is told of below.
+    // A killed leader's lease has to expire first. A test below covers that.
     let options = plane.operator().await.env("GAIA_LEADER_ELECTION", "false");
     let direct = options.kubeconfig.clone();
     let proxy = Proxy::start(&direct, plane.dir(), AtChange::new(fatal, moment)).await;
@@ -109,7 +109,7 @@ async fn is_settled(scene: &Scene) -> bool {
     scene.get("Secret", &signer).await.is_some()
 }
 
-// ---- rings and TrustDomains that go --------------------------------------------------------------------------------
+// ---- rings and TrustDomains that are deleted -----------------------------------------------------------------------
 
 #[tokio::test]
 async fn a_lost_ca_ring_is_never_replaced_unless_a_person_says_so() {
@@ -135,7 +135,7 @@ async fn a_lost_ring(scene: &Scene, which: &str) {
     let message = scene.wait_for("TrustDomain", &domain, "Stalled=True", "RingMissing", SOON).await;
     assert!(message.contains(&format!("Secret {OPERATOR_NAMESPACE}/{ring} is missing")), "{message}");
     assert!(message.contains("gaia.dev/bootstrap"), "{message}");
-    // A new certificate cannot be had now.
+    // A new certificate cannot be issued now.
     scene.create(scene.certificate("late", json!({}))).await;
     scene.wait_for("ServiceCertificate", "late", "Ready=False", "TrustDomainNotReady", SOON).await;
     let annotate = |uid: &str| json!({ "metadata": { "annotations": { "gaia.dev/bootstrap": uid } } });
@@ -149,7 +149,7 @@ async fn a_lost_ring(scene: &Scene, which: &str) {
     assert_eq!(minted, [""; 0], "nothing is minted");
     assert_eq!(material(scene).await, before);
     let ready = scene.condition("ServiceCertificate", "worker", "Ready").await.unwrap();
-    assert_eq!(ready.status, "True", "what was issued is still good: {ready:?}");
+    assert_eq!(ready.status, "True", "issued certificates are still valid: {ready:?}");
     scene.wait_for("TrustDomain", &domain, "Stalled=True", "RingMissing", SOON).await;
 
     let asked = message.split_once("gaia.dev/bootstrap=").unwrap().1.to_owned();
@@ -194,7 +194,7 @@ async fn a_trust_domain_that_is_deleted_and_created_again_has_the_same_ca() {
     wait::until("the TrustDomain is gone", SOON, gone).await.unwrap();
     scene.wait_for("ServiceCertificate", "worker", "Reconciling=True", "TrustDomainNotFound", SOON).await;
     let ready = scene.condition("ServiceCertificate", "worker", "Ready").await.unwrap();
-    assert_eq!(ready.status, "True", "what was issued is still good: {ready:?}");
+    assert_eq!(ready.status, "True", "issued certificates are still valid: {ready:?}");
     scene.ready_domain(json!({})).await;
     scene.wait_ready("ServiceCertificate", &["worker"]).await;
     let after = (material(&scene).await, status().await);
@@ -218,7 +218,7 @@ async fn populate(scene: &Scene) {
     scene.wait_ready("ServiceCertificate", &["worker"]).await;
 }
 
-/// What is trusted and what is shown.
+/// The trusted roots and the presented leaves.
 async fn material(scene: &Scene) -> [String; 3] {
     let leaf = scene.secret_text("worker-tls", "tls.crt").await;
     [scene.trust("ca.crt").await, scene.trust("jwks.json").await, leaf]
@@ -249,7 +249,7 @@ async fn an_api_server_that_dies_in_the_middle_only_delays() {
     let decided = async || !operator.is_running() || renewed().await != last;
     wait::until("the lease is renewed, or given up", SOON, decided).await.unwrap();
     if !operator.is_running() {
-        // On a slow machine it cannot renew its lease in time, and ends, as a leader must: kubelet starts it again.
+        // On a slow machine it cannot renew its lease in time, and ends, as a leader must: kubelet restarts it.
         assert!(operator.log_tail().contains("the lease is lost"), "{}", operator.log_tail());
         operator.restart().unwrap();
     }
@@ -264,7 +264,7 @@ async fn an_api_server_that_dies_in_the_middle_only_delays() {
         *created.entry(write).or_insert(0) += 1;
     }
     assert!(created.values().all(|count| *count == 1), "{created:?}");
-    // A killed API server may have stored what its audit log does not know of, so the Secrets are asked too.
+    // A killed API server may have stored objects that its audit log does not have, so the Secrets are compared too.
     for name in &names {
         let secret = scene.get("Secret", &format!("{name}-tls")).await.unwrap();
         assert_eq!(secret["metadata"]["annotations"]["gaia.dev/revision"], "1", "{name} was issued once");
@@ -289,7 +289,7 @@ async fn sigterm_ends_well_gives_the_lease_up_and_another_replica_takes_over() {
     repairs_a_deleted_secret(&scene).await;
 
     assert_eq!(second.sigterm(SOON).await.unwrap().code(), Some(0));
-    assert_eq!(holder(&scene).await, Some(String::new()), "nobody holds the lease");
+    assert_eq!(holder(&scene).await, Some(String::new()), "no operator holds the lease");
     scene.end().await;
 }
 

@@ -1,5 +1,5 @@
-//! An operator that is killed at every change it makes gives a rotation up as if nothing had been, wherever the rotation
-//! had got to.
+//! An operator that is killed at every change aborts a rotation with the same result as without kills, whatever state the rotation
+//! had reached.
 
 use crate::common::chronicle::{id_in, states_of};
 use crate::common::conduct::Moment;
@@ -8,16 +8,16 @@ use crate::common::story::{LEAVES, Opening, Proof, Story, abort, abort_active, r
 // ---- staged --------------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_before_every_change_it_gives_up_a_rotation_that_is_staged() {
+async fn killed_before_every_change_it_aborts_a_staged_rotation() {
     STAGED.ends_as_undisturbed(Moment::BeforeItIsSent).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_after_every_change_it_gives_up_a_rotation_that_is_staged() {
+async fn killed_after_every_change_it_aborts_a_staged_rotation() {
     STAGED.ends_as_undisturbed(Moment::AfterItIsDone).await;
 }
 
-/// It never stays like that, so the operator dies there first.
+/// It never stays in this state, so the operator is killed there first.
 const STAGED: Story = Story {
     edits: &[|_| Some(raised("ca")), |seen| Some(abort(&id_in(&seen.ring("ca"), "Staged")?))],
     is_over: |seen| states_of(&seen.ring("ca")) == ["Active", "Removed"],
@@ -29,12 +29,12 @@ const STAGED: Story = Story {
 // ---- published -----------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_before_every_change_it_gives_up_a_rotation_that_is_published() {
+async fn killed_before_every_change_it_aborts_a_published_rotation() {
     PUBLISHED.ends_as_undisturbed(Moment::BeforeItIsSent).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_after_every_change_it_gives_up_a_rotation_that_is_published() {
+async fn killed_after_every_change_it_aborts_a_published_rotation() {
     PUBLISHED.ends_as_undisturbed(Moment::AfterItIsDone).await;
 }
 
@@ -49,26 +49,26 @@ const PUBLISHED: Story = Story {
 // ---- active --------------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_before_every_change_it_goes_back_to_the_ca_before() {
+async fn killed_before_every_change_it_reactivates_the_previous_ca() {
     ACTIVE.ends_as_undisturbed(Moment::BeforeItIsSent).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_after_every_change_it_goes_back_to_the_ca_before() {
+async fn killed_after_every_change_it_reactivates_the_previous_ca() {
     ACTIVE.ends_as_undisturbed(Moment::AfterItIsDone).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_before_every_change_it_goes_back_to_the_signing_key_before() {
+async fn killed_before_every_change_it_reactivates_the_previous_signing_key() {
     KEY_ACTIVE.ends_as_undisturbed(Moment::BeforeItIsSent).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_after_every_change_it_goes_back_to_the_signing_key_before() {
+async fn killed_after_every_change_it_reactivates_the_previous_signing_key() {
     KEY_ACTIVE.ends_as_undisturbed(Moment::AfterItIsDone).await;
 }
 
-/// When every leaf is of the new CA.
+/// The state in which every leaf is of the new CA.
 const ACTIVE: Story = Story {
     edits: &[
         |_| Some(raised("ca")),
@@ -83,7 +83,7 @@ const ACTIVE: Story = Story {
     least_deaths: 22,
 };
 
-/// When the next key is there, and the issuer's Secret is written.
+/// The state in which the next key exists, and the issuer's Secret is written.
 const KEY_ACTIVE: Story = Story {
     edits: &[
         |_| Some(raised("tokens")),

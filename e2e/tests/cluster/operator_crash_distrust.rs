@@ -1,4 +1,4 @@
-//! An operator that is killed at every change it makes replaces what leaked as if nothing had been.
+//! An operator that is killed at every change replaces leaked keys with the same result as without kills.
 
 use crate::common::chronicle::{Chronicle, name_in, states_of};
 use crate::common::conduct::Moment;
@@ -27,7 +27,7 @@ async fn killed_after_every_change_it_drops_a_ca_that_leaked_at_once() {
     CA_NOW.ends_as_undisturbed(Moment::AfterItIsDone).await;
 }
 
-/// With the CA goes the key that signs: whoever had the one could buy tokens of the other.
+/// With the CA the active signing key is removed: a holder of the CA could obtain tokens of it.
 const CA: Story = Story {
     edits: &[|seen| Some(distrusted_ca(seen, "AfterReissue"))],
     is_over: |seen| is_refused(&seen.ring("ca"), 2) && is_refused(&seen.ring("signing"), 3),
@@ -82,7 +82,7 @@ fn distrusted_key(seen: &Chronicle, mode: &str) -> Value {
     json!({ "spec": { "tokens": { "distrusted": [{ "kid": kid, "mode": mode }] } } })
 }
 
-/// The first generation is distrusted, all have stopped trusting it, and the others are there.
+/// The first generation is distrusted, no instance trusts it, and the others exist.
 fn is_refused(ring: &Value, generations: usize) -> bool {
     let first = &ring["generations"][0];
     let is_gone = first["state"] == "Distrusted" && first["distrust"]["refusedTime"].is_string();

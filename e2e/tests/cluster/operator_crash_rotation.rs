@@ -1,5 +1,5 @@
-//! An operator that is killed at every change it makes ends a rotation as if nothing had been: one life after the other
-//! dies, each at the next change, until there is nothing left to do.
+//! An operator that is killed at every change ends a rotation with the same result as without kills: one run after the other
+//! is killed, each at the next change, until no change is left.
 
 use crate::common::chronicle::states_of;
 use crate::common::conduct::Moment;
@@ -73,16 +73,16 @@ const KEY_ROTATION: Story = Story {
 // ---- leaves --------------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_before_every_change_it_issues_leaves_anew() {
+async fn killed_before_every_change_it_reissues_leaves() {
     REISSUE.ends_as_undisturbed(Moment::BeforeItIsSent).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_after_every_change_it_issues_leaves_anew() {
+async fn killed_after_every_change_it_reissues_leaves() {
     REISSUE.ends_as_undisturbed(Moment::AfterItIsDone).await;
 }
 
-/// Every leaf is asked to have another kind of key.
+/// The spec of every leaf requests another kind of key.
 const REISSUE: Story = Story {
     edits: &[|_| Some(json!({ "spec": { "certificateDefaults": { "privateKey": { "size": 384 } } } }))],
     is_over: |seen| LEAVES.iter().all(|leaf| seen.revision(leaf) == 2),

@@ -1,4 +1,4 @@
-//! Bring-your-own CAs (`spec.ca.existingSecretRef`): a new certificate, a renewed one, and one that leaked.
+//! Bring-your-own CAs (`spec.ca.existingSecretRef`): a new certificate, a renewed one, and a leaked one.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ async fn a_new_certificate_in_the_secret_is_rotated_to() {
     ends_well(scene, seen).await;
 }
 
-/// Kind: a CA found by name or key. After a renewal with both, every certificate was re-issued without end.
+/// Kind: a CA found by name or key. After a renewal with both, every certificate was re-issued repeatedly.
 #[tokio::test]
 async fn a_certificate_renewed_with_key_and_name_is_rotated_to_once_and_the_writes_end() {
     let Some(scene) = Scene::begin().await else { return };
@@ -36,7 +36,7 @@ async fn a_certificate_renewed_with_key_and_name_is_rotated_to_once_and_the_writ
     let revision = seen.revision("worker-tls");
     assert!(revision <= 2, "issued {revision} times");
     let mark = scene.mark().await;
-    // The fault wrote every two seconds.
+    // The faulty operator wrote every two seconds.
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(scene.writes(mark).await, [""; 0]);
     scene.wait_ready("ServiceCertificate", &["worker"]).await;

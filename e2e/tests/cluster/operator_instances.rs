@@ -1,4 +1,4 @@
-//! Instances: who uses what the operator wrote, seen by what pods refer to and by what endpoints serve and report.
+//! Instances: users of the operator's objects, found by the references of pods and by the certificates and reports of endpoints.
 
 use crate::common::objects::merged;
 use crate::common::{Plane, SOON, Scene};
@@ -27,7 +27,7 @@ async fn wait_status(scene: &Scene, kind: &str, name: &str, pointer: &str, expec
 }
 
 #[tokio::test]
-async fn an_endpoint_that_serves_and_reports_counts_as_current_and_is_seen_to_serve_what_is_renewed() {
+async fn an_endpoint_with_a_report_counts_as_up_to_date_and_serves_the_renewed_leaf() {
     let Some(scene) = Scene::begin().await else { return };
     let domain = scene.domain.clone();
     let issuer = json!({ "tokens": { "issuedBy": { "namespace": scene.namespace, "name": AUTH } } });
@@ -65,19 +65,19 @@ async fn an_endpoint_that_serves_and_reports_counts_as_current_and_is_seen_to_se
 }
 
 #[tokio::test]
-async fn an_endpoint_where_nobody_answers_is_named_with_the_reason() {
+async fn an_endpoint_that_does_not_answer_is_named_with_the_reason() {
     let Some(scene) = Scene::begin().await else { return };
     let domain = scene.domain.clone();
     scene.ready_domain(quick()).await;
     // Nothing listens on the port of the discard service.
     scene.create(scene.service("web", json!({ "endpoints": ["127.0.0.1:9"] }))).await;
     let reason = "1 of 1 instances do not serve the stored certificate: 127.0.0.1:9: Unreachable: no verified answer from the endpoint";
-    // Before it was asked for the first time, it is only said not to be known.
+    // Before its first probe, it is only reported as unknown.
     let told = async || {
         let message = scene.wait_for("GaiaService", "web", "Served=False", "NotServed", SOON).await;
         if message == reason { Seen::Yes(()) } else { Seen::NotYet(message) }
     };
-    wait::until("the reason is told", SOON, told).await.unwrap();
+    wait::until("the reason is reported", SOON, told).await.unwrap();
     wait_status(&scene, "TrustDomain", &domain, "/instances/summary", "0/1").await;
     // Without a change of a condition, it is written once a minute at most.
     wait::until("the instance that lags is in the status of its service", 2 * SOON, async || {
@@ -191,7 +191,7 @@ async fn a_pod_that_never_reloads_holds_the_rotation_of_the_ca_and_is_named_unti
         let events = scene.events("TrustDomain", &domain).await;
         events.iter().filter(|(reason, ..)| reason == "RotationWaiting").map(|(_, count, _)| *count).collect::<Vec<_>>()
     };
-    wait::until("that it waits too long is told once", SOON, async || told().await == [1]).await.unwrap();
+    wait::until("the overdue rotation is reported once", SOON, async || told().await == [1]).await.unwrap();
 
     run_since(&scene, &SystemClock.now().to_string()).await;
     wait::until("the new CA signs", SOON, async || active_ca(&scene).await != first).await.unwrap();
@@ -268,13 +268,13 @@ async fn create_verifier(scene: &Scene) {
         .await;
 }
 
-/// What kubelet would say once the pod's container has started.
+/// A kubelet's status once the pod's container has started.
 async fn run_since(scene: &Scene, time: &str) {
     let seconds = time.split('.').next().unwrap().trim_end_matches('Z');
     say(scene, json!({ "running": { "startedAt": format!("{seconds}Z") } }), 0).await;
 }
 
-/// What kubelet would say of a container that it will start again later.
+/// A kubelet's status of a container that it will start again later.
 async fn crash(scene: &Scene) {
     say(scene, json!({ "waiting": { "reason": "CrashLoopBackOff" }, "running": null }), 7).await;
 }

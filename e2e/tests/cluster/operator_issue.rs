@@ -1,4 +1,4 @@
-//! What is asked for is issued, and people can see it with the tools they have.
+//! Requested certificates are issued, and administrators can inspect them with their tools.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ async fn everything_that_is_asked_for_becomes_ready_and_kubectl_can_wait_for_it(
 }
 
 #[tokio::test]
-async fn the_default_views_show_what_there_is_to_know() {
+async fn the_default_columns_show_state_reason_and_times() {
     let Some(scene) = Scene::begin().await else { return };
     scene.ready_domain(json!({})).await;
     scene.create(scene.service("orders", json!({}))).await;
@@ -60,7 +60,7 @@ async fn the_default_views_show_what_there_is_to_know() {
     scene.end().await;
 }
 
-/// One object as `kubectl get` shows it: pairs of column and cell. The columns are cut where their headers begin.
+/// One object in the output of `kubectl get`: pairs of column and cell. The columns are cut where their headers begin.
 async fn table_row(scene: &Scene, resource: &str, name: &str) -> Vec<(String, String)> {
     let table = scene.plane.kubectl(&["get", resource, name, "-n", &scene.namespace]).await.unwrap();
     let (header, line) = table.trim_end().split_once('\n').unwrap();
@@ -93,7 +93,7 @@ async fn kubectl_explains_every_field() {
         let mut fields = vec![];
         unexplained(schema, kind, &mut fields);
         assert_eq!(fields, [""; 0], "fields without a description");
-        // What is read above is what kubectl explains from.
+        // `kubectl explain` reads the same schema.
         let explained = async || scene.plane.kubectl(&["explain", "--recursive", resource]).await;
         let tree = wait::until("the API server publishes the new kind", SOON, explained).await.unwrap();
         assert!(tree.contains("\n    conditions\t<[]Object>\n      lastTransitionTime\t<string> -required-"), "{tree}");
@@ -108,7 +108,7 @@ async fn kubectl_explains_every_field() {
 fn unexplained(schema: &Value, path: &str, found: &mut Vec<String>) {
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
         let path = format!("{path}.{name}");
-        // References are to Kubernetes' own types, and their description stands beside them.
+        // References are to Kubernetes' own types, and their description is in the referring field.
         if field["description"].as_str().is_none_or(str::is_empty) {
             found.push(path.clone());
         }
@@ -267,7 +267,7 @@ async fn renewed(scene: &Scene, revision: i64) -> Value {
 }
 
 #[tokio::test]
-async fn an_operator_that_is_told_which_namespaces_to_watch_keeps_to_them() {
+async fn watch_namespaces_confine_the_operator() {
     let Some(plane) = Plane::own(&["watchNamespaces={mine}"]).await else { return };
     let options = plane.operator().await.env("GAIA_WATCH_NAMESPACES", "mine");
     let operator = OperatorProcess::start(options).unwrap();
@@ -285,7 +285,7 @@ async fn an_operator_that_is_told_which_namespaces_to_watch_keeps_to_them() {
     mine.create(mine.service("ours", json!({}))).await;
     mine.wait_ready("GaiaService", &["ours"]).await;
 
-    // Labels of rings are put right here too, although the operator's namespace is none of those it watches.
+    // Labels of rings are repaired here too, although the operator's namespace is not one of the watched ones.
     let ring = format!("{}-ca-ring", mine.domain);
     let label = |scene: &Value| scene["metadata"]["labels"]["app.kubernetes.io/managed-by"].clone();
     let removed = json!({ "metadata": { "labels": { "app.kubernetes.io/managed-by": null } } });

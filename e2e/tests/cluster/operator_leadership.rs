@@ -1,4 +1,4 @@
-//! Two replicas: a leader that sleeps past its lease in the middle of a rotation loses it, and nothing else is lost.
+//! Two replicas: a leader that is paused past its lease in the middle of a rotation loses the lease, and nothing else is lost.
 
 use std::time::Duration;
 
@@ -52,9 +52,9 @@ struct Story {
     ring: &'static str,
     asleep_at: &'static [&'static str],
     ends_with: &'static [&'static str],
-    /// All that the ring ever is.
+    /// The complete history of the ring.
     succession: &'static [&'static str],
-    /// How often each certificate is issued.
+    /// The number of issuances of each certificate.
     issues: usize,
 }
 
@@ -79,7 +79,7 @@ impl Story {
 
         first.resume().unwrap();
         let status = first.ended(SOON).await.unwrap();
-        assert!(!status.success(), "it ends as one that could not go on: {status}");
+        assert!(!status.success(), "it exits with an error: {status}");
         assert!(first.log_tail().contains("the lease is lost"), "{}", first.log_tail());
         let writes = scene.writes(mark).await;
         assert!(leads(&second).await);
@@ -105,7 +105,7 @@ async fn leads(operator: &OperatorProcess) -> bool {
     operator.metrics().await.is_ok_and(|all| all.lines().any(|line| line == "gaia_leader 1"))
 }
 
-/// How often the lease has changed hands.
+/// The number of transitions of the lease.
 async fn transitions(plane: &Plane) -> u64 {
     let lease = plane.kubectl(&["get", "lease", "gaia-operator", "-n", OPERATOR_NAMESPACE, "-o", "json"]).await;
     let lease: Value = serde_json::from_str(&lease.unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! The way off API keys: who uses one is seen, told, and holds tokens alone off; and the tokens of users.
+//! Migration off API keys: their use is recorded and reported, and blocks JWTOnly; and the tokens of users.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 const ASSETS: &str = "asset-service";
 const API_KEY: &str = "gk_test_0123456789abcdef0123456789abcdef";
-/// Ledgers are read every minute.
+/// Usage reports are read every minute.
 const A_MINUTE: Duration = Duration::from_secs(150);
 
-/// asset-service with an API key and one instance, which is known to the operator.
+/// asset-service with an API key and one instance, which is listed for the operator.
 struct Shop {
     scene: Scene,
     assets: ServiceProcess,
@@ -39,7 +39,7 @@ impl Shop {
         Self { scene, assets }
     }
 
-    /// From now on the operator asks the instance.
+    /// From now on the operator probes the instance.
     async fn list_instance(&self) {
         self.patch(json!({ "spec": { "endpoints": [self.assets.mesh_address().to_string()] } })).await;
         self.scene.wait_for("GaiaService", ASSETS, "Served=True", "AllServed", SOON).await;
@@ -87,7 +87,7 @@ impl Shop {
 }
 
 #[tokio::test]
-async fn who_uses_a_key_is_named_and_tokens_alone_wait_until_a_person_insists_and_every_way_back_is_open() {
+async fn api_key_use_is_reported_and_blocks_jwt_only_until_it_is_forced() {
     let Some(plane) = crate::common::Plane::own(&[]).await else { return };
     let operator = plane.start_operator().await;
     let shop = Shop::open(plane.scene().await, json!({}), json!({})).await;
@@ -115,7 +115,7 @@ async fn who_uses_a_key_is_named_and_tokens_alone_wait_until_a_person_insists_an
     let metrics = operator.metrics().await.unwrap();
     assert!(metrics.contains(&metric), "{metrics}");
 
-    // Refused, and the caller is named; what ran goes on.
+    // Refused, and the caller is named; the previous mode stays in force.
     let tokens_alone = json!({ "spec": { "auth": { "mode": "JWTOnly" }, "tls": { "mode": "Strict" } } });
     shop.patch(tokens_alone).await;
     let message = shop.scene.wait_for("GaiaService", ASSETS, "Stalled=True", "LegacyKeysInUse", SOON).await;
@@ -130,9 +130,9 @@ async fn who_uses_a_key_is_named_and_tokens_alone_wait_until_a_person_insists_an
         let told: Vec<_> = events.into_iter().filter(|(reason, ..)| reason == "LegacyKeysInUse").collect();
         if told.len() == 1 && told[0].2.contains(&named) { Seen::Yes(()) } else { Seen::NotYet(format!("{told:?}")) }
     };
-    wait::until("that is told as an event", SOON, told).await.unwrap();
+    wait::until("an event reports it", SOON, told).await.unwrap();
 
-    // A person insists: the message says how.
+    // An administrator overrides it by the annotation in the message.
     let asked = message.rsplit('=').next().unwrap().to_owned();
     shop.patch(json!({ "metadata": { "annotations": { "gaia.dev/force-mode": asked } } })).await;
     shop.runs("JWTOnly").await;
@@ -145,7 +145,7 @@ async fn who_uses_a_key_is_named_and_tokens_alone_wait_until_a_person_insists_an
     let record = shop.ledger("that it runs is written down", |record| !record["jwtOnly"].is_null()).await;
     assert_eq!(record["jwtOnly"]["until"], Value::Null);
 
-    // Back, and again without the annotation, which was for another generation: it ran a moment ago.
+    // Back, and again without the annotation, which was for another generation: it was in force within the last day.
     shop.patch(json!({ "spec": { "auth": { "mode": "Dual" } } })).await;
     shop.runs("Dual").await;
     shop.ledger("that it ran is written down", |record| !record["jwtOnly"]["until"].is_null()).await;
@@ -153,7 +153,7 @@ async fn who_uses_a_key_is_named_and_tokens_alone_wait_until_a_person_insists_an
     shop.runs("JWTOnly").await;
     shop.scene.wait_for("GaiaService", ASSETS, "Stalled=False", "Settled", SOON).await;
 
-    // Without keys there is nothing to be kept.
+    // Without keys there is nothing to record.
     shop.patch(json!({ "spec": { "auth": { "apiKeysSecretRef": null } } })).await;
     shop.legacy_free("True", "NoKeys").await;
     let gone = async || shop.scene.get("ConfigMap", "asset-service-ledger").await.is_none();
@@ -162,7 +162,7 @@ async fn who_uses_a_key_is_named_and_tokens_alone_wait_until_a_person_insists_an
 }
 
 #[tokio::test]
-async fn an_operator_that_is_started_anew_goes_on_with_the_evidence_and_an_instance_that_dies_ends_it() {
+async fn a_restarted_operator_keeps_the_evidence_and_a_crashed_instance_ends_it() {
     let Some(plane) = crate::common::Plane::own(&[]).await else { return };
     let operator = plane.start_operator().await;
     let shop = Shop::open(plane.scene().await, json!({}), json!({ "legacyFreeFor": "48h" })).await;
@@ -179,16 +179,16 @@ async fn an_operator_that_is_started_anew_goes_on_with_the_evidence_and_an_insta
     let record = shop.ledger("the new leader reads", |record| !record["entries"].is_null()).await;
     assert_eq!((record["watchedSince"].as_str(), &record["gap"]), (Some(since.as_str()), &Value::Null), "{record}");
 
-    // What it saw since it was last read is lost with it.
+    // Its uses since its last reading are lost with it.
     shop.assets.restart().unwrap();
     shop.assets.wait_ready(SOON).await.unwrap();
     let record = shop.ledger("the loss is noticed", |record| !record["gap"].is_null()).await;
     let what = record["gap"]["what"].as_str().unwrap();
     assert!(what.contains("was started anew, and what it had seen since it was last read is lost"), "{what}");
     assert!(record["watchedSince"].as_str().is_some_and(|later| later > since.as_str()), "{record}");
-    assert_eq!(record["entries"][0]["key"], "app", "what was seen stays");
+    assert_eq!(record["entries"][0]["key"], "app", "recorded uses stay");
 
-    // An endpoint that is listed no more is gone, too. Without a use on record, the gap alone holds the gate.
+    // An endpoint that is no longer listed has terminated, too. Without a recorded use, the gap alone blocks JWTOnly.
     shop.patch(json!({ "spec": { "endpoints": null } })).await;
     let gone = shop.ledger("it is gone", |record| record["instances"].is_null()).await;
     assert!(gone["gap"]["what"].as_str().unwrap().ends_with("is gone without a last read"), "{gone}");
@@ -216,7 +216,7 @@ async fn a_trust_domain_that_asks_for_tokens_alone_is_refused_by_a_service_that_
 }
 
 #[tokio::test]
-async fn a_user_of_a_declared_issuer_is_let_in_until_the_issuer_is_taken_away() {
+async fn a_user_of_a_declared_issuer_is_accepted_until_the_issuer_is_removed() {
     let Some(scene) = Scene::begin().await else { return };
     let gotrue = GoTrue::start(GoTrueOptions::default()).await.unwrap();
     gotrue.add_user("ada@example.com", "correct horse battery").unwrap();
@@ -238,7 +238,7 @@ async fn a_user_of_a_declared_issuer_is_let_in_until_the_issuer_is_taken_away() 
         .unwrap();
     };
     answers(200, shop.list().bearer(token)).await;
-    // The scopes of the policy bound what a user may do.
+    // The scopes of the policy limit those of a user.
     let put = Curl::new(&shop.assets, "/assets/a.txt", shop.assets.dir()).method("PUT").body("a").bearer(token);
     answers(403, put).await;
     answers(401, shop.list().bearer(gotrue.anon_key())).await;

@@ -1,4 +1,4 @@
-//! What the operator does to pods and workloads that are behind, where the chart lets it.
+//! The operator's patches of lagging pods and workloads, where the chart allows them.
 
 use crate::common::{OPERATOR, Plane, SOON, Scene};
 use gaia_api::{Clock as _, SystemClock};
@@ -10,7 +10,7 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn a_pod_that_is_behind_is_nudged_once_for_what_it_lacks() {
+async fn a_lagging_pod_is_nudged_once_per_generation() {
     let Some((scene, _operator)) = begin().await else { return };
     let pods: Api<Pod> = Api::namespaced(scene.client.clone(), &scene.namespace);
     let pod: Pod = serde_json::from_value(json!({
@@ -29,7 +29,7 @@ async fn a_pod_that_is_behind_is_nudged_once_for_what_it_lacks() {
         wait::until(&format!("the pod is nudged, after {before:?}"), SOON, look).await.unwrap()
     };
     let first = nudged(None).await;
-    // Nudges are told apart by the second: what follows must not come in the same one.
+    // Nudges are distinguished by the second: the next one must not be in the same second.
     let time = first.parse().unwrap();
     wait::until("that second is over", SOON, async || SystemClock.now() > time).await.unwrap();
     scene.patch("TrustDomain", &scene.domain, json!({ "spec": { "ca": { "rotationRevision": 2 } } })).await;
@@ -39,7 +39,7 @@ async fn a_pod_that_is_behind_is_nudged_once_for_what_it_lacks() {
     assert_eq!(now.spec, made.spec);
     let annotations = json!({ "example.com/owner": "shop", "gaia.dev/nudge": second });
     assert_eq!(serde_json::to_value(&now.metadata.annotations).unwrap(), annotations);
-    // What is staged counts, too: a third time at most.
+    // A staged generation counts, too: at most a third nudge.
     let patches = patches(&scene, "pods").await;
     assert!((2..=3).contains(&patches.len()), "{patches:?}");
     scene.end().await;
@@ -74,7 +74,7 @@ async fn a_workload_whose_pods_do_not_reload_is_restarted_when_a_rotation_waits_
     };
     let spec = wait::until("the Deployment is restarted", SOON, restarted).await.unwrap();
     assert_eq!(spec, made.spec.unwrap().template.spec);
-    // One that is not there takes nothing from the others, and no status.
+    // A missing one does not affect the others, and is in no status.
     scene.wait_for("TrustDomain", &scene.domain, "CARotating=True", "WaitingForInstances", SOON).await;
     scene.plane.audit().settle(&scene.client).await.unwrap();
     assert_eq!(patches(&scene, "deployments").await, ["missing", "orders"]);

@@ -1,4 +1,4 @@
-//! `gaia-operator plan` says what would be done, and does nothing.
+//! `gaia-operator plan` prints the planned actions, and executes none.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use gaia_e2e::{process, programs};
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn a_plan_names_what_would_be_done_and_writes_nothing() {
+async fn a_plan_prints_actions_and_writes_nothing() {
     let Some(plane) = Plane::own(&[]).await else { return };
     let operator = plane.start_operator().await;
     let scene = plane.scene().await;
@@ -48,7 +48,7 @@ async fn a_plan_names_what_would_be_done_and_writes_nothing() {
     scene.end().await;
 }
 
-/// What `gaia-operator plan` prints under the chart's ServiceAccount.
+/// The output of `gaia-operator plan` under the chart's ServiceAccount.
 async fn plan(scene: &Scene, flags: &[&str]) -> String {
     let options = scene.plane.operator().await;
     let mut command = Command::new(programs::locate("gaia-operator").unwrap());

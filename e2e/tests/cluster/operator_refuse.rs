@@ -1,5 +1,5 @@
-//! What cannot be, or must not be, is refused with the object and the field named, nothing is written for it, and
-//! nobody else has to wait.
+//! Impossible or forbidden objects are refused with the object and the field named, nothing is written for them, and
+//! other objects are not delayed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -124,7 +124,7 @@ async fn a_foreign_secret_is_left_alone_until_it_is_given_up() {
     scene.create(scene.certificate("worker", json!({ "secretName": "theirs" }))).await;
     let message = scene.wait_for("ServiceCertificate", "worker", "Stalled=True", "SecretNotOwned", SOON).await;
     assert!(message.contains("spec.secretName: Secret theirs") && message.contains("gaia.dev/adopt"), "{message}");
-    // The first certificate of a namespace brings the bundle. A Secret that is in the way shows when it is to be made.
+    // The first certificate of a namespace adds the bundle. A Secret of another owner shows the time of the attempt.
     let wanted = [
         "create configmaps td-trust",
         "create events worker",
@@ -163,12 +163,12 @@ async fn a_secret_of_ours_that_became_immutable_is_left_with_a_reason() {
 }
 
 #[tokio::test]
-async fn of_two_certificates_for_one_secret_the_older_wins_and_the_younger_takes_over_when_it_goes() {
+async fn the_older_of_two_certificates_owns_the_secret_until_it_is_deleted() {
     let Some(scene) = Scene::begin().await else { return };
     scene.ready_domain(json!({})).await;
     scene.create(scene.certificate("z-older", json!({ "secretName": "shared" }))).await;
     scene.wait_ready("ServiceCertificate", &["z-older"]).await;
-    // Ages are told in whole seconds.
+    // Ages are in whole seconds.
     let older = scene.get("ServiceCertificate", "z-older").await.unwrap()["metadata"]["creationTimestamp"].clone();
     let younger = scene.certificate("a-younger", json!({ "secretName": "shared" }));
     let is_later = async || scene.time_of_creation(younger.clone()).await.as_str() > older.as_str().unwrap();
@@ -200,9 +200,9 @@ async fn two_certificates_of_one_age_do_not_fight_over_a_secret() {
             let seen = [is_ready(&scene, &names[0]).await, is_ready(&scene, &names[1]).await];
             seen == [Some(true), Some(false)] || seen == [Some(false), Some(true)]
         };
-        wait::until("one has it and the other says so", SOON, one_has_it).await.unwrap();
+        wait::until("one has it and the other reports that", SOON, one_has_it).await.unwrap();
         let writes = scene.writes(mark).await;
-        // Both may have set out before either was there.
+        // Both may have begun before either existed.
         let done = writes.iter().filter(|write| write.contains(" secrets ") && !write.ends_with("-> 409"));
         let of_secrets: Vec<&String> = done.collect();
         assert_eq!(of_secrets, [&format!("create secrets {secret}")]);
@@ -217,7 +217,7 @@ async fn is_ready(scene: &Scene, name: &str) -> Option<bool> {
 }
 
 #[tokio::test]
-async fn a_missing_trust_domain_is_waited_for_and_taken_up_within_seconds() {
+async fn a_created_trust_domain_is_used_within_seconds() {
     let Some(scene) = Scene::begin().await else { return };
     let mark = scene.mark().await;
     scene.create(scene.certificate("worker", json!({}))).await;
@@ -248,7 +248,7 @@ async fn durations_that_cannot_work_together_are_refused_with_both_numbers() {
     let short = scene.certificate("short", json!({ "duration": "10m", "allowShortLived": true }));
     let message = is_refused(&scene, short, "DurationNotPossible").await;
     assert!(message.contains("spec.duration") && message.contains("3m20s < 3m + 1m + 50s = 4m50s"), "{message}");
-    // One that would end after its CA ends with it, and says so.
+    // A certificate that would exceed its CA expires with it, and a condition reports it.
     scene.create(scene.certificate("long", json!({ "duration": "14000h" }))).await;
     let message = scene.wait_for("ServiceCertificate", "long", "DurationClamped=True", "DurationClamped", SOON).await;
     assert!(
@@ -270,7 +270,7 @@ async fn durations_that_cannot_work_together_are_refused_with_both_numbers() {
     scene.end().await;
 }
 
-// ---- a CA that was brought -----------------------------------------------------------------------------------------
+// ---- bring-your-own CAs --------------------------------------------------------------------------------------------
 
 #[tokio::test]
 async fn a_brought_ca_that_cannot_sign_is_refused_and_its_successor_is_picked_up() {
@@ -322,7 +322,7 @@ async fn a_brought_ca_that_cannot_sign_is_refused_and_its_successor_is_picked_up
         scene.patch_in(OPERATOR_NAMESPACE, "Secret", &secret, data).await;
         refused(about).await;
     }
-    // A CA that is sound and ends too soon for what it is to sign.
+    // A valid CA that expires too soon for its certificates.
     let data = json!({ "stringData": pair(&openssl.read("soon.crt"), &openssl.read("soon.key")) });
     scene.patch_in(OPERATOR_NAMESPACE, "Secret", &secret, data).await;
     let within = RECHECKED;
@@ -360,7 +360,7 @@ fn is_object(write: &str) -> bool {
 // ---- user tokens ---------------------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn an_issuer_of_user_tokens_that_nobody_declared_is_named_and_does_not_hold_up_the_rest() {
+async fn an_undeclared_issuer_of_user_tokens_is_reported_and_blocks_nothing_else() {
     let Some(scene) = Scene::begin().await else { return };
     scene.create(scene.trust_domain(json!({}))).await;
     let tokens = json!({ "issuers": ["partner"], "scopes": ["assets:read"] });
@@ -406,7 +406,7 @@ async fn tokens_alone_are_refused_while_keys_are_configured_until_a_person_insis
     let message = scene.wait_for("GaiaService", "legacy", "Stalled=True", "LegacyKeysInUse", SOON).await;
     assert!(message.contains("spec.auth.mode") && message.contains("Secret legacy-keys"), "{message}");
     assert_eq!(modes(&scene).await, json!({ "mode": "APIKeyOnly", "desiredMode": "JWTOnly" }));
-    // The message says what to set.
+    // The message names the field to set.
     let asked = message.rsplit('=').next().unwrap().to_owned();
     let force = json!({ "metadata": { "annotations": { "gaia.dev/force-mode": asked } } });
     scene.patch("GaiaService", "legacy", force).await;
@@ -426,7 +426,7 @@ async fn modes(scene: &Scene) -> serde_json::Value {
 // ---- the others ----------------------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn what_is_refused_never_delays_what_is_good() {
+async fn refused_objects_delay_no_valid_ones() {
     let Some(scene) = Scene::begin().await else { return };
     scene.ready_domain(json!({})).await;
     let foreign = scene.secret(&scene.namespace, "theirs", "Opaque", json!({ "a": "b" }));
@@ -468,7 +468,7 @@ async fn list(api: &Api<kube::api::DynamicObject>) -> BTreeMap<String, Value> {
 
 // ---- shared --------------------------------------------------------------------------------------------------------
 
-/// A certificate is refused with a reason: nothing is written but an Event, its status, and the namespace's bundle.
+/// A certificate is refused with a reason: only an Event, its status, and the namespace's bundle are written.
 async fn is_refused(scene: &Scene, manifest: Value, reason: &str) -> String {
     let name = manifest["metadata"]["name"].as_str().unwrap().to_owned();
     let mark = scene.mark().await;
@@ -481,5 +481,5 @@ async fn is_refused(scene: &Scene, manifest: Value, reason: &str) -> String {
     message
 }
 
-/// What is not the operator's it looks at every ten seconds.
+/// Objects of other owners are read every ten seconds.
 const RECHECKED: Duration = Duration::from_secs(35);

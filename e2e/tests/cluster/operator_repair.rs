@@ -1,4 +1,4 @@
-//! What others break is put right: quickly, with one Event, and without another write; at rest nothing is written.
+//! Changes by others are repaired: quickly, with one Event, and without another write; at rest nothing is written.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 // ---- leaf Secrets --------------------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn a_deleted_secret_is_issued_anew() {
+async fn a_deleted_secret_is_issued_again() {
     let Some(scene) = world().await else { return };
     let repair = Repair {
         about: ("ServiceCertificate", "worker"),
@@ -23,7 +23,7 @@ async fn a_deleted_secret_is_issued_anew() {
 }
 
 #[tokio::test]
-async fn a_deleted_secret_of_a_service_is_issued_anew_and_the_service_says_so() {
+async fn a_deleted_secret_of_a_service_is_issued_again_and_reported() {
     let Some(scene) = world().await else { return };
     let repair = Repair {
         about: ("ServiceCertificate", "auth"),
@@ -78,7 +78,7 @@ async fn labels_that_are_all_lost_are_put_back_without_a_new_certificate() {
 }
 
 const REPAIRED_SECRET: &[&str] = &["create events worker", "patch secrets worker-tls"];
-/// A Secret without the label is not watched. That it is there shows when it is to be made.
+/// A Secret without the label is not watched. Its existence shows when it is to be created.
 const REPAIRED_LABEL: &[&str] =
     &["create events worker", "create secrets worker-tls -> 409", "patch secrets worker-tls"];
 
@@ -93,7 +93,7 @@ async fn keeps_the_leaf(scene: &Scene, damage: Value, writes: &[&str]) {
     repair.happens(scene, fault, as_before).await;
 }
 
-// ---- what the TrustDomain publishes --------------------------------------------------------------------------------
+// ---- objects of a TrustDomain --------------------------------------------------------------------------------------
 
 #[tokio::test]
 async fn a_deleted_trust_bundle_is_written_again() {
@@ -165,7 +165,7 @@ async fn a_ring_without_its_label_gets_it_back() {
     scene.end().await;
 }
 
-/// After the damage, a projection is what it was.
+/// After the damage, a projection has its previous content.
 async fn comes_back(scene: &Scene, kind: &str, what: &str, writes: &[&str], fault: impl AsyncFnOnce()) {
     let name = name(scene, what);
     let before = scene.get(kind, &name).await.unwrap();
@@ -182,7 +182,7 @@ fn name(scene: &Scene, what: &str) -> String {
     format!("{}-{what}", scene.domain)
 }
 
-// ---- what a GaiaService makes --------------------------------------------------------------------------------------
+// ---- objects of a GaiaService --------------------------------------------------------------------------------------
 
 #[tokio::test]
 async fn an_edited_policy_is_put_right() {
@@ -207,7 +207,7 @@ async fn an_edited_certificate_of_a_service_is_put_right() {
     let repair = Repair {
         about: ("GaiaService", "auth"),
         reason: "Repaired",
-        // The generation it was last seen in; whether the one between is reported too is a matter of speed.
+        // The generation it was last seen in; whether the one between is reported too depends on timing.
         writes: &["create events auth", "patch servicecertificates auth", "patch servicecertificates/status auth"],
     };
     let edited = json!({ "spec": { "renewal": "Disabled" } });
@@ -285,7 +285,7 @@ async fn at_rest_and_after_a_restart_nothing_is_written_but_the_lease() {
     operator.restart().unwrap();
     operator.wait_ready(SOON).await.unwrap();
     wait::until("it leads again", SOON, async || operator.metrics().await.map(|all| leads(&all))).await.unwrap();
-    // Longer than any recheck of what is not watched. That a foreign Secret is there is found out by trying.
+    // Longer than any interval of unwatched objects. A foreign Secret is found by an attempt to create.
     let writes = writes_during(&scene, mark, rest.max(Duration::from_secs(15))).await;
     assert_eq!(writes, ["create secrets foreign -> 409"], "after a restart nothing but the lease is written");
     scene.end().await;
@@ -295,7 +295,7 @@ fn leads(metrics: &str) -> gaia_e2e::wait::Seen<()> {
     metrics.lines().any(|line| line.starts_with("gaia_") && line.contains("leader") && line.ends_with(" 1")).into()
 }
 
-/// All that the operator writes from `mark` on for a while, about anything, the lease apart.
+/// All writes of the operator from `mark` on for some time, about any object, the lease apart.
 async fn writes_during(scene: &Scene, mark: gaia_e2e::audit::AuditMark, period: Duration) -> Vec<String> {
     tokio::time::sleep(period).await;
     scene.mark().await;
@@ -313,7 +313,7 @@ async fn add_everything_that_is_refused(scene: &Scene) {
     scene.create(scene.certificate("names", json!({ "extraDNSNames": ["auth-service.other.svc"] }))).await;
     scene.create(scene.certificate("orphan", json!({ "trustDomainRef": { "name": "nowhere" } }))).await;
     scene.create(scene.certificate("short", json!({ "duration": "10m", "allowShortLived": true }))).await;
-    // Nobody answers there: it is asked again and again, and that writes nothing.
+    // There is no answer: it is probed repeatedly, which writes nothing.
     let early = json!({ "auth": { "userTokens": { "issuers": ["nobody"] } }, "endpoints": ["127.0.0.1:9"] });
     scene.create(scene.service("early", early)).await;
     let mut brought = scene.trust_domain(json!({ "ca": { "existingSecretRef": { "name": "nowhere" } } }));
@@ -367,7 +367,7 @@ async fn populate(scene: &Scene) {
     wait::until("the signer is there", SOON, signer).await.unwrap();
 }
 
-/// One repair: who tells of it, how, and all that is written for it.
+/// One repair: the object of its Event, the note, and all its writes.
 struct Repair<'a> {
     about: (&'a str, &'a str),
     reason: &'a str,
@@ -383,9 +383,9 @@ impl Repair<'_> {
         fault().await;
         wait::until("it is repaired", REPAIR, async || is_repaired().await).await.unwrap();
         let told = async || scene.events(kind, name).await != before;
-        wait::until("it is told of", SOON, told).await.unwrap();
+        wait::until("it is reported", SOON, told).await.unwrap();
         if kind == "GaiaService" {
-            // Two decide about the certificate of a service: one may come too late, and report what was in between.
+            // Two plans include the certificate of a service: one may come too late, and report an intermediate state.
             let mut writes = scene.writes(mark).await;
             writes.retain(|write| !write.ends_with("-> 409"));
             writes.dedup();

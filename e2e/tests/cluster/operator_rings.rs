@@ -1,4 +1,4 @@
-//! What happens to rings: damage, loss, old backups. Nothing is lost, and nothing that leaked comes back.
+//! Faults of rings: damage, loss, old backups. Nothing is lost, and no leaked generation is trusted again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
 use serde_json::{Value, json};
 
-// ---- damaged, lost, and restored by a person -----------------------------------------------------------------------
+// ---- damaged, lost, and restored by an administrator ---------------------------------------------------------------
 
 #[tokio::test]
 async fn a_ring_that_cannot_be_read_is_left_alone_until_it_is_restored_from_its_copy() {
@@ -24,7 +24,7 @@ async fn a_ring_that_cannot_be_read_is_left_alone_until_it_is_restored_from_its_
     scene.patch_in(OPERATOR_NAMESPACE, "Secret", &ring(&scene, "ca"), garbage).await;
     let message = scene.wait_for("TrustDomain", &domain, "Stalled=True", "RingUnreadable", SOON).await;
     assert!(message.contains(&ring(&scene, "ca")) && message.contains("nothing is changed"), "{message}");
-    // A rotation and a certificate that are asked for now can not be had.
+    // A rotation and a certificate that are requested now must wait.
     scene.raise("ca", 3).await;
     scene.create(scene.certificate("late", json!({}))).await;
     scene.wait_for("ServiceCertificate", "late", "Ready=False", "TrustDomainNotReady", SOON).await;
@@ -49,7 +49,7 @@ async fn a_ring_that_cannot_be_read_is_left_alone_until_it_is_restored_from_its_
 }
 
 #[tokio::test]
-async fn a_deleted_ring_is_restored_from_its_copy_and_nothing_is_issued_anew() {
+async fn a_deleted_ring_is_restored_from_its_copy_without_re_issues() {
     let Some(scene) = Scene::begin().await else { return };
     let seen = rotated(&scene).await;
     let domain = scene.domain.clone();
@@ -61,7 +61,7 @@ async fn a_deleted_ring_is_restored_from_its_copy_and_nothing_is_issued_anew() {
         scene.delete_in(OPERATOR_NAMESPACE, "Secret", &ring(&scene, which)).await;
         let message = scene.wait_for("TrustDomain", &domain, "Stalled=True", "RingMissing", SOON).await;
         assert!(message.contains(&ring(&scene, which)) && message.contains("its copy exists"), "{message}");
-        assert_eq!(objects(&scene.writes(mark).await), [""; 0], "no new root and no new key by itself");
+        assert_eq!(objects(&scene.writes(mark).await), [""; 0], "no new root and no new key without a request");
         scene.annotate("gaia.dev/restore", &format!("{kind}@{epoch}")).await;
         scene.wait_for("TrustDomain", &domain, "Stalled=False", "Settled", SOON).await;
         scene.wait_rotated().await;
@@ -114,7 +114,7 @@ async fn a_ring_from_an_old_backup_is_brought_up_to_date_from_the_copy() {
 }
 
 #[tokio::test]
-async fn what_leaked_stays_distrusted_whatever_is_restored_and_its_key_is_nowhere() {
+async fn a_distrusted_ca_stays_distrusted_after_a_restore() {
     let Some(scene) = Scene::begin().await else { return };
     let seen = scene.rotating(json!({ "tokens": { "maxTTL": "10s" } }), "1s").await;
     let domain = scene.domain.clone();
@@ -128,7 +128,7 @@ async fn what_leaked_stays_distrusted_whatever_is_restored_and_its_key_is_nowher
     let bundle = scene.trust("ca.crt").await;
     keys_are_gone(&scene, &id).await;
 
-    // It is sticky.
+    // The distrust is permanent.
     let mark = scene.mark().await;
     scene.patch("TrustDomain", &domain, json!({ "spec": { "ca": { "distrusted": null } } })).await;
     scene.wait_for("TrustDomain", &domain, "Stalled=False", "Settled", SOON).await;
@@ -145,7 +145,7 @@ async fn what_leaked_stays_distrusted_whatever_is_restored_and_its_key_is_nowher
     keys_are_gone(&scene, &id).await;
     assert_eq!(scene.trust("ca.crt").await, bundle);
 
-    // Brought back from a backup of before, and brought up to date.
+    // Restored from an earlier backup, and updated.
     outdated(&scene, &old).await;
     let epoch = epoch_of(&copy(&scene, "ca").await);
     scene.annotate("gaia.dev/restore", &format!("ca@{epoch}")).await;
@@ -191,7 +191,7 @@ async fn a_ring_of_a_newer_operator_is_left_alone() {
 // ---- in the middle of a rotation -----------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn a_trust_domain_that_is_made_again_in_mid_rotation_goes_on_with_it() {
+async fn a_trust_domain_recreated_in_a_rotation_continues_it() {
     let Some(scene) = Scene::begin().await else { return };
     let seen = scene.rotating(json!({}), "3s").await;
     let domain = scene.domain.clone();
@@ -212,7 +212,7 @@ async fn a_trust_domain_that_is_made_again_in_mid_rotation_goes_on_with_it() {
 }
 
 #[tokio::test]
-async fn what_is_damaged_in_a_rotation_is_put_right_before_the_rotation_goes_on() {
+async fn damage_in_a_rotation_is_repaired_before_it_continues() {
     let Some(scene) = Scene::begin().await else { return };
     scene.create(scene.service("auth", json!({}))).await;
     let issuer = json!({ "namespace": scene.namespace, "name": "auth" });
@@ -310,7 +310,7 @@ async fn a_backup_that_is_restored_without_owners_in_mid_rotation_is_gone_on_wit
     scene.wait_rotated().await;
     scene.wait_ready("ServiceCertificate", &["worker"]).await;
     seen.catch_up().await;
-    assert_eq!(seen.revision("worker-tls"), 2, "nothing is issued anew");
+    assert_eq!(seen.revision("worker-tls"), 2, "nothing is re-issued");
     let owned = async || {
         let secret = scene.get("Secret", "worker-tls").await.unwrap();
         let certificate = scene.get("ServiceCertificate", "worker").await.unwrap();
@@ -356,7 +356,7 @@ async fn backup(scene: &Scene, which: &str) -> Secret {
     scene.rings().get(&ring(scene, which)).await.unwrap()
 }
 
-/// As `kubectl replace --force` of a backup does it.
+/// As `kubectl replace --force` of a backup does.
 async fn put_back(scene: &Scene, backup: &Secret) {
     let name = backup.metadata.name.clone().unwrap();
     let mut now = scene.rings().get(&name).await.unwrap();
@@ -364,7 +364,7 @@ async fn put_back(scene: &Scene, backup: &Secret) {
     scene.rings().replace(&name, &PostParams::default(), &now).await.unwrap();
 }
 
-/// An old backup is put in place of the ring: nothing is made from it.
+/// An old backup replaces the ring: nothing is written from it.
 async fn outdated(scene: &Scene, old: &Secret) {
     let before = (scene.trust("ca.crt").await, leaf(scene).await);
     let mark = scene.mark().await;
@@ -375,11 +375,11 @@ async fn outdated(scene: &Scene, old: &Secret) {
     assert_eq!((scene.trust("ca.crt").await, leaf(scene).await), before);
 }
 
-/// The ring says what it was restored from, an Event tells of it, and no epoch was used for two states.
+/// The ring records its restore, an Event reports it, and no epoch was used for two states.
 async fn restored(scene: &Scene, seen: &Chronicle, which: &str, from: u64) {
     seen.catch_up().await;
     assert_eq!(seen.ring(which)["restoredFrom"], from);
-    wait::until("an event tells of it", SOON, async || {
+    wait::until("an event reports it", SOON, async || {
         let events = scene.events("TrustDomain", &scene.domain).await;
         let text = format!("{} was restored from its copy of epoch {from}", ring(scene, which));
         let told = events.iter().any(|(reason, _, note)| reason == "RingRestored" && note.contains(&text));
@@ -389,7 +389,7 @@ async fn restored(scene: &Scene, seen: &Chronicle, which: &str, from: u64) {
     .unwrap();
 }
 
-/// The first CA is distrusted, and that was seen everywhere.
+/// The first CA is distrusted, and this is acknowledged everywhere.
 async fn is_refused(seen: &Chronicle) {
     wait::until("the CA that leaked is refused everywhere", SOON, async || {
         let ring = seen.ring("ca");
@@ -405,7 +405,7 @@ async fn is_refused(seen: &Chronicle) {
     .unwrap();
 }
 
-/// Waits until the next signing key is published and what leaked is refused: neither is a rotation that is waited for.
+/// Waits until the next signing key is published and the leaked one is refused: neither delays a rotation.
 async fn signing_keys_are_settled(seen: &Chronicle) {
     wait::until("the signing keys are settled", SOON, async || {
         let ring = seen.ring("signing");

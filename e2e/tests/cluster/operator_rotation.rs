@@ -1,4 +1,4 @@
-//! Rotations as the people see them who ask for them: columns, conditions and events, what is refused, and why.
+//! Rotations as seen by administrators: columns, conditions and events, refusals and their reasons.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use gaia_e2e::wait::{self, Seen};
 use gaia_pki::Certificate;
 use serde_json::{Value, json};
 
-// ---- asked for -----------------------------------------------------------------------------------------------------
+// ---- requested -----------------------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn a_raised_revision_rotates_the_ca_and_people_can_watch_it() {
+async fn a_raised_revision_rotates_the_ca_with_visible_progress() {
     let Some(scene) = Scene::begin().await else { return };
     let seen = scene.rotating(json!({}), "8s").await;
     let domain = scene.domain.clone();
@@ -21,12 +21,12 @@ async fn a_raised_revision_rotates_the_ca_and_people_can_watch_it() {
 
     seen.wait_for_states("ca", &["Active", "Published"]).await;
     let next = id_in(&seen.ring("ca"), "Published").unwrap();
-    // Until every bundle has it, the message says which does not.
+    // Until every bundle has it, the message names the missing ones.
     let announced = async || match scene.condition("TrustDomain", &domain, "CARotating").await {
         Some(said) if said.message.contains(&format!("CA {next} was published at")) => Seen::Yes(said),
         said => Seen::NotYet(format!("{said:?}")),
     };
-    let said = wait::until("people are told when the next CA signs", SOON, announced).await.unwrap();
+    let said = wait::until("the status has the time when the next CA signs", SOON, announced).await.unwrap();
     assert_eq!((&*said.status, &*said.reason), ("True", "Publishing"));
     assert!(said.message.contains("it signs at"), "{}", said.message);
     assert_eq!(column(&scene, "ROTATING").await, "CA");
@@ -58,7 +58,7 @@ async fn a_raised_revision_rotates_the_ca_and_people_can_watch_it() {
 }
 
 #[tokio::test]
-async fn a_raised_revision_rotates_the_signing_key_and_people_can_watch_it() {
+async fn a_raised_revision_rotates_the_signing_key_with_visible_progress() {
     let Some(scene) = Scene::begin().await else { return };
     let issuer = json!({ "namespace": scene.namespace, "name": "auth" });
     scene.create(scene.service("auth", json!({}))).await;
@@ -124,7 +124,7 @@ async fn another_kind_of_key_is_a_rotation() {
     let spec = json!({ "ca": { "privateKey": { "size": 384 } }, "tokens": { "algorithm": "RS256" } });
     scene.patch("TrustDomain", &domain, json!({ "spec": spec })).await;
     seen.wait_for_states("ca", &["Removed", "Active"]).await;
-    // The next key was of the old kind: another one had to be made first.
+    // The next key was of the old kind: another one had to be generated first.
     seen.wait_for_states("signing", &["Removed", "Removed", "Active", "Published"]).await;
     scene.wait_rotated().await;
     let root = scene.trust("ca.crt").await;
@@ -158,7 +158,7 @@ async fn signing_keys_rotate_by_themselves_once_their_period_has_passed() {
 // ---- aborted -------------------------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn a_rotation_that_is_published_can_be_given_up_and_begun_anew() {
+async fn a_published_rotation_can_be_aborted_and_requested_again() {
     let Some(scene) = Scene::begin().await else { return };
     let seen = scene.rotating(json!({}), "8s").await;
     let before = scene.trust("ca.crt").await;
@@ -221,7 +221,7 @@ async fn a_signing_key_that_signs_already_can_be_given_up_while_the_one_before_i
 }
 
 #[tokio::test]
-async fn a_rotation_that_is_over_can_not_be_given_up_and_people_are_told_why() {
+async fn a_finished_rotation_cannot_be_aborted_and_the_reason_is_reported() {
     let Some(scene) = Scene::begin().await else { return };
     let seen = scene.rotating(json!({}), "1s").await;
     let domain = scene.domain.clone();
@@ -268,7 +268,7 @@ async fn a_revoked_certificate_is_on_the_denylist_and_replaced() {
     let writes = scene.writes(mark).await;
     let of_objects = writes.iter().filter(|write| !write.contains(" events ") && !write.contains("/status "));
     assert_eq!(of_objects.collect::<Vec<_>>(), ["patch configmaps td-trust", "patch secrets worker-tls"]);
-    wait::until("an event tells of it", SOON, async || {
+    wait::until("an event reports it", SOON, async || {
         let events = scene.events("ServiceCertificate", "worker").await;
         let told = events.iter().any(|(.., note)| note.contains("the certificate was revoked"));
         if told { Seen::Yes(()) } else { Seen::NotYet(format!("{events:?}")) }
@@ -278,7 +278,7 @@ async fn a_revoked_certificate_is_on_the_denylist_and_replaced() {
     ends_well(scene, seen).await;
 }
 
-// ---- times that cannot work ----------------------------------------------------------------------------------------
+// ---- impossible times ----------------------------------------------------------------------------------------------
 
 #[tokio::test]
 async fn with_a_ring_times_that_cannot_work_are_a_warning_with_both_numbers_and_stop_nothing() {
@@ -314,8 +314,8 @@ async fn with_a_ring_times_that_cannot_work_are_a_warning_with_both_numbers_and_
         assert_eq!(scene.condition("TrustDomain", &domain, "Stalled").await.unwrap().status, "False");
         assert_eq!(scene.condition("TrustDomain", &domain, "Ready").await.unwrap().status, "True");
     }
-    assert_eq!(seen.ring("ca"), before, "a warning begins nothing by itself");
-    // A rotation that is asked for meanwhile goes on, and so do certificates.
+    assert_eq!(seen.ring("ca"), before, "a warning begins no rotation");
+    // A rotation that is requested in this state continues, and so do certificates.
     scene.raise("ca", 2).await;
     scene.create(scene.certificate("late", json!({}))).await;
     scene.wait_ready("ServiceCertificate", &["late", "worker"]).await;
@@ -340,7 +340,7 @@ async fn with_a_ring_times_that_cannot_work_are_a_warning_with_both_numbers_and_
 
 // ---- shared --------------------------------------------------------------------------------------------------------
 
-/// What `kubectl get trustdomain` prints in a column.
+/// The cell of a column in the output of `kubectl get trustdomain`.
 async fn column(scene: &Scene, name: &str) -> String {
     let printed = scene.plane.kubectl(&["get", "trustdomain", &scene.domain]).await.unwrap();
     let (header, row) = printed.split_once('\n').unwrap();
@@ -363,7 +363,7 @@ async fn warns(scene: &Scene, type_: &str, about: &str) -> String {
     scene.wait_for_message(type_, type_, about).await
 }
 
-/// Each of these events was told, once.
+/// Each of these events was sent once.
 async fn told(scene: &Scene, wanted: &[(&str, &str)]) {
     for (reason, text) in wanted {
         wait::until(&format!("the event {reason}: {text}"), SOON, async || {

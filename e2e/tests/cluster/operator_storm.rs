@@ -1,5 +1,5 @@
-//! A rotation of the CA with many certificates while the API server has bad days: it ends as on a good one, and each
-//! certificate is issued anew exactly once.
+//! A rotation of the CA with many certificates during faults of the API server: it ends as without faults, and each
+//! certificate is re-issued exactly once.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -57,7 +57,7 @@ async fn an_api_server_that_dies_three_times_delays_a_rotation_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_api_server_that_tells_every_watch_that_it_is_gone_delays_a_rotation_and_no_more() {
+async fn gone_on_every_watch_only_delays_a_rotation() {
     let Some(day) = Day::begin().await else { return };
     day.scene.raise("ca", 2).await;
     for (times, states) in [(2, &["Active", "Published"]), (4, &["Retiring", "Active"])] {
@@ -81,7 +81,7 @@ async fn a_watch_that_lags_behind_a_whole_rotation_changes_nothing() {
     let Some(day) = Day::begin().await else { return };
     day.scene.raise("ca", 2).await;
     day.reaches(&["Active", "Published"]).await;
-    // From here on the operator knows of its own writes by their answers alone.
+    // From here on the operator sees its own writes only in their answers.
     day.proxy.blind_watches();
     day.is_over().await;
     day.proxy.show_watches();
@@ -89,7 +89,7 @@ async fn a_watch_that_lags_behind_a_whole_rotation_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_certificate_that_is_made_again_while_the_watch_is_blind_has_a_secret_of_its_own() {
+async fn a_certificate_recreated_during_a_watch_gap_gets_its_own_secret() {
     let Some(day) = Day::begin().await else { return };
     let scene = &day.scene;
     let before = scene.get("ServiceCertificate", "worker").await.unwrap();
@@ -110,7 +110,7 @@ async fn a_certificate_that_is_made_again_while_the_watch_is_blind_has_a_secret_
         *owner == certificate["metadata"]["uid"] && scene.leaf_is_whole("worker-tls").await
     };
     wait::until("its Secret is its own", LONG, is_its_own).await.unwrap();
-    // The Event about it may follow a moment later.
+    // The Event about it may follow later.
     scene.writes(scene.mark().await).await;
     let mark = scene.mark().await;
     assert_eq!(scene.writes(mark).await, [""; 0], "it is at rest");
@@ -118,7 +118,7 @@ async fn a_certificate_that_is_made_again_while_the_watch_is_blind_has_a_secret_
     day.seen.catch_up().await;
     day.seen.nothing_twice();
     for name in day.names.iter().filter(|name| *name != "worker") {
-        assert_eq!(day.seen.revision(&format!("{name}-tls")), 1, "{name} is as it was");
+        assert_eq!(day.seen.revision(&format!("{name}-tls")), 1, "{name} is unchanged");
     }
 }
 
@@ -134,15 +134,15 @@ async fn an_api_server_that_sleeps_for_half_a_minute_delays_a_rotation_and_no_mo
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_ends_while_the_api_server_sleeps_and_goes_on_with_the_rotation_when_it_is_started_again() {
+async fn a_leader_that_ended_in_an_api_server_pause_continues_the_rotation() {
     let Some(day) = Day::with_election("true").await else { return };
     day.scene.raise("ca", 2).await;
     day.reaches(&["Retiring", "Active"]).await;
     let asleep = Instant::now();
     day.scene.plane.pause_apiserver().unwrap();
-    // Nobody can tell it that it still leads.
+    // It gets no confirmation that it still leads.
     let status = day.operator.ended(HALF_A_MINUTE).await.unwrap();
-    assert!(!status.success(), "it ends as one that could not go on: {status}");
+    assert!(!status.success(), "it exits with an error: {status}");
     assert!(day.operator.log_tail().contains("the lease is lost"), "{}", day.operator.log_tail());
     let rest = HALF_A_MINUTE.saturating_sub(asleep.elapsed());
     wait::throughout("it has ended", rest, async || !day.operator.is_running()).await.unwrap();
@@ -174,7 +174,7 @@ async fn ten_thousand_secrets_of_others_are_never_touched_and_take_no_memory() {
     day.ends_well().await;
 }
 
-/// As they are found in any cluster: of programs, of helm, of other operators that issue certificates.
+/// As in any cluster: of programs, of helm, of other operators that issue certificates.
 async fn create_secrets_of_others(scene: &Scene, namespace: &str) {
     let kinds = [
         ("Opaque", json!({}), "password"),
@@ -230,7 +230,7 @@ impl Day {
 
     /// The new CA signs.
     async fn has_switched(&self) {
-        wait::until("the CA that signed before does no more", LONG, async || {
+        wait::until("the previous CA signs no further certificates", LONG, async || {
             states_of(&self.seen.ring("ca")).first().is_some_and(|state| state != "Active")
         })
         .await
@@ -260,7 +260,7 @@ impl Day {
         assert_eq!(self.seen.succession("ca"), SUCCESSION);
         for name in &self.names {
             let secret = format!("{name}-tls");
-            assert_eq!(self.seen.revision(&secret), 2, "{name} was issued anew once");
+            assert_eq!(self.seen.revision(&secret), 2, "{name} was re-issued once");
             assert!(self.scene.leaf_is_whole(&secret).await, "{name}");
         }
         let mut after = objects(&self.scene).await;
@@ -282,7 +282,7 @@ async fn objects(scene: &Scene) -> BTreeSet<String> {
     names
 }
 
-/// What the operator watches.
+/// The operator's watches.
 const WATCHED: [&str; 7] = [
     "/apis/gaia.dev/v1alpha1/trustdomains",
     "/apis/gaia.dev/v1alpha1/servicecertificates",
@@ -294,11 +294,11 @@ const WATCHED: [&str; 7] = [
 ];
 const CERTIFICATES: usize = 50;
 const HALF_A_MINUTE: Duration = Duration::from_secs(30);
-/// Secrets of others, and how large each is: together five times what may be added.
+/// Secrets of others, and the size of each: together five times the permitted growth.
 const SECRETS: usize = 10_000;
 const SIZE_BYTES: usize = 4096;
 const GROWTH_MIB: f64 = 8.0;
-/// Longer than any of this takes.
+/// Longer than any step takes.
 const LONG: Duration = Duration::from_secs(180);
 const SUCCESSION: [&str; 6] = [
     "epoch 1, revision 1: Active",

@@ -1,5 +1,5 @@
-//! What goes on around the operator: rights that are withdrawn and granted, namespaces that go, people who change their
-//! minds.
+//! Changes around the operator: rights that are withdrawn and granted, deleted namespaces, contradictory
+//! edits.
 
 use crate::common::chronicle::states_of;
 use crate::common::{Plane, SOON, Scene};
@@ -10,7 +10,7 @@ use kube::api::{DeleteParams, ListParams};
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn a_rotation_for_which_secrets_may_not_be_written_waits_and_goes_on_when_they_may() {
+async fn a_rotation_waits_for_the_right_to_write_secrets() {
     let Some(plane) = Plane::own(&[]).await else { return };
     let operator = steady_operator(&plane).await;
     let scene = plane.scene().await;
@@ -42,7 +42,7 @@ async fn a_rotation_for_which_secrets_may_not_be_written_waits_and_goes_on_when_
     let ready = scene.condition("ServiceCertificate", "worker", "Ready").await.unwrap();
     assert_eq!(ready.status, "True", "what it has is good: {ready:?}");
 
-    assert_eq!(states_of(&seen.ring("ca")), ["Active", "Staged"], "what is not published never signs");
+    assert_eq!(states_of(&seen.ring("ca")), ["Active", "Staged"], "an unpublished generation never signs");
     assert_eq!(scene.trust("ca.crt").await, bundle);
 
     grant(&plane, &granted).await;
@@ -51,16 +51,16 @@ async fn a_rotation_for_which_secrets_may_not_be_written_waits_and_goes_on_when_
     scene.wait_rotated().await;
     seen.catch_up().await;
     seen.nothing_twice();
-    assert_eq!(seen.revision("worker-tls"), 2, "it was issued anew once");
+    assert_eq!(seen.revision("worker-tls"), 2, "it was re-issued once");
     for secret in ["worker-tls", "late-tls"] {
         assert!(scene.leaf_is_whole(secret).await, "{secret}");
     }
     operator.check_running().unwrap();
-    // Not `scene.end()`: rights did not suffice.
+    // Not `scene.end()`: rights were missing on purpose.
 }
 
 #[tokio::test]
-async fn a_namespace_that_is_deleted_while_its_certificates_are_issued_goes_and_holds_nothing_up() {
+async fn a_namespace_deleted_during_issuance_blocks_nothing() {
     let Some(plane) = Plane::own(&[]).await else { return };
     let operator = steady_operator(&plane).await;
     let scene = plane.scene().await;
@@ -96,11 +96,11 @@ async fn a_namespace_that_is_deleted_while_its_certificates_are_issued_goes_and_
     let mark = scene.mark().await;
     assert_eq!(scene.writes(mark).await, [""; 0], "it is at rest");
     operator.check_running().unwrap();
-    // Not `scene.end()`: what is created in a namespace that goes is answered with 403.
+    // Not `scene.end()`: creations in a namespace that is being deleted are answered with 403.
 }
 
 #[tokio::test]
-async fn who_asks_for_one_thing_and_at_once_for_the_other_again_has_what_there_was_asked_for_last() {
+async fn contradictory_edits_end_in_the_state_of_the_last_one() {
     let Some(scene) = Scene::begin().await else { return };
     let seen = scene.rotating(json!({}), "1s").await;
     for _ in 0..FLIPS {
@@ -125,7 +125,7 @@ async fn who_asks_for_one_thing_and_at_once_for_the_other_again_has_what_there_w
     scene.end().await;
 }
 
-/// An operator that a slow machine does not bring to its end, as it may a leader: what ends this one is a fault.
+/// An operator without leader election, which a slow machine cannot end: an end of it is a fault.
 async fn steady_operator(plane: &Plane) -> OperatorProcess {
     let options = plane.operator().await.env("GAIA_LEADER_ELECTION", "false");
     let operator = OperatorProcess::start(options).unwrap();
@@ -140,7 +140,7 @@ async fn rules(plane: &Plane) -> Value {
     role["rules"].clone()
 }
 
-/// Gives the operator other rights, and waits until they hold.
+/// Changes the operator's rights, and waits until they are in force.
 async fn grant(plane: &Plane, rules: &Value) {
     let patch = json!({ "rules": rules }).to_string();
     plane.kubectl(&["patch", "clusterrole", chart::SERVICE_ACCOUNT, "--type=merge", "-p", &patch]).await.unwrap();
@@ -149,7 +149,7 @@ async fn grant(plane: &Plane, rules: &Value) {
             && rule["verbs"].as_array().unwrap().contains(&json!("create"))
     });
     let account = format!("--as={}", crate::common::OPERATOR);
-    // It says no by its exit status.
+    // Its exit status is "no".
     let allowed =
         async || plane.kubectl(&["auth", "can-i", "create", "secrets", "-n", "default", &account]).await.is_ok();
     wait::until("the rights are as they should be", SOON, async || allowed().await == writes).await.unwrap();

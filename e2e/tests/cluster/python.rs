@@ -1,5 +1,5 @@
-//! A service in Python that knows nothing of Gaia but the mounted files (`docs/examples/python-service`), beside Gaia's own:
-//! it is called, it calls, it judges as they do, and it lives through rotations.
+//! A service in Python on the mounted files alone (`docs/examples/python-service`), together with Gaia's own:
+//! it serves, it calls, it decides as they do, and it works through rotations.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,10 +32,10 @@ const REPORTS: &str = "report-service";
 const WEB: &str = "web";
 const API_KEY: &str = "gk_test_0123456789abcdef0123456789abcdef";
 const OWNED_KEY: &str = "gk_test_fedcba9876543210fedcba9876543210";
-/// Longer than a rotation takes on a machine that does other things too.
+/// Longer than a rotation takes on a loaded machine.
 const LONG: Duration = Duration::from_secs(240);
 
-/// The Python service beside auth-service and asset-service, which it calls, and `web` in this process, which calls it.
+/// The Python service with auth-service and asset-service, which it calls, and `web` in this process, which calls it.
 struct Shop {
     scene: Scene,
     auth: ServiceProcess,
@@ -47,7 +47,7 @@ struct Shop {
 }
 
 impl Shop {
-    /// With the TrustDomain as in `domain`.
+    /// With the spec in `domain`.
     async fn open(domain: Value) -> Option<Self> {
         let python = tokio::task::spawn_blocking(|| assets::python_with(&example().join("requirements.txt")));
         let python = tier::available(Tier::B, python.await.unwrap())?;
@@ -98,7 +98,7 @@ impl Shop {
         Some(Self { scene, auth, assets, reports, caller, web, _stop: stop })
     }
 
-    /// The caller in Rust asks for a report, which takes a call from Python to asset-service.
+    /// The caller in Rust requests a report, which takes a call from Python to asset-service.
     async fn report(&self) -> Result<Value, String> {
         report(&self.caller, &self.reports).await
     }
@@ -247,7 +247,7 @@ async fn status(shop: &Shop) -> Value {
 }
 
 #[tokio::test]
-async fn python_refuses_what_is_revoked_and_goes_on_with_what_it_had_where_a_file_is_bad() {
+async fn python_refuses_revoked_credentials_and_keeps_previous_files() {
     let Some(shop) = Shop::open(json!({})).await else { return };
     let (judges, pids) = (Judges::of(&shop).await, shop.pids());
     let stolen = tempfile::tempdir().unwrap();
@@ -273,7 +273,7 @@ async fn python_refuses_what_is_revoked_and_goes_on_with_what_it_had_where_a_fil
     let trust = format!("{}-trust", shop.scene.domain);
     let broken = json!({ "data": { "jwks.json": "{}", "ca.crt": "", "denylist.json": r#"{"schemaVersion":2}"# } });
     let said = async || {
-        // The operator repairs it within a second or two, which may be before anybody looks.
+        // The operator repairs it within a second or two, possibly before it is observed.
         shop.scene.patch("ConfigMap", &trust, broken.clone()).await;
         shop.report().await.unwrap();
         let log = std::fs::read_to_string(&log).unwrap();

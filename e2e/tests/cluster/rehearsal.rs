@@ -1,4 +1,4 @@
-//! Rotations of both rings on a real API server, on a clock that is set: two quarters, and two years in `make test-long`.
+//! Rotations of both rings on a real API server, on a clock that the test sets: two quarters, and two years in `make test-long`.
 
 use gaia_e2e::load::Kind;
 use gaia_e2e::progress::say;

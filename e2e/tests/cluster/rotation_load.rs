@@ -1,5 +1,5 @@
-//! A platform under load while everything it trusts and shows is replaced: no request fails, and nothing that is gone is
-//! taken.
+//! A platform under load while all its trusted and presented credentials are replaced: no request fails, and no removed credential is
+//! accepted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
-/// Longer than a rotation takes on a machine that does other things too.
+/// Longer than a rotation takes on a loaded machine.
 const LONG: Duration = Duration::from_secs(240);
 
 async fn platform() -> Option<(ControlPlane, Platform)> {
@@ -42,12 +42,12 @@ async fn patch(platform: &Platform, patch: Value) {
     domains.patch(&platform.name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
 }
 
-/// The id of the generation that signs.
+/// The id of the active generation.
 async fn active(platform: &Platform, ring: &str) -> String {
     status(platform).await[ring]["active"]["id"].as_str().unwrap().to_owned()
 }
 
-/// Waits until the status is as asked for; what it is instead is told if it never is.
+/// Waits until the status is as expected; else reports the present one.
 async fn wait_for(platform: &Platform, what: &str, is: impl Fn(&Value) -> bool) -> Value {
     let look = async || {
         let status = status(platform).await;
@@ -56,7 +56,7 @@ async fn wait_for(platform: &Platform, what: &str, is: impl Fn(&Value) -> bool) 
     wait::until(what, LONG, look).await.unwrap()
 }
 
-/// Nothing rotates, nothing retires, and every instance uses everything.
+/// Nothing rotates, nothing retires, and every instance is up to date.
 fn is_at_rest(status: &Value) -> bool {
     let retires = |ring: &str| status[ring]["retiring"].as_array().is_some_and(|retiring| !retiring.is_empty());
     status["rotating"] == "-" && !retires("ca") && !retires("signingKeys") && status["instances"]["summary"] == "4/4"
@@ -172,14 +172,14 @@ async fn a_ca_that_leaked_is_replaced_and_refused_with_the_key_that_signed_under
     refused_everywhere(&platform, &key).await;
     end(load).await;
 
-    // What is distrusted stays so, whatever the spec says later.
+    // A distrust is permanent, whatever the spec is later.
     patch(&platform, json!({ "spec": { "ca": { "distrusted": null } } })).await;
     platform.wait_until_ready().await.unwrap();
     refused_everywhere(&platform, &ca).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_ca_that_is_distrusted_at_once_is_refused_within_seconds_and_the_platform_comes_back() {
+async fn an_immediately_distrusted_ca_is_refused_and_the_platform_recovers() {
     let Some((_plane, platform)) = platform().await else { return };
     let ca = stolen_ca(&platform).await;
     let leaked = status(&platform).await["ca"]["active"]["fingerprint"].clone();

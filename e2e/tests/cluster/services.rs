@@ -1,4 +1,4 @@
-//! Services on what the operator wrote: programs that are not ours reach them with the mounted files, and only so.
+//! Services on the operator's objects: independent programs reach them with the mounted files, and only so.
 
 use std::path::Path;
 use std::process::Command;
@@ -25,7 +25,7 @@ const ASSETS: &str = "asset-service";
 const WEB: &str = "web";
 const API_KEY: &str = "gk_test_0123456789abcdef0123456789abcdef";
 
-/// A scene with the token issuer and the keeper of files running in it, and the mounted directory of `web`, which may
+/// A scene with the token issuer and asset-service running in it, and the mounted directory of `web`, which may
 /// call the latter.
 struct Shop {
     scene: Scene,
@@ -98,7 +98,7 @@ impl Shop {
         serde_json::from_str::<Value>(&answer).unwrap()["access_token"].as_str().unwrap().to_owned()
     }
 
-    /// The processes are those that were started.
+    /// The processes are still the started ones.
     fn assert_same_processes(&self, pids: [u32; 2]) {
         assert_eq!(self.pids(), pids);
         self.auth.check_running().unwrap();
@@ -143,7 +143,7 @@ async fn without_the_mounted_files_curl_is_refused() {
 
     let bad_credential = Some(r#"Bearer realm="gaia", error="invalid_token""#);
     for (why, call) in [
-        ("a key that nobody gave out", shop.to_assets("/assets").api_key("gk_test_guessed")),
+        ("an unknown key", shop.to_assets("/assets").api_key("gk_test_guessed")),
         ("a token without the certificate it is bound to", shop.to_assets("/assets").bearer(&token)),
         ("a token of another holder", shop.to_assets("/assets").as_peer(shop.auth.dir()).bearer(&token)),
     ] {
@@ -184,7 +184,7 @@ async fn neither_side_takes_certificates_of_another_trust_domain() {
 
     let untrusted_server = Curl::new(&shop.assets, "/assets", &foreign).api_key(API_KEY).send().await.unwrap_err();
     assert!(untrusted_server.to_string().contains("certificate"), "{untrusted_server}");
-    // In Permissive it is no peer, and so gets no token.
+    // In Permissive it gives no peer, and so gets no token.
     assert_eq!(shop.token_request().as_peer(&foreign).send().await.unwrap().status, 401);
     let line = r#"gaia_tls_unverified_client_certificates_total{reason="unknown_ca"} 1"#;
     assert!(shop.auth.metrics().await.unwrap().contains(line));
@@ -232,7 +232,7 @@ async fn namesake_is_refused(shop: &Shop, evil: &Scene) {
 }
 
 #[tokio::test]
-async fn a_strict_service_ends_the_handshake_of_whoever_shows_no_certificate() {
+async fn a_strict_service_ends_handshakes_without_a_client_certificate() {
     let Some(shop) = Shop::open_with(json!({}), json!({ "tls": { "mode": "Strict" } })).await else { return };
     shop.to_auth("/.well-known/jwks.json").send().await.unwrap_err();
     wait_for_failure(&shop.auth, "no_client_certificate").await;
@@ -240,7 +240,7 @@ async fn a_strict_service_ends_the_handshake_of_whoever_shows_no_certificate() {
     shop.scene.end().await;
 }
 
-/// What curl says of a handshake that the other side ended depends on what arrives first; what the service counts does not.
+/// curl's error for a handshake that the other side ended depends on timing; the service's counter does not.
 async fn wait_for_failure(service: &ServiceProcess, reason: &str) {
     let line = format!(r#"gaia_tls_handshake_failures_total{{reason="{reason}"}} 1"#);
     let counted = async || service.metrics().await.is_ok_and(|metrics| metrics.contains(&line));
@@ -277,7 +277,7 @@ enum Credential {
     PeerAndToken,
 }
 
-// ---- second opinions -----------------------------------------------------------------------------------------------
+// ---- validation by other programs ----------------------------------------------------------------------------------
 
 #[rstest]
 #[case("RS256")]
@@ -376,7 +376,7 @@ async fn a_leaf_secret_that_was_broken_by_hand_is_repaired_and_never_served() {
     let (pids, before) = (shop.pids(), shop.assets.served_leaf().await.unwrap());
     let foreign = shop.scene.secret_text("web-tls", "tls.key").await;
     shop.scene.patch("Secret", "asset-service-tls", json!({ "stringData": { "tls.key": foreign } })).await;
-    // Whatever is served meanwhile verifies, or the wait fails.
+    // The served certificate verifies at all times, or the wait fails.
     let mut refused = Vec::new();
     let replaced = async || match shop.assets.served_leaf().await {
         Ok(leaf) => leaf.serial() != before.serial(),
@@ -396,7 +396,7 @@ async fn a_tampered_trust_config_map_is_repaired_and_the_services_keep_running()
     let Some(shop) = Shop::open().await else { return };
     let (pids, trust) = (shop.pids(), format!("{}-trust", shop.scene.domain));
     let (roots, keys) = (shop.scene.trust("ca.crt").await, shop.scene.trust("jwks.json").await);
-    // What curl goes by stays as it is: it is not what lives through this.
+    // curl's own files stay unchanged: they are not under test.
     let caller = tempfile::tempdir().unwrap();
     for file in ["ca.crt", "tls.crt", "tls.key"] {
         std::fs::copy(shop.web().join(file), caller.path().join(file)).unwrap();

@@ -1,4 +1,4 @@
-//! The harness keeps its promises: what it starts works, and dies with it.
+//! The harness itself: its processes work, and end with it.
 
 use std::path::Path;
 use std::process::Command;
@@ -111,7 +111,7 @@ async fn what_was_stored_is_there_after_the_api_server_was_killed() {
     let before = plane.admin().await.unwrap();
     plane.kill_apiserver().unwrap();
     assert!(Api::<Namespace>::all(before).get(&namespace).await.is_err());
-    // The controllers notice, and give up or come back: they are not what is waited for.
+    // The controllers notice, and stop or recover: the test does not wait for them.
     plane.restart_apiserver().await.unwrap();
     let after = plane.admin().await.unwrap();
     Api::<Namespace>::all(after).get(&namespace).await.unwrap();
@@ -201,7 +201,7 @@ async fn a_killed_supervisor_leaves_nothing_running_and_up_works_again() {
     assert!(processes(dir.path()).len() >= 4, "{:?}", processes(dir.path()));
     kill9(&std::fs::read_to_string(dir.path().join("supervisor.lock")).unwrap());
     wait::until("nothing runs", SOON, async || processes(dir.path()).is_empty()).await.unwrap();
-    // A process that dies loses its command line before its locks.
+    // A process that ends loses its command line before its locks.
     let is_down = async || !command(&["cluster", "status"], dir.path()).status().unwrap().success();
     wait::until("status says so", SOON, is_down).await.unwrap();
 
@@ -247,7 +247,7 @@ async fn a_demo_that_is_kept_runs_until_it_is_taken_down() {
     let kubeconfig = gaia_e2e(&["cluster", "status"], dir.path()).await;
     assert!(told.contains(&format!("kubeconfig: {kubeconfig}")), "{told}");
 
-    // What the demo told to try, in a shell of its own.
+    // The commands that the demo printed, in a separate shell.
     let typed = format!(". {}/files/env && kubectl delete secret -n shop web-tls", dir.path().display());
     assert!(Command::new("sh").args(["-c", &typed]).status().unwrap().success());
     let client = gaia_e2e::cluster::client_from(Path::new(&kubeconfig)).await.unwrap();

@@ -1,12 +1,12 @@
-//! The direction of dependencies, and what must not be in the tree at all.
+//! The direction of dependencies, and forbidden ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use serde_json::Value;
 
-/// What each of our crates may use of our own (normal and build dependencies). A crate that is not named here fails the
-/// test: decide where it belongs.
+/// The workspace crates that each crate may depend on (normal and build dependencies). A crate that is not listed here fails the
+/// test: add it with its dependencies.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("gaia-api", &[]),
     ("gaia-pki", &["gaia-api"]),
@@ -35,7 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Crates that do no input or output, and what would bring it in.
+/// Crates without input or output, and the dependencies that would add it.
 const PURE: [&str; 3] = ["gaia-api", "gaia-pki", "gaia-plan"];
 const IMPURE: [&str; 5] = ["tokio", "kube-client", "kube-runtime", "reqwest", "hyper"];
 
@@ -69,7 +69,7 @@ fn there_is_one_provider_of_cryptography() {
     assert!(tree.contains("aws-lc-rs"), "the tree was not read");
 }
 
-/// Each crate of the workspace, with those of ours that it depends on.
+/// Each crate of the workspace, with its dependencies in the workspace.
 fn own_dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let metadata: Value = serde_json::from_str(&cargo(&["metadata", "--format-version=1", "--no-deps"])).unwrap();
     let packages = metadata["packages"].as_array().unwrap();

@@ -1,4 +1,4 @@
-//! A node that is killed leaves nothing behind. In a program of its own: there is one node per machine.
+//! A killed node leaves nothing behind. In a program of its own: there is one node per machine.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -49,7 +49,7 @@ fn interface() -> &'static Path {
     Path::new("/sys/class/net/gaia-host")
 }
 
-/// The mounts, as they are named: others on this machine may come and go, ours have our names.
+/// The mounts, by name: other mounts of this machine may change, ours have our names.
 fn mounts() -> Vec<String> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
     mounts.lines().filter(|line| line.contains("gaia") || line.contains("kubelet")).map(str::to_owned).collect()
@@ -67,7 +67,7 @@ fn cgroups() -> Vec<String> {
     found
 }
 
-/// How many processes name the directory in their command line.
+/// The number of processes with the directory in their command line.
 fn processes(dir: &Path) -> usize {
     let name = dir.to_str().unwrap();
     std::fs::read_dir("/proc")

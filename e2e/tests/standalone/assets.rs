@@ -56,7 +56,7 @@ fn files_below(folder: &Path) -> usize {
 }
 
 #[tokio::test]
-async fn curl_takes_a_download_up_again_and_does_not_load_what_it_has() {
+async fn curl_resumes_a_download_and_revalidates_a_complete_one() {
     let assets = Assets::start(&[]).await;
     let put = assets.put("/assets/notes.txt", "0123456789").await;
     assert_eq!(put.status, 201);
@@ -78,7 +78,7 @@ async fn curl_takes_a_download_up_again_and_does_not_load_what_it_has() {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_cut_off_leaves_what_was_there() {
+async fn an_interrupted_upload_leaves_the_previous_file() {
     let assets = Assets::start(&[]).await;
     assets.put("/assets/a.bin", "as it was").await.expect(201).unwrap();
     for megabytes in [1, 8] {

@@ -1,4 +1,4 @@
-//! What an attack on one service costs its other clients: each service runs in a cgroup with the memory limit of its chart and
+//! The cost of an attack on one service for its other clients: each service runs in a cgroup with the memory limit of its chart and
 //! is attacked by one source and by fifty, while twenty users work from other addresses.
 //!
 //! A new attack is one line in [`ATTACKS`]. The short form runs all attacks at the same time, the long one

@@ -1,4 +1,4 @@
-//! chat-service as a process, with a provider that misbehaves on request, called by curl.
+//! chat-service as a process, with a provider that injects faults on request, called by curl.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -64,7 +64,7 @@ fn question(text: &str) -> String {
 }
 
 #[tokio::test]
-async fn curl_is_answered_word_by_word_or_whole_and_told_what_went_wrong() {
+async fn curl_gets_streamed_and_whole_answers_and_error_codes() {
     let chat = Chat::start().await;
     let token = chat.platform.service_token("gateway", "chat-service", Some("chat:write"));
     for call in [chat.say("tell me").api_key(API_KEY), chat.say("tell me").as_peer(&chat.caller()).bearer(&token)] {
@@ -87,7 +87,7 @@ async fn curl_is_answered_word_by_word_or_whole_and_told_what_went_wrong() {
 }
 
 #[tokio::test]
-async fn no_secret_goes_where_it_does_not_belong() {
+async fn no_secret_is_sent_to_the_wrong_party() {
     let chat = Chat::start().await;
     let token = chat.platform.service_token("gateway", "chat-service", Some("chat:write"));
     let mut answers = String::new();

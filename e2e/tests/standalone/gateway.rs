@@ -1,4 +1,4 @@
-//! The way in: gateway, auth-service and asset-service as processes, and curl as who comes.
+//! The ingress: gateway, auth-service and asset-service as processes, and curl as the client.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -60,7 +60,7 @@ impl Shop {
     }
 
     fn curl(&self, path: &str) -> Curl {
-        // The path goes as it is: curl would resolve dots.
+        // The path is sent unchanged: curl would resolve dots.
         let url = format!("http://{}{path}", self.gateway.edge);
         Curl::to(&url, self.dir.path()).as_is()
     }
@@ -80,7 +80,7 @@ impl Shop {
     }
 }
 
-/// What a service mounts: gateway may act for others, and one key is known.
+/// The mounted files of a service: gateway may call on behalf of others, and one key is accepted.
 fn mounted(service: &str, platform: &Platform, gotrue: &GoTrue) -> MountedFiles {
     let mut files = platform.mount(service);
     let mut policy = policy(service);
@@ -138,7 +138,7 @@ async fn every_verdict_at_the_edge_is_as_it_should_be() {
     let shop = Shop::open().await;
     let good = shop.user(USER);
     let now = SystemClock.now().as_second();
-    // Truly signed, and for gateway: but nobody is a peer here.
+    // A valid signature, and the audience gateway: but the edge has no peers.
     let platform_token = shop.platform.signer().sign(&ServiceClaims {
         iss: "gaia-platform".to_owned(),
         sub: spiffe_id("web-service").to_string(),
@@ -156,7 +156,7 @@ async fn every_verdict_at_the_edge_is_as_it_should_be() {
         ("a user", bearer(&good), 200),
         ("a key", shop.curl("/assets").api_key(KEY), 200),
         ("nothing", shop.curl("/assets"), 401),
-        ("a key nobody knows", shop.curl("/assets").api_key("gk_test_guessed"), 401),
+        ("an unknown key", shop.curl("/assets").api_key("gk_test_guessed"), 401),
         ("a bad token and a good key", bearer(&format!("{good}x")).api_key(KEY), 401),
         ("a platform token", bearer(&platform_token), 401),
         ("a user called gateway", bearer(&shop.user("gateway")), 401),
@@ -199,7 +199,7 @@ async fn every_verdict_at_the_edge_is_as_it_should_be() {
 }
 
 #[tokio::test]
-async fn who_signs_in_at_the_edge_comes_in_with_what_they_got() {
+async fn a_user_who_signs_in_at_the_edge_can_use_the_token() {
     let shop = Shop::open().await;
     shop.gotrue.add_user("ann@example.com", "correct horse battery staple").unwrap();
     let login = async |password: &str| {
@@ -221,7 +221,7 @@ async fn who_signs_in_at_the_edge_comes_in_with_what_they_got() {
 }
 
 #[tokio::test]
-async fn a_chat_streams_through_to_whoever_may_have_it() {
+async fn a_chat_streams_through_to_authorized_users() {
     let shop = Shop::open().await;
     let provider = Provider::start(ProviderOptions::default()).await.unwrap();
     let key_file = shop.dir.path().join("provider-key");
@@ -247,11 +247,11 @@ async fn a_chat_streams_through_to_whoever_may_have_it() {
     assert_eq!(*events.last().unwrap(), "event: done\ndata: {\"finish_reason\":\"stop\"}");
     assert_eq!(say("/chat").json(&question).send().await.unwrap().status, 401);
     let elsewhere = say("/assets").api_key(KEY).send().await.unwrap();
-    assert_eq!(elsewhere.status, 404, "what is not configured is not there");
+    assert_eq!(elsewhere.status, 404, "a service that is not configured is a 404");
 }
 
 #[tokio::test]
-async fn while_auth_service_is_away_those_who_are_known_go_on_and_nobody_is_unready() {
+async fn cached_tokens_keep_working_while_auth_service_is_down() {
     let shop = Shop::open().await;
     let ann = shop.user(USER);
     shop.curl("/assets").bearer(&ann).send().await.unwrap().expect(200).unwrap();

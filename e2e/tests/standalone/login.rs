@@ -1,6 +1,6 @@
-//! Signing in, going on and signing out, through auth-service at a login server that speaks GoTrue's protocol.
+//! Sign-in, refresh and sign-out, through auth-service at a login server with GoTrue's protocol.
 //!
-//! With `GAIA_E2E_GOTRUE_URL` (and `GAIA_E2E_GOTRUE_KEY`) the tests that need no misbehaviour run against that one.
+//! With `GAIA_E2E_GOTRUE_URL` (and `GAIA_E2E_GOTRUE_KEY`) the tests without injected faults run against that one.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -41,7 +41,7 @@ async fn a_user_signs_in_with_a_password_and_the_platform_takes_the_token() {
 }
 
 #[tokio::test]
-async fn a_session_goes_on_with_the_newest_token_and_an_answer_that_got_lost_is_given_again() {
+async fn a_session_continues_with_the_newest_token_after_a_lost_answer() {
     let (world, _gotrue) = World::open().await;
     let email = world.project.new_user(PASSWORD).await;
     let first = world.sign_in(&email, PASSWORD).await;
@@ -81,12 +81,12 @@ async fn signing_out_ends_this_session_or_all() {
 }
 
 #[tokio::test]
-async fn a_user_comes_back_from_another_provider_with_a_code_that_only_its_verifier_opens() {
+async fn a_provider_code_is_valid_only_with_its_verifier() {
     let (world, gotrue) = World::own(GoTrueOptions::default()).await;
     let email = world.project.new_user(PASSWORD).await;
     let verifier = "v".repeat(64);
     let challenge = URL_SAFE_NO_PAD.encode(digest(&SHA256, verifier.as_bytes()));
-    // As a browser is sent there and back.
+    // The redirects of a browser.
     let there = format!(
         "{}/authorize?provider=github&redirect_to=http://localhost:8080/auth/callback&code_challenge={challenge}&code_challenge_method=s256&login_hint={email}",
         gotrue.base_url()
@@ -115,7 +115,7 @@ async fn a_token_that_was_used_long_ago_ends_its_session_and_no_other() {
     let (first, other) = (world.sign_in(&email, PASSWORD).await, world.sign_in(&email, PASSWORD).await);
     let second = world.refresh(&first["refresh_token"]).await.1;
     let third = world.refresh(&second["refresh_token"]).await.1;
-    // Within what two clocks may differ by.
+    // Within the allowance for clocks.
     clock.set(start + SignedDuration::from_secs(11));
     let (status, stolen) = world.refresh(&first["refresh_token"]).await;
     assert_eq!((status, &stolen["code"]), (StatusCode::UNAUTHORIZED, &"session_ended".into()));
@@ -165,7 +165,7 @@ async fn nothing_but_gotrues_own_word_ends_a_session() {
     let (status, answer) = world.refresh(&session["refresh_token"]).await;
     assert_eq!((status, &answer["code"]), (StatusCode::TOO_MANY_REQUESTS, &"rate_limited".into()));
     gotrue.behave("/token", Behaviour::Normal);
-    assert_eq!(world.refresh(&session["refresh_token"]).await.0, StatusCode::OK, "it goes on where it was");
+    assert_eq!(world.refresh(&session["refresh_token"]).await.0, StatusCode::OK, "the session continues");
     drop(gotrue);
     assert_eq!(world.refresh(&session["refresh_token"]).await.1["code"], "login_unavailable");
 }
@@ -184,7 +184,7 @@ async fn a_project_that_publishes_no_key_is_asked_about_each_token() {
         world.post("/auth/logout", &json!({ "access_token": next["access_token"] })).await.0,
         StatusCode::NO_CONTENT
     );
-    // A token that was never asked about, of a session that has ended: the project knows.
+    // A token without a cached answer, of a session that has ended: the project refuses it.
     let claims = |name: &str| {
         let token = text(&session["access_token"]);
         let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
@@ -240,7 +240,7 @@ async fn what_is_no_user_of_this_project_is_not_taken_wherever_it_comes_from() {
             assert_eq!((status, &refused["code"]), (StatusCode::UNAUTHORIZED, &"invalid_credentials".into()), "{what}");
         }
     }
-    // And a login server that gives such a session, whatever became of it, signs nobody in.
+    // A login server that issues such a session by mistake signs no user in.
     gotrue.behave("/token", Behaviour::Answer(StatusCode::OK, their_session.to_string()));
     let (status, answer) = world.refresh(&session["refresh_token"]).await;
     assert_eq!((status, &answer["code"]), (StatusCode::SERVICE_UNAVAILABLE, &"login_unavailable".into()));
@@ -313,7 +313,7 @@ async fn only_a_service_may_ask_and_nothing_secret_is_logged() {
     }
 }
 
-/// What this process has logged since this was first looked at.
+/// The log of this process since the first call.
 static LOGGED: LazyLock<Written> = LazyLock::new(|| {
     let lines = Written::default();
     let writer = lines.clone();

@@ -1,4 +1,4 @@
-//! Answers of the login server that end a session or refuse a user for good, and its own limits.
+//! Answers of the login server that end a session or refuse a user permanently, and its own limits.
 
 use gaia_api::mount::UserTokenIssuer;
 use gaia_e2e::gotrue::{GoTrueOptions, ProjectSettings, RefreshTokens};
@@ -15,7 +15,7 @@ fn with(change: impl FnOnce(&mut ProjectSettings)) -> GoTrueOptions {
     GoTrueOptions { settings, ..GoTrueOptions::default() }
 }
 
-/// 45 users from 45 addresses sign in: how many do, and how many of those that did refresh once.
+/// 45 users from 45 addresses sign in: the number that succeed, and the number of those that refreshed once.
 async fn forty_five(world: &World, gotrue: &gaia_e2e::gotrue::GoTrue) -> (usize, usize) {
     let (mut signed_in, mut refreshed) = (0, 0);
     for n in 0..45 {
@@ -40,7 +40,7 @@ async fn users_have_a_bucket_each_at_a_login_server_that_is_told_their_addresses
     let limited = || with(|settings| (settings.token_limit, settings.forwarded_for) = (Some(150), true));
     let (world, gotrue) = World::forwarding(limited()).await;
     assert_eq!(forty_five(&world, &gotrue).await, (45, 45));
-    // Without the setting all users are one to it.
+    // Without the setting it counts all users as one.
     let (world, gotrue) = World::own(limited()).await;
     let (signed_in, refreshed) = forty_five(&world, &gotrue).await;
     assert!(signed_in + refreshed < 60, "{signed_in} {refreshed}");
@@ -94,7 +94,7 @@ async fn permanent_refusals_have_codes_and_no_time_to_retry() {
     let (status, answer) = world.post("/auth/login", &json!({ "email": email, "password": "wrong" })).await;
     assert_eq!((status, &answer["code"]), (StatusCode::UNAUTHORIZED, &"invalid_credentials".into()));
 
-    // The metadata of a user stands in each access token.
+    // The metadata of a user is in each access token.
     let email = world.project.new_user(PASSWORD).await;
     gotrue.add_metadata(&email, "note", "x".repeat(6000).into()).unwrap();
     refused(&world, &email, "session_too_large").await;

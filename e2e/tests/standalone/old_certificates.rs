@@ -57,7 +57,7 @@ fn audit(service: &Standalone) -> Vec<Value> {
     lines.filter(|line| line["target"] == "gaia.audit" && line["event"] == "tls_handshake").collect()
 }
 
-/// Kind: an old caller's certificate cuts it off, though its API key is good.
+/// Kind: an old caller's certificate excludes it, though its API key is valid.
 #[tokio::test]
 async fn a_version_1_certificate_is_no_peer_in_permissive_and_refused_in_strict() {
     let old = tempfile::tempdir().unwrap();

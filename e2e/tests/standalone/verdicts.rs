@@ -1,4 +1,4 @@
-//! What curl is told, with every credential a caller may come up with, in every mode; and that none of it is written down.
+//! Answers to curl, with every credential of a caller, in every mode; and no credential is logged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 use AuthMode::{APIKeyOnly, Dual, JWTOnly};
 
-/// asset-service, and the mounted directories of who calls it.
+/// asset-service, and the mounted directories of its callers.
 struct Shop {
     platform: Platform,
     assets: Standalone,
@@ -33,7 +33,7 @@ struct Shop {
     dir: tempfile::TempDir,
 }
 
-/// One call: who shows a certificate, what else is presented, and the statuses in APIKeyOnly, Dual and JWTOnly.
+/// One call: the caller's certificate, the other credential, and the statuses in APIKeyOnly, Dual and JWTOnly.
 struct Call {
     what: &'static str,
     peer: Option<&'static str>,
@@ -65,14 +65,14 @@ async fn every_credential_gets_the_verdict_of_the_mode_and_leaves_no_trace_of_it
     }
     assert!(wrong.is_empty(), "{mode:?}: {wrong:#?}");
     for (status, messages) in &messages {
-        // Whoever comes with a key where keys have ended is told so.
+        // A request with a key gets a message where keys are no longer accepted.
         let told = if (mode, *status) == (JWTOnly, 401) { 2 } else { 1 };
         assert_eq!(messages.len(), told, "{status}: {messages:?}");
     }
     let metrics = shop.assets.metrics().await.unwrap();
     let log = fs::read_to_string(shop.assets.log()).unwrap();
     for secret in &secrets {
-        // A token's signature is what makes it one.
+        // A token's signature makes it one.
         let secret = secret.rsplit('.').next().filter(|part| part.len() > 16).unwrap_or(secret);
         assert!(!metrics.contains(secret) && !log.contains(secret), "{secret} was written down");
     }
@@ -112,7 +112,7 @@ async fn a_bad_bundle_or_an_issuer_that_is_away_makes_nobody_unready() {
     shop.assets.ready().await.unwrap();
     shop.curl(&call(&good)).send().await.unwrap().expect(200).unwrap();
 
-    // Its keys were fetched; now it is away, and its users come in all the same.
+    // Its keys were fetched; now it is unavailable, and its users are still accepted.
     let user = shop.user_token(&json!({}));
     let Shop { gotrue, assets, dir, platform } = shop;
     drop(gotrue);
@@ -168,7 +168,7 @@ impl Shop {
         curl
     }
 
-    /// Everything that a caller may come up with.
+    /// All credentials of a caller.
     fn calls(&self) -> Vec<Call> {
         let gateway = Some("gateway");
         let call = |what, peer, token, key, statuses| Call { what, peer, token, key, statuses };
@@ -182,7 +182,7 @@ impl Shop {
             call("no credential and no certificate", None, None, None, [401; 3]),
             call("a shared key", None, None, Some(SHARED), [200, 200, 401]),
             call("an owned key", gateway, None, Some(OWNED), [200, 200, 401]),
-            call("a key nobody knows", gateway, None, Some("gk_test_unknown"), [401; 3]),
+            call("an unknown key", gateway, None, Some("gk_test_unknown"), [401; 3]),
             call("a shared key and a good token", gateway, Some(good.clone()), Some(SHARED), [200; 3]),
             call("a good key and a bad token", gateway, Some(format!("{good}x")), Some(SHARED), [200, 401, 401]),
             call("a service token", gateway, Some(good.clone()), None, [401, 200, 200]),
@@ -294,7 +294,7 @@ impl Shop {
         self.forge(&self.header(), claims)
     }
 
-    /// Truly signed by the platform's key, whatever it says.
+    /// A valid signature by the platform's key, over any claims.
     fn forge(&self, header: &Value, claims: &str) -> String {
         let pem = self.platform.signing_key();
         let PrivateKeyDer::Pkcs8(der) = PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap() else {
@@ -308,7 +308,7 @@ impl Shop {
     }
 }
 
-/// asset-service's files: gateway is a caller, web-service one that acts for others, and two keys are known.
+/// asset-service's files: gateway is a caller, web-service one with onBehalfOf, and two keys are accepted.
 fn files(platform: &Platform, gotrue: &GoTrue, mode: AuthMode) -> MountedFiles {
     let mut policy = policy("asset-service");
     policy.mode = mode;
@@ -333,7 +333,7 @@ fn curl(assets: &Standalone, dir: &Path, peer: Option<&str>) -> Curl {
     }
 }
 
-/// The claims of a good token but for what is changed. Later ones replace earlier ones.
+/// The claims of a valid token with changes. Later ones replace earlier ones.
 fn claims(changes: &[(&str, Value)]) -> String {
     let id = spiffe_id("gateway");
     let mut claims = json!({
@@ -350,7 +350,7 @@ fn unsigned(header: &Value, claims: &str) -> String {
     format!("{}.{}.", base64(header.to_string().as_bytes()), base64(claims.as_bytes()))
 }
 
-/// What a library takes that lets the header choose the algorithm: the public key is known to everybody.
+/// A token for libraries that let the header choose the algorithm: the public key is known to every client.
 fn hs256(kid: &str, public: &[u8]) -> String {
     let header = json!({ "alg": "HS256", "kid": kid, "typ": "at+jwt" });
     let unsigned = unsigned(&header, &claims(&[]));

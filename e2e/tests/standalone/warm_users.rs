@@ -1,4 +1,4 @@
-//! Users who are known already, through gateway, while everything that is mounted changes under them: gateway,
+//! Users with cached tokens, through gateway, while all mounted files are changed: gateway,
 //! auth-service and asset-service as processes.
 
 use std::collections::BTreeMap;
@@ -24,14 +24,14 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-/// What is mounted everywhere, at one moment.
+/// The mounted files at one moment.
 struct Mounted {
     /// Trusted, the last of them issues the leaves.
     authorities: Vec<Arc<Platform>>,
     /// Published, the last of them signs.
     signers: Vec<Arc<Platform>>,
     denylist: Denylist,
-    /// Whether the policies declare a caller more.
+    /// True if the policies declare one more caller.
     declares_another: bool,
     keys: Vec<&'static str>,
 }
@@ -134,7 +134,7 @@ impl Shop {
         files
     }
 
-    /// Mounts a change in every service. They see it one after another, as in a cluster.
+    /// Mounts a change in every service. They load it one after another, as in a cluster.
     fn mount(&mut self, change: impl FnOnce(&mut Mounted)) {
         change(&mut self.mounted);
         for name in SERVICES {
@@ -153,7 +153,7 @@ impl Shop {
         self.gotrue.sign(&claims).unwrap()
     }
 
-    /// A token that ended some seconds ago: within the allowance for clocks.
+    /// A token that expired some seconds ago: within the allowance for clocks.
     fn ended(&self, number: u64) -> String {
         let now = SystemClock.now().as_second();
         let sub = format!("7b0d5a9e-3f0c-4f8e-9a57-{number:012x}");
@@ -165,7 +165,7 @@ impl Shop {
         self.gotrue.sign(&claims).unwrap()
     }
 
-    /// How many exchanges auth-service was asked for.
+    /// The number of exchange requests to auth-service.
     async fn exchanges(&self) -> u64 {
         let url = format!("http://{}/metrics", self.services["auth-service"].admin);
         let (_, text) = gaia_runtime::testing::get_plain(&url).await;
@@ -174,7 +174,7 @@ impl Shop {
     }
 }
 
-/// Users who each ask for their files once a second, on kept connections.
+/// Users who each list their files once a second, on kept connections.
 struct Users {
     answers: Arc<Mutex<BTreeMap<String, u64>>>,
     asked: Arc<AtomicU64>,
@@ -230,7 +230,7 @@ impl Users {
     async fn more(&self, count: u64) {
         let before = self.asked.load(Ordering::Relaxed);
         let is_over = async || self.asked.load(Ordering::Relaxed) >= before + count;
-        wait::until("the users go on", SOON, is_over).await.unwrap();
+        wait::until("the users continue", SOON, is_over).await.unwrap();
     }
 
     fn assert_all_served(&self, what: &str) {
@@ -287,7 +287,7 @@ async fn whatever_is_rotated_no_warm_user_gets_a_429_or_5xx() {
     shop.mount(|mounted| mounted.signers.reverse());
     users.more(pause).await;
     users.assert_all_served("another signing key");
-    // An emergency: the old key goes while 400 tokens of it are in use. Every one of them is exchanged at once.
+    // An emergency: the old key is removed while 400 tokens of it are in use. Every one of them is exchanged at once.
     shop.mount(|mounted| drop(mounted.signers.remove(0)));
     users.more(pause).await;
     users.assert_all_served("the withdrawal of the old signing key");
@@ -301,7 +301,7 @@ async fn one_accounts_refused_tokens_cost_other_users_nothing() {
     let shop = Shop::open().await;
     let edge = shop.services["gateway"].edge;
     let client = Users::client();
-    // One account, from its own address, with tokens that have just ended and tokens that are forged.
+    // One account, from its own address, with tokens that have just expired and tokens that are forged.
     let mut attack = JoinSet::new();
     for number in 0..8 {
         let (client, ended) = (client.clone(), shop.ended(number));
@@ -325,7 +325,7 @@ async fn one_accounts_refused_tokens_cost_other_users_nothing() {
     assert!(refused <= 41, "each user was exchanged for once, the attacker never: {refused}");
     attack.abort_all();
     while let Some(ended) = attack.join_next().await {
-        assert!(ended.is_err_and(|error| error.is_cancelled()), "the attack went on");
+        assert!(ended.is_err_and(|error| error.is_cancelled()), "the attack continued");
     }
 }
 

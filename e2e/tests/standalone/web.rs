@@ -1,4 +1,4 @@
-//! The pages in a real browser, on real services: what a person sees and does.
+//! The pages in a real browser, on real services, as a user sees them.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -41,14 +41,14 @@ async fn a_person_signs_in_talks_looks_who_they_are_and_signs_out() {
         let said = browser.text("#log .assistant .text").await?;
         lengths.insert(said.len());
         anyhow::ensure!(said == format!("You said: {asked}"), "{said:?}");
-        anyhow::ensure!(browser.count("#log[aria-busy='false']").await? == 1, "it is still under way");
+        anyhow::ensure!(browser.count("#log[aria-busy='false']").await? == 1, "the answer is not complete yet");
         Ok(())
     };
     wait::until("the answer is complete", SOON, complete).await.unwrap();
     assert!(lengths.len() > 3, "it came in pieces: {lengths:?}");
     assert_eq!(stage.provider.received().len(), 1);
     assert_eq!(browser.text("#chat-status").await.unwrap(), "The answer is complete.");
-    // A line break is none of sending.
+    // A line break is not a submit.
     browser.type_into("#message", &["a", key::SHIFT, key::ENTER, key::RELEASE, "b"].concat()).await.unwrap();
     assert_eq!(browser.run("return document.querySelector('#message').value").await.unwrap(), "a\nb");
 
@@ -86,7 +86,7 @@ async fn files_are_uploaded_with_progress_downloaded_and_deleted() {
     std::fs::write(&large, &content).unwrap();
     let small = stage.dir.path().join("grüße #1.txt");
     std::fs::write(&small, "hello").unwrap();
-    // A line that is slow enough for something to be seen of it.
+    // A slow answer, so that its parts are visible.
     let slow = json!({ "offline": false, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 2 * 1024 * 1024 });
     browser.command("Network.enable", &json!({})).await.unwrap();
     browser.command("Network.emulateNetworkConditions", &slow).await.unwrap();
@@ -155,7 +155,7 @@ async fn without_scripts_everything_works_but_looks_plainer() {
 
 #[tokio::test]
 async fn a_session_outlives_its_token_and_ends_when_its_issuer_says_so() {
-    // A token is replaced a minute before it ends: this one after three seconds.
+    // A token is replaced a minute before it expires: this one after three seconds.
     let setting = Setting { token_life: SignedDuration::from_secs(63), ..Setting::default() };
     let Some(stage) = Stage::set(setting).await else { return };
     let browser = &stage.browser;
@@ -169,7 +169,7 @@ async fn a_session_outlives_its_token_and_ends_when_its_issuer_says_so() {
     wait::until("the token is another one", SOON, renewed).await.unwrap();
     assert!(stage.login.requests("/token?grant_type=refresh_token") >= 1);
 
-    // Nobody answers: nothing is known, and the token still holds.
+    // auth-service does not answer: the session's state is unknown, and the token is still valid.
     stage.login.behave("/token?grant_type=refresh_token", Behaviour::Fail(StatusCode::SERVICE_UNAVAILABLE));
     let asked = stage.login.requests("/token?grant_type=refresh_token");
     let tried = async || {
@@ -236,7 +236,7 @@ async fn seconds_until_another_attempt_are_counted_down() {
     assert!((20..=30).contains(&first), "{first}");
     let goes_down = async || browser.run(left).await.is_ok_and(|now| now.as_u64().is_some_and(|now| now < first));
     wait::until("the seconds go down", SOON, goes_down).await.unwrap();
-    // The clock decides: what has waited in the background is not made to wait again.
+    // The clock decides: a page that waited in the background is not delayed again.
     let later = "const now = Date.now; Date.now = () => now() + 60000; return true";
     browser.run(later).await.unwrap();
     browser.wait_text("#notice", "You can try again now").await.unwrap();
@@ -277,7 +277,7 @@ async fn an_answer_that_is_stopped_or_breaks_off_says_so() {
     browser.press(key::ENTER).await.unwrap();
     browser.wait_for("#chat-error").await.unwrap();
     let kept = browser.run("return document.querySelector('#message').value").await.unwrap();
-    assert_eq!(kept, "!500", "what was not answered can be sent again");
+    assert_eq!(kept, "!500", "an unanswered message can be sent again");
     stage.assert_nothing_amiss(&["status of 5"]).await;
 }
 
@@ -314,7 +314,7 @@ async fn everything_can_be_done_by_keyboard_and_everything_has_a_name() {
     stage.assert_nothing_amiss(&[]).await;
 }
 
-/// Whoever does not see the page is told what everything on it is.
+/// A screen reader gets a name for everything on the page.
 async fn assert_all_named(browser: &Browser) {
     let told = browser
         .all_told("a, button:not([hidden]), input:not([type=hidden]), textarea, nav, [role='log']")
@@ -330,7 +330,7 @@ async fn assert_all_named(browser: &Browser) {
     assert_eq!(browser.count("h1").await.unwrap(), 1);
 }
 
-/// With `WEB_SCREENSHOTS` set to a folder, what it looks like is put there.
+/// With `WEB_SCREENSHOTS` set to a directory, screenshots are written there.
 #[tokio::test]
 async fn the_pages_fit_any_screen_and_can_be_read_in_light_and_dark() {
     let Some(stage) = Stage::set(Setting { pause: Duration::ZERO, ..Setting::default() }).await else { return };

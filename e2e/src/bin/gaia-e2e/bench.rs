@@ -1,7 +1,7 @@
-//! `gaia-e2e bench`: how the operator compares with a bare client on the same API server, in one run.
+//! `gaia-e2e bench`: compares the operator with a bare client on the same API server, in one run.
 //!
-//! Both write the same objects, in turns, so that whatever else the machine does hits both. What is printed beside the
-//! ratios depends on the machine.
+//! Both write the same objects, in turns, so that other load of the machine affects both. Absolute figures depend on
+//! the machine.
 
 mod arena;
 mod bare;
@@ -28,39 +28,39 @@ pub(crate) struct Arguments {
     /// Only this part; may be given more than once.
     #[arg(long, value_enum)]
     only: Vec<Part>,
-    /// How many ServiceCertificates are issued, and issued anew, in a round.
+    /// Number of ServiceCertificates that are issued, and re-issued, in a round.
     #[arg(long, default_value_t = 1000)]
     certificates: usize,
-    /// How often bare client and operator take turns.
+    /// Number of turns of bare client and operator.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// How many ServiceCertificates the operator's memory is measured with.
+    /// Number of ServiceCertificates for the measurement of the operator's memory.
     #[arg(long, default_value_t = 10_000)]
     scale_certificates: usize,
-    /// How many Secrets that are none of the operator's business.
+    /// Number of Secrets of other owners.
     #[arg(long, default_value_t = 10_000)]
     foreign_secrets: usize,
-    /// How many pods that use nothing the operator writes.
+    /// Number of pods that use no object of the operator.
     #[arg(long, default_value_t = 2_000)]
     foreign_pods: usize,
-    /// How many Secrets of 1 MB carry the operator's label in a namespace that is not selected.
+    /// Number of Secrets of 1 MB with the operator's label in a namespace that is not selected.
     #[arg(long, default_value_t = 100)]
     labelled_secrets: usize,
-    /// Where the results go as JSON, besides the table on standard output.
+    /// File for the results as JSON, besides the table on standard output.
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
 }
 
-/// What can be measured by itself.
+/// A part that can be measured separately.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
     /// First certificates, against the same writes by a bare client.
     Issue,
-    /// All certificates anew by a new CA, against the same writes by a bare client.
+    /// Re-issue of all certificates by a new CA, against the same writes by a bare client.
     Reissue,
-    /// Two hundred instances, each asked what it uses.
+    /// Two hundred instances, each probed.
     Probe,
-    /// Requests with tokens and handshakes of the services' runtime, against the same without, and bare TLS.
+    /// Requests with tokens and handshakes of the services' runtime, against the same without tokens, and bare TLS.
     Mesh,
     /// One route over plain HTTP, TLS and mTLS.
     Transport,

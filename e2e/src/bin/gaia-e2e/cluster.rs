@@ -13,11 +13,11 @@ use crate::print_path;
 pub(crate) enum Command {
     /// Start a cluster, unless it is up, and print the path of its kubeconfig.
     Up(SiteArguments),
-    /// Stop a cluster, or a demo that was left running, and remove everything it left but its logs.
+    /// Stop a cluster, or a demo that was left running, and remove its files except logs.
     Down(SiteArguments),
     /// Print the path of a cluster's kubeconfig; exit status 1 if the cluster is not up.
     Status(SiteArguments),
-    /// Make container images known to a node that is up.
+    /// Import container images into a node that is up.
     Load {
         /// docker-archive or OCI tar files.
         #[arg(required = true, value_name = "IMAGE.tar")]
@@ -30,13 +30,13 @@ pub(crate) enum Command {
     Supervise(SiteArguments),
 }
 
-/// Which cluster.
+/// A kind of cluster.
 #[derive(Args)]
 pub(crate) struct SiteArguments {
-    /// A whole node, with kubelet and containerd, in place of a control plane on loopback. Needs root.
+    /// A whole node, with kubelet and containerd, instead of a control plane on loopback. Needs root.
     #[arg(long)]
     node: bool,
-    /// Where the cluster's files and logs are.
+    /// Directory of the cluster's files and logs.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
@@ -55,7 +55,7 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Up(arguments) => print_path(&arguments.site()?.up().await?),
         Command::Down(arguments) => {
-            // A demo that was left running is as good as a cluster that was.
+            // A demo that was left running is stopped like a cluster.
             if arguments.is_default() {
                 Site::new(Kind::Demo, None)?.down().await?;
             }

@@ -1,4 +1,4 @@
-//! `gaia-e2e gotrue`: the login server on its own, for demos and for what is not written in Rust.
+//! `gaia-e2e gotrue`: the login server as a program, for demos and for clients that are not written in Rust.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -10,13 +10,13 @@ use serde_json::json;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Where it listens; port 0: any that is free.
+    /// Listening address; port 0: any free port.
     #[arg(long, default_value = "127.0.0.1:0")]
     address: SocketAddr,
-    /// What its paths begin with.
+    /// Prefix of its paths.
     #[arg(long, default_value = "/auth/v1")]
     prefix: String,
-    /// Sign with a secret: no key is published, tokens are verified by asking.
+    /// Sign with a secret: no key is published, tokens are verified by a request.
     #[arg(long)]
     hs256: bool,
     /// A user who can sign in; may be given several times.
@@ -37,7 +37,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// One line of JSON: what a project's settings page would show.
+/// One line of JSON, with the values of a project's settings page.
 #[expect(clippy::print_stdout, reason = "the result of a command")]
 fn print(gotrue: &GoTrue) {
     let shown = json!({

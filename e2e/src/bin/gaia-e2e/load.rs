@@ -1,4 +1,4 @@
-//! `gaia-e2e load`: traffic on a platform that runs somewhere, with an account of every request.
+//! `gaia-e2e load`: traffic on a running platform, with a result for every request.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,37 +16,37 @@ use http::Uri;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// The mounted directory of the service that calls, as its pod would have it.
+    /// The mounted directory of the calling service, like that of its pod.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
     /// The name of that service's GaiaService.
     #[arg(long, default_value = "web")]
     service: String,
-    /// Where the operator reaches it, to see which certificates it uses: list it in the GaiaService's spec.endpoints.
+    /// Address for the operator's probes of the certificates in use: list it in the GaiaService's spec.endpoints.
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR")]
     mesh_address: SocketAddr,
-    /// Where tokens are issued, e.g. https://auth-service.shop.svc:8443.
+    /// Token issuer, e.g. https://auth-service.shop.svc:8443.
     #[arg(long)]
     auth_url: Uri,
-    /// What is called, e.g. https://asset-service.shop.svc:8443.
+    /// Called service, e.g. https://asset-service.shop.svc:8443.
     #[arg(long)]
     asset_url: Uri,
-    /// Where a host is that the resolver does not know; given several times for one name, the addresses take turns.
+    /// Address of a host that DNS does not have; given several times for one name, the addresses take turns.
     #[arg(long, value_name = "NAME=ADDR", value_parser = resolved)]
     resolve: Vec<(String, SocketAddr)>,
     /// A file with the API key to call with.
     #[arg(long, value_name = "FILE", required_if_eq_any = [("kind", "api-key"), ("kind", "both")])]
     api_key_file: Option<PathBuf>,
-    /// Who calls.
+    /// Callers.
     #[arg(long, value_enum, default_value_t = Traffic::Mtls)]
     kind: Traffic,
     /// Requests a second.
     #[arg(long, default_value_t = 100)]
     rate: u32,
-    /// How many call at the same time.
+    /// Number of concurrent workers.
     #[arg(long, default_value_t = 8)]
     workers: u32,
-    /// How long.
+    /// Duration.
     #[arg(long, default_value = "30s", value_parser = Span::parse)]
     duration: Span,
 }
@@ -78,7 +78,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Tells how it goes until the load ends, or somebody ends it.
+/// Prints the progress until the load ends, or is interrupted.
 async fn watch(load: Load) -> Result<gaia_e2e::load::Report> {
     let mut interrupted = std::pin::pin!(stop_signal()?);
     let mut signs = tokio::time::interval(EVERY);

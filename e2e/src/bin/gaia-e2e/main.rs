@@ -1,4 +1,4 @@
-//! `gaia-e2e`: clusters, images and the programs around them, for tests, demo and benchmarks.
+//! `gaia-e2e`: clusters, images and related programs, for tests, demo and benchmarks.
 
 mod bench;
 mod cluster;
@@ -20,8 +20,8 @@ use gaia_e2e::{assets, node, progress};
 
 /// Real Kubernetes clusters for Gaia's tests, its demo and its benchmarks.
 ///
-/// Results go to standard output, progress to standard error. What is built is kept in GAIA_CACHE_DIR (default
-/// ~/.cache/gaia), clusters live in `run/loopback`, `run/node` and `run/demo` there.
+/// Results go to standard output, progress to standard error. Builds are kept in GAIA_CACHE_DIR (default
+/// ~/.cache/gaia), clusters are in `run/loopback`, `run/node` and `run/demo` there.
 #[derive(Parser)]
 #[command(name = "gaia-e2e", version)]
 struct Arguments {
@@ -34,19 +34,19 @@ enum Command {
     /// Start and stop clusters.
     #[command(subcommand)]
     Cluster(cluster::Command),
-    /// Show Gaia at work on a real API server, step by step.
+    /// Run the demo on a real API server, step by step.
     Demo(demo::Arguments),
     /// Measure the operator against a bare client, as ratios within one run.
     Bench(bench::Arguments),
     /// Call a platform's services as its callers do, count every request, and fail if one failed.
     Load(Box<load::Arguments>),
-    /// Take a platform from one shared API key to mutual TLS and tokens, and back, under load.
+    /// Migrate a platform from one shared API key to mutual TLS and tokens, and back, under load.
     Migrate(migrate::Arguments),
-    /// Be a login server that speaks Supabase Auth's (GoTrue's) protocol, until it is stopped.
+    /// Run a login server with Supabase Auth's (GoTrue's) protocol, until it is stopped.
     Gotrue(gotrue::Arguments),
-    /// Go through years of rotations in minutes, under load and with a proof for each transition.
+    /// Rehearse years of rotations in minutes, under load and with a check of each transition.
     Rehearse(rehearse::Arguments),
-    /// Be a provider of chat completions that speaks OpenAI's protocol, echoes, and misbehaves on request.
+    /// Run a provider of chat completions with OpenAI's protocol, which echoes, and injects faults on request.
     Provider(provider::Arguments),
     /// Run kubectl as the administrator of a cluster that is up.
     Kubectl(kubectl::Arguments),
@@ -54,7 +54,7 @@ enum Command {
     Image(image::Arguments),
     /// Print the path of the control-plane binary; it is built first if it is not in the cache.
     Controlplane,
-    /// Be process 1 of a node.
+    /// Run as process 1 of a node.
     #[command(hide = true)]
     NodeInit {
         #[arg(long)]
@@ -62,7 +62,7 @@ enum Command {
         #[arg(long)]
         controlplane: PathBuf,
     },
-    /// Print the path of helm; it is installed into the cache first if there is none.
+    /// Print the path of helm; it is installed into the cache first if it is missing.
     Helm,
 }
 

@@ -1,4 +1,4 @@
-//! `gaia-e2e migrate`: from one shared API key to mutual TLS and tokens alone, and back, and there again.
+//! `gaia-e2e migrate`: from one shared API key to mutual TLS and tokens, back, and again.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,10 +7,10 @@ use anyhow::Result;
 use gaia_e2e::progress::tell;
 use gaia_e2e::{ControlPlane, ControlPlaneOptions, migration};
 
-/// Take a platform of five services from a shared API key to mutual TLS and tokens, and back, under load.
+/// Migrate a platform of five services from a shared API key to mutual TLS and tokens, and back, under load.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Where files and logs go; a new directory if not given.
+    /// Directory for files and logs; a new directory if not given.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }

@@ -10,13 +10,13 @@ use gaia_e2e::provider::{self, Provider, ProviderOptions};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Where to listen; port 0 for any that is free.
+    /// Listening address; port 0 for any free port.
     #[arg(long, default_value = "127.0.0.1:0")]
     address: SocketAddr,
-    /// The key that is taken; it guards nothing.
+    /// The accepted key; it protects nothing.
     #[arg(long, default_value = provider::KEY)]
     key: String,
-    /// How long to wait before each word of a stream.
+    /// Delay before each word of a stream.
     #[arg(long, default_value = "0s", value_parser = Span::parse)]
     pause: Span,
 }

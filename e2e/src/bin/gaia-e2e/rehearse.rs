@@ -12,13 +12,13 @@ use jiff::SignedDuration;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// How many days, by the clock of operator and services.
+    /// Number of days, by the clock of operator and services.
     #[arg(long, default_value_t = 730)]
     days: u16,
-    /// Requests a second all the while.
+    /// Requests a second during the rehearsal.
     #[arg(long, default_value_t = 40)]
     rate: u32,
-    /// Where files and logs of the control plane go; a new directory if not given.
+    /// Directory for files and logs of the control plane; a new directory if not given.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! What the tests of the policies share: who acts where, and what the chart renders.
+//! Shared by the tests of the policies: users and namespaces, and the chart's rendered objects.
 #![allow(unreachable_pub, reason = "a module of a test program")]
 
 pub mod rendered;
@@ -15,15 +15,15 @@ use kube::Client;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-/// Where the policies are in force, and no operator runs.
+/// A control plane where the policies are in force, without an operator.
 pub static PLANE: SharedControlPlane = SharedControlPlane::new();
 
-/// A namespace on a control plane where the chart is installed with nudge and restart, and who acts in it.
+/// A namespace on a control plane where the chart is installed with nudge and restart, and its users.
 pub struct Stage {
     pub namespace: String,
     admin: Client,
     pub operator: Client,
-    /// Somebody else, who has as many rights here as the operator is given.
+    /// Another account with the same rights.
     ann: Client,
     _turn: Option<Turn>,
 }
@@ -37,7 +37,7 @@ pub struct Ask {
 }
 
 impl Stage {
-    /// With the rights that the chart gives, and no others.
+    /// With the chart's rights only.
     pub async fn begin() -> Option<Self> {
         static KUBECONFIG: OnceCell<PathBuf> = OnceCell::const_new();
         let turn = Turn::take().await;
@@ -45,7 +45,7 @@ impl Stage {
         let install = async || {
             let values = ["nudge.enabled=true", "restart.enabled=true"];
             let kubeconfig = chart::install_without_deployment(plane, OPERATOR_NAMESPACE, &values).await.unwrap();
-            // Somewhere else, for the policies to be in force here without any right but the chart's.
+            // Another namespace, so that the policies are in force here without any right but the chart's.
             Self::on(plane, &kubeconfig).await.grant_every_right(plane).await;
             kubeconfig
         };
@@ -53,7 +53,7 @@ impl Stage {
         Some(Self { _turn: Some(turn), ..Self::on(plane, kubeconfig).await })
     }
 
-    /// With every right in the namespace, as if somebody had bound the operator to cluster-admin there.
+    /// With every right in the namespace, as if the operator were bound to cluster-admin there.
     pub async fn with_every_right() -> Option<Self> {
         let stage = Self::begin().await?;
         stage.grant_every_right(PLANE.get().await?).await;
@@ -70,7 +70,7 @@ impl Stage {
         }
     }
 
-    /// Binds, and waits until the API server knows of the binding and of both policies.
+    /// Binds, and waits until the API server has loaded the binding and both policies.
     async fn grant_every_right(&self, plane: &ControlPlane) {
         let account = format!("--serviceaccount={OPERATOR_NAMESPACE}:{}", chart::SERVICE_ACCOUNT);
         let binding = ["create", "rolebinding", "all", "--clusterrole=cluster-admin", "--user=ann", &account];
@@ -85,7 +85,7 @@ impl Stage {
         }
     }
 
-    /// Made by the administrator; a new namespace has its ServiceAccount, which a pod needs, a moment later.
+    /// Created by the administrator; a new namespace gets its ServiceAccount, which a pod needs, with a delay.
     pub async fn create(&self, resource: &str, object: Value) -> Value {
         let ask = self.post(resource, object);
         wait::until("the object is made", SOON, async || send(&self.admin, &ask).await).await.unwrap()
@@ -102,7 +102,7 @@ impl Stage {
         assert!(said.contains(&by) && said.ends_with(why), "{said}");
     }
 
-    /// As [`Self::is_refused`], where somebody else with the same rights is not.
+    /// As [`Self::is_refused`], while another account with the same rights is not refused.
     pub async fn is_refused_to_the_operator_alone(&self, ask: &Ask, policy: &str, why: &str) {
         send(&self.ann, &ask.dry()).await.unwrap();
         self.is_refused(ask, policy, why).await;
@@ -142,7 +142,7 @@ impl Ask {
         self
     }
 
-    /// The same, without any effect.
+    /// The same as a dry run.
     pub fn dry(&self) -> Self {
         let (mut path, mut body) = (self.path.clone(), self.body.clone());
         if self.method == Method::DELETE {
@@ -154,7 +154,7 @@ impl Ask {
     }
 }
 
-/// What the API server answers, or says when it refuses.
+/// The API server's answer or refusal.
 async fn send(client: &Client, ask: &Ask) -> Result<Value, String> {
     let request = Request::builder().method(&ask.method).uri(&ask.path).header("content-type", &ask.content_type);
     let request = request.body(serde_json::to_vec(&ask.body).unwrap()).unwrap();

@@ -30,7 +30,7 @@ pub fn policies(objects: &[Value]) -> Vec<&str> {
     names
 }
 
-/// What the operator's roles allow with a resource.
+/// The verbs that the operator's roles allow for a resource.
 pub fn granted<'a>(objects: &'a [Value], resource: &str) -> Vec<&'a str> {
     let rules = objects.iter().filter_map(|object| object["rules"].as_array()).flatten();
     let about = rules.filter(|rule| rule["resources"].as_array().unwrap().contains(&json!(resource)));

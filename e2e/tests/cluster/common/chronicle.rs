@@ -1,4 +1,4 @@
-//! Every state that the Secrets of a scene were ever in, as a watch brings them.
+//! Every state of the Secrets of a scene, as a watch delivers them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ use super::{SOON, Scene};
 /// The Secrets of a scene and of its rings, from the beginning on.
 pub struct Chronicle {
     apis: [Api<Secret>; 2],
-    /// Names of what is in the operator's namespace begin so.
+    /// Prefix of the object names in the operator's namespace.
     domain: String,
     seen: Arc<Mutex<BTreeMap<String, Vec<Secret>>>>,
     watches: Vec<JoinHandle<()>>,
@@ -34,7 +34,7 @@ impl Drop for Chronicle {
 }
 
 impl Scene {
-    /// Begins to write down.
+    /// Begins to record.
     pub async fn chronicle(&self) -> Chronicle {
         let seen = Arc::new(Mutex::new(BTreeMap::new()));
         let apis = [self.secrets(), self.rings()];
@@ -58,14 +58,14 @@ async fn follow(api: Api<Secret>, seen: Arc<Mutex<BTreeMap<String, Vec<Secret>>>
                 }
             }
             Ok(_) => {}
-            // It may fail at once, again and again: without a pause the end of the test would wait for this for ever.
+            // It may fail at once, repeatedly: without a pause the end of the test would wait for this forever.
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
 }
 
 impl Chronicle {
-    /// Waits until everything that is there now is written down.
+    /// Waits until all present objects are recorded.
     pub async fn catch_up(&self) {
         let is_known = |secret: &Secret| {
             let seen = self.seen.lock().unwrap();
@@ -82,7 +82,7 @@ impl Chronicle {
             }
             Ok(())
         };
-        wait::until("the watch has brought every Secret", SOON, all_known).await.unwrap();
+        wait::until("the watch has delivered every Secret", SOON, all_known).await.unwrap();
     }
 
     /// All states of a Secret.
@@ -90,7 +90,7 @@ impl Chronicle {
         self.seen.lock().unwrap().get(name).cloned().unwrap_or_default()
     }
 
-    /// The ring as it was seen last: `ca` or `signing`. Null before there is one.
+    /// The last seen state of a ring: `ca` or `signing`. Null before there is one.
     pub fn ring(&self, which: &str) -> Value {
         self.states(&self.ring_name(which)).last().map(ring_of).unwrap_or_default()
     }
@@ -105,7 +105,7 @@ impl Chronicle {
         .unwrap();
     }
 
-    /// What a ring went through: each state of it once, as [`outline`].
+    /// The history of a ring: each state of it once, as [`outline`].
     pub fn succession(&self, which: &str) -> Vec<String> {
         let mut all: Vec<String> =
             self.states(&self.ring_name(which)).iter().map(ring_of).map(|r| outline(&r)).collect();
@@ -113,15 +113,15 @@ impl Chronicle {
         all
     }
 
-    /// How often the certificate in a Secret was issued, by its own account.
+    /// The number of issuances of the certificate in a Secret, by its annotation.
     pub fn revision(&self, name: &str) -> usize {
         let states = self.states(name);
         let count = states.last().and_then(|last| last.annotations().get(annotation::REVISION)?.parse().ok());
         count.unwrap_or_default()
     }
 
-    /// No serial and no key id was used twice, no generation came back, and every certificate that was ever stored was
-    /// trusted by the bundle beside it.
+    /// No serial and no key id was used twice, no removed generation was used again, and every stored certificate was
+    /// trusted by the bundle in its Secret.
     pub fn nothing_twice(&self) {
         let leaves: Vec<String> =
             self.seen.lock().unwrap().keys().filter(|name| name.ends_with("-tls")).cloned().collect();

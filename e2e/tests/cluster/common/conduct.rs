@@ -1,4 +1,4 @@
-//! What becomes of the calls that an operator makes through a [`Proxy`](super::proxy::Proxy).
+//! Treatment of an operator's calls through a [`Proxy`](super::proxy::Proxy).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,14 +9,14 @@ use kube::client::Body;
 
 use super::fault::Fault;
 
-/// A call, as far as it matters.
+/// The relevant parts of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
     pub method: Method,
     pub path: String,
-    /// Whether it asks for a change of what the operator is there for.
+    /// True if it is a write, apart from leases, events and the like.
     pub is_change: bool,
-    /// Whether it asks to be told of changes.
+    /// True if it is a watch.
     pub is_watch: bool,
 }
 
@@ -30,39 +30,39 @@ impl Call {
     }
 }
 
-/// What becomes of a call.
+/// Treatment of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Pass,
     /// It is not sent; this is the answer.
     Refuse(u16),
-    /// It is not sent; the answer is that of a watch which ends at once, because what it asks for is too long ago.
+    /// It is not sent; the answer is that of a watch which ends at once with 410 Gone.
     Forget,
-    /// The API server does it; where its answer holds a private key, that is broken.
+    /// The API server executes it; if its answer holds a private key, the answer is broken.
     Break(Fault),
-    /// The operator dies; the API server never sees the call.
+    /// The operator is killed; the API server never receives the call.
     KillBefore,
-    /// The API server does it; the operator dies and never hears of it.
+    /// The API server executes it; the operator is killed and never receives the answer.
     KillAfter,
 }
 
-/// Decides about one call after the other.
+/// Decides about each call.
 pub trait Conduct: Send {
     fn judge(&mut self, call: &Call) -> Verdict;
 
     /// An answer was broken.
     fn note_broken(&mut self, _: Fault) {}
 
-    /// Something else is asked for from now on: nothing needs to be done again.
+    /// Later edits follow from now on: earlier writes are not expected again.
     fn forget(&mut self) {}
 }
 
-/// When the operator dies.
+/// The time of a kill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
-    /// The API server never sees the request.
+    /// Before the API server receives the request.
     BeforeItIsSent,
-    /// The API server has done it, and the operator never hears of it.
+    /// After the API server has executed it, before the operator receives the answer.
     AfterItIsDone,
 }
 
@@ -75,7 +75,7 @@ impl Moment {
     }
 }
 
-/// The operator dies once: at its change of that number, counted from 1.
+/// Kills the operator once: at its change of that number, counted from 1.
 pub struct AtChange {
     pub fatal: usize,
     pub moment: Moment,
@@ -95,13 +95,13 @@ impl Conduct for AtChange {
     }
 }
 
-/// The operator dies at each of its changes, one life after the other.
+/// Kills the operator at each of its changes, in one run after the other.
 ///
-/// A life has to do what earlier ones died at, and what leads up to it: a ring is copied before it is replaced. So each
-/// dies at the first change that is news.
+/// A run has to repeat the changes at which earlier ones were killed, and those before: a ring is copied before it is replaced. So each
+/// run is killed at its first new change.
 pub struct AtEachChange {
     moment: Moment,
-    /// What the operator died at and has not done since; or, after it was done, what it died at last.
+    /// The changes of earlier kills that are still missing, or, after they are done, the last of them.
     died_at: Vec<Call>,
 }
 
@@ -137,9 +137,9 @@ impl Conduct for AtEachChange {
     }
 }
 
-/// The operator dies once it has replaced a certain object.
+/// Kills the operator once it has replaced a certain object.
 pub struct AfterReplacing {
-    /// How the path of that object ends.
+    /// The end of that object's path.
     pub suffix: &'static str,
 }
 
@@ -149,7 +149,7 @@ impl Conduct for AfterReplacing {
     }
 }
 
-/// Bad days, one after the other: which calls are refused, and with what.
+/// Faults of the API server, one after the other: refused calls, and the answers.
 #[derive(Clone, Default)]
 pub struct Weather {
     calls: Arc<AtomicUsize>,
@@ -158,39 +158,39 @@ pub struct Weather {
     pub overloaded: Arc<AtomicBool>,
     /// Every second change is answered with 409.
     pub contended: Arc<AtomicBool>,
-    /// No watch can go on from where it was.
+    /// No watch can continue from its resourceVersion.
     pub forgetful: Arc<AtomicBool>,
     forgotten: Arc<Mutex<BTreeMap<String, Forgotten>>>,
 }
 
-/// What became of the watches of a path.
+/// The watches of a path.
 #[derive(Default)]
 struct Forgotten {
-    /// How often it was said that they cannot go on from where they were.
+    /// The number of 410 answers.
     times: usize,
-    /// How it is said, until everything is listed again.
+    /// The form of the 410, until everything is listed again.
     verdict: Option<Verdict>,
 }
 
 impl Weather {
-    /// How many calls were refused.
+    /// The number of refused calls.
     pub fn refused(&self) -> usize {
         self.refused.load(Ordering::SeqCst)
     }
 
-    /// How often each watch had to begin with a list again, by its path.
+    /// The number of new lists of each watch, by its path.
     pub fn forgotten(&self) -> BTreeMap<String, usize> {
         self.forgotten.lock().unwrap().iter().map(|(path, forgotten)| (path.clone(), forgotten.times)).collect()
     }
 
-    /// What is too long ago stays so: only a list helps.
+    /// A 410 is repeated: only a list helps.
     fn judge_watch(&self, call: &Call) -> Option<Verdict> {
         let mut all = self.forgotten.lock().unwrap();
         let forgotten = all.entry(call.path.clone()).or_default();
         if !call.is_watch {
             forgotten.verdict = None;
         } else if forgotten.verdict.is_none() && self.forgetful.load(Ordering::SeqCst) {
-            // An API server may say it in either way.
+            // An API server may answer in either form.
             let is_first = forgotten.times.is_multiple_of(2);
             forgotten.verdict = Some(if is_first { Verdict::Refuse(410) } else { Verdict::Forget });
             forgotten.times += 1;
@@ -207,7 +207,7 @@ impl Conduct for Weather {
             Verdict::Refuse(code)
         };
         if is_bad(&self.overloaded) {
-            // By chance, but the same in every run.
+            // Random, but the same in every run.
             return match chance(self.calls.fetch_add(1, Ordering::SeqCst)) {
                 0 => refuse(429),
                 1 => refuse(503),

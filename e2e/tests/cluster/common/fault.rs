@@ -1,6 +1,6 @@
 //! Faults in answers of the API server, each around the first private key that an answer holds.
 
-/// How an answer is broken.
+/// A fault of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// It ends within the key.
@@ -77,6 +77,6 @@ fn failure(quoted: &str, is_watch: bool) -> String {
     if is_watch { format!("{{\"type\":\"ERROR\",\"object\":{status}}}\n") } else { status }
 }
 
-/// The base64 of how a private key begins in PEM.
+/// The base64 of the beginning of a private key in PEM.
 const BEGIN: &str = "LS0tLS1CRUdJTiBQUklWQVRF";
 const METADATA: &str = "\"metadata\":{";

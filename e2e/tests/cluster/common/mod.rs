@@ -1,5 +1,5 @@
-//! What the scenario tests of the operator share: a world with the operator in it, custom resources, waiting for
-//! conditions, and what the operator wrote.
+//! Shared by the scenario tests of the operator: scenes with the operator, custom resources, waiting for
+//! conditions, and the operator's writes.
 #![allow(unreachable_pub, reason = "a module of a test program")]
 #![allow(clippy::needless_pass_by_value, reason = "manifests are written where they are handed over")]
 
@@ -24,16 +24,16 @@ use gaia_e2e::{ControlPlane, ControlPlaneOptions, OperatorOptions, OperatorProce
 use kube::Client;
 use tokio::sync::OnceCell;
 
-/// Where the operator and its rings are.
+/// The namespace of the operator and its rings.
 pub const OPERATOR_NAMESPACE: &str = "gaia-system";
-/// Who the operator is to the API server.
+/// The operator's user name at the API server.
 pub const OPERATOR: &str = "system:serviceaccount:gaia-system:gaia-operator";
-/// Longer than anything takes that works.
+/// Longer than any successful step takes.
 pub const SOON: Duration = Duration::from_secs(60);
-/// What a repair may take.
+/// Time limit of a repair.
 pub const REPAIR: Duration = Duration::from_secs(5);
 
-/// A namespace and a TrustDomain of one name, for one test; with helpers of the files beside this one.
+/// A namespace and a TrustDomain of one name, for one test; with helpers of the files in this directory.
 pub struct Scene {
     pub plane: Plane,
     pub client: Client,
@@ -41,7 +41,7 @@ pub struct Scene {
     pub namespace: String,
     /// The name of its TrustDomain.
     pub domain: String,
-    /// Its turn, on a control plane that is shared.
+    /// Its turn, on a shared control plane.
     _turn: Option<Turn>,
 }
 
@@ -64,10 +64,10 @@ impl Deref for Plane {
 }
 
 impl Plane {
-    /// A control plane of one's own, with the chart installed and no operator.
+    /// A separate control plane, with the chart installed and no operator.
     pub async fn own(values: &[&str]) -> Option<Self> {
         let plane = tier::own_control_plane(ControlPlaneOptions::default()).await?;
-        // A Role can only be made in a namespace that is there.
+        // A Role can only be created in an existing namespace.
         for namespace in values.iter().filter_map(|value| value.strip_prefix("watchNamespaces={")) {
             let namespace = namespace.trim_end_matches('}');
             plane.kubectl(&["create", "namespace", namespace]).await.unwrap();
@@ -76,7 +76,7 @@ impl Plane {
         Some(Self::Own(Arc::new(plane)))
     }
 
-    /// How to run the operator here: under the chart's ServiceAccount.
+    /// Options of the operator: under the chart's ServiceAccount.
     pub async fn operator(&self) -> OperatorOptions {
         let account = self.kubeconfig_for_service_account(OPERATOR_NAMESPACE, chart::SERVICE_ACCOUNT);
         OperatorOptions::new(self, &account.await.unwrap(), OPERATOR_NAMESPACE)
@@ -112,8 +112,8 @@ impl Scene {
         Some(Self { _turn: Some(turn), ..plane.scene().await })
     }
 
-    /// The end of every test: whatever happened, the operator was never refused for want of a right. (Where a namespace
-    /// or an object goes, the API server says 403 too.)
+    /// The end of every test: the operator was never refused for a missing right. (For a namespace or an object that is being
+    /// deleted, the API server answers 403 too.)
     pub async fn end(self) {
         self.plane.audit().settle(&self.client).await.unwrap();
         let records = self.plane.audit().by(OPERATOR, gaia_e2e::audit::AuditMark::default()).unwrap();

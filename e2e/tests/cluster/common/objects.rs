@@ -1,4 +1,4 @@
-//! Custom resources of a scene, and what is waited for.
+//! Custom resources of a scene, and waiting for their states.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{OPERATOR_NAMESPACE, SOON, Scene};
 
-/// A condition, for people.
+/// A condition as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seemed {
     pub status: String,
@@ -69,7 +69,7 @@ impl Scene {
         })
     }
 
-    /// Creates an object of any kind that the tests know.
+    /// Creates an object of any kind that the tests support.
     pub async fn try_create(&self, manifest: Value) -> Result<DynamicObject, kube::Error> {
         let object: DynamicObject = serde_json::from_value(manifest).unwrap();
         let kind = object.types.clone().unwrap().kind;
@@ -81,7 +81,7 @@ impl Scene {
         self.try_create(manifest).await.unwrap()
     }
 
-    /// When an object would be created, if it were now.
+    /// Creates an object in a dry run.
     pub async fn time_of_creation(&self, manifest: Value) -> String {
         let object: DynamicObject = serde_json::from_value(manifest).unwrap();
         let params = PostParams { dry_run: true, ..PostParams::default() };
@@ -90,7 +90,7 @@ impl Scene {
         found["metadata"]["creationTimestamp"].as_str().unwrap().to_owned()
     }
 
-    /// What the API server says when it refuses an object, which it must.
+    /// The API server's refusal of an object, which is required.
     pub async fn refusal(&self, manifest: Value) -> String {
         match self.try_create(manifest).await {
             Err(kube::Error::Api(status)) => status.message,
@@ -119,12 +119,12 @@ impl Scene {
         self.api(kind, Some(namespace)).delete(name, &DeleteParams::default()).await.unwrap();
     }
 
-    /// An object of the scene as it is now; none if it is not there.
+    /// An object of the scene at present; none if it does not exist.
     pub async fn get(&self, kind: &str, name: &str) -> Option<Value> {
         self.get_in(&self.namespace, kind, name).await
     }
 
-    /// An object in a namespace as it is now; none if it is not there.
+    /// An object in a namespace at present; none if it does not exist.
     pub async fn get_in(&self, namespace: &str, kind: &str, name: &str) -> Option<Value> {
         let found = self.api(kind, Some(namespace)).get_opt(name).await.unwrap();
         found.map(|found| serde_json::to_value(found).unwrap())
@@ -169,7 +169,7 @@ impl Scene {
         Api::namespaced_with(self.client.clone(), namespace.unwrap(), &resource)
     }
 
-    /// A condition of an object as it is now, if it is about the spec as it is now.
+    /// A condition of an object for its present generation.
     pub async fn condition(&self, kind: &str, name: &str, type_: &str) -> Option<Seemed> {
         let object = self.get(kind, name).await?;
         if object["status"]["observedGeneration"] != object["metadata"]["generation"] {
@@ -193,7 +193,7 @@ impl Scene {
         .unwrap()
     }
 
-    /// Waits until objects are Ready, and nothing is under way.
+    /// Waits until objects are Ready, without an ongoing change.
     pub async fn wait_ready(&self, kind: &str, names: &[&str]) {
         for name in names {
             self.wait_for(kind, name, "Ready=True", "Ready", SOON).await;
@@ -208,7 +208,7 @@ impl Scene {
         self.wait_ready("TrustDomain", &[&domain]).await;
     }
 
-    /// The Events about an object: reason, how often, note; the oldest first.
+    /// The Events about an object: reason, count, note; the oldest first.
     pub async fn events(&self, kind: &str, name: &str) -> Vec<(String, i32, String)> {
         let namespace = if kind == "TrustDomain" { "default" } else { &self.namespace };
         let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
@@ -228,13 +228,13 @@ impl Scene {
     }
 }
 
-/// The text of a key of a Secret; empty if it is not there.
+/// The text of a key of a Secret; empty if it does not exist.
 pub fn text(secret: &Secret, key: &str) -> String {
     let value = secret.data.as_ref().and_then(|data| data.get(key));
     value.map(|value| String::from_utf8(value.0.clone()).unwrap()).unwrap_or_default()
 }
 
-/// JSON merge patch (RFC 7396) without the removing.
+/// JSON merge patch (RFC 7396) without removal.
 pub fn merged(mut base: Value, over: Value) -> Value {
     match (base.as_object_mut(), over) {
         (Some(map), Value::Object(over)) => {

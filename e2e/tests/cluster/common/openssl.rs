@@ -1,4 +1,4 @@
-//! OpenSSL: a second opinion on certificates, and CAs that people bring.
+//! OpenSSL: an independent validation of certificates, and bring-your-own CAs.
 
 use std::path::Path;
 use std::process::Command;
@@ -90,6 +90,6 @@ impl OpenSsl {
     }
 }
 
-/// What a CA needs to be one.
+/// The extensions that a CA needs.
 pub const CA_EXTENSIONS: [&str; 4] =
     ["-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign"];

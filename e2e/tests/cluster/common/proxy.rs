@@ -1,4 +1,4 @@
-//! Stands between an operator and the API server: kills the operator at a change that it asks for, or has bad days.
+//! A proxy between an operator and the API server: kills the operator at a change, or injects faults.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -38,38 +38,38 @@ struct State {
     deaths: Mutex<Vec<String>>,
     /// Requests that the API server may still be working on.
     under_way: AtomicUsize,
-    /// What becomes of the watches that run.
+    /// The state of open watches.
     sight: watch::Sender<Sight>,
 }
 
-/// What watches are told.
+/// The events of watches.
 #[derive(Default)]
 struct Sight {
-    /// Watches that began in an earlier one have ended.
+    /// Watches of an earlier epoch have ended.
     era: u64,
-    /// Watches that began in it are told nothing.
+    /// Watches of this epoch get no events.
     blind_since: Option<u64>,
 }
 
 type Answer = Response<AnswerBody>;
 type AnswerBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
-/// The operator's present life.
+/// The operator's present run.
 struct Life {
     conduct: Box<dyn Conduct>,
     victim: Option<Arc<OperatorProcess>>,
-    /// Nothing that it asks for is done any more.
+    /// Its requests are no longer executed.
     is_over: bool,
-    /// Which life: what comes over connections of an earlier one is not done.
+    /// The number of the run: requests over connections of an earlier one are not executed.
     number: usize,
 }
 
 impl Proxy {
-    /// Stands in for the server of a kubeconfig.
+    /// Replaces the server of a kubeconfig.
     pub async fn start(kubeconfig: &Path, dir: &Path, conduct: impl Conduct + 'static) -> Self {
         let mut direct = Kubeconfig::read_from(kubeconfig).unwrap();
         let mut config = Config::from_custom_kubeconfig(direct.clone(), &KubeConfigOptions::default()).await.unwrap();
-        // Who asks is told by the header that comes with each request.
+        // The header of each request has the user.
         config.auth_info = AuthInfo::default();
         config.default_retry = false;
         let life = Life { conduct: Box::new(conduct), victim: None, is_over: false, number: 0 };
@@ -92,12 +92,12 @@ impl Proxy {
         Self { kubeconfig: path, state }
     }
 
-    /// Who is killed.
+    /// Sets the process to kill.
     pub fn aim_at(&self, victim: &Arc<OperatorProcess>) {
         self.state.life.lock().unwrap().victim = Some(Arc::clone(victim));
     }
 
-    /// Gives the operator that was killed another life.
+    /// Starts the killed operator again.
     pub fn revive(&self) {
         let mut life = self.state.life.lock().unwrap();
         life.number += 1;
@@ -105,27 +105,27 @@ impl Proxy {
         life.victim.as_ref().unwrap().restart().unwrap();
     }
 
-    /// Something else is asked for from now on.
+    /// Later edits follow from now on.
     pub fn forget(&self) {
         self.state.life.lock().unwrap().conduct.forget();
     }
 
-    /// Ends all watches that run: what they have not told is too long ago.
+    /// Ends all open watches; their missed events are answered with 410 Gone.
     pub fn forget_watches(&self) {
         self.state.sight.send_modify(|sight| sight.era += 1);
     }
 
-    /// Keeps from all watches that run what happens, until they are ended or shown it.
+    /// Withholds events from all open watches, until they are ended or released.
     pub fn blind_watches(&self) {
         self.state.sight.send_modify(|sight| sight.blind_since = Some(sight.era));
     }
 
-    /// Tells all watches what was kept from them.
+    /// Delivers the withheld events to all watches.
     pub fn show_watches(&self) {
         self.state.sight.send_modify(|sight| sight.blind_since = None);
     }
 
-    /// Whether the operator runs, and the end of its log.
+    /// Checks that the operator runs; else returns the end of its log.
     pub fn victim(&self) -> String {
         let life = self.state.life.lock().unwrap();
         let operator = life.victim.as_ref().unwrap();
@@ -133,7 +133,7 @@ impl Proxy {
         format!("life {} of the operator: {runs}\n{}", life.number, operator.log_tail())
     }
 
-    /// How many changes were asked for, up to the fatal one.
+    /// The number of requested changes, up to the fatal one.
     pub fn changes(&self) -> usize {
         self.state.changes.load(Ordering::SeqCst)
     }
@@ -143,7 +143,7 @@ impl Proxy {
         self.state.deaths.lock().unwrap().clone()
     }
 
-    /// Whether the operator was killed, and all that it asked for before is done.
+    /// True if the operator was killed, and all its earlier requests are finished.
     pub fn has_fired(&self) -> bool {
         self.state.life.lock().unwrap().is_over && self.state.under_way.load(Ordering::SeqCst) == 0
     }
@@ -168,7 +168,7 @@ impl State {
         let Ok(body) = body.collect().await else { return never().await };
         let request = Request::from_parts(parts, Body::from(body.to_bytes()));
         self.under_way.fetch_add(1, Ordering::SeqCst);
-        // In a task of its own: what the API server was asked is done, whether the operator still listens or not.
+        // In a separate task: a request to the API server is completed, whether the operator still listens or not.
         let answer = tokio::spawn(async move {
             let answer = self.forward(life, request).await;
             self.under_way.fetch_sub(1, Ordering::SeqCst);
@@ -180,7 +180,7 @@ impl State {
         }
     }
 
-    /// What the API server answers; nothing if the operator is not to hear of it.
+    /// The API server's answer; none if the operator must not receive it.
     async fn forward(self: &Arc<Self>, life: usize, mut request: Request<Body>) -> Option<Answer> {
         let call = Call::of(&request);
         match self.judge(life, &call)? {
@@ -197,7 +197,7 @@ impl State {
                 return None;
             }
             Verdict::KillAfter => {
-                // Without an answer it is not known whether it was done; whoever asked for it does not learn it either way.
+                // Without an answer the result is unknown to the proxy, and to the operator too.
                 let _ = self.upstream.send(request).await;
                 self.kill(&call);
                 return None;
@@ -235,7 +235,7 @@ impl State {
         Response::from_parts(parts, whole(broken.to_vec()))
     }
 
-    /// What becomes of a call; nothing if whoever made it is as good as dead.
+    /// The treatment of a call; none if its sender counts as killed.
     fn judge(&self, number: usize, call: &Call) -> Option<Verdict> {
         let mut life = self.life.lock().unwrap();
         if life.is_over || life.number != number {
@@ -256,7 +256,7 @@ impl State {
     }
 }
 
-/// A watch, as far as it goes.
+/// A watch, up to its end.
 fn watched(body: Body, sight: watch::Receiver<Sight>) -> AnswerBody {
     let begun_in = sight.borrow().era;
     let told = futures::stream::unfold(Some((body.into_data_stream(), sight)), move |watch| async move {
@@ -275,12 +275,12 @@ fn watched(body: Body, sight: watch::Receiver<Sight>) -> AnswerBody {
     StreamBody::new(told.map_ok(Frame::data).map_err(Into::into)).boxed_unsync()
 }
 
-/// How a watch says that it cannot go on. The line before it may not be whole.
+/// The end of a watch with 410 Gone. The line before it may be incomplete.
 fn too_long_ago() -> Vec<u8> {
     format!("\n{}\n", serde_json::json!({ "type": "ERROR", "object": status(410) })).into_bytes()
 }
 
-/// As the API server says it.
+/// In the API server's form.
 fn refusal(code: u16) -> Answer {
     let answer = Response::builder().status(code).header(header::CONTENT_TYPE, "application/json");
     answer.body(whole(status(code).to_string().into_bytes())).unwrap()

@@ -1,4 +1,4 @@
-//! Rotations that take seconds, and what people do in them.
+//! Rotations that take seconds, and edits during them.
 
 use gaia_e2e::wait::{self, Seen};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use super::objects::merged;
 use super::{SOON, Scene};
 
 impl Scene {
-    /// A TrustDomain with a certificate `worker`, Ready, which by time alone goes on after `min_delay`.
+    /// A TrustDomain with a certificate `worker`, Ready, whose rotations continue after `min_delay` by time alone.
     pub async fn rotating(&self, spec: Value, min_delay: &str) -> Chronicle {
         let seen = self.chronicle().await;
         let times =
@@ -22,7 +22,7 @@ impl Scene {
         seen
     }
 
-    /// Asks for a rotation of `ca` or `tokens`.
+    /// Requests a rotation of `ca` or `tokens`.
     pub async fn raise(&self, part: &str, revision: u32) {
         self.patch("TrustDomain", &self.domain, json!({ "spec": { part: { "rotationRevision": revision } } })).await;
     }
@@ -44,7 +44,7 @@ impl Scene {
         .unwrap()
     }
 
-    /// Waits until no ring is on its way, and nothing is to be written.
+    /// Waits until no ring is in transition, and nothing is to be written.
     pub async fn wait_rotated(&self) {
         let domain = self.domain.clone();
         wait::until("nothing rotates", SOON, async || {

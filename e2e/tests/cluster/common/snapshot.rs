@@ -1,4 +1,4 @@
-//! All that a scene consists of, without what differs from one run to the next.
+//! All objects of a scene, without values that differ between runs.
 
 use gaia_api::names::{annotation, key};
 use gaia_pki::{Certificate, PrivateKey, key_matches};
@@ -32,7 +32,7 @@ impl Scene {
         }
     }
 
-    /// Whether key, certificate and bundle of a leaf Secret fit each other and what is published.
+    /// Checks that key, certificate and bundle of a leaf Secret fit each other and the published bundle.
     pub async fn leaf_is_whole(&self, name: &str) -> bool {
         let Some(secret) = self.secrets().get_opt(name).await.unwrap() else { return false };
         let chain = Certificate::chain_from_pem(text(&secret, "tls.crt").as_bytes()).unwrap();
@@ -76,7 +76,7 @@ fn outline(object: &DynamicObject) -> Value {
     })
 }
 
-/// A spec that says the same of whatever generation is distrusted.
+/// A spec that is the same whichever generation is distrusted.
 fn without_names(mut spec: Value) -> Value {
     for (part, name) in [("ca", "fingerprint"), ("tokens", "kid")] {
         let listed = spec.get_mut(part).and_then(|part| part.get_mut("distrusted")).and_then(Value::as_array_mut);
@@ -87,7 +87,7 @@ fn without_names(mut spec: Value) -> Value {
     spec
 }
 
-/// Keys of rings are named after what they are: `3f9a0b1c.key`.
+/// Keys of rings are named after their content: `3f9a0b1c.key`.
 fn shape(key: &str) -> String {
     match key.strip_suffix(".key") {
         Some(id) if id.len() == 8 => "<id>.key".to_owned(),

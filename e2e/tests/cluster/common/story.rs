@@ -1,5 +1,5 @@
-//! What people do to a platform, told twice: by an operator that nobody disturbs, and by one that dies at each of its
-//! changes. Both have to end the same.
+//! Edits of a platform, executed twice: with an undisturbed operator, and with one that is killed at each of its
+//! changes. Both must have the same result.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,35 +16,35 @@ use super::proxy::Proxy;
 use super::snapshot::differences;
 use super::{Plane, SOON, Scene};
 
-/// What people do to a TrustDomain, and how it ends.
+/// Edits of a TrustDomain, and the required end.
 pub struct Story {
-    /// Patches of the TrustDomain, one after the other, each as soon as there is one.
+    /// Patches of the TrustDomain, one after the other, each as soon as its condition holds.
     pub edits: &'static [fn(&Chronicle) -> Option<Value>],
     pub is_over: fn(&Chronicle) -> bool,
-    /// What the gates of a rotation rest on.
+    /// The evidence of a rotation's gates.
     pub proof: Proof,
-    /// How it begins.
+    /// Its start.
     pub opening: Opening,
-    /// How many changes it takes at the very least.
+    /// The minimum number of changes.
     pub least_deaths: usize,
 }
 
-/// What the gates of a rotation rest on.
+/// The evidence of a rotation's gates.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
-    /// Time alone: nobody is asked.
+    /// Time alone, without instances.
     Time,
-    /// An instance of the token issuer that says what it uses. It sleeps until the operator was seen to wait for it.
+    /// An instance of the token issuer with a report. It is paused until the operator was seen to wait for it.
     Endpoint,
 }
 
-/// How a story begins.
+/// The start of a story.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Opening {
     /// On a platform that has settled.
     Settled,
-    /// The operator dies once the ring of the CA is written for the first edit, and the others are made before it lives
-    /// again: in a state in which it never stays.
+    /// The operator is killed once the ring of the CA is written for the first edit, and the others are made before it
+    /// starts again: in a state in which it never stays.
     CutShort,
 }
 
@@ -56,23 +56,23 @@ pub fn abort(id: &str) -> Value {
     json!({ "metadata": { "annotations": { "gaia.dev/abort": id } } })
 }
 
-/// Aborts the rotation to what signs now, once there is something to go back to.
+/// Aborts the rotation and keeps the active generation, once that is possible.
 pub fn abort_active(ring: &Value) -> Option<Value> {
     id_in(ring, "Retiring")?;
     Some(abort(&id_in(ring, "Active")?))
 }
 
 struct Ending {
-    /// The changes at which the operator died.
+    /// The changes at which the operator was killed.
     deaths: Vec<String>,
     state: Value,
-    /// How often each object was created and deleted.
+    /// The number of creations and deletions of each object.
     made: BTreeMap<String, usize>,
     successions: [Vec<String>; 2],
 }
 
 impl Story {
-    /// Killed at each of its changes, the operator ends where it would have ended in peace.
+    /// Killed at each of its changes, the operator ends in the state of an undisturbed one.
     pub async fn ends_as_undisturbed(&self, moment: Moment) {
         let Some(plane) = Plane::own(&[]).await else { return };
         let undisturbed = tell(&plane, self, None).await;
@@ -80,31 +80,31 @@ impl Story {
         assert!(killed.deaths.len() >= self.least_deaths, "it was killed at {:#?}", killed.deaths);
         let differ = differences(&killed.state, &undisturbed.state);
         assert!(differ.is_empty(), "the end state after {} deaths: {}", killed.deaths.len(), differ.join("\n"));
-        assert_eq!(killed.made, undisturbed.made, "what was created and deleted");
+        assert_eq!(killed.made, undisturbed.made, "creations and deletions");
         assert_eq!(killed.successions, undisturbed.successions, "what the rings went through");
         plane.scene().await.end().await;
     }
 }
 
-/// A story under way.
+/// A running story.
 struct Telling<'a> {
     story: &'a Story,
     scene: &'a Scene,
     seen: &'a Chronicle,
-    /// How many edits are made.
+    /// The number of edits so far.
     edits: usize,
-    /// Who is asked, if somebody is.
+    /// The instance that is probed, if there is one.
     instance: Option<ServiceProcess>,
-    /// It sleeps until the operator was seen to wait for it.
+    /// It is paused until the operator was seen to wait for it.
     is_asleep: bool,
 }
 
-/// A story from a settled platform to its end; with a moment, each life of the operator ends at its next change.
+/// A story from a settled platform to its end; with a kill time, each run of the operator ends at its next change.
 async fn tell(plane: &Plane, story: &Story, moment: Option<Moment>) -> Ending {
     let scene = plane.scene().await;
     let seen = scene.chronicle().await;
     let mark = scene.mark().await;
-    // A killed leader's lease would have to run out first.
+    // Otherwise a killed leader's lease would have to expire first.
     let options = plane.operator().await.env("GAIA_LEADER_ELECTION", "false").env("GAIA_REISSUE_PER_SECOND", "0");
     let direct = options.kubeconfig.clone();
     let operator = Arc::new(OperatorProcess::start(options.clone()).unwrap());
@@ -141,7 +141,7 @@ async fn tell(plane: &Plane, story: &Story, moment: Option<Moment>) -> Ending {
             proxy.aim_at(&operator);
             loop {
                 if telling.live(Some(&proxy)).await {
-                    // It may still die at the last thing that is left to do.
+                    // It may still be killed at its last change.
                     scene.writes(mark).await;
                     if !proxy.has_fired() {
                         break;
@@ -155,7 +155,7 @@ async fn tell(plane: &Plane, story: &Story, moment: Option<Moment>) -> Ending {
         }
     };
     let made = made(&scene.writes(mark).await);
-    assert!(telling.is_over().await, "it stays as it is");
+    assert!(telling.is_over().await, "the end state stays");
     assert!(!telling.is_asleep, "the rotation did not wait for its instance");
     operator.kill9().unwrap();
     seen.catch_up().await;
@@ -167,7 +167,7 @@ async fn tell(plane: &Plane, story: &Story, moment: Option<Moment>) -> Ending {
     Ending { deaths, state: telling.snapshot().await, made, successions }
 }
 
-/// Issues everything, and starts who is asked.
+/// Issues everything, and starts the probed instance.
 async fn settle(scene: &Scene, seen: &Chronicle, proof: Proof) -> Option<ServiceProcess> {
     let issuer = json!({ "issuedBy": { "namespace": scene.namespace, "name": AUTH_SERVICE }, "maxTTL": "10s" });
     let propagation = json!({
@@ -193,7 +193,7 @@ async fn settle(scene: &Scene, seen: &Chronicle, proof: Proof) -> Option<Service
 }
 
 impl Telling<'_> {
-    /// One life of the operator. Whether it saw the story end.
+    /// One run of the operator. Returns true if it reached the end.
     async fn live(&mut self, proxy: Option<&Proxy>) -> bool {
         let look = async || {
             let died = proxy.is_some_and(Proxy::has_fired);
@@ -238,7 +238,7 @@ impl Telling<'_> {
         is_known && instance.served_leaf().await.is_ok_and(|shown| shown.serial() == leaf)
     }
 
-    /// People step in as soon as it is time. Whether they did.
+    /// Applies the next edit as soon as its condition holds. Returns true if it did.
     async fn make_edits(&mut self) -> bool {
         let before = self.edits;
         while let Some(patch) = self.story.edits.get(self.edits).and_then(|edit| edit(self.seen)) {
@@ -248,7 +248,7 @@ impl Telling<'_> {
         self.edits > before
     }
 
-    /// Wakes who is asked, once it is said that it is waited for.
+    /// Resumes the probed instance, once a condition names it.
     async fn wake_instance(&mut self) {
         let Some(instance) = self.instance.as_ref().filter(|_| self.is_asleep) else { return };
         let address = instance.mesh_address().to_string();
@@ -263,7 +263,7 @@ impl Telling<'_> {
         }
     }
 
-    /// The end state; each telling has an instance at another port.
+    /// The end state; each run has an instance at another port.
     async fn snapshot(&self) -> Value {
         let state = self.scene.snapshot().await;
         let Some(instance) = &self.instance else { return state };
@@ -299,7 +299,7 @@ async fn is_settled(scene: &Scene, seen: &Chronicle) -> bool {
     status["rotating"] == "-" && scene.get("Secret", &signer).await.is_some()
 }
 
-/// How often each object was created and deleted.
+/// The number of creations and deletions of each object.
 fn made(writes: &[String]) -> BTreeMap<String, usize> {
     let mut made = BTreeMap::new();
     let done = writes.iter().filter(|write| !write.contains(" events ") && !write.contains(" -> "));
@@ -309,9 +309,9 @@ fn made(writes: &[String]) -> BTreeMap<String, usize> {
     made
 }
 
-/// The leaves of the platform that every story is about.
+/// The leaves of the platform in every story.
 pub const LEAVES: [&str; 2] = ["auth-service-tls", "worker-tls"];
-/// More than any story takes.
+/// More changes than any story needs.
 const MOST_DEATHS: usize = 200;
 /// Longer than any rotation with these times takes.
 const LONG: Duration = Duration::from_secs(120);

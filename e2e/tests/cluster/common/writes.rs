@@ -1,4 +1,4 @@
-//! What the operator wrote, by the API server's own account.
+//! The operator's writes, from the API server's audit log.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use tokio::time::Instant;
 use super::{OPERATOR, Scene};
 
 impl Scene {
-    /// Now, in the audit log.
+    /// The present end of the audit log.
     pub async fn mark(&self) -> AuditMark {
         self.plane.audit().settle(&self.client).await.unwrap()
     }
 
-    /// What the operator wrote about this scene since then, the lease apart.
+    /// The operator's writes about this scene since then, the lease apart.
     pub async fn writes_now(&self, since: AuditMark) -> Vec<AuditRecord> {
         self.plane.audit().settle(&self.client).await.unwrap();
         let mut writes = self.plane.audit().writes_by(OPERATOR, since).unwrap();
@@ -22,11 +22,11 @@ impl Scene {
         writes
     }
 
-    /// As [`Self::writes_now`], once nothing has been added for a while; as `verb resource name`, sorted. What was not
-    /// done has its status behind it, and an Event the name of what it is about.
+    /// As [`Self::writes_now`], once nothing has been added for some time; as `verb resource name`, sorted. Failed ones
+    /// have their status appended, and Events the name of their object.
     pub async fn writes(&self, since: AuditMark) -> Vec<String> {
         let mut seen = self.writes_now(since).await;
-        // Looks, and not time: a machine that stands still for a while writes nothing meanwhile.
+        // A number of polls, not time: a machine that is paused writes nothing.
         let mut quiet_looks = 0;
         while quiet_looks < QUIET_LOOKS {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -39,13 +39,13 @@ impl Scene {
         writes
     }
 
-    /// The operator writes exactly this about the scene, no more and no less. It may take its time: Events wait for
+    /// The operator writes exactly this about the scene. It may be delayed: Events wait for
     /// those about other scenes.
     pub async fn wrote(&self, since: AuditMark, wanted: &[&str]) {
         self.wrote_but(since, wanted, |_| false).await;
     }
 
-    /// As [`Self::wrote`], where some writes are neither here nor there.
+    /// As [`Self::wrote`], where some writes are optional.
     pub async fn wrote_but(&self, since: AuditMark, wanted: &[&str], but: impl Fn(&str) -> bool) {
         let deadline = Instant::now() + EVENTS;
         loop {
@@ -65,7 +65,7 @@ impl Scene {
 
     /// `verb resource name`; the scene's TrustDomain is `td`.
     pub fn describe(&self, write: &AuditRecord) -> String {
-        // A request that is refused before it is read has no name.
+        // A request that is refused before it is parsed has no name.
         let cut = write.name.rsplit_once('.').filter(|_| write.resource == "events");
         let name = cut.map_or(write.name.as_str(), |(about, _)| about);
         let name = name.replace(&self.domain, "td");
@@ -75,6 +75,6 @@ impl Scene {
     }
 }
 
-/// Events are sent in the background, statuses after what they are about: both within far fewer, ten a second.
+/// Events are sent in the background, statuses after the objects: both within far fewer polls, at ten a second.
 const QUIET_LOOKS: u32 = 15;
 const EVENTS: Duration = Duration::from_secs(15);

@@ -97,7 +97,7 @@ fn first_entry(value: &Value) -> Option<(&String, &Value)> {
     value.as_object()?.iter().next()
 }
 
-/// The values that are tried for a field: bounds, formats and enums of its schema, other types, nothing.
+/// The values to try for a field: bounds, formats and enums of its schema, other types, nothing.
 fn values(schema: &Value, base: &Value) -> Vec<Option<Value>> {
     let mut found = vec![None, Some(Value::Null)];
     let other_types = [json!(7), json!("x"), json!({}), json!([])];
@@ -136,7 +136,7 @@ fn values(schema: &Value, base: &Value) -> Vec<Option<Value>> {
     found
 }
 
-/// Sets or removes a field. Returns whether there is a place for it.
+/// Sets or removes a field. Returns false if there is no place for it.
 fn set(object: &mut Value, pointer: &str, value: Option<Value>) -> bool {
     let Some((parent, name)) = pointer.rsplit_once('/') else { return false };
     let name = name.replace("~1", "/").replace("~0", "~");
@@ -154,7 +154,7 @@ fn set(object: &mut Value, pointer: &str, value: Option<Value>) -> bool {
     }
 }
 
-/// Deeper fields of pods repeat what is tried above them.
+/// Deeper fields of pods repeat the ones above them.
 const DEPTH: usize = 8;
 const NUMBERS: [i64; 6] = [0, -1, 1 << 31, -(1 << 31) - 1, i64::MAX, i64::MIN];
 /// Times that a `date-time` may let pass.
@@ -179,7 +179,7 @@ const TIMES: [&str; 19] = [
     "2026-06-30 12:00:00Z",
     "2026-06-30",
 ];
-/// Texts of many kinds: durations, names, addresses, and what no field expects.
+/// Texts of many kinds: durations, names, addresses, and values that no field expects.
 const TEXTS: [&str; 32] = [
     "",
     " ",

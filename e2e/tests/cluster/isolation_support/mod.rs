@@ -29,7 +29,7 @@ pub async fn post(client: &Client, path: &str, object: &Value) -> Result<Value, 
     client.request(request.body(serde_json::to_vec(object).unwrap()).unwrap()).await
 }
 
-/// Adds or replaces one field of an object, whatever another writer does meanwhile.
+/// Adds or replaces one field of an object, independent of other writers.
 pub async fn set(client: &Client, path: &str, field: &str, value: &Value) -> Result<Value, kube::Error> {
     let patch = json!([{ "op": "add", "path": field, "value": value }]);
     let request = Request::patch(path).header(CONTENT_TYPE, "application/json-patch+json");

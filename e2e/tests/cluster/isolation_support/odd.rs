@@ -16,15 +16,15 @@ use super::inline::schema_of;
 use super::{full, path_of, post, set};
 use crate::common::{OPERATOR_NAMESPACE, SOON, Scene};
 
-/// An odd object that is there.
+/// An existing odd object.
 pub struct Odd {
     pub kind: &'static str,
     pub name: String,
-    /// Where it deviates.
+    /// Its deviation.
     pub deviation: String,
 }
 
-/// Lets the API server accept specs and statuses of any shape, as a newer release of the definitions might.
+/// Makes the API server accept specs and statuses of any shape, as a newer release of the definitions might.
 pub async fn widen_definitions(scene: &Scene) {
     for definition in [TrustDomain::crd(), ServiceCertificate::crd(), GaiaService::crd()] {
         let name = definition.metadata.name.clone().unwrap();
@@ -59,7 +59,7 @@ where
         object["metadata"]["name"] = json!(name);
         let status = object.as_object_mut().unwrap().remove("status");
         async move {
-            // The API server learns of a new schema with a delay.
+            // The API server loads a new schema with a delay.
             let create = async || match post(&scene.client, &path_of(&object, false), &object).await {
                 Ok(_) => Seen::Yes(()),
                 Err(error) => Seen::NotYet(error.to_string()),
@@ -75,8 +75,8 @@ where
     stream::iter(all).buffer_unordered(AT_A_TIME).collect().await
 }
 
-/// The names of those that no type of ours holds, as the API server has them now: it drops what is null, and writes numbers
-/// anew.
+/// The names of those that no type holds, as the API server stores them: it drops nulls, and changes the form of
+/// numbers.
 pub async fn names_of_unreadable(scene: &Scene) -> BTreeMap<&'static str, BTreeSet<String>> {
     let mut found = BTreeMap::new();
     found.insert("TrustDomain", unread_of::<TrustDomain>(scene, "trustdomains").await);
@@ -93,7 +93,7 @@ async fn unread_of<K: DeserializeOwned>(scene: &Scene, resource: &str) -> BTreeS
     unread.map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Creates odd objects of the built-in kinds: copies of what the operator wrote, pods that mount it, namespaces, leases.
+/// Creates odd objects of the built-in kinds: copies of the operator's objects, pods that mount it, namespaces, leases.
 /// The API server refuses many of them. Returns how many it accepted of each kind.
 pub async fn built_in_objects(scene: &Scene) -> Vec<(&'static str, usize)> {
     let elsewhere = format!("{}-elsewhere", scene.namespace);

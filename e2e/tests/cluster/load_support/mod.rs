@@ -1,4 +1,4 @@
-//! A stand-in for asset-service whose answers a test decides.
+//! A stand-in for asset-service with answers that a test controls.
 #![allow(unreachable_pub, reason = "a module of a test program")]
 
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use gaia_runtime::Runtime;
 use serde_json::json;
 use tokio::task::JoinHandle;
 
-/// A server with the leaf of asset-service that keeps objects for whoever shows a token.
+/// A server with the leaf of asset-service that stores objects for any client with a token.
 pub struct StandIn {
     pub address: SocketAddr,
     serving: JoinHandle<()>,
@@ -31,7 +31,7 @@ struct Objects {
 }
 
 impl StandIn {
-    /// On the mounted directory of asset-service. Of the tokens, those are refused that `is_refused` says yes to.
+    /// On the mounted directory of asset-service. Tokens are refused if `is_refused` returns true.
     pub async fn start(dir: &Path, is_refused: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         let config = runtime_config("asset-service", dir, ([127, 0, 0, 1], 0).into());
         let runtime = Runtime::start(config, Arc::new(SystemClock), Arc::new(()), |_| ()).await.unwrap();

@@ -10,15 +10,15 @@ use gaia_e2e::tier::PodCluster;
 /// Gaia's image, as the chart names it.
 pub const GAIA: &str = concat!("localhost/gaia:", env!("CARGO_PKG_VERSION"));
 
-/// curl, and something to wait with.
+/// curl, and a program to wait with.
 pub const CALLER: &str = "localhost/gaia-caller:1";
 
-/// Where Gaia's image is kept, for tests that look into it.
+/// The path of Gaia's image, for tests that inspect it.
 pub fn gaia_tar(cluster: &PodCluster) -> PathBuf {
     cluster.dir().join("gaia-image.tar")
 }
 
-/// Makes both images known to the cluster.
+/// Imports both images into the cluster.
 pub async fn load(cluster: &PodCluster) {
     let gaia = gaia_tar(cluster);
     image::write_gaia(&gaia, GAIA, &programs::directory().unwrap()).unwrap();

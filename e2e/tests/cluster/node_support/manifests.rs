@@ -1,4 +1,4 @@
-//! What is applied: services that mount what the operator made, as the README tells people to.
+//! The applied manifests: services that mount the operator's objects, as in the README.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ pub fn platform() -> String {
         "spec": {
             "trustDomain": "shop.example",
             "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": NAMESPACE } },
-            // Short, so that an old signing key can go soon.
+            // Short, so that an old signing key is removed soon.
             "tokens": { "issuedBy": { "namespace": NAMESPACE, "name": "auth-service" }, "maxTTL": "20s" },
         },
     });
@@ -47,7 +47,7 @@ pub fn platform() -> String {
     json!({ "apiVersion": "v1", "kind": "List", "items": objects }).to_string()
 }
 
-/// Namespaces that take no pod but restricted ones.
+/// Namespaces that admit only restricted pods.
 pub fn namespaces(names: &[&str]) -> String {
     let level = |mode: &str| (format!("pod-security.kubernetes.io/{mode}"), json!("restricted"));
     let labels: serde_json::Map<String, Value> = ["enforce", "warn"].map(level).into_iter().collect();
@@ -80,7 +80,7 @@ fn workload(name: &str, pod: &Value) -> [Value; 3] {
     ]
 }
 
-/// "The service that issues tokens mounts two files more."
+/// "The service that issues tokens mounts two more files."
 fn auth_service_pod() -> Value {
     let mut pod = gaia_pod("auth-service");
     let sources = pod["volumes"][0]["projected"]["sources"].as_array_mut().unwrap();
@@ -99,7 +99,7 @@ fn asset_service_pod() -> Value {
     pod
 }
 
-/// Who calls: no program of ours, but curl with the files that its pod mounts.
+/// The caller: curl with the files that its pod mounts.
 fn gateway_pod() -> Value {
     let mut pod = readme_pod("gateway");
     pod["terminationGracePeriodSeconds"] = json!(0);

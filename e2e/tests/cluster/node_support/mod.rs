@@ -1,4 +1,4 @@
-//! A platform on a cluster whose pods run: the chart installed by helm, two services, and somebody who calls them.
+//! A platform on a cluster whose pods run: the chart installed by helm, two services, and a caller.
 #![allow(unreachable_pub, reason = "a module of a test program")]
 
 pub mod images;
@@ -18,13 +18,13 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
-/// Where the operator is.
+/// The operator's namespace.
 pub const SYSTEM: &str = "gaia-system";
-/// Where the services are.
+/// The services' namespace.
 pub const NAMESPACE: &str = "shop";
-/// Longer than anything takes that works.
+/// Longer than any successful step takes.
 pub const SOON: Duration = Duration::from_secs(120);
-/// How long "and then nothing more happens" is looked at.
+/// The period in which no further change may happen.
 pub const QUIET: Duration = Duration::from_secs(5);
 
 /// The platform, with the operator leading and the services ready. There is one: tests that use it take turns.
@@ -53,7 +53,7 @@ impl Platform {
         Some(platform)
     }
 
-    /// Waits until the operator has asked both services what they use, and said so: counts are told once a minute.
+    /// Waits until the operator has probed both services and reported it: counts are written once a minute.
     async fn wait_until_asked(&self) {
         let look = async || {
             let path = r#"jsonpath={range .items[*]}{.metadata.name}={.status.served.summary} {end}"#;
@@ -71,7 +71,7 @@ impl Platform {
         wait::until("both services were asked what they use", SOON, look).await.unwrap();
     }
 
-    /// `helm install` or `upgrade` of the chart as the release `gaia`, waited for as the README does.
+    /// `helm install` or `upgrade` of the chart as the release `gaia`, with the waiting of the README.
     pub async fn helm(&self, verb: &[&str], values: &[&str]) -> String {
         let chart = chart::directory();
         let release = ["gaia", chart.to_str().unwrap(), "--namespace", SYSTEM, "--create-namespace"];
@@ -96,14 +96,14 @@ impl Platform {
         format!("{pods}\n{}\n{log}", events.join("\n"))
     }
 
-    /// `helm uninstall`, until the operator is gone.
+    /// `helm uninstall`, until the operator's pods are deleted.
     pub async fn uninstall(&self) {
         self.cluster.helm(&["uninstall", "gaia", "--namespace", SYSTEM]).await.unwrap();
         let gone = async || self.pods(SYSTEM, OPERATOR_PODS).await.is_empty();
         wait::until("the operator's pod is gone", SOON, gone).await.unwrap();
     }
 
-    /// The operator's pod, once there is one and it holds the lease.
+    /// The operator's pod, once it exists and holds the lease.
     pub async fn leader(&self) -> Value {
         self.leader_of(1).await
     }
@@ -146,7 +146,7 @@ impl Platform {
         self.cluster.kubectl(&[&["--namespace", NAMESPACE], args].concat()).await.unwrap()
     }
 
-    /// A call by the service `gateway`, from its pod, with what is mounted there, to another by the name of its Service.
+    /// A request by the service `gateway`, from its pod, with its mounted files, to another by the name of its Service.
     pub async fn call(&self, curl: Curl) -> Answer {
         curl.send_from_pod(self.cluster, NAMESPACE, "deployment/gateway").await.unwrap()
     }
@@ -159,7 +159,7 @@ impl Platform {
         answer["access_token"].as_str().unwrap().to_owned()
     }
 
-    /// A way from here to port 8443 of a service's pod.
+    /// A port forward to port 8443 of a service's pod.
     pub async fn forward(&self, service: &str) -> Forward {
         let logs = tempfile::tempdir_in(self.cluster.dir()).unwrap();
         let kubectl = self.cluster.kubectl_tool().command();
@@ -178,13 +178,13 @@ impl Platform {
         Forward { address, _process: process, _logs: logs }
     }
 
-    /// What the operator's pod has logged.
+    /// The log of the operator's pod.
     pub async fn operator_log(&self) -> String {
         self.cluster.kubectl(&["logs", "-n", SYSTEM, "deployment/gaia-operator"]).await.unwrap()
     }
 }
 
-/// A call of a service by its name.
+/// A request to a service by its name.
 pub fn https(service: &str, path: &str) -> Curl {
     Curl::to(&format!("https://{service}:8443{path}"), Path::new(MOUNT))
 }
@@ -196,7 +196,7 @@ pub struct Forward {
     _logs: tempfile::TempDir,
 }
 
-/// Where a pod has what is issued for it.
+/// The directory of a pod's issued files.
 pub const MOUNT: &str = "/etc/gaia";
 
 const OPERATOR_PODS: &str = "app.kubernetes.io/name=gaia-operator";

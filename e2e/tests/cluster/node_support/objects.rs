@@ -1,4 +1,4 @@
-//! What is in the cluster, to be compared with what was in it.
+//! The objects of the cluster, for comparison with an earlier state.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,10 @@ use serde_json::{Map, Value};
 
 use super::{NAMESPACE, Platform, SYSTEM};
 
-/// Every object that the operator writes or writes a status of: which one it is, and in which version.
+/// Every object that the operator writes or writes a status of: identity and version.
 pub type Snapshot = BTreeMap<String, String>;
 
-/// A status without what is reported up to a minute late: uses of API keys, counts of instances, and those that lag.
+/// A status without the fields that are reported up to a minute late: uses of API keys, counts of instances, and lagging ones.
 fn settled(status: &Map<String, Value>) -> Value {
     let mut status = status.clone();
     for late in ["legacy", "instances", "served", "laggards", "laggardCount", "lagging", "laggingCount"] {
@@ -53,7 +53,7 @@ impl Platform {
         snapshot
     }
 
-    /// The leaf that a service is to serve, and the bundle that goes with it. None while there is no such Secret.
+    /// The leaf that a service should serve, and its bundle. None while there is no such Secret.
     pub async fn issued_leaf(&self, service: &str) -> Option<Certificate> {
         let secret = self.secret(NAMESPACE, &format!("{service}-tls")).await?;
         let chain = Certificate::chain_from_pem(&secret.data.unwrap()["tls.crt"].0).unwrap();
@@ -65,7 +65,7 @@ impl Platform {
         self.kubectl(&["get", "configmap", "gaia-trust", "-o", r"jsonpath={.data.ca\.crt}"]).await.into_bytes()
     }
 
-    /// What the TrustDomain says of the CA that signs.
+    /// The active CA in the status of the TrustDomain.
     pub async fn ca_fingerprint(&self) -> String {
         self.kubectl(&["get", "trustdomain", "gaia", "-o", "jsonpath={.status.ca.active.fingerprint}"]).await
     }

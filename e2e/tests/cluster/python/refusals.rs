@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 
 use super::{API_KEY, ASSETS, OWNED_KEY, REPORTS, Shop, WEB};
 
-/// What one service made of a request: the status, the challenge, the public message.
+/// The answer of one service: the status, the challenge, the public message.
 #[derive(Debug, PartialEq, Eq)]
 struct Verdict(u16, Option<String>, String);
 
-/// How the two services answer the same request, each with a token made for it.
+/// The answers of both services to the same request, each with a token issued for it.
 pub(super) struct Judges<'a> {
     shop: &'a Shop,
     kid: String,
@@ -31,7 +31,7 @@ impl<'a> Judges<'a> {
         }
     }
 
-    /// The claims of a good token of web for a service.
+    /// The claims of a valid token of web for a service.
     fn claims(&self, audience: &str) -> Value {
         let now = SystemClock.now().as_second();
         json!({
@@ -50,14 +50,14 @@ impl<'a> Judges<'a> {
         json!({ "alg": "ES256", "kid": self.kid, "typ": "at+jwt" })
     }
 
-    /// A truly signed token, changed before it is signed.
+    /// A token with a valid signature over changed claims.
     pub(super) fn token(&self, audience: &str, change: impl Fn(&mut Value, &mut Value)) -> String {
         let (mut header, mut claims) = (self.header(), self.claims(audience));
         change(&mut header, &mut claims);
         self.signed(&header.to_string(), &claims.to_string())
     }
 
-    /// Asks both; they must say the same.
+    /// Sends it to both; their answers must be the same.
     async fn agree(&self, what: &str, request: impl Fn(&str, Curl) -> Curl) -> Verdict {
         let (assets, reports) = (&self.shop.assets, &self.shop.reports);
         let web = self.shop.web.dir();
@@ -88,7 +88,7 @@ async fn python_and_rust_refuse_the_same_tokens_in_the_same_words() {
     let table: &[(&str, u16, Change)] = &[
         ("no signature is asked for", 401, |header, _| header["alg"] = json!("none")),
         ("the other algorithm", 401, |header, _| header["alg"] = json!("RS256")),
-        ("a key that nobody has", 401, |header, _| header["kid"] = json!("../../dev/null")),
+        ("an unknown key", 401, |header, _| header["kid"] = json!("../../dev/null")),
         ("no key", 401, |header, _| drop(header.as_object_mut().unwrap().remove("kid"))),
         ("a key fetched from elsewhere", 401, |header, _| header["jku"] = json!("https://evil.example/jwks")),
         ("an extension", 401, |header, _| header["crit"] = json!(["exp"])),
@@ -174,7 +174,7 @@ async fn python_and_rust_agree_on_what_is_no_token_and_on_keys_beside_tokens() {
         ("nothing", 401, &|_, call| call.as_peer(web)),
         ("claims that say two things", 401, &|audience, call| call.as_peer(web).bearer(&repeated(audience))),
         ("a key's name with half a character", 401, &|_, call| call.as_peer(web).bearer(&half_a_character)),
-        ("a signature of nobody", 401, &|audience, call| call.as_peer(web).bearer(&forged(audience))),
+        ("a signature by an unknown key", 401, &|audience, call| call.as_peer(web).bearer(&forged(audience))),
         ("no certificate", 401, &|audience, call| call.bearer(&good(audience))),
         ("another's certificate", 401, &|audience, call| call.as_peer(shop.auth.dir()).bearer(&good(audience))),
         ("four parts", 400, &|_, call| call.as_peer(web).bearer("a.b.c.d")),
@@ -184,7 +184,7 @@ async fn python_and_rust_agree_on_what_is_no_token_and_on_keys_beside_tokens() {
         ("9 KiB", 400, &|_, call| call.as_peer(web).bearer(&format!("e30.{}.AAAA", "A".repeat(9 * 1024)))),
         ("a long header", 400, &|_, call| call.as_peer(web).bearer(&format!("{}.e30.AAAA", "A".repeat(1025)))),
         ("another scheme", 401, &|_, call| call.as_peer(web).header("Authorization: Basic dTpw")),
-        ("another scheme beside a key", 401, &|_, call| {
+        ("another scheme and a key", 401, &|_, call| {
             call.as_peer(web).header("Authorization: Basic dTpw").api_key(API_KEY)
         }),
         ("two words", 400, &|_, call| call.as_peer(web).header("Authorization: Bearer a b")),
@@ -197,13 +197,11 @@ async fn python_and_rust_agree_on_what_is_no_token_and_on_keys_beside_tokens() {
         ("an unknown key", 401, &|_, call| call.api_key("gk_test_guessed")),
         ("two keys", 400, &|_, call| call.api_key(API_KEY).api_key(API_KEY)),
         ("two keys in two headers", 400, &|_, call| call.api_key(API_KEY).bearer(API_KEY)),
-        ("a token beside a shared key", 200, &|audience, call| {
-            call.as_peer(web).bearer(&good(audience)).api_key(API_KEY)
-        }),
-        ("a token beside a key of somebody else", 401, &|audience, call| {
+        ("a token and a shared key", 200, &|audience, call| call.as_peer(web).bearer(&good(audience)).api_key(API_KEY)),
+        ("a token and a key of another owner", 401, &|audience, call| {
             call.as_peer(web).bearer(&good(audience)).api_key(OWNED_KEY)
         }),
-        ("a bad token beside a good key", 401, &|audience, call| {
+        ("an invalid token and a valid key", 401, &|audience, call| {
             call.as_peer(web).bearer(&forged(audience)).api_key(API_KEY)
         }),
     ];

@@ -43,7 +43,7 @@ impl Source {
         Self { address, listeners, mesh: service.mesh, admin: service.admin, platform, connections }
     }
 
-    /// Keeps as many connections open as the source has, each of which is used by `hold` until that ends.
+    /// Keeps as many connections open as the source has, each used by `hold` until it ends.
     fn hold<F>(self, to: Vec<SocketAddr>, hold: fn(TcpStream, Self) -> F) -> Pin<Box<dyn Future<Output = ()> + Send>>
     where
         F: Future<Output = ()> + Send + 'static,
@@ -200,7 +200,7 @@ pub(crate) mod http2 {
         let to = vec![source.mesh];
         few(source).hold(to, |tcp, source| async move {
             let Some(tls) = begin(tcp, &source).await else { return };
-            // One field of one byte again and again, which is much larger when it is decoded.
+            // One field of one byte repeatedly, which is much larger when it is decoded.
             hold(tls, headers(1, 0, &[0x90; 1500])).await;
         })
     }
@@ -232,5 +232,5 @@ pub(crate) mod http2 {
 }
 
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two connections of one place.
+/// Pause between two connections of one slot.
 const AGAIN: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! The service that is attacked, its users, and the checks.
+//! The attacked service, its users, and the checks.
 
 pub(crate) mod attacks;
 mod users;
@@ -89,7 +89,7 @@ async fn start(
     Standalone::start_within(program, dir.path(), files, env, Some(cgroup)).await.unwrap()
 }
 
-/// Attacks the service from so many sources while users work, and checks that the attack costs them nothing.
+/// Attacks the service from so many sources while users work, and checks that they are not affected.
 #[expect(clippy::print_stdout, reason = "the numbers of the report are wanted where all is well, too")]
 pub(crate) async fn under_attack(victim: &Victim, attacks: &[&Attack], sources: u8, time: Duration) {
     let what = match attacks {
@@ -125,7 +125,7 @@ pub(crate) async fn under_attack(victim: &Victim, attacks: &[&Attack], sources: 
     println!("{}: {report}", victim.service.name());
     assert!(victim.service.is_running() && kills == 0, "{report}\n{}", victim.service.log_tail());
     assert!(served >= 20 && failed.values().sum::<usize>() * 100 <= served, "{report}");
-    // kubelet gives up after several in a row. In the gate, other tests use the same processors: one may be late.
+    // kubelet restarts a container after several failures in a row. In the gate, other tests use the same processors: one may be late.
     assert!(slow_in_a_row <= usize::from(!tier::is_long()), "{report}");
     assert!(most < MEMORY_LIMIT, "{report}");
     let all_is_as_before = async || {
@@ -139,13 +139,13 @@ pub(crate) async fn under_attack(victim: &Victim, attacks: &[&Attack], sources: 
     wait::until(&format!("all is as before, after {what}"), SOON, all_is_as_before).await.unwrap();
 }
 
-/// Asks for `/livez` as kubelet does, on a thread of its own.
+/// Probes `/livez` as kubelet does, on a separate thread.
 struct Probe {
     stop: Arc<std::sync::atomic::AtomicBool>,
     thread: std::thread::JoinHandle<Probed>,
 }
 
-/// What the probes saw.
+/// The results of the probes.
 #[derive(Default)]
 struct Probed {
     slowest: Duration,
@@ -183,6 +183,6 @@ impl Probe {
 const MEMORY_LIMIT: u64 = 128 << 20;
 /// Connections that one attack holds open, over all its sources.
 const CONNECTIONS: usize = 1200;
-/// What the allocator may keep after an attack.
+/// Memory that the allocator may keep after an attack.
 const KEPT_BYTES: u64 = 32 << 20;
 const SOON: Duration = Duration::from_secs(30);

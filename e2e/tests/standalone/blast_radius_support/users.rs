@@ -20,7 +20,7 @@ pub(crate) const API_KEY: &str = "gk_test_users_0123456789abcdef0123456789";
 const USERS: u8 = 20;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How often requests failed, by cause.
+/// The number of failed requests, by cause.
 pub(crate) type Failures = BTreeMap<String, usize>;
 
 /// Users at work.
@@ -30,7 +30,7 @@ pub(crate) struct Users {
 }
 
 impl Users {
-    /// Lets them begin.
+    /// Starts them.
     pub(crate) fn start(victim: &Victim) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
@@ -42,7 +42,7 @@ impl Users {
         Self { stop, tasks }
     }
 
-    /// How many requests were served, and why others were not.
+    /// The number of served requests, and the causes of failures.
     pub(crate) async fn stop(self) -> (usize, Failures) {
         self.stop.store(true, Ordering::Relaxed);
         let (mut served, mut failed) = (0, Failures::new());
@@ -90,7 +90,7 @@ pub(crate) async fn connect(from: Ipv4Addr, to: SocketAddr) -> io::Result<TcpStr
     socket.connect(to).await
 }
 
-/// Gives the connection back if the answer is the right one.
+/// Returns the connection if the answer is the right one.
 async fn ask(mut tcp: TcpStream, is_mesh: bool) -> Result<TcpStream, String> {
     let asking = async {
         let request = format!("GET /health HTTP/1.1\r\nhost: x\r\nx-api-key: {API_KEY}\r\n\r\n");
@@ -104,7 +104,7 @@ async fn ask(mut tcp: TcpStream, is_mesh: bool) -> Result<TcpStream, String> {
             }
         }
         let answer = String::from_utf8_lossy(&answer).into_owned();
-        // On the mesh, the key is known.
+        // On the mesh, the key is accepted.
         let is_right = answer.starts_with("HTTP/1.1 200") && (!is_mesh || answer.contains("certificates"));
         if is_right { Ok(()) } else { Err(format!("the answer: {:?}", answer.lines().next())) }
     };

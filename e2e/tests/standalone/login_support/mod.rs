@@ -14,7 +14,7 @@ use http::{HeaderMap, Request, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Where users sign in.
+/// The login server.
 pub(crate) struct Project {
     pub(crate) url: String,
     pub(crate) key: String,
@@ -44,7 +44,7 @@ impl Project {
         Some(Self { url, key, issuer })
     }
 
-    /// Signs up a user whose address nobody had before.
+    /// Signs up a user with a new address.
     pub(crate) async fn new_user(&self, password: &str) -> String {
         let email = format!("user-{}@example.com", SystemClock.now().as_nanosecond());
         let body = json!({ "email": email, "password": password });
@@ -82,7 +82,7 @@ impl World {
         }
     }
 
-    /// With the e2e one, which does what it is told.
+    /// With the e2e one and injected faults.
     pub(crate) async fn own(options: GoTrueOptions) -> (Self, GoTrue) {
         let gotrue = GoTrue::start(options).await.unwrap();
         (Self::with(Project::of(&gotrue)).await, gotrue)
@@ -93,7 +93,7 @@ impl World {
         Self::with_issuers(project, vec![issuer]).await
     }
 
-    /// With the e2e one, which is told the addresses of users.
+    /// With the e2e one, which gets the addresses of users.
     pub(crate) async fn forwarding(options: GoTrueOptions) -> (Self, GoTrue) {
         let gotrue = GoTrue::start(options).await.unwrap();
         let project = Project::of(&gotrue);
@@ -140,7 +140,7 @@ impl World {
         (status, body)
     }
 
-    /// For a user whom the gateway says to be at that address.
+    /// For a user with that address, as the gateway names it.
     pub(crate) async fn post_from(
         &self,
         address: Option<&str>,

@@ -1,5 +1,5 @@
-//! A stage for the pages: a login server, a provider of answers, Gaia's services as processes on mounted directories, and
-//! a browser in front of them.
+//! The environment of the pages: a login server, a chat provider, Gaia's services as processes on mounted directories, and
+//! a browser.
 #![allow(unreachable_pub, reason = "a module of a test program")]
 
 use std::path::Path;
@@ -21,13 +21,13 @@ use tokio::sync::{Mutex, MutexGuard};
 pub const EMAIL: &str = "ada@example.com";
 pub const PASSWORD: &str = "correct horse battery";
 
-/// How a stage is set.
+/// Options of the environment.
 pub struct Setting {
-    /// How long an access token lasts.
+    /// The validity of an access token.
     pub token_life: SignedDuration,
-    /// Between two words of an answer.
+    /// The pause between two words of an answer.
     pub pause: Duration,
-    /// Whether the policies name the login server.
+    /// True if the policies name the login server.
     pub has_issuer: bool,
 }
 
@@ -49,7 +49,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// `None` where there is no browser: the test returns. There is one stage at a time: a browser is a lot for a machine
+    /// `None` without a browser: the test returns. There is one at a time: a browser needs much of a machine
     /// with a few cores.
     pub async fn set(setting: Setting) -> Option<Self> {
         static TURN: Mutex<()> = Mutex::const_new(());
@@ -109,7 +109,7 @@ impl Stage {
         self.browser.goto(&format!("{}{path}", self.origin)).await.unwrap();
     }
 
-    /// Signs in by the form, and is then at the start.
+    /// Signs in by the form, which leads to the start page.
     pub async fn sign_in(&self) {
         self.goto("/sign-in").await;
         self.browser.type_into("#email", EMAIL).await.unwrap();
@@ -118,13 +118,13 @@ impl Stage {
         self.browser.wait_at("/chat").await.unwrap();
     }
 
-    /// auth-service is killed, as with its node.
+    /// auth-service is killed, as when its node fails.
     pub fn lose_auth_service(&self) {
         self.auth.kill9().unwrap();
     }
 
-    /// The browser asked nobody but us, and no page did what its policy forbids or threw an error. Answers that were
-    /// refused on purpose are told of by their status.
+    /// The browser sent requests to no other host, and no page violated its policy or threw an error. Answers that were
+    /// refused on purpose are listed by their status.
     pub async fn assert_nothing_amiss(&self, refused: &[&str]) {
         for url in self.browser.requested().await.unwrap() {
             assert!(url.starts_with(&self.origin), "the browser asked {url}");
@@ -151,7 +151,7 @@ impl Services<'_> {
         files
     }
 
-    /// Starts a service on free ports and waits until it is ready; on others if somebody took one of them first.
+    /// Starts a service on free ports and waits until it is ready; on others if another process took one of them first.
     async fn start(&self, name: &str, files: &MountedFiles, env: &[(&str, &str)]) -> Service {
         let mounted = self.dir.join("mounts").join(name);
         let _ = Mount::new(&mounted, files);

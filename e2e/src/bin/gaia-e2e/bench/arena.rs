@@ -1,4 +1,4 @@
-//! A control plane with the chart on it, and the two who write to it.
+//! A control plane with the chart, and the two writers to it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,12 +13,12 @@ use tokio::time::Instant;
 use super::cpu::Processes;
 use super::tally::Tally;
 
-/// Where it is measured.
+/// The measured system.
 pub(super) struct Arena {
     pub(super) cluster: ControlPlane,
     pub(super) client: Client,
     kubeconfig: PathBuf,
-    /// The operator looks after these alone: what the bare client writes would make it report statuses there.
+    /// The namespaces that the operator manages: it would also report statuses for the bare client's objects.
     watched: Vec<String>,
     env: Vec<(&'static str, &'static str)>,
 }
@@ -41,7 +41,7 @@ impl Arena {
         self
     }
 
-    /// An operator that has everything listed and its TrustDomain ready.
+    /// An operator that has listed everything and whose TrustDomain is ready.
     pub(super) async fn operator(&self) -> Result<OperatorProcess> {
         let options = OperatorOptions::new(&self.cluster, &self.kubeconfig, SYSTEM);
         let mut options = options.env("GAIA_WATCH_NAMESPACES", &self.watched.join(","));
@@ -73,7 +73,7 @@ impl Arena {
         Tally::begin(self.audit(), namespace)
     }
 
-    /// Waits until the operator has asked the API server for nothing but its lease for three seconds.
+    /// Waits until the operator has sent no requests but those for its lease for three seconds.
     pub(super) async fn settled(&self) -> Result<()> {
         progress::say("waiting until the operator is at rest");
         let mut mark = self.audit().settle(&self.client).await?;
@@ -90,7 +90,7 @@ impl Arena {
         .await
     }
 
-    /// What the operator has written since, apart from its lease.
+    /// The operator's writes since a mark, apart from its lease.
     pub(super) fn writes_since(&self, mark: AuditMark) -> Result<Vec<gaia_e2e::AuditRecord>> {
         let mut writes = self.audit().writes_by(OPERATOR_USER, mark)?;
         writes.retain(|record| record.resource != "leases");
@@ -98,7 +98,7 @@ impl Arena {
     }
 }
 
-/// A client like the operator's: one that tries nothing again, because keeping each body for that costs it a packet.
+/// A client like the operator's: without retries, because keeping each body for them costs it a packet.
 async fn bare_client(kubeconfig: &Path) -> Result<Client> {
     let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
@@ -106,7 +106,7 @@ async fn bare_client(kubeconfig: &Path) -> Result<Client> {
     Ok(Client::try_from(config)?)
 }
 
-/// A TrustDomain for namespaces labelled `bench=now`; `spec` is more of its spec, in YAML's flow style.
+/// A TrustDomain for namespaces labelled `bench=now`; `spec` is added to its spec, in YAML's flow style.
 pub(super) fn trust_domain(propagation: &str) -> String {
     format!(
         "

@@ -1,4 +1,4 @@
-//! The bare client: it writes what the operator wrote, as fast as it can, and decides nothing.
+//! The bare client: it repeats the operator's writes, as fast as it can, and decides nothing.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,13 +14,13 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-/// What the operator wrote for a ServiceCertificate.
+/// The operator's objects for a ServiceCertificate.
 pub(super) struct Model {
     secret: Secret,
     status: Value,
 }
 
-/// A namespace to write to, and how many requests are under way at a time.
+/// A namespace to write to, and the number of concurrent requests.
 #[derive(Clone)]
 pub(super) struct Bare {
     client: Client,
@@ -28,7 +28,7 @@ pub(super) struct Bare {
     concurrency: usize,
 }
 
-/// A ServiceCertificate and its Secret as last seen: every write is made on a known state, as the operator's are.
+/// A ServiceCertificate and its Secret as last seen: every write has a precondition on a known state, as the operator's have.
 #[derive(Clone)]
 pub(super) struct Entry {
     certificate: ObjectMeta,
@@ -44,12 +44,12 @@ impl Model {
         Ok(Arc::new(Self { secret, status: serde_json::to_value(status)? }))
     }
 
-    /// How large the Secret's data is.
+    /// The size of the Secret's data.
     pub(super) fn secret_bytes(&self) -> usize {
         self.secret.data.iter().flatten().map(|(_, value)| value.0.len()).sum()
     }
 
-    /// How large the status is, as JSON.
+    /// The size of the status, as JSON.
     pub(super) fn status_bytes(&self) -> usize {
         self.status.to_string().len()
     }
@@ -102,7 +102,7 @@ impl Bare {
         .await
     }
 
-    /// Secrets that are none of the operator's business.
+    /// Secrets of other owners.
     pub(super) async fn create_secrets(&self, count: usize) -> Result<()> {
         self.each((0..count).collect(), |bare, index| async move {
             let metadata = ObjectMeta { name: Some(format!("foreign-{index}")), ..Default::default() };
@@ -114,7 +114,7 @@ impl Bare {
         Ok(())
     }
 
-    /// Secrets of this size that carry the label of the operator's own.
+    /// Secrets of this size with the operator's label.
     pub(super) async fn create_labelled_secrets(&self, count: usize, bytes: usize) -> Result<()> {
         self.each((0..count).collect(), move |bare, index| async move {
             let labels = BTreeMap::from([(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned())]);
@@ -128,7 +128,7 @@ impl Bare {
         Ok(())
     }
 
-    /// Pods that use nothing the operator writes.
+    /// Pods that use no object of the operator.
     pub(super) async fn create_pods(&self, count: usize) -> Result<()> {
         self.each((0..count).collect(), |bare, index| async move {
             let pods: Api<Pod> = Api::namespaced(bare.client.clone(), &bare.namespace);
@@ -192,8 +192,8 @@ impl Bare {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// As many tasks as requests may be under way, each with its own place in the scheduler, as the operator's workers
-    /// have: with all requests in one task, that task is what is measured.
+    /// As many tasks as concurrent requests, each scheduled separately, as the operator's workers
+    /// are: with all requests in one task, that task would be measured.
     async fn each<I, T, F>(&self, items: Vec<I>, work: impl Fn(Self, I) -> F + Clone + Send + 'static) -> Result<Vec<T>>
     where
         I: Send + 'static,
@@ -222,7 +222,7 @@ pub(super) fn name(index: usize) -> String {
     format!("service-{index:05}")
 }
 
-/// So that the API server refuses the patch if the object has changed meanwhile.
+/// The API server refuses the patch if the object has changed in between.
 fn on_state(patch: &mut Value, meta: &ObjectMeta) {
     patch["metadata"]["uid"] = json!(meta.uid);
     patch["metadata"]["resourceVersion"] = json!(meta.resource_version);

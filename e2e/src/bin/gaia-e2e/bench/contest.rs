@@ -1,4 +1,4 @@
-//! Operator and bare client in turns, and what came of it.
+//! Operator and bare client in turns, and their results.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,17 +16,17 @@ use super::cpu::Spent;
 use super::report::{Bound, Report};
 use super::tally::{Tally, number};
 
-/// Both, and what they write.
+/// Both, and their writes.
 pub(super) struct Contest<'a> {
     pub(super) arena: &'a Arena,
     pub(super) operator: &'a OperatorProcess,
-    /// How many certificates a round.
+    /// The number of certificates a round.
     pub(super) count: usize,
-    /// How many requests of the bare client are under way at a time.
+    /// The number of concurrent requests of the bare client.
     pub(super) concurrency: usize,
 }
 
-/// A round of one of them: what was asked for, and what it cost.
+/// A round of one of them: its requests and their cost.
 pub(super) struct Side {
     pub(super) tally: Tally,
     pub(super) spent: Spent,
@@ -59,7 +59,7 @@ impl Contest<'_> {
     }
 }
 
-/// Certificates of the operator's, for the bare client to write again.
+/// Certificates of the operator, for the bare client to write again.
 pub(super) async fn model(arena: &Arena) -> Result<Arc<Model>> {
     arena.select(MODEL).await?;
     let mut tally = arena.tally(MODEL);
@@ -69,10 +69,10 @@ pub(super) async fn model(arena: &Arena) -> Result<Arc<Model>> {
     Model::of(&arena.client, MODEL, 0).await
 }
 
-/// The bare client is the ceiling, so it gets the concurrency that suits it best.
+/// The bare client is the reference, so it gets its best concurrency.
 pub(super) async fn best_concurrency(arena: &Arena, model: &Arc<Model>, report: &mut Report) -> Result<usize> {
-    report.section(format!("the bare client's rate by requests under way, {SWEEP} pairs each"));
-    progress::say("the bare client is tried with different numbers of requests under way");
+    report.section(format!("the bare client's rate by concurrent requests, {SWEEP} pairs each"));
+    progress::say("the bare client is measured with different numbers of concurrent requests");
     let mut best = (0.0, 0);
     for concurrency in CONCURRENCIES {
         let namespace = format!("sweep-{concurrency}");
@@ -111,13 +111,13 @@ impl Sides {
         }
     }
 
-    /// The ratio that others on the machine disturb least. Only where both do nothing else in a round.
+    /// The ratio that other load of the machine disturbs least. Only where both do nothing else in a round.
     pub(super) fn report_processor(&self, report: &mut Report) {
         let cost = |side: &Side| (side.spent.server + side.spent.operator + side.spent.bench).recip();
         report.figure("  operator / bare: by processor time in place of time", "", &self.ratio(cost));
     }
 
-    /// Round by round: neighbours in time have the same noise.
+    /// Round by round: adjacent rounds have the same noise.
     fn ratio(&self, value: impl Fn(&Side) -> f64) -> Vec<f64> {
         self.operator.iter().zip(&self.bare).map(|(operator, bare)| value(operator) / value(bare)).collect()
     }

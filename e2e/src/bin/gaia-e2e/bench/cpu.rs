@@ -1,8 +1,8 @@
-//! Who used the processors: on a shared machine, the rest of it explains a round that is slower than another.
+//! Processor time by process: on a shared machine, other load explains a round that is slower than another.
 
 use anyhow::{Context as _, Result};
 
-/// Processes by what the report calls them.
+/// Processes by their names in the report.
 #[derive(Clone)]
 pub(super) struct Processes {
     pub(super) server: Vec<u32>,
@@ -19,16 +19,16 @@ pub(super) struct Usage {
     all: f64,
 }
 
-/// Processor time between two looks.
+/// Processor time between two samples.
 #[derive(Clone, Copy)]
 pub(super) struct Spent {
     /// API server, etcd and controllers, in milliseconds.
     pub(super) server: f64,
     /// The operator, in milliseconds.
     pub(super) operator: f64,
-    /// The program that measures, which is the bare client too, in milliseconds.
+    /// The measuring program, which is the bare client too, in milliseconds.
     pub(super) bench: f64,
-    /// The part of the machine that went to others, in percent.
+    /// The share of other processes in the machine, in percent.
     pub(super) others: f64,
 }
 
@@ -65,7 +65,7 @@ impl Processes {
     }
 }
 
-/// What a process has taken of the processors since its start.
+/// A process's processor time since its start.
 pub(super) fn processor_seconds(pid: u32) -> Result<f64> {
     Ok(ticks(pid)? * TICK_MS / 1000.0)
 }
@@ -73,13 +73,13 @@ pub(super) fn processor_seconds(pid: u32) -> Result<f64> {
 /// User and system time of a process.
 fn ticks(pid: u32) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
-    // The name, in parentheses, may hold spaces.
+    // The name, in parentheses, may contain spaces.
     let (_, fields) = stat.rsplit_once(')').context("the kernel shows no process")?;
     let fields: Vec<&str> = fields.split_whitespace().collect();
     Ok(fields.get(11..13).context("too few fields")?.iter().filter_map(|field| field.parse::<f64>().ok()).sum())
 }
 
-/// What all processors did, and could have done.
+/// Used and available time of all processors.
 fn machine() -> Result<(f64, f64)> {
     let stat = std::fs::read_to_string("/proc/stat")?;
     let line = stat.lines().next().context("the kernel shows no processors")?;
@@ -89,5 +89,5 @@ fn machine() -> Result<(f64, f64)> {
     Ok((all - fields.iter().skip(3).take(2).sum::<f64>(), all))
 }
 
-/// Linux counts in hundredths of a second wherever it shows ticks to programs.
+/// The unit of Linux for ticks in user space is a hundredth of a second.
 const TICK_MS: f64 = 10.0;

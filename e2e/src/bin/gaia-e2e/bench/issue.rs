@@ -22,7 +22,7 @@ pub(super) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
     let model = model(&arena).await?;
     let concurrency = best_concurrency(&arena, &model, report).await?;
     let count = arguments.certificates;
-    report.section(format!("{count} first certificates; the bare client has {concurrency} requests under way"));
+    report.section(format!("{count} first certificates; the bare client has {concurrency} concurrent requests"));
     report.figure("data of a Secret", "bytes", &[number(model.secret_bytes())]);
     report.figure("a status", "bytes", &[number(model.status_bytes())]);
     let contest = Contest { arena: &arena, operator: &operator, count, concurrency };
@@ -53,7 +53,7 @@ async fn bare_pairs(contest: &Contest<'_>, namespace: &str, model: &Arc<Model>) 
     contest.side(namespace, async || bare.write_pairs(entries, model).await.map(drop)).await
 }
 
-/// All are there, in a namespace that was not selected until now.
+/// All exist, in a namespace that was not selected until now.
 async fn selected(contest: &Contest<'_>, namespace: &str) -> Result<Side> {
     let Contest { arena, count, .. } = contest;
     applier(contest, namespace).create_certificates(*count).await?;
@@ -85,7 +85,7 @@ fn applier(contest: &Contest<'_>, namespace: &str) -> Bare {
     Bare::new(contest.arena.client.clone(), namespace, contest.concurrency)
 }
 
-/// The rate is known; what follows is looked at all the same.
+/// The rate is measured; the rest is still checked.
 async fn finish(contest: &Contest<'_>, namespace: &str, mut side: Side) -> Result<Side> {
     are(contest.arena, namespace, READY, contest.count).await?;
     side.tally.until_events(contest.count).await?;

@@ -1,7 +1,7 @@
-//! What it costs to know who calls: requests with tokens against the same route without, handshakes against bare TLS, and the memory
-//! of services that many hold a connection to.
+//! The cost of authentication: requests with tokens against the same route without, handshakes against bare TLS, and the memory
+//! of services with many open connections.
 //!
-//! Server and clients have a thread each; the audit log is written to a file. What is compared takes turns of a tenth of a
+//! Server and clients have a thread each; the audit log is written to a file. Compared variants take turns of a tenth of a
 //! second.
 
 mod handshakes;
@@ -30,7 +30,7 @@ use super::Arguments;
 use super::report::{Bound, Report, median};
 use super::tally::number;
 
-/// All of it, with the clients on this thread.
+/// All parts, with the clients on this thread.
 pub(super) fn measure(arguments: &Arguments, report: &mut Report) -> Result<()> {
     tokio::task::block_in_place(|| {
         let clients = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -68,7 +68,7 @@ async fn measure_requests(rounds: usize, platform: &Platform, server: &Server, r
     let requests = Requests::new(platform, server);
     let mut tokens = server::tokens(platform, TOKENS * TURNS * rounds + 1)?;
     let cached = vec![tokens.pop().context("there is a token")?];
-    // Connections, caches and branch predictors are warm before anything counts.
+    // Connections, caches and branch predictors are warmed up before the measurement.
     requests.time("/open", &[], WARM_UP).await?;
     requests.time("/closed", &cached, WARM_UP).await?;
     let (mut open, mut hit, mut miss) = (vec![], vec![], vec![]);
@@ -95,7 +95,7 @@ async fn measure_requests(rounds: usize, platform: &Platform, server: &Server, r
 
     let half = median(&hit) / 2.0;
     let (mut without, mut with) = (vec![], vec![]);
-    // Connections for as many at once as there are now and then.
+    // Connections for as many concurrent requests as occur at times.
     requests.p99_ms("/open", &[], half).await?;
     for round in 1..=rounds {
         progress::say(format_args!("round {round} of {rounds}: latencies at {half:.0} requests a second"));
@@ -104,7 +104,7 @@ async fn measure_requests(rounds: usize, platform: &Platform, server: &Server, r
             there.push(requests.p99_ms("/open", &[], half).await?);
             here.push(requests.p99_ms("/closed", &cached, half).await?);
         }
-        // A machine that stands still for a moment spoils one turn, not the round.
+        // A short pause of the machine spoils one turn, not the round.
         without.push(median(&there));
         with.push(median(&here));
     }
@@ -117,13 +117,13 @@ async fn measure_requests(rounds: usize, platform: &Platform, server: &Server, r
     Ok(())
 }
 
-/// The audit log goes where a pod's would: into a file.
+/// The audit log is written to a file, as a pod's is.
 fn write_audit(path: &std::path::Path) -> Result<()> {
     let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
     Registry::default().with(audit_log(file)).try_init().context("the log is set up twice")
 }
 
-/// How long both take in a round, in turns.
+/// Duration of both in a round, in turns.
 async fn turns(
     mut first: impl AsyncFnMut() -> Result<Duration>,
     mut second: impl AsyncFnMut() -> Result<Duration>,
@@ -136,15 +136,15 @@ async fn turns(
     Ok(took)
 }
 
-/// So many a second.
+/// Requests a second.
 fn rate(count: usize, took: Duration) -> f64 {
     number(count) / took.as_secs_f64()
 }
 
-/// How often those that are compared take turns in a round: what else the machine does hits all of them alike.
+/// Number of turns in a round: other load of the machine affects all variants alike.
 const TURNS: usize = 10;
-/// In a turn.
+/// Duration of a turn.
 const REQUESTS: usize = 2_000;
 const WARM_UP: usize = 5_000;
-/// In a turn; each is used once.
+/// Tokens in a turn; each is used once.
 const TOKENS: usize = 500;

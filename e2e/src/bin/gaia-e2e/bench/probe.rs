@@ -1,4 +1,4 @@
-//! Asking many instances what they use.
+//! Probes of many instances.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,7 +19,7 @@ use super::contest::LONG;
 use super::report::Report;
 use super::tally::number;
 
-/// Real services answer; each has many addresses, all of them forwarded here, where the time is taken.
+/// Real services answer; each has many addresses, all of them forwarded here, where the time is measured.
 pub(super) async fn measure(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let namespaces: Vec<String> = (0..SERVICES).map(|index| format!("probed-{index}")).collect();
     let allowed = format!("  allowedEndpoints: [{{namespaces: [{}], cidrs: [127.0.0.0/8]}}]\n", namespaces.join(", "));
@@ -65,14 +65,14 @@ pub(super) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
         operator.sigterm(Duration::from_secs(30)).await?;
     }
     report.section(format!("{all} instances are asked what they use"));
-    // Two seconds are asked for; a machine that is slow enough takes longer, so it is no bound.
+    // The target is two seconds; a slow machine takes longer, so it is no bound.
     report.figure("from the first connection to the last answer", "s", &seconds);
     report.figure("  the operator's processor time since its start", "ms", &processor);
     report.figure("  instances", "", &[number(all)]);
     Ok(())
 }
 
-/// When each instance was asked first in this round, and when it had answered.
+/// The times of the first probe of each instance in this round, and of its answer.
 #[derive(Default)]
 struct Round(Mutex<HashMap<SocketAddr, (Instant, Option<Instant>)>>);
 
@@ -97,7 +97,7 @@ impl Round {
     }
 }
 
-/// Forwards connections, and notes when they begin and end.
+/// Forwards connections, and records their begin and end.
 async fn forward(listener: TcpListener, target: Arc<OnceLock<SocketAddr>>, round: Arc<Round>) -> Result<()> {
     let address = listener.local_addr()?;
     loop {
@@ -108,7 +108,7 @@ async fn forward(listener: TcpListener, target: Arc<OnceLock<SocketAddr>>, round
         tokio::spawn(async move {
             let Ok(mut service) = TcpStream::connect(target).await else { return };
             let copied = tokio::io::copy_bidirectional(&mut client, &mut service).await;
-            // One that was cut off has not answered.
+            // A connection that was cut off has no answer.
             if copied.is_ok_and(|(_, answer)| answer > 0)
                 && let Some((_, answered)) = round.lock().get_mut(&address)
             {
@@ -118,7 +118,7 @@ async fn forward(listener: TcpListener, target: Arc<OnceLock<SocketAddr>>, round
     }
 }
 
-/// Until every instance of every service was seen to serve what is stored.
+/// Until every instance of every service serves the stored certificate.
 async fn until_served(arena: &Arena, namespaces: &[String]) -> Result<()> {
     for namespace in namespaces {
         let certificates: Api<ServiceCertificate> = Api::namespaced(arena.client.clone(), namespace);

@@ -1,4 +1,4 @@
-//! All certificates anew because the CA changed.
+//! Re-issue of all certificates after a change of the CA.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(super) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
     let arena = Arena::set_up(&trust_domain(QUICK), watched).await?.env("GAIA_REISSUE_PER_SECOND", "0");
     let operator = arena.operator().await?;
     let before = model(&arena).await?;
-    // Another certificate of the same kind: what is written is to differ from what is there.
+    // Another certificate of the same kind: the new data must differ from the stored one.
     let after = Model::of(&arena.client, MODEL, 1).await?;
     let concurrency = best_concurrency(&arena, &before, report).await?;
     let count = arguments.certificates;
@@ -43,8 +43,8 @@ pub(super) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
         sides.operator.push(side);
         rotations.push(rotation);
     }
-    report.section(format!("{count} certificates anew; the bare client has {concurrency} requests under way"));
-    // The operator's processor time has the publishing in it: one more write of each Secret.
+    report.section(format!("{count} re-issued certificates; the bare client has {concurrency} concurrent requests"));
+    // The operator's processor time includes the publication: one more write of each Secret.
     sides.report(report, "Secret and status since the new CA signs", Tally::replaced_rate);
     let jitter_over = each(&sides.operator, |side| side.tally.rate_after(JITTER));
     report.figure("operator: those left when the jitter of 1 s was over", "/s", &jitter_over);
@@ -84,9 +84,9 @@ async fn replace(
     Ok((side, written))
 }
 
-/// One rotation: the part that is compared, and all of it.
+/// One rotation: the compared part, and all of it.
 async fn rotate(contest: &Contest<'_>, revision: usize) -> Result<(Side, Tally)> {
-    progress::say(format_args!("the operator issues {} certificates anew", contest.count));
+    progress::say(format_args!("the operator re-issues {} certificates", contest.count));
     let mut whole = contest.arena.tally(LEAVES);
     let side = contest.side(LEAVES, async || raise_revision(contest.arena, revision).await).await?;
     until_rotating(contest.arena, false).await?;
@@ -101,7 +101,7 @@ pub(super) async fn raise_revision(arena: &Arena, revision: usize) -> Result<()>
     Ok(())
 }
 
-/// Until a rotation of the CA is under way, or over: the CA before is removed.
+/// Until a rotation of the CA has begun, or is over: the CA before is removed.
 pub(super) async fn until_rotating(arena: &Arena, rotating: bool) -> Result<()> {
     let domains: Api<TrustDomain> = Api::all(arena.client.clone());
     let what = format!("CARotating is {rotating}");
@@ -112,7 +112,7 @@ pub(super) async fn until_rotating(arena: &Arena, rotating: bool) -> Result<()> 
     .await
 }
 
-/// As short as the schema allows. Nobody acknowledges: there are no instances here.
+/// As short as the schema allows. There are no instances to acknowledge.
 pub(super) const QUICK: &str = "{minDelay: 1s, clockSkew: 0s, deadline: 1m, requireAcknowledgement: false}";
 pub(super) const LEAVES: &str = "leaves";
 const JITTER: SignedDuration = SignedDuration::from_secs(1);

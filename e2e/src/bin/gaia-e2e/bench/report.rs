@@ -5,14 +5,14 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-/// What a ratio must be.
+/// The bound of a ratio.
 #[derive(Clone, Copy)]
 pub(super) enum Bound {
     AtLeast(f64),
     AtMost(f64),
 }
 
-/// What was measured.
+/// A measured figure.
 #[derive(Default)]
 pub(super) struct Report {
     rows: Vec<Row>,
@@ -21,7 +21,7 @@ pub(super) struct Report {
 struct Row {
     what: String,
     unit: &'static str,
-    /// One a round.
+    /// One value a round.
     values: Vec<f64>,
     bound: Option<Bound>,
 }
@@ -32,12 +32,12 @@ impl Report {
         self.rows.push(Row { what, unit: "", values: vec![], bound: None });
     }
 
-    /// Something to know, without a bound: absolute figures depend on the machine.
+    /// A figure without a bound: absolute figures depend on the machine.
     pub(super) fn figure(&mut self, what: &str, unit: &'static str, values: &[f64]) {
         self.rows.push(Row { what: what.to_owned(), unit, values: values.to_vec(), bound: None });
     }
 
-    /// Something whose median has a bound that holds on any machine.
+    /// A figure whose median has a bound that holds on any machine.
     pub(super) fn bounded(&mut self, what: &str, unit: &'static str, values: &[f64], bound: Bound) {
         self.rows.push(Row { what: what.to_owned(), unit, values: values.to_vec(), bound: Some(bound) });
     }

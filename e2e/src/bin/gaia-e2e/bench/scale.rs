@@ -16,7 +16,7 @@ use super::tally::number;
 
 pub(super) async fn measure(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let count = arguments.scale_certificates;
-    // All namespaces are watched: what is not Gaia's must cost nothing although it could be seen.
+    // All namespaces are watched: objects of others must cost nothing although they are visible.
     let arena = Arena::set_up(&trust_domain(QUICK), vec![]).await?.env("GAIA_REISSUE_PER_SECOND", "0");
     arena.cluster.kubectl(&["create", "namespace", LEAVES]).await?;
     arena.cluster.kubectl(&["create", "namespace", FOREIGN]).await?;
@@ -101,11 +101,11 @@ fn memory(report: &mut Report, what: &str, operator: &OperatorProcess, which: &s
 }
 
 const FOREIGN: &str = "foreign";
-/// Not a matter of how fast the machine is.
+/// Independent of the speed of the machine.
 const LIMIT_MIB: f64 = 100.0;
 /// `resources.limits.memory` of the chart.
 const CHART_LIMIT_MIB: f64 = 256.0;
 /// An object may have 1 MiB.
 const LABELLED_BYTES: usize = 1_000_000;
-/// What counts as nothing.
+/// The tolerance for "nothing".
 const NOTHING: Bound = Bound::AtMost(1.05);

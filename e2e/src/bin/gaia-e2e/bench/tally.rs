@@ -1,4 +1,4 @@
-//! What the API server says it was asked for in one namespace: the same clock and the same account for all.
+//! The API server's requests in one namespace: the same clock and the same log for all.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -9,15 +9,15 @@ use gaia_e2e::{AuditLog, AuditRecord, wait};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-/// Requests of one kind that were granted.
+/// Requests of one kind that succeeded.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Requests {
     pub(super) count: usize,
     names: HashSet<String>,
     first: Option<Timestamp>,
-    /// When each was answered.
+    /// The times of their answers.
     answered: Vec<Timestamp>,
-    /// How long the server took over all of them, in seconds.
+    /// The server's time for all of them, in seconds.
     server_seconds: f64,
 }
 
@@ -28,13 +28,13 @@ pub(super) struct Tally {
     namespace: String,
     pub(super) certificates: Requests,
     pub(super) secrets: Requests,
-    /// Also those before another CA signed.
+    /// Including those before another CA signed.
     pub(super) secrets_in_all: usize,
     pub(super) statuses: Requests,
     pub(super) events: Requests,
     /// Requests that were refused or failed.
     pub(super) failed: usize,
-    /// When the CA's ring was replaced last before the first status was written: since then the new CA signs.
+    /// The last time the CA's ring was replaced before the first status was written: since then the new CA signs.
     switched: Option<Timestamp>,
 }
 
@@ -55,7 +55,7 @@ impl Tally {
         }
     }
 
-    /// Until so many different resources have had their status written.
+    /// Until so many different resources have a written status.
     pub(super) async fn until_statuses(&mut self, count: usize, timeout: Duration) -> Result<()> {
         let what = format!("{count} statuses are written in {}", self.namespace);
         wait::until_true(&what, timeout, async || -> Result<bool> {
@@ -65,7 +65,7 @@ impl Tally {
         .await
     }
 
-    /// Until so many events are there, or none has come for a while.
+    /// Until so many events exist, or none has arrived for some time.
     pub(super) async fn until_events(&mut self, count: usize) -> Result<()> {
         let mut seen = (self.events.count, Instant::now());
         wait::until_true(
@@ -95,7 +95,7 @@ impl Tally {
         if record.resource == "secrets" && record.verb == "update" && record.name.ends_with("-ca-ring") {
             if self.statuses.first.is_none() {
                 self.switched = Some(record.completed);
-                // What was written until then made the new CA known.
+                // The writes until then published the new CA.
                 self.secrets = Requests::default();
             }
             return;
@@ -119,13 +119,13 @@ impl Tally {
         self.statuses.rate_from(self.secrets.first)
     }
 
-    /// Certificates a second, from the moment when another CA signs to the last status; where no CA changed, from the
+    /// Certificates a second, from the activation of another CA to the last status; where no CA changed, from the
     /// first Secret.
     pub(super) fn replaced_rate(&self) -> f64 {
         self.statuses.rate_from(self.switched.or(self.secrets.first))
     }
 
-    /// The same, but of those certificates, and that time, that are later than the jitter.
+    /// The same, for certificates after the jitter.
     pub(super) fn rate_after(&self, jitter: SignedDuration) -> f64 {
         self.statuses.rate_from(self.switched.map(|switched| switched + jitter))
     }
@@ -145,7 +145,7 @@ impl Requests {
         self.server_seconds += seconds(record.received, record.completed);
     }
 
-    /// So many a second from then to the last answer.
+    /// A rate from then to the last answer.
     pub(super) fn rate_from(&self, start: Option<Timestamp>) -> f64 {
         match (start, self.answered.iter().max()) {
             (Some(start), Some(last)) => {
@@ -156,12 +156,12 @@ impl Requests {
         }
     }
 
-    /// So many a second from the first request to the last answer.
+    /// A rate from the first request to the last answer.
     pub(super) fn rate(&self) -> f64 {
         self.rate_from(self.first)
     }
 
-    /// How long the server took over one, in milliseconds.
+    /// The server's time for one, in milliseconds.
     pub(super) fn server_ms(&self) -> f64 {
         1000.0 * self.server_seconds / number(self.count.max(1))
     }

@@ -1,4 +1,4 @@
-//! The API key of the demo: made at run time, its hash for the service, its text for the caller.
+//! The API key of the demo: generated at run time, its hash for the service, its text for the caller.
 
 use std::path::Path;
 

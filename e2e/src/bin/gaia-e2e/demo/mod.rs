@@ -1,11 +1,11 @@
-//! `gaia-e2e demo`: Gaia at work on a real API server, step by step.
+//! `gaia-e2e demo`: the demo on a real API server, step by step.
 
 mod api_key;
-mod people;
 mod platform;
 mod rotation;
 mod shell;
 mod story;
+mod users;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,10 +22,10 @@ pub(crate) struct Arguments {
     /// Leave everything running, until `gaia-e2e cluster down`.
     #[arg(long)]
     keep: bool,
-    /// Where the demo's files and logs are; `run/demo` in the cache directory if not given.
+    /// Directory of the demo's files and logs; `run/demo` in the cache directory if not given.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Be the process that owns a demo that is kept.
+    /// Run as the process that owns a demo that is kept.
     #[arg(long, hide = true)]
     supervised: bool,
 }
@@ -34,18 +34,18 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     let site = Site::new(Kind::Demo, arguments.dir)?;
     if arguments.supervised {
         site.supervise_with(Box::pin(stay(&site))).await?;
-        // At once: a command that was under way would otherwise be waited for.
+        // At once, without waiting for a running command.
         std::process::exit(0);
     }
     prepare(&site).await?;
     if arguments.keep { show_and_keep(&site).await } else { show_and_stop(&site).await }
 }
 
-/// Gets everything that takes long where the person in front of the terminal sees it, and makes room.
+/// Builds everything that takes long while its progress is visible on the terminal, and prepares the directory.
 async fn prepare(site: &Site) -> Result<()> {
     for program in ["curl", "openssl"] {
         let found = assets::on_path(program);
-        found.with_context(|| format!("the demo lets {program} judge what Gaia makes: run `make deps`"))?;
+        found.with_context(|| format!("the demo validates Gaia's output with {program}: run `make deps`"))?;
     }
     site.prepare().await?;
     tokio::task::spawn_blocking(assets::helm).await??;
@@ -77,7 +77,7 @@ async fn show_and_stop(site: &Site) -> Result<ExitCode> {
             end_interrupted()
         }
         Err(error) => {
-            // The first error is the one to tell of.
+            // The first error is the one to report.
             let _ = site.down().await;
             Err(error)
         }
@@ -105,7 +105,7 @@ fn end_interrupted() -> ! {
     std::process::exit(INTERRUPTED)
 }
 
-/// The life of the process that owns a demo that is kept.
+/// The process that owns a demo that is kept.
 async fn stay(site: &Site) -> Result<()> {
     let platform = Box::pin(story::show(site.dir())).await?;
     story::tell_what_to_try(&platform);
@@ -113,5 +113,5 @@ async fn stay(site: &Site) -> Result<()> {
     platform.stay().await
 }
 
-/// As shells report a program that SIGINT has ended.
+/// The exit status of shells for a program that SIGINT has ended.
 const INTERRUPTED: i32 = 130;

@@ -1,4 +1,4 @@
-//! What the demo runs: a control plane, the operator, two services, and the files of a third.
+//! The processes of the demo: a control plane, the operator, two services, and the files of a third.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,18 +10,18 @@ use gaia_e2e::{
     ServiceOptions, ServiceProcess, chart, services, supervisor, wait,
 };
 
-use super::people::{self, People};
+use super::users::{self, Users};
 
-/// Everything that is running. Dropping it stops it.
+/// All running processes. Dropping it stops them.
 #[derive(Debug)]
 pub(super) struct Platform {
-    pub(super) people: People,
+    pub(super) users: Users,
     pub(super) services: Services,
     pub(super) operator: OperatorProcess,
     pub(super) plane: ControlPlane,
 }
 
-/// The services, and the mounted directory of the one that curl plays.
+/// The services, and the mounted directory of the one that curl calls as.
 #[derive(Debug)]
 pub(super) struct Services {
     pub(super) auth: ServiceProcess,
@@ -50,7 +50,7 @@ pub(super) async fn start_services(plane: &ControlPlane) -> Result<Services> {
     wait::until("the files of web are there", SOON, || web.sync_once()).await?;
     services::wait_for_grant(&plane.admin().await?, NAMESPACE, TRUST_DOMAIN, "web", SOON).await?;
     let mut auth = ServiceOptions::auth_service(plane, NAMESPACE, TRUST_DOMAIN).in_dir(&files);
-    auth.sources.push(people::anon_key());
+    auth.sources.push(users::anon_key());
     let assets = ServiceOptions::asset_service(plane, NAMESPACE, TRUST_DOMAIN).in_dir(&files);
     let (auth, assets) = (ServiceProcess::start(plane, auth).await?, ServiceProcess::start(plane, assets).await?);
     auth.wait_ready(SOON).await?;
@@ -63,15 +63,15 @@ impl Platform {
         self.plane.kubeconfig()
     }
 
-    /// Keeps everything running, and starts again what has ended, as a kubelet would. Fails once the control plane does.
+    /// Keeps everything running, and restarts processes that have ended, as a kubelet would. Fails once the control plane does.
     pub(super) async fn stay(&self) -> Result<()> {
         let mut interval = tokio::time::interval(Duration::from_secs(1));
         loop {
             interval.tick().await;
             self.plane.check_running()?;
-            let Self { people, services, .. } = self;
+            let Self { users, services, .. } = self;
             let processes: [&Process; 6] =
-                [&self.operator, &services.auth, &services.assets, &people.chat, &people.gateway, &people.web];
+                [&self.operator, &services.auth, &services.assets, &users.chat, &users.gateway, &users.web];
             for process in processes {
                 if !process.is_running() {
                     say(format_args!("{} has ended: starting it again", process.name()));
@@ -82,12 +82,12 @@ impl Platform {
     }
 }
 
-/// Where the logs of a demo in `dir` are.
+/// The directory of the logs of a demo in `dir`.
 pub(super) fn logs(dir: &Path) -> PathBuf {
     dir.join("logs")
 }
 
-/// Where the files are that a person may want to look at.
+/// The directory of the files that a user may want to inspect.
 pub(super) fn files(dir: &Path) -> PathBuf {
     dir.join(supervisor::FILES)
 }

@@ -1,4 +1,4 @@
-//! The demo's last step: the CA and the signing key are replaced while a hundred requests a second are made.
+//! The demo's last step: the CA and the signing key are replaced under a load of a hundred requests a second.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::shell::Shell;
 /// Rotates both rings under load.
 ///
 /// # Errors
-/// If a request fails, if something that is gone is still taken, or if the rotations do not end.
+/// If a request fails, if a removed credential is still accepted, or if the rotations do not end.
 pub(super) async fn show(plane: &ControlPlane, shell: &Shell, services: &Services) -> Result<()> {
     let client = plane.admin().await?;
     let caller = Arc::new(start_caller(shell.dir(), services).await?);
@@ -43,7 +43,7 @@ pub(super) async fn show(plane: &ControlPlane, shell: &Shell, services: &Service
     shell.show("kubectl get trustdomains,servicecertificates -n shop").await?;
     for gone in &stolen {
         let said = gone.expect_refused(services.assets.server_name(), services.assets.mesh_address()).await?;
-        tell(format_args!("   Somebody who still has the old {} is refused: {said}", gone.key()));
+        tell(format_args!("   A client with the old {} is refused: {said}", gone.key()));
     }
     let report = load.stop().await;
     for line in report.to_string().lines() {
@@ -55,7 +55,7 @@ pub(super) async fn show(plane: &ControlPlane, shell: &Shell, services: &Service
         total.made, total.failed, total.wrongly_accepted
     ));
     ensure!(report.is_clean(), "requests failed while everything was replaced");
-    // The caller ends with this step: nobody is to wait for it later.
+    // The caller ends with this step: later steps must not wait for it.
     shell.show(r#"kubectl patch gaiaservice -n shop web --type=merge -p '{"spec":{"endpoints":null}}'"#).await.map(drop)
 }
 
@@ -73,9 +73,9 @@ async fn start_caller(dir: &Path, services: &Services) -> Result<Caller> {
     .await
 }
 
-/// There are no pods here for the operator to find, so it is told where the instances are.
+/// There are no pods here for the operator to find, so `spec.endpoints` lists the instances.
 async fn list_instances(shell: &Shell, services: &Services, caller: &Caller) -> Result<()> {
-    tell("   There are no pods here, so the operator is told where the instances are:");
+    tell("   There are no pods here, so spec.endpoints lists the instances:");
     let instances = [
         ("auth-service", services.auth.mesh_address()),
         ("asset-service", services.assets.mesh_address()),
@@ -104,7 +104,7 @@ fn load(dir: &Path, services: &Services, caller: &Arc<Caller>) -> Result<LoadOpt
     })
 }
 
-/// Tells of each step of the rotations, until both are over.
+/// Prints each step of the rotations, until both are over.
 async fn watch(client: &Client, load: &Load) -> Result<()> {
     let before = status(client).await?;
     let old = |ring: &str| before[ring]["active"]["id"].clone();
@@ -122,7 +122,7 @@ async fn watch(client: &Client, load: &Load) -> Result<()> {
             told = lines;
         }
         let is_new = status["ca"]["active"]["id"] != ca && status["signingKeys"]["active"]["id"] != key;
-        // What was removed goes from the mounted files a moment later.
+        // A removed generation is removed from the mounted files shortly after.
         let is_over = is_new && status["rotating"] == "-" && status["instances"]["summary"] == "3/3";
         if is_over { Seen::Yes(()) } else { Seen::NotYet(status.to_string()) }
     };

@@ -1,4 +1,4 @@
-//! Commands as a person would type them: what is shown is what is run.
+//! Commands as a user would type them: each is printed before it runs.
 
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -17,7 +17,7 @@ pub(super) struct Shell {
 }
 
 impl Shell {
-    /// Writes `env`, which whoever wants to repeat the commands sources.
+    /// Writes `env`, which must be sourced to repeat the commands.
     pub(super) fn new(dir: &Path, kubeconfig: &Path, kubectl: &Tool) -> Result<Self> {
         let bin = dir.join("bin");
         std::fs::create_dir_all(&bin).with_context(|| format!("cannot create {}", bin.display()))?;
@@ -38,12 +38,12 @@ impl Shell {
         Ok(Self { dir: dir.to_owned() })
     }
 
-    /// Where commands run.
+    /// The working directory of commands.
     pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Shows a command and what it prints, which is returned too.
+    /// Prints a command and its output, which is returned too.
     pub(super) async fn show(&self, command: &str) -> Result<String> {
         let output = self.run(command).await?;
         let printed = text(&output);
@@ -52,7 +52,7 @@ impl Shell {
         Ok(printed)
     }
 
-    /// Shows a call with curl, whose answer must have this status.
+    /// Prints a request with curl, whose answer must have this status.
     pub(super) async fn show_call(&self, status: u16, command: &str) -> Result<()> {
         let printed = self.show(command).await?;
         let expected = status.to_string();
@@ -81,7 +81,7 @@ fn tell_command(command: &str, printed: &str) {
     tell(told);
 }
 
-/// What was printed, to either stream.
+/// Output and error output.
 fn text(output: &Output) -> String {
     let all = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
     let text = String::from_utf8_lossy(&all).replace('\r', "");

@@ -1,4 +1,4 @@
-//! The steps of the demo: each says in a line what it shows, shows it, and fails if it is not so.
+//! The steps of the demo: each prints its claim in a line, demonstrates it, and fails if it does not hold.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -15,15 +15,15 @@ use kube::Api;
 use tokio::time::Instant;
 
 use super::api_key;
-use super::people::{self, People};
 use super::platform::{self, NAMESPACE, OPERATOR_NAMESPACE, Platform, Services, files, logs};
 use super::rotation;
 use super::shell::Shell;
+use super::users::{self, Users};
 
-/// Runs the demo in `dir` and returns what is running at its end.
+/// Runs the demo in `dir` and returns the processes that run at its end.
 ///
 /// # Errors
-/// The step that failed, why, and where the logs are.
+/// The step that failed, the reason, and the path of the logs.
 pub(super) async fn show(dir: &Path) -> Result<Platform> {
     let steps = Steps { dir, started: Instant::now(), number: Cell::new(0), what: Cell::new("") };
     tell(INTRODUCTION);
@@ -64,14 +64,13 @@ pub(super) async fn show(dir: &Path) -> Result<Platform> {
     steps.run(what, renew(&plane, &shell, &services)).await?;
     let what = "Replace the CA and the signing key while a hundred requests a second are made: none fails";
     steps.run(what, rotation::show(&plane, &shell, &services)).await?;
-    let what = "Let people in: start gateway, chat-service and web-service";
-    let people = steps.run(what, People::start(&plane, &shell, &services)).await?;
-    let what =
-        "Sign in through gateway; what is behind it gets a token for this person, made for one service and one caller";
-    steps.run(what, people.sign_in(&shell)).await?;
-    steps.run("The same for people with a browser", people.look(&shell)).await?;
+    let what = "Open the platform to users: start gateway, chat-service and web-service";
+    let users = steps.run(what, Users::start(&plane, &shell, &services)).await?;
+    let what = "Sign in through gateway; upstreams get a token for this user, issued for one service and one caller";
+    steps.run(what, users.sign_in(&shell)).await?;
+    steps.run("The same with a browser", users.look(&shell)).await?;
     tell(format_args!("\nDone in {:.0} s. kubeconfig: {}", steps.seconds(), plane.kubeconfig().display()));
-    Ok(Platform { people, services, operator, plane })
+    Ok(Platform { users, services, operator, plane })
 }
 
 /// The end of a demo that is kept.
@@ -91,9 +90,9 @@ What to try next, with every command above too:
    kill -9 {}                                              # the operator; it is started again, and writes nothing
    kubectl describe trustdomain gaia
 Logs are in {}",
-        platform.people.web.edge_address(),
-        people::EMAIL,
-        people::PASSWORD,
+        platform.users.web.edge_address(),
+        users::EMAIL,
+        users::PASSWORD,
         files(dir).display(),
         platform.operator.pid(),
         logs(dir).display(),
@@ -124,7 +123,7 @@ async fn verify(shell: &Shell) -> Result<()> {
     Ok(())
 }
 
-/// Calls with curl.
+/// Requests with curl.
 struct Calls<'a> {
     shell: &'a Shell,
     services: &'a Services,
@@ -147,7 +146,7 @@ impl Calls<'_> {
         self.shell.show(&format!("curl -sSf {WEB} -d '{request}' -o token.json {to}")).await?;
         let header = r#"s/.*"access_token":"\([^"]*\)".*/Authorization: Bearer \1/p"#;
         self.shell.show(&format!("sed -n '{header}' token.json >token.header")).await?;
-        // Tokens leave the padding out, which base64 cannot do without and complains of where there is too much.
+        // Tokens have no padding; base64 requires it and rejects too much of it.
         self.shell.show("cut -d. -f2 token.header | tr _- /+ | sed 's/$/==/' | base64 -d 2>/dev/null || true").await?;
         let to = self.to_assets("from-web.txt");
         let call = format!(r"curl -sSw '%{{http_code}}\n' {WEB} -H @token.header");
@@ -173,7 +172,7 @@ impl Calls<'_> {
         self.to(&self.services.assets, &format!("/assets/{path}"))
     }
 
-    /// The rest of a curl command: whom to trust, and whom to call.
+    /// The rest of a curl command: trusted roots and URL.
     fn to(&self, service: &gaia_e2e::ServiceProcess, path: &str) -> String {
         let (address, name) = (service.mesh_address(), service.server_name());
         format!("--cacert web/ca.crt \\\n    --connect-to ::{address} https://{name}{path}")
@@ -239,7 +238,7 @@ async fn renew(plane: &ControlPlane, shell: &Shell, services: &Services) -> Resu
     Ok(())
 }
 
-/// Numbers the steps and says which one failed.
+/// Numbers the steps and reports the one that failed.
 struct Steps<'a> {
     dir: &'a Path,
     started: Instant,
@@ -255,7 +254,7 @@ impl Steps<'_> {
         self.also(watched("   still at it", step)).await
     }
 
-    /// More of the same step.
+    /// A further line of the same step.
     async fn also<T>(&self, step: impl Future<Output = Result<T>>) -> Result<T> {
         Box::pin(step).await.with_context(|| {
             let (number, what) = (self.number.get(), self.what.get());

@@ -1,4 +1,4 @@
-//! mTLS handshakes, against bare tokio-rustls with the same keys and the same demands.
+//! mTLS handshakes, against bare tokio-rustls with the same keys and the same requirements.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ async fn time(client: &TlsConnector, address: SocketAddr, count: usize) -> Resul
     Ok(start.elapsed())
 }
 
-/// A client is through before the server has looked at its certificate; the server's first byte says that it is through too.
+/// A client completes its handshake before the server has verified its certificate; the server's first byte shows that it has.
 async fn shake_hands(client: &TlsConnector, address: SocketAddr) -> Result<()> {
     let tcp = TcpStream::connect(address).await?;
     let mut tls = client.connect(ServerName::try_from("127.0.0.1")?, tcp).await?;
@@ -97,14 +97,14 @@ async fn serve_bare(listener: TcpListener, acceptor: TlsAcceptor) {
                 && tls.write_all(b"ok").await.is_ok()
                 && tls.flush().await.is_ok()
             {
-                // Until the client goes.
+                // Until the client closes the connection.
                 let _ = tls.read(&mut [0; 1]).await;
             }
         });
     }
 }
 
-/// In a turn.
+/// Handshakes in a turn.
 const HANDSHAKES: usize = 200;
 const WARM_UP: usize = 200;
 const UNDER_WAY: usize = 16;

@@ -1,4 +1,4 @@
-//! A request through gateway, against the same request through a proxy that lets everybody in.
+//! A request through gateway, against the same request through a proxy without authentication.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ pub(super) async fn measure(
     }
     let ratio: Vec<f64> = with.iter().zip(&without).map(|(with, without)| with / without).collect();
     report.section(format!("requests through gateway, {} a round, an API key each, audit on", REQUESTS * TURNS));
-    report.figure("a proxy that lets everybody in", "/s", &without);
+    report.figure("a proxy without authentication", "/s", &without);
     report.figure("gateway", "/s", &with);
     report.bounded("gateway's rate against the proxy without authentication", "", &ratio, Bound::AtLeast(0.7));
     Ok(())
@@ -130,7 +130,7 @@ fn start_gateway(
     })
 }
 
-/// The same client to the same server, and nothing else.
+/// The same client to the same server, without other functions.
 fn start_bare(platform: &Platform, server: &Server) -> Result<std::net::SocketAddr> {
     let client = platform.client(Some(&platform.leaf(CALLER)));
     let to: Uri = format!("https://{}/open", server.address).parse()?;
@@ -156,7 +156,7 @@ async fn pass_on(State((client, to)): State<(MeshClient, Uri)>, mut request: Req
 }
 
 const KEY: &str = "gk_bench_0123456789abcdef0123456789abcdef";
-/// In a turn.
+/// Requests in a turn.
 const REQUESTS: usize = 1_000;
 const WARM_UP: usize = 2_000;
 const UNDER_WAY: usize = 32;

@@ -1,4 +1,4 @@
-//! The memory of each service that a thousand clients hold an idle connection to.
+//! The memory of each service with a thousand idle client connections.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -52,7 +52,7 @@ async fn resident(platform: &Platform, dir: &Path, program: &str) -> Result<f64>
     Ok(mib)
 }
 
-/// One that has asked something, and asks nothing more.
+/// A connection with one request, idle afterwards.
 async fn connection(client: &TlsConnector, address: SocketAddr) -> Result<TlsStream<TcpStream>> {
     let tcp = TcpStream::connect(address).await?;
     let mut tls = client.connect(ServerName::try_from("127.0.0.1")?, tcp).await?;

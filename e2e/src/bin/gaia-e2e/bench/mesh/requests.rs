@@ -1,4 +1,4 @@
-//! Requests, as fast as they go or at a rate.
+//! Requests, at full speed or at a rate.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ impl Requests {
         Self { client: platform.client(Some(&platform.leaf(CALLER))), base: format!("https://{}", server.address) }
     }
 
-    /// How long so many requests take, with the tokens in turn.
+    /// The duration of so many requests, with the tokens in turn.
     pub(super) async fn time(&self, path: &str, tokens: &[String], count: usize) -> Result<Duration> {
         let start = Instant::now();
         let all = stream::iter(0..count).map(|index| self.send(path, nth(tokens, index)));
@@ -36,13 +36,13 @@ impl Requests {
         Ok(start.elapsed())
     }
 
-    /// The 99th percentile in milliseconds at a rate, counted from when a request was due.
+    /// The 99th percentile in milliseconds at a rate, from the time when a request was due.
     pub(super) async fn p99_ms(&self, path: &str, tokens: &[String], rate: f64) -> Result<f64> {
         let start = Instant::now();
         let all = stream::iter(0_u32..LATENCIES).map(|index| async move {
             let due = start + Duration::from_secs_f64(f64::from(index) / rate);
             tokio::time::sleep_until(due).await;
-            // A timer of tokio is as coarse as what is measured here; both routes have the same one.
+            // tokio's timer is as coarse as the measured durations; both routes have the same one.
             self.send(path, nth(tokens, index as usize)).await?;
             Ok::<_, anyhow::Error>(due.elapsed())
         });
@@ -72,9 +72,9 @@ fn nth(tokens: &[String], index: usize) -> Option<&str> {
     tokens.get(index % tokens.len().max(1)).map(String::as_str)
 }
 
-/// Enough that the server always has something to do.
+/// Enough to keep the server busy.
 const UNDER_WAY: usize = 32;
 /// More than are ever due before one is answered.
 const WAITING: usize = 128;
-/// In a turn.
+/// Requests in a turn.
 const LATENCIES: u32 = 2_000;

@@ -24,7 +24,7 @@ pub(super) struct Server {
 impl Server {
     pub(super) fn start(platform: &Platform, dir: &Path) -> Result<Self> {
         let mut policy = policy(SERVICE);
-        // Gateway comes for others too.
+        // Gateway calls on behalf of others too.
         policy.callers.iter_mut().for_each(|caller| caller.on_behalf_of = true);
         let mut files = platform.mount(SERVICE);
         files.insert(key::POLICY, serde_json::to_vec(&policy)?);
@@ -95,9 +95,9 @@ pub(super) fn tokens(platform: &Platform, count: usize) -> Result<Vec<String>> {
     (0..count).map(|index| token(index).context("signing failed")).collect()
 }
 
-/// Who calls.
+/// The caller.
 pub(super) const CALLER: &str = "gateway";
-/// Who is called.
+/// The target.
 pub(super) const SERVICE: &str = "asset-service";
-/// The name of each thread that serves.
+/// The name of each serving thread.
 pub(super) const SERVER_THREAD: &str = "bench-server";

@@ -1,6 +1,6 @@
-//! Service tokens of auth-service, against bare RSA signatures with the same key: how many a processor makes in a second.
+//! Service tokens of auth-service, against bare RSA signatures with the same key: signatures per second of processor time.
 //!
-//! What counts is processor time, of the service as a whole and of the thread that signs; the clients' does not.
+//! Processor time of the service as a whole and of the signing thread is measured; the clients' is not.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use super::super::tally::number;
 use super::server::SERVICE;
 
 pub(super) async fn measure(rounds: usize, platform: &Platform, dir: &Path, report: &mut Report) -> Result<()> {
-    // Each has its own limit, and uses no more than what it may ask for at once.
+    // Each has its own limit, and stays within its burst.
     let names: Vec<Vec<String>> =
         (0..rounds).map(|round| (0..CALLERS).map(|caller| format!("caller-{round}-{caller}")).collect()).collect();
     let pairs: Vec<_> = names.iter().flatten().map(|name| (name.as_str(), SERVICE, &["orders:read"][..])).collect();
@@ -55,7 +55,7 @@ pub(super) async fn measure(rounds: usize, platform: &Platform, dir: &Path, repo
     Ok(())
 }
 
-/// Callers that are connected: a connection is for many tokens, and its handshake is measured elsewhere.
+/// Connected callers: a connection is used for many tokens, and its handshake is measured elsewhere.
 async fn clients<'a>(platform: &Platform, url: &Uri, names: &'a [String]) -> Result<Vec<(MeshClient, &'a str)>> {
     let client = |name: &'a String| (platform.client(Some(&platform.leaf(name))), name.as_str());
     let clients: Vec<_> = names.iter().map(client).collect();
@@ -78,9 +78,9 @@ async fn tokens(auth: &Standalone, url: &Uri, clients: &[(MeshClient, &str)]) ->
     Ok(processor_seconds(auth.pid())? - before)
 }
 
-/// This process's own processor time for a turn, in seconds: nothing else of it runs meanwhile. On every processor at once,
-/// as while tokens are made: two that share a core are slower than one that has it for itself, and nothing tells whether
-/// these do.
+/// This process's own processor time for a turn, in seconds: nothing else of it runs in it. On every processor at once,
+/// as while tokens are issued: two threads that share a core are slower than one alone, and it is not known whether
+/// these processors do.
 async fn signatures(platform: &Platform) -> Result<f64> {
     let pkcs8 = PrivatePkcs8KeyDer::from_pem_slice(platform.signing_key().as_bytes())?;
     let pair = RsaKeyPair::from_pkcs8(pkcs8.secret_pkcs8_der()).context("the platform's signing key is RSA")?;
@@ -103,9 +103,9 @@ async fn signatures(platform: &Platform) -> Result<f64> {
 }
 
 const CALLERS: usize = 60;
-/// In a turn. All of them with the one before are half the burst of a caller: two of them may share a cell of the limits.
+/// Tokens in a turn. With the turn before they are half the burst of a caller: two callers may share a cell of the limits.
 const TOKENS: usize = 49 / TURNS;
-/// A processor's, in a turn.
+/// Signatures of a processor, in a turn.
 const SIGNATURES: usize = 300;
-/// As in the other parts, but longer ones: processor time is counted in hundredths of a second.
+/// As in the other parts, but longer: processor time is counted in hundredths of a second.
 const TURNS: usize = 7;

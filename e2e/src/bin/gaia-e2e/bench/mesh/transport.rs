@@ -1,6 +1,6 @@
 //! The cost of TLS and of mTLS: one route of one service over plain HTTP, TLS and mTLS, with new connections and kept ones.
 //!
-//! The client writes HTTP/1.1 by hand, so that little but the transport is measured. All three take turns.
+//! The client writes HTTP/1.1 by hand, so that mainly the transport is measured. All three take turns.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use super::super::tally::number;
 use super::TURNS;
 use super::server::{CALLER, SERVER_THREAD, Server};
 
-/// A way to the route; none: plain HTTP.
+/// The TLS configuration of a client; none: plain HTTP.
 #[derive(Clone)]
 struct Transport {
     name: &'static str,
@@ -31,9 +31,9 @@ struct Transport {
 /// The figures of a transport in one round, or of one turn.
 #[derive(Default)]
 struct Cost {
-    /// While several clients ask as fast as they can.
+    /// With several clients at full speed.
     took: Duration,
-    /// Processor time of the server then.
+    /// Processor time of the server for these.
     server: Duration,
     /// Of requests one after the other.
     latencies: Vec<Duration>,
@@ -114,7 +114,7 @@ fn write(
         report.figure(&format!("{name}: 99th percentile"), "", &ratio(|rounds| &rounds.p99_ms));
         let (what, cpu) = (format!("{name}: server's processor time"), ratio(|rounds| &rounds.cpu_us));
         match most.filter(|_| name == "mTLS / TLS") {
-            // Once a connection stands, the certificate of the client costs nothing more.
+            // On an open connection the client's certificate has no further cost.
             Some(most) => report.bounded(&what, "", &cpu, Bound::AtMost(most)),
             None => report.figure(&what, "", &cpu),
         }
@@ -122,7 +122,7 @@ fn write(
 }
 
 impl Transport {
-    /// One turn: as many clients as keep the server busy, and then one.
+    /// One turn: enough clients to keep the server busy, and then one.
     async fn turn(&self, server: &Server, requests: usize, per_connection: usize) -> Result<Cost> {
         let (start, before) = (Instant::now(), server_time()?);
         let share = requests / CLIENTS;
@@ -132,7 +132,7 @@ impl Transport {
         Ok(Cost { took, server: server_time, latencies })
     }
 
-    /// Requests one after the other; how long each took, with its connection where that is new.
+    /// Requests one after the other; the duration of each, with its connection where that is new.
     async fn ask(&self, server: &Server, requests: usize, per_connection: usize) -> Result<Vec<Duration>> {
         let mut latencies = Vec::with_capacity(requests);
         let mut kept = if per_connection == 1 { None } else { Some(self.connect(server).await?) };
@@ -190,7 +190,7 @@ impl Rounds {
     }
 }
 
-/// Processor time of the threads that serve.
+/// Processor time of the serving threads.
 fn server_time() -> Result<Duration> {
     let mut nanoseconds = 0;
     for task in std::fs::read_dir("/proc/self/task")? {
@@ -207,10 +207,10 @@ fn server_time() -> Result<Duration> {
     Ok(Duration::from_nanos(nanoseconds))
 }
 
-/// At a time.
+/// Concurrent clients.
 const CLIENTS: usize = 16;
 /// One of so many requests is repeated by a client alone, for its latency.
 const ALONE: usize = 4;
-/// In a turn.
+/// Requests in a turn.
 const NEW_CONNECTIONS: usize = 160;
 const KEPT_REQUESTS: usize = 3_200;

@@ -1,4 +1,4 @@
-//! Who plays in a rehearsal: operator and services, all in this process and on one clock.
+//! The processes of a rehearsal: operator and services, all in this process and on one clock.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,13 +21,13 @@ use crate::platform::{Declared, OPERATOR_NAMESPACE, WEB, new_api_key};
 use crate::services::{self, ASSET_SERVICE, AUTH_SERVICE};
 use crate::{ControlPlane, Projection, Source, chart, cluster, wait};
 
-/// All of them.
-pub(super) struct Cast {
+/// All participants.
+pub(super) struct Fixture {
     pub(super) clock: Arc<ManualClock>,
     pub(super) operator: Operator,
     pub(super) services: Vec<Actor>,
     pub(super) caller: Arc<Caller>,
-    /// What the caller mounts.
+    /// The mounted files of the caller.
     web: Projection,
     declared: Declared,
     api_key: Arc<str>,
@@ -43,7 +43,7 @@ pub(super) struct Actor {
     _stop: oneshot::Sender<()>,
 }
 
-impl Cast {
+impl Fixture {
     /// Installs the chart's rights, starts the operator with them, declares a platform and starts its services.
     pub(super) async fn assemble(
         plane: &ControlPlane,
@@ -77,9 +77,9 @@ impl Cast {
         let options =
             CallerOptions { service: WEB.to_owned(), dir, mesh_address: ANY_PORT.into(), hosts, clock: clock_of_web };
         let caller = Arc::new(Caller::start(options).await?);
-        let cast = Self { clock, operator, services, caller, web, declared, api_key };
-        cast.list_instances(name).await?;
-        Ok(cast)
+        let fixture = Self { clock, operator, services, caller, web, declared, api_key };
+        fixture.list_instances(name).await?;
+        Ok(fixture)
     }
 
     async fn list_instances(&self, name: &str) -> Result<()> {
@@ -93,8 +93,8 @@ impl Cast {
         self.declared.wait_until_ready().await
     }
 
-    /// Brings what is mounted in line, as kubelets do, and waits until every service has taken it. Returns whether that
-    /// changed anything.
+    /// Updates the mounted files, as kubelets do, and waits until every service has loaded them. Returns true if anything
+    /// changed.
     pub(super) async fn propagate(&mut self) -> Result<bool> {
         let mut changed = false;
         let mut generations = self.caller.generations();
@@ -108,8 +108,9 @@ impl Cast {
             if mount.sync_once().await? {
                 changed = true;
                 let taken = tokio::time::timeout(SOON, generations.changed()).await;
-                taken
-                    .with_context(|| format!("{name} has not taken what is mounted within {} s", SOON.as_secs()))??;
+                taken.with_context(|| {
+                    format!("{name} has not loaded its mounted files within {} s", SOON.as_secs())
+                })??;
             }
         }
         Ok(changed)
@@ -135,7 +136,7 @@ impl Cast {
     }
 }
 
-/// Where services are started.
+/// The directories of services.
 struct Stage {
     client: Client,
     name: String,

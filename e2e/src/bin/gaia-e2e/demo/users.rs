@@ -1,4 +1,4 @@
-//! The last steps: people come in, through gateway and web-service, with an account at a login server and a chat behind.
+//! The last steps: users sign in, through gateway and web-service, with an account at a login server and a chat provider.
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,9 +18,9 @@ use serde_json::json;
 use super::platform::{NAMESPACE, Services, TRUST_DOMAIN};
 use super::shell::Shell;
 
-/// The other three services, and what is outside the platform.
+/// The other three services, and the external servers.
 #[derive(Debug)]
-pub(super) struct People {
+pub(super) struct Users {
     pub(super) chat: ServiceProcess,
     pub(super) gateway: ServiceProcess,
     pub(super) web: ServiceProcess,
@@ -28,7 +28,7 @@ pub(super) struct People {
     _provider: Provider,
 }
 
-impl People {
+impl Users {
     /// Declares and starts them.
     pub(super) async fn start(plane: &ControlPlane, shell: &Shell, services: &Services) -> Result<Self> {
         let gotrue = GoTrue::start(GoTrueOptions::default()).await?;
@@ -41,8 +41,8 @@ impl People {
         ));
         let issuers = json!({ "spec": { "userTokenIssuers": [gotrue.issuer_entry("supabase")] } });
         shell.show(&format!("kubectl patch trustdomain gaia --type=merge -p '{issuers}'")).await?;
-        std::fs::write(shell.dir().join("people.yaml"), MANIFESTS)?;
-        shell.show("kubectl apply -f people.yaml").await?;
+        std::fs::write(shell.dir().join("users.yaml"), MANIFESTS)?;
+        shell.show("kubectl apply -f users.yaml").await?;
         shell.show("kubectl wait --for=condition=Ready -n shop gaiaservices --all --timeout=30s").await?;
         for caller in ["gateway", "web-service"] {
             services::wait_for_grant(&plane.admin().await?, NAMESPACE, TRUST_DOMAIN, caller, SOON).await?;
@@ -85,7 +85,7 @@ impl People {
         Ok(Self { chat, gateway, web, _gotrue: gotrue, _provider: provider })
     }
 
-    /// A program of a person's signs in at gateway and uses what is behind it.
+    /// A user's program signs in at gateway and uses the upstream services.
     pub(super) async fn sign_in(&self, shell: &Shell) -> Result<()> {
         let gateway = format!("http://{}", self.gateway.edge_address());
         let json = "-H 'Content-Type: application/json'";
@@ -105,7 +105,7 @@ impl People {
         shell.show_call(400, &format!(r"curl -sSw '%{{http_code}}\n' -o /dev/null --path-as-is '{internal}'")).await
     }
 
-    /// What a person sees with a browser.
+    /// The pages in a user's browser.
     pub(super) async fn look(&self, shell: &Shell) -> Result<()> {
         let page = format!("http://{}/sign-in", self.web.edge_address());
         shell.show_call(200, &format!("curl -sSi {page} | grep -iE '^HTTP|content-security|<h1'")).await?;
@@ -120,14 +120,14 @@ fn options(plane: &ControlPlane, dir: &Path, name: &str) -> ServiceOptions {
     ServiceOptions::of(plane, NAMESPACE, name, sources).in_dir(dir)
 }
 
-/// The key that the login server knows the project by; it comes late.
+/// The project's key at the login server; it is created late.
 pub(super) fn anon_key() -> Source {
     issuer_key_mount("supabase", "supabase-anon-key")
 }
 
-/// Who has an account.
+/// The users with an account.
 pub(super) const EMAIL: &str = "ada@example.com";
-/// With which password; it is worth nothing outside the demo.
+/// Their password; it is used in the demo only.
 pub(super) const PASSWORD: &str = "analytical-engine";
-const MANIFESTS: &str = include_str!("people.yaml");
+const MANIFESTS: &str = include_str!("users.yaml");
 const SOON: Duration = Duration::from_secs(60);
