@@ -1,5 +1,6 @@
 //! End-to-end tests of auth-service over real mTLS.
 
+mod audit;
 mod exchange;
 mod refusals;
 
@@ -55,7 +56,9 @@ async fn start_with(platform: Platform, files: MountedFiles) -> Service {
 impl Service {
     async fn post(&self, client: &MeshClient, body: &Value) -> (StatusCode, Value, http::HeaderMap) {
         let uri = format!("{}internal/service-token", self.url);
-        let response = client.request(Request::post(uri).body(Body::from(body.to_string())).unwrap()).await.unwrap();
+        let request =
+            Request::post(uri).header("x-request-id", exchange::REQUEST_ID).body(Body::from(body.to_string()));
+        let response = client.request(request.unwrap()).await.unwrap();
         let headers = response.headers().clone();
         let (status, body) = read(response).await;
         (status, serde_json::from_slice(&body).unwrap(), headers)

@@ -6,6 +6,7 @@
 //! recorded before the response, such as an issued token, do not use this queue.
 
 mod handshake;
+mod line;
 mod sample;
 
 use std::cell::Cell;
@@ -22,9 +23,12 @@ use tracing::field;
 use self::sample::Sample;
 use crate::decision::authenticator::Decision;
 use crate::principal::{Credential, Identity, Transport};
-use crate::{Reason, Trace};
+use crate::{Reason, Trace, audit_line};
 
 pub use self::handshake::{By, FailedHandshake};
+pub use self::line::Origin;
+#[doc(hidden)]
+pub use tracing;
 
 /// The target of audit lines.
 pub const AUDIT_TARGET: &str = "gaia.audit";
@@ -92,8 +96,8 @@ impl Record {
 
     /// Writes the line.
     pub fn write(&self) {
-        tracing::info!(
-            target: AUDIT_TARGET,
+        audit_line!(
+            Origin::new(self.address, self.request_id.as_deref()),
             event = "request",
             time = %self.time,
             result = if self.refused.is_some() { "refused" } else { "accepted" },
@@ -113,8 +117,6 @@ impl Record {
             would_deny = self.would_deny.map(Reason::as_str),
             would_pass = self.would_pass.map(Credential::as_str),
             route = self.route,
-            request_id = self.request_id,
-            address = self.address.map(|address| field::display(address.to_canonical())),
             skipped = (self.skipped > 0).then_some(self.skipped),
         );
     }

@@ -10,9 +10,10 @@ use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use gaia_api::Clock;
+use gaia_auth::audit::Origin;
 use gaia_auth::{
-    Authenticator, Connection, Credential, Identity, Presented, Principal, REQUEST_ID_HEADER, Reason, Refusal, problem,
-    request_id,
+    Authenticator, Connection, Credential, Identity, Presented, Principal, REQUEST_ID_HEADER, Reason, Refusal,
+    audit_line, problem, request_id,
 };
 use gaia_runtime::client_ip::{KNOWN_CLIENT_HEADER, name_client, name_known_client, site};
 use gaia_runtime::rate::{Limit, when_to_retry};
@@ -119,7 +120,7 @@ pub(crate) async fn for_principal(
     // An authenticated principal always presented one of the two.
     let Some(credential) = credential else { return Refusal::from(Reason::NoCredential).response() };
     let account = principal.subject.to_string();
-    let subject = OnBehalf { credential, account: Some(&account), client };
+    let subject = OnBehalf { credential, account: Some(&account), client, request_id: None };
     upstream.pass_on(Asked { subject: Some(subject), client: None, known: None, parts: &parts }, body, expires).await
 }
 
@@ -139,14 +140,12 @@ pub(crate) async fn for_anybody(State(upstream): State<Upstream>, request: Reque
         None => upstream.pass_on(asked, body, None).await,
     };
     // These routes are public, so gaia-auth writes no audit line for them.
-    tracing::info!(
-        target: gaia_auth::audit::AUDIT_TARGET,
+    audit_line!(
+        Origin::new(client, request_id(&parts.headers)),
         event = "request",
         result = if response.status().is_success() { "accepted" } else { "refused" },
         status = response.status().as_u16(),
-        address = client.map(tracing::field::display),
         route = parts.uri.path(),
-        request_id = request_id(&parts.headers),
     );
     response
 }
@@ -155,15 +154,13 @@ pub(crate) async fn for_anybody(State(upstream): State<Upstream>, request: Reque
 /// accepted the credential.
 fn audit_refused_exchange(upstream: &str, asked: &Asked<'_>) {
     let subject = asked.subject.as_ref();
-    tracing::info!(
-        target: gaia_auth::audit::AUDIT_TARGET,
+    audit_line!(
+        Origin::new(subject.and_then(|subject| subject.client), request_id(&asked.parts.headers)),
         event = "exchange",
         result = "refused",
         reason = Reason::IssuerRefused.as_str(),
         upstream,
         sub = subject.and_then(|subject| subject.account),
-        address = subject.and_then(|subject| subject.client).map(tracing::field::display),
-        request_id = request_id(&asked.parts.headers),
     );
 }
 

@@ -304,10 +304,32 @@ impl Write for Written {
 
 /// Returns the audit lines that this thread writes during `what`.
 pub fn audit_lines(what: impl FnOnce()) -> Vec<serde_json::Value> {
-    let written = Written::default();
-    let subscriber = tracing_subscriber::registry().with(audit_log(written.clone()));
-    tracing::subscriber::with_default(subscriber, what);
-    written.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let lines = AuditLines::record();
+    what();
+    lines.written()
+}
+
+/// The audit lines that this thread writes until it is dropped, those of tasks on a single-threaded runtime included.
+#[derive(Debug)]
+pub struct AuditLines {
+    written: Written,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+impl AuditLines {
+    /// Records from now on.
+    #[must_use]
+    pub fn record() -> Self {
+        let written = Written::default();
+        let subscriber = tracing_subscriber::registry().with(audit_log(written.clone()));
+        Self { written, _guard: tracing::subscriber::set_default(subscriber) }
+    }
+
+    /// Returns the lines written so far.
+    #[must_use]
+    pub fn written(&self) -> Vec<serde_json::Value> {
+        self.written.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
 }
 
 /// Returns the record of an active API key with all scopes, which is not shared.

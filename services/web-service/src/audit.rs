@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
+use gaia_auth::audit::Origin;
+use gaia_auth::audit_line;
 use gaia_runtime::random;
 use gaia_runtime::sign_in_audit::{FailureSample, account_name};
-use gaia_runtime::telemetry::AUDIT_TARGET;
 
 use crate::login::LoginError;
 use crate::session::Session;
@@ -13,14 +14,14 @@ use crate::site::Client;
 /// Writes the audit lines.
 pub(crate) struct Audit {
     failures: FailureSample,
-    /// Key for the pseudonyms of accounts; a new one after each restart.
-    key: [u8; 32],
+    /// Key for the pseudonyms of accounts; a new one after each restart. Without randomness there is none, and lines have no
+    /// account: with a known key, a log alone would identify accounts.
+    key: Option<[u8; 32]>,
 }
 
 impl Default for Audit {
     fn default() -> Self {
-        let key = random().unwrap_or_default();
-        Self { failures: FailureSample::default(), key }
+        Self { failures: FailureSample::default(), key: random() }
     }
 }
 
@@ -43,16 +44,20 @@ impl Audit {
     fn write(&self, event: &'static str, client: Client, email: Option<&str>, result: Result<&str, LoginError>) {
         let source: Option<IpAddr> = client.source();
         let Some(skipped) = self.failures.admit(source, result.is_err()) else { return };
-        tracing::info!(
-            target: AUDIT_TARGET,
+        let request_id = client.request_id();
+        audit_line!(
+            Origin::new(source, request_id.as_deref()),
             event,
             result = result.err().map_or("ok", LoginError::as_str),
             sub = result.ok(),
-            account = email.map(|email| account_name(&self.key, email.trim().to_lowercase().as_bytes())),
-            address = source.map(tracing::field::display),
-            request_id = client.request_id(),
+            account = email.and_then(|email| self.account(email)),
             skipped = (skipped > 0).then_some(skipped),
         );
+    }
+
+    /// Returns the pseudonym of the account with this address.
+    fn account(&self, email: &str) -> Option<String> {
+        Some(account_name(self.key.as_ref()?, email.trim().to_lowercase().as_bytes()))
     }
 }
 
@@ -80,6 +85,16 @@ mod tests {
         assert_ne!(first["account"], third["account"]);
         assert_eq!((&third["result"], &third["sub"]), (&"ok".into(), &session("2026-01-01T00:00:00Z").sub.into()));
         assert!(!format!("{lines:?}").contains("example.com"), "no address of a person");
+    }
+
+    /// Kind: a fixed key where the system has no randomness.
+    #[test]
+    fn without_randomness_the_account_is_left_out() {
+        let audit = Audit { key: None, ..Audit::default() };
+        let client = Client::new(Some("203.0.113.9".parse().unwrap()), None, None);
+        let lines =
+            audit_lines(|| audit.sign_in(client, Some("ada@example.com"), &Err(LoginError::InvalidCredentials)));
+        assert_eq!((&lines[0]["address"], lines[0].get("account")), (&"203.0.113.9".into(), None));
     }
 
     #[test]

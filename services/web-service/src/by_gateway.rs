@@ -6,21 +6,32 @@
 use std::future::Future;
 use std::net::IpAddr;
 
+use gaia_auth::REQUEST_ID_HEADER;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::site::Client;
+
 tokio::task_local! {
-    /// The address of the browser whose request is being handled, if known.
-    static BROWSER: Option<IpAddr>;
+    /// The client of the request that is being handled.
+    static CLIENT: Client;
 }
 
-/// Runs the handler of a request from the browser at this address.
-pub(crate) async fn for_browser<T>(address: Option<IpAddr>, handling: impl Future<Output = T>) -> T {
-    BROWSER.scope(address, handling).await
+/// Runs the handler of a request of this client.
+pub(crate) async fn for_client<T>(client: Client, handling: impl Future<Output = T>) -> T {
+    CLIENT.scope(client, handling).await
 }
 
 /// Adds the address of the current request's browser.
 pub(crate) fn name_browser(headers: &mut HeaderMap) {
-    name(headers, BROWSER.try_with(|address| *address).ok().flatten());
+    name(headers, CLIENT.try_with(|client| client.address).ok().flatten());
+}
+
+/// Adds the ID of the current request, so that audit lines of all services have the same one.
+pub(crate) fn name_request(headers: &mut HeaderMap) {
+    let id = CLIENT.try_with(Client::request_id).ok().flatten();
+    if let Some(id) = id.and_then(|id| HeaderValue::try_from(id).ok()) {
+        headers.insert(REQUEST_ID_HEADER, id);
+    }
 }
 
 /// Adds this browser address.

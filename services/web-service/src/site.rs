@@ -247,7 +247,7 @@ pub(crate) async fn meet(State(site): State<Arc<Site>>, mut request: Request, ne
     let Arrival { visitor, set } = site.arrival(request.headers(), client).await;
     request.extensions_mut().insert(client);
     request.extensions_mut().insert(visitor);
-    let mut response = by_gateway::for_browser(client.address, next.run(request)).await;
+    let mut response = by_gateway::for_client(client, next.run(request)).await;
     if let Some(id) = client.request_id().and_then(|id| HeaderValue::try_from(id).ok()) {
         response.headers_mut().insert(REQUEST_ID_HEADER, id);
     }

@@ -142,6 +142,7 @@ impl Upstream {
     }
 
     fn prepared<B>(&self, mut request: Request<B>) -> Request<B> {
+        by_gateway::name_request(request.headers_mut());
         if self.names_browsers {
             by_gateway::name_browser(request.headers_mut());
         }

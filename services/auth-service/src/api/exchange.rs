@@ -7,9 +7,9 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Extension, State};
 use axum::response::Response;
+use gaia_auth::audit::Origin;
 use gaia_auth::issue::DelegatedClaims;
-use gaia_auth::{Connection, Examined, PeerIdentity, Refusal, problem_with};
-use gaia_runtime::telemetry::AUDIT_TARGET;
+use gaia_auth::{Connection, Examined, PeerIdentity, Refusal, audit_line, problem_with};
 use gaia_runtime::wire::{JWT_TYPE, TOKEN_EXCHANGE_PATH};
 use http::HeaderMap;
 
@@ -30,7 +30,7 @@ pub(super) async fn handle(
         (Some(peer), Ok(body)) => issuing.exchange(peer, &connection, &headers, &body).await,
         _ => Err(Denial::Malformed.into()),
     };
-    issuing.respond(("delegated", TOKEN_EXCHANGE_PATH), &connection, result, |denial| {
+    issuing.respond(("delegated", TOKEN_EXCHANGE_PATH), (&connection, &headers), result, |denial| {
         let (status, message) = denial.answer();
         problem_with(status, message, &[("error", denial.oauth_code()), ("error_description", message)])
     })
@@ -84,7 +84,7 @@ impl Issuing {
         let claims = claims(&grants, generation.denied(), peer, &subject, request, self.clock.now(), token_id()?)?;
         let (access_token, claims) = self.signing.sign(&peer.spiffe_id, Arc::clone(&signer), claims).await?;
         // Before the response, so that every issued token is audited.
-        audit_issue((peer, connection), &subject, signer.kid(), &claims);
+        audit_issue((peer, Origin::of(connection, headers), client), &subject, signer.kid(), &claims);
         Ok(TokenAnswer {
             access_token,
             issued_token_type: Some(JWT_TYPE),
@@ -111,13 +111,13 @@ fn refused(peer: &PeerIdentity, refusal: &Refusal) -> Denial {
 }
 
 fn audit_issue(
-    (peer, connection): (&PeerIdentity, &Connection),
+    (peer, origin, client): (&PeerIdentity, Origin<'_>, Option<IpAddr>),
     subject: &Examined,
     kid: &str,
     claims: &DelegatedClaims,
 ) {
-    tracing::info!(
-        target: AUDIT_TARGET,
+    audit_line!(
+        origin,
         event = "token_issued",
         result = "issued",
         who = peer.spiffe_id.as_str(),
@@ -132,7 +132,7 @@ fn audit_issue(
         subject_credential = subject.kind.as_str(),
         subject_kid = subject.trace.kid.as_deref(),
         subject_jti = subject.trace.jti.as_deref(),
-        address = connection.address.map(tracing::field::display),
+        client_address = client.map(tracing::field::display),
         route = TOKEN_EXCHANGE_PATH,
     );
 }

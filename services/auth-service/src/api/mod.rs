@@ -13,13 +13,13 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use gaia_api::Clock;
+use gaia_auth::audit::Origin;
 use gaia_auth::issue::Signer;
-use gaia_auth::{Access, Authenticator, Connection, problem};
+use gaia_auth::{Access, Authenticator, Connection, audit_line, problem};
 use gaia_runtime::rate::when_to_retry;
-use gaia_runtime::telemetry::AUDIT_TARGET;
 use gaia_runtime::wire::{SERVICE_TOKEN_PATH, TOKEN_EXCHANGE_PATH, VALIDATE_PATH};
 use gaia_runtime::{Generation, Routes, random};
-use http::{StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -29,6 +29,7 @@ use tokio::sync::watch;
 use crate::denial::Denial;
 use crate::files::IssuerFiles;
 use crate::grants::GrantTable;
+use crate::login::client::Client;
 use crate::signing::Signing;
 
 pub(crate) use limits::TokenLimits;
@@ -101,7 +102,7 @@ impl Issuing {
     fn respond(
         &self,
         (kind, route): (&'static str, &'static str),
-        connection: &Connection,
+        (connection, headers): (&Connection, &HeaderMap),
         result: Result<TokenAnswer, Refused>,
         refuse: impl FnOnce(Denial) -> Response,
     ) -> Response {
@@ -115,7 +116,7 @@ impl Issuing {
             Err(refused) => {
                 let denial = refused.denial();
                 if let Some(skipped) = self.refusals.admit_line(refused, connection.address) {
-                    audit_refusal(connection, denial, route, skipped);
+                    audit_refusal((connection, headers), denial, route, skipped);
                 }
                 when_to_retry(refuse(denial), denial.retry_after())
             }
@@ -135,22 +136,22 @@ async fn jwks(State(issuing): State<Issuing>) -> Response {
     }
 }
 
-fn audit_refusal(connection: &Connection, denial: Denial, route: &'static str, skipped: u64) {
+fn audit_refusal((connection, headers): (&Connection, &HeaderMap), denial: Denial, route: &'static str, skipped: u64) {
     let peer = connection.peer.as_ref();
     if matches!(denial, Denial::TooMany(_)) {
         // Rate-limited requests are counted only, so that they do not fill the log; each request has an audit line
         // already.
         return;
     }
-    tracing::info!(
-        target: AUDIT_TARGET,
+    audit_line!(
+        Origin::of(connection, headers),
         event = "token_refused",
         result = "refused",
         reason = denial.as_str(),
         who = peer.map(|peer| peer.spiffe_id.as_str()),
         how = "mtls",
         serial = peer.map(|peer| peer.serial.as_ref()),
-        address = connection.address.map(tracing::field::display),
+        client_address = Client::of(headers).site().map(tracing::field::display),
         route,
         skipped = (skipped > 0).then_some(skipped),
     );

@@ -6,10 +6,11 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Extension, State};
 use axum::response::Response;
+use gaia_auth::audit::Origin;
 use gaia_auth::issue::ServiceClaims;
-use gaia_auth::{Connection, PeerIdentity, problem};
-use gaia_runtime::telemetry::AUDIT_TARGET;
+use gaia_auth::{Connection, PeerIdentity, audit_line, problem};
 use gaia_runtime::wire::SERVICE_TOKEN_PATH;
+use http::HeaderMap;
 
 use super::refusals::{RefusalKey, Refused};
 use super::{Issuing, Means, TokenAnswer, token_id};
@@ -19,13 +20,14 @@ use crate::issuer::{claims, parse};
 pub(super) async fn handle(
     State(issuing): State<Issuing>,
     Extension(connection): Extension<Arc<Connection>>,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
     let result = match (&connection.peer, body) {
-        (Some(peer), Ok(body)) => issuing.service_token(peer, &connection, &body).await,
+        (Some(peer), Ok(body)) => issuing.service_token(peer, &connection, &headers, &body).await,
         _ => Err(Denial::Malformed.into()),
     };
-    issuing.respond(("service", SERVICE_TOKEN_PATH), &connection, result, |denial| {
+    issuing.respond(("service", SERVICE_TOKEN_PATH), (&connection, &headers), result, |denial| {
         let (status, message) = denial.answer();
         problem(status, message)
     })
@@ -36,6 +38,7 @@ impl Issuing {
         &self,
         peer: &PeerIdentity,
         connection: &Connection,
+        headers: &HeaderMap,
         body: &[u8],
     ) -> Result<TokenAnswer, Refused> {
         let charged = || self.limits.check_caller(peer, connection);
@@ -49,7 +52,7 @@ impl Issuing {
         let claims = claims.inspect_err(|denial| self.refusals.remember(key, (peer, None, connection), *denial))?;
         let (access_token, claims) = self.signing.sign(&peer.spiffe_id, Arc::clone(&signer), claims).await?;
         // Before the response, so that every issued token is audited.
-        audit_issue((peer, connection), signer.kid(), &claims);
+        audit_issue((peer, Origin::of(connection, headers)), signer.kid(), &claims);
         Ok(TokenAnswer {
             access_token,
             issued_token_type: None,
@@ -60,9 +63,9 @@ impl Issuing {
     }
 }
 
-fn audit_issue((peer, connection): (&PeerIdentity, &Connection), kid: &str, claims: &ServiceClaims) {
-    tracing::info!(
-        target: AUDIT_TARGET,
+fn audit_issue((peer, origin): (&PeerIdentity, Origin<'_>), kid: &str, claims: &ServiceClaims) {
+    audit_line!(
+        origin,
         event = "token_issued",
         result = "issued",
         who = peer.spiffe_id.as_str(),
@@ -73,7 +76,6 @@ fn audit_issue((peer, connection): (&PeerIdentity, &Connection), kid: &str, clai
         aud = claims.aud,
         scope = claims.scope,
         expires = claims.exp,
-        address = connection.address.map(tracing::field::display),
         route = SERVICE_TOKEN_PATH,
     );
 }

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use gaia_auth::{Connection, Principal};
+use gaia_auth::audit::Origin;
+use gaia_auth::{Connection, Principal, audit_line};
 use gaia_runtime::sign_in_audit::{FailureSample, account_name};
-use gaia_runtime::telemetry::AUDIT_TARGET;
 
 use super::failure::LoginFailure;
 use super::limits::{Account, Asker};
@@ -38,18 +38,17 @@ impl LoginAudit {
         let client = entry.caller.and_then(|(_, _, asker)| asker.client.address);
         let source: Option<IpAddr> = client.or(wire);
         let Some(skipped) = self.failures.admit(source, failure.is_some()) else { return };
-        tracing::info!(
-            target: AUDIT_TARGET,
+        audit_line!(
+            Origin::new(source, entry.request_id),
             event = "login",
             action = entry.action,
             result = failure.map_or("ok", LoginFailure::code),
             who = entry.caller.map(|(principal, ..)| principal.actor.to_string()),
-            serial = entry.caller.and_then(|(_, connection, _)| connection.peer.as_ref()).map(|peer| peer.serial.as_ref()),
-            address = source.map(tracing::field::display),
+            serial =
+                entry.caller.and_then(|(_, connection, _)| connection.peer.as_ref()).map(|peer| peer.serial.as_ref()),
             via = client.and(wire).map(tracing::field::display),
             sub = entry.sub,
             account = entry.account.and_then(|account| self.name(account)),
-            request_id = entry.request_id,
             skipped = (skipped > 0).then_some(skipped),
         );
     }

@@ -72,7 +72,8 @@ impl World {
     async fn form(&self, client: &MeshClient, path: &str, pairs: &[(&str, &str)], bearer: &str) -> (StatusCode, Value) {
         let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
         let mut request = Request::post(format!("{}{path}", self.service.url))
-            .header("content-type", "application/x-www-form-urlencoded");
+            .header("content-type", "application/x-www-form-urlencoded")
+            .header("x-request-id", REQUEST_ID);
         if !bearer.is_empty() {
             request = request.header("authorization", format!("Bearer {bearer}"));
         }
@@ -119,6 +120,7 @@ impl World {
     }
 }
 
+pub(super) const REQUEST_ID: &str = "r-1";
 pub(super) const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 pub(super) const API_KEY: &str = "urn:gaia:params:oauth:token-type:api-key";
 

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 
-use super::{AUDIT_TARGET, AuditQueue, Dropped, Entry};
+use super::{AuditQueue, Dropped, Entry, Origin};
+use crate::audit_line;
 
 /// The side that ended a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,8 +51,8 @@ pub struct FailedHandshake {
 
 impl FailedHandshake {
     pub(super) fn write(&self) {
-        tracing::info!(
-            target: AUDIT_TARGET,
+        audit_line!(
+            Origin::of_connection(self.address),
             event = "tls_handshake",
             time = %self.time,
             result = self.result,
@@ -59,7 +60,6 @@ impl FailedHandshake {
             reason = self.reason,
             listener = self.listener,
             presented_unverified = self.presented,
-            address = %self.address.to_canonical(),
             skipped = (self.skipped > 0).then_some(self.skipped),
         );
     }

@@ -1,8 +1,7 @@
 //! Identities and headers that reach an upstream, and behaviour without a response.
 
-use gaia_runtime::testing::Written;
+use gaia_runtime::testing::AuditLines;
 use gaia_runtime::{Hosts, MeshClient};
-use tracing_subscriber::layer::SubscriberExt as _;
 
 use super::*;
 
@@ -139,17 +138,17 @@ async fn a_token_that_has_just_ended_is_refused_here_and_costs_auth_service_noth
 #[tokio::test]
 async fn a_credential_that_auth_service_refuses_has_an_audit_line() {
     let scene = Scene::open(&[]).await;
-    let lines = Written::default();
-    let subscriber = tracing_subscriber::registry().with(gaia_runtime::telemetry::audit_log(lines.clone()));
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let lines = AuditLines::record();
     let later = SystemClock.now() - jiff::SignedDuration::from_secs(1);
     let token = scene.issuer.user_token(&users("http://127.0.0.1"), USER, later);
     scene.behind.refuses_credentials.store(true, Ordering::Relaxed);
     let answer = scene.get("/assets", &format!("Authorization: Bearer {token}")).await;
     assert_eq!(answer.status, 401, "{answer:?}");
-    let text = lines.text();
-    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    let [line] = &lines.filter(|line| line["event"] == "exchange").collect::<Vec<_>>()[..] else { panic!("{text}") };
+    let lines = lines.written();
+    let text = format!("{lines:?}");
+    let [line] = &lines.iter().filter(|line| line["event"] == "exchange").collect::<Vec<_>>()[..] else {
+        panic!("{text}")
+    };
     let sub = format!("user:supabase:{USER}");
     for (name, value) in [
         ("result", "refused"),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes, HttpBody as _};
-use gaia_auth::API_KEY_HEADER;
+use gaia_auth::{API_KEY_HEADER, request_id};
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
 
@@ -135,7 +135,8 @@ impl Caller {
     }
 
     async fn send(&self, wanted: Wanted<'_>, request: Request<Bytes>) -> Result<Response<AnswerBody>, CallError> {
-        let wanted = Wanted { target: self.targets.get(wanted.target), ..wanted };
+        let request_id = request_id(request.headers()).map(str::to_owned);
+        let wanted = wanted.of_request(self.targets.get(wanted.target), request_id.as_deref());
         let target = wanted.target;
         if let Some(key) = self.api_key() {
             return self.client(target, request.uri())?.insist(with_key(&key, request)?).await;
@@ -160,7 +161,8 @@ impl Caller {
         if request.body().is_end_stream() {
             return self.send(wanted, request.map(|_| Bytes::new())).await;
         }
-        let wanted = Wanted { target: self.targets.get(wanted.target), ..wanted };
+        let request_id = request_id(request.headers()).map(str::to_owned);
+        let wanted = wanted.of_request(self.targets.get(wanted.target), request_id.as_deref());
         if let Some(key) = self.api_key() {
             return self.client(wanted.target, request.uri())?.request(with_key(&key, request)?).await;
         }

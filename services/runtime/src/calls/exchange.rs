@@ -4,7 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 
 use axum::body::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
+use gaia_auth::REQUEST_ID_HEADER;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Limited};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -57,6 +58,8 @@ pub struct OnBehalf<'a> {
     pub account: Option<&'a str>,
     /// Its address, if known.
     pub client: Option<IpAddr>,
+    /// The ID of the request, for audit lines; none: that of the call's `X-Request-Id`.
+    pub request_id: Option<&'a str>,
 }
 
 /// The requester that an entry in a bounded memory is charged to.
@@ -72,7 +75,7 @@ pub(crate) enum Source {
 
 impl<'a> From<Subject<'a>> for OnBehalf<'a> {
     fn from(credential: Subject<'a>) -> Self {
-        Self { credential, account: None, client: None }
+        Self { credential, account: None, client: None, request_id: None }
     }
 }
 
@@ -92,7 +95,8 @@ impl OnBehalf<'_> {
             Subject::ApiKey(text) => (text, true),
         };
         let account = self.account.map(str::to_owned);
-        OwnedOnBehalf { text: Zeroizing::new(text.to_owned()), is_key, account, client: self.client }
+        let request_id = self.request_id.map(str::to_owned);
+        OwnedOnBehalf { text: Zeroizing::new(text.to_owned()), is_key, account, client: self.client, request_id }
     }
 }
 
@@ -102,12 +106,14 @@ pub(crate) struct OwnedOnBehalf {
     is_key: bool,
     account: Option<String>,
     client: Option<IpAddr>,
+    request_id: Option<String>,
 }
 
 impl OwnedOnBehalf {
     pub(crate) fn as_ref(&self) -> OnBehalf<'_> {
         let credential = if self.is_key { Subject::ApiKey(&self.text) } else { Subject::Token(&self.text) };
-        OnBehalf { credential, account: self.account.as_deref(), client: self.client }
+        let (account, request_id) = (self.account.as_deref(), self.request_id.as_deref());
+        OnBehalf { credential, account, client: self.client, request_id }
     }
 }
 
@@ -148,7 +154,7 @@ impl MeshClient {
     /// [`CallError`] if it does not respond, refuses, or sends an unexpected response.
     pub async fn service_token(&self, auth_url: &Uri, wanted: &TokenRequest<'_>) -> Result<ServiceToken, CallError> {
         let body = serde_json::to_vec(wanted).map_err(|error| CallError::failed(auth_url, error))?;
-        let asked = self.ask(auth_url, SERVICE_TOKEN_PATH, "application/json", None, body).await?;
+        let asked = self.ask(auth_url, SERVICE_TOKEN_PATH, "application/json", (None, None), body).await?;
         token(auth_url, asked.status, &asked.body)
     }
 
@@ -164,7 +170,7 @@ impl MeshClient {
         subject: impl Into<OnBehalf<'_>>,
         target: &str,
     ) -> Result<ServiceToken, CallError> {
-        let OnBehalf { credential, client, .. } = subject.into();
+        let OnBehalf { credential, client, request_id, .. } = subject.into();
         let (subject_token, subject_token_type) = match credential {
             Subject::Token(token) => (token, JWT_TYPE),
             Subject::ApiKey(key) => (key, API_KEY_TYPE),
@@ -174,7 +180,7 @@ impl MeshClient {
         let body = serde_urlencoded::to_string(&form).map_err(|error| CallError::failed(auth_url, error))?;
         let content_type = "application/x-www-form-urlencoded";
         let Asked { status, headers, body } =
-            self.ask(auth_url, TOKEN_EXCHANGE_PATH, content_type, client, body.into_bytes()).await?;
+            self.ask(auth_url, TOKEN_EXCHANGE_PATH, content_type, (client, request_id), body.into_bytes()).await?;
         let error = serde_json::from_slice::<OAuthError>(&body).map(|answer| answer.error).unwrap_or_default();
         if status == StatusCode::BAD_REQUEST && SUBJECT_ERRORS.contains(&error.as_str()) {
             // With `Retry-After` a retry may succeed, for example for a key that auth-service has not loaded yet.
@@ -189,7 +195,7 @@ impl MeshClient {
         auth_url: &Uri,
         path: &str,
         content_type: &'static str,
-        client: Option<IpAddr>,
+        (client, request_id): (Option<IpAddr>, Option<&str>),
         body: Vec<u8>,
     ) -> Result<Asked, CallError> {
         let mut request = Request::builder()
@@ -199,6 +205,9 @@ impl MeshClient {
             .body(Bytes::from(body))
             .map_err(|error| CallError::failed(auth_url, error))?;
         name_client(request.headers_mut(), client);
+        if let Some(id) = request_id.and_then(|id| HeaderValue::from_str(id).ok()) {
+            request.headers_mut().insert(REQUEST_ID_HEADER, id);
+        }
         let response = self.insist(request).await?;
         let (status, headers) = (response.status(), response.headers().clone());
         let body = Limited::new(response.into_body(), MAX_TOKEN_ANSWER_BYTES).collect().await;

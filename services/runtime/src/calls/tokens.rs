@@ -152,7 +152,13 @@ impl Default for Tokens {
     }
 }
 
-impl Wanted<'_> {
+impl<'a> Wanted<'a> {
+    /// The same for a call to `target`, with the ID of the request that the token is for.
+    pub(crate) fn of_request(self, target: &'a str, request_id: Option<&'a str>) -> Self {
+        let named = |subject: OnBehalf<'a>| OnBehalf { request_id: subject.request_id.or(request_id), ..subject };
+        Self { target, subject: self.subject.map(named) }
+    }
+
     fn key(self, generation: &Generation) -> Key {
         let text = |subject: OnBehalf<'_>| match subject.credential {
             Subject::Token(text) | Subject::ApiKey(text) => sha256_hex(text.as_bytes()),

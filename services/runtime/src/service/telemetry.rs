@@ -11,8 +11,7 @@ use tracing_subscriber::{Layer as _, Registry};
 use crate::config::{LogFormat, RuntimeConfig};
 
 pub use crate::observability::audit_log::audit_log;
-/// Audit lines are always written as JSON, independent of the log filter.
-pub use gaia_auth::audit::AUDIT_TARGET;
+use gaia_auth::audit::AUDIT_TARGET;
 
 /// Reason why logging cannot be set up.
 #[derive(Debug, thiserror::Error)]

@@ -116,6 +116,7 @@ impl Behind {
         assert!(headers.get(COOKIE).is_none(), "cookies are for nobody else");
         let mut state = self.state();
         state.browsers.push(text_of(headers, "x-forwarded-for"));
+        state.request_ids.push(text_of(headers, "x-request-id"));
         state.credentials.push(if token.is_some() { "token" } else { "key" });
         let user = token.and_then(|token| state.users.get(token).copied());
         let is_taken = state.takes_tokens && user.is_some() && user != state.not_taken;

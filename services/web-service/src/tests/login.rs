@@ -79,6 +79,8 @@ async fn request_has_one_name_here_and_at_auth_service() {
     let mut browser = scene.browser();
     let answer = browser.post_form("/sign-in", &[("email", EMAIL), ("password", "wrong")]).await;
     assert_eq!(answer.headers["x-request-id"], *scene.behind.state().request_ids.last().unwrap());
+    let answer = scene.signed_in().await.get("/files").await;
+    assert_eq!(answer.headers["x-request-id"], *scene.behind.state().request_ids.last().unwrap(), "at asset-service");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 mod survival;
 
 use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use axum::Form;
@@ -28,6 +29,8 @@ struct Exchange {
     /// Set while it rejects every credential.
     refuses: Arc<AtomicBool>,
     config: CallsConfig,
+    /// The request IDs that came with the requests.
+    request_ids: Arc<Mutex<Vec<Option<String>>>>,
     serving: JoinHandle<()>,
     _dir: TempDir,
 }
@@ -56,11 +59,14 @@ async fn exchange(platform: &Platform, life: i64) -> Exchange {
     let asked_for = Arc::new(AtomicU64::new(0));
     let (hangs, refuses) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let signer = Arc::new(platform.signer());
+    let request_ids = Arc::<Mutex<Vec<Option<String>>>>::default();
     let answer = {
         let (issued, unavailable) = (Arc::clone(&issued), Arc::clone(&unavailable));
         let asked_for = Arc::clone(&asked_for);
         let (hangs, refuses) = (Arc::clone(&hangs), Arc::clone(&refuses));
-        move |Form(asked): Form<Asked>| async move {
+        let request_ids = Arc::clone(&request_ids);
+        move |headers: HeaderMap, Form(asked): Form<Asked>| async move {
+            request_ids.lock().unwrap().push(gaia_auth::request_id(&headers).map(str::to_owned));
             assert_eq!(asked.grant_type, "urn:ietf:params:oauth:grant-type:token-exchange");
             assert_eq!(asked.audience, "asset-service");
             asked_for.fetch_add(1, Ordering::Relaxed);
@@ -105,7 +111,7 @@ async fn exchange(platform: &Platform, life: i64) -> Exchange {
     let routes = runtime.routes().route("/internal/token-exchange", Access::Peer, post(answer));
     let serving = tokio::spawn(runtime.serve(routes, std::future::pending()));
     let config = CallsConfig { auth_url: Some(auth_url), api_key_file: None };
-    Exchange { issued, asked: asked_for, unavailable, hangs, refuses, config, serving, _dir: dir }
+    Exchange { request_ids, issued, asked: asked_for, unavailable, hangs, refuses, config, serving, _dir: dir }
 }
 
 fn is_good(name: &str) -> bool {

@@ -176,6 +176,19 @@ async fn a_definitive_refusal_is_remembered_until_the_files_change_and_others_ar
     assert_eq!(gateway.ask(Subject::Token("bob"), &service).await.unwrap(), ok(&user("bob")), "503 is not remembered");
 }
 
+#[tokio::test]
+async fn an_exchange_has_the_id_of_the_request_that_needs_it() {
+    let platform = Platform::new();
+    let service = start(&target(&platform, &[])).await;
+    let auth = exchange(&platform, 300).await;
+    let gateway = gateway(&platform.mount("gateway"), &auth.config).await;
+    let request = Request::get(format!("{}/anyone", service.mesh)).header("x-request-id", "r-7");
+    let request = request.body(Bytes::new()).unwrap();
+    gateway.caller.call_for(Subject::Token("ann"), "asset-service", request).await.unwrap();
+    gateway.ask(Subject::Token("bob"), &service).await.unwrap();
+    assert_eq!(*auth.request_ids.lock().unwrap(), [Some("r-7".to_owned()), None]);
+}
+
 /// Kind: a refusal that outlasts a change of a file it was decided by. Grants and the API keys that auth-service has are in
 /// its files alone.
 #[tokio::test]
