@@ -20,6 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("gaia-gateway", &["gaia-api", "gaia-auth", "gaia-runtime"]),
     ("gaia-web-service", &["gaia-api", "gaia-auth", "gaia-runtime"]),
     ("gaia-fuzz", &["gaia-api", "gaia-pki", "gaia-auth"]),
+    ("gaia-text", &[]),
     (
         "gaia-e2e",
         &[

@@ -3,22 +3,24 @@
 //! A link whose text is an item in backticks and whose target is a file in Rust, such as
 //! `` [`Reconciler::reconcile`](../operator/controller/src/reconcile.rs) ``, needs a definition of that item in the file.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use gaia_text::{pages, relative, root};
 
 #[test]
 fn every_link_resolves_to_a_file_a_heading_or_an_item() {
-    let root = root();
     let mut broken = vec![];
-    for page in pages(&root) {
+    for page in pages() {
         let text = std::fs::read_to_string(&page).unwrap();
         for (line, item, target) in links(&text) {
             if target.contains("://") || target.starts_with("mailto:") {
                 continue;
             }
             if let Err(problem) = resolve(&page, &item, &target) {
-                let page = page.strip_prefix(&root).unwrap_or(&page);
-                broken.push(format!("{}:{line}: [{item}]({target}): {problem}", page.display()));
+                broken.push(format!("{}:{line}: [{item}]({target}): {problem}", relative(&page)));
             }
         }
     }
@@ -31,13 +33,12 @@ fn every_path_in_backticks_exists() {
     const FOLDERS: [&str; 6] = ["charts/", "docs/", "e2e/", "fuzz/", "operator/", "services/"];
     let root = root();
     let mut missing = vec![];
-    for page in pages(&root).into_iter().filter(|page| !page.ends_with("CHANGELOG.md")) {
+    for page in pages().into_iter().filter(|page| !page.ends_with("CHANGELOG.md")) {
         for (number, line) in std::fs::read_to_string(&page).unwrap().lines().enumerate() {
             for path in line.split('`').skip(1).step_by(2) {
                 let is_plain = !path.contains(['*', '<', '{', ' ', '…', '$']);
                 if FOLDERS.iter().any(|folder| path.starts_with(folder)) && is_plain && !root.join(path).exists() {
-                    let page = page.strip_prefix(&root).unwrap_or(&page);
-                    missing.push(format!("{}:{}: `{path}`", page.display(), number + 1));
+                    missing.push(format!("{}:{}: `{path}`", relative(&page), number + 1));
                 }
             }
         }
@@ -49,11 +50,11 @@ fn every_path_in_backticks_exists() {
 fn broken_links_are_named() {
     let page = root().join("docs/architecture.md");
     let resolve = |item: &str, target: &str| resolve(&page, item, target);
-    assert_eq!(resolve("`links`", "../e2e/tests/harness/documentation.rs"), Ok(()));
+    assert_eq!(resolve("`links`", "../e2e/text/tests/links.rs"), Ok(()));
     assert_eq!(resolve("Rights", "#rights"), Ok(()));
     assert_eq!(resolve("x", "../nowhere.rs").unwrap_err(), "no such file");
     assert_eq!(resolve("x", "#nowhere").unwrap_err(), "no heading with this anchor");
-    let missing = resolve("`Type::nothing`", "../e2e/tests/harness/main.rs").unwrap_err();
+    let missing = resolve("`Type::nothing`", "../e2e/text/src/lib.rs").unwrap_err();
     assert_eq!(missing, "the file defines no item `nothing`");
 }
 
@@ -124,26 +125,4 @@ fn links(text: &str) -> Vec<(usize, String, String)> {
         }
     }
     found
-}
-
-/// Every page in Markdown outside of build directories.
-fn pages(root: &Path) -> Vec<PathBuf> {
-    let mut pages = vec![];
-    let mut folders = vec![root.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).unwrap().flatten() {
-            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
-            if path.is_dir() && name != "target" && !name.starts_with('.') {
-                folders.push(path);
-            } else if name.ends_with(".md") {
-                pages.push(path);
-            }
-        }
-    }
-    pages.sort();
-    pages
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
