@@ -1,9 +1,9 @@
-# One image holds all of Gaia's programs; the command says which one runs: `docker run IMAGE auth-service …`.
+# One image holds all of Gaia's programs; the command selects one: `docker run IMAGE auth-service …`.
 #
 #   docker build --tag localhost/gaia:VERSION .
 #   docker build --tag localhost/gaia:VERSION --target prebuilt --file Dockerfile DIR   # DIR holds the binaries
 #
-# BASE needs glibc 2.36 or newer, libgcc and CA certificates; a prebuilt binary needs the glibc it was linked with, or a newer one.
+# BASE needs glibc 2.36 or newer, libgcc and CA certificates; a prebuilt binary needs at least the glibc it was linked with.
 ARG BASE=gcr.io/distroless/cc-debian12:nonroot
 ARG RUST=docker.io/library/rust:1.95-bookworm
 
@@ -24,6 +24,6 @@ CMD ["gaia-operator", "run"]
 FROM base AS prebuilt
 COPY --chmod=0755 gaia-operator auth-service asset-service chat-service gateway web-service /usr/local/bin/
 
-# The default: what was built above.
+# The default: the programs of the build stage.
 FROM base AS image
 COPY --from=build --chmod=0755 /out/ /usr/local/bin/

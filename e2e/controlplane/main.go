@@ -1,11 +1,11 @@
 // Command controlplane is a whole Kubernetes cluster in one static binary, built from the published Go modules.
 //
-// The part to act as is named by the program's own name (a symlink called kubectl is kubectl) or by its first argument:
+// The part to run is selected by the program's own name (a symlink called kubectl is kubectl) or by its first argument:
 //
 //	controlplane kube-apiserver --etcd-servers …
 //
 // The version flags that the parts report come from -ldflags, see e2e/src/assets/build.rs: helm and kubectl refuse a
-// server that says v0.0.0.
+// server with version v0.0.0.
 package main
 
 import (
@@ -41,7 +41,7 @@ import (
 	_ "github.com/coredns/coredns/plugin/kubernetes"
 )
 
-// A part takes over the process. args[0] is the part's name, the rest are its flags.
+// A part runs as the process. args[0] is the part's name, the rest are its flags.
 type part func(args []string)
 
 var parts = map[string]part{
@@ -72,7 +72,7 @@ func main() {
 	os.Exit(2)
 }
 
-// command makes a part of a Kubernetes command. The command is built only when its part is asked for, and reads its
+// command makes a part of a Kubernetes command. The command is built only when its part is selected, and reads its
 // flags from os.Args.
 func command(build func() *cobra.Command) part {
 	return func(args []string) {

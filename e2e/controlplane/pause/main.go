@@ -1,5 +1,5 @@
-// Command pause is the first process of every pod: it holds the pod's namespaces open, reaps what is left to it and
-// ends at once when it is told to.
+// Command pause is the first process of every pod: it holds the pod's namespaces open, reaps orphans and
+// ends at once on a signal.
 package main
 
 import (

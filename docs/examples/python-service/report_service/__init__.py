@@ -1,1 +1,1 @@
-"""A service that lives by Gaia's mounted files alone: no library of Gaia's, no other language."""
+"""A service on Gaia's mounted files alone, without Gaia's libraries."""

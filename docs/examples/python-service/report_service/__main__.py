@@ -1,4 +1,4 @@
-"""A service that reports what asset-service keeps."""
+"""A service that reports the content of asset-service."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ from .server import MeshServer, Request, Route, admin_server, answer_json
 def main() -> None:
     """Runs until SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # It would log every URL.
+    # httpx would log every URL.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     environment = os.environ
     directory = Path(environment.get("GAIA_DIR", "/etc/gaia"))

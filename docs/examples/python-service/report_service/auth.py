@@ -1,4 +1,4 @@
-"""From the credentials of one request to one principal, or one refusal."""
+"""Authentication: from the credentials of a request to one principal, or one refusal."""
 
 import hmac
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .tokens import Rules, verify
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who it is: for whom the request is, who is on the wire, and what it may do (none: everything)."""
+    """The principal: the subject, the actor, and the scopes (none: all)."""
 
     subject: str
     actor: str
@@ -23,24 +23,24 @@ class Principal:
     credential: str
 
     def require(self, scopes: tuple[str, ...]) -> None:
-        """Refused unless it may do all of that."""
+        """Refused unless the principal has all of these scopes."""
         if self.scopes is not None and not self.scopes.issuperset(scopes):
             raise Refused("scope_missing")
 
 
 @dataclass(frozen=True, slots=True)
 class Presented:
-    """What a request carries, told apart by its shape alone. Nothing is read from a query, a cookie or a body."""
+    """The credentials of a request, by their shape alone. Query, cookies and body are not read."""
 
     token: str | None
     api_key: ApiKey | None
     has_key: bool
-    # Why no token can be read from Authorization, where there is a key beside it: whether that matters the mode says.
+    # The error of a malformed Authorization header, if there is a key too: the mode decides whether it matters.
     unusable: Refused | None = None
 
 
 def presented(headers: Message, generation: Generation) -> Presented:
-    """Finds the credentials. Two of one kind could be read differently by two programs in a row, and are refused."""
+    """Extracts the credentials. Two of one kind are refused: two programs could select different ones."""
     key = _single(headers, "X-API-Key")
     try:
         bearer, unusable = _bearer(_single(headers, "Authorization")), None
@@ -61,7 +61,7 @@ def presented(headers: Message, generation: Generation) -> Presented:
 
 
 def authenticate(shown: Presented, peer: Peer | None, generation: Generation, now: float) -> Principal:
-    """Decides as the mode says: the service's, or the key's own where that is stricter.
+    """Decides by the stricter of the service's mode and the key's own.
 
     APIKeyOnly: the key decides, whatever the token is. Dual: both are accepted; a bad token is never made good by a key.
     JWTOnly: the token decides.
@@ -75,28 +75,28 @@ def authenticate(shown: Presented, peer: Peer | None, generation: Generation, no
             raise shown.unusable
         principal = _by_token(shown.token or "", peer, generation, mode, now)
     except Refused as refused:
-        # Alone it makes the request malformed; beside a key it is a bad token, which the key does not replace.
+        # Alone it makes the request malformed; with a key it is an invalid token, which the key does not replace.
         if shown.has_key and refused.status == 400:
             raise Refused("token_unreadable") from refused
         raise
     key = shown.api_key
     if mode == "Dual" and key is not None and not key.shared and _fault(key, generation, now) is None:
-        # With a key that someone else owns, the request says two things at once.
+        # With a key of another owner, the request has two subjects.
         if key.holder not in (principal.subject, principal.actor):
             raise Refused("credentials_conflict")
     return principal
 
 
 def effective_mode(shown: Presented, generation: Generation) -> str:
-    """The mode that a request is judged by."""
+    """The mode that applies to a request."""
     own = MODES[0] if shown.api_key is None else shown.api_key.mode
     return max(generation.policy.mode, own, key=MODES.index)
 
 
 def check_peer(peer: Peer | None, generation: Generation, now: float) -> None:
-    """Refuses a peer that is not to be taken for who it was any more, and the operator, which calls no service."""
+    """Refuses a revoked peer, and the operator, which calls no service."""
     if peer is None and not generation.policy.is_permissive:
-        # The connection began while none was needed.
+        # The connection began while no certificate was required.
         raise Refused("peer_missing")
     if peer is not None and now > peer.not_after:
         raise Refused("peer_expired")
@@ -130,10 +130,10 @@ def _by_token(token: str, peer: Peer | None, generation: Generation, mode: str, 
     if declared is not None:
         scopes = _both(scopes, declared.scopes)
     if read.on_behalf_of is not None and user_issuer(read.on_behalf_of) is not None:
-        # Whoever brings a user: what users may ask for is the limit.
+        # The scopes of users limit a user, whoever the caller is.
         scopes = _both(scopes, policy.user_scopes)
     if read.on_behalf_of is not None and is_workload(read.on_behalf_of):
-        # A service that is called for has no more than by itself.
+        # A service as subject has no more scopes than for its own calls.
         service = policy.callers.get(read.on_behalf_of)
         if service is None and mode == "JWTOnly":
             raise Refused("caller_not_declared")
@@ -144,7 +144,7 @@ def _by_token(token: str, peer: Peer | None, generation: Generation, mode: str, 
 
 
 def _both(scopes: frozenset[str] | None, listed: frozenset[str]) -> frozenset[str] | None:
-    """What both allow. An empty list allows everything; None is everything, and no scope left is nothing."""
+    """The intersection of two lists of scopes. An empty list and None allow everything; an empty intersection is refused."""
     if not listed:
         return scopes
     return listed if scopes is None else scopes & listed
@@ -172,7 +172,7 @@ def _by_key(shown: Presented, peer: Peer | None, generation: Generation, mode: s
 
 
 def _fault(key: ApiKey, generation: Generation, now: float) -> str | None:
-    """Why a recognised key does not work, where keys are accepted."""
+    """The reason why a known key is refused, where keys are accepted."""
     if not key.is_active:
         return "api_key_revoked"
     if key.expires is not None and now >= key.expires:
@@ -184,7 +184,7 @@ def _fault(key: ApiKey, generation: Generation, now: float) -> str | None:
 
 
 def _recognise(key: str, records: tuple[ApiKey, ...]) -> ApiKey | None:
-    """Every record is compared, each in constant time: how long it takes says nothing about which one it was."""
+    """Compares every record, each in constant time: the duration does not depend on the matching one."""
     presented, found = sha256(key.encode()), None
     for record in records:
         if hmac.compare_digest(record.sha256, presented):
@@ -209,7 +209,7 @@ def _bearer(value: str | None) -> str | None:
         raise Refused("scheme_unknown")
     if not rest.strip():
         raise Refused("credential_empty")
-    # One word: what comes after a second space is another program's to read.
+    # One word: other programs could parse a second one.
     if " " in rest:
         raise Refused("token_alphabet")
     return rest

@@ -18,11 +18,11 @@ class _Token:
 
 
 class NotReady(Exception):
-    """There is no usable set of certificates yet."""
+    """No valid certificates are loaded yet."""
 
 
 class Calls:
-    """Calls with the newest generation. Connections and tokens belong to one generation, and are left behind with it."""
+    """Calls with the newest generation. Connections and tokens belong to one generation, and are dropped with it."""
 
     def __init__(self, mount: Mount, auth_url: str) -> None:
         self._mount = mount
@@ -32,7 +32,7 @@ class Calls:
 
     def call(self, target: str, method: str, url: str, body: bytes = b"") -> httpx.Response:
         """Calls a target service, `name` or `namespace/name`. A token that the target does not take (401 invalid_token:
-        a signing key was replaced, say) is replaced by a new one, and the request sent once more."""
+        after a replaced signing key, for example) is replaced by a new one, and the request sent once more."""
         session = self._current()
         token = session.token(target)
         answer = session.send(target, method, url, body, token)
@@ -47,7 +47,7 @@ class Calls:
             raise NotReady("there is no certificate to call others with yet")
         with self._lock:
             if self._session is None or self._session.generation is not generation:
-                # The one of before is closed with its last call: nobody else holds it.
+                # The previous one is closed after its last call: it has no other references.
                 self._session = _Session(generation, self._auth_url)
             return self._session
 
@@ -68,7 +68,7 @@ class _Session:
         with self._clients_lock:
             if target not in self._clients:
                 # No proxy and no redirect; the server's name and its SPIFFE ID are always verified. Servers close an idle
-                # connection after 30 seconds: this side does before. What fails to connect is tried once more.
+                # connection after 30 seconds: this side closes it before. A failed connection attempt is repeated once.
                 transport = httpx.HTTPTransport(
                     verify=self.generation.client(target),
                     retries=1,
@@ -85,15 +85,15 @@ class _Session:
         try:
             return client.request(method, url, content=body, headers=headers)
         except httpx.RemoteProtocolError:
-            # The server closed a kept connection as the request was on its way. It may have been seen, so only what may
-            # be done twice is sent again.
+            # The server closed a kept connection while the request was in transit. It may have been processed, so only
+            # idempotent requests are repeated.
             if method not in ("GET", "HEAD"):
                 raise
             return client.request(method, url, content=body, headers=headers)
 
     def token(self, target: str, refused: str | None = None) -> str:
-        """A token for a target. It is asked for once however many wait, and renewed at half its life: so it outlasts an
-        auth-service that is away for the other half."""
+        """A token for a target. It is requested once for all waiting calls, and renewed at half its validity, so that calls
+        continue through an outage of auth-service of the other half."""
         with self._lock:
             now, kept = time.monotonic(), self._tokens.get(target)
             if kept is not None and (kept.text == refused or now >= kept.end):
@@ -105,7 +105,7 @@ class _Session:
             except httpx.HTTPError:
                 if kept is None:
                     raise
-                # The other half of its life is left; not with every call, while auth-service is away.
+                # The other half of its validity is left; one attempt at a time while auth-service is unavailable.
                 kept = _Token(kept.text, now + 5, kept.end)
             self._tokens[target] = kept
             return kept.text
@@ -116,5 +116,5 @@ class _Session:
         answer = issuer.post(f"{self._auth_url}/internal/service-token", json=wanted)
         answer.raise_for_status()
         token = answer.json()
-        # Its life begins at the latest when it was asked for.
+        # Its validity begins at the latest with the request.
         return _Token(token["access_token"], asked + token["expires_in"] / 2, asked + token["expires_in"])

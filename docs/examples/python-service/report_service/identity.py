@@ -1,4 +1,4 @@
-"""What this instance says of itself, to the operator alone: what it has loaded, and who still uses API keys.
+"""Reports of this instance to the operator: the loaded files, and the usage of API keys.
 
 The operator takes it for an acknowledgement: a rotation goes on once every instance reports what was published. Without
 it, the operator looks at the leaf in a handshake, and for the rest waits until the pod was restarted.
@@ -20,7 +20,7 @@ LEDGER_PATH = "/.well-known/gaia/ledger"
 
 
 class Instance:
-    """One process: told apart from every other one, also from an earlier one of the same pod."""
+    """One process: its id differs from that of every other one, also of an earlier one in the same pod."""
 
     def __init__(self, now: float) -> None:
         self.name = secrets.token_hex(16)
@@ -45,7 +45,7 @@ class Instance:
             "bundleHash": generation.bundle.hash,
             "jwksKids": sorted(generation.keys or {}),
             **({"denylistHash": generation.denylist_hash} if generation.denylist_hash else {}),
-            # The operator counts on `issuers` of denylist.json only where a report says that it is enforced.
+            # The operator relies on `issuers` of denylist.json only where a report lists it as enforced.
             "enforces": ["issuers"],
             "policyHash": policy.hash,
             "mode": policy.mode,
@@ -53,19 +53,19 @@ class Instance:
         }
 
     def note(self, shown: Presented, peer: Peer | None, address: str, user_agent: str, route: str, now: float) -> None:
-        """Notes who presented a known key today, accepted or not: who is refused is a caller still."""
+        """Records the caller of a known key today, accepted or not: a refused caller still uses the key."""
         if shown.api_key is None:
             return
         if peer is not None:
             caller = {"kind": "peer", "spiffeId": peer.spiffe_id}
         else:
-            # What people are shown of it is text.
+            # The status shows it as text.
             product = user_agent.replace("/", " ").split(" ")[0][:64] if user_agent.isascii() and user_agent.isprintable() else ""
             caller = {"kind": "unknown", "address": address, "route": route} | ({"userAgent": product} if product else {})
         with self._lock:
             callers = self._ledger.setdefault(shown.api_key.id, {})
             name = tuple(sorted(caller.items()))
-            # One place is for all who have none: that there were more is evidence too.
+            # The last entry is for all further callers: their existence is evidence too.
             if name not in callers and len(callers) >= MAX_CALLERS - 1:
                 name = (("kind", "others"),)
             callers[name] = datetime.fromtimestamp(now, UTC).date().isoformat()

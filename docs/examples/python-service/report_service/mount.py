@@ -1,4 +1,4 @@
-"""The mounted directory: read as a whole, each part judged by itself, and the one before kept where a part is bad.
+"""The mounted directory: read as a whole, each part validated separately, and the previous one of an invalid part kept.
 
 kubelet writes a new directory and points the link `..data` at it in one rename. Every read goes through the resolved
 link, so it never sees half of the old and half of the new. The objects behind the files are fetched one by one, though:
@@ -38,7 +38,7 @@ PATH_VARIABLES = {
 
 
 def elsewhere(environment: Mapping[str, str]) -> dict[str, Path]:
-    """The files that variables name. An empty variable is not set; a variable and its alias must not differ."""
+    """The files that variables name. An empty variable is not set; a variable and its alias must be equal."""
     found: dict[str, Path] = {}
     for name, variables in PATH_VARIABLES.items():
         paths = {environment[variable] for variable in variables if environment.get(variable)}
@@ -60,7 +60,7 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """What this service proves itself with."""
+    """The certificate and key of this service."""
 
     certificate: x509.Certificate
     fingerprint: str
@@ -68,13 +68,13 @@ class Leaf:
 
     @property
     def not_after(self) -> datetime:
-        """When it ends."""
+        """Its expiry."""
         return self.certificate.not_valid_after_utc
 
 
 @dataclass(slots=True)
 class Parts:
-    """What is in force of each part; none: it was never good."""
+    """The accepted parts; none: there was no valid one yet."""
 
     bundle: Bundle | None = None
     policy: Policy | None = None
@@ -87,7 +87,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """All that goes together, made anew as a whole whenever a part changes: no session of an old one is resumed."""
+    """All parts together, created again whenever a part changes: no session of the previous one is resumed."""
 
     bundle: Bundle
     policy: Policy
@@ -101,17 +101,17 @@ class Generation:
     client: Callable[[str], "MeshContext"]
 
     def is_valid(self, peer: Peer, now: float) -> bool:
-        """Whether a peer that was verified once may still be taken for who it is."""
+        """True if the certificate of a verified peer is still accepted."""
         is_trusted = peer.root in self.bundle.fingerprints and peer.fingerprint not in self.denied.leaves
         is_trusted = is_trusted and not is_denied(peer.issuers, self.denied.issuers)
         return is_trusted and now <= peer.not_after
 
 
 class MeshSocket(ssl.SSLSocket):
-    """Refuses a revoked certificate in the handshake, whichever side it is on."""
+    """Refuses a revoked certificate in the handshake, on both sides."""
 
     def do_handshake(self, block: bool = False) -> None:
-        """As in ssl, and then one look more."""
+        """The handshake of ssl, and then the additional checks."""
         super().do_handshake(block)
         certificate = self.getpeercert(binary_form=True)
         if certificate is not None and sha256(certificate) in self.context.revoked:  # type: ignore[attr-defined]
@@ -132,23 +132,23 @@ class MeshSocket(ssl.SSLSocket):
 
 
 class MeshContext(ssl.SSLContext):
-    """TLS 1.3 with the platform's leaf and roots, and nothing else."""
+    """A TLS 1.3 context with the platform's leaf and roots."""
 
     sslsocket_class = MeshSocket
     revoked: frozenset[str] = frozenset()
     refused_issuers: frozenset[str] = frozenset()
-    # Of a client: the identity that the server must have.
+    # For clients: the required identity of the server.
     expected: Expected | None = None
 
 
 class Mount:
-    """Looks at the mounted directory again and again."""
+    """Polls the mounted directory."""
 
     def __init__(
         self, directory: Path, service_name: str, clock: Callable[[], float], elsewhere: Mapping[str, Path] = NOWHERE
     ) -> None:
         self.directory = directory
-        # Files that are read from a path of their own. The usual path, spelled out, is read with the others.
+        # Files with a path of their own. A variable with the usual path changes nothing.
         self.elsewhere = {name: path for name, path in elsewhere.items() if path != directory / name}
         self.service_name = service_name
         self.clock = clock
@@ -160,7 +160,7 @@ class Mount:
         self._refused: dict[str, str] = {}
 
     def run(self, interval: float, stop: threading.Event) -> None:
-        """Looks every so often until it is told to stop."""
+        """Polls until the service stops."""
         while not stop.wait(interval):
             try:
                 self.look()
@@ -168,25 +168,25 @@ class Mount:
                 log.exception("looking at the mounted directory failed")
 
     def look(self) -> None:
-        """Takes what is good and new."""
+        """Loads the valid and changed parts."""
         files = self._read()
         if files is None or (files == self._files and not self._refused):
             return
         before = dict(self._refused)
         self._take(files)
-        # A leaf from the future becomes good by waiting, without any change of the files.
+        # A leaf that is not valid yet becomes valid without a change of the files.
         if files == self._files and before == self._refused:
             return
         generation = _generation(self._parts)
         if generation is not None:
             self.generation = generation
-            log.info("took what is mounted: leaf until %s, keys %s", generation.leaf.not_after, sorted(generation.keys or {}))
+            log.info("loaded the mounted files: leaf until %s, keys %s", generation.leaf.not_after, sorted(generation.keys or {}))
             self.on_change(generation)
-        # Only now: what failed half-way is tried again at the next look.
+        # Only now: an incomplete load is repeated at the next poll.
         self._files = files
 
     def _read(self) -> Files | None:
-        """Reads all files at one moment; none if they are being replaced right now."""
+        """Reads all files of one moment; none if they are being replaced."""
         root = os.path.realpath(self.directory / "..data")
         root = root if os.path.isdir(root) else os.path.realpath(self.directory)
         try:
@@ -194,7 +194,7 @@ class Mount:
             files = {name: path.read_bytes() for name, path in paths.items() if path.exists()}
         except OSError:
             return None
-        # A directory that was taken away in the middle lacks files that are there.
+        # A directory that was removed in the middle lacks files.
         return files if os.path.isdir(root) else None
 
     def _take(self, files: Files) -> None:
@@ -207,7 +207,7 @@ class Mount:
         self._judge("leaf", lambda: setattr(parts, "leaf", _leaf(files, parts, now)))
 
     def _judge(self, part: str, take: Callable[[], None]) -> None:
-        """Takes one part, or keeps what there was; a refusal is logged once, not at every look."""
+        """Loads one part, or keeps the previous one; a rejection is logged once, not at every poll."""
         try:
             take()
         except (ValueError, KeyError, TypeError, AttributeError, ssl.SSLError, InvalidSignature) as error:
@@ -247,7 +247,7 @@ def _bundle(files: Files, now: float) -> Bundle:
 
 
 def _leaf(files: Files, parts: Parts, now: float) -> Leaf:
-    """Taken if the key fits, it is this service's, in date, good for both ends, and chains to the newest bundle."""
+    """Accepted if the key fits, the SPIFFE ID is this service's, it is in date, valid for both sides, and chains to the newest bundle."""
     if parts.bundle is None or parts.policy is None:
         raise ValueError("there is no bundle or no policy to judge it by")
     chain_and_key = _required(files, "tls.crt") + b"\n" + _required(files, "tls.key")
@@ -280,7 +280,7 @@ def _generation(parts: Parts) -> Generation | None:
     if parts.bundle is None or parts.leaf is None or parts.policy is None or parts.denied is None:
         return None
 
-    # Clients are made later, of what is in force now.
+    # Clients are created on demand, from the accepted parts.
     bundle, leaf, made_of, denied = parts.bundle, parts.leaf, parts.policy, parts.denied
 
     def context(protocol: int) -> MeshContext:
@@ -301,7 +301,7 @@ def _generation(parts: Parts) -> Generation | None:
 
     server = context(ssl.PROTOCOL_TLS_SERVER)
     server.verify_mode = ssl.CERT_OPTIONAL if parts.policy.is_permissive else ssl.CERT_REQUIRED
-    # A resumed session would not show its certificate again.
+    # A resumed session would not present its certificate again.
     server.num_tickets = 0
     return Generation(
         parts.bundle,
@@ -317,7 +317,7 @@ def _generation(parts: Parts) -> Generation | None:
 
 
 def _load(context: ssl.SSLContext, chain_and_key: bytes) -> None:
-    """ssl reads keys from files only: this one is in memory, and holds what was judged, not what is mounted by now."""
+    """ssl reads keys from files only: this one is in memory, with the validated content and not a newer one."""
     descriptor = os.memfd_create("leaf", os.MFD_CLOEXEC)
     with os.fdopen(descriptor, "wb") as file:
         file.write(chain_and_key)

@@ -1,4 +1,4 @@
-"""Who is at the other end of a connection."""
+"""The peer of a connection."""
 
 import _ssl
 import ssl
@@ -15,12 +15,12 @@ from .strict import sha256
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The holder of a client certificate that was verified."""
+    """The holder of a verified client certificate."""
 
     spiffe_id: str
     fingerprint: str
     not_after: float
-    # The fingerprint of the root that its chain ended at.
+    # The fingerprint of its root.
     root: str
     # See `keys_above`.
     issuers: frozenset[str] | None
@@ -56,7 +56,7 @@ def check_key_usage(leaf: x509.Certificate) -> None:
 
 def peer_of(tls: ssl.SSLSocket, own: str) -> Peer | None:
     """The verified peer of a connection: the one URI of its leaf, a SPIFFE id of the own trust domain. None without a
-    certificate; ssl.SSLCertVerificationError for one that names nobody."""
+    certificate; ssl.SSLCertVerificationError for one without such an identity."""
     der = tls.getpeercert(binary_form=True)
     if der is None:
         return None
@@ -71,7 +71,7 @@ def peer_of(tls: ssl.SSLSocket, own: str) -> Peer | None:
 
 
 def refuses(tls: ssl.SSLSocket, denied: frozenset[str]) -> bool:
-    """Whether a key of `denylist.json`'s `issuers` is above the leaf of a connection's peer."""
+    """True if a key of `denylist.json`'s `issuers` is above the leaf of a connection's peer."""
     return bool(denied) and is_denied(keys_above(_presented_chain(tls), _verified_chain(tls)), denied)
 
 
@@ -85,7 +85,7 @@ def keys_above(presented: list[bytes], verified: list[bytes]) -> frozenset[str] 
 
 
 def is_denied(keys: frozenset[str] | None, denied: frozenset[str]) -> bool:
-    """Whether one of the keys above a leaf is denied. A certificate that cannot be read may have such a key."""
+    """True if one of the keys above a leaf is denied. An unreadable certificate may have such a key."""
     return bool(denied) and (keys is None or not denied.isdisjoint(keys))
 
 
@@ -102,7 +102,7 @@ def _presented_chain(tls: ssl.SSLSocket) -> list[bytes]:
 
 
 def _verified_chain(tls: ssl.SSLSocket) -> list[bytes]:
-    # Python 3.13 has it in public; before, it is in the module below.
+    # Python 3.13 has a public function; before, it is in the module below.
     if hasattr(tls, "get_verified_chain"):
         return list(tls.get_verified_chain())
     chain: Any = tls._sslobj.get_verified_chain()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""`policy.json`, `denylist.json` and `api-keys.json`. Fields that are not known are ignored, as the schemas ask for."""
+"""`policy.json`, `denylist.json` and `api-keys.json`. Unknown fields are ignored, as the schemas require."""
 
 import re
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from .spiffe import is_workload, user_issuer
 from .strict import Object, sha256, timestamp, versioned
 from .tokens import Denylist
 
-# The laxest first: a key's own mode may be stricter than its service's.
+# From lax to strict: a key's own mode may be stricter than its service's.
 MODES = ("APIKeyOnly", "Dual", "JWTOnly")
 
 
@@ -23,7 +23,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What this service demands of its callers."""
+    """The requirements of this service for its callers."""
 
     namespace: str
     name: str
@@ -34,7 +34,7 @@ class Policy:
     broad_audience: str
     max_ttl_seconds: int
     callers: dict[str, Caller]
-    # What a user may ask for; none: everything.
+    # The scopes of users; none: all.
     user_scopes: frozenset[str]
     # The short names of the issuers of user tokens.
     issuers: frozenset[str]
@@ -46,7 +46,7 @@ class Policy:
     hash: str
 
     def end_of_brownout(self, now: float) -> float | None:
-        """When the time ends in which keys are refused; none: they are not."""
+        """The end of the brownout in which keys are refused; none: they are not."""
         return max((end for start, end in self.brownouts if start <= now < end), default=None)
 
 
@@ -65,13 +65,13 @@ class ApiKey:
 
     @property
     def holder(self) -> str:
-        """The workload or user that owns it, else the key itself: a free name can never pose as another identity."""
+        """The workload or user that owns it, else the key itself: a free name cannot equal another identity."""
         is_owned = is_workload(self.principal) or user_issuer(self.principal) is not None
         return self.principal if is_owned and not self.shared else f"key:{self.id}"
 
 
 def policy(data: bytes, service_name: str) -> Policy:
-    """Reads `policy.json`; taken if it was written for this service."""
+    """Parses `policy.json`; accepted if it is for this service."""
     document = versioned(data, "policy.json")
     service, tokens = document["service"], document["tokens"]
     if service["name"] != service_name:
@@ -119,20 +119,20 @@ def _names(service: Object) -> tuple[str, str]:
 
 
 def denylist(data: bytes) -> Denylist:
-    """Reads `denylist.json`."""
+    """Parses `denylist.json`."""
     document = versioned(data, "denylist.json")
     return Denylist(
         leaves=frozenset(leaf.lower() for leaf in document["leaves"]),
         kids=_texts(document["kids"]),
         jtis=_texts(document["jtis"]),
         subjects=tuple((denied["sub"], timestamp(denied["notBefore"])) for denied in document["subjects"]),
-        # Not written where there are none.
+        # Left out where there are none.
         issuers=frozenset(key.lower() for key in document.get("issuers", [])),
     )
 
 
 def api_keys(data: bytes | None) -> tuple[ApiKey, ...]:
-    """Reads `api-keys.json`. Without the file there are no keys: who takes the Secret away takes the keys away."""
+    """Parses `api-keys.json`. Without the file there are no keys: removing the Secret removes the keys."""
     if data is None:
         return ()
     records = tuple(_api_key(record) for record in versioned(data, "api-keys.json")["keys"])
@@ -159,7 +159,7 @@ def _api_key(record: Object) -> ApiKey:
 
 
 def _notice(deprecation: Object | None) -> dict[str, str]:
-    """What users of keys are told: RFC 9745, RFC 8594 and a link to the way on."""
+    """Deprecation headers for users of keys: RFC 9745, RFC 8594 and a link to the guide."""
     if deprecation is None:
         return {}
     headers = {"Deprecation": f"@{int(timestamp(deprecation['since']))}"}

@@ -1,4 +1,4 @@
-"""Why a request is refused, and the little of it that the outside is told."""
+"""Refusals, and the part of them that clients see."""
 
 import json
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from email.utils import formatdate
 
 
 class Refused(Exception):
-    """A request that is not answered. The reason goes to the log; the caller sees one message per status."""
+    """A refused request. The reason is logged; the client gets one message per status."""
 
     def __init__(self, reason: str, until: float | None = None) -> None:
         super().__init__(reason)
@@ -31,7 +31,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is sent back."""
+    """A response."""
 
     status: int
     body: bytes

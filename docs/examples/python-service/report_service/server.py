@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request that may go on."""
+    """One authorized request."""
 
     principal: Principal
     body: bytes
@@ -36,7 +36,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What a route demands, and what answers it. No scopes: any principal will do."""
+    """The requirements and the handler of a route. No scopes: any principal is accepted."""
 
     scopes: tuple[str, ...]
     handler: Callable[[Request], Answer]
@@ -73,7 +73,7 @@ class MeshServer(ThreadingHTTPServer):
         mount.on_change = self.end_those_not_trusted
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """Runs in the connection's thread, so a slow handshake delays nobody else."""
+        """Runs in the connection's thread, so a slow handshake delays no other connection."""
         generation = self.mount.generation
         if generation is None or not self._room.acquire(blocking=False):
             return
@@ -89,20 +89,20 @@ class MeshServer(ThreadingHTTPServer):
                     with self._lock:
                         del self._peers[tls]
         except OSError as error:
-            # A failed handshake, or a client that went away. Neither is worth more than a line.
+            # A failed handshake, or a client that disconnected: one line.
             log.info("a connection from %s ended: %s", client_address[0], error)
         finally:
             self._room.release()
 
     def end_those_not_trusted(self, generation: Generation) -> None:
-        """Whose root or leaf is not trusted any more sends nothing further; an answer under way still goes out."""
+        """Shuts down receiving from peers whose root or leaf is no longer trusted; an answer in progress is still sent."""
         now = self.clock()
         with self._lock:
             for tls, peer in self._peers.items():
                 is_good = generation.policy.is_permissive if peer is None else generation.is_valid(peer, now)
                 if not is_good:
                     with suppress(OSError):
-                        # Not that of SSLSocket, which would make it a plain socket.
+                        # Not SSLSocket.shutdown, which would make it a plain socket.
                         socket.socket.shutdown(tls, socket.SHUT_RD)
 
     def roots(self) -> Counter[str]:
@@ -111,19 +111,19 @@ class MeshServer(ThreadingHTTPServer):
             return Counter(peer.root for peer in self._peers.values() if peer is not None and is_workload(peer.spiffe_id))
 
     def peer(self, tls: ssl.SSLSocket) -> Peer | None:
-        """Who is at the other end of a connection."""
+        """The peer of a connection."""
         with self._lock:
             return self._peers[tls]
 
     @property
     def open_connections(self) -> int:
-        """How many there are."""
+        """The number of open connections."""
         with self._lock:
             return len(self._peers)
 
     def is_ready(self) -> bool:
-        """Whether it has certificates. Neither a refused part of the mounted directory nor an expired leaf is a reason not
-        to be ready: all replicas have the same."""
+        """True if it has certificates. Neither a rejected part of the mounted directory nor an expired leaf makes it unready:
+        all replicas have the same."""
         return not self.is_draining and self.mount.generation is not None
 
     def expired(self) -> str:
@@ -141,18 +141,18 @@ class MeshHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "report-service"
     sys_version = ""
-    # The clients of Gaia's services let go of an idle connection after 20 seconds.
+    # The clients of Gaia's services close an idle connection after 20 seconds.
     timeout = 30
     disable_nagle_algorithm = True
 
     def setup(self) -> None:
-        """Notes who it is."""
+        """Stores the peer."""
         super().setup()
         self.peer = self.server.peer(self.request)
         self.began = time.monotonic()
 
     def __getattr__(self, name: str) -> Any:
-        # http.server looks for do_GET, do_PUT and so on.
+        # http.server calls do_GET, do_PUT and so on.
         if name.startswith("do_"):
             return self.answer_one
         raise AttributeError(name)
@@ -204,7 +204,7 @@ class MeshHandler(BaseHTTPRequestHandler):
         return Answer(answer.status, answer.body, answer.headers | notice)
 
     def _note_unmatched(self, generation: Generation, now: float) -> None:
-        """A key that is sent to where there is nothing is still in use."""
+        """A key on a path without a route is still in use."""
         try:
             shown = presented(self.headers, generation)
         except Refused:
@@ -216,7 +216,7 @@ class MeshHandler(BaseHTTPRequestHandler):
         self.server.instance.note(shown, self.peer, self.client_address[0], user_agent, route, now)
 
     def _to_operator(self, generation: Generation, now: float) -> Answer:
-        """The operator is served its reports and nothing else; for everybody else there are none."""
+        """The operator is served its reports only; for every other client the routes do not exist."""
         if self.command == "GET" and self.peer is not None and generation.is_valid(self.peer, now):
             if self.path == IDENTITY_PATH:
                 return answer_json(200, self.server.instance.report(generation, self.server.roots()))
@@ -225,7 +225,7 @@ class MeshHandler(BaseHTTPRequestHandler):
         return problem(404, "There is nothing here.")
 
     def _health(self, generation: Generation, now: float) -> dict[str, Any]:
-        """Who is known sees when certificates end, everyone else that the service is there."""
+        """Authenticated clients see when certificates expire, all others only the status."""
         status: dict[str, Any] = {"status": "healthy" if self.server.is_ready() else "not ready"}
         try:
             check_peer(self.peer, generation, now)
@@ -243,7 +243,7 @@ class MeshHandler(BaseHTTPRequestHandler):
         return status
 
     def _read_body(self) -> bytes:
-        """The whole body, of the one length that two programs in a row cannot read differently."""
+        """The whole body, of an unambiguous length."""
         headers: Message = self.headers
         if headers.defects or any("\n" in value or "\r" in value for value in headers.values()):
             raise _BadRequest(400, "The request is malformed.")
@@ -275,12 +275,12 @@ class MeshHandler(BaseHTTPRequestHandler):
             self.wfile.write(answer.body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What http.server itself finds wrong, in the shape of the other refusals."""
+        """Errors of http.server itself, in the form of the other refusals."""
         self.close_connection = True
         self._send(problem(code, "The request is malformed."))
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Not a line for each request on standard error."""
+        """No line for each request on standard error."""
 
 
 class AdminHandler(BaseHTTPRequestHandler):
@@ -301,7 +301,7 @@ class AdminHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """kubelet asks every few seconds."""
+        """kubelet probes every few seconds."""
 
 
 def content_length(text: str) -> int | None:
@@ -312,7 +312,7 @@ def content_length(text: str) -> int | None:
 
 def _peer(tls: ssl.SSLSocket, policy: Policy) -> Peer | None:
     """The peer of a connection. In Permissive a certificate without an identity is no peer and fails nothing; one that does
-    not chain to a trusted root fails the handshake, as Python's ssl has no way to go on."""
+    not chain to a trusted root fails the handshake, as Python's ssl cannot continue without it."""
     try:
         return peer_of(tls, policy.spiffe_id)
     except ssl.SSLCertVerificationError as error:

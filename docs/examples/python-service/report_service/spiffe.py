@@ -1,10 +1,10 @@
-"""Names of workloads, and of those for whom they act."""
+"""Identities of workloads and of subjects."""
 
 import re
 
 
 def is_workload(text: str) -> bool:
-    """Whether it is `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`."""
+    """True for `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`."""
     return len(text) <= 2048 and _WORKLOAD.fullmatch(text) is not None
 
 
@@ -19,7 +19,7 @@ def operator(spiffe_id: str) -> str:
 
 
 def delegated_subject(text: str, caller: str, own: str) -> bool:
-    """Whether it is `user:<issuer>:<sub>`, `key:<id>`, or another workload of the caller's trust domain than caller and target."""
+    """True for `user:<issuer>:<sub>`, `key:<id>`, or another workload of the caller's trust domain than caller and target."""
     if is_workload(text):
         return text not in (caller, own) and trust_domain(text) == trust_domain(caller)
     return _DELEGATED.fullmatch(text) is not None

@@ -1,4 +1,4 @@
-"""Readers that take one spelling only. Python's own are lenient: two programs could see two different tokens."""
+"""Strict parsers that accept one spelling only. With lenient ones, two programs could see two different tokens."""
 
 import base64
 import hashlib
@@ -17,16 +17,16 @@ def sha256(data: bytes) -> str:
 
 
 class NameRepeated(ValueError):
-    """A JSON object has a name twice."""
+    """A JSON object has a repeated name."""
 
 
 def json_object(data: bytes) -> Object:
-    """Reads one JSON object in UTF-8; NameRepeated if an object has a name twice, ValueError for anything else."""
+    """Parses one JSON object in UTF-8; NameRepeated if an object has a repeated name, ValueError for anything else."""
     try:
         text = data.decode("utf-8")
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
         _check_depth(value, MAX_DEPTH)
-        # "\ud800" alone is half a character: Python reads it, and fails where it is first written.
+        # "\ud800" alone is half a character: Python parses it, and fails where it is first encoded.
         json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
@@ -40,7 +40,7 @@ def base64url(text: str) -> bytes:
     if not _BASE64URL.fullmatch(text):
         raise ValueError("not base64url")
     data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    # Set bits beyond the last byte would be the same value under another spelling.
+    # Set bits beyond the last byte would be a second spelling of the same value.
     if base64.urlsafe_b64encode(data).rstrip(b"=") != text.encode():
         raise ValueError("not base64url")
     return data

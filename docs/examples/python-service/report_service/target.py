@@ -1,4 +1,4 @@
-"""The identity that the server of a call must have: it goes by the target's name, never by the host in the URL."""
+"""The identity of the server of a call: derived from the target's name, never from the host in the URL."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from .spiffe import is_workload, trust_domain
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the certificate of a target must say."""
+    """The required identity in a target's certificate."""
 
     target: str
     spiffe_id: str
@@ -17,7 +17,7 @@ class Expected:
     dns_name: str | None
 
     def check(self, uris: list[str], dns_names: list[str]) -> str:
-        """`spiffeId` or `dnsName`, by what the leaf is the target's; ValueError if it is not."""
+        """`spiffeId` or `dnsName`, the part of the leaf that matches; ValueError if none does."""
         if uris == [self.spiffe_id]:
             return "spiffeId"
         if self.dns_name is not None and self.dns_name in dns_names and len(uris) == 1 and is_workload(uris[0]):
@@ -29,7 +29,7 @@ class Expected:
 
 
 def expected(policy: Policy, target: str) -> Expected:
-    """For a target, `name` or `namespace/name`; a bare name is of the own namespace."""
+    """The identity of a target, `name` or `namespace/name`; a bare name is in the own namespace."""
     namespace, _, name = target.rpartition("/")
     namespace = namespace or policy.namespace
     listed = (policy.targets or {}).get((namespace, name))
@@ -39,5 +39,5 @@ def expected(policy: Policy, target: str) -> Expected:
 
 
 def token_issuer(policy: Policy) -> str:
-    """The target that tokens are asked of."""
+    """The target that issues tokens."""
     return "/".join(policy.token_issuer) if policy.token_issuer else "auth-service"

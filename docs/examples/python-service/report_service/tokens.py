@@ -1,4 +1,4 @@
-"""Service tokens and delegated tokens, judged by the rules of Gaia's own services: cheap and fail-closed first.
+"""Service tokens and delegated tokens, verified by the rules of Gaia's own services: cheap and fail-closed checks first.
 
 PyJWT reads keys and verifies signatures. The rules are here: a JWT library accepts more than a platform should.
 """
@@ -19,7 +19,7 @@ from .strict import SCHEMA_VERSION, NameRepeated, Object, base64url, json_object
 
 @dataclass(frozen=True, slots=True)
 class Denylist:
-    """What is revoked before its time."""
+    """The revoked certificates, keys, tokens and subjects."""
 
     leaves: frozenset[str] = frozenset()
     kids: frozenset[str] = frozenset()
@@ -28,18 +28,18 @@ class Denylist:
     issuers: frozenset[str] = frozenset()
 
     def is_subject_revoked(self, sub: str, issued: float) -> bool:
-        """Whether a token about `sub` that was issued then is refused."""
+        """True if a token about `sub` with that time of issue is refused."""
         return any(denied == sub and issued < not_before for denied, not_before in self.subjects)
 
     def is_holder_revoked(self, holder: str, now: float) -> bool:
-        """Whether the holder of a key is. A key does not say when it was issued: a user who is listed has none."""
+        """True if the owner of a key is refused: a listed user always, any other owner until the listed time."""
         is_listed = any(denied == holder for denied, _ in self.subjects)
         return is_listed if user_issuer(holder) is not None else self.is_subject_revoked(holder, now)
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a token must satisfy at this service."""
+    """The requirements for a token at this service."""
 
     keys: dict[str, jwt.PyJWK]
     issuer: str
@@ -60,7 +60,7 @@ class Token:
 
 
 def key_set(data: bytes) -> dict[str, jwt.PyJWK]:
-    """Reads `jwks.json`: a map from kid to a key that is bound to one algorithm. One bad key refuses the set."""
+    """Parses `jwks.json`: a map from kid to a key that is bound to one algorithm. One invalid key refuses the set."""
     document = json_object(data)
     if document.get("schemaVersion", SCHEMA_VERSION) != SCHEMA_VERSION:
         raise ValueError(f"jwks.json has schemaVersion {document['schemaVersion']}, this program reads {SCHEMA_VERSION}")
@@ -77,19 +77,19 @@ def key_set(data: bytes) -> dict[str, jwt.PyJWK]:
 
 
 def verify(text: str, rules: Rules, peer: Peer | None, now: float) -> Token:
-    """Verifies a token presented by `peer`; Refused names the first rule that it breaks."""
+    """Verifies a token presented by `peer`; Refused names the first failed rule."""
     kid, algorithm, typ, signed, payload, signature = _parts(text)
     if kid in rules.denied.kids:
         raise Refused("kid_revoked")
     key = rules.keys.get(kid)
     if key is None:
         raise Refused("kid_unknown")
-    # The key decides which algorithm it is; the header must only agree.
+    # The key decides the algorithm; the header must only agree.
     if key.algorithm_name != algorithm:
         raise Refused("algorithm_wrong")
     if typ != "at+jwt":
         raise Refused("type_wrong")
-    # Signature first, then the claims, from the bytes that were signed.
+    # Signature first, then the claims, from the signed bytes.
     if not key.Algorithm.verify(signed, key.key, signature):
         raise Refused("signature_wrong")
     try:
@@ -105,7 +105,7 @@ def _parts(text: str) -> tuple[str, str, Any, bytes, bytes, bytes]:
     if len(text) > MAX_TOKEN_BYTES:
         raise Refused("credential_too_long")
     parts = text.split(".")
-    # An empty signature is what a token without one has: its algorithm is refused, not its shape.
+    # A token without a signature has an empty one: its algorithm is refused, not its shape.
     if len(parts) != 3 or not all(parts[:2]):
         raise Refused("token_shape")
     if len(parts[0]) > MAX_HEADER_BYTES:
@@ -120,7 +120,7 @@ def _parts(text: str) -> tuple[str, str, Any, bytes, bytes, bytes]:
         raise Refused("header_name_repeated") from error
     except ValueError as error:
         raise Refused("header_not_json") from error
-    # A closed set: `crit`, `jku`, `x5u`, `x5c`, `jwk`, `zip`, `b64` and whatever comes next are outside of it.
+    # A closed set: `crit`, `jku`, `x5u`, `x5c`, `jwk`, `zip`, `b64` and future parameters are outside of it.
     if not header.keys() <= {"alg", "kid", "typ", "cty"} or not all(isinstance(value, str) for value in header.values()):
         raise Refused("header_field_refused")
     if "jwt" in header.get("cty", "").lower():
@@ -148,7 +148,7 @@ def _judge(claims: Object, rules: Rules, peer: Peer | None, now: float) -> Token
     if claims.get("iss") != rules.issuer:
         raise Refused("issuer_wrong")
     scopes = _scopes(claims)
-    # One string: this service, or, for a token that names no scope and nobody else, the audience of the dual phases.
+    # One string: this service, or, for a token without scope and subject, the audience of the dual phases.
     is_broad = claims.get("aud") != rules.own
     if is_broad and (claims.get("aud") != rules.broad_audience or scopes is not None or on_behalf_of is not None):
         raise Refused("audience_wrong")
@@ -156,7 +156,7 @@ def _judge(claims: Object, rules: Rules, peer: Peer | None, now: float) -> Token
     jti = claims.get("jti")
     if not isinstance(jti, str) or not 1 <= len(jti.encode()) <= 128:
         raise Refused("jti_missing")
-    # A token that was stolen from the wire is of no use to whoever has another certificate, or none.
+    # A stolen token is useless without the certificate that it is bound to.
     if peer is None:
         raise Refused("peer_missing")
     if peer.spiffe_id != caller:
@@ -231,7 +231,7 @@ def _key(jwk: Any) -> tuple[str, jwt.PyJWK]:
 
 
 def _is_vulnerable(modulus: int) -> bool:
-    """Whether a modulus is a power of 65537 modulo each of these primes: the fingerprint of ROCA."""
+    """True if a modulus is a power of 65537 modulo each of these primes: the fingerprint of ROCA."""
     return all(modulus % prime in {pow(65537, power, prime) for power in range(prime)} for prime in _ROCA_PRIMES)
 
 
