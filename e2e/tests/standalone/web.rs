@@ -56,7 +56,7 @@ async fn a_person_signs_in_talks_looks_who_they_are_and_signs_out() {
     let subject = browser.text("#subject").await.unwrap();
     assert!(subject.starts_with("user:supabase:") && subject.len() == 50, "{subject}");
     for (css, known) in
-        [("#credential-asset-service", "By your JWT."), ("#credential-chat-service", "By your JWT."), ("#mode", "Dual")]
+        [("#credential-asset-service", "With your JWT."), ("#credential-chat-service", "With your JWT."), ("#mode", "Dual")]
     {
         assert_eq!(browser.text(css).await.unwrap(), known);
     }

@@ -87,19 +87,19 @@ fn parse(text: &str) -> Result<AwsCredential, &'static str> {
             profiles += 1;
             continue;
         }
-        let (name, value) = line.split_once('=').ok_or("has a line that is no `name = value`")?;
+        let (name, value) = line.split_once('=').ok_or("has a line that is not `name = value`")?;
         let field = match name.trim() {
             "aws_access_key_id" => &mut key_id,
             "aws_secret_access_key" => &mut secret_key,
             "aws_session_token" => &mut token,
-            _ => return Err("has a name that is none of aws_access_key_id, aws_secret_access_key, aws_session_token"),
+            _ => return Err("has a name other than aws_access_key_id, aws_secret_access_key, aws_session_token"),
         };
         if field.replace(value.trim().to_owned()).is_some() || profiles > 1 {
-            return Err("must hold one profile, and each name once");
+            return Err("must have one profile, and each name once");
         }
     }
-    let key_id = key_id.filter(|value| !value.is_empty()).ok_or("holds no aws_access_key_id")?;
-    let secret_key = secret_key.filter(|value| !value.is_empty()).ok_or("holds no aws_secret_access_key")?;
+    let key_id = key_id.filter(|value| !value.is_empty()).ok_or("has no aws_access_key_id")?;
+    let secret_key = secret_key.filter(|value| !value.is_empty()).ok_or("has no aws_secret_access_key")?;
     Ok(AwsCredential { key_id, secret_key, token: token.filter(|value| !value.is_empty()) })
 }
 

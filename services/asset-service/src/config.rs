@@ -163,11 +163,11 @@ fn bytes(text: &str) -> Result<u64, String> {
         "M" => 1_000_000,
         "G" => 1_000_000_000,
         "T" => 1_000_000_000_000,
-        _ => return Err("must be a number of bytes, perhaps with Ki, Mi, Gi, Ti, k, M, G or T".to_owned()),
+        _ => return Err("must be a number of bytes with an optional unit Ki, Mi, Gi, Ti, k, M, G or T".to_owned()),
     };
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     let number = digits.parse::<u64>().ok().filter(|_| is_number);
-    number.and_then(|number| number.checked_mul(unit)).ok_or_else(|| "must be a number of bytes, as 10Gi".to_owned())
+    number.and_then(|number| number.checked_mul(unit)).ok_or_else(|| "must be a number of bytes, such as 10Gi".to_owned())
 }
 
 fn endpoint(url: &str) -> Result<String, String> {

@@ -18,31 +18,31 @@ pub enum AssetError {
     #[error("no such asset")]
     NotFound,
     /// The path would be a folder and an asset at once.
-    #[error("a folder and an asset would have one name")]
+    #[error("a folder and an asset would have the same path")]
     FolderInTheWay,
     /// Larger than [`MAX_ASSET_BYTES`](crate::assets::MAX_ASSET_BYTES).
     #[error("larger than 64 MiB")]
     TooLarge,
     /// A condition of the request does not hold.
-    #[error("a condition of the request does not hold")]
+    #[error("a precondition of the request failed")]
     Condition,
     /// A condition of the request is malformed.
-    #[error("a condition of the request cannot be read")]
+    #[error("a precondition of the request is malformed")]
     BadCondition,
     /// The range is outside of the asset.
-    #[error("the range lies outside of the asset")]
+    #[error("the range is outside of the asset")]
     RangeNotSatisfiable {
         /// The size of the asset.
         size: u64,
     },
     /// `after` or `limit` of a list is invalid.
-    #[error("{0} of the list cannot be taken")]
+    #[error("{0} of the list is invalid")]
     BadPage(&'static str),
     /// The client disconnected or sent nothing for too long.
-    #[error("the body did not arrive")]
+    #[error("the request body was not received")]
     BodyNotArrived,
     /// The memory budget of uploads is exhausted.
-    #[error("too much is on its way in: {0}")]
+    #[error("too many uploads in progress: {0}")]
     Busy(#[from] NoRoom),
     /// The subject's quota of bytes or assets is used up.
     #[error("the quota of the subject is exhausted")]
@@ -63,22 +63,22 @@ impl AssetError {
             Self::Path(AssetPathError::TooLong) => {
                 (StatusCode::BAD_REQUEST, "This path is too long: a name may have 255 letters, a path 1024 bytes.")
             }
-            Self::Path(_) => (StatusCode::BAD_REQUEST, "This is not the path of an asset."),
+            Self::Path(_) => (StatusCode::BAD_REQUEST, "The path of the asset is invalid."),
             Self::NotFound => (StatusCode::NOT_FOUND, "There is no such asset."),
             Self::FolderInTheWay => (StatusCode::CONFLICT, "A folder and an asset cannot have the same path."),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "An asset may have at most 64 MiB."),
-            Self::Condition => (StatusCode::PRECONDITION_FAILED, "A condition of this request does not hold."),
-            Self::BadCondition => (StatusCode::BAD_REQUEST, "A condition of this request cannot be read."),
-            Self::RangeNotSatisfiable { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, "The asset has no such bytes."),
+            Self::Condition => (StatusCode::PRECONDITION_FAILED, "A precondition of this request failed."),
+            Self::BadCondition => (StatusCode::BAD_REQUEST, "A precondition of this request is malformed."),
+            Self::RangeNotSatisfiable { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, "The requested range is outside of the asset."),
             Self::BadPage("limit") => (StatusCode::BAD_REQUEST, "limit must be a number from 1 to 1000."),
             Self::BadPage(_) => (StatusCode::BAD_REQUEST, "after must be the path of an asset."),
-            Self::BodyNotArrived => (StatusCode::REQUEST_TIMEOUT, "The asset did not arrive."),
-            Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "Too many assets are on their way in."),
+            Self::BodyNotArrived => (StatusCode::REQUEST_TIMEOUT, "The request body was not received."),
+            Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "Too many uploads are in progress. Try again later."),
             Self::QuotaExceeded => {
-                (StatusCode::INSUFFICIENT_STORAGE, "Your assets take all the space they may have: delete some first.")
+                (StatusCode::INSUFFICIENT_STORAGE, "Your quota is used up: delete assets before you upload more.")
             }
-            Self::StoreFull(_) => (StatusCode::INSUFFICIENT_STORAGE, "There is no space left for assets."),
-            Self::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "The asset could not be handled."),
+            Self::StoreFull(_) => (StatusCode::INSUFFICIENT_STORAGE, "The asset store is full."),
+            Self::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "The asset store failed."),
         }
     }
 }

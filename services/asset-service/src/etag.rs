@@ -28,8 +28,8 @@ pub(crate) async fn tell_apart(file: &Path, before: Option<&ObjectMeta>, mut met
     let set = move || std::fs::File::options().write(true).open(file)?.set_modified(later);
     match tokio::task::spawn_blocking(set).await {
         Ok(Ok(())) => meta.last_modified = later.into(),
-        Ok(Err(error)) => tracing::warn!(%error, "the time of a file could not be set"),
-        Err(error) => tracing::warn!(%error, "the time of a file could not be set"),
+        Ok(Err(error)) => tracing::warn!(%error, "failed to set the modification time of a file"),
+        Err(error) => tracing::warn!(%error, "failed to set the modification time of a file"),
     }
     meta
 }

@@ -248,7 +248,7 @@ impl Account {
     fn refusal(&self) -> AssetError {
         match self.kind {
             Kind::Subject => AssetError::QuotaExceeded,
-            Kind::Total => AssetError::StoreFull("all assets together have as many bytes as they may".to_owned()),
+            Kind::Total => AssetError::StoreFull("the quota of all assets is used up".to_owned()),
         }
     }
 

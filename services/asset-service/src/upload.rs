@@ -98,7 +98,7 @@ impl Arrived {
         if let Self::Large(parts, _) = self
             && let Err(error) = parts.abort().await
         {
-            tracing::warn!(%error, "the parts of an upload that came to nothing could not be deleted");
+            tracing::warn!(%error, "failed to delete the parts of an aborted upload");
         }
     }
 }

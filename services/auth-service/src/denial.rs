@@ -129,14 +129,14 @@ impl Denial {
     pub fn answer(self) -> (StatusCode, &'static str) {
         match self {
             Self::Malformed | Self::ScopeWithoutTarget | Self::TargetAmbiguous | Self::GrantTypeUnknown => {
-                (StatusCode::BAD_REQUEST, "This is not a request for a token.")
+                (StatusCode::BAD_REQUEST, "The token request is malformed.")
             }
             Self::SubjectRefused(reason) if reason.status() == StatusCode::SERVICE_UNAVAILABLE => {
-                (StatusCode::SERVICE_UNAVAILABLE, "The credential cannot be judged yet.")
+                (StatusCode::SERVICE_UNAVAILABLE, "The credential cannot be verified at present. Try again later.")
             }
             Self::SubjectRefused(_) => (StatusCode::BAD_REQUEST, "The credential to exchange is not accepted."),
             Self::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "Too many requests for tokens."),
-            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "Too many tokens are asked for."),
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "Too many token requests are waiting to be signed. Try again later."),
             Self::NotItsName
             | Self::CallerUnknown
             | Self::DelegationNotGranted
@@ -145,9 +145,9 @@ impl Denial {
             | Self::ScopeNotGranted
             | Self::PeerRevoked
             | Self::SubjectRevoked
-            | Self::CertificateEnding => (StatusCode::FORBIDDEN, "This caller may not have that token."),
-            Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "Tokens cannot be issued yet."),
-            Self::SigningFailed => (StatusCode::INTERNAL_SERVER_ERROR, "The token could not be made."),
+            | Self::CertificateEnding => (StatusCode::FORBIDDEN, "This caller is not permitted to get this token."),
+            Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "The token issuer is not ready yet."),
+            Self::SigningFailed => (StatusCode::INTERNAL_SERVER_ERROR, "The token could not be signed."),
         }
     }
 }

@@ -68,7 +68,7 @@ impl ServiceFiles for IssuerFiles {
     fn take(&self, files: &Files, in_force: InForce<'_>) -> Vec<(&'static str, Result<(), String>)> {
         let signer = signer(files, in_force).map(|signer| {
             if self.signer().is_none_or(|old| old.kid() != signer.kid()) {
-                tracing::info!(kid = signer.kid(), algorithm = signer.algorithm().as_str(), "signing key taken");
+                tracing::info!(kid = signer.kid(), algorithm = signer.algorithm().as_str(), "JWT signing key loaded");
                 self.signer.store(Some(Arc::new(signer)));
                 self.account_key.store(account_key(files));
             }
@@ -77,7 +77,7 @@ impl ServiceFiles for IssuerFiles {
         if let Some(old) = self.signer()
             && let Err(reason) = check_kid(old.kid(), in_force)
         {
-            tracing::error!(reason, "nothing is signed any more until there is another signing key");
+            tracing::error!(reason, "JWT signing key unusable; no tokens are issued until a valid one is loaded");
             self.signer.store(None);
         }
         let grants = grants(files).map(|grants| self.grants.store(Some(Arc::new(grants))));
@@ -105,12 +105,12 @@ fn account_key(files: &Files) -> Option<Arc<AccountKey>> {
 /// A key that is unpublished or revoked would sign tokens that no service accepts.
 fn check_kid(kid: &str, in_force: InForce<'_>) -> Result<(), String> {
     if !in_force.keys.is_some_and(|keys| keys.contains(kid)) {
-        return Err(format!("its kid {kid} is not in the mounted {}", key::JWKS));
+        return Err(format!("kid {kid} is not in the mounted {}", key::JWKS));
     }
     match in_force.denied {
         Some(denied) if denied.check_kid(kid).is_ok() => Ok(()),
-        Some(_) => Err(format!("its kid {kid} is revoked in the mounted {}", key::DENYLIST)),
-        None => Err(format!("without a {} that can be read it may be revoked", key::DENYLIST)),
+        Some(_) => Err(format!("kid {kid} is revoked in the mounted {}", key::DENYLIST)),
+        None => Err(format!("no readable {} is loaded, so the key may be revoked", key::DENYLIST)),
     }
 }
 

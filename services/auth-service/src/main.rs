@@ -6,7 +6,7 @@ use std::thread::available_parallelism;
 use gaia_auth_service::AuthService;
 use tokio::runtime::Builder;
 
-#[expect(clippy::print_stderr, reason = "there is no log yet")]
+#[expect(clippy::print_stderr, reason = "logging is not set up yet")]
 fn main() -> ExitCode {
     // Signing has a thread on each processor and takes ten times as long as the rest of a request. More threads for
     // serving would only cause context switches.
@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     match Builder::new_multi_thread().worker_threads(serving).enable_all().build() {
         Ok(runtime) => runtime.block_on(gaia_runtime::main(AuthService::start, AuthService::serve)),
         Err(error) => {
-            eprintln!("error: starting the threads failed: {error}");
+            eprintln!("error: failed to start threads: {error}");
             ExitCode::FAILURE
         }
     }

@@ -164,7 +164,7 @@ async fn without_a_client_certificate_there_is_no_token_whatever_else_is_shown()
         service.post(&service.platform.client(None), &json!({ "service_name": "gateway" })).await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
     assert!(headers.contains_key("www-authenticate"));
-    assert_eq!(body["detail"], "This request needs valid credentials.");
+    assert_eq!(body["detail"], "This request requires valid credentials.");
     let stranger = Platform::new();
     let client = service.platform.client(Some(&stranger.leaf("gateway")));
     let wanted = TokenRequest { service_name: "gateway", target_service: None, scope: None, expires_in: None };

@@ -148,6 +148,6 @@ pub(crate) fn now_or_never<T>(future: impl Future<Output = T>) -> T {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match std::pin::pin!(future).poll(&mut context) {
         std::task::Poll::Ready(value) => value,
-        std::task::Poll::Pending => panic!("nothing here waits"),
+        std::task::Poll::Pending => panic!("the future is ready at the first poll"),
     }
 }

@@ -211,7 +211,7 @@ mod tests {
         assert!(freshness.may_force("kid0", later(30)), "the issuer may have published it since");
         freshness.does_not_know("kid0", later(30));
         freshness.succeeded(later(31), 0);
-        assert!(freshness.may_force("kid0", later(31)), "a success may have brought it");
+        assert!(freshness.may_force("kid0", later(31)), "a successful fetch may have added it");
         for number in 0..1000 {
             freshness.does_not_know(&number.to_string(), now());
         }

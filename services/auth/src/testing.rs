@@ -29,7 +29,7 @@ impl Issuer {
     /// # Panics
     /// If the system cannot generate a key.
     #[must_use]
-    #[expect(clippy::expect_used, reason = "a test without randomness cannot go on")]
+    #[expect(clippy::expect_used, reason = "a test cannot continue without randomness")]
     pub fn new(tokens: TokenRules) -> Self {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("the system has randomness");
         let der = pair.to_pkcs8v1().expect("a new key has a PKCS#8 form");
@@ -48,9 +48,9 @@ impl Issuer {
     /// # Panics
     /// Never: the set was written by [`Issuer::jwks`].
     #[must_use]
-    #[expect(clippy::expect_used, reason = "what was written here is read here")]
+    #[expect(clippy::expect_used, reason = "the set was written by this type")]
     pub fn keys(&self) -> KeySet {
-        KeySet::parse(self.jwks().as_bytes()).expect("one's own set is good")
+        KeySet::parse(self.jwks().as_bytes()).expect("the set was written by this type")
     }
 
     /// Issues a token of `caller` for `target` at `now`, with the maximum validity and without scopes.
@@ -128,9 +128,9 @@ impl Issuer {
         format!("test-{}", self.issued.fetch_add(1, Ordering::Relaxed))
     }
 
-    #[expect(clippy::expect_used, reason = "a test whose key does not sign cannot go on")]
+    #[expect(clippy::expect_used, reason = "a test cannot continue if its key does not sign")]
     fn signed(&self, token: Result<String, crate::issue::SignerError>) -> String {
-        token.expect("a good key signs")
+        token.expect("a valid key signs")
     }
 }
 

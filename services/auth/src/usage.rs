@@ -213,6 +213,6 @@ mod tests {
         assert!(ledger.entries().iter().any(|entry| entry.caller == LedgerCaller::Others));
         note(&ledger, &Connection::default(), "bot0", now() + SignedDuration::from_hours(24));
         let known = ledger.entries().into_iter().filter(|entry| entry.date == date(2027, 1, 16)).count();
-        assert_eq!(known, 1, "who has a place keeps it");
+        assert_eq!(known, 1, "an existing entry is kept");
     }
 }

@@ -24,7 +24,7 @@ fn read<T: DeserializeOwned + Serialize>(file: &'static str) -> T {
     let example = example(file);
     let read: T = mount::read(file, example.to_string().as_bytes()).unwrap();
     let written = serde_json::to_value(&read).unwrap();
-    assert!(is_within(&example, &written), "{file}: {example:#}\nis not what is written:\n{written:#}");
+    assert!(is_within(&example, &written), "{file}: {example:#}\ndiffers from the serialized form:\n{written:#}");
     assert!(is_within(&written, &example), "{file}: the example lacks something of:\n{written:#}");
     read
 }

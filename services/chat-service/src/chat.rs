@@ -92,10 +92,10 @@ impl Chats {
     fn model_of<'a>(&'a self, question: &'a Question) -> Result<&'a str, ChatError> {
         let Some(named) = &question.model else {
             let usual = self.model.as_deref();
-            return usual.ok_or_else(|| invalid("model", "must be there: this service has no usual one").into());
+            return usual.ok_or_else(|| invalid("model", "is required: this service has no default model").into());
         };
         let is_known = self.models.is_empty() || self.models.contains(named) || self.model.as_ref() == Some(named);
-        if is_known { Ok(named) } else { Err(invalid("model", "is none of those that may be used here").into()) }
+        if is_known { Ok(named) } else { Err(invalid("model", "is not one of the permitted models").into()) }
     }
 }
 

@@ -17,7 +17,7 @@ pub enum ChatError {
     #[error("the request is too large")]
     TooLarge,
     /// The request body was not received.
-    #[error("the request did not arrive")]
+    #[error("the request body was not received")]
     NotArrived,
     /// The request is invalid.
     #[error(transparent)]
@@ -29,7 +29,7 @@ pub enum ChatError {
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
     /// The caller's credential expired before the end of the answer.
-    #[error("the credential has ended")]
+    #[error("the credential has expired")]
     CredentialEnded,
     /// The provider failed.
     #[error(transparent)]
@@ -56,12 +56,12 @@ impl ChatError {
     pub fn message(&self) -> String {
         let text = match self {
             Self::TooLarge => "A request may have at most 512 KiB.",
-            Self::NotArrived => "The request did not arrive.",
+            Self::NotArrived => "The request body was not received.",
             Self::Invalid(invalid) => return format!("{invalid}."),
-            Self::NoSlot(NoSlot::ForSubject) => "Too many answers are under way for you.",
-            Self::NoSlot(NoSlot::ForAnybody) => "Too many answers are under way.",
-            Self::NoRoom(_) => "Too many requests are on their way in.",
-            Self::CredentialEnded => "The credential of this request has ended.",
+            Self::NoSlot(NoSlot::ForSubject) => "You have too many answers in progress.",
+            Self::NoSlot(NoSlot::ForAnybody) => "Too many answers are in progress.",
+            Self::NoRoom(_) => "Too many requests are being received.",
+            Self::CredentialEnded => "The credential of this request has expired.",
             Self::Provider(error) => error.message(),
         };
         text.to_owned()

@@ -44,15 +44,15 @@ impl ChatMetrics {
     }
 
     pub(crate) fn register(&self, registry: &mut Registry) {
-        registry.register("gaia_chat_requests", "Chats, by what they came to", self.requests.clone());
-        registry.register("gaia_chat_duration_seconds", "How long chats took", self.durations.clone());
+        registry.register("gaia_chat_requests", "Chats, by result", self.requests.clone());
+        registry.register("gaia_chat_duration_seconds", "Duration of chats", self.durations.clone());
         registry.register(
             "gaia_chat_first_text_seconds",
-            "From the request to the first text of the answer",
+            "Time from the request to the first text of the answer",
             self.first_text.clone(),
         );
         registry.register("gaia_chat_streamed_characters", "Characters of answers", self.characters.clone());
-        registry.register("gaia_chat_streams", "Chats under way", self.streams.clone());
+        registry.register("gaia_chat_streams", "Chats in progress", self.streams.clone());
     }
 
     pub(crate) fn begin(&self) -> Account {

@@ -59,21 +59,21 @@ impl Question {
                 path if path == "." => "the body".to_owned(),
                 path => path,
             };
-            invalid(&field, &format!("is not as it must be: {}", brief(&error.inner().to_string())))
+            invalid(&field, &format!("is invalid: {}", brief(&error.inner().to_string())))
         })?;
-        deserializer.end().map_err(|_| invalid("the body", "goes on after its end"))?;
+        deserializer.end().map_err(|_| invalid("the body", "has trailing data"))?;
         question.check()?;
         Ok(question)
     }
 
     fn check(&self) -> Result<(), InvalidQuestion> {
         if !(1..=MAX_MESSAGES).contains(&self.messages.len()) {
-            return Err(invalid("messages", &format!("must hold 1 to {MAX_MESSAGES} messages")));
+            return Err(invalid("messages", &format!("must have 1 to {MAX_MESSAGES} messages")));
         }
         for (number, message) in self.messages.iter().enumerate() {
             if !(1..=MAX_CONTENT_BYTES).contains(&message.content.len()) {
                 let field = format!("messages[{number}].content");
-                return Err(invalid(&field, &format!("must hold 1 to {MAX_CONTENT_BYTES} bytes")));
+                return Err(invalid(&field, &format!("must have 1 to {MAX_CONTENT_BYTES} bytes")));
             }
         }
         if self.model.as_deref().is_some_and(|model| !is_model(model)) {

@@ -30,10 +30,10 @@ pub struct Slot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoSlot {
     /// The limit of this subject is reached.
-    #[error("the subject has as many answers under way as it may")]
+    #[error("the subject has reached its limit of concurrent answers")]
     ForSubject,
     /// The total limit is reached.
-    #[error("there are as many answers under way as there may be")]
+    #[error("the limit of concurrent answers is reached")]
     ForAnybody,
 }
 
@@ -90,6 +90,6 @@ mod tests {
         drop(held);
         let _again = [slots.take(&a).unwrap(), slots.take(&a).unwrap()];
         drop(other);
-        assert_eq!(slots.taken.lock().unwrap().by.len(), 1, "who has none is not remembered");
+        assert_eq!(slots.taken.lock().unwrap().by.len(), 1, "a subject without slots has no entry");
     }
 }

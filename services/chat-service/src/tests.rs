@@ -197,7 +197,7 @@ async fn the_key_is_read_anew_for_each_request() {
     }
     std::fs::remove_file(&service.key_file).unwrap();
     assert_eq!(caller.ask("hello").await.0, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(service.provider.received().len(), 2, "without a key nobody is asked");
+    assert_eq!(service.provider.received().len(), 2, "without a key the provider is not called");
 }
 
 #[tokio::test]

@@ -53,9 +53,9 @@ pub(crate) struct Upload {
 /// Reason why an upload failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UploadError {
-    #[error("there is more of it than is passed on")]
+    #[error("the body exceeds the size limit")]
     TooLarge,
-    #[error("it broke off: {0}")]
+    #[error("the body was interrupted: {0}")]
     Broken(axum::Error),
 }
 

@@ -91,7 +91,7 @@ fn origin(text: &str) -> Result<HeaderValue, String> {
     };
     let uri: Option<Uri> = text.parse().ok().filter(is_origin);
     let value = uri.and_then(|_| HeaderValue::from_str(&text.to_ascii_lowercase()).ok());
-    value.ok_or_else(|| "must be https://host or https://host:port, each by name".to_owned())
+    value.ok_or_else(|| "must be https://host or https://host:port, listed by name".to_owned())
 }
 
 #[cfg(test)]
@@ -106,7 +106,7 @@ mod tests {
             let arguments = ["gateway", "--service-name", "gateway", "--upstream-timeout", timeout];
             Config::try_parse_from(arguments).map(|config| config.upstream_timeout).map_err(|error| error.to_string())
         };
-        assert!(parse("0s").unwrap_err().contains("must be longer than nothing"));
+        assert!(parse("0s").unwrap_err().contains("must be longer than zero"));
         assert_eq!(parse("1s").unwrap(), Span::parse("1s").unwrap());
     }
 

@@ -244,7 +244,7 @@ impl Upstream {
             match call(request.clone()).await {
                 Err(error) if error.was_never_sent() || is_idempotent && matches!(error, CallError::Failed { .. }) => {
                     self.means.metrics.retried(self.name);
-                    tracing::info!(upstream = self.name, %error, "no answer, asking once more");
+                    tracing::info!(upstream = self.name, %error, "no response from the upstream; retrying once");
                     call(request).await
                 }
                 settled => settled,
@@ -281,29 +281,29 @@ impl Upstream {
         let upstream = self.name;
         match failure {
             Failure::TooLarge => return problem(StatusCode::PAYLOAD_TOO_LARGE, "The request is too large."),
-            Failure::BodyBroken => return problem(StatusCode::BAD_REQUEST, "The body of this request is broken."),
+            Failure::BodyBroken => return problem(StatusCode::BAD_REQUEST, "The body of this request is incomplete or malformed."),
             Failure::Uri => return problem(StatusCode::BAD_REQUEST, "The path of this request is not allowed."),
             Failure::Call(CallError::SubjectRefused { .. }) => {
-                tracing::info!(upstream, "auth-service does not take a credential that was taken here");
+                tracing::info!(upstream, "auth-service rejected a credential that this service accepted");
                 return Refusal::from(Reason::IssuerRefused).response();
             }
-            Failure::Call(error) => tracing::warn!(upstream, %error, "a request was not passed on"),
-            Failure::Timeout => tracing::warn!(upstream, "no answer in time"),
-            Failure::Unwelcome => tracing::warn!(upstream, "the credentials of this gateway are refused"),
+            Failure::Call(error) => tracing::warn!(upstream, %error, "failed to forward a request"),
+            Failure::Timeout => tracing::warn!(upstream, "no response within the time limit"),
+            Failure::Unwelcome => tracing::warn!(upstream, "the upstream rejected the credentials of this gateway"),
         }
         let not_now = |status, detail| when_to_retry(problem(status, detail), Some(1));
         match failure {
-            Failure::Timeout => problem(StatusCode::GATEWAY_TIMEOUT, "The service behind did not answer in time."),
+            Failure::Timeout => problem(StatusCode::GATEWAY_TIMEOUT, "The upstream service did not respond in time."),
             Failure::Call(CallError::Refused { status, .. }) => match *status {
-                StatusCode::FORBIDDEN => problem(StatusCode::FORBIDDEN, "This caller may not do that."),
+                StatusCode::FORBIDDEN => problem(StatusCode::FORBIDDEN, "This caller is not permitted to do this."),
                 StatusCode::TOO_MANY_REQUESTS => not_now(StatusCode::TOO_MANY_REQUESTS, "Too many requests."),
                 _ => not_now(StatusCode::SERVICE_UNAVAILABLE, NO_TOKEN_NOW),
             },
             Failure::Call(CallError::AuthUnavailable { .. }) => not_now(StatusCode::SERVICE_UNAVAILABLE, NO_TOKEN_NOW),
             Failure::Call(CallError::NotReady) => {
-                not_now(StatusCode::SERVICE_UNAVAILABLE, "This gateway is not ready yet.")
+                not_now(StatusCode::SERVICE_UNAVAILABLE, "This gateway is not ready yet. Try again later.")
             }
-            _ => not_now(StatusCode::BAD_GATEWAY, "The service behind cannot be reached."),
+            _ => not_now(StatusCode::BAD_GATEWAY, "The upstream service is unreachable."),
         }
     }
 }
@@ -326,6 +326,6 @@ async fn within<T>(
     }
 }
 
-const NO_TOKEN_NOW: &str = "Calls cannot be made for you at this moment.";
+const NO_TOKEN_NOW: &str = "Temporarily unable to authorize the upstream request.";
 /// Maximum size of a request body that is buffered for a retry.
 const MAX_HELD_BYTES: u64 = 64 * 1024;

@@ -178,12 +178,12 @@ async fn admit(State(front): State<Arc<Front>>, request: Request, next: Next) ->
     }
     if let Some(error) = request.extensions().get::<PathError>() {
         front.metrics.refused("path");
-        tracing::info!(%error, "request refused: its path could be read in two ways");
+        tracing::info!(%error, "request refused: ambiguous path");
         return problem(StatusCode::BAD_REQUEST, "The path of this request is not allowed.");
     }
     if let Some(protocol) = not_spoken(request.headers()) {
         front.metrics.refused(protocol);
-        return problem(StatusCode::NOT_IMPLEMENTED, "WebSocket and gRPC are not spoken here.");
+        return problem(StatusCode::NOT_IMPLEMENTED, "WebSocket and gRPC are not supported.");
     }
     next.run(request).await
 }

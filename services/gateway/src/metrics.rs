@@ -33,9 +33,9 @@ struct UpstreamLabels {
 impl Metrics {
     pub(crate) fn register(&self, registry: &mut Registry) {
         // The encoder appends `_total` to the names of counters.
-        registry.register("gaia_gateway_forwarded", "Requests for services behind, by answer", self.forwarded.clone());
-        registry.register("gaia_gateway_refused", "Requests that were not passed on", self.refused.clone());
-        registry.register("gaia_gateway_retried", "Requests that were sent once more", self.retried.clone());
+        registry.register("gaia_gateway_forwarded", "Requests forwarded to upstreams, by status", self.forwarded.clone());
+        registry.register("gaia_gateway_refused", "Requests that were refused and not forwarded", self.refused.clone());
+        registry.register("gaia_gateway_retried", "Requests that were retried", self.retried.clone());
     }
 
     pub(crate) fn forwarded(&self, upstream: &'static str, status: StatusCode) {

@@ -18,19 +18,19 @@ pub enum PathError {
     #[error("the path has a dot segment")]
     DotSegment,
     /// A `\`, a control character, or a byte that must be percent-encoded.
-    #[error("the path has a character that no path may have")]
+    #[error("the path has a character that is not permitted")]
     Character,
     /// A `%` without two hexadecimal digits.
-    #[error("the path has a broken escape")]
+    #[error("the path has a malformed escape")]
     Escape,
     /// An escape, possibly nested, that decodes to `.`, `/`, `\` or a control character.
-    #[error("the path hides a character that means something")]
+    #[error("the path has an escaped separator, dot or control character")]
     Hidden,
     /// Not UTF-8 after decoding: decoders interpret such bytes differently.
-    #[error("the path is no UTF-8")]
+    #[error("the path is not UTF-8")]
     NotUtf8,
     /// Percent-encoded more than [`MAX_DEPTH`] times.
-    #[error("the path is encoded over and over")]
+    #[error("the path is percent-encoded more than 3 times")]
     TooDeep,
 }
 

@@ -47,7 +47,7 @@ pub fn name_known_client(headers: &mut HeaderMap, id: Option<&str>) {
 pub fn parse_network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let single = || text.parse::<IpAddr>().map(IpNet::from);
-    text.parse::<IpNet>().or_else(|_| single()).map_err(|_| "must be a CIDR, as 10.0.0.0/8".to_owned())
+    text.parse::<IpNet>().or_else(|_| single()).map_err(|_| "must be a CIDR, such as 10.0.0.0/8".to_owned())
 }
 
 /// Parses an address with an optional port, as proxies write it.

@@ -69,7 +69,7 @@ pub enum ConfigError {
     #[error("{0}")]
     Arguments(#[from] clap::Error),
     /// Two names of one file are set to different paths.
-    #[error("{first} and {second} name two different files; set one of them")]
+    #[error("{first} and {second} are set to different files; set only one of them")]
     TwoPaths {
         /// The name.
         first: &'static str,
@@ -153,7 +153,7 @@ fn unknown(command: &clap::Command, names: impl Iterator<Item = String>) -> Vec<
 /// A description of the problem.
 pub fn positive_span(text: &str) -> Result<Span, String> {
     let span = Span::parse(text).map_err(|error| error.to_string())?;
-    if span.value().is_zero() { Err("must be longer than nothing".to_owned()) } else { Ok(span) }
+    if span.value().is_zero() { Err("must be longer than zero".to_owned()) } else { Ok(span) }
 }
 
 fn any(port: u16) -> SocketAddr {

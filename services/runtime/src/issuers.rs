@@ -103,7 +103,7 @@ impl Outside {
             }
             let is_stale = known.freshness().is_stale(self.clock.now());
             if is_stale && self.keys.get(&issuer.name).is_some() {
-                tracing::warn!(issuer = issuer.name, "the keys of this issuer are too old: its tokens get a 503");
+                tracing::warn!(issuer = issuer.name, "the JWT verification keys of the issuer are stale: its tokens get a 503");
                 self.keys.remove(&issuer.name);
             }
         }
@@ -153,7 +153,7 @@ impl Outside {
             Ok(Fetched { status: StatusCode::OK, body, .. }) => {
                 KeySet::parse_outside(&body, &issuer.algorithms).map_err(|error| error.to_string())
             }
-            Ok(Fetched { status, .. }) => Err(format!("it answered {status}")),
+            Ok(Fetched { status, .. }) => Err(format!("the server responded with {status}")),
             Err(error) => Err(error.to_string()),
         };
         match fetched {
@@ -166,7 +166,7 @@ impl Outside {
                 tracing::warn!(
                     issuer = issuer.name,
                     error,
-                    "the keys of this issuer could not be fetched, the old ones stay"
+                    "failed to fetch the JWT verification keys of the issuer; the previous ones stay in use"
                 );
                 known.freshness().failed(self.clock.now());
             }
@@ -223,11 +223,11 @@ async fn ask_for_user(issuer: &UserTokenIssuer, token: &str, sub: &str, api_key:
         }
         Ok(Fetched { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. }) => Err(Reason::IssuerRefused),
         Ok(Fetched { status, .. }) => {
-            tracing::warn!(issuer = issuer.name, %status, "this issuer could not verify a token");
+            tracing::warn!(issuer = issuer.name, %status, "the issuer failed to verify a token");
             Err(Reason::IssuerUnavailable)
         }
         Err(error) => {
-            tracing::warn!(issuer = issuer.name, %error, "this issuer could not be asked about a token");
+            tracing::warn!(issuer = issuer.name, %error, "failed to query the issuer about a token");
             Err(Reason::IssuerUnavailable)
         }
     }

@@ -14,7 +14,7 @@ use prometheus_client::metrics::counter::Counter;
 
 /// A future that panicked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a panic ended it")]
+#[error("the task panicked")]
 pub(crate) struct Panicked;
 
 /// Returns `gaia_panics_total`. The panic hook is one per process, so the counter is too.

@@ -23,7 +23,7 @@ pub struct Held {
 
 /// The budget was exhausted for too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("there is no room for more bytes")]
+#[error("the memory budget is exhausted")]
 pub struct NoRoom;
 
 impl Room {

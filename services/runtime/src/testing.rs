@@ -1,7 +1,7 @@
 //! A small platform in a directory, for tests: a CA, a signing key, and the mounted files of each service.
 //!
 //! All functions panic on failure; they are for tests only.
-#![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+#![allow(clippy::unwrap_used, reason = "a test whose setup fails has failed")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -429,7 +429,7 @@ pub async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    assert!(tokio::time::timeout(Duration::from_secs(10), waiting).await.is_ok(), "waited in vain until {what}");
+    assert!(tokio::time::timeout(Duration::from_secs(10), waiting).await.is_ok(), "timed out waiting until {what}");
 }
 
 /// Returns the leaf in a mounted `tls.crt`.

@@ -62,7 +62,7 @@ fn provider(text: &str) -> Result<String, String> {
     if (1..=32).contains(&text.len()) && text.bytes().all(is_name) {
         Ok(text.to_owned())
     } else {
-        Err("must be the issuer's own name for it: lower-case letters, digits and _".to_owned())
+        Err("must be the issuer's name of a provider: lower-case letters, digits and _".to_owned())
     }
 }
 

@@ -196,7 +196,7 @@ pub(crate) async fn list(assets: &Upstream, session: &Session, limit: usize) -> 
     let reading = Limited::new(answer.into_body(), MAX_LIST_BYTES).collect();
     let body = tokio::time::timeout(PATIENCE, reading).await.map_err(|_| away())?.map_err(|_| away())?;
     let list: List = serde_json::from_slice(&body.to_bytes()).map_err(|_| {
-        tracing::warn!("the list of asset-service is none");
+        tracing::warn!("asset-service returned a malformed list");
         away()
     })?;
     Ok(List { taken, ..list })
@@ -247,7 +247,7 @@ async fn upload_field(site: &Site, session: &Session, mut field: Field<'_>) -> R
         match receiver.recv().await {
             Some(Piece::Of(bytes)) => Some((Ok(bytes), receiver)),
             Some(Piece::End) => None,
-            None => Some((Err(io::Error::other("the form broke off")), receiver)),
+            None => Some((Err(io::Error::other("the form was aborted")), receiver)),
         }
     });
     let reading = async move {

@@ -63,7 +63,7 @@ use crate::upstream::Upstream;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The session keys are unreadable or invalid.
-    #[error("the session keys in {file} (GAIA_SESSION_KEYS_FILE) cannot be used: {reason}")]
+    #[error("cannot load the session keys in {file} (GAIA_SESSION_KEYS_FILE): {reason}")]
     SessionKeys {
         /// The file.
         file: PathBuf,
@@ -100,8 +100,8 @@ impl WebService {
         let (counts, service_files) = (Counts::default(), Arc::clone(&mounted));
         let counters = counts.clone();
         let runtime = Runtime::start(runtime, Arc::clone(&clock), service_files, |registry| {
-            registry.register("gaia_web_sign_ins", "Attempts to sign in", counters.sign_ins);
-            registry.register("gaia_web_session_refreshes", "Sessions that were due", counters.refreshes);
+            registry.register("gaia_web_sign_ins", "Sign-in attempts", counters.sign_ins);
+            registry.register("gaia_web_session_refreshes", "Session refreshes", counters.refreshes);
         })
         .await?;
         let has_own_tls = edge.edge_tls_dir.is_some();

@@ -34,7 +34,7 @@ pub(crate) struct Login {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum LoginError {
     /// Unknown user, wrong password, or invalid or expired code.
-    #[error("the credentials are not those of a user")]
+    #[error("invalid user credentials")]
     InvalidCredentials,
     /// The issuer has ended the session.
     #[error("the session has ended")]
@@ -46,10 +46,10 @@ pub(crate) enum LoginError {
         retry_after: Option<u64>,
     },
     /// auth-service or the issuer does not respond; the state of the session is unknown.
-    #[error("signing in is not possible at the moment")]
+    #[error("sign-in is temporarily unavailable")]
     Unavailable,
     /// A retry does not help.
-    #[error("the sign-in is refused: {}", .0.as_str())]
+    #[error("sign-in refused: {}", .0.as_str())]
     Refused(Refusal),
 }
 
@@ -159,7 +159,7 @@ impl Login {
         let body = json!({ "refresh_token": old.refresh_token });
         let answer = read(&self.ask("/auth/refresh", &body, client, Some(&name(old))).await?)?;
         if answer.user.id != old.sub {
-            tracing::error!(issuer = old.issuer, "refreshing a session gave the session of another user");
+            tracing::error!(issuer = old.issuer, "the refresh returned a session of another user");
             return Err(LoginError::SessionEnded);
         }
         Ok(session(answer, &old.issuer, (old.since, old.id.clone()), now))
@@ -195,7 +195,7 @@ impl Login {
         match timeout(TIMEOUT, asking).await {
             Ok(answer) => answer,
             Err(_) => {
-                tracing::warn!(path, "auth-service did not answer in time");
+                tracing::warn!(path, "auth-service did not respond in time");
                 Err(LoginError::Unavailable)
             }
         }
@@ -230,7 +230,7 @@ impl Login {
 
     async fn send(&self, path: &str, request: Request<Bytes>) -> Result<Bytes, LoginError> {
         let failed = |error: CallError| {
-            tracing::warn!(path, %error, "auth-service could not be asked");
+            tracing::warn!(path, %error, "failed to call auth-service");
             LoginError::Unavailable
         };
         let answer = self.caller.call(self.target, request.clone()).await.map_err(failed)?;
@@ -267,7 +267,7 @@ impl Said {
 async fn whole(path: &str, answer: Response<AnswerBody>) -> Result<Said, LoginError> {
     let (parts, body) = answer.into_parts();
     let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(|error| {
-        tracing::warn!(path, error, "the answer of auth-service broke off");
+        tracing::warn!(path, error, "the response of auth-service was interrupted");
         LoginError::Unavailable
     })?;
     Ok(Said { status: parts.status, retry_after: retry_after_of(&parts.headers), body: body.to_bytes() })
@@ -284,7 +284,7 @@ fn refusal(path: &str, said: &Said) -> LoginError {
             Refusal::of(code).map_or(LoginError::Unavailable, LoginError::Refused)
         }
         (status, code) => {
-            tracing::warn!(path, %status, code, "auth-service did not do what it was asked for");
+            tracing::warn!(path, %status, code, "auth-service returned an error");
             LoginError::Unavailable
         }
     }
@@ -293,7 +293,7 @@ fn refusal(path: &str, said: &Said) -> LoginError {
 /// The parser's message is discarded, because it could contain a token.
 fn read(body: &[u8]) -> Result<Answer, LoginError> {
     serde_json::from_slice(body).map_err(|_| {
-        tracing::error!("the answer of auth-service is no session");
+        tracing::error!("the response of auth-service is not a session");
         LoginError::Unavailable
     })
 }

@@ -21,7 +21,7 @@ pub(crate) async fn show(State(site): State<Arc<Site>>, Person { session, is_lat
     if let Some(assets) = &site.assets {
         // A list request has no side effects.
         let listed = if is_late { None } else { files::list(assets, &session, 1).await.ok() };
-        let credential = listed.map_or("It does not answer, or takes none of them.", |list| known_as(list.taken));
+        let credential = listed.map_or("The service does not respond, or accepts neither credential.", |list| known_as(list.taken));
         services.push(Known { name: "asset-service", credential });
     }
     let mode = site.generations.borrow().as_ref().map(|generation| generation.policy().mode);
@@ -47,15 +47,15 @@ pub(crate) async fn show(State(site): State<Arc<Site>>, Person { session, is_lat
 fn known_as(taken: Taken) -> &'static str {
     match taken {
         Taken::Unknown => "Not called yet.",
-        Taken::Token => "By your JWT.",
-        Taken::ApiKey => "By the platform’s API key: it does not take your JWT yet.",
+        Taken::Token => "With your JWT.",
+        Taken::ApiKey => "With the platform’s API key: the service does not accept your JWT yet.",
     }
 }
 
 fn meaning(mode: AuthMode) -> &'static str {
     match mode {
-        AuthMode::APIKeyOnly => "API keys decide, tokens do not count yet",
-        AuthMode::Dual => "tokens and API keys are both taken",
-        AuthMode::JWTOnly => "tokens decide, API keys have ended",
+        AuthMode::APIKeyOnly => "API keys decide; tokens are not accepted yet",
+        AuthMode::Dual => "tokens and API keys are accepted",
+        AuthMode::JWTOnly => "tokens decide; API keys are no longer accepted",
     }
 }

@@ -42,24 +42,24 @@ impl Refusal {
     pub(crate) fn text(self) -> &'static str {
         match self {
             Self::NotConfirmed => {
-                "Your email address is not confirmed yet. Follow the link in the email that you got when you signed up, then sign in again."
+                "Your email address is not confirmed yet. Follow the link in the email that you received when you signed up, then sign in again."
             }
             Self::CaptchaRequired => {
-                "The sign-in service asks for a captcha, which this page cannot show. Ask an administrator to switch captcha protection off for it."
+                "The sign-in service requires a captcha, which this page cannot show. Ask an administrator to disable captcha protection."
             }
             Self::MethodOff => {
-                "This way of signing in is switched off. Choose another one, or ask an administrator to switch it on."
+                "This sign-in method is disabled. Choose another one, or ask an administrator to enable it."
             }
             Self::SecondFactorRequired => {
-                "Your account must sign in with a second factor, which this page does not offer. Ask an administrator."
+                "Your account requires a second factor, which this page does not support. Ask an administrator."
             }
             Self::RoleNotAdmitted => {
-                "Your account may not use this site: its role is not admitted. Ask an administrator."
+                "Your account may not use this site: its role is not permitted. Ask an administrator."
             }
             Self::SessionTooLarge => {
                 "Too much data is stored with your account to sign you in. Ask an administrator to shorten its metadata."
             }
-            Self::Off => "Sign-in is off: the authentication service has no sign-in server. Ask an administrator.",
+            Self::Off => "Sign-in is disabled: the authentication service has no login server. Ask an administrator.",
         }
     }
 }

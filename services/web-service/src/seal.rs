@@ -23,10 +23,10 @@ impl fmt::Debug for SealingKeys {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SealingKeysError {
     /// The file has no keys.
-    #[error("it holds no key; write 32 random bytes in base64 into it, as `openssl rand -base64 32` prints them")]
+    #[error("the file has no key; write 32 random bytes in base64 into it, as `openssl rand -base64 32` prints them")]
     Empty,
     /// The file has more than two keys.
-    #[error("it holds {0} keys; two are the most: the newest, and below it the one before")]
+    #[error("the file has {0} keys; at most two are permitted: the newest, and below it the previous one")]
     TooMany(usize),
     /// A line is not 32 bytes in base64.
     #[error("line {0} is not a key: 32 bytes in base64, as `openssl rand -base64 32` prints them")]
@@ -38,7 +38,7 @@ pub enum SealingKeysError {
 
 /// A text cannot be sealed, because the system has no randomness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("sealing failed: the system gives no random bytes")]
+#[error("encryption failed: the system has no random bytes")]
 pub struct SealError;
 
 impl SealingKeys {

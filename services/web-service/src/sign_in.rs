@@ -137,7 +137,7 @@ pub(crate) async fn callback(
         return with(refused(&site, LoginError::Refused(refusal), "", start.next()), PKCE.forget(&sent));
     }
     let (Some(issuer), Some(start), false) = (site.issuer(|issuer| issuer.name.clone()), start, code.is_empty()) else {
-        let notice = Notice::bad("Signing in there did not work, or took too long. Please try again.");
+        let notice = Notice::bad("Sign-in at the provider failed or took too long. Please try again.");
         return with(form(&site, StatusCode::BAD_REQUEST, Some(notice), "", "/", IsWrong::No), PKCE.forget(&sent));
     };
     let proof = Proof::Code { auth_code: &code, code_verifier: start.verifier() };
@@ -147,7 +147,7 @@ pub(crate) async fn callback(
     match signed_in(&site, &sent, &result, start.next(), forget.clone()) {
         Ok(response) => response,
         Err(LoginError::InvalidCredentials | LoginError::SessionEnded) => {
-            let notice = Notice::bad("That sign-in is not good any more. Please try again.");
+            let notice = Notice::bad("This sign-in has expired. Please try again.");
             with(form(&site, StatusCode::UNAUTHORIZED, Some(notice), "", "/", IsWrong::No), forget)
         }
         Err(error) => with(refused(&site, error, "", start.next()), forget),
@@ -166,7 +166,7 @@ pub(crate) async fn out(
     let result = site.login.sign_out(&session, client).await;
     site.audit.sign_out(client, &session, &result);
     if let Err(error) = result {
-        tracing::warn!(issuer = session.issuer, sub = session.sub, %error, "a session could not be revoked");
+        tracing::warn!(issuer = session.issuer, sub = session.sub, %error, "failed to revoke a session");
     } else {
         tracing::info!(issuer = session.issuer, sub = session.sub, "signed out");
     }
@@ -192,14 +192,14 @@ fn signed_in(
 fn refused(site: &Site, error: LoginError, email: &str, next: &str) -> Response {
     let (status, notice) = match error {
         LoginError::InvalidCredentials | LoginError::SessionEnded => {
-            (StatusCode::UNAUTHORIZED, Notice::bad("That email and password do not belong together."))
+            (StatusCode::UNAUTHORIZED, Notice::bad("The email address or the password is wrong."))
         }
         LoginError::RateLimited { retry_after } => {
             let seconds = retry_after.unwrap_or(USUAL_WAIT_SECONDS);
             (StatusCode::TOO_MANY_REQUESTS, Notice::wait("Too many attempts.", seconds))
         }
         LoginError::Unavailable => {
-            let text = "Signing in is not possible at the moment. Please try again soon.";
+            let text = "Sign-in is temporarily unavailable. Please try again in a minute.";
             (StatusCode::SERVICE_UNAVAILABLE, Notice::bad(text))
         }
         LoginError::Refused(refusal) => (StatusCode::FORBIDDEN, Notice::bad(refusal.text())),

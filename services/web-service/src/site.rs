@@ -172,7 +172,7 @@ impl Site {
     pub(crate) fn keep(&self, session: &Session, sent: &HeaderMap) -> Option<Vec<HeaderValue>> {
         let set = session.write(&self.mounted.newest(), sent);
         if set.is_none() {
-            tracing::error!(issuer = session.issuer, "a session is too long for the cookies of a browser");
+            tracing::error!(issuer = session.issuer, "a session exceeds the size limit of cookies");
         }
         set
     }
@@ -228,7 +228,7 @@ impl Site {
             let result = login.refresh(&old, client, clock.now()).await;
             counts.get_or_create(&ResultLabels::of(&result)).inc();
             if let Err(error) = &result {
-                tracing::info!(issuer = old.issuer, sub = old.sub, %error, "a session was not refreshed");
+                tracing::info!(issuer = old.issuer, sub = old.sub, %error, "failed to refresh a session");
             }
             result
         }
@@ -239,7 +239,7 @@ impl Site {
 pub(crate) async fn meet(State(site): State<Arc<Site>>, mut request: Request, next: Next) -> Response {
     let public_url = PublicUrl::of(site.public_url.as_ref(), request.headers());
     if !may_act(request.method(), request.headers(), site.public_url.as_ref()) {
-        tracing::info!(path = request.uri().path(), "a request of another origin was refused");
+        tracing::info!(path = request.uri().path(), "refused a request from another origin");
         let wants_page = wants_page(request.headers());
         return headers::secure(Trouble::OtherOrigin.response(&site, None, wants_page), public_url.as_ref());
     }

@@ -58,7 +58,7 @@ mod tests {
         let refreshed = Session { access_token: "next".to_owned(), refresh_token: "next".to_owned(), ..of("ada") };
         assert_eq!(taken.of(&refreshed), Taken::ApiKey);
         let again = Session { since: "2026-01-02T00:00:00Z".parse().unwrap(), ..of("ada") };
-        assert_eq!(taken.of(&again), Taken::Unknown, "who signs in again begins anew");
+        assert_eq!(taken.of(&again), Taken::Unknown, "a new sign-in starts without an entry");
         let elsewhere = Session { id: "another".to_owned(), ..of("ada") };
         assert_eq!(taken.of(&elsewhere), Taken::Unknown, "and so does another browser");
     }

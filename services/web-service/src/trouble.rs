@@ -93,7 +93,7 @@ impl Trouble {
             StatusCode::INSUFFICIENT_STORAGE => Self::StorageFull,
             StatusCode::TOO_MANY_REQUESTS => Self::TooMany { retry_after: retry_after_of(answer.headers()) },
             _ => {
-                tracing::warn!(service = service.name(), %status, "a service did not do what it was asked for");
+                tracing::warn!(service = service.name(), %status, "a service returned an error");
                 Self::Away(service)
             }
         }
@@ -101,7 +101,7 @@ impl Trouble {
 
     /// Returns the error for a missing response.
     pub(crate) fn of_error(service: Service, error: &UpstreamError) -> Self {
-        tracing::warn!(service = service.name(), %error, "a service could not be called");
+        tracing::warn!(service = service.name(), %error, "failed to call a service");
         match error {
             UpstreamError::TokenRefused(_) => Self::NotTaken(service),
             UpstreamError::ScopeMissing(_) => Self::NotAllowed,
@@ -153,11 +153,11 @@ impl Trouble {
     /// Returns the heading.
     fn title(self) -> &'static str {
         match self {
-            Self::OtherOrigin | Self::NotAllowed | Self::NotTaken(_) => "That is not allowed",
+            Self::OtherOrigin | Self::NotAllowed | Self::NotTaken(_) => "Not permitted",
             Self::SignedOut | Self::SessionEnded => "You are signed out",
-            Self::SignInAway => "One moment, please",
-            Self::NoPage | Self::NoFile => "There is nothing here",
-            Self::Away(_) | Self::TooMany { .. } | Self::NothingSaid => "That did not work",
+            Self::SignInAway => "Please try again",
+            Self::NoPage | Self::NoFile => "Page not found",
+            Self::Away(_) | Self::TooMany { .. } | Self::NothingSaid => "Something went wrong",
             Self::NotThatWay
             | Self::BadForm
             | Self::BadName
@@ -165,40 +165,40 @@ impl Trouble {
             | Self::TooLarge
             | Self::StorageFull
             | Self::ConversationTooLong
-            | Self::ConversationNotTaken => "That cannot be done",
+            | Self::ConversationNotTaken => "Not possible",
         }
     }
 
     /// Returns the message.
     pub(crate) fn text(self) -> String {
         match self {
-            Self::OtherOrigin => "The request did not come from a page of this site, so nothing was done.".to_owned(),
-            Self::SignedOut => "Sign in to go on.".to_owned(),
-            Self::SessionEnded => "Your session has ended. Sign in again to go on.".to_owned(),
+            Self::OtherOrigin => "The request did not come from a page of this site, so it was refused.".to_owned(),
+            Self::SignedOut => "Sign in to continue.".to_owned(),
+            Self::SessionEnded => "Your session has ended. Sign in again to continue.".to_owned(),
             Self::SignInAway => {
-                "Your sign-in could not be renewed: the sign-in service does not answer. You are still signed in; try again in a moment."
+                "Your session could not be refreshed: the sign-in service does not respond. You are still signed in; try again in a minute."
                     .to_owned()
             }
-            Self::NoPage => "There is no page at this address.".to_owned(),
-            Self::NotThatWay => "That cannot be done at this address.".to_owned(),
-            Self::BadForm => "What was sent is not what this page sends. Load it again and try once more.".to_owned(),
-            Self::Away(service) => format!("The {} does not answer. Try again in a moment.", service.name()),
-            Self::NotTaken(service) => format!("The {} does not take your sign-in.", service.name()),
-            Self::NotAllowed => "You may not do that.".to_owned(),
-            Self::NoFile => "There is no such file.".to_owned(),
-            Self::BadName => "A file cannot have this name.".to_owned(),
+            Self::NoPage => "This page does not exist.".to_owned(),
+            Self::NotThatWay => "This page does not support the request.".to_owned(),
+            Self::BadForm => "The form data is invalid. Reload the page and try again.".to_owned(),
+            Self::Away(service) => format!("The {} does not respond. Try again in a minute.", service.name()),
+            Self::NotTaken(service) => format!("The {} rejected your sign-in.", service.name()),
+            Self::NotAllowed => "You are not permitted to do this.".to_owned(),
+            Self::NoFile => "The file does not exist.".to_owned(),
+            Self::BadName => "This file name is not permitted.".to_owned(),
             Self::NameTaken => "A folder and a file would have the same name.".to_owned(),
             Self::StorageFull => "There is no space left for this file. Delete files that you no longer need.".to_owned(),
-            Self::TooLarge => "That is too large: a file may have 64 MiB.".to_owned(),
-            Self::ConversationTooLong => "This conversation is too long to go on. Begin a new one.".to_owned(),
+            Self::TooLarge => "The file is too large: the limit is 64 MiB.".to_owned(),
+            Self::ConversationTooLong => "This conversation is too long. Start a new one.".to_owned(),
             Self::ConversationNotTaken => {
-                "The assistant does not take this conversation: it may be too long. Begin a new one.".to_owned()
+                "The assistant rejected this conversation: it may be too long. Start a new one.".to_owned()
             }
-            Self::NothingSaid => "The assistant gave no answer. Try again, perhaps in other words.".to_owned(),
+            Self::NothingSaid => "The assistant returned no answer. Try again, or rephrase your message.".to_owned(),
             Self::TooMany { retry_after: Some(seconds) } => {
                 format!("Too many requests. Try again in {seconds} seconds.")
             }
-            Self::TooMany { retry_after: None } => "Too many requests. Try again in a moment.".to_owned(),
+            Self::TooMany { retry_after: None } => "Too many requests. Try again in a minute.".to_owned(),
         }
     }
 
@@ -207,9 +207,9 @@ impl Trouble {
         let response = if wants_page {
             let (link, link_text) = match self {
                 Self::SignedOut | Self::SessionEnded => ("/sign-in", "Sign in"),
-                Self::NoFile | Self::BadName | Self::NameTaken | Self::TooLarge => ("/files", "To the files"),
-                Self::ConversationTooLong => ("/chat", "To a new conversation"),
-                _ => ("/", "To the start"),
+                Self::NoFile | Self::BadName | Self::NameTaken | Self::TooLarge => ("/files", "Go to files"),
+                Self::ConversationTooLong => ("/chat", "Start a new conversation"),
+                _ => ("/", "Go to the start page"),
             };
             let text = self.text();
             let frame = Frame::new(site, session, "");

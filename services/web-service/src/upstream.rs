@@ -43,22 +43,22 @@ pub(crate) enum UpstreamError {
     #[error(transparent)]
     Call(#[from] CallError),
     /// The call timed out.
-    #[error("there was no answer in time")]
+    #[error("no response within the time limit")]
     Timeout,
     /// The service can only be called with the API key, and there is none.
-    #[error("it is reached by plain HTTP, with the API key only, and there is none (GAIA_API_KEY_FILE)")]
+    #[error("the service is called over plain HTTP, which requires an API key (GAIA_API_KEY_FILE)")]
     NoKey,
     /// The user's token is invalid by our own policy too, so the API key is not used.
-    #[error("the user's token is not good here either: {}", .0.as_str())]
+    #[error("this service rejects the user's token too: {}", .0.as_str())]
     TokenRefused(Reason),
     /// The policy does not grant users the scope required for the call.
-    #[error("users may not do this by the policy of this service (userTokens.scopes): scope {0}")]
+    #[error("the policy of this service does not grant users the scope {0} (userTokens.scopes)")]
     ScopeMissing(&'static str),
     /// The user's token cannot be verified at present.
-    #[error("whether the user's token is good cannot be told: {}", .0.as_str())]
+    #[error("the user's token cannot be verified at present: {}", .0.as_str())]
     CannotTell(Reason),
     /// The token contains characters that are not permitted in a header.
-    #[error("the user's token is no text for a header")]
+    #[error("the user's token has characters that are not permitted in a header")]
     NotText,
 }
 

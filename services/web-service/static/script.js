@@ -164,7 +164,7 @@ function chat() {
       asked.remove();
       if (hello) hello.hidden = turns.length > 0;
       if (!message.value) message.value = text;
-      if (trouble === null) trouble = "The assistant gave no answer. Try again, perhaps in other words.";
+      if (trouble === null) trouble = "The assistant returned no answer. Try again, or rephrase your message.";
     }
     if (trouble) fail(trouble);
     end(trouble === null ? "The answer is complete." : "The answer is not complete.");

@@ -44,7 +44,7 @@ class Calls:
     def _current(self) -> "_Session":
         generation = self._mount.generation
         if generation is None:
-            raise NotReady("there is no certificate to call others with yet")
+            raise NotReady("no client certificate loaded yet")
         with self._lock:
             if self._session is None or self._session.generation is not generation:
                 # The previous one is closed after its last call: it has no other references.

@@ -249,7 +249,7 @@ def _bundle(files: Files, now: float) -> Bundle:
 def _leaf(files: Files, parts: Parts, now: float) -> Leaf:
     """Accepted if the key fits, the SPIFFE ID is this service's, it is in date, valid for both sides, and chains to the newest bundle."""
     if parts.bundle is None or parts.policy is None:
-        raise ValueError("there is no bundle or no policy to judge it by")
+        raise ValueError("ca.crt or policy.json is not loaded, so tls.crt cannot be validated")
     chain_and_key = _required(files, "tls.crt") + b"\n" + _required(files, "tls.key")
     _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), chain_and_key)
     chain = x509.load_pem_x509_certificates(files["tls.crt"])

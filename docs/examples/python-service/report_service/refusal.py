@@ -56,9 +56,9 @@ _STATUS = (
 )
 _MESSAGES = {
     400: "The credentials of this request are malformed.",
-    401: "This request needs valid credentials.",
-    403: "This caller may not do that.",
-    503: "Authentication is not ready yet.",
+    401: "This request requires valid credentials.",
+    403: "This caller is not permitted to do this.",
+    503: "Authentication is not ready yet. Try again later.",
 }
 _TITLES = {
     400: "Bad Request",

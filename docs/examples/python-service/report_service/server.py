@@ -185,7 +185,7 @@ class MeshHandler(BaseHTTPRequestHandler):
             self._note_unmatched(generation, now)
             others = sorted(method for method, known in server.routes if known == path)
             allow = {"Allow": ", ".join(others)}
-            return problem(405, "This is not done here.", allow) if others else problem(404, "There is nothing here.")
+            return problem(405, "This is not done here.", allow) if others else problem(404, "The requested path does not exist.")
         notice: dict[str, str] = {}
         try:
             shown = presented(self.headers, generation)
@@ -222,7 +222,7 @@ class MeshHandler(BaseHTTPRequestHandler):
                 return answer_json(200, self.server.instance.report(generation, self.server.roots()))
             if self.path == LEDGER_PATH:
                 return answer_json(200, self.server.instance.ledger())
-        return problem(404, "There is nothing here.")
+        return problem(404, "The requested path does not exist.")
 
     def _health(self, generation: Generation, now: float) -> dict[str, Any]:
         """Authenticated clients see when certificates expire, all others only the status."""

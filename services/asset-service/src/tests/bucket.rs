@@ -130,7 +130,7 @@ async fn two_instances_on_one_bucket_do_not_undo_each_others_work() {
         let paths = list["assets"].as_array().unwrap().iter().map(|asset| asset["path"].as_str().unwrap().to_owned());
         seen.extend(paths);
     }
-    assert_eq!(seen, ["0", "1", "2", "3", "4"], "pages go on where those before ended");
+    assert_eq!(seen, ["0", "1", "2", "3", "4"], "each page starts after the previous one");
 }
 
 #[tokio::test]
@@ -206,5 +206,5 @@ async fn without_credentials_a_bucket_is_no_place() {
     };
     assert!(start(None).await.contains("set GAIA_OBJECT_STORE_CREDENTIALS_FILE"));
     let error = start(Some("aws_secret_access_key=very-secret")).await;
-    assert!(error.contains("holds no aws_access_key_id") && !error.contains("very-secret"), "{error}");
+    assert!(error.contains("has no aws_access_key_id") && !error.contains("very-secret"), "{error}");
 }

@@ -105,7 +105,7 @@ fn refused(peer: &PeerIdentity, refusal: &Refusal) -> Denial {
         sub = trace.sub.as_deref(),
         claimed_sub = trace.claimed_sub(),
         key_id = trace.key_id.as_deref(),
-        "a credential was not exchanged"
+        "token exchange refused"
     );
     Denial::SubjectRefused(refusal.reason)
 }

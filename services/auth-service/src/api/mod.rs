@@ -132,7 +132,7 @@ async fn jwks(State(issuing): State<Issuing>) -> Response {
             let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "public, max-age=30")];
             (headers, text.to_vec()).into_response()
         }
-        None => problem(StatusCode::SERVICE_UNAVAILABLE, "The keys are not loaded yet."),
+        None => problem(StatusCode::SERVICE_UNAVAILABLE, "The JWT verification keys are not loaded yet."),
     }
 }
 

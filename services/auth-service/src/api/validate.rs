@@ -22,7 +22,7 @@ pub(super) async fn handle(
 ) -> Response {
     let form = body.ok().and_then(|body| form::parse(&headers, &body));
     let Some(token) = form.and_then(|mut form| form.remove("token")) else {
-        return problem(StatusCode::BAD_REQUEST, "This is not a form with a token.");
+        return problem(StatusCode::BAD_REQUEST, "The request must be a form with the field token.");
     };
     // The requesting peer is the audience, so one is required.
     let Some(peer) = &connection.peer else {
@@ -31,7 +31,7 @@ pub(super) async fn handle(
     let answer = match issuing.authenticator.examine_token(&token, Some(peer), connection.address).await {
         Ok(examined) => active(&examined),
         Err(refusal) if refusal.reason.status() == StatusCode::SERVICE_UNAVAILABLE => {
-            let cannot_tell = problem(StatusCode::SERVICE_UNAVAILABLE, "The token cannot be judged yet.");
+            let cannot_tell = problem(StatusCode::SERVICE_UNAVAILABLE, "The token cannot be verified at present. Try again later.");
             return when_to_retry(cannot_tell, Some(1));
         }
         Err(refusal) => {
@@ -42,7 +42,7 @@ pub(super) async fn handle(
                 jti = refusal.trace.jti.as_deref(),
                 sub = refusal.trace.sub.as_deref(),
                 claimed_sub = refusal.trace.claimed_sub(),
-                "a token that was asked about is not active"
+                "introspected token is not active"
             );
             json!({ "active": false })
         }

@@ -68,7 +68,7 @@ fn a_service_is_carried_by_the_gateway_within_what_both_pairs_have() {
     assert_eq!(scope(Some(&[]), &[], &[]), Ok(None));
     assert_eq!(scope(Some(&["r"]), &[], &[]), Ok(Some("r".into())));
     assert_eq!(scope(Some(&[]), &["w"], &[]), Ok(Some("w".into())));
-    assert_eq!(scope(Some(&[]), &[], &["w"]), Ok(Some("w".into())), "no more than its own token");
+    assert_eq!(scope(Some(&[]), &[], &["w"]), Ok(Some("w".into())), "not above the scopes of its token");
     assert_eq!(scope(Some(&["r"]), &["w"], &[]), Err(Denial::ScopeNotGranted));
     assert_eq!(scope(None, &[], &[]), Err(Denial::PairNotGranted), "the service may not call the target itself");
 }

@@ -60,18 +60,18 @@ impl LoginFailure {
 
     fn answer(self) -> (StatusCode, &'static str) {
         match self {
-            Self::Malformed => (StatusCode::BAD_REQUEST, "This is not a request to sign in or out."),
-            Self::NotAService => (StatusCode::FORBIDDEN, "Users sign in through a service."),
+            Self::Malformed => (StatusCode::BAD_REQUEST, "The sign-in request is malformed."),
+            Self::NotAService => (StatusCode::FORBIDDEN, "Only services may call this endpoint."),
             Self::InvalidCredentials => (StatusCode::UNAUTHORIZED, "These credentials are not valid."),
             Self::SessionEnded => (StatusCode::UNAUTHORIZED, "The session has ended."),
-            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "Signing in is not possible at the moment."),
+            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "The sign-in service is temporarily unavailable."),
             Self::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "Too many attempts."),
-            Self::Off => (StatusCode::NOT_IMPLEMENTED, "Signing in is not configured."),
+            Self::Off => (StatusCode::NOT_IMPLEMENTED, "No login server is configured."),
             Self::NotConfirmed => (StatusCode::FORBIDDEN, "The address of this account is not confirmed."),
             Self::CaptchaRequired => (StatusCode::FORBIDDEN, "The login server requires a captcha."),
-            Self::MethodOff => (StatusCode::FORBIDDEN, "The login server does not offer this way of signing in."),
+            Self::MethodOff => (StatusCode::FORBIDDEN, "The login server does not offer this sign-in method."),
             Self::SecondFactorRequired => (StatusCode::FORBIDDEN, "This account must sign in with a second factor."),
-            Self::RoleNotAdmitted => (StatusCode::FORBIDDEN, "The role of this account is not admitted."),
+            Self::RoleNotAdmitted => (StatusCode::FORBIDDEN, "The role of this account is not permitted."),
             Self::SessionTooLarge => (
                 StatusCode::FORBIDDEN,
                 "The access token of this account is larger than 8 KiB, or its session than 64 KiB.",

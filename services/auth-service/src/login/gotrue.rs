@@ -72,7 +72,7 @@ impl Project {
             && let Err(error) = &key
         {
             let file = names::issuer_key(&issuer.name);
-            tracing::warn!(file, %error, "the API key of the login server is not to be had");
+            tracing::warn!(file, %error, "cannot read the API key of the login server");
         }
         let api_key = key.ok().and_then(|key| sensitive(&key));
         Self { issuer: issuer.clone(), api_key, forwarded_for: None }
@@ -119,7 +119,7 @@ impl Project {
         let answer = self.ask(asked, &path, headers, Bytes::from(body.to_string())).await?;
         // The parser's message could contain a token.
         serde_json::from_slice(&answer).map_err(|_| {
-            tracing::error!(issuer = self.name(), grant, "the login server answered 200 without a session");
+            tracing::error!(issuer = self.name(), grant, "the login server responded with 200 but without a session");
             LoginFailure::Unavailable
         })
     }
@@ -128,7 +128,7 @@ impl Project {
     pub(super) async fn methods(&self) -> Result<Methods, LoginFailure> {
         let answer = self.send(Asked::Settings, Method::GET, "/settings", HeaderMap::new(), Bytes::new()).await?;
         Methods::read(&answer).ok_or_else(|| {
-            tracing::warn!(issuer = self.name(), "the login server answered 200 without its settings");
+            tracing::warn!(issuer = self.name(), "the login server responded with 200 but without its settings");
             LoginFailure::Unavailable
         })
     }
@@ -162,11 +162,11 @@ impl Project {
             Ok(answer) if answer.status.is_success() => return Ok(answer.body),
             Ok(answer) => answer,
             Err(FetchError::TooLarge) if matches!(asked, Asked::SignIn | Asked::Refresh) => {
-                tracing::warn!(issuer = self.name(), "a session of the login server is larger than 64 KiB");
+                tracing::warn!(issuer = self.name(), "session of the login server is larger than 64 KiB");
                 return Err(LoginFailure::SessionTooLarge);
             }
             Err(error) => {
-                tracing::warn!(issuer = self.name(), %error, "the login server cannot be reached");
+                tracing::warn!(issuer = self.name(), %error, "cannot reach the login server");
                 return Err(LoginFailure::Unavailable);
             }
         };
@@ -177,7 +177,7 @@ impl Project {
                 issuer = self.name(),
                 status = answer.status.as_u16(),
                 code = code.chars().take(MAX_LOGGED_CHARACTERS).collect::<String>(),
-                "the login server did not do what it was asked for"
+                "the login server returned an error"
             );
         }
         Err(failure)

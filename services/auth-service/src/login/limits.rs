@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(
             passed(50, || limits.check_password(&known("browser"), account)),
             10,
-            "and may guess no more itself"
+            "and further guesses are refused"
         );
     }
 

@@ -198,13 +198,13 @@ impl Login {
         session: Session,
     ) -> Result<Session, LoginFailure> {
         if session.access_token.len() > token::MAX_BYTES {
-            tracing::warn!(issuer = project.name(), bytes = session.access_token.len(), "an access token is too large");
+            tracing::warn!(issuer = project.name(), bytes = session.access_token.len(), "access token of the login server is larger than 8 KiB");
             return Err(LoginFailure::SessionTooLarge);
         }
         match self.user_of(project, connection, &session.access_token).await {
             Ok(sub) if session.user["id"] == sub.as_str() => Ok(session),
             Ok(sub) => {
-                tracing::error!(issuer = project.name(), sub, "the login server gave a token of another user");
+                tracing::error!(issuer = project.name(), sub, "the login server returned a token of another user");
                 Err(LoginFailure::Unavailable)
             }
             // The token came directly from the project, so its claims explain the rejection.
@@ -230,7 +230,7 @@ impl Login {
                     issuer = project.name(),
                     reason = refusal.reason.as_str(),
                     kid = refusal.trace.kid.as_deref(),
-                    "an access token of the login was refused"
+                    "access token of the login server rejected"
                 );
                 Err(match refusal.reason.status() {
                     http::StatusCode::SERVICE_UNAVAILABLE => LoginFailure::Unavailable,

@@ -86,7 +86,7 @@ mod tests {
             assert_eq!(written, 10);
         }
         assert_eq!(sample.admit(source(99), now()), Some(0));
-        assert_eq!(sample.admit(source(0), now() + LENGTH), Some(990), "what was left out is counted");
+        assert_eq!(sample.admit(source(0), now() + LENGTH), Some(990), "skipped lines are counted");
         assert_eq!(sample.admit(None, now()), Some(0), "and a source that is not known is one of its own");
     }
 

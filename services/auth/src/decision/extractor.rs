@@ -11,8 +11,8 @@ impl<S: Sync> axum_core::extract::FromRequestParts<S> for Principal {
 
     async fn from_request_parts(parts: &mut http::request::Parts, _: &S) -> Result<Self, Self::Rejection> {
         parts.extensions.get::<Self>().cloned().ok_or_else(|| {
-            tracing::error!("a handler needs a principal, but its route is public");
-            crate::problem(http::StatusCode::INTERNAL_SERVER_ERROR, "This service is not set up correctly.")
+            tracing::error!("handler requires a principal, but its route is public");
+            crate::problem(http::StatusCode::INTERNAL_SERVER_ERROR, "This service is misconfigured.")
         })
     }
 }

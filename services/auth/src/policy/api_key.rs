@@ -34,7 +34,7 @@ pub enum ApiKeyTableError {
     },
     /// The owner is a user of an issuer that is not in the policy.
     #[error(
-        "record {id:?}: its principal is a user of issuer {issuer:?}, which is not in userTokens.issuers of policy.json; the key is refused"
+        "record {id:?}: the principal is a user of issuer {issuer:?}, which is not in userTokens.issuers of policy.json; the key is rejected"
     )]
     Issuer {
         /// The ID of the record.
@@ -43,7 +43,7 @@ pub enum ApiKeyTableError {
         issuer: String,
     },
     /// Two records match the same key.
-    #[error("record {id:?}: its id or sha256 occurs twice")]
+    #[error("record {id:?}: id or sha256 occurs twice")]
     Repeated {
         /// The ID of the second record.
         id: String,
@@ -160,7 +160,7 @@ pub(crate) mod tests {
         let table = table(vec![record("a", "key-a"), record("b", "key-b")]).unwrap();
         assert_eq!(table.recognise("key-b").map(|r| r.id.as_str()), Some("b"));
         assert_eq!(table.recognise("key-c"), None);
-        assert_eq!(table.recognise(&sha256_hex(b"key-b")), None, "the stored hash itself opens nothing");
+        assert_eq!(table.recognise(&sha256_hex(b"key-b")), None, "the stored hash is not accepted as a key");
     }
 
     #[test]
@@ -180,11 +180,11 @@ pub(crate) mod tests {
             |principal: &str, shared| holder(&ApiKeyRecord { principal: principal.into(), shared, ..record("a", "k") });
         let service = "spiffe://gaia.local/ns/shop/sa/gateway";
         assert_eq!(named(service, false).to_string(), service);
-        assert_eq!(named(service, true).to_string(), "key:a", "a shared key speaks for nobody");
+        assert_eq!(named(service, true).to_string(), "key:a", "a shared key has no owner");
         assert_eq!(named("key:b", false).to_string(), "key:a");
         // Such a name belongs to a user; the policy decides whether the issuer is known.
         assert_eq!(named("user:x:42", false).to_string(), "user:x:42");
-        assert_eq!(named("user:x:42", true).to_string(), "key:a", "a shared key is nobody's");
+        assert_eq!(named("user:x:42", true).to_string(), "key:a", "a shared key has no owner");
         for free in ["user:alice", "user:X:42", "user:x:", "user:x:two words"] {
             assert_eq!(named(free, false).to_string(), "key:a", "{free}");
         }

@@ -350,7 +350,7 @@ impl Rules {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
     /// Two issuers have tokens that cannot be distinguished, or two users would have one name.
-    #[error("userTokens.issuers {name:?}: its name or issuer occurs twice, or the issuer is the platform's own")]
+    #[error("userTokens.issuers {name:?}: name or issuer occurs twice, or the issuer is the platform's own")]
     IssuerRepeated {
         /// The second one's name.
         name: String,

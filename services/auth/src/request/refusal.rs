@@ -9,7 +9,7 @@ use crate::request::notice::http_date;
 
 /// Reason for a refusal. It goes to logs and metrics only; the client gets one message per status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "each variant says what was found; `as_str` and `status` are its documentation")]
+#[expect(missing_docs, reason = "variant names describe the finding; `as_str` and `status` document them")]
 pub enum Reason {
     // Malformed: 400.
     AuthorizationRepeated,
@@ -299,11 +299,11 @@ pub fn problem_with<B: From<String>>(status: StatusCode, detail: &str, members: 
 fn message(reason: Reason) -> &'static str {
     match (reason, reason.status()) {
         (Reason::ApiKeysNotAccepted, _) => "API keys are no longer accepted here.",
-        (Reason::MeshOnly, _) => "Platform tokens are accepted on the mesh listener only, with a client certificate.",
+        (Reason::MeshOnly, _) => "Platform tokens are accepted only on the mesh listener, with a client certificate.",
         (_, StatusCode::BAD_REQUEST) => "The credentials of this request are malformed.",
-        (_, StatusCode::FORBIDDEN) => "This caller may not do that.",
-        (_, StatusCode::SERVICE_UNAVAILABLE) => "Authentication is not ready yet.",
-        _ => "This request needs valid credentials.",
+        (_, StatusCode::FORBIDDEN) => "This caller is not permitted to do this.",
+        (_, StatusCode::SERVICE_UNAVAILABLE) => "Authentication is not ready yet. Try again later.",
+        _ => "This request requires valid credentials.",
     }
 }
 

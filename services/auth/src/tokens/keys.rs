@@ -102,7 +102,7 @@ impl KeySet {
         let mut set = set(text)?;
         // The operator writes it. Sets fetched over HTTP or written by earlier operators have none.
         if set.remove("schemaVersion").is_some_and(|version| version != SCHEMA_VERSION) {
-            return Err(KeySetError::NotASet("schemaVersion is not one that this program reads"));
+            return Err(KeySetError::NotASet("unsupported schemaVersion"));
         }
         for (index, jwk) in jwks(set)?.iter().enumerate() {
             let kid = jwk.get("kid").and_then(Value::as_str).unwrap_or_default();
@@ -234,7 +234,7 @@ fn key(jwk: &Value, rules: KeyRules<'_>) -> Result<Key, &'static str> {
     }
     let kty = text(jwk, "kty")?;
     if kty == "oct" {
-        return Err("a shared secret is no public key");
+        return Err("a shared secret is not a public key");
     }
     match (kty, rules.algorithm(kty, jwk)?) {
         ("RSA", "RS256") => rsa(jwk),
@@ -260,9 +260,9 @@ fn rsa(jwk: &Map<String, Value>) -> Result<Key, &'static str> {
         return Err("the RSA modulus must be odd");
     }
     if roca::is_vulnerable(&n) {
-        return Err("the RSA modulus is of a vulnerable generator (CVE-2017-15361, ROCA)");
+        return Err("the RSA modulus was created by a vulnerable generator (CVE-2017-15361, ROCA)");
     }
-    let refused = "it is no RSA key";
+    let refused = "not an RSA key";
     let der: PublicKeyX509Der<'_> = RsaPublicKeyComponents { n, e }.as_der().map_err(|_| refused)?;
     prepared(Algorithm::RS256, &RSA_PKCS1_2048_8192_SHA256, der.as_ref()).ok_or(refused)
 }
@@ -288,7 +288,7 @@ fn text<'a>(jwk: &'a Map<String, Value>, name: &'static str) -> Result<&'a str, 
         "kid" => "kid is missing",
         "kty" => "kty is missing",
         "alg" => "alg is missing",
-        _ => "a member is missing or not text",
+        _ => "a member is missing or not a string",
     })
 }
 
@@ -341,7 +341,7 @@ mod tests {
         assert_eq!(set("d", json!("AQAB")), "must not hold private members");
         // A published HMAC secret.
         let oct = json!({"kty": "oct", "alg": "HS256", "kid": "k"});
-        assert_eq!(problem_of(oct, |_| ()), "a shared secret is no public key");
+        assert_eq!(problem_of(oct, |_| ()), "a shared secret is not a public key");
         // A key that would also verify signatures of another algorithm.
         assert_eq!(set("alg", json!("PS256")), "kty and alg must be RSA with RS256 or EC with ES256");
         assert_eq!(set("alg", json!("ES256")), "kty and alg must be RSA with RS256 or EC with ES256");

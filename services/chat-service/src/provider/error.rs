@@ -18,52 +18,52 @@ pub enum ProviderError {
         source: io::Error,
     },
     /// The key file contains no valid key.
-    #[error("{path} holds no key: it must be one line of at most 4096 visible ASCII characters")]
+    #[error("{path} has no key: it must be one line of at most 4096 visible ASCII characters")]
     NoKey {
         /// The file.
         path: PathBuf,
     },
     /// The provider cannot be reached.
-    #[error("the provider is not reached")]
+    #[error("cannot reach the provider")]
     NotReached(#[source] reqwest::Error),
     /// The answer did not start in time.
-    #[error("the provider's answer did not begin in time")]
+    #[error("the provider did not start its answer in time")]
     NoBeginning,
     /// The provider's rate limit is exceeded.
-    #[error("the provider limits our rate")]
+    #[error("the rate limit of the provider is exceeded")]
     RateLimited {
         /// The provider's `Retry-After`, in seconds.
         retry_after: Option<u64>,
     },
     /// The provider accepts our key but refuses the request.
-    #[error("the provider refuses the request: {0}")]
+    #[error("the provider refused the request: {0}")]
     Refused(StatusCode),
     /// Any other status: our key is rejected, the provider failed, or it redirects.
-    #[error("the provider answered {0}")]
+    #[error("the provider responded with {0}")]
     Status(StatusCode),
     /// A success that is not an event stream.
-    #[error("the provider's answer is no event stream")]
+    #[error("the provider's response is not an event stream")]
     NotAStream,
     /// The stream stalled.
-    #[error("the provider fell silent in the middle of an answer")]
+    #[error("the provider's answer stalled")]
     Silent,
     /// The answer exceeds the time or size limit.
-    #[error("the provider did not come to an end in time")]
+    #[error("the provider's answer exceeded the time or size limit")]
     Endless,
     /// The connection was closed or reset.
-    #[error("the provider's answer broke off")]
+    #[error("the provider closed the connection before the end of the answer")]
     BrokeOff(#[source] reqwest::Error),
     /// The stream ended before the answer was complete.
     #[error("the provider's answer ended without a finish reason")]
     EndedEarly,
     /// An event exceeds the size limit.
-    #[error("the provider sent a line that is too long")]
+    #[error("the provider sent an event above the size limit")]
     LineTooLong,
     /// An event is malformed.
-    #[error("the provider sent an event that cannot be read")]
+    #[error("the provider sent a malformed event")]
     Garbage,
     /// An error object within the stream.
-    #[error("the provider sent an error in the middle of an answer")]
+    #[error("the provider reported an error within the answer")]
     ErrorMidStream,
 }
 
@@ -103,13 +103,13 @@ impl ProviderError {
     #[must_use]
     pub fn message(&self) -> &'static str {
         match self.code() {
-            "provider_rate_limited" => "The provider takes no more requests for now.",
+            "provider_rate_limited" => "The provider's rate limit is exceeded. Try again later.",
             "provider_refused" => {
-                "The provider does not take this conversation: it may be too long, or the model unknown."
+                "The provider rejected this conversation: it may be too long, or the model unknown."
             }
-            "provider_timeout" => "The provider took too long.",
-            "provider_interrupted" => "The answer broke off.",
-            _ => "The provider cannot be used right now.",
+            "provider_timeout" => "The provider did not respond in time.",
+            "provider_interrupted" => "The answer was interrupted.",
+            _ => "The provider is unavailable. Try again later.",
         }
     }
 }

@@ -20,7 +20,7 @@ async fn one_address_that_asks_too_often_is_told_when_to_come_again() {
         statuses
             .push(scene.send("GET", "/assets", &[&format!("X-Forwarded-For: 203.0.113.{number}")], "").await.status);
     }
-    assert!(statuses.contains(&429), "nobody is believed who is not trusted: {statuses:?}");
+    assert!(statuses.contains(&429), "untrusted proxies are ignored: {statuses:?}");
 }
 
 /// Kind: a flood of refused requests that no limit counts.

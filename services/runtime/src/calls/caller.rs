@@ -147,11 +147,11 @@ impl Caller {
         if !is_token_refused(&answer) {
             return Ok(answer);
         }
-        tracing::info!(target, "a token was refused, asking for another one");
+        tracing::info!(target, "the target rejected a token; requesting a new one");
         match self.token(wanted, Some(&token)).await {
             Ok((generation, token)) => generation.client(target).insist(with_token(&token, request)?).await,
             Err(error) => {
-                tracing::warn!(target, %error, "there is no other token");
+                tracing::warn!(target, %error, "failed to get a new token");
                 Ok(answer)
             }
         }
@@ -217,7 +217,7 @@ pub fn parse_upstream(text: &str) -> Result<Uri, String> {
         && uri.query().is_none()
         && !uri.authority().is_some_and(|authority| authority.as_str().contains('@'))
         && uri.path() == "/";
-    if is_base { Ok(uri) } else { Err("must be https://host or https://host:port (or http)".to_owned()) }
+    if is_base { Ok(uri) } else { Err("must be https://host, https://host:port or the same with http".to_owned()) }
 }
 
 /// Sets the token as the only credential of the request.

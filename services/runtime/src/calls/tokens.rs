@@ -100,7 +100,7 @@ impl State {
         let ends = |kept: &mut Kept| matches!(error, CallError::SubjectRefused { .. }) || Instant::now() >= kept.end;
         drop(self.kept.take_if(ends));
         let Some(kept) = &self.kept else { return Err(error) };
-        tracing::warn!(target, %error, "renewing a token failed");
+        tracing::warn!(target, %error, "failed to renew a token");
         Ok(Arc::clone(&kept.token))
     }
 }

@@ -10,7 +10,7 @@ use reqwest::{Certificate, Client};
 #[derive(Debug, thiserror::Error)]
 pub enum OutsideClientError {
     /// The file with root certificates is unusable.
-    #[error("the root certificates in {path} cannot be used: {source}")]
+    #[error("cannot load the root certificates in {path}: {source}")]
     Roots {
         /// The file.
         path: PathBuf,
@@ -18,7 +18,7 @@ pub enum OutsideClientError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// TLS cannot be set up.
-    #[error("a client for somebody outside the platform cannot be made: {0}")]
+    #[error("cannot create the HTTP client for external servers: {0}")]
     Client(reqwest::Error),
 }
 
@@ -43,7 +43,7 @@ pub fn outside_client(roots: Option<&Path>, silence: Option<Duration>) -> Result
         let pem = std::fs::read(path).map_err(|error| failed(error.into()))?;
         let roots = Certificate::from_pem_bundle(&pem).map_err(|error| failed(error.into()))?;
         if roots.is_empty() {
-            return Err(failed("it holds none".into()));
+            return Err(failed("the file has no certificates".into()));
         }
         builder = builder.tls_certs_only(roots);
     }

@@ -91,7 +91,7 @@ impl fmt::Debug for MeshClient {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CallError {
     /// There was no response.
-    #[error("calling {uri} failed: {source}")]
+    #[error("call to {uri} failed: {source}")]
     Failed {
         /// The URL without its query.
         uri: String,
@@ -99,7 +99,7 @@ pub enum CallError {
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// The server is not the intended target. Nothing was sent.
-    #[error("calling {uri} refused: {reason}")]
+    #[error("call to {uri} refused: {reason}")]
     WrongServer {
         /// The URL without its query.
         uri: String,
@@ -107,7 +107,7 @@ pub enum CallError {
         reason: String,
     },
     /// The response status is not a success.
-    #[error("{uri} answered {status}")]
+    #[error("{uri} responded with {status}")]
     Refused {
         /// The URL without its query.
         uri: String,
@@ -115,10 +115,10 @@ pub enum CallError {
         status: StatusCode,
     },
     /// No usable certificates are loaded yet.
-    #[error("there is no certificate to call others with yet")]
+    #[error("no client certificate loaded yet")]
     NotReady,
     /// There is no token, because auth-service does not respond.
-    #[error("auth-service at {uri} does not answer: {source}")]
+    #[error("auth-service at {uri} does not respond: {source}")]
     AuthUnavailable {
         /// The URL.
         uri: String,
@@ -126,13 +126,13 @@ pub enum CallError {
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// The token from auth-service is malformed.
-    #[error("the answer of auth-service holds no token")]
+    #[error("the response of auth-service has no valid token")]
     NoToken,
     /// The API key file is not a valid header value.
-    #[error("the file of GAIA_API_KEY_FILE holds no API key")]
+    #[error("the file in GAIA_API_KEY_FILE has no valid API key")]
     BadKey,
     /// auth-service rejected the credential of the subject.
-    #[error("auth-service does not take the credential of whom {target} is called for")]
+    #[error("auth-service rejected the credential on whose behalf {target} is called")]
     SubjectRefused {
         /// The target of the call.
         target: String,
@@ -140,7 +140,7 @@ pub enum CallError {
         is_definitive: bool,
     },
     /// Credentials are not sent over plain HTTP.
-    #[error("{uri} is plain HTTP, which no token is sent over: it needs the API key of GAIA_API_KEY_FILE")]
+    #[error("{uri} is plain HTTP, over which no token is sent: set GAIA_API_KEY_FILE or use https")]
     Unprotected {
         /// The URL without its query.
         uri: String,
@@ -305,7 +305,7 @@ impl tower::Service<Uri> for Connector {
         Box::pin(async move {
             let (scheme, port) = if tls.is_some() { (Scheme::HTTPS, 443) } else { (Scheme::HTTP, 80) };
             if uri.scheme() != Some(&scheme) {
-                let only = format!("this client speaks {scheme} only");
+                let only = format!("this client supports {scheme} only");
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, only));
             }
             let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();

@@ -117,10 +117,10 @@ mod tests {
         let lanes = lanes();
         let mut places: Vec<_> = (0..LANE_STREAMS).map(|_| lanes.enter()).collect();
         assert!(places.iter().all(|(lane, _)| **lane == 0));
-        assert_eq!(*lanes.clone().enter().0, 1, "whoever has a clone has the same lanes");
+        assert_eq!(*lanes.clone().enter().0, 1, "clones share the shards");
         places.pop();
         for _ in 0..2 {
-            assert_eq!(*lanes.enter().0, 0, "who has left makes room");
+            assert_eq!(*lanes.enter().0, 0, "a dropped place is free again");
         }
     }
 

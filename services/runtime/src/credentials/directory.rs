@@ -123,10 +123,10 @@ impl Directory {
 fn content(file: File) -> io::Result<Zeroizing<Vec<u8>>> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
+        return Err(io::Error::other("not a regular file"));
     }
     if metadata.len() > MAX_FILE_BYTES {
-        return Err(io::Error::other("it is larger than 4 MiB"));
+        return Err(io::Error::other("larger than 4 MiB"));
     }
     // The full size is allocated at once: growing would leave copies of a key in freed memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default() + 1));

@@ -87,19 +87,19 @@ pub(crate) fn bundle(files: &Files, now: Timestamp) -> Result<Bundle, String> {
     let text = files.require(key::CA_CERT)?;
     let all = Certificate::chain_from_pem(text).map_err(|error| error.to_string())?;
     if all.len() > MAX_ROOTS {
-        return Err(format!("{} certificates are more than {MAX_ROOTS}", all.len()));
+        return Err(format!("{} certificates, at most {MAX_ROOTS} are permitted", all.len()));
     }
     if let Some(other) = all.iter().find(|certificate| !certificate.is_ca()) {
         return Err(format!("{:?} is not a CA certificate", other.subject()));
     }
     let roots: Vec<Certificate> = all.into_iter().filter(|root| now <= root.not_after()).collect();
     if roots.is_empty() {
-        return Err("every root in it has expired".to_owned());
+        return Err("all root certificates have expired".to_owned());
     }
     let mut store = RootCertStore::empty();
     for root in &roots {
         let der = CertificateDer::from(root.der().to_vec());
-        store.add(der).map_err(|error| format!("{:?} cannot be a trust anchor: {error}", root.subject()))?;
+        store.add(der).map_err(|error| format!("{:?} is not usable as a trust anchor: {error}", root.subject()))?;
     }
     Ok(Bundle { roots, store: Arc::new(store), hash: sha256_hex(text) })
 }
@@ -116,7 +116,7 @@ pub(crate) fn policy(files: &Files, service_name: &str) -> Result<LoadedPolicy, 
     let text = files.require(key::POLICY)?;
     let policy: Policy = mount::read(key::POLICY, text).map_err(|error| error.to_string())?;
     if policy.service.name != service_name {
-        return Err(format!("it is for service {:?}, this is {service_name:?}", policy.service.name));
+        return Err(format!("service.name is {:?}, expected {service_name:?}", policy.service.name));
     }
     check_policy(&policy).map_err(|error| error.to_string())?;
     Ok(LoadedPolicy { policy, hash: sha256_hex(text) })
@@ -155,11 +155,11 @@ pub(crate) fn leaf(
     }
     let own = policy.service.spiffe_id.as_str();
     if certificate.uris() != [own] {
-        return Err(format!("its identity is {:?}, not {own}", certificate.uris()));
+        return Err(format!("the SPIFFE ID in tls.crt is {:?}, expected {own}", certificate.uris()));
     }
     if now < certificate.not_before() || now > certificate.not_after() {
         // The message must not contain the current time, otherwise it would be logged at every check.
-        return Err(format!("it holds from {} until {} only", certificate.not_before(), certificate.not_after()));
+        return Err(format!("tls.crt is valid from {} until {} only", certificate.not_before(), certificate.not_after()));
     }
     let root = root_of(certificate, intermediates, bundle, now)?.clone();
     let der =
@@ -176,13 +176,13 @@ fn root_of<'a>(
     bundle: &'a Bundle,
     now: Timestamp,
 ) -> Result<&'a Certificate, String> {
-    let mut reason = "the bundle is empty".to_owned();
+    let mut reason = "ca.crt is empty".to_owned();
     for root in &bundle.roots {
         let check = |usage| verify_path(leaf, intermediates, root, usage, now);
         match check(Usage::ServerAuth).and_then(|()| check(Usage::ClientAuth)) {
             Ok(()) => return Ok(root),
             Err(PathError::Path { root, usage, reason: why, .. }) => {
-                reason = format!("it does not chain to {root:?} for {usage}: {why}");
+                reason = format!("tls.crt does not chain to {root:?} for {usage}: {why}");
             }
             Err(error) => reason = error.to_string(),
         }

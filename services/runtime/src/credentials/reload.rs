@@ -176,9 +176,9 @@ impl Reloader {
             let directory = self.directory.clone();
             match tokio::task::spawn_blocking(move || directory.read()).await {
                 Ok(Some(files)) => self.take(&files),
-                Ok(None) => tracing::debug!("the mounted directory is being written, looking again later"),
+                Ok(None) => tracing::debug!("the credential directory is being written; reading it again at the next check"),
                 // The panic message is not logged, because it can contain data of the files.
-                Err(_) => tracing::error!("reading the mounted directory failed"),
+                Err(_) => tracing::error!("failed to read the credential directory"),
             }
         }
     }
@@ -201,7 +201,7 @@ impl Reloader {
             self.expiry_warned = Some(now);
             tracing::warn!(
                 %not_after,
-                "the own certificate has expired and callers refuse it: check that tls.crt is renewed and mounted"
+                "the TLS certificate has expired and callers reject it: check that tls.crt is renewed and mounted"
             );
         }
     }
@@ -255,7 +255,7 @@ impl Reloader {
         }
         let leaf = match (&self.parts.bundle, &self.parts.policy) {
             (Some(bundle), Some(loaded)) => parts::leaf(files, bundle, &loaded.policy, &self.provider, now),
-            _ => Err("there is no bundle or no policy to judge it by".to_owned()),
+            _ => Err("ca.crt or policy.json is not loaded, so tls.crt cannot be validated".to_owned()),
         };
         if let Some(leaf) = self.judged("leaf", leaf) {
             replace(&mut self.parts.leaf, leaf, Leaf::is_same);
@@ -275,14 +275,14 @@ impl Reloader {
             Ok(value) => {
                 self.metrics.part_reloaded(part, true);
                 if self.refused.remove(part).is_some() {
-                    tracing::info!(part, "part of the mounted directory is good again");
+                    tracing::info!(part, "part of the credential directory is valid again");
                 }
                 Some(value)
             }
             Err(reason) => {
                 if self.refused.get(part) != Some(&reason) {
                     self.metrics.part_reloaded(part, false);
-                    tracing::warn!(part, reason, "part of the mounted directory is refused, the old one stays");
+                    tracing::warn!(part, reason, "part of the credential directory rejected; the previous version stays in use");
                     self.refused.insert(part, reason);
                 }
                 None
@@ -299,7 +299,7 @@ impl Reloader {
             self.authenticator.replace(Arc::new(rules));
         }
         let Some(taken) = parts.taken() else {
-            tracing::warn!("there is no usable set of certificates and policy yet: not ready");
+            tracing::warn!("not ready: certificate, CA bundle or policy not loaded yet");
             return;
         };
         let before = self.generations.borrow().clone();
@@ -321,7 +321,7 @@ impl Reloader {
                 );
                 self.generations.send_replace(Some(Arc::new(generation)));
             }
-            Err(error) => tracing::error!(error, "the mounted material does not make a TLS configuration"),
+            Err(error) => tracing::error!(error, "failed to create the TLS configuration"),
         }
     }
 }

@@ -32,7 +32,7 @@ mod inotify {
         pub(crate) fn new(path: &Path) -> Self {
             let events = Events::new();
             if let Err(error) = &events {
-                tracing::info!(%error, "no watch on the mounted directory, it is looked at from time to time only");
+                tracing::info!(%error, "cannot watch the credential directory; it is only polled");
             }
             Self { path: path.to_owned(), events: events.ok() }
         }
@@ -49,7 +49,7 @@ mod inotify {
         pub(crate) async fn changed(&mut self) {
             let Some(events) = &self.events else { return std::future::pending().await };
             if let Err(error) = events.heard().await {
-                tracing::warn!(%error, "the watch on the mounted directory failed, it is looked at from time to time only");
+                tracing::warn!(%error, "the watch on the credential directory failed; it is only polled");
                 self.events = None;
             }
         }
@@ -124,7 +124,7 @@ mod tests {
     use crate::testing::{Mount, MountedFiles};
 
     async fn hear(watch: &mut Watch) {
-        timeout(Duration::from_secs(10), watch.changed()).await.expect("a change is heard");
+        timeout(Duration::from_secs(10), watch.changed()).await.expect("a change is reported");
     }
 
     #[tokio::test]
@@ -138,7 +138,7 @@ mod tests {
         hear(&mut watch).await;
         fs::read(dir.path().join("..data/a")).unwrap();
         let again = timeout(Duration::from_millis(500), watch.changed()).await;
-        assert!(again.is_err(), "it was heard already");
+        assert!(again.is_err(), "the change was reported already");
         fs::write(dir.path().join("b"), "plain").unwrap();
         hear(&mut watch).await;
     }

@@ -35,22 +35,22 @@ pub struct Fetched {
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// The URL is neither `https` nor `http` on a loopback address.
-    #[error("the address must be https, or http on loopback")]
+    #[error("the URL must be https, or http on loopback")]
     Address,
     /// The root certificates cannot be loaded.
-    #[error("there are no usable root certificates: {0}")]
+    #[error("no usable root certificates: {0}")]
     Roots(String),
     /// The request timed out.
-    #[error("no answer in time")]
+    #[error("no response within the time limit")]
     Timeout,
     /// Name resolution, connection or TLS failed.
-    #[error("connecting failed: {0}")]
+    #[error("connection failed: {0}")]
     Connect(#[from] io::Error),
     /// The response is larger than 64 KiB.
-    #[error("the answer is larger than 64 KiB")]
+    #[error("the response is larger than 64 KiB")]
     TooLarge,
     /// The response is not valid HTTP.
-    #[error("the transfer failed: {0}")]
+    #[error("transfer failed: {0}")]
     Transfer(Box<dyn std::error::Error + Send + Sync>),
 }
 
@@ -139,7 +139,7 @@ async fn config(roots: Option<&str>) -> Result<Arc<ClientConfig>, FetchError> {
 async fn system() -> Result<Arc<ClientConfig>, FetchError> {
     let reading = tokio::task::spawn_blocking(|| {
         let found = SYSTEM_ROOTS.iter().find_map(|path| std::fs::read(path).ok());
-        trusting(&found.ok_or_else(|| FetchError::Roots("the system has none".to_owned()))?)
+        trusting(&found.ok_or_else(|| FetchError::Roots("the system has no root certificates".to_owned()))?)
     });
     reading.await.map_err(|error| FetchError::Roots(error.to_string()))?
 }
@@ -149,7 +149,7 @@ fn trusting(pem: &[u8]) -> Result<Arc<ClientConfig>, FetchError> {
     let certificates = certificates.map_err(|error| FetchError::Roots(error.to_string()))?;
     let mut store = RootCertStore::empty();
     if store.add_parsable_certificates(certificates).0 == 0 {
-        return Err(FetchError::Roots("none of them can be one".to_owned()));
+        return Err(FetchError::Roots("none of them is usable as a trust anchor".to_owned()));
     }
     ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()

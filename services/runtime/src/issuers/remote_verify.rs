@@ -83,7 +83,7 @@ impl Remote {
                 return Err(Reason::IssuerRefused);
             }
             let Ok(Ok(_slot)) = timeout(MAX_WAIT, self.turns.take(source.clone())).await else {
-                tracing::warn!(issuer = self.issuer.name, "this issuer is asked about too many tokens");
+                tracing::warn!(issuer = self.issuer.name, "too many queries to the issuer are waiting");
                 return Err(Reason::IssuerUnavailable);
             };
             let answer = ask().await;

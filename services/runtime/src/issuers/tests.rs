@@ -168,7 +168,7 @@ async fn good_keys_outlive_every_kind_of_bad_answer_for_an_hour_and_come_back_by
     assert_eq!(world.server.asked(), 6, "no redirect was followed");
     world.pass(3600);
     world.refresh().await;
-    assert!(!world.has(&kid), "they are too old to believe in");
+    assert!(!world.has(&kid), "the keys are stale");
     world.server.say(StatusCode::OK, &set);
     world.pass(31);
     world.refresh().await;
@@ -281,7 +281,7 @@ async fn an_issuer_that_is_asked_says_whose_token_it_is() {
         (&headers["authorization"], &headers["apikey"]),
         (&"Bearer a.b.c".parse().unwrap(), &"project-key".parse().unwrap())
     );
-    assert_eq!(world.verify("u2").await, Err(Reason::IssuerRefused), "it is somebody else's");
+    assert_eq!(world.verify("u2").await, Err(Reason::IssuerRefused), "the subject differs");
     world.server.say(StatusCode::UNAUTHORIZED, "");
     assert_eq!(world.verify("u1").await, Err(Reason::IssuerRefused));
     for (status, body) in FAULTS {
@@ -333,7 +333,7 @@ async fn who_asks_the_same_at_once_gets_one_answer() {
         for given in asking {
             assert_eq!(given.await.unwrap(), answer);
         }
-        assert_eq!(world.server.asked(), times, "and what was answered before is asked again, if it was no refusal");
+        assert_eq!(world.server.asked(), times, "answers other than refusals are not cached");
     }
 }
 
@@ -387,7 +387,7 @@ async fn a_refusal_is_that_of_an_issuer_as_it_is_configured() {
     assert_eq!(world.outside.ask(question).await, Ok(()), "another configuration, another issuer");
     assert_eq!(world.verify("u1").await, Err(Reason::IssuerRefused));
     std::fs::write(world.dir.path().join("issuer-supabase.key"), "project-key").unwrap();
-    assert_eq!(world.verify("u1").await, Ok(()), "another key: the last one may have been what was refused");
+    assert_eq!(world.verify("u1").await, Ok(()), "another API key: the refusal may have been caused by the previous one");
     std::fs::remove_file(world.dir.path().join("issuer-supabase.key")).unwrap();
     assert_eq!(world.verify("u1").await, Err(Reason::IssuerRefused));
     world.outside.refresh(&[changed]).await;

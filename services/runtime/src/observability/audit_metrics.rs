@@ -96,7 +96,7 @@ mod tests {
         ] {
             assert_eq!(line[name], value, "{line}");
         }
-        assert_eq!(line.get("who"), None, "nobody is known: {line}");
+        assert_eq!(line.get("who"), None, "no identity: {line}");
     }
 
     #[test]

@@ -113,41 +113,41 @@ impl Metrics {
         let registry = &mut metrics.registry;
         registry.register(
             "gaia_panics",
-            "Panics of this process; a request that panics is answered with 500",
+            "Panics of this process; a request that panics gets status 500",
             panics::counter(),
         );
         // The encoder appends `_total` to the names of counters.
-        registry.register("gaia_auth_requests", "Decisions over requests", metrics.auth_requests.clone());
+        registry.register("gaia_auth_requests", "Authentication decisions on requests", metrics.auth_requests.clone());
         registry.register(
             "gaia_auth_legacy_last_used_timestamp_seconds",
-            "When an API key was last presented to this instance",
+            "Unix time at which an API key was last presented to this instance",
             metrics.legacy_last_used.clone(),
         );
         registry.register(
             "gaia_auth_would_deny",
-            "What passed, and would be refused in the next mode on the way to tokens only",
+            "Accepted requests that the next stricter mode would refuse",
             metrics.would_deny.clone(),
         );
         registry.register(
             "gaia_auth_would_pass",
-            "Tokens that decided nothing, and would be accepted in the next mode",
+            "Tokens that did not decide the request and that the next stricter mode would accept",
             metrics.would_pass.clone(),
         );
-        registry.register("gaia_audit_dropped", "Audit lines that found no room", metrics.audit_dropped.clone());
-        registry.register("gaia_auth_duration_seconds", "How long decisions took", metrics.auth_duration.clone());
+        registry.register("gaia_audit_dropped", "Audit lines dropped because the queue was full", metrics.audit_dropped.clone());
+        registry.register("gaia_auth_duration_seconds", "Duration of authentication decisions", metrics.auth_duration.clone());
         registry.register(
             "gaia_tls_handshake_failures",
-            "Connections that did not complete TLS",
+            "Connections that failed the TLS handshake",
             metrics.handshake_failures.clone(),
         );
         registry.register(
             "gaia_tls_unverified_client_certificates",
-            "Connections whose client certificate did not verify, and that have no peer for it",
+            "Connections without a peer because the client certificate does not verify",
             metrics.no_peer.clone(),
         );
         registry.register(
             "gaia_tls_server_identities",
-            "Servers of targets by how they were identified: spiffe_id, dns_name, or unexpected (refused)",
+            "Server identity checks of calls, by result: spiffe_id, dns_name, or unexpected (refused)",
             metrics.server_identities.clone(),
         );
         registry.register(
@@ -157,18 +157,18 @@ impl Metrics {
         );
         registry.register(
             "gaia_connections_ended",
-            "Connections ended because their client kept them waiting",
+            "Connections closed because the client was idle or too slow",
             metrics.ended.clone(),
         );
         registry.register(
             "gaia_mount_reloads",
-            "Parts judged after a change of the mounted directory",
+            "Parts loaded or rejected after a change of the credential directory",
             metrics.reloads.clone(),
         );
-        registry.register("gaia_mount_refused", "1 while a part is refused or missing", metrics.refused.clone());
+        registry.register("gaia_mount_refused", "1 while a part of the credential directory is rejected or missing", metrics.refused.clone());
         registry.register(
             "gaia_leaf_not_after_timestamp_seconds",
-            "When the leaf that is served ends",
+            "Expiry of the served TLS certificate as Unix time",
             metrics.leaf_not_after.clone(),
         );
         registry.register(

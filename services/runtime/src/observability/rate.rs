@@ -52,7 +52,7 @@ impl FromStr for Rate {
         };
         match (per_second, burst) {
             (Ok(per_second), Ok(burst)) => Ok(Self::Limited { per_second, burst }),
-            _ => Err("must be 0 for no limit, or so many a second and at once, as 50:200".to_owned()),
+            _ => Err("must be 0 for no limit, or requests per second and burst, such as 50:200".to_owned()),
         }
     }
 }

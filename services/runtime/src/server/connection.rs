@@ -221,7 +221,7 @@ async fn answer(
     };
     let is_too_slow = is_too_slow.load(Ordering::Relaxed);
     if is_too_slow {
-        response = problem(StatusCode::REQUEST_TIMEOUT, "The request came too slowly.");
+        response = problem(StatusCode::REQUEST_TIMEOUT, "The request body arrived too slowly.");
     }
     if terms.protocol == Protocol::Http1 && (is_too_slow || is_closing.load(Ordering::Relaxed)) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -34,7 +34,7 @@ pub(crate) fn handshake(
     Box::pin(async move {
         let accepting = presented.scope(TlsAcceptor::from(config).accept(tcp));
         let tls = timeout_at(deadline, accepting).await;
-        Ok(Box::new(tls.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long"))??))
+        Ok(Box::new(tls.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake timed out"))??))
     })
 }
 

@@ -118,7 +118,7 @@ impl EdgeServing {
             return Box::pin(self.serve_http(tcp, Protocol::Http1, Transport::Plain, from)).await;
         };
         let Some(config) = newest.borrow().clone() else {
-            return self.handshakes.refused(INGRESS, "not_ready", "there is no certificate yet", from.address);
+            return self.handshakes.refused(INGRESS, "not_ready", "no TLS certificate loaded yet", from.address);
         };
         let tcp = UnderTls::new(tcp, from.heads.clone());
         let presented = Presented::default();
@@ -185,9 +185,9 @@ impl EdgeTls {
             let directory = self.directory.clone();
             match tokio::task::spawn_blocking(move || directory.read()).await {
                 Ok(Some(files)) => self.take(&files),
-                Ok(None) => tracing::debug!("the edge's directory is being written, looking again later"),
+                Ok(None) => tracing::debug!("the directory of the ingress certificate is being written; reading it again at the next check"),
                 // The panic message is not logged, because it can contain data of the files.
-                Err(_) => tracing::error!("reading the edge's directory failed"),
+                Err(_) => tracing::error!("failed to read the directory of the ingress certificate"),
             }
         }
     }
@@ -210,13 +210,13 @@ impl EdgeTls {
             Ok((config, not_after)) => {
                 self.metrics.part_reloaded(PART, true);
                 self.refused = None;
-                tracing::info!(%not_after, "the edge's certificate was taken");
+                tracing::info!(%not_after, "ingress TLS certificate loaded");
                 self.newest.send_replace(Some(Arc::new(config)));
             }
             Err(reason) => {
                 if self.refused.as_ref() != Some(&reason) {
                     self.metrics.part_reloaded(PART, false);
-                    tracing::warn!(reason, "the edge's certificate is refused, the one before stays");
+                    tracing::warn!(reason, "ingress TLS certificate rejected; the previous one stays in use");
                 }
                 self.refused = Some(reason);
             }
@@ -229,10 +229,10 @@ fn server(files: &Files, provider: &Arc<CryptoProvider>, now: Timestamp) -> Resu
     let chain = Certificate::chain_from_pem(files.require(key::TLS_CERT)?).map_err(|error| error.to_string())?;
     let leaf = chain.first().ok_or("tls.crt is empty")?;
     if let Some(platform) = leaf.uris().iter().find(|uri| uri.starts_with("spiffe://")) {
-        return Err(format!("it is the platform's leaf of {platform}, which is not for the edge"));
+        return Err(format!("tls.crt is the platform certificate of {platform}; the ingress listener requires a public one"));
     }
     if now < leaf.not_before() || now > leaf.not_after() {
-        return Err(format!("it holds from {} until {} only", leaf.not_before(), leaf.not_after()));
+        return Err(format!("tls.crt is valid from {} until {} only", leaf.not_before(), leaf.not_after()));
     }
     let not_after = leaf.not_after();
     let private = PrivateKeyDer::from_pem_slice(files.require(key::TLS_KEY)?)

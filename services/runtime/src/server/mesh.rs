@@ -122,7 +122,7 @@ impl Mesh {
         };
         // Marked as seen here, so that `distrusted` notices a snapshot that arrives during the handshake.
         let Some(generation) = self.generations.borrow_and_update().clone() else {
-            return self.handshakes.refused(MESH, "not_ready", "there is no certificate yet", from.address);
+            return self.handshakes.refused(MESH, "not_ready", "no TLS certificate loaded yet", from.address);
         };
         if first == TLS_HANDSHAKE {
             let tcp = UnderTls::new(tcp, from.heads.clone());
@@ -136,7 +136,7 @@ impl Mesh {
             let peer = Peer { transport: Transport::Plain, chain: Vec::new(), identity: None, root: None };
             Box::pin(self.serve_http(tcp, Protocol::Http1, peer, generation, from)).await;
         } else {
-            self.handshakes.refused(MESH, "not_tls", "plain HTTP is not served here", from.address);
+            self.handshakes.refused(MESH, "not_tls", "plain HTTP is not served in Strict mode", from.address);
         }
     }
 
@@ -246,7 +246,7 @@ async fn accept_one(listener: &TcpListener, stop: &CancellationToken) -> Option<
             Ok(accepted) => return Some(accepted),
             Err(error) => {
                 // Out of file descriptors: an immediate retry would spin.
-                tracing::warn!(%error, "accepting a connection failed");
+                tracing::warn!(%error, "failed to accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -308,6 +308,6 @@ mod tests {
             assert_eq!(answer, "served");
         }
         assert!(matches!((&beyond_the_limit).read(&mut [0]), Ok(0) | Err(_)), "the limit holds");
-        assert!(std::net::TcpStream::connect(address).is_err(), "and nobody else comes in");
+        assert!(std::net::TcpStream::connect(address).is_err(), "and no further connection is accepted");
     }
 }

@@ -118,7 +118,7 @@ async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
         "healthy" => (StatusCode::OK, "ok"),
         other => (StatusCode::SERVICE_UNAVAILABLE, other),
     };
-    let expired = health.expired().map(|at| format!("warning: the own certificate (tls.crt) expired at {at}\n"));
+    let expired = health.expired().map(|at| format!("warning: the TLS certificate (tls.crt) expired at {at}\n"));
     (code, format!("{status}\n{}", expired.unwrap_or_default()))
 }
 

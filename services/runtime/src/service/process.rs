@@ -21,7 +21,7 @@ pub type StopSignal = Pin<Box<dyn Future<Output = ()> + Send>>;
 ///
 /// A fatal error is reported as one line, in the log if it is set up, so that JSON log collectors find it, and without
 /// a backtrace whatever `RUST_BACKTRACE` says.
-#[expect(clippy::print_stderr, reason = "there is no log yet")]
+#[expect(clippy::print_stderr, reason = "logging is not set up yet")]
 pub async fn main<C, S, E>(
     start: impl AsyncFnOnce(C, Arc<dyn Clock>) -> Result<S, E>,
     serve: impl AsyncFnOnce(S, StopSignal),
@@ -61,9 +61,9 @@ where
     panics::install_hook();
     telemetry::start(config.as_mut()).map_err(|error| error.to_string())?;
     for name in unknown {
-        tracing::warn!(name, "this variable means nothing to this service");
+        tracing::warn!(name, "unknown variable; it has no effect");
     }
-    let stop = stop_signal().map_err(|error| format!("installing the signal handlers failed: {error}"))?;
+    let stop = stop_signal().map_err(|error| format!("failed to install the signal handlers: {error}"))?;
     let service = start(config, Arc::new(SystemClock)).await.map_err(|error| error.to_string())?;
     serve(service, Box::pin(stop)).await;
     Ok(())

@@ -40,7 +40,7 @@ impl Routes {
     pub fn route(mut self, path: &'static str, access: Access, handlers: MethodRouter) -> Self {
         for scope in access.scopes() {
             let is_one = parse_scope(scope).is_some_and(|scopes| scopes.len() == 1);
-            assert!(is_one, "route {path} demands {scope:?}, which is no scope: nobody could ever call it");
+            assert!(is_one, "route {path} requires {scope:?}, which is not a valid scope");
         }
         let layer = AuthLayer::new(Arc::clone(&self.authenticator), path, access);
         self.router = self.router.route(path, handlers.route_layer(layer));
@@ -84,11 +84,11 @@ where
 }
 
 pub(crate) async fn nothing_here(_: Request) -> Response {
-    problem(StatusCode::NOT_FOUND, "There is nothing here.")
+    problem(StatusCode::NOT_FOUND, "The requested path does not exist.")
 }
 
 async fn not_that_way(_: Request) -> Response {
-    problem(StatusCode::METHOD_NOT_ALLOWED, "That cannot be done here.")
+    problem(StatusCode::METHOD_NOT_ALLOWED, "This path does not support the method of the request.")
 }
 
 #[cfg(test)]

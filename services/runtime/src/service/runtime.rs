@@ -64,7 +64,7 @@ impl std::fmt::Debug for Runtime {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address is in use or not available.
-    #[error("listening on {address} ({variable}) failed: {source}")]
+    #[error("cannot listen on {address} ({variable}): {source}")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -74,10 +74,10 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// No randomness for the instance's name.
-    #[error("the system gives no random bytes")]
+    #[error("the system has no random bytes")]
     Entropy,
     /// A thread cannot be started: its name, and the cause.
-    #[error("starting the thread {0:?} failed: {1}")]
+    #[error("failed to start the thread {0:?}: {1}")]
     Thread(&'static str, #[source] std::io::Error),
 }
 
@@ -279,7 +279,7 @@ impl Runtime {
         let admin_stop = CancellationToken::new();
         let _admin = admin_stop.clone().drop_guard();
         if let Err(error) = admin::start(admin, health.clone(), limits, admin_stop) {
-            tracing::error!(%error, "starting the thread of the admin listener failed");
+            tracing::error!(%error, "failed to start the thread of the admin listener");
             return;
         }
         background.spawn(essential(reloader.run(config.reload_interval.value())));
@@ -290,7 +290,7 @@ impl Runtime {
         tracing::info!(mesh = %config.mesh_address, admin = %config.admin_address, "serving");
 
         stop.await;
-        tracing::info!("stopping: not ready from now on");
+        tracing::info!("shutdown started: reporting not ready");
         health.is_draining.store(true, Ordering::Relaxed);
         stopping.soon.cancel();
         sleep(config.shutdown_delay.value()).await;
@@ -299,7 +299,7 @@ impl Runtime {
         while accepting.join_next().await.is_some() {}
         tracker.close();
         if timeout(config.drain_timeout.value(), tracker.wait()).await.is_err() {
-            tracing::warn!(connections = tracker.len(), "stopping: not everything finished in time");
+            tracing::warn!(connections = tracker.len(), "shutdown: drain timeout reached with requests in progress");
         }
         stopping.at_once.cancel();
         tracker.wait().await;

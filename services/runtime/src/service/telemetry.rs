@@ -20,7 +20,7 @@ pub enum TelemetryError {
     #[error("GAIA_LOG (--log) is not a tracing filter: {0}")]
     Filter(#[from] ParseError),
     /// A subscriber is already set.
-    #[error("the log is set up twice: {0}")]
+    #[error("logging is already set up: {0}")]
     Twice(#[from] TryInitError),
 }
 

@@ -42,7 +42,7 @@ async fn a_removed_root_goes_at_once_and_takes_open_connections_with_it() {
     service.mount.swap(&files);
     assert!(closed(&mut doomed).await < Duration::from_secs(5));
     assert_eq!(service.get(&platform.client(Some(&leaf)), "/who").await.unwrap().0, StatusCode::UNAUTHORIZED);
-    assert!(ask(&mut fine).await.unwrap().starts_with("HTTP/1.1 200"), "the other one goes on");
+    assert!(ask(&mut fine).await.unwrap().starts_with("HTTP/1.1 200"), "the other one is not affected");
 }
 
 #[tokio::test]

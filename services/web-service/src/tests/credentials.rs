@@ -25,13 +25,13 @@ async fn the_api_key_is_used_where_the_token_is_refused_and_only_for_who_is_sign
     for path in ["/files", "/files/a", "/me"] {
         assert_eq!(scene.browser().get(path).await.status, StatusCode::SEE_OTHER);
     }
-    assert!(scene.behind.state().credentials.is_empty(), "nobody is called for nobody");
+    assert!(scene.behind.state().credentials.is_empty(), "no call without a session");
 
     // The service starts to accept tokens: the page uses them without a restart.
     scene.behind.state().takes_tokens = true;
     assert!(!browser.get("/files").await.body.contains("everybody here shares"));
     assert_eq!(scene.behind.state().credentials, ["token"]);
-    assert!(browser.get("/me").await.body.contains("By your JWT."));
+    assert!(browser.get("/me").await.body.contains("With your JWT."));
 }
 
 #[tokio::test]
@@ -121,7 +121,7 @@ async fn an_upload_goes_by_the_key_only_after_a_call_of_this_session_did() {
         let put = browser.fetch(Method::PUT, "/files/a", "text/plain", "x").await;
         assert_eq!((put.status, put.body.contains("not_taken")), (StatusCode::BAD_GATEWAY, true));
     }
-    assert!(browser.get("/files").await.body.contains("everybody here shares"), "the person is told first");
+    assert!(browser.get("/files").await.body.contains("everybody here shares"), "the notice is shown first");
     assert_eq!(browser.fetch(Method::PUT, "/files/a", "text/plain", "x").await.status, StatusCode::NO_CONTENT);
     assert_eq!(scene.behind.state().credentials, ["token", "token", "token", "key", "key"]);
 }
@@ -153,7 +153,7 @@ async fn files_are_said_to_be_shared_only_where_the_list_was_had_by_the_key() {
 async fn who_i_am_is_found_out_by_a_list_of_one() {
     let scene = Scene::begin().await;
     let mut browser = scene.signed_in().await;
-    assert!(browser.get("/me").await.body.contains("By your JWT."));
+    assert!(browser.get("/me").await.body.contains("With your JWT."));
     assert_eq!(scene.behind.state().lists, ["limit=1"]);
 }
 

@@ -113,7 +113,7 @@ impl Behind {
         let token = headers.get("authorization").map(|value| value.to_str().unwrap().trim_start_matches("Bearer "));
         let key = headers.get("x-api-key").is_some_and(|value| value == API_KEY);
         assert!(!(token.is_some() && key), "both credentials at once");
-        assert!(headers.get(COOKIE).is_none(), "cookies are for nobody else");
+        assert!(headers.get(COOKIE).is_none(), "cookies are not sent to services");
         let mut state = self.state();
         state.browsers.push(text_of(headers, "x-forwarded-for"));
         state.request_ids.push(text_of(headers, "x-request-id"));

@@ -14,8 +14,8 @@ async fn copy_of_a_signed_out_cookie_opens_nothing() {
     browser.post_form("/sign-out", &[]).await;
     let answer = copy.get("/files").await;
     assert_eq!((answer.status, answer.location()), (StatusCode::SEE_OTHER, "/sign-in?next=%2Ffiles"));
-    assert!(copy.session_cookies().is_empty(), "the browser is told to forget it");
-    assert_eq!(other.get("/files").await.status, StatusCode::OK, "the user's other session goes on");
+    assert!(copy.session_cookies().is_empty(), "the cookie is deleted");
+    assert_eq!(other.get("/files").await.status, StatusCode::OK, "the user's other session stays valid");
     let mut again = scene.signed_in().await;
     assert_eq!(again.get("/files").await.status, StatusCode::OK);
 }
@@ -101,7 +101,7 @@ async fn permanent_refusal_names_its_cause_and_no_time() {
         assert_eq!(answer.status, StatusCode::FORBIDDEN, "{code}");
         assert!(answer.body.contains(text), "{code}: {}", answer.body);
         assert!(!answer.headers.contains_key(RETRY_AFTER) && !answer.body.contains("data-wait"), "{code}");
-        assert!(!answer.body.contains("aria-invalid"), "what was typed is right: {code}");
+        assert!(!answer.body.contains("aria-invalid"), "the credentials are correct: {code}");
     }
     scene.behind.state().login_answer = Some((429, "rate_limited"));
     let answer = browser.post_form("/sign-in", &[("email", EMAIL), ("password", PASSWORD)]).await;

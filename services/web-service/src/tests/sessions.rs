@@ -29,7 +29,7 @@ async fn who_signs_in_is_known_and_who_signs_out_is_not() {
         assert!(me.body.contains(known), "{known} is not in {}", me.body);
     }
     assert!(!me.sets_session(), "nothing was refreshed");
-    assert!(!me.body.contains("user-token") && !me.body.contains("refresh-"), "tokens are for nobody's eyes");
+    assert!(!me.body.contains("user-token") && !me.body.contains("refresh-"), "tokens are not shown");
 
     let out = browser.post_form("/sign-out", &[]).await;
     assert_eq!((out.status, out.location()), (StatusCode::SEE_OTHER, "/sign-in?why=out"));
@@ -96,7 +96,7 @@ async fn many_requests_with_one_old_token_refresh_it_once_and_one_answer_carries
         async move { browser.get("/me").await }
     });
     let opening = async {
-        eventually("a refresh is under way", async || scene.behind.state().asked > 0).await;
+        eventually("a refresh is in progress", async || scene.behind.state().asked > 0).await;
         scene.behind.gate.add_permits(1);
     };
     let (answers, ()) = tokio::join!(join_all(asking), opening);
@@ -220,7 +220,7 @@ async fn a_token_that_is_too_long_for_one_cookie_comes_in_several() {
     scene.an_hour_later();
     scene.behind.state().token_bytes = 0;
     assert!(browser.get("/me").await.sets_session());
-    assert_eq!(browser.session_cookies().len(), 1, "what is left of the longer one is forgotten");
+    assert_eq!(browser.session_cookies().len(), 1, "surplus parts are deleted");
     assert!(browser.get("/me").await.body.contains(EMAIL));
 }
 
@@ -245,7 +245,7 @@ async fn a_new_sealing_key_is_taken_without_a_restart_and_sessions_of_the_old_on
     assert!(new.get("/me").await.body.contains(EMAIL));
 
     std::fs::write(&keys, "nonsense").unwrap();
-    eventually("a bad file is told of", async || {
+    eventually("an invalid file is reported", async || {
         let metrics = get_plain(&format!("{}/metrics", scene.admin)).await.1;
         metrics.contains(r#"gaia_mount_refused{part="session_keys"} 1"#)
     })

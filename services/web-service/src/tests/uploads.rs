@@ -25,7 +25,7 @@ async fn a_file_is_put_listed_got_and_deleted() {
     assert_eq!(deleted.location(), "/files?done=deleted");
     assert!(browser.get("/files?done=deleted").await.body.contains("No files yet."));
     let gone = browser.post_form("/files/gr%C3%BC%C3%9Fe%20%231.txt", &[("action", "delete")]).await;
-    assert_eq!((gone.status, gone.body.contains("There is no such file.")), (StatusCode::NOT_FOUND, true));
+    assert_eq!((gone.status, gone.body.contains("The file does not exist.")), (StatusCode::NOT_FOUND, true));
 }
 
 #[tokio::test]

@@ -147,7 +147,7 @@ fn a_user_of_a_key_is_told_in_every_answer_that_keys_end() {
     assert_eq!(accepted.headers()["sunset"], "Fri, 15 Jan 2027 08:00:00 GMT");
     assert_eq!(accepted.headers()["link"], "</docs>; rel=\"deprecation\"");
     let unknown = answer(&authenticator, read, with_key("other"));
-    assert!(!unknown.headers().contains_key("deprecation"), "a stranger is told nothing");
+    assert!(!unknown.headers().contains_key("deprecation"), "an unauthenticated client gets no details");
 
     let hour = SignedDuration::from_hours(1);
     policy.api_keys.brownouts = vec![Brownout { start: now() - hour, end: now() + hour }];
@@ -241,7 +241,7 @@ fn a_user_nobody_signed_in_as_gets_in_only_where_the_route_says_so() {
     assert_eq!(status(Access::Scopes(&[]), true), StatusCode::UNAUTHORIZED);
     assert_eq!(status(Access::AnonymousToo(&[]), true), StatusCode::OK);
     authenticator.user_keys().remove("supabase");
-    assert_eq!(status(Access::Scopes(&[]), false), StatusCode::SERVICE_UNAVAILABLE, "also what is remembered ends");
+    assert_eq!(status(Access::Scopes(&[]), false), StatusCode::SERVICE_UNAVAILABLE, "cached tokens expire too");
 }
 
 #[test]
@@ -384,7 +384,7 @@ fn what_an_issuer_confirms_is_not_taken_under_another_policy_nor_for_another_tok
         authenticator.replace(Arc::new(Rules::new(policy, None, Denied::default(), table(vec![]).unwrap())));
     };
     let refused = decide_after(Ok(()), [&request; 2], moved).unwrap_err();
-    assert_eq!(refused.reason, Reason::IssuerUnavailable, "the issuer as it is now was not asked");
+    assert_eq!(refused.reason, Reason::IssuerUnavailable, "the current issuer was not queried");
     let mut claims = user_claims();
     claims["session_id"] = USER.into();
     let refused = decide_after(Ok(()), [&request, &with_token(&claims)], |_| {}).unwrap_err();
@@ -410,7 +410,7 @@ fn a_refused_token_of_an_issuer_that_is_asked_is_logged_with_its_claims_as_claim
     }
     claims["iat"] = (now().as_second() - 600).into();
     claims["exp"] = (now().as_second() - 61).into();
-    assert_eq!(refused(Ok(()), &claims), (Reason::Expired, known.clone()), "what there is no need to ask about");
+    assert_eq!(refused(Ok(()), &claims), (Reason::Expired, known.clone()), "no query needed");
     claims["role"] = "service_role".into();
     assert_eq!(refused(Ok(()), &claims), (Reason::ProjectKey, known));
 }

@@ -24,7 +24,7 @@ struct Budget {
 
 /// The source of a connection has used its share of the budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the source's share of the memory for request heads is in use")]
+#[error("the memory budget for request heads of this source is used up")]
 pub(crate) struct HeadsExhausted;
 
 impl HeadBudget {

@@ -57,7 +57,7 @@ pub(crate) struct Paced<B> {
 /// Reason why a body failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PaceError<E> {
-    #[error("the body comes too slowly")]
+    #[error("the request body arrives too slowly")]
     TooSlow,
     #[error(transparent)]
     Body(E),
@@ -122,7 +122,7 @@ impl<IO> PacedWrites<IO> {
             }
             Poll::Pending => {
                 ready!(self.credit.poll_wait(cx));
-                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes its answer too slowly")))
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads the response too slowly")))
             }
         }
     }

@@ -174,7 +174,7 @@ async fn a_refused_token_is_replaced_and_the_call_repeated_once() {
 
     service.mount.swap(&denying(&platform, &["0", "1", "2", "3"]));
     eventually("the second is refused too", async || gateway.call(&service).await.unwrap() != said()).await;
-    assert_eq!(auth.issued.load(Ordering::Relaxed), 3, "asked for once more, and no more than that");
+    assert_eq!(auth.issued.load(Ordering::Relaxed), 3, "one further request only");
     assert_eq!(gateway.call(&service).await.unwrap().0, StatusCode::UNAUTHORIZED);
     assert_eq!(gateway.call(&service).await.unwrap(), said(), "the fifth one is taken");
 }

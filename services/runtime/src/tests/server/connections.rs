@@ -130,7 +130,7 @@ async fn a_distrusted_peer_that_waits_for_an_answer_has_five_seconds_and_an_idle
     assert_eq!(start.elapsed(), Duration::ZERO);
     busy.serving.await.unwrap();
     assert!((DISTRUST_GRACE..DISTRUST_GRACE * 2).contains(&start.elapsed()), "{:?}", start.elapsed());
-    assert_eq!(answer(&mut busy.client).await, "", "there was no answer");
+    assert_eq!(answer(&mut busy.client).await, "", "no response was sent");
 }
 
 #[tokio::test(start_paused = true)]
@@ -153,7 +153,7 @@ async fn an_old_http1_connection_is_closed_after_the_answer_under_way() {
     let mut served = connection(Protocol::Http1);
     served.client.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     tokio::time::sleep(AGE * 2).await;
-    assert!(!served.serving.is_finished(), "what is under way is finished");
+    assert!(!served.serving.is_finished(), "requests in progress are completed");
     served.slow.notify_one();
     let answer = answer(&mut served.client).await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
@@ -168,7 +168,7 @@ async fn an_old_http2_connection_takes_no_new_request_and_finishes_those_under_w
     let under_way = tokio::spawn(sender.send_request(h2_get("/slow")));
     assert_eq!(sender.send_request(h2_get("/")).await.unwrap().status(), StatusCode::OK);
     tokio::time::sleep(AGE * 2).await;
-    assert!(sender.send_request(h2_get("/")).await.is_err(), "it was told to go elsewhere");
+    assert!(sender.send_request(h2_get("/")).await.is_err(), "the connection accepts no new requests");
     assert!(!serving.is_finished());
     slow.notify_one();
     let answer = under_way.await.unwrap().unwrap();
@@ -185,7 +185,7 @@ async fn an_http2_connection_on_which_nothing_is_asked_is_ended_politely_and_one
     let under_way = tokio::spawn(sender.send_request(h2_get("/slow")));
     let start = Instant::now();
     tokio::time::sleep(IDLE * 3).await;
-    assert!(!serving.is_finished(), "something is under way");
+    assert!(!serving.is_finished(), "a request is in progress");
     slow.notify_one();
     under_way.await.unwrap().unwrap().into_body().collect().await.unwrap();
     ending.await.unwrap();

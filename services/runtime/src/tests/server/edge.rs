@@ -225,7 +225,7 @@ async fn a_new_certificate_is_served_without_a_restart_and_a_bad_one_or_the_plat
     let edge = start_edge(&platform.mount("asset-service"), Some(dir.path()), Limits::default()).await;
     assert_eq!(public.served(&edge).await, None);
     assert!(edge.service.metric(r#"gaia_mount_refused{part="edge_leaf"} 1"#).await);
-    assert_eq!(edge.service.readyz().await, StatusCode::OK, "that takes nobody down");
+    assert_eq!(edge.service.readyz().await, StatusCode::OK, "the service stays up");
     let (first, second) = (public.certificate(), public.certificate());
     let fingerprint = |files: &MountedFiles| Some(certificate(files).fingerprint());
     tls.swap(&first);
@@ -238,7 +238,7 @@ async fn a_new_certificate_is_served_without_a_restart_and_a_bad_one_or_the_plat
             .await;
         assert_eq!(public.served(&edge).await, fingerprint(&first));
         tls.swap(&first);
-        eventually("it is good again", async || edge.service.metric(r#"gaia_mount_refused{part="edge_leaf"} 0"#).await)
+        eventually("it is valid again", async || edge.service.metric(r#"gaia_mount_refused{part="edge_leaf"} 0"#).await)
             .await;
     }
     tls.swap(&second);

@@ -26,7 +26,7 @@ async fn slow_request(
         client.request(Request::get(uri).body(Body::empty()).unwrap()).await.map(|answer| answer.status())
     });
     let line = format!("gaia_mesh_connections {connections}");
-    eventually("the request is under way", async || service.metric(&line).await).await;
+    eventually("the request is in progress", async || service.metric(&line).await).await;
     asking
 }
 
@@ -39,7 +39,7 @@ async fn a_stopping_service_is_not_ready_and_finishes_what_is_under_way() {
         let under_way = slow_request(&service, &client, 1).await;
         service.stop.take().unwrap().send(()).unwrap();
         eventually("it is not ready", async || service.readyz().await == StatusCode::SERVICE_UNAVAILABLE).await;
-        assert_eq!(service.health(&client.apart()).await["status"], "draining", "who comes meanwhile is served");
+        assert_eq!(service.health(&client.apart()).await["status"], "draining", "new connections are served until then");
         let address = service.mesh.strip_prefix("https://").unwrap().to_owned();
         eventually("it takes no new connection", async || TcpStream::connect(&address).await.is_err()).await;
         assert!(service.get(&client, "/who").await.is_err(), "nor a request on the one it has");
