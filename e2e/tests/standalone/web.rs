@@ -25,7 +25,7 @@ async fn a_person_signs_in_talks_looks_who_they_are_and_signs_out() {
     browser.type_into("#email", EMAIL).await.unwrap();
     browser.type_into("#password", "not it").await.unwrap();
     browser.click("button.main").await.unwrap();
-    browser.wait_text("#notice", "do not belong together").await.unwrap();
+    browser.wait_for("#notice[data-code='invalid_credentials']").await.unwrap();
     assert_eq!(browser.run("return document.querySelector('#email').value").await.unwrap(), EMAIL);
     browser.type_into("#password", PASSWORD).await.unwrap();
     browser.click("button.main").await.unwrap();
@@ -55,9 +55,11 @@ async fn a_person_signs_in_talks_looks_who_they_are_and_signs_out() {
     browser.click("nav a[href='/me']").await.unwrap();
     let subject = browser.text("#subject").await.unwrap();
     assert!(subject.starts_with("user:supabase:") && subject.len() == 50, "{subject}");
-    for (css, known) in
-        [("#credential-asset-service", "With your JWT."), ("#credential-chat-service", "With your JWT."), ("#mode", "Dual")]
-    {
+    for (css, known) in [
+        ("#credential-asset-service", "With your JWT."),
+        ("#credential-chat-service", "With your JWT."),
+        ("#mode", "Dual"),
+    ] {
         assert_eq!(browser.text(css).await.unwrap(), known);
     }
     browser.click("nav a[href='/chat']").await.unwrap();
@@ -215,7 +217,7 @@ async fn while_nobody_can_sign_in_the_page_says_so() {
     browser.type_into("#email", EMAIL).await.unwrap();
     browser.type_into("#password", PASSWORD).await.unwrap();
     browser.click("button.main").await.unwrap();
-    browser.wait_text("#notice", "not possible at the moment").await.unwrap();
+    browser.wait_for("#notice[data-code='login_unavailable']").await.unwrap();
     stage.assert_nothing_amiss(&["status of 503"]).await;
 }
 
@@ -253,7 +255,7 @@ async fn without_an_issuer_the_page_says_that_sign_in_is_off() {
     let Some(stage) = Stage::set(Setting { has_issuer: false, ..Setting::default() }).await else { return };
     stage.goto("/").await;
     stage.browser.wait_at("/sign-in").await.unwrap();
-    stage.browser.wait_text("#main", "Sign-in is off").await.unwrap();
+    stage.browser.wait_for("#main [data-code='sign_in_disabled']").await.unwrap();
     assert_eq!(stage.browser.count("form, input").await.unwrap(), 0);
     stage.assert_nothing_amiss(&[]).await;
 }

@@ -167,8 +167,8 @@ mod tests {
             ("", "no aws_access_key_id"),
             ("aws_access_key_id=a", "no aws_secret_access_key"),
             ("aws_access_key_id=a\naws_secret_access_key=", "no aws_secret_access_key"),
-            ("AKIA123", "no `name = value`"),
-            ("region=eu", "none of"),
+            ("AKIA123", "not `name = value`"),
+            ("region=eu", "a name other than"),
             ("[a]\naws_access_key_id=a\n[b]\naws_secret_access_key=b", "one profile"),
             ("aws_access_key_id=a\naws_access_key_id=b", "each name once"),
         ] {

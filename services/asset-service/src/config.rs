@@ -167,7 +167,9 @@ fn bytes(text: &str) -> Result<u64, String> {
     };
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     let number = digits.parse::<u64>().ok().filter(|_| is_number);
-    number.and_then(|number| number.checked_mul(unit)).ok_or_else(|| "must be a number of bytes, such as 10Gi".to_owned())
+    number
+        .and_then(|number| number.checked_mul(unit))
+        .ok_or_else(|| "must be a number of bytes, such as 10Gi".to_owned())
 }
 
 fn endpoint(url: &str) -> Result<String, String> {

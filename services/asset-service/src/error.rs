@@ -69,7 +69,9 @@ impl AssetError {
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "An asset may have at most 64 MiB."),
             Self::Condition => (StatusCode::PRECONDITION_FAILED, "A precondition of this request failed."),
             Self::BadCondition => (StatusCode::BAD_REQUEST, "A precondition of this request is malformed."),
-            Self::RangeNotSatisfiable { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, "The requested range is outside of the asset."),
+            Self::RangeNotSatisfiable { .. } => {
+                (StatusCode::RANGE_NOT_SATISFIABLE, "The requested range is outside of the asset.")
+            }
             Self::BadPage("limit") => (StatusCode::BAD_REQUEST, "limit must be a number from 1 to 1000."),
             Self::BadPage(_) => (StatusCode::BAD_REQUEST, "after must be the path of an asset."),
             Self::BodyNotArrived => (StatusCode::REQUEST_TIMEOUT, "The request body was not received."),

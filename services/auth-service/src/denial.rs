@@ -136,7 +136,9 @@ impl Denial {
             }
             Self::SubjectRefused(_) => (StatusCode::BAD_REQUEST, "The credential to exchange is not accepted."),
             Self::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "Too many requests for tokens."),
-            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "Too many token requests are waiting to be signed. Try again later."),
+            Self::Busy => {
+                (StatusCode::SERVICE_UNAVAILABLE, "Too many token requests are waiting to be signed. Try again later.")
+            }
             Self::NotItsName
             | Self::CallerUnknown
             | Self::DelegationNotGranted

@@ -121,9 +121,9 @@ mod tests {
         let with = |message| json!({ "messages": [{ "role": "system", "content": "a" }, message] }).to_string();
         for (body, field, what) in [
             (String::new(), "the body", "EOF"),
-            ("[]".to_owned(), "the body", "must be"),
+            ("[]".to_owned(), "the body", "is invalid"),
             ("{} {}".to_owned(), "the body", "missing field `messages`"),
-            (json!({ "messages": [message] }).to_string() + "x", "the body", "goes on"),
+            (json!({ "messages": [message] }).to_string() + "x", "the body", "trailing data"),
             (json!({ "messages": [] }).to_string(), "messages", "1 to 200"),
             (json!({ "messages": vec![message.clone(); 201] }).to_string(), "messages", "1 to 200"),
             (json!({ "messages": "hi" }).to_string(), "messages", "a sequence"),

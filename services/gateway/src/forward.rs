@@ -281,7 +281,9 @@ impl Upstream {
         let upstream = self.name;
         match failure {
             Failure::TooLarge => return problem(StatusCode::PAYLOAD_TOO_LARGE, "The request is too large."),
-            Failure::BodyBroken => return problem(StatusCode::BAD_REQUEST, "The body of this request is incomplete or malformed."),
+            Failure::BodyBroken => {
+                return problem(StatusCode::BAD_REQUEST, "The body of this request is incomplete or malformed.");
+            }
             Failure::Uri => return problem(StatusCode::BAD_REQUEST, "The path of this request is not allowed."),
             Failure::Call(CallError::SubjectRefused { .. }) => {
                 tracing::info!(upstream, "auth-service rejected a credential that this service accepted");

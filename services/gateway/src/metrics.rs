@@ -33,7 +33,11 @@ struct UpstreamLabels {
 impl Metrics {
     pub(crate) fn register(&self, registry: &mut Registry) {
         // The encoder appends `_total` to the names of counters.
-        registry.register("gaia_gateway_forwarded", "Requests forwarded to upstreams, by status", self.forwarded.clone());
+        registry.register(
+            "gaia_gateway_forwarded",
+            "Requests forwarded to upstreams, by status",
+            self.forwarded.clone(),
+        );
         registry.register("gaia_gateway_refused", "Requests that were refused and not forwarded", self.refused.clone());
         registry.register("gaia_gateway_retried", "Requests that were retried", self.retried.clone());
     }

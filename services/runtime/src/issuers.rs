@@ -103,7 +103,10 @@ impl Outside {
             }
             let is_stale = known.freshness().is_stale(self.clock.now());
             if is_stale && self.keys.get(&issuer.name).is_some() {
-                tracing::warn!(issuer = issuer.name, "the JWT verification keys of the issuer are stale: its tokens get a 503");
+                tracing::warn!(
+                    issuer = issuer.name,
+                    "the JWT verification keys of the issuer are stale: its tokens get a 503"
+                );
                 self.keys.remove(&issuer.name);
             }
         }
@@ -138,7 +141,15 @@ impl Outside {
     fn set(&self, known: &Arc<Known>, keys: KeySet) {
         let table = self.table();
         if table.get(&known.issuer.name).is_some_and(|current| Arc::ptr_eq(current, known)) {
-            self.keys.set(&known.issuer.name, &Arc::new(keys));
+            let name = &known.issuer.name;
+            if self.keys.get(name).is_none_or(|old| old.hash() != keys.hash()) {
+                tracing::info!(
+                    issuer = name,
+                    kids = keys.kids().join(" "),
+                    "JWT verification keys of the issuer loaded"
+                );
+            }
+            self.keys.set(name, &Arc::new(keys));
         }
     }
 

@@ -1,7 +1,7 @@
 //! Panics: one in a request ends that request, one in a background task or thread ends the process.
 //!
 //! The release profile unwinds. tokio catches a panic at the task, so a connection or request that panics ends alone.
-//! A task that all requests depend on (an accept loop, the reload of the mounted directory, the audit writer) must not
+//! A task that all requests depend on (an accept loop, the reload of the credential directory, the audit writer) must not
 //! end silently: it is marked [`essential`], and its panic aborts the process, which is then restarted.
 
 use std::cell::Cell;

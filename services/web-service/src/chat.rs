@@ -61,7 +61,7 @@ pub(crate) async fn submit(
         }
         Err(trouble) => {
             turns.pop();
-            chat_page(&site, &session, trouble.status(), &turns, Some(trouble.text()), &message)
+            chat_page(&site, &session, trouble.status(), &turns, Some(trouble.notice()), &message)
         }
     }
 }
@@ -171,7 +171,7 @@ fn chat_page(
     session: &Session,
     status: StatusCode,
     turns: &[Turn],
-    error: Option<String>,
+    error: Option<Notice>,
     draft: &str,
 ) -> Response {
     let history = if turns.is_empty() { String::new() } else { json!(turns).to_string() };

@@ -68,7 +68,7 @@ pub(crate) async fn submit(
         match uploading {
             Ok(()) => uploaded += 1,
             Err(trouble) => {
-                let text = Some(Notice::bad(trouble.text()));
+                let text = Some(trouble.notice());
                 return list_page(&site, &session, trouble.status(), text).await;
             }
         }
@@ -131,7 +131,7 @@ pub(crate) async fn delete(State(site): State<Arc<Site>>, User(session): User, P
     };
     match deleted {
         Ok(()) => Redirect::to("/files?done=deleted").into_response(),
-        Err(trouble) => list_page(&site, &session, trouble.status(), Some(Notice::bad(trouble.text()))).await,
+        Err(trouble) => list_page(&site, &session, trouble.status(), Some(trouble.notice())).await,
     }
 }
 
@@ -144,7 +144,7 @@ async fn list_page(site: &Site, session: &Session, status: StatusCode, notice: O
         // The first error is the one shown.
         Err(trouble) => (
             if status == StatusCode::OK { trouble.status() } else { status },
-            notice.filter(|_| status != StatusCode::OK).or_else(|| Some(Notice::bad(trouble.text()))),
+            notice.filter(|_| status != StatusCode::OK).or_else(|| Some(trouble.notice())),
             List::default(),
         ),
     };

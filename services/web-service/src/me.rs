@@ -21,7 +21,8 @@ pub(crate) async fn show(State(site): State<Arc<Site>>, Person { session, is_lat
     if let Some(assets) = &site.assets {
         // A list request has no side effects.
         let listed = if is_late { None } else { files::list(assets, &session, 1).await.ok() };
-        let credential = listed.map_or("The service does not respond, or accepts neither credential.", |list| known_as(list.taken));
+        let credential =
+            listed.map_or("The service does not respond, or accepts neither credential.", |list| known_as(list.taken));
         services.push(Known { name: "asset-service", credential });
     }
     let mode = site.generations.borrow().as_ref().map(|generation| generation.policy().mode);

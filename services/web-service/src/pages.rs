@@ -34,6 +34,8 @@ impl Frame {
 #[derive(Debug)]
 pub(crate) struct Notice {
     pub(crate) kind: &'static str,
+    /// Code of an error, in the `data-code` attribute; empty for other notices.
+    pub(crate) code: &'static str,
     pub(crate) text: String,
     /// Seconds until a retry is permitted, which a script counts down.
     pub(crate) wait_seconds: Option<u64>,
@@ -45,15 +47,15 @@ impl Notice {
     }
 
     pub(crate) fn plain(text: impl Into<String>) -> Self {
-        Self { kind: "", text: text.into(), wait_seconds: None }
+        Self { kind: "", code: "", text: text.into(), wait_seconds: None }
     }
 
-    pub(crate) fn bad(text: impl Into<String>) -> Self {
-        Self { kind: "bad", ..Self::plain(text) }
+    pub(crate) fn bad(code: &'static str, text: impl Into<String>) -> Self {
+        Self { kind: "bad", code, ..Self::plain(text) }
     }
 
-    pub(crate) fn wait(text: &str, seconds: u64) -> Self {
-        Self { wait_seconds: Some(seconds), ..Self::bad(text) }
+    pub(crate) fn wait(code: &'static str, text: &str, seconds: u64) -> Self {
+        Self { wait_seconds: Some(seconds), ..Self::bad(code, text) }
     }
 
     fn role(&self) -> &'static str {
@@ -99,6 +101,7 @@ impl<'a> Provider<'a> {
 #[template(path = "message.html")]
 pub(crate) struct Message<'a> {
     pub(crate) frame: Frame,
+    pub(crate) code: &'a str,
     pub(crate) title: &'a str,
     pub(crate) text: &'a str,
     pub(crate) link: &'a str,
@@ -112,7 +115,7 @@ pub(crate) struct Chat<'a> {
     pub(crate) subject: String,
     pub(crate) turns: &'a [Turn],
     pub(crate) history: String,
-    pub(crate) error: Option<String>,
+    pub(crate) error: Option<Notice>,
     pub(crate) draft: &'a str,
     pub(crate) max_message: usize,
 }

@@ -137,7 +137,8 @@ pub(crate) async fn callback(
         return with(refused(&site, LoginError::Refused(refusal), "", start.next()), PKCE.forget(&sent));
     }
     let (Some(issuer), Some(start), false) = (site.issuer(|issuer| issuer.name.clone()), start, code.is_empty()) else {
-        let notice = Notice::bad("Sign-in at the provider failed or took too long. Please try again.");
+        let notice =
+            Notice::bad("provider_failed", "Sign-in at the provider failed or took too long. Please try again.");
         return with(form(&site, StatusCode::BAD_REQUEST, Some(notice), "", "/", IsWrong::No), PKCE.forget(&sent));
     };
     let proof = Proof::Code { auth_code: &code, code_verifier: start.verifier() };
@@ -147,7 +148,7 @@ pub(crate) async fn callback(
     match signed_in(&site, &sent, &result, start.next(), forget.clone()) {
         Ok(response) => response,
         Err(LoginError::InvalidCredentials | LoginError::SessionEnded) => {
-            let notice = Notice::bad("This sign-in has expired. Please try again.");
+            let notice = Notice::bad("sign_in_expired", "This sign-in has expired. Please try again.");
             with(form(&site, StatusCode::UNAUTHORIZED, Some(notice), "", "/", IsWrong::No), forget)
         }
         Err(error) => with(refused(&site, error, "", start.next()), forget),
@@ -190,19 +191,20 @@ fn signed_in(
 }
 
 fn refused(site: &Site, error: LoginError, email: &str, next: &str) -> Response {
+    let code = error.as_str();
     let (status, notice) = match error {
         LoginError::InvalidCredentials | LoginError::SessionEnded => {
-            (StatusCode::UNAUTHORIZED, Notice::bad("The email address or the password is wrong."))
+            (StatusCode::UNAUTHORIZED, Notice::bad(code, "The email address or the password is wrong."))
         }
         LoginError::RateLimited { retry_after } => {
             let seconds = retry_after.unwrap_or(USUAL_WAIT_SECONDS);
-            (StatusCode::TOO_MANY_REQUESTS, Notice::wait("Too many attempts.", seconds))
+            (StatusCode::TOO_MANY_REQUESTS, Notice::wait(code, "Too many attempts.", seconds))
         }
         LoginError::Unavailable => {
             let text = "Sign-in is temporarily unavailable. Please try again in a minute.";
-            (StatusCode::SERVICE_UNAVAILABLE, Notice::bad(text))
+            (StatusCode::SERVICE_UNAVAILABLE, Notice::bad(code, text))
         }
-        LoginError::Refused(refusal) => (StatusCode::FORBIDDEN, Notice::bad(refusal.text())),
+        LoginError::Refused(refusal) => (StatusCode::FORBIDDEN, Notice::bad(code, refusal.text())),
     };
     let is_wrong = if status == StatusCode::UNAUTHORIZED { IsWrong::Yes } else { IsWrong::No };
     let response = form(site, status, Some(notice), email, next, is_wrong);

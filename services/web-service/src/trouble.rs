@@ -6,7 +6,7 @@ use gaia_runtime::rate::{retry_after_of, when_to_retry};
 use http::{StatusCode, header};
 use serde_json::json;
 
-use crate::pages::{self, Frame};
+use crate::pages::{self, Frame, Notice};
 use crate::session::Session;
 use crate::site::Site;
 use crate::upstream::UpstreamError;
@@ -126,6 +126,7 @@ impl Trouble {
         }
     }
 
+    /// Returns the code for programs.
     fn code(self) -> &'static str {
         match self {
             Self::OtherOrigin => "other_origin",
@@ -170,7 +171,7 @@ impl Trouble {
     }
 
     /// Returns the message.
-    pub(crate) fn text(self) -> String {
+    fn text(self) -> String {
         match self {
             Self::OtherOrigin => "The request did not come from a page of this site, so it was refused.".to_owned(),
             Self::SignedOut => "Sign in to continue.".to_owned(),
@@ -202,6 +203,11 @@ impl Trouble {
         }
     }
 
+    /// Returns the notice on a page.
+    pub(crate) fn notice(self) -> Notice {
+        Notice::bad(self.code(), self.text())
+    }
+
     /// Returns a page, or for a script a problem document (RFC 9457) with a `code`.
     pub(crate) fn response(self, site: &Site, session: Option<&Session>, wants_page: bool) -> Response {
         let response = if wants_page {
@@ -213,7 +219,8 @@ impl Trouble {
             };
             let text = self.text();
             let frame = Frame::new(site, session, "");
-            let message = pages::Message { frame, title: self.title(), text: &text, link, link_text };
+            let message =
+                pages::Message { frame, code: self.code(), title: self.title(), text: &text, link, link_text };
             pages::page(self.status(), &message)
         } else {
             let status = self.status();

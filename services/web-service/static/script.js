@@ -1,4 +1,4 @@
-// Makes the pages nicer where scripts run. Every page works without it.
+// Progressive enhancement. Every page works without scripts.
 "use strict";
 
 document.addEventListener("DOMContentLoaded", () => {
@@ -11,7 +11,7 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const form of document.querySelectorAll("form[data-once]")) {
     form.addEventListener("submit", () => { form.querySelector("button").disabled = true; });
   }
-  // Nothing of a conversation outlives the session.
+  // A conversation is deleted when the session ends.
   document.querySelector(".out")?.addEventListener("submit", () => sessionStorage.clear());
   if (document.querySelector("#email")) sessionStorage.clear();
   localTimes();
@@ -20,13 +20,13 @@ document.addEventListener("DOMContentLoaded", () => {
   if (document.querySelector("#upload")) files();
 });
 
-// A page that comes back from the browser's memory is as it was left: its button must work again.
+// A page restored from the back/forward cache keeps its state, so its button is enabled again.
 window.addEventListener("pageshow", () => {
   if (document.querySelector("[data-wait]")) return;
   for (const button of document.querySelectorAll("form[data-once] button")) button.disabled = false;
 });
 
-// Times in the reader's own zone and manner.
+// Shows times in the user's time zone and locale.
 function localTimes() {
   const format = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
   for (const element of document.querySelectorAll("time[datetime]")) {
@@ -35,15 +35,15 @@ function localTimes() {
   }
 }
 
-// Counts down the seconds until another attempt; until then the form cannot be sent. The clock decides, as timers stand
-// still in a tab that is not seen.
+// Counts down the seconds until another attempt and disables the form until then. It uses the clock, because timers are
+// paused in background tabs.
 function countDown() {
   const left = document.querySelector("[data-wait]");
   if (!left) return;
   const notice = left.closest("#notice");
   const button = document.querySelector("form[data-once] button");
   const end = Date.now() + Number(left.dataset.wait) * 1000;
-  // The role of a countdown, which is not read out at each second.
+  // Role of a countdown: screen readers do not announce each second.
   notice.setAttribute("role", "timer");
   const tick = () => {
     const seconds = Math.max(0, Math.ceil((end - Date.now()) / 1000));
@@ -61,7 +61,7 @@ function countDown() {
   tick();
 }
 
-// What a refusal says of itself; who is signed out is taken to where they can sign in.
+// Returns the message of an error response; redirects to the sign-in page if the user is signed out.
 function reasonOf(status, text) {
   let problem = {};
   try { problem = JSON.parse(text); } catch { /* Whatever it is, it is none of ours. */ }
@@ -69,7 +69,7 @@ function reasonOf(status, text) {
     const why = problem.code === "session_ended" ? "&why=ended" : "";
     window.location.assign(`/sign-in?next=${encodeURIComponent(window.location.pathname)}${why}`);
   }
-  return problem.detail || "That did not work. Try again in a moment.";
+  return problem.detail || "The request failed. Try again in a minute.";
 }
 
 // ---- Chat -------------------------------------------------------------------------------------------------------
@@ -151,15 +151,15 @@ function chat() {
     try {
       trouble = await stream([...turns, mine], add, running.signal);
     } catch (failure) {
-      trouble = failure.name === "AbortError" ? "" : "The connection was lost. Try again in a moment.";
+      trouble = failure.name === "AbortError" ? "" : "The connection was lost. Try again in a minute.";
     }
     item.classList.remove("busy");
     if (answer.content.trim()) {
       turns.push(mine, answer);
       keep();
-      if (trouble !== null) cut(item, trouble === "" ? "Stopped." : "The answer broke off here.");
+      if (trouble !== null) cut(item, trouble === "" ? "Stopped." : "The answer was interrupted here.");
     } else {
-      // Nothing came of it: the message goes back to where it can be sent again.
+      // No answer: the message is put back into the form so that it can be sent again.
       item.remove();
       asked.remove();
       if (hello) hello.hidden = turns.length > 0;
@@ -167,7 +167,7 @@ function chat() {
       if (trouble === null) trouble = "The assistant returned no answer. Try again, or rephrase your message.";
     }
     if (trouble) fail(trouble);
-    end(trouble === null ? "The answer is complete." : "The answer is not complete.");
+    end(trouble === null ? "The answer is complete." : "The answer is incomplete.");
   }
 
   function cut(item, text) {
@@ -199,7 +199,7 @@ function chat() {
   });
 
   try { turns = JSON.parse(sessionStorage.getItem(kept)) || []; } catch { turns = []; }
-  // A conversation that came with the page (sent without a script) is the newer one.
+  // A conversation in the page (sent without a script) is newer.
   const inPage = composer.elements.history.value;
   if (inPage) {
     turns = JSON.parse(inPage);
@@ -210,13 +210,13 @@ function chat() {
   }
 }
 
-// Reasons for the end of an answer that is not complete.
+// Finish reasons of incomplete answers.
 const CUT_OFF = {
   length: "The answer reached the model's limit. Ask for the rest, or for a shorter answer.",
   content_filter: "The provider's content filter stopped the answer.",
 };
 
-// Sends a conversation and passes on the answer's pieces; null where it ended as it should, else what to tell.
+// Sends a conversation and passes the parts of the answer on; returns null on success, otherwise the message to show.
 async function stream(messages, add, signal) {
   const response = await fetch("/chat/stream", {
     method: "POST",
@@ -229,7 +229,7 @@ async function stream(messages, add, signal) {
   let rest = "";
   for (;;) {
     const { done, value } = await reader.read();
-    if (done) return "The answer broke off. Try again in a moment.";
+    if (done) return "The answer was interrupted. Try again in a minute.";
     rest += value;
     const events = rest.split(/\r?\n\r?\n/);
     rest = events.pop();
@@ -237,7 +237,7 @@ async function stream(messages, add, signal) {
       const { name, data } = eventOf(event);
       if (name === "delta") add(JSON.parse(data).text);
       if (name === "done") return CUT_OFF[JSON.parse(data).finish_reason] ?? null;
-      if (name === "error") return "The assistant could not go on. Try again in a moment.";
+      if (name === "error") return "The assistant failed. Try again in a minute.";
     }
   }
 }
@@ -289,7 +289,7 @@ function files() {
     const rows = chosen.map((file) => [file, row(file)]);
     let failed = 0;
     for (const [file, item] of rows) {
-      // What the service takes may have changed with the first attempt: the second goes by that.
+      // The first attempt may have found which credential the service accepts; the second one uses it.
       const worked = await upload(file, item, 2);
       if (!worked) failed += 1;
     }

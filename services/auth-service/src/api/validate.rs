@@ -31,7 +31,8 @@ pub(super) async fn handle(
     let answer = match issuing.authenticator.examine_token(&token, Some(peer), connection.address).await {
         Ok(examined) => active(&examined),
         Err(refusal) if refusal.reason.status() == StatusCode::SERVICE_UNAVAILABLE => {
-            let cannot_tell = problem(StatusCode::SERVICE_UNAVAILABLE, "The token cannot be verified at present. Try again later.");
+            let cannot_tell =
+                problem(StatusCode::SERVICE_UNAVAILABLE, "The token cannot be verified at present. Try again later.");
             return when_to_retry(cannot_tell, Some(1));
         }
         Err(refusal) => {

@@ -198,7 +198,11 @@ impl Login {
         session: Session,
     ) -> Result<Session, LoginFailure> {
         if session.access_token.len() > token::MAX_BYTES {
-            tracing::warn!(issuer = project.name(), bytes = session.access_token.len(), "access token of the login server is larger than 8 KiB");
+            tracing::warn!(
+                issuer = project.name(),
+                bytes = session.access_token.len(),
+                "access token of the login server is larger than 8 KiB"
+            );
             return Err(LoginFailure::SessionTooLarge);
         }
         match self.user_of(project, connection, &session.access_token).await {

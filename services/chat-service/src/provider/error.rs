@@ -104,9 +104,7 @@ impl ProviderError {
     pub fn message(&self) -> &'static str {
         match self.code() {
             "provider_rate_limited" => "The provider's rate limit is exceeded. Try again later.",
-            "provider_refused" => {
-                "The provider rejected this conversation: it may be too long, or the model unknown."
-            }
+            "provider_refused" => "The provider rejected this conversation: it may be too long, or the model unknown.",
             "provider_timeout" => "The provider did not respond in time.",
             "provider_interrupted" => "The answer was interrupted.",
             _ => "The provider is unavailable. Try again later.",

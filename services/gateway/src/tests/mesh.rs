@@ -115,7 +115,10 @@ async fn signing_in_on_the_mesh_names_the_client_of_the_carrier() {
     scene.send("POST", "/auth/login", &["X-Gaia-Known-Client: session-1"], "").await;
     let seen = scene.seen();
     assert_eq!(seen.len(), 2);
-    assert!(seen.iter().all(|seen| !seen.headers.contains_key("x-gaia-known-client")), "only a carrier may name clients");
+    assert!(
+        seen.iter().all(|seen| !seen.headers.contains_key("x-gaia-known-client")),
+        "only a carrier may name clients"
+    );
 }
 
 #[tokio::test]

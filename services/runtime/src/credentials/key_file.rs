@@ -43,8 +43,8 @@ impl KeyFile {
         let key = Some(text.trim()).filter(|key| !key.is_empty()).map(Arc::from);
         if before != key.is_some() {
             let path = self.path.display();
-            let with = if key.is_some() { "the API key" } else { "tokens" };
-            tracing::info!(%path, "others are called with {with} from now on");
+            let credential = if key.is_some() { "API key" } else { "token" };
+            tracing::info!(%path, credential, "credential for calls to other services changed");
         }
         *seen = Some(Seen { at: now, key: key.clone() });
         key

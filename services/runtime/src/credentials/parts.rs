@@ -68,7 +68,32 @@ impl fmt::Debug for Leaf {
     }
 }
 
+impl LoadedPolicy {
+    /// Logs the loaded policy.
+    pub(crate) fn log_loaded(&self) {
+        tracing::info!(mode = ?self.policy.mode, tls_mode = ?self.policy.tls_mode, "policy loaded");
+    }
+}
+
+impl Jwks {
+    /// Logs the loaded keys.
+    pub(crate) fn log_loaded(&self) {
+        tracing::info!(kids = self.keys.kids().join(" "), "JWT verification keys loaded");
+    }
+}
+
 impl Bundle {
+    /// Logs the loaded roots, with the expiry of the one that expires first.
+    pub(crate) fn log_loaded(&self) {
+        let serials: Vec<String> = self.roots.iter().map(Certificate::serial).collect();
+        let not_after = self.roots.iter().map(Certificate::not_after).min();
+        tracing::info!(
+            serials = serials.join(" "),
+            not_after = not_after.map(tracing::field::display),
+            "CA bundle loaded"
+        );
+    }
+
     /// Returns true if both trust the same roots: same source text, same unexpired roots.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.hash == other.hash && self.roots.len() == other.roots.len()
@@ -76,6 +101,16 @@ impl Bundle {
 }
 
 impl Leaf {
+    /// Logs the loaded certificate.
+    pub(crate) fn log_loaded(&self) {
+        tracing::info!(
+            serial = self.certificate.serial(),
+            not_after = %self.certificate.not_after(),
+            root = self.root.serial(),
+            "TLS certificate loaded"
+        );
+    }
+
     /// Returns true if both have the same chain and root. The private key is the same if the certificate is.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.key.cert == other.key.cert && self.root.der() == other.root.der()
@@ -159,7 +194,11 @@ pub(crate) fn leaf(
     }
     if now < certificate.not_before() || now > certificate.not_after() {
         // The message must not contain the current time, otherwise it would be logged at every check.
-        return Err(format!("tls.crt is valid from {} until {} only", certificate.not_before(), certificate.not_after()));
+        return Err(format!(
+            "tls.crt is valid from {} until {} only",
+            certificate.not_before(),
+            certificate.not_after()
+        ));
     }
     let root = root_of(certificate, intermediates, bundle, now)?.clone();
     let der =

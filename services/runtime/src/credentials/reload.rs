@@ -132,9 +132,10 @@ impl Refused {
 const LONGEST_REASON: usize = 256;
 const EXPIRY_WARNING: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
 
-/// Replaces a part. An equal one is kept, so that everything derived from it is kept too.
-fn replace<T>(part: &mut Option<Arc<T>>, new: T, is_same: impl Fn(&T, &T) -> bool) {
+/// Replaces a part, and logs the new one. An equal one is kept, so that everything derived from it is kept too.
+fn replace<T>(part: &mut Option<Arc<T>>, new: T, is_same: impl Fn(&T, &T) -> bool, log: impl Fn(&T)) {
     if !part.as_ref().is_some_and(|old| is_same(&new, old)) {
+        log(&new);
         *part = Some(Arc::new(new));
     }
 }
@@ -176,7 +177,9 @@ impl Reloader {
             let directory = self.directory.clone();
             match tokio::task::spawn_blocking(move || directory.read()).await {
                 Ok(Some(files)) => self.take(&files),
-                Ok(None) => tracing::debug!("the credential directory is being written; reading it again at the next check"),
+                Ok(None) => {
+                    tracing::debug!("the credential directory is being written; reading it again at the next check")
+                }
                 // The panic message is not logged, because it can contain data of the files.
                 Err(_) => tracing::error!("failed to read the credential directory"),
             }
@@ -231,17 +234,20 @@ impl Reloader {
     fn take_parts(&mut self, files: &Files, now: Timestamp) {
         let bundle = parts::bundle(files, now);
         if let Some(bundle) = self.judged("bundle", bundle) {
-            replace(&mut self.parts.bundle, bundle, Bundle::is_same);
+            replace(&mut self.parts.bundle, bundle, Bundle::is_same, Bundle::log_loaded);
         }
         let policy = parts::policy(files, &self.service_name);
         if let Some(policy) = self.judged("policy", policy) {
-            replace(&mut self.parts.policy, policy, |new, old| new.hash == old.hash);
+            replace(&mut self.parts.policy, policy, |new, old| new.hash == old.hash, LoadedPolicy::log_loaded);
         }
         if let Some(jwks) = self.judged("jwks", parts::jwks(files)) {
-            replace(&mut self.parts.jwks, jwks, |new, old| new.text == old.text);
+            replace(&mut self.parts.jwks, jwks, |new, old| new.text == old.text, Jwks::log_loaded);
         }
         match self.judged("denylist", parts::denylist(files)) {
-            Some(Some(denylist)) => replace(&mut self.parts.denylist, denylist, |new, old| new.hash == old.hash),
+            Some(Some(denylist)) => {
+                let is_same = |new: &LoadedDenylist, old: &LoadedDenylist| new.hash == old.hash;
+                replace(&mut self.parts.denylist, denylist, is_same, |_| tracing::info!("denylist loaded"));
+            }
             Some(None) => drop(self.parts.denylist.get_or_insert_default()),
             None => {}
         }
@@ -258,7 +264,7 @@ impl Reloader {
             _ => Err("ca.crt or policy.json is not loaded, so tls.crt cannot be validated".to_owned()),
         };
         if let Some(leaf) = self.judged("leaf", leaf) {
-            replace(&mut self.parts.leaf, leaf, Leaf::is_same);
+            replace(&mut self.parts.leaf, leaf, Leaf::is_same, Leaf::log_loaded);
         }
         let in_force = InForce {
             keys: self.parts.jwks.as_ref().map(|jwks| jwks.keys.as_ref()),
@@ -282,7 +288,11 @@ impl Reloader {
             Err(reason) => {
                 if self.refused.get(part) != Some(&reason) {
                     self.metrics.part_reloaded(part, false);
-                    tracing::warn!(part, reason, "part of the credential directory rejected; the previous version stays in use");
+                    tracing::warn!(
+                        part,
+                        reason,
+                        "part of the credential directory rejected; the previous version stays in use"
+                    );
                     self.refused.insert(part, reason);
                 }
                 None
@@ -309,16 +319,8 @@ impl Reloader {
         match Generation::new(taken, before.as_deref(), &self.hosts, &self.provider, &self.clock, &self.metrics) {
             Ok(generation) => {
                 let certificate = &generation.parts.leaf.certificate;
-                let policy = generation.policy();
                 self.metrics.serving_leaf_until(certificate.not_after());
-                tracing::info!(
-                    serial = certificate.serial(),
-                    not_after = %certificate.not_after(),
-                    roots = generation.parts.bundle.roots.len(),
-                    mode = ?policy.mode,
-                    tls_mode = ?policy.tls_mode,
-                    "mounted directory taken"
-                );
+                tracing::debug!(serial = certificate.serial(), "credentials snapshot activated");
                 self.generations.send_replace(Some(Arc::new(generation)));
             }
             Err(error) => tracing::error!(error, "failed to create the TLS configuration"),

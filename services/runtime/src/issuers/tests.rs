@@ -387,7 +387,11 @@ async fn a_refusal_is_that_of_an_issuer_as_it_is_configured() {
     assert_eq!(world.outside.ask(question).await, Ok(()), "another configuration, another issuer");
     assert_eq!(world.verify("u1").await, Err(Reason::IssuerRefused));
     std::fs::write(world.dir.path().join("issuer-supabase.key"), "project-key").unwrap();
-    assert_eq!(world.verify("u1").await, Ok(()), "another API key: the refusal may have been caused by the previous one");
+    assert_eq!(
+        world.verify("u1").await,
+        Ok(()),
+        "another API key: the refusal may have been caused by the previous one"
+    );
     std::fs::remove_file(world.dir.path().join("issuer-supabase.key")).unwrap();
     assert_eq!(world.verify("u1").await, Err(Reason::IssuerRefused));
     world.outside.refresh(&[changed]).await;

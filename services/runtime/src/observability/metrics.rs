@@ -133,8 +133,16 @@ impl Metrics {
             "Tokens that did not decide the request and that the next stricter mode would accept",
             metrics.would_pass.clone(),
         );
-        registry.register("gaia_audit_dropped", "Audit lines dropped because the queue was full", metrics.audit_dropped.clone());
-        registry.register("gaia_auth_duration_seconds", "Duration of authentication decisions", metrics.auth_duration.clone());
+        registry.register(
+            "gaia_audit_dropped",
+            "Audit lines dropped because the queue was full",
+            metrics.audit_dropped.clone(),
+        );
+        registry.register(
+            "gaia_auth_duration_seconds",
+            "Duration of authentication decisions",
+            metrics.auth_duration.clone(),
+        );
         registry.register(
             "gaia_tls_handshake_failures",
             "Connections that failed the TLS handshake",
@@ -165,7 +173,11 @@ impl Metrics {
             "Parts loaded or rejected after a change of the credential directory",
             metrics.reloads.clone(),
         );
-        registry.register("gaia_mount_refused", "1 while a part of the credential directory is rejected or missing", metrics.refused.clone());
+        registry.register(
+            "gaia_mount_refused",
+            "1 while a part of the credential directory is rejected or missing",
+            metrics.refused.clone(),
+        );
         registry.register(
             "gaia_leaf_not_after_timestamp_seconds",
             "Expiry of the served TLS certificate as Unix time",

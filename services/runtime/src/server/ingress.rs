@@ -185,7 +185,9 @@ impl EdgeTls {
             let directory = self.directory.clone();
             match tokio::task::spawn_blocking(move || directory.read()).await {
                 Ok(Some(files)) => self.take(&files),
-                Ok(None) => tracing::debug!("the directory of the ingress certificate is being written; reading it again at the next check"),
+                Ok(None) => tracing::debug!(
+                    "the directory of the ingress certificate is being written; reading it again at the next check"
+                ),
                 // The panic message is not logged, because it can contain data of the files.
                 Err(_) => tracing::error!("failed to read the directory of the ingress certificate"),
             }
@@ -207,10 +209,10 @@ impl EdgeTls {
         }
         files.hash().clone_into(&mut self.last_hash);
         match server(files, &self.provider, self.clock.now()) {
-            Ok((config, not_after)) => {
+            Ok((config, leaf)) => {
                 self.metrics.part_reloaded(PART, true);
                 self.refused = None;
-                tracing::info!(%not_after, "ingress TLS certificate loaded");
+                tracing::info!(serial = leaf.serial(), not_after = %leaf.not_after(), "ingress TLS certificate loaded");
                 self.newest.send_replace(Some(Arc::new(config)));
             }
             Err(reason) => {
@@ -224,17 +226,22 @@ impl EdgeTls {
     }
 }
 
-/// Returns the TLS configuration for these files, and its expiry.
-fn server(files: &Files, provider: &Arc<CryptoProvider>, now: Timestamp) -> Result<(ServerConfig, Timestamp), String> {
+/// Returns the TLS configuration for these files, and its certificate.
+fn server(
+    files: &Files,
+    provider: &Arc<CryptoProvider>,
+    now: Timestamp,
+) -> Result<(ServerConfig, Certificate), String> {
     let chain = Certificate::chain_from_pem(files.require(key::TLS_CERT)?).map_err(|error| error.to_string())?;
-    let leaf = chain.first().ok_or("tls.crt is empty")?;
+    let leaf = chain.first().ok_or("tls.crt is empty")?.clone();
     if let Some(platform) = leaf.uris().iter().find(|uri| uri.starts_with("spiffe://")) {
-        return Err(format!("tls.crt is the platform certificate of {platform}; the ingress listener requires a public one"));
+        return Err(format!(
+            "tls.crt is the platform certificate of {platform}; the ingress listener requires a public one"
+        ));
     }
     if now < leaf.not_before() || now > leaf.not_after() {
         return Err(format!("tls.crt is valid from {} until {} only", leaf.not_before(), leaf.not_after()));
     }
-    let not_after = leaf.not_after();
     let private = PrivateKeyDer::from_pem_slice(files.require(key::TLS_KEY)?)
         .map_err(|_| "tls.key is not a private key in PEM".to_owned())?;
     let chain = chain.iter().map(|certificate| CertificateDer::from(certificate.der().to_vec())).collect();
@@ -247,7 +254,7 @@ fn server(files: &Files, provider: &Arc<CryptoProvider>, now: Timestamp) -> Resu
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok((config, not_after))
+    Ok((config, leaf))
 }
 
 /// Load balancers close idle connections after 60 s (ALB, nginx); a server that closes first loses requests.

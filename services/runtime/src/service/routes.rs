@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "which is no scope")]
+    #[should_panic(expected = "not a valid scope")]
     fn a_route_that_nobody_could_ever_call_does_not_start() {
         let _ = routes().route("/a", Access::Scopes(&["assets:read assets:write"]), get(async || "a"));
     }

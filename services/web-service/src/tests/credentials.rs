@@ -13,13 +13,13 @@ async fn the_api_key_is_used_where_the_token_is_refused_and_only_for_who_is_sign
     scene.behind.state().takes_tokens = false;
     let mut browser = scene.signed_in().await;
     let page = browser.get("/files").await;
-    assert!(page.status == StatusCode::OK && page.body.contains("everybody here shares"), "{}", page.body);
+    assert!(page.status == StatusCode::OK && page.body.contains(r#"data-code="shared_files""#), "{}", page.body);
     assert_eq!(scene.behind.state().credentials, ["token", "key"], "the token comes first");
     let wrong = scene.browser().post_form("/sign-in", &[("email", EMAIL), ("password", "wrong")]).await;
     assert_eq!(wrong.status, StatusCode::UNAUTHORIZED);
     assert_eq!(scene.behind.state().proofs.len(), 2, "a wrong password is not tried again by key");
     assert_eq!(browser.fetch(Method::PUT, "/files/a", "text/plain", "x").await.status, StatusCode::NO_CONTENT);
-    assert!(browser.get("/me").await.body.contains("By the platform’s API key"));
+    assert!(browser.get("/me").await.body.contains("With the platform’s API key"));
 
     scene.behind.state().credentials.clear();
     for path in ["/files", "/files/a", "/me"] {
@@ -29,7 +29,7 @@ async fn the_api_key_is_used_where_the_token_is_refused_and_only_for_who_is_sign
 
     // The service starts to accept tokens: the page uses them without a restart.
     scene.behind.state().takes_tokens = true;
-    assert!(!browser.get("/files").await.body.contains("everybody here shares"));
+    assert!(!browser.get("/files").await.body.contains(r#"data-code="shared_files""#));
     assert_eq!(scene.behind.state().credentials, ["token"]);
     assert!(browser.get("/me").await.body.contains("With your JWT."));
 }
@@ -79,7 +79,7 @@ async fn who_was_shut_out_gets_nothing_by_the_key_and_others_go_on() {
 
     scene.behind.state().credentials.clear();
     let page = bob.get("/files").await;
-    assert_eq!((page.status, page.body.contains("does not take your sign-in")), (StatusCode::BAD_GATEWAY, true));
+    assert_eq!((page.status, page.body.contains(r#"data-code="not_taken""#)), (StatusCode::BAD_GATEWAY, true));
     let put = bob.fetch(Method::PUT, "/files/b", "text/plain", "bob's").await;
     assert_eq!((put.status, put.body.contains("not_taken")), (StatusCode::BAD_GATEWAY, true));
     assert_eq!(bob.get("/files/a").await.status, StatusCode::BAD_GATEWAY);
@@ -95,7 +95,10 @@ async fn the_key_is_for_no_token_whose_issuer_does_not_say_whether_it_is_good() 
     scene.behind.state().takes_tokens = false;
     let mut browser = scene.signed_in().await;
     let page = browser.get("/files").await;
-    assert_eq!((page.status, page.body.contains("does not answer")), (StatusCode::SERVICE_UNAVAILABLE, true));
+    assert_eq!(
+        (page.status, page.body.contains(r#"data-code="service_unavailable""#)),
+        (StatusCode::SERVICE_UNAVAILABLE, true)
+    );
     assert_eq!(scene.behind.state().credentials, ["token"]);
 }
 
@@ -104,7 +107,7 @@ async fn what_a_service_takes_of_one_user_says_nothing_of_another() {
     let scene = Scene::with_key(|_| {}).await;
     scene.behind.state().not_taken = Some(OTHER_USER);
     let (mut ada, mut bob) = (scene.signed_in().await, scene.signed_in_as(OTHER_EMAIL).await);
-    assert!(bob.get("/files").await.body.contains("everybody here shares"));
+    assert!(bob.get("/files").await.body.contains(r#"data-code="shared_files""#));
     scene.behind.state().credentials.clear();
     assert_eq!(ada.fetch(Method::PUT, "/files/a", "text/plain", "ada's").await.status, StatusCode::NO_CONTENT);
     assert_eq!(scene.behind.state().credentials, ["token"], "it is in her own folder");
@@ -121,7 +124,7 @@ async fn an_upload_goes_by_the_key_only_after_a_call_of_this_session_did() {
         let put = browser.fetch(Method::PUT, "/files/a", "text/plain", "x").await;
         assert_eq!((put.status, put.body.contains("not_taken")), (StatusCode::BAD_GATEWAY, true));
     }
-    assert!(browser.get("/files").await.body.contains("everybody here shares"), "the notice is shown first");
+    assert!(browser.get("/files").await.body.contains(r#"data-code="shared_files""#), "the notice is shown first");
     assert_eq!(browser.fetch(Method::PUT, "/files/a", "text/plain", "x").await.status, StatusCode::NO_CONTENT);
     assert_eq!(scene.behind.state().credentials, ["token", "token", "token", "key", "key"]);
 }
@@ -133,7 +136,7 @@ async fn without_an_api_key_a_refused_token_is_the_end() {
     scene.behind.state().takes_tokens = false;
     let page = browser.get("/files").await;
     assert_eq!(page.status, StatusCode::BAD_GATEWAY);
-    assert!(page.body.contains("does not take your sign-in"));
+    assert!(page.body.contains(r#"data-code="not_taken""#));
     assert_eq!(scene.behind.state().credentials, ["token"]);
 }
 
@@ -145,8 +148,8 @@ async fn files_are_said_to_be_shared_only_where_the_list_was_had_by_the_key() {
     let put = browser.fetch(Method::PUT, "/files/a", "text/plain", "x").await;
     assert_eq!(put.status, StatusCode::BAD_GATEWAY);
     let page = browser.get("/files").await;
-    assert!(!page.body.contains("everybody here shares"), "{}", page.body);
-    assert!(!browser.get("/me").await.body.contains("By the platform’s API key"));
+    assert!(!page.body.contains(r#"data-code="shared_files""#), "{}", page.body);
+    assert!(!browser.get("/me").await.body.contains("With the platform’s API key"));
 }
 
 #[tokio::test]

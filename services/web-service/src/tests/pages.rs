@@ -90,7 +90,7 @@ async fn an_empty_answer_does_not_stand_in_the_way_of_the_next() {
     scene.behind.state().chat_answer = (200, " \n");
     let empty = browser.post_form("/chat", &[("message", "Hello?"), ("history", "")]).await;
     assert_eq!(empty.status, StatusCode::BAD_GATEWAY);
-    for part in ["The assistant gave no answer.", r#"name="history" value="""#, ">Hello?</textarea>"] {
+    for part in [r#"data-code="nothing_said""#, r#"name="history" value="""#, ">Hello?</textarea>"] {
         assert!(empty.body.contains(part), "{part} in {}", empty.body);
     }
     scene.behind.state().chat_answer = (200, "Hello!");
@@ -106,17 +106,20 @@ async fn a_conversation_that_grew_too_long_is_kept_and_what_to_do_is_said() {
     let history = json!([turn("user", "Tell me".to_owned()), turn("assistant", "x".repeat(70_000))]).to_string();
     let page = browser.post_form("/chat", &[("message", "And then?"), ("history", &history)]).await;
     assert_eq!(page.status, StatusCode::PAYLOAD_TOO_LARGE);
-    for part in ["This conversation is too long to go on.", "Tell me", ">And then?</textarea>"] {
+    for part in [r#"data-code="conversation_too_long""#, "Tell me", ">And then?</textarea>"] {
         assert!(page.body.contains(part), "{part}");
     }
     for long in [vec![turn("user", "x".repeat(70_000))], vec![turn("user", "x".to_owned()); 201]] {
         let body = json!({ "messages": long }).to_string();
         let answer = browser.fetch(Method::POST, "/chat/stream", "application/json", body).await;
-        assert_eq!((answer.status, answer.body.contains("too long")), (StatusCode::PAYLOAD_TOO_LARGE, true));
+        assert_eq!(
+            (answer.status, answer.body.contains("conversation_too_long")),
+            (StatusCode::PAYLOAD_TOO_LARGE, true)
+        );
     }
     let huge = json!({ "messages": [turn("user", "x".repeat(1_100_000))] }).to_string();
     let answer = browser.fetch(Method::POST, "/chat/stream", "application/json", huge).await;
-    assert_eq!((answer.status, answer.body.contains("too long")), (StatusCode::PAYLOAD_TOO_LARGE, true));
+    assert_eq!((answer.status, answer.body.contains("conversation_too_long")), (StatusCode::PAYLOAD_TOO_LARGE, true));
     assert!(scene.behind.state().chats.is_empty());
 }
 
@@ -126,10 +129,10 @@ async fn what_chat_service_refuses_is_told_in_terms_of_the_conversation() {
     let mut browser = scene.signed_in().await;
     let body = json!({ "messages": [{ "role": "user", "content": "Hello" }] }).to_string();
     for (status, said) in [
-        (400, "does not take this conversation"),
-        (422, "does not take this conversation"),
-        (413, "too long to go on"),
-        (503, "does not answer"),
+        (400, "conversation_not_taken"),
+        (422, "conversation_not_taken"),
+        (413, "conversation_too_long"),
+        (503, "service_unavailable"),
     ] {
         scene.behind.state().chat_answer = (status, "");
         let page = browser.post_form("/chat", &[("message", "Hello"), ("history", "")]).await;
@@ -180,7 +183,7 @@ async fn without_session_keys_it_does_not_start_and_says_which_file_it_wants() {
         error.to_string()
     };
     for (content, said) in
-        [(None, "No such file"), (Some(""), "it holds no key"), (Some("c2hvcnQ="), "line 1 is not a key")]
+        [(None, "No such file"), (Some(""), "the file has no key"), (Some("c2hvcnQ="), "line 1 is not a key")]
     {
         let error = start(content).await;
         assert!(

@@ -25,7 +25,7 @@ async fn a_file_is_put_listed_got_and_deleted() {
     assert_eq!(deleted.location(), "/files?done=deleted");
     assert!(browser.get("/files?done=deleted").await.body.contains("No files yet."));
     let gone = browser.post_form("/files/gr%C3%BC%C3%9Fe%20%231.txt", &[("action", "delete")]).await;
-    assert_eq!((gone.status, gone.body.contains("The file does not exist.")), (StatusCode::NOT_FOUND, true));
+    assert_eq!((gone.status, gone.body.contains(r#"data-code="no_file""#)), (StatusCode::NOT_FOUND, true));
 }
 
 #[tokio::test]
@@ -34,7 +34,7 @@ async fn a_file_without_space_is_refused_with_the_reason() {
     let mut browser = scene.signed_in().await;
     let put = browser.fetch(Method::PUT, "/files/one-too-many", "text/plain", "x").await;
     assert_eq!(
-        (put.status, put.body.contains("no space left")),
+        (put.status, put.body.contains("storage_full")),
         (StatusCode::INSUFFICIENT_STORAGE, true),
         "{}",
         put.body

@@ -90,7 +90,10 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Inbound<IO> {
             if Pin::new(&mut this.io).poll_read(cx, buf)?.is_pending() {
                 let Some(deadline) = &mut this.head_deadline else { return Poll::Pending };
                 ready!(deadline.as_mut().poll(cx));
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the request head arrived too slowly")));
+                return Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the request head arrived too slowly",
+                )));
             }
             // Data of complete records has been decrypted, so the reservation for records is released.
             let _ = this.heads.set_records(0);

@@ -238,8 +238,10 @@ async fn a_new_certificate_is_served_without_a_restart_and_a_bad_one_or_the_plat
             .await;
         assert_eq!(public.served(&edge).await, fingerprint(&first));
         tls.swap(&first);
-        eventually("it is valid again", async || edge.service.metric(r#"gaia_mount_refused{part="edge_leaf"} 0"#).await)
-            .await;
+        eventually("it is valid again", async || {
+            edge.service.metric(r#"gaia_mount_refused{part="edge_leaf"} 0"#).await
+        })
+        .await;
     }
     tls.swap(&second);
     eventually("the next one is served", async || public.served(&edge).await == fingerprint(&second)).await;

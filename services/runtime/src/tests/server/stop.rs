@@ -39,7 +39,11 @@ async fn a_stopping_service_is_not_ready_and_finishes_what_is_under_way() {
         let under_way = slow_request(&service, &client, 1).await;
         service.stop.take().unwrap().send(()).unwrap();
         eventually("it is not ready", async || service.readyz().await == StatusCode::SERVICE_UNAVAILABLE).await;
-        assert_eq!(service.health(&client.apart()).await["status"], "draining", "new connections are served until then");
+        assert_eq!(
+            service.health(&client.apart()).await["status"],
+            "draining",
+            "new connections are served until then"
+        );
         let address = service.mesh.strip_prefix("https://").unwrap().to_owned();
         eventually("it takes no new connection", async || TcpStream::connect(&address).await.is_err()).await;
         assert!(service.get(&client, "/who").await.is_err(), "nor a request on the one it has");
