@@ -15,7 +15,7 @@ use http_body_util::{BodyExt as _, Limited};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::pages::{self, Frame, Role, Turn};
+use crate::pages::{self, Frame, Notice, Role, Turn};
 use crate::session::Session;
 use crate::site::{Site, User};
 use crate::trouble::{Service, Trouble};
