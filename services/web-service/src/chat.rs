@@ -57,7 +57,14 @@ pub(crate) async fn submit(
     match answered {
         Ok((text, note)) => {
             turns.push(Turn { role: Role::Assistant, content: text });
-            chat_page(&site, &session, StatusCode::OK, &turns, note.map(str::to_owned), "")
+            chat_page(
+                &site,
+                &session,
+                StatusCode::OK,
+                &turns,
+                note.map(|text| Notice::bad("answer_truncated", text)),
+                "",
+            )
         }
         Err(trouble) => {
             turns.pop();
