@@ -321,6 +321,6 @@ async fn a_leaf_from_the_future_is_loaded_when_its_time_comes_and_an_expired_one
     clock.set(now + hour * 4);
     let (status, body) = readyz().await;
     assert_eq!(status, StatusCode::OK, "all replicas have the same leaf");
-    let expected = format!("ok\nwarning: the own certificate (tls.crt) expired at {}", certificate(&files).not_after());
+    let expected = format!("ok\nwarning: the TLS certificate (tls.crt) expired at {}", certificate(&files).not_after());
     assert!(body.starts_with(&expected), "{body}");
 }

@@ -194,7 +194,7 @@ fn refused(site: &Site, error: LoginError, email: &str, next: &str) -> Response 
     let code = error.as_str();
     let (status, notice) = match error {
         LoginError::InvalidCredentials | LoginError::SessionEnded => {
-            (StatusCode::UNAUTHORIZED, Notice::bad(code, "The email address or the password is wrong."))
+            (StatusCode::UNAUTHORIZED, Notice::bad(code, "The email address or the password is incorrect."))
         }
         LoginError::RateLimited { retry_after } => {
             let seconds = retry_after.unwrap_or(USUAL_WAIT_SECONDS);
