@@ -131,7 +131,7 @@ class MeshServer(ThreadingHTTPServer):
         generation = self.mount.generation
         if generation is None or self.clock() < generation.leaf.not_after.timestamp():
             return ""
-        return f"warning: the own certificate (tls.crt) expired at {generation.leaf.not_after}\n"
+        return f"warning: the TLS certificate (tls.crt) expired at {generation.leaf.not_after}\n"
 
 
 class MeshHandler(BaseHTTPRequestHandler):

@@ -50,7 +50,7 @@ async fn a_repeated_refused_exchange_costs_its_asker_nothing() {
     }
     let (status, answer) = world.exchange(&gateway, JWT, &user, "asset-service").await;
     assert_eq!(status, StatusCode::OK, "{answer}");
-    // Other credentials are decided anew, and charged.
+    // Other credentials are evaluated again, and charged.
     let mut refused = 0;
     for number in 0..2 * MANY {
         let (status, _) = world.exchange(&gateway, JWT, &format!("a.b.{number}"), "asset-service").await;

@@ -5,7 +5,7 @@
 //! drain, its end when a CA is distrusted).
 //!
 //! Read `mesh`, then `connection`, `handshake` and `slots`; `ingress` is the listener for browsers and user clients,
-//! `tracking` the list of open mesh connections, `activity` the requests under way on one.
+//! `tracking` the list of open mesh connections, `activity` the requests in progress on one.
 
 pub(crate) mod activity;
 pub(crate) mod connection;
