@@ -55,8 +55,8 @@ impl Gateway {
         let edge = runtime.edge(&config.edge, USUAL_PORT).await?;
         if config.edge.edge_tls_dir.is_none() && config.trusted_proxies.is_empty() {
             tracing::warn!(
-                "the edge is plain HTTP and no proxy is trusted (GAIA_TRUSTED_PROXIES): behind an ingress, all clients \
-                 count as one address"
+                "the ingress listener uses plain HTTP and no proxy is trusted (GAIA_TRUSTED_PROXIES): behind an ingress, all \
+                 clients count as one address"
             );
         }
         let means = Arc::new(Means {
