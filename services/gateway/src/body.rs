@@ -11,9 +11,9 @@ use tokio::time::{Instant, Sleep};
 
 /// State of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum UploadState {
     /// No error so far.
-    Fine,
+    InProgress,
     /// The body exceeded the size limit.
     TooLarge,
     /// The client aborted the body, or it is malformed HTTP.
@@ -22,11 +22,11 @@ pub(crate) enum Fate {
 
 /// Progress of an upload, shared with the task that enforces the timeout.
 #[derive(Debug)]
-pub(crate) struct Progress(Mutex<(Instant, Fate)>);
+pub(crate) struct Progress(Mutex<(Instant, UploadState)>);
 
 impl Progress {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new((Instant::now(), Fate::Fine))))
+        Arc::new(Self(Mutex::new((Instant::now(), UploadState::InProgress))))
     }
 
     /// Time of the last transferred frame.
@@ -34,12 +34,12 @@ impl Progress {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0
     }
 
-    pub(crate) fn fate(&self) -> Fate {
+    pub(crate) fn state(&self) -> UploadState {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).1
     }
 
-    fn is(&self, fate: Fate) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), fate);
+    fn set(&self, state: UploadState) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), state);
     }
 }
 
@@ -73,11 +73,11 @@ impl HttpBody for Upload {
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
         Poll::Ready(match frame {
             None => {
-                self.progress.is(Fate::Fine);
+                self.progress.set(UploadState::InProgress);
                 None
             }
             Some(Err(error)) => {
-                self.progress.is(Fate::Broken);
+                self.progress.set(UploadState::Broken);
                 Some(Err(UploadError::Broken(error)))
             }
             Some(Ok(frame)) => match frame.into_data() {
@@ -85,11 +85,11 @@ impl HttpBody for Upload {
                 Ok(data) => match self.left.checked_sub(data.len() as u64) {
                     Some(left) => {
                         self.left = left;
-                        self.progress.is(Fate::Fine);
+                        self.progress.set(UploadState::InProgress);
                         Some(Ok(Frame::data(data)))
                     }
                     None => {
-                        self.progress.is(Fate::TooLarge);
+                        self.progress.set(UploadState::TooLarge);
                         Some(Err(UploadError::TooLarge))
                     }
                 },

@@ -22,14 +22,14 @@ use http::{Method, StatusCode, Uri, header};
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, sleep_until};
 
-use crate::body::{Answer, Fate, Progress, Upload, UploadError};
+use crate::body::{Answer, Progress, Upload, UploadError, UploadState};
 use crate::front::{address, too_many};
 use crate::headers::{for_client, for_upstream};
 use crate::metrics::Metrics;
 use crate::routes::SIGN_IN;
 
 /// State shared by all routes.
-pub(crate) struct Means {
+pub(crate) struct ForwardContext {
     pub(crate) caller: Caller,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) per_account: Option<Limit>,
@@ -43,7 +43,7 @@ pub(crate) struct Means {
 /// The upstream of one route.
 #[derive(Clone)]
 pub(crate) struct Upstream {
-    pub(crate) means: Arc<Means>,
+    pub(crate) context: Arc<ForwardContext>,
     /// Service name and audience of the tokens issued for it.
     pub(crate) name: &'static str,
     /// Base URL of the upstream.
@@ -54,7 +54,7 @@ pub(crate) struct Upstream {
     pub(crate) max_body_bytes: u64,
 }
 
-impl Means {
+impl ForwardContext {
     /// Returns the client name set by an authenticated peer that may carry identities; the header is ignored from other
     /// callers.
     fn known_client(&self, request: &Request) -> Option<String> {
@@ -66,7 +66,7 @@ impl Means {
 
     /// Returns true if a mesh peer may present this credential. An API key of another owner is a carried identity and
     /// needs the permission to carry; gaia-auth has already checked tokens.
-    fn may_bring(&self, principal: &Principal, request: &Request) -> bool {
+    fn may_present(&self, principal: &Principal, request: &Request) -> bool {
         let connection = request.extensions().get::<Arc<Connection>>();
         match connection.and_then(|connection| connection.peer.as_ref()) {
             Some(peer) if principal.credential == Credential::ApiKey => {
@@ -92,20 +92,20 @@ enum Failure {
     Uri,
     Call(CallError),
     /// The upstream rejected the gateway's own credentials.
-    Unwelcome,
+    CredentialsRejected,
 }
 
 /// Forwards a request of an authenticated principal.
-pub(crate) async fn for_principal(
+pub(crate) async fn forward_authenticated(
     State(upstream): State<Upstream>,
     Extension(principal): Extension<Principal>,
     request: Request,
 ) -> Response {
-    let Means { per_account, metrics, clock, .. } = &*upstream.means;
+    let ForwardContext { per_account, metrics, clock, .. } = &*upstream.context;
     if let Some(refused) = too_many(per_account.as_ref(), &principal.subject, "account_rate", metrics) {
         return refused;
     }
-    if !upstream.means.may_bring(&principal, &request) {
+    if !upstream.context.may_present(&principal, &request) {
         metrics.refused("not_a_carrier");
         return Refusal::from(Reason::DelegationNotAllowed).response();
     }
@@ -125,10 +125,10 @@ pub(crate) async fn for_principal(
 }
 
 /// Forwards a request without authentication, under the gateway's own identity: the sign-in routes.
-pub(crate) async fn for_anybody(State(upstream): State<Upstream>, request: Request) -> Response {
+pub(crate) async fn forward_public(State(upstream): State<Upstream>, request: Request) -> Response {
     let client = address(&request);
-    let Means { per_sign_in, per_refresh, metrics, .. } = &*upstream.means;
-    let known = upstream.means.known_client(&request);
+    let ForwardContext { per_sign_in, per_refresh, metrics, .. } = &*upstream.context;
+    let known = upstream.context.known_client(&request);
     let (parts, body) = request.into_parts();
     let (limit, reason) = match parts.uri.path() {
         SIGN_IN => (per_sign_in, "sign_in_rate"),
@@ -187,7 +187,7 @@ impl Upstream {
                 self.failed(&failure)
             }
         };
-        self.means.metrics.forwarded(self.name, response.status());
+        self.context.metrics.forwarded(self.name, response.status());
         response
     }
 
@@ -209,11 +209,11 @@ impl Upstream {
                 UploadError::TooLarge => Failure::TooLarge,
                 UploadError::Broken(_) => Failure::BodyBroken,
             })?;
-            return self.insist(subject, request.map(|()| body.to_bytes())).await;
+            return self.send_with_retry(subject, request.map(|()| body.to_bytes())).await;
         }
         let progress = Progress::new();
         let body = Body::new(Upload::new(body, self.max_body_bytes, Arc::clone(&progress)));
-        let (caller, request) = (&self.means.caller, request.map(|()| body));
+        let (caller, request) = (&self.context.caller, request.map(|()| body));
         let calling = async {
             match subject {
                 Some(subject) => caller.call_streaming_for(subject, self.name, request).await,
@@ -221,15 +221,15 @@ impl Upstream {
             }
         };
         let answer = within(self.timeout, || progress.last(), calling).await?;
-        answer.map_err(|error| match progress.fate() {
-            Fate::Fine => Failure::Call(error),
-            Fate::TooLarge => Failure::TooLarge,
-            Fate::Broken => Failure::BodyBroken,
+        answer.map_err(|error| match progress.state() {
+            UploadState::InProgress => Failure::Call(error),
+            UploadState::TooLarge => Failure::TooLarge,
+            UploadState::Broken => Failure::BodyBroken,
         })
     }
 
     /// Sends a buffered request, and retries it once if it was never sent or its method is idempotent.
-    async fn insist(
+    async fn send_with_retry(
         &self,
         subject: Option<OnBehalf<'_>>,
         request: http::Request<Bytes>,
@@ -237,13 +237,13 @@ impl Upstream {
         let began = Instant::now();
         let is_idempotent = matches!(*request.method(), Method::GET | Method::HEAD | Method::PUT | Method::DELETE);
         let call = async |request| match subject {
-            Some(subject) => self.means.caller.call_for(subject, self.name, request).await,
-            None => self.means.caller.call(self.name, request).await,
+            Some(subject) => self.context.caller.call_for(subject, self.name, request).await,
+            None => self.context.caller.call(self.name, request).await,
         };
         let calling = async {
             match call(request.clone()).await {
                 Err(error) if error.was_never_sent() || is_idempotent && matches!(error, CallError::Failed { .. }) => {
-                    self.means.metrics.retried(self.name);
+                    self.context.metrics.retried(self.name);
                     tracing::info!(upstream = self.name, %error, "no response from the upstream; retrying once");
                     call(request).await
                 }
@@ -265,7 +265,7 @@ impl Upstream {
         // A 401 with a challenge rejects the gateway's own token or API key. A 401 without one concerns input of the
         // client, such as a password.
         if answer.status() == StatusCode::UNAUTHORIZED && answer.headers().contains_key(header::WWW_AUTHENTICATE) {
-            return self.failed(&Failure::Unwelcome);
+            return self.failed(&Failure::CredentialsRejected);
         }
         let content_type = answer.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let is_stream = content_type.is_some_and(|value| value.starts_with("text/event-stream"));
@@ -291,7 +291,9 @@ impl Upstream {
             }
             Failure::Call(error) => tracing::warn!(upstream, %error, "failed to forward a request"),
             Failure::Timeout => tracing::warn!(upstream, "no response within the time limit"),
-            Failure::Unwelcome => tracing::warn!(upstream, "the upstream rejected the credentials of this gateway"),
+            Failure::CredentialsRejected => {
+                tracing::warn!(upstream, "the upstream rejected the credentials of this gateway")
+            }
         }
         let not_now = |status, detail| when_to_retry(problem(status, detail), Some(1));
         match failure {

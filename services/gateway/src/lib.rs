@@ -26,7 +26,7 @@ use http::Uri;
 pub use config::Config;
 pub use path::check_path;
 
-use crate::forward::{Means, Upstream};
+use crate::forward::{ForwardContext, Upstream};
 use crate::front::{Front, RequestIds};
 use crate::metrics::Metrics;
 use crate::routes::Upstreams;
@@ -59,7 +59,7 @@ impl Gateway {
                  clients count as one address"
             );
         }
-        let means = Arc::new(Means {
+        let context = Arc::new(ForwardContext {
             caller: runtime.caller(&config.calls),
             clock,
             per_account: config.account_rate.limit(),
@@ -69,7 +69,7 @@ impl Gateway {
             authenticator: runtime.authenticator(),
         });
         let upstream = |name: &'static str, url: Uri, timeout: Span, most: u64| Upstream {
-            means: Arc::clone(&means),
+            context: Arc::clone(&context),
             name,
             url,
             timeout: timeout.value(),

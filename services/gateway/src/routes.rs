@@ -4,7 +4,7 @@ use axum::routing::{delete, get, post, put};
 use gaia_auth::Access;
 use gaia_runtime::Routes;
 
-use crate::forward::{Upstream, for_anybody, for_principal};
+use crate::forward::{Upstream, forward_authenticated, forward_public};
 
 /// The configured upstreams.
 #[derive(Debug, Clone)]
@@ -20,18 +20,18 @@ pub(crate) fn allowed(mut routes: Routes, upstreams: Upstreams) -> Routes {
     let (read, write) = (Access::Scopes(&["assets:read"]), Access::Scopes(&["assets:write"]));
     if let Some(assets) = upstreams.assets {
         routes = routes
-            .route("/assets", read, get(for_principal).with_state(assets.clone()))
-            .route(ASSET, read, get(for_principal).with_state(assets.clone()))
-            .route(ASSET, write, put(for_principal).with_state(assets.clone()))
-            .route(ASSET, write, delete(for_principal).with_state(assets));
+            .route("/assets", read, get(forward_authenticated).with_state(assets.clone()))
+            .route(ASSET, read, get(forward_authenticated).with_state(assets.clone()))
+            .route(ASSET, write, put(forward_authenticated).with_state(assets.clone()))
+            .route(ASSET, write, delete(forward_authenticated).with_state(assets));
     }
     if let Some(chat) = upstreams.chat {
-        routes = routes.route("/chat", Access::Scopes(&["chat:write"]), post(for_principal).with_state(chat));
+        routes = routes.route("/chat", Access::Scopes(&["chat:write"]), post(forward_authenticated).with_state(chat));
     }
     for path in [SIGN_IN, "/auth/refresh", "/auth/logout"] {
-        routes = routes.route(path, Access::Public, post(for_anybody).with_state(upstreams.auth.clone()));
+        routes = routes.route(path, Access::Public, post(forward_public).with_state(upstreams.auth.clone()));
     }
-    routes.route("/auth/methods", Access::Public, get(for_anybody).with_state(upstreams.auth))
+    routes.route("/auth/methods", Access::Public, get(forward_public).with_state(upstreams.auth))
 }
 
 /// The route of auth-service that accepts passwords.

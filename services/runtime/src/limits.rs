@@ -69,13 +69,13 @@ pub(crate) const MAX_STREAMS: u32 = 128;
 pub(crate) const MAX_HEAD_BYTES: u32 = 64 * 1024;
 /// Requests in progress on one client connection before another shard is used (HTTP/2). Well below the limit of
 /// servers, because a request that ended here may still be in progress there.
-pub(crate) const LANE_STREAMS: u32 = MAX_STREAMS / 2;
+pub(crate) const SHARD_STREAMS: u32 = MAX_STREAMS / 2;
 /// Buffer of a stream that is received faster than it is read (HTTP/2).
 pub(crate) const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 /// Buffer of all streams of one connection. An unread stream consumes its whole window from this one, so there is space
 /// for all requests of one shard; otherwise a few unread streams would stall the others. This applies to requests at a
 /// server and to responses at a client.
-pub(crate) const CONNECTION_WINDOW_BYTES: u32 = LANE_STREAMS * STREAM_WINDOW_BYTES;
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = SHARD_STREAMS * STREAM_WINDOW_BYTES;
 /// Buffer of a stream that is written faster than it is received (HTTP/2).
 pub(crate) const MAX_SEND_BUFFER_BYTES: usize = 64 * 1024;
 

@@ -14,7 +14,7 @@ use gaia_runtime::wire::{JWT_TYPE, TOKEN_EXCHANGE_PATH};
 use http::HeaderMap;
 
 use super::refusals::{RefusalKey, Refused};
-use super::{Issuing, Means, TokenAnswer, token_id};
+use super::{Issuing, IssuingInputs, TokenAnswer, token_id};
 use crate::denial::Denial;
 use crate::exchange::{ExchangeRequest, SubjectCredential, claims};
 use crate::form;
@@ -51,10 +51,10 @@ impl Issuing {
         };
         let form = form::parse(headers, body).ok_or(Denial::Malformed);
         let request = form.and_then(ExchangeRequest::parse).map_err(charged)?;
-        let means = self.ready()?;
-        let key = RefusalKey::of_exchange(peer, &request, &means, self.authenticator.user_keys());
+        let inputs = self.ready()?;
+        let key = RefusalKey::of_exchange(peer, &request, &inputs, self.authenticator.user_keys());
         self.refusals.check(key)?;
-        let result = self.exchange_for(client, peer, connection, headers, &request, means).await;
+        let result = self.exchange_for(client, peer, connection, headers, &request, inputs).await;
         result.map_err(|denial| {
             self.refusals.remember(key, (peer, client, connection), denial);
             charged(denial).into()
@@ -68,7 +68,7 @@ impl Issuing {
         connection: &Connection,
         headers: &HeaderMap,
         request: &ExchangeRequest,
-        Means { signer, grants, generation }: Means,
+        IssuingInputs { signer, grants, generation }: IssuingInputs,
     ) -> Result<TokenAnswer, Denial> {
         let examined = match &request.subject {
             SubjectCredential::Token(token) => {

@@ -82,7 +82,7 @@ pub(crate) fn routes(routes: Routes, state: &Issuing) -> Routes {
 }
 
 /// Inputs for issuing a token.
-struct Means {
+struct IssuingInputs {
     signer: Arc<Signer>,
     grants: Arc<GrantTable>,
     generation: Arc<Generation>,
@@ -90,10 +90,10 @@ struct Means {
 
 impl Issuing {
     /// Returns the inputs for issuing a token, if all of them are loaded.
-    fn ready(&self) -> Result<Means, Denial> {
+    fn ready(&self) -> Result<IssuingInputs, Denial> {
         let generation = self.generations.borrow().clone();
         match (self.files.signer(), self.files.grants(), generation) {
-            (Some(signer), Some(grants), Some(generation)) => Ok(Means { signer, grants, generation }),
+            (Some(signer), Some(grants), Some(generation)) => Ok(IssuingInputs { signer, grants, generation }),
             _ => Err(Denial::NotReady),
         }
     }

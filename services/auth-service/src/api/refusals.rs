@@ -12,7 +12,7 @@ use gaia_auth::{BoundedMap, Connection, Expiring, PeerIdentity, UserKeys, sha256
 use gaia_runtime::sign_in_audit::FailureSample;
 use tokio::time::Instant;
 
-use super::Means;
+use super::IssuingInputs;
 use crate::denial::Denial;
 use crate::exchange::{ExchangeRequest, SubjectCredential};
 use crate::issuer::TokenRequest;
@@ -67,7 +67,7 @@ impl RefusalKey {
     pub(super) fn of_exchange(
         peer: &PeerIdentity,
         request: &ExchangeRequest,
-        means: &Means,
+        inputs: &IssuingInputs,
         user_keys: &UserKeys,
     ) -> Self {
         let (kind, text) = match &request.subject {
@@ -75,20 +75,20 @@ impl RefusalKey {
             SubjectCredential::ApiKey(key) => ("key", key),
         };
         let target = [kind, text, &request.audience];
-        Self::of(peer, target.map(Some), request.scope.as_deref(), means, &user_keys.context())
+        Self::of(peer, target.map(Some), request.scope.as_deref(), inputs, &user_keys.context())
     }
 
     /// The key of a request for a service token, decided by these files.
-    pub(super) fn of_service_token(peer: &PeerIdentity, request: &TokenRequest, means: &Means) -> Self {
+    pub(super) fn of_service_token(peer: &PeerIdentity, request: &TokenRequest, inputs: &IssuingInputs) -> Self {
         let target = [Some("service"), Some(&*request.service_name), request.target_service.as_deref()];
-        Self::of(peer, target, request.scope.as_deref(), means, &[])
+        Self::of(peer, target, request.scope.as_deref(), inputs, &[])
     }
 
     fn of(
         peer: &PeerIdentity,
         target: [Option<&str>; 3],
         scope: Option<&str>,
-        Means { grants, generation, .. }: &Means,
+        IssuingInputs { grants, generation, .. }: &IssuingInputs,
         user_keys: &[u8],
     ) -> Self {
         let context = generation.context();

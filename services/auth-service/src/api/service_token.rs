@@ -13,7 +13,7 @@ use gaia_runtime::wire::SERVICE_TOKEN_PATH;
 use http::HeaderMap;
 
 use super::refusals::{RefusalKey, Refused};
-use super::{Issuing, Means, TokenAnswer, token_id};
+use super::{Issuing, IssuingInputs, TokenAnswer, token_id};
 use crate::denial::Denial;
 use crate::issuer::{claims, parse};
 
@@ -43,11 +43,11 @@ impl Issuing {
     ) -> Result<TokenAnswer, Refused> {
         let charged = || self.limits.check_caller(peer, connection);
         let request = parse(body).or_else(|denial| charged().and(Err(denial)))?;
-        let means = self.ready()?;
-        let key = RefusalKey::of_service_token(peer, &request, &means);
+        let inputs = self.ready()?;
+        let key = RefusalKey::of_service_token(peer, &request, &inputs);
         self.refusals.check(key)?;
         charged()?;
-        let Means { signer, grants, generation } = means;
+        let IssuingInputs { signer, grants, generation } = inputs;
         let claims = claims(&grants, generation.denied(), peer, &request, self.clock.now(), token_id()?);
         let claims = claims.inspect_err(|denial| self.refusals.remember(key, (peer, None, connection), *denial))?;
         let (access_token, claims) = self.signing.sign(&peer.spiffe_id, Arc::clone(&signer), claims).await?;

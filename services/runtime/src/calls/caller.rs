@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Ur
 
 use crate::calls::exchange::OnBehalf;
 use crate::calls::tokens::{Issuer, Tokens, Wanted};
-use crate::client::mesh_client::{CallError, MeshClient, place};
+use crate::client::mesh_client::{CallError, MeshClient, loggable_uri};
 use crate::client::pool::AnswerBody;
 use crate::client::target::Targets;
 use crate::config::RuntimeConfig;
@@ -139,17 +139,17 @@ impl Caller {
         let wanted = wanted.of_request(self.targets.get(wanted.target), request_id.as_deref());
         let target = wanted.target;
         if let Some(key) = self.api_key() {
-            return self.client(target, request.uri())?.insist(with_key(&key, request)?).await;
+            return self.client(target, request.uri())?.send_with_retry(with_key(&key, request)?).await;
         }
         check_protected(request.uri())?;
         let (generation, token) = self.token(wanted, None).await?;
-        let answer = generation.client(target).insist(with_token(&token, request.clone())?).await?;
+        let answer = generation.client(target).send_with_retry(with_token(&token, request.clone())?).await?;
         if !is_token_refused(&answer) {
             return Ok(answer);
         }
         tracing::info!(target, "the target rejected a token; requesting a new one");
         match self.token(wanted, Some(&token)).await {
-            Ok((generation, token)) => generation.client(target).insist(with_token(&token, request)?).await,
+            Ok((generation, token)) => generation.client(target).send_with_retry(with_token(&token, request)?).await,
             Err(error) => {
                 tracing::warn!(target, %error, "failed to get a new token");
                 Ok(answer)
@@ -242,7 +242,7 @@ fn with<B>(name: HeaderName, mut value: HeaderValue, mut request: Request<B>) ->
 }
 
 fn check_protected(uri: &Uri) -> Result<(), CallError> {
-    if uri.scheme() == Some(&Scheme::HTTP) { Err(CallError::Unprotected { uri: place(uri) }) } else { Ok(()) }
+    if uri.scheme() == Some(&Scheme::HTTP) { Err(CallError::Unprotected { uri: loggable_uri(uri) }) } else { Ok(()) }
 }
 
 /// Parses the base URL of a service that is called over https only.

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt as _, Limited};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::client::mesh_client::{CallError, MeshClient, place};
+use crate::client::mesh_client::{CallError, MeshClient, loggable_uri};
 use crate::client_ip::{name_client, site};
 use crate::wire::{API_KEY_TYPE, EXCHANGE_GRANT_TYPE, JWT_TYPE, SERVICE_TOKEN_PATH, TOKEN_EXCHANGE_PATH};
 
@@ -208,7 +208,7 @@ impl MeshClient {
         if let Some(id) = request_id.and_then(|id| HeaderValue::from_str(id).ok()) {
             request.headers_mut().insert(REQUEST_ID_HEADER, id);
         }
-        let response = self.insist(request).await?;
+        let response = self.send_with_retry(request).await?;
         let (status, headers) = (response.status(), response.headers().clone());
         let body = Limited::new(response.into_body(), MAX_TOKEN_ANSWER_BYTES).collect().await;
         Ok(Asked { status, headers, body: body.map_err(|error| CallError::failed(auth_url, error))?.to_bytes() })
@@ -224,7 +224,7 @@ struct Asked {
 
 fn token(auth_url: &Uri, status: StatusCode, body: &[u8]) -> Result<ServiceToken, CallError> {
     if status != StatusCode::OK {
-        return Err(CallError::Refused { uri: place(auth_url), status });
+        return Err(CallError::Refused { uri: loggable_uri(auth_url), status });
     }
     // The parser's message could contain the token.
     serde_json::from_slice(body).map_err(|_| CallError::NoToken)

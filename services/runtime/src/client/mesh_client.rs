@@ -29,7 +29,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::client::pool::{AnswerBody, Lanes};
+use crate::client::pool::{AnswerBody, Shards};
 use crate::client::target::UnexpectedIdentity;
 use crate::limits::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 
@@ -37,7 +37,7 @@ use crate::limits::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 #[derive(Clone)]
 pub struct MeshClient {
     connector: Connector,
-    lanes: Lanes<Client<Connector, Body>>,
+    shards: Shards<Client<Connector, Body>>,
     max_age: Duration,
 }
 
@@ -165,8 +165,8 @@ impl CallError {
     pub(crate) fn failed(uri: &Uri, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         let source: Arc<dyn std::error::Error + Send + Sync> = Arc::from(error.into());
         match unexpected_identity(source.as_ref()) {
-            Some(unexpected) => Self::WrongServer { uri: place(uri), reason: unexpected.to_string() },
-            None => Self::Failed { uri: place(uri), source },
+            Some(unexpected) => Self::WrongServer { uri: loggable_uri(uri), reason: unexpected.to_string() },
+            None => Self::Failed { uri: loggable_uri(uri), source },
         }
     }
 }
@@ -200,8 +200,8 @@ impl MeshClient {
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
             .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES);
-        let lanes = Lanes::new(|| builder.build(connector.clone()));
-        Self { connector, lanes, max_age: MAX_AGE }
+        let shards = Shards::new(|| builder.build(connector.clone()));
+        Self { connector, shards, max_age: MAX_AGE }
     }
 
     /// Returns the client with another maximum connection age.
@@ -217,14 +217,14 @@ impl MeshClient {
     /// [`CallError::Failed`] if there is no response, because of name resolution, connection, TLS, or transfer.
     pub async fn request(&self, request: Request<Body>) -> Result<Response<AnswerBody>, CallError> {
         if request.body().is_end_stream() {
-            self.insist(request.map(|_| Bytes::new())).await
+            self.send_with_retry(request.map(|_| Bytes::new())).await
         } else {
             self.send(request).await
         }
     }
 
     /// Sends a buffered request, and retries it while servers report that they did not process it.
-    pub(crate) async fn insist(&self, request: Request<Bytes>) -> Result<Response<AnswerBody>, CallError> {
+    pub(crate) async fn send_with_retry(&self, request: Request<Bytes>) -> Result<Response<AnswerBody>, CallError> {
         for _ in 1..MAX_ATTEMPTS {
             match self.send(request.clone().map(Body::from)).await {
                 Err(CallError::Failed { source, .. }) if was_not_looked_at(source.as_ref()) => {}
@@ -237,7 +237,7 @@ impl MeshClient {
     async fn send(&self, mut request: Request<Body>) -> Result<Response<AnswerBody>, CallError> {
         let uri = request.uri().clone();
         let used = capture_connection(&mut request);
-        let (pool, place) = self.lanes.enter();
+        let (pool, slot) = self.shards.enter();
         let answer = pool.request(request).await;
         let answer = answer.map_err(|error| CallError::failed(&uri, error))?;
         let began = answer.extensions().get::<Began>();
@@ -247,12 +247,12 @@ impl MeshClient {
             // The pool starts no further request on it; those in progress continue.
             connection.poison();
         }
-        Ok(answer.map(|body| AnswerBody::new(body, place)))
+        Ok(answer.map(|body| AnswerBody::new(body, slot)))
     }
 }
 
 /// Returns the URL of a request without its query, for logs.
-pub(crate) fn place(uri: &Uri) -> String {
+pub(crate) fn loggable_uri(uri: &Uri) -> String {
     format!("{}://{}{}", uri.scheme_str().unwrap_or(""), uri.authority().map_or("", |a| a.as_str()), uri.path())
 }
 

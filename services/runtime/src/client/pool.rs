@@ -12,70 +12,70 @@ use std::task::{Context, Poll};
 use axum::body::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use crate::limits::LANE_STREAMS;
+use crate::limits::SHARD_STREAMS;
 
 /// The connection pool of each shard.
 #[derive(Debug)]
-pub(crate) struct Lanes<T>(Arc<[Lane<T>; LANES]>);
+pub(crate) struct Shards<T>(Arc<[Shard<T>; SHARDS]>);
 
 #[derive(Debug)]
-struct Lane<T> {
+struct Shard<T> {
     pool: T,
     under_way: Arc<AtomicUsize>,
 }
 
-/// The place of one request in a shard until it is dropped. It does not keep the connection open.
+/// The slot of one request in a shard until it is dropped. It does not keep the connection open.
 #[derive(Debug)]
-pub(crate) struct Place(Arc<AtomicUsize>);
+pub(crate) struct ShardSlot(Arc<AtomicUsize>);
 
 /// The streamed body of a response. The request is in progress until its end, or until it is dropped.
 #[derive(Debug)]
 pub struct AnswerBody {
     body: Incoming,
-    place: Option<Place>,
+    slot: Option<ShardSlot>,
 }
 
-impl<T> Clone for Lanes<T> {
+impl<T> Clone for Shards<T> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<T> Lanes<T> {
+impl<T> Shards<T> {
     pub(crate) fn new(pool: impl Fn() -> T) -> Self {
-        Self(Arc::new(std::array::from_fn(|_| Lane { pool: pool(), under_way: Arc::default() })))
+        Self(Arc::new(std::array::from_fn(|_| Shard { pool: pool(), under_way: Arc::default() })))
     }
 
-    /// Reserves a place for one request: in the first shard that is not full, otherwise in the one with the fewest
+    /// Reserves a slot for one request: in the first shard that is not full, otherwise in the one with the fewest
     /// requests.
-    pub(crate) fn enter(&self) -> (&T, Place) {
-        let has_room = |lane: &&Lane<T>| {
-            let one_more = |under_way| (under_way < LANE_STREAMS as usize).then_some(under_way + 1);
-            lane.under_way.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+    pub(crate) fn enter(&self) -> (&T, ShardSlot) {
+        let has_room = |shard: &&Shard<T>| {
+            let one_more = |under_way| (under_way < SHARD_STREAMS as usize).then_some(under_way + 1);
+            shard.under_way.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
         };
-        let lane = self.0.iter().find(has_room).unwrap_or_else(|| {
-            let lanes = &self.0[1..];
-            let fewest = lanes.iter().fold(&self.0[0], |fewest, lane| {
-                let under_way = |lane: &Lane<T>| lane.under_way.load(Ordering::Relaxed);
-                if under_way(lane) < under_way(fewest) { lane } else { fewest }
+        let shard = self.0.iter().find(has_room).unwrap_or_else(|| {
+            let shards = &self.0[1..];
+            let fewest = shards.iter().fold(&self.0[0], |fewest, shard| {
+                let under_way = |shard: &Shard<T>| shard.under_way.load(Ordering::Relaxed);
+                if under_way(shard) < under_way(fewest) { shard } else { fewest }
             });
             fewest.under_way.fetch_add(1, Ordering::Relaxed);
             fewest
         });
-        (&lane.pool, Place(Arc::clone(&lane.under_way)))
+        (&shard.pool, ShardSlot(Arc::clone(&shard.under_way)))
     }
 }
 
-impl Drop for Place {
+impl Drop for ShardSlot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl AnswerBody {
-    pub(crate) fn new(body: Incoming, place: Place) -> Self {
-        let place = (!body.is_end_stream()).then_some(place);
-        Self { body, place }
+    pub(crate) fn new(body: Incoming, slot: ShardSlot) -> Self {
+        let slot = (!body.is_end_stream()).then_some(slot);
+        Self { body, slot }
     }
 }
 
@@ -86,7 +86,7 @@ impl Body for AnswerBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
-            self.place = None;
+            self.slot = None;
         }
         polled
     }
@@ -100,40 +100,40 @@ impl Body for AnswerBody {
     }
 }
 
-const LANES: usize = 16;
+const SHARDS: usize = 16;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// Shards that return their index.
-    fn lanes() -> Lanes<usize> {
+    fn shards() -> Shards<usize> {
         let next = AtomicUsize::new(0);
-        Lanes::new(|| next.fetch_add(1, Ordering::Relaxed))
+        Shards::new(|| next.fetch_add(1, Ordering::Relaxed))
     }
 
     #[test]
     fn a_request_takes_the_first_lane_that_has_room() {
-        let lanes = lanes();
-        let mut places: Vec<_> = (0..LANE_STREAMS).map(|_| lanes.enter()).collect();
-        assert!(places.iter().all(|(lane, _)| **lane == 0));
-        assert_eq!(*lanes.clone().enter().0, 1, "clones share the shards");
-        places.pop();
+        let shards = shards();
+        let mut slots: Vec<_> = (0..SHARD_STREAMS).map(|_| shards.enter()).collect();
+        assert!(slots.iter().all(|(shard, _)| **shard == 0));
+        assert_eq!(*shards.clone().enter().0, 1, "clones share the shards");
+        slots.pop();
         for _ in 0..2 {
-            assert_eq!(*lanes.enter().0, 0, "a dropped place is free again");
+            assert_eq!(*shards.enter().0, 0, "a dropped slot is free again");
         }
     }
 
     #[test]
     fn when_all_lanes_are_full_a_request_takes_the_one_with_the_fewest() {
-        let lanes = lanes();
-        let all = LANES * LANE_STREAMS as usize;
-        let mut places: Vec<_> = (0..all + LANES).map(|_| lanes.enter()).collect();
-        for lane in 0..LANES {
-            assert_eq!(places.iter().filter(|(found, _)| **found == lane).count(), LANE_STREAMS as usize + 1);
+        let shards = shards();
+        let all = SHARDS * SHARD_STREAMS as usize;
+        let mut slots: Vec<_> = (0..all + SHARDS).map(|_| shards.enter()).collect();
+        for shard in 0..SHARDS {
+            assert_eq!(slots.iter().filter(|(found, _)| **found == shard).count(), SHARD_STREAMS as usize + 1);
         }
-        places.retain(|(lane, _)| **lane != 7);
-        places.extend((0..=LANE_STREAMS).map(|_| lanes.enter()));
-        assert_eq!(places.iter().filter(|(lane, _)| **lane == 7).count(), LANE_STREAMS as usize + 1);
+        slots.retain(|(shard, _)| **shard != 7);
+        slots.extend((0..=SHARD_STREAMS).map(|_| shards.enter()));
+        assert_eq!(slots.iter().filter(|(shard, _)| **shard == 7).count(), SHARD_STREAMS as usize + 1);
     }
 }

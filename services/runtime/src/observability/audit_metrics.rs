@@ -10,12 +10,12 @@ use crate::observability::metrics::Metrics;
 use crate::panics::essential_thread;
 
 /// Counts and audits a decision.
-pub(crate) struct Witness {
+pub(crate) struct AuditObserver {
     metrics: Arc<Metrics>,
     audit: Arc<AuditQueue>,
 }
 
-impl Witness {
+impl AuditObserver {
     /// Creates an observer with its audit thread, and the queue in front of it.
     pub(crate) fn new(metrics: Arc<Metrics>) -> std::io::Result<(Self, Arc<AuditQueue>)> {
         let (queue, writer) = audit::queue();
@@ -29,7 +29,7 @@ impl Witness {
     }
 }
 
-impl Observer for Witness {
+impl Observer for AuditObserver {
     fn decided(&self, decision: &Decision<'_>) {
         self.metrics.decided(decision);
         if self.audit.put(decision).is_err() {

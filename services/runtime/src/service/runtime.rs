@@ -24,7 +24,7 @@ use crate::credentials::reload::{Refused, Reloader, ServiceFiles, Sinks};
 use crate::credentials::snapshot::Generation;
 use crate::issuers::Outside;
 use crate::limits::Limits;
-use crate::observability::audit_metrics::Witness;
+use crate::observability::audit_metrics::AuditObserver;
 use crate::observability::metrics::Metrics;
 use crate::panics::essential;
 use crate::random::random;
@@ -99,9 +99,9 @@ impl Runtime {
         let mesh = listen(config.mesh_address, "GAIA_MESH_ADDRESS").await?;
         let admin = listen(config.admin_address, "GAIA_ADMIN_ADDRESS").await?;
         let metrics = Arc::new(Metrics::new(Arc::clone(&clock), register));
-        let (witness, audit) =
-            Witness::new(Arc::clone(&metrics)).map_err(|error| StartError::Thread("audit", error))?;
-        let authenticator = Arc::new(Authenticator::new(Arc::clone(&clock), Arc::new(witness)));
+        let (observer, audit) =
+            AuditObserver::new(Arc::clone(&metrics)).map_err(|error| StartError::Thread("audit", error))?;
+        let authenticator = Arc::new(Authenticator::new(Arc::clone(&clock), Arc::new(observer)));
         let (sender, generations) = watch::channel(None);
         let refused = Refused::default();
         let sinks = Sinks {
