@@ -3,9 +3,9 @@
 use std::fmt;
 
 use aws_lc_rs::hmac;
-use gaia_plan::epoch::EpochMac;
+use gaia_plan::keyring::epoch::EpochMac;
+use gaia_plan::keyring::ring::RingKind;
 use gaia_plan::object::ObjectKey;
-use gaia_plan::ring::RingKind;
 use zeroize::Zeroizing;
 
 use crate::error::ExecuteError;

@@ -241,7 +241,7 @@ impl Recorder {
 }
 
 fn is_recent(sent: &Sent, now: Timestamp) -> bool {
-    gaia_plan::backoff::since(now, sent.at) < SERIES
+    gaia_plan::pacing::backoff::since(now, sent.at) < SERIES
 }
 
 const SENDERS: usize = 16;

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use gaia_api::ledger::LedgerRecord;
 use gaia_api::names::{TRUST_DOMAIN_LABEL, key};
 use gaia_pki::{Certificate, Jwk, PrivateKey, SigningAlgorithm, key_matches, sha256_hex};
+use gaia_plan::keyring::ring::{CaRing, Generation, Material, Ring, RingError, RingKind, SigningRing};
 use gaia_plan::leaf::{LeafFacts, LeafSecret, names_hash};
 use gaia_plan::object::{ObjectFacts, OwnerRef, Version};
-use gaia_plan::ring::{CaRing, Generation, Material, Ring, RingError, RingKind, SigningRing};
 use gaia_plan::trust_domain::SignerSecret;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -231,7 +231,7 @@ fn read_leaf(data: &BTreeMap<String, ByteString>, cas: &KnownCas) -> Option<(Lea
 }
 
 fn ambiguous(names: &[String]) -> Vec<String> {
-    names.iter().filter(|name| gaia_plan::name_policy::other_meaning(name).is_some()).cloned().collect()
+    names.iter().filter(|name| gaia_plan::rules::name_policy::other_meaning(name).is_some()).cloned().collect()
 }
 
 fn read_ca_ring(data: &BTreeMap<String, ByteString>, copy: bool) -> Result<CaRing, RingError> {

@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 
 use gaia_api::crd::reason;
 use gaia_api::{Clock as _, SystemClock};
-use gaia_plan::ring::RingKind;
-use gaia_plan::transition::Transition;
+use gaia_plan::keyring::ring::RingKind;
+use gaia_plan::keyring::transition::Transition;
 use http::header::{DATE, HeaderMap};
 use http::{Method, Request, Response};
 use prometheus_client::encoding::EncodeLabelSet;

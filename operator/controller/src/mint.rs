@@ -9,7 +9,7 @@ use gaia_pki::{
     issue_leaf, issue_leaf_to,
 };
 use gaia_plan::IssueLeaf;
-use gaia_plan::ring::{
+use gaia_plan::keyring::ring::{
     CaMaterial, CaPath, FORMAT_VERSION, Generation, Material, Ring, RingRequest, SigningMaterial, State, short_id,
 };
 use gaia_plan::trust_domain::BroughtCa;

@@ -12,8 +12,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gaia_plan::endpoint::{Exclusion, Host};
-use gaia_plan::instance::Probe;
+use gaia_plan::instances::endpoint::{Exclusion, Host};
+use gaia_plan::instances::instance::Probe;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 

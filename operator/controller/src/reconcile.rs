@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gaia_api::crd::reason;
-use gaia_plan::backoff::Failures;
-use gaia_plan::budget::IssuanceBudget;
-use gaia_plan::merge::merge_patch;
+use gaia_plan::gaia_service::ServicePlan;
+use gaia_plan::object::merge::merge_patch;
 use gaia_plan::object::{ObjectKey, Version};
-use gaia_plan::service::ServicePlan;
+use gaia_plan::pacing::backoff::Failures;
+use gaia_plan::pacing::budget::IssuanceBudget;
 use gaia_plan::trust_domain::{DomainPlan, Guidance};
-use gaia_plan::{Action, certificate, service, trust_domain};
+use gaia_plan::{Action, gaia_service, service_certificate, trust_domain};
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -83,7 +83,7 @@ impl Planned {
 
     /// Returns the time when to plan again.
     fn next_time(&self, now: Timestamp) -> Instant {
-        Instant::now() + gaia_plan::backoff::since(self.next_check, now).max(MINIMUM_WAIT)
+        Instant::now() + gaia_plan::pacing::backoff::since(self.next_check, now).max(MINIMUM_WAIT)
     }
 }
 
@@ -281,14 +281,14 @@ pub(crate) fn plan(world: &World, key: &Key, now: Timestamp) -> Option<Planned> 
         }
         Key::Certificate(..) => {
             let observed = world.observe_certificate(&place, now)?;
-            let plan = certificate::plan(&observed, now);
+            let plan = service_certificate::plan(&observed, now);
             (plan.actions, value(&plan.status), value(&observed.certificate.status), plan.next_check)
         }
         Key::Service(..) => {
             let callers = world.callers_of(&place);
             let targets = world.targets_of(&place);
             let observed = world.observe_service(&place, &callers, &targets)?;
-            let ServicePlan { plan, is_recorded } = service::plan(&observed, now);
+            let ServicePlan { plan, is_recorded } = gaia_service::plan(&observed, now);
             recorded = is_recorded.then(|| world.heard());
             (plan.actions, value(&plan.status), value(&observed.service.status), plan.next_check)
         }

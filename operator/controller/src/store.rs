@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gaia_api::crd::{GaiaService, RestartKind, ServiceCertificate, TrustDomain};
 use gaia_api::names::annotation;
-use gaia_plan::instance::Target;
+use gaia_plan::instances::instance::Target;
 use gaia_plan::object::{ObjectKey, ObjectKind, Version};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;

@@ -3,8 +3,8 @@
 use gaia_api::crd::{NamespaceSelector, SelectorOperator, TrustDomain, reason};
 
 use crate::Refusal;
-use crate::epoch::EpochMac;
-use crate::ring::{CaMaterial, CaRing, Generation, SigningRing};
+use crate::keyring::epoch::EpochMac;
+use crate::keyring::ring::{CaMaterial, CaRing, Generation, SigningRing};
 
 /// A TrustDomain as one referring object sees it.
 #[derive(Debug, Clone, Copy)]

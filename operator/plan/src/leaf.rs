@@ -9,8 +9,8 @@ use gaia_api::names::annotation;
 use gaia_pki::{KeySpec, sha256_hex};
 use jiff::Timestamp;
 
-use crate::backoff::{saturating_add, saturating_sub, since};
 use crate::object::{ObjectFacts, Version};
+use crate::pacing::backoff::{saturating_add, saturating_sub, since};
 
 /// A leaf Secret.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -38,7 +38,7 @@ pub struct LeafFacts {
     pub issuer: Option<String>,
     /// Hash of its names, see [`names_hash`].
     pub names_hash: String,
-    /// Those of its DNS names that mean something else as well (`crate::name_policy::other_meaning`); nearly always none.
+    /// Those of its DNS names that mean something else as well (`crate::rules::name_policy::other_meaning`); nearly always none.
     pub ambiguous_names: Vec<String>,
 }
 

@@ -4,36 +4,21 @@
 //! *status* to report, and the time of the next check. The controller executes actions; the tests execute them on a
 //! simulated cluster in memory.
 
-pub mod backoff;
-pub mod budget;
-pub mod certificate;
-mod conditions;
+pub mod api_key_usage;
 pub mod domain;
-pub mod endpoint;
-pub mod epoch;
-mod event;
-pub mod handled;
-pub mod instance;
-pub mod lagging;
+pub mod gaia_service;
+pub mod instances;
+pub mod keyring;
 pub mod leaf;
-mod leaked;
-pub mod legacy;
-pub mod limits;
-pub mod merge;
-mod mode;
-pub mod name_policy;
 pub mod object;
+mod outcome;
+pub mod pacing;
 mod plan;
 pub mod projection;
-mod refusal;
-pub mod ring;
-mod rotation;
-pub mod service;
-pub mod shares;
-pub mod transition;
+pub mod rules;
+pub mod service_certificate;
 pub mod trust_domain;
-mod user_tokens;
 
-pub use event::Event;
+pub use outcome::event::Event;
+pub use outcome::refusal::Refusal;
 pub use plan::{Action, IssueLeaf, Plan, WriteSigner};
-pub use refusal::Refusal;

@@ -1,5 +1,6 @@
 //! Observed and desired state of an object, and the difference.
 
+pub mod merge;
 mod refused;
 
 use std::collections::BTreeMap;

@@ -8,11 +8,11 @@ use gaia_pki::{KeySpec, Usage};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::event::Event;
-use crate::instance::Target;
+use crate::instances::instance::Target;
+use crate::keyring::ring::RingRequest;
+use crate::keyring::transition::{Restore, Transition};
 use crate::object::{ObjectChange, ObjectKey, OwnerRef, Version};
-use crate::ring::RingRequest;
-use crate::transition::{Restore, Transition};
+use crate::outcome::event::Event;
 
 /// The actions for one custom resource, its status, and the time of the next check.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -210,7 +210,7 @@ fn debug_text<S: serde::Serializer>(value: &impl fmt::Debug, serializer: S) -> R
 
 /// The first of the thresholds that lies ahead; at least a second from now, and at most an hour.
 pub(crate) fn earliest(thresholds: impl IntoIterator<Item = Timestamp>, now: Timestamp) -> Timestamp {
-    let hour = crate::backoff::saturating_add(now, std::time::Duration::from_secs(3600));
+    let hour = crate::pacing::backoff::saturating_add(now, std::time::Duration::from_secs(3600));
     let next = thresholds.into_iter().filter(|time| *time > now).fold(hour, Timestamp::min);
-    next.max(crate::backoff::saturating_add(now, std::time::Duration::from_secs(1)))
+    next.max(crate::pacing::backoff::saturating_add(now, std::time::Duration::from_secs(1)))
 }

@@ -9,8 +9,8 @@ use gaia_api::names::{COMPONENT_LABEL, TRUST_DOMAIN_LABEL, key};
 use gaia_pki::Jwk;
 use jiff::Timestamp;
 
+use crate::keyring::ring::{CaRing, SigningRing, State};
 use crate::object::{DesiredObject, ObjectKey, OtherKeys, Template};
-use crate::ring::{CaRing, SigningRing, State};
 
 /// The trust anchors as one PEM file, in the order of the ring. Expired roots are left out, except the active one.
 #[must_use]
@@ -70,7 +70,7 @@ pub fn denylist(spec: &TrustDomainSpec, ca: &CaRing, signing: &SigningRing) -> D
         kids: leaked.map(|generation| generation.material.jwk.kid().to_owned()).collect(),
         jtis: sorted(&spec.revoked.jtis),
         subjects,
-        issuers: crate::leaked::denied_issuers(spec, ca),
+        issuers: crate::keyring::leaked::denied_issuers(spec, ca),
     }
 }
 

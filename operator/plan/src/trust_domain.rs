@@ -1,16 +1,12 @@
 //! TrustDomain: its rings, and their projections into the namespaces.
 
-mod bootstrap;
-mod brought;
+pub(crate) mod bootstrap;
 mod clock;
-mod epochs;
-mod grants;
+pub(crate) mod distribution;
 mod kept;
-pub(crate) mod names;
-mod namespaces;
 mod observed;
-mod projections;
 mod retained;
+pub(crate) mod rotation;
 mod status;
 mod unknown;
 mod warnings;
@@ -24,23 +20,24 @@ use gaia_api::crd::{Acknowledgement, Laggard, TrustDomainStatus, reason};
 use gaia_api::names::key;
 use jiff::Timestamp;
 
-pub(crate) use self::bootstrap::{desired_ring, signing_key_spec};
-pub(crate) use self::brought::ca_material;
-pub(crate) use self::epochs::newest_projected;
-pub use self::grants::CutServices;
+pub(crate) use self::bootstrap::desired::{desired_ring, signing_key_spec};
+pub(crate) use self::bootstrap::epochs::newest_projected;
+pub(crate) use self::bootstrap::external_ca::ca_material;
+pub use self::distribution::grants::CutServices;
+pub(crate) use self::distribution::namespaces::{Projections, Unwritten, named as named_namespaces};
 pub use self::kept::KeptGrants;
-pub(crate) use self::namespaces::{Projections, Unwritten, named as named_namespaces};
 pub use self::observed::{Abilities, BroughtCa, LeafView, Observed, RingView, SignerSecret, WriteRefusal};
 pub use self::warnings::older_namesake;
 pub(crate) use self::watched::text as unwatched_text;
-use crate::backoff::saturating_add;
-use crate::conditions::Warning;
-use crate::instance::{Instance, Need};
+use crate::instances::instance::{Instance, Need};
+use crate::keyring::ring::{CaRing, RingKind, SigningRing};
+use crate::keyring::transition::Step;
 use crate::leaf::LeafRecord;
-use crate::ring::{CaRing, RingKind, SigningRing};
-use crate::rotation::{self, Context, Currency, Progress, Turn, UsedLeaves};
-use crate::transition::Step;
-use crate::{Action, Plan, Refusal, limits, projection};
+use crate::outcome::conditions::Warning;
+use crate::pacing::backoff::saturating_add;
+use crate::rules::limits;
+use crate::trust_domain::rotation::{Context, Currency, Progress, Turn, UsedLeaves};
+use crate::{Action, Plan, Refusal, projection};
 
 /// The decision about a TrustDomain.
 #[derive(Debug, Clone, PartialEq)]
@@ -127,7 +124,7 @@ fn decide(observed: &Observed<'_>, leaves: &UsedLeaves<'_, '_>, now: Timestamp) 
     }
     let (Some(ca), Some(signing)) = (observed.ca.ring(), observed.signing.ring()) else {
         let broken = broken_inequalities(observed, observed.signing.ring()).into_iter().next();
-        return match broken.map_or(Ok(()), Err).and_then(|()| bootstrap::next(observed, now)) {
+        return match broken.map_or(Ok(()), Err).and_then(|()| bootstrap::desired::next(observed, now)) {
             Ok(action) => Decision::act(vec![action]),
             Err(refusal) => Decision::refuse(restore_refused.unwrap_or(refusal)),
         };
@@ -145,11 +142,12 @@ fn live(
     signing: &SigningRing,
     now: Timestamp,
 ) -> Decision {
-    if let Some(refusal) = epochs::outdated(observed) {
+    if let Some(refusal) = bootstrap::epochs::outdated(observed) {
         return Decision::refuse(refusal);
     }
-    let projections::Work { actions: writes, mut projections, cut } = projections::actions(observed, ca, signing, now);
-    let mut actions = bootstrap::repairs(observed);
+    let distribution::projections::Work { actions: writes, mut projections, cut } =
+        distribution::projections::actions(observed, ca, signing, now);
+    let mut actions = bootstrap::desired::repairs(observed);
     let is_repaired = actions.is_empty();
     actions.extend(writes);
     let (kept, retries) = retained::actions(observed, ca, now);
@@ -191,7 +189,7 @@ fn live(
         actions = workloads;
     }
     let behind = left_behind(&context);
-    let refusal = brought::check(observed)
+    let refusal = bootstrap::external_ca::check(observed)
         .err()
         .or(ca_turn.refusal.take())
         .or(signing_turn.refusal.take())
@@ -212,8 +210,8 @@ fn live(
     let (clock_warnings, ends) = clock::behind(observed, newest, now);
     warnings.extend(clock_warnings);
     thresholds.extend(ends);
-    warnings.extend(brought::warnings(observed));
-    warnings.extend(names::warning(observed));
+    warnings.extend(bootstrap::external_ca::warnings(observed));
+    warnings.extend(bootstrap::names::warning(observed));
     warnings.extend(unknown::distrusted(observed, ca, signing));
     warnings.extend(rotation::unused_brought_ca(&context));
     let namespaces = projections.laggards();
@@ -326,7 +324,7 @@ fn lifetimes_too_tight(observed: &Observed<'_>, ca: &CaRing, signing: &SigningRi
     let broken = broken_inequalities(observed, Some(signing)).into_iter().map(|refusal| warning(refusal.message));
     let active = ca.active().filter(|active| active.material.brought && observed.is_too_tight(&active.material));
     let brought = active.map(|active| {
-        let life = crate::backoff::since(active.material.not_after, active.material.not_before);
+        let life = crate::pacing::backoff::since(active.material.not_after, active.material.not_before);
         let least = limits::least_ca_life(observed.leaf_life(), &observed.domain.spec.propagation);
         warning(format!(
             "spec.ca.existingSecretRef: CA {} lives {}, and its certificates of {} need {}: certificates that reach \
@@ -424,7 +422,7 @@ fn thresholds(observed: &Observed<'_>, now: Timestamp) -> Vec<Timestamp> {
     }
     // The Secret of a bring-your-own CA has no label of the operator, so its changes raise no event.
     if observed.domain.spec.ca.existing_secret_ref.is_some() {
-        thresholds.push(crate::backoff::saturating_add(now, BROUGHT_CA_RECHECK));
+        thresholds.push(crate::pacing::backoff::saturating_add(now, BROUGHT_CA_RECHECK));
     }
     thresholds
 }

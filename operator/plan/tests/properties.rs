@@ -171,7 +171,7 @@ proptest! {
         let keys = world.signing_ring(TD).is_some_and(|ring| ring.trusted().any(|key| key.distrust.is_some()));
         world.advance(-back);
         world.settle();
-        let is_valid = |signs: &gaia_plan::ring::CaMaterial| signs.not_before <= world.now;
+        let is_valid = |signs: &gaia_plan::keyring::ring::CaMaterial| signs.not_before <= world.now;
         prop_assert!(active(&world) == signed_before || active(&world).as_ref().is_none_or(is_valid));
         let made: Vec<String> = world.log[before..].iter()
             .filter(|done| !unready.contains(&done.by))

@@ -2,7 +2,9 @@
 
 use gaia_api::crd::DistrustMode;
 use gaia_pki::KeySpec;
-use gaia_plan::ring::{CaMaterial, CaPath, CaRing, Distrust, FORMAT_VERSION, Generation, Ring, State, short_id};
+use gaia_plan::keyring::ring::{
+    CaMaterial, CaPath, CaRing, Distrust, FORMAT_VERSION, Generation, Ring, State, short_id,
+};
 use jiff::Timestamp;
 
 #[test]

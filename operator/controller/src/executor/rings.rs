@@ -2,9 +2,9 @@
 
 use gaia_api::names::{self, COMPONENT_LABEL, MANAGED_BY, MANAGED_BY_LABEL, TRUST_DOMAIN_LABEL, key};
 use gaia_pki::Ca;
+use gaia_plan::keyring::ring::{CaMaterial, Material, MaterialRequest, Ring, RingKind, RingRequest, SigningMaterial};
+use gaia_plan::keyring::transition::{Restore, Step, Transition};
 use gaia_plan::object::{ObjectKey, Version};
-use gaia_plan::ring::{CaMaterial, Material, MaterialRequest, Ring, RingKind, RingRequest, SigningMaterial};
-use gaia_plan::transition::{Restore, Step, Transition};
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;

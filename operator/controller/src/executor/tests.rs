@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use gaia_api::ManualClock;
 use gaia_api::crd::{RestartKind, reason};
-use gaia_plan::instance::Target;
+use gaia_plan::instances::instance::Target;
 use gaia_plan::object::{ObjectChange, ObjectKey, OwnerRef, Version};
 use gaia_plan::{Action, Event};
 use http::{Method, Request, Response, StatusCode};

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use gaia_pki::Certificate;
-use gaia_plan::ring::{CaRing, State};
+use gaia_plan::keyring::ring::{CaRing, State};
 
 /// All CAs of all readable rings.
 #[derive(Debug, Clone, Default)]
@@ -83,7 +83,7 @@ impl KnownCa {
 #[cfg(test)]
 mod tests {
     use gaia_pki::{Ca, CaRequest, KeySpec, LeafRequest, PrivateKey, Serial, Usage, Validity, issue_leaf};
-    use gaia_plan::ring::{FORMAT_VERSION, Generation, Ring, short_id};
+    use gaia_plan::keyring::ring::{FORMAT_VERSION, Generation, Ring, short_id};
     use jiff::{SignedDuration, Timestamp};
 
     use super::*;
@@ -117,7 +117,7 @@ mod tests {
             revision: 1,
             heeded: None,
             restored_from: None,
-            handled: gaia_plan::handled::Handled::default(),
+            handled: gaia_plan::keyring::handled::Handled::default(),
             generations: generations.collect(),
         }
     }

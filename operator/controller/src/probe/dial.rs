@@ -9,7 +9,7 @@ use gaia_api::identity::{IDENTITY_PATH, IdentityReport, MAX_REPORT_BYTES};
 use gaia_api::ledger::{LEDGER_PATH, MAX_LEDGER_BYTES};
 use gaia_api::mount::{self, MountError};
 use gaia_pki::{Certificate, Usage, sha256_hex, verify_path};
-use gaia_plan::instance::Shown;
+use gaia_plan::instances::instance::Shown;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::{Bytes, Incoming};

@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use gaia_api::Clock;
-use gaia_plan::endpoint::{Host, NO_ANSWER, admits};
-use gaia_plan::instance::Shown;
+use gaia_plan::instances::endpoint::{Host, NO_ANSWER, admits};
+use gaia_plan::instances::instance::Shown;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::dial::{self, Failure, Look};

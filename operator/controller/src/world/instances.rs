@@ -12,8 +12,8 @@ use std::sync::Arc;
 use gaia_api::SpiffeId;
 use gaia_api::crd::AllowedEndpoint;
 use gaia_api::names;
-use gaia_plan::endpoint::{Endpoint as Address, Exclusion};
-use gaia_plan::instance::{Instance, Instances, Probe};
+use gaia_plan::instances::endpoint::{Endpoint as Address, Exclusion};
+use gaia_plan::instances::instance::{Instance, Instances, Probe};
 use gaia_plan::object::ObjectKey;
 use jiff::Timestamp;
 

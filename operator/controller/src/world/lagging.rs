@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use gaia_api::crd::{GaiaServiceStatus, ServiceCertificateStatus};
-use gaia_plan::instance::Instance;
-use gaia_plan::lagging::ServedLeaf;
+use gaia_plan::instances::instance::Instance;
+use gaia_plan::instances::lagging::ServedLeaf;
 use gaia_plan::object::ObjectKey;
 use serde_json::{Value, json};
 
@@ -107,7 +107,7 @@ mod tests {
         let mut before = json!(world.services[&place].status);
         let mut after = json!(service("0", lagging).status);
         world.compare_lags(&key, &mut before, &mut after);
-        gaia_plan::merge::merge_patch(&before, &after)
+        gaia_plan::object::merge::merge_patch(&before, &after)
     }
 
     /// Kind: memory that grows with the reports, and a report that is written again and again.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use gaia_api::crd::GaiaService;
 use gaia_api::ledger::{LedgerCaller, LedgerEntry, LedgerReport};
 use gaia_api::names;
-use gaia_plan::endpoint::Exclusion;
-use gaia_plan::legacy::{Watch, Watched};
+use gaia_plan::api_key_usage::{Watch, Watched};
+use gaia_plan::instances::endpoint::Exclusion;
 use gaia_plan::object::ObjectKey;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
@@ -220,7 +220,7 @@ impl Readings {
         let (from, until) = everywhere.or_else(|| self.blind.get(&Some(namespace.to_owned())))?;
         let time = |at: Instant| {
             let after = at.saturating_duration_since(begun.at);
-            gaia_plan::backoff::saturating_add(begun.since, after)
+            gaia_plan::pacing::backoff::saturating_add(begun.since, after)
         };
         let is_over_before = until.is_some_and(|until| until <= begun.at);
         (!is_over_before).then(|| (time(*from), until.map(time)))
@@ -267,7 +267,7 @@ fn within_bounds(report: LedgerReport, now: Timestamp) -> Reading {
 
 /// Returns true if the ledgers of a service's instances are read, as far as known.
 pub(super) fn is_watched(services: &BTreeMap<Place, Arc<GaiaService>>, service: &Place) -> bool {
-    services.get(service).is_some_and(|service| gaia_plan::legacy::is_watched(service))
+    services.get(service).is_some_and(|service| gaia_plan::api_key_usage::is_watched(service))
 }
 
 fn may_have_served(entry: &Entry) -> bool {

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gaia_api::crd::{GaiaService, Renewal, ServiceCertificate};
 use gaia_api::names;
-use gaia_plan::budget::IssuanceBudget;
+use gaia_plan::api_key_usage::LedgerObject;
 use gaia_plan::domain::DomainView;
-use gaia_plan::epoch::{EpochMac, EpochMacs};
+use gaia_plan::keyring::epoch::{EpochMac, EpochMacs};
+use gaia_plan::keyring::ring::{CaMaterial, Ring, SigningMaterial};
 use gaia_plan::leaf::LeafSecret;
-use gaia_plan::legacy::LedgerObject;
 use gaia_plan::object::{Held, ObjectFacts, ObjectKey, ObjectKind, OwnerRef, is_ours};
-use gaia_plan::ring::{CaMaterial, Ring, SigningMaterial};
+use gaia_plan::pacing::budget::IssuanceBudget;
 use gaia_plan::trust_domain::{LeafView, RingView, SignerSecret};
-use gaia_plan::{certificate, service, trust_domain};
+use gaia_plan::{gaia_service, service_certificate, trust_domain};
 use jiff::Timestamp;
 
 use super::{Place, World};
@@ -22,10 +22,14 @@ use crate::store::Key;
 
 impl World {
     /// The input of a decision about a ServiceCertificate.
-    pub(crate) fn observe_certificate(&self, place: &Place, now: Timestamp) -> Option<certificate::Observed<'_>> {
+    pub(crate) fn observe_certificate(
+        &self,
+        place: &Place,
+        now: Timestamp,
+    ) -> Option<service_certificate::Observed<'_>> {
         let found = self.certificates.get(place)?;
         let key = Key::Certificate(place.0.clone(), place.1.clone());
-        Some(certificate::Observed {
+        Some(service_certificate::Observed {
             certificate: found,
             domain: self.domain_view(&found.spec.trust_domain_ref.name, &place.0),
             secret: self.leaf_secret(found, place),
@@ -47,13 +51,13 @@ impl World {
         place: &Place,
         callers: &'a [&'a GaiaService],
         targets: &'a [&'a GaiaService],
-    ) -> Option<service::Observed<'a>> {
+    ) -> Option<gaia_service::Observed<'a>> {
         let found = self.services.get(place)?;
         let policy = ObjectKey::config_map(&place.0, names::policy(&place.1));
         let ledger = ObjectKey::config_map(&place.0, names::ledger(&place.1));
         let owner = Some(("GaiaService", place.1.as_str()));
         let record = || self.ledgers.get(&(ledger.namespace.clone(), ledger.name.clone())).cloned();
-        Some(service::Observed {
+        Some(gaia_service::Observed {
             service: found,
             domain: self.domain_view(&found.spec.trust_domain_ref.name, &place.0),
             child: self.child(place),
@@ -385,7 +389,7 @@ impl World {
 }
 
 fn ring_view<'a, M>(
-    ring: Result<&'a Ring<M>, &'a gaia_plan::ring::RingError>,
+    ring: Result<&'a Ring<M>, &'a gaia_plan::keyring::ring::RingError>,
     facts: &'a ObjectFacts,
 ) -> RingView<'a, M> {
     match ring {

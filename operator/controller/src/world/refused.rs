@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use gaia_api::crd::reason;
 use gaia_api::names;
-use gaia_plan::backoff::Failures;
 use gaia_plan::object::ObjectKey;
+use gaia_plan::pacing::backoff::Failures;
 use gaia_plan::trust_domain::WriteRefusal;
 use jiff::Timestamp;
 

@@ -164,7 +164,7 @@ impl World {
             // It is in the policies of the services that it calls.
             keys.extend(self.naming(&place));
         }
-        let was_watched = before.as_ref().is_some_and(|before| gaia_plan::legacy::is_watched(before));
+        let was_watched = before.as_ref().is_some_and(|before| gaia_plan::api_key_usage::is_watched(before));
         if self.is_watched(&place) && (changed || !was_watched) {
             self.read_soon(&place, &domain);
         }

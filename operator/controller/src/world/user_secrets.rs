@@ -34,7 +34,7 @@ impl World {
     pub(crate) fn required_secrets(&self, place: &Place) -> BTreeSet<String> {
         let Some(service) = self.services.get(place) else { return BTreeSet::new() };
         let domain = self.trust_domains.get(&service.spec.trust_domain_ref.name);
-        let required = gaia_plan::service::required_secrets(service, domain.map(AsRef::as_ref));
+        let required = gaia_plan::gaia_service::required_secrets(service, domain.map(AsRef::as_ref));
         required.into_iter().map(|(_, name, _)| name).collect()
     }
 

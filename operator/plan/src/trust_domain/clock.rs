@@ -5,8 +5,8 @@ use gaia_api::crd::condition::warning;
 use jiff::Timestamp;
 
 use super::Observed;
-use crate::backoff::{saturating_add, saturating_sub};
-use crate::conditions::Warning;
+use crate::outcome::conditions::Warning;
+use crate::pacing::backoff::{saturating_add, saturating_sub};
 
 /// The warnings about times that are ahead by more than the clock skew, and the times when they end. `newest`: the
 /// newest time in the rings.

@@ -8,12 +8,12 @@ use gaia_api::names::{self, annotation};
 use jiff::Timestamp;
 
 use super::kept::KeptGrants;
-use crate::backoff::{Failures, saturating_add, saturating_sub, since};
-use crate::epoch::EpochMacs;
-use crate::instance::{Instances, Target};
+use crate::instances::instance::{Instances, Target};
+use crate::keyring::epoch::EpochMacs;
+use crate::keyring::ring::{CaMaterial, CaPath, Ring, RingError, RingKind, SigningMaterial};
 use crate::leaf::{LeafFacts, LeafRecord, issued_as_noted};
 use crate::object::{Held, ObjectFacts, ObjectKey};
-use crate::ring::{CaMaterial, CaPath, Ring, RingError, RingKind, SigningMaterial};
+use crate::pacing::backoff::{Failures, saturating_add, saturating_sub, since};
 
 /// The input of a decision about one TrustDomain.
 #[derive(Debug, Clone)]
@@ -112,7 +112,7 @@ impl Observed<'_> {
     /// but never in the first half of the CA's validity.
     #[must_use]
     pub fn successor_due(&self, ca: &CaMaterial) -> Timestamp {
-        let lead = crate::limits::ca_lead(self.leaf_life(), &self.domain.spec.propagation);
+        let lead = crate::rules::limits::ca_lead(self.leaf_life(), &self.domain.spec.propagation);
         let half = since(ca.not_after, ca.not_before) / 2;
         saturating_sub(ca.not_after, lead).max(saturating_add(ca.not_before, half))
     }
@@ -121,7 +121,7 @@ impl Observed<'_> {
     /// D)`.
     #[must_use]
     pub fn is_too_tight(&self, ca: &CaMaterial) -> bool {
-        let least = crate::limits::least_ca_life(self.leaf_life(), &self.domain.spec.propagation);
+        let least = crate::rules::limits::least_ca_life(self.leaf_life(), &self.domain.spec.propagation);
         since(ca.not_after, ca.not_before) < least
     }
 

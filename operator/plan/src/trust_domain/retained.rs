@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use gaia_api::names::{annotation, key};
 use jiff::Timestamp;
 
-use super::namespaces::last_refusal;
+use super::distribution::namespaces::last_refusal;
 use super::{LeafView, Observed};
+use crate::keyring::ring::{CaRing, RingKind};
 use crate::leaf::LeafRecord;
 use crate::object::{ObjectChange, ObjectKey};
-use crate::ring::{CaRing, RingKind};
 use crate::{Action, projection};
 
 /// The writes of `ca.crt` that are due now, and when refused ones are tried again. They delay no rotation.
@@ -35,7 +35,7 @@ pub(super) fn actions(observed: &Observed<'_>, ca: &CaRing, now: Timestamp) -> (
         }
         let mut change = ObjectChange::nothing(object.clone(), Some(secret.version()));
         change.data.insert(key::CA_CERT.to_owned(), Some(bundle.clone()));
-        let epoch = crate::epoch::annotations(RingKind::Ca, &object, ca.epoch, observed.macs.ca);
+        let epoch = crate::keyring::epoch::annotations(RingKind::Ca, &object, ca.epoch, observed.macs.ca);
         change.annotations = epoch.into_iter().map(|(name, value)| (name, Some(value))).collect();
         actions.push(Action::Write(Box::new(change)));
     }

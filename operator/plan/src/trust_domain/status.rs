@@ -10,10 +10,10 @@ use gaia_api::crd::{
 use jiff::Timestamp;
 
 use super::{Decision, Observed};
-use crate::backoff::{saturating_add, saturating_sub};
-use crate::conditions::{Obstacles, Report, headline, is_accepted};
-use crate::ring::{CaMaterial, CaRing, Distrust, Generation, Ring, SigningMaterial, SigningRing, State};
-use crate::rotation::{self, Progress};
+use crate::keyring::ring::{CaMaterial, CaRing, Distrust, Generation, Ring, SigningMaterial, SigningRing, State};
+use crate::outcome::conditions::{Obstacles, Report, headline, is_accepted};
+use crate::pacing::backoff::{saturating_add, saturating_sub};
+use crate::trust_domain::rotation::{self, Progress};
 
 pub(super) fn status(observed: &Observed<'_>, decision: &Decision, now: Timestamp) -> TrustDomainStatus {
     let domain = observed.domain;

@@ -3,8 +3,8 @@
 use gaia_api::crd::condition::warning;
 
 use super::Observed;
-use crate::conditions::Warning;
-use crate::ring::{CaRing, SigningRing};
+use crate::keyring::ring::{CaRing, SigningRing};
+use crate::outcome::conditions::Warning;
 
 /// A mistyped fingerprint or kid distrusts nothing: the warning names each, with the closest known ids.
 pub(super) fn distrusted(observed: &Observed<'_>, ca: &CaRing, signing: &SigningRing) -> Vec<Warning> {

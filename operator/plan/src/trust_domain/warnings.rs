@@ -4,7 +4,7 @@ use gaia_api::crd::TrustDomain;
 use gaia_api::crd::condition::warning;
 
 use super::Observed;
-use crate::conditions::Warning;
+use crate::outcome::conditions::Warning;
 
 pub(super) fn of_declarations(observed: &Observed<'_>) -> Vec<Warning> {
     let all = [token_issuer_not_found(observed), name_taken(observed), nothing_selected(observed)];

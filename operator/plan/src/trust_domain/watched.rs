@@ -3,7 +3,7 @@
 use gaia_api::crd::condition::warning;
 
 use super::Observed;
-use crate::conditions::Warning;
+use crate::outcome::conditions::Warning;
 
 /// The warning about namespaces that are not watched. Instances there are unknown, and unknown never counts as absent.
 pub(super) fn warning(observed: &Observed<'_>) -> Option<Warning> {

@@ -3,7 +3,7 @@
 use super::*;
 use gaia_api::crd::{DistrustMode, DistrustedCa};
 use gaia_pki::{Certificate, sha256_hex};
-use gaia_plan::ring::CaPath;
+use gaia_plan::keyring::ring::CaPath;
 
 /// `a` and `b` were issued by one root; `a2` is `a`, certified again with the same key and name; `root` is the root itself.
 pub(super) fn corporate(world: &mut World, which: &str) -> String {

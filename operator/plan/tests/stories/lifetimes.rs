@@ -1,7 +1,7 @@
 //! Lifetimes that do not fit together: a warning where rings exist, and never a loop or a CA that is left to expire.
 
 use super::*;
-use gaia_plan::ring::State;
+use gaia_plan::keyring::ring::State;
 
 /// A ring that main made with these lives, when nothing refused them. The certificates of tenants ask for `tenant`.
 fn upgraded(ca: &str, leaf: &str, tenant: &str) -> World {

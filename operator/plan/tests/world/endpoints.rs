@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use gaia_plan::endpoint::{Endpoint, Excluded, Exclusion, exclusion, grants};
-use gaia_plan::legacy::Watched;
+use gaia_plan::api_key_usage::Watched;
+use gaia_plan::instances::endpoint::{Endpoint, Excluded, Exclusion, exclusion, grants};
 
 use super::World;
 

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use gaia_api::crd::ServiceCertificate;
 use gaia_api::names::key;
 use gaia_pki::sha256_hex;
+use gaia_plan::keyring::ring::Ring;
 use gaia_plan::leaf::names_hash;
 use gaia_plan::object::{ObjectChange, ObjectKey, Version};
-use gaia_plan::ring::Ring;
 use gaia_plan::{Action, IssueLeaf, WriteSigner};
 use serde_json::{Value, json};
 

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use gaia_api::crd::Renewal;
 use gaia_api::names::{self, COMPONENT_LABEL, annotation};
-use gaia_plan::budget::IssuanceBudget;
+use gaia_plan::keyring::ring::{CaRing, MaterialRequest, RingKind, RingRequest, State};
 use gaia_plan::object::{ObjectChange, ObjectKey, ObjectKind};
-use gaia_plan::ring::{CaRing, MaterialRequest, RingKind, RingRequest, State};
-use gaia_plan::{Action, IssueLeaf, limits};
+use gaia_plan::pacing::budget::IssuanceBudget;
+use gaia_plan::rules::limits;
+use gaia_plan::{Action, IssueLeaf};
 use jiff::{SignedDuration, Timestamp};
 
 use super::observe::is_leaf_of;
@@ -216,7 +217,7 @@ impl World {
         self.judge_projected(&change.key, &change.data);
         let Some(stored) = self.objects.get(&change.key) else { return };
         for kind in [RingKind::Ca, RingKind::SigningKeys] {
-            let (epoch, mac) = gaia_plan::epoch::annotations_of(kind);
+            let (epoch, mac) = gaia_plan::keyring::epoch::annotations_of(kind);
             let ring = if kind == RingKind::Ca { names::ca_ring(super::TD) } else { names::signing_ring(super::TD) };
             let found = (stored.facts.number(epoch), self.mac(&ring));
             if let (Some(claimed), Some(key)) = found

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gaia_api::names::{self, annotation, key};
+use gaia_plan::keyring::ring::{CaRing, Generation, Material, Ring, SigningRing, State};
+use gaia_plan::keyring::transition::{Restore, Transition};
 use gaia_plan::object::{ObjectKey, ObjectKind};
-use gaia_plan::ring::{CaRing, Generation, Material, Ring, SigningRing, State};
-use gaia_plan::transition::{Restore, Transition};
 use jiff::{SignedDuration, Timestamp};
 
 use super::observe::{is_labelled, is_leaf_of};
@@ -298,7 +298,7 @@ impl World {
     pub(super) fn rotation_thresholds(&self, domain: &str) -> Vec<(&'static str, Timestamp)> {
         let times = &self.domains[domain].spec.propagation;
         let (p, s) = (times.min_delay.value(), times.clock_skew.value());
-        let after = |time: Timestamp, span: std::time::Duration| gaia_plan::backoff::saturating_add(time, span);
+        let after = |time: Timestamp, span: std::time::Duration| gaia_plan::pacing::backoff::saturating_add(time, span);
         let mut found = vec![];
         if let Some(ring) = self.ca_ring(domain) {
             let published = ring.next().and_then(|next| next.published_time);

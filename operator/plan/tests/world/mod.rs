@@ -28,11 +28,11 @@ use gaia_api::crd::{
 };
 use gaia_api::ledger::LedgerReport;
 use gaia_plan::Action;
-use gaia_plan::backoff::Failures;
-use gaia_plan::budget::IssuanceBudget;
-use gaia_plan::instance::Target;
+use gaia_plan::instances::instance::Target;
+use gaia_plan::keyring::ring::{CaRing, RingError, SigningRing};
 use gaia_plan::object::{ObjectFacts, ObjectKey, OwnerRef, Version};
-use gaia_plan::ring::{CaRing, RingError, SigningRing};
+use gaia_plan::pacing::backoff::Failures;
+use gaia_plan::pacing::budget::IssuanceBudget;
 use gaia_plan::trust_domain::{Abilities, BroughtCa, Guidance, WriteRefusal};
 use jiff::{SignedDuration, Timestamp};
 
@@ -149,8 +149,8 @@ pub(crate) struct Stored {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FakeMac(String);
 
-impl gaia_plan::epoch::EpochMac for FakeMac {
-    fn of(&self, ring: gaia_plan::ring::RingKind, object: &ObjectKey, epoch: u64) -> String {
+impl gaia_plan::keyring::epoch::EpochMac for FakeMac {
+    fn of(&self, ring: gaia_plan::keyring::ring::RingKind, object: &ObjectKey, epoch: u64) -> String {
         gaia_pki::sha256_hex(format!("{} {ring} {object} {epoch}", self.0).as_bytes())
     }
 }

@@ -4,18 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gaia_api::crd::{GaiaService, NamespaceSelector, Renewal, TrustDomain};
 use gaia_api::names::{self, MANAGED_BY, MANAGED_BY_LABEL, TRUST_DOMAIN_LABEL, key};
-use gaia_plan::budget::IssuanceBudget;
+use gaia_plan::api_key_usage::LedgerObject;
 use gaia_plan::domain::DomainView;
-use gaia_plan::epoch::{EpochMac, EpochMacs};
-use gaia_plan::instance::{Instance, Instances};
-use gaia_plan::lagging::ServedLeaf;
+use gaia_plan::instances::instance::{Instance, Instances};
+use gaia_plan::instances::lagging::ServedLeaf;
+use gaia_plan::keyring::epoch::{EpochMac, EpochMacs};
+use gaia_plan::keyring::ring::{CaMaterial, CaRing, Ring, RingError, SigningMaterial, SigningRing};
 use gaia_plan::leaf::{LeafFacts, LeafSecret};
-use gaia_plan::legacy::LedgerObject;
-use gaia_plan::name_policy::other_meaning;
 use gaia_plan::object::{Held, ObjectFacts, ObjectKey, ObjectKind, is_ours};
-use gaia_plan::ring::{CaMaterial, CaRing, Ring, RingError, SigningMaterial, SigningRing};
+use gaia_plan::pacing::budget::IssuanceBudget;
+use gaia_plan::rules::name_policy::other_meaning;
 use gaia_plan::trust_domain::{LeafView, RingView, SignerSecret};
-use gaia_plan::{certificate, service, trust_domain};
+use gaia_plan::{gaia_service, service_certificate, trust_domain};
 
 use super::{CLUSTER_DOMAIN, Name, OPERATOR_NAMESPACE, Planned, Resource, Rings, Status, Stored, World, owners};
 
@@ -41,7 +41,7 @@ impl World {
         }
     }
 
-    fn failures(&self, resource: &Resource) -> Option<&gaia_plan::backoff::Failures> {
+    fn failures(&self, resource: &Resource) -> Option<&gaia_plan::pacing::backoff::Failures> {
         self.memory.failures.get(resource)
     }
 
@@ -124,7 +124,7 @@ impl World {
         &self,
         name: &Name,
         budget: IssuanceBudget,
-        failures: Option<&gaia_plan::backoff::Failures>,
+        failures: Option<&gaia_plan::pacing::backoff::Failures>,
     ) -> Planned {
         let certificate = &self.certificates[name];
         let domain_name = &certificate.spec.trust_domain_ref.name;
@@ -132,7 +132,7 @@ impl World {
         let owner = Some(("ServiceCertificate", name.1.as_str()));
         let held = self.held(&ObjectKey::secret(&name.0, &secret_name), owner);
         let instances = self.instances_of(&(name.0.clone(), secret_name.clone()));
-        let observed = certificate::Observed {
+        let observed = service_certificate::Observed {
             certificate,
             domain: self.domain_view(domain_name, &name.0),
             secret: self.as_leaf(held, &secret_name),
@@ -145,7 +145,7 @@ impl World {
             cluster_domain: CLUSTER_DOMAIN,
             operator_namespace: OPERATOR_NAMESPACE,
         };
-        let plan = certificate::plan(&observed, self.now);
+        let plan = service_certificate::plan(&observed, self.now);
         Planned {
             actions: plan.actions,
             status: Status::Certificate(plan.status),
@@ -251,7 +251,7 @@ impl World {
             let secret = held.ours()?;
             Some(ServedLeaf::of(key.clone(), &secret.facts, secret.leaf.as_ref()?))
         });
-        let observed = service::Observed {
+        let observed = gaia_service::Observed {
             service,
             domain,
             child,
@@ -265,7 +265,7 @@ impl World {
             watch: Some(self.ledgers(name)),
             callers: &services,
             targets: &services,
-            unreadable: service::UnreadableServices::default(),
+            unreadable: gaia_service::UnreadableServices::default(),
             grants_cut: self.memory.guidance.get(domain_name).and_then(|guidance| guidance.cut.get(name)),
             missing_secrets: self.memory.missing_secrets.clone(),
             instances: instances.iter().collect(),
@@ -274,7 +274,7 @@ impl World {
             excluded_endpoints: self.excluded_endpoints(&name.0, &name.1),
             failures: self.failures(&Resource::Service(name.clone())),
         };
-        let plan = service::plan(&observed, self.now).plan;
+        let plan = gaia_service::plan(&observed, self.now).plan;
         Planned {
             actions: plan.actions,
             status: Status::Service(plan.status),
@@ -431,7 +431,7 @@ pub(super) fn is_labelled(stored: &Stored) -> bool {
 }
 
 /// A ring with the key of every generation that is trusted.
-fn parse<M: serde::de::DeserializeOwned + gaia_plan::ring::Material>(
+fn parse<M: serde::de::DeserializeOwned + gaia_plan::keyring::ring::Material>(
     stored: &Stored,
     id: impl Fn(&M) -> String,
 ) -> Result<Ring<M>, RingError> {

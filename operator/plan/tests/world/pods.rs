@@ -8,8 +8,8 @@ use gaia_api::identity::{IdentityReport, LeafReport};
 use gaia_api::ledger::{LedgerCaller, LedgerEntry, LedgerReport};
 use gaia_api::mount::{AuthMode, Grants, SCHEMA_VERSION, ServiceIdentity};
 use gaia_api::names::{self, key};
-use gaia_plan::instance::{Instance, Probe, Shown, Target};
-use gaia_plan::legacy::{Watch, Watched};
+use gaia_plan::api_key_usage::{Watch, Watched};
+use gaia_plan::instances::instance::{Instance, Probe, Shown, Target};
 use gaia_plan::object::{ObjectKey, ObjectKind};
 use jiff::{SignedDuration, Timestamp};
 

@@ -6,13 +6,13 @@ use std::time::Duration;
 use gaia_api::names::{self, COMPONENT_LABEL, MANAGED_BY, MANAGED_BY_LABEL, TRUST_DOMAIN_LABEL, key};
 use gaia_pki::{KeySpec, sha256_hex};
 use gaia_plan::Action;
-use gaia_plan::backoff::{saturating_add, saturating_sub};
-use gaia_plan::object::ObjectKey;
-use gaia_plan::ring::{
+use gaia_plan::keyring::ring::{
     CaMaterial, CaPath, FORMAT_VERSION, Generation, Material, MaterialRequest, Ring, RingKind, RingRequest,
     SigningMaterial, State, short_id,
 };
-use gaia_plan::transition::{Restore, Step, Transition};
+use gaia_plan::keyring::transition::{Restore, Step, Transition};
+use gaia_plan::object::ObjectKey;
+use gaia_plan::pacing::backoff::{saturating_add, saturating_sub};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;

@@ -9,7 +9,7 @@ use gaia_api::ledger::LedgerReport;
 use gaia_api::mount::{AuthMode, SCHEMA_VERSION, ServiceIdentity};
 use gaia_api::{ManualClock, SpiffeId};
 use gaia_pki::{Ca, CaRequest, KeySpec, LeafRequest, PrivateKey, Serial, Validity, issue_leaf};
-use gaia_plan::endpoint::{Endpoint as Address, Host};
+use gaia_plan::instances::endpoint::{Endpoint as Address, Host};
 use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::server::conn::auto;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gaia_api::crd::AllowedEndpoint;
 use gaia_api::mount::SCHEMA_VERSION;
-use gaia_plan::endpoint::Endpoint;
+use gaia_plan::instances::endpoint::Endpoint;
 use rstest::rstest;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
@@ -84,7 +84,7 @@ async fn name_is_resolved_to_its_addresses_and_each_is_dialled_by_itself() {
     assert!(took < PATIENCE);
     assert_eq!(resolver.asked.load(Ordering::Relaxed), 2);
     let mut second = subject.clone();
-    second.address.host = gaia_plan::endpoint::Host::Address([127, 0, 0, 2].into());
+    second.address.host = gaia_plan::instances::endpoint::Host::Address([127, 0, 0, 2].into());
     let (found, _) = look(&resolver, &second, &allowed).await;
     let Outcome::Looked { look: seen, is_vacant, .. } = found else { panic!("it was not dialled") };
     assert_eq!(seen.seen.unwrap_err(), NO_ANSWER, "one that answers proves nothing about another");

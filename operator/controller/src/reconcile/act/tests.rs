@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
-use gaia_plan::instance::Target;
+use gaia_plan::instances::instance::Target;
 use gaia_plan::object::{ObjectChange, Version};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};

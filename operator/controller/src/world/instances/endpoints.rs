@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use gaia_api::crd::GaiaService;
 use gaia_api::names;
-use gaia_plan::endpoint::{Endpoint, Excluded, Exclusion, Host, exclusion, grants};
-use gaia_plan::instance::{Instance, Probe};
+use gaia_plan::instances::endpoint::{Endpoint, Excluded, Exclusion, Host, exclusion, grants};
+use gaia_plan::instances::instance::{Instance, Probe};
 use gaia_plan::object::ObjectKey;
 use jiff::Timestamp;
 

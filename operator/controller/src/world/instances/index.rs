@@ -5,7 +5,7 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use gaia_plan::endpoint::Addresses;
+use gaia_plan::instances::endpoint::Addresses;
 use gaia_plan::object::ObjectKey;
 
 use super::{Entry, Stirred};

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gaia_api::crd::{Acknowledgement, Workload};
 use gaia_api::names;
-use gaia_plan::endpoint::{Endpoint as Address, Host};
-use gaia_plan::instance::{Instance, Target};
+use gaia_plan::instances::endpoint::{Endpoint as Address, Host};
+use gaia_plan::instances::instance::{Instance, Target};
 use gaia_plan::object::{ObjectKey, ObjectKind};
 
 use super::{Entry, InstanceIndex, InstanceKey};

@@ -2,7 +2,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "manifests are written where they are handed over")]
 
 use gaia_api::crd::Acknowledgement;
-use gaia_plan::instance::Shown;
+use gaia_plan::instances::instance::Shown;
 use serde_json::{Value, json};
 
 use super::super::pods;

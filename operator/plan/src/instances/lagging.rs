@@ -1,0 +1,178 @@
+//! Instances that have not loaded a part within P of its publication, as the status of their service names them.
+//!
+//! A healthy rotation names none: a probe before P has passed is no evidence.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use gaia_api::crd::{LaggingInstance, PublishedPart};
+use gaia_api::names::annotation;
+use gaia_pki::sha256_hex;
+use jiff::Timestamp;
+
+use crate::domain::DomainView;
+use crate::instances::instance::{Instance, Need};
+use crate::keyring::ring::Generation;
+use crate::leaf::LeafRecord;
+use crate::leaf::{LeafFacts, issued_as_noted};
+use crate::object::ObjectKey;
+use crate::pacing::backoff::saturating_add;
+use crate::projection;
+
+/// The certificate that instances are to serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServedLeaf {
+    /// The Secret that holds it.
+    pub secret: ObjectKey,
+    /// Lower-case hex SHA-256 of its DER.
+    pub fingerprint: String,
+    /// The time when it was issued.
+    pub issued_at: Timestamp,
+}
+
+impl ServedLeaf {
+    /// The certificate that a Secret holds.
+    #[must_use]
+    pub fn of(secret: ObjectKey, record: &dyn LeafRecord, leaf: &LeafFacts) -> Self {
+        let issued_at = issued_as_noted(record.annotation(annotation::ISSUED_AT), leaf);
+        Self { secret, fingerprint: leaf.fingerprint.clone(), issued_at }
+    }
+}
+
+/// The instances that lag.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Lagging {
+    /// At most [`NAMED`], by name.
+    pub(crate) named: Vec<LaggingInstance>,
+    /// The number of all lagging instances; none: no instance lags.
+    pub(crate) count: Option<i32>,
+    /// The time when another may lag by time alone.
+    pub(crate) next: Option<Timestamp>,
+}
+
+/// A part that is published.
+struct Part<'a> {
+    part: PublishedPart,
+    need: Need<'a>,
+    expected: &'a str,
+    /// A container that started P after this time has it.
+    published: Timestamp,
+    /// The time when its content changed last.
+    changed: Timestamp,
+}
+
+/// The instances that lag. Files whose publication has no recorded time (`denylist.json`, `policy.json`) are not compared.
+pub(crate) fn of(
+    instances: &[&Instance],
+    domain: &DomainView<'_>,
+    leaf: Option<&ServedLeaf>,
+    now: Timestamp,
+) -> Lagging {
+    let (Some(object), Some(ca), Some(signing)) = (domain.object, domain.ca, domain.signing) else {
+        return Lagging::default();
+    };
+    if instances.is_empty() {
+        return Lagging::default();
+    }
+    let p = object.spec.propagation.min_delay.value();
+    let bundle = sha256_hex(projection::bundle(ca, now).as_bytes());
+    let mut parts = vec![];
+    if let Some(leaf) = leaf {
+        let (need, issued) = (Need::Leaf(&leaf.fingerprint), leaf.issued_at);
+        let expected = leaf.fingerprint.as_str();
+        parts.push(Part { part: PublishedPart::Certificate, need, expected, published: issued, changed: issued });
+    }
+    let need = Need::Bundle(&bundle);
+    let published = ca.trusted().map(published).max().unwrap_or(Timestamp::MIN);
+    // A root that is removed changes the bundle, too.
+    let removed = ca.generations.iter().filter(|found| !found.state.is_trusted()).map(|found| found.since);
+    let changed = removed.fold(published, Timestamp::max);
+    parts.push(Part { part: PublishedPart::TrustBundle, need, expected: &bundle, published, changed });
+    for key in signing.trusted() {
+        let (kid, published) = (key.material.jwk.kid(), self::published(key));
+        let need = Need::Kid(kid);
+        parts.push(Part { part: PublishedPart::SigningKeys, need, expected: kid, published, changed: published });
+    }
+    let mut lagging = Lagging::default();
+    let mut all = vec![];
+    for instance in instances {
+        match first(instance, &parts, leaf, p, now) {
+            Verdict::Current => {}
+            Verdict::Unknown(until) => lagging.next = lagging.next.into_iter().chain([until]).min(),
+            Verdict::Lags(found) => all.push(*found),
+        }
+    }
+    all.sort_by(|one, other| one.pod.cmp(&other.pod));
+    lagging.count = i32::try_from(all.len()).ok().filter(|count| *count > 0);
+    all.truncate(NAMED);
+    lagging.named = all;
+    lagging
+}
+
+enum Verdict {
+    Current,
+    /// It may lag; the earliest time at which that is known.
+    Unknown(Timestamp),
+    Lags(Box<LaggingInstance>),
+}
+
+fn first(instance: &Instance, parts: &[Part<'_>], leaf: Option<&ServedLeaf>, p: Duration, now: Timestamp) -> Verdict {
+    let mut unknown: Option<Timestamp> = None;
+    for part in parts {
+        let is_its = match part.part {
+            PublishedPart::Certificate => leaf.is_some_and(|leaf| instance.uses.contains(&leaf.secret)),
+            PublishedPart::TrustBundle | PublishedPart::SigningKeys => true,
+        };
+        if !is_its {
+            continue;
+        }
+        let Err(why) = instance.check(&part.need, part.published, p) else { continue };
+        let due = saturating_add(part.changed, p);
+        // An earlier probe is no evidence of the parts loaded since.
+        let is_seen = instance.probe.as_ref().map_or(!instance.can_be_probed, |probe| probe.at >= due);
+        if due <= now && is_seen {
+            return Verdict::Lags(Box::new(described(instance, part, why)));
+        }
+        unknown = unknown.into_iter().chain([due.max(saturating_add(now, LOOK_AGAIN))]).min();
+    }
+    unknown.map_or(Verdict::Current, Verdict::Unknown)
+}
+
+fn described(instance: &Instance, part: &Part<'_>, why: String) -> LaggingInstance {
+    let report = instance.report();
+    let shown = instance.probe.as_ref().and_then(|probe| probe.seen.as_ref().ok());
+    let loaded = match part.part {
+        PublishedPart::Certificate => shown.map(|shown| shown.fingerprint.clone()),
+        PublishedPart::TrustBundle => report.map(|report| report.bundle_hash.clone()),
+        PublishedPart::SigningKeys => report.and_then(|report| report.jwks_kids.last().cloned()),
+    };
+    let cut = |text: String, longest: usize| text.chars().filter(|c| !c.is_control()).take(longest).collect::<String>();
+    LaggingInstance {
+        pod: cut(instance.name.clone(), MAX_NAME),
+        leaf_serial: report.map(|report| cut(report.leaf.serial.clone(), MAX_HASH)),
+        leaf_not_after: report.map(|report| gaia_api::crd::whole_seconds(report.leaf.not_after)),
+        part: part.part,
+        expected: Some(part.expected.to_owned()),
+        loaded: loaded.map(|text| cut(text, MAX_HASH)),
+        reason: cut(why, MAX_REASON),
+    }
+}
+
+/// Returns the time when a generation was published; the first one counts from its activation.
+fn published<M>(found: &Generation<M>) -> Timestamp {
+    found.published_time.or(found.activated_time).unwrap_or(found.since)
+}
+
+/// The union of two lists of instances.
+pub(crate) fn both<'a>(one: &[&'a Instance], other: &[&'a Instance]) -> Vec<&'a Instance> {
+    let known: BTreeSet<&str> = one.iter().map(|instance| instance.uid.as_str()).collect();
+    one.iter().chain(other.iter().filter(|instance| !known.contains(instance.uid.as_str()))).copied().collect()
+}
+
+/// Instances that a status names.
+const NAMED: usize = 16;
+const MAX_NAME: usize = 320;
+const MAX_HASH: usize = 64;
+const MAX_REASON: usize = 512;
+/// The time to wait for a probe after P before the instance is evaluated again.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
