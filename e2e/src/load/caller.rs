@@ -118,6 +118,8 @@ pub fn runtime_config(service: &str, dir: &Path, mesh_address: SocketAddr) -> Ru
         reload_interval: Span::seconds(1),
         shutdown_delay: Span::seconds(0),
         drain_timeout: Span::seconds(1),
+        // The load comes from one address.
+        handshake_rate: gaia_runtime::rate::Rate::Unlimited,
         overrides: BTreeMap::new(),
         targets: gaia_runtime::Targets::default(),
         hosts: Hosts::default(),

@@ -52,7 +52,7 @@ impl Gateway {
         let runtime =
             Runtime::start(config.runtime, Arc::clone(&clock), Arc::new(()), |registry| registered.register(registry));
         let runtime = runtime.await?;
-        let edge = runtime.edge(&config.edge, USUAL_PORT).await?;
+        let edge = runtime.edge(&config.edge, USUAL_PORT).await?.with_trusted_proxies(&config.trusted_proxies);
         if config.edge.edge_tls_dir.is_none() && config.trusted_proxies.is_empty() {
             tracing::warn!(
                 "the ingress listener uses plain HTTP and no proxy is trusted (GAIA_TRUSTED_PROXIES): behind an ingress, all \

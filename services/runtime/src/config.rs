@@ -11,6 +11,7 @@ use gaia_api::names::key;
 
 use crate::client::mesh_client::Hosts;
 use crate::client::target::Targets;
+use crate::observability::rate::Rate;
 
 /// Settings shared by all services.
 #[derive(Debug, Clone, clap::Args)]
@@ -42,6 +43,9 @@ pub struct RuntimeConfig {
     /// Time allowed for requests in progress during shutdown, after the listeners are closed
     #[arg(long, env = "GAIA_DRAIN_TIMEOUT", default_value = "25s", value_parser = Span::parse)]
     pub drain_timeout: Span,
+    /// TLS handshakes of one address, a second and at once; 0: no limit. Trusted proxies of the edge have none
+    #[arg(long, env = "GAIA_HANDSHAKE_RATE", default_value = "200:1000")]
+    pub handshake_rate: Rate,
     /// Paths of individual files outside the credential directory, by their name there
     #[arg(skip)]
     pub overrides: BTreeMap<&'static str, PathBuf>,

@@ -3,7 +3,6 @@
 
 pub mod fetch;
 mod remote_verify;
-mod turns;
 
 use std::collections::HashMap;
 use std::future::Future;

@@ -23,6 +23,7 @@ mod service;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod turns;
 pub mod wire;
 
 pub use issuers::fetch;

@@ -399,6 +399,7 @@ pub fn config(service: &str, dir: &Path) -> RuntimeConfig {
         reload_interval: Span::parse("20ms").unwrap(),
         shutdown_delay: Span::seconds(0),
         drain_timeout: Span::seconds(5),
+        handshake_rate: "200:1000".parse().unwrap(),
         overrides: BTreeMap::new(),
         hosts: Hosts::default(),
         targets: Targets::default(),

@@ -105,7 +105,7 @@ impl WebService {
         })
         .await?;
         let has_own_tls = edge.edge_tls_dir.is_some();
-        let edge = runtime.edge(&edge, USUAL_PORT).await?;
+        let edge = runtime.edge(&edge, USUAL_PORT).await?.with_trusted_proxies(&config.trusted_proxies);
         let by_key = runtime.caller(&calls);
         let caller = runtime.caller(&CallsConfig { api_key_file: None, ..calls.clone() });
         let gateway = config.gateway_url;

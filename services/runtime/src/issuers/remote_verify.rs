@@ -13,8 +13,8 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
-use super::turns::Turns;
 use crate::issuers::fetch::TOTAL_TIMEOUT;
+use crate::turns::Turns;
 
 /// The issuers. A changed configuration creates a new entry without cached answers.
 #[derive(Default)]
@@ -62,7 +62,7 @@ impl Remotes {
 impl Remote {
     fn of(issuer: &UserTokenIssuer) -> Self {
         let (flights, refused) = (Mutex::default(), Mutex::default());
-        Self { issuer: issuer.clone(), turns: Turns::new(), flights, refused }
+        Self { issuer: issuer.clone(), turns: Turns::new(SLOTS, SLOTS_OF_ONE, MAX_WAITING), flights, refused }
     }
 
     /// Returns the answer to a query, which `ask` sends. Concurrent equal queries share the answer. If the task that
@@ -161,6 +161,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+const SLOTS: usize = 16;
+/// Some slots are free for others at once.
+const SLOTS_OF_ONE: usize = 12;
+/// Of one source.
+const MAX_WAITING: usize = 256;
 /// After this time a waiting task gets the same result as if the issuer did not respond.
 const MAX_WAIT: Duration = TOTAL_TIMEOUT;
 const BELIEVED: SignedDuration = SignedDuration::from_secs(10);

@@ -1,15 +1,17 @@
 //! Requests in progress on one connection, used to detect that it is idle.
 
+use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 
-use crate::server::hardening::heads::RequestHead;
+use crate::server::hardening::heads::{ConnectionHeads, FREE_RESPONSE_BYTES, HeadsExhausted, RequestHead};
 use crate::server::slots::SlotState;
 
 /// Activity of one connection.
@@ -103,20 +105,40 @@ impl Drop for UnderWay {
     }
 }
 
-/// A response body that ends the request in progress when it is dropped.
+/// A response body that ends the request in progress when it is dropped. It is passed on in pieces, and a piece waits while
+/// the connection's source has used its share of the memory for responses.
 #[derive(Debug)]
 pub(crate) struct Answering {
     body: Body,
     under_way: UnderWay,
+    heads: ConnectionHeads,
+    /// The rest of a frame.
+    rest: Bytes,
+    waiting: Option<Pin<Box<Sleep>>>,
     _head: Option<RequestHead>,
 }
 
 impl Answering {
     /// `head` is the request's reservation in the head budget.
-    pub(crate) fn new(body: Body, mut under_way: UnderWay, head: Option<RequestHead>) -> Self {
+    pub(crate) fn new(body: Body, mut under_way: UnderWay, heads: ConnectionHeads, head: Option<RequestHead>) -> Self {
         // Blocked until hyper polls it: it does so only when the client's window has space.
         under_way.set_held_up(true);
-        Self { body, under_way, _head: head }
+        Self { body, under_way, heads, rest: Bytes::new(), waiting: None, _head: head }
+    }
+
+    /// Takes the next piece of the rest, once the budget has memory for it.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+        loop {
+            if let Some(waiting) = &mut self.waiting {
+                ready!(waiting.as_mut().poll(cx));
+                self.waiting = None;
+            }
+            let length = self.rest.len().min(PIECE_BYTES);
+            match self.heads.queue_response(length) {
+                Ok(()) => return Poll::Ready(self.rest.split_to(length)),
+                Err(HeadsExhausted) => self.waiting = Some(Box::pin(sleep(BUDGET_RETRY))),
+            }
+        }
     }
 }
 
@@ -125,17 +147,39 @@ impl HttpBody for Answering {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        // It is polled for the next frame when the client's window has space.
-        self.under_way.set_held_up(matches!(polled, Poll::Ready(Some(Ok(_)))));
-        polled
+        let this = &mut *self;
+        if this.rest.is_empty() {
+            let polled = Pin::new(&mut this.body).poll_frame(cx);
+            // It is asked for the next piece when there is room for it.
+            this.under_way.set_held_up(matches!(polled, Poll::Ready(Some(Ok(_)))));
+            match ready!(polled).map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) if !data.is_empty() => this.rest = data,
+                Some(Ok(Ok(empty))) => return Poll::Ready(Some(Ok(Frame::data(empty)))),
+                Some(Ok(Err(other))) => return Poll::Ready(Some(Ok(other))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        } else {
+            this.under_way.set_held_up(true);
+        }
+        this.poll_piece(cx).map(|piece| Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (left, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(left.lower() + rest);
+        if let Some(upper) = left.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
     }
 }
+
+/// The largest piece of an answer that is passed to a connection at once: one frame of HTTP/2.
+const PIECE_BYTES: usize = FREE_RESPONSE_BYTES;
+const BUDGET_RETRY: Duration = Duration::from_millis(20);

@@ -28,10 +28,11 @@ use crate::limits::{
 use crate::panics::{Panicked, contained};
 use crate::server::activity::{Activity, Answering, UnderWay};
 use crate::server::hardening::drain::Lingering;
-use crate::server::hardening::heads::ConnectionHeads;
+use crate::server::hardening::heads::{ConnectionHeads, HeadsExhausted};
 use crate::server::hardening::host::name_host;
 use crate::server::hardening::inbound::Inbound;
 use crate::server::hardening::min_rate::{Paced, PacedWrites};
+use crate::server::hardening::received::Received;
 use crate::server::protocol::Protocol;
 use crate::server::slots::SlotState;
 
@@ -108,7 +109,13 @@ where
     let is_closing = Arc::new(AtomicBool::new(false));
     let service = {
         let (activity, is_closing) = (activity.clone(), Arc::clone(&is_closing));
-        service_fn(move |request| answer(terms.clone(), activity.begin(), Arc::clone(&is_closing), request))
+        service_fn(move |request: Request<Incoming>| {
+            let (parts, body) = request.into_parts();
+            // Before another request of the connection is taken.
+            let (body, reserved) = Received::new(body, &terms.heads);
+            let request = Request::from_parts(parts, body);
+            answer(terms.clone(), activity.begin(), Arc::clone(&is_closing), request, reserved)
+        })
     };
     let mut serving: Pin<Box<dyn GracefulConnection<Error = hyper::Error, Output = hyper::Result<()>> + Send>> =
         match protocol {
@@ -192,14 +199,15 @@ async fn answer(
     terms: Terms,
     under_way: UnderWay,
     is_closing: Arc<AtomicBool>,
-    request: Request<Incoming>,
+    request: Request<Received<Incoming>>,
+    reserved: Result<(), HeadsExhausted>,
 ) -> Result<Response<Answering>, Infallible> {
     terms.requests.inc();
     let is_too_slow = Arc::new(AtomicBool::new(false));
     // A client that sends `Expect: 100-continue` has not sent the body yet, so there is nothing to drain.
     let asks_first = request.headers().contains_key(header::EXPECT);
     let (parts, body) = request.into_parts();
-    let head = terms.heads.request(&parts);
+    let head = reserved.and_then(|()| terms.heads.request(&parts));
     let request = Request::from_parts(parts, body);
     let mut request = request.map(|body| {
         let body = Paced::new(body, terms.limits.slack, Arc::clone(&is_too_slow));
@@ -226,7 +234,7 @@ async fn answer(
     if terms.protocol == Protocol::Http1 && (is_too_slow || is_closing.load(Ordering::Relaxed)) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response.map(|body| Answering::new(body, under_way, head.ok())))
+    Ok(response.map(|body| Answering::new(body, under_way, terms.heads, head.ok())))
 }
 
 fn http1(limits: &Limits) -> http1::Builder {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use gaia_api::Clock;
 use gaia_auth::audit::{AuditQueue, By, FailedHandshake};
+use ipnet::IpNet;
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -16,37 +17,45 @@ use tokio_rustls::server::TlsStream;
 
 use crate::credentials::presented::Presented;
 use crate::observability::metrics::Metrics;
+use crate::server::handshake_limits::{HandshakeLimits, HandshakeRefused};
 use crate::server::hardening::inbound::UnderTls;
 
 /// A connection after its handshake.
 pub(crate) type Accepted = Box<TlsStream<UnderTls<TcpStream>>>;
 
-/// Performs the server's side of a handshake. The future is boxed so that open connections do not keep its memory.
-///
-/// # Errors
-/// The cause; [`io::ErrorKind::TimedOut`] if it took too long.
-pub(crate) fn handshake(
-    config: Arc<ServerConfig>,
-    tcp: UnderTls<TcpStream>,
-    deadline: Instant,
-    presented: Presented,
-) -> Pin<Box<impl Future<Output = io::Result<Accepted>>>> {
-    Box::pin(async move {
-        let accepting = presented.scope(TlsAcceptor::from(config).accept(tcp));
-        let tls = timeout_at(deadline, accepting).await;
-        Ok(Box::new(tls.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake timed out"))??))
-    })
-}
-
-/// Reports failed handshakes: all of them in metrics, a sample per source in the log and the audit log.
+/// The handshakes of all listeners: limits them, and reports failed ones, all of them in metrics, a sample per source in the
+/// log and the audit log.
 #[derive(Clone)]
 pub(crate) struct Handshakes {
+    pub(crate) limits: HandshakeLimits,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) audit: Arc<AuditQueue>,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Handshakes {
+    /// Performs the server's side of a handshake. The future is boxed so that open connections do not keep its memory.
+    ///
+    /// # Errors
+    /// The cause; [`io::ErrorKind::TimedOut`] if it took too long.
+    pub(crate) fn accept(
+        &self,
+        config: Arc<ServerConfig>,
+        tcp: UnderTls<TcpStream>,
+        deadline: Instant,
+        presented: Presented,
+        from: IpAddr,
+        trusted_proxies: &[IpNet],
+    ) -> Pin<Box<impl Future<Output = io::Result<Accepted>> + use<>>> {
+        let (begun, limits) = (self.limits.begin(from, trusted_proxies), self.limits.clone());
+        Box::pin(async move {
+            begun.map_err(io::Error::other)?;
+            let accepting = presented.scope(limits.run(from, TlsAcceptor::from(config).accept(tcp)));
+            let tls = timeout_at(deadline, accepting).await;
+            Ok(Box::new(tls.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake timed out"))??))
+        })
+    }
+
     /// Reports a failed TLS handshake.
     pub(crate) fn failed(&self, listener: &'static str, error: &io::Error, presented: &Presented, from: IpAddr) {
         self.report(listener, reason(error), by(error), &error.to_string(), presented.unverified(), from);
@@ -124,6 +133,9 @@ impl Handshakes {
 /// Returns the metric label of a handshake error.
 fn reason(error: &io::Error) -> &'static str {
     use rustls::Error as Tls;
+    if let Some(refused) = refused(error) {
+        return refused.as_str();
+    }
     match error.get_ref().and_then(|source| source.downcast_ref::<Tls>()) {
         Some(Tls::NoCertificatesPresented) => "no_client_certificate",
         Some(Tls::InvalidCertificate(
@@ -140,12 +152,17 @@ fn reason(error: &io::Error) -> &'static str {
     }
 }
 
+/// Returns the limit that refused a handshake, if one did.
+fn refused(error: &io::Error) -> Option<HandshakeRefused> {
+    error.get_ref().and_then(|source| source.downcast_ref().copied())
+}
+
 /// Returns the side that ended a handshake.
 fn by(error: &io::Error) -> By {
     match error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::AlertReceived(_)) => By::Peer,
         Some(_) => By::Local,
-        None if error.kind() == io::ErrorKind::TimedOut => By::Local,
+        None if error.kind() == io::ErrorKind::TimedOut || refused(error).is_some() => By::Local,
         None => By::Peer,
     }
 }

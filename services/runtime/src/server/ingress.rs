@@ -12,6 +12,7 @@ use gaia_api::names::key;
 use gaia_api::{Clock, Span};
 use gaia_auth::{Connection, Listener, Transport};
 use gaia_pki::Certificate;
+use ipnet::IpNet;
 use jiff::Timestamp;
 use prometheus_client::metrics::counter::Counter;
 use rustls::ServerConfig;
@@ -33,7 +34,7 @@ use crate::limits::Limits;
 use crate::observability::metrics::Metrics;
 use crate::random::{jittered, random};
 use crate::server::connection::{self, Ends, Stop, Terms};
-use crate::server::handshake::{Handshakes, handshake};
+use crate::server::handshake::Handshakes;
 use crate::server::hardening::heads::HeadBudget;
 use crate::server::hardening::inbound::UnderTls;
 use crate::server::mesh::{From, protocol};
@@ -71,6 +72,7 @@ pub struct Edge {
     pub(crate) listener: TcpListener,
     pub(crate) tls: Option<EdgeTls>,
     pub(crate) idle_timeout: Duration,
+    pub(crate) trusted_proxies: Arc<[IpNet]>,
 }
 
 impl std::fmt::Debug for Edge {
@@ -80,6 +82,12 @@ impl std::fmt::Debug for Edge {
 }
 
 impl Edge {
+    /// Sets the proxies whose TLS handshakes are not limited by their address: many clients share it.
+    #[must_use]
+    pub fn with_trusted_proxies(self, proxies: &[IpNet]) -> Self {
+        Self { trusted_proxies: proxies.into(), ..self }
+    }
+
     /// Returns the address of the ingress listener.
     ///
     /// # Errors
@@ -99,6 +107,7 @@ pub(crate) struct EdgeServing {
     pub(crate) limits: Limits,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) handshakes: Handshakes,
+    pub(crate) trusted_proxies: Arc<[IpNet]>,
     pub(crate) stop: Stop,
 }
 
@@ -122,7 +131,9 @@ impl EdgeServing {
         };
         let tcp = UnderTls::new(tcp, from.heads.clone());
         let presented = Presented::default();
-        let tls = match handshake(config, tcp, Instant::now() + self.limits.handshake, presented.clone()).await {
+        let deadline = Instant::now() + self.limits.handshake;
+        let proxies = &self.trusted_proxies;
+        let tls = match self.handshakes.accept(config, tcp, deadline, presented.clone(), from.address, proxies).await {
             Ok(tls) => tls,
             Err(error) => return self.handshakes.failed(INGRESS, &error, &presented, from.address),
         };

@@ -27,7 +27,7 @@ use crate::limits::Limits;
 use crate::observability::metrics::Metrics;
 use crate::random::{jittered, random};
 use crate::server::connection::{self, Ends, LAST_CALL, Stop, Terms};
-use crate::server::handshake::{Accepted, Handshakes, handshake};
+use crate::server::handshake::{Accepted, Handshakes};
 use crate::server::hardening::heads::{ConnectionHeads, HeadBudget};
 use crate::server::hardening::inbound::UnderTls;
 use crate::server::protocol::Protocol;
@@ -127,7 +127,8 @@ impl Mesh {
         if first == TLS_HANDSHAKE {
             let tcp = UnderTls::new(tcp, from.heads.clone());
             let presented = Presented::default();
-            let tls = match handshake(Arc::clone(&generation.server), tcp, deadline, presented.clone()).await {
+            let config = Arc::clone(&generation.server);
+            let tls = match self.handshakes.accept(config, tcp, deadline, presented.clone(), from.address, &[]).await {
                 Ok(tls) => tls,
                 Err(error) => return self.handshakes.failed(MESH, &error, &presented, from.address),
             };

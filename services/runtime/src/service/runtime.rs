@@ -30,6 +30,7 @@ use crate::panics::essential;
 use crate::random::random;
 use crate::server::connection::Stop;
 use crate::server::handshake::Handshakes;
+use crate::server::handshake_limits::HandshakeLimits;
 use crate::server::hardening::heads::HeadBudget;
 use crate::server::ingress::{Edge, EdgeConfig, EdgeServing, EdgeTls};
 use crate::server::mesh::{self, Mesh};
@@ -163,7 +164,7 @@ impl Runtime {
             tls.look();
             tls
         });
-        Ok(Edge { listener, tls, idle_timeout: config.idle_timeout() })
+        Ok(Edge { listener, tls, idle_timeout: config.idle_timeout(), trusted_proxies: Arc::default() })
     }
 
     /// Returns a client that calls other services with this service's certificate and a token per target.
@@ -222,6 +223,7 @@ impl Runtime {
         let mut all_slots = vec![mesh_slots.clone()];
         let tracker = TaskTracker::new();
         let handshakes = Handshakes {
+            limits: HandshakeLimits::new(config.handshake_rate),
             metrics: Arc::clone(&health.metrics),
             audit: Arc::clone(&audit),
             clock: Arc::clone(&health.clock),
@@ -230,7 +232,7 @@ impl Runtime {
         // Background tasks run until everything else has ended, and are aborted with this set.
         let mut background = JoinSet::new();
         if let Some((edge, routes)) = edge {
-            let Edge { listener, tls, idle_timeout } = edge;
+            let Edge { listener, tls, idle_timeout, trusted_proxies } = edge;
             let limits = Limits { keep_alive: idle_timeout, idle: idle_timeout, ..limits };
             let health_route = get(health::edge_health).with_state(health.clone());
             let serving = EdgeServing {
@@ -240,6 +242,7 @@ impl Runtime {
                 limits,
                 metrics: Arc::clone(&health.metrics),
                 handshakes: handshakes.clone(),
+                trusted_proxies,
                 stop: stopping.clone(),
             };
             if let Some(tls) = tls {

@@ -1,11 +1,17 @@
 //! Checks the frames of one HTTP/2 connection (RFC 9113, section 4) for unfinished header blocks, and for floods of
-//! frames that cost the server more than the client.
+//! frames that cost the server more than the client. Counts streams and DATA frames for the memory budget.
 //!
 //! h2 answers each SETTINGS and PING, and limits few of the frames without content. Here each of them costs credit. A
 //! connection earns credit by time, by requests and by the responses that it reads, so a client that sends a
 //! WINDOW_UPDATE or two for each DATA frame does not run out.
 
+use std::collections::HashSet;
+use std::mem;
+
 use tokio::time::Instant;
+
+use crate::limits::MAX_STREAMS;
+use crate::server::hardening::heads::Arrived;
 
 /// Tracks the frames in both directions.
 #[derive(Debug)]
@@ -14,6 +20,12 @@ pub(crate) struct Frames {
     outbound: Splitter,
     /// The stream of the unfinished header block.
     block: Option<u32>,
+    /// The newest stream, and the streams that neither the server has ended nor either side has reset.
+    last_stream: u32,
+    open: HashSet<u32>,
+    /// Non-empty DATA frames and new streams since they were taken last.
+    data_frames: usize,
+    requests: usize,
     credit: u32,
     earned_at: Instant,
 }
@@ -28,7 +40,17 @@ pub(crate) struct Flood {
 impl Frames {
     pub(crate) fn new(now: Instant) -> Self {
         let inbound = Splitter { preface: PREFACE_BYTES, ..Splitter::default() };
-        Self { inbound, outbound: Splitter::default(), block: None, credit: MAX_CREDIT, earned_at: now }
+        Self {
+            inbound,
+            outbound: Splitter::default(),
+            block: None,
+            last_stream: 0,
+            open: HashSet::new(),
+            data_frames: 0,
+            requests: 0,
+            credit: MAX_CREDIT,
+            earned_at: now,
+        }
     }
 
     /// Processes bytes of the client.
@@ -47,21 +69,42 @@ impl Frames {
         Ok(())
     }
 
-    /// Processes bytes of the server.
-    pub(crate) fn wrote(&mut self, mut bytes: &[u8]) {
+    /// Processes bytes of the server. Returns how many of them were in DATA frames that have ended.
+    pub(crate) fn wrote(&mut self, mut bytes: &[u8]) -> usize {
+        let mut data = 0;
         while !bytes.is_empty() {
             let (used, ended) = self.outbound.take(bytes);
             bytes = &bytes[used..];
-            match ended {
-                Some(Frame { kind: DATA, length, .. }) => self.earn(4 + length / 512),
-                Some(Frame { kind: HEADERS, .. }) => self.earn(2),
+            let Some(frame) = ended else { continue };
+            match frame.kind {
+                DATA => {
+                    data += frame.length as usize;
+                    self.earn(4 + frame.length / 512);
+                }
+                HEADERS => self.earn(2),
                 _ => {}
             }
+            let ends_stream = matches!(frame.kind, DATA | HEADERS) && frame.has(END_STREAM);
+            if ends_stream || frame.kind == RST_STREAM {
+                self.open.remove(&frame.stream);
+            }
         }
+        data
+    }
+
+    /// The state of the streams, and the frames since the last call.
+    pub(crate) fn arrived(&mut self) -> Arrived {
+        let (data_frames, requests) = (mem::take(&mut self.data_frames), mem::take(&mut self.requests));
+        Arrived { unfinished: self.unfinished(), streams: self.streams(), data_frames, requests }
+    }
+
+    /// The streams that have not ended.
+    pub(crate) fn streams(&self) -> usize {
+        self.open.len()
     }
 
     /// Returns the memory used by an unfinished header block and an unfinished frame.
-    pub(crate) fn unfinished(&self) -> usize {
+    fn unfinished(&self) -> usize {
         let block = if self.block.is_some() { UNFINISHED_BLOCK_BYTES } else { 0 };
         block + self.inbound.unfinished().min(MAX_FRAME_BYTES)
     }
@@ -92,13 +135,31 @@ impl Frames {
             HEADERS | PUSH_PROMISE => {
                 self.block = (!frame.has(END_HEADERS)).then_some(frame.stream);
                 self.earn(1);
-                return Ok(());
+                return self.begin_stream(frame);
             }
             CONTINUATION if frame.has(END_HEADERS) => self.block = None,
-            DATA if frame.length > 0 || frame.has(END_STREAM) => return Ok(()),
+            DATA if frame.length > 0 || frame.has(END_STREAM) => {
+                self.data_frames += usize::from(frame.length > 0);
+                return Ok(());
+            }
+            RST_STREAM => {
+                self.open.remove(&frame.stream);
+            }
             _ => {}
         }
         self.spend(if frame.kind == RST_STREAM { 2 } else { 1 }, now)
+    }
+
+    /// Notes a new stream; the trailers of an old one begin none.
+    fn begin_stream(&mut self, frame: Frame) -> Result<(), OutOfCredit> {
+        if frame.stream <= self.last_stream {
+            return Ok(());
+        }
+        self.last_stream = frame.stream;
+        self.requests += 1;
+        self.open.insert(frame.stream);
+        // h2 resets what is beyond its limit, and ignores new streams after its GOAWAY.
+        if self.open.len() > 2 * MAX_STREAMS as usize { Err(OutOfCredit) } else { Ok(()) }
     }
 
     fn earn(&mut self, credit: u32) {
@@ -271,7 +332,19 @@ mod tests {
         }
         for stream in 0..10_000 {
             frames.see(&frame(HEADERS, END_HEADERS | END_STREAM, stream * 2 + 1, &[0x82]), now).unwrap();
+            frames.wrote(&frame(HEADERS, END_HEADERS | END_STREAM, stream * 2 + 1, &[0x88]));
         }
+        assert_eq!(frames.streams(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_without_an_end_are_bounded() {
+        let now = Instant::now();
+        let mut frames = follow(now);
+        let begun = (0..10_000)
+            .take_while(|stream| frames.see(&frame(HEADERS, END_HEADERS, stream * 2 + 1, &[0x82]), now).is_ok());
+        assert!(begun.count() <= 2 * MAX_STREAMS as usize);
+        assert!(frames.streams() <= 2 * MAX_STREAMS as usize + 1);
     }
 
     #[tokio::test(start_paused = true)]

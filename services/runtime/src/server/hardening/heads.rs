@@ -1,8 +1,11 @@
-//! Memory budget for request heads and requests in progress, over all connections of a service.
+//! Memory budget for request heads, requests in progress, bodies that are not read yet and responses that are not sent
+//! yet, over all connections of a service.
 //!
 //! A source may use at most as much as is free: a source alone gets half of the budget, `n` sources get `1/(n + 1)` each,
-//! and the same share stays free for the next one. The first 8 KiB of a connection are not charged, so ordinary requests
-//! succeed while the budget is exhausted.
+//! and the same share stays free for the next one. The first 8 KiB of a connection and the first 16 KiB of its responses
+//! are not charged, so ordinary requests succeed while the budget is exhausted.
+//!
+//! Heads, and bodies with responses, are two budgets of the same size.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,10 +14,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use http::request::Parts;
 
 use crate::client_ip::site;
+use crate::limits::STREAM_WINDOW_BYTES;
 
-/// The budget. Clones share it.
+/// The budget of heads and, beside it, that of bodies and responses: a source that has used up the second one is refused
+/// further uploads, and keeps its connections. Clones share both.
 #[derive(Debug, Clone)]
-pub(crate) struct HeadBudget(Arc<Mutex<Budget>>);
+pub(crate) struct HeadBudget {
+    heads: SourceBudget,
+    bodies: SourceBudget,
+}
+
+/// Bytes that are shared out over sources.
+#[derive(Debug, Clone)]
+struct SourceBudget(Arc<Mutex<Budget>>);
 
 #[derive(Debug)]
 struct Budget {
@@ -24,12 +36,13 @@ struct Budget {
 
 /// The source of a connection has used its share of the budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the memory budget for request heads of this source is used up")]
+#[error("the memory budget of the source for requests is exhausted")]
 pub(crate) struct HeadsExhausted;
 
 impl HeadBudget {
+    /// So many bytes for heads, and as many for bodies and responses.
     pub(crate) fn new(bytes: usize) -> Self {
-        Self(Arc::new(Mutex::new(Budget { free: bytes, by_source: HashMap::new() })))
+        Self { heads: SourceBudget::new(bytes), bodies: SourceBudget::new(bytes) }
     }
 
     /// Opens the account of one connection.
@@ -38,10 +51,22 @@ impl HeadBudget {
         ConnectionHeads(Arc::new(account))
     }
 
-    /// Returns the number of uncharged bytes.
+    /// Returns the number of uncharged bytes for heads.
     #[cfg(test)]
     pub(crate) fn free(&self) -> usize {
-        self.budget().free
+        self.heads.budget().free
+    }
+
+    /// The bytes for bodies and responses that are not charged.
+    #[cfg(test)]
+    pub(crate) fn free_for_bodies(&self) -> usize {
+        self.bodies.budget().free
+    }
+}
+
+impl SourceBudget {
+    fn new(bytes: usize) -> Self {
+        Self(Arc::new(Mutex::new(Budget { free: bytes, by_source: HashMap::new() })))
     }
 
     fn budget(&self) -> MutexGuard<'_, Budget> {
@@ -58,6 +83,18 @@ impl HeadBudget {
         budget.free -= bytes;
         budget.by_source.insert(source, used + bytes);
         Ok(())
+    }
+
+    /// Replaces one charge by another.
+    fn replace(&self, source: IpAddr, old: usize, new: usize) -> Result<(), HeadsExhausted> {
+        match new.checked_sub(old) {
+            Some(0) => Ok(()),
+            Some(more) => self.take(source, more),
+            None => {
+                self.give_back(source, old - new);
+                Ok(())
+            }
+        }
     }
 
     fn give_back(&self, source: IpAddr, bytes: usize) {
@@ -91,7 +128,34 @@ struct Held {
     unfinished: usize,
     /// Requests in progress, with their heads.
     requests: usize,
+    /// Memory reserved for request bodies: no more of them can be buffered.
+    bodies: usize,
+    /// DATA frames that were received and not read. Each costs much more than a small payload.
+    data_frames: usize,
+    /// HTTP/2 streams that have not ended on the wire.
+    streams: usize,
+    /// Bytes of responses that were passed to the connection and not written.
+    responses: usize,
+    /// Requests whose head was received, and those that were passed to a handler.
+    received: u64,
+    begun: u64,
+    /// Bodies that are being read.
+    bodies_open: usize,
     charged: usize,
+    charged_bodies: usize,
+}
+
+/// The changes of one HTTP/2 connection by the bytes of one read.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Arrived {
+    /// Bytes of unfinished heads and frames, all in all.
+    pub(crate) unfinished: usize,
+    /// Streams that have not ended, all in all.
+    pub(crate) streams: usize,
+    /// DATA frames in this read.
+    pub(crate) data_frames: usize,
+    /// Requests that began in this read.
+    pub(crate) requests: usize,
 }
 
 /// One request in progress.
@@ -126,6 +190,44 @@ impl ConnectionHeads {
         self.change(|held| held.unfinished = bytes)
     }
 
+    /// Takes the frames of one read of an HTTP/2 connection.
+    ///
+    /// # Errors
+    /// [`HeadsExhausted`]: then nothing more of it may be read.
+    pub(crate) fn arrived(&self, arrived: Arrived) -> Result<(), HeadsExhausted> {
+        self.change(|held| {
+            held.unfinished = arrived.unfinished;
+            held.streams = arrived.streams;
+            held.data_frames += arrived.data_frames;
+            held.received += arrived.requests as u64;
+        })
+    }
+
+    /// The body of a request that is passed to a handler. Nothing is reserved for it yet.
+    pub(crate) fn body(&self) -> BodyMemory {
+        self.release(|held| {
+            held.begun += 1;
+            held.bodies_open += 1;
+        });
+        BodyMemory { heads: self.clone(), bytes: 0 }
+    }
+
+    /// Charges bytes of a response until they are written.
+    ///
+    /// # Errors
+    /// [`HeadsExhausted`]: then the response must wait.
+    pub(crate) fn queue_response(&self, bytes: usize) -> Result<(), HeadsExhausted> {
+        self.change(|held| held.responses += bytes)
+    }
+
+    /// Releases bytes of responses that were written; all of them where no stream is left.
+    pub(crate) fn wrote_response(&self, bytes: usize, streams: Option<usize>) {
+        self.release(|held| {
+            held.responses = if streams == Some(0) { 0 } else { held.responses.saturating_sub(bytes) };
+            held.streams = streams.unwrap_or(held.streams);
+        });
+    }
+
     /// Charges a request until the result is dropped.
     ///
     /// # Errors
@@ -143,20 +245,77 @@ impl ConnectionHeads {
         let mut held = self.0.held();
         let before = Held { ..*held };
         change(&mut held);
-        let charged = (held.records + held.unfinished + held.requests).saturating_sub(FREE_BYTES);
-        let changed = match charged.checked_sub(before.charged) {
-            Some(0) => Ok(()),
-            Some(more) => self.0.budget.take(self.0.source, more),
-            None => {
-                self.0.budget.give_back(self.0.source, before.charged - charged);
-                Ok(())
+        let Account { budget: HeadBudget { heads, bodies }, source, .. } = &*self.0;
+        let (charge, body_charge) = held.to_charge();
+        let changed = heads.replace(*source, before.charged, charge).and_then(|()| {
+            let changed = bodies.replace(*source, before.charged_bodies, body_charge);
+            if changed.is_err() {
+                // A change is of one kind: nothing, or less, was taken before.
+                let _ = heads.replace(*source, charge, before.charged);
             }
-        };
+            changed
+        });
         match changed {
-            Ok(()) => held.charged = charged,
+            Ok(()) => (held.charged, held.charged_bodies) = (charge, body_charge),
             Err(HeadsExhausted) => *held = before,
         }
         changed
+    }
+
+    /// Changes the account by something that costs nothing.
+    fn release(&self, change: impl FnOnce(&mut Held)) {
+        // Giving back always succeeds.
+        let _ = self.change(change);
+    }
+}
+
+impl Held {
+    /// The charges to both budgets.
+    fn to_charge(&self) -> (usize, usize) {
+        let heads = self.records + self.unfinished + self.requests;
+        let frames = self.data_frames * FRAME_BYTES + self.streams * STREAM_BYTES;
+        let responses = self.responses.saturating_sub(FREE_RESPONSE_BYTES);
+        ((heads + frames).saturating_sub(FREE_BYTES), self.bodies.saturating_sub(FREE_BYTES) + responses)
+    }
+}
+
+/// The memory of one request body, until the body ends or is dropped.
+#[derive(Debug)]
+pub(crate) struct BodyMemory {
+    heads: ConnectionHeads,
+    bytes: usize,
+}
+
+impl BodyMemory {
+    /// Reserves the memory that a body of this length can take while it is not read: its length, and at most one window.
+    ///
+    /// # Errors
+    /// [`HeadsExhausted`]: then the request must be refused.
+    pub(crate) fn reserve(&mut self, length: Option<u64>) -> Result<(), HeadsExhausted> {
+        let most = u64::from(STREAM_WINDOW_BYTES);
+        let bytes = usize::try_from(length.unwrap_or(most).min(most)).unwrap_or(usize::MAX);
+        self.heads.change(|held| held.bodies += bytes)?;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// A DATA frame was read.
+    pub(crate) fn read_frame(&self) {
+        self.heads.release(|held| held.data_frames = held.data_frames.saturating_sub(1));
+    }
+}
+
+impl Drop for BodyMemory {
+    fn drop(&mut self) {
+        let bytes = self.bytes;
+        self.heads.release(|held| {
+            held.bodies -= bytes;
+            held.bodies_open -= 1;
+            // Frames of bodies that were dropped before their end. A body that was received and has not begun keeps them.
+            if held.bodies_open == 0 && held.begun >= held.received {
+                held.data_frames = 0;
+            }
+        });
     }
 }
 
@@ -169,24 +328,34 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        let charged = self.held().charged;
-        self.budget.give_back(self.source, charged);
+        let (charged, bodies) = {
+            let held = self.held();
+            (held.charged, held.charged_bodies)
+        };
+        self.budget.heads.give_back(self.source, charged);
+        self.budget.bodies.give_back(self.source, bodies);
     }
 }
 
 impl Drop for RequestHead {
     fn drop(&mut self) {
         let bytes = self.bytes;
-        // Releasing bytes always succeeds.
-        let _ = self.heads.change(|held| held.requests -= bytes);
+        self.heads.release(|held| held.requests -= bytes);
     }
 }
 
 /// Bytes of a connection that are not charged: the size of hyper's first buffer.
 const FREE_BYTES: usize = 8 * 1024;
-/// Memory for a request in progress in addition to its head.
+/// Bytes of the responses of a connection that are not charged: one piece.
+pub(crate) const FREE_RESPONSE_BYTES: usize = 16 * 1024;
+/// Memory for a request in progress beside its head.
 const REQUEST_BYTES: usize = 4 * 1024;
-/// Memory for a header field in addition to its text.
+/// Memory for an HTTP/2 stream beside its request: its response may wait after the request has ended.
+const STREAM_BYTES: usize = 1024;
+/// Memory for a received DATA frame beside its payload: h2 keeps each in an entry of about 300 bytes, in a table that
+/// doubles.
+const FRAME_BYTES: usize = 512;
+/// Memory for a header field beside its text.
 const FIELD_BYTES: usize = 96;
 
 #[cfg(test)]
@@ -222,7 +391,7 @@ mod tests {
             assert_eq!(budget.connection(source(200)).set_unfinished(64 * 1024), Ok(()), "another source has a share");
             drop(held);
             assert_eq!(budget.free(), total);
-            assert!(budget.budget().by_source.is_empty());
+            assert!(budget.heads.budget().by_source.is_empty());
         }
     }
 
@@ -251,7 +420,7 @@ mod tests {
                     2 => heads.set_unfinished(0),
                     _ => heads.add_records(bytes / 8),
                 };
-                let used: usize = budget.budget().by_source.values().sum();
+                let used: usize = budget.heads.budget().by_source.values().sum();
                 prop_assert_eq!(used + budget.free(), 256 * 1024);
             }
             drop(connections);

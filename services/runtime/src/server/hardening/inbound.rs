@@ -72,11 +72,21 @@ impl Follow {
             Self::Http2(frames) => {
                 let seen = frames.see(bytes, Instant::now());
                 seen.map_err(|Flood { good }| End::With(good, frames.goaway()))?;
-                let exhausted = |HeadsExhausted| match frames.is_at_boundary() {
+                heads.arrived(frames.arrived()).map_err(|HeadsExhausted| match frames.is_at_boundary() {
                     true => End::With(bytes.len(), frames.goaway()),
                     false => End::Now,
-                };
-                heads.set_unfinished(frames.unfinished()).map_err(exhausted)
+                })
+            }
+        }
+    }
+
+    /// Takes bytes of the server.
+    fn wrote<'a>(&mut self, written: impl Iterator<Item = &'a [u8]>, heads: &ConnectionHeads) {
+        match self {
+            Self::Http1(_) => heads.wrote_response(written.map(<[u8]>::len).sum(), None),
+            Self::Http2(frames) => {
+                let data = written.map(|bytes| frames.wrote(bytes)).sum();
+                heads.wrote_response(data, Some(frames.streams()));
             }
         }
     }
@@ -120,10 +130,9 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Inbound<IO> {
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Inbound<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
-        if let Follow::Http2(frames) = &mut self.follow {
-            frames.wrote(&buf[..written]);
-        }
+        let this = &mut *self;
+        let written = ready!(Pin::new(&mut this.io).poll_write(cx, buf))?;
+        this.follow.wrote(std::iter::once(&buf[..written]), &this.heads);
         Poll::Ready(Ok(written))
     }
     fn poll_write_vectored(
@@ -131,15 +140,15 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Inbound<IO> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
-        if let Follow::Http2(frames) = &mut self.follow {
-            let mut left = written;
-            for buf in bufs {
-                let part = left.min(buf.len());
-                frames.wrote(&buf[..part]);
-                left -= part;
-            }
-        }
+        let this = &mut *self;
+        let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, bufs))?;
+        let mut left = written;
+        let parts = bufs.iter().map(|buf| {
+            let part = left.min(buf.len());
+            left -= part;
+            &buf[..part]
+        });
+        this.follow.wrote(parts, &this.heads);
         Poll::Ready(Ok(written))
     }
     fn is_write_vectored(&self) -> bool {

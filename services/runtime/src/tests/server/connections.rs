@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 
 use axum::Router;
+use axum::routing::any;
 use futures::stream;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Bytes;
@@ -42,7 +43,10 @@ pub(crate) fn connection_within(protocol: Protocol, budget: &HeadBudget) -> Serv
     let app = Router::new()
         .route("/", get(async || "here"))
         .route("/big", get(async || Body::from_stream(stream::repeat(Ok::<_, Infallible>(vec![0; 1000])))))
-        .route("/slow", get(move || async move { release.notified().await }));
+        .route("/whole", get(async || vec![0; 1_000_000]))
+        .route("/read", post(async |_: Bytes| {}))
+        // The body is held, and not read.
+        .route("/slow", any(move |_held: Request<Body>| async move { release.notified().await }));
     let distrusted = async move {
         match distrusted.await {
             Ok(()) => {}

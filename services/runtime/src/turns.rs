@@ -1,7 +1,7 @@
-//! Slots for queries to one issuer, shared among the sources of the queries.
+//! Slots for work that is shared among its sources: queries to one issuer, and TLS handshakes.
 //!
-//! Waiting sources are served in turn, and none holds all slots. A source that queries many forged tokens therefore
-//! delays only itself.
+//! Waiting sources are served in turn, and none holds more slots than its share. A source with much work therefore delays
+//! only itself.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -11,10 +11,13 @@ use tokio::sync::oneshot;
 
 /// The slots.
 #[derive(Debug)]
-pub(super) struct Turns<S>(Mutex<State<S>>);
+pub(crate) struct Turns<S>(Mutex<State<S>>);
 
 #[derive(Debug)]
 struct State<S> {
+    /// The slots that one source may hold, and the waiters that it may have.
+    share: usize,
+    max_waiting: usize,
     free: usize,
     held: HashMap<S, usize>,
     waiting: HashMap<S, VecDeque<oneshot::Sender<()>>>,
@@ -24,7 +27,7 @@ struct State<S> {
 
 /// A slot, held until it is dropped.
 #[derive(Debug)]
-pub(super) struct Slot<'a, S: Eq + Hash + Clone> {
+pub(crate) struct Slot<'a, S: Eq + Hash + Clone> {
     turns: &'a Turns<S>,
     source: S,
 }
@@ -36,21 +39,22 @@ struct Waiter<'a, S: Eq + Hash + Clone> {
     granted: oneshot::Receiver<()>,
 }
 
-/// Too many queries of the source are waiting.
+/// Too many tasks of the source are waiting.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct QueueFull;
+pub(crate) struct QueueFull;
 
 impl<S: Eq + Hash + Clone> Turns<S> {
-    pub(super) fn new() -> Self {
+    /// So many slots, of which one source holds at most `share` and waits for at most `max_waiting`.
+    pub(crate) fn new(slots: usize, share: usize, max_waiting: usize) -> Self {
         let (held, waiting, order) = (HashMap::new(), HashMap::new(), VecDeque::new());
-        Self(Mutex::new(State { free: SLOTS, held, waiting, order }))
+        Self(Mutex::new(State { share, max_waiting, free: slots, held, waiting, order }))
     }
 
     /// Waits for a slot.
     ///
     /// # Errors
     /// [`QueueFull`], without waiting.
-    pub(super) async fn take(&self, source: S) -> Result<Slot<'_, S>, QueueFull> {
+    pub(crate) async fn take(&self, source: S) -> Result<Slot<'_, S>, QueueFull> {
         let Some(granted) = self.enter(&source)? else { return Ok(Slot { turns: self, source }) };
         let mut waiter = Waiter { turns: self, source, granted };
         // The sender is dropped only together with the slots.
@@ -70,11 +74,12 @@ impl<S: Eq + Hash + Clone> Turns<S> {
         if is_first {
             state.order.push_back(source.clone());
         }
+        let max_waiting = state.max_waiting;
         let queue = state.waiting.entry(source.clone()).or_default();
-        if queue.len() >= MAX_WAITING {
+        if queue.len() >= max_waiting {
             queue.retain(|waiter| !waiter.is_closed());
         }
-        if queue.len() >= MAX_WAITING {
+        if queue.len() >= max_waiting {
             return Err(QueueFull);
         }
         let (sender, granted) = oneshot::channel();
@@ -101,7 +106,7 @@ impl<S: Eq + Hash + Clone> Turns<S> {
 
 impl<S: Eq + Hash + Clone> State<S> {
     fn has_share(&self, source: &S) -> bool {
-        self.held.get(source).copied().unwrap_or_default() < SLOTS_OF_ONE
+        self.held.get(source).copied().unwrap_or_default() < self.share
     }
 
     fn grant(&mut self, source: &S) {
@@ -152,12 +157,6 @@ impl<S: Eq + Hash + Clone> Drop for Waiter<'_, S> {
     }
 }
 
-const SLOTS: usize = 16;
-/// Below the number of slots, so that some stay free for other sources.
-const SLOTS_OF_ONE: usize = 12;
-/// Per source.
-const MAX_WAITING: usize = 256;
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -166,6 +165,12 @@ mod tests {
     use tokio::time::{Instant, sleep};
 
     use super::*;
+
+    const SLOTS: usize = 16;
+
+    fn turns() -> Arc<Turns<usize>> {
+        Arc::new(Turns::new(SLOTS, 12, 256))
+    }
 
     /// Sends `count` queries of each source, each of which takes 100 ms.
     fn flood(turns: &Arc<Turns<usize>>, sources: std::ops::Range<usize>, count: usize) {
@@ -196,7 +201,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_flood_of_one_source_delays_no_other() {
-        let turns = Arc::new(Turns::new());
+        let turns = turns();
         flood(&turns, 0..1, 1000);
         until_all_wait().await;
         for source in 1..20 {
@@ -207,7 +212,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn of_fifty_sources_that_flood_each_takes_its_turn() {
-        let turns = Arc::new(Turns::new());
+        let turns = turns();
         flood(&turns, 0..50, 20);
         until_all_wait().await;
         let waited = waited(&turns, 99).await;
@@ -216,7 +221,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn slots_of_questions_that_are_given_up_are_free_again() {
-        let turns = Arc::new(Turns::new());
+        let turns = turns();
         for round in 0..20 {
             flood(&turns, 0..3, 30);
             let asking: Vec<_> = (0..40)
