@@ -43,7 +43,7 @@ pub struct RuntimeConfig {
     /// Time allowed for requests in progress during shutdown, after the listeners are closed
     #[arg(long, env = "GAIA_DRAIN_TIMEOUT", default_value = "25s", value_parser = Span::parse)]
     pub drain_timeout: Span,
-    /// TLS handshakes of one address, a second and at once; 0: no limit. Trusted proxies of the edge have none
+    /// TLS handshakes per source address, as rate per second and burst; 0: unlimited. Trusted proxies of the edge are exempt
     #[arg(long, env = "GAIA_HANDSHAKE_RATE", default_value = "200:1000")]
     pub handshake_rate: Rate,
     /// Paths of individual files outside the credential directory, by their name there

@@ -31,9 +31,9 @@ struct Shared {
 /// A handshake that is refused before it costs anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HandshakeRefused {
-    #[error("the address has begun more TLS handshakes than GAIA_HANDSHAKE_RATE allows")]
+    #[error("the source address exceeded the rate of TLS handshakes set by GAIA_HANDSHAKE_RATE")]
     Rate,
-    #[error("too many TLS handshakes of the address are waiting")]
+    #[error("too many TLS handshakes of the source address are waiting")]
     Share,
 }
 

@@ -158,7 +158,7 @@ impl Frames {
         self.last_stream = frame.stream;
         self.requests += 1;
         self.open.insert(frame.stream);
-        // h2 resets what is beyond its limit, and ignores new streams after its GOAWAY.
+        // h2 resets streams beyond its limit and ignores new streams after its GOAWAY.
         if self.open.len() > 2 * MAX_STREAMS as usize { Err(OutOfCredit) } else { Ok(()) }
     }
 

@@ -16,8 +16,8 @@ use http::request::Parts;
 use crate::client_ip::site;
 use crate::limits::STREAM_WINDOW_BYTES;
 
-/// The budget of heads and, beside it, that of bodies and responses: a source that has used up the second one is refused
-/// further uploads, and keeps its connections. Clones share both.
+/// The budget of heads and the budget of bodies and responses. A source that has exhausted the second one is refused further
+/// uploads and keeps its connections. Clones share both.
 #[derive(Debug, Clone)]
 pub(crate) struct HeadBudget {
     heads: SourceBudget,
@@ -128,7 +128,7 @@ struct Held {
     unfinished: usize,
     /// Requests in progress, with their heads.
     requests: usize,
-    /// Memory reserved for request bodies: no more of them can be buffered.
+    /// Memory reserved for request bodies: the upper bound of their buffers.
     bodies: usize,
     /// DATA frames that were received and not read. Each costs much more than a small payload.
     data_frames: usize,
@@ -348,14 +348,14 @@ impl Drop for RequestHead {
 const FREE_BYTES: usize = 8 * 1024;
 /// Bytes of the responses of a connection that are not charged: one piece.
 pub(crate) const FREE_RESPONSE_BYTES: usize = 16 * 1024;
-/// Memory for a request in progress beside its head.
+/// Memory for a request in progress in addition to its head.
 const REQUEST_BYTES: usize = 4 * 1024;
-/// Memory for an HTTP/2 stream beside its request: its response may wait after the request has ended.
+/// Memory for an HTTP/2 stream in addition to its request: its response can wait after the request has ended.
 const STREAM_BYTES: usize = 1024;
-/// Memory for a received DATA frame beside its payload: h2 keeps each in an entry of about 300 bytes, in a table that
+/// Memory for a received DATA frame in addition to its payload: h2 keeps each in an entry of about 300 bytes, in a table that
 /// doubles.
 const FRAME_BYTES: usize = 512;
-/// Memory for a header field beside its text.
+/// Memory for a header field in addition to its text.
 const FIELD_BYTES: usize = 96;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The bodies of requests, and the memory for what is received of them and not read yet.
+//! Request bodies, and the memory for data of them that was received and not read yet.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -15,8 +15,8 @@ pub(crate) struct Received<B> {
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Received<B> {
-    /// The error: the source of the connection has used its share. The request must be refused then; what is read of its
-    /// body to keep the connection usable stays counted.
+    /// Reserves the memory of a body. On [`HeadsExhausted`] the source of the connection has used its share and the request
+    /// must be refused. Frames that are read from its body to keep the connection usable are still counted.
     pub(crate) fn new(body: B, heads: &ConnectionHeads) -> (Self, Result<(), HeadsExhausted>) {
         let mut memory = heads.body();
         if body.is_end_stream() {
