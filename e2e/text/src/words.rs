@@ -15,7 +15,8 @@ pub fn hits(text: &str) -> Vec<Hit> {
     let prose: String = text.split('`').step_by(2).collect::<Vec<_>>().join(" | ").to_lowercase();
     let words: Vec<_> = prose.split_whitespace().flat_map(parts).collect();
     let words = format!(" {} ", words.join(" "));
-    let is_in = |phrase: &str| words.contains(&format!(" {phrase} "));
+    let is_word = |at: usize, phrase: &str| words[..at].ends_with(' ') && words[at + phrase.len()..].starts_with(' ');
+    let is_in = |phrase: &str| words.match_indices(phrase).any(|(at, _)| is_word(at, phrase));
     PHRASES.iter().filter(|(phrase, _)| is_in(phrase)).map(|(phrase, instead)| Hit { phrase, instead }).collect()
 }
 

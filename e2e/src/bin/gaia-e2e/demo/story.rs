@@ -33,10 +33,10 @@ pub(super) async fn show(dir: &Path) -> Result<Platform> {
     tell(format_args!("   The commands below run in {}", shell.dir().display()));
     steps.also(shell.show("kubectl version | grep Server")).await?;
 
-    let what = "Install Gaia's chart, and run the operator with the rights that it grants";
+    let what = "Install Gaia's chart, and run the operator with the rights of the chart";
     let operator = steps.run(what, platform::start_operator(&plane)).await?;
     tell(format_args!(
-        "   The Deployment needs a node: its place is taken by a local process, {}, as ServiceAccount {OPERATOR_NAMESPACE}/gaia-operator.",
+        "   The Deployment needs a node: a local process replaces it, {}, as ServiceAccount {OPERATOR_NAMESPACE}/gaia-operator.",
         operator.pid()
     ));
     steps.also(shell.show("kubectl get crds -o name")).await?;
@@ -57,12 +57,12 @@ pub(super) async fn show(dir: &Path) -> Result<Platform> {
     steps.run("Call asset-service the old way: with an API key", calls.with_api_key()).await?;
     let what = "Call it the new way: as web, with its certificate (mutual TLS) and a token from auth-service";
     steps.run(what, calls.with_token()).await?;
-    steps.run("Without them, calls are refused; a token alone is worth nothing", calls.refused()).await?;
+    steps.run("Calls without them are refused, and so is a token alone", calls.refused()).await?;
     let what = "Break a Secret by hand: asset-service gets the private key of web. The operator repairs it";
     steps.run(what, repair(&plane, &shell, &services)).await?;
-    let what = "Renew a certificate: the running service takes it up, without a restart";
+    let what = "Renew a certificate: the running service loads it, without a restart";
     steps.run(what, renew(&plane, &shell, &services)).await?;
-    let what = "Replace the CA and the signing key while a hundred requests a second are made: none fails";
+    let what = "Replace the CA and the signing key under a hundred requests a second: none fails";
     steps.run(what, rotation::show(&plane, &shell, &services)).await?;
     let what = "Open the platform to users: start gateway, chat-service and web-service";
     let users = steps.run(what, Users::start(&plane, &shell, &services)).await?;
@@ -159,7 +159,7 @@ impl Calls<'_> {
         tell("   No credential:");
         self.shell.show_call(401, &format!("curl -sSi {to}")).await?;
         let code = r"curl -sSw '%{http_code}\n' -o /dev/null";
-        tell("   A key that somebody guessed:");
+        tell("   A guessed key:");
         self.shell.show_call(401, &format!("{code} -H 'X-API-Key: guessed' {to}")).await?;
         tell("   The token of web, stolen, without the certificate that it is bound to:");
         self.shell.show_call(401, &format!("{code} -H @token.header {to}")).await?;
