@@ -1,5 +1,7 @@
 //! The endpoints of asset-service.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
@@ -16,6 +18,7 @@ use crate::asset_path::AssetPath;
 use crate::assets::{Asset, Assets, Check, MAX_ASSET_BYTES, MAX_LISTED, Written};
 use crate::conditional::{Reading, Validators, is_conditional, judge_read, judge_write, wanted_range};
 use crate::error::AssetError;
+use crate::moves::Moves;
 
 #[derive(Debug, Serialize)]
 struct List {
@@ -23,17 +26,36 @@ struct List {
     has_more: bool,
 }
 
-pub(crate) fn routes(routes: Routes, assets: &Assets) -> Routes {
+/// The state of the handlers.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    assets: Assets,
+    moves: Arc<Moves>,
+}
+
+impl Api {
+    pub(crate) fn new(assets: Assets, moves: Moves) -> Self {
+        Self { assets, moves: Arc::new(moves) }
+    }
+
+    /// Returns the store, once the assets of the subject's API keys are the subject's own.
+    async fn assets_of(&self, principal: &Principal) -> Result<&Assets, AssetError> {
+        self.moves.settle(&self.assets, &principal.subject).await?;
+        Ok(&self.assets)
+    }
+}
+
+pub(crate) fn routes(routes: Routes, api: &Api) -> Routes {
     let (read, write) = (Access::Scopes(&["assets:read"]), Access::Scopes(&["assets:write"]));
     routes
-        .route("/assets", read, get(list).with_state(assets.clone()))
-        .route(ASSET, read, get(download).with_state(assets.clone()))
-        .route(ASSET, write, put(upload).with_state(assets.clone()))
-        .route(ASSET, write, delete(remove).with_state(assets.clone()))
+        .route("/assets", read, get(list).with_state(api.clone()))
+        .route(ASSET, read, get(download).with_state(api.clone()))
+        .route(ASSET, write, put(upload).with_state(api.clone()))
+        .route(ASSET, write, delete(remove).with_state(api.clone()))
 }
 
 async fn list(
-    State(assets): State<Assets>,
+    State(api): State<Api>,
     principal: Principal,
     Query(page): Query<Vec<(String, String)>>,
 ) -> Result<Json<List>, AssetError> {
@@ -48,19 +70,20 @@ async fn list(
             _ => {}
         }
     }
-    let (assets, has_more) = assets.list(&principal.subject, after.as_ref(), limit).await?;
+    let (assets, has_more) = api.assets_of(&principal).await?.list(&principal.subject, after.as_ref(), limit).await?;
     Ok(Json(List { assets, has_more }))
 }
 
 /// Handles GET, and HEAD without the asset itself.
 async fn download(
-    State(assets): State<Assets>,
+    State(api): State<Api>,
     principal: Principal,
     Path(path): Path<String>,
     method: Method,
     conditions: HeaderMap,
 ) -> Result<Response, AssetError> {
     let path = AssetPath::parse(&path)?;
+    let assets = api.assets_of(&principal).await?;
     let mut attempts = 0;
     loop {
         let meta = assets.head(&principal.subject, &path).await?;
@@ -96,7 +119,7 @@ async fn download(
 }
 
 async fn upload(
-    State(assets): State<Assets>,
+    State(api): State<Api>,
     principal: Principal,
     Path(path): Path<String>,
     request: Request,
@@ -111,6 +134,7 @@ async fn upload(
     if announced.is_some_and(|bytes: u64| bytes > MAX_ASSET_BYTES) {
         return Err(AssetError::TooLarge);
     }
+    let assets = api.assets_of(&principal).await?.clone();
     // A handler is dropped when its client disconnects. This task continues: it sees the end of the body, and removes
     // uploaded data.
     let putting = tokio::spawn(async move {
@@ -128,13 +152,13 @@ async fn upload(
 }
 
 async fn remove(
-    State(assets): State<Assets>,
+    State(api): State<Api>,
     principal: Principal,
     Path(path): Path<String>,
     conditions: HeaderMap,
 ) -> Result<StatusCode, AssetError> {
     let path = AssetPath::parse(&path)?;
-    assets.delete(&principal.subject, &path, check(&conditions).as_deref()).await?;
+    api.assets_of(&principal).await?.delete(&principal.subject, &path, check(&conditions).as_deref()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -157,7 +181,7 @@ impl IntoResponse for AssetError {
             let range = HeaderValue::try_from(format!("bytes */{size}")).unwrap_or(UNKNOWN_RANGE);
             response.headers_mut().insert(header::CONTENT_RANGE, range);
         }
-        let is_busy = matches!(self, Self::Busy(_));
+        let is_busy = matches!(self, Self::Busy(_) | Self::Moving);
         when_to_retry(response, is_busy.then_some(BUSY_SECONDS))
     }
 }

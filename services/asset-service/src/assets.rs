@@ -1,5 +1,7 @@
 //! Writing, reading, listing and deleting the objects of one subject.
 
+mod moving;
+
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Range;
@@ -23,6 +25,8 @@ use crate::error::AssetError;
 use crate::etag;
 use crate::quota::{Limits, Quotas};
 use crate::upload;
+
+pub(crate) use moving::Moved;
 
 /// Maximum size of an asset.
 pub const MAX_ASSET_BYTES: u64 = 64 * 1024 * 1024;
@@ -266,10 +270,13 @@ impl Assets {
 
     /// Locks the object against other writes of this instance between check and write.
     async fn turn(&self, object: &Path) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turns[Self::turn_number(object)].lock().await
+    }
+
+    fn turn_number(object: &Path) -> usize {
         let mut hasher = DefaultHasher::new();
         object.hash(&mut hasher);
-        let turn = usize::try_from(hasher.finish() % TURNS as u64).unwrap_or_default();
-        self.turns[turn].lock().await
+        usize::try_from(hasher.finish() % TURNS as u64).unwrap_or_default()
     }
 }
 

@@ -44,6 +44,9 @@ pub enum AssetError {
     /// The memory budget of uploads is exhausted.
     #[error("too many uploads in progress: {0}")]
     Busy(#[from] NoRoom),
+    /// The assets of the subject are being moved to it.
+    #[error("the assets of the subject's API key are being moved")]
+    Moving,
     /// The subject's quota of bytes or assets is used up.
     #[error("the quota of the subject is exhausted")]
     QuotaExceeded,
@@ -76,6 +79,10 @@ impl AssetError {
             Self::BadPage(_) => (StatusCode::BAD_REQUEST, "after must be the path of an asset."),
             Self::BodyNotArrived => (StatusCode::REQUEST_TIMEOUT, "The request body was not received."),
             Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "Too many uploads are in progress. Try again later."),
+            Self::Moving => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The assets of your API key are being moved to your account. Try again later.",
+            ),
             Self::QuotaExceeded => {
                 (StatusCode::INSUFFICIENT_STORAGE, "Your quota is used up: delete assets before you upload more.")
             }

@@ -11,6 +11,7 @@ mod conditional;
 pub mod config;
 pub mod error;
 mod etag;
+mod moves;
 pub mod quota;
 #[cfg(test)]
 mod tests;
@@ -26,9 +27,11 @@ use object_store::local::LocalFileSystem;
 
 pub use config::Config;
 
+use crate::api::Api;
 use crate::assets::Assets;
 use crate::bucket::BucketError;
 use crate::config::{Place, StoreConfig};
+use crate::moves::Moves;
 
 /// Reason why the service did not start.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +68,8 @@ impl AssetService {
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let assets = open(&config.store)?;
         let runtime = Runtime::start(config.runtime, clock, Arc::new(()), |_| ()).await?;
-        let routes = api::routes(runtime.routes(), &assets);
+        let moves = Moves::new(runtime.authenticator());
+        let routes = api::routes(runtime.routes(), &Api::new(assets, moves));
         Ok(Self { runtime, routes })
     }
 

@@ -118,7 +118,7 @@ impl Quotas {
         announced: Option<u64>,
         replaced: Option<u64>,
     ) -> Result<Reservation, AssetError> {
-        let mut reservation = Reservation { store: Arc::clone(&self.store), entries: Vec::new(), size: 0 };
+        let mut reservation = self.unlimited();
         let replaced = replaced.map(|bytes| Usage { bytes, assets: 1 });
         let subjects = (self.limits.bytes < u64::MAX || self.limits.assets < u64::MAX).then(|| self.account(subject));
         for account in subjects.into_iter().chain(self.total.clone()) {
@@ -139,6 +139,19 @@ impl Quotas {
             let usage = account.usage(bytes);
             let mut state = account.state();
             state.used = state.used.less(usage);
+        }
+    }
+
+    /// A reservation for bytes that the store holds already.
+    pub(crate) fn unlimited(&self) -> Reservation {
+        Reservation { store: Arc::clone(&self.store), entries: Vec::new(), size: 0 }
+    }
+
+    /// Counts the assets of a subject again before its next upload: some were moved.
+    pub(crate) fn count_again(&self, subject: &Identity) {
+        let account = lock(&self.subjects).get(&folder(subject)).cloned();
+        if let Some(account) = account {
+            account.state().counted = None;
         }
     }
 

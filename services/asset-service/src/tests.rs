@@ -7,7 +7,7 @@ use axum::body::Body;
 use gaia_api::SystemClock;
 use gaia_api::names::key;
 use gaia_runtime::MeshClient;
-use gaia_runtime::testing::{Mount, Platform, api_keys, config, get_plain, read};
+use gaia_runtime::testing::{Mount, MountedFiles, Platform, api_keys, config, get_plain, read};
 use http::{HeaderMap, Method, Request, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -17,6 +17,7 @@ use crate::config::{Bounds, StoreConfig};
 use crate::{AssetService, Config};
 
 mod bucket;
+mod moves;
 mod names;
 mod quota;
 mod room;
@@ -35,6 +36,14 @@ async fn start() -> Service {
 
 /// Starts a service with the store configured by `place`, which may write files into a directory.
 async fn start_in(place: impl FnOnce(&Path) -> StoreConfig) -> Service {
+    start_with_files(place, |_| ()).await.0
+}
+
+/// The same with changed files in its credential directory, which can be changed again.
+async fn start_with_files(
+    place: impl FnOnce(&Path) -> StoreConfig,
+    change: impl FnOnce(&mut MountedFiles),
+) -> (Service, Mount, MountedFiles) {
     let platform = Platform::new();
     let mut files = platform.mount("asset-service");
     let keys = [
@@ -43,14 +52,15 @@ async fn start_in(place: impl FnOnce(&Path) -> StoreConfig) -> Service {
         ("reader", "reader-key", &["assets:read"]),
     ];
     files.insert(key::API_KEYS, api_keys(&keys));
+    change(&mut files);
     let (dir, store) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let _ = Mount::new(dir.path(), &files);
+    let mount = Mount::new(dir.path(), &files);
     let config = Config { runtime: config("asset-service", dir.path()), store: place(store.path()) };
     let service = AssetService::start(config, Arc::new(SystemClock)).await.unwrap();
     let url = format!("https://{}", service.runtime.mesh_address().unwrap());
     let admin = format!("http://{}", service.runtime.admin_address().unwrap());
     tokio::spawn(service.serve(std::future::pending()));
-    Service { platform, url, admin, store, _dir: dir }
+    (Service { platform, url, admin, store, _dir: dir }, mount, files)
 }
 
 /// A client with the headers of its credential.

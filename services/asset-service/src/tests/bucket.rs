@@ -28,7 +28,18 @@ pub(super) async fn start_at_with(
     bounds: Bounds,
     assets_max_bytes_per_subject: u64,
 ) -> Service {
-    start_in(|dir| {
+    start_in(bucket_at(endpoint, credentials, prefix, bounds, assets_max_bytes_per_subject)).await
+}
+
+/// Returns the configuration of a store in a bucket, which writes the credentials into a directory.
+pub(super) fn bucket_at(
+    endpoint: String,
+    credentials: &str,
+    prefix: &str,
+    bounds: Bounds,
+    assets_max_bytes_per_subject: u64,
+) -> impl FnOnce(&Path) -> StoreConfig {
+    move |dir| {
         let file = dir.join("credentials");
         std::fs::write(&file, credentials).unwrap();
         StoreConfig {
@@ -39,8 +50,7 @@ pub(super) async fn start_at_with(
             bounds,
             ..StoreConfig::folder("")
         }
-    })
-    .await
+    }
 }
 
 #[tokio::test]

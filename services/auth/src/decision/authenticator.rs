@@ -15,7 +15,7 @@ use crate::decision::layer::connection_of;
 use crate::issuers::{Answer, Ask, Confirmed};
 use crate::policy::mode;
 use crate::policy::rules::{Known, Rules, Verdict};
-use crate::principal::{Connection, Credential, Listener, PeerIdentity, Principal, Transport};
+use crate::principal::{Connection, Credential, Identity, Listener, PeerIdentity, Principal, Transport};
 use crate::request::extract_credentials::Presented;
 use crate::tokens::cache::{Token, TokenCache, TokenHash};
 use crate::tokens::external_keys::UserKeys;
@@ -178,6 +178,12 @@ impl Authenticator {
     #[must_use]
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// Returns the API keys, as subjects, that belong to this user by their records.
+    #[must_use]
+    pub fn keys_of(&self, user: &Identity) -> Vec<Identity> {
+        self.rules().map(|rules| rules.api_keys().keys_of(user)).unwrap_or_default()
     }
 
     /// Returns the keys of external issuers, which the fetching task updates.

@@ -87,6 +87,16 @@ impl ApiKeyTable {
         Ok(())
     }
 
+    /// Returns the keys, as subjects, whose records name this user as their principal.
+    pub(crate) fn keys_of(&self, user: &Identity) -> Vec<Identity> {
+        // A key of a service can still stand for itself, where its owner presents it.
+        if !matches!(user, Identity::User { .. }) {
+            return Vec::new();
+        }
+        let own = self.records.iter().filter(|record| holder(record) == *user);
+        own.map(|record| Identity::Key(record.id.clone())).collect()
+    }
+
     /// Looks up the record of a presented key. Every record is compared in constant time, so that the duration reveals
     /// neither the matching record nor a partial match.
     #[must_use]
