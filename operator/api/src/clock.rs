@@ -21,12 +21,12 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is set: for tests and rehearsals.
+/// A clock that does not advance until it is set: for tests and rehearsals.
 #[derive(Debug)]
 pub struct ManualClock(Mutex<Timestamp>);
 
 impl ManualClock {
-    /// A clock that shows `now`.
+    /// A clock set to `now`.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
         Self(Mutex::new(now))
@@ -38,7 +38,7 @@ impl ManualClock {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Timestamp> {
-        // A poisoned clock still holds a whole timestamp.
+        // The timestamp of a poisoned clock is still valid.
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A length of time in Gateway API form: one to four numbers of at most five digits with units `h`, `m`, `s` or `ms`
+/// A duration in Gateway API form: one to four numbers of at most five digits with units `h`, `m`, `s` or `ms`
 /// (`2160h`, `30m`, `1h30m`). There is no `d`: a day is not always 24 hours.
 ///
-/// Source: GEP-2257. The text a person wrote is kept as it is.
+/// Source: GEP-2257. The original text is kept unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Span {
@@ -16,7 +16,7 @@ pub struct Span {
     value: Duration,
 }
 
-/// Why a text is not a duration.
+/// The reason why a text is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} must be a duration such as 2160h, 30m or 1h30m (units h, m, s and ms, no d; at most 5 digits each)")]
 pub struct InvalidSpan {

@@ -1,8 +1,8 @@
-//! What an instance of a service says of itself, to the operator alone.
+//! The report of an instance about its identity and loaded files, for the operator alone.
 //!
 //! `GET /.well-known/gaia/identity` on the mesh listener answers with an [`IdentityReport`] to a peer whose certificate
-//! carries [`crate::SpiffeId::operator`], and with 404 to everybody else. Nothing in it is secret, but it is nobody
-//! else's business. The operator takes a report for an acknowledgement: what is named here is in use.
+//! carries [`crate::SpiffeId::operator`], and with 404 to all other peers. Nothing in it is secret, but no other peer
+//! needs it. The operator treats a report as an acknowledgement: everything that it names is in use.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::mount::{AuthMode, ServiceIdentity};
 
-/// Where the report is.
+/// Path of the report.
 pub const IDENTITY_PATH: &str = "/.well-known/gaia/identity";
 
 /// In [`IdentityReport::enforces`]: chains with a key of `denylist.json`'s `issuers` above the leaf are refused.
@@ -20,19 +20,19 @@ pub const ENFORCES_ISSUERS: &str = "issuers";
 /// The most bytes a report may have.
 pub const MAX_REPORT_BYTES: usize = 64 * 1024;
 
-/// What one instance has loaded and serves at this moment.
+/// The material that one instance has loaded and serves now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IdentityReport {
     /// See [`crate::mount::SCHEMA_VERSION`].
     pub schema_version: u32,
-    /// Told apart from every other process, also from an earlier one of the same pod: random, hex.
+    /// Identifies the process, also among earlier ones of the same pod: random, hex.
     pub instance: String,
     /// The time when the process started.
     pub started_at: Timestamp,
-    /// Whose policy it has loaded.
+    /// The service whose policy it has loaded.
     pub service: ServiceIdentity,
-    /// The leaf it shows.
+    /// The leaf it presents.
     pub leaf: LeafReport,
     /// Lower-case hex SHA-256 of the text of the `ca.crt` in force.
     pub bundle_hash: String,
@@ -51,7 +51,7 @@ pub struct IdentityReport {
     pub policy_hash: String,
     /// The mode in force.
     pub mode: AuthMode,
-    /// Parts of the mounted files that it refused, each with the reason; what it had loaded before stays in force.
+    /// Parts of the mounted files that it rejected, each with the reason; the previously loaded version stays in force.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub refused: BTreeMap<String, String>,
     /// Open connections from other services, by the fingerprint of the root that the peer's certificate chains to.
@@ -59,7 +59,7 @@ pub struct IdentityReport {
     pub connections: BTreeMap<String, u64>,
 }
 
-/// The leaf an instance shows.
+/// The leaf that an instance presents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LeafReport {
@@ -67,6 +67,6 @@ pub struct LeafReport {
     pub serial: String,
     /// Lower-case hex SHA-256 of its DER.
     pub fingerprint: String,
-    /// The time when it ends.
+    /// Its notAfter.
     pub not_after: Timestamp,
 }

@@ -1,7 +1,7 @@
-//! Who still uses API keys, as one instance of a service has seen it.
+//! API-key usage as observed by one instance of a service.
 //!
 //! `GET /.well-known/gaia/ledger` on the mesh listener answers with a [`LedgerReport`] to the operator, and with 404 to
-//! everybody else, also while the instance drains. The operator keeps the latest day of each key and caller, in a
+//! all other peers, also while the instance drains. The operator keeps the latest day of each key and caller, in a
 //! [`LedgerRecord`] per service.
 
 use std::fmt;
@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::SpiffeId;
 
-/// Where the report is.
+/// Path of the report.
 pub const LEDGER_PATH: &str = "/.well-known/gaia/ledger";
 
-/// What one instance has seen since it started.
+/// The uses that one instance has observed since it started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LedgerReport {
@@ -24,13 +24,13 @@ pub struct LedgerReport {
     pub schema_version: u32,
     /// As in [`crate::identity::IdentityReport`].
     pub instance: String,
-    /// The time when the process started: before, it saw nothing.
+    /// The time when the process started; it has no earlier observations.
     pub started_at: Timestamp,
     /// Sorted by key and caller; at most 32 callers per key.
     pub entries: Vec<LedgerEntry>,
     /// Accepted requests with a credential and without a client certificate: the last day of each caller, with the
-    /// transport ([`PLAIN`] or [`TLS`]) in the place of the key. None: an instance of before that was counted, which is
-    /// no evidence that there was none.
+    /// transport ([`PLAIN`] or [`TLS`]) in place of the key. None: the instance is too old to count them, which is no
+    /// evidence that there were none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plain: Option<Vec<LedgerEntry>>,
 }
@@ -46,29 +46,29 @@ pub const TLS: &str = "tls";
 pub struct LedgerEntry {
     /// The id of the key's record.
     pub key: String,
-    /// Who.
+    /// The caller.
     pub caller: LedgerCaller,
     /// The day, in UTC.
     pub date: Date,
 }
 
-/// A caller as far as an instance can tell.
+/// A caller, as far as an instance can identify it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "kind")]
 pub enum LedgerCaller {
-    /// Known by its certificate; without one, by its service token.
+    /// Identified by its certificate; without one, by its service token.
     Peer {
-        /// Who.
+        /// Its SPIFFE ID.
         spiffe_id: SpiffeId,
     },
-    /// Known by its address, which is that of a pod of this GaiaService. Only the operator can tell.
+    /// Identified by its address, which is that of a pod of this GaiaService. Only the operator can find that.
     Workload {
         /// The GaiaService's namespace.
         namespace: String,
         /// Its name.
         name: String,
     },
-    /// Known by where it came from and what it calls itself.
+    /// Identified by its address and user agent.
     Unknown {
         /// The source address, where there is one: a workload is found by it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -79,33 +79,33 @@ pub enum LedgerCaller {
         /// The path pattern it called.
         route: String,
     },
-    /// All callers beyond those told apart.
+    /// All callers beyond the limit.
     Others,
 }
 
-/// `ledger.json` in ConfigMap `<service>-ledger`: what all instances of a service have seen together, and since when
-/// nothing can have been missed.
+/// `ledger.json` in ConfigMap `<service>-ledger`: the uses that all instances of a service have observed, and the time
+/// since which they are complete.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LedgerRecord {
     /// See [`crate::mount::SCHEMA_VERSION`].
     pub schema_version: u32,
-    /// Since when every use of a key is in `entries`; none: it need not be now.
+    /// The time since which every use of a key is in `entries`; none: uses may be missing now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watched_since: Option<Timestamp>,
-    /// Why the time before that counts for nothing.
+    /// The gap that invalidates the time before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gap: Option<EvidenceGap>,
-    /// When JWTOnly ran.
+    /// The last run of JWTOnly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jwt_only: Option<ModeRun>,
-    /// When `tls.mode: Strict` ran.
+    /// The last run of `tls.mode: Strict`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strict: Option<ModeRun>,
     /// Callers without a client certificate; only while `tls.mode: Permissive` runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plain: Option<PlainRecord>,
-    /// Whose ledgers are read, sorted. One that goes without a last read leaves a gap.
+    /// The instances whose ledgers are read, sorted. One that terminates without a final read leaves a gap.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub instances: Vec<LedgerInstance>,
     /// The last day of each key and caller, sorted; at most 32 callers per key.
@@ -117,9 +117,9 @@ pub struct LedgerRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EvidenceGap {
-    /// The time when that was noticed.
+    /// The time when the gap was found.
     pub noticed: Timestamp,
-    /// What happened, for people.
+    /// The cause, for users.
     pub what: String,
 }
 
@@ -127,10 +127,11 @@ pub struct EvidenceGap {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PlainRecord {
-    /// Since when every accepted request without a client certificate is in `entries`; none: it need not be now.
+    /// The time since which every accepted request without a client certificate is in `entries`; none: requests may be
+    /// missing now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watched_since: Option<Timestamp>,
-    /// Why the time before that is no evidence.
+    /// The gap that invalidates the time before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gap: Option<EvidenceGap>,
     /// As in [`LedgerReport::plain`], of all instances together.
@@ -138,7 +139,7 @@ pub struct PlainRecord {
     pub entries: Vec<LedgerEntry>,
 }
 
-/// When a mode ran.
+/// The period in which a mode ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ModeRun {
@@ -159,7 +160,7 @@ pub struct LedgerInstance {
     pub instance: String,
 }
 
-/// For people.
+/// The text for users.
 impl fmt::Display for LedgerCaller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -179,7 +180,7 @@ impl fmt::Display for LedgerCaller {
     }
 }
 
-/// The most callers of one key that are told apart, the others together being one of them.
+/// The maximum number of callers listed for one key; all others share one entry.
 pub const MAX_CALLERS: usize = 32;
 /// The most bytes a report may have: every caller of some two hundred keys.
 pub const MAX_LEDGER_BYTES: usize = 1024 * 1024;

@@ -1,7 +1,7 @@
 //! Gaia's API: custom resources, conditions, object names and mounted file schemas.
 //!
-//! Everything that two programs of Gaia must agree on is here and nowhere else: the operator writes what [`mount`]
-//! describes, services read it. The custom resource types need feature `crd`; the rest is free of Kubernetes crates.
+//! This crate holds every format that two programs of Gaia share: the operator writes the files that [`mount`]
+//! describes, services read them. The custom resource types need feature `crd`; the rest is free of Kubernetes crates.
 
 pub mod clock;
 #[cfg(feature = "crd")]

@@ -1,14 +1,14 @@
-//! Which log lines can be switched on: those of Gaia's own crates.
+//! Restricts log filters to Gaia's own crates.
 //!
-//! Client libraries can log whole requests and answers, and those hold private keys. So a filter that a user gives takes
-//! effect for targets `gaia_*` alone.
+//! Client libraries can log whole requests and responses, which hold private keys. So a user's filter takes effect for
+//! targets `gaia_*` only.
 
 /// A filter as it takes effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogFilter {
     /// Directives in the syntax of `tracing-subscriber`, all of them about targets `gaia_*`.
     pub directives: String,
-    /// What of the given filter is about other targets and has no effect.
+    /// Directives of the given filter for other targets, which have no effect.
     pub ignored: Vec<String>,
 }
 
@@ -26,7 +26,7 @@ impl LogFilter {
             if is_level(directive) {
                 directives.push(format!("{TARGETS}={directive}"));
             } else if is_ours(directive) || !is_directive(directive) {
-                // What is no directive is left to the parser to refuse.
+                // The parser rejects an invalid directive.
                 directives.push(directive.to_owned());
             } else {
                 ignored.push(directive.to_owned());
@@ -38,7 +38,7 @@ impl LogFilter {
         Self { directives: directives.join(","), ignored }
     }
 
-    /// Returns true if lines of a target may be logged at all, whatever the filter says.
+    /// Returns true if lines of a target may be logged at all, whatever the filter is.
     #[must_use]
     pub fn is_loggable(target: &str) -> bool {
         target.starts_with(TARGETS)

@@ -1,7 +1,7 @@
-//! Schemas of the JSON files in a pod's mounted directory (`/etc/gaia`), and of those the token issuer mounts.
+//! Schemas of the JSON files in a pod's credential directory (`/etc/gaia`), and of those that the token issuer mounts.
 //!
-//! Every file carries `schemaVersion`; a reader accepts its own version and the one before, and ignores fields it does
-//! not know. Times are RFC 3339 in UTC, durations whole seconds, fingerprints lower-case hex SHA-256 of the DER.
+//! Every file carries `schemaVersion`; a reader accepts its own version and the one before, and ignores unknown fields.
+//! Times are RFC 3339 in UTC, durations whole seconds, fingerprints lower-case hex SHA-256 of the DER.
 
 mod user_tokens;
 
@@ -15,7 +15,7 @@ use crate::SpiffeId;
 /// The version this build writes.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// The reason why a mounted file was not taken.
+/// The reason why a mounted file was rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
     /// Not the JSON the schema asks for.
@@ -23,7 +23,7 @@ pub enum MountError {
     Invalid {
         /// The file's name.
         file: &'static str,
-        /// What the parser says: a position and an expectation, never content of string values.
+        /// The parser's error: a position and an expectation, never content of string values.
         source: serde_json::Error,
     },
     /// Written by a newer Gaia.
@@ -61,20 +61,20 @@ pub fn read<T: DeserializeOwned>(file: &'static str, text: &[u8]) -> Result<T, M
 pub struct Policy {
     /// See [`SCHEMA_VERSION`].
     pub schema_version: u32,
-    /// Who this service is.
+    /// The identity of this service.
     pub service: ServiceIdentity,
     /// Which transports the mesh listener takes.
     pub tls_mode: TlsMode,
     /// Which credentials decide.
     pub mode: AuthMode,
-    /// How the platform's tokens look.
+    /// The rules for the platform's tokens.
     pub tokens: TokenRules,
-    /// Who may call, sorted by `spiffeId`.
+    /// The allowed callers, sorted by `spiffeId`.
     pub callers: Vec<Caller>,
-    /// How API keys are treated while tokens are accepted beside them.
+    /// The rules for API keys while tokens are accepted, too.
     #[serde(default, skip_serializing_if = "ApiKeyRules::is_empty")]
     pub api_keys: ApiKeyRules,
-    /// Tokens of outside issuers.
+    /// Tokens of external issuers.
     #[serde(default, skip_serializing_if = "UserTokens::is_empty")]
     pub user_tokens: UserTokens,
     /// Services that declare this one as a caller and whose SPIFFE ID is not the default for their name, sorted. None:
@@ -86,14 +86,14 @@ pub struct Policy {
     pub token_issuer: Option<ServiceIdentity>,
 }
 
-/// How API keys are treated in mode Dual.
+/// The rules for API keys in mode Dual.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ApiKeyRules {
-    /// What users of keys are told in the headers of each answer; none: nothing.
+    /// The deprecation headers of each response; none: no headers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deprecation: Option<Deprecation>,
-    /// When keys are refused for a while, to find who still uses them.
+    /// Periods in which keys are refused, to find clients that still use them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub brownouts: Vec<Brownout>,
 }
@@ -110,12 +110,12 @@ impl ApiKeyRules {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Deprecation {
-    /// Since when keys are deprecated.
+    /// The time since which keys are deprecated.
     pub since: Timestamp,
-    /// The time when they will end.
+    /// The time when keys will be disabled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sunset: Option<Timestamp>,
-    /// Where the way to tokens is written down (a URL).
+    /// URL of the migration guide.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guide: Option<String>,
 }
@@ -145,7 +145,7 @@ pub struct ServiceIdentity {
 /// Transports of the mesh listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TlsMode {
-    /// TLS with an optional client certificate, and plain HTTP beside it.
+    /// TLS with an optional client certificate, and plain HTTP.
     Permissive,
     /// mTLS only.
     Strict,
@@ -174,15 +174,15 @@ impl AuthMode {
     }
 }
 
-/// How the platform's own tokens look.
+/// The rules for the platform's own tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TokenRules {
     /// `iss` of service tokens.
     pub issuer: String,
-    /// The broad audience of the dual phases, accepted beside the service's own SPIFFE id unless JWTOnly.
+    /// The broad audience of the dual phases, accepted in addition to the service's own SPIFFE id unless JWTOnly.
     pub audience: String,
-    /// Longest life of a token, in seconds.
+    /// Longest validity of a token, in seconds.
     pub max_ttl_seconds: u64,
 }
 
@@ -190,9 +190,9 @@ pub struct TokenRules {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Caller {
-    /// Who.
+    /// The caller's SPIFFE ID.
     pub spiffe_id: SpiffeId,
-    /// What it may ask for; empty or missing: everything.
+    /// The scopes it may request; empty or missing: all.
     #[serde(default)]
     pub scopes: Vec<String>,
     /// True if it may carry a user's identity; missing: no.
@@ -206,14 +206,14 @@ pub struct Caller {
 pub struct Grants {
     /// See [`SCHEMA_VERSION`].
     pub schema_version: u32,
-    /// How tokens look.
+    /// The rules for tokens.
     pub tokens: TokenRules,
     /// Validity of a service token, in seconds, unless its request asks for another one; none: 15 minutes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_ttl_seconds: Option<u64>,
     /// All services of the TrustDomain, sorted: `service_name` and `target_service` are looked up here.
     pub services: Vec<ServiceIdentity>,
-    /// Who may call whom, sorted.
+    /// The allowed calls, sorted.
     pub grants: Vec<Grant>,
 }
 
@@ -225,15 +225,15 @@ pub struct Grant {
     pub caller: SpiffeId,
     /// The service called.
     pub target: SpiffeId,
-    /// What the caller may ask for; empty or missing: everything.
+    /// The scopes the caller may request; empty or missing: all.
     #[serde(default)]
     pub scopes: Vec<String>,
-    /// True if the caller may carry a user's identity to the target. What was written before this was known says no.
+    /// True if the caller may carry a user's identity to the target. False in files from before this field.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub on_behalf_of: bool,
 }
 
-/// `denylist.json`: what is revoked before its time.
+/// `denylist.json`: revoked certificates, tokens, subjects and CAs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Denylist {
@@ -247,8 +247,8 @@ pub struct Denylist {
     pub jtis: Vec<String>,
     /// Subjects whose older tokens are refused.
     pub subjects: Vec<DeniedSubject>,
-    /// Lower-case hex SHA-256 of the public keys (SubjectPublicKeyInfo) of CAs that leaked: no chain with such a key above
-    /// the leaf is accepted, whatever root it leads to.
+    /// Lower-case hex SHA-256 of the public keys (SubjectPublicKeyInfo) of compromised CAs: a chain with such a key
+    /// above the leaf is rejected, whatever its root is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub issuers: Vec<String>,
 }
@@ -264,7 +264,7 @@ pub struct DeniedSubject {
 }
 
 impl Denylist {
-    /// Nothing is revoked.
+    /// A denylist without entries.
     #[must_use]
     pub fn empty() -> Self {
         Self {
@@ -296,15 +296,15 @@ pub struct ApiKeyRecord {
     pub id: String,
     /// Lower-case hex SHA-256 of the key's text.
     pub sha256: String,
-    /// Who its owner is: a SPIFFE id or a free name.
+    /// The owner: a SPIFFE id or a free name.
     pub principal: String,
-    /// What it may do; empty: everything.
+    /// Its scopes; empty: all.
     #[serde(default)]
     pub scopes: Vec<String>,
-    /// The time when it ends; none: never.
+    /// Its expiry; none: it does not expire.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
-    /// Whether it works.
+    /// Its state.
     pub state: ApiKeyState,
     /// A mode stricter than its service's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -314,7 +314,7 @@ pub struct ApiKeyRecord {
     pub shared: bool,
 }
 
-/// Whether an API key works.
+/// The state of an API key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ApiKeyState {

@@ -17,7 +17,7 @@ pub mod annotation {
     pub const SPEC_HASH: &str = "gaia.dev/spec-hash";
     /// On a leaf Secret: when its certificate was issued (RFC 3339).
     pub const ISSUED_AT: &str = "gaia.dev/issued-at";
-    /// On a pod: what its mounts are to show. Its change makes kubelet look at once.
+    /// On a pod: the publication that its mounts should have. Its change makes the kubelet sync them at once.
     pub const NUDGE: &str = "gaia.dev/nudge";
     /// On a pod template: since when its pods are to run, as `kubectl rollout restart` writes it.
     pub const RESTARTED_AT: &str = "gaia.dev/restarted-at";
@@ -25,9 +25,9 @@ pub mod annotation {
     pub const REVISION: &str = "gaia.dev/revision";
     /// On a ServiceCertificate: an opaque text; a new value asks for one renewal. On its Secret: the value last handled.
     pub const RENEW_REQUESTED_AT: &str = "gaia.dev/renew-requested-at";
-    /// On a projection: the epoch of the CA ring it was made from.
+    /// On a projection: the epoch of the CA ring from which it was written.
     pub const CA_EPOCH: &str = "gaia.dev/ca-epoch";
-    /// On a projection: the epoch of the signing ring it was made from.
+    /// On a projection: the epoch of the signing ring from which it was written.
     pub const SIGNING_EPOCH: &str = "gaia.dev/signing-epoch";
     /// On a projection: the MAC of [`CA_EPOCH`] for this object, by a key that only the CA ring holds.
     pub const CA_EPOCH_MAC: &str = "gaia.dev/ca-epoch-mac";
@@ -35,14 +35,14 @@ pub mod annotation {
     pub const SIGNING_EPOCH_MAC: &str = "gaia.dev/signing-epoch-mac";
     /// On a foreign Secret: `"true"` lets the operator take it over.
     pub const ADOPT: &str = "gaia.dev/adopt";
-    /// On a TrustDomain: `<uid>,ca@<epoch>,signing@<epoch>`, its own UID and the newest known epochs of the missing rings.
-    /// It lets the operator make new rings in their place, once.
+    /// On a TrustDomain: `<uid>,ca@<epoch>,signing@<epoch>`, its own UID and the newest known epochs of the missing
+    /// rings. It lets the operator create new rings in their place, once.
     pub const BOOTSTRAP: &str = "gaia.dev/bootstrap";
     /// On a TrustDomain: the generation whose rotation is to be aborted.
     pub const ABORT: &str = "gaia.dev/abort";
     /// On a TrustDomain: `<ring>@<epoch>` to restore.
     pub const RESTORE: &str = "gaia.dev/restore";
-    /// On a TrustDomain: the generation whose rotation may go on without the laggards.
+    /// On a TrustDomain: the generation whose rotation may proceed without the laggards.
     pub const ADVANCE_WITHOUT: &str = "gaia.dev/advance-without";
     /// On a GaiaService: `JWTOnly@<generation>` forces JWTOnly with Strict, `Strict@<generation>` forces Strict alone.
     pub const FORCE_MODE: &str = "gaia.dev/force-mode";
@@ -62,7 +62,7 @@ pub mod key {
     pub const JWKS: &str = "jwks.json";
     /// Trust ConfigMap: the active public key (PEM), for programs that read one key only.
     pub const JWT_SIGNING_PUB: &str = "jwt-signing.pub";
-    /// Trust ConfigMap: what is revoked.
+    /// Trust ConfigMap: revocations.
     pub const DENYLIST: &str = "denylist.json";
     /// Token signer Secret: the active private key (PEM, PKCS#8).
     pub const JWT_SIGNING_KEY: &str = "jwt-signing.key";
@@ -74,7 +74,7 @@ pub mod key {
     pub const POLICY: &str = "policy.json";
     /// API key Secret: the records of a service's API keys.
     pub const API_KEYS: &str = "api-keys.json";
-    /// Secret of an outside issuer's `apiKeySecretRef`: its key. It is mounted as [`super::issuer_key`].
+    /// Secret of an external issuer's `apiKeySecretRef`: its key. It is mounted as [`super::issuer_key`].
     pub const ISSUER_API_KEY: &str = "api-key";
     /// Ledger ConfigMap: who used which API key when.
     pub const LEDGER: &str = "ledger.json";
@@ -138,7 +138,7 @@ pub fn ledger(service: &str) -> String {
     format!("{service}-ledger")
 }
 
-/// The mounted file `issuer-<name>.key`: the API key of an outside issuer of user tokens.
+/// The mounted file `issuer-<name>.key`: the API key of an external issuer of user tokens.
 #[must_use]
 pub fn issuer_key(issuer: &str) -> String {
     format!("issuer-{issuer}.key")

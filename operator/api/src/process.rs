@@ -1,8 +1,8 @@
-//! What a process that holds private keys does before anything else.
+//! Hardening of a process that holds private keys, before its other work.
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
-/// Makes sure that no core of this process is ever written, and that no other process of its user reads its memory.
+/// Prevents core dumps of this process, and reads of its memory by other processes of the same user.
 ///
 /// # Errors
 /// The system refuses it.

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// The identity of a workload: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
 ///
-/// Source: SPIFFE-ID specification, section 2. Gaia only ever writes and accepts this one path shape, besides the
-/// operator's own reserved name (see [`SpiffeId::operator`]).
+/// Source: SPIFFE-ID specification, section 2. Gaia writes and accepts only this form of path, and the operator's own
+/// reserved name (see [`SpiffeId::operator`]).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SpiffeId {
@@ -16,7 +16,7 @@ pub struct SpiffeId {
     trust_domain_end: usize,
 }
 
-/// Why a text is not one of Gaia's SPIFFE ids.
+/// The reason why a text is not one of Gaia's SPIFFE ids.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} must be spiffe://<trust domain>/ns/<namespace>/sa/<service account>, at most 2048 bytes")]
 pub struct InvalidSpiffeId {

@@ -1,8 +1,8 @@
-//! PEM in and out (RFC 7468).
+//! PEM encoding and decoding (RFC 7468).
 //!
-//! The reading is rustls-pki-types', which is constant-time in its base64. Around it stands what a Secret written by a
-//! person needs: a block that is cut off or unknown is an error that names its label, where the parsers at hand skip
-//! it silently, and no error repeats content, because the content may be a key.
+//! The parser is rustls-pki-types', whose base64 is constant-time. This module adds checks for Secrets that users
+//! write: a truncated or unknown block is an error that names its label, where other parsers skip it silently, and no
+//! error repeats content, because the content may be a key.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,13 +12,13 @@ use zeroize::Zeroizing;
 /// The reason why a text could not be read as PEM. Never carries content, only labels and counts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArmorError {
-    /// There is text, but no `-----BEGIN …-----` line in it.
+    /// There is text without a `-----BEGIN …-----` line.
     #[error("no PEM block was found in {bytes} bytes")]
     NoBlock {
         /// Length of the input in bytes.
         bytes: usize,
     },
-    /// A block is cut off, its end does not fit its beginning, or its base64 is broken.
+    /// A block is truncated, its end line does not match its begin line, or its base64 is invalid.
     #[error("PEM block {position} ({label}) is cut off or is not base64")]
     Malformed {
         /// 1-based position of the block.

@@ -7,11 +7,10 @@ use data_encoding::HEXLOWER;
 
 use crate::certificate::Certificate;
 
-/// The PEM bundle of `roots`: one block each in the order given, a certificate that comes twice only at its first
-/// place, and nothing else in the file: no comments, no blank lines (RFC 7468). An empty iterator gives an empty text.
+/// The PEM bundle of `roots`: one block each in the given order, a certificate that occurs twice only at its first
+/// place, without comments or blank lines (RFC 7468). An empty iterator gives an empty text.
 ///
-/// The order is the caller's because it means something (the active root first); the same certificates in the same
-/// order give the same bytes.
+/// The caller decides the order (the active root first); the same certificates in the same order give the same bytes.
 #[must_use]
 pub fn bundle_pem<'a>(roots: impl IntoIterator<Item = &'a Certificate>) -> String {
     let mut seen = BTreeSet::new();

@@ -33,7 +33,7 @@ pub enum CertificateError {
     Der {
         /// 1-based position in the chain.
         position: usize,
-        /// What the parser said.
+        /// The parser's message.
         reason: String,
     },
     /// An extension that decides what the certificate is for cannot be read.
@@ -70,8 +70,8 @@ impl Certificate {
         Self::parse(der, 1)
     }
 
-    /// Reads all certificates of a PEM text in their order, such as a `tls.crt` or a `ca.crt`. Bounding the size of
-    /// the input is the caller's, who knows where it comes from.
+    /// Reads all certificates of a PEM text in their order, such as a `tls.crt` or a `ca.crt`. The caller must bound
+    /// the size of the input.
     ///
     /// # Errors
     /// Any [`CertificateError`]; [`CertificateError::None`] if there is none. A block of another kind is an error.
@@ -120,13 +120,13 @@ impl Certificate {
         self.not_after
     }
 
-    /// The subject in words, for people; two different names may look alike.
+    /// The subject as text for users; two different names may look alike.
     #[must_use]
     pub fn subject(&self) -> String {
         name_text(&self.subject)
     }
 
-    /// The issuer in words, for people; two different names may look alike.
+    /// The issuer as text for users; two different names may look alike.
     #[must_use]
     pub fn issuer(&self) -> String {
         name_text(&self.issuer)
@@ -138,19 +138,19 @@ impl Certificate {
         self.public_key.clone()
     }
 
-    /// Returns true if basicConstraints says so (RFC 5280 section 4.2.1.9). Without the extension: no.
+    /// Returns true if basicConstraints has CA:TRUE (RFC 5280 section 4.2.1.9). Without the extension: false.
     #[must_use]
     pub fn is_ca(&self) -> bool {
         self.extensions.is_ca
     }
 
-    /// How many CA certificates may follow below this one; `None` is no limit.
+    /// The maximum number of CA certificates below this one; `None` is no limit.
     #[must_use]
     pub fn path_len(&self) -> Option<u32> {
         self.extensions.path_len
     }
 
-    /// Returns true if it may sign certificates as far as keyUsage goes: yes where the extension is absent.
+    /// Returns true if keyUsage allows it to sign certificates, also if the extension is absent.
     #[must_use]
     pub fn may_sign_certificates(&self) -> bool {
         self.extensions.key_usage.is_none_or(|usage| usage.key_cert_sign)
@@ -194,9 +194,9 @@ impl Certificate {
         self.extensions.usages.as_deref().unwrap_or_default()
     }
 
-    /// Returns true if it may stand in a chain for `usage`: its extended key usage names it, or is absent. Peers ask
-    /// this of every certificate up to the root (OpenSSL, Go) or below it (webpki); `anyExtendedKeyUsage` alone does
-    /// not count.
+    /// Returns true if it may be part of a chain for `usage`: its extended key usage includes it, or is absent. Peers
+    /// check this for every certificate up to the root (OpenSSL, Go) or below it (webpki); `anyExtendedKeyUsage` alone
+    /// does not count.
     #[must_use]
     pub fn allows(&self, usage: Usage) -> bool {
         self.extensions.usages.as_ref().is_none_or(|usages| usages.contains(&usage))
@@ -221,8 +221,8 @@ impl Certificate {
         self.issuer == issuer.subject && self.verifies_under(&issuer.public_key)
     }
 
-    /// Returns true if it says of itself that `issuer` issued it: by name, byte for byte, and by key identifier, which
-    /// both must have. No signature is verified; for a chain that was.
+    /// Returns true if it names `issuer` as its issuer: by name, byte for byte, and by key identifier, which both must
+    /// have. No signature is verified; the caller must have verified the chain.
     #[must_use]
     pub fn names_as_issuer(&self, issuer: &Self) -> bool {
         let key = self.authority_key_id();
@@ -256,7 +256,7 @@ impl Certificate {
         let own = &self.extensions;
         let differs = |named: Option<&[u8]>, found: &[u8]| named.is_some_and(|named| named != found);
         let serial = own.authority_serial.as_deref().map(without_zeros);
-        // Without an identifier of its own the issuer cannot differ.
+        // An issuer without a subject key identifier cannot differ.
         if issuer.subject_key_id().is_some_and(|found| differs(self.authority_key_id(), found)) {
             Some("keyIdentifier")
         } else if differs(serial, without_zeros(&issuer.serial_octets())) {
@@ -337,7 +337,7 @@ impl Certificate {
         CertificateDer::from_slice(&self.der)
     }
 
-    /// Returns true if the signature over this verifies under `key`, whatever the names say.
+    /// Returns true if the signature of this certificate verifies under `key`, whatever the names are.
     pub(crate) fn verifies_under(&self, key: &PublicKey) -> bool {
         let Some(parts) = der::only(&self.der).and_then(|outer| der::elements(outer.content)) else {
             return false;
@@ -408,7 +408,7 @@ impl fmt::Debug for Certificate {
     }
 }
 
-/// A name in words. It was read before, as part of its certificate.
+/// A name as text. It was parsed before, as part of its certificate.
 fn name_text(der: &[u8]) -> String {
     X509Name::from_der(der).map(|(_, name)| name.to_string().escape_debug().to_string()).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! What a CA that someone brings must look like.
+//! Requirements on a bring-your-own CA.
 
 use jiff::Timestamp;
 
@@ -8,8 +8,8 @@ use crate::name::NameError;
 use crate::sign::SignError;
 use crate::validity::ValidityError;
 
-/// The reason why something is not a CA that can sign leaves. Each variant is one reason, worded for the person who
-/// made it.
+/// The reason why a chain is not a CA that can sign leaves. Each variant is one reason, worded for the user who created
+/// it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CaError {
     /// More than 64 KiB.
@@ -27,7 +27,7 @@ pub enum CaError {
     TooMany {
         /// `the certificate chain` or `the extra roots`.
         what: &'static str,
-        /// How many there are.
+        /// The number of certificates.
         found: usize,
         /// The most that are read.
         limit: usize,
@@ -56,12 +56,12 @@ pub enum CaError {
         /// Fingerprint of the key's public half.
         key: String,
     },
-    /// The chain does not begin at the certificate of the key, or an issuer does not come next.
+    /// The chain does not start with the certificate of the key, or is not followed by its issuers in order.
     #[error("the certificate chain is out of order: {subject:?} should be at position {position}")]
     OutOfOrder {
         /// The certificate that is elsewhere.
         subject: String,
-        /// Where it should be, counted from 1.
+        /// Its correct position, counted from 1.
         position: usize,
     },
     /// A certificate was not issued by the next one, nor by any other given.
@@ -80,15 +80,15 @@ pub enum CaError {
         /// The root.
         root: String,
     },
-    /// The way up ends before a self-signed root.
+    /// The path ends before a self-signed root.
     #[error("{subject:?} is not self-signed and its issuer {issuer:?} is neither in the chain nor in the extra roots")]
     NoRoot {
-        /// Where the way ends.
+        /// The subject at which the path ends.
         subject: String,
         /// The issuer it names.
         issuer: String,
     },
-    /// basicConstraints is absent or says CA:FALSE.
+    /// basicConstraints is absent or has CA:FALSE.
     #[error("{subject:?} is not a CA certificate (basicConstraints)")]
     NotACa {
         /// The certificate.
@@ -105,7 +105,7 @@ pub enum CaError {
     UnsupportedKey {
         /// The certificate.
         subject: String,
-        /// The kind in words, such as `RSA 1024`.
+        /// The kind as text, such as `RSA 1024`.
         kind: String,
     },
     /// The certificate's signature is of a kind that is not verified, SHA-1 for example.
@@ -175,17 +175,17 @@ pub enum CaError {
     PathLength {
         /// The certificate.
         subject: String,
-        /// What it allows.
+        /// The pathLen constraint.
         path_len: u32,
-        /// How many CA certificates are below it.
+        /// The number of CA certificates below it.
         below: usize,
     },
-    /// Past its end.
+    /// It has expired.
     #[error("{subject:?} expired at {not_after}, it is {now}")]
     Expired {
         /// The certificate.
         subject: String,
-        /// Its end.
+        /// Its notAfter.
         not_after: Timestamp,
         /// The moment of the check.
         now: Timestamp,
@@ -226,7 +226,8 @@ pub(crate) fn read(
     Ok((given, extra.unwrap_or_default()))
 }
 
-/// The path from the certificate of `key` to a root, out of the `given` chain and, where that ends, the `extra` ones.
+/// The path from the certificate of `key` to a root, from the `given` chain and, where that ends, the `extra`
+/// certificates.
 pub(crate) fn complete(
     given: Vec<Certificate>,
     extra: &[Certificate],
@@ -234,10 +235,10 @@ pub(crate) fn complete(
 ) -> Result<Vec<Certificate>, CaError> {
     check_order(&given, key)?;
     let mut path = given;
-    // Each step adds a certificate that is not in the path yet, so this ends.
+    // Each step adds a certificate that is not in the path yet, so the loop terminates.
     while let Some(last) = path.last().filter(|last| !last.is_self_signed()) {
         let Some(issuer) = extra.iter().find(|extra| last.is_signed_by(extra) && !path.contains(extra)) else {
-            // One that has the right name and still did not sign it may be too weak to be asked.
+            // A certificate with the right name that did not verify may be too weak to be tried.
             extra.iter().filter(|extra| extra.subject_der() == last.issuer_der()).try_for_each(check_strength)?;
             return Err(no_root(last));
         };
@@ -303,7 +304,7 @@ fn check_order(path: &[Certificate], key: &PrivateKey) -> Result<(), CaError> {
     Ok(())
 }
 
-/// The signing certificate needs a key we can sign with, those above it one that peers verify.
+/// The signing certificate needs a key that Gaia can sign with, those above it one that peers verify.
 fn check_keys(path: &[Certificate]) -> Result<(), CaError> {
     for (index, certificate) in path.iter().enumerate() {
         let key = certificate.public_key();
@@ -315,7 +316,7 @@ fn check_keys(path: &[Certificate]) -> Result<(), CaError> {
     Ok(())
 }
 
-/// Whether peers verify with its key, and it with the signature it has.
+/// Checks that peers accept its key, and its signature algorithm.
 fn check_strength(certificate: &Certificate) -> Result<(), CaError> {
     let (subject, key) = (certificate.subject(), certificate.public_key());
     if !key.is_strong() {

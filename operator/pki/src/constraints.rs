@@ -63,7 +63,7 @@ impl NameConstraints {
     }
 }
 
-/// Returns true if a name is the base or below it; with a leading dot, below it only. An empty base stands for all names.
+/// Returns true if a name is the base or below it; with a leading dot, below it only. An empty base matches all names.
 fn is_within(base: &str, name: &str) -> bool {
     let base = base.to_ascii_lowercase();
     if base.is_empty() || name == base {

@@ -14,7 +14,7 @@ pub(crate) fn only(input: &[u8]) -> Option<Element<'_>> {
     rest.is_empty().then_some(element)
 }
 
-/// All elements of `input` (the content of a SEQUENCE, for example), or `None` if it is not DER to its end.
+/// All elements of `input` (the content of a SEQUENCE, for example), or `None` if it is not DER up to its end.
 pub(crate) fn elements(mut input: &[u8]) -> Option<Vec<Element<'_>>> {
     let mut elements = Vec::new();
     while !input.is_empty() {

@@ -15,21 +15,21 @@ use crate::constraints::Subtrees;
 use crate::key_usage::KeyUsage;
 use crate::leaf::Usage;
 
-/// What the extensions say that decides what a certificate is for.
+/// The extensions that restrict the use of a certificate.
 #[derive(Clone, Default)]
 pub(crate) struct Extensions {
     pub(crate) is_ca: bool,
     pub(crate) path_len: Option<u32>,
-    /// Absent is not empty: without the extension anything goes.
+    /// Absent is not empty: without the extension every use is allowed.
     pub(crate) key_usage: Option<KeyUsage>,
     pub(crate) dns_names: Vec<String>,
     pub(crate) uris: Vec<String>,
     pub(crate) ip_addresses: Vec<IpAddr>,
-    /// Absent is not empty: without the extension anything goes.
+    /// Absent is not empty: without the extension every use is allowed.
     pub(crate) usages: Option<Vec<Usage>>,
     pub(crate) subject_key_id: Option<Vec<u8>>,
     pub(crate) authority_key_id: Option<Vec<u8>>,
-    /// The issuer's own issuer and serial number, as the authority key identifier names them; the name in DER.
+    /// The issuer's own issuer and serial number in the authority key identifier; the name in DER.
     pub(crate) authority_issuer: Option<Vec<u8>>,
     pub(crate) authority_serial: Option<Vec<u8>>,
     pub(crate) is_basic_critical: bool,

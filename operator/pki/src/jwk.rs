@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::key::KeySpec;
 use crate::public_key::PublicKey;
 
-/// How service tokens are signed (RFC 7518 section 3.1).
+/// Signature algorithm of service tokens (RFC 7518 section 3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum SigningAlgorithm {
     /// RSA PKCS #1 v1.5 with SHA-256.
@@ -51,7 +51,7 @@ pub enum JwkError {
     /// The key cannot be used with the algorithm: RS256 takes RSA from 2048 to 4096 bits, ES256 takes P-256.
     #[error("a {kind} key cannot sign {algorithm}")]
     WrongKey {
-        /// The kind of key in words.
+        /// The kind of key as text.
         kind: String,
         /// The algorithm.
         algorithm: SigningAlgorithm,
@@ -67,7 +67,7 @@ pub enum JwkError {
     Malformed {
         /// Which key.
         kid: String,
-        /// What is wrong.
+        /// The cause.
         reason: &'static str,
     },
     /// Two keys of one set have the same `kid`.
@@ -111,13 +111,13 @@ impl Jwk {
         Ok(Self { kid: numbers.thumbprint(), numbers })
     }
 
-    /// The key's id. For keys made here it is the thumbprint.
+    /// The key's id. For generated keys it is the thumbprint.
     #[must_use]
     pub fn kid(&self) -> &str {
         &self.kid
     }
 
-    /// What the key signs with.
+    /// The algorithm that the key signs with.
     #[must_use]
     pub fn algorithm(&self) -> SigningAlgorithm {
         match self.numbers {
@@ -177,7 +177,7 @@ enum Numbers {
 
 impl Numbers {
     fn thumbprint(&self) -> String {
-        // Base64url has nothing that JSON escapes, so the canonical form can be written as it is.
+        // Base64url contains no character that JSON escapes, so the canonical form needs no escaping.
         let canonical = match self {
             Self::Rsa { n, e } => format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#),
             Self::P256 { x, y } => format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#),
@@ -186,7 +186,7 @@ impl Numbers {
     }
 }
 
-/// A JWK as it stands in JSON, in the order its members are written.
+/// A JWK in JSON, in the order in which its members are written.
 #[derive(Serialize, Deserialize)]
 struct Wire {
     kty: String,

@@ -1,4 +1,4 @@
-//! Private keys: made, read, written, and never shown.
+//! Private keys: generated, read and written, and never printed.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,7 +21,7 @@ use crate::armor::{self, ArmorError};
 use crate::der;
 use crate::public_key::{PublicKey, bit_length, describe_algorithm, without_zeros};
 
-/// The kinds of key Gaia makes and accepts, for CAs, leaves and tokens alike. As text: `ecdsa-256`, `rsa-2048`, ….
+/// The kinds of key that Gaia generates and accepts, for CAs, leaves and tokens. As text: `ecdsa-256`, `rsa-2048`, ….
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum KeySpec {
     /// ECDSA on P-256 (FIPS 186-5), signs with SHA-256.
@@ -78,7 +78,7 @@ impl FromStr for KeySpec {
     }
 }
 
-/// What can go wrong with a key. No variant carries key material.
+/// Errors of keys. No variant carries key material.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// The text is not PEM, or has a block that is not a key.
@@ -87,22 +87,22 @@ pub enum KeyError {
     /// Not exactly one key.
     #[error("expected exactly one key, found {found}")]
     Count {
-        /// How many there were.
+        /// The number of keys.
         found: usize,
     },
-    /// The key is encrypted, with a passphrase nobody gave us.
+    /// The key is encrypted, and no passphrase is configured.
     #[error("the private key is encrypted; give it without a passphrase")]
     Encrypted,
     /// A key, but of a kind Gaia does not use.
     #[error("{kind} keys are not supported: use RSA 2048, 3072 or 4096 or ECDSA P-256 or P-384")]
     Unsupported {
-        /// The kind in words, such as `RSA 1024`.
+        /// The kind as text, such as `RSA 1024`.
         kind: String,
     },
     /// A supported kind, but its numbers do not make a key.
     #[error("the {kind} private key is damaged: {reason}")]
     Damaged {
-        /// The kind in words.
+        /// The kind as text.
         kind: String,
         /// aws-lc-rs's reason, one word.
         reason: String,
@@ -127,16 +127,16 @@ pub enum KeyError {
     },
 }
 
-/// A private key. Clones share it; its DER is wiped when the last one goes. `Debug` shows the kind and the fingerprint
-/// of the public key.
+/// A private key. Clones share it; its DER is wiped when the last clone is dropped. `Debug` prints the kind and the
+/// fingerprint of the public key.
 #[derive(Clone)]
 pub struct PrivateKey(Arc<Inner>);
 
 impl PrivateKey {
-    /// Makes a new key from aws-lc-rs's own entropy. RSA 4096 takes a second or more: not for an async thread.
+    /// Generates a key from aws-lc-rs's own entropy. RSA 4096 takes a second or more: not for an async thread.
     ///
     /// # Errors
-    /// [`KeyError::Generate`] if the library fails, which it does not for want of anything a caller could give.
+    /// [`KeyError::Generate`] if the library fails, which does not depend on the caller's input.
     pub fn generate(spec: KeySpec) -> Result<Self, KeyError> {
         let rsa = |size| RsaKeyPair::generate(size).map(Pair::Rsa);
         let ecdsa = |algorithm| EcdsaKeyPair::generate(algorithm).map(Pair::Ecdsa);
@@ -150,8 +150,8 @@ impl PrivateKey {
         Self::from_pair(pair.map_err(|_| KeyError::Generate(spec))?)
     }
 
-    /// Reads one private key: PKCS #8 (`PRIVATE KEY`, RFC 5958), PKCS #1 (`RSA PRIVATE KEY`, RFC 8017) or SEC 1
-    /// (`EC PRIVATE KEY`, RFC 5915). An `EC PARAMETERS` block beside it, as OpenSSL writes, is passed over.
+    /// Reads one private key: PKCS #8 (`PRIVATE KEY`, RFC 5958), PKCS #1 (`RSA PRIVATE KEY`, RFC 8017) or SEC 1 (`EC
+    /// PRIVATE KEY`, RFC 5915). An additional `EC PARAMETERS` block, as OpenSSL writes it, is ignored.
     ///
     /// # Errors
     /// [`KeyError::Armor`], [`KeyError::Count`], [`KeyError::Encrypted`], [`KeyError::Unsupported`] (naming kind and
@@ -174,7 +174,7 @@ impl PrivateKey {
         armor::encode("PRIVATE KEY", &self.0.pkcs8)
     }
 
-    /// What kind of key this is.
+    /// The kind of this key.
     #[must_use]
     pub fn spec(&self) -> KeySpec {
         self.0.spec
@@ -186,7 +186,7 @@ impl PrivateKey {
         self.0.public.clone()
     }
 
-    /// Signs `message` as the key's [`KeySpec`] says.
+    /// Signs `message` with the algorithm of the key's [`KeySpec`].
     pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
         let random = SystemRandom::new();
         match &self.0.pair {
@@ -272,7 +272,7 @@ fn read(kind: SectionKind, bytes: &[u8]) -> Result<Pair, KeyError> {
     })
 }
 
-/// The kind of a private key in words, from the parts of its DER that are not secret.
+/// The kind of a private key as text, from the parts of its DER that are not secret.
 fn describe(kind: SectionKind, bytes: &[u8]) -> Option<String> {
     let parts = der::elements(der::only(bytes).filter(|outer| outer.tag == der::SEQUENCE)?.content)?;
     match kind {

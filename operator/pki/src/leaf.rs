@@ -19,7 +19,7 @@ use crate::serial::Serial;
 use crate::sign::{self, SignError, Signer};
 use crate::validity::{Validity, ValidityError};
 
-/// What a leaf may be used for (RFC 5280 section 4.2.1.12).
+/// Extended key usage of a leaf (RFC 5280 section 4.2.1.12).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Usage {
     /// TLS server authentication.
@@ -37,7 +37,7 @@ impl fmt::Display for Usage {
     }
 }
 
-/// What is wanted in a leaf. Who may have which name, and clamping the validity to the CA's, is the caller's.
+/// Parameters of a leaf. The caller must check the permission for the names, and clamp the validity to the CA's.
 #[derive(Debug, Clone)]
 pub struct LeafRequest<'a> {
     /// The only URI in the subjectAltName, such as `spiffe://gaia.local/ns/default/sa/auth-service`.
@@ -66,34 +66,34 @@ pub struct Leaf {
 /// The reason why there is no leaf.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LeafError {
-    /// A name cannot stand in a certificate.
+    /// A name cannot be in a certificate.
     #[error("issuing a leaf: {0}")]
     Name(#[from] NameError),
     /// The validity is no time span.
     #[error("issuing a leaf: {0}")]
     Validity(#[from] ValidityError),
-    /// No usage was asked for.
+    /// No usage was requested.
     #[error("issuing a leaf for {spiffe_id}: it has no usage")]
     NoUsage {
-        /// Whose leaf.
+        /// The SPIFFE ID of the leaf.
         spiffe_id: String,
     },
     /// It would hold longer than the CA or a certificate above it.
     #[error("issuing a leaf for {spiffe_id}: it would hold until {not_after}, its CA only until {ca_not_after}")]
     OutlivesCa {
-        /// Whose leaf.
+        /// The SPIFFE ID of the leaf.
         spiffe_id: String,
-        /// The end asked for.
+        /// The requested expiry.
         not_after: Timestamp,
-        /// The earliest end in the CA's chain.
+        /// The earliest expiry in the CA's chain.
         ca_not_after: Timestamp,
     },
-    /// It would end before its CA, or a certificate above it, begins to hold.
+    /// It would expire before its CA, or a certificate above it, becomes valid.
     #[error("issuing a leaf for {spiffe_id}: it would hold until {not_after}, its CA only from {ca_not_before}")]
     PredatesCa {
-        /// Whose leaf.
+        /// The SPIFFE ID of the leaf.
         spiffe_id: String,
-        /// The end asked for.
+        /// The requested expiry.
         not_after: Timestamp,
         /// The latest beginning in the CA's chain.
         ca_not_before: Timestamp,
@@ -101,25 +101,25 @@ pub enum LeafError {
     /// A certificate above it is only for other purposes.
     #[error("issuing a leaf for {spiffe_id}: {subject:?} above it is not for {usage} (extendedKeyUsage)")]
     CaForbidsUsage {
-        /// Whose leaf.
+        /// The SPIFFE ID of the leaf.
         spiffe_id: String,
         /// The certificate that forbids it.
         subject: String,
-        /// What it forbids.
+        /// The forbidden usage.
         usage: Usage,
     },
     /// It could not be signed.
     #[error("issuing a leaf for {spiffe_id}: {source}")]
     Sign {
-        /// Whose leaf.
+        /// The SPIFFE ID of the leaf.
         spiffe_id: String,
         /// The reason why not.
         source: SignError,
     },
-    /// What was signed is not what was asked for; a defect here, kept from doing harm.
+    /// The signed certificate differs from the request: a defect of this crate. The certificate is discarded.
     #[error("issuing a leaf for {spiffe_id}: the signed leaf has the wrong {what}, so it is not used")]
     NotAsAsked {
-        /// Whose leaf.
+        /// The SPIFFE ID of the leaf.
         spiffe_id: String,
         /// The part that differs.
         what: &'static str,
@@ -127,18 +127,18 @@ pub enum LeafError {
     /// It was signed, but does not chain: the CA's constraints forbid it, for example.
     #[error("issuing a leaf for {spiffe_id}: {source}")]
     Path {
-        /// Whose leaf.
+        /// The SPIFFE ID of the leaf.
         spiffe_id: String,
-        /// What webpki said.
+        /// The error of webpki.
         source: PathError,
     },
 }
 
-/// Issues a leaf for the public half of `key`, signed by `ca`, and proves that it chains before it is returned.
+/// Issues a leaf for the public half of `key`, signed by `ca`, and verifies its chain before it is returned.
 ///
-/// The profile: version 3, empty subject with a critical subjectAltName of exactly one URI and the DNS names and
-/// addresses asked for, basicConstraints CA:FALSE (critical), keyUsage digitalSignature and with RSA keyEncipherment
-/// (critical), extendedKeyUsage as asked for, both key identifiers. Signed with SHA-256, by a P-384 CA with SHA-384.
+/// The profile: version 3, empty subject with a critical subjectAltName of exactly one URI and the requested DNS names
+/// and addresses, basicConstraints CA:FALSE (critical), keyUsage digitalSignature and with RSA keyEncipherment
+/// (critical), extendedKeyUsage as requested, both key identifiers. Signed with SHA-256, by a P-384 CA with SHA-384.
 ///
 /// # Errors
 /// [`LeafError`]. A leaf that webpki does not accept under `ca` for each of its usages is never returned.
@@ -224,7 +224,7 @@ fn check_usages(ca: &Ca, req: &LeafRequest<'_>) -> Result<(), LeafError> {
     Ok(())
 }
 
-/// Looks at the signed leaf as a peer would: right issuer, right key, right names, and a path to the root.
+/// Checks the signed leaf as a peer would: right issuer, right key, right names, and a path to the root.
 fn check(ca: &Ca, req: &LeafRequest<'_>, key: &PrivateKey, leaf: &Certificate) -> Result<(), LeafError> {
     let wrong = |what| Err(LeafError::NotAsAsked { spiffe_id: req.spiffe_id.to_owned(), what });
     if leaf.issuer_der() != ca.certificate().subject_der() {

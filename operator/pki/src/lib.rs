@@ -1,9 +1,9 @@
 //! Keys, CAs, leaves, bundles and JWK sets, with time, entropy and serials as arguments.
 //!
-//! Nothing in here reads a clock or draws randomness of its own; the one exception is [`PrivateKey::generate`] (and the
-//! nonce inside an ECDSA signature), which aws-lc-rs does inside its own module boundary.
+//! No function here reads a clock or draws randomness of its own. The one exception is [`PrivateKey::generate`] (and
+//! the nonce inside an ECDSA signature), which aws-lc-rs does inside its own module boundary.
 //!
-//! What this crate promises:
+//! Guarantees of this crate:
 //! - A leaf that [`issue_leaf`] returns chains: the issuer name is the CA's subject byte for byte, the signature
 //!   verifies, and webpki builds the path. Otherwise there is an error with the reason, never a leaf.
 //! - A private key never appears in `Debug`, in an error or in a panic message, and its PEM and DER are wiped on drop.

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-/// The reason why a name cannot stand in a certificate.
+/// The reason why a name cannot be in a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// Not a SPIFFE trust domain (SPIFFE-ID section 2.1).
@@ -11,7 +11,7 @@ pub enum NameError {
     TrustDomain {
         /// The name, shortened if long.
         name: String,
-        /// What is wrong with it.
+        /// The cause.
         reason: &'static str,
     },
     /// Not a SPIFFE id of a workload (SPIFFE-ID section 2, X509-SVID section 2).
@@ -19,7 +19,7 @@ pub enum NameError {
     SpiffeId {
         /// The name, shortened if long.
         name: String,
-        /// What is wrong with it.
+        /// The cause.
         reason: &'static str,
     },
     /// Not a DNS name that a `dNSName` may hold (RFC 5280 section 4.2.1.6, RFC 6125 for the wildcard).
@@ -27,7 +27,7 @@ pub enum NameError {
     DnsName {
         /// The name, shortened if long.
         name: String,
-        /// What is wrong with it.
+        /// The cause.
         reason: &'static str,
     },
     /// Not a common name (RFC 5280 appendix A.1, `ub-common-name`).
@@ -35,7 +35,7 @@ pub enum NameError {
     CommonName {
         /// The name, shortened if long.
         name: String,
-        /// What is wrong with it.
+        /// The cause.
         reason: &'static str,
     },
 }
@@ -71,8 +71,8 @@ pub(crate) fn check_spiffe_id(id: &str) -> Result<(), NameError> {
     Ok(())
 }
 
-/// Checks a DNS name: letters, digits and hyphens in labels of 1 to 63, 253 at most, and `*` only as the whole first
-/// label with two labels behind it.
+/// Checks a DNS name: letters, digits and hyphens in labels of 1 to 63 characters, at most 253 in all, and `*` only as
+/// the whole first label, followed by at least two labels.
 pub(crate) fn check_dns_name(name: &str) -> Result<(), NameError> {
     let refuse = |reason| Err(NameError::DnsName { name: shortened(name), reason });
     if name.len() > 253 {

@@ -1,4 +1,4 @@
-//! Does a chain hold? Asked of webpki, which is what rustls asks (RFC 5280 section 6).
+//! Verifies chains with webpki, as rustls does (RFC 5280 section 6).
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::leaf::Usage;
 /// The reason why a certificate does not chain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
-    /// webpki cannot read the root, because of an extension it does not know for example.
+    /// webpki cannot parse the root, for example because of an unknown extension.
     #[error("the root {root} cannot be a trust anchor: {reason}")]
     Anchor {
         /// Subject of the root.
@@ -29,7 +29,7 @@ pub enum PathError {
         serial: String,
         /// Subject of the root.
         root: String,
-        /// What it was checked for.
+        /// The usage for which it was checked.
         usage: Usage,
         /// The time when it was checked for.
         at: Timestamp,

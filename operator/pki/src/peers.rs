@@ -16,7 +16,7 @@ impl Ca {
     pub fn check_peers(&self) -> Result<Vec<String>, CaError> {
         let mut concerns = vec![];
         for (index, certificate) in self.path().iter().enumerate() {
-            // The root is its own issuer.
+            // The issuer of the root is the root itself.
             let issuer = self.path().get(index + 1).unwrap_or(certificate);
             check_serial(certificate)?;
             if !certificate.repeats_its_signature_algorithm() {

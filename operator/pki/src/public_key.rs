@@ -17,7 +17,7 @@ use crate::{armor, bundle, der};
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PublicKey {
     spki: Vec<u8>,
-    /// Where in `spki` the key bits begin; they reach to the end.
+    /// The start of the key bits in `spki`; they reach to the end.
     bits_at: usize,
 }
 
@@ -43,8 +43,8 @@ impl PublicKey {
     /// Reads one PEM block labelled `PUBLIC KEY` (RFC 7468 section 13).
     ///
     /// # Errors
-    /// [`KeyError::Armor`] for what is not PEM, [`KeyError::Count`] for none or several blocks, [`KeyError::PublicKey`]
-    /// for a block that is no public key.
+    /// [`KeyError::Armor`] for text that is not PEM, [`KeyError::Count`] for none or several blocks,
+    /// [`KeyError::PublicKey`] for a block that is no public key.
     pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
         let blocks = armor::blocks(pem.as_bytes(), &[SectionKind::PublicKey], &[])?;
         let [block] = blocks.as_slice() else {
@@ -71,8 +71,8 @@ impl PublicKey {
         bundle::sha256_hex(&self.spki)
     }
 
-    /// What kind of key this is, or `None` if it is none that Gaia issues for (RFC 8017 with an odd exponent of at
-    /// least 65537, or ECDSA on P-256 or P-384).
+    /// The kind of this key, or `None` if Gaia issues for no such key (it does for RFC 8017 with an odd exponent of at
+    /// least 65537, and for ECDSA on P-256 or P-384).
     #[must_use]
     pub fn spec(&self) -> Option<KeySpec> {
         match self.kind() {
@@ -85,7 +85,7 @@ impl PublicKey {
         }
     }
 
-    /// The kind of key in words, for errors and conditions: `RSA 1024`, `ECDSA P-521`, `Ed25519`.
+    /// The kind of key as text, for errors and conditions: `RSA 1024`, `ECDSA P-521`, `Ed25519`.
     #[must_use]
     pub fn describe(&self) -> String {
         match self.kind() {
@@ -150,7 +150,7 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// The kind of key that `algorithm` stands for, in words.
+/// The kind of key that `algorithm` identifies, as text.
 pub(crate) fn describe_algorithm(algorithm: &AlgorithmIdentifier<'_>) -> String {
     if algorithm.algorithm == OID_PKCS1_RSAENCRYPTION {
         return "RSA".to_owned();
@@ -162,7 +162,7 @@ pub(crate) fn describe_algorithm(algorithm: &AlgorithmIdentifier<'_>) -> String 
     }
 }
 
-/// How many bits a big-endian number without leading zero octets has.
+/// The number of bits of a big-endian number without leading zero octets.
 pub(crate) fn bit_length(number: &[u8]) -> usize {
     number.first().map_or(0, |first| number.len() * 8 - first.leading_zeros() as usize)
 }

@@ -1,7 +1,7 @@
-//! Putting a certificate together and signing it.
+//! Assembles a certificate and signs it.
 //!
 //! rcgen writes the certificate, but it builds the issuer name from its own model, which loses repeated attributes,
-//! multi-valued RDNs and string types it does not know. So rcgen's part ends before the signature: the issuer name is
+//! multi-valued RDNs and string types it does not know. So rcgen is only used up to the signature: the issuer name is
 //! replaced by the CA's subject, byte for byte, and the result is signed here.
 
 use std::time::Duration;
@@ -16,38 +16,38 @@ use crate::key::{KeyError, KeySpec, PrivateKey};
 use crate::public_key::PublicKey;
 use crate::serial::Serial;
 
-/// The reason why a certificate could not be made. None of these is for want of something a user could give.
+/// The reason why a certificate could not be created. None depends on a user's input.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SignError {
     /// rcgen refused the parameters.
     #[error("putting the certificate together: {0}")]
     Template(String),
-    /// What rcgen wrote is not shaped like a certificate.
+    /// rcgen's output does not have the form of a certificate.
     #[error("the certificate put together is not shaped as RFC 5280 section 4.1 says")]
     Shape,
     /// The key is of a kind that has no signature algorithm here.
     #[error("{kind} keys cannot be certified")]
     UnsupportedKey {
-        /// The kind in words.
+        /// The kind as text.
         kind: String,
     },
-    /// The signature could not be made.
+    /// The signature could not be created.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// What was signed cannot be read back.
+    /// The signed certificate cannot be parsed.
     #[error("reading the signed certificate back: {0}")]
     Certificate(#[from] CertificateError),
 }
 
-/// Who signs: the key, its identifier, and the name in DER. Without a name the certificate is its own issuer.
+/// The signer: its key, key identifier, and name in DER. Without a name the certificate is its own issuer.
 pub(crate) struct Signer<'a> {
     pub(crate) key: &'a PrivateKey,
     pub(crate) key_id: Vec<u8>,
     pub(crate) name: Option<&'a [u8]>,
 }
 
-/// Signs what `params` describe for `subject`. Serial, validity and both key identifiers are set here, the rest of
-/// `params` is taken as it is.
+/// Signs the certificate that `params` describe for `subject`. Serial, validity and both key identifiers are set here,
+/// the rest is taken from `params`.
 pub(crate) fn sign(
     mut params: CertificateParams,
     subject: &PublicKey,
@@ -80,7 +80,7 @@ pub(crate) fn key_id(key: &PublicKey) -> Vec<u8> {
     digest.as_ref()[..20].to_vec()
 }
 
-/// The TBSCertificate of `template` with `issuer` (or else its own subject) for an issuer, and the AlgorithmIdentifier
+/// The TBSCertificate of `template` with `issuer` (or else its own subject) as the issuer, and the AlgorithmIdentifier
 /// of the signature.
 fn with_issuer(template: &[u8], issuer: Option<&[u8]>) -> Option<(Vec<u8>, Vec<u8>)> {
     let outer = der::elements(der::only(template)?.content)?;
@@ -97,7 +97,7 @@ fn with_issuer(template: &[u8], issuer: Option<&[u8]>) -> Option<(Vec<u8>, Vec<u
     Some((der::encode(der::SEQUENCE, &parts), algorithm.whole.to_vec()))
 }
 
-/// A public key as rcgen wants it. It "signs" with nothing, because the real signature comes after rcgen is done.
+/// A public key for rcgen. Its signature is empty, because the real one is created after rcgen is done.
 struct Unsigned {
     bits: Vec<u8>,
     algorithm: &'static SignatureAlgorithm,

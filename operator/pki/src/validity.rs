@@ -1,9 +1,9 @@
-//! When a certificate holds.
+//! Validity period of a certificate.
 
 use jiff::Timestamp;
 
-/// The time a certificate holds, both ends included (RFC 5280 section 4.1.2.5). Certificates know whole seconds;
-/// fractions are cut off when one is made.
+/// The validity period of a certificate, including both ends (RFC 5280 section 4.1.2.5). Certificates have whole
+/// seconds; fractions are truncated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
     /// The first moment.
@@ -15,24 +15,24 @@ pub struct Validity {
 /// The reason why a [`Validity`] cannot be written into a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ValidityError {
-    /// It ends before it begins, or lasts for less than a second.
+    /// Its end is before its start, or less than a second after it.
     #[error("a certificate cannot hold from {not_before} until {not_after}: that is empty")]
     Empty {
-        /// As asked for.
+        /// As requested.
         not_before: Timestamp,
-        /// As asked for.
+        /// As requested.
         not_after: Timestamp,
     },
-    /// It begins before 1970, which no clock of ours can mean.
+    /// It starts before 1970, which can only be a wrong clock.
     #[error("a certificate cannot hold from {not_before}: that is before 1970")]
     BeforeEpoch {
-        /// As asked for.
+        /// As requested.
         not_before: Timestamp,
     },
 }
 
 impl Validity {
-    /// Both ends cut to whole seconds since the epoch, checked to be a time span at all.
+    /// Both ends truncated to whole seconds since the epoch, checked to be a period of at least a second.
     pub(crate) fn seconds(&self) -> Result<(u64, u64), ValidityError> {
         let Self { not_before, not_after } = *self;
         if not_before < Timestamp::UNIX_EPOCH {

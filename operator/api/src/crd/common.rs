@@ -61,12 +61,12 @@ pub struct PrivateKeySpec {
 /// Labels and annotations for what the operator creates.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
 pub struct ObjectTemplate {
-    /// Labels to set; removed again when they are taken out here.
+    /// Labels to set; removed again when they are removed here.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64), schema_with = "label_map")]
     #[x_kube(validation = crate::crd::rules::template_keys())]
     pub labels: BTreeMap<String, String>,
-    /// Annotations to set; removed again when they are taken out here. At most 16 KiB in all.
+    /// Annotations to set; removed again when they are removed here. At most 16 KiB in all.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64), schema_with = "annotation_map")]
     #[x_kube(validation = crate::crd::rules::template_keys())]
@@ -75,7 +75,7 @@ pub struct ObjectTemplate {
 }
 
 impl ObjectTemplate {
-    /// Returns true if there is nothing to set.
+    /// Returns true if no label or annotation is set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty() && self.annotations.is_empty()
@@ -102,7 +102,7 @@ fn annotation_map(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     })
 }
 
-/// A label selector, as everywhere in Kubernetes: all parts must hold; `{}` selects everything.
+/// A Kubernetes label selector: all parts must match; `{}` selects all namespaces.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct NamespaceSelector {
@@ -124,7 +124,7 @@ pub struct SelectorRequirement {
     /// The label.
     #[schemars(length(min = 1, max = 317))]
     pub key: String,
-    /// How the label is compared with the values.
+    /// Operator that relates the label to the values.
     pub operator: SelectorOperator,
     /// Values for In and NotIn.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -132,7 +132,7 @@ pub struct SelectorRequirement {
     pub values: Vec<String>,
 }
 
-/// How a label is compared.
+/// Operator of a label selector requirement.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SelectorOperator {
     /// The label has one of the values.
@@ -167,7 +167,7 @@ impl SelectorRequirement {
     }
 }
 
-/// Who uses a certificate, and how instances are probed and made to pick changes up.
+/// The workload that uses a certificate: how its instances are probed and how they load changes.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct Workload {
@@ -175,23 +175,23 @@ pub struct Workload {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<i32>,
-    /// The name to ask for in the TLS handshake; default: the service's own name.
+    /// Server name for the TLS handshake; default: the service's own name.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), pattern(rules::DNS_NAME))]
     pub server_name: Option<String>,
-    /// How instances pick up a change.
+    /// Way in which instances load changed files.
     #[serde(default)]
     pub strategy: ReloadStrategy,
-    /// Whether a rotation waits for these instances.
+    /// Acknowledgement that a rotation requires of these instances.
     #[serde(default)]
     pub acknowledgement: Acknowledgement,
-    /// Workloads to restart where instances do not reload by themselves.
+    /// Workloads to restart if their instances do not reload.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub restart_targets: Vec<RestartTarget>,
 }
 
-/// How instances pick up a change.
+/// Way in which instances load changed files.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ReloadStrategy {
     /// Reload where instances report, else restart `restartTargets`, else wait for them to be restarted.
@@ -199,13 +199,13 @@ pub enum ReloadStrategy {
     Auto,
 }
 
-/// Whether a rotation waits for instances.
+/// Acknowledgement that a rotation requires of instances.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Acknowledgement {
     /// A rotation waits until every instance is current.
     #[default]
     Required,
-    /// Laggards are reported but not waited for.
+    /// Laggards are reported but do not hold a rotation.
     BestEffort,
 }
 
@@ -230,7 +230,7 @@ pub enum RestartKind {
     DaemonSet,
 }
 
-/// What a certificate may be used for.
+/// Purposes of a certificate.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KeyUsage {
     /// TLS server.
@@ -239,27 +239,27 @@ pub enum KeyUsage {
     ClientAuth,
 }
 
-/// What the subject of a certificate holds.
+/// Subject of a certificate.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum SubjectCommonName {
-    /// Nothing: the subject is empty, as SPIFFE recommends for workloads.
+    /// The subject is empty, as SPIFFE recommends for workloads.
     #[default]
     None,
     /// The object's name, for servers that map users by the common name.
     ServiceName,
 }
 
-/// Whether a certificate is renewed.
+/// Renewal policy of a certificate.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Renewal {
-    /// Renewed at two thirds of its life.
+    /// Renewed at two thirds of its validity.
     #[default]
     Enabled,
-    /// Never renewed by itself, still reported.
+    /// Not renewed automatically, but still reported.
     Disabled,
 }
 
-/// What becomes of the Secret when its ServiceCertificate is deleted.
+/// Policy for the Secret when its ServiceCertificate is deleted.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum DeletionPolicy {
     /// The Secret is deleted too (owner reference).
@@ -272,7 +272,7 @@ pub enum DeletionPolicy {
 /// Which credentials a service accepts.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum AuthMode {
-    /// API keys decide; tokens are judged but never change the verdict.
+    /// API keys decide; tokens are validated but never change the decision.
     APIKeyOnly,
     /// API keys and tokens are both accepted.
     #[default]
@@ -291,8 +291,8 @@ impl From<AuthMode> for crate::mount::AuthMode {
     }
 }
 
-/// Returns true if a value is its type's default. Fields of list items leave it out: a default inside an item of an
-/// atomic list would make an unchanged apply differ from what is stored.
+/// Returns true if a value is its type's default. Fields of list items omit it: a default inside an item of an atomic
+/// list would make an unchanged apply differ from the stored object.
 pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }

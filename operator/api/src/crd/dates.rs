@@ -1,7 +1,7 @@
-//! Bounds of every `date-time` field, so that our types hold what the API server accepts.
+//! Bounds of every `date-time` field, so that Gaia's types can represent every value that the API server accepts.
 //!
-//! The API server takes more than RFC 3339 for `date-time`, and years up to 9999 in any offset; a timestamp of jiff ends
-//! at 9999-12-30T22:00:00Z. One odd date must not make an object unreadable.
+//! The API server accepts more than RFC 3339 for `date-time`, and years up to 9999 in any offset; jiff's range ends at
+//! 9999-12-30T22:00:00Z. One such date must not make an object unreadable.
 
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{

@@ -1,8 +1,8 @@
-//! Statuses that the API server would refuse, cut to what it accepts.
+//! Truncates statuses to the bounds of their schema.
 //!
-//! One text, list or date beyond a bound of the schema would make the API server refuse a whole status, and the object
-//! would say nothing any more. Every status is held to the schema before it is written: what is too long is cut, what
-//! cannot be cut is left out, and the caller counts it.
+//! One text, list or date beyond a bound would make the API server refuse a whole status, and the object would report
+//! nothing. Every status is checked against the schema before it is written: long texts and lists are cut, other
+//! invalid values are left out, and the caller counts them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::LazyLock;
@@ -118,7 +118,7 @@ impl Fit {
                     Some(JSONSchemaPropsOrBool::Schema(of_value)) => Some(of_value),
                     _ => None,
                 });
-            // The API server drops what the schema does not know.
+            // The API server drops unknown fields.
             let Some(of_field) = of_field else { continue };
             self.path.push(name.clone());
             if !self.value(of_field, field) {
@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
 
-    /// What `fit_status` does not look at, no status may have.
+    /// No status may have a bound that `fit_status` does not handle.
     #[test]
     fn statuses_have_only_bounds_that_are_held() {
         fn look(path: &str, schema: &JSONSchemaProps) {

@@ -53,7 +53,7 @@ pub struct GaiaServiceSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), pattern(rules::DNS_NAME))]
     pub service_account_name: Option<String>,
-    /// How instances are probed (port 8443 by default) and made to pick changes up.
+    /// Probing (port 8443 by default) and reloading of its instances.
     #[serde(default)]
     pub workload: Workload,
     /// Overrides for its ServiceCertificate.
@@ -66,7 +66,7 @@ pub struct GaiaServiceSpec {
         inner(length(min = 3, max = 260), pattern(r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$"))
     )]
     pub endpoints: Vec<String>,
-    /// Who may call this service.
+    /// Callers that may call this service.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(validation = crate::crd::rules::unique_callers())]
@@ -104,7 +104,7 @@ pub struct CertificateOverrides {
     /// Also certify wildcard names for the pods of a headless Service.
     #[serde(default, skip_serializing_if = "is_false")]
     pub headless: bool,
-    /// Life of the certificate.
+    /// Validity of the certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = crate::crd::rules::between("10m", "26280h"))]
     pub duration: Option<Span>,
@@ -118,7 +118,7 @@ pub struct CertificateOverrides {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2))]
     pub usages: Option<Vec<KeyUsage>>,
-    /// What the certificate's subject holds: nothing (None), or this object's name as common name (ServiceName).
+    /// Subject of the certificate: empty (None), or this object's name as common name (ServiceName).
     #[serde(default, skip_serializing_if = "is_default")]
     pub subject_common_name: SubjectCommonName,
     /// Labels and annotations of the Secret.
@@ -143,7 +143,7 @@ pub struct CallerSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), pattern(rules::DNS_LABEL))]
     pub namespace: Option<String>,
-    /// What it may ask for; none listed: everything.
+    /// Scopes it may request; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 128), pattern("^[!#-\\[\\]-~]+$")))]
     pub scopes: Vec<String>,
@@ -189,11 +189,11 @@ pub struct AuthSpec {
     /// Send `Deprecation`, `Sunset` and `Link` headers to users of API keys.
     #[serde(default, skip_serializing_if = "is_false")]
     pub deprecation_headers: bool,
-    /// The time when API keys will end (RFC 3339, UTC).
+    /// The time when API keys will be disabled (RFC 3339, UTC).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub sunset_time: Option<Timestamp>,
-    /// Windows in which API keys are refused, to find who still uses them.
+    /// Windows in which API keys are refused, to find clients that still use them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub brownout_windows: Vec<BrownoutWindow>,
@@ -203,7 +203,7 @@ pub struct AuthSpec {
     /// User tokens this service accepts; by default those of all issuers of its TrustDomain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_tokens: Option<UserTokensSpec>,
-    /// How long no API key may have been used before JWTOnly is allowed; 720h by default.
+    /// Period without any use of an API key that JWTOnly requires; 720h by default.
     #[serde(default = "default_legacy_free_for")]
     #[x_kube(validation = crate::crd::rules::between("0s", "99999h"))]
     pub legacy_free_for: Span,
@@ -223,7 +223,7 @@ impl Default for AuthSpec {
     }
 }
 
-/// How long no API key may have been used before JWTOnly, unless asked otherwise: 720h.
+/// The default period without any use of an API key that JWTOnly requires: 720h.
 #[must_use]
 pub fn default_legacy_free_for() -> Span {
     Span::hours(720)
@@ -232,10 +232,10 @@ pub fn default_legacy_free_for() -> Span {
 /// A window in which API keys are refused.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct BrownoutWindow {
-    /// The time when it begins (RFC 3339, UTC).
+    /// Start of the window (RFC 3339, UTC).
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub start: Timestamp,
-    /// How long it lasts, at most 6h.
+    /// Length of the window, at most 6h.
     #[x_kube(validation = crate::crd::rules::between("1s", "6h"))]
     pub duration: Span,
 }
@@ -247,13 +247,13 @@ pub struct UserTokensSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 63)))]
     pub issuers: Vec<String>,
-    /// Scopes a user's token stands for; none listed: everything.
+    /// Scopes that a user's token carries; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 128), pattern("^[!#-\\[\\]-~]+$")))]
     pub scopes: Vec<String>,
 }
 
-/// What the operator reports of a GaiaService.
+/// Status of a GaiaService.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct GaiaServiceStatus {
@@ -304,7 +304,7 @@ pub struct GaiaServiceStatus {
 pub struct AuthStatus {
     /// The mode that runs.
     pub mode: AuthMode,
-    /// The mode that is asked for.
+    /// The requested mode.
     pub desired_mode: AuthMode,
 }
 
@@ -314,9 +314,9 @@ pub struct AuthStatus {
 pub struct TlsStatus {
     /// The mode that runs.
     pub mode: TlsMode,
-    /// The mode that is asked for.
+    /// The requested mode.
     pub desired_mode: TlsMode,
-    /// Since when an instance may have served Permissive (RFC 3339); none: no instance has.
+    /// The time since which an instance may have served Permissive (RFC 3339); none: no instance has.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub permissive_since: Option<Timestamp>,
@@ -329,11 +329,11 @@ pub struct CertificateSummary {
     /// Its name.
     #[schemars(length(max = 253))]
     pub name: String,
-    /// The time when the stored certificate ends (RFC 3339).
+    /// Expiry of the stored certificate (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub not_after: Option<Timestamp>,
-    /// How many instances serve it: `2/2`, or `-` when nothing can be probed.
+    /// Number of instances that serve it: `2/2`, or `-` when no instance can be probed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub served: Option<String>,
@@ -341,7 +341,7 @@ pub struct CertificateSummary {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub issuer: Option<String>,
-    /// How often it was issued.
+    /// Number of times it was issued.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision: Option<i64>,
 }
@@ -354,13 +354,13 @@ pub struct LegacyStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub last_used_date: Option<String>,
-    /// Who used which key last when; at most 50.
+    /// Callers with an API key, and the last day of each; at most 50.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 50))]
     pub callers: Vec<LegacyCaller>,
 }
 
-/// Who used an API key.
+/// A caller that used an API key.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct LegacyCaller {

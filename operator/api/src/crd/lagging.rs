@@ -1,4 +1,4 @@
-//! Instances that have not loaded what was published, in the status of what they belong to.
+//! Lagging instances in the status of the object that they belong to.
 
 use jiff::Timestamp;
 use kube::KubeSchema;
@@ -35,7 +35,7 @@ pub struct LaggingInstance {
     pub reason: String,
 }
 
-/// What is published to instances.
+/// A part that is published to instances.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PublishedPart {
     /// The certificate in the Secret.

@@ -50,8 +50,8 @@ pub fn between(low: &str, high: &str) -> Rule {
     .message(format!("must be between {low} and {high}").as_str())
 }
 
-/// No two entries name the same caller in the same words. One that only adds its own namespace is left to the operator:
-/// a rule does not see the object's namespace.
+/// No two entries identify the same caller with equal fields. An entry that differs only by its own namespace is
+/// checked by the operator: a rule has no access to the object's namespace.
 #[must_use]
 pub fn unique_callers() -> Rule {
     // `namespace` is a reserved word of CEL, so its field is escaped.
@@ -118,7 +118,7 @@ pub fn key_size() -> Rule {
     .message("size must be 2048, 3072 or 4096 for RSA, 256 or 384 for ECDSA")
 }
 
-/// A leaf under an hour must be asked for twice.
+/// A leaf under an hour must be confirmed by a second field.
 #[must_use]
 pub fn leaf_duration() -> Rule {
     Rule::new(format!(

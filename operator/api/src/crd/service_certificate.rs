@@ -53,9 +53,9 @@ pub struct ServiceCertificateSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), pattern(rules::DNS_NAME))]
     pub secret_name: Option<String>,
-    /// Names beside `<name>`, `<name>.<ns>`, `<name>.<ns>.svc` and `<name>.<ns>.svc.<cluster domain>`. `<name>.<ns>` is
-    /// left out where the namespace is named like a top-level domain, unless it is asked for here. Others must match
-    /// the TrustDomain's `allowedNames`.
+    /// Names in addition to `<name>`, `<name>.<ns>`, `<name>.<ns>.svc` and `<name>.<ns>.svc.<cluster domain>`.
+    /// `<name>.<ns>` is left out if the namespace has the name of a top-level domain, unless it is listed here. Others
+    /// must match the TrustDomain's `allowedNames`.
     #[serde(default, rename = "extraDNSNames", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 253), pattern(rules::WILDCARD_DNS_NAME)))]
     pub extra_dns_names: Vec<String>,
@@ -67,14 +67,14 @@ pub struct ServiceCertificateSpec {
     /// Also certify `*.<name>.<ns>.svc` and its cluster-domain form, for the pods of a headless Service.
     #[serde(default, skip_serializing_if = "is_false")]
     pub headless: bool,
-    /// Life of the certificate; default: the TrustDomain's. At least 1h, or 10m with `allowShortLived`.
+    /// Validity of the certificate; default: the TrustDomain's. At least 1h, or 10m with `allowShortLived`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = crate::crd::rules::between("10m", "26280h"))]
     pub duration: Option<Span>,
     /// Allow a duration under 1h.
     #[serde(default, skip_serializing_if = "is_false")]
     pub allow_short_lived: bool,
-    /// The leaf's key; default: the TrustDomain's. A new key is made at each issue.
+    /// The leaf's key; default: the TrustDomain's. Each certificate gets a new key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub private_key: Option<PrivateKeySpec>,
     /// Extended key usages; default both.
@@ -82,13 +82,13 @@ pub struct ServiceCertificateSpec {
     #[schemars(length(min = 1, max = 2))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub usages: Vec<KeyUsage>,
-    /// What the certificate's subject holds: nothing (None), or the object's name as common name (ServiceName).
+    /// Subject of the certificate: empty (None), or the object's name as common name (ServiceName).
     #[serde(default)]
     pub subject_common_name: SubjectCommonName,
     /// Labels and annotations of the Secret.
     #[serde(default, skip_serializing_if = "ObjectTemplate::is_empty")]
     pub secret_template: ObjectTemplate,
-    /// Who uses the certificate.
+    /// The workload that uses the certificate.
     #[serde(default)]
     pub workload: Workload,
     /// `Disabled` stops renewing, never stops reporting.
@@ -141,7 +141,7 @@ pub(super) fn is_false(value: &bool) -> bool {
     !*value
 }
 
-/// What the operator reports of a ServiceCertificate.
+/// Status of a ServiceCertificate.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceCertificateStatus {
@@ -152,11 +152,11 @@ pub struct ServiceCertificateStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub secret_name: Option<String>,
-    /// The time when the stored certificate begins (RFC 3339).
+    /// Start of validity of the stored certificate (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub not_before: Option<Timestamp>,
-    /// The time when the stored certificate ends (RFC 3339).
+    /// Expiry of the stored certificate (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub not_after: Option<Timestamp>,
@@ -176,7 +176,7 @@ pub struct ServiceCertificateStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub issuer: Option<String>,
-    /// How often it was issued.
+    /// Number of times it was issued.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision: Option<i64>,
     /// Failed attempts since the last success.
@@ -186,7 +186,7 @@ pub struct ServiceCertificateStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub last_failure_time: Option<Timestamp>,
-    /// How many instances serve the stored certificate.
+    /// Number of instances that serve the stored certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub served: Option<Counts>,
     /// Instances that have not loaded a published part within `propagation.minDelay`. Those of a GaiaService are in its own status.

@@ -8,9 +8,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 pub mod condition {
     /// Valid material is served.
     pub const READY: &str = "Ready";
-    /// Something is under way.
+    /// A change is in progress.
     pub const RECONCILING: &str = "Reconciling";
-    /// Only a person can help.
+    /// A user must act.
     pub const STALLED: &str = "Stalled";
     /// The running instances serve the stored certificate.
     pub const SERVED: &str = "Served";
@@ -18,7 +18,7 @@ pub mod condition {
     pub const CA_ROTATING: &str = "CARotating";
     /// The signing keys are rotating.
     pub const SIGNING_KEYS_ROTATING: &str = "SigningKeysRotating";
-    /// A CA certificate ends soon.
+    /// A CA certificate expires soon.
     pub const EXPIRING_SOON: &str = "ExpiringSoon";
     /// The service's certificate is ready.
     pub const CERTIFICATE_READY: &str = "CertificateReady";
@@ -29,8 +29,8 @@ pub mod condition {
     /// No request with a credential was accepted without a client certificate for long enough.
     pub const PLAIN_FREE: &str = "PlainFree";
 
-    /// Warnings: conditions that are present only while they are True. Each one stops nothing but what its message says,
-    /// and its reason is its type.
+    /// Warnings: conditions that are present only while they are True. Each message names everything that it affects,
+    /// and the reason is the type.
     pub mod warning {
         /// Declares all of them, so that the list of all cannot lack one.
         macro_rules! warnings {
@@ -44,17 +44,17 @@ pub mod condition {
         warnings! {
             /// TrustDomain: an inequality of `docs/rotation.md` does not hold; rotations start late and leaves are clamped.
             LIFETIMES_TOO_TIGHT = "LifetimesTooTight";
-            /// TrustDomain: the clock is behind a time that a ring or a certificate holds.
+            /// TrustDomain: the clock is behind a time in a ring or a certificate.
             CLOCK_BEHIND = "ClockBehind";
             /// TrustDomain: selected namespaces that this operator does not watch. Blocks the removal of generations.
             NAMESPACES_NOT_WATCHED = "NamespacesNotWatched";
-            /// TrustDomain: namespaces that rotations do not wait for, as they refuse what is published.
+            /// TrustDomain: namespaces that refuse published objects, for which rotations do not wait.
             NAMESPACE_LEFT_BEHIND = "NamespaceLeftBehind";
             /// GaiaService: its entries do not fit in its namespace's share of `grants.json`.
             GRANTS_TOO_LARGE = "GrantsTooLarge";
-            /// TrustDomain: an annotation names nothing known.
+            /// TrustDomain: an annotation matches nothing.
             ANNOTATION_IGNORED = "AnnotationIgnored";
-            /// TrustDomain: an entry of `distrusted` names no known CA or signing key.
+            /// TrustDomain: an entry of `distrusted` matches no known CA or signing key.
             DISTRUSTED_UNKNOWN = "DistrustedUnknown";
             /// TrustDomain: the CA is accepted, but strict peers refuse it.
             CA_NOT_STRICT = "CANotStrict";
@@ -68,8 +68,8 @@ pub mod condition {
             RENEWAL_DISABLED = "RenewalDisabled";
             /// ServiceCertificate: the certificate has a name that also means something else (`google.com` in namespace `com`).
             AMBIGUOUS_NAMES = "AmbiguousNames";
-            /// ServiceCertificate: extra names that the CA's name constraints exclude, and own names that also mean something
-            /// else; certificates are issued without them.
+            /// ServiceCertificate: extra names that the CA's name constraints exclude, and own names with another
+            /// meaning; certificates are issued without them.
             NAMES_LEFT_OUT = "NamesLeftOut";
             /// TrustDomain: `tokens.issuedBy` names no GaiaService of this TrustDomain.
             TOKEN_ISSUER_NOT_FOUND = "TokenIssuerNotFound";
@@ -85,20 +85,21 @@ pub mod condition {
             CALLER_NOT_FOUND = "CallerNotFound";
             /// GaiaService: `spec.allowedEndpoints` of the TrustDomain does not allow an endpoint. It is not probed.
             ENDPOINT_NOT_ALLOWED = "EndpointNotAllowed";
-            /// Several instances answer at one address of `spec.endpoints`: none is known, and they count by time alone.
+            /// Several instances answer at one address of `spec.endpoints`: none is known, and they count by time
+            /// alone.
             ENDPOINT_IS_BALANCER = "EndpointIsBalancer";
         }
     }
 }
 
-/// Whether a condition holds.
+/// Status of a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Truth {
     /// It holds.
     True,
     /// It does not.
     False,
-    /// Nobody knows.
+    /// It is unknown.
     Unknown,
 }
 
@@ -120,7 +121,7 @@ impl From<bool> for Truth {
     }
 }
 
-/// Makes a condition. Its transition time is kept from `before` unless the status changed (KEP-1623).
+/// Creates a condition. Its transition time is kept from `before` unless the status changed (KEP-1623).
 #[must_use]
 pub fn new_condition(
     before: &[Condition],
@@ -160,6 +161,6 @@ pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
 /// Kubernetes times have no fractions.
 #[must_use]
 pub fn whole_seconds(time: Timestamp) -> Timestamp {
-    // A timestamp's own whole seconds are always within its range.
+    // A timestamp's whole seconds are always within its range.
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }

@@ -51,7 +51,7 @@ pub struct TrustDomainSpec {
     #[schemars(length(min = 1, max = 253), pattern(rules::DNS_NAME))]
     #[x_kube(validation = crate::crd::rules::immutable())]
     pub trust_domain: String,
-    /// Which namespaces may reference this TrustDomain. None: nobody; {}: all.
+    /// Namespaces that may reference this TrustDomain. Missing: none; {}: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace_selector: Option<NamespaceSelector>,
     /// Names beyond a service's own that may be certified.
@@ -72,10 +72,10 @@ pub struct TrustDomainSpec {
     /// The platform's own tokens.
     #[serde(default)]
     pub tokens: TokensSpec,
-    /// What is refused before its time. At most 1,000 entries in all.
+    /// Revoked certificates, tokens and subjects. At most 1,000 entries in all.
     #[serde(default)]
     pub revoked: RevokedSpec,
-    /// Outside issuers of user tokens (Supabase is one).
+    /// External issuers of user tokens (Supabase is one).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
@@ -84,7 +84,7 @@ pub struct TrustDomainSpec {
     /// Authentication defaults for services.
     #[serde(default)]
     pub auth: TrustDomainAuth,
-    /// How changes reach the running pods.
+    /// Delivery of changes to the running pods.
     #[serde(default)]
     pub propagation: PropagationSpec,
 }
@@ -96,7 +96,7 @@ pub struct AllowedNames {
     /// Namespaces this applies to.
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 63), pattern(rules::DNS_LABEL)))]
     pub namespaces: Vec<String>,
-    /// DNS names. A leading `*.` stands for exactly one label, and allows the wildcard name itself.
+    /// DNS names. A leading `*.` matches exactly one label, and allows the wildcard name itself.
     #[serde(default, rename = "dnsNames", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 253), pattern(rules::WILDCARD_DNS_NAME)))]
     pub dns_names: Vec<String>,
@@ -116,15 +116,15 @@ pub struct CaSpec {
     /// The CA's key: ECDSA 256 by default. A change is a rotation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub private_key: Option<PrivateKeySpec>,
-    /// Life of a CA certificate; 87600h by default.
+    /// Validity of a CA certificate; 87600h by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = crate::crd::rules::between("1h", "99999h"))]
     pub duration: Option<Span>,
-    /// Rotate by itself this often; by default only before the CA's end.
+    /// Period of scheduled rotations; by default the CA is only rotated before its expiry.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = crate::crd::rules::between("1h", "99999h"))]
     pub rotation_period: Option<Span>,
-    /// Bring your own CA: a kubernetes.io/tls Secret in the operator's namespace.
+    /// Bring-your-own CA: a kubernetes.io/tls Secret in the operator's namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub existing_secret_ref: Option<SecretRef>,
     /// Raise it to force one rotation.
@@ -132,7 +132,7 @@ pub struct CaSpec {
     #[schemars(range(min = 1, max = 1_000_000_000))]
     #[x_kube(validation = crate::crd::rules::never_decreases())]
     pub rotation_revision: i64,
-    /// CA certificates not to be trusted any more. Sticky: taking one out changes nothing.
+    /// CA certificates that must no longer be trusted. Permanent: removing an entry has no effect.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["fingerprint".into()]))]
@@ -153,14 +153,14 @@ impl Default for CaSpec {
 }
 
 impl CaSpec {
-    /// The life of a new CA certificate.
+    /// The validity of a new CA certificate.
     #[must_use]
     pub fn duration(&self) -> Span {
         self.duration.clone().unwrap_or_else(|| Span::hours(87_600))
     }
 }
 
-/// A CA certificate not to be trusted any more.
+/// A CA certificate that must no longer be trusted.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct DistrustedCa {
     /// Lower-case hex SHA-256 of the certificate's DER.
@@ -171,7 +171,7 @@ pub struct DistrustedCa {
     pub mode: DistrustMode,
 }
 
-/// When distrusted material goes.
+/// Time of the removal of distrusted material.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum DistrustMode {
     /// After replacements are in place, waiting at most 5 minutes for them.
@@ -186,12 +186,12 @@ pub enum DistrustMode {
 #[x_kube(validation = crate::crd::rules::not_longer_than("duration", "maxDuration"))]
 #[serde(rename_all = "camelCase")]
 pub struct CertificateDefaults {
-    /// Life of a leaf; renewed at two thirds, so the default of 3240h (135 days) renews quarterly.
+    /// Validity of a leaf; renewed at two thirds, so the default of 3240h (135 days) renews quarterly.
     #[serde(default = "default_leaf_duration")]
     #[x_kube(validation = crate::crd::rules::between("10m", "26280h"))]
     pub duration: Span,
-    /// Longest life of a leaf. A ServiceCertificate that asks for more gets this much, with the condition
-    /// DurationClamped. None: only the CA's end limits it.
+    /// Longest validity of a leaf. A ServiceCertificate that requests more gets this much, with the condition
+    /// DurationClamped. Missing: limited only by the CA's expiry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = crate::crd::rules::between("10m", "26280h"))]
     pub max_duration: Option<Span>,
@@ -210,7 +210,7 @@ fn default_leaf_duration() -> Span {
     Span::hours(3240)
 }
 
-/// What is refused before its time.
+/// Revoked certificates, tokens and subjects.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
 #[x_kube(validation = Rule::new("size(self.leaves) + size(self.jtis) + size(self.subjects) <= 1000").message("must have at most 1000 entries in all"))]
 pub struct RevokedSpec {
@@ -252,7 +252,7 @@ pub struct TrustDomainAuth {
     pub default_mode: AuthMode,
 }
 
-/// How changes reach the running pods.
+/// Delivery of changes to the running pods.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct PropagationSpec {
@@ -267,8 +267,8 @@ pub struct PropagationSpec {
     #[serde(default = "default_deadline")]
     #[x_kube(validation = crate::crd::rules::between("1s", "168h"))]
     pub deadline: Span,
-    /// Whether instances that still lag after `deadline` hold a rotation. Wait: they do, so that one pod of one tenant
-    /// can hold the rotation of the whole domain. LeaveBehind: at most one instance, or 10 % of all, no longer does.
+    /// Policy for instances that still lag after `deadline`. Wait: they hold a rotation, so that one pod of one tenant
+    /// can hold the rotation of the whole domain. LeaveBehind: at most one instance, or 10 % of all, is left behind.
     #[serde(default)]
     pub past_deadline: PastDeadline,
     /// S: how far the clocks of two machines may differ.

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Tokens of outside issuers that a service accepts.
+/// Tokens of external issuers that a service accepts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UserTokens {
     /// The fixed table of issuers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub issuers: Vec<UserTokenIssuer>,
-    /// What a user may ask for; empty: everything.
+    /// The scopes of users; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<String>,
 }
@@ -23,14 +23,14 @@ impl UserTokens {
         self.issuers.is_empty()
     }
 
-    /// The issuer that people sign in at: the first that is a Supabase project. All services must agree on it.
+    /// The issuer for interactive sign-in: the first that is a Supabase project. All services must select the same one.
     #[must_use]
     pub fn sign_in_issuer(&self) -> Option<&UserTokenIssuer> {
         self.issuers.iter().find(|issuer| issuer.profile == UserTokenProfile::Supabase)
     }
 }
 
-/// One outside issuer.
+/// One external issuer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UserTokenIssuer {
@@ -38,13 +38,13 @@ pub struct UserTokenIssuer {
     pub name: String,
     /// The exact `iss` claim.
     pub issuer: String,
-    /// What its tokens look like.
+    /// The format of its tokens.
     #[serde(default)]
     pub profile: UserTokenProfile,
-    /// How they are verified.
+    /// The verification of its tokens.
     #[serde(default)]
     pub verification: UserTokenVerification,
-    /// Where its keys are, for JWKS: https, or http on loopback.
+    /// The URL of its keys, for JWKS: https, or http on loopback.
     #[serde(default, rename = "jwksURL", skip_serializing_if = "Option::is_none")]
     pub jwks_url: Option<String>,
     /// Accepted `aud` values; empty: `authenticated`.
@@ -62,22 +62,22 @@ pub struct UserTokenIssuer {
     /// PEM roots for asking it; none: the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_bundle: Option<String>,
-    /// Longest life of a token, in seconds; none: a day.
+    /// Longest validity of a token, in seconds; none: a day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_ttl_seconds: Option<u64>,
 }
 
-/// What the tokens of an outside issuer look like.
+/// The format of an external issuer's tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UserTokenProfile {
-    /// As Supabase Auth makes them: `role`, `session_id` and a UUID as `sub`.
+    /// The format of Supabase Auth: `role`, `session_id` and a UUID as `sub`.
     #[default]
     Supabase,
     /// Any JWT with the registered claims.
     Generic,
 }
 
-/// How the tokens of an outside issuer are verified.
+/// The verification of an external issuer's tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UserTokenVerification {
     /// In process, by its published keys.

@@ -1,4 +1,4 @@
-//! CAs that people bring, made with OpenSSL: what is accepted, and that its leaves chain.
+//! Bring-your-own CAs, created with OpenSSL: those that are accepted, and the chains of their leaves.
 
 use gaia_pki::{Ca, CaError, Certificate, KeySpec, LeafError};
 use rstest::rstest;
@@ -6,7 +6,7 @@ use rstest::rstest;
 use crate::openssl::{CA, Issued, OpenSsl, P256, Wanted};
 use crate::samples::{leaf, names};
 
-/// Loads what was brought at the moment it begins to hold.
+/// Loads a CA at the start of its validity.
 pub(crate) fn load(chain: &str, key: &str, extra: Option<&str>) -> Result<Ca, CaError> {
     let now = Certificate::chain_from_pem(chain.as_bytes()).map(|chain| chain[0].not_before());
     Ca::from_pem(chain.as_bytes(), key, extra.map(str::as_bytes), now.unwrap_or_default())

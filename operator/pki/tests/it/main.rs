@@ -1,4 +1,4 @@
-//! What peers make of the certificates: OpenSSL, run as a person would run it, and webpki.
+//! Acceptance of the certificates by peers: by the `openssl` program, and by webpki.
 
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests, which clippy.toml lets do both")]
 

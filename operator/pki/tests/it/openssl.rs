@@ -1,4 +1,4 @@
-//! The `openssl` program, and CAs made with it the way people make theirs.
+//! The `openssl` program, and CAs created with it as users do.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use gaia_pki::{Ca, Leaf, Usage};
 use jiff::SignedDuration;
 use tempfile::TempDir;
 
-/// `openssl` in a directory of its own.
+/// `openssl` in a temporary directory.
 pub(crate) struct OpenSsl(TempDir);
 
 /// A certificate and its key, both in PEM.
@@ -17,7 +17,7 @@ pub(crate) struct Issued {
     pub(crate) key: String,
 }
 
-/// What is wanted of `openssl req -x509`.
+/// Parameters of `openssl req -x509`.
 pub(crate) struct Wanted<'a> {
     pub(crate) subject: &'a str,
     /// The algorithm and its `-pkeyopt`, if it takes one.
@@ -39,7 +39,7 @@ impl Default for Wanted<'_> {
 }
 
 impl OpenSsl {
-    /// The program, or `None` and a loud word if this machine has none.
+    /// The program, or `None` and a message if this machine has none.
     pub(crate) fn find() -> Option<Self> {
         if Command::new("openssl").arg("version").output().is_err() {
             eprintln!("SKIPPED: there is no `openssl` on this machine, so nothing was compared with it");

@@ -1,5 +1,4 @@
-//! Bring-your-own CAs: our decision is compared with that of `openssl verify`, with `-x509_strict` and
-//! without.
+//! Bring-your-own CAs: Gaia's decision is compared with that of `openssl verify`, with `-x509_strict` and without.
 
 use gaia_pki::KeySpec;
 use rstest::rstest;

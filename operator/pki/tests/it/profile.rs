@@ -1,4 +1,4 @@
-//! What stands in a root and in a leaf.
+//! Contents of roots and leaves.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! CAs that people bring, made with OpenSSL: what is refused, and why.
+//! Bring-your-own CAs, created with OpenSSL: those that are rejected, and the reasons.
 
 use gaia_pki::{Ca, CaError, CertificateError, KeyError};
 use jiff::SignedDuration;

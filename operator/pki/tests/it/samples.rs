@@ -1,4 +1,4 @@
-//! What the tests issue from.
+//! CAs and leaves for tests.
 
 use std::collections::BTreeMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -16,7 +16,7 @@ pub(crate) enum For {
     Leaf,
 }
 
-/// A key of its kind, made once in the whole run, because RSA 4096 takes its time.
+/// A key of its kind, generated once per run, because RSA 4096 takes seconds.
 pub(crate) fn key(spec: KeySpec, whose: For) -> PrivateKey {
     static KEYS: LazyLock<Mutex<BTreeMap<(KeySpec, For), PrivateKey>>> = LazyLock::new(Mutex::default);
     let mut keys = KEYS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -46,7 +46,7 @@ pub(crate) fn names() -> Vec<String> {
     ["auth-service", "auth-service.default.svc", "*.auth-service.default.svc"].map(str::to_owned).to_vec()
 }
 
-/// A leaf of 90 days from where the CA begins to hold, with `names` and both usages.
+/// A leaf of 90 days from the CA's notBefore on, with `names` and both usages.
 pub(crate) fn leaf(ca: &Ca, names: &[String], spec: KeySpec) -> Result<Leaf, LeafError> {
     let not_before = ca.not_before();
     let validity = Validity { not_before, not_after: not_before + SignedDuration::from_hours(24 * 90) };

@@ -1,4 +1,4 @@
-//! Which tokens of outside issuers a service takes.
+//! Tokens of external issuers that a service accepts.
 
 use gaia_api::crd::{GaiaService, TrustDomain, UserTokenIssuer, UserTokensSpec, reason};
 use gaia_api::mount::{self, UserTokens};

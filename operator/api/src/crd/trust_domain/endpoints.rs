@@ -15,7 +15,7 @@ pub struct AllowedEndpoint {
     /// Namespaces this applies to.
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 63), pattern(rules::DNS_LABEL)))]
     pub namespaces: Vec<String>,
-    /// DNS names and IP addresses. A leading `*.` stands for exactly one label. None: IP addresses inside `cidrs` only.
+    /// DNS names and IP addresses. A leading `*.` matches exactly one label. Missing: IP addresses inside `cidrs` only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 253), pattern(rules::ENDPOINT_HOST)))]
     #[x_kube(validation = crate::crd::rules::each_is_name_or_ip())]

@@ -1,4 +1,4 @@
-//! The platform's own tokens and the keys that sign them.
+//! The platform's own tokens and their signing keys.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -30,7 +30,7 @@ pub struct TokensSpec {
     /// RS256 or ES256. A change is a rotation.
     #[serde(default)]
     pub algorithm: TokenAlgorithm,
-    /// Longest life of a token.
+    /// Longest validity of a token.
     #[serde(default = "default_max_ttl", rename = "maxTTL")]
     #[x_kube(validation = crate::crd::rules::between("10s", "24h"))]
     pub max_ttl: Span,
@@ -47,7 +47,7 @@ pub struct TokensSpec {
     #[schemars(range(min = 1, max = 1_000_000_000))]
     #[x_kube(validation = crate::crd::rules::never_decreases())]
     pub rotation_revision: i64,
-    /// Signing keys not to be trusted any more. Sticky.
+    /// Signing keys that must no longer be trusted. Permanent: removing an entry has no effect.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["kid".into()]))]
@@ -82,13 +82,13 @@ fn default_max_ttl() -> Span {
     Span::hours(1)
 }
 
-/// How often the signing key rotates unless asked otherwise: 2160h.
+/// The default rotation period of the signing key: 2160h.
 #[must_use]
 pub fn default_signing_period() -> Span {
     Span::hours(2160)
 }
 
-/// A signing key not to be trusted any more.
+/// A signing key that must no longer be trusted.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct DistrustedKey {
     /// The key's id (RFC 7638 thumbprint).

@@ -1,4 +1,4 @@
-//! Outside issuers of user tokens.
+//! External issuers of user tokens.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -9,7 +9,7 @@ use crate::Span;
 use crate::crd::common::is_default;
 use crate::crd::{SecretRef, rules};
 
-/// An outside issuer of user tokens.
+/// An external issuer of user tokens.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[x_kube(validation = Rule::new("(has(self.verification) && self.verification == 'Remote') || has(self.jwksURL)").message("jwksURL must be set when verification is JWKS"))]
 #[x_kube(validation = Rule::new("!has(self.verification) || self.verification != 'Remote' || has(self.apiKeySecretRef)").message("apiKeySecretRef must be set when verification is Remote"))]
@@ -23,13 +23,13 @@ pub struct UserTokenIssuer {
     /// The exact `iss` claim.
     #[schemars(length(min = 1, max = 512))]
     pub issuer: String,
-    /// What its tokens look like; default: Supabase.
+    /// Format of its tokens; default: Supabase.
     #[serde(default, skip_serializing_if = "is_default")]
     pub profile: IssuerProfile,
-    /// How its tokens are verified; default: JWKS.
+    /// Verification of its tokens; default: JWKS.
     #[serde(default, skip_serializing_if = "is_default")]
     pub verification: IssuerVerification,
-    /// Where its keys are; https, or http on loopback.
+    /// URL of its keys; https, or http on loopback.
     #[serde(rename = "jwksURL", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024), pattern(r"^(https://|http://(localhost|127\.0\.0\.1|\[::1\])[:/]).+$"))]
     pub jwks_url: Option<String>,
@@ -52,7 +52,7 @@ pub struct UserTokenIssuer {
     #[serde(default, rename = "clientIDs", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 253)))]
     pub client_ids: Vec<String>,
-    /// Longest life of a token; 24h by default.
+    /// Longest validity of a token; 24h by default.
     #[serde(rename = "maxTTL", skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = crate::crd::rules::between("1m", "168h"))]
     pub max_ttl: Option<Span>,
@@ -70,10 +70,10 @@ fn claim_map(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     })
 }
 
-/// What the tokens of an outside issuer look like.
+/// Format of an external issuer's tokens.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum IssuerProfile {
-    /// As Supabase Auth makes them: `role`, `session_id` and a UUID as `sub`.
+    /// The format of Supabase Auth: `role`, `session_id` and a UUID as `sub`.
     #[default]
     Supabase,
     /// Any JWT with the registered claims.
@@ -89,7 +89,7 @@ impl From<IssuerProfile> for crate::mount::UserTokenProfile {
     }
 }
 
-/// How an outside issuer's tokens are verified.
+/// Verification of an external issuer's tokens.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum IssuerVerification {
     /// In process, by its published keys.
