@@ -252,7 +252,7 @@ async fn durations_that_cannot_work_together_are_refused_with_both_numbers() {
     scene.create(scene.certificate("long", json!({ "duration": "14000h" }))).await;
     let message = scene.wait_for("ServiceCertificate", "long", "DurationClamped=True", "DurationClamped", SOON).await;
     assert!(
-        message.contains("spec.duration: asked for 14000h, issued for 1") && message.contains("end of CA"),
+        message.contains("spec.duration: requested 14000h, issued for 1") && message.contains("expiry of CA"),
         "{message}"
     );
     scene.wait_ready("ServiceCertificate", &["long"]).await;

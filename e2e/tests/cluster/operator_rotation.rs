@@ -28,7 +28,7 @@ async fn a_raised_revision_rotates_the_ca_with_visible_progress() {
     };
     let said = wait::until("the status has the time when the next CA signs", SOON, announced).await.unwrap();
     assert_eq!((&*said.status, &*said.reason), ("True", "Publishing"));
-    assert!(said.message.contains("it signs at"), "{}", said.message);
+    assert!(said.message.contains("it is activated at"), "{}", said.message);
     assert_eq!(column(&scene, "ROTATING").await, "CA");
     assert_eq!(column(&scene, "READY").await, "True");
     assert_eq!(roots(&scene).await, 2, "the next root is trusted before it signs");
@@ -49,8 +49,8 @@ async fn a_raised_revision_rotates_the_ca_with_visible_progress() {
         &scene,
         &[
             ("RotationStarted", "rotationRevision is 2"),
-            ("RotationSwitched", &format!("CA {next} signs from now on")),
-            ("RotationCompleted", &format!("CA {first} is removed: every certificate it signed is replaced")),
+            ("RotationSwitched", &format!("activated CA {next}")),
+            ("RotationCompleted", &format!("removed CA {first}: every certificate it signed is replaced")),
         ],
     )
     .await;
@@ -87,8 +87,8 @@ async fn a_raised_revision_rotates_the_signing_key_with_visible_progress() {
         &scene,
         &[
             ("RotationStarted", "rotationRevision is 2"),
-            ("RotationSwitched", &format!("signing key {} signs from now on", &next[..8])),
-            ("RotationCompleted", &format!("signing key {first} is removed: the last token it signed has expired")),
+            ("RotationSwitched", &format!("activated signing key {}", &next[..8])),
+            ("RotationCompleted", &format!("removed signing key {first}: the last token it signed has expired")),
         ],
     )
     .await;
@@ -171,7 +171,7 @@ async fn a_published_rotation_can_be_aborted_and_requested_again() {
     assert_eq!(scene.trust("ca.crt").await, before);
     assert_eq!(seen.revision("worker-tls"), 1, "nothing was signed by it");
     assert!(scene.leaf_is_whole("worker-tls").await);
-    told(&scene, &[("RotationAborted", &format!("the rotation to CA {given_up} is aborted"))]).await;
+    told(&scene, &[("RotationAborted", &format!("aborted the rotation to CA {given_up}"))]).await;
     let stalled = scene.condition("TrustDomain", &scene.domain, "Stalled").await.unwrap();
     assert_eq!(stalled.status, "False", "the annotation can stay: {stalled:?}");
 
@@ -198,7 +198,7 @@ async fn a_ca_that_signs_already_can_be_given_up_while_the_one_before_is_trusted
     assert_eq!(scene.trust("ca.crt").await, before);
     assert!(scene.leaf_is_whole("worker-tls").await);
     assert_eq!(seen.revision("worker-tls"), 3, "it was issued by the new one, and then again by the old one");
-    told(&scene, &[("RotationAborted", &format!("the rotation to CA {given_up} is aborted"))]).await;
+    told(&scene, &[("RotationAborted", &format!("aborted the rotation to CA {given_up}"))]).await;
     ends_well(scene, seen).await;
 }
 
@@ -230,8 +230,8 @@ async fn a_finished_rotation_cannot_be_aborted_and_the_reason_is_reported() {
     scene.wait_rotated().await;
     let (old, active) = (id_in(&seen.ring("ca"), "Removed").unwrap(), id_in(&seen.ring("ca"), "Active").unwrap());
     for (asked, why) in [
-        (active.as_str(), "the one before it is removed already"),
-        (old.as_str(), "it is Removed already"),
+        (active.as_str(), "the previous generation is already removed"),
+        (old.as_str(), "it is already Removed"),
         ("00000000", "no generation has that id"),
     ] {
         scene.annotate("gaia.dev/abort", asked).await;

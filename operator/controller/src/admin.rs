@@ -34,7 +34,7 @@ async fn livez(State(health): State<Health>) -> impl IntoResponse {
     if health.pulse.is_alive() {
         (StatusCode::OK, "ok")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "leader election stands still")
+        (StatusCode::SERVICE_UNAVAILABLE, "leader election is not making progress")
     }
 }
 

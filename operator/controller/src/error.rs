@@ -32,7 +32,7 @@ impl ErrorClass {
 pub(crate) enum StoreError {
     #[error("{key} exists already")]
     AlreadyExists { key: String },
-    #[error("{key} changed meanwhile: {message}")]
+    #[error("{key} was changed by another writer: {message}")]
     Conflict { key: String, message: String },
     #[error("{key} does not exist")]
     NotFound { key: String },
@@ -45,7 +45,7 @@ pub(crate) enum StoreError {
     InNamespace { verb: &'static str, key: String, cause: String },
     #[error("cannot {verb} {key} now: {message}")]
     Transient { verb: &'static str, key: String, message: String },
-    #[error("cannot {verb} {key}: no answer within {seconds} s")]
+    #[error("cannot {verb} {key}: no response within {seconds} s")]
     Timeout { verb: &'static str, key: String, seconds: u64 },
     #[error("{key} cannot be read: {fault}")]
     Unreadable { key: String, fault: Fault },
@@ -70,17 +70,17 @@ pub(crate) enum ExecuteError {
     Store(#[from] StoreError),
     #[error("Secret {namespace}/{name}: {message}")]
     Ring { namespace: String, name: String, message: String },
-    #[error("the active {what} of TrustDomain {trust_domain} is another one by now")]
+    #[error("the active {what} of TrustDomain {trust_domain} has changed")]
     SignerChanged { what: &'static str, trust_domain: String },
-    #[error("cannot make the certificate: {0}")]
+    #[error("cannot issue the certificate: {0}")]
     Leaf(#[from] gaia_pki::LeafError),
-    #[error("cannot make the key: {0}")]
+    #[error("cannot generate the key: {0}")]
     Key(#[from] gaia_pki::KeyError),
-    #[error("cannot make the CA: {0}")]
+    #[error("cannot generate the CA: {0}")]
     Ca(#[from] gaia_pki::CaError),
     #[error("cannot publish the key: {0}")]
     Jwk(#[from] gaia_pki::JwkError),
-    #[error("no random numbers are to be had")]
+    #[error("no random numbers are available")]
     Entropy,
     #[error("internal error: {0}")]
     Internal(String),

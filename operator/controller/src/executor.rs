@@ -264,7 +264,7 @@ fn touched(action: &Action, result: Result<(), StoreError>) -> Result<Outcome, E
         Ok(()) => Ok(Outcome::Done(std::collections::BTreeSet::new())),
         Err(error) if error.class() == ErrorClass::Transient => Err(error.into()),
         Err(error) => {
-            tracing::warn!(%action, %error, "this is not done, and not tried again before more is published");
+            tracing::warn!(%action, %error, "skipped; retrying after the next publication");
             Ok(Outcome::Skipped)
         }
     }

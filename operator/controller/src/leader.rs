@@ -166,7 +166,7 @@ impl Election {
                 ..Default::default()
             };
             if let Err(error) = self.put(&with_spec(Some(&lease), spec)).await {
-                tracing::warn!(%error, "the lease could not be released; it runs out by itself");
+                tracing::warn!(%error, "failed to release the lease; it expires by itself");
             }
         }
     }
@@ -193,7 +193,7 @@ impl Election {
         let found = within(CALL_TIMEOUT, request).await.and_then(|answer| answer.map(lease).transpose());
         match found {
             Ok(found) => self.see(found),
-            Err(error) => tracing::warn!(%error, "the lease could not be read"),
+            Err(error) => tracing::warn!(%error, "failed to read the lease"),
         }
     }
 
@@ -231,7 +231,7 @@ impl Election {
                 self.renewed = Some(started);
             }
             Err(error) => {
-                tracing::warn!(%error, "the lease could not be taken or renewed");
+                tracing::warn!(%error, "failed to acquire or renew the lease");
                 // Another instance may have acquired it: the observed lease is outdated.
                 self.look().await;
             }

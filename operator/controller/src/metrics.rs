@@ -77,33 +77,33 @@ impl Metrics {
         let requests = Family::default();
         registry.register("api_requests", "Requests to the API server", requests.clone());
         let issuance = Family::default();
-        registry.register("issuance", "Certificates issued, and attempts that failed", issuance.clone());
+        registry.register("issuance", "Certificates issued, and failed attempts", issuance.clone());
         let issuance_seconds = Histogram::new(exponential_buckets(0.001, 2.0, 14));
         registry.register("issuance_duration_seconds", "Time to issue one certificate", issuance_seconds.clone());
         let leader = Gauge::default();
-        registry.register("leader", "1 while this replica decides", leader.clone());
+        registry.register("leader", "1 if this replica is the leader", leader.clone());
         let events_dropped = Counter::default();
         registry.register("events_dropped", "Events that were not sent", events_dropped.clone());
         let watch_failures = Counter::default();
-        registry.register("watch_failures", "Watches that broke and were begun again", watch_failures.clone());
+        registry.register("watch_failures", "Watches that broke and were restarted", watch_failures.clone());
         let probe_failures = Family::default();
         registry.register(
             "probe_failures",
-            "Probes of instances that saw less than they should",
+            "Probes of instances that failed or were incomplete",
             probe_failures.clone(),
         );
         let statuses_cut = Family::default();
-        registry.register("status_cut", "Statuses that were cut to what their schema accepts", statuses_cut.clone());
+        registry.register("status_cut", "Statuses that were cut to the bounds of their schema", statuses_cut.clone());
         let clock_drift = Gauge::default();
         registry.register(
             "clock_drift_seconds",
-            "How far this clock is ahead of the API server's",
+            "Time by which this clock is ahead of the API server's",
             clock_drift.clone(),
         );
         let unreadable_objects = Family::default();
         registry.register(
             "unreadable_objects",
-            "Objects that cannot be read: nothing is changed for them until they can",
+            "Objects that cannot be read, and are not changed until they can",
             unreadable_objects.clone(),
         );
         let objects = Arc::new(Objects::default());

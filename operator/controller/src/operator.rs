@@ -141,7 +141,7 @@ impl Operator {
         confirming.abort();
         looking_up.abort();
         if tokio::time::timeout(GRACE, futures::future::join_all(workers)).await.is_err() {
-            tracing::warn!("something was still under way; the next leader goes on from there");
+            tracing::warn!("stopped with work in progress; the next leader continues it");
         }
         let _ = tokio::time::timeout(GRACE, sending).await;
     }

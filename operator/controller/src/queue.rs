@@ -300,7 +300,7 @@ mod tests {
         queue.push_soon("a");
         assert!(is_idle(&queue).await);
         queue.push("a");
-        assert_eq!(queue.next().await, Some("a"), "whoever cannot wait does not");
+        assert_eq!(queue.next().await, Some("a"), "only keys that may wait are delayed");
     }
 
     #[tokio::test(start_paused = true)]

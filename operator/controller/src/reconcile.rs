@@ -138,7 +138,7 @@ impl<S: Store> Reconciler<S> {
                 self.remember(key, &planned, &error, now);
             }
         }
-        tracing::warn!(%key, "did not settle; it is looked at again");
+        tracing::warn!(%key, "did not converge in 8 passes; requeueing");
         done(Some(Instant::now() + RETRY))
     }
 
@@ -178,7 +178,7 @@ impl<S: Store> Reconciler<S> {
 
     fn remember(&self, key: &Key, planned: &Planned, error: &ExecuteError, now: Timestamp) {
         let message = error.to_string();
-        tracing::warn!(%key, error = message, class = error.class().as_str(), "failed; it is tried again");
+        tracing::warn!(%key, error = message, class = error.class().as_str(), "reconcile failed; retrying");
         if planned.actions.iter().any(|action| matches!(action, Action::IssueLeaf(_))) {
             self.metrics.count_issuance("failed", error.class().as_str());
         }
@@ -229,7 +229,7 @@ impl<S: Store> Reconciler<S> {
             }
             Err(StoreError::Conflict { .. } | StoreError::NotFound { .. }) => next.min(self.read_again(key).await),
             Err(error) => {
-                tracing::warn!(%key, %error, "the status could not be reported");
+                tracing::warn!(%key, %error, "failed to report the status");
                 next.min(Instant::now() + RETRY)
             }
         }

@@ -24,12 +24,12 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<()> {
     // A panic ends the process, so that no state is half changed. Its message can hold texts of other programs.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(place, "panicked, the process ends");
+        tracing::error!(place, "panic; exiting");
         std::process::abort();
     }));
     start_logging(&args)?;
     for name in unknown_variables(std::env::vars().map(|(name, _)| name)) {
-        tracing::warn!(name, "this environment variable is not known and has no effect");
+        tracing::warn!(name, "unknown environment variable; it has no effect");
     }
     if std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_some() {
         tracing::warn!("OTEL_EXPORTER_OTLP_ENDPOINT has no effect: this version sends no traces");
@@ -123,7 +123,7 @@ async fn serve_admin(args: &RunArgs, health: Health) -> anyhow::Result<()> {
 fn start_logging(args: &RunArgs) -> anyhow::Result<()> {
     let LogFilter { directives, ignored } = LogFilter::of(&args.log);
     let filter =
-        EnvFilter::try_new(directives).with_context(|| format!("GAIA_LOG: {:?} is no tracing filter", args.log))?;
+        EnvFilter::try_new(directives).with_context(|| format!("GAIA_LOG: {:?} is not a tracing filter", args.log))?;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match args.log_format {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),

@@ -134,7 +134,7 @@ impl Watches {
                 }
                 Err(error) => {
                     self.metrics.watch_failures.inc();
-                    tracing::warn!(%error, kind = K::RESOURCE.kind, "a watch broke and is begun again");
+                    tracing::warn!(%error, kind = K::RESOURCE.kind, "a watch broke; restarting it");
                     tokio::time::sleep(pause.next()).await;
                 }
             }
@@ -164,7 +164,11 @@ impl Watches {
             Change::Done { complete } => {
                 let Listing { before, seen } = std::mem::take(listing);
                 if !complete {
-                    tracing::warn!(kind = K::RESOURCE.kind, "a list was incomplete: what it did not show is kept");
+                    tracing::warn!(
+                        kind = K::RESOURCE.kind,
+                        "a list was incomplete: objects that it did not contain \
+                                                             are kept"
+                    );
                     return BTreeSet::new();
                 }
                 let mut world = lock(&self.world);
@@ -186,7 +190,7 @@ impl Watches {
                 remove::<K>(&mut world, &at, meta.resource_version.as_deref())
             }
             Change::Unidentified(fault) => {
-                tracing::warn!(kind = K::RESOURCE.kind, %fault, "an object cannot be told from others");
+                tracing::warn!(kind = K::RESOURCE.kind, %fault, "an object cannot be identified");
                 BTreeSet::new()
             }
         }

@@ -289,7 +289,7 @@ impl World {
     }
 
     /// Applies an object that the operator read or wrote, unless its deletion was seen before.
-    #[must_use = "what depends on it would not be decided anew"]
+    #[must_use = "dependent objects would not be planned again"]
     pub(crate) fn take_stored(&mut self, object: Stored) -> BTreeSet<Key> {
         let meta = match &object {
             Stored::Secret(secret) => &secret.metadata,
@@ -318,7 +318,7 @@ impl World {
 
     /// Applies a custom resource whose status the operator has just written. It never adds one: an object that is no
     /// longer known under this UID was removed by a watch.
-    #[must_use = "what depends on it would not be decided anew"]
+    #[must_use = "dependent objects would not be planned again"]
     pub(crate) fn take_reported(&mut self, object: Reported) -> BTreeSet<Key> {
         if object.metadata().uid.as_deref() != self.uid_of(&object.key()) || self.deleted.is_late(object.metadata()) {
             return BTreeSet::new();
@@ -356,7 +356,7 @@ impl World {
 
     /// Removes an object that the operator deleted, or that was found to be deleted; returns the keys to plan again.
     /// `seen`: its version before the response; an object created since then stays.
-    #[must_use = "what depends on it would not be decided anew"]
+    #[must_use = "dependent objects would not be planned again"]
     pub(crate) fn forget(&mut self, key: &ObjectKey, seen: Option<&Version>) -> BTreeSet<Key> {
         if self.version(key).as_ref().map(|now| &now.uid) != seen.map(|seen| &seen.uid) {
             return BTreeSet::new();

@@ -19,7 +19,7 @@ pub enum ArmorError {
         bytes: usize,
     },
     /// A block is truncated, its end line does not match its begin line, or its base64 is invalid.
-    #[error("PEM block {position} ({label}) is cut off or is not base64")]
+    #[error("PEM block {position} ({label}) is truncated or is not base64")]
     Malformed {
         /// 1-based position of the block.
         position: usize,

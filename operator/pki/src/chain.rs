@@ -13,7 +13,7 @@ use crate::validity::ValidityError;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CaError {
     /// More than 64 KiB.
-    #[error("{what} is {bytes} bytes long, more than the {limit} that are read")]
+    #[error("{what} is {bytes} bytes long, more than the maximum of {limit}")]
     TooLarge {
         /// `the certificate chain`, `the key` or `the extra roots`.
         what: &'static str,
@@ -23,7 +23,7 @@ pub enum CaError {
         limit: usize,
     },
     /// More than 10 certificates.
-    #[error("{what} has {found} certificates, more than the {limit} that are read")]
+    #[error("{what} has {found} certificates, more than the maximum of {limit}")]
     TooMany {
         /// `the certificate chain` or `the extra roots`.
         what: &'static str,
@@ -201,13 +201,13 @@ pub enum CaError {
         now: Timestamp,
     },
     /// A name for a new root is not usable.
-    #[error("making a root: {0}")]
+    #[error("creating a root: {0}")]
     Name(#[from] NameError),
     /// The validity of a new root is no time span.
-    #[error("making a root: {0}")]
+    #[error("creating a root: {0}")]
     Validity(#[from] ValidityError),
     /// A new root could not be signed.
-    #[error("making a root: {0}")]
+    #[error("creating a root: {0}")]
     Sign(#[from] SignError),
 }
 

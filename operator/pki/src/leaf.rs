@@ -79,7 +79,7 @@ pub enum LeafError {
         spiffe_id: String,
     },
     /// It would hold longer than the CA or a certificate above it.
-    #[error("issuing a leaf for {spiffe_id}: it would hold until {not_after}, its CA only until {ca_not_after}")]
+    #[error("issuing a leaf for {spiffe_id}: it would be valid until {not_after}, its CA only until {ca_not_after}")]
     OutlivesCa {
         /// The SPIFFE ID of the leaf.
         spiffe_id: String,
@@ -89,7 +89,7 @@ pub enum LeafError {
         ca_not_after: Timestamp,
     },
     /// It would expire before its CA, or a certificate above it, becomes valid.
-    #[error("issuing a leaf for {spiffe_id}: it would hold until {not_after}, its CA only from {ca_not_before}")]
+    #[error("issuing a leaf for {spiffe_id}: it would be valid until {not_after}, its CA only from {ca_not_before}")]
     PredatesCa {
         /// The SPIFFE ID of the leaf.
         spiffe_id: String,

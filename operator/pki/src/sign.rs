@@ -20,10 +20,10 @@ use crate::serial::Serial;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SignError {
     /// rcgen refused the parameters.
-    #[error("putting the certificate together: {0}")]
+    #[error("assembling the certificate: {0}")]
     Template(String),
     /// rcgen's output does not have the form of a certificate.
-    #[error("the certificate put together is not shaped as RFC 5280 section 4.1 says")]
+    #[error("the assembled certificate does not have the form of RFC 5280 section 4.1")]
     Shape,
     /// The key is of a kind that has no signature algorithm here.
     #[error("{kind} keys cannot be certified")]

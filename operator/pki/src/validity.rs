@@ -16,7 +16,7 @@ pub struct Validity {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ValidityError {
     /// Its end is before its start, or less than a second after it.
-    #[error("a certificate cannot hold from {not_before} until {not_after}: that is empty")]
+    #[error("a certificate cannot be valid from {not_before} until {not_after}: the period is empty")]
     Empty {
         /// As requested.
         not_before: Timestamp,
@@ -24,7 +24,7 @@ pub enum ValidityError {
         not_after: Timestamp,
     },
     /// It starts before 1970, which can only be a wrong clock.
-    #[error("a certificate cannot hold from {not_before}: that is before 1970")]
+    #[error("a certificate cannot be valid from {not_before}: that is before 1970")]
     BeforeEpoch {
         /// As requested.
         not_before: Timestamp,

@@ -68,7 +68,7 @@ impl<'a> DomainView<'a> {
 /// The labels that a selector requires of a namespace, as the next step in a message.
 fn requirement(selector: Option<&NamespaceSelector>) -> String {
     let Some(selector) = selector else {
-        return "the field is not set, so no namespace is; an administrator sets it ({} selects all)".to_owned();
+        return "the field is not set; ask an administrator to set it ({} selects all namespaces)".to_owned();
     };
     let labels = selector.match_labels.iter().map(|(key, value)| format!("label {key}={value}"));
     let expressions = selector.match_expressions.iter().map(|wanted| {

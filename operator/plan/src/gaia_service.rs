@@ -193,7 +193,7 @@ fn policy_action(
     match &observed.policy {
         Held::Unreadable(why) => Err(unreadable(&desired.key, why)),
         Held::Absent if observed.policy_lost => {
-            let message = format!("{} was missing and was written again", desired.key);
+            let message = format!("recreated {} after its deletion", desired.key);
             Ok(Some(desired.create().with_event(reason::REPAIRED, message)))
         }
         Held::Absent => Ok(Some(desired.create())),
@@ -201,7 +201,7 @@ fn policy_action(
             Some(change) if facts.immutable && !change.data.is_empty() => Err(immutable(&desired.key)),
             // A policy changes with its service, and that is no repair.
             Some(change) if was_published => {
-                let message = format!("{}: put right {}", desired.key, change.summary());
+                let message = format!("{}: restored {}", desired.key, change.summary());
                 Ok(Some(change.with_event(reason::REPAIRED, message)))
             }
             change => Ok(change.map(|change| ObjectChange { event: mode_event, ..change })),

@@ -132,7 +132,8 @@ fn judge(observed: &Observed<'_>, now: Timestamp) -> Verdict {
     if let Action::IssueLeaf(leaf) = &action
         && leaf.not_before >= leaf.not_after
     {
-        let why = format!("the clock is behind: the CA of TrustDomain {} begins later", observed.domain.name);
+        let why =
+            format!("the operator's clock is behind: the CA of TrustDomain {} is not valid yet", observed.domain.name);
         // From the next whole second on, the leaf expires after its CA becomes valid.
         let first_end = crate::pacing::backoff::saturating_add(leaf.not_before, Duration::from_secs(1));
         return Verdict::Wait { until: crate::pacing::backoff::saturating_sub(first_end, request.duration), why };
@@ -291,7 +292,7 @@ fn issue(observed: &Observed<'_>, request: &Request<'_>, cause: Cause, now: Time
     if not_after <= now {
         return Err(Refusal::stalled(
             reason::CA_EXPIRED,
-            format!("the CA of TrustDomain {} ended at {not_after}: it signs nothing any more", observed.domain.name),
+            format!("the CA of TrustDomain {} expired at {not_after}: it can no longer sign", observed.domain.name),
         ));
     }
     let mut desired = desired(observed, request, revision(observed) + 1, now);
@@ -345,7 +346,7 @@ fn repair(observed: &Observed<'_>, request: &Request<'_>, secret: &LeafSecret, n
         // The ring has a newer epoch: that is no repair.
         return Some(Action::Write(Box::new(change)));
     }
-    let message = format!("Secret {}: put right {}", change.key.name, change.summary());
+    let message = format!("Secret {}: restored {}", change.key.name, change.summary());
     Some(Action::Write(Box::new(change.with_event(reason::REPAIRED, message))))
 }
 
@@ -394,11 +395,11 @@ fn announcement(observed: &Observed<'_>, cause: Cause) -> (&'static str, String)
         Cause::KeyMismatch => "tls.key did not belong to tls.crt",
         Cause::NotOurCa => "tls.crt was not signed by a trusted CA of the TrustDomain",
         Cause::Revoked => "the certificate was revoked",
-        Cause::CaChanged => "another CA signs now",
-        Cause::NamesDiffer => "tls.crt carried other names",
-        Cause::SpecChanged => "what is asked for changed",
+        Cause::CaChanged => "another CA is active",
+        Cause::NamesDiffer => "tls.crt had other names",
+        Cause::SpecChanged => "the spec changed",
         Cause::RenewalRequested => "a renewal was requested",
-        Cause::RenewalDue => "two thirds of its life had passed",
+        Cause::RenewalDue => "two thirds of its validity had passed",
     };
     (reason::CERTIFICATE_RENEWED, format!("issued a new certificate into Secret {name}: {why}"))
 }

@@ -327,8 +327,8 @@ fn lifetimes_too_tight(observed: &Observed<'_>, ca: &CaRing, signing: &SigningRi
         let life = crate::pacing::backoff::since(active.material.not_after, active.material.not_before);
         let least = limits::least_ca_life(observed.leaf_life(), &observed.domain.spec.propagation);
         warning(format!(
-            "spec.ca.existingSecretRef: CA {} lives {}, and its certificates of {} need {}: certificates that reach \
-             beyond its end at {} are shortened; put its successor into the Secret in time",
+            "spec.ca.existingSecretRef: CA {} is valid for {}, and its certificates of {} need {}: certificates that \
+             would exceed its expiry at {} are shortened; put its successor into the Secret in time",
             active.id,
             limits::text(life),
             limits::text(observed.leaf_life()),
@@ -397,7 +397,7 @@ fn instances_hold_waves(observed: &Observed<'_>, leaves: &UsedLeaves<'_, '_>, no
 fn unusable_ring(observed: &Observed<'_>) -> Option<Refusal> {
     for (error, kind) in [(observed.ca.error(), RingKind::Ca), (observed.signing.error(), RingKind::SigningKeys)] {
         if let Some(error) = error {
-            let message = format!("{}: {error}; nothing is changed", observed.ring_key(kind));
+            let message = format!("{}: {error}; no change is made", observed.ring_key(kind));
             return Some(Refusal::stalled(reason::RING_UNREADABLE, message));
         }
     }
@@ -407,7 +407,7 @@ fn unusable_ring(observed: &Observed<'_>) -> Option<Refusal> {
     made_for.into_iter().flatten().find(|found| *found != wanted).map(|found| {
         Refusal::stalled(
             reason::RING_UNREADABLE,
-            format!("spec.trustDomain is {wanted}, but the rings of TrustDomain {domain} were made for {found}"),
+            format!("spec.trustDomain is {wanted}, but the rings of TrustDomain {domain} were created for {found}"),
         )
     })
 }

@@ -83,7 +83,7 @@ proptest! {
             let status = world.reported(&resource);
             let (reconciling, reason, message) = status.condition("Reconciling");
             let waits_for_others = ["TrustDomainNotFound", "TrustDomainNotReady"].contains(&reason);
-            let waits_for_its_ca = message.contains("the clock is behind");
+            let waits_for_its_ca = message.contains("clock is behind");
             prop_assert!(
                 reconciling == "False" || waits_for_others || waits_for_its_ca,
                 "{resource:?} at rest is {reason}: {message}"

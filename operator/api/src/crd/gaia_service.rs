@@ -25,7 +25,8 @@ use crate::Span;
     namespaced,
     status = "GaiaServiceStatus",
     derive = "PartialEq",
-    doc = "GaiaService is a service of the platform: its certificate, who may call it, and which credentials it accepts.",
+    doc = "GaiaService is a service of the platform: its certificate, its allowed callers, and the credentials it \
+           accepts.",
     validation = crate::crd::rules::name_is_dns_label(),
     printcolumn(name = "MODE", type_ = "string", json_path = ".status.auth.mode", description = "The authentication mode that runs"),
     printcolumn(name = "TLS", type_ = "string", json_path = ".status.tls.mode", description = "The TLS mode that runs"),
@@ -38,7 +39,13 @@ use crate::Span;
     printcolumn(name = "MESSAGE", type_ = "string", json_path = ".status.message", priority = 1),
     printcolumn(name = "TRUST-DOMAIN", type_ = "string", json_path = ".spec.trustDomainRef.name", priority = 1),
     printcolumn(name = "ISSUER", type_ = "string", json_path = ".status.certificate.issuer", description = "The CA generation that signed the stored certificate", priority = 1),
-    printcolumn(name = "REVISION", type_ = "integer", json_path = ".status.certificate.revision", description = "How often the certificate was issued", priority = 1)
+    printcolumn(name = "REVISION", type_ = "integer", json_path = ".status.certificate.revision", description = "Number \
+                                                                                                                 of \
+                                                                                                                 times \
+                                                                                                                 the \
+                                                                                                                 certificate \
+                                                                                                                 was \
+                                                                                                                 issued", priority = 1)
 )]
 #[x_kube(validation = Rule::new("!has(self.auth) || !has(self.auth.mode) || self.auth.mode != 'JWTOnly' || (has(self.tls) && self.tls.mode == 'Strict')")
     .message("tls.mode must be Strict when auth.mode is JWTOnly"))]

@@ -27,14 +27,22 @@ use crate::{Span, names};
     printcolumn(name = "READY", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "REASON", type_ = "string", json_path = ".status.reason", description = "The reason of Stalled if that is True, else of Ready"),
     printcolumn(name = "SECRET", type_ = "string", json_path = ".status.secretName"),
-    printcolumn(name = "EXPIRES", type_ = "string", json_path = ".status.notAfter", description = "When the stored certificate ends"),
-    printcolumn(name = "RENEWS", type_ = "string", json_path = ".status.renewalTime", description = "When it will be renewed"),
-    printcolumn(name = "SERVED", type_ = "string", json_path = ".status.served.summary", description = "How many instances serve the stored certificate"),
+    printcolumn(name = "EXPIRES", type_ = "string", json_path = ".status.notAfter", description = "Expiry of the \
+                                                                                                   stored certificate"),
+    printcolumn(name = "RENEWS", type_ = "string", json_path = ".status.renewalTime", description = "Time of the next \
+                                                                                                     renewal"),
+    printcolumn(name = "SERVED", type_ = "string", json_path = ".status.served.summary", description = "Number of \
+                                                                                                        instances \
+                                                                                                        that serve \
+                                                                                                        the stored \
+                                                                                                        certificate"),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "MESSAGE", type_ = "string", json_path = ".status.message", priority = 1),
     printcolumn(name = "TRUST-DOMAIN", type_ = "string", json_path = ".spec.trustDomainRef.name", priority = 1),
     printcolumn(name = "ISSUER", type_ = "string", json_path = ".status.issuer", description = "The CA generation that signed the stored certificate", priority = 1),
-    printcolumn(name = "REVISION", type_ = "integer", json_path = ".status.revision", description = "How often the certificate was issued", priority = 1)
+    printcolumn(name = "REVISION", type_ = "integer", json_path = ".status.revision", description = "Number of times \
+                                                                                                     the certificate \
+                                                                                                     was issued", priority = 1)
 )]
 #[x_kube(validation = crate::crd::rules::immutable_optional("secretName"))]
 #[x_kube(validation = crate::crd::rules::leaf_duration())]

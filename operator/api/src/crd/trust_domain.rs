@@ -29,11 +29,17 @@ use crate::Span;
     category = "gaia",
     status = "TrustDomainStatus",
     derive = "PartialEq",
-    doc = "TrustDomain is one environment's root of trust: its CA, its JWT signing keys, and who may use them.",
+    doc = "TrustDomain is one environment's root of trust: its CA, its JWT signing keys, and the namespaces that may \
+           use them.",
     validation = crate::crd::rules::name_is_dns_label(),
     printcolumn(name = "READY", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "REASON", type_ = "string", json_path = ".status.reason", description = "The reason of Stalled if that is True, else of Ready"),
-    printcolumn(name = "CA-EXPIRES", type_ = "string", json_path = ".status.ca.active.notAfter", description = "When the active CA certificate ends"),
+    printcolumn(name = "CA-EXPIRES", type_ = "string", json_path = ".status.ca.active.notAfter", description = "Expiry \
+                                                                                                                of \
+                                                                                                                the \
+                                                                                                                active \
+                                                                                                                CA \
+                                                                                                                certificate"),
     printcolumn(name = "SIGNING-KEY", type_ = "string", json_path = ".status.signingKeys.active.id", description = "The active JWT signing key"),
     printcolumn(name = "ROTATING", type_ = "string", json_path = ".status.rotating"),
     printcolumn(name = "PODS-UPDATED", type_ = "string", json_path = ".status.instances.summary"),
@@ -41,7 +47,11 @@ use crate::Span;
     printcolumn(name = "MESSAGE", type_ = "string", json_path = ".status.message", priority = 1),
     printcolumn(name = "TRUST-DOMAIN", type_ = "string", json_path = ".spec.trustDomain", priority = 1),
     printcolumn(name = "ISSUER", type_ = "string", json_path = ".status.ca.active.id", description = "The active CA generation", priority = 1),
-    printcolumn(name = "REVISION", type_ = "integer", json_path = ".spec.ca.rotationRevision", description = "The CA rotation asked for last", priority = 1)
+    printcolumn(name = "REVISION", type_ = "integer", json_path = ".spec.ca.rotationRevision", description = "The \
+                                                                                                              last \
+                                                                                                              requested \
+                                                                                                              CA \
+                                                                                                              rotation", priority = 1)
 )]
 #[x_kube(validation = Rule::new("!has(self.userTokenIssuers) || self.userTokenIssuers.all(i, i.issuer != self.tokens.issuer)")
     .message("userTokenIssuers must not contain the issuer of spec.tokens.issuer"))]

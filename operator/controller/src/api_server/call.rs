@@ -51,8 +51,8 @@ impl fmt::Display for CallError {
         match self {
             Self::Refused { code, message, .. } => write!(f, "{message} (HTTP {code})"),
             Self::Connection(why) => write!(f, "the connection to the API server failed: {why}"),
-            Self::Answer(why) => write!(f, "the answer of the API server cannot be read: {why}"),
-            Self::Timeout(seconds) => write!(f, "no answer within {seconds} s"),
+            Self::Answer(why) => write!(f, "the response of the API server cannot be read: {why}"),
+            Self::Timeout(seconds) => write!(f, "no response within {seconds} s"),
             Self::InvalidName => f.write_str("the name is not a valid object name"),
             Self::Request => f.write_str("the request has no JSON form"),
         }
@@ -251,12 +251,12 @@ pub(super) fn refused(code: u16, body: &[u8]) -> CallError {
 fn connection(error: &kube::Error) -> String {
     match error {
         kube::Error::Auth(_) => "cannot get the credentials of the kubeconfig".to_owned(),
-        error => cause(error.source()).unwrap_or_else(|| "it was not made or broke".to_owned()),
+        error => cause(error.source()).unwrap_or_else(|| "it could not be opened, or broke".to_owned()),
     }
 }
 
 pub(super) fn body_error(error: &kube::Error) -> String {
-    cause(error.source()).unwrap_or_else(|| "it broke before the answer was complete".to_owned())
+    cause(error.source()).unwrap_or_else(|| "it broke before the response was complete".to_owned())
 }
 
 /// The cause of a connection error: the kind of I/O error, or the TLS error.

@@ -256,7 +256,7 @@ impl<K: Object + Send + 'static> Watch<K> {
                     Err(fault) => Err(CallError::Answer(format!("an event of the watch names no object: {fault}"))),
                 }
             }
-            _ => Err(CallError::Answer("an event of the watch is of no known type".to_owned())),
+            _ => Err(CallError::Answer("an event of the watch has an unknown type".to_owned())),
         }
     }
 

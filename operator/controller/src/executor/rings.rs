@@ -62,7 +62,7 @@ impl<S: Store> Executor<S> {
                 }
                 Ok(mint::brought_ca(&ca))
             }
-            other => Err(ExecuteError::Internal(format!("a CA cannot be made of a {other}"))),
+            other => Err(ExecuteError::Internal(format!("a CA cannot be generated from a {other}"))),
         }
     }
 
@@ -86,7 +86,10 @@ impl<S: Store> Executor<S> {
                 let mut made = vec![];
                 for material in transition.steps.iter().filter_map(Step::material) {
                     let MaterialRequest::SigningKey { key } = material else {
-                        return Err(ExecuteError::Internal(format!("a signing key cannot be made of a {material}")));
+                        return Err(ExecuteError::Internal(format!(
+                            "a signing key cannot be generated from a \
+                                                                   {material}"
+                        )));
                     };
                     made.push(self.make_key(*key).await?);
                 }

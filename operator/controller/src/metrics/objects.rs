@@ -86,7 +86,7 @@ impl Collector for Objects {
         let objects = self.lock();
         let shown = shown(&objects);
         let left_out = ConstGauge::new(number(objects.len() - shown.len()));
-        let help = "Custom resources without series of their own, because there are too many";
+        let help = "Custom resources without series of their own because there are too many";
         left_out.encode(encoder.encode_descriptor("objects_not_measured", help, None, MetricType::Gauge)?)?;
 
         let mut ready = encoder.encode_descriptor("ready", "1 where Ready is True, else 0", None, MetricType::Gauge)?;
@@ -119,7 +119,7 @@ impl Collector for Objects {
                 }
             }
         }
-        let help = "How long a rotation has been waiting for instances";
+        let help = "Time for which a rotation has been waiting for instances";
         let mut family = encoder.encode_descriptor("rotation_waiting_seconds", help, None, MetricType::Gauge)?;
         for (trust_domain, measured) in &domains {
             for (ring, since) in
@@ -130,15 +130,14 @@ impl Collector for Objects {
                 gauge(&mut family, &labels, i64::try_from(seconds).unwrap_or(i64::MAX))?;
             }
         }
-        let mut family =
-            encoder.encode_descriptor("rotation", "Rotations by how they ended", None, MetricType::Counter)?;
+        let mut family = encoder.encode_descriptor("rotation", "Rotations by result", None, MetricType::Counter)?;
         for (trust_domain, measured) in &domains {
             for ((ring, result), count) in &measured.rotations {
                 let labels = [("trust_domain", *trust_domain), ("ring", *ring), ("result", *result)];
                 ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
             }
         }
-        let help = "Pods and endpoints by whether they use everything";
+        let help = "Pods and endpoints by state: current, lagging or unknown";
         let mut family = encoder.encode_descriptor("instances", help, None, MetricType::Gauge)?;
         let sum = |of: fn(&Census) -> usize| objects.values().map(|measured| of(&measured.instances)).sum::<usize>();
         for (state, count) in [
@@ -199,21 +198,21 @@ fn number(count: usize) -> i64 {
 type Gauge = (&'static str, &'static str, fn(&Measured) -> Option<i64>);
 
 const NAMED: [Gauge; 4] = [
-    ("certificate_not_after_timestamp_seconds", "End of the stored certificate", |measured| measured.not_after),
-    ("certificate_renewal_timestamp_seconds", "When it will be renewed", |measured| measured.renewal),
+    ("certificate_not_after_timestamp_seconds", "Expiry of the stored certificate", |measured| measured.not_after),
+    ("certificate_renewal_timestamp_seconds", "Time of the next renewal", |measured| measured.renewal),
     (
         "certificate_served_not_after_timestamp_seconds",
-        "First end of the certificates that instances were seen to serve",
+        "Earliest expiry of the certificates that instances present",
         |measured| measured.served_not_after,
     ),
     (
         "legacy_last_used_timestamp_seconds",
-        "Beginning of the last day on which an API key of a service was used",
+        "Start of the last day on which an API key of a service was used",
         |measured| measured.legacy_last_used,
     ),
 ];
 const OF_TRUST_DOMAINS: [Gauge; 2] = [
-    ("ca_not_after_timestamp_seconds", "End of the active CA", |measured| measured.ca_not_after),
+    ("ca_not_after_timestamp_seconds", "Expiry of the active CA", |measured| measured.ca_not_after),
     ("signing_key_age_seconds", "Age of the active JWT signing key", |measured| measured.signing_key_age),
 ];
 /// Objects in namespaces that have series at most.

@@ -104,7 +104,7 @@ async fn shake_hands(
         Err(_) => return Err((Failure::TimedOut, format!("timed out :{port}"))),
     };
     let name = ServerName::try_from(subject.server_name.clone());
-    let name = name.map_err(|_| (Failure::Tls, "TLS: the server name is no DNS name".to_owned()))?;
+    let name = name.map_err(|_| (Failure::Tls, "TLS: the server name is not a DNS name".to_owned()))?;
     match timeout_at(deadline, TlsConnector::from(client.config.clone()).connect(name, tcp)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err((Failure::Tls, format!("TLS: {} :{port}", tls_reason(&error)))),
@@ -151,7 +151,7 @@ fn verify(
         return Err("its certificate does not verify");
     }
     if leaf.uris() != [subject.expected.as_str()] {
-        return Err("its certificate is somebody else's");
+        return Err("unexpected SPIFFE ID in the peer certificate");
     }
     Ok(())
 }
@@ -223,7 +223,7 @@ fn request(uri: &str, host: Option<&str>) -> Result<Request<Empty<Bytes>>, Strin
         Some(host) => request.header(header::HOST, host),
         None => request,
     };
-    request.body(Empty::new()).map_err(|_| "the server name is no host name".to_owned())
+    request.body(Empty::new()).map_err(|_| "the server name is not a host name".to_owned())
 }
 
 async fn read<T: DeserializeOwned>(response: Response<Incoming>, max_bytes: usize) -> Result<T, String> {
@@ -233,11 +233,11 @@ async fn read<T: DeserializeOwned>(response: Response<Incoming>, max_bytes: usiz
     let body = Limited::new(response.into_body(), max_bytes).collect().await;
     let body = body.map_err(|error| {
         let too_long = error.is::<http_body_util::LengthLimitError>();
-        if too_long { "the report is too long".to_owned() } else { "the answer broke off".to_owned() }
+        if too_long { "the report is too long".to_owned() } else { "the response was cut off".to_owned() }
     })?;
     mount::read("the report", &body.to_bytes()).map_err(|error| match error {
         MountError::TooNew { found, .. } => format!("the report has schemaVersion {found}"),
-        MountError::Invalid { .. } => "the answer is no report".to_owned(),
+        MountError::Invalid { .. } => "the response is not a report".to_owned(),
     })
 }
 
@@ -274,7 +274,7 @@ impl Drop for Driver {
 
 const CONNECT: Duration = Duration::from_secs(2);
 pub(super) const TOTAL: Duration = Duration::from_secs(5);
-const UNKNOWN_HERE: &str = "the operator has no certificate to show";
+const UNKNOWN_HERE: &str = "the operator has no client certificate";
 
 #[cfg(test)]
 pub(super) mod tests;

@@ -151,7 +151,7 @@ impl ServerCertVerifier for AnyServer {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.2 is not spoken".to_owned()))
+        Err(rustls::Error::General("TLS 1.2 is not used".to_owned()))
     }
 
     fn verify_tls13_signature(

@@ -90,7 +90,7 @@ impl<S: Store> Reconciler<S> {
         };
         self.push(key, affected);
         if is_projection {
-            tracing::warn!(%key, %action, %error, class = error.class().as_str(), "refused; it is tried again");
+            tracing::warn!(%key, %action, %error, class = error.class().as_str(), "write refused; retrying");
             if !is_known {
                 let reason = gaia_api::crd::reason::WRITE_FAILED;
                 self.events.tell(Notice { about: self.reference(key), warning: true, reason, message });

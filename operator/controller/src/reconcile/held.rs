@@ -41,7 +41,7 @@ impl<S: Store> Reconciler<S> {
             }
             Err(StoreError::Conflict { .. } | StoreError::NotFound { .. }) => Some(self.read_again(key).await),
             Err(error) => {
-                tracing::warn!(%key, %error, "the status could not be reported");
+                tracing::warn!(%key, %error, "failed to report the status");
                 Some(Instant::now() + RECHECK)
             }
         }
@@ -58,7 +58,7 @@ impl<S: Store> Reconciler<S> {
         };
         let is_final = error.class() == ErrorClass::UserInput;
         if is_final || lasts {
-            let message = format!("{error}; nothing is changed until it can be read");
+            let message = format!("{error}; no change is made until it can be read");
             self.report_held(key, &Held { reason: reason::READ_FAILED, message, stalled: is_final }).await?;
         }
         Some(Instant::now() + RETRY)

@@ -162,14 +162,14 @@ mod tests {
         let mut renewed = after;
         renewed["notAfter"] = json!("2027-01-01T00:00:00Z");
         assert!(!is_same_but_for_instances(&before, &renewed));
-        assert!(!is_same_but_for_instances(&json!({}), &renewed), "the first report waits for nobody");
+        assert!(!is_same_but_for_instances(&json!({}), &renewed), "the first report is not delayed");
     }
 
     #[test]
     fn that_all_are_current_is_told_at_once() {
         let domain = |summary: &str| json!({ "instances": { "summary": summary } });
         assert!(is_whole_now(&domain("1/2"), &domain("2/2")));
-        assert!(is_whole_now(&domain("-"), &domain("0/2")), "so is that there are any");
+        assert!(is_whole_now(&domain("-"), &domain("0/2")), "so is the presence of instances");
         assert!(!is_whole_now(&domain("2/2"), &domain("2/2")));
         assert!(!is_whole_now(&domain("2/2"), &domain("1/2")));
         let service = |summary: &str| json!({ "certificate": { "served": summary } });

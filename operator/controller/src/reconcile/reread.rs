@@ -14,7 +14,7 @@ impl<S: Store> Reconciler<S> {
         let found = match self.executor.store.get_resource(key).await {
             Ok(found) => found,
             Err(error) => {
-                tracing::warn!(%key, %error, "cannot read the object whose status was not accepted");
+                tracing::warn!(%key, %error, "failed to read the object after a conflict on its status");
                 return Instant::now() + RETRY;
             }
         };

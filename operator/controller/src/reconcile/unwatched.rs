@@ -62,7 +62,7 @@ impl<S: Store> Reconciler<S> {
             for object in due {
                 match self.executor.look_up(&object).await {
                     Ok(keys) => self.agenda.push(&self.executor.world, keys),
-                    Err(error) => tracing::warn!(%object, %error, "cannot look up an object that no watch reports"),
+                    Err(error) => tracing::warn!(%object, %error, "failed to look up an object that no watch reports"),
                 }
             }
         }
@@ -96,7 +96,7 @@ impl<S: Store> Reconciler<S> {
                 Ok(Some(_)) => {}
                 Ok(None) => drop(missing.insert(name.clone())),
                 Err(error) => {
-                    tracing::warn!(%secret, %error, "cannot find out whether the Secret exists");
+                    tracing::warn!(%secret, %error, "failed to check whether the Secret exists");
                     missing.extend(known.get(name).cloned());
                 }
             }

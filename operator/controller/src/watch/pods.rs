@@ -36,7 +36,7 @@ impl Watches {
             let stream = Watch::<Pod>::new(api.clone(), selection.clone()).stream();
             let why = self.follow_until_error(stream, scope.as_deref(), &mut state).await;
             self.metrics.watch_failures.inc();
-            tracing::warn!(why, "the watch of pods broke and is begun again");
+            tracing::warn!(why, "the watch of pods broke; restarting it");
             let broken = *state.broken.get_or_insert_with(Instant::now);
             if !state.settled || broken.elapsed() >= GRACE {
                 self.pods_are(scope.as_deref(), Err(why.to_owned()), &mut state);

@@ -157,7 +157,7 @@ impl World {
     }
 
     /// Records that a pod was nudged. Its watch reports that too, but later than the next plan is made.
-    #[must_use = "what depends on it would not be decided anew"]
+    #[must_use = "dependent objects would not be planned again"]
     pub(crate) fn was_nudged(&mut self, place: &Place, uid: &str, value: &str) -> BTreeSet<Key> {
         match self.instances.pods.get(place).filter(|facts| facts.uid == uid).cloned() {
             Some(facts) => self.apply_pod(place, Some(PodFacts { nudged: Some(value.to_owned()), ..facts })),

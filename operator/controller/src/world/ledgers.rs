@@ -260,7 +260,7 @@ fn within_bounds(report: LedgerReport, now: Timestamp) -> Reading {
     if !is_text(&report.instance, MAX_TEXT_BYTES)
         || !report.entries.iter().chain(report.plain.iter().flatten()).all(is_fine)
     {
-        return Err("its ledger has a name that is too long or not text, or a day that is yet to come".to_owned());
+        return Err("its ledger has a name that is too long or not text, or a day in the future".to_owned());
     }
     Ok(report)
 }
@@ -282,7 +282,7 @@ const BEFORE_THE_END: Duration = Duration::from_secs(2);
 /// As long as the id of a key may be.
 const MAX_KEY_ID_BYTES: usize = 128;
 const MAX_TEXT_BYTES: usize = 512;
-const NO_PORT: &str = "no port is known to read it by";
+const NO_PORT: &str = "no port to read it from";
 
 #[cfg(test)]
 mod tests;

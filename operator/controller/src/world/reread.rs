@@ -10,7 +10,7 @@ use crate::store::{Found, Key};
 
 impl World {
     /// Applies the response of a read. `seen`: the UID that was known before the read began.
-    #[must_use = "what depends on it would not be decided anew"]
+    #[must_use = "dependent objects would not be planned again"]
     pub(crate) fn take_found(&mut self, key: &Key, found: Option<Found>, seen: Option<&str>) -> BTreeSet<Key> {
         if seen.is_none() || self.uid_of(key) != seen {
             // The watch has reported more in the meantime.

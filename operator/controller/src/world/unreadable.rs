@@ -106,20 +106,20 @@ impl World {
     /// read.
     pub(crate) fn held(&self, key: &Key) -> Option<Held> {
         if let Some(object) = self.unreadable(key) {
-            let message = format!("{key} cannot be read: {}; nothing is changed until it can be read", object.fault);
+            let message = format!("{key} cannot be read: {}; no change is made until it can be read", object.fault);
             return Some(Held { reason: reason::OBJECT_UNREADABLE, message, stalled: true });
         }
         if let Key::Service(namespace, name) = key {
             let child = Key::Certificate(namespace.clone(), name.clone());
             if let Some(object) = self.unreadable(&child) {
                 let message =
-                    format!("{child} cannot be read: {}; nothing is changed until it can be read", object.fault);
+                    format!("{child} cannot be read: {}; no change is made until it can be read", object.fault);
                 return Some(Held { reason: reason::OBJECT_UNREADABLE, message, stalled: true });
             }
         }
         let (domain, object) = self.unreadable_domain_of(key)?;
         let message =
-            format!("TrustDomain {domain} cannot be read: {}; nothing is changed until it can be read", object.fault);
+            format!("TrustDomain {domain} cannot be read: {}; no change is made until it can be read", object.fault);
         Some(Held { reason: reason::TRUST_DOMAIN_UNREADABLE, message, stalled: false })
     }
 

@@ -151,7 +151,7 @@ fn no_well_defined_end_is_the_last_moment_that_can_be_counted() {
 #[rstest]
 #[case::it_outlives_its_ca("2026-01-01T00:00:00Z", "2036-01-01T00:00:01Z", "only until 2036-01-01T00:00:00Z")]
 #[case::it_ends_before_its_ca_begins("2025-01-01T00:00:00Z", "2025-06-01T00:00:00Z", "only from 2026-01-01T00:00:00Z")]
-#[case::it_ends_before_it_begins("2027-01-01T00:00:00Z", "2026-06-01T00:00:00Z", "that is empty")]
+#[case::it_ends_before_it_begins("2027-01-01T00:00:00Z", "2026-06-01T00:00:00Z", "the period is empty")]
 fn a_leaf_is_refused_where(#[case] from: &str, #[case] until: &str, #[case] reason: &str) {
     let request = LeafRequest {
         spiffe_id: SPIFFE_ID,

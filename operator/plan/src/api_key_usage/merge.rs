@@ -73,7 +73,7 @@ mod tests {
             let known = merged(&[], &known);
             let both = merged(&known, a.iter().chain(&b));
             prop_assert_eq!(&both, &merged(&known, b.iter().chain(&a)));
-            prop_assert_eq!(&both, &merged(&both, a.iter().chain(&b)), "what is merged again changes nothing");
+            prop_assert_eq!(&both, &merged(&both, a.iter().chain(&b)), "merging twice changes nothing");
             for key in ["key0", "key1", "key2"] {
                 let all: Vec<LedgerEntry> = known.iter().chain(&a).chain(&b).cloned().collect();
                 prop_assert_eq!(latest(&both, key), latest(&all, key), "the latest day of each key");
@@ -81,7 +81,7 @@ mod tests {
             }
             for entry in &known {
                 let still = both.iter().find(|found| (&found.key, &found.caller) == (&entry.key, &entry.caller));
-                prop_assert!(still.is_some_and(|found| found.date >= entry.date), "who has a place keeps it");
+                prop_assert!(still.is_some_and(|found| found.date >= entry.date), "a known caller keeps its place");
             }
         }
     }

@@ -29,14 +29,14 @@ pub(super) fn verdict(
     }
     let span = &service.spec.auth.legacy_free_for;
     if span.value().is_zero() {
-        let message = "spec.auth.legacyFreeFor is 0s: no evidence is asked for";
+        let message = "spec.auth.legacyFreeFor is 0s: no evidence is required";
         return say(Truth::True, reason::PLAIN_UNUSED, message);
     }
     let Some(plain) = record.and_then(|record| record.plain.as_ref()) else {
         if served::awaits_strict(service, record) {
             return say(Truth::False, reason::NOT_WATCHED, "no instance's ledger was read yet");
         }
-        let message = "callers without a client certificate are counted once spec.tls.mode asks for Strict";
+        let message = "callers without a client certificate are counted once spec.tls.mode is Strict";
         return say(Truth::Unknown, reason::NOT_WATCHED, message);
     };
     let evidence = Evidence { entries: &plain.entries, since: plain.watched_since, gap: plain.gap.as_ref() };

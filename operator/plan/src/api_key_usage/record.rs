@@ -144,28 +144,25 @@ fn missed(before: Option<&LedgerRecord>, watch: &Watch<'_>, now: Timestamp) -> O
     let record = before?;
     let is_new = |at: Timestamp| record.watched_since.is_some_and(|since| since < whole_seconds(at));
     if is_new(watch.since) && !watch.before.is_some_and(|before| is_short(before, watch.since)) {
-        return Some(
-            "no operator was there to read the ledgers for more than 10 minutes, or nothing tells for how long"
-                .to_owned(),
-        );
+        return Some("no operator collected the ledgers for more than 10 minutes, or for an unknown time".to_owned());
     }
     if let Some((from, until)) = watch.blind
         && until.is_none_or(is_new)
         && !is_short(from, until.unwrap_or(now))
         && record.watched_since.is_some()
     {
-        return Some("it was not known for more than 10 minutes which instances there are".to_owned());
+        return Some("the instances were unknown for more than 10 minutes".to_owned());
     }
     if let Some(name) = watch.unread {
-        return Some(format!("{name} came and went, and its ledger was never read"));
+        return Some(format!("{name} terminated before its ledger was read"));
     }
     if let Some(gone) = record.instances.iter().find(|known| is_lost(known, watch)) {
         let now_there = watched(watch).find(|instance| instance.uid == gone.uid);
         return Some(match now_there {
             Some(instance) => {
-                format!("{} was started anew, and what it had seen since it was last read is lost", instance.name)
+                format!("{} restarted, and its uses since the last read are lost", instance.name)
             }
-            None => format!("instance {} is gone without a last read", name_of(&gone.uid)),
+            None => format!("instance {} terminated without a final read", name_of(&gone.uid)),
         });
     }
     record.watched_since?;

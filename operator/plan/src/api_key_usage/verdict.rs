@@ -31,7 +31,7 @@ pub(super) fn verdict(service: &GaiaService, record: Option<&LedgerRecord>, now:
     }
     let (span, wanted) = (&service.spec.auth.legacy_free_for, service.spec.auth.legacy_free_for.value());
     if wanted.is_zero() {
-        let message = "spec.auth.legacyFreeFor is 0s: no evidence is asked for".to_owned();
+        let message = "spec.auth.legacyFreeFor is 0s: no evidence is required".to_owned();
         return say(Truth::True, reason::KEYS_UNUSED, message);
     }
     let Some(record) = record else {
@@ -93,8 +93,9 @@ impl Evidence<'_> {
         let free_at = saturating_add(since, wanted);
         if free_at > now {
             let (nothing, condition) = (words.nothing, words.condition);
-            let message =
-                format!("{nothing} since {since}, which is not {span} yet{because}; {condition} not before {free_at}");
+            let message = format!(
+                "{nothing} since {since}, which is less than {span}{because}; {condition} not before {free_at}"
+            );
             return Verdict { changes_at: Some(free_at), ..say(Truth::False, reason, message) };
         }
         say(Truth::True, words.unused, format!("{} for {span}", words.nothing))

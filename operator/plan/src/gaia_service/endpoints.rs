@@ -21,12 +21,12 @@ fn warning(observed: &Observed<'_>, Excluded { endpoint, why }: &Excluded<'_>) -
     let (cause, next) = match why {
         Exclusion::Balancer => {
             let message = format!(
-                "spec.endpoints: several instances answer at an address of {endpoint} by turns, so an answer proves nothing \
-                 about the others; they count by time alone; next step: list the address of each instance"
+                "spec.endpoints: several instances answer in turn at an address of {endpoint}, so an answer proves \
+                 nothing about the others; they count by time alone; next step: list the address of each instance"
             );
             return Warning::new(ENDPOINT_IS_BALANCER, message);
         }
-        Exclusion::Invalid => ("it is no host and port".to_owned(), "correct spec.endpoints".to_owned()),
+        Exclusion::Invalid => ("it is not a host and port".to_owned(), "correct spec.endpoints".to_owned()),
         Exclusion::NotListed => {
             let cause = format!("{field} has no entry for namespace {namespace} and this host");
             (cause, format!("add one to {field}, or remove the endpoint"))

@@ -56,7 +56,7 @@ pub(crate) fn effective(
             // HTTP.
             let tls = if ran == AuthMode::JWTOnly { TlsMode::Strict } else { tls };
             let message = format!(
-                "spec.tls.mode: must be Strict for JWTOnly, which {} asks for; {ran:?} with {tls:?} stays in force",
+                "spec.tls.mode: must be Strict for JWTOnly, which {} requests; {ran:?} with {tls:?} stays in force",
                 gate.field()
             );
             holds(ran, tls, (reason::TLS_NOT_STRICT, message))
@@ -104,7 +104,7 @@ impl Gate<'_> {
             return Ok(Some(Forced));
         }
         Err(format!(
-            "{}: {:?} goes on instead of JWTOnly: API keys in Secret {}: {}; to override, set the annotation \
+            "{}: {:?} stays in force instead of JWTOnly: API keys in Secret {}: {}; to override, set the annotation \
              {}=JWTOnly@{}",
             self.field(),
             served::ran(service),

@@ -14,7 +14,8 @@ pub(super) fn event(observed: &Observed<'_>, running: &Effective) -> Option<Even
     let was = (served::published_tls(observed.service)?, served::ran(observed.service));
     let is = (running.tls, running.mode);
     (was != is).then(|| {
-        let change = format!("tls.mode {:?} with auth.mode {:?} runs, before {:?} with {:?}", is.0, is.1, was.0, was.1);
+        let change =
+            format!("tls.mode {:?} with auth.mode {:?} is in force; before: {:?} with {:?}", is.0, is.1, was.0, was.1);
         if running.is_forced {
             Event::warning(reason::MODE_FORCED, format!("{change}: forced by annotation {}", annotation::FORCE_MODE))
         } else {

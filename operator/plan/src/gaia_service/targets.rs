@@ -76,9 +76,9 @@ pub(super) fn too_large(observed: &Observed<'_>) -> Option<Warning> {
     let cut = of(observed, domain, MAX_BYTES).cut;
     let first = cut.first()?;
     let message = format!(
-        "{} services name this one among their callers and have a serviceAccountName of their own, {}/{} the first of them; \
-         their entries in targets of policy.json exceed the share of their namespaces ({} KiB in all): calls to them are \
-         refused in JWTOnly; name a serviceAccountName only where it differs from the service's name",
+        "{} services list this one in spec.callers and set their own serviceAccountName (the first is {}/{}); their \
+         entries in targets of policy.json exceed the share of their namespaces ({} KiB in all): calls to them are \
+         refused in JWTOnly; set serviceAccountName only where it differs from the service's name",
         cut.len(),
         first.namespace,
         first.name,

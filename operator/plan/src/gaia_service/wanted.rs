@@ -61,7 +61,7 @@ fn certificate_patch(found: &ServiceCertificate, wanted: &ServiceCertificate, wa
         uid: meta.uid.clone().unwrap_or_default(),
         resource_version: meta.resource_version.clone().unwrap_or_default(),
     };
-    let event = was_settled.then(|| Event::new(reason::REPAIRED, format!("{key} was put right")));
+    let event = was_settled.then(|| Event::new(reason::REPAIRED, format!("restored {key}")));
     Some(Action::PatchCertificate { key, version, patch, event })
 }
 

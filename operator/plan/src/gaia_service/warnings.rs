@@ -58,7 +58,7 @@ fn files_refused(observed: &Observed<'_>) -> Vec<Warning> {
         let refused = instance.report().into_iter().flat_map(|report| &report.refused);
         refused.map(|(part, why)| {
             let message = format!(
-                "{}: {}: {}; what it had loaded before stays in force",
+                "{}: {}: {}; the previously loaded version stays in force",
                 instance.name,
                 printable(part, LONGEST_PART),
                 printable(why, LONGEST_REASON)

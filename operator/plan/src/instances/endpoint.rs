@@ -92,7 +92,7 @@ impl Exclusion {
     #[must_use]
     pub fn cause(self) -> &'static str {
         match self {
-            Self::Invalid => "it is no host and port",
+            Self::Invalid => "it is not a host and port",
             Self::Balancer => "several instances answer at one address",
             Self::NotListed | Self::Address => "spec.allowedEndpoints of the TrustDomain does not allow it",
         }

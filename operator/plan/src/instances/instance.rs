@@ -177,10 +177,10 @@ impl Instance {
             // One text for all failures of endpoints.
             Some(Ok(Shown { report: Err(why), .. })) if why == NO_ANSWER => format!("Unreachable: {why}"),
             Some(Ok(Shown { report: Err(why), .. })) => {
-                format!("Stale: reports nothing ({why}) and was not restarted since; restart the pod")
+                format!("Stale: no report ({why}) and no restart since the change; restart the pod")
             }
             _ if !self.can_be_probed => {
-                "NotProbed: there is no port, and it was not restarted since; restart the pod".to_owned()
+                "NotProbed: no probe port and no restart since the change; restart the pod".to_owned()
             }
             _ => "NotProbed: not yet".to_owned(),
         })
@@ -208,7 +208,7 @@ fn check_report(report: &IdentityReport, need: &Need<'_>) -> Result<(), String> 
     match need {
         Need::Bundle(hash) if report.bundle_hash != **hash => Err("Stale: has not loaded the newest ca.crt".to_owned()),
         Need::Kid(kid) if !report.jwks_kids.iter().any(|known| known == kid) => {
-            Err(format!("Stale: does not know signing key {}", short(kid)))
+            Err(format!("Stale: has not loaded signing key {}", short(kid)))
         }
         Need::NoKid(kid) if report.jwks_kids.iter().any(|known| known == kid) => {
             Err(format!("Stale: still accepts signing key {}", short(kid)))

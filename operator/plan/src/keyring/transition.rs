@@ -65,13 +65,13 @@ pub enum StepError {
         step: String,
     },
     /// After it not exactly one generation would sign.
-    #[error("after it {0} generations would be Active, it must be one")]
+    #[error("after this step {0} generations would be Active; exactly one must be")]
     NotOneActive(usize),
     /// A kid or fingerprint would be used twice.
     #[error("generation {0} exists already")]
     Reused(String),
     /// The copy holds no generation that could be activated.
-    #[error("the copy has no generation that may sign: its active one is distrusted")]
+    #[error("the copy has no generation that may be activated: its active one is distrusted")]
     NothingToSign,
 }
 

@@ -10,7 +10,7 @@ use crate::Refusal;
 pub(crate) fn unreadable(key: &ObjectKey, why: &str) -> Refusal {
     Refusal::stalled(
         reason::OBJECT_UNREADABLE,
-        format!("{key} cannot be read: {why}; it is left as it is until it can be read"),
+        format!("{key} cannot be read: {why}; it is not changed until it can be read"),
     )
 }
 
@@ -37,8 +37,8 @@ pub(crate) fn not_owned_as(named: &str, key: &ObjectKey, secret_type: Option<&st
     Refusal::stalled(
         reason::OBJECT_NOT_OWNED,
         format!(
-            "{named} exists and does not belong to the operator; delete it, or hand it over, so that its content is replaced: \
-             kubectl annotate -n {namespace} {resource} {name} {}=true ({then})",
+            "{named} exists and does not belong to the operator; delete it, or let the operator take it over and \
+             replace its content: kubectl annotate -n {namespace} {resource} {name} {}=true ({then})",
             annotation::ADOPT
         ),
     )
@@ -49,6 +49,6 @@ pub(crate) fn not_owned_as(named: &str, key: &ObjectKey, secret_type: Option<&st
 pub(crate) fn immutable(key: &ObjectKey) -> Refusal {
     Refusal::stalled(
         reason::OBJECT_IMMUTABLE,
-        format!("{key} is immutable and is left as it is; delete it so that the operator can create its own"),
+        format!("{key} is immutable and cannot be updated; delete it so that the operator can create its own"),
     )
 }

@@ -52,9 +52,9 @@ pub fn check_ca(ca: Duration, leaf: Duration, times: &PropagationSpec) -> Result
     Err(Refusal::stalled(
         DURATION_NOT_POSSIBLE,
         format!(
-            "the CA's life of {} is too short for a certificate of {}: it must satisfy ca.duration >= \
-             4(certificateDefaults.duration + propagation.minDelay + propagation.deadline) + propagation.minDelay + \
-             2 propagation.clockSkew, but {} < 4({} + {} + {}) + {} + 2 * {} = {}",
+            "the CA's validity of {} is too short for a certificate of {}: it must satisfy ca.duration >= \
+             4(certificateDefaults.duration + propagation.minDelay + propagation.deadline) + propagation.minDelay + 2 \
+             propagation.clockSkew, but {} < 4({} + {} + {}) + {} + 2 * {} = {}",
             text(ca),
             text(leaf),
             text(ca),
@@ -112,7 +112,7 @@ pub fn check_rotation_period(
         DURATION_NOT_POSSIBLE,
         format!(
             "{field} is too short: it must satisfy rotationPeriod >= 2 propagation.minDelay + propagation.deadline + \
-             life of what was signed + 2 propagation.clockSkew, but {} < 2 * {} + {} + {} + 2 * {} = {}",
+             validity of tokens + 2 propagation.clockSkew, but {} < 2 * {} + {} + {} + 2 * {} = {}",
             text(period),
             text(p),
             text(d),

@@ -107,7 +107,7 @@ fn warnings(observed: &Observed<'_>) -> Vec<Warning> {
     let limited = (request.duration < request.asked).then(|| {
         let limit = limits::text(request.duration);
         let why = format!("by spec.certificateDefaults.maxDuration of TrustDomain {domain}");
-        Warning::new(warning::DURATION_CLAMPED, format!("{field}: asked for {asked}, limited to {limit} {why}"))
+        Warning::new(warning::DURATION_CLAMPED, format!("{field}: requested {asked}, limited to {limit} {why}"))
     });
     let leaf = observed.secret.ours().and_then(|secret| secret.leaf.as_ref());
     let by_end = leaf.and_then(|leaf| {
@@ -115,8 +115,8 @@ fn warnings(observed: &Observed<'_>) -> Vec<Warning> {
         let life = leaf.lifetime().life;
         let is_clamped = leaf.not_after == issuer.material.not_after && life + A_MINUTE < request.duration;
         let (life, end) = (limits::text(life), leaf.not_after);
-        let why = format!("limited by the end of CA {} at {end}", issuer.id);
-        let message = format!("{field}: asked for {asked}, issued for {life}: {why}");
+        let why = format!("limited by the expiry of CA {} at {end}", issuer.id);
+        let message = format!("{field}: requested {asked}, issued for {life}: {why}");
         is_clamped.then(|| Warning::new(warning::DURATION_CLAMPED, message))
     });
     let left_out = names_left_out(observed, &request);
@@ -126,7 +126,7 @@ fn warnings(observed: &Observed<'_>) -> Vec<Warning> {
 
 /// Extra names that certificates of the CA that signs do not have, or those of the next one will not have.
 fn names_left_out(observed: &Observed<'_>, request: &Request<'_>) -> Option<Warning> {
-    let step = "take them away, or use a CA that permits them";
+    let step = "remove them, or use a CA that permits them";
     if let Some(active) = request.ring.active().filter(|_| !request.left_out.is_empty()) {
         let names = request.left_out.join(", ");
         let message = format!(
@@ -152,8 +152,10 @@ fn ambiguous_names(observed: &Observed<'_>) -> Vec<Warning> {
     let Ok(Request { names, .. }) = Request::of(observed) else { return vec![] };
     let (secret, namespace, domain) =
         (observed.certificate.secret_name(), observed.domain.namespace, observed.domain.name);
-    let grant =
-        format!("have it granted by spec.allowedNames[].dnsNames of TrustDomain {domain} for namespace {namespace}");
+    let grant = format!(
+        "ask an administrator to allow it in spec.allowedNames[].dnsNames of TrustDomain {domain} for \
+                 namespace {namespace}"
+    );
     let left_out = names.left_out.iter().map(|name| {
         let message = format!(
             "{name} is left out of the certificate: it is also the name of {}; use the name that ends in .svc, or {grant}",
@@ -163,8 +165,8 @@ fn ambiguous_names(observed: &Observed<'_>) -> Vec<Warning> {
     });
     let kept = names.kept.iter().map(|name| {
         let message = format!(
-            "the certificate in Secret {secret} has the name {name}, which is also the name of {}; once no client uses it, \
-             delete the Secret to have a certificate issued without it, or {grant}",
+            "the certificate in Secret {secret} has the name {name}, which is also the name of {}; once no client \
+             uses it, delete the Secret to get a certificate without it, or {grant}",
             other_meaning(name).unwrap_or_default()
         );
         Warning::new(warning::AMBIGUOUS_NAMES, message)
@@ -197,11 +199,11 @@ fn ready(observed: &Observed<'_>, now: Timestamp) -> Result<String, (&'static st
         return Err((reason::ISSUING, format!("Secret {name} holds no usable certificate")));
     };
     if leaf.not_after <= now {
-        return Err((reason::EXPIRED, format!("the certificate in Secret {name} ended at {}", leaf.not_after)));
+        return Err((reason::EXPIRED, format!("the certificate in Secret {name} expired at {}", leaf.not_after)));
     }
     if leaf.not_before > now {
         let message = format!(
-            "the certificate in Secret {name} is valid only from {}: the clock of the operator was ahead when it was \
+            "the certificate in Secret {name} is valid only from {}: the operator's clock was ahead when it was \
              issued, or is behind now",
             leaf.not_before
         );
@@ -214,9 +216,9 @@ fn ready(observed: &Observed<'_>, now: Timestamp) -> Result<String, (&'static st
         Err(refusal) => [reason::TRUST_DOMAIN_NOT_FOUND, reason::TRUST_DOMAIN_NOT_READY].contains(&refusal.reason),
     };
     if !asked_for {
-        return Err((reason::ISSUING, format!("the certificate in Secret {name} is not what the spec asks for")));
+        return Err((reason::ISSUING, format!("the certificate in Secret {name} does not match the spec")));
     }
-    Ok(format!("Secret {name} holds a certificate until {}", leaf.not_after))
+    Ok(format!("Secret {name} holds a certificate that is valid until {}", leaf.not_after))
 }
 
 /// The condition that every instance serves the stored certificate, with the counts.
@@ -228,7 +230,7 @@ fn served(observed: &Observed<'_>) -> ((Truth, &'static str, String), Counts) {
     };
     let stored = observed.secret.ours().and_then(|secret| Some((secret, secret.leaf.as_ref()?)));
     let (Some((secret, leaf)), Some(domain)) = (stored, observed.domain.object) else {
-        return ((Truth::Unknown, reason::ISSUING, "there is nothing to serve yet".to_owned()), nothing);
+        return ((Truth::Unknown, reason::ISSUING, "no certificate issued yet".to_owned()), nothing);
     };
     if all.is_empty() {
         let message = "no pod and no endpoint uses the certificate".to_owned();
@@ -263,7 +265,7 @@ fn served(observed: &Observed<'_>) -> ((Truth, &'static str, String), Counts) {
 fn pending(verdict: &Verdict) -> Option<(&'static str, String)> {
     match verdict {
         Verdict::Act(action) => Some((reason::ISSUING, action.to_string())),
-        Verdict::Wait { why, .. } => Some((reason::ISSUING, format!("waits for its next attempt: {why}"))),
+        Verdict::Wait { why, .. } => Some((reason::ISSUING, format!("waiting for the next attempt: {why}"))),
         Verdict::Settled | Verdict::Refused(_) | Verdict::Keep(..) | Verdict::KeepLater(..) => None,
     }
 }

@@ -18,9 +18,9 @@ pub(super) fn behind(observed: &Observed<'_>, newest: Timestamp, now: Timestamp)
     if newest > limit {
         ends.push(newest);
         warnings.push(format!(
-            "the rings of TrustDomain {} hold the time {newest}, which is ahead of the operator's clock: rotations wait until \
-             then, a distrust does not. Correct the clock of the operator's node; if a clock that ran ahead wrote that \
-             time, restore the rings from a backup that is older",
+            "the rings of TrustDomain {} hold the time {newest}, which is ahead of the operator's clock: rotations \
+             wait until then, a distrust does not wait. Correct the clock of the operator's node; if a clock that ran \
+             fast wrote that time, restore the rings from an older backup",
             observed.name()
         ));
     }
@@ -29,8 +29,8 @@ pub(super) fn behind(observed: &Observed<'_>, newest: Timestamp, now: Timestamp)
         let begins = next.material.not_before;
         ends.push(begins);
         warnings.push(format!(
-            "CA {} is valid only from {begins}, which is ahead of the operator's clock: it signs from then on. Correct the \
-             clock of the operator's node",
+            "CA {} is valid only from {begins}, which is ahead of the operator's clock: it cannot be activated \
+             earlier. Correct the clock of the operator's node",
             next.id
         ));
     }

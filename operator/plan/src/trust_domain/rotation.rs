@@ -113,7 +113,7 @@ impl Turn {
     fn hold_back(&mut self, steps: &str, why: &str) {
         if let Some(progress) = &mut self.progress {
             progress.reason = reason::HELD;
-            progress.message = format!("held back: {why}; next step: {steps}");
+            progress.message = format!("held: {why}; next step: {steps}");
             self.is_settling = false;
         }
     }
@@ -280,7 +280,7 @@ fn started(kind: RingKind, why: &str) -> Event {
         RingKind::Ca => "CA",
         RingKind::SigningKeys => "signing key",
     };
-    Event::new(reason::ROTATION_STARTED, format!("a rotation of the {what} began: {why}"))
+    Event::new(reason::ROTATION_STARTED, format!("started a rotation of the {what}: {why}"))
 }
 
 /// The longest time that a compromised generation is kept while instances still need it.

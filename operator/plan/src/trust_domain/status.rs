@@ -126,8 +126,8 @@ fn ready(observed: &Observed<'_>, now: Timestamp) -> Result<String, (&'static st
     });
     if let Some(leaked) = leaked {
         let message = format!(
-            "CA {} was distrusted, and there is no other one: nothing is signed; put a CA with a new key into the Secret \
-             of spec.ca.existingSecretRef",
+            "CA {} is distrusted and has no replacement: no certificate can be signed; put a CA with a new key into \
+             the Secret of spec.ca.existingSecretRef",
             leaked.id
         );
         return Err((reason::CA_DISTRUSTED, message));
@@ -136,13 +136,14 @@ fn ready(observed: &Observed<'_>, now: Timestamp) -> Result<String, (&'static st
         return Err((reason::TRUST_DOMAIN_NOT_READY, "there is no CA and no signing key yet".to_owned()));
     };
     if ca.material.not_after <= now {
-        return Err((reason::CA_EXPIRED, format!("the CA {} ended at {}", ca.id, ca.material.not_after)));
+        return Err((reason::CA_EXPIRED, format!("the CA {} expired at {}", ca.id, ca.material.not_after)));
     }
     if ca.material.not_before > now {
-        let message = format!("the CA {} is valid only from {}: the clock is behind", ca.id, ca.material.not_before);
+        let message =
+            format!("the CA {} is valid only from {}: the operator's clock is behind", ca.id, ca.material.not_before);
         return Err((reason::NOT_YET_VALID, message));
     }
-    Ok(format!("CA {} signs until {}", ca.id, ca.material.not_after))
+    Ok(format!("CA {} is active and valid until {}", ca.id, ca.material.not_after))
 }
 
 fn expiring_soon(observed: &Observed<'_>, report: &Report<'_>, now: Timestamp) -> Condition {
@@ -152,7 +153,7 @@ fn expiring_soon(observed: &Observed<'_>, report: &Report<'_>, now: Timestamp) -
     let end = ring.active().map(|active| active.material.not_after);
     match (expiring_from(observed, ring), end) {
         (Some(from), Some(end)) if from <= now => {
-            report.condition(EXPIRING_SOON, Truth::True, reason::CA_EXPIRES_SOON, format!("the CA ends at {end}"))
+            report.condition(EXPIRING_SOON, Truth::True, reason::CA_EXPIRES_SOON, format!("the CA expires at {end}"))
         }
         _ => report.condition(EXPIRING_SOON, Truth::False, reason::SETTLED, String::new()),
     }

@@ -33,7 +33,7 @@ fn unknown(field: &str, asked: &str, known: &[&str]) -> Option<Warning> {
     closest.truncate(CLOSEST);
     let asked: String = asked.chars().take(MAX_SHOWN).collect();
     let message = format!(
-        "{field}: {asked} is in no ring, so nothing is distrusted by it; the closest are {}",
+        "{field}: {asked} matches no generation, so it distrusts nothing; the closest are {}",
         closest.join(", ")
     );
     Some(Warning::new(warning::DISTRUSTED_UNKNOWN, message))

@@ -10,8 +10,8 @@ pub(super) fn warning(observed: &Observed<'_>) -> Option<Warning> {
     let unwatched = &observed.unwatched;
     (!unwatched.is_empty()).then(|| {
         let message = format!(
-            "spec.namespaceSelector: {}: what is used there is unknown, so that no CA and no signing key is removed; add them \
-             to GAIA_WATCH_NAMESPACES (watchNamespaces in the chart), or narrow the selector",
+            "spec.namespaceSelector: {}: instances there are unknown, so no CA and no signing key is removed before \
+             it expires; add them to GAIA_WATCH_NAMESPACES (watchNamespaces in the chart), or narrow the selector",
             text(unwatched)
         );
         Warning::new(warning::NAMESPACES_NOT_WATCHED, message)

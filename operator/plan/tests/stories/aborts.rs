@@ -61,10 +61,10 @@ fn an_abort_that_comes_too_late_is_ignored_with_a_warning() {
     let [old, next] = ids(&world, true).try_into().unwrap();
     annotate(&mut world, annotation::ABORT, &next);
     let message = says(&world, &domain(), "AnnotationIgnored", "True", "AnnotationIgnored");
-    assert!(message.contains(" is ignored: the one before it is removed already"), "{message}");
+    assert!(message.contains(" is ignored: the previous generation is already removed"), "{message}");
     annotate(&mut world, annotation::ABORT, &old);
     let message = says(&world, &domain(), "AnnotationIgnored", "True", "AnnotationIgnored");
-    assert!(message.contains("it is Removed already"), "{message}");
+    assert!(message.contains("it is already Removed"), "{message}");
     annotate(&mut world, annotation::ABORT, "nonsense");
     let message = says(&world, &domain(), "AnnotationIgnored", "True", "AnnotationIgnored");
     assert!(message.contains("no generation has that id"), "{message}");
@@ -85,7 +85,7 @@ fn a_first_ca_cannot_be_aborted() {
     let only = ids(&world, true)[0].clone();
     annotate(&mut world, annotation::ABORT, &only);
     let message = says(&world, &domain(), "AnnotationIgnored", "True", "AnnotationIgnored");
-    assert!(message.contains("there was none before it"), "{message}");
+    assert!(message.contains("there was no previous generation"), "{message}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ fn a_pod_that_never_reloads_holds_the_rotation_is_named_and_lets_it_go_on_once_r
     ask_to_rotate(&mut world, true);
     wait(&mut world, 3600);
     let message = says(&world, &domain(), "CARotating", "True", "WaitingForInstances");
-    assert!(message.contains("1 of 4 instances do not use CA"), "{message}");
+    assert!(message.contains("1 of 4 instances do not trust CA"), "{message}");
     assert!(message.contains("shop/old: Stale: has not loaded the newest ca.crt"), "{message}");
     wait(&mut world, 600);
     says(&world, &domain(), "CARotating", "True", "PastDeadline");
@@ -39,7 +39,7 @@ fn who_only_shows_its_leaf_is_current_once_restarted_after_the_publication() {
     // It started before the floor, and may have mounted what was there before.
     let message = says(&world, &domain(), "CARotating", "True", "WaitingForInstances");
     assert!(
-        message.contains("shop/plain: Stale: reports nothing (404) and was not restarted since; restart the pod"),
+        message.contains("shop/plain: Stale: no report (404)"),
         "{message}"
     );
     world.restart("plain");
@@ -51,7 +51,7 @@ fn who_only_shows_its_leaf_is_current_once_restarted_after_the_publication() {
 }
 
 #[rstest]
-#[case::no_port(Sight::NoPort, "NotProbed: there is no port, and it was not restarted since; restart the pod")]
+#[case::no_port(Sight::NoPort, "NotProbed: no probe port")]
 #[case::refuses(Sight::Refuses, "Unreachable: connection refused")]
 fn who_cannot_be_asked_is_not_taken_for_current(#[case] sight: Sight, #[case] why: &str) {
     let mut world = fleet();
@@ -99,7 +99,7 @@ fn nobody_known_is_not_the_same_as_nobody() {
     ask_to_rotate(&mut world, true);
     wait(&mut world, 7200);
     let message = says(&world, &domain(), "CARotating", "True", "PastDeadline");
-    assert_eq!(message, "waits to know which instances there are: pods are not watched in namespace shop");
+    assert_eq!(message, "cannot list instances: pods are not watched in namespace shop");
     assert_eq!(world.states(true), "Active, Published");
     world.pods_unknown = None;
     until(&mut world, true, "Removed, Active");

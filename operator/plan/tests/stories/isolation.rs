@@ -207,7 +207,7 @@ fn ring_that_cannot_be_written_is_not_reported_as_written() {
     world.reconcile(&domain());
     world.reconcile(&domain());
     let message = says(&world, &domain(), "CARotating", "True", "Held");
-    assert!(message.starts_with("held back: ") && message.contains("next step: stage a new CA"), "{message}");
+    assert!(message.starts_with("held: ") && message.contains("next step: stage a new CA"), "{message}");
 }
 
 #[test]
@@ -456,7 +456,7 @@ fn times_of_a_ring_ahead_of_the_clock_are_a_warning_and_claim_no_step() {
     let message = says(&world, &domain(), "ClockBehind", "True", "ClockBehind");
     assert!(message.contains("ahead of the operator's clock: rotations wait until then"), "{message}");
     let message = says(&world, &domain(), "CARotating", "True", "Held");
-    assert!(message.starts_with("held back: the rings hold the time"), "{message}");
+    assert!(message.starts_with("held: the rings hold the time"), "{message}");
     assert_eq!(world.ca_ring(TD).unwrap().generations, before, "no step was taken");
     wait(&mut world, DAY + 600);
     until(&mut world, true, "Removed, Removed, Active");

@@ -16,7 +16,7 @@ fn a_signing_key_is_known_before_it_signs_and_goes_after_its_last_token() {
     wait(&mut world, 60);
     let message = says(&world, &domain(), "SigningKeysRotating", "True", "Retiring");
     // Switched after a minute: 3m + 1h + 1m later.
-    assert_eq!(message, format!("signing key {old} signs no more; its last token has ended at 2026-01-01T13:05:00Z"));
+    assert_eq!(message, format!("signing key {old} no longer signs; its last token expires by 2026-01-01T13:05:00Z"));
     until(&mut world, false, "Removed, Active, Published");
     assert_eq!(world.now, at("2026-01-01T13:05:00Z"));
     world.is_whole().unwrap();
@@ -49,7 +49,7 @@ fn a_verifier_that_does_not_know_the_next_key_holds_it_back() {
     wait(&mut world, 600);
     // It was published more than an hour ago.
     let message = says(&world, &domain(), "SigningKeysRotating", "True", "PastDeadline");
-    assert!(message.contains("shop/shop-0: Stale: does not know signing key"), "{message}");
+    assert!(message.contains("shop/shop-0: Stale: has not loaded signing key"), "{message}");
     world.restart("shop-0");
     until(&mut world, false, "Removed, Retiring, Active, Published");
     until(&mut world, false, "Removed, Removed, Active, Published");
@@ -74,7 +74,7 @@ fn tokens_may_live_longer_only_once_the_ring_knows_it_and_old_keys_are_kept_for_
     let mut world = fleet();
     world.edit_domain(TD, |found| found.spec.tokens.max_ttl = Span::hours(10));
     let done = doing(&mut world);
-    assert_eq!(done[0], "replace Secret gaia-system/gaia-signing-ring: tokens may live 36000s", "{done:#?}");
+    assert_eq!(done[0], "replace Secret gaia-system/gaia-signing-ring: record the token validity 36000s", "{done:#?}");
     assert!(done[1..].iter().any(|done| done.starts_with("patch ConfigMap auth/gaia-grants")), "{done:#?}");
     wait(&mut world, 600);
     // Lowered again: there may be tokens of ten hours.

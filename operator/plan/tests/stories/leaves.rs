@@ -12,12 +12,12 @@ fn a_first_issuance_is_two_rings_one_bundle_one_secret_and_a_next_key() {
             "create Secret gaia-system/gaia-signing-ring with a new signing key (rsa-2048) and its successor",
             "create Secret shop/web-tls: certificate for spiffe://gaia.local/ns/shop/sa/web until 2026-05-16T00:00:00Z",
             "create ConfigMap shop/gaia-trust",
-            "replace Secret gaia-system/gaia-signing-ring: 00000009 is Published",
+            "replace Secret gaia-system/gaia-signing-ring: mark 00000009 as Published",
         ]
     );
     says(&world, &domain(), "Ready", "True", "Ready");
     let message = says(&world, &certificate("shop", "web"), "Ready", "True", "Ready");
-    assert_eq!(message, "Secret web-tls holds a certificate until 2026-05-16T00:00:00Z");
+    assert_eq!(message, "Secret web-tls holds a certificate that is valid until 2026-05-16T00:00:00Z");
     let (leaf, key_matches) = world.leaf(world.secret("shop", "web-tls").unwrap()).unwrap();
     assert!(key_matches);
     assert_eq!(leaf.not_before, at("2025-12-31T23:55:00Z"));
@@ -44,14 +44,14 @@ fn a_default_leaf_is_renewed_four_times_a_year_and_on_no_other_day() {
 #[rstest]
 #[case::key(Tamper::SwapKey, "issued a new certificate into Secret web-tls: tls.key did not belong to tls.crt")]
 #[case::garbage(Tamper::Garbage, "issued a new certificate into Secret web-tls: tls.crt or tls.key could not be read")]
-#[case::bundle(Tamper::EmptyCa, "Secret web-tls: put right data ca.crt")]
-#[case::label(Tamper::DropLabel, "Secret web-tls: put right labels app.kubernetes.io/managed-by")]
+#[case::bundle(Tamper::EmptyCa, "Secret web-tls: restored data ca.crt")]
+#[case::label(Tamper::DropLabel, "Secret web-tls: restored labels app.kubernetes.io/managed-by")]
 #[case::labels(
     Tamper::DropAllLabels,
-    "Secret web-tls: put right labels app.kubernetes.io/managed-by, gaia.dev/component, gaia.dev/trust-domain"
+    "Secret web-tls: restored labels app.kubernetes.io/managed-by, gaia.dev/component, gaia.dev/trust-domain"
 )]
-#[case::owner(Tamper::DropOwners, "Secret web-tls: put right owner reference")]
-#[case::annotations(Tamper::DropAnnotations, "issued a new certificate into Secret web-tls: what is asked for changed")]
+#[case::owner(Tamper::DropOwners, "Secret web-tls: restored owner reference")]
+#[case::annotations(Tamper::DropAnnotations, "issued a new certificate into Secret web-tls: the spec changed")]
 #[case::deleted(Tamper::Delete, "issued a new certificate into Secret web-tls: the Secret was missing")]
 fn a_leaf_secret_that_was_tampered_with_is_put_right_by_one_write(#[case] tamper: Tamper, #[case] event: &str) {
     let mut world = settled(web());
@@ -223,7 +223,7 @@ fn a_spec_that_flaps_waits_for_its_budget_while_the_old_leaf_serves() {
     let issued = world.log.iter().filter(|done| matches!(done.action, Action::IssueLeaf(_))).count();
     assert_eq!(issued, 10);
     let message = says(&world, &certificate("shop", "web"), "Reconciling", "True", "Issuing");
-    assert_eq!(message, "waits for its next attempt: issued too often: a burst of 10, then one a minute");
+    assert_eq!(message, "waiting for the next attempt: issued too often: a burst of 10, then one a minute");
     assert_eq!(world.plan(&certificate("shop", "web")).next_check, at("2026-01-01T00:01:00Z"));
     world.advance(60);
     assert_eq!(doing(&mut world).len(), 1);
@@ -245,7 +245,7 @@ fn a_clock_behind_its_own_ca_signs_nothing_that_would_be_empty() {
     world.advance(-3000);
     assert_eq!(doing(&mut world), [""; 0]);
     let message = says(&world, &certificate("shop", "web"), "Reconciling", "True", "Issuing");
-    assert!(message.contains("the clock is behind"), "{message}");
+    assert!(message.contains("clock is behind"), "{message}");
     assert_eq!(world.plan(&certificate("shop", "web")).next_check, at("2025-12-31T23:35:01Z"));
     world.advance(3000);
     assert_eq!(doing(&mut world).len(), 1);

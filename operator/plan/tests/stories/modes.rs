@@ -66,7 +66,7 @@ fn a_service_goes_from_keys_to_tokens_and_back() {
     assert_eq!(since, world.now);
     let message = legacy_free(&world, "False", "NotWatched");
     let free_at = "LegacyFree not before 2026-01-31T12:00:00Z";
-    assert_eq!(message, format!("no key was used since {since}, which is not 720h yet; {free_at}"));
+    assert_eq!(message, format!("no key was used since {since}, which is less than 720h; {free_at}"));
     edit(&mut world, |auth| auth.mode = Some(AuthMode::APIKeyOnly));
     assert_eq!(mode(&world), (AuthMode::APIKeyOnly, AuthMode::APIKeyOnly));
     assert_eq!(policy(&world)["mode"], "APIKeyOnly");
@@ -162,7 +162,7 @@ fn an_instance_that_is_gone_without_a_last_read_leaves_a_gap_and_one_that_was_re
     let record = ledger(&world).unwrap();
     assert_eq!(record.watched_since, Some(world.now), "with nobody left, the time begins anew at once");
     let what = record.gap.unwrap().what;
-    assert!(what.ends_with("is gone without a last read"), "{what}");
+    assert!(what.ends_with("terminated without a final read"), "{what}");
     // What is known to be used is worse than what may have been.
     legacy_free(&world, "False", "LegacyKeysInUse");
     days(&mut world, 31);
@@ -177,7 +177,7 @@ fn a_process_that_is_started_anew_has_lost_what_it_saw() {
     world.restart("shop-0");
     world.settle();
     let message = legacy_free(&world, "False", "EvidenceGap");
-    assert!(message.contains("which is not 720h yet") && message.contains("gone without a last read"), "{message}");
+    assert!(message.contains("which is less than 720h") && message.contains("terminated without a final read"), "{message}");
     assert_eq!(ledger(&world).unwrap().watched_since, Some(world.now));
     assert_eq!(doing(&mut world), [""; 0]);
     sound(&world);
@@ -222,14 +222,14 @@ fn an_operator_that_is_started_anew_within_ten_minutes_goes_on_with_the_evidence
     world.settle();
     let record = ledger(&world).unwrap();
     assert_eq!(record.watched_since, Some(world.now));
-    assert!(record.gap.unwrap().what.starts_with("no operator was there"));
+    assert!(record.gap.unwrap().what.starts_with("no operator collected"));
 
     // Whoever is gone since then was not read at its end, however short that was.
     world.advance(60);
     world.stop("shop-0");
     world.crash();
     world.settle();
-    assert!(ledger(&world).unwrap().gap.unwrap().what.ends_with("is gone without a last read"));
+    assert!(ledger(&world).unwrap().gap.unwrap().what.ends_with("terminated without a final read"));
     sound(&world);
 }
 

@@ -129,7 +129,7 @@ fn a_name_in_a_newer_top_level_domain_is_certified_where_it_is_stored_or_asked_f
     world.edit_domain(TD, |found| found.spec.allowed_names = vec![]);
     assert_eq!(doing(&mut world), [""; 0], "nothing is issued again for it");
     let message = says(&world, &certificate("shop", "web"), "AmbiguousNames", "True", "AmbiguousNames");
-    assert!(message.contains("delete the Secret to have a certificate issued without it"), "{message}");
+    assert!(message.contains("delete the Secret to get a certificate without it"), "{message}");
     world.advance(100 * DAY);
     world.settle();
     assert!(has_it(&world, "web"), "renewed with the name");

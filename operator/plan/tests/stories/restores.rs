@@ -133,13 +133,13 @@ fn what_leaked_does_not_come_back_and_its_key_is_in_no_copy() {
     lost.remove(&ObjectKey::secret("gaia-system", "gaia-ca-ring"));
     restore(&mut lost, "gaia-ca-ring");
     let message = says(&lost, &domain(), "Stalled", "True", "RestoreNotPossible");
-    assert!(message.contains("no generation that may sign"), "{message}");
+    assert!(message.contains("no generation that may be activated"), "{message}");
     sound(&world);
     sound(&lost);
 }
 
 #[rstest]
-#[case("ca@99", "the copy that there is has epoch")]
+#[case("ca@99", "the existing copy has epoch")]
 #[case("nonsense@1", "it must be ca@<epoch> or signing@<epoch>")]
 #[case("ca@x", "it must be ca@<epoch> or signing@<epoch>")]
 fn what_cannot_be_restored_is_refused(#[case] asked: &str, #[case] why: &str) {

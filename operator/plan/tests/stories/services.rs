@@ -413,7 +413,7 @@ fn files_that_a_pod_refuses_are_named_in_its_service() {
     world.settle();
     let message = says(&world, &web_service(), "FilesRefused", "True", "FilesRefused");
     assert!(message.starts_with(&format!("{pod_name}: api_keys: api-keys.json: [31mx")), "{message}");
-    assert!(message.ends_with("x; what it had loaded before stays in force") && message.len() < 400, "{message}");
+    assert!(message.ends_with("x; the previously loaded version stays in force") && message.len() < 400, "{message}");
     world.pods.iter_mut().for_each(|pod| pod.refused.clear());
     world.advance(3700);
     world.settle();

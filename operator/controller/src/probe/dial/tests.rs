@@ -210,7 +210,7 @@ async fn a_verified_instance_shows_its_leaf_and_its_report(#[case] alpn: &'stati
     assert!(shown.is_verified);
     assert_eq!(shown.fingerprint.len(), 64);
     assert_eq!(shown.report.unwrap().jwks_kids, ["kid-0", "kid-1"]);
-    assert_eq!(look.ledger, None, "nobody asked for it");
+    assert_eq!(look.ledger, None, "no probe requested it");
 
     let keyed = Subject { has_ledger: true, ..subject };
     let look = look_as_operator_of(&server.ca, &keyed).await;
@@ -228,7 +228,7 @@ async fn a_ledger_is_read_from_nobody_but_the_instance_itself() {
     let server = Server { id: "spiffe://gaia.local/ns/shop/sa/other", ..Server::new() };
     let somebody_else = Subject { has_ledger: true, ..server.start(200, report(SCHEMA_VERSION, 0)).await };
     let look = look_as_operator_of(&server.ca, &somebody_else).await;
-    assert_eq!(look.ledger, Some(Err("its certificate is somebody else's".to_owned())));
+    assert_eq!(look.ledger, Some(Err("unexpected SPIFFE ID in the peer certificate".to_owned())));
     let nobody = Subject { address: Address { host: Host::Address([127, 0, 0, 1].into()), port: 9 }, ..somebody_else };
     let look = look_as_operator_of(&server.ca, &nobody).await;
     assert_eq!(look.ledger, Some(Err("connection refused :9".to_owned())));
@@ -238,7 +238,7 @@ async fn a_ledger_is_read_from_nobody_but_the_instance_itself() {
 #[case::no_such_page(404, b"no".to_vec(), "404")]
 #[case::moved(302, b"".to_vec(), "302")]
 #[case::too_new(200, report(SCHEMA_VERSION + 1, 0), "the report has schemaVersion 2")]
-#[case::garbage(200, b"<html>".to_vec(), "the answer is no report")]
+#[case::garbage(200, b"<html>".to_vec(), "the response is not a report")]
 #[case::huge(200, report(SCHEMA_VERSION, 10_000), "the report is too long")]
 #[tokio::test]
 async fn an_instance_without_a_report_still_shows_its_leaf(
@@ -267,7 +267,7 @@ async fn an_instance_that_refuses_the_operator_still_shows_its_leaf() {
 }
 
 #[rstest]
-#[case::another_identity(Server { id: "spiffe://gaia.local/ns/shop/sa/chat", ..Server::new() }, "somebody else's")]
+#[case::another_identity(Server { id: "spiffe://gaia.local/ns/shop/sa/chat", ..Server::new() }, "unexpected SPIFFE ID")]
 #[case::past_its_end(Server { ended: true, ..Server::new() }, "does not verify")]
 #[tokio::test]
 async fn a_report_counts_from_a_verified_instance_only(#[case] server: Server, #[case] expected: &str) {

@@ -38,7 +38,7 @@ async fn conflict_on_a_status_reads_the_object_and_the_next_report_is_accepted()
     assert!(ended.next.unwrap() <= Instant::now() + MINIMUM_WAIT, "it is planned again at once");
     let script = answer(&mut server, Method::PATCH, STATUS, StatusCode::OK, service("u1", "10"));
     let (_, planned_on) = tokio::join!(reconciler.reconcile(&key), script);
-    assert_eq!(planned_on, "9", "the version that the read brought");
+    assert_eq!(planned_on, "9", "the version from the read");
 }
 
 /// The kind: an object that is deleted, or has another UID, is written to again and again.

@@ -30,7 +30,7 @@ async fn secrets_of_users_are_looked_up_beside_reconciles_and_the_answer_is_kept
     }
     answer(&mut server, Method::GET, SECRET, StatusCode::NOT_FOUND, failure(404, "NotFound")).await;
     let told = reconciler.agenda.decisions.next().await.unwrap();
-    assert_eq!(told, key, "that it is missing is news");
+    assert_eq!(told, key, "the missing Secret is reported");
     reconciler.agenda.decisions.done(told, None);
     assert_eq!(lock(&reconciler.executor.world).missing_secrets(&place).len(), 1);
     let wait_and_look = async |seconds| {

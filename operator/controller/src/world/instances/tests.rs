@@ -124,7 +124,7 @@ fn only_pods_in_granted_namespaces_count() {
     certificate(&mut world, "other", "web", json!({ "port": 8443 }));
     pod(&mut world, "other", "web-x", mounts_all());
     assert!(all(&world).is_empty());
-    assert!(!world.has_unasked(&Key::TrustDomain("gaia".to_owned())), "nobody is going to ask it");
+    assert!(!world.has_unasked(&Key::TrustDomain("gaia".to_owned())), "no prober will take it");
     certificate(&mut world, "shop", "web", json!({ "port": 8443 }));
     pod(&mut world, "shop", "web-y", mounts_all());
     assert_eq!(names(&world), ["web-y"]);
@@ -206,7 +206,7 @@ fn who_is_new_moves_or_restarts_is_probed_and_only_what_was_seen_counts() {
     assert_eq!(world.take_stirred(Probing::Leader).domains, BTreeSet::from(["gaia".to_owned()]));
     assert_eq!(world.served_until(&("shop".to_owned(), "web".to_owned())), Some(at(100)));
     let keys = world.take_probe(&key, Probe { at: at(2), seen: seen() }, Some(at(100)));
-    assert!(keys.is_empty() && world.take_stirred(Probing::Leader).domains.is_empty(), "it saw the same");
+    assert!(keys.is_empty() && world.take_stirred(Probing::Leader).domains.is_empty(), "the probe result is unchanged");
 
     // A change of the certificate's spec keeps the probe results.
     certificate(&mut world, "shop", "web", json!({ "port": 9443 }));
@@ -339,7 +339,7 @@ fn what_was_seen_of_an_endpoint_counts_only_while_it_is_allowed() {
     assert!(world.take_probe(&key, probe(), None).is_empty());
     assert_eq!((names(&world).len(), exclusions(&world)[0].1), (0, Exclusion::NotListed));
     allow(&mut world, json!([{ "namespaces": ["shop"], "hosts": ["web.fly.dev"] }]));
-    assert!(all(&world)[0].probe.is_none(), "what was seen before is no evidence");
+    assert!(all(&world)[0].probe.is_none(), "an earlier probe is no evidence");
 }
 
 #[test]

@@ -101,10 +101,10 @@ fn the_ledger_of_a_service_with_keys_is_read_every_minute_and_every_other_second
     let _ = world.take_stirred(crate::world::Probing::Leader);
     service(&mut world, true);
     let stirred = world.take_stirred(crate::world::Probing::Leader);
-    assert!(stirred.probes.contains(&key()), "what it has seen so far is read at once");
+    assert!(stirred.probes.contains(&key()), "its uses so far are read at once");
     assert_eq!(world.ledger_interval(&key()), Some(Duration::from_secs(60)));
     pod(&mut world, true);
-    assert!(world.take_stirred(crate::world::Probing::Leader).probes.contains(&key()), "so is what it sees at last");
+    assert!(world.take_stirred(crate::world::Probing::Leader).probes.contains(&key()), "its final uses are read, too");
     assert_eq!(world.ledger_interval(&key()), Some(Duration::from_secs(2)));
 }
 
@@ -132,7 +132,7 @@ fn a_pod_that_nobody_can_read_is_one_that_is_not_read_since_it_runs() {
     pod(&mut world, false);
     let instance = &watch(&world).instances[0];
     assert!(instance.serves && instance.read.is_none());
-    assert_eq!(instance.failing, Some((at(0), "no port is known to read it by")));
+    assert_eq!(instance.failing, Some((at(0), "no port to read it from")));
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn the_last_words_of_a_pod_outlive_it_until_they_are_written_down() {
     assert_eq!(watch_of_it.last_words, [&report(vec![LedgerCaller::Others])]);
     let service = ("shop".to_owned(), "web".to_owned());
     world.is_written_down(&service, heard - 1);
-    assert_eq!(watch(&world).last_words.len(), 1, "more was heard since");
+    assert_eq!(watch(&world).last_words.len(), 1, "more reports were collected since");
     world.is_written_down(&service, heard);
     assert!(watch(&world).last_words.is_empty());
 }

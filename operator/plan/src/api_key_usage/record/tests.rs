@@ -40,7 +40,7 @@ fn the_time_begins_when_everybody_was_read() {
     assert_eq!((record.watched_since, record.instances.len()), (None, 1));
     let starting = Watched { serves: false, ..instance("b", None) };
     let record = next(Some(&record), None, &watch(vec![one.clone(), starting]), after(7));
-    assert_eq!(record.watched_since, Some(after(7)), "who serves nobody is not waited for");
+    assert_eq!(record.watched_since, Some(after(7)), "an instance without callers holds nothing");
     let unknown = Watch { unknown: Some("the pods are not listed yet"), ..watch(vec![one]) };
     assert_eq!(next(None, None, &unknown, after(8)).watched_since, None, "there may be others");
 }
@@ -56,8 +56,8 @@ fn pods_that_are_not_known_are_neither_lost_nor_all() {
     assert_eq!(looks_again_at(Some(&record), &unknown, after(8)), Some(after(607)));
     let stopped = next(Some(&record), None, &unknown, after(608));
     assert_eq!((stopped.watched_since, stopped.instances.len()), (None, 1));
-    assert!(stopped.gap.as_ref().unwrap().what.starts_with("it was not known"), "{stopped:?}");
-    assert_eq!(next(Some(&stopped), None, &unknown, after(9_000)), stopped, "and that is told once");
+    assert!(stopped.gap.as_ref().unwrap().what.starts_with("the instances were unknown"), "{stopped:?}");
+    assert_eq!(next(Some(&stopped), None, &unknown, after(9_000)), stopped, "it is reported once");
     // A watch that is whole again after a short while was never missed.
     let back =
         Watch { blind: Some((after(7), Some(after(600)))), ..watch(vec![instance("a", Some((after(605), &said)))]) };
@@ -71,11 +71,11 @@ fn pods_that_are_not_known_are_neither_lost_nor_all() {
 #[test]
 fn who_came_and_went_unread_leaves_a_gap() {
     let record = next(None, None, &watch(vec![]), after(1));
-    assert_eq!(record.watched_since, Some(after(1)), "nobody is there, so nothing is missed");
+    assert_eq!(record.watched_since, Some(after(1)), "without instances nothing is missed");
     let gone = Watch { unread: Some("orders-1"), ..watch(vec![]) };
     let record = next(Some(&record), None, &gone, after(60));
     assert_eq!(record.watched_since, Some(after(60)));
-    assert_eq!(record.gap.unwrap().what, "orders-1 came and went, and its ledger was never read");
+    assert_eq!(record.gap.unwrap().what, "orders-1 terminated before its ledger was read");
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn what_a_process_said_last_is_merged_after_it_is_gone() {
     let other = report("p2", None);
     let anew = watch(vec![instance("a", Some((after(50), &other)))]);
     let restarted = next(Some(&record), None, &anew, after(60));
-    assert!(restarted.gap.unwrap().what.starts_with("a was started anew"));
+    assert!(restarted.gap.unwrap().what.starts_with("a restarted"));
 }
 
 #[test]

@@ -70,7 +70,7 @@ fn keys_may_end_when_none_was_used_for_long_enough_and_nothing_can_have_been_mis
     let none = verdict(&service("48h", false), record.as_ref(), now);
     assert_eq!((none.truth, none.reason), (Truth::True, "NoKeys"));
     let at_once = verdict(&service("0s", true), record.as_ref(), now);
-    assert_eq!((at_once.truth, at_once.reason), (Truth::True, "KeysUnused"), "whoever asks for no evidence needs none");
+    assert_eq!((at_once.truth, at_once.reason), (Truth::True, "KeysUnused"), "a period of 0s requires no evidence");
 }
 
 #[test]

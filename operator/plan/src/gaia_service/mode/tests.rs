@@ -95,15 +95,15 @@ fn what_is_refused_names_the_field_that_asks_for_it() {
     };
     assert_eq!(
         message(&service, &domain),
-        "spec.auth.mode: Dual goes on instead of JWTOnly: API keys in Secret keys: why; to override, set the annotation \
-         gaia.dev/force-mode=JWTOnly@7"
+        "spec.auth.mode: Dual stays in force instead of JWTOnly: API keys in Secret keys: why; to override, set the \
+         annotation gaia.dev/force-mode=JWTOnly@7"
     );
     service.spec.auth.mode = None;
     service.spec.tls.mode = TlsMode::Permissive;
     domain.spec.auth.default_mode = AuthMode::JWTOnly;
     assert_eq!(
         message(&service, &domain),
-        "spec.tls.mode: must be Strict for JWTOnly, which spec.auth.defaultMode of TrustDomain gaia asks for; Dual \
+        "spec.tls.mode: must be Strict for JWTOnly, which spec.auth.defaultMode of TrustDomain gaia requests; Dual \
          with Permissive stays in force"
     );
 }

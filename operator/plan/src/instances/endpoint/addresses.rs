@@ -100,7 +100,7 @@ mod tests {
     fn address_in_no_answer_ends_when_it_is_vacant_for_the_minimum_delay() {
         let mut addresses = Addresses::default();
         assert!(addresses.answered(&set(&[1, 2])));
-        assert!(!addresses.answered(&set(&[2])), "a part is no news");
+        assert!(!addresses.answered(&set(&[2])), "an answer with some of the addresses changes nothing");
         assert!(!addresses.probed(ip(1), true, at(0), P));
         assert!(!addresses.probed(ip(1), true, at(9), P));
         assert!(!addresses.probed(ip(1), false, at(10), P), "it answers after all");

@@ -56,7 +56,7 @@ pub(crate) fn repairs(observed: &Observed<'_>) -> Vec<Action> {
         .into_iter()
         .filter_map(|(kind, facts)| desired_ring(observed, kind).change_from(facts?))
         .map(|change| {
-            let message = format!("Secret {}: put right {}", change.key.name, change.summary());
+            let message = format!("Secret {}: restored {}", change.key.name, change.summary());
             Action::Write(Box::new(change.with_event(reason::REPAIRED, message)))
         })
         .collect()
@@ -82,7 +82,7 @@ fn may_bootstrap(observed: &Observed<'_>, kind: RingKind) -> Result<(), Refusal>
     };
     let evidence = [
         (copy_exists, "its copy exists"),
-        (observed.trust.values().any(|held| held.ours().is_some()), "trust ConfigMaps made from it exist"),
+        (observed.trust.values().any(|held| held.ours().is_some()), "trust ConfigMaps written from it exist"),
         (observed.leaves_exist, "certificates of this TrustDomain exist"),
     ];
     let found: Vec<&str> = evidence.iter().filter(|(exists, _)| *exists).map(|(_, what)| *what).collect();
@@ -107,9 +107,9 @@ fn may_bootstrap(observed: &Observed<'_>, kind: RingKind) -> Result<(), Refusal>
     Err(Refusal::stalled(
         reason::RING_MISSING,
         format!(
-            "Secret {}/{} is missing although {}: nothing is made anew, because everything that trusts the lost keys \
-             would break. {restore}. Only if neither is possible, start over, which breaks every connection until all \
-             pods have new certificates: annotation {}={uid}{missing}",
+            "Secret {}/{} is missing although {}: no new one is created, because everything that trusts the lost keys \
+             would break. {restore}. If neither is possible, start over, which breaks every connection until all pods \
+             have new certificates: annotation {}={uid}{missing}",
             observed.operator_namespace,
             observed.ring_key(kind).name,
             found.join(" and "),

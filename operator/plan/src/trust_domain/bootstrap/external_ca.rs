@@ -118,8 +118,8 @@ fn check_life(observed: &Observed<'_>, secret: &str, ca: &BroughtCa, now: Timest
     let needed = limits::text(needed);
     let end = ca.not_after;
     let message = format!(
-        "spec.ca.existingSecretRef: the CA in Secret {}/{secret} ends at {end}, too soon for certificates of {}: \
-         it must be in force for at least 2(longest certificate + propagation.minDelay + propagation.deadline) + \
+        "spec.ca.existingSecretRef: the CA in Secret {}/{secret} expires at {end}, too soon for certificates of {}: \
+         it must be valid for at least 2(longest certificate + propagation.minDelay + propagation.deadline) + \
          propagation.minDelay + 2 propagation.clockSkew = {needed}",
         observed.operator_namespace,
         limits::text(leaf)

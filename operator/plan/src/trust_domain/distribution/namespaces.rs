@@ -127,8 +127,8 @@ impl Projections {
         let of_left = self.refusing().filter(|unwritten| left.contains(unwritten.namespace()));
         let warning = |(namespace, text): (&str, String)| {
             let message = format!(
-                "namespace {namespace} refuses what is published, and rotations do not wait for it: {text}; remove the \
-                 cause, or its services fail when what they hold is no longer trusted"
+                "namespace {namespace} refuses published objects, and rotations do not wait for it: {text}; remove \
+                 the cause, or its services fail when their certificates and keys are no longer trusted"
             );
             Warning::new(warning::NAMESPACE_LEFT_BEHIND, message)
         };

@@ -123,7 +123,7 @@ fn project<T>(
         None | Some(Held::Absent) => {
             let create = desired.create();
             if observed.lost.contains(name) {
-                let message = format!("{name} was missing and was written again");
+                let message = format!("recreated {name} after its deletion");
                 return Ok(Some(create.with_event(reason::REPAIRED, message)));
             }
             Ok(Some(create))
@@ -141,7 +141,7 @@ fn project<T>(
                 // The ring, or the spec, has changed: that is no repair.
                 return Ok(Some(change));
             }
-            let message = format!("{name}: put right {}", change.summary());
+            let message = format!("{name}: restored {}", change.summary());
             Ok(Some(change.with_event(reason::REPAIRED, message)))
         }
     }
@@ -186,7 +186,7 @@ fn signer(observed: &Observed<'_>, namespace: &str, signing: &SigningRing) -> Re
         (Some(object), _) => Ok(Some(write_signer(observed, kid, object))),
         (None, stored) => {
             let object = ObjectChange::nothing(desired.key.clone(), stored.map(|secret| secret.facts.version()));
-            let message = format!("{}: put right data {}", desired.key, key::JWT_SIGNING_KEY);
+            let message = format!("{}: restored data {}", desired.key, key::JWT_SIGNING_KEY);
             Ok(Some(write_signer(observed, kid, object.with_event(reason::REPAIRED, message))))
         }
     }

@@ -61,15 +61,15 @@ fn abort<M: Material>(
             let Some(before) = before else {
                 let had_one = ring.generations.iter().any(|other| other.id != generation.id);
                 return ignored(if had_one {
-                    "the one before it is removed already"
+                    "the previous generation is already removed"
                 } else {
-                    "there was none before it"
+                    "there was no previous generation"
                 });
             };
             vec![Step::Reactivate { id: before.id.clone(), signed_until }]
         }
         State::Retiring | State::Removed | State::Distrusted => {
-            return ignored(&format!("it is {} already", generation.state.as_str()));
+            return ignored(&format!("it is already {}", generation.state.as_str()));
         }
     };
     if revision > ring.revision {
@@ -77,8 +77,18 @@ fn abort<M: Material>(
     }
     steps.push(step(annotation::ABORT, Answer::done(asked)));
     let what = name(kind, &generation.id);
-    let event = Event::new(reason::ROTATION_ABORTED, format!("the rotation to {what} is aborted"));
-    Some(Turn::act(steps, vec![event], Progress::new(reason::ROTATION_ABORTED, format!("{what} is given up"))))
+    let event = Event::new(reason::ROTATION_ABORTED, format!("aborted the rotation to {what}"));
+    Some(Turn::act(
+        steps,
+        vec![event],
+        Progress::new(
+            reason::ROTATION_ABORTED,
+            format!(
+                "the rotation to {what} is \
+                                                                                        aborted"
+            ),
+        ),
+    ))
 }
 
 pub(super) fn advance_ca(context: &Context<'_, '_>) -> Option<Turn> {
@@ -106,7 +116,7 @@ fn advance<M: Material>(context: &Context<'_, '_>, kind: RingKind, ring: &Ring<M
         Some(rotation) => Answer { rotation: Some(rotation.to_owned()), ..Answer::done(asked) },
         None => {
             let next = ring.next().map(|next| format!("; the next generation is {}", next.id)).unwrap_or_default();
-            let why = format!("no rotation to or from it waits: it is {}{next}", generation.state.as_str());
+            let why = format!("no rotation to or from it is waiting: it is {}{next}", generation.state.as_str());
             Answer::ignored(asked, why)
         }
     };

@@ -90,8 +90,8 @@ fn switch(context: &Context<'_, '_>) -> Option<Turn> {
     let at_once = suspect.is_some() && is_known && poll.is_unanimous() && !poll.nobody();
     if let Some((until, names)) = left_out.filter(|_| is_time && acknowledged && !is_forced) {
         let message = format!(
-            "{what} cannot sign {names} (nameConstraints): it is used from {until} on, and certificates are issued without \
-             these names"
+            "{what} cannot sign {names} (nameConstraints): it is activated at {until}, and certificates are issued \
+             without these names"
         );
         let thresholds = alarms.into_iter().chain([until]).collect();
         return Some(Turn::wait(Progress::new(reason::PUBLISHING, message), thresholds));
@@ -101,14 +101,14 @@ fn switch(context: &Context<'_, '_>) -> Option<Turn> {
         return Some(turn);
     }
     if is_due {
-        let mut events = vec![Event::new(reason::ROTATION_SWITCHED, format!("{what} signs from now on"))];
-        events.extend(poll.left_event(&format!("use {what}")));
+        let mut events = vec![Event::new(reason::ROTATION_SWITCHED, format!("activated {what}"))];
+        events.extend(poll.left_event(&format!("do not trust {what} yet")));
         if is_ending && !acknowledged && suspect.is_none() {
             let end = active.material.not_after;
-            let why = if is_known { poll.message("trust it yet") } else { "it is not published yet".to_owned() };
+            let why = if is_known { poll.message("do not trust it yet") } else { "it is not published yet".to_owned() };
             events.push(Event::warning(
                 reason::ROTATION_FORCED,
-                format!("critical: {what} signs although {why}; the CA before it ends at {end}"),
+                format!("critical: activated {what} although {why}; the previous CA expires at {end}"),
             ));
         }
         let steps = vec![Step::Activate { id: next.id.clone(), signed_until: signed_until(context, active) }];
@@ -125,10 +125,10 @@ fn switch(context: &Context<'_, '_>) -> Option<Turn> {
         return Some(Turn::wait(progress, alarms));
     }
     if is_time || (suspect.is_some() && !poll.is_unanimous()) {
-        let (progress, alarm) = context.waiting(poll, &format!("use {what}"), floor);
+        let (progress, alarm) = context.waiting(poll, &format!("do not trust {what} yet"), floor);
         return Some(Turn::wait(progress, alarm.into_iter().chain(alarms).collect()));
     }
-    let message = format!("{what} was published at {published}; it signs at {floor} at the earliest");
+    let message = format!("{what} was published at {published}; it is activated at {floor} or later");
     Some(Turn::wait(Progress::new(reason::PUBLISHING, message), alarms))
 }
 
@@ -139,9 +139,9 @@ pub(super) fn held_by_clock(context: &Context<'_, '_>, next: &Generation<CaMater
     (begins > context.now).then(|| {
         let what = name(KIND, &next.id);
         let message = format!(
-            "held back: {what} is valid only from {begins}, which is ahead of the operator's clock; next step: {what} signs. \
-             Correct the clock of the operator's node; where the clock was ahead when {what} was issued, annotate the \
-             TrustDomain with {}={}",
+            "held: {what} is valid only from {begins}, which is ahead of the operator's clock; next step: activate \
+             {what}. Correct the clock of the operator's node; if the clock was ahead when {what} was issued, \
+             annotate the TrustDomain with {}={}",
             annotation::ABORT,
             next.id
         );
@@ -207,7 +207,7 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option
     let times = context.times();
     let what = name(KIND, &old.id);
     let removed = |how: &str| {
-        let event = Event::new(reason::ROTATION_COMPLETED, format!("{what} is removed: {how}"));
+        let event = Event::new(reason::ROTATION_COMPLETED, format!("removed {what}: {how}"));
         let progress = Progress::new(reason::RETIRING, format!("{what} is removed"));
         Some(Turn::act(vec![Step::Remove(old.id.clone())], vec![event], progress))
     };
@@ -232,13 +232,13 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option
             let how = if poll.is_unanimous() {
                 poll.replaced()
             } else {
-                poll.message(&format!("use certificates of another CA than {}", old.id))
+                poll.message(&format!("still use certificates of CA {}", old.id))
             };
-            let event = Event::warning(reason::DISTRUSTED, format!("{what} is refused from now on: {how}"));
+            let event = Event::warning(reason::DISTRUSTED, format!("{what} is now refused: {how}"));
             let progress = Progress::new(reason::DISTRUSTED, format!("{what} is refused"));
             return Some(Turn::act(vec![step], vec![event], progress));
         }
-        let message = poll.message(&format!("use certificates of another CA than {}", old.id));
+        let message = poll.message(&format!("still use certificates of CA {}", old.id));
         let thresholds = poll.until.into_iter().chain([limit]).collect();
         let laggards = poll.laggards.into_iter().chain(poll.tolerated).collect();
         let progress = Progress { reason: reason::REISSUING, message, laggards };
@@ -249,7 +249,7 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option
         let is_settling = now >= saturating_add(floor, times.d)
             && poll.unknown.is_none()
             && poll.laggards.iter().all(|laggard| laggard.kind == Some(LaggardKind::Secret));
-        let message = format!("serve certificates of another CA than {}", old.id);
+        let message = format!("still serve certificates of CA {}", old.id);
         let (progress, alarm) = context.waiting(poll, &message, floor);
         let turn = Turn::wait(progress, alarm.into_iter().chain([spent]).collect());
         return Some(if is_settling { turn.settling() } else { turn });
@@ -261,11 +261,11 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option
         let message = if poll.is_unanimous() {
             format!("{what}: {}", poll.replaced())
         } else {
-            let left = poll.message(&format!("use certificates of another CA than {}", old.id));
-            format!("{what} is removed without waiting, as {} asks for: {left}", annotation::ADVANCE_WITHOUT)
+            let left = poll.message(&format!("still use certificates of CA {}", old.id));
+            format!("{what} is removed without waiting, as {} requests: {left}", annotation::ADVANCE_WITHOUT)
         };
         let progress = Progress::new(reason::RETIRING, message);
-        let events = poll.left_event(&format!("serve certificates of another CA than {}", old.id));
+        let events = poll.left_event(&format!("still serve certificates of CA {}", old.id));
         return Some(Turn::act(vec![Step::Switched(old.id.clone())], events.into_iter().collect(), progress));
     };
     let safe = saturating_add(switched, times.p + times.s);
@@ -273,15 +273,15 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option
         if poll.is_unanimous() {
             return removed(&poll.replaced());
         }
-        let left = poll.message(&format!("use certificates of another CA than {}", old.id));
-        return removed(&format!("{} let it go on although {left}", annotation::ADVANCE_WITHOUT));
+        let left = poll.message(&format!("still use certificates of CA {}", old.id));
+        return removed(&format!("{} lets the rotation proceed although {left}", annotation::ADVANCE_WITHOUT));
     }
     let end = safe.min(spent);
     let message = if poll.is_unanimous() {
-        format!("{what} is not used any more; it is removed at {end}")
+        format!("{what} is no longer in use; it will be removed at {end}")
     } else {
-        let left = poll.message(&format!("use certificates of another CA than {}", old.id));
-        format!("{what} is removed at {end} although {left}, as {} asks for", annotation::ADVANCE_WITHOUT)
+        let left = poll.message(&format!("still use certificates of CA {}", old.id));
+        format!("{what} will be removed at {end} although {left}, as {} requests", annotation::ADVANCE_WITHOUT)
     };
     Some(Turn::wait(Progress::new(reason::RETIRING, message), vec![end]))
 }
@@ -392,11 +392,11 @@ fn begin(context: &Context<'_, '_>) -> Turn {
         if asked {
             Some(format!("rotationRevision is {}", spec.rotation_revision))
         } else if active.material.brought && !was_aborted {
-            Some("spec.ca.existingSecretRef was taken away".to_owned())
+            Some("spec.ca.existingSecretRef was removed".to_owned())
         } else if active.material.key != wanted && !was_aborted {
             Some(format!("spec.ca.privateKey is {wanted}, not {}", active.material.key))
         } else if is_ending {
-            Some(format!("the CA ends at {}", active.material.not_after))
+            Some(format!("the CA expires at {}", active.material.not_after))
         } else if due_by_period.is_some_and(|due| *now >= due) {
             Some("rotationPeriod has passed".to_owned())
         } else {
@@ -412,7 +412,7 @@ fn begin(context: &Context<'_, '_>) -> Turn {
             if asked {
                 steps.push(Step::HandleRevision(spec.rotation_revision));
             }
-            let progress = Progress::new(reason::PUBLISHING, "a new CA is being made".to_owned());
+            let progress = Progress::new(reason::PUBLISHING, "a new CA is being created".to_owned());
             Turn { thresholds, ..Turn::act(steps, vec![started(KIND, &why)], progress) }
         }
     }
@@ -436,7 +436,7 @@ fn put_back(context: &Context<'_, '_>) -> Option<Turn> {
     if revision > context.ca.revision {
         steps.push(Step::HandleRevision(revision));
     }
-    let event = Event::new(reason::ROTATION_SWITCHED, format!("{what} was put back and signs from now on"));
+    let event = Event::new(reason::ROTATION_SWITCHED, format!("activated {what} again"));
     Some(Turn::act(steps, vec![event], Progress::new(reason::REISSUING, format!("{what} signs"))))
 }
 

@@ -129,7 +129,7 @@ fn replace_suspect(context: &Context<'_, '_>) -> Option<Turn> {
         (Err(refusal), _) => return Some(Turn { refusal: Some(refusal), ..Turn::default() }),
     };
     let events = if active.is_none() {
-        vec![Event::new(reason::ROTATION_SWITCHED, "there is a CA again, and it signs from now on".to_owned())]
+        vec![Event::new(reason::ROTATION_SWITCHED, "activated the CA that replaces a distrusted one".to_owned())]
     } else {
         vec![]
     };
@@ -213,7 +213,7 @@ pub(super) fn settle<M>(
         return Some(Turn::rest(vec![by_time]));
     }
     if !poll.is_unanimous() {
-        let message = poll.message(&format!("refuse {} yet", name(kind, &old.id)));
+        let message = poll.message(&format!("do not refuse {} yet", name(kind, &old.id)));
         let exposed = Exposed { message, laggards: poll.laggards };
         return Some(Turn { exposed: Some(exposed), ..Turn::default() });
     }
@@ -225,6 +225,6 @@ pub(super) fn settle<M>(
     }
     let seen = context.observed.instances.iter().filter_map(|instance| instance.probe.as_ref().map(|probe| probe.at));
     let at = if poll.nobody() { by_time } else { seen.max().unwrap_or(context.now).max(old.since).min(context.now) };
-    let progress = Progress::new(reason::DISTRUSTED, format!("{} is refused everywhere", name(kind, &old.id)));
+    let progress = Progress::new(reason::DISTRUSTED, format!("all instances refuse {}", name(kind, &old.id)));
     Some(Turn::act(vec![Step::Refused { id: old.id.clone(), at }], vec![], progress))
 }

@@ -57,16 +57,16 @@ impl Poll {
     /// `2 of 12 instances do not …: shop/chat-x: Unreachable: …`.
     pub(super) fn message(&self, what: &str) -> String {
         if let Some(why) = &self.unknown {
-            return format!("waits to know which instances there are: {why}");
+            return format!("cannot list instances: {why}");
         }
-        format!("{} of {} instances do not {what}: {}", self.laggards.len(), self.total, named(&self.laggards))
+        format!("{} of {} instances {what}: {}", self.laggards.len(), self.total, named(&self.laggards))
     }
 
     /// The event that names the instances that the current step leaves behind.
     pub(super) fn left_event(&self, what: &str) -> Option<Event> {
         (!self.left.is_empty()).then(|| {
             let message = format!(
-                "{} of {} instances are left behind after propagation.deadline: they do not {what}: {}",
+                "left {} of {} instances behind after propagation.deadline: they {what}: {}",
                 self.left.len(),
                 self.total,
                 named(&self.left)
@@ -81,7 +81,7 @@ impl Poll {
         if missed.is_empty() {
             return "every certificate it signed is replaced".to_owned();
         }
-        format!("{} that may still use it were not waited for: {}", missed.len(), named(&missed))
+        format!("without waiting for {} that may still use it: {}", missed.len(), named(&missed))
     }
 }
 

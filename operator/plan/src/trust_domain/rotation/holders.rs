@@ -56,7 +56,7 @@ impl Context<'_, '_> {
         let is_late = self.now >= self.publishing_deadline(next);
         let reason = if is_late { reason::PAST_DEADLINE } else { reason::PUBLISHING };
         let message = format!(
-            "{what}; held by {}. To go on without: annotate the TrustDomain with {}={}",
+            "{what}; held by {}. To proceed without them: annotate the TrustDomain with {}={}",
             named_namespaces(refused),
             annotation::ADVANCE_WITHOUT,
             next.id
@@ -81,8 +81,8 @@ impl Context<'_, '_> {
             return None;
         }
         let message = format!(
-            "{} stays trusted: {}. Watch them (GAIA_WATCH_NAMESPACES) or narrow spec.namespaceSelector; to go on without: \
-             annotate the TrustDomain with {}={rotation}",
+            "{} stays trusted: {}. Watch them (GAIA_WATCH_NAMESPACES) or narrow spec.namespaceSelector; to proceed \
+             without them: annotate the TrustDomain with {}={rotation}",
             name(kind, id),
             unwatched_text(unwatched),
             annotation::ADVANCE_WITHOUT

@@ -43,7 +43,7 @@ pub(crate) fn restore(observed: &Observed<'_>) -> Result<Option<Action>, Refusal
         ));
     };
     if copied != epoch {
-        return Err(not_restored(asked, &format!("the copy that there is has epoch {copied}")));
+        return Err(not_restored(asked, &format!("the existing copy has epoch {copied}")));
     }
     let possible = match kind {
         RingKind::Ca => try_restore(&observed.ca, &observed.ca_copy),

@@ -140,7 +140,7 @@ fn replace_suspect(context: &Context<'_, '_>) -> Option<Turn> {
         return Some(promote(context, next, vec![]).urgent());
     }
     if next.state != State::Published {
-        let message = format!("{} is to sign in its place", name(KIND, &next.id));
+        let message = format!("{} will replace it", name(KIND, &next.id));
         return Some(Turn::wait(Progress::new(reason::DISTRUSTED, message), vec![limit]));
     }
     match acknowledged(context, next) {
@@ -189,12 +189,12 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<SigningMaterial>) -> O
             Some(mark) => (Step::Distrust { id: old.id.clone(), mode: mark.mode }, reason::DISTRUSTED),
             None => (Step::Remove(old.id.clone()), reason::ROTATION_COMPLETED),
         };
-        let message = format!("{what} is removed: {how}");
+        let message = format!("removed {what}: {how}");
         let event = if old.distrust.is_some() { Event::warning(reason, message) } else { Event::new(reason, message) };
         Some(Turn::act(vec![step], vec![event], Progress::new(reason::RETIRING, format!("{what} is removed"))))
     };
     if let Some(limit) = limit.filter(|limit| now >= *limit) {
-        return go(&format!("its grace ended at {limit}"));
+        return go(&format!("its grace period ended at {limit}"));
     }
     let Some(switched) = old.switched_time else {
         return Some(watch_issuer(context, old, limit));
@@ -209,10 +209,10 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<SigningMaterial>) -> O
         if poll.is_unanimous() {
             return go("the last token it signed has expired");
         }
-        let left = poll.message(&format!("sign with key {}", active_id(context)));
-        return go(&format!("{} let it go on although {left}", annotation::ADVANCE_WITHOUT));
+        let left = poll.message(&format!("do not sign with key {}", active_id(context)));
+        return go(&format!("{} lets the rotation proceed although {left}", annotation::ADVANCE_WITHOUT));
     }
-    let message = format!("{what} signs no more; its last token has ended at {safe}");
+    let message = format!("{what} no longer signs; its last token expires by {safe}");
     Some(Turn::wait(Progress::new(reason::RETIRING, message), limit.into_iter().chain([safe]).collect()))
 }
 
@@ -225,7 +225,8 @@ fn watch_issuer(context: &Context<'_, '_>, old: &Generation<SigningMaterial>, li
     let is_handed_over = !context.projections.unwritten.iter().any(|unwritten| unwritten.object.name == signer);
     let floor = saturating_add(old.since, times.p + times.s);
     if !is_handed_over {
-        let progress = Progress::new(reason::PUBLISHING, format!("{} is being handed to its issuer", name(KIND, &id)));
+        let progress =
+            Progress::new(reason::PUBLISHING, format!("{} is being written to the token issuer", name(KIND, &id)));
         return Turn::wait(progress, limit.into_iter().collect());
     }
     let poll = not_switched(context, old);
@@ -233,21 +234,21 @@ fn watch_issuer(context: &Context<'_, '_>, old: &Generation<SigningMaterial>, li
     let advance = context.may_advance_without(&id);
     if (poll.is_unanimous() && !is_alone) || (advance && context.now >= floor) {
         let message = if poll.is_unanimous() {
-            format!("{} signs everywhere", name(KIND, &id))
+            format!("all instances of the token issuer sign with {}", name(KIND, &id))
         } else {
-            let left = poll.message(&format!("sign with key {id}"));
-            format!("{what} is retired without waiting, as {} asks for: {left}", annotation::ADVANCE_WITHOUT)
+            let left = poll.message(&format!("do not sign with key {id}"));
+            format!("{what} is retired without waiting, as {} requests: {left}", annotation::ADVANCE_WITHOUT)
         };
         let progress = Progress::new(reason::RETIRING, message);
         let turn = Turn::act(vec![Step::Switched(old.id.clone())], vec![], progress);
         return Turn { thresholds: limit.into_iter().collect(), ..turn };
     }
     if poll.is_unanimous() {
-        let message = format!("{} signs; its issuer has it at {floor} at the latest", name(KIND, &id));
+        let message = format!("{} is active; the token issuer loads it by {floor}", name(KIND, &id));
         let progress = Progress::new(reason::WAITING_FOR_INSTANCES, message);
         return Turn::wait(progress, limit.into_iter().chain([floor]).collect());
     }
-    let (progress, alarm) = context.waiting(poll, &format!("sign with key {id}"), floor);
+    let (progress, alarm) = context.waiting(poll, &format!("do not sign with key {id}"), floor);
     Turn::wait(progress, alarm.into_iter().chain(limit).chain([floor]).collect())
 }
 
@@ -324,22 +325,22 @@ fn acknowledged(
     context.leave_behind(&mut poll, floor);
     let what = name(KIND, &next.id);
     if context.now < floor {
-        let message = format!("{what} was published at {published}; it signs at {floor} at the earliest");
+        let message = format!("{what} was published at {published}; it is activated at {floor} or later");
         return Err((Progress::new(reason::PUBLISHING, message), Some(floor)));
     }
     if !holders.is_empty() {
         return Err((context.publishing(KIND, next, &holders), None));
     }
     if poll.is_unanimous() || context.may_advance_without(&next.id) {
-        return Ok(poll.left_event(&format!("know {what}")).into_iter().collect());
+        return Ok(poll.left_event(&format!("have not loaded {what}")).into_iter().collect());
     }
-    Err(context.waiting(poll, &format!("know {what}"), floor))
+    Err(context.waiting(poll, &format!("have not loaded {what}"), floor))
 }
 
 /// The next key signs, and another one is staged after it.
 fn promote(context: &Context<'_, '_>, next: &Generation<SigningMaterial>, mut events: Vec<Event>) -> Turn {
     let what = name(KIND, &next.id);
-    events.push(Event::new(reason::ROTATION_SWITCHED, format!("{what} signs from now on")));
+    events.push(Event::new(reason::ROTATION_SWITCHED, format!("activated {what}")));
     let mut steps = vec![Step::Activate { id: next.id.clone(), signed_until: None }, Step::Stage(fresh(context))];
     let revision = context.observed.domain.spec.tokens.rotation_revision;
     if revision > context.signing.revision {

@@ -86,7 +86,7 @@ fn restarts(
             target: target.clone(),
             event: Event::new(
                 reason::WORKLOAD_RESTARTED,
-                format!("{target} was restarted: its pods do not reload what was published"),
+                format!("restarted {target}: its pods do not reload changed files"),
             ),
             value,
         });

@@ -33,7 +33,7 @@ fn at(second: i64) -> Timestamp {
 #[test]
 fn each_address_of_a_name_is_an_instance() {
     let (mut world, name) = named_service();
-    assert_eq!(names(&world), [NAME], "until it is resolved, the name is an instance that was not seen");
+    assert_eq!(names(&world), [NAME], "until it is resolved, the name is an instance that was not probed");
     world.take_stirred(Probing::Leader);
     world.take_answer(&name, &answer(&[1, 2, 3]));
     let expected = [1, 2, 3].map(|last| format!("{NAME} (203.0.113.{last})"));
@@ -58,10 +58,7 @@ fn each_address_of_a_name_is_an_instance() {
     assert_eq!(names(&world), expected[1..]);
 
     service(&mut world, "web", json!({ "endpoints": [] }));
-    assert!(
-        names(&world).is_empty() && world.instances.resolved.is_empty(),
-        "nothing is kept of an endpoint that is gone"
-    );
+    assert!(names(&world).is_empty() && world.instances.resolved.is_empty(), "no state is kept of a deleted endpoint");
 }
 
 #[test]
@@ -72,7 +69,7 @@ fn an_address_that_is_not_allowed_excludes_the_whole_name() {
     world.exclude_endpoint(&second, Exclusion::Address);
     assert_eq!((names(&world).len(), exclusions(&world)), (0, vec![(NAME.to_owned(), Exclusion::Address)]));
     let keys = world.take_answer(&name, &answer(&[1]));
-    assert!(keys.contains(&Key::Service("shop".to_owned(), "web".to_owned())), "its warning goes");
+    assert!(keys.contains(&Key::Service("shop".to_owned(), "web".to_owned())), "its warning is removed");
     assert_eq!((names(&world).len(), exclusions(&world).len()), (1, 0));
 }
 
