@@ -34,8 +34,7 @@ async fn a_ring_that_cannot_be_read_is_left_alone_until_it_is_restored_from_its_
     other.rotating(json!({}), "1s").await;
 
     scene.annotate("gaia.dev/restore", "ca@1").await;
-    let asked =
-        "metadata.annotations[gaia.dev/restore]: \"ca@1\" cannot be restored: the existing copy has epoch 2";
+    let asked = "metadata.annotations[gaia.dev/restore]: \"ca@1\" cannot be restored: the existing copy has epoch 2";
     stalls(&scene, "RestoreNotPossible", asked).await;
     scene.annotate("gaia.dev/restore", "ca@2").await;
     seen.wait_for_states("ca", &["Removed", "Removed", "Active"]).await;

@@ -1,10 +1,10 @@
-//! Every CEL rule of the three custom resource definitions, evaluated as the API server does: one value it takes, one it
-//! refuses, and the exact message. What patterns, enums and lengths refuse is the API server's own business and is tried
-//! there.
+//! Every CEL rule of the three custom resource definitions, evaluated as the API server does: one value that it
+//! accepts, one that it rejects, and the exact message. Patterns, enums and lengths are not CEL; the API server tests
+//! cover them.
 //!
-//! The evaluator is kube-cel. It has every function the rules use, `isIP` and `isCIDR` too; two small differences to the
-//! API server are met here: it is handed the whole object, so that `self.metadata.name` is there at the root, and
-//! transition rules run only where there is an old value, as on the server.
+//! The evaluator is kube-cel. It has every function that the rules use, `isIP` and `isCIDR` too. Two small differences
+//! from the API server are handled here: the whole object is passed, so that `self.metadata.name` exists at the root,
+//! and transition rules only run if there is an old value, as on the server.
 
 #![cfg(feature = "crd")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests, which clippy.toml lets do it")]
@@ -59,7 +59,7 @@ fn compiled(kind: &str) -> &'static CompiledSchema {
     &RULES[kind]
 }
 
-/// Field path and message of everything that is refused.
+/// Field path and message of every rejection.
 fn refusals(kind: &str, object: &Value, old: Option<&Value>) -> Vec<(String, String)> {
     let errors = match Validator::new().validate_compiled(compiled(kind), object, old) {
         Ok(()) => return vec![],
@@ -68,7 +68,7 @@ fn refusals(kind: &str, object: &Value, old: Option<&Value>) -> Vec<(String, Str
     errors.iter().map(|error| (error.field_path.clone(), error.message.clone())).collect()
 }
 
-/// An object with only what is required, and `value` at that place of its spec.
+/// An object with the required fields only, and `value` at that path of its spec.
 fn with(kind: &str, path: &str, value: &Value) -> Value {
     let mut object = json!({ "metadata": { "name": "web" }, "spec": {} });
     if kind == "TrustDomain" {
@@ -418,7 +418,7 @@ fn an_issuer_has_what_its_verification_needs(#[case] fields: Value, #[case] mess
     }
 }
 
-/// GitOps: a default inside a list item makes an unchanged apply differ from what is stored, so that kubectl says
+/// GitOps: a default inside a list item makes an unchanged apply differ from the stored object, so that kubectl reports
 /// `configured` and Argo CD shows drift.
 #[rstest]
 fn no_field_inside_a_list_item_of_a_spec_has_a_default() {
@@ -434,7 +434,7 @@ fn no_field_inside_a_list_item_of_a_spec_has_a_default() {
     }
 }
 
-/// GitOps: a server-side apply of `spec: {}` can come out as null, which only a default turns into an object again.
+/// GitOps: a server-side apply of `spec: {}` can result in null, which only a default turns into an object again.
 #[rstest]
 fn a_spec_without_required_fields_has_a_default() {
     for definition in crd::all() {
@@ -520,7 +520,7 @@ fn for_each(path: &str, schema: &Value, look: &mut impl FnMut(&str, &Value)) {
     }
 }
 
-/// Every rule has a message, and a test above: a rule with a new message is noticed here.
+/// Every rule has a message, and a test above; a rule without a test fails here.
 #[rstest]
 fn every_rule_is_tried_in_this_file() {
     let source = include_str!("cel.rs");

@@ -49,7 +49,7 @@ fn step(lease: Option<&View>, me: &str, renewed_ago: Option<Duration>) -> Step {
     }
 }
 
-/// The lease as it was read. Its times are taken as absent if they cannot be represented, as any writer of the lease
+/// The lease as it was read. Its times are taken as absent if they cannot be represented, since any writer of the lease
 /// can set them.
 #[derive(Debug, Clone, Deserialize)]
 struct Found {
@@ -166,7 +166,7 @@ impl Election {
                 ..Default::default()
             };
             if let Err(error) = self.put(&with_spec(Some(&lease), spec)).await {
-                tracing::warn!(%error, "failed to release the lease; it expires by itself");
+                tracing::warn!(%error, "failed to release the lease; it will expire");
             }
         }
     }

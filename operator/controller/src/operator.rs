@@ -25,7 +25,7 @@ use crate::world::{Surroundings, World};
 /// Dependencies and settings of an [`Operator`].
 #[derive(Clone)]
 pub struct OperatorConfig {
-    /// The client for the API server, with the operator's rights. It must not retry by itself.
+    /// The client for the API server, with the operator's rights. It must not retry.
     pub client: Client,
     /// The time source of all decisions.
     pub clock: Arc<dyn Clock>,

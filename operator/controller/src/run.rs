@@ -99,7 +99,7 @@ async fn hold(args: &RunArgs, election: &mut Election) {
     if args.leader_election { election.hold().await } else { election.idle().await }
 }
 
-/// A client whose requests are counted. It never retries by itself: retries are decided elsewhere.
+/// A client whose requests are counted. It never retries: the work queue does.
 pub(crate) async fn connect(metrics: &Metrics) -> anyhow::Result<Client> {
     let mut config = Config::infer().await.context("no kubeconfig (KUBECONFIG) and not in a cluster")?;
     config.default_retry = false;

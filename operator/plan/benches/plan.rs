@@ -1,5 +1,5 @@
-//! How long a decision takes: about a TrustDomain with 10,000 leaves and 200 instances, at rest and in the middle of a
-//! rotation, and about one certificate. `cargo bench -p gaia-plan`
+//! Duration of a decision: about a TrustDomain with 10,000 leaves and 200 instances, at rest and during a rotation, and
+//! about one certificate. `cargo bench -p gaia-plan`
 
 #[path = "../tests/world/mod.rs"]
 mod world;

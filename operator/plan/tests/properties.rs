@@ -1,5 +1,5 @@
-//! The invariants, on arbitrary worlds. Their numbers are those of `README.md` beside this file, which also tells which
-//! rule was broken on purpose to see which test fail.
+//! The invariants, on generated worlds. Their numbers are those of `README.md` in this folder, which also lists the
+//! rules that were broken on purpose to verify that a test fails.
 //!
 //! `PROPTEST_CASES` sets the number of cases of every property; by default each has its own.
 
@@ -24,7 +24,7 @@ fn cases(default: u32) -> Config {
     if std::env::var_os("PROPTEST_CASES").is_some() { config } else { Config { cases: default, ..config } }
 }
 
-/// The world after all that happened, with the operator at rest.
+/// The world after all steps, with the operator at rest.
 fn lived(seed: &Seed, steps: &[Step]) -> World {
     let mut world = seed.world();
     for step in steps {
@@ -46,7 +46,7 @@ fn statuses(world: &World) -> Vec<Status> {
 proptest! {
     #![proptest_config(cases(900))]
 
-    /// Invariant 1. What a ring's next state brings with it is written after it, but nothing is ever done twice.
+    /// Invariant 1. Writes that follow from a ring's next state come after it, but no write is repeated.
     #[test]
     fn planning_again_after_execution_is_empty((seed, steps) in history(8), which in 0usize..8) {
         let mut world = seed.world();
@@ -91,7 +91,7 @@ proptest! {
         }
     }
 
-    /// Invariants 2 and 5: what was tampered with is put right, whatever else happens; and what is reported is true.
+    /// Invariants 2 and 5: tampered objects are repaired in every history, and the reported status is true.
     #[test]
     fn what_can_be_had_is_had((seed, steps) in possible_history(14)) {
         let mut world = lived(&seed, &steps);
@@ -118,7 +118,8 @@ proptest! {
         }
     }
 
-    /// Rules without a number (nothing outlives its CA, epochs only grow), and that `Ready` is never a lie.
+    /// Rules without a number (no validity exceeds the CA's, epochs only grow), and that `Ready` is always true to the
+    /// state.
     #[test]
     fn whatever_happens_ready_is_the_truth((seed, steps) in history(14)) {
         let world = lived(&seed, &steps);
@@ -155,9 +156,9 @@ proptest! {
         }
     }
 
-    /// Invariant 7, backwards: by minutes or by years, for whatever was ready. What was refused may be possible at an earlier
-    /// time, as a CA has not ended then; that is another story. A distrust that is under way waits for no clock, but no CA
-    /// is activated that peers do not accept yet.
+    /// Invariant 7, backwards: by minutes or by years, for all ready objects. A request that was refused may be
+    /// possible at an earlier time, as a CA has not expired then; that is another story. A pending distrust does not
+    /// wait for the clock, but no CA is activated that peers do not accept yet.
     #[test]
     fn a_clock_that_goes_back_issues_nothing((seed, steps) in history(10), back in prop_oneof![1i64..3600, 1..2000 * DAY]) {
         let mut world = lived(&seed, &steps);
@@ -215,7 +216,7 @@ proptest! {
         world.settle_and_wait();
         let objects = world.objects.clone();
         if world.knows_by_a_look() {
-            // The next process does not know it, and says so.
+            // The next process has no state of it, and reports so.
             world.crash();
             world.settle();
         }
@@ -233,7 +234,8 @@ proptest! {
         prop_assert_eq!(before, statuses(&world));
     }
 
-    /// Invariant 12: rings are made once and never rewritten, and key material only ever comes with a new certificate.
+    /// Invariant 12: rings are created once and never overwritten, and key material only changes with a new
+    /// certificate.
     #[test]
     fn kids_and_serials_are_never_used_twice((seed, steps) in history(14)) {
         let world = lived(&seed, &steps);
@@ -250,7 +252,7 @@ proptest! {
 proptest! {
     #![proptest_config(cases(150))]
 
-    /// Invariant 2: the end state and what was created are those of a run without a crash.
+    /// Invariant 2: the final state and the created objects are those of a run without a crash.
     #[test]
     fn a_crash_after_any_write_of_a_first_issuance_changes_nothing((seed, _) in possible_history(1)) {
         let calm = lived(&seed, &[]);
@@ -309,8 +311,8 @@ proptest! {
         }
     }
 
-    /// Invariant 5 and cap: near the end of its CA a leaf is clamped, and then it is neither shortened nor renewed in a
-    /// loop, by however many looks.
+    /// Invariant 5 and cap: near its CA's expiry a leaf is clamped, and then neither shortened nor renewed in a loop,
+    /// however often it is reconciled.
     #[test]
     fn a_leaf_that_is_clamped_by_its_ca_is_not_renewed_in_a_loop(
         (leaf, ca) in prop::sample::select(vec![("720h", 1_500), ("3240h", 6_500)]),
@@ -319,7 +321,7 @@ proptest! {
     ) {
         let mut world = World::new();
         let mut spec = world::plain_domain();
-        // A CA of one's own would be replaced in time.
+        // A bring-your-own CA would be replaced in time.
         spec.ca.existing_secret_ref = Some(SecretRef { name: "our-ca".to_owned() });
         spec.certificate_defaults.duration = Span::parse(leaf).unwrap();
         let not_after = world.now.checked_add(jiff::SignedDuration::from_hours(ca)).unwrap();
@@ -351,7 +353,7 @@ proptest! {
 proptest! {
     #![proptest_config(cases(60))]
 
-    /// Invariant 10: whatever makes one certificate be issued again and again.
+    /// Invariant 10: every cause that makes one certificate be issued repeatedly.
     #[test]
     fn a_flapping_spec_never_exceeds_the_issuance_budget(
         moves in prop::collection::vec((0i64..70, 0usize..7), 20..90),
@@ -389,7 +391,7 @@ proptest! {
     }
 }
 
-/// The world after its rotations, without the last settling.
+/// The world after its rotations, before the last settling.
 fn stirred(seed: &Seed, steps: &[Step]) -> World {
     let mut world = seed.world();
     for step in steps {
@@ -409,7 +411,7 @@ fn holds_all(world: &World) -> Result<(), TestCaseError> {
 proptest! {
     #![proptest_config(cases(500))]
 
-    /// Invariants 3, 4 and 13, and all others that are held against single actions: whatever happens during rotations.
+    /// Invariants 3, 4 and 13, and all others that are checked for single actions, in all histories with rotations.
     #[test]
     fn nothing_is_signed_too_early_refused_too_early_or_ever_trusted_again((seed, steps) in rotating_history(20)) {
         holds_all(&stirred(&seed, &steps))?;
@@ -420,7 +422,7 @@ proptest! {
 proptest! {
     #![proptest_config(cases(60))]
 
-    /// Invariant 2: once everybody follows, every rotation comes to its end, and everything is whole.
+    /// Invariant 2: once all instances follow, every rotation completes, and every object is intact.
     #[test]
     fn every_rotation_ends((seed, steps) in rotating_history(14)) {
         let mut world = stirred(&seed, &steps);
@@ -470,7 +472,7 @@ fn losses() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #![proptest_config(cases(900))]
 
-    /// Invariant 14: whatever is lost in whatever order, and however often the TrustDomain is made again.
+    /// Invariant 14: for all losses in all orders, and however often the TrustDomain is created again.
     #[test]
     fn a_lost_ring_never_leads_to_a_new_root_silently((seed, first) in possible_history(4), steps in losses()) {
         let mut world = seed.world();
@@ -494,7 +496,7 @@ proptest! {
     }
 }
 
-/// What exists, without what is new at every run.
+/// The existing objects, without values that are new in every run.
 fn shape(world: &World) -> Vec<String> {
     let objects = world.objects.iter().map(|(key, stored)| {
         let facts = &stored.facts;

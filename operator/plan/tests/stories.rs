@@ -1,4 +1,4 @@
-//! Dated stories of one TrustDomain and its certificates, told in the order in which things happen.
+//! Dated stories of one TrustDomain and its certificates, in the order of events.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, which clippy.toml lets do it")]
 
@@ -99,7 +99,7 @@ fn service(namespace: &str, of: &str) -> Resource {
     Resource::Service(name(namespace, of))
 }
 
-/// What the operator does until it is at rest.
+/// The actions of the operator until it is at rest.
 fn doing(world: &mut World) -> Vec<String> {
     let before = world.log.len();
     world.settle();

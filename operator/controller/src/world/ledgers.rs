@@ -41,7 +41,7 @@ struct Gone {
     last_words: BTreeMap<String, Arc<LedgerReport>>,
     /// One that came and went without ever being read. Of several, which is named does not matter.
     unread: Option<String>,
-    /// Value of the counter [`Readings::heard`] at the last report.
+    /// Value of the counter [`Readings::heard`] when the last report was collected.
     latest: u64,
 }
 

@@ -219,7 +219,7 @@ fn is_whole(watch: &Watch<'_>, now: Timestamp) -> bool {
     watch.unknown.is_none() && watched(watch).all(is_read)
 }
 
-/// The instances whose ledgers are read from now on. An instance with a final read is no longer waited for. One that
+/// The instances whose ledgers are read from now on. An instance with a final read is removed. One that
 /// this operator has not read yet is taken from the stored record.
 fn instances(known: &[LedgerInstance], watch: &Watch<'_>) -> Vec<LedgerInstance> {
     let has_ended = |id: &str| watch.last_words.iter().any(|last| last.instance == id);

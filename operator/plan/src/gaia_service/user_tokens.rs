@@ -7,7 +7,7 @@ use gaia_pki::Certificate;
 use crate::{Refusal, projection};
 
 /// The policy for user tokens, and the refusal of a request that cannot be met. An unknown issuer is left out and
-/// reported: a service must not go on accepting tokens of an issuer that is no longer declared because it also names
+/// reported: a service must not go on accepting tokens of an issuer that is no longer declared only because it also names
 /// another one.
 pub(crate) fn accepted(service: &GaiaService, domain: &TrustDomain) -> (UserTokens, Option<Refusal>) {
     let declared = &domain.spec.user_token_issuers;

@@ -145,7 +145,7 @@ pub struct Generation<M> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Distrust {
-    /// When it is removed from the trust bundle.
+    /// The mode of the removal from the trust bundle.
     pub mode: DistrustMode,
     /// The time when the operator saw the request.
     pub since: Timestamp,

@@ -1,4 +1,4 @@
-//! A person gives a rotation up: safe at any moment before the old generation is removed.
+//! Aborts of a rotation: safe at any time before the old generation is removed.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn a_ca_that_is_being_published_is_dropped() {
     assert_eq!(world.states(true), "Active, Removed");
     assert_eq!(world.ca_ring(TD).unwrap().active().unwrap().id, old);
     world.is_whole().unwrap();
-    // It is not begun anew by itself, and the annotation that stays asks for nothing more.
+    // The rotation does not restart, and the annotation that stays on the object has no further effect.
     world.advance(30 * DAY);
     let rings = doing(&mut world).iter().any(|done| done.contains("ca-ring"));
     assert!(!rings);
@@ -71,7 +71,7 @@ fn an_abort_that_comes_too_late_is_ignored_with_a_warning() {
     says(&world, &domain(), "Ready", "True", "Ready");
     says(&world, &domain(), "Stalled", "False", "Settled");
     assert_eq!(world.states(true), "Removed, Active");
-    // It hinders nothing, and is gone with the annotation.
+    // It blocks nothing, and is removed with the annotation.
     ask_to_rotate(&mut world, true);
     until(&mut world, true, "Removed, Removed, Active");
     take_away(&mut world, annotation::ABORT);

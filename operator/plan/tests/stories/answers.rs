@@ -1,5 +1,5 @@
-//! Annotations that ask for something once: the answer is recorded in the ring, and what stays on the object asks for
-//! nothing more.
+//! Annotations that request one action: the answer is recorded in the ring, and an annotation that stays on the object
+//! has no further effect.
 
 use super::*;
 
@@ -26,21 +26,21 @@ fn an_advance_without_lets_one_rotation_pass_and_not_the_next() {
     until(&mut world, true, "Removed, Active");
     let answer = recorded(&world, true, annotation::ADVANCE_WITHOUT).unwrap();
     assert_eq!((&answer["value"], &answer["rotation"]), (&next.clone().into(), &next.clone().into()));
-    // The next rotation: the pod has the new bundle, but goes on serving the certificate of the old CA.
+    // The next rotation: the pod has the new bundle, but still serves the certificate of the old CA.
     ask_to_rotate(&mut world, true);
     wait(&mut world, 300);
     world.restart("old");
     until(&mut world, true, "Removed, Retiring, Active");
     wait(&mut world, 1200);
     assert_eq!(world.states(true), "Removed, Retiring, Active", "{next} is not removed while a pod serves its leaf");
-    // Named again, as the generation that is replaced, it is still the answered value; the new one is another request.
+    // Named again, as the generation that is replaced, it is still the handled value; the new one is another request.
     let active = ids(&world, true)[2].clone();
     annotate(&mut world, annotation::ADVANCE_WITHOUT, &active);
     until(&mut world, true, "Removed, Removed, Active");
     sound(&world);
 }
 
-/// A value that named nothing when it was first seen does not come to life later.
+/// A value that matched nothing when it was first seen does not take effect later.
 #[test]
 fn an_abort_that_was_too_early_does_not_poison_a_later_state() {
     let mut world = fleet();
@@ -50,7 +50,7 @@ fn an_abort_that_was_too_early_does_not_poison_a_later_state() {
     annotate(&mut world, annotation::ABORT, &old);
     let message = says(&world, &domain(), "AnnotationIgnored", "True", "AnnotationIgnored");
     assert!(message.contains("metadata.annotations[gaia.dev/abort]") && message.contains("it is Retiring already"));
-    // A restore makes the named generation the active one, beside one that retires.
+    // A restore activates the named generation while another one retires.
     wait(&mut world, 60);
     let copy = world.secret("gaia-system", "gaia-ca-ring-previous").unwrap();
     let epoch = serde_json::from_str::<serde_json::Value>(&copy.content["ring.json"]).unwrap()["epoch"].clone();
@@ -61,7 +61,7 @@ fn an_abort_that_was_too_early_does_not_poison_a_later_state() {
     sound(&world);
 }
 
-/// GitOps keeps an annotation on the object: once it is taken away and set again, it is a new request.
+/// GitOps keeps an annotation on the object: once it is removed and set again, it is a new request.
 #[test]
 fn an_annotation_that_was_taken_away_is_forgotten() {
     let mut world = fleet();
@@ -78,7 +78,7 @@ fn an_annotation_that_was_taken_away_is_forgotten() {
     sound(&world);
 }
 
-/// To record an answer is no transition: the copy of the ring, which a restore goes back to, stays.
+/// Recording an answer is no transition: the copy of the ring, which a restore returns to, is kept.
 #[test]
 fn an_answer_that_is_recorded_alone_does_not_replace_the_copy() {
     let mut world = fleet();

@@ -1,4 +1,4 @@
-//! The CA's ring: how a new CA comes and the old one goes.
+//! The CA ring: activation of a new CA and removal of the old one.
 
 use super::*;
 
@@ -26,10 +26,7 @@ fn a_ca_is_published_then_signs_then_its_predecessor_goes_when_nothing_of_it_is_
         assert_ne!(issuer_of(&world, namespace, service), old);
     }
     let message = says(&world, &domain(), "CARotating", "True", "WaitingForInstances");
-    assert!(
-        message.contains(&format!("3 of 5 instances still serve certificates of CA {old}")),
-        "{message}"
-    );
+    assert!(message.contains(&format!("3 of 5 instances still serve certificates of CA {old}")), "{message}");
     assert_eq!(status(&world).laggard_count, Some(3));
     wait(&mut world, 90);
     let message = says(&world, &domain(), "CARotating", "True", "Retiring");
@@ -80,7 +77,7 @@ fn a_year_of_quarterly_cas_and_keys_leaves_nobody_behind() {
 #[test]
 fn a_ca_that_nobody_rotates_is_replaced_before_its_end_and_nothing_is_shortened() {
     let mut world = quiet(fleet());
-    // Leaves of 135 days: two of them, and twice 63 minutes, before the end.
+    // Leaves of 135 days: twice their validity, and twice 63 minutes, before the expiry.
     world.edit_domain(TD, |found| found.spec.ca.duration = Some(Span::hours(14_000)));
     ask_to_rotate(&mut world, true);
     until(&mut world, true, "Removed, Active");
@@ -186,7 +183,7 @@ fn a_new_certificate_in_the_secret_of_ones_own_ca_lives_the_same_life() {
     // A raised revision waits for another certificate.
     ask_to_rotate(&mut world, true);
     assert_eq!(world.states(true), "Removed, Active");
-    // Without the reference the operator makes its own.
+    // Without the reference the operator generates its own.
     world.edit_domain(TD, |found| found.spec.ca.existing_secret_ref = None);
     until(&mut world, true, "Removed, Removed, Active");
     assert!(!world.ca_ring(TD).unwrap().active().unwrap().material.brought);
@@ -298,7 +295,7 @@ fn a_quarter_in_one_jump_and_a_clock_that_goes_back() {
     let rings = |world: &World, before: usize| world.done_since(before).iter().any(|done| done.contains("-ring"));
     let before = world.log.len();
     wait(&mut world, 1200);
-    // Whoever looks, no time that is too early is written down.
+    // No earlier time is recorded, whichever resource is reconciled.
     assert!(!rings(&world, before), "{:#?}", world.done_since(before));
     assert_eq!(*world.ca_ring(TD).unwrap(), ring);
     world.advance(3600);
@@ -365,7 +362,7 @@ fn an_open_connection_of_the_old_ca_keeps_its_root() {
 fn a_ca_counts_as_published_only_once_every_leaf_secret_holds_its_root() {
     let mut world = fleet();
     world.edit_domain(TD, |found| found.spec.ca.rotation_revision = 2);
-    // The certificates are not looked at.
+    // The certificates are not reconciled.
     for _ in 0..6 {
         world.reconcile(&domain());
     }

@@ -1,4 +1,5 @@
-//! CAs of one's own, with the certificates of `docs/examples/vectors`: renewed with their key, leaked, put back.
+//! Bring-your-own CAs, with the certificates of `docs/examples/vectors`: renewed with their key, compromised, restored
+//! in the Secret.
 
 use super::*;
 use gaia_api::crd::{DistrustMode, DistrustedCa};
@@ -17,7 +18,7 @@ pub(super) fn corporate(world: &mut World, which: &str) -> String {
     let pem = match which {
         "a" => case("no key is listed"),
         "a2" => case("the issuer was certified again with the listed key"),
-        "b" => case("a certificate of the listed key is presented beside the path"),
+        "b" => case("a certificate of the listed key is presented outside the path"),
         _ => root.clone(),
     };
     let root = (pem != root).then_some(root);
@@ -69,7 +70,7 @@ fn stalled(world: &World) -> String {
     says(world, &domain(), "Stalled", "True", "CADistrusted")
 }
 
-/// Kind: distrust by certificate. The key is what leaked, whatever certifies it.
+/// Kind: distrust by certificate. The key is compromised, whichever certificate contains it.
 #[test]
 fn every_certificate_of_a_leaked_key_is_distrusted_with_it() {
     let (mut world, first) = corporate_fleet();
@@ -106,7 +107,7 @@ fn a_new_certificate_of_a_distrusted_key_is_refused_with_the_reason() {
     sound(&world);
 }
 
-/// Kind: an exposure that is said to be over while verifiers accept the leaked CA.
+/// Kind: an exposure that is reported as over while verifiers accept the compromised CA.
 #[test]
 fn below_a_trusted_root_the_exposure_ends_when_every_instance_enforces_the_denylist() {
     let (mut world, first) = corporate_fleet();

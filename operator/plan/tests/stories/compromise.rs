@@ -1,4 +1,4 @@
-//! What leaked: refused, replaced, and never back.
+//! Compromised generations: refused, replaced, and never restored.
 
 use super::*;
 use gaia_api::crd::{DistrustMode, DistrustedCa, DistrustedKey, RevokedSubject};
@@ -26,7 +26,7 @@ fn active_ca(world: &World) -> String {
     world.ca_ring(TD).unwrap().active().unwrap().material.fingerprint.clone()
 }
 
-/// Everything that is stored, in one text.
+/// All stored objects as one text.
 fn stored(world: &World) -> String {
     let all = world.objects.values().flat_map(|stored| stored.content.iter());
     all.filter(|(name, _)| *name != "denylist.json" && *name != "ring.json").map(|(_, text)| text.as_str()).collect()
@@ -64,7 +64,7 @@ fn after_reissue_a_fresh_ca_is_published_signs_and_then_the_leaked_one_is_refuse
     assert_eq!(world.states(true), "Active, Published");
     says(&world, &domain(), "CARotating", "True", "WaitingForInstances");
     assert_eq!(status(&world).exposure.unwrap().from, from);
-    // As soon as everybody trusts it, without P and S and jitter.
+    // As soon as all instances trust it, without P and S and jitter.
     assert_eq!(until(&mut world, true, "Retiring, Active"), 60);
     assert_ne!(issuer_of(&world, "shop", "asset-service"), leaked[..8]);
     assert_eq!(until(&mut world, true, "Distrusted, Active"), 60);
@@ -111,7 +111,7 @@ fn a_namespace_that_cannot_be_written_does_not_keep_a_leaked_ca_alive() {
         found.spec.ca.distrusted = vec![DistrustedCa { fingerprint: leaked.clone(), mode: DistrustMode::AfterReissue }];
     });
     for _ in 0..31 {
-        // The ring can be written, and nothing else.
+        // Only the ring can be written.
         world.advance(10);
         world.probe();
         for _ in 0..3 {
@@ -134,7 +134,7 @@ fn immediate_drops_the_ca_from_everything_at_once() {
     distrust_ca(&mut world, &leaked, DistrustMode::Immediate);
     assert_eq!(world.states(true), "Distrusted, Active");
     assert!(!stored(&world).contains(&leaked));
-    // Whoever held it could buy tokens: the key that signed them goes too, and the next is promoted.
+    // The holder of the CA could obtain tokens: the key that signed them is removed too, and the next is promoted.
     assert_eq!(world.states(false), "Distrusted, Active, Published");
     let denied = world.config_map("shop", "gaia-trust").unwrap().content["denylist.json"].clone();
     assert!(denied.contains(&old_kid), "{denied}");
@@ -151,7 +151,7 @@ fn after_reissue_the_active_key_goes_with_the_ca_in_the_same_mode() {
     let mut world = fleet();
     let leaked = active_ca(&world);
     distrust_ca(&mut world, &leaked, DistrustMode::AfterReissue);
-    // The next key is known everywhere, so it signs at once.
+    // All instances know the next key, so it is activated at once.
     assert_eq!(world.states(false), "Retiring, Active, Published");
     assert_eq!(until(&mut world, false, "Distrusted, Active, Published"), 300);
     sound(&world);
@@ -166,7 +166,7 @@ fn a_sharper_mode_is_heeded_while_the_replacement_is_under_way() {
     distrust_ca(&mut world, &leaked, DistrustMode::Immediate);
     assert_eq!(world.states(true), "Distrusted, Active");
     assert_eq!(ids(&world, true)[1], fresh);
-    // The key that was promoted a moment ago signed tokens for whoever held the CA, too.
+    // The key that was promoted last signed tokens for the holder of the CA, too.
     assert_eq!(world.states(false), "Distrusted, Distrusted, Active, Published");
     sound(&world);
 }
@@ -213,7 +213,7 @@ fn the_only_ca_of_ones_own_is_distrusted_at_once_and_never_taken_again() {
     world.settle();
     assert_eq!(world.states(true), "Distrusted, Active");
     says(&world, &domain(), "Stalled", "False", "Settled");
-    // It is never taken again, not even by a TrustDomain that starts over.
+    // It is never accepted again, not even by a TrustDomain that starts over.
     world.brought = brought(1, "2030-01-01T00:00:00Z");
     assert_eq!(doing(&mut world).iter().filter(|done| done.contains("-ring")).count(), 0);
     let mut other = web();

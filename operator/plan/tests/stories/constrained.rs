@@ -32,7 +32,7 @@ fn names(world: &World) -> String {
     world.leaf(stored).unwrap().0.dns.join(", ")
 }
 
-/// Kind: a CA that is made Active with Ready=True and cannot sign the names in use.
+/// Kind: a CA that is activated with Ready=True and cannot sign the names in use.
 #[test]
 fn a_ca_that_cannot_sign_the_names_of_services_is_refused_and_named() {
     let mut world = fleet_with_extra_names();
@@ -141,7 +141,7 @@ fn extra_names_that_the_next_ca_cannot_sign_are_listed_until_the_deadline_and_th
     sound(&world);
 }
 
-/// Names that are taken away need no wait, and a service that comes while a CA is published is asked about too.
+/// Names that are removed need no wait, and a service that is created while a CA is published is checked too.
 #[test]
 fn names_are_looked_at_again_before_a_published_ca_is_activated() {
     let mut world = fleet_with_extra_names();

@@ -12,7 +12,7 @@ fn a_projection_is_put_right_whatever_is_done_to_it(#[case] key: ObjectKey) {
     let whole = world.objects[&key].content.clone();
     for tamper in [Tamper::DropLabel, Tamper::DropAllLabels, Tamper::Garbage, Tamper::AddKey, Tamper::Delete] {
         if tamper == Tamper::AddKey && key.name.ends_with("signer") {
-            continue; // What others put beside the key stays there.
+            continue; // Keys that other writers added are kept.
         }
         world.tamper(&key, tamper);
         let done = doing(&mut world);
@@ -73,7 +73,7 @@ fn a_trust_domain_that_was_deleted_and_made_again_has_the_same_ca() {
     let before = world.objects.clone();
     world.delete(&domain());
     assert_eq!(doing(&mut world), [""; 0]);
-    // What is there stays good until its end.
+    // The stored certificate stays valid until it expires.
     says(&world, &certificate("shop", "web"), "Ready", "True", "Ready");
     world.create_domain(TD, plain_domain());
     assert_eq!(doing(&mut world), [""; 0]);
@@ -115,7 +115,7 @@ fn a_ring_that_is_lost_is_not_made_anew_until_a_person_says_so(#[case] ring: &st
     says(&world, &domain(), "Ready", "True", "Ready");
     world.is_whole().unwrap();
 
-    // and so does a person who wants to start over.
+    // and so does a user who wants to start over.
     world.remove(&key);
     world.settle();
     let message = says(&world, &domain(), "Stalled", "True", "RingMissing");
@@ -199,7 +199,7 @@ fn a_certificate_made_by_hand_is_not_taken_over_by_a_service_of_that_name() {
     world.create_service("shop", "web", GaiaServiceSpec::default());
     world.settle();
     let message = says(&world, &service("shop", "web"), "Stalled", "True", "ObjectNotOwned");
-    // The message says which object to hand over, and what is refused next.
+    // The message names the object to hand over, and the next check.
     for part in [
         "ServiceCertificate shop/web exists and does not belong to the operator; delete it, or hand it over",
         "kubectl annotate -n shop servicecertificate web gaia.dev/adopt=true",
@@ -248,7 +248,7 @@ fn a_ca_from_outside_is_taken_once_it_is_good() {
     assert_eq!(message, "spec.ca.existingSecretRef: Secret gaia-system/our-ca: tls.key is not PEM");
     says(&world, &certificate("shop", "web"), "Ready", "False", "TrustDomainNotReady");
 
-    // Too short for two leaves of 135 days. What is said does not change from look to look.
+    // Too short for two leaves of 135 days. The message is the same at each evaluation.
     world.brought = brought(1, "2026-02-01T00:00:00Z");
     world.settle();
     let message = says(&world, &domain(), "Stalled", "True", "DurationNotPossible");

@@ -69,7 +69,7 @@ fn warning_is_there_as_long_as_no_entry_allows_it(#[case] entry: AllowedEndpoint
     sound(&world);
 }
 
-/// The operator cannot read the callers of an endpoint that it does not dial: no time makes up for that.
+/// The operator cannot read the callers of an endpoint that it does not dial, however long it waits.
 #[test]
 fn endpoint_that_is_not_allowed_is_a_gap_in_the_evidence_on_api_keys() {
     let mut world = upgraded();

@@ -57,7 +57,7 @@ fn an_epoch_that_a_tenant_wrote_is_repaired_and_freezes_nothing(
     ask_to_rotate(&mut world, false);
     until(&mut world, true, "Removed, Active");
     until(&mut world, false, "Removed, Active, Published");
-    // And each time anew, also in the middle of a distrust.
+    // And each time again, also during a distrust.
     set(&mut world, &object, epoch, Some(claim));
     let leaked = world.ca_ring(TD).unwrap().active().unwrap().material.fingerprint.clone();
     world.edit_domain(TD, |found| {
@@ -136,7 +136,7 @@ fn in_a_ring_of_main_one_tenants_epoch_is_tampering_and_most_namespaces_are_evid
     says(&world, &domain(), "Stalled", "False", "Settled");
     assert!(world.config_map("shop", "gaia-trust").unwrap().facts.number(annotation::CA_EPOCH).unwrap() < 99);
 
-    // A backup that main made, put back after the upgrade: the namespace of the issuer shows it.
+    // A backup that main wrote, restored after the upgrade: the issuer's namespace proves it.
     let mut world = fleet();
     as_main_wrote_it(&mut world);
     let backup = world.objects[&ring_key(true)].clone();

@@ -1,4 +1,4 @@
-//! Who is waited for, and how somebody comes to be current.
+//! Instances that a rotation waits for, and how they become current.
 
 use super::*;
 use gaia_plan::trust_domain::Abilities;
@@ -36,12 +36,9 @@ fn who_only_shows_its_leaf_is_current_once_restarted_after_the_publication() {
     wait(&mut world, 100);
     world.restart("plain");
     wait(&mut world, 300);
-    // It started before the floor, and may have mounted what was there before.
+    // It started before the floor, and may have mounted the previous content.
     let message = says(&world, &domain(), "CARotating", "True", "WaitingForInstances");
-    assert!(
-        message.contains("shop/plain: Stale: no report (404)"),
-        "{message}"
-    );
+    assert!(message.contains("shop/plain: Stale: no report (404)"), "{message}");
     world.restart("plain");
     world.settle();
     assert_eq!(world.states(true), "Retiring, Active");
@@ -168,8 +165,7 @@ fn workloads_that_do_not_reload_are_restarted_wave_by_wave_and_only_when_somethi
     wait(&mut world, 1200);
     assert_eq!(restarts(&world), [""; 0], "nothing waits for them");
     ask_to_rotate(&mut world, true);
-    // Two minutes after the write, and the clock skew later: a pod that starts then is said to have started after them by
-    // any clock.
+    // Two minutes after the write, plus the clock skew: a pod that starts then started after the write by any clock.
     wait(&mut world, 120 + 30);
     assert_eq!(restarts(&world), [""; 0], "its start might be told as too early");
     until(&mut world, true, "Retiring, Active");
@@ -191,12 +187,12 @@ fn a_workload_is_not_restarted_for_a_key_that_does_not_sign_yet() {
     ask_to_rotate(&mut world, false);
     until(&mut world, false, "Removed, Active, Published");
     wait(&mut world, 120);
-    // It knows the key that signs since it started, and lacks the one after it, which a quarter is left for.
+    // It has known the active key since it started, and lacks the next one, which has a quarter of a year left.
     assert_eq!(status(&world).instances.unwrap().summary, "3/4");
     assert_eq!(restarts(&world), [""; 0]);
     ask_to_rotate(&mut world, false);
     wait(&mut world, 600);
-    assert_eq!(restarts(&world), ["one"], "now it is waited for");
+    assert_eq!(restarts(&world), ["one"], "now it holds the rotation");
     sound(&world);
 }
 

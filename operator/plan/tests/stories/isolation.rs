@@ -39,7 +39,7 @@ fn trust_in(namespace: &str) -> ObjectKey {
     ObjectKey::config_map(namespace, names::trust(TD))
 }
 
-/// Nothing can be created in that namespace any more, and its trust ConfigMap is deleted.
+/// No object can be created in that namespace, and its trust ConfigMap is deleted.
 fn quota(world: &mut World, namespace: &str) {
     world.quotas.insert(namespace.to_owned());
     world.objects.remove(&trust_in(namespace));
@@ -91,7 +91,7 @@ fn namespace_that_refuses_writes_holds_a_rotation_only_until_d(#[case] break_it:
     let since = world.log.len();
     until(&mut world, true, "Removed, Active");
     let message = says(&world, &domain(), "NamespaceLeftBehind", "True", "NamespaceLeftBehind");
-    assert!(message.starts_with("namespace team-3 refuses what is published"), "{message}");
+    assert!(message.starts_with("namespace team-3 refuses published objects"), "{message}");
     says(&world, &domain(), "Stalled", "False", "Settled");
     says(&world, &domain(), "Reconciling", "False", "Settled");
     assert!(!events(&world, since).contains(&"RotationForced"));
@@ -198,7 +198,7 @@ fn distrust_waits_for_no_namespace(#[case] mode: DistrustMode, #[case] longest: 
     assert!(status(&world).exposure.unwrap().until.is_none(), "three namespaces may still hold the leaked CA");
 }
 
-/// Steps that are planned and not taken are not reported as taken.
+/// Planned steps that are not taken are not reported as taken.
 #[test]
 fn ring_that_cannot_be_written_is_not_reported_as_written() {
     let mut world = fleet();
@@ -218,7 +218,7 @@ fn leftover_that_waits_for_a_finalizer_is_deleted_once() {
     assert!(!doing(&mut world).iter().any(|done| done.starts_with("delete ConfigMap")));
 }
 
-/// The rotation ended in seconds before, with "every certificate it signed is replaced".
+/// Kind: a rotation that ended in seconds, with "every certificate it signed is replaced".
 #[test]
 fn selected_namespaces_that_are_not_watched_are_named_and_block_every_removal() {
     let mut world = fleet();
@@ -237,7 +237,7 @@ fn selected_namespaces_that_are_not_watched_are_named_and_block_every_removal() 
         assert!(message.contains("stays trusted: 2 selected namespaces are not watched"), "{message}");
     }
     assert!(!events(&world, 0).contains(&"RotationCompleted"));
-    // Another rotation begins all the same.
+    // Another rotation still starts.
     ask_to_rotate(&mut world, true);
     until(&mut world, true, "Retiring, Retiring, Active");
     world.unwatched.clear();
@@ -280,7 +280,7 @@ fn one_lagging_pod_is_left_behind_past_the_deadline_where_the_spec_allows_it() {
     let left: Vec<_> = all.iter().filter(|event| event.reason == "InstancesLeftBehind").collect();
     assert!(left.len() >= 2 && left.iter().all(|event| event.message.contains("shop/old: ")), "{left:#?}");
     let completed = all.iter().find(|event| event.reason == "RotationCompleted").unwrap();
-    assert!(completed.message.contains("may still use it were not waited for: shop/old"), "{completed:#?}");
+    assert!(completed.message.contains("may still use it: shop/old"), "{completed:#?}");
     assert!(status(&world).laggards.iter().all(|laggard| laggard.pod == "old"));
 }
 
@@ -343,8 +343,8 @@ fn retained_secret_keeps_its_root_until_it_expires_and_holds_no_other_rotation()
     until(&mut world, true, "Removed, Removed, Active");
 }
 
-/// Kind: what `deletionPolicy: Retain` left is forgotten. Its `ca.crt` stayed that of the day on which it was left, so its
-/// clients refused every peer after the next CA rotation. Here nothing else in the namespace refers to the TrustDomain.
+/// Kind: a Secret left by `deletionPolicy: Retain` is forgotten. Its `ca.crt` was not updated, so its clients refused
+/// every peer after the next CA rotation. Here no other object in the namespace refers to the TrustDomain.
 #[test]
 fn ca_crt_of_a_retained_secret_follows_the_bundle_while_its_namespace_is_selected() {
     let mut world = fleet();
@@ -408,7 +408,7 @@ fn immutable_leaf_keeps_its_root_and_holds_no_other_rotation() {
     until(&mut world, true, "Retiring, Removed, Active");
 }
 
-/// Three services at the schema's limits pushed the file over a mebibyte, and both rotations stood still.
+/// Kind: three services at the schema's limits pushed the file over a mebibyte, and both rotations stopped.
 #[test]
 fn grants_of_one_namespace_never_displace_those_of_another() {
     let mut world = fleet();
@@ -444,7 +444,7 @@ fn grants_of_one_namespace_never_displace_those_of_another() {
     assert_eq!(world.reported(&service("other", "huge-0")).condition("GrantsTooLarge").0, "");
 }
 
-/// A step that only follows once the clock has caught up was reported as if it were taken.
+/// Kind: a step that must wait for the clock was reported as taken.
 #[test]
 fn times_of_a_ring_ahead_of_the_clock_are_a_warning_and_claim_no_step() {
     let mut world = fleet();

@@ -1,4 +1,4 @@
-//! The signing keys' ring: the next key is always known already.
+//! The signing ring: instances always know the next key.
 
 use super::*;
 use gaia_api::crd::TokenAlgorithm;
@@ -8,7 +8,7 @@ fn a_signing_key_is_known_before_it_signs_and_goes_after_its_last_token() {
     let mut world = fleet();
     let old = ids(&world, false)[0].clone();
     ask_to_rotate(&mut world, false);
-    // The next key was known for half a day.
+    // The next key was published half a day ago.
     assert_eq!(world.states(false), "Retiring, Active, Published");
     let message = says(&world, &domain(), "SigningKeysRotating", "True", "WaitingForInstances");
     assert!(message.contains("1 of 1 instances do not sign with key"), "{message}");
@@ -44,7 +44,7 @@ fn a_verifier_that_does_not_know_the_next_key_holds_it_back() {
     ask_to_rotate(&mut world, false);
     world.pod("shop-0").reload = Reload::Never;
     until(&mut world, false, "Removed, Active, Published");
-    // The key after the next was published meanwhile, and shop-0 has not seen it.
+    // The key after the next was published, and shop-0 has not loaded it.
     ask_to_rotate(&mut world, false);
     wait(&mut world, 600);
     // It was published more than an hour ago.
@@ -100,7 +100,7 @@ fn too_short_a_key_period_is_a_warning_and_the_shortest_possible_is_used() {
     assert!(message.contains("spec.tokens.rotationPeriod is too short"), "{message}");
     assert!(message.contains("25h < 2 * 3m + 1h + 24h + 2 * 1m = 25h8m"), "{message}");
     says(&world, &domain(), "Stalled", "False", "Settled");
-    // 12 h have passed since the first key began to sign.
+    // 12 h have passed since the first key was activated.
     wait(&mut world, 13 * 3600);
     assert_eq!(world.states(false), "Active, Published");
     wait(&mut world, 8 * 60);

@@ -66,7 +66,7 @@ fn an_instance_that_loads_nothing_is_named_once_p_has_passed() {
     assert!(first.leaf_serial.is_some() && first.leaf_not_after.is_some());
     assert_eq!(first.reason, "Stale: has not loaded the newest ca.crt");
     assert_eq!(lagging(&world, &service("auth", "auth-service")), (vec![], None));
-    // The ServiceCertificate of a service repeats nothing.
+    // The ServiceCertificate of a service does not repeat the list.
     assert_eq!(lagging(&world, &certificate("shop", "asset-service")), (vec![], None));
     let log = world.log.len();
     wait(&mut world, 600);

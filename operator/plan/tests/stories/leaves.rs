@@ -1,4 +1,4 @@
-//! Leaves: issued, renewed, put right, refused.
+//! Leaves: issued, renewed, repaired, refused.
 
 use super::*;
 
@@ -86,7 +86,7 @@ fn a_deleted_certificate_takes_its_secret_along_unless_it_is_retained() {
     world.delete(&certificate("shop", "worker"));
     assert!(world.secret("shop", "web-tls").is_none());
     assert!(world.secret("shop", "worker-tls").is_some());
-    // Nobody there refers to the TrustDomain any more; its rings stay.
+    // No object there refers to the TrustDomain; its rings stay.
     assert_eq!(doing(&mut world), ["delete ConfigMap shop/gaia-trust"]);
     world.delete(&domain());
     assert!(world.ca_ring(TD).is_some() && world.signing_ring(TD).is_some());
@@ -153,7 +153,7 @@ fn of_two_certificates_for_one_secret_the_older_wins_and_the_other_takes_over() 
 
 #[test]
 fn no_leaf_outlives_its_ca_and_an_ended_ca_is_said_so() {
-    // A CA from outside is not replaced unless somebody brings another one.
+    // A bring-your-own CA is not replaced unless the user provides another one.
     let mut world = quiet(web());
     world.edit_domain(TD, |found| found.spec.ca.existing_secret_ref = Some(SecretRef { name: "our-ca".to_owned() }));
     world.brought = brought(1, "2026-09-28T20:00:00Z");
@@ -185,7 +185,7 @@ fn a_write_that_fails_is_tried_again_after_a_second_and_forgotten_once_it_is_not
     says(&world, &certificate("shop", "web"), "Ready", "True", "Ready");
     says(&world, &certificate("shop", "web"), "Reconciling", "True", "WriteFailed");
     assert_eq!(world.plan(&certificate("shop", "web")).next_check, at("2026-04-01T00:00:01Z"));
-    // The clock was wrong: nothing is to be renewed yet, and so nothing has failed.
+    // The clock was wrong: no renewal is due, so nothing has failed.
     world.advance(-80 * DAY);
     assert_eq!(doing(&mut world), [""; 0]);
     says(&world, &certificate("shop", "web"), "Reconciling", "False", "Settled");

@@ -3,12 +3,13 @@
 use super::*;
 use gaia_plan::keyring::ring::State;
 
-/// A ring that main made with these lives, when nothing refused them. The certificates of tenants ask for `tenant`.
+/// A ring that main wrote with these validities, when no check refused them. The certificates of tenants request
+/// `tenant`.
 fn upgraded(ca: &str, leaf: &str, tenant: &str) -> World {
     let mut world = World::new();
     world.create_domain(TD, plain_domain());
     world.settle();
-    // The first CA is replaced by one of the life in question, as main did it.
+    // The first CA is replaced by one of the given validity, as main did it.
     world.edit_domain(TD, |found| {
         found.spec.ca.duration = Some(Span::parse(ca).unwrap());
         found.spec.certificate_defaults.duration = Span::parse(leaf).unwrap();
@@ -23,12 +24,13 @@ fn upgraded(ca: &str, leaf: &str, tenant: &str) -> World {
     quiet(world)
 }
 
-/// How many CAs signed so far.
+/// The number of CAs activated so far.
 fn signed(world: &World) -> usize {
     events(world, 0).iter().filter(|reason| **reason == "RotationSwitched").count()
 }
 
-/// Goes through so many hours in steps, at each planned look; the active CA and every certificate stay in force.
+/// Advances this number of hours, with a reconcile at each planned check; the active CA and every certificate stay
+/// valid.
 #[track_caller]
 fn live_for(world: &mut World, hours: i64) {
     let end = world.now.checked_add(jiff::SignedDuration::from_hours(hours)).unwrap();
@@ -36,7 +38,7 @@ fn live_for(world: &mut World, hours: i64) {
         world.settle();
         let next = world.resources().iter().map(|resource| world.plan(resource).next_check).min().unwrap();
         let step = next.duration_since(world.now).as_secs().clamp(1, 3600);
-        // Between rotations nothing is due to the hour but in lives of hours.
+        // Between rotations nothing is due to the hour, except with validities of hours.
         world.advance(if hours > 1000 && step == 3600 { 12 * 3600 } else { step });
         let active = world.ca_ring(TD).unwrap().active().unwrap().material.not_after;
         assert!(active > world.now, "the CA expired at {active}");
@@ -136,7 +138,7 @@ fn a_raised_min_delay_stops_no_renewal_of_what_is_stored() {
     world.advance(17 * 3600);
     let done = doing(&mut world);
     assert!(done.iter().any(|done| done.contains("certificate for spiffe://")), "{done:#?}");
-    // Nothing runs with a new one: it is refused.
+    // No workload uses a new one yet: it is refused.
     let short = ServiceCertificateSpec { duration: Some(Span::hours(24)), ..Default::default() };
     world.create_certificate_of("shop", "late", short);
     world.settle();

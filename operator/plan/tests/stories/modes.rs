@@ -71,14 +71,14 @@ fn a_service_goes_from_keys_to_tokens_and_back() {
     assert_eq!(mode(&world), (AuthMode::APIKeyOnly, AuthMode::APIKeyOnly));
     assert_eq!(policy(&world)["mode"], "APIKeyOnly");
 
-    // A key is used: what runs goes on, and the caller is named.
+    // A key is used: the mode does not change, and the caller is named.
     world.use_key("shop-1", "app", "/assets");
     minutes(&mut world, 1);
     edit(&mut world, |auth| auth.mode = Some(AuthMode::JWTOnly));
     assert_eq!(mode(&world), (AuthMode::APIKeyOnly, AuthMode::JWTOnly));
     assert_eq!(policy(&world)["mode"], "APIKeyOnly");
     let message = says(&world, &service(ASSETS.0, ASSETS.1), "Stalled", "True", "LegacyKeysInUse");
-    assert!(message.starts_with("spec.auth.mode: APIKeyOnly goes on instead of JWTOnly"), "{message}");
+    assert!(message.starts_with("spec.auth.mode: APIKeyOnly stays in force instead of JWTOnly"), "{message}");
     assert!(message.contains("key app by curl on /assets on 2026-01-01"), "{message}");
     says(&world, &service(ASSETS.0, ASSETS.1), "Ready", "True", "Ready");
     let world::Status::Service(status) = world.reported(&service(ASSETS.0, ASSETS.1)) else { panic!("a service") };
@@ -87,7 +87,7 @@ fn a_service_goes_from_keys_to_tokens_and_back() {
     assert_eq!(legacy.callers[0].caller, "curl on /assets");
     assert_eq!(policy(&world)["tlsMode"], "Strict");
 
-    // A month later nobody has used one. Up to the last minute of it, the gate stays shut.
+    // No key was used for a month. Until its last minute the change is refused.
     days(&mut world, 30);
     world.now = at("2026-01-31T23:59:00Z");
     world.settle();
@@ -97,7 +97,7 @@ fn a_service_goes_from_keys_to_tokens_and_back() {
     assert_eq!(mode(&world), (AuthMode::JWTOnly, AuthMode::JWTOnly));
     says(&world, &service(ASSETS.0, ASSETS.1), "Stalled", "False", "Settled");
 
-    // Back, and again within a day, although somebody uses a key meanwhile.
+    // Back, and again within a day, although a key is used in between.
     edit(&mut world, |auth| auth.mode = Some(AuthMode::Dual));
     assert_eq!(policy(&world)["mode"], "Dual");
     world.use_key("shop-0", "app", "/assets");
@@ -111,7 +111,7 @@ fn a_service_goes_from_keys_to_tokens_and_back() {
     edit(&mut world, |auth| auth.mode = Some(AuthMode::JWTOnly));
     assert_eq!(mode(&world), (AuthMode::Dual, AuthMode::JWTOnly), "a day later the way is shut again");
 
-    // Without keys there is nothing to wait for, and nothing to keep.
+    // Without keys there is nothing to wait for, and nothing to record.
     edit(&mut world, |auth| auth.api_keys_secret_ref = None);
     assert_eq!(mode(&world), (AuthMode::JWTOnly, AuthMode::JWTOnly));
     legacy_free(&world, "True", "NoKeys");
@@ -132,7 +132,7 @@ fn what_was_seen_is_written_once_and_at_rest_nothing_is() {
     }
     world.use_key("shop-1", "app", "/assets");
     world.advance(60);
-    assert_eq!(doing(&mut world), [""; 0], "whoever of them saw it");
+    assert_eq!(doing(&mut world), [""; 0], "whichever of them saw it");
     world.advance(DAY);
     world.use_key("shop-1", "app", "/assets");
     assert_eq!(doing(&mut world).len(), 1, "another day");
@@ -145,7 +145,7 @@ fn an_instance_that_is_gone_without_a_last_read_leaves_a_gap_and_one_that_was_re
     let mut world = with_keys();
     minutes(&mut world, 60);
     let since = ledger(&world).unwrap().watched_since;
-    // It ends in good order: what it has seen at last is read.
+    // It terminates in an orderly way: its final uses are read.
     world.pod("shop-0").ends = true;
     world.use_key("shop-0", "app", "/assets");
     world.advance(2);
@@ -160,10 +160,10 @@ fn an_instance_that_is_gone_without_a_last_read_leaves_a_gap_and_one_that_was_re
     world.stop("shop-1");
     world.settle();
     let record = ledger(&world).unwrap();
-    assert_eq!(record.watched_since, Some(world.now), "with nobody left, the time begins anew at once");
+    assert_eq!(record.watched_since, Some(world.now), "without instances, the period restarts at once");
     let what = record.gap.unwrap().what;
     assert!(what.ends_with("terminated without a final read"), "{what}");
-    // What is known to be used is worse than what may have been.
+    // A known use takes precedence over a possible one.
     legacy_free(&world, "False", "LegacyKeysInUse");
     days(&mut world, 31);
     let message = legacy_free(&world, "True", "KeysUnused");
@@ -177,7 +177,10 @@ fn a_process_that_is_started_anew_has_lost_what_it_saw() {
     world.restart("shop-0");
     world.settle();
     let message = legacy_free(&world, "False", "EvidenceGap");
-    assert!(message.contains("which is less than 720h") && message.contains("terminated without a final read"), "{message}");
+    assert!(
+        message.contains("which is less than 720h") && message.contains("terminated without a final read"),
+        "{message}"
+    );
     assert_eq!(ledger(&world).unwrap().watched_since, Some(world.now));
     assert_eq!(doing(&mut world), [""; 0]);
     sound(&world);
@@ -224,7 +227,7 @@ fn an_operator_that_is_started_anew_within_ten_minutes_goes_on_with_the_evidence
     assert_eq!(record.watched_since, Some(world.now));
     assert!(record.gap.unwrap().what.starts_with("no operator collected"));
 
-    // Whoever is gone since then was not read at its end, however short that was.
+    // An instance that terminated in the gap had no final read, however short the gap was.
     world.advance(60);
     world.stop("shop-0");
     world.crash();
@@ -338,7 +341,7 @@ fn the_issuers_of_user_tokens_reach_every_policy_and_leave_it_also_where_another
     assert_eq!(issuers(&world), 1);
     says(&world, &service(ASSETS.0, ASSETS.1), "Stalled", "False", "Settled");
 
-    // Whoever takes an issuer away wants its tokens refused, whatever a service still says of it.
+    // An administrator who removes an issuer wants its tokens rejected, whatever a service still declares.
     world.edit_domain(TD, |found| found.spec.user_token_issuers.retain(|issuer| issuer.name == "supabase"));
     world.settle();
     assert_eq!(policy(&world).get("userTokens"), None);

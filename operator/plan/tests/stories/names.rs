@@ -1,4 +1,4 @@
-//! Names that mean something else as well, and certificates that begin later than now or whose CA cannot be read.
+//! Names with another meaning, and certificates that are not valid yet or whose CA cannot be read.
 
 use super::*;
 
@@ -68,7 +68,7 @@ fn a_stored_certificate_keeps_its_public_name_with_a_warning() {
     world.advance(100 * DAY);
     world.settle();
     assert_eq!(dns(&world, "google"), before, "renewed with the name");
-    // Whoever wants it gone deletes the Secret.
+    // A user who wants it removed deletes the Secret.
     world.remove(&ObjectKey::secret(COM, "google-tls"));
     world.settle();
     assert!(!dns(&world, "google").contains(&"google.com".to_owned()));

@@ -1,4 +1,4 @@
-//! A ring is put back to what its copy says.
+//! Restores of a ring from its copy.
 
 use super::*;
 use gaia_api::crd::{DistrustMode, DistrustedCa};
@@ -29,7 +29,7 @@ fn a_ca_ring_that_was_deleted_comes_back_from_its_copy_without_a_new_root() {
     says(&world, &domain(), "Ready", "True", "Ready");
     says(&world, &domain(), "Stalled", "False", "Settled");
     until(&mut world, true, "Removed, Active");
-    // Once: the annotation that stays restores nothing more.
+    // The annotation that stays on the object restores nothing more.
     let before = world.log.len();
     wait(&mut world, 600);
     assert!(!events(&world, before).contains(&"RingRestored"));
@@ -91,7 +91,7 @@ fn no_restore_makes_a_ca_sign_that_nobody_trusts_any_more() {
     let mut world = fleet();
     ask_to_rotate(&mut world, true);
     until(&mut world, true, "Retiring, Active");
-    // Somebody keeps the copy from before the switch, and puts it back a week later.
+    // An administrator keeps the copy from before the cut-over, and restores it a week later.
     let key = ObjectKey::secret("gaia-system", "gaia-ca-ring-previous");
     let backup = world.objects[&key].clone();
     until(&mut world, true, "Removed, Active");
@@ -120,7 +120,7 @@ fn what_leaked_does_not_come_back_and_its_key_is_in_no_copy() {
     world.edit_domain(TD, |found| found.spec.ca.distrusted.clear());
     restore(&mut world, "gaia-ca-ring");
     assert_eq!(world.states(true), "Distrusted, Active");
-    // The ring is lost too, and the copy knows nothing else that could sign.
+    // The ring is lost too, and the copy holds no other generation that could sign.
     world.edit_domain(TD, |found| found.metadata.annotations = None);
     let mut lost = fleet();
     let leaked = lost.ca_ring(TD).unwrap().active().unwrap().material.fingerprint.clone();

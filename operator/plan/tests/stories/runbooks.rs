@@ -1,4 +1,4 @@
-//! `docs/runbooks.md`: its commands are taken from the file and carried out as they are written.
+//! `docs/runbooks.md`: its commands are read from the file and executed as written.
 
 use super::brought_cas::{corporate, corporate_fleet};
 use super::*;
@@ -209,7 +209,7 @@ fn a_missing_ring_is_restored_first_and_made_anew_only_by_choice(#[case] is_rest
     says(&world, &domain(), "Stalled", "False", "Settled");
 }
 
-/// A mistyped kid was accepted in silence, and no text had the deadline of the removal.
+/// Kind: a mistyped kid was accepted silently, and no message had the deadline of the removal.
 #[test]
 fn a_leaked_signing_key_is_replaced_by_a_deadline_and_a_mistyped_kid_is_named() {
     let mut world = fleet();

@@ -1,4 +1,4 @@
-//! What a GaiaService reports of its ServiceCertificate, and what `Reconciling` and `Stalled` say to tools that deploy.
+//! The status of a GaiaService about its ServiceCertificate, and `Reconciling` and `Stalled` for deployment tools.
 
 use super::*;
 use gaia_api::crd::{AuthMode, AuthSpec, TlsMode, TlsSpec};
@@ -91,7 +91,7 @@ fn rotation_started_by_the_clock_is_not_reconciling_for_any_kind() {
             }
         }
     };
-    // The signing key rotates and the leaf is renewed in this time, each at its own hour.
+    // The signing key rotates and the leaf is renewed in this time, each at a different hour.
     for _ in 0..(95 * 24) {
         world.advance(3_600);
         settled(&world);
@@ -124,7 +124,7 @@ fn requested_rotation_is_reconciling_until_it_is_staged_and_rotating_after_that(
     world.settle();
     says(&world, &domain(), "Reconciling", "False", "Settled");
     let reported = world.reported(&domain());
-    assert_eq!(reported.condition("CARotating").0, "True", "the rotation is under way");
+    assert_eq!(reported.condition("CARotating").0, "True", "the rotation is in progress");
     sound(&world);
 }
 
@@ -191,10 +191,10 @@ fn strict_waits_until_no_caller_comes_without_a_client_certificate() {
     says(&world, &assets, "PlainFree", "True", "Strict");
     says(&world, &assets, "Stalled", "False", "Settled");
     assert!(events(&world, 0).contains(&"ModeChanged"));
-    assert!(world.config_map("shop", "asset-service-ledger").is_none(), "nothing is watched any more");
+    assert!(world.config_map("shop", "asset-service-ledger").is_none(), "callers are no longer counted");
     assert_eq!(doing(&mut world), [""; 0]);
 
-    // Back at any time, and there again within a day although a caller came meanwhile.
+    // It can be left at any time, and entered again within a day although a caller appeared in between.
     let back = |world: &mut World| {
         world.edit_service(&name("shop", "asset-service"), |found| found.spec.tls.mode = TlsMode::Permissive);
         world.settle();
@@ -283,7 +283,7 @@ fn tls_mode_waits_with_the_authentication_mode_of_the_same_edit() {
     sound(&world);
 }
 
-/// What an operator before `status.tls` left: its services that run Strict go on to do so.
+/// Services of an operator from before `status.tls`: those with Strict keep it.
 #[test]
 fn service_of_an_older_operator_that_runs_strict_is_not_disturbed() {
     let mut world = fleet();
@@ -305,7 +305,8 @@ fn service_of_an_older_operator_that_runs_strict_is_not_disturbed() {
     sound(&world);
 }
 
-/// Declarations that name nothing were silent: callers, token issuers, a renewal that never comes, a missing selector.
+/// Kind: references that match nothing were silent: callers, token issuers, a renewal that never happens, a missing
+/// selector.
 #[test]
 fn declaration_that_names_nothing_is_a_warning_until_it_does() {
     let mut world = shop();
@@ -402,7 +403,7 @@ fn secret_of_a_user_that_does_not_exist_is_a_warning() {
     says(&world, &web_service(), "Ready", "True", "Ready");
 }
 
-/// The words of a pod are cut and carry no control characters.
+/// Texts of a pod are cut and contain no control characters.
 #[test]
 fn files_that_a_pod_refuses_are_named_in_its_service() {
     let mut world = shop();

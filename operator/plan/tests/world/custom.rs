@@ -78,7 +78,7 @@ impl World {
         }
     }
 
-    /// A person deletes a custom resource; the garbage collector takes what it owned.
+    /// A user deletes a custom resource; the garbage collector deletes the objects it owned.
     pub(crate) fn delete(&mut self, resource: &Resource) {
         match resource {
             Resource::Domain(name) => drop(self.domains.remove(name)),

@@ -1,4 +1,4 @@
-//! Doing what a plan says, with its preconditions.
+//! Executes a plan, with its preconditions.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use super::{Done, Leaf, Resource, Stored, World};
 /// The reason why a write was not done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum WriteError {
-    /// The object is not as it was planned on. The next plan knows more.
+    /// The object does not have the version on which the write was planned. The next plan sees the new one.
     Conflict,
     /// The API server does not take it.
     Refused(String),
@@ -35,7 +35,7 @@ impl World {
         }
         match action {
             Action::CreateRing(request) => {
-                // A person said so: what leaked with the old ring is not known any more.
+                // A user requested it: compromised material of the old ring is no longer known.
                 (self.leaked, self.distrusted) = Default::default();
                 self.create_ring(by, action, request)?;
             }

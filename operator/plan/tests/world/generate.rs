@@ -201,7 +201,7 @@ fn auth_mode() -> impl Strategy<Value = Option<AuthMode>> {
     prop::option::of(prop::sample::select(vec![AuthMode::APIKeyOnly, AuthMode::Dual, AuthMode::JWTOnly]))
 }
 
-/// What each story begins with.
+/// The initial state of a story.
 #[derive(Clone)]
 pub(crate) struct Seed {
     pub(crate) domain: Option<TrustDomainSpec>,
@@ -210,7 +210,7 @@ pub(crate) struct Seed {
     pub(crate) brought: Option<u64>,
 }
 
-/// As short as it can be: what is shown of a case that failed is to be read.
+/// As short as possible: the output of a failed case must be readable.
 impl std::fmt::Debug for Seed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "domain {}, brought {:?}", text(&self.domain), self.brought)?;
@@ -322,13 +322,13 @@ fn edit() -> impl Strategy<Value = Edit> {
     ]
 }
 
-/// A beginning where all that is asked for can be had, and only such things happen as the operator can put right.
+/// An initial state in which all requests can be met, with only such events as the operator can repair.
 pub(crate) fn possible_history(length: usize) -> impl Strategy<Value = (Seed, Vec<Step>)> {
     let certificates = prop::collection::vec((0usize..4, possible_certificate()), 0..3);
     let services = prop::collection::vec((0usize..3, service()), 0..3).prop_map(|mut services| {
         for (_, spec) in &mut services {
             spec.certificate = None;
-            // Whether keys may end is another story, too.
+            // The decision whether keys may be disabled is another story, too.
             spec.auth.mode = spec.auth.mode.filter(|_| spec.auth.api_keys_secret_ref.is_none());
         }
         services
@@ -339,7 +339,7 @@ pub(crate) fn possible_history(length: usize) -> impl Strategy<Value = (Seed, Ve
         domain.tokens.issued_by = issuer
             .map(|index| ServiceRef { namespace: SERVICES[index].0.to_owned(), name: SERVICES[index].1.to_owned() });
         domain.tokens.algorithm = if es256 { TokenAlgorithm::ES256 } else { TokenAlgorithm::RS256 };
-        // A GaiaService whose name a person's certificate has is another story.
+        // A GaiaService with the name of a certificate that a user created is another story.
         let issuer = issuer.map(|index| (index, GaiaServiceSpec::default()));
         let services: Vec<_> =
             issuer.into_iter().chain(services).filter(|(index, _)| index % SERVICES.len() != 1).collect();
@@ -386,7 +386,7 @@ fn possible_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Rotations of both rings, with everything that people, pods, clocks and crashes do to them.
+/// Rotations of both rings, with events of users, pods, clocks and crashes.
 pub(crate) fn rotating_history(length: usize) -> impl Strategy<Value = (Seed, Vec<Step>)> {
     let times = prop::sample::select(vec![("3m", "1h", "60s"), ("10s", "1m", "5s"), ("1h", "2h", "10m")]);
     let leaf = prop::sample::select(vec!["24h", "3240h"]);

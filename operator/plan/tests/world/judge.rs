@@ -1,4 +1,4 @@
-//! What the invariants say about each single plan and action, told without the planner's help.
+//! Checks of the invariants for each single plan and action, without the planner's code.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -21,7 +21,7 @@ impl World {
         let now = self.now;
         let wait = planned.next_check.duration_since(now);
         if wait <= SignedDuration::ZERO || wait > SignedDuration::from_hours(1) {
-            self.against(8, format!("{resource:?} is looked at again in {wait:#}"));
+            self.against(8, format!("{resource:?} is checked again in {wait:#}"));
         }
         for (what, threshold) in self.thresholds(resource, planned) {
             // One second is the least time to the next look.
@@ -64,20 +64,21 @@ impl World {
                     && planned_leaf(planned)
                 {
                     found.push(("notAfter", leaf.not_after));
-                    // A leaf of a CA that begins later than it would itself looks as if it had been issued later.
+                    // A leaf whose CA becomes valid later than the leaf would appears to have been issued later.
                     let whole = leaf.not_after.duration_since(leaf.not_before);
                     let backdate = (whole / 11).min(SignedDuration::from_mins(5));
                     let begin = leaf.not_before.checked_add(backdate).unwrap_or(leaf.issued_at).max(leaf.issued_at);
                     let third = leaf.not_after.duration_since(begin) / 3;
                     let due = leaf.not_after.checked_sub(third).unwrap_or(leaf.not_after);
-                    // Jitter makes a renewal earlier, never later than two thirds. A leaf that is not to be renewed is at
-                    // most said to be due, which the jitter may have brought forward to before this moment.
-                    // Neither is one that ends with the CA: another one would be no better.
+                    // Jitter makes a renewal earlier, never later than two thirds. A leaf that is not renewed is only
+                    // reported as due, which the jitter may have moved before this time. The same holds for a leaf that
+                    // expires with the CA: another one would be no better.
                     let active = self.ca_ring(&certificate.spec.trust_domain_ref.name).and_then(CaRing::active);
                     let is_clamped = active.is_some_and(|active| active.material.not_after <= leaf.not_after);
                     let renews = (certificate.spec.renewal == Renewal::Enabled && !is_clamped)
                         || self.now < due.saturating_sub(third / 30).unwrap();
-                    // While a write is under way, the next look follows it; and what is refused is looked at when that changes.
+                    // While a write is pending, the next check follows it; a refusal is checked again when its cause
+                    // changes.
                     let is_settled = |type_: &str| planned.status.condition(type_).0 == "False";
                     if renews && planned.actions.is_empty() && is_settled("Reconciling") && is_settled("Stalled") {
                         found.push(("renewal", due));
@@ -103,7 +104,7 @@ impl World {
         found
     }
 
-    /// Returns the time when CAs that are trusted end: then the bundle changes.
+    /// Returns the expiry times of trusted CAs: the bundle changes then.
     fn ends(&self, domain: &str) -> Vec<(&'static str, Timestamp)> {
         let ring = self.ca_ring(domain).filter(|_| self.domains.contains_key(domain));
         ring.into_iter().flat_map(CaRing::trusted).map(|g| ("end of a CA", g.material.not_after)).collect()
@@ -113,7 +114,7 @@ impl World {
         self.objects.iter().any(|(key, stored)| is_leaf_of(key, stored, domain))
     }
 
-    /// Whether every object that there should be is there, with the content it should have.
+    /// Checks that every required object exists, with the required content.
     pub(crate) fn is_whole(&self) -> Result<(), String> {
         for (name, domain) in &self.domains {
             let ca = self.ca_ring(name).ok_or("no CA ring")?;
@@ -236,7 +237,7 @@ impl World {
         }
     }
 
-    /// Invariant 14: nothing that a lost ring leaves behind is there, or a person said so.
+    /// Invariant 14: no remains of a lost ring exist, or a user requested the new one.
     fn judge_ring(&mut self, request: &RingRequest) {
         let name = &request.trust_domain;
         if request.object.on.is_some() {
@@ -295,7 +296,7 @@ impl World {
         }
     }
 
-    /// Invariant 5: what stands in the place of a usable leaf that still is what is asked for is better.
+    /// Invariant 5: a usable leaf that still matches the request is only replaced by a better one.
     fn worse(&self, name: &Name, leaf: &IssueLeaf, ring: &CaRing) -> Option<String> {
         let stored = self.objects.get(&leaf.object.key)?;
         let (old, key_matches) = self.leaf(stored)?;
@@ -319,7 +320,7 @@ impl World {
         let asked = leaf.object.annotations.contains_key(annotation::RENEW_REQUESTED_AT);
         let life = old.not_after.duration_since(old.issued_at);
         let passed = self.now.duration_since(old.issued_at);
-        // Two thirds, less a jitter of a hundredth and the part of a second that certificates do not know.
+        // Two thirds, minus a jitter of 1 % and the part of a second that certificates cannot represent.
         let due = passed.as_secs() * 100 >= life.as_secs() * 65;
         let needed = asked || (due && renews && leaf.not_after > old.not_after);
         if !needed {
@@ -362,10 +363,10 @@ fn may_carry_ip(granted: &[gaia_api::crd::AllowedNames], (namespace, _): &Name, 
     })
 }
 
-/// Returns true if the plan is about a leaf that the operator acknowledges as the certificate's own.
+/// Returns true if the plan is about a leaf that the operator recognises as the certificate's own.
 fn planned_leaf(planned: &Planned) -> bool {
     matches!(&planned.status, super::Status::Certificate(status) if status.not_after.is_some())
 }
 
-/// A ServiceCertificate with this label was made by a person, under the name of a GaiaService.
+/// A user created the ServiceCertificate with this label, under the name of a GaiaService.
 pub(super) const FOREIGN_LABEL: &str = "made-by-hand";

@@ -1,5 +1,5 @@
-//! What the invariants say about rotations, told without the planner's help: by what pods have really loaded and tokens
-//! that were really signed.
+//! Checks of the invariants for rotations, without the planner's code: by the files that pods have loaded and the
+//! tokens that were signed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -83,7 +83,7 @@ impl World {
         }
     }
 
-    /// What holds for both kinds: one rotation at a time, and what leaked stays so.
+    /// Invariants of both kinds: one rotation at a time, and a compromised generation stays so.
     fn judge_states<M: Material>(&mut self, transition: &Transition, before: &Ring<M>, after: &Ring<M>) {
         let next = after.generations.iter().filter(|g| matches!(g.state, State::Staged | State::Published)).count();
         if next > 1 {
@@ -108,7 +108,7 @@ impl World {
         }
     }
 
-    /// Not before the floor, and not before everybody that is waited for.
+    /// Not before the floor, and not before all instances that hold the step.
     fn judge_switch<M: Material>(
         &mut self,
         transition: &Transition,
@@ -128,7 +128,7 @@ impl World {
             return;
         }
         if self.pods_unknown.is_some() {
-            self.against(3, format!("{transition}, but nobody knows which pods there are"));
+            self.against(3, format!("{transition}, but the pods are unknown"));
         }
         let staged = before.generation(&new.id).map(|known| known.staged_time.unwrap_or(known.since));
         let left = self.left_behind(staged);
@@ -155,15 +155,15 @@ impl World {
         if left.len() > (self.namespaces.len() / 10).max(1) { BTreeSet::new() } else { left }
     }
 
-    /// Returns true if instances are waited for at all, and nobody lets the rotation of one of these go on without
-    /// them.
+    /// Returns true if acknowledgement is required, and no annotation lets the rotation of one of these proceed without
+    /// it.
     fn waits(&self, ids: &[&str]) -> bool {
         let domain = &self.domains[TD];
         let without = domain.metadata.annotations.as_ref().and_then(|all| all.get(annotation::ADVANCE_WITHOUT));
         domain.spec.propagation.require_acknowledgement && without.is_none_or(|id| !ids.contains(&id.as_str()))
     }
 
-    /// Invariants 4 and 13: nothing is lost by a restore, and nothing comes back.
+    /// Invariants 4 and 13: a restore loses nothing, and restores nothing that was distrusted.
     pub(super) fn judge_restored<M: Material>(
         &mut self,
         restore: &Restore,
@@ -183,20 +183,20 @@ impl World {
         }
         for generation in restored.generations.iter().filter(|generation| generation.state.is_trusted()) {
             if self.distrusted.contains(generation.material.name()) {
-                self.against(13, format!("{kind}: {} comes back by a restore", generation.id));
+                self.against(13, format!("{kind}: a restore makes {} trusted again", generation.id));
             }
         }
         if let (Some(current), Some(active)) = (current, restored.active())
             && current.generation(&active.id).is_none_or(|known| !known.state.is_trusted())
         {
-            self.against(3, format!("{kind}: {} signs by a restore, and nobody trusts it", active.id));
+            self.against(3, format!("{kind}: a restore activates {}, which is not trusted", active.id));
         }
         if current.is_some_and(|current| current.epoch >= restored.epoch) {
             self.against(0, format!("{kind}: a restored ring has an older epoch"));
         }
     }
 
-    /// Remembers what a ring that was written knows to have leaked, and what it trusts no more.
+    /// Records the generations that a written ring marks as compromised, and those that it no longer trusts.
     pub(super) fn note_leaks<M: Material>(&mut self, after: &Ring<M>) {
         for generation in after.generations.iter().filter(|generation| generation.distrust.is_some()) {
             self.leaked.insert(generation.material.name().to_owned());
@@ -226,7 +226,7 @@ impl World {
         }
     }
 
-    /// Invariant 13: nothing that leaked is in what pods mount.
+    /// Invariant 13: no compromised material is in the files of pods.
     pub(super) fn judge_projected(&mut self, object: &ObjectKey, data: &BTreeMap<String, Option<String>>) {
         let mut found = None;
         for text in data.iter().filter(|(name, _)| *name != key::DENYLIST).filter_map(|(_, text)| text.as_ref()) {
@@ -250,7 +250,7 @@ impl World {
         all.map(|(key, stored)| (key.clone(), stored.clone())).collect()
     }
 
-    /// Every bundle that the operator must keep: in trust ConfigMaps, and in leaf Secrets that are asked for.
+    /// Every bundle that the operator must update: in trust ConfigMaps, and in requested leaf Secrets.
     fn bundles(&self) -> Vec<(ObjectKey, String)> {
         let bundle = |stored: &Stored| stored.content.get(key::CA_CERT).cloned().unwrap_or_default();
         let mut all: Vec<_> = self.trust_maps().into_iter().map(|(key, stored)| (key, bundle(&stored))).collect();
@@ -283,7 +283,7 @@ impl World {
         self.is_asked_for(key) || self.is_used(key)
     }
 
-    /// Every stored leaf: its Secret, its issuer and its end.
+    /// Every stored leaf: its Secret, its issuer and its expiry.
     fn stored_leaves(&self) -> Vec<(ObjectKey, String, Timestamp)> {
         let leaves = self.seen().iter().filter(|(key, stored)| is_leaf_of(key, stored, TD));
         leaves
@@ -334,7 +334,7 @@ fn begins_to_sign<'a, M: Material>(before: &Ring<M>, after: &'a Ring<M>) -> Opti
     (old.id != new.id && !replaced && !signed).then_some(new)
 }
 
-/// The generations that are trusted no more, but for those that leaked.
+/// The generations that are no longer trusted, except compromised ones.
 fn leaves_trust<'a, M: Material>(before: &'a Ring<M>, after: &'a Ring<M>) -> Vec<&'a Generation<M>> {
     let still = |known: &&Generation<M>| {
         after.generation(&known.id).is_none_or(|now| !now.state.is_trusted() && now.distrust.is_none())

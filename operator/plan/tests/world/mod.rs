@@ -1,9 +1,9 @@
-//! A world in memory: custom resources, namespaces, Secrets and ConfigMaps with uids and resource versions, a clock that
-//! goes where it is told, and an operator that observes, plans and executes as the real one does. Key material is fake,
-//! but the facts about it are true: serials, fingerprints and kids are never given twice, a key belongs to one certificate.
+//! A cluster in memory: custom resources, namespaces, Secrets and ConfigMaps with uids and resource versions, a
+//! settable clock, and an operator that observes, plans and executes as the real one does. Key material is fake, but
+//! its metadata is consistent: serials, fingerprints and kids are never reused, a key belongs to one certificate.
 //!
-//! While actions are executed the world holds them against the invariants by its own means (see [`judge`]) and writes
-//! down what it finds in [`World::violations`].
+//! While actions are executed, the world checks the invariants by its own code (see [`judge`]) and records violations
+//! in [`World::violations`].
 
 #![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "what a test program makes itself is as it made it")]
@@ -53,17 +53,17 @@ pub(crate) struct World {
     /// Labels by name.
     pub(crate) namespaces: BTreeMap<String, BTreeMap<String, String>>,
     pub(crate) objects: BTreeMap<ObjectKey, Stored>,
-    /// What the operator's process remembers. A crash empties it.
+    /// The state in the memory of the operator's process. A crash empties it.
     pub(crate) memory: Memory,
     /// The CA in the Secret of `existingSecretRef`.
     pub(crate) brought: Option<Result<BroughtCa, String>>,
     /// Chain and root (PEM) of CAs that have real certificates, by fingerprint.
     pub(crate) pems: BTreeMap<String, (String, String)>,
-    /// What was done.
+    /// The executed actions.
     pub(crate) log: Vec<Done>,
-    /// Invariant number (0: a rule without one) and what was against it.
+    /// Invariant number (0: a rule without one) and the violation.
     pub(crate) violations: Vec<(u8, String)>,
-    /// Namespaces in which nothing can be created any more.
+    /// Namespaces in which no object can be created.
     pub(crate) quotas: BTreeSet<String>,
     /// Objects that cannot take any change, as their annotations are full.
     pub(crate) full: BTreeSet<ObjectKey>,
@@ -71,31 +71,31 @@ pub(crate) struct World {
     pub(crate) unwatched: Vec<String>,
     /// True if every write into a namespace is refused by a webhook that does not answer.
     pub(crate) webhook_down: bool,
-    /// How many of the next writes the API server refuses.
+    /// The number of next writes that the API server refuses.
     pub(crate) fail_next: u32,
-    /// What the operator's cache shows, if it lags behind.
+    /// The content of the operator's cache, if it lags behind.
     pub(crate) view: Option<BTreeMap<ObjectKey, Stored>>,
     /// Every certificate ever issued, by serial.
     pub(crate) leaves: BTreeMap<u64, Leaf>,
     pub(crate) pods: Vec<Pod>,
-    /// The reason why the operator does not know which pods there are.
+    /// The reason why the operator does not know the pods.
     pub(crate) pods_unknown: Option<String>,
     pub(crate) abilities: Abilities,
     /// The annotation on each workload's pod template.
     pub(crate) templates: BTreeMap<Target, String>,
-    /// The time when the operator's process began, and when another one was last seen before.
+    /// The start of the operator's process, and the last time at which another one was seen before.
     pub(crate) began: Timestamp,
     pub(crate) before: Option<Timestamp>,
     /// The time when it last did something.
     alive: Timestamp,
-    /// Seconds since the beginning, whatever clocks say.
+    /// Seconds since the start, whatever clocks show.
     pub(crate) elapsed: i64,
-    /// The time when the last token of each kid ends.
+    /// The expiry of the last token of each kid.
     pub(crate) tokens: BTreeMap<String, Timestamp>,
-    /// Fingerprints and kids that leaked, and those of them that are trusted no more.
+    /// Fingerprints and kids that were compromised, and those of them that are no longer trusted.
     pub(crate) leaked: BTreeSet<String>,
     pub(crate) distrusted: BTreeSet<String>,
-    /// Copies of rings that somebody kept.
+    /// Copies of rings that an administrator kept.
     pub(crate) kept: BTreeMap<ObjectKey, Stored>,
     /// The operator dies after so many writes.
     pub(crate) writes_left: Option<usize>,
@@ -106,19 +106,19 @@ pub(crate) struct World {
 pub(crate) struct Memory {
     pub(crate) failures: BTreeMap<Resource, Failures>,
     pub(crate) budgets: BTreeMap<Name, IssuanceBudget>,
-    /// Objects met on a POST that carry no label: they are looked at one by one.
+    /// Objects found by a POST that have no label: they are read one by one.
     pub(crate) probed: BTreeSet<ObjectKey>,
     /// Writes that were refused at the last attempt.
     pub(crate) refused: BTreeMap<ObjectKey, WriteRefusal>,
-    /// Objects that somebody deleted while the operator watched.
+    /// Objects that another writer deleted while the operator watched.
     pub(crate) lost: BTreeSet<ObjectKey>,
     /// Secrets of users that were found not to exist, by name.
     pub(crate) missing_secrets: BTreeSet<String>,
-    /// What TrustDomains said last of their rotations.
+    /// The last rollout state of each TrustDomain.
     pub(crate) guidance: BTreeMap<String, Guidance>,
-    /// What workloads were told to restart for.
+    /// The last restart of each workload.
     pub(crate) restarted: BTreeMap<Target, String>,
-    /// What pods that end have said of API keys, by process, with their namespace.
+    /// The final reports of terminating pods about API keys, by process, with their namespace.
     pub(crate) last_words: BTreeMap<String, (String, LedgerReport)>,
 }
 
@@ -135,11 +135,11 @@ pub(crate) struct Stored {
     pub(crate) facts: ObjectFacts,
     /// The content itself; `facts.data` has its hashes.
     pub(crate) content: BTreeMap<String, String>,
-    /// Made by somebody else and not given up for adoption.
+    /// Created by another owner and not handed over.
     pub(crate) foreign: bool,
     /// The copy of a ring.
     pub(crate) is_copy: bool,
-    /// What `ring.json` says, read once.
+    /// The parsed `ring.json`.
     pub(crate) rings: Option<Rc<Rings>>,
     /// The key of the MACs over epochs in a ring.
     pub(crate) mac: Option<FakeMac>,
@@ -171,7 +171,7 @@ pub(crate) struct Leaf {
     pub(crate) issuer: String,
     pub(crate) names_hash: String,
     pub(crate) dns: Vec<String>,
-    /// True if it waited for the pace of re-issues.
+    /// True if the rate limit of re-issues delayed it.
     pub(crate) paced: bool,
 }
 
@@ -201,7 +201,7 @@ pub(crate) enum Status {
 }
 
 impl World {
-    /// Nothing but namespaces.
+    /// Only namespaces.
     pub(crate) fn new() -> Self {
         let env = |value: &str| BTreeMap::from([("env".to_owned(), value.to_owned())]);
         let namespaces = [("auth", "prod"), ("shop", "prod"), ("other", "test"), (OPERATOR_NAMESPACE, "prod")];
@@ -251,7 +251,7 @@ impl World {
     pub(crate) fn advance(&mut self, seconds: i64) {
         self.pass(seconds.max(0));
         if seconds < 0 {
-            // What was signed by a clock that ran ahead ends too late by as much, and nobody can know that any more.
+            // A signature by a clock that ran fast expires too late by as much, and that cannot be detected later.
             for end in self.tokens.values_mut() {
                 *end = end.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(*end);
             }
@@ -259,7 +259,7 @@ impl World {
         self.now = self.now.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(self.now);
     }
 
-    /// The operator's process ends; what it remembers is gone.
+    /// The operator's process ends, and its memory is lost.
     pub(crate) fn crash(&mut self) {
         self.memory = Memory::default();
         (self.view, self.writes_left) = (None, None);
@@ -269,14 +269,13 @@ impl World {
         }
     }
 
-    /// Returns true if the operator knows an object only because it met it: it lost its label, and cannot be put right
-    /// now.
+    /// Returns true if the operator knows an object only from a read: it lost its label, and cannot be repaired now.
     pub(crate) fn knows_by_a_look(&self) -> bool {
         let met = self.memory.probed.iter().filter_map(|key| self.objects.get(key));
         met.into_iter().any(|stored| !stored.foreign && !observe::is_labelled(stored))
     }
 
-    /// Plans and executes until there is nothing to do at this time. Returns how many rounds that took.
+    /// Plans and executes until there is nothing to do at this time. Returns the number of rounds.
     pub(crate) fn settle(&mut self) -> usize {
         (self.view, self.writes_left) = (None, None);
         self.probe();
@@ -308,7 +307,7 @@ impl World {
         self.violations.push((2, format!("still waiting after {WAITS} waits")));
     }
 
-    /// Returns true if something would be done, had nothing failed and nothing been issued so far.
+    /// Returns true if there were actions without the recorded failures and the issuance budgets.
     fn is_waiting(&mut self) -> bool {
         let failures = std::mem::take(&mut self.memory.failures);
         let budgets = std::mem::take(&mut self.memory.budgets);
@@ -318,7 +317,7 @@ impl World {
         waiting
     }
 
-    /// One look at one resource. Returns whether anything changed.
+    /// One reconcile of one resource. Returns true if anything changed.
     pub(crate) fn reconcile(&mut self, resource: &Resource) -> bool {
         self.alive = self.now;
         let planned = self.plan(resource);
@@ -332,7 +331,7 @@ impl World {
         told || acted
     }
 
-    /// What others are told; whether that is news to them.
+    /// Sets the rollout state; returns true if it differs.
     fn take_guidance(&mut self, resource: &Resource, planned: &Planned) -> bool {
         let (Resource::Domain(name), Some(guidance)) = (resource, &planned.guidance) else { return false };
         let before = self.memory.guidance.insert(name.clone(), guidance.clone());
@@ -340,8 +339,8 @@ impl World {
         before.map_or(0, |before| before.open_wave) != guidance.open_wave || cut != guidance.cut
     }
 
-    /// Executes a plan. What fails does not hold up what has nothing to do with it. Always a change: at least of what is
-    /// remembered.
+    /// Executes a plan. A failure does not delay independent actions. Always returns true, as at least the memory
+    /// changes.
     pub(crate) fn run(&mut self, resource: &Resource, planned: &Planned) -> bool {
         let mut failure = None;
         for action in &planned.actions {
@@ -371,7 +370,7 @@ impl World {
         true
     }
 
-    /// Remembers that a write was refused. Returns whether nothing else of the resource waits for it.
+    /// Records that a write was refused. Returns true if no other action of the resource depends on it.
     fn note_refusal(&mut self, resource: &Resource, action: &Action, message: &str, is_local: bool) -> bool {
         let is_projection = is_projection(resource, action);
         let Some(object) = action.object() else { return false };
@@ -457,7 +456,7 @@ impl World {
         Some((self.leaves.get(&serial)?, serial == key))
     }
 
-    /// Actions done since the log had that length, as people read them.
+    /// Actions done since the log had that length, as text.
     pub(crate) fn done_since(&self, length: usize) -> Vec<String> {
         self.log[length..].iter().map(|done| done.action.to_string()).collect()
     }
@@ -496,7 +495,7 @@ impl Status {
         found.map_or(("", "", ""), |c| (c.status.as_str(), c.reason.as_str(), c.message.as_str()))
     }
 
-    /// Returns true if it passes by itself, after a time.
+    /// Returns true if the cause is temporary.
     pub(crate) fn waits(&self) -> bool {
         let (status, reason, _) = self.condition("Reconciling");
         status == "True" && !["TrustDomainNotFound", "TrustDomainNotReady"].contains(&reason)
@@ -540,7 +539,7 @@ pub(crate) fn owners(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Obje
     all.map(|owner| OwnerRef { kind: owner.kind.clone(), name: owner.name.clone(), uid: owner.uid.clone() }).collect()
 }
 
-/// Returns the time when every story begins.
+/// Returns the time when every story starts.
 pub(crate) fn start() -> Timestamp {
     "2026-01-01T00:00:00Z".parse().unwrap()
 }

@@ -1,4 +1,4 @@
-//! What the operator sees, and what it plans on it.
+//! The operator's observations, and its plans.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,12 +27,12 @@ pub(super) struct Found<'a> {
 }
 
 impl World {
-    /// What is to be done about one resource now.
+    /// The plan for one resource.
     pub(crate) fn plan(&self, resource: &Resource) -> Planned {
         self.plan_in_order(resource, false)
     }
 
-    /// The same with what was observed listed in the opposite order.
+    /// The same, with the observations listed in the opposite order.
     pub(crate) fn plan_in_order(&self, resource: &Resource, reversed: bool) -> Planned {
         match resource {
             Resource::Domain(name) => self.plan_domain(name, reversed),
@@ -283,12 +283,12 @@ impl World {
         }
     }
 
-    /// What the cache shows.
+    /// The content of the cache.
     pub(super) fn seen(&self) -> &BTreeMap<ObjectKey, Stored> {
         self.view.as_ref().unwrap_or(&self.objects)
     }
 
-    /// Objects are watched by label. One without it is met on a POST only, and then looked at by name.
+    /// Objects are watched by label. One without it is only found by a POST, and then read by name.
     fn held(&self, key: &ObjectKey, owner: Option<(&str, &str)>) -> Held<&Stored> {
         match self.seen().get(key) {
             Some(stored) if is_labelled(stored) => return Held::Ours(stored),
@@ -305,7 +305,7 @@ impl World {
         }
     }
 
-    /// Rings are looked for by name, whatever their labels are.
+    /// Rings are found by name, whatever their labels are.
     fn rings(&self, domain: &str) -> Found<'_> {
         self.find(names::ca_ring(domain), names::signing_ring(domain))
     }
@@ -387,7 +387,7 @@ impl World {
         LeafSecret { facts: stored.facts.clone(), leaf }
     }
 
-    /// Returns true if a ring has that CA, also one whose TrustDomain is gone.
+    /// Returns true if a ring has that CA, also one of a deleted TrustDomain.
     fn known_ca(&self, fingerprint: &str) -> bool {
         let rings = self.seen().values().filter_map(|stored| stored.rings.as_ref()?.ca.as_ref().ok());
         rings.into_iter().any(|ring| ring.generations.iter().any(|g| g.material.fingerprint == fingerprint))
@@ -417,7 +417,7 @@ fn is_signer(stored: &Stored, name: &str) -> bool {
     name.ends_with("-token-signer") && !stored.content.contains_key(key::TLS_CERT)
 }
 
-/// A leaf of that TrustDomain, as the operator knows one.
+/// A leaf of that TrustDomain, as the operator identifies one.
 pub(super) fn is_leaf_of(object: &ObjectKey, stored: &Stored, domain: &str) -> bool {
     object.kind == ObjectKind::Secret
         && is_labelled(stored)

@@ -1,4 +1,5 @@
-//! Pods: what each has really loaded, and what the operator can see of it. Time goes on for them whatever clocks say.
+//! Pods: the files that each has loaded, and the part of its state that the operator can see. Time advances for them
+//! whatever clocks show.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,20 +16,20 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Name, World};
 
-/// How much of a pod the operator sees.
+/// The part of a pod's state that the operator can see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sight {
     /// It reports what it has loaded.
     Reports,
-    /// A handshake shows its leaf, and nothing more.
+    /// A handshake presents its leaf, and there is no report.
     Handshake,
     /// There is no port to probe.
     NoPort,
-    /// Nobody answers.
+    /// It refuses connections.
     Refuses,
 }
 
-/// How a pod takes up what is written.
+/// The way in which a pod loads changed files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reload {
     /// So many seconds after the write.
@@ -65,19 +66,19 @@ pub(crate) struct Pod {
     pub(crate) refused: BTreeMap<String, String>,
     pub(crate) nudged: Option<String>,
     pub(crate) probe: Option<Probe>,
-    /// Who used which API key of its service.
+    /// The uses of API keys of its service.
     pub(crate) ledger: Vec<LedgerEntry>,
-    /// Who was accepted without a client certificate; none: it is of before that was counted.
+    /// Requests accepted without a client certificate; none: the instance is too old to count them.
     pub(crate) plain: Option<Vec<LedgerEntry>>,
-    /// What the operator has read of that, and when.
+    /// The report that the operator has read, and when.
     pub(crate) read: Option<(Timestamp, LedgerReport)>,
-    /// Since when it could not read it.
+    /// The time since which it could not be read.
     pub(crate) failing: Option<Timestamp>,
-    /// True if it has been told to end.
+    /// True if its termination has started.
     pub(crate) ends: bool,
-    /// What is in force in it.
+    /// The loaded files.
     pub(crate) has: Loaded,
-    /// What it will load, and when.
+    /// The files that it will load, and when.
     pub(super) coming: Vec<(i64, Loaded)>,
 }
 
@@ -126,7 +127,7 @@ impl Pod {
         }
     }
 
-    /// One that takes nothing up before it is restarted.
+    /// A pod that loads nothing until it is restarted.
     pub(crate) fn never_reloads(self) -> Self {
         Self { reload: Reload::Never, ..self }
     }
@@ -175,7 +176,7 @@ impl Pod {
 }
 
 impl World {
-    /// A pod starts: its containers are up, with what is there now.
+    /// A pod starts: its containers are up, with the current files.
     pub(crate) fn start(&mut self, pod: Pod) {
         let uid = format!("pod-{}", self.fresh());
         let mut pod = Pod { uid, started: None, coming: vec![], probe: None, nudged: None, ..pod };
@@ -244,7 +245,7 @@ impl World {
         (pod.read, pod.failing) = (Some((now, report)), None);
     }
 
-    /// Somebody presents an API key to a pod.
+    /// A client presents an API key to a pod.
     pub(crate) fn use_key(&mut self, pod: &str, key: &str, route: &str) {
         let date = self.now.to_zoned(jiff::tz::TimeZone::UTC).date();
         let caller = LedgerCaller::Unknown { address: None, user_agent: Some("curl".into()), route: route.to_owned() };
@@ -262,7 +263,7 @@ impl World {
         rows.push(LedgerEntry { key: transport.to_owned(), caller, date });
     }
 
-    /// What the operator knows of the ledgers of a service.
+    /// The operator's view of a service's ledgers.
     pub(super) fn ledgers<'a>(&'a self, (namespace, service): &Name) -> Watch<'a> {
         let secret = names::leaf_secret(service);
         let is_its = |pod: &&Pod| pod.namespace == *namespace && pod.secret.as_ref() == Some(&secret);
@@ -324,7 +325,7 @@ impl World {
         Some(Probe { at: self.now, seen })
     }
 
-    /// Every pod's files follow what is stored, each after its own time.
+    /// Every pod's files follow the stored objects, each with its own delay.
     pub(super) fn kubelet(&mut self) {
         for index in 0..self.pods.len() {
             let Reload::After(lag) = self.pods[index].reload else { continue };
@@ -346,7 +347,7 @@ impl World {
         }
     }
 
-    /// Time goes on: pods load what has arrived, and issuers sign tokens all the while.
+    /// Time advances: pods load arrived files, and issuers keep signing tokens.
     pub(super) fn pass(&mut self, seconds: i64) {
         self.kubelet();
         let end = self.elapsed + seconds;
@@ -371,7 +372,7 @@ impl World {
         }
     }
 
-    /// What a pod would mount if it started now.
+    /// The files that a pod would mount if it started now.
     fn mounted(&self, pod: &Pod) -> Loaded {
         let content = |key: &ObjectKey, name: &str| self.objects.get(key)?.content.get(name).cloned();
         let secret = pod.secret.as_ref().map(|name| ObjectKey::secret(&pod.namespace, name));
@@ -425,7 +426,7 @@ impl World {
         }
     }
 
-    /// Returns true if a pod that is waited for uses that Secret.
+    /// Returns true if a pod that holds rotations uses that Secret.
     pub(super) fn is_used(&self, key: &ObjectKey) -> bool {
         key.kind == ObjectKind::Secret
             && self.pods.iter().any(|pod| {

@@ -1,4 +1,4 @@
-//! Rings: made, replaced after they were copied, restored from the copy.
+//! Rings: created, replaced after they were copied, restored from the copy.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -83,7 +83,7 @@ impl World {
                 }
                 (brought.fingerprint, brought.not_after, KeySpec::Ecdsa256, true)
             }
-            other => return Err(WriteError::Refused(format!("a CA cannot be made of a {other}"))),
+            other => return Err(WriteError::Refused(format!("a CA cannot be generated from a {other}"))),
         };
         let fake = || (format!("CHAIN {fingerprint}\n"), format!("ROOT {fingerprint}\n"));
         let (chain, root) = self.pems.get(&fingerprint).cloned().unwrap_or_else(fake);
@@ -103,7 +103,7 @@ impl World {
         })
     }
 
-    /// The public part of a new signing key. Its kid is made up, so that it is unlike any other.
+    /// The public part of a new signing key. Its kid is generated, so that it is unique.
     fn make_key(&mut self, key: KeySpec) -> SigningMaterial {
         let kid = format!("{:08}{:-<35}", self.fresh(), "");
         let jwk = if key.is_rsa() {
@@ -130,7 +130,7 @@ impl World {
                 let mut made = vec![];
                 for request in &requests {
                     let MaterialRequest::SigningKey { key } = request else {
-                        return Err(WriteError::Refused(format!("a signing key cannot be made of a {request}")));
+                        return Err(WriteError::Refused(format!("a signing key cannot be generated from a {request}")));
                     };
                     made.push(self.make_key(*key));
                 }
@@ -141,7 +141,7 @@ impl World {
         }
     }
 
-    /// Copies a ring and returns it as it was and as it will be.
+    /// Copies a ring, and returns it before and after the change.
     fn replace<M: Material + Clone + Serialize + DeserializeOwned>(
         &mut self,
         transition: &Transition,
@@ -154,7 +154,7 @@ impl World {
         let before: Ring<M> = Ring::parse(stored.content[key::RING].as_bytes()).map_err(|_| WriteError::Conflict)?;
         let keys = stored.content.clone();
         let after = before.after(&transition.steps, made, self.now).map_err(|error| {
-            // A plan never asks for what is impossible on the very ring that it was made on.
+            // A plan never requests an impossible step on the ring that it was planned on.
             self.violations.push((2, format!("{transition}: {error}")));
             WriteError::Refused(error.to_string())
         })?;
@@ -180,7 +180,7 @@ impl World {
             keys.insert(key::EPOCH_MAC_KEY.to_owned(), self.mac_key());
         }
         for generation in &after.generations {
-            // What was made in this transition has its key; of all others it must still be there.
+            // Material generated in this transition has its key; all other keys must still exist.
             let is_new = !self.objects[key].content[key::RING].contains(generation.material.name());
             let is_put_back = generation.state == State::Staged && !keys.contains_key(&generation.private_key_name());
             if is_new || is_put_back {

@@ -1,4 +1,4 @@
-//! What people, crashes and clocks do to the world.
+//! Events caused by users, crashes and clocks.
 
 use gaia_api::crd::{GaiaServiceSpec, NamespaceSelector, ServiceCertificateSpec, ServiceRef, TrustDomainSpec};
 use gaia_api::names::{self, MANAGED_BY_LABEL, annotation};
@@ -10,33 +10,33 @@ use super::observe::is_labelled;
 use super::turmoil::Turmoil;
 use super::{Name, OPERATOR_NAMESPACE, Resource, Stored, World, start};
 
-/// One thing that happens. Numbers choose among what there is at that time.
+/// One event. Numbers select among the objects that exist at that time.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
-    /// The clock goes forwards or backwards by so many seconds.
+    /// The clock is set forwards or backwards by this number of seconds.
     Advance(i64),
     /// The operator does all it can.
     Settle,
-    /// The operator looks at one resource.
+    /// The operator reconciles one resource.
     Look(usize),
-    /// The operator looks at one resource and dies after so many writes.
+    /// The operator reconciles one resource and crashes after this number of writes.
     CrashAfter(usize, usize),
     /// The operator dies.
     Crash,
     /// The API server refuses so many writes.
     Refuse(u32),
-    /// The operator's cache stands still until it settles.
+    /// The operator's cache is not updated until it settles.
     Lag,
-    /// Every pod is asked.
+    /// Every pod is probed.
     Probe,
-    /// The operator looks so often as it asked to, or every minute.
+    /// The operator reconciles as often as it planned to, or every minute.
     Watch(usize),
     Tamper(usize, Tamper),
     Stir(Turmoil),
     Edit(usize, Edit),
 }
 
-/// What somebody does to an object the operator wrote.
+/// A change of an object that the operator wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tamper {
     DropLabel,
@@ -77,13 +77,13 @@ pub(crate) enum Edit {
     RingGone(bool),
     RingUnreadable(bool),
     RingCopy(bool),
-    /// A Secret or ConfigMap of somebody else under a name the operator wants.
+    /// A Secret or ConfigMap of another owner under a name that the operator needs.
     Foreign(usize),
     /// A foreign object is given up.
     Adopt,
 }
 
-/// A spec that is shown as JSON.
+/// A spec that is printed as JSON.
 #[derive(Clone)]
 pub(crate) struct Spec<T>(pub(crate) Box<T>);
 
@@ -132,7 +132,7 @@ impl World {
         }
     }
 
-    /// Time goes on while the operator works.
+    /// Time advances while the operator works.
     pub(crate) fn watch(&mut self, times: usize) {
         for _ in 0..times {
             self.settle();
@@ -158,7 +158,7 @@ impl World {
             Tamper::DropAnnotations => stored.facts.annotations.clear(),
             Tamper::OtherAnnotations => {
                 for (name, value) in &mut stored.facts.annotations {
-                    // The values of a template are public and anybody's; an epoch is only ever believed to be lower.
+                    // Any writer can set the values of a template; the operator only accepts an epoch as lower.
                     *value = if name.ends_with("-epoch") { "0".to_owned() } else { "changed".to_owned() };
                 }
             }
@@ -192,14 +192,14 @@ impl World {
         stored.touch(version);
     }
 
-    /// Somebody deletes an object, while the operator watches what is labelled.
+    /// Another writer deletes an object, while the operator watches labelled objects.
     pub(crate) fn remove(&mut self, key: &ObjectKey) {
         if self.objects.remove(key).is_some_and(|stored| is_labelled(&stored)) {
             self.memory.lost.insert(key.clone());
         }
     }
 
-    /// Somebody else's object under that name.
+    /// An object of another owner under that name.
     pub(crate) fn put_foreign(&mut self, key: &ObjectKey) {
         let uid = format!("uid-{}", self.fresh());
         let version = self.fresh();
@@ -292,7 +292,7 @@ impl World {
             Edit::RingCopy(there) => {
                 let key = ObjectKey::secret(OPERATOR_NAMESPACE, names::previous(&names::ca_ring(TD)));
                 if *there {
-                    // Whatever is there counts.
+                    // Any existing object counts.
                     self.put_foreign(&key);
                     self.objects.get_mut(&key).unwrap().foreign = false;
                 } else {
@@ -324,7 +324,7 @@ impl World {
         });
     }
 
-    /// A ServiceCertificate that no GaiaService made.
+    /// A ServiceCertificate that no GaiaService created.
     pub(crate) fn person_creates(&mut self, index: usize, spec: ServiceCertificateSpec) {
         let (namespace, name) = CERTIFICATES[index % CERTIFICATES.len()];
         let key = (namespace.to_owned(), name.to_owned());

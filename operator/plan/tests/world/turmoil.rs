@@ -1,4 +1,4 @@
-//! What people and pods do to rotations.
+//! Events of users and pods during rotations.
 
 use gaia_api::Span;
 use gaia_api::crd::{DistrustMode, DistrustedCa, DistrustedKey, TokenAlgorithm};
@@ -10,17 +10,17 @@ use super::pods::{Pod, Reload, Sight};
 use super::tamper::SERVICES;
 use super::{OPERATOR_NAMESPACE, Stored, TD, World};
 
-/// Numbers choose among what there is at that time; `true` is the CA.
+/// Numbers select among the objects that exist at that time; `true` is the CA.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Turmoil {
     Rotate(bool),
     Distrust(bool, usize, DistrustMode),
-    /// What was distrusted is taken out of the spec.
+    /// Entries of `distrusted` are removed from the spec.
     Forgive,
     Abort(bool, usize),
     AdvanceWithout(bool, usize),
     Restore(bool),
-    /// Somebody puts a copy back that he kept.
+    /// An administrator restores a copy that was kept.
     KeepCopy(bool),
     PutCopy(bool),
     Algorithm,
@@ -30,7 +30,7 @@ pub(crate) enum Turmoil {
     Start(usize, Reload, Sight, bool),
     Restart(usize),
     Stop(usize),
-    /// It does not reload any more, or does again.
+    /// It stops reloading, or starts again.
     Deaf(usize, bool),
     /// Clients of that CA stay connected.
     Connect(usize, usize),
@@ -83,7 +83,7 @@ impl World {
             }
             T::PutCopy(ca) => {
                 if let Some(mut stored) = self.kept.get(&copy(ca)).cloned() {
-                    // What has leaked since is erased by whoever is careful.
+                    // A careful administrator erases generations that were compromised since.
                     let leaked =
                         |text: &String| text.strip_prefix("KEY ").is_some_and(|name| self.leaked.contains(name));
                     stored.content.retain(|_, text| !leaked(text));
@@ -182,8 +182,8 @@ impl World {
         self.pods.get(which % self.pods.len().max(1)).map(|pod| pod.name.clone())
     }
 
-    /// Everybody becomes as the operator would have it: pods reload and report, clients connect anew, and what it may not
-    /// write can be written.
+    /// All instances become ready for rotations: pods reload and report, clients reconnect, and refused writes are
+    /// possible.
     pub(crate) fn calm(&mut self) {
         (self.fail_next, self.view, self.writes_left, self.pods_unknown) = (0, None, None, None);
         self.stir(Turmoil::RequireAcknowledgement(true));
@@ -209,7 +209,7 @@ impl World {
             pod.connections.clear();
             self.restart(&name);
         }
-        // Whoever lacks a volume waits for it for ever.
+        // A pod without its volume does not start.
         self.pods.retain(|pod| pod.started.is_some());
     }
 }

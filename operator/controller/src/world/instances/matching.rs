@@ -213,7 +213,7 @@ impl World {
     }
 }
 
-/// An instance is waited for if one of its workloads requires it.
+/// An instance holds rotations if one of its workloads requires it.
 fn acknowledgement(workloads: &[&Workload]) -> Acknowledgement {
     let best_effort = |workload: &&Workload| workload.acknowledgement == Acknowledgement::BestEffort;
     if !workloads.is_empty() && workloads.iter().all(best_effort) {

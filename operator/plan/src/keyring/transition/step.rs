@@ -52,14 +52,14 @@ pub enum Step {
     Suspect {
         /// Which one.
         id: String,
-        /// When it is removed from the trust bundle.
+        /// The mode of the removal from the trust bundle.
         mode: DistrustMode,
     },
     /// It was compromised and is removed now. Staged generations are removed with [`Step::Discard`].
     Distrust {
         /// Which one.
         id: String,
-        /// When it is removed from the trust bundle.
+        /// The mode of the removal from the trust bundle.
         mode: DistrustMode,
     },
     /// Every instance was seen to refuse it.
@@ -98,7 +98,7 @@ impl fmt::Display for Step {
             Self::Abandon(id) => write!(f, "abort the rotation to {id}"),
             Self::Discard(id) => write!(f, "discard {id}, which is no longer needed"),
             Self::Reactivate { id, .. } => write!(f, "activate {id} again after an abort"),
-            Self::Resume { id, .. } => write!(f, "activate {id} again, as it is in its Secret again"),
+            Self::Resume { id, .. } => write!(f, "activate {id} again, which the user restored in the Secret"),
             Self::Suspect { id, mode } => write!(f, "mark {id} as compromised ({mode:?})"),
             Self::Distrust { id, mode } => write!(f, "distrust {id} ({mode:?})"),
             Self::Refused { id, .. } => write!(f, "record that all instances refuse {id}"),

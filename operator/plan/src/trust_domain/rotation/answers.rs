@@ -100,7 +100,7 @@ pub(super) fn advance_signing(context: &Context<'_, '_>) -> Option<Turn> {
 }
 
 /// Binds `advance-without` to the rotation that the named generation takes part in now. It applies to no other
-/// rotation: when that generation is itself replaced later, lagging instances are waited for again.
+/// rotation: when that generation is itself replaced later, lagging instances hold that rotation again.
 fn advance<M: Material>(context: &Context<'_, '_>, kind: RingKind, ring: &Ring<M>) -> Option<Turn> {
     let asked = context.unanswered(annotation::ADVANCE_WITHOUT)?;
     let Some(generation) = ring.generation(asked) else {

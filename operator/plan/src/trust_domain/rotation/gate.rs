@@ -75,7 +75,7 @@ impl Poll {
         })
     }
 
-    /// The text about a removal. It claims only what was observed.
+    /// The text about a removal. It only claims observed facts.
     pub(super) fn replaced(&self) -> String {
         let missed: Vec<Laggard> = self.laggards.iter().chain(&self.left).chain(&self.tolerated).cloned().collect();
         if missed.is_empty() {
