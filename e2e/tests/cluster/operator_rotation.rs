@@ -329,7 +329,7 @@ async fn with_a_ring_times_that_cannot_work_are_a_warning_with_both_numbers_and_
     seen.wait_for_states("ca", &["Removed", "Removed", "Active"]).await;
     scene.create(long).await;
     let message = scene.wait_for("ServiceCertificate", "long", "DurationClamped=True", "DurationClamped", SOON).await;
-    assert!(message.contains("spec.duration: asked for 26000h, issued for 1"), "{message}");
+    assert!(message.contains("spec.duration: requested 26000h, issued for 1"), "{message}");
     let gone = async || match scene.condition("TrustDomain", &domain, "LifetimesTooTight").await {
         None => Seen::Yes(()),
         Some(found) => Seen::NotYet(format!("{found:?}")),

@@ -49,7 +49,7 @@ fn an_abort_that_was_too_early_does_not_poison_a_later_state() {
     let [old, new] = ids(&world, true).try_into().unwrap();
     annotate(&mut world, annotation::ABORT, &old);
     let message = says(&world, &domain(), "AnnotationIgnored", "True", "AnnotationIgnored");
-    assert!(message.contains("metadata.annotations[gaia.dev/abort]") && message.contains("it is Retiring already"));
+    assert!(message.contains("metadata.annotations[gaia.dev/abort]") && message.contains("it is already Retiring"));
     // A restore activates the named generation while another one retires.
     wait(&mut world, 60);
     let copy = world.secret("gaia-system", "gaia-ca-ring-previous").unwrap();

@@ -128,7 +128,7 @@ fn only_when_waiting_would_shorten_certificates_does_time_decide() {
         .flat_map(|d| d.action.events())
         .filter(|event| event.reason == "RotationForced")
         .collect();
-    assert!(forced[0].warning && forced[0].message.starts_with("critical: CA "), "{forced:?}");
+    assert!(forced[0].warning && forced[0].message.starts_with("critical: activated CA "), "{forced:?}");
     assert!(forced[0].message.contains("shop/deaf: Stale: has not loaded the newest ca.crt"), "{forced:?}");
     sound(&world);
 }

@@ -18,7 +18,7 @@ pub(super) fn corporate(world: &mut World, which: &str) -> String {
     let pem = match which {
         "a" => case("no key is listed"),
         "a2" => case("the issuer was certified again with the listed key"),
-        "b" => case("a certificate of the listed key is presented outside the path"),
+        "b" => case("a certificate of the listed key is presented beside the path"),
         _ => root.clone(),
     };
     let root = (pem != root).then_some(root);

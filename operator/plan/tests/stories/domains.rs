@@ -201,7 +201,7 @@ fn a_certificate_made_by_hand_is_not_taken_over_by_a_service_of_that_name() {
     let message = says(&world, &service("shop", "web"), "Stalled", "True", "ObjectNotOwned");
     // The message names the object to hand over, and the next check.
     for part in [
-        "ServiceCertificate shop/web exists and does not belong to the operator; delete it, or hand it over",
+        "ServiceCertificate shop/web exists and does not belong to the operator",
         "kubectl annotate -n shop servicecertificate web gaia.dev/adopt=true",
         "refused if its trustDomainRef or secretName differs",
     ] {
@@ -252,7 +252,7 @@ fn a_ca_from_outside_is_taken_once_it_is_good() {
     world.brought = brought(1, "2026-02-01T00:00:00Z");
     world.settle();
     let message = says(&world, &domain(), "Stalled", "True", "DurationNotPossible");
-    assert!(message.contains("our-ca ends at 2026-02-01T00:00:00Z, too soon for certificates of 3240h"), "{message}");
+    assert!(message.contains("our-ca expires at 2026-02-01T00:00:00Z, too soon for certificates of 3240h"), "{message}");
     assert!(message.ends_with("= 6482h11m"), "{message}");
     world.advance(1);
     world.settle();

@@ -116,7 +116,7 @@ fn a_max_duration_clamps_at_the_next_renewal_and_names_both_numbers() {
     let message = says(&world, &certificate("shop", "web"), "DurationClamped", "True", "DurationClamped");
     assert_eq!(
         message,
-        "spec.duration: asked for 2160h, limited to 48h by spec.certificateDefaults.maxDuration of TrustDomain gaia"
+        "spec.duration: requested 2160h, limited to 48h by spec.certificateDefaults.maxDuration of TrustDomain gaia"
     );
     world.ask_to_renew(&name("shop", "web"), "now");
     world.settle();

@@ -99,7 +99,7 @@ fn a_rotation_that_waits_goes_on_without_the_instance_that_is_named() {
     wait(&mut world, 300);
     let message = says(&world, &domain(), "CARotating", "True", "WaitingForInstances");
     assert!(message.contains("shop/deaf: "), "{message}");
-    let next = message.split_once("use CA ").unwrap().1.split(':').next().unwrap().to_owned();
+    let next = message.split_once("trust CA ").unwrap().1.split(' ').next().unwrap().to_owned();
     runbook.run(&mut world, "advance-without", &[&next]);
     until(&mut world, true, "Removed, Active");
     sound(&world);
