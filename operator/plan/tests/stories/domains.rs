@@ -252,7 +252,10 @@ fn a_ca_from_outside_is_taken_once_it_is_good() {
     world.brought = brought(1, "2026-02-01T00:00:00Z");
     world.settle();
     let message = says(&world, &domain(), "Stalled", "True", "DurationNotPossible");
-    assert!(message.contains("our-ca expires at 2026-02-01T00:00:00Z, too soon for certificates of 3240h"), "{message}");
+    assert!(
+        message.contains("our-ca expires at 2026-02-01T00:00:00Z, too soon for certificates of 3240h"),
+        "{message}"
+    );
     assert!(message.ends_with("= 6482h11m"), "{message}");
     world.advance(1);
     world.settle();
