@@ -142,7 +142,7 @@ impl UserTokenRules<'_> {
         if issuer.required_claims.iter().any(|(name, value)| claims.get(name) != Some(&Value::from(value.as_str()))) {
             return Err(Reason::ClaimRequired);
         }
-        if claims.contains_key("act") {
+        if OTHER_KINDS.iter().any(|name| claims.contains_key(*name)) {
             return Err(Reason::KindNotAccepted);
         }
         let is_anonymous = match claims.get("is_anonymous") {
@@ -260,6 +260,9 @@ fn is_user_type(typ: Option<&str>) -> bool {
 const USER_TYPES: [&str; 3] = ["JWT", "at+jwt", "application/at+jwt"];
 /// Claims that name the application a token was issued to.
 const CLIENT_CLAIMS: [&str; 2] = ["azp", "client_id"];
+/// Claims of tokens that are no access tokens of a user: a delegation (RFC 8693, section 4.1), and a security event, such as
+/// a logout token (RFC 8417, section 2.2).
+const OTHER_KINDS: [&str; 2] = ["act", "events"];
 /// Claims that only ID tokens have (OpenID Connect Core, sections 2 and 3.3.2.11).
 const ID_TOKEN_CLAIMS: [&str; 3] = ["at_hash", "c_hash", "s_hash"];
 /// Values that Supabase Auth writes.

@@ -21,6 +21,9 @@ struct Case {
     algorithm: String,
     issuer: UserTokenIssuer,
     jwk: Map<String, Value>,
+    /// Keys before it in the set.
+    #[serde(default, rename = "otherKeys")]
+    other_keys: Vec<Value>,
     header: Value,
     claims: Value,
     accepted: bool,
@@ -35,7 +38,8 @@ fn refused(case: &Case, now: Timestamp) -> Option<String> {
         jwk[name] = value.clone();
     }
     jwk.as_object_mut().unwrap().retain(|_, value| !value.is_null());
-    let set = json!({ "keys": [jwk] }).to_string();
+    let all: Vec<&Value> = case.other_keys.iter().chain([&jwk]).collect();
+    let set = json!({ "keys": all }).to_string();
     let Ok(keys) = KeySet::parse_outside(set.as_bytes(), &case.issuer.algorithms) else {
         return Some("key_set".to_owned());
     };
