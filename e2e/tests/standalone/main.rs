@@ -15,4 +15,5 @@ mod old_certificates;
 mod verdicts;
 mod warm_users;
 mod web;
+mod web_by_gateway;
 mod web_support;
