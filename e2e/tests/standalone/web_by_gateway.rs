@@ -251,7 +251,8 @@ async fn pages_sign_in_chat_and_keep_files_through_gateway() {
 
 #[tokio::test]
 async fn limit_of_an_address_counts_pages_and_programs_together() {
-    let setting = Setting { gateway_env: &[("GAIA_IP_RATE", "1:20"), ("GAIA_ACCOUNT_RATE", "0")], ..Setting::default() };
+    let setting =
+        Setting { gateway_env: &[("GAIA_IP_RATE", "1:20"), ("GAIA_ACCOUNT_RATE", "0")], ..Setting::default() };
     let shop = Shop::open(setting).await;
     let mut ada = shop.signed_in(ADA_AT).await;
     let mut elsewhere = shop.signed_in("198.51.100.4").await;

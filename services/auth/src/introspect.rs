@@ -3,7 +3,6 @@
 //! They are verified as if their holder had presented them to the requesting service: the audience of a platform token
 //! must be that service. The client of the token is returned instead of being compared with the peer.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use gaia_api::SpiffeId;
@@ -12,9 +11,11 @@ use http::HeaderMap;
 use jiff::Timestamp;
 
 use crate::decision::authenticator::Authenticator;
+use crate::issuers::Source;
 use crate::policy::mode::{self, Evidence};
 use crate::policy::rules::{Known, Rules};
 use crate::principal::{Connection, Credential, Identity, PeerIdentity, Scopes};
+use crate::request::client::Client;
 use crate::request::extract_credentials;
 use crate::tokens::cache::Token;
 use crate::tokens::{ServiceToken, TokenRules, UserToken};
@@ -49,7 +50,7 @@ pub struct Examined {
 impl Authenticator {
     /// Verifies a token sent by `peer`, and queries its issuer where needed. The audience of a platform token must be
     /// the peer. A certificate-bound token is accepted only if it is bound to the peer's certificate. A query to the
-    /// issuer counts against the limits of the peer and of `client`, the address that sent the token.
+    /// issuer counts against the share of `client` at the peer.
     ///
     /// # Errors
     /// A [`Refusal`] for the first rule that the token breaks.
@@ -57,15 +58,14 @@ impl Authenticator {
         self: &Arc<Self>,
         text: &str,
         peer: Option<&PeerIdentity>,
-        client: Option<IpAddr>,
+        client: Client,
     ) -> Result<Examined, Refusal> {
         let rules = self.rules().ok_or(Reason::PolicyNotLoaded)?;
         let Some(issuer) = rules.user_issuer(text) else {
             let token = rules.meant_for(text, peer, self.now())?;
             return Ok(rules.of_platform(token, peer));
         };
-        let connection = Connection { peer: peer.cloned(), address: client, ..Connection::default() };
-        let answer = match self.asking(&rules, text, &connection) {
+        let answer = match self.asking(&rules, text, (peer, Source::new(peer, client, None))) {
             None => None,
             Some(asking) => asking.await,
         };

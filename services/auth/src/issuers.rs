@@ -13,6 +13,8 @@ use gaia_api::SpiffeId;
 use gaia_api::mount::UserTokenIssuer;
 use jiff::{SignedDuration, Timestamp};
 
+use crate::principal::{PeerIdentity, site};
+use crate::request::client::Client;
 use crate::tokens::UserToken;
 use crate::tokens::cache::TokenHash;
 use crate::{Reason, Refusal};
@@ -24,12 +26,23 @@ pub trait Ask: Send + Sync + 'static {
 }
 
 /// The source of a query, used for a fair share of the issuer's capacity.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Source {
     /// The mTLS peer.
     pub peer: Option<SpiffeId>,
-    /// The client's address.
+    /// A client that this service or the peer has authenticated. It counts in place of its address.
+    pub known: Option<String>,
+    /// The site of the client's address.
     pub address: Option<IpAddr>,
+}
+
+impl Source {
+    /// The source of a credential that `peer` presents for `client` from the address `on_the_wire`.
+    #[must_use]
+    pub fn new(peer: Option<&PeerIdentity>, client: Client, on_the_wire: Option<IpAddr>) -> Self {
+        let address = client.address.or(on_the_wire).map(site).filter(|_| client.known.is_none());
+        Self { peer: peer.map(|peer| peer.spiffe_id.clone()), known: client.known, address }
+    }
 }
 
 /// A query to an external issuer.
@@ -240,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_question_never_shows_the_token_it_is_about() {
-        let source = Source { peer: None, address: None };
+        let source = Source::default();
         let question = Question::Token { issuer: user_issuer(), token: "secret".into(), sub: "u".into(), source };
         assert!(!format!("{question:?}").contains("secret"));
     }

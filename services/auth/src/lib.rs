@@ -36,6 +36,7 @@ pub use introspect::Examined;
 pub use policy::api_key::{ApiKeyTable, ApiKeyTableError};
 pub use policy::rules::{PolicyError, Rules, Verdict, check_policy};
 pub use principal::{Connection, Credential, Identity, Listener, PeerIdentity, Principal, Scopes, Transport, site};
+pub use request::client::{CLIENT_IP_HEADER, Client, KNOWN_CLIENT_HEADER};
 pub use request::extract_credentials::{API_KEY_HEADER, Presented};
 pub use request::refusal::{Claimed, Reason, Refusal, Trace, problem, problem_with};
 pub use tokens::external_keys::UserKeys;

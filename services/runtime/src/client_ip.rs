@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-pub use gaia_auth::site;
+pub use gaia_auth::{CLIENT_IP_HEADER, KNOWN_CLIENT_HEADER, site};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
@@ -25,7 +25,7 @@ pub fn client_ip(on_the_wire: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) ->
     client
 }
 
-/// Adds the client address, if known, for auth-service, which counts sign-in attempts by it.
+/// Adds the client address, if known, for limits of the called service.
 pub fn name_client(headers: &mut HeaderMap, client: Option<IpAddr>) {
     if let Some(client) = client.and_then(|client| HeaderValue::try_from(client.to_string()).ok()) {
         headers.insert(CLIENT_IP_HEADER, client);
@@ -33,7 +33,7 @@ pub fn name_client(headers: &mut HeaderMap, client: Option<IpAddr>) {
 }
 
 /// Adds the name of a client that this service has authenticated: a sealed session, or a browser that has signed in to
-/// the same account before. auth-service counts its requests separately.
+/// the same account before. The called service counts its requests separately.
 pub fn name_known_client(headers: &mut HeaderMap, id: Option<&str>) {
     if let Some(id) = id.and_then(|id| HeaderValue::from_str(id).ok()) {
         headers.insert(KNOWN_CLIENT_HEADER, id);
@@ -63,10 +63,6 @@ fn parse(hop: &str) -> Option<IpAddr> {
     Some(IpAddr::to_canonical(&address))
 }
 
-/// Header in which a permitted caller sends the client address. It is removed from external requests.
-pub const CLIENT_IP_HEADER: HeaderName = HeaderName::from_static("x-gaia-client-ip");
-/// Header in which a permitted caller names a client that it has authenticated. It is removed from external requests.
-pub const KNOWN_CLIENT_HEADER: HeaderName = HeaderName::from_static("x-gaia-known-client");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 #[cfg(test)]

@@ -23,7 +23,6 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use crate::client_ip::site;
 use crate::credentials::snapshot::Generations;
 use crate::issuers::fetch::Fetched;
 use crate::random::random;
@@ -199,7 +198,6 @@ impl Outside {
 
     /// Queries whether a token is valid, unless the same query is in progress or was refused recently.
     async fn verify(&self, issuer: &UserTokenIssuer, token: &str, sub: &str, source: Source) -> Result<(), Reason> {
-        let source = Source { address: source.address.map(site), ..source };
         let api_key = issuer_key(&self.dir, &issuer.name).await.ok();
         let api_key = api_key.as_deref();
         let question = QuestionHash::of(token, sub, api_key);

@@ -7,6 +7,7 @@ use std::future::Future;
 use std::net::IpAddr;
 
 use gaia_auth::REQUEST_ID_HEADER;
+use gaia_runtime::client_ip::name_client;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::site::Client;
@@ -21,9 +22,13 @@ pub(crate) async fn for_client<T>(client: Client, handling: impl Future<Output =
     CLIENT.scope(client, handling).await
 }
 
-/// Adds the address of the current request's browser.
-pub(crate) fn name_browser(headers: &mut HeaderMap) {
-    name(headers, CLIENT.try_with(|client| client.address).ok().flatten());
+/// Adds the address of the current request's browser, for gateway also in the header that its limits use.
+pub(crate) fn name_browser(headers: &mut HeaderMap, is_gateway: bool) {
+    let address = CLIENT.try_with(|client| client.address).ok().flatten();
+    name_client(headers, address);
+    if is_gateway {
+        name(headers, address);
+    }
 }
 
 /// Adds the ID of the current request, so that audit lines of all services have the same one.

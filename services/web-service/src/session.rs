@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use gaia_auth::{Identity, sha256};
+use gaia_auth::{Client, Identity, sha256, sha256_hex};
 use http::HeaderMap;
 use http::HeaderValue;
 use jiff::{SignedDuration, Timestamp};
@@ -58,6 +58,12 @@ impl Session {
     #[must_use]
     pub(crate) fn key(&self) -> SessionKey {
         sha256(format!("{} {} {}", self.id, self.since, self.subject()).as_bytes())
+    }
+
+    /// Returns the user as the client that budgets are charged to. The hash reveals no name.
+    #[must_use]
+    pub(crate) fn client(&self) -> Client {
+        Client { address: None, known: Some(sha256_hex(self.subject().to_string().as_bytes())) }
     }
 
     /// Returns true if the access token should be refreshed: shortly before it expires, so that a call in transit is

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use gaia_auth::{Authenticator, Credential, Examined, Reason};
+use gaia_runtime::client_ip::name_known_client;
 use gaia_runtime::{AnswerBody, CallError, Caller};
 use http::header::AUTHORIZATION;
 use http::uri::Scheme;
@@ -97,7 +98,7 @@ impl Upstream {
         scope: &'static str,
         patience: Duration,
     ) -> Result<Response<AnswerBody>, UpstreamError> {
-        let request = self.prepared(request);
+        let request = self.prepared(request, session);
         // Tokens are not sent over plain HTTP.
         let refused = if self.is_plain() {
             None
@@ -128,7 +129,7 @@ impl Upstream {
         session: &Session,
         scope: &'static str,
     ) -> Result<Response<AnswerBody>, UpstreamError> {
-        let request = self.prepared(request);
+        let request = self.prepared(request, session);
         let is_by_key = self.by_key.uses_api_key() && self.taken(session) == Taken::ApiKey;
         let answer = if is_by_key || self.is_plain() {
             self.in_place_of_token(request, session, scope, UPLOAD_PATIENCE).await?
@@ -141,11 +142,11 @@ impl Upstream {
         Ok(answer)
     }
 
-    fn prepared<B>(&self, mut request: Request<B>) -> Request<B> {
+    /// Adds the request ID, the user and the browser's address. The called service charges queries to the issuer to them.
+    fn prepared<B>(&self, mut request: Request<B>, session: &Session) -> Request<B> {
         by_gateway::name_request(request.headers_mut());
-        if self.names_browsers {
-            by_gateway::name_browser(request.headers_mut());
-        }
+        by_gateway::name_browser(request.headers_mut(), self.names_browsers);
+        name_known_client(request.headers_mut(), session.client().known.as_deref());
         request
     }
 
@@ -175,7 +176,7 @@ impl Upstream {
     /// Checks the user's token by the policy of this service: issued by a user-token issuer, valid, not revoked, and
     /// with the scope. The API key has its own scopes, so the called service cannot check those of the user.
     async fn check_user(&self, session: &Session, scope: &'static str) -> Result<(), UpstreamError> {
-        match self.authenticator.examine_token(&session.access_token, None, None).await {
+        match self.authenticator.examine_token(&session.access_token, None, session.client()).await {
             Ok(Examined { kind: Credential::UserToken, is_anonymous: false, scopes, .. }) => {
                 if scopes.allow(scope) {
                     Ok(())

@@ -9,7 +9,7 @@ use axum::extract::{Extension, State};
 use axum::response::Response;
 use gaia_auth::audit::Origin;
 use gaia_auth::issue::DelegatedClaims;
-use gaia_auth::{Connection, Examined, PeerIdentity, Refusal, audit_line, problem_with};
+use gaia_auth::{Client, Connection, Examined, PeerIdentity, Refusal, audit_line, problem_with};
 use gaia_runtime::wire::{JWT_TYPE, TOKEN_EXCHANGE_PATH};
 use http::HeaderMap;
 
@@ -18,7 +18,6 @@ use super::{Issuing, IssuingInputs, TokenAnswer, token_id};
 use crate::denial::Denial;
 use crate::exchange::{ExchangeRequest, SubjectCredential, claims};
 use crate::form;
-use crate::login::client::Client;
 
 pub(super) async fn handle(
     State(issuing): State<Issuing>,
@@ -44,9 +43,10 @@ impl Issuing {
         headers: &HeaderMap,
         body: &[u8],
     ) -> Result<TokenAnswer, Refused> {
-        let client = Client::of(headers).site();
+        let client = Client::of(headers);
+        let site = client.site();
         let charged = |denial: Denial| match denial.is_of_the_request() {
-            true => self.limits.check_refused(peer, client, connection).err().unwrap_or(denial),
+            true => self.limits.check_refused(peer, site, connection).err().unwrap_or(denial),
             false => denial,
         };
         let form = form::parse(headers, body).ok_or(Denial::Malformed);
@@ -56,23 +56,24 @@ impl Issuing {
         self.refusals.check(key)?;
         let result = self.exchange_for(client, peer, connection, headers, &request, inputs).await;
         result.map_err(|denial| {
-            self.refusals.remember(key, (peer, client, connection), denial);
+            self.refusals.remember(key, (peer, site, connection), denial);
             charged(denial).into()
         })
     }
 
     async fn exchange_for(
         &self,
-        client: Option<IpAddr>,
+        client: Client,
         peer: &PeerIdentity,
         connection: &Connection,
         headers: &HeaderMap,
         request: &ExchangeRequest,
         IssuingInputs { signer, grants, generation }: IssuingInputs,
     ) -> Result<TokenAnswer, Denial> {
+        let site = client.site();
         let examined = match &request.subject {
             SubjectCredential::Token(token) => {
-                let client = client.or(connection.address);
+                let client = Client { address: client.address.or(connection.address), ..client };
                 self.authenticator.examine_token(token, Some(peer), client).await
             }
             SubjectCredential::ApiKey(key) => {
@@ -80,11 +81,11 @@ impl Issuing {
             }
         };
         let subject = examined.map_err(|refusal| refused(peer, &refusal))?;
-        self.limits.check_exchange(&subject.subject.to_string(), peer, client, connection)?;
+        self.limits.check_exchange(&subject.subject.to_string(), peer, site, connection)?;
         let claims = claims(&grants, generation.denied(), peer, &subject, request, self.clock.now(), token_id()?)?;
         let (access_token, claims) = self.signing.sign(&peer.spiffe_id, Arc::clone(&signer), claims).await?;
         // Before the response, so that every issued token is audited.
-        audit_issue((peer, Origin::of(connection, headers), client), &subject, signer.kid(), &claims);
+        audit_issue((peer, Origin::of(connection, headers), site), &subject, signer.kid(), &claims);
         Ok(TokenAnswer {
             access_token,
             issued_token_type: Some(JWT_TYPE),

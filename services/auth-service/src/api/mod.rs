@@ -15,7 +15,7 @@ use axum::routing::{get, post};
 use gaia_api::Clock;
 use gaia_auth::audit::Origin;
 use gaia_auth::issue::Signer;
-use gaia_auth::{Access, Authenticator, Connection, audit_line, problem};
+use gaia_auth::{Access, Authenticator, Client, Connection, audit_line, problem};
 use gaia_runtime::rate::when_to_retry;
 use gaia_runtime::wire::{SERVICE_TOKEN_PATH, TOKEN_EXCHANGE_PATH, VALIDATE_PATH};
 use gaia_runtime::{Generation, Routes, random};
@@ -29,7 +29,6 @@ use tokio::sync::watch;
 use crate::denial::Denial;
 use crate::files::IssuerFiles;
 use crate::grants::GrantTable;
-use crate::login::client::Client;
 use crate::signing::Signing;
 
 pub(crate) use limits::TokenLimits;

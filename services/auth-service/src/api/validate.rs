@@ -7,7 +7,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse as _, Response};
-use gaia_auth::{Connection, Examined, Refusal, Scopes, problem};
+use gaia_auth::{Client, Connection, Examined, Refusal, Scopes, problem};
 use http::{HeaderMap, StatusCode, header};
 use serde_json::{Map, Value, json};
 
@@ -28,7 +28,9 @@ pub(super) async fn handle(
     let Some(peer) = &connection.peer else {
         return Refusal::from(gaia_auth::Reason::PeerMissing).response();
     };
-    let answer = match issuing.authenticator.examine_token(&token, Some(peer), connection.address).await {
+    let client = Client::of(&headers);
+    let client = Client { address: client.address.or(connection.address), ..client };
+    let answer = match issuing.authenticator.examine_token(&token, Some(peer), client).await {
         Ok(examined) => active(&examined),
         Err(refusal) if refusal.reason.status() == StatusCode::SERVICE_UNAVAILABLE => {
             let cannot_tell =

@@ -66,7 +66,7 @@ mod tests {
     use gaia_runtime::testing::audit_lines;
 
     use super::*;
-    use crate::login::client::Client;
+    use gaia_auth::Client;
 
     #[test]
     fn failed_sign_in_leaves_address_account_and_request_id() {

@@ -9,11 +9,10 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use gaia_auth::sha256;
+use gaia_auth::{Client, sha256};
 use gaia_runtime::Recent;
 use gaia_runtime::rate::Limit;
 
-use super::client::Client;
 use super::failure::LoginFailure;
 
 /// The identified parts of the requester.

@@ -5,7 +5,6 @@
 //! failure of GoTrue never ends a session.
 
 mod audit;
-pub(crate) mod client;
 mod failure;
 mod flights;
 mod gotrue;
@@ -19,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gaia_auth::{Authenticator, Connection, Credential, Identity, Principal};
+use gaia_auth::{Authenticator, Client, Connection, Credential, Identity, Principal};
 use gaia_runtime::Generation;
 use http::HeaderMap;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -30,7 +29,6 @@ use tokio::time::Instant;
 
 use crate::files::IssuerFiles;
 use audit::{Entry, LoginAudit};
-use client::Client;
 use failure::LoginFailure;
 use flights::Flights;
 use gotrue::{KeyWatch, Methods, Project, Session};
@@ -83,6 +81,9 @@ struct Caller {
     connection: Arc<Connection>,
     asker: Asker,
 }
+
+/// The calling service and the client that a token is examined for.
+type Bearer<'a> = (&'a Connection, &'a Asker);
 
 impl Login {
     pub(crate) fn new(
@@ -139,7 +140,7 @@ impl Login {
         }
         let project = self.project(&caller.asker).await?;
         let session = project.sign_in(wanted).await?;
-        let session = self.checked(&project, &caller.connection, session).await?;
+        let session = self.checked(&project, caller.bearer(), session).await?;
         if let Some(account) = wanted.account() {
             self.limits.signed_in(&caller.asker, account);
         }
@@ -152,10 +153,10 @@ impl Login {
         let hash = wanted.hash();
         self.limits.check_refresh(&caller.asker, hash)?;
         let project = self.project(&caller.asker).await?;
-        let (login, connection) = (self.clone(), Arc::clone(&caller.connection));
+        let (login, connection, asker) = (self.clone(), Arc::clone(&caller.connection), caller.asker.clone());
         let asking = async move {
             let session = project.refresh(&wanted).await?;
-            let session = login.checked(&project, &connection, session).await?;
+            let session = login.checked(&project, (&connection, &asker), session).await?;
             login.limits.issued(session.token_hash());
             Ok(Arc::new(session))
         };
@@ -165,7 +166,7 @@ impl Login {
     async fn log_out(&self, caller: &Caller, wanted: &Logout) -> Result<(), LoginFailure> {
         let project = self.project(&caller.asker).await?;
         // A token of another issuer is not sent to the project.
-        match self.user_of(&project, &caller.connection, &wanted.access_token).await {
+        match self.user_of(&project, caller.bearer(), &wanted.access_token).await {
             Ok(sub) => self.limits.check_sign_out(&sub)?,
             Err(failure) => {
                 self.limits.check_refused_sign_out(&caller.asker)?;
@@ -191,12 +192,7 @@ impl Login {
     }
 
     /// Returns a session only if the platform accepts its access token as one of this project.
-    async fn checked(
-        &self,
-        project: &Project,
-        connection: &Connection,
-        session: Session,
-    ) -> Result<Session, LoginFailure> {
+    async fn checked(&self, project: &Project, bearer: Bearer<'_>, session: Session) -> Result<Session, LoginFailure> {
         if session.access_token.len() > token::MAX_BYTES {
             tracing::warn!(
                 issuer = project.name(),
@@ -205,7 +201,7 @@ impl Login {
             );
             return Err(LoginFailure::SessionTooLarge);
         }
-        match self.user_of(project, connection, &session.access_token).await {
+        match self.user_of(project, bearer, &session.access_token).await {
             Ok(sub) if session.user["id"] == sub.as_str() => Ok(session),
             Ok(sub) => {
                 tracing::error!(issuer = project.name(), sub, "the login server returned a token of another user");
@@ -220,9 +216,16 @@ impl Login {
         }
     }
 
-    /// Returns the user of an access token, if it is a valid one of the project.
-    async fn user_of(&self, project: &Project, connection: &Connection, token: &str) -> Result<String, LoginFailure> {
-        let examined = self.authenticator.examine_token(token, connection.peer.as_ref(), connection.address).await;
+    /// Returns the user of an access token, if it is a valid one of the project. A query to the project is charged to the
+    /// client.
+    async fn user_of(
+        &self,
+        project: &Project,
+        (connection, asker): Bearer<'_>,
+        token: &str,
+    ) -> Result<String, LoginFailure> {
+        let client = Client { address: asker.client.address.or(connection.address), ..asker.client.clone() };
+        let examined = self.authenticator.examine_token(token, connection.peer.as_ref(), client).await;
         match examined {
             Ok(examined) if examined.kind == Credential::UserToken => match examined.subject {
                 Identity::User { issuer, sub } if issuer == project.name() => Ok(sub),
@@ -260,6 +263,10 @@ impl KnownMethods {
 }
 
 impl Caller {
+    fn bearer(&self) -> Bearer<'_> {
+        (&self.connection, &self.asker)
+    }
+
     fn audited(&self) -> (&Principal, &Connection, &Asker) {
         (&self.principal, &self.connection, &self.asker)
     }

@@ -12,11 +12,11 @@ use http::{HeaderMap, HeaderName, Request};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::decision::layer::connection_of;
-use crate::issuers::{Answer, Ask, Confirmed};
+use crate::issuers::{Answer, Ask, Confirmed, Source};
 use crate::policy::mode;
 use crate::policy::rules::{Known, Rules, Verdict};
 use crate::principal::{Connection, Credential, Identity, Listener, PeerIdentity, Principal, Transport};
-use crate::request::extract_credentials::Presented;
+use crate::request::{client::Client, extract_credentials::Presented};
 use crate::tokens::cache::{Token, TokenCache, TokenHash};
 use crate::tokens::external_keys::UserKeys;
 use crate::usage::{Caller, Ledger};
@@ -297,7 +297,9 @@ impl Authenticator {
         if policy.mode == AuthMode::APIKeyOnly && is_decided_by_key() {
             return None;
         }
-        self.asking(&rules, token, connection)
+        let peer = connection.peer.as_ref();
+        let client = peer.filter(|peer| self.may_carry(peer)).map_or_else(Client::default, |_| Client::of(headers));
+        self.asking(&rules, token, (peer, Source::new(peer, client, connection.address)))
     }
 
     /// Queries the issuer of a token if needed. The result has no answer if the query only refreshed its keys.
@@ -305,10 +307,10 @@ impl Authenticator {
         self: &Arc<Self>,
         rules: &Arc<Rules>,
         text: &str,
-        connection: &Connection,
+        origin: (Option<&PeerIdentity>, Source),
     ) -> Option<impl Future<Output = Option<Answer>> + Send + use<>> {
         let outside = self.outside.get()?;
-        let asked = rules.question(text, connection, self.clock.now(), self.known())?;
+        let asked = rules.question(text, origin, self.clock.now(), self.known())?;
         let (outside, this, rules) = (Arc::clone(outside), Arc::clone(self), Arc::clone(rules));
         let text = text.to_owned();
         Some(async move {

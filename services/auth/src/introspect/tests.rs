@@ -68,7 +68,7 @@ fn plain() -> Arc<Authenticator> {
 }
 
 fn examine(authenticator: &Arc<Authenticator>, token: &str) -> Result<Examined, Reason> {
-    let examined = now_or_never(authenticator.examine_token(token, Some(&peer(own())), None));
+    let examined = now_or_never(authenticator.examine_token(token, Some(&peer(own())), Client::default()));
     examined.map_err(|refusal| refusal.reason)
 }
 
@@ -86,9 +86,12 @@ fn a_delegated_token_is_examined_by_the_service_that_it_was_shown_to_and_by_no_o
     assert_eq!(examined.scopes, Scopes::from_list(&["assets:read".into()]));
     assert_eq!(examined.expires, Some(at(now().as_second() + 300)));
     // The audience is neither the client of the token nor another service.
-    let others = now_or_never(plain().examine_token(&token, Some(&peer(caller())), None));
+    let others = now_or_never(plain().examine_token(&token, Some(&peer(caller())), Client::default()));
     assert_eq!(others.unwrap_err().reason, Reason::AudienceWrong);
-    assert_eq!(now_or_never(plain().examine_token(&token, None, None)).unwrap_err().reason, Reason::PeerMissing);
+    assert_eq!(
+        now_or_never(plain().examine_token(&token, None, Client::default())).unwrap_err().reason,
+        Reason::PeerMissing
+    );
 }
 
 #[test]

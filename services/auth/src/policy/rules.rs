@@ -238,7 +238,7 @@ impl Rules {
     pub(crate) fn question(
         &self,
         text: &str,
-        connection: &Connection,
+        (peer, source): (Option<&PeerIdentity>, Source),
         now: Timestamp,
         known: Known<'_>,
     ) -> Option<Result<(Question, Option<UserToken>), Refusal>> {
@@ -253,12 +253,10 @@ impl Rules {
             return is_asked.then(|| Ok((Question::Key { issuer: issuer.clone(), kid }, None)));
         }
         Some(self.user_rules(issuer).read_unverified(text).and_then(|token| {
-            if let Err(reason) = token.check(&self.denied, connection.peer.as_ref(), now) {
+            if let Err(reason) = token.check(&self.denied, peer, now) {
                 return Err(Refusal { trace: token.trace, ..reason.into() });
             }
             let (issuer, sub) = (issuer.clone(), token.sub.clone());
-            let peer = connection.peer.as_ref().map(|peer| peer.spiffe_id.clone());
-            let source = Source { peer, address: connection.address };
             Ok((Question::Token { issuer, token: text.to_owned(), sub, source }, Some(token)))
         }))
     }

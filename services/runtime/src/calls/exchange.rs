@@ -4,14 +4,14 @@ use std::fmt;
 use std::net::IpAddr;
 
 use axum::body::Bytes;
-use gaia_auth::REQUEST_ID_HEADER;
+use gaia_auth::{REQUEST_ID_HEADER, sha256_hex};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Limited};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::client::mesh_client::{CallError, MeshClient, loggable_uri};
-use crate::client_ip::{name_client, site};
+use crate::client_ip::{name_client, name_known_client, site};
 use crate::wire::{API_KEY_TYPE, EXCHANGE_GRANT_TYPE, JWT_TYPE, SERVICE_TOKEN_PATH, TOKEN_EXCHANGE_PATH};
 
 /// The request for a service token.
@@ -154,7 +154,7 @@ impl MeshClient {
     /// [`CallError`] if it does not respond, refuses, or sends an unexpected response.
     pub async fn service_token(&self, auth_url: &Uri, wanted: &TokenRequest<'_>) -> Result<ServiceToken, CallError> {
         let body = serde_json::to_vec(wanted).map_err(|error| CallError::failed(auth_url, error))?;
-        let asked = self.ask(auth_url, SERVICE_TOKEN_PATH, "application/json", (None, None), body).await?;
+        let asked = self.ask(auth_url, SERVICE_TOKEN_PATH, "application/json", None, body).await?;
         token(auth_url, asked.status, &asked.body)
     }
 
@@ -170,8 +170,8 @@ impl MeshClient {
         subject: impl Into<OnBehalf<'_>>,
         target: &str,
     ) -> Result<ServiceToken, CallError> {
-        let OnBehalf { credential, client, request_id, .. } = subject.into();
-        let (subject_token, subject_token_type) = match credential {
+        let subject = subject.into();
+        let (subject_token, subject_token_type) = match subject.credential {
             Subject::Token(token) => (token, JWT_TYPE),
             Subject::ApiKey(key) => (key, API_KEY_TYPE),
         };
@@ -180,7 +180,7 @@ impl MeshClient {
         let body = serde_urlencoded::to_string(&form).map_err(|error| CallError::failed(auth_url, error))?;
         let content_type = "application/x-www-form-urlencoded";
         let Asked { status, headers, body } =
-            self.ask(auth_url, TOKEN_EXCHANGE_PATH, content_type, (client, request_id), body.into_bytes()).await?;
+            self.ask(auth_url, TOKEN_EXCHANGE_PATH, content_type, Some(subject), body.into_bytes()).await?;
         let error = serde_json::from_slice::<OAuthError>(&body).map(|answer| answer.error).unwrap_or_default();
         if status == StatusCode::BAD_REQUEST && SUBJECT_ERRORS.contains(&error.as_str()) {
             // With `Retry-After` a retry may succeed, for example for a key that auth-service has not loaded yet.
@@ -195,7 +195,7 @@ impl MeshClient {
         auth_url: &Uri,
         path: &str,
         content_type: &'static str,
-        (client, request_id): (Option<IpAddr>, Option<&str>),
+        subject: Option<OnBehalf<'_>>,
         body: Vec<u8>,
     ) -> Result<Asked, CallError> {
         let mut request = Request::builder()
@@ -204,8 +204,11 @@ impl MeshClient {
             .header(header::CONTENT_TYPE, content_type)
             .body(Bytes::from(body))
             .map_err(|error| CallError::failed(auth_url, error))?;
-        name_client(request.headers_mut(), client);
-        if let Some(id) = request_id.and_then(|id| HeaderValue::from_str(id).ok()) {
+        let account = subject.and_then(|subject| subject.account).map(|account| sha256_hex(account.as_bytes()));
+        name_client(request.headers_mut(), subject.and_then(|subject| subject.client));
+        name_known_client(request.headers_mut(), account.as_deref());
+        let id = subject.and_then(|subject| subject.request_id);
+        if let Some(id) = id.and_then(|id| HeaderValue::from_str(id).ok()) {
             request.headers_mut().insert(REQUEST_ID_HEADER, id);
         }
         let response = self.send_with_retry(request).await?;

@@ -190,7 +190,7 @@ mod tests {
     }
 
     fn source(number: u8) -> Source {
-        Source { peer: None, address: Some([10, 0, 0, number].into()) }
+        Source { address: Some([10, 0, 0, number].into()), ..Source::default() }
     }
 
     fn now() -> Timestamp {

@@ -107,7 +107,7 @@ struct World {
 }
 
 fn nowhere() -> Source {
-    Source { peer: None, address: None }
+    Source::default()
 }
 
 impl World {

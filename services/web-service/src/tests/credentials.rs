@@ -179,3 +179,14 @@ async fn key_gives_a_user_no_more_than_the_policy_gives_users() {
     // The list after the refused deletion is a read.
     assert_eq!(by_key(&scene), before + 1);
 }
+
+#[tokio::test]
+async fn each_call_names_its_user_to_the_service() {
+    let scene = Scene::begin().await;
+    for mut browser in [scene.signed_in().await, scene.signed_in().await, scene.signed_in_as(OTHER_EMAIL).await] {
+        assert_eq!(browser.get("/files").await.status, StatusCode::OK);
+    }
+    let state = scene.behind.state();
+    let [ada, again, bob] = state.users_named.as_slice() else { panic!("{:?}", state.users_named) };
+    assert!(ada.len() == 64 && ada == again && ada != bob, "a user has one share in all sessions: {ada} {again} {bob}");
+}

@@ -66,6 +66,8 @@ pub(super) struct BehindState {
     pub(super) clients: Vec<String>,
     /// Action and authenticated client ID received with each sign-in request.
     pub(super) known: Vec<(&'static str, String)>,
+    /// IDs of users received by the services, per request.
+    pub(super) users_named: Vec<String>,
     /// Browser addresses received by gateway, per request.
     pub(super) browsers: Vec<String>,
     /// IDs of these requests.
@@ -117,6 +119,7 @@ impl Behind {
         let mut state = self.state();
         state.browsers.push(text_of(headers, "x-forwarded-for"));
         state.request_ids.push(text_of(headers, "x-request-id"));
+        state.users_named.push(text_of(headers, "x-gaia-known-client"));
         state.credentials.push(if token.is_some() { "token" } else { "key" });
         let user = token.and_then(|token| state.users.get(token).copied());
         let is_taken = state.takes_tokens && user.is_some() && user != state.not_taken;
@@ -284,6 +287,7 @@ impl Scene {
                 proofs: Vec::new(),
                 clients: Vec::new(),
                 known: Vec::new(),
+                users_named: Vec::new(),
                 browsers: Vec::new(),
                 request_ids: Vec::new(),
                 offered: vec!["github"],

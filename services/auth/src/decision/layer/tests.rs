@@ -1,3 +1,5 @@
+mod sources;
+
 use std::convert::Infallible;
 use std::sync::Mutex;
 

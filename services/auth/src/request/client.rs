@@ -2,28 +2,31 @@
 
 use std::net::IpAddr;
 
-use gaia_runtime::client_ip::{CLIENT_IP_HEADER, KNOWN_CLIENT_HEADER, site};
 use http::{HeaderMap, HeaderName};
+
+use crate::principal::site;
 
 /// The user's client, as a permitted caller describes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Client {
+pub struct Client {
     /// The address in `X-Gaia-Client-IP`.
-    pub(super) address: Option<IpAddr>,
+    pub address: Option<IpAddr>,
     /// The name in `X-Gaia-Known-Client` of a client that the caller has authenticated.
-    pub(super) known: Option<String>,
+    pub known: Option<String>,
 }
 
 impl Client {
     /// Reads the headers of a permitted caller. A header that is repeated or malformed counts as absent.
-    pub(crate) fn of(headers: &HeaderMap) -> Self {
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
         let address = single(headers, &CLIENT_IP_HEADER).and_then(|text| text.parse::<IpAddr>().ok());
         let known = single(headers, &KNOWN_CLIENT_HEADER).filter(|text| is_name(text));
         Self { address: address.map(|address| address.to_canonical()), known: known.map(str::to_owned) }
     }
 
     /// Returns the part of the address that limits are counted by: for IPv6 the /64 network of one customer.
-    pub(crate) fn site(&self) -> Option<IpAddr> {
+    #[must_use]
+    pub fn site(&self) -> Option<IpAddr> {
         self.address.map(site)
     }
 }
@@ -38,6 +41,10 @@ fn is_name(text: &str) -> bool {
     (1..=MAX_NAME_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
+/// The header in which a declared caller names the address of its client. The gateway drops it from outside.
+pub const CLIENT_IP_HEADER: HeaderName = HeaderName::from_static("x-gaia-client-ip");
+/// The header in which a declared caller names a client that it has authenticated. The gateway drops it from outside.
+pub const KNOWN_CLIENT_HEADER: HeaderName = HeaderName::from_static("x-gaia-known-client");
 const MAX_NAME_BYTES: usize = 128;
 
 #[cfg(test)]
