@@ -11,6 +11,9 @@ pub(crate) struct Chunk {
     pub(crate) text: String,
     /// The finish reason, if the event has one.
     pub(crate) finish: Option<Finish>,
+    /// An object without choices that is none of the known ones. It may be an error in a form of the provider's own, so an
+    /// end mark after it does not complete the answer.
+    pub(crate) is_unknown: bool,
 }
 
 /// The reason for the end of an answer.
@@ -33,13 +36,17 @@ pub(crate) fn read(data: &[u8]) -> Result<Chunk, ProviderError> {
     let event = match serde_json::from_slice(data) {
         Ok(Value::Null) => return Ok(Chunk::default()),
         Ok(Value::Object(event)) => Value::Object(event),
+        // Gemini sends its error as a list of one.
+        Ok(Value::Array(mut events)) if events.first().is_some_and(|event| error_in(event).is_some()) => {
+            events.swap_remove(0)
+        }
         _ => return Err(ProviderError::Garbage),
     };
     if let Some(error) = error_in(&event) {
         return Err(reported(error));
     }
     let choices = match &event["choices"] {
-        Value::Null => return Ok(Chunk::default()),
+        Value::Null => return Ok(Chunk { is_unknown: is_unknown(&event), ..Chunk::default() }),
         Value::Array(choices) => choices,
         _ => return Err(ProviderError::Garbage),
     };
@@ -52,7 +59,14 @@ pub(crate) fn read(data: &[u8]) -> Result<Chunk, ProviderError> {
         append(&mut text, &delta["refusal"])?;
     }
     let reason = if choice["finish_reason"].is_null() { &choice["finishReason"] } else { &choice["finish_reason"] };
-    Ok(Chunk { text, finish: finish(reason) })
+    Ok(Chunk { text, finish: finish(reason), is_unknown: false })
+}
+
+/// Returns true for an event without choices that is neither empty, nor a ping, nor a count of tokens.
+fn is_unknown(event: &Value) -> bool {
+    let is_known = |name: &String| KNOWN_MEMBERS.contains(&name.as_str());
+    let is_ping = event["type"] == "ping";
+    !is_ping && event.as_object().is_some_and(|members| !members.keys().all(is_known))
 }
 
 /// Returns the error of an event with the name `error`, whatever its data.
@@ -74,6 +88,17 @@ fn error_in(event: &Value) -> Option<&Value> {
     if !is_empty {
         return Some(error);
     }
+    // Cloudflare lists errors.
+    if let Some(error) = event["errors"].as_array().and_then(|errors| errors.first()) {
+        return Some(error);
+    }
+    // MiniMax has a status in each event, and FastChat a code in its errors.
+    if event["base_resp"]["status_code"].as_i64().is_some_and(|code| code != 0) {
+        return Some(&event["base_resp"]);
+    }
+    if event["error_code"].as_i64().is_some_and(|code| code != 0) {
+        return Some(event);
+    }
     let is_marked = event["object"] == "error" || event["type"] == "error";
     // A proxy sends the error of its framework: a text or a list under `message` or `detail`, and no choices.
     let is_message = event.get("choices").is_none() && ["message", "detail"].iter().any(|name| !event[*name].is_null());
@@ -81,12 +106,12 @@ fn error_in(event: &Value) -> Option<&Value> {
 }
 
 fn reported(error: &Value) -> ProviderError {
-    let is_rate_limit = ["code", "type", "status"].iter().any(|name| match &error[*name] {
+    let is_rate_limit = ["code", "type", "status", "status_code"].iter().any(|name| match &error[*name] {
         Value::Number(code) => code.as_u64() == Some(429),
         Value::String(code) => {
             let code: String = code.chars().filter(char::is_ascii_alphanumeric).collect();
             let code = code.to_ascii_lowercase();
-            code == "429" || code.starts_with("ratelimit") || code.starts_with("toomanyrequests")
+            code == "429" || RATE_LIMITS.iter().any(|limit| code.starts_with(limit))
         }
         _ => false,
     });
@@ -121,11 +146,30 @@ fn finish(reason: &Value) -> Option<Finish> {
     Some(match reason.as_str() {
         // Not the end. Ollama and SGLang sent an empty text where the protocol has null.
         "" | "null" | "none" => return None,
-        "stop" | "eos" | "eos_token" | "end_turn" | "stop_sequence" => Finish::Reason("stop"),
-        "length" | "model_length" | "max_tokens" | "max_output_tokens" => Finish::Reason("length"),
-        "content_filter" | "safety" | "sensitive" | "recitation" => Finish::Reason("content_filter"),
+        "stop" | "eos" | "eos_token" | "end_turn" | "stop_sequence" | "complete" | "completed" => {
+            Finish::Reason("stop")
+        }
+        "length"
+        | "model_length"
+        | "max_length"
+        | "max_tokens"
+        | "max_output_tokens"
+        | "model_context_window_exceeded" => Finish::Reason("length"),
+        "content_filter"
+        | "content_filtered"
+        | "safety"
+        | "sensitive"
+        | "recitation"
+        | "prohibited_content"
+        | "blocklist"
+        | "spii"
+        | "guardrail_intervened"
+        | "error_toxic"
+        | "refusal" => Finish::Reason("content_filter"),
         "tool_calls" | "function_call" | "tool_use" => Finish::Reason("tool_calls"),
         "error"
+        | "failed"
+        | "timeout"
         | "abort"
         | "aborted"
         | "cancelled"
@@ -137,6 +181,22 @@ fn finish(reason: &Value) -> Option<Finish> {
     })
 }
 
+/// Members of events without choices that say nothing of the answer.
+const KNOWN_MEMBERS: [&str; 11] = [
+    "choices",
+    "created",
+    "error",
+    "id",
+    "model",
+    "object",
+    "obfuscation",
+    "prompt_filter_results",
+    "service_tier",
+    "system_fingerprint",
+    "usage",
+];
+/// The beginnings of codes of rate limits, in lower case and without signs: OpenAI and LiteLLM, Gemini, Bedrock.
+const RATE_LIMITS: [&str; 4] = ["ratelimit", "toomanyrequests", "resourceexhausted", "throttl"];
 /// The types of parts whose text belongs to the answer.
 const TEXT_PARTS: [&str; 4] = ["text", "output_text", "refusal", ""];
 
@@ -145,7 +205,7 @@ mod tests {
     use super::*;
 
     fn chunk(text: &str, reason: Option<&'static str>) -> Chunk {
-        Chunk { text: text.to_owned(), finish: reason.map(Finish::Reason) }
+        Chunk { text: text.to_owned(), finish: reason.map(Finish::Reason), is_unknown: false }
     }
 
     #[test]
@@ -192,9 +252,47 @@ mod tests {
         ] {
             assert_eq!(read(data.as_bytes()).unwrap(), expected, "{data}");
         }
-        let failed = Chunk { text: "a".to_owned(), finish: Some(Finish::Failed) };
+        let failed = Chunk { finish: Some(Finish::Failed), ..chunk("a", None) };
         let data = br#"{"choices":[{"delta":{"content":"a"},"finish_reason":"abort"}]}"#;
         assert_eq!(read(data).unwrap(), failed, "an answer that was given up is not complete");
+    }
+
+    #[test]
+    fn objects_without_choices_are_known_or_spoil_the_end_mark() {
+        for data in [
+            "{}",
+            r#"{"type":"ping"}"#,
+            r#"{"id":"1","object":"chat.completion.chunk","model":"m","created":1,"usage":{"total_tokens":3}}"#,
+            r#"{"choices":null,"prompt_filter_results":[]}"#,
+        ] {
+            assert!(!read(data.as_bytes()).unwrap().is_unknown, "{data}");
+        }
+        for data in [r#"{"status":"failed"}"#, r#"{"fault":{"faultstring":"x"}}"#, r#"{"success":false}"#] {
+            assert!(read(data.as_bytes()).unwrap().is_unknown, "{data}");
+        }
+    }
+
+    #[test]
+    fn finish_reasons_of_each_vendor_are_of_a_fixed_set() {
+        for (reason, expected) in [
+            ("COMPLETE", "stop"),
+            ("end_turn", "stop"),
+            ("MAX_TOKENS", "length"),
+            ("model_context_window_exceeded", "length"),
+            ("SAFETY", "content_filter"),
+            ("PROHIBITED_CONTENT", "content_filter"),
+            ("guardrail_intervened", "content_filter"),
+            ("refusal", "content_filter"),
+            ("tool_use", "tool_calls"),
+            ("pause_turn", "other"),
+        ] {
+            let data = serde_json::json!({ "choices": [{ "delta": {}, "finish_reason": reason }] }).to_string();
+            assert_eq!(read(data.as_bytes()).unwrap(), chunk("", Some(expected)), "{reason}");
+        }
+        for reason in ["ERROR", "timeout", "insufficient_system_resource"] {
+            let data = serde_json::json!({ "choices": [{ "delta": {}, "finish_reason": reason }] }).to_string();
+            assert_eq!(read(data.as_bytes()).unwrap().finish, Some(Finish::Failed), "{reason}");
+        }
     }
 
     #[test]
@@ -224,6 +322,10 @@ mod tests {
             r#"{"type":"error","error":{"type":"overloaded_error"}}"#,
             r#"{"message":"Internal server error","code":500}"#,
             r#"{"detail":[{"msg":"field required"}]}"#,
+            r#"{"success":false,"errors":[{"code":3040,"message":"Capacity temporarily exceeded"}]}"#,
+            r#"{"text":"**NETWORK ERROR**","error_code":50004}"#,
+            r#"{"choices":null,"base_resp":{"status_code":1000,"status_msg":"unknown error"}}"#,
+            r#"[{"error":{"code":503,"message":"overloaded","status":"UNAVAILABLE"}}]"#,
         ] {
             assert_eq!(error(data), "provider_unavailable", "{data}");
         }
@@ -232,6 +334,10 @@ mod tests {
             r#"{"error":{"message":"slow down","code":429}}"#,
             r#"{"error":{"message":"slow down","code":"429","type":"None"}}"#,
             r#"{"object":"error","message":"slow down","type":"RateLimitError","code":null}"#,
+            r#"[{"error":{"code":429,"message":"slow down","status":"RESOURCE_EXHAUSTED"}}]"#,
+            r#"{"error":{"status":"RESOURCE_EXHAUSTED"}}"#,
+            r#"{"error":{"message":"slow down","status_code":429}}"#,
+            r#"{"error":{"code":"Throttling.RateQuota"}}"#,
         ] {
             assert_eq!(error(data), "provider_rate_limited", "{data}");
         }

@@ -87,6 +87,8 @@ pub struct Answer {
     events: EventReader,
     finish: Option<Finish>,
     has_text: bool,
+    /// An event came that may be an error in a form of the provider's own.
+    has_unknown: bool,
     has_ended: bool,
     /// Deadline for the first text.
     begins_before: Instant,
@@ -148,6 +150,7 @@ impl Provider {
             events: EventReader::default(),
             finish: None,
             has_text: false,
+            has_unknown: false,
             has_ended: false,
             begins_before,
             patience: self.patience,
@@ -181,6 +184,7 @@ impl Answer {
                     return self.done();
                 }
                 let chunk = chunk::read(&data)?;
+                self.has_unknown |= chunk.is_unknown;
                 if !chunk.text.is_empty() {
                     // A reason followed by more text is not final.
                     self.finish = chunk.finish;
@@ -223,9 +227,10 @@ impl Answer {
         Ok(())
     }
 
-    /// Handles `[DONE]`. Some providers send no reason before it, but one without any text has failed.
+    /// Handles `[DONE]`. Some providers send no reason before it, but one that sends no text either, or an event outside the
+    /// protocol, has failed.
     fn done(&self) -> Result<Part, ProviderError> {
-        let has_ended_early = !self.has_text;
+        let has_ended_early = !self.has_text || self.has_unknown;
         let without_reason =
             || if has_ended_early { Err(ProviderError::EndedEarly) } else { Ok(Part::End { finish_reason: "stop" }) };
         self.end().unwrap_or_else(without_reason)
@@ -255,7 +260,10 @@ fn judge(response: &Response) -> Result<(), ProviderError> {
     }
     let kind = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let is_stream = kind.is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with(EVENT_STREAM));
-    if is_stream { Ok(()) } else { Err(ProviderError::NotAStream) }
+    // No encoding is asked for, and an encoded stream would be read as garbage.
+    let mut encodings = response.headers().get_all(header::CONTENT_ENCODING).iter();
+    let is_plain = encodings.all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity"));
+    if is_stream && is_plain { Ok(()) } else { Err(ProviderError::NotAStream) }
 }
 
 /// Reads the key from its file, so that a replaced file takes effect without a restart.

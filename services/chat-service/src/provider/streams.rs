@@ -40,6 +40,11 @@ fn table() -> Vec<Recorded> {
 
 /// Starts a provider that responds with this stream.
 async fn provider(stream: Vec<Sent>) -> Provider {
+    encoding_provider(stream, None).await
+}
+
+/// The same with a `Content-Encoding`.
+async fn encoding_provider(stream: Vec<Sent>, encoding: Option<&'static str>) -> Provider {
     let answer = move || {
         let pieces = futures::stream::iter(stream.clone()).filter_map(|sent| async {
             match sent {
@@ -50,7 +55,11 @@ async fn provider(stream: Vec<Sent>) -> Provider {
                 Sent::Text(text) => Some(Ok::<_, std::io::Error>(text)),
             }
         });
-        std::future::ready(([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(pieces)).into_response())
+        let mut answer = ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(pieces)).into_response();
+        if let Some(encoding) = encoding {
+            answer.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
+        }
+        std::future::ready(answer)
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/v1", listener.local_addr().unwrap());
@@ -86,6 +95,16 @@ async fn the_stream_of_each_provider_is_read_to_its_end() {
     });
     let wrong: Vec<String> = futures::future::join_all(reading).await.into_iter().flatten().collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn encoded_stream_is_refused_before_it_is_read() {
+    let stream = table().swap_remove(0).stream;
+    for encoding in ["gzip", "br", "zstd"] {
+        let asked = encoding_provider(stream.clone(), Some(encoding)).await.ask("m", &[]).await;
+        assert!(matches!(asked, Err(ProviderError::NotAStream)), "{encoding}");
+    }
+    assert!(encoding_provider(stream, Some("identity")).await.ask("m", &[]).await.is_ok());
 }
 
 #[tokio::test]
