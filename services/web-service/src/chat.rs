@@ -68,7 +68,8 @@ pub(crate) async fn submit(
         }
         Err(trouble) => {
             turns.pop();
-            chat_page(&site, &session, trouble.status(), &turns, Some(trouble.notice()), &message)
+            let page = chat_page(&site, &session, trouble.status(), &turns, Some(trouble.notice()), &message);
+            trouble.when_to_retry(page)
         }
     }
 }

@@ -69,7 +69,7 @@ pub(crate) async fn submit(
             Ok(()) => uploaded += 1,
             Err(trouble) => {
                 let text = Some(trouble.notice());
-                return list_page(&site, &session, trouble.status(), text).await;
+                return trouble.when_to_retry(list_page(&site, &session, trouble.status(), text).await);
             }
         }
     }
@@ -131,7 +131,10 @@ pub(crate) async fn delete(State(site): State<Arc<Site>>, User(session): User, P
     };
     match deleted {
         Ok(()) => Redirect::to("/files?done=deleted").into_response(),
-        Err(trouble) => list_page(&site, &session, trouble.status(), Some(trouble.notice())).await,
+        Err(trouble) => {
+            let page = list_page(&site, &session, trouble.status(), Some(trouble.notice())).await;
+            trouble.when_to_retry(page)
+        }
     }
 }
 
@@ -139,6 +142,7 @@ async fn list_page(site: &Site, session: &Session, status: StatusCode, notice: O
     let Some(assets) = &site.assets else { return Trouble::NoPage.response(site, Some(session), true) };
     let listed = list(assets, session, MAX_LISTED).await;
     let is_listed = listed.is_ok();
+    let failed = listed.as_ref().err().copied();
     let (status, notice, list) = match listed {
         Ok(list) => (status, notice, list),
         // The first error is the one shown.
@@ -163,7 +167,12 @@ async fn list_page(site: &Site, session: &Session, status: StatusCode, notice: O
         files: files.collect(),
         has_more: list.has_more,
     };
-    pages::page(status, &list)
+    let page = pages::page(status, &list);
+    // With another status, the page reports an earlier error.
+    match failed.filter(|trouble| trouble.status() == status) {
+        Some(trouble) => trouble.when_to_retry(page),
+        None => page,
+    }
 }
 
 #[derive(Default, Deserialize)]

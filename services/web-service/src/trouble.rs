@@ -228,7 +228,15 @@ impl Trouble {
                 json!({ "title": self.title(), "status": status.as_u16(), "code": self.code(), "detail": self.text() });
             (status, [(header::CONTENT_TYPE, "application/problem+json")], Json(body)).into_response()
         };
-        let Self::TooMany { retry_after } = self else { return response };
-        when_to_retry(response, retry_after)
+        self.when_to_retry(response)
+    }
+
+    /// The same response with the time of the next attempt, where that is known. A page that shows the cause among other
+    /// content needs it too.
+    pub(crate) fn when_to_retry(self, response: Response) -> Response {
+        match self {
+            Self::TooMany { retry_after } => when_to_retry(response, retry_after),
+            _ => response,
+        }
     }
 }
