@@ -292,7 +292,7 @@ impl Upstream {
             Failure::Call(error) => tracing::warn!(upstream, %error, "failed to forward a request"),
             Failure::Timeout => tracing::warn!(upstream, "no response within the time limit"),
             Failure::CredentialsRejected => {
-                tracing::warn!(upstream, "the upstream rejected the credentials of this gateway")
+                tracing::warn!(upstream, "the upstream rejected the credentials of this gateway");
             }
         }
         let not_now = |status, detail| when_to_retry(problem(status, detail), Some(1));

@@ -178,7 +178,7 @@ impl Reloader {
             match tokio::task::spawn_blocking(move || directory.read()).await {
                 Ok(Some(files)) => self.take(&files),
                 Ok(None) => {
-                    tracing::debug!("the credential directory is being written; reading it again at the next check")
+                    tracing::debug!("the credential directory is being written; reading it again at the next check");
                 }
                 // The panic message is not logged, because it can contain data of the files.
                 Err(_) => tracing::error!("failed to read the credential directory"),
