@@ -7,6 +7,7 @@
 mod call;
 mod json;
 pub(crate) mod object;
+pub(crate) mod text;
 mod watch;
 
 pub(crate) use self::call::{Answer, ApiServer, CallError, within};

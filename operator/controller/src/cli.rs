@@ -1,10 +1,13 @@
 //! The command line.
 
+pub(crate) mod config;
+pub(crate) mod crd;
+pub(crate) mod plan;
+pub(crate) mod run;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-
-use crate::{config, crd, plan_command, run};
 
 /// Issues and rotates certificates and JWT signing keys for a platform of Kubernetes services.
 #[derive(Parser)]
@@ -19,7 +22,7 @@ enum Command {
     /// Run the operator.
     Run(config::RunArgs),
     /// Print the actions that are due now, without writing anything.
-    Plan(plan_command::PlanArgs),
+    Plan(plan::PlanArgs),
     /// Print the custom resource definitions, or write them to a directory.
     Crd(crd::CrdArgs),
 }
@@ -30,7 +33,7 @@ enum Command {
 pub async fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run::run(args).await,
-        Command::Plan(args) => plan_command::run(args).await,
+        Command::Plan(args) => plan::run(args).await,
         Command::Crd(args) => crd::run(&args),
     };
     match done {

@@ -21,11 +21,12 @@ pub(crate) use self::api_server::watch_addresses;
 use self::dial::Failure;
 use self::endpoint::{EndpointDialer, Outcome, SystemResolver};
 use self::identity::Identities;
-use crate::agenda::Agenda;
-use crate::executor::{Executor, lock};
-use crate::metrics::Metrics;
+use crate::cache::InstanceKey;
+use crate::cache::lock;
+use crate::execute::executor::Executor;
+use crate::observability::metrics::Metrics;
+use crate::schedule::agenda::Agenda;
 use crate::store::Store;
-use crate::world::InstanceKey;
 
 /// Probes instances, a bounded number at a time, and each by one probe at a time.
 pub(crate) struct Prober<S> {
@@ -74,7 +75,7 @@ impl<S: Store> Prober<S> {
                     return self.agenda.push(&self.executor.world, keys);
                 }
                 Outcome::Refused => {
-                    self.metrics.count_probe_failure(Failure::Endpoint);
+                    self.metrics.count_probe_failure(Failure::Endpoint.as_str());
                     let keys = lock(&self.executor.world).exclude_endpoint(key, Exclusion::Address);
                     return self.agenda.push(&self.executor.world, keys);
                 }
@@ -87,7 +88,7 @@ impl<S: Store> Prober<S> {
             (None, Host::Name(_)) => return,
         };
         if let Some(failure) = look.failure {
-            self.metrics.count_probe_failure(failure);
+            self.metrics.count_probe_failure(failure.as_str());
         }
         let now = now();
         let probe = Probe { at: now, seen: look.seen };
@@ -138,8 +139,6 @@ impl Failure {
         }
     }
 }
-
-pub(crate) use self::dial::Failure as ProbeFailure;
 
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST_BEHIND: Duration = Duration::from_secs(10);

@@ -16,13 +16,14 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::agenda::Agenda;
-use crate::error::{ExecuteError, StoreError};
-use crate::events::{Events, Notice};
-use crate::executor::{Executor, lock};
-use crate::metrics::Metrics;
+use crate::cache::World;
+use crate::cache::lock;
+use crate::execute::executor::Executor;
+use crate::observability::events::{Events, Notice};
+use crate::observability::metrics::Metrics;
+use crate::schedule::agenda::Agenda;
+use crate::store::error::{ExecuteError, StoreError};
 use crate::store::{Key, Store};
-use crate::world::World;
 
 /// Decides and acts.
 pub(crate) struct Reconciler<S> {

@@ -1,5 +1,7 @@
 //! The store of objects: reads, and writes with a precondition.
 
+pub(crate) mod epoch_key;
+pub(crate) mod error;
 use std::fmt;
 use std::time::Duration;
 
@@ -15,8 +17,8 @@ use serde_json::Value;
 
 use crate::api_server::object::{read, read_metadata};
 use crate::api_server::{Answer, ApiServer, CallError, Fault, Reading, Resource, Unreadable, within};
-use crate::error::StoreError;
-use crate::queue::Laned;
+use crate::queue::work_queue::Laned;
+use crate::store::error::StoreError;
 
 /// An object that the operator writes.
 #[derive(Clone)]

@@ -18,13 +18,13 @@ use serde::Deserialize;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::agenda::Agenda;
 use crate::api_server::{ApiServer, Change, Object, Reading, Resource, Selection, Unreadable, Watch};
-use crate::executor::{SharedWorld, lock};
-use crate::facts;
-use crate::metrics::Metrics;
+use crate::cache::facts;
+use crate::cache::{NamespaceFacts, Place, World, place};
+use crate::cache::{SharedWorld, lock};
+use crate::observability::metrics::Metrics;
+use crate::schedule::agenda::Agenda;
 use crate::store::Key;
-use crate::world::{NamespaceFacts, Place, World, place};
 
 /// Starts and counts the watches.
 #[derive(Clone)]

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::Resource;
 use super::json::LARGEST_OBJECT;
 use super::object::parse;
-use crate::text::without_keys;
+use crate::api_server::text::without_keys;
 
 /// The reason why a call failed, without text of the client library.
 #[derive(Debug, Clone, PartialEq, Eq)]

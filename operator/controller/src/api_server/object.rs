@@ -14,7 +14,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::json;
-use crate::text::without_keys;
+use crate::api_server::text::without_keys;
 
 /// An object, as far as it can be read.
 #[derive(Debug, Clone)]

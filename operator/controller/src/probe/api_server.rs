@@ -7,8 +7,8 @@ use std::time::Duration;
 use kube::Client;
 use tokio::time::timeout;
 
-use crate::agenda::Agenda;
-use crate::executor::{SharedWorld, lock};
+use crate::cache::{SharedWorld, lock};
+use crate::schedule::agenda::Agenda;
 
 /// Looks the addresses up, now and every ten minutes: one server of several answers. Those once found are kept.
 pub(crate) async fn watch_addresses(client: Client, world: SharedWorld, agenda: Agenda) {

@@ -25,7 +25,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::identity::Client;
-use crate::world::{Reading, Subject};
+use crate::cache::{Reading, Subject};
 
 /// The result of a probe.
 #[derive(Debug)]

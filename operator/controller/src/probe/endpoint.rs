@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::dial::{self, Failure, Look};
 use super::identity::Client;
-use crate::world::{DialRules, Subject};
+use crate::cache::{DialRules, Subject};
 
 /// Looks up the addresses of a name.
 pub(super) trait Resolver: Send + Sync {

@@ -15,11 +15,11 @@ use rustls::{DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
-use crate::error::ExecuteError;
-use crate::executor::Executor;
-use crate::mint;
+use crate::cache::Subject;
+use crate::execute::executor::Executor;
+use crate::execute::issue;
 use crate::store::Store;
-use crate::world::Subject;
+use crate::store::error::ExecuteError;
 
 /// The operator's identities, by TrustDomain.
 #[derive(Default)]
@@ -100,7 +100,7 @@ pub(super) fn operator_client(
     spiffe_trust_domain: &str,
     now: Timestamp,
 ) -> Result<ClientConfig, ExecuteError> {
-    let (chain, key) = mint::operator_leaf(ca, spiffe_trust_domain, now)?;
+    let (chain, key) = issue::operator_leaf(ca, spiffe_trust_domain, now)?;
     let internal = |error: &dyn std::fmt::Display| ExecuteError::Internal(error.to_string());
     let chain = CertificateDer::pem_slice_iter(&chain).collect::<Result<Vec<_>, _>>().map_err(|e| internal(&e))?;
     let key = PrivateKeyDer::from_pem_slice(key.to_pem().as_bytes()).map_err(|e| internal(&e))?;

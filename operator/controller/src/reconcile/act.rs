@@ -6,9 +6,10 @@ use gaia_plan::object::{ObjectKey, ObjectKind};
 use tokio::time::Instant;
 
 use super::{Planned, Reconciler};
-use crate::error::{ErrorClass, ExecuteError};
-use crate::events::Notice;
-use crate::executor::{Outcome, lock};
+use crate::cache::lock;
+use crate::execute::executor::Outcome;
+use crate::observability::events::Notice;
+use crate::store::error::{ErrorClass, ExecuteError};
 use crate::store::{Key, Store};
 
 impl<S: Store> Reconciler<S> {

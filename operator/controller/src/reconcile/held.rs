@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{RETRY, Reconciler};
-use crate::error::{ErrorClass, ExecuteError, StoreError};
-use crate::events::Notice;
-use crate::executor::lock;
+use crate::cache::lock;
+use crate::cache::{Held, World};
+use crate::observability::events::Notice;
+use crate::store::error::{ErrorClass, ExecuteError, StoreError};
 use crate::store::{Key, Store};
-use crate::world::{Held, World};
 
 impl<S: Store> Reconciler<S> {
     /// Reports why the resource is on hold; returns the time of the next check.

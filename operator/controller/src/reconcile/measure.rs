@@ -9,8 +9,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{Planned, Reconciler, report};
-use crate::executor::lock;
-use crate::metrics::Measured;
+use crate::cache::lock;
+use crate::observability::metrics::Measured;
 use crate::store::{Key, Store};
 
 impl<S: Store> Reconciler<S> {

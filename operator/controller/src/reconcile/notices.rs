@@ -6,8 +6,8 @@ use gaia_plan::Action;
 use k8s_openapi::api::core::v1::ObjectReference;
 
 use super::{Planned, Reconciler, report};
-use crate::events::Notice;
-use crate::executor::lock;
+use crate::cache::lock;
+use crate::observability::events::Notice;
 use crate::store::{Key, Store};
 
 impl<S: Store> Reconciler<S> {

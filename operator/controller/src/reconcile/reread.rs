@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::{MINIMUM_WAIT, RETRY, Reconciler};
-use crate::executor::lock;
+use crate::cache::lock;
 use crate::store::{Key, Store};
 
 impl<S: Store> Reconciler<S> {

@@ -11,13 +11,13 @@ use kube::client::Body;
 use serde_json::{Value, json};
 
 use super::Reconciler;
-use crate::agenda::Agenda;
-use crate::events::Events;
-use crate::executor::Executor;
-use crate::metrics::Metrics;
-use crate::signers::Signers;
+use crate::cache::{Surroundings, World};
+use crate::execute::ca_cache::Signers;
+use crate::execute::executor::Executor;
+use crate::observability::events::Events;
+use crate::observability::metrics::Metrics;
+use crate::schedule::agenda::Agenda;
 use crate::store::KubeStore;
-use crate::world::{Surroundings, World};
 
 pub(super) type Handle = tower_test::mock::Handle<Request<Body>, Response<Body>>;
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 use gaia_plan::object::ObjectKey;
 
 use super::Reconciler;
-use crate::error::ExecuteError;
-use crate::executor::lock;
+use crate::cache::Place;
+use crate::cache::lock;
+use crate::store::error::ExecuteError;
 use crate::store::{Key, Store};
-use crate::world::Place;
 
 impl<S: Store> Reconciler<S> {
     /// Reads the objects that no watch reports: foreign objects under desired names, rings without their label, a
@@ -48,7 +48,7 @@ impl<S: Store> Reconciler<S> {
         if let Some(secret) = &domain.spec.ca.existing_secret_ref {
             let now = self.executor.clock.now();
             let found = self.executor.read_brought_ca(&secret.name, now).await?;
-            let facts = found.map(|ca| crate::mint::examine(&ca, &domain.spec.trust_domain, now));
+            let facts = found.map(|ca| crate::execute::issue::examine(&ca, &domain.spec.trust_domain, now));
             lock(&self.executor.world).brought_ca(name, facts);
         }
         Ok(())

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::cache::Surroundings;
 use crate::store::{Found, Reported, Stored};
-use crate::world::Surroundings;
 
 /// A state of the object: its UID and resource version.
 type State = Option<(usize, usize)>;

@@ -9,10 +9,11 @@ use tokio::time::Instant;
 
 use super::{Listing, Watched, Watches};
 use crate::api_server::{ApiServer, Change, Resource, Selection, Unreadable, Watch, WatchError};
-use crate::executor::{SharedWorld, lock};
+use crate::cache::instances::pods;
+use crate::cache::instances::pods::Pod;
+use crate::cache::{Place, World, place};
+use crate::cache::{SharedWorld, lock};
 use crate::store::Key;
-use crate::world::pods::Pod;
-use crate::world::{Place, World, place, pods};
 
 impl Watches {
     pub(super) fn pods(&self, api: &ApiServer, namespaces: &[String]) {

@@ -28,7 +28,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::super::identity;
 use super::*;
-use crate::world::Subject;
+use crate::cache::Subject;
 
 const WEB: &str = "spiffe://gaia.local/ns/shop/sa/web";
 

@@ -11,8 +11,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
 use super::*;
-use crate::error::StoreError;
 use crate::reconcile::scripted::with_store;
+use crate::store::error::StoreError;
 use crate::store::{Found, Reported, Stored};
 
 /// Refuses writes by namespace: `quota` for a local cause, `webhook` for another, `raced` because each write is too

@@ -1,0 +1,132 @@
+//! `status.lagging` of custom resources: the lagging instances are computed for each report, so only a digest of the
+//! reported list is kept.
+
+use std::collections::HashMap;
+
+use gaia_api::crd::{GaiaServiceStatus, ServiceCertificateStatus};
+use gaia_plan::instances::instance::Instance;
+use gaia_plan::instances::lagging::ServedLeaf;
+use gaia_plan::object::ObjectKey;
+use serde_json::{Value, json};
+
+use super::{Place, World};
+use crate::cache::facts::SecretFacts;
+use crate::store::Key;
+
+/// Digests of the lists that were reported and are not empty, by resource.
+#[derive(Default)]
+pub(super) struct ReportedLags(HashMap<Key, String>);
+
+impl World {
+    /// The certificate in the Secret of a ServiceCertificate.
+    pub(super) fn served_leaf(&self, place: &Place) -> Option<ServedLeaf> {
+        let name = self.certificates.get(place)?.secret_name();
+        let Some(SecretFacts::Leaf { secret, .. }) = self.secrets.get(&(place.0.clone(), name.clone())) else {
+            return None;
+        };
+        Some(ServedLeaf::of(ObjectKey::secret(&place.0, name), secret, secret.leaf()?))
+    }
+
+    /// The instances that use the Secret of a ServiceCertificate; empty where pods are unknown.
+    pub(super) fn certificate_users(&self, place: &Place) -> Vec<&Instance> {
+        let Some(certificate) = self.certificates.get(place) else { return vec![] };
+        let domain = &certificate.spec.trust_domain_ref.name;
+        self.instances_using(domain, &place.0, &certificate.secret_name()).iter().collect()
+    }
+
+    /// Removes the list from a service's status, and keeps its digest.
+    pub(super) fn drop_service_lags(&mut self, place: &Place, status: Option<&mut GaiaServiceStatus>) {
+        let list = status.map(|status| (std::mem::take(&mut status.lagging), status.lagging_count.take()));
+        self.keep_digest(
+            Key::Service(place.0.clone(), place.1.clone()),
+            list.map(|(list, count)| json!([list, count])),
+        );
+    }
+
+    /// The same of a ServiceCertificate.
+    pub(super) fn drop_certificate_lags(&mut self, place: &Place, status: Option<&mut ServiceCertificateStatus>) {
+        let list = status.map(|status| (std::mem::take(&mut status.lagging), status.lagging_count.take()));
+        let key = Key::Certificate(place.0.clone(), place.1.clone());
+        self.keep_digest(key, list.map(|(list, count)| json!([list, count])));
+    }
+
+    /// Removes the failed attempts at a deleted resource, and its list of instances.
+    pub(super) fn forget_reports(&mut self, key: &Key) {
+        self.failures.remove(key);
+        self.reported_lags.0.remove(key);
+    }
+
+    /// Makes the reported status and the next one comparable: the list is removed from both if it is the same.
+    pub(crate) fn compare_lags(&self, key: &Key, before: &mut Value, after: &mut Value) {
+        let known = self.reported_lags.0.get(key);
+        let list = json!([after.get("lagging").unwrap_or(&json!([])), after.get("laggingCount")]);
+        let Some(fields) = after.as_object_mut() else { return };
+        if digest(&list) == known.cloned() {
+            fields.remove("lagging");
+            fields.remove("laggingCount");
+        } else if let (Some(_), Some(before)) = (known, before.as_object_mut()) {
+            // They differ from anything, so that the patch replaces or removes them.
+            before.insert("lagging".to_owned(), json!("reported"));
+            before.insert("laggingCount".to_owned(), json!("reported"));
+        }
+    }
+
+    fn keep_digest(&mut self, key: Key, list: Option<Value>) {
+        match list.and_then(|list| digest(&list)) {
+            Some(digest) => drop(self.reported_lags.0.insert(key, digest)),
+            None => drop(self.reported_lags.0.remove(&key)),
+        }
+    }
+}
+
+/// None: the list is empty.
+fn digest(list: &Value) -> Option<String> {
+    (list != &json!([[], null])).then(|| gaia_pki::sha256_hex(list.to_string().as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use gaia_api::crd::GaiaService;
+
+    use super::*;
+    use crate::cache::Surroundings;
+
+    fn service(version: &str, lagging: &Value) -> GaiaService {
+        let count = lagging.as_array().map(Vec::len).filter(|count| *count > 0);
+        serde_json::from_value(json!({ "apiVersion": "gaia.dev/v1alpha1", "kind": "GaiaService",
+            "metadata": { "namespace": "shop", "name": "web", "uid": "u1", "resourceVersion": version },
+            "spec": { "trustDomainRef": { "name": "gaia" } },
+            "status": { "policyHash": "a", "lagging": lagging, "laggingCount": count } }))
+        .unwrap()
+    }
+
+    /// The patch that a report of this list would be.
+    fn patch(world: &World, lagging: &Value) -> Option<Value> {
+        let key = Key::Service("shop".to_owned(), "web".to_owned());
+        let place = ("shop".to_owned(), "web".to_owned());
+        let mut before = json!(world.services[&place].status);
+        let mut after = json!(service("0", lagging).status);
+        world.compare_lags(&key, &mut before, &mut after);
+        gaia_plan::object::merge::merge_patch(&before, &after)
+    }
+
+    /// Kind: memory that grows with the reports, and a report that is written again and again.
+    #[test]
+    fn reported_lists_are_not_kept_and_written_only_when_they_change() {
+        let [operator_namespace, cluster_domain] = ["gaia-system", "cluster.local"].map(str::to_owned);
+        let mut world = World::new(Surroundings { operator_namespace, cluster_domain, watch_namespaces: vec![] });
+        let old = |pod: &str| json!({ "pod": pod, "part": "TrustBundle", "expected": "b", "reason": "Stale" });
+        let (none, one, two) = (json!([]), json!([old("a")]), json!([old("a"), old("b")]));
+        world.apply_service(service("1", &none));
+        assert_eq!(patch(&world, &none), None);
+        assert_eq!(patch(&world, &one), Some(json!({ "lagging": one, "laggingCount": 1 })));
+        world.apply_service(service("2", &one));
+        let place = ("shop".to_owned(), "web".to_owned());
+        assert!(world.services[&place].status.as_ref().unwrap().lagging.is_empty(), "the cache drops it");
+        assert_eq!(patch(&world, &one), None, "at rest");
+        assert_eq!(patch(&world, &two), Some(json!({ "lagging": two, "laggingCount": 2 })));
+        assert_eq!(patch(&world, &none), Some(json!({ "lagging": null, "laggingCount": null })), "it is removed");
+        world.remove_service(&place);
+        assert!(world.reported_lags.0.is_empty());
+    }
+}
