@@ -3,11 +3,11 @@
 //! Only facts derived from the token and the keys are cached. Everything that may change in between (time, keys,
 //! denylist, peer) is checked for each request, and authorization is not cached.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::bounded::BoundedMap;
 use crate::hash::sha256;
 use crate::tokens::{ServiceToken, UserToken};
 
@@ -50,32 +50,24 @@ pub(crate) struct Remembered {
     until: Timestamp,
 }
 
-/// The cache: at most `2 * MAX_YOUNG` tokens.
-#[derive(Debug, Default)]
+/// The cache: the newest [`MAX_TOKENS`] tokens, and those in use.
+#[derive(Debug)]
 pub(crate) struct TokenCache {
-    tokens: Mutex<Tokens>,
+    tokens: Mutex<BoundedMap<TokenHash, Arc<Remembered>>>,
 }
 
-/// Two generations: when `young` is full, it replaces `old`, whose entries are evicted. Entries in use are copied back
-/// from `old`.
-#[derive(Debug, Default)]
-struct Tokens {
-    young: HashMap<TokenHash, Arc<Remembered>>,
-    old: HashMap<TokenHash, Arc<Remembered>>,
+impl Default for TokenCache {
+    fn default() -> Self {
+        Self { tokens: Mutex::new(BoundedMap::newest(MAX_TOKENS)) }
+    }
 }
 
 impl TokenCache {
     /// Returns the entry of a token that is valid at `now`.
     pub(crate) fn get(&self, hash: TokenHash, now: Timestamp) -> Option<Arc<Remembered>> {
         let mut tokens = self.lock();
-        let found = match tokens.young.get(&hash) {
-            Some(found) => Arc::clone(found),
-            None => {
-                let found = tokens.old.remove(&hash)?;
-                tokens.insert(hash, Arc::clone(&found));
-                found
-            }
-        };
+        let found = Arc::clone(tokens.get(&hash)?);
+        tokens.touch(&hash);
         drop(tokens);
         (now < found.until).then_some(found)
     }
@@ -84,27 +76,18 @@ impl TokenCache {
     pub(crate) fn put(&self, hash: TokenHash, token: Token, keys: Option<[u8; 32]>, context: [u8; 32], now: Timestamp) {
         let until = token.expires().min(now + MAX_AGE);
         if now < until {
-            self.lock().insert(hash, Arc::new(Remembered { token, keys, context, until }));
+            self.lock().insert((), hash, Arc::new(Remembered { token, keys, context, until }));
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Tokens> {
-        // Each change is one insertion, so the map is consistent after a panic elsewhere.
+    fn lock(&self) -> std::sync::MutexGuard<'_, BoundedMap<TokenHash, Arc<Remembered>>> {
+        // Each change is complete when the lock is released, so the map is consistent after a panic elsewhere.
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Tokens {
-    fn insert(&mut self, hash: TokenHash, token: Arc<Remembered>) {
-        if self.young.len() >= MAX_YOUNG {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(hash, token);
-    }
-}
-
 const MAX_AGE: SignedDuration = SignedDuration::from_secs(60);
-const MAX_YOUNG: usize = 4096;
+const MAX_TOKENS: usize = 8192;
 
 #[cfg(test)]
 mod tests {
@@ -148,15 +131,13 @@ mod tests {
     fn a_flood_of_tokens_takes_no_more_room_and_what_is_in_use_stays() {
         let (cache, token) = (TokenCache::default(), token());
         cache.put(TokenHash::of("in use"), token.clone(), None, [0; 32], now());
-        for number in 0..5 * MAX_YOUNG {
+        for number in 0..2 * MAX_TOKENS {
             cache.put(TokenHash::of(&number.to_string()), token.clone(), None, [0; 32], now());
-            if number % (MAX_YOUNG / 2) == 0 {
+            if number % (MAX_TOKENS / 4) == 0 {
                 assert!(cache.get(TokenHash::of("in use"), now()).is_some(), "after {number}");
             }
         }
-        let tokens = cache.lock();
-        assert!(tokens.young.len() + tokens.old.len() <= 2 * MAX_YOUNG);
-        drop(tokens);
+        assert_eq!(cache.lock().len(), MAX_TOKENS);
         assert!(cache.get(TokenHash::of("0"), now()).is_none(), "the first of the flood is forgotten");
     }
 }

@@ -1,14 +1,14 @@
 //! Queries to issuers that verify their tokens themselves. Any client can cause them, so their number is limited, equal
 //! queries are joined, and refusals are cached for [`BELIEVED`].
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gaia_api::Clock;
 use gaia_api::mount::UserTokenIssuer;
 use gaia_auth::issuers::Source;
-use gaia_auth::{Reason, sha256};
+use gaia_auth::{BoundedMap, Expiring, Reason, sha256};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
@@ -25,7 +25,8 @@ pub(super) struct Remote {
     issuer: UserTokenIssuer,
     turns: Turns<Source>,
     flights: Mutex<HashMap<QuestionHash, Arc<Answer>>>,
-    refused: Mutex<Refused>,
+    /// Refusals of the last [`BELIEVED`]. When it is full, the source with the most entries loses its oldest ones.
+    refused: Mutex<BoundedMap<QuestionHash, Expiring<Timestamp, ()>, Source>>,
 }
 
 /// SHA-256 of all inputs of a query except the issuer.
@@ -61,7 +62,7 @@ impl Remotes {
 
 impl Remote {
     fn of(issuer: &UserTokenIssuer) -> Self {
-        let (flights, refused) = (Mutex::default(), Mutex::default());
+        let (flights, refused) = (Mutex::default(), Mutex::new(BoundedMap::new(MAX_REFUSED, MAX_REFUSED)));
         Self { issuer: issuer.clone(), turns: Turns::new(SLOTS, SLOTS_OF_ONE, MAX_WAITING), flights, refused }
     }
 
@@ -79,7 +80,7 @@ impl Remote {
     {
         let flight = Flight::join(self, question);
         let asking = async || {
-            if lock(&self.refused).has(question, clock.now()) {
+            if lock(&self.refused).get_at(&question, clock.now()).is_some() {
                 return Err(Reason::IssuerRefused);
             }
             let Ok(Ok(_slot)) = timeout(MAX_WAIT, self.turns.take(source.clone())).await else {
@@ -88,7 +89,8 @@ impl Remote {
             };
             let answer = ask().await;
             if answer == Err(Reason::IssuerRefused) {
-                lock(&self.refused).add(question, source.clone(), clock.now());
+                let now = clock.now();
+                lock(&self.refused).insert_for(source.clone(), question, (), now..now + BELIEVED);
             }
             answer
         };
@@ -125,35 +127,6 @@ impl Drop for Flight<'_> {
         if is_mine && (self.answer.initialized() || Arc::strong_count(&self.answer) == 2) {
             flights.remove(&self.question);
         }
-    }
-}
-
-/// Recent refusals in order of time, each with its source. When it is full, the source with most entries loses its
-/// oldest one.
-#[derive(Default)]
-struct Refused(VecDeque<(QuestionHash, Timestamp, Source)>);
-
-impl Refused {
-    /// Returns true if the query was refused recently. A clock that was set back invalidates the entry.
-    fn has(&self, question: QuestionHash, now: Timestamp) -> bool {
-        self.0.iter().any(|&(refused, at, _)| refused == question && (at..at + BELIEVED).contains(&now))
-    }
-
-    fn add(&mut self, question: QuestionHash, source: Source, now: Timestamp) {
-        if self.0.len() >= MAX_REFUSED {
-            self.0.retain(|&(_, at, _)| (at..at + BELIEVED).contains(&now));
-        }
-        if self.0.len() >= MAX_REFUSED {
-            let mut entries: HashMap<&Source, (usize, usize)> = HashMap::new();
-            for (place, (_, _, source)) in self.0.iter().enumerate() {
-                entries.entry(source).or_insert((0, place)).0 += 1;
-            }
-            let largest = entries.values().max_by_key(|(count, oldest)| (*count, usize::MAX - oldest));
-            if let Some(&(_, oldest)) = largest {
-                self.0.remove(oldest);
-            }
-        }
-        self.0.push_back((question, now, source));
     }
 }
 
@@ -225,27 +198,32 @@ mod tests {
         assert!(lock(&remote.flights).is_empty());
     }
 
+    fn refused() -> BoundedMap<QuestionHash, Expiring<Timestamp, ()>, Source> {
+        Remote::of(&issuer()).refused.into_inner().unwrap()
+    }
+
     #[test]
     fn a_flood_of_refusals_takes_no_more_room() {
-        let mut refused = Refused::default();
+        let mut refused = refused();
         for number in 0..5000 {
-            refused.add(question(number), source(0), now());
+            refused.insert_for(source(0), question(number), (), now()..now() + BELIEVED);
         }
-        assert_eq!(refused.0.len(), MAX_REFUSED);
-        assert!(refused.has(question(4999), now()) && refused.has(question(5000 - MAX_REFUSED), now()));
-        assert!(!refused.has(question(4999 - MAX_REFUSED), now()), "it is asked about again");
-        assert!(!refused.has(question(4999), now() - SignedDuration::from_secs(1)), "the clock was set back");
+        let has = |number, at| refused.get_at(&question(number), at).is_some();
+        assert_eq!(refused.len(), MAX_REFUSED);
+        assert!(has(4999, now()) && has(5000 - MAX_REFUSED, now()));
+        assert!(!has(4999 - MAX_REFUSED, now()), "it is asked about again");
+        assert!(!has(4999, now() - SignedDuration::from_secs(1)), "the clock was set back");
     }
 
     #[test]
     fn a_flood_of_refusals_of_one_source_forgets_none_of_another() {
-        let mut refused = Refused::default();
-        refused.add(question(9999), source(1), now());
+        let mut refused = refused();
+        refused.insert_for(source(1), question(9999), (), now()..now() + BELIEVED);
         for number in 0..5000 {
-            refused.add(question(number), source(0), now());
+            refused.insert_for(source(0), question(number), (), now()..now() + BELIEVED);
         }
-        assert!(refused.has(question(9999), now()));
-        assert_eq!(refused.0.len(), MAX_REFUSED);
+        assert!(refused.get_at(&question(9999), now()).is_some());
+        assert!(refused.len() <= MAX_REFUSED);
     }
 
     #[test]
