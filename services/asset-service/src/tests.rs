@@ -17,10 +17,10 @@ use crate::config::{Bounds, StoreConfig};
 use crate::{AssetService, Config};
 
 mod bucket;
+mod memory;
 mod moves;
 mod names;
 mod quota;
-mod room;
 
 struct Service {
     platform: Platform,
