@@ -10,7 +10,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use futures::{StreamExt as _, TryStreamExt as _};
 use gaia_auth::Identity;
-use gaia_runtime::Room;
+use gaia_runtime::MemoryBudget;
 use jiff::Timestamp;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -41,7 +41,7 @@ pub struct Assets {
     /// Maximum length of an object key, without the prefix of the bucket.
     max_key_bytes: usize,
     quotas: Quotas,
-    room: Room,
+    memory: MemoryBudget,
     turns: Arc<[tokio::sync::Mutex<()>; TURNS]>,
 }
 
@@ -85,24 +85,36 @@ pub struct Put {
 }
 
 impl Assets {
-    /// Stores assets in a local folder. Uploads in progress are charged to `room`.
+    /// Stores assets in a local folder. Uploads in progress are charged to `memory`.
     #[must_use]
-    pub fn in_folder(folder: LocalFileSystem, limits: Limits, room: Room) -> Self {
+    pub fn in_folder(folder: LocalFileSystem, limits: Limits, memory: MemoryBudget) -> Self {
         // An empty folder would conflict with an asset of its name.
         let folder = Arc::new(folder.with_automatic_cleanup(true));
-        Self::new(Arc::clone(&folder) as Arc<dyn ObjectStore>, Kind::Folder(folder), MAX_FILE_PATH_BYTES, limits, room)
+        Self::new(
+            Arc::clone(&folder) as Arc<dyn ObjectStore>,
+            Kind::Folder(folder),
+            MAX_FILE_PATH_BYTES,
+            limits,
+            memory,
+        )
     }
 
     /// Stores assets in a bucket, below a prefix of so many bytes; otherwise like [`Assets::in_folder`].
     #[must_use]
-    pub fn in_bucket(bucket: Arc<dyn ObjectStore>, prefix_bytes: usize, limits: Limits, room: Room) -> Self {
+    pub fn in_bucket(bucket: Arc<dyn ObjectStore>, prefix_bytes: usize, limits: Limits, memory: MemoryBudget) -> Self {
         let max_key_bytes = MAX_KEY_BYTES.saturating_sub(prefix_bytes + 1);
-        Self::new(bucket, Kind::Bucket, max_key_bytes, limits, room)
+        Self::new(bucket, Kind::Bucket, max_key_bytes, limits, memory)
     }
 
-    fn new(store: Arc<dyn ObjectStore>, kind: Kind, max_key_bytes: usize, limits: Limits, room: Room) -> Self {
+    fn new(
+        store: Arc<dyn ObjectStore>,
+        kind: Kind,
+        max_key_bytes: usize,
+        limits: Limits,
+        memory: MemoryBudget,
+    ) -> Self {
         let turns = Arc::new(std::array::from_fn(|_| tokio::sync::Mutex::default()));
-        Self { quotas: Quotas::new(Arc::clone(&store), limits), store, kind, max_key_bytes, room, turns }
+        Self { quotas: Quotas::new(Arc::clone(&store), limits), store, kind, max_key_bytes, memory, turns }
     }
 
     /// Returns the object of an asset.
@@ -204,7 +216,7 @@ impl Assets {
         }
         let replaced = before.as_ref().map(|meta| meta.size);
         let mut reservation = self.quotas.reserve(subject, announced, replaced).await?;
-        let arrived = upload::receive(self.store.as_ref(), &object, body, &self.room, &mut reservation).await?;
+        let arrived = upload::receive(self.store.as_ref(), &object, body, &self.memory, &mut reservation).await?;
         let _turn = self.turn(&object).await;
         // Another upload of this instance may have completed first.
         let judged = self.find(&object).await.and_then(|now| self.judge(check, now.as_ref()).map(|()| now));

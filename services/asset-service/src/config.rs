@@ -58,7 +58,7 @@ pub struct Bounds {
     /// Memory for all uploads: small assets, and parts of large ones until they are sent.
     pub held_bytes: usize,
     /// Time that an upload waits for memory.
-    pub wait_for_room: Duration,
+    pub memory_timeout: Duration,
     /// Read timeout of requests to a bucket, and the time after the start of a request in which it is retried.
     pub bucket_silence: Duration,
 }
@@ -67,7 +67,7 @@ impl Default for Bounds {
     fn default() -> Self {
         Self {
             held_bytes: 48 * 1024 * 1024,
-            wait_for_room: Duration::from_secs(10),
+            memory_timeout: Duration::from_secs(10),
             bucket_silence: Duration::from_secs(20),
         }
     }

@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::io;
 
-use gaia_runtime::NoRoom;
+use gaia_runtime::BudgetExhausted;
 use http::StatusCode;
 
 use crate::asset_path::AssetPathError;
@@ -43,7 +43,7 @@ pub enum AssetError {
     BodyNotArrived,
     /// The memory budget of uploads is exhausted.
     #[error("too many uploads in progress: {0}")]
-    Busy(#[from] NoRoom),
+    Busy(#[from] BudgetExhausted),
     /// The assets of the subject are being moved to it.
     #[error("the assets of the subject's API key are being moved")]
     Moving,

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use gaia_api::Clock;
-use gaia_runtime::{Room, Routes, Runtime};
+use gaia_runtime::{MemoryBudget, Routes, Runtime};
 use object_store::local::LocalFileSystem;
 
 pub use config::Config;
@@ -80,16 +80,16 @@ impl AssetService {
 }
 
 fn open(config: &StoreConfig) -> Result<Assets, StartError> {
-    let room = Room::new(config.bounds.held_bytes, config.bounds.wait_for_room);
+    let memory = MemoryBudget::new(config.bounds.held_bytes, config.bounds.memory_timeout);
     let folder = match &config.object_store_url {
         Place::Bucket(bucket) => {
             let store = bucket::open(bucket, config)?;
-            return Ok(Assets::in_bucket(store, bucket.prefix.len(), config.limits(), room));
+            return Ok(Assets::in_bucket(store, bucket.prefix.len(), config.limits(), memory));
         }
         Place::Folder(folder) => folder,
     };
     let failed = |source| StartError::Store { folder: folder.clone(), source };
     std::fs::create_dir_all(folder).map_err(|error| failed(error.into()))?;
     let store = LocalFileSystem::new_with_prefix(folder).map_err(|error| failed(error.into()))?;
-    Ok(Assets::in_folder(store, config.limits(), room))
+    Ok(Assets::in_folder(store, config.limits(), memory))
 }

@@ -1,12 +1,12 @@
 //! An upload: buffered in memory while it is small, sent to the store in parts when it is larger, and invisible until
 //! it is complete.
 //!
-//! Buffered bytes are charged to the [`Room`] shared by all uploads, from their arrival until they are written.
+//! Buffered bytes are charged to the [`MemoryBudget`] shared by all uploads, from their arrival until they are written.
 
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use gaia_runtime::{Held, Room};
+use gaia_runtime::{MemoryBudget, MemoryReservation};
 use http_body_util::BodyExt as _;
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayloadMut, PutResult};
@@ -28,7 +28,7 @@ pub(crate) enum Arrived {
 /// Buffered bytes, copied so that the larger buffers they arrived in are freed.
 pub(crate) struct Pieces {
     bytes: PutPayloadMut,
-    held: Held,
+    held: MemoryReservation,
 }
 
 /// The parts of a large asset. Each is charged to the budget until it is sent.
@@ -46,17 +46,17 @@ pub(crate) async fn receive(
     store: &dyn ObjectStore,
     object: &Path,
     body: Body,
-    room: &Room,
+    memory: &MemoryBudget,
     reservation: &mut Reservation,
 ) -> Result<Arrived, AssetError> {
-    let mut pieces = Pieces::new(room);
+    let mut pieces = Pieces::new(memory);
     let mut body = Arriving { body, size: 0, reservation };
     while let Some(mut piece) = body.next().await? {
         pieces.fill(&mut piece).await?;
         if !piece.is_empty() {
             let upload = store.put_multipart(object).await?;
             let mut parts = Parts { upload, sending: JoinSet::new() };
-            return match parts.forward(pieces, piece, body, room).await {
+            return match parts.forward(pieces, piece, body, memory).await {
                 Ok(last) => Ok(Arrived::Large(parts, last)),
                 Err(error) => {
                     // The first error is returned.
@@ -104,8 +104,8 @@ impl Arrived {
 }
 
 impl Pieces {
-    fn new(room: &Room) -> Self {
-        Self { bytes: PutPayloadMut::new(), held: room.hold() }
+    fn new(memory: &MemoryBudget) -> Self {
+        Self { bytes: PutPayloadMut::new(), held: memory.reservation() }
     }
 
     /// Appends as much of `piece` as fits into a part, and leaves the rest.
@@ -124,14 +124,14 @@ impl Parts {
         mut pieces: Pieces,
         mut piece: Bytes,
         mut body: Arriving<'_>,
-        room: &Room,
+        memory: &MemoryBudget,
     ) -> Result<Pieces, AssetError> {
         loop {
             while !piece.is_empty() {
                 // A part is sent when there are more bytes than fit into it.
                 if pieces.bytes.content_length() == PART_BYTES {
                     self.wait_for(PARTS_IN_FLIGHT - 1).await?;
-                    self.send(std::mem::replace(&mut pieces, Pieces::new(room)));
+                    self.send(std::mem::replace(&mut pieces, Pieces::new(memory)));
                 }
                 pieces.fill(&mut piece).await?;
             }

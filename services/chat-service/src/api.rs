@@ -14,7 +14,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use futures::{Stream, stream};
 use gaia_auth::{Access, Principal};
-use gaia_runtime::{Held, Routes};
+use gaia_runtime::{MemoryReservation, Routes};
 use http::{HeaderMap, HeaderValue, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::json;
@@ -78,7 +78,7 @@ enum Next<F> {
 async fn receive_question(chats: &Chats, principal: &Principal, request: Request) -> Result<Asked, ChatError> {
     let mut account = chats.metrics.begin();
     // The question is charged to the memory budget until the provider has received it.
-    let mut held = chats.room.hold();
+    let mut held = chats.memory.reservation();
     let received = async {
         let slot = chats.slots.take(&principal.subject)?;
         let body = receive(request.into_body(), &mut held).await?;
@@ -93,7 +93,7 @@ async fn receive_question(chats: &Chats, principal: &Principal, request: Request
     }
 }
 
-async fn receive(body: Body, held: &mut Held) -> Result<Vec<u8>, ChatError> {
+async fn receive(body: Body, held: &mut MemoryReservation) -> Result<Vec<u8>, ChatError> {
     let broken_off =
         |error: BoxError| if error.is::<LengthLimitError>() { ChatError::TooLarge } else { ChatError::NotArrived };
     let mut body = Limited::new(body, MAX_BODY_BYTES);

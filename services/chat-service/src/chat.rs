@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gaia_api::Clock;
 use gaia_auth::Principal;
-use gaia_runtime::{Held, Room};
+use gaia_runtime::{MemoryBudget, MemoryReservation};
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::ChatError;
@@ -22,7 +22,7 @@ pub(crate) struct Chats {
     pub(crate) models: Vec<String>,
     pub(crate) slots: Slots,
     /// Memory budget for questions.
-    pub(crate) room: Room,
+    pub(crate) memory: MemoryBudget,
     pub(crate) metrics: ChatMetrics,
     pub(crate) clock: Arc<dyn Clock>,
     /// Time limit for a complete answer.
@@ -36,7 +36,7 @@ pub(crate) struct Asked {
     pub(crate) slot: Slot,
     pub(crate) account: Account,
     /// The memory of the question, until the provider has received it.
-    pub(crate) _held: Held,
+    pub(crate) _held: MemoryReservation,
 }
 
 /// An answer in progress. Dropping it closes the connection to the provider.

@@ -2,7 +2,7 @@
 
 use axum::response::{IntoResponse, Response};
 use gaia_auth::problem_with;
-use gaia_runtime::NoRoom;
+use gaia_runtime::BudgetExhausted;
 use gaia_runtime::rate::when_to_retry;
 use http::StatusCode;
 
@@ -27,7 +27,7 @@ pub enum ChatError {
     NoSlot(#[from] NoSlot),
     /// The memory budget for questions is exhausted.
     #[error(transparent)]
-    NoRoom(#[from] NoRoom),
+    BudgetExhausted(#[from] BudgetExhausted),
     /// The caller's credential expired before the end of the answer.
     #[error("the credential has expired")]
     CredentialEnded,
@@ -45,7 +45,7 @@ impl ChatError {
             Self::NotArrived => "not_arrived",
             Self::Invalid(_) => "invalid_request",
             Self::NoSlot(NoSlot::ForSubject) => "too_many_chats",
-            Self::NoSlot(NoSlot::ForAnybody) | Self::NoRoom(_) => "too_busy",
+            Self::NoSlot(NoSlot::ForAnybody) | Self::BudgetExhausted(_) => "too_busy",
             Self::CredentialEnded => "credential_ended",
             Self::Provider(error) => error.code(),
         }
@@ -60,7 +60,7 @@ impl ChatError {
             Self::Invalid(invalid) => return format!("{invalid}."),
             Self::NoSlot(NoSlot::ForSubject) => "You have too many answers in progress.",
             Self::NoSlot(NoSlot::ForAnybody) => "Too many answers are in progress.",
-            Self::NoRoom(_) => "Too many requests are being received.",
+            Self::BudgetExhausted(_) => "Too many requests are being received.",
             Self::CredentialEnded => "The credential of this request has expired.",
             Self::Provider(error) => error.message(),
         };
@@ -73,7 +73,7 @@ impl ChatError {
             Self::NotArrived => StatusCode::REQUEST_TIMEOUT,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::NoSlot(NoSlot::ForSubject) => StatusCode::TOO_MANY_REQUESTS,
-            Self::NoSlot(NoSlot::ForAnybody) | Self::NoRoom(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoSlot(NoSlot::ForAnybody) | Self::BudgetExhausted(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::CredentialEnded => StatusCode::UNAUTHORIZED,
             Self::Provider(error) => error.status(),
         }
@@ -82,7 +82,7 @@ impl ChatError {
     /// Returns the seconds for `Retry-After`.
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::NoSlot(_) | Self::NoRoom(_) => Some(1),
+            Self::NoSlot(_) | Self::BudgetExhausted(_) => Some(1),
             Self::Provider(ProviderError::RateLimited { retry_after }) => {
                 Some(retry_after.unwrap_or(USUAL_WAIT_SECONDS).min(MAX_WAIT_SECONDS))
             }

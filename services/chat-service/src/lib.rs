@@ -18,7 +18,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use gaia_api::Clock;
-use gaia_runtime::{Room, Routes, Runtime};
+use gaia_runtime::{MemoryBudget, Routes, Runtime};
 
 pub use config::Config;
 
@@ -59,7 +59,7 @@ impl ChatService {
             model: config.provider.provider_model,
             models: config.provider.provider_models,
             slots: Slots::new(config.chat_streams_per_subject, MAX_STREAMS),
-            room: Room::new(MAX_HELD_BYTES, config.provider.patience.room),
+            memory: MemoryBudget::new(MAX_HELD_BYTES, config.provider.patience.memory),
             metrics: metrics.clone(),
             clock: Arc::clone(&clock),
             longest: config.provider.patience.whole,

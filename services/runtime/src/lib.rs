@@ -42,7 +42,7 @@ pub use credentials::reload::{InForce, ServiceFiles};
 pub use credentials::snapshot::Generation;
 pub use issuers::fetch::is_outside_address;
 pub use issuers::issuer_key;
-pub use memory_budget::{Held, NoRoom, Room};
+pub use memory_budget::{BudgetExhausted, MemoryBudget, MemoryReservation};
 pub use panics::essential_thread;
 pub use random::random;
 pub use recent::Recent;

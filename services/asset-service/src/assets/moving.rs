@@ -71,7 +71,7 @@ impl Assets {
                     Err(error) => return Err(error),
                 };
                 let mut unlimited = self.quotas.unlimited();
-                Some(upload::receive(self.store.as_ref(), target, body, &self.room, &mut unlimited).await?)
+                Some(upload::receive(self.store.as_ref(), target, body, &self.memory, &mut unlimited).await?)
             }
         };
         let _turns = self.turns(source, target).await;

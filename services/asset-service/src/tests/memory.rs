@@ -13,7 +13,7 @@ use super::*;
 const MIB: usize = 1024 * 1024;
 
 fn brief(held_bytes: usize) -> Bounds {
-    Bounds { held_bytes, wait_for_room: Duration::from_millis(200), ..Bounds::default() }
+    Bounds { held_bytes, memory_timeout: Duration::from_millis(200), ..Bounds::default() }
 }
 
 /// A body that stalls after so many bytes.
@@ -36,8 +36,8 @@ async fn unfinished_uploads_hold_so_much_together_and_the_others_are_told_to_com
         })
         .collect();
     let refused = || uploads.iter().filter(|upload| upload.is_finished()).count();
-    eventually("those without room are refused", async || refused() >= 10).await;
-    assert!(refused() < 20, "those with room are not");
+    eventually("those without memory are refused", async || refused() >= 10).await;
+    assert!(refused() < 20, "those with memory are not");
     let caller = service.with_key("the-shared-key");
     assert_eq!(caller.listed().await, Vec::<String>::new());
     let (waiting, ended): (Vec<_>, Vec<_>) = uploads.into_iter().partition(|upload| !upload.is_finished());
@@ -46,7 +46,7 @@ async fn unfinished_uploads_hold_so_much_together_and_the_others_are_told_to_com
         assert_eq!((status, &headers["retry-after"]), (StatusCode::SERVICE_UNAVAILABLE, &"5".parse().unwrap()));
     }
     waiting.iter().for_each(tokio::task::JoinHandle::abort);
-    eventually("there is room again", async || {
+    eventually("there is memory again", async || {
         caller.status(Method::PUT, "/assets/small", vec![7; 1900 * 1024]).await == StatusCode::CREATED
     })
     .await;

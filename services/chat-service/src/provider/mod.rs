@@ -44,7 +44,7 @@ pub struct Patience {
     /// starts after this time if the provider has not responded yet.
     pub comment_after: Duration,
     /// Until there is memory for the next bytes of a question.
-    pub room: Duration,
+    pub memory: Duration,
 }
 
 impl Default for Patience {
@@ -55,7 +55,7 @@ impl Default for Patience {
             ending: Duration::from_secs(30),
             whole: Duration::from_secs(600),
             comment_after: Duration::from_secs(15),
-            room: Duration::from_secs(10),
+            memory: Duration::from_secs(10),
         }
     }
 }

@@ -33,14 +33,14 @@ async fn a_request_has_its_place_before_its_body_is_taken() {
 async fn unfinished_requests_hold_so_much_together_and_the_others_are_told_to_come_back() {
     let service = start_with(|config| {
         config.chat_streams_per_subject = 100;
-        config.provider.patience.room = Duration::from_millis(200);
+        config.provider.patience.memory = Duration::from_millis(200);
     })
     .await;
     // 500 KiB each: the budget of 16 MiB is enough for 32 of them.
     let requests: Vec<_> = (0..40).map(|_| begin(&service, 500 * 1024)).collect();
     let refused = || requests.iter().filter(|request| request.is_finished()).count();
-    eventually("those without room are refused", async || refused() >= 8).await;
-    assert!(refused() < 40, "those with room are not");
+    eventually("those without memory are refused", async || refused() >= 8).await;
+    assert!(refused() < 40, "those with memory are not");
     let (waiting, ended): (Vec<_>, Vec<_>) = requests.into_iter().partition(|request| !request.is_finished());
     for request in ended {
         let answer = request.await.unwrap();
@@ -53,5 +53,5 @@ async fn unfinished_requests_hold_so_much_together_and_the_others_are_told_to_co
     }
     waiting.iter().for_each(JoinHandle::abort);
     let caller = service.with_key(SHARED_KEY);
-    eventually("there is room again", async || caller.ask("hello").await.0 == StatusCode::OK).await;
+    eventually("there is memory again", async || caller.ask("hello").await.0 == StatusCode::OK).await;
 }
