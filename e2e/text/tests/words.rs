@@ -11,23 +11,23 @@ use gaia_text::{comments, files, hits, is_riddle_opener, literals, pages, relati
 
 /// Area and bounds: comments, openings and strings with a hit, in thousandths.
 const BOUNDS: [(&str, [usize; 3]); 13] = [
-    ("e2e", [5, 10, 7]),
+    ("e2e", [5, 10, 5]),
     ("fuzz", [5, 10, 5]),
-    ("operator/api", [70, 137, 5]),
-    ("operator/controller", [7, 10, 90]),
-    ("operator/pki", [49, 115, 5]),
-    ("operator/plan", [57, 32, 93]),
-    ("services/asset-service", [5, 10, 17]),
-    ("services/auth", [5, 14, 103]),
-    ("services/auth-service", [6, 13, 78]),
-    ("services/chat-service", [5, 10, 102]),
-    ("services/gateway", [5, 13, 48]),
-    ("services/runtime", [5, 10, 78]),
-    ("services/web-service", [5, 20, 115]),
+    ("operator/api", [5, 10, 5]),
+    ("operator/controller", [5, 10, 5]),
+    ("operator/pki", [5, 10, 5]),
+    ("operator/plan", [5, 10, 5]),
+    ("services/asset-service", [5, 10, 5]),
+    ("services/auth", [5, 10, 5]),
+    ("services/auth-service", [5, 10, 5]),
+    ("services/chat-service", [5, 10, 5]),
+    ("services/gateway", [5, 10, 5]),
+    ("services/runtime", [5, 10, 5]),
+    ("services/web-service", [5, 15, 5]),
 ];
 
 /// Hits in pages and descriptions of CRDs, for 10,000 words.
-const PAGES: usize = 15;
+const PAGES: usize = 5;
 
 #[test]
 fn sources_are_written_in_plain_english() {
