@@ -29,7 +29,7 @@ pub enum PathError {
     /// Not UTF-8 after decoding: decoders interpret such bytes differently.
     #[error("the path is not UTF-8")]
     NotUtf8,
-    /// Percent-encoded more than [`MAX_DEPTH`] times.
+    /// Percent-encoded more than three times.
     #[error("the path is percent-encoded more than 3 times")]
     TooDeep,
 }
