@@ -1,14 +1,13 @@
 //! The programs as shipped, on a clock that jumps: libfaketime changes their time, with a new value every second.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::common::fake_time::{self, FakeTime, Offset};
 use crate::common::{OPERATOR, Plane, SOON, Scene};
-use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
 use gaia_api::crd::{ServiceCertificate, TrustDomain};
-use gaia_api::{Clock, ManualClock, SystemClock};
+use gaia_api::{Clock, SystemClock};
 use gaia_e2e::load::{Load, Traffic};
 use gaia_e2e::platform::OPERATOR_NAMESPACE;
 use gaia_e2e::tier::{self, Tier};
@@ -24,7 +23,7 @@ const CERTIFICATES: usize = 500;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clock_jump_of_a_quarter_renews_everything_once() {
-    let Some(library) = tier::available(Tier::B, libfaketime()) else { return };
+    let Some(library) = tier::available(Tier::B, fake_time::library()) else { return };
     let Some(plane) = tier::own_control_plane(ControlPlaneOptions::default()).await else { return };
     let time = FakeTime::new(plane.dir(), library);
     let platform = platform(&plane, &time, Told::Everybody).await;
@@ -70,7 +69,7 @@ async fn rotation_with_a_clock_five_minutes_behind_fails_no_request() {
 }
 
 async fn rotates_with_a_clock_that_is_off_by(skew: SignedDuration) {
-    let Some(library) = tier::available(Tier::B, libfaketime()) else { return };
+    let Some(library) = tier::available(Tier::B, fake_time::library()) else { return };
     let Some(plane) = tier::own_control_plane(ControlPlaneOptions::default()).await else { return };
     let time = FakeTime::new(plane.dir(), library);
     time.jump(skew);
@@ -95,7 +94,7 @@ async fn rotates_with_a_clock_that_is_off_by(skew: SignedDuration) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_hundred_due_certificates_are_renewed_once_at_the_limited_rate() {
-    let Some(library) = tier::available(Tier::B, libfaketime()) else { return };
+    let Some(library) = tier::available(Tier::B, fake_time::library()) else { return };
     let Some(plane) = Plane::own(&[]).await else { return };
     let time = FakeTime::new(plane.dir(), library);
     let options = time.env().into_iter().fold(plane.operator().await, |all, (name, value)| all.env(name, &value));
@@ -145,48 +144,6 @@ enum Told {
     TheOperator,
 }
 
-/// The time of the programs.
-struct FakeTime {
-    library: PathBuf,
-    file: PathBuf,
-    clock: Arc<Offset>,
-}
-
-/// The clock of the service in this process, with the same offset.
-struct Offset(ManualClock);
-
-impl Clock for Offset {
-    fn now(&self) -> Timestamp {
-        SystemClock.now() + self.0.now().duration_since(Timestamp::UNIX_EPOCH)
-    }
-}
-
-impl FakeTime {
-    fn new(dir: &Path, library: PathBuf) -> Self {
-        let clock = Arc::new(Offset(ManualClock::new(Timestamp::UNIX_EPOCH)));
-        let time = Self { library, file: dir.join("faketime"), clock };
-        time.jump(SignedDuration::ZERO);
-        time
-    }
-
-    /// Sets all clocks this far ahead of the real one.
-    fn jump(&self, ahead: SignedDuration) {
-        let new = self.file.with_extension("new");
-        std::fs::write(&new, format!("{:+}\n", ahead.as_secs())).unwrap();
-        std::fs::rename(new, &self.file).unwrap();
-        self.clock.0.set(Timestamp::UNIX_EPOCH + ahead);
-    }
-
-    fn env(&self) -> [(&'static str, String); 4] {
-        [
-            ("LD_PRELOAD", self.library.display().to_string()),
-            ("FAKETIME_TIMESTAMP_FILE", self.file.display().to_string()),
-            ("FAKETIME_NO_CACHE", "1".to_owned()),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-        ]
-    }
-}
-
 async fn platform(plane: &ControlPlane, time: &FakeTime, told: Told) -> Platform {
     let kubeconfig = chart::install_without_deployment(plane, OPERATOR_NAMESPACE, &[]).await.unwrap();
     let mut operator = OperatorOptions::new(plane, &kubeconfig, OPERATOR_NAMESPACE);
@@ -229,10 +186,4 @@ async fn revisions(platform: &Platform) -> Vec<(String, i64)> {
     let mut revisions: Vec<_> = certificates.into_iter().map(revision).collect();
     revisions.sort();
     revisions
-}
-
-fn libfaketime() -> Result<PathBuf> {
-    let places = std::fs::read_dir("/usr/lib").context("there is no /usr/lib")?.flatten();
-    let found = places.map(|place| place.path().join("faketime/libfaketimeMT.so.1")).find(|path| path.exists());
-    found.context("libfaketime is not installed: run `make deps`")
 }

@@ -34,6 +34,7 @@ mod operator_repair;
 mod operator_rings;
 mod operator_rotation;
 mod operator_storm;
+mod operator_upgrade;
 mod operator_upheaval;
 mod python;
 mod rehearsal;

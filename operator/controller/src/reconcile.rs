@@ -339,6 +339,8 @@ mod act;
 mod held;
 mod measure;
 mod notices;
+#[cfg(test)]
+mod recorded;
 mod report;
 mod reread;
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 pub mod chronicle;
 pub mod conduct;
+pub mod fake_time;
 pub mod fault;
 pub mod files;
 pub mod objects;
