@@ -32,6 +32,7 @@ mod operator_plan;
 mod operator_refuse;
 mod operator_repair;
 mod operator_rings;
+mod operator_rings_support;
 mod operator_rotation;
 mod operator_storm;
 mod operator_upgrade;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::common::chronicle::{Chronicle, name_in};
 use crate::common::openssl::{CA_EXTENSIONS, OpenSsl};
 use crate::common::{OPERATOR_NAMESPACE, SOON, Scene};
+use gaia_e2e::wait;
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -68,6 +69,71 @@ async fn the_only_ca_is_refused_after_a_distrust_once_there_is_another() {
     ends_well(scene, seen).await;
 }
 
+#[tokio::test]
+async fn a_brought_ca_that_cannot_sign_is_refused_and_its_successor_is_picked_up() {
+    let Some(scene) = Scene::begin().await else { return };
+    let openssl = OpenSsl::new();
+    let long = ["-days", "3000"];
+    openssl.self_signed("good", "/CN=good", &[&long[..], &CA_EXTENSIONS].concat()).await;
+    let no_ca = ["-addext", "basicConstraints=critical,CA:FALSE"];
+    openssl.self_signed("leaf", "/CN=leaf", &[&long[..], &no_ca].concat()).await;
+    expired(&openssl).await;
+    openssl.self_signed("soon", "/CN=soon", &[&["-days", "1"][..], &CA_EXTENSIONS].concat()).await;
+    openssl.key("other").await;
+
+    let secret = format!("{}-brought", scene.domain);
+    scene.create(scene.trust_domain(json!({ "ca": { "existingSecretRef": { "name": secret } } }))).await;
+    let mark = scene.mark().await;
+    scene.create(scene.certificate("worker", json!({}))).await;
+    let domain = scene.domain.clone();
+    let refused = async |about: &str| {
+        let what = format!("the Secret is refused: {about}");
+        wait::until(&what, RECHECKED, async || {
+            let seen = scene.condition("TrustDomain", &domain, "Stalled").await;
+            let named = format!("spec.ca.existingSecretRef: Secret {OPERATOR_NAMESPACE}/{secret}: ");
+            match seen {
+                Some(seen)
+                    if seen.reason == "CAInvalid"
+                        && seen.message.starts_with(&named)
+                        && seen.message.contains(about) =>
+                {
+                    Ok(())
+                }
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await
+        .unwrap();
+    };
+    refused("it does not exist").await;
+    let of_texts = |certificate: &str, key: &str| json!({ "tls.crt": certificate, "tls.key": key });
+    let first = of_texts("garbage", &openssl.read("good.key"));
+    scene.create(scene.secret(OPERATOR_NAMESPACE, &secret, "Opaque", first)).await;
+    refused("PEM").await;
+    for (certificate, key, about) in [
+        (openssl.read("good.crt"), openssl.read("other.key"), "key"),
+        (openssl.read("leaf.crt"), openssl.read("leaf.key"), "CA"),
+        (openssl.read("expired.crt"), openssl.read("expired.key"), "2021"),
+    ] {
+        let data = json!({ "stringData": of_texts(&certificate, &key) });
+        scene.patch_in(OPERATOR_NAMESPACE, "Secret", &secret, data).await;
+        refused(about).await;
+    }
+    // A valid CA that expires too soon for its certificates.
+    let data = json!({ "stringData": of_texts(&openssl.read("soon.crt"), &openssl.read("soon.key")) });
+    scene.patch_in(OPERATOR_NAMESPACE, "Secret", &secret, data).await;
+    let within = RECHECKED;
+    scene.wait_for("TrustDomain", &domain, "Stalled=True", "DurationNotPossible", within).await;
+    let created: Vec<String> = scene.writes(mark).await.into_iter().filter(|write| is_object(write)).collect();
+    assert_eq!(created, [""; 0], "nothing but events and statuses");
+
+    let data = json!({ "stringData": of_texts(&openssl.read("good.crt"), &openssl.read("good.key")) });
+    scene.patch_in(OPERATOR_NAMESPACE, "Secret", &secret, data).await;
+    scene.wait_for("TrustDomain", &domain, "Ready=True", "Ready", within).await;
+    scene.wait_for("ServiceCertificate", "worker", "Ready=True", "Ready", within).await;
+    scene.end().await;
+}
+
 /// A TrustDomain whose CA is `first`; `second` is another one.
 async fn begin(scene: &Scene) -> (OpenSsl, Chronicle) {
     let openssl = OpenSsl::new();
@@ -96,3 +162,26 @@ async fn ends_well(scene: Scene, seen: Chronicle) {
     seen.nothing_twice();
     scene.end().await;
 }
+
+/// `openssl req` of before 3.4 cannot sign into the past, `openssl ca` can.
+async fn expired(openssl: &OpenSsl) {
+    openssl.key("expired").await;
+    openssl.write("index.txt", "");
+    openssl.write(
+        "ca.cnf",
+        "[ca]\ndefault_ca=d\n[d]\ndatabase=index.txt\nrand_serial=yes\nnew_certs_dir=.\ndefault_md=sha256\npolicy=p\n\
+         x509_extensions=e\n[p]\ncommonName=supplied\n[e]\nbasicConstraints=critical,CA:TRUE\n\
+         keyUsage=critical,keyCertSign,cRLSign\n",
+    );
+    openssl.run(&["req", "-new", "-key", "expired.key", "-subj", "/CN=expired", "-out", "expired.csr"]).await;
+    let sign = ["ca", "-batch", "-selfsign", "-config", "ca.cnf", "-keyfile", "expired.key", "-in", "expired.csr"];
+    let dates = ["-startdate", "20200101000000Z", "-enddate", "20210101000000Z", "-notext", "-out", "expired.crt"];
+    openssl.run(&[&sign[..], &dates].concat()).await;
+}
+
+fn is_object(write: &str) -> bool {
+    !write.starts_with("create events") && !write.starts_with("patch events") && !write.contains("/status ")
+}
+
+/// A Secret that is not watched is read every ten seconds, and the API server may be slow.
+const RECHECKED: Duration = Duration::from_secs(35);

@@ -36,8 +36,12 @@ mod lifetimes;
 mod modes;
 #[path = "stories/names.rs"]
 mod names;
+#[path = "stories/past_deadline.rs"]
+mod past_deadline;
 #[path = "stories/restores.rs"]
 mod restores;
+#[path = "stories/retained.rs"]
+mod retained;
 #[path = "stories/runbooks.rs"]
 mod runbooks;
 #[path = "stories/services.rs"]

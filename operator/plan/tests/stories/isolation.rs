@@ -1,7 +1,7 @@
 //! The effect of one namespace, pod or tenant on the rotations of the whole TrustDomain.
 
 use super::*;
-use gaia_api::crd::{DeletionPolicy, DistrustMode, DistrustedCa, DistrustedKey, LaggardKind, PastDeadline};
+use gaia_api::crd::{DistrustMode, DistrustedCa, DistrustedKey, LaggardKind};
 use gaia_api::names;
 
 /// The fleet, and eight more namespaces with one service each: ten in all.
@@ -17,7 +17,7 @@ fn crowd() -> World {
 }
 
 /// The operator looks every two minutes: a crowd takes long to plan.
-fn wait(world: &mut World, seconds: i64) {
+pub(super) fn wait(world: &mut World, seconds: i64) {
     for _ in 0..seconds / 120 {
         world.advance(120);
         world.settle();
@@ -25,7 +25,7 @@ fn wait(world: &mut World, seconds: i64) {
 }
 
 #[track_caller]
-fn until(world: &mut World, ca: bool, states: &str) {
+pub(super) fn until(world: &mut World, ca: bool, states: &str) {
     for _ in 0..720 {
         if world.states(ca) == states {
             return;
@@ -260,152 +260,6 @@ fn exposure_has_no_end_while_selected_namespaces_are_not_watched() {
     world.unwatched.clear();
     wait(&mut world, 120);
     assert!(status(&world).exposure.unwrap().until.is_some());
-}
-
-#[test]
-fn one_lagging_pod_is_left_behind_past_the_deadline_where_the_spec_allows_it() {
-    let mut world = fleet();
-    world.edit_domain(TD, |found| found.spec.propagation.past_deadline = PastDeadline::LeaveBehind);
-    world.start(Pod::of("shop", "asset-service", "old").never_reloads());
-    ask_to_rotate(&mut world, true);
-    wait(&mut world, 3600);
-    assert_eq!(world.states(true), "Active, Published");
-    let since = world.log.len();
-    wait(&mut world, 300);
-    assert_eq!(world.states(true), "Retiring, Active");
-    until(&mut world, true, "Removed, Active");
-    ask_to_rotate(&mut world, false);
-    until(&mut world, false, "Removed, Active, Published");
-    let all: Vec<_> = world.log[since..].iter().flat_map(|done| done.action.events()).collect();
-    let left: Vec<_> = all.iter().filter(|event| event.reason == "InstancesLeftBehind").collect();
-    assert!(left.len() >= 2 && left.iter().all(|event| event.message.contains("shop/old: ")), "{left:#?}");
-    let completed = all.iter().find(|event| event.reason == "RotationCompleted").unwrap();
-    assert!(completed.message.contains("may still use it: shop/old"), "{completed:#?}");
-    assert!(status(&world).laggards.iter().all(|laggard| laggard.pod == "old"));
-}
-
-#[rstest]
-#[case::wait(PastDeadline::Wait, 1)]
-#[case::two_of_five(PastDeadline::LeaveBehind, 2)]
-fn lagging_pods_hold_a_rotation_with_wait_and_where_they_are_too_many(#[case] mode: PastDeadline, #[case] pods: usize) {
-    let mut world = fleet();
-    world.edit_domain(TD, |found| found.spec.propagation.past_deadline = mode);
-    for index in 0..pods {
-        world.start(Pod::of("shop", "asset-service", &format!("old-{index}")).never_reloads());
-    }
-    ask_to_rotate(&mut world, true);
-    wait(&mut world, 4 * 3600);
-    assert_eq!(world.states(true), "Active, Published");
-    says(&world, &domain(), "CARotating", "True", "PastDeadline");
-    sound(&world);
-}
-
-#[test]
-fn lagging_pod_of_the_token_issuer_is_never_left_behind() {
-    let mut world = fleet();
-    world.edit_domain(TD, |found| found.spec.propagation.past_deadline = PastDeadline::LeaveBehind);
-    world.start(Pod::of("auth", "auth-service", "auth-old").issuer().never_reloads());
-    ask_to_rotate(&mut world, true);
-    wait(&mut world, 4 * 3600);
-    assert_eq!(world.states(true), "Active, Published");
-    sound(&world);
-}
-
-#[test]
-fn unknown_instances_are_never_left_behind() {
-    let mut world = fleet();
-    world.edit_domain(TD, |found| found.spec.propagation.past_deadline = PastDeadline::LeaveBehind);
-    world.pods_unknown = Some("pods may not be listed".to_owned());
-    ask_to_rotate(&mut world, true);
-    wait(&mut world, 4 * 3600);
-    assert_eq!(world.states(true), "Active, Published");
-    sound(&world);
-}
-
-/// It was cut off at the next CA rotation before, with all conditions green.
-#[test]
-fn retained_secret_keeps_its_root_until_it_expires_and_holds_no_other_rotation() {
-    let mut world = fleet();
-    let retained = ServiceCertificateSpec { deletion_policy: DeletionPolicy::Retain, ..Default::default() };
-    world.create_certificate_of("shop", "kept", retained);
-    world.settle();
-    world.certificates.remove(&name("shop", "kept"));
-    let end = world.leaf(world.secret("shop", "kept-tls").unwrap()).unwrap().0.not_after;
-    ask_to_rotate(&mut world, true);
-    wait(&mut world, 3 * 3600);
-    assert_eq!(world.states(true), "Retiring, Active");
-    let message = says(&world, &domain(), "CARotating", "True", "PastDeadline");
-    assert!(message.contains("shop/kept-tls: ") && message.contains("(left by deletionPolicy: Retain)"), "{message}");
-    assert!(status(&world).laggards.iter().any(|laggard| laggard.kind == Some(LaggardKind::Secret)));
-    ask_to_rotate(&mut world, true);
-    until(&mut world, true, "Retiring, Removed, Active");
-    world.advance(end.duration_since(world.now).as_secs() + 61);
-    until(&mut world, true, "Removed, Removed, Active");
-}
-
-/// Kind: a Secret left by `deletionPolicy: Retain` is forgotten. Its `ca.crt` was not updated, so its clients refused
-/// every peer after the next CA rotation. Here no other object in the namespace refers to the TrustDomain.
-#[test]
-fn ca_crt_of_a_retained_secret_follows_the_bundle_while_its_namespace_is_selected() {
-    let mut world = fleet();
-    let retained = ServiceCertificateSpec { deletion_policy: DeletionPolicy::Retain, ..Default::default() };
-    world.create_certificate_of("other", "kept", retained);
-    world.settle();
-    world.delete(&certificate("other", "kept"));
-    world.settle();
-    let roots = |world: &World| world.secret("other", "kept-tls").unwrap().content["ca.crt"].matches("ROOT").count();
-    assert_eq!(roots(&world), 1);
-    ask_to_rotate(&mut world, true);
-    until(&mut world, true, "Retiring, Active");
-    assert_eq!(roots(&world), 2);
-    wait(&mut world, 3 * 3600);
-    assert_eq!(world.states(true), "Retiring, Active", "its own root stays until it expires");
-    let log = world.log.len();
-    wait(&mut world, 3600);
-    assert_eq!(world.done_since(log), [""; 0], "at rest");
-    // Outside the TrustDomain it is left alone.
-    world.edit_domain(TD, |found| {
-        found.spec.namespace_selector = Some(NamespaceSelector {
-            match_labels: [("team".to_owned(), "none".to_owned())].into(),
-            ..Default::default()
-        });
-    });
-    ask_to_rotate(&mut world, true);
-    wait(&mut world, 3600);
-    assert_eq!(roots(&world), 2);
-}
-
-/// The owner of a namespace outside the TrustDomain copies a leaf Secret with its labels.
-#[test]
-fn copy_of_a_leaf_outside_the_selected_namespaces_holds_nothing() {
-    let mut world = fleet();
-    world.domains.get_mut(TD).unwrap().spec.namespace_selector =
-        Some(serde_json::from_value(serde_json::json!({ "matchLabels": { "env": "prod" } })).unwrap());
-    world.settle();
-    let certificates: Vec<_> = world.certificates.keys().cloned().collect();
-    let of_shop = certificates.iter().find(|(namespace, _)| namespace == "shop").unwrap();
-    let mut copy = world.objects[&ObjectKey::secret("shop", format!("{}-tls", of_shop.1))].clone();
-    copy.facts.owners.clear();
-    copy.facts.uid = "stranger".to_owned();
-    world.namespaces.insert("stranger".to_owned(), std::collections::BTreeMap::new());
-    world.objects.insert(ObjectKey::secret("stranger", "copy-tls"), copy);
-    ask_to_rotate(&mut world, true);
-    until(&mut world, true, "Removed, Active");
-}
-
-/// A tenant that makes its Secret immutable delays no other CA rotation.
-#[test]
-fn immutable_leaf_keeps_its_root_and_holds_no_other_rotation() {
-    let mut world = fleet();
-    world.create_certificate_of("shop", "stuck", ServiceCertificateSpec::default());
-    world.settle();
-    world.objects.get_mut(&ObjectKey::secret("shop", "stuck-tls")).unwrap().facts.immutable = true;
-    ask_to_rotate(&mut world, true);
-    wait(&mut world, 3 * 3600);
-    assert_eq!(world.states(true), "Retiring, Active");
-    says(&world, &domain(), "CARotating", "True", "PastDeadline");
-    ask_to_rotate(&mut world, true);
-    until(&mut world, true, "Retiring, Removed, Active");
 }
 
 /// Kind: three services at the schema's limits pushed the file over a mebibyte, and both rotations stopped.

@@ -41,7 +41,7 @@ impl World {
         }
     }
 
-    fn failures(&self, resource: &Resource) -> Option<&gaia_plan::pacing::backoff::Failures> {
+    pub(super) fn failures(&self, resource: &Resource) -> Option<&gaia_plan::pacing::backoff::Failures> {
         self.memory.failures.get(resource)
     }
 
@@ -223,73 +223,13 @@ impl World {
         views
     }
 
-    fn plan_service(&self, name: &Name, reversed: bool) -> Planned {
-        let service = &self.services[name];
-        let domain_name = &service.spec.trust_domain_ref.name;
-        let domain = self.domain_view(domain_name, &name.0);
-        let services = domain.object.map(|domain| self.services_of(domain, reversed)).unwrap_or_default();
-        let owner = Some(("GaiaService", name.1.as_str()));
-        let child = match self.certificates.get(name) {
-            None => Held::Absent,
-            Some(child) => {
-                let (labels, annotations) = (child.metadata.labels.clone(), child.metadata.annotations.clone());
-                let (labels, annotations) = (labels.unwrap_or_default(), annotations.unwrap_or_default());
-                let ours = is_ours(&labels, &annotations, &owners(&child.metadata), owner);
-                if ours { Held::Ours(child) } else { Held::Foreign }
-            }
-        };
-        let policy_key = ObjectKey::config_map(&name.0, names::policy(&name.1));
-        let ledger_key = ObjectKey::config_map(&name.0, names::ledger(&name.1));
-        let record = |stored: &Stored| {
-            let text = stored.content.get(key::LEDGER)?;
-            gaia_api::mount::read(key::LEDGER, text.as_bytes()).ok()
-        };
-        let instances = self.instances_of(&(name.0.clone(), names::leaf_secret(&name.1)));
-        let secret = self.certificates.get(name).map(|found| ObjectKey::secret(&name.0, found.secret_name()));
-        let leaf = secret.and_then(|key| {
-            let held = self.as_leaf(self.held(&key, None), &key.name);
-            let secret = held.ours()?;
-            Some(ServedLeaf::of(key.clone(), &secret.facts, secret.leaf.as_ref()?))
-        });
-        let observed = gaia_service::Observed {
-            service,
-            domain,
-            child,
-            policy: map(self.held(&policy_key, owner), |stored| stored.facts.clone()),
-            policy_lost: self.memory.lost.contains(&policy_key),
-            ledger: map(self.held(&ledger_key, owner), |stored| LedgerObject {
-                facts: stored.facts.clone(),
-                record: record(stored),
-            }),
-            ledger_lost: self.memory.lost.contains(&ledger_key),
-            watch: Some(self.ledgers(name)),
-            callers: &services,
-            targets: &services,
-            unreadable: gaia_service::UnreadableServices::default(),
-            grants_cut: self.memory.guidance.get(domain_name).and_then(|guidance| guidance.cut.get(name)),
-            missing_secrets: self.memory.missing_secrets.clone(),
-            instances: instances.iter().collect(),
-            certificate_users: vec![],
-            leaf,
-            excluded_endpoints: self.excluded_endpoints(&name.0, &name.1),
-            failures: self.failures(&Resource::Service(name.clone())),
-        };
-        let plan = gaia_service::plan(&observed, self.now).plan;
-        Planned {
-            actions: plan.actions,
-            status: Status::Service(plan.status),
-            next_check: plan.next_check,
-            guidance: None,
-        }
-    }
-
     /// The content of the cache.
     pub(super) fn seen(&self) -> &BTreeMap<ObjectKey, Stored> {
         self.view.as_ref().unwrap_or(&self.objects)
     }
 
     /// Objects are watched by label. One without it is only found by a POST, and then read by name.
-    fn held(&self, key: &ObjectKey, owner: Option<(&str, &str)>) -> Held<&Stored> {
+    pub(super) fn held(&self, key: &ObjectKey, owner: Option<(&str, &str)>) -> Held<&Stored> {
         match self.seen().get(key) {
             Some(stored) if is_labelled(stored) => return Held::Ours(stored),
             _ if !self.memory.probed.contains(key) => return Held::Absent,
@@ -342,7 +282,7 @@ impl World {
         self.rings(domain).signing.and_then(|(ring, _)| ring.as_ref().ok())
     }
 
-    fn domain_view<'a>(&'a self, name: &'a str, namespace: &'a str) -> DomainView<'a> {
+    pub(super) fn domain_view<'a>(&'a self, name: &'a str, namespace: &'a str) -> DomainView<'a> {
         let object = self.domains.get(name);
         DomainView {
             name,
@@ -367,12 +307,6 @@ impl World {
         certificates.map(|(name, _)| name.0.clone()).chain(services.map(|(name, _)| name.0.clone())).collect()
     }
 
-    fn services_of(&self, domain: &TrustDomain, reversed: bool) -> Vec<&GaiaService> {
-        let name = domain.metadata.name.as_deref().unwrap_or_default();
-        let all = self.services.values().filter(|service| service.spec.trust_domain_ref.name == name);
-        if reversed { all.rev().collect() } else { all.collect() }
-    }
-
     fn leaf_facts(&self, stored: &Stored) -> LeafSecret {
         let leaf = self.leaf(stored).map(|(leaf, key_matches)| LeafFacts {
             fingerprint: leaf.fingerprint.clone(),
@@ -394,7 +328,7 @@ impl World {
     }
 
     /// A ring or a signer is the operator's, but never a ServiceCertificate's.
-    fn as_leaf(&self, held: Held<&Stored>, name: &str) -> Held<LeafSecret> {
+    pub(super) fn as_leaf(&self, held: Held<&Stored>, name: &str) -> Held<LeafSecret> {
         match held {
             Held::Ours(stored) if is_signer(stored, name) || stored.content.contains_key(key::RING) => Held::Foreign,
             held => map(held, |stored| self.leaf_facts(stored)),
@@ -465,7 +399,7 @@ fn view<'a, M>(found: Option<(&'a Result<Ring<M>, RingError>, &'a ObjectFacts)>)
 static NO_CA_RING: Result<CaRing, RingError> = Err(RingError::Corrupt(String::new()));
 static NO_SIGNING_RING: Result<SigningRing, RingError> = Err(RingError::Corrupt(String::new()));
 
-fn map<T, U>(held: Held<T>, into: impl Fn(T) -> U) -> Held<U> {
+pub(super) fn map<T, U>(held: Held<T>, into: impl Fn(T) -> U) -> Held<U> {
     match held {
         Held::Absent => Held::Absent,
         Held::Ours(found) => Held::Ours(into(found)),

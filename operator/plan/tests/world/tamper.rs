@@ -238,7 +238,7 @@ impl World {
                     self.delete(&Resource::Domain(TD.to_owned()));
                     self.create_domain(TD, domain.spec);
                 } else {
-                    self.create_domain(TD, super::generate::plain_domain());
+                    self.create_domain(TD, super::specs::plain_domain());
                 }
             }
             Edit::Bootstrap(right) => self.edit_domain(TD, |domain| {

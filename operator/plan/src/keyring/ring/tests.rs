@@ -4,7 +4,30 @@ use gaia_pki::KeySpec;
 
 use super::*;
 
+mod restore;
+
 fn ring(states: &[State]) -> CaRing {
+    let generations: Vec<_> = states.iter().map(|state| ("3f9a0000", *state)).collect();
+    ring_of(&generations)
+}
+
+/// A ring of generations with these names, each in its state.
+fn ring_of(generations: &[(&str, State)]) -> CaRing {
+    let generations = generations.iter().map(|(name, state)| {
+        let material = CaMaterial {
+            fingerprint: (*name).to_owned(),
+            not_after: Timestamp::UNIX_EPOCH,
+            not_before: Timestamp::UNIX_EPOCH,
+            chain: String::new(),
+            root: String::new(),
+            root_fingerprint: None,
+            subject_id: None,
+            key: KeySpec::Ecdsa256,
+            brought: false,
+            path: CaPath::default(),
+        };
+        Generation::new(short_id(name), *state, Timestamp::UNIX_EPOCH, material)
+    });
     Ring {
         format_version: FORMAT_VERSION,
         trust_domain: "gaia.local".into(),
@@ -14,24 +37,7 @@ fn ring(states: &[State]) -> CaRing {
         heeded: None,
         restored_from: None,
         handled: Handled::default(),
-        generations: states
-            .iter()
-            .map(|state| {
-                let material = CaMaterial {
-                    fingerprint: "3f9a".into(),
-                    not_after: Timestamp::UNIX_EPOCH,
-                    not_before: Timestamp::UNIX_EPOCH,
-                    chain: String::new(),
-                    root: String::new(),
-                    root_fingerprint: None,
-                    subject_id: None,
-                    key: KeySpec::Ecdsa256,
-                    brought: false,
-                    path: CaPath::default(),
-                };
-                Generation::new("3f9a0000".into(), *state, Timestamp::UNIX_EPOCH, material)
-            })
-            .collect(),
+        generations: generations.collect(),
     }
 }
 

@@ -1,11 +1,8 @@
 //! Restores of a ring from its copy while a backup that is older than both is in the ring's place.
 
 use gaia_api::crd::DistrustMode;
-use gaia_pki::KeySpec;
-use gaia_plan::keyring::ring::{
-    CaMaterial, CaPath, CaRing, Distrust, FORMAT_VERSION, Generation, Ring, State, short_id,
-};
-use jiff::Timestamp;
+
+use super::*;
 
 #[test]
 fn a_ca_that_was_removed_since_the_backup_does_not_sign_again() {
@@ -47,32 +44,7 @@ fn what_is_being_replaced_because_it_leaked_stays_marked_by_a_copy_that_does_not
 }
 
 fn ring(epoch: u64, generations: &[(&str, State)]) -> CaRing {
-    let generations = generations.iter().map(|(name, state)| {
-        let material = CaMaterial {
-            fingerprint: (*name).to_owned(),
-            not_after: Timestamp::MAX,
-            not_before: Timestamp::UNIX_EPOCH,
-            chain: String::new(),
-            root: String::new(),
-            root_fingerprint: None,
-            subject_id: None,
-            key: KeySpec::Ecdsa256,
-            brought: false,
-            path: CaPath::default(),
-        };
-        Generation::new(short_id(name), *state, Timestamp::UNIX_EPOCH, material)
-    });
-    Ring {
-        format_version: FORMAT_VERSION,
-        trust_domain: "shop.example".to_owned(),
-        epoch,
-        max_ttl_high_water_seconds: None,
-        revision: 1,
-        heeded: None,
-        restored_from: None,
-        handled: Default::default(),
-        generations: generations.collect(),
-    }
+    CaRing { trust_domain: "shop.example".to_owned(), epoch, ..ring_of(generations) }
 }
 
 fn states(ring: &CaRing) -> Vec<(&str, State)> {
