@@ -376,7 +376,7 @@ impl World {
     }
 
     /// Records that a workload was restarted.
-    pub(crate) fn was_restarted(&mut self, target: Target, value: String) {
+    pub(crate) fn record_restart(&mut self, target: Target, value: String) {
         self.restarted.insert(target, value);
     }
 

@@ -129,7 +129,7 @@ impl<S: Store> Reconciler<S> {
                 self.agenda.push(&self.executor.world, affected);
             }
             if planned.actions.is_empty() {
-                self.is_written_down(key, &planned);
+                self.forget_recorded(key, &planned);
                 return done(Some(self.report(key, &planned, now).await));
             }
             if planned.is_paced() && !self.agenda.pacer.request(key, Instant::now()) {
@@ -144,9 +144,9 @@ impl<S: Store> Reconciler<S> {
     }
 
     /// Final reports of instances are kept only until the record holds them.
-    fn is_written_down(&self, key: &Key, planned: &Planned) {
+    fn forget_recorded(&self, key: &Key, planned: &Planned) {
         if let (Key::Service(namespace, name), Some(heard)) = (key, planned.recorded) {
-            lock(&self.executor.world).is_written_down(&(namespace.clone(), name.clone()), heard);
+            lock(&self.executor.world).forget_recorded(&(namespace.clone(), name.clone()), heard);
         }
     }
 

@@ -160,7 +160,7 @@ impl World {
 
     /// Records that a pod was nudged. Its watch reports that too, but later than the next plan is made.
     #[must_use = "dependent objects would not be planned again"]
-    pub(crate) fn was_nudged(&mut self, place: &Place, uid: &str, value: &str) -> BTreeSet<Key> {
+    pub(crate) fn record_nudge(&mut self, place: &Place, uid: &str, value: &str) -> BTreeSet<Key> {
         match self.instances.pods.get(place).filter(|facts| facts.uid == uid).cloned() {
             Some(facts) => self.apply_pod(place, Some(PodFacts { nudged: Some(value.to_owned()), ..facts })),
             None => BTreeSet::new(),
@@ -392,7 +392,7 @@ impl World {
         if entry.excluded == Some(Exclusion::Balancer) {
             return BTreeSet::new();
         }
-        if entry.is_endpoint() && entry.shows_another(&probe) {
+        if entry.is_endpoint() && entry.note_reappearance(&probe) {
             return self.exclude_endpoint(key, Exclusion::Balancer);
         }
         let was_excluded = entry.excluded.take().is_some();

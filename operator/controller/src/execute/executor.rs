@@ -54,12 +54,12 @@ impl<S: Store> Executor<S> {
             Action::Restore(restore) => self.restore(restore).await,
             Action::Nudge { namespace, pod, uid, value } => {
                 let nudged = touched(action, self.store.nudge(namespace, pod, uid, value).await)?;
-                let affected = lock(&self.world).was_nudged(&(namespace.clone(), pod.clone()), uid, value);
+                let affected = lock(&self.world).record_nudge(&(namespace.clone(), pod.clone()), uid, value);
                 Ok(if nudged == Outcome::Skipped { nudged } else { Outcome::Done(affected) })
             }
             Action::RestartWorkload { target, value, .. } => {
                 let restarted = touched(action, self.store.restart(target, value).await)?;
-                lock(&self.world).was_restarted(target.clone(), value.clone());
+                lock(&self.world).record_restart(target.clone(), value.clone());
                 Ok(restarted)
             }
             Action::Write(change) => self.write(on_behalf_of, change, SecretData::new()).await,

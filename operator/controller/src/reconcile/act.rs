@@ -22,7 +22,7 @@ impl<S: Store> Reconciler<S> {
                 Ok(Outcome::Done(keys)) => {
                     self.done(key, action, started);
                     if super::writes_record(key, action) {
-                        self.is_written_down(key, planned);
+                        self.forget_recorded(key, planned);
                     }
                     let mut affected = keys;
                     if let Some(object) = action.object() {

@@ -1,4 +1,4 @@
-//! Refusing the impossible: durations that cannot work together (ROTATION rule 4).
+//! Refuses durations that cannot work together (docs/rotation.md, rule 4 of "The times").
 
 use std::time::Duration;
 

@@ -253,7 +253,7 @@ impl Entry {
 
     /// Applies the state that a probe observed. Returns true if an instance or a leaf reappeared after another one: an
     /// instance that restarts, or gets a new leaf, never returns to the previous one.
-    pub(super) fn shows_another(&mut self, probe: &Probe) -> bool {
+    pub(super) fn note_reappearance(&mut self, probe: &Probe) -> bool {
         let Ok(shown) = &probe.seen else { return false };
         let instance = shown.report.as_ref().map(|report| report.instance.clone()).unwrap_or_default();
         let now = format!("{instance} {}", shown.fingerprint);

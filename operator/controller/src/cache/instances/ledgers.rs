@@ -137,7 +137,7 @@ impl World {
     }
 
     /// Removes the reports of a service that are recorded up to this number.
-    pub(crate) fn is_written_down(&mut self, place: &Place, heard: u64) {
+    pub(crate) fn forget_recorded(&mut self, place: &Place, heard: u64) {
         if self.readings.gone.get(place).is_some_and(|gone| gone.latest <= heard) {
             self.readings.forget(place);
         }
@@ -179,7 +179,7 @@ impl World {
 
 impl Readings {
     /// Records that an instance has terminated. Returns the services to plan again.
-    pub(crate) fn went(&mut self, entry: &Entry, is_watched: impl Fn(&Place) -> bool) -> BTreeSet<Key> {
+    pub(crate) fn note_termination(&mut self, entry: &Entry, is_watched: impl Fn(&Place) -> bool) -> BTreeSet<Key> {
         let known = self.known.remove(&entry.instance.uid).unwrap_or_default();
         let is_missed = known.read.is_none() && may_have_served(entry) && self.begun.is_some();
         let mut keys = BTreeSet::new();

@@ -188,7 +188,7 @@ impl World {
             let before = found.remove(uid);
             let after = entries.remove(domain);
             if let (Some(before), None) = (&before, &after) {
-                keys.extend(readings.went(before, |service| is_watched(services, service)));
+                keys.extend(readings.note_termination(before, |service| is_watched(services, service)));
             }
             if before != after {
                 keys.extend(before.iter().chain(&after).flat_map(Entry::certificate_keys));

@@ -261,9 +261,9 @@ fn a_pod_that_was_nudged_is_known_to_be_before_its_watch_says_so() {
         world.instances_of("gaia", &granted).iter().map(|instance| instance.nudged.clone()).collect()
     };
     assert_eq!(nudged(&world), [None]);
-    let _ = world.was_nudged(&place, "another", "1");
+    let _ = world.record_nudge(&place, "another", "1");
     assert_eq!(nudged(&world), [None], "a pod of that name from before");
-    let _ = world.was_nudged(&place, "p-web-1", "1");
+    let _ = world.record_nudge(&place, "p-web-1", "1");
     assert_eq!(nudged(&world), [Some("1".to_owned())]);
 }
 

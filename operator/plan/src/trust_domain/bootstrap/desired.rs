@@ -1,4 +1,4 @@
-//! Making a ring's first generation, once (ROTATION rule 7).
+//! Creates the first generation of a ring, once (docs/rotation.md, "The order of writes").
 
 use std::collections::BTreeMap;
 

@@ -176,9 +176,9 @@ fn the_last_words_of_a_pod_outlive_it_until_they_are_written_down() {
     assert!(watch_of_it.instances.is_empty() && watch_of_it.unread.is_none());
     assert_eq!(watch_of_it.last_words, [&report(vec![LedgerCaller::Others])]);
     let service = ("shop".to_owned(), "web".to_owned());
-    world.is_written_down(&service, heard - 1);
+    world.forget_recorded(&service, heard - 1);
     assert_eq!(watch(&world).last_words.len(), 1, "more reports were collected since");
-    world.is_written_down(&service, heard);
+    world.forget_recorded(&service, heard);
     assert!(watch(&world).last_words.is_empty());
 }
 
@@ -208,7 +208,7 @@ fn what_is_heard_of_one_service_does_not_keep_what_was_written_of_another() {
     world.apply_pod(&place(), None);
     let heard = world.heard();
     world.readings.hear_of(&("shop".to_owned(), "orders".to_owned()));
-    world.is_written_down(&("shop".to_owned(), "web".to_owned()), heard);
+    world.forget_recorded(&("shop".to_owned(), "web".to_owned()), heard);
     assert_eq!(watch(&world).unread, None);
 }
 
