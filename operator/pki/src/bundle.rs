@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
 
-use crate::certificate::Certificate;
+use crate::x509::certificate::Certificate;
 
 /// The PEM bundle of `roots`: one block each in the given order, a certificate that occurs twice only at its first
 /// place, without comments or blank lines (RFC 7468). An empty iterator gives an empty text.

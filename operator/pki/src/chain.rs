@@ -2,11 +2,11 @@
 
 use jiff::Timestamp;
 
-use crate::certificate::{Certificate, CertificateError, key_matches};
 use crate::key::{KeyError, PrivateKey};
-use crate::name::NameError;
 use crate::sign::SignError;
-use crate::validity::ValidityError;
+use crate::x509::certificate::{Certificate, CertificateError, key_matches};
+use crate::x509::name::NameError;
+use crate::x509::validity::ValidityError;
 
 /// The reason why a chain is not a CA that can sign leaves. Each variant is one reason, worded for the user who created
 /// it.

@@ -17,9 +17,9 @@ use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::AlgorithmIdentifier;
 use zeroize::Zeroizing;
 
-use crate::armor::{self, ArmorError};
-use crate::der;
 use crate::public_key::{PublicKey, bit_length, describe_algorithm, without_zeros};
+use crate::x509::der;
+use crate::x509::pem::{self, ArmorError};
 
 /// The kinds of key that Gaia generates and accepts, for CAs, leaves and tokens. As text: `ecdsa-256`, `rsa-2048`, ….
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -161,7 +161,7 @@ impl PrivateKey {
             return Err(KeyError::Encrypted);
         }
         let accepted = [SectionKind::PrivateKey, SectionKind::RsaPrivateKey, SectionKind::EcPrivateKey];
-        let blocks = armor::blocks(pem.as_bytes(), &accepted, &["EC PARAMETERS"])?;
+        let blocks = pem::blocks(pem.as_bytes(), &accepted, &["EC PARAMETERS"])?;
         let [block] = blocks.as_slice() else {
             return Err(KeyError::Count { found: blocks.len() });
         };
@@ -171,7 +171,7 @@ impl PrivateKey {
     /// One PEM block labelled `PRIVATE KEY` (PKCS #8), wiped on drop.
     #[must_use]
     pub fn to_pem(&self) -> Zeroizing<String> {
-        armor::encode("PRIVATE KEY", &self.0.pkcs8)
+        pem::encode("PRIVATE KEY", &self.0.pkcs8)
     }
 
     /// The kind of this key.

@@ -11,13 +11,13 @@ use rcgen::{
 };
 
 use crate::ca::Ca;
-use crate::certificate::{Certificate, key_matches};
 use crate::key::PrivateKey;
-use crate::name::{NameError, check_common_name, check_dns_name, check_spiffe_id};
-use crate::path::{PathError, verify_path};
-use crate::serial::Serial;
 use crate::sign::{self, SignError, Signer};
-use crate::validity::{Validity, ValidityError};
+use crate::x509::certificate::{Certificate, key_matches};
+use crate::x509::name::{NameError, check_common_name, check_dns_name, check_spiffe_id};
+use crate::x509::path::{PathError, verify_path};
+use crate::x509::serial::Serial;
+use crate::x509::validity::{Validity, ValidityError};
 
 /// Extended key usage of a leaf (RFC 5280 section 4.2.1.12).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -9,39 +9,30 @@
 //! - A private key never appears in `Debug`, in an error or in a panic message, and its PEM and DER are wiped on drop.
 //! - The same inputs give the same bundle and the same JWK set, byte for byte.
 
-mod armor;
 mod bundle;
 mod ca;
-mod certificate;
 mod chain;
-mod constraints;
-mod der;
-mod extensions;
 mod jwk;
 mod key;
-mod key_usage;
 mod leaf;
-mod name;
-mod path;
 mod peers;
 mod public_key;
-mod serial;
 mod sign;
-mod validity;
+mod x509;
 
-pub use armor::ArmorError;
 pub use bundle::{bundle_pem, sha256_hex};
 pub use ca::{Ca, CaRequest};
-pub use certificate::{Certificate, CertificateError, key_matches};
 pub use chain::CaError;
-pub use constraints::NameConstraints;
 pub use jwk::{Jwk, JwkError, JwkSet, SigningAlgorithm};
 pub use key::{KeyError, KeySpec, PrivateKey};
-pub use key_usage::KeyUsageError;
 pub use leaf::{Leaf, LeafError, LeafRequest, Usage, issue_leaf, issue_leaf_to};
-pub use name::NameError;
-pub use path::{PathError, verify_path};
 pub use public_key::PublicKey;
-pub use serial::Serial;
 pub use sign::SignError;
-pub use validity::{Validity, ValidityError};
+pub use x509::certificate::{Certificate, CertificateError, key_matches};
+pub use x509::constraints::NameConstraints;
+pub use x509::key_usage::KeyUsageError;
+pub use x509::name::NameError;
+pub use x509::path::{PathError, verify_path};
+pub use x509::pem::ArmorError;
+pub use x509::serial::Serial;
+pub use x509::validity::{Validity, ValidityError};

@@ -3,9 +3,9 @@
 //! A CA that some peer refuses altogether is an error. One that only strict peers refuse is used with a warning.
 
 use crate::ca::Ca;
-use crate::certificate::Certificate;
 use crate::chain::CaError;
 use crate::leaf::Usage;
+use crate::x509::certificate::Certificate;
 
 impl Ca {
     /// Checks every certificate of the path as peers do that are stricter than [`Ca::load`]. Returns what only strict

@@ -10,8 +10,9 @@ use x509_parser::oid_registry::{
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo};
 
+use crate::bundle;
 use crate::key::{KeyError, KeySpec};
-use crate::{armor, bundle, der};
+use crate::x509::{der, pem};
 
 /// A public key of any kind, kept as the DER of its SubjectPublicKeyInfo. Two are equal when these bytes are.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -46,7 +47,7 @@ impl PublicKey {
     /// [`KeyError::Armor`] for text that is not PEM, [`KeyError::Count`] for none or several blocks,
     /// [`KeyError::PublicKey`] for a block that is no public key.
     pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
-        let blocks = armor::blocks(pem.as_bytes(), &[SectionKind::PublicKey], &[])?;
+        let blocks = pem::blocks(pem.as_bytes(), &[SectionKind::PublicKey], &[])?;
         let [block] = blocks.as_slice() else {
             return Err(KeyError::Count { found: blocks.len() });
         };
@@ -56,7 +57,7 @@ impl PublicKey {
     /// One PEM block labelled `PUBLIC KEY`.
     #[must_use]
     pub fn to_pem(&self) -> String {
-        armor::encode("PUBLIC KEY", &self.spki).to_string()
+        pem::encode("PUBLIC KEY", &self.spki).to_string()
     }
 
     /// The DER of the SubjectPublicKeyInfo.

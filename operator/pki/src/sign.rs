@@ -10,11 +10,11 @@ use rcgen::{
     CertificateParams, Issuer, KeyIdMethod, PublicKeyData, SerialNumber, SignatureAlgorithm, SigningKey as RcgenKey,
 };
 
-use crate::certificate::{Certificate, CertificateError};
-use crate::der;
 use crate::key::{KeyError, KeySpec, PrivateKey};
 use crate::public_key::PublicKey;
-use crate::serial::Serial;
+use crate::x509::certificate::{Certificate, CertificateError};
+use crate::x509::der;
+use crate::x509::serial::Serial;
 
 /// The reason why a certificate could not be created. None depends on a user's input.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use crate::certificate::Certificate;
+use crate::x509::certificate::Certificate;
 
 /// The name constraints of all certificates of a path. The default allows every name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -9,15 +9,15 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::SectionKind;
 use x509_parser::prelude::{FromDer as _, X509Certificate, X509Name};
 
-use crate::armor::{self, ArmorError};
 use crate::bundle::sha256_hex;
-use crate::constraints::Subtrees;
-use crate::der;
-use crate::extensions::Extensions;
 use crate::key::PrivateKey;
-use crate::key_usage::{KeyUsage, KeyUsageError};
 use crate::leaf::Usage;
 use crate::public_key::{PublicKey, without_zeros};
+use crate::x509::constraints::Subtrees;
+use crate::x509::der;
+use crate::x509::extensions::Extensions;
+use crate::x509::key_usage::{KeyUsage, KeyUsageError};
+use crate::x509::pem::{self, ArmorError};
 
 /// The reason why bytes are not a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -76,7 +76,7 @@ impl Certificate {
     /// # Errors
     /// Any [`CertificateError`]; [`CertificateError::None`] if there is none. A block of another kind is an error.
     pub fn chain_from_pem(pem: &[u8]) -> Result<Vec<Self>, CertificateError> {
-        let blocks = armor::blocks(pem, &[SectionKind::Certificate], &[])?;
+        let blocks = pem::blocks(pem, &[SectionKind::Certificate], &[])?;
         if blocks.is_empty() {
             return Err(CertificateError::None);
         }
@@ -86,7 +86,7 @@ impl Certificate {
     /// One PEM block labelled `CERTIFICATE`.
     #[must_use]
     pub fn to_pem(&self) -> String {
-        armor::encode("CERTIFICATE", &self.der).to_string()
+        pem::encode("CERTIFICATE", &self.der).to_string()
     }
 
     /// The DER.

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use rustls_pki_types::UnixTime;
 use webpki::{EndEntityCert, KeyUsage};
 
-use crate::certificate::Certificate;
 use crate::leaf::Usage;
+use crate::x509::certificate::Certificate;
 
 /// The reason why a certificate does not chain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -10,10 +10,10 @@ use x509_parser::oid_registry::{
 };
 use x509_parser::prelude::X509Certificate;
 
-use crate::certificate::CertificateError;
-use crate::constraints::Subtrees;
-use crate::key_usage::KeyUsage;
 use crate::leaf::Usage;
+use crate::x509::certificate::CertificateError;
+use crate::x509::constraints::Subtrees;
+use crate::x509::key_usage::KeyUsage;
 
 /// The extensions that restrict the use of a certificate.
 #[derive(Clone, Default)]
