@@ -16,10 +16,9 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::api_server::Reading;
 use crate::api_server::object::read;
-use crate::executor::SharedWorld;
-use crate::mint;
+use crate::cache::{SharedWorld, Surroundings};
+use crate::execute::issue;
 use crate::watch::{NamespaceView, Watched};
-use crate::world::Surroundings;
 
 const OBJECTS: &str = include_str!("../../fixtures/recorded/objects.jsonl");
 const RECORDED_AT: &str = "2026-11-30T15:12:11Z";
@@ -57,7 +56,7 @@ fn world() -> SharedWorld {
         }
     }
     for domain in ["corporate", "partner"] {
-        let ca = mint::examine(&external_ca(domain), &format!("{domain}.example"), recorded_at());
+        let ca = issue::examine(&external_ca(domain), &format!("{domain}.example"), recorded_at());
         lock(&world).brought_ca(domain, Ok(ca));
     }
     world
