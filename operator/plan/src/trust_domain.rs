@@ -22,7 +22,7 @@ use jiff::Timestamp;
 
 pub(crate) use self::bootstrap::desired::{desired_ring, signing_key_spec};
 pub(crate) use self::bootstrap::epochs::newest_projected;
-pub(crate) use self::bootstrap::external_ca::ca_material;
+pub(crate) use self::bootstrap::external_ca::{brought_ca_begins, ca_material};
 pub use self::distribution::grants::CutServices;
 pub(crate) use self::distribution::namespaces::{Projections, Unwritten, named as named_namespaces};
 pub use self::kept::KeptGrants;
@@ -114,7 +114,7 @@ impl Decision {
 }
 
 fn decide(observed: &Observed<'_>, leaves: &UsedLeaves<'_, '_>, now: Timestamp) -> Decision {
-    let restore_refused = match rotation::restore(observed) {
+    let restore_refused = match rotation::restore(observed, now) {
         Ok(Some(action)) => return Decision::act(vec![action]),
         Ok(None) => None,
         Err(refusal) => Some(refusal),

@@ -174,6 +174,7 @@ proptest! {
         world.settle();
         let is_valid = |signs: &gaia_plan::keyring::ring::CaMaterial| signs.not_before <= world.now;
         prop_assert!(active(&world) == signed_before || active(&world).as_ref().is_none_or(is_valid));
+        holds(&world, 7)?;
         let made: Vec<String> = world.log[before..].iter()
             .filter(|done| !unready.contains(&done.by))
             .filter(|done| matches!(done.action, Action::IssueLeaf(_) | Action::CreateRing(_) | Action::WriteSigner(_)))

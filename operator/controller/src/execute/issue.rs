@@ -105,6 +105,7 @@ pub(crate) fn examine(ca: &Ca, trust_domain: &str, now: Timestamp) -> BroughtCa 
     };
     BroughtCa {
         fingerprint: ca.certificate().fingerprint(),
+        not_before: ca.not_before(),
         not_after: ca.not_after(),
         path: CaPath::of(ca.path()),
         refused,

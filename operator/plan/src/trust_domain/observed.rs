@@ -245,6 +245,8 @@ impl<'a, M> RingView<'a, M> {
 pub struct BroughtCa {
     /// Lower-case hex SHA-256 of its certificate's DER.
     pub fingerprint: String,
+    /// The latest notBefore in its chain.
+    pub not_before: Timestamp,
     /// The earliest notAfter in its chain.
     pub not_after: Timestamp,
     /// Its certificates.

@@ -122,14 +122,21 @@ pub(super) fn expiring_from(observed: &Observed<'_>, ring: &CaRing) -> Option<Ti
 fn ready(observed: &Observed<'_>, now: Timestamp) -> Result<String, (&'static str, String)> {
     let active = (observed.ca.ring().and_then(Ring::active), observed.signing.ring().and_then(Ring::active));
     let leaked = observed.ca.ring().filter(|ring| ring.active().is_none()).and_then(|ring| {
-        ring.generations.iter().filter(|generation| generation.state == State::Distrusted).max_by_key(|g| g.since)
+        let distrusted = ring.generations.iter().filter(|generation| generation.state == State::Distrusted);
+        Some((distrusted.max_by_key(|generation| generation.since)?, ring.next()))
     });
-    if let Some(leaked) = leaked {
-        let message = format!(
-            "CA {} is distrusted and has no replacement: no certificate can be signed; put a CA with a new key into \
-             the Secret of spec.ca.existingSecretRef",
-            leaked.id
-        );
+    if let Some((leaked, next)) = leaked {
+        let message = match next {
+            Some(next) => format!(
+                "CA {} is distrusted and CA {} is valid only from {}: no certificate can be signed until then",
+                leaked.id, next.id, next.material.not_before
+            ),
+            None => format!(
+                "CA {} is distrusted and has no replacement: no certificate can be signed; put a CA with a new key into \
+                 the Secret of spec.ca.existingSecretRef",
+                leaked.id
+            ),
+        };
         return Err((reason::CA_DISTRUSTED, message));
     }
     let (Some(ca), Some(_)) = active else {

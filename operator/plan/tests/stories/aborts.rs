@@ -148,3 +148,27 @@ fn an_abort_does_not_make_a_key_sign_that_a_restore_kept_only_in_case_it_had_sig
     says(&world, &domain(), "AnnotationIgnored", "True", "AnnotationIgnored");
     sound(&world);
 }
+
+/// Kind: a CA that becomes Active before its notBefore; no peer whose clock is right accepts what it signs.
+#[test]
+fn an_abort_back_to_a_ca_that_is_not_valid_yet_is_ignored_with_the_time() {
+    let mut world = fleet();
+    ask_to_rotate(&mut world, true);
+    until(&mut world, true, "Retiring, Active");
+    let [old, next] = ids(&world, true).try_into().unwrap();
+    let begins = world.ca_ring(TD).unwrap().generation(&old).unwrap().material.not_before;
+    // The clock ran ahead until now.
+    world.advance(-30 * DAY);
+    annotate(&mut world, annotation::ABORT, &next);
+    assert_eq!(world.states(true), "Retiring, Active");
+    let message = says(&world, &domain(), "AnnotationIgnored", "True", "AnnotationIgnored");
+    assert!(message.contains(&format!("CA {old} before it is valid only from {begins}")), "{message}");
+    // It never comes to life by itself; asked again later, it is carried out.
+    world.advance(30 * DAY);
+    world.settle();
+    assert_eq!(world.states(true), "Retiring, Active");
+    take_away(&mut world, annotation::ABORT);
+    annotate(&mut world, annotation::ABORT, &next);
+    assert_eq!(world.states(true), "Active, Retiring");
+    assert!(world.violations.iter().all(|(invariant, _)| *invariant != 7), "{:#?}", world.violations);
+}

@@ -296,3 +296,73 @@ fn after_advance_without_what_still_serves_the_old_certificate_is_named() {
     assert!(completed[0].message.contains("shop/deaf"), "{completed:?}");
     assert!(!completed[0].message.contains("every certificate it signed is replaced"), "{completed:?}");
 }
+
+/// The CA in the Secret begins at that time.
+fn begins(world: &mut World, time: Timestamp) {
+    if let Some(Ok(ca)) = &mut world.brought {
+        ca.not_before = time;
+    }
+}
+
+fn not_before_its_time(world: &World) {
+    assert!(world.violations.iter().all(|(invariant, _)| *invariant != 7), "{:#?}", world.violations);
+}
+
+/// Kind: a CA that becomes Active before its notBefore: as the first one of a ring.
+#[test]
+fn a_first_ca_that_is_not_valid_yet_is_used_once_it_is() {
+    let mut world = issuer_in("auth", "auth-service");
+    world.edit_domain(TD, |found| found.spec.ca.existing_secret_ref = Some(SecretRef { name: "our-ca".to_owned() }));
+    corporate(&mut world, "a");
+    let time = world.now.checked_add(jiff::SignedDuration::from_hours(1)).unwrap();
+    begins(&mut world, time);
+    world.settle();
+    assert_eq!(world.states(true), "");
+    let message = says(&world, &domain(), "Stalled", "True", "NotYetValid");
+    assert!(message.contains(&format!("is valid only from {time}")), "{message}");
+    until(&mut world, true, "Active");
+    assert!(world.now >= time);
+    not_before_its_time(&world);
+    sound(&world);
+}
+
+/// The same in place of one that leaked: a new one, and a former one that is put back.
+#[rstest]
+#[case::new(false, DistrustMode::Immediate)]
+#[case::new(false, DistrustMode::AfterReissue)]
+#[case::former(true, DistrustMode::Immediate)]
+#[case::former(true, DistrustMode::AfterReissue)]
+fn a_replacement_that_is_not_valid_yet_signs_once_it_is(#[case] former: bool, #[case] mode: DistrustMode) {
+    let (mut world, first) = corporate_fleet();
+    let mut leaked = first.clone();
+    if former {
+        leaked = corporate(&mut world, "b");
+        until(&mut world, true, "Retiring, Active");
+        // As an earlier version or a clock that ran ahead left it.
+        world.advance(-30 * DAY);
+    }
+    let time = if former {
+        world.ca_ring(TD).unwrap().generations[0].material.not_before
+    } else {
+        world.now.checked_add(jiff::SignedDuration::from_hours(1)).unwrap()
+    };
+    distrust(&mut world, &leaked, mode);
+    corporate(&mut world, if former { "a" } else { "b" });
+    begins(&mut world, time);
+    wait(&mut world, 900);
+    let signs = |world: &World| world.ca_ring(TD).unwrap().active().map(|active| active.material.fingerprint.clone());
+    let expected = (mode == DistrustMode::AfterReissue).then_some(leaked.clone());
+    assert_eq!(signs(&world), expected, "{}", world.states(true));
+    if mode == DistrustMode::Immediate && !former {
+        says(&world, &domain(), "Ready", "False", "CADistrusted");
+        let message = world.reported(&domain()).condition("Ready").2.to_owned();
+        assert!(message.contains(&format!("is valid only from {time}")), "{message}");
+    }
+    while world.now < time {
+        world.advance(DAY.min(time.duration_since(world.now).as_secs() + 1));
+        world.settle();
+    }
+    wait(&mut world, 1200);
+    assert!(signs(&world).is_some_and(|active| active != leaked), "{}", world.states(true));
+    not_before_its_time(&world);
+}

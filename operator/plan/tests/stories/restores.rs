@@ -187,3 +187,22 @@ fn a_crash_between_any_two_writes_of_a_rotation_changes_nothing() {
         assert_eq!(run(Some(writes)), calm, "after {writes} writes");
     }
 }
+
+/// Kind: a CA that becomes Active before its notBefore.
+#[test]
+fn a_restore_makes_no_ca_sign_that_is_not_valid_yet() {
+    let mut world = fleet();
+    ask_to_rotate(&mut world, true);
+    until(&mut world, true, "Retiring, Active");
+    let [old, _] = ids(&world, true).try_into().unwrap();
+    world.advance(-30 * DAY);
+    restore(&mut world, "gaia-ca-ring");
+    assert_eq!(world.states(true), "Retiring, Active");
+    let message = says(&world, &domain(), "Stalled", "True", "RestoreNotPossible");
+    assert!(message.contains(&format!("CA {old} would sign, and it is valid only from")), "{message}");
+    // Where the ring is lost, the CA that signed last signs again: nothing is lost by it.
+    world.remove(&ObjectKey::secret("gaia-system", "gaia-ca-ring"));
+    world.settle();
+    assert!(world.ca_ring(TD).unwrap().active().is_some());
+    assert!(world.violations.iter().all(|(invariant, _)| *invariant != 7), "{:#?}", world.violations);
+}

@@ -21,6 +21,7 @@ impl World {
     /// Invariants 3 and 4 for the CA.
     pub(super) fn judge_ca_ring(&mut self, transition: &Transition, before: &CaRing, after: &CaRing) {
         self.judge_states(transition, before, after);
+        self.judge_begun(&transition.to_string(), Some(before), after);
         if let Some(new) = begins_to_sign(before, after) {
             let root = &new.material.root;
             for (key, text) in self.bundles() {
@@ -52,6 +53,16 @@ impl World {
             if is_new && self.leaves.values().any(|leaf| leaf.issuer == *fingerprint && leaf.not_after > self.now) {
                 self.against(4, format!("{transition}: it was not used yet, but has signed"));
             }
+        }
+    }
+
+    /// Invariant 7: no CA becomes Active before its notBefore.
+    pub(super) fn judge_begun(&mut self, what: &str, before: Option<&CaRing>, after: &CaRing) {
+        let Some(active) = after.active() else { return };
+        let signed_before = before.and_then(Ring::active).is_some_and(|before| before.id == active.id);
+        if !signed_before && active.material.not_before > self.now {
+            let (id, begins, now) = (&active.id, active.material.not_before, self.now);
+            self.against(7, format!("{what}: CA {id} is Active at {now}, and valid only from {begins}"));
         }
     }
 

@@ -40,7 +40,12 @@ impl World {
             }
             MaterialRequest::SigningKey { .. } => return Err(WriteError::Refused("there is no next key".to_owned())),
         };
-        self.write(by, action, &request.object, content)
+        self.write(by, action, &request.object, content)?;
+        let is_ca = matches!(request.material, MaterialRequest::NewCa { .. } | MaterialRequest::ExistingCa { .. });
+        if let Some(after) = self.ca_ring(&request.trust_domain).filter(|_| is_ca).cloned() {
+            self.judge_begun(&action.to_string(), None, &after);
+        }
+        Ok(())
     }
 
     fn first<M: Material + Clone + Serialize>(&self, request: &RingRequest, made: Vec<M>, ttl: Option<u64>) -> Content {
@@ -71,17 +76,20 @@ impl World {
     }
 
     fn make_ca(&mut self, request: &MaterialRequest) -> Result<CaMaterial, WriteError> {
-        let (fingerprint, not_after, key, brought) = match request {
+        let backdated = saturating_sub(self.now, Duration::from_secs(300));
+        let (fingerprint, not_before, not_after, key, brought) = match request {
             MaterialRequest::NewCa { key, life_seconds } => {
                 let fingerprint = sha256_hex(format!("ca {}", self.fresh()).as_bytes());
-                (fingerprint, saturating_add(self.now, Duration::from_secs(*life_seconds)), *key, false)
+                let not_after = saturating_add(self.now, Duration::from_secs(*life_seconds));
+                (fingerprint, backdated, not_after, *key, false)
             }
             MaterialRequest::ExistingCa { fingerprint, .. } => {
                 let Some(Ok(brought)) = self.brought.clone() else { return Err(WriteError::Conflict) };
                 if brought.fingerprint != *fingerprint {
                     return Err(WriteError::Conflict);
                 }
-                (brought.fingerprint, brought.not_after, KeySpec::Ecdsa256, true)
+                let not_before = brought.not_before.max(backdated);
+                (brought.fingerprint, not_before, brought.not_after, KeySpec::Ecdsa256, true)
             }
             other => return Err(WriteError::Refused(format!("a CA cannot be generated from a {other}"))),
         };
@@ -94,7 +102,7 @@ impl World {
             root,
             root_fingerprint,
             subject_id: None,
-            not_before: saturating_sub(self.now, Duration::from_secs(300)),
+            not_before,
             fingerprint,
             not_after,
             key,
@@ -196,7 +204,14 @@ impl World {
 
     pub(super) fn restore(&mut self, restore: &Restore) -> Result<(), WriteError> {
         match restore.kind {
-            RingKind::Ca => self.restore_ring::<CaMaterial>(restore),
+            RingKind::Ca => {
+                let before = self.ca_ring(&restore.trust_domain).cloned();
+                self.restore_ring::<CaMaterial>(restore)?;
+                if let (Some(before), Some(after)) = (before, self.ca_ring(&restore.trust_domain).cloned()) {
+                    self.judge_begun(&format!("{restore:?}"), Some(&before), &after);
+                }
+                Ok(())
+            }
             RingKind::SigningKeys => self.restore_ring::<SigningMaterial>(restore),
         }
     }

@@ -7,7 +7,7 @@ use gaia_api::names::{self, annotation};
 use gaia_pki::KeySpec;
 use jiff::Timestamp;
 
-use super::external_ca::ca_material;
+use super::external_ca::{self, ca_material};
 use crate::keyring::handled::{Answer, Handled};
 use crate::keyring::ring::{Material, MaterialRequest, RingKind, RingRequest};
 use crate::object::{DesiredObject, OtherKeys, Template};
@@ -23,7 +23,10 @@ pub(crate) fn next(observed: &Observed<'_>, now: Timestamp) -> Result<Action, Re
     may_bootstrap(observed, kind)?;
     let spec = &observed.domain.spec;
     let material = match kind {
-        RingKind::Ca => ca_material(observed, now)?,
+        RingKind::Ca => {
+            external_ca::check_begun(observed, now)?;
+            ca_material(observed, now)?
+        }
         RingKind::SigningKeys => MaterialRequest::SigningKeys {
             key: signing_key_spec(spec.tokens.algorithm),
             max_ttl_seconds: spec.tokens.max_ttl.value().as_secs(),

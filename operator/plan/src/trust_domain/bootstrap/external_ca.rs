@@ -48,6 +48,26 @@ pub(crate) fn ca_material(observed: &Observed<'_>, now: Timestamp) -> Result<Mat
     }
 }
 
+/// When the CA in `existingSecretRef` becomes valid, if that is ahead of the clock.
+pub(crate) fn brought_ca_begins(observed: &Observed<'_>, now: Timestamp) -> Option<Timestamp> {
+    observed.domain.spec.ca.existing_secret_ref.as_ref()?;
+    let found = observed.brought_ca.as_ref()?.as_ref().ok()?;
+    Some(found.not_before).filter(|begins| *begins > now)
+}
+
+/// Checks that the CA in `existingSecretRef` is valid now, as the first CA of a ring signs at once.
+pub(super) fn check_begun(observed: &Observed<'_>, now: Timestamp) -> Result<(), Refusal> {
+    let Some(begins) = brought_ca_begins(observed, now) else { return Ok(()) };
+    let secret = observed.domain.spec.ca.existing_secret_ref.as_ref().map(|secret| secret.name.as_str());
+    let message = format!(
+        "spec.ca.existingSecretRef: the CA in Secret {}/{} is valid only from {begins}, which is ahead of the operator's \
+         clock: it is used from then on. Put a CA that is valid into the Secret, or correct the clock of the operator's node",
+        observed.operator_namespace,
+        secret.unwrap_or_default()
+    );
+    Err(Refusal::stalled(reason::NOT_YET_VALID, message))
+}
+
 /// Faults for which only strict peers refuse the CA, and faults of a CA that an earlier version accepted.
 pub(crate) fn warnings(observed: &Observed<'_>) -> Vec<Warning> {
     let (Some(secret), Some(Ok(ca))) = (&observed.domain.spec.ca.existing_secret_ref, &observed.brought_ca) else {

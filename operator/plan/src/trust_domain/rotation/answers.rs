@@ -22,12 +22,22 @@ pub(super) fn abort_ca(context: &Context<'_, '_>) -> Option<Turn> {
     let revision = context.observed.domain.spec.ca.rotation_revision;
     let signed_until = context.ca.active().and_then(|active| super::ca::signed_until(context, active));
     let in_force = |before: &&Generation<CaMaterial>| before.material.not_after > context.now;
-    abort(context, (RingKind::Ca, context.ca), revision, signed_until, in_force)
+    let not_yet_valid = |before: &Generation<CaMaterial>| {
+        let begins = before.material.not_before;
+        (begins > context.now).then(|| {
+            format!(
+                "{} before it is valid only from {begins}, which is ahead of the operator's clock; correct the clock of \
+                 the operator's node, or ask again after that time",
+                name(RingKind::Ca, &before.id)
+            )
+        })
+    };
+    abort(context, (RingKind::Ca, context.ca), revision, signed_until, in_force, not_yet_valid)
 }
 
 pub(super) fn abort_signing(context: &Context<'_, '_>) -> Option<Turn> {
     let revision = context.observed.domain.spec.tokens.rotation_revision;
-    let mut turn = abort(context, (RingKind::SigningKeys, context.signing), revision, None, |_| true)?;
+    let mut turn = abort(context, (RingKind::SigningKeys, context.signing), revision, None, |_| true, |_| None)?;
     // There is always a next key.
     if turn.steps.iter().any(|step| matches!(step, Step::Abandon(_))) {
         turn.steps.push(Step::Stage(super::signing::fresh(context)));
@@ -37,12 +47,14 @@ pub(super) fn abort_signing(context: &Context<'_, '_>) -> Option<Turn> {
 
 /// Aborts the rotation to a generation: before its activation it is discarded, afterwards the previous generation is
 /// activated again.
+/// `not_yet_valid`: the reason why the previous generation cannot sign yet.
 fn abort<M: Material>(
     context: &Context<'_, '_>,
     (kind, ring): (RingKind, &Ring<M>),
     revision: i64,
     signed_until: Option<Timestamp>,
     in_force: impl Fn(&&Generation<M>) -> bool,
+    not_yet_valid: impl Fn(&Generation<M>) -> Option<String>,
 ) -> Option<Turn> {
     let asked = context.unanswered(annotation::ABORT)?;
     let ignored = |why: &str| Some(record(annotation::ABORT, Answer::ignored(asked, why)));
@@ -66,6 +78,9 @@ fn abort<M: Material>(
                     "there was no previous generation"
                 });
             };
+            if let Some(why) = not_yet_valid(before) {
+                return ignored(&why);
+            }
             vec![Step::Reactivate { id: before.id.clone(), signed_until }]
         }
         State::Retiring | State::Removed | State::Distrusted => {

@@ -12,7 +12,7 @@ use crate::keyring::leaked::LeakedKeys;
 use crate::keyring::ring::{CaMaterial, Generation, MaterialRequest, RingKind, State};
 use crate::keyring::transition::Step;
 use crate::pacing::backoff::saturating_add;
-use crate::trust_domain::ca_material;
+use crate::trust_domain::{brought_ca_begins, ca_material};
 use crate::{Event, Refusal};
 
 const KIND: RingKind = RingKind::Ca;
@@ -84,6 +84,9 @@ fn steps(
         }
         Ok(Replacement::UnderWay(_)) if is_immediate => (vec![distrust], None),
         Ok(Replacement::UnderWay(_)) => (vec![suspect], None),
+        Ok(Replacement::Former(former)) if !is_valid(context, former) => {
+            (vec![if is_immediate { distrust } else { suspect }], None)
+        }
         Ok(Replacement::Former(former)) => {
             let last = if is_immediate { distrust } else { suspect };
             (vec![Step::Resume { id: former.id.clone(), signed_until }, last], None)
@@ -92,7 +95,7 @@ fn steps(
             // The whole ring may have leaked: staged generations are never used.
             let discarded = discard_siblings(context);
             let (first, last) =
-                if is_immediate { (distrust, Step::StageActive(fresh)) } else { (suspect, Step::Stage(fresh)) };
+                if is_immediate { (distrust, signs_at_once(context, fresh)) } else { (suspect, Step::Stage(fresh)) };
             (std::iter::once(first).chain(discarded).chain([last]).collect(), None)
         }
         Err(why) => (vec![if is_immediate { distrust } else { suspect }], Some(why)),
@@ -118,14 +121,21 @@ fn replace_suspect(context: &Context<'_, '_>) -> Option<Turn> {
             }
             vec![Step::Activate { id: next.id.clone(), signed_until }]
         }
-        (Ok(Replacement::Former(former)), _) => vec![Step::Resume { id: former.id.clone(), signed_until }],
+        (Ok(Replacement::Former(former)), _) => {
+            if let Some(turn) = super::ca::held_by_clock(context, former) {
+                return Some(turn);
+            }
+            vec![Step::Resume { id: former.id.clone(), signed_until }]
+        }
         (Ok(Replacement::Fresh(fresh)), Some(active)) => {
             // The replacement is newer than a mark of the clock that is right now.
             let mark = active.distrust.filter(|mark| mark.since > context.now);
             let marked = mark.map(|mark| Step::Suspect { id: active.id.clone(), mode: mark.mode });
             discard_siblings(context).chain(marked).chain([Step::Stage(fresh)]).collect()
         }
-        (Ok(Replacement::Fresh(fresh)), None) => discard_siblings(context).chain([Step::StageActive(fresh)]).collect(),
+        (Ok(Replacement::Fresh(fresh)), None) => {
+            discard_siblings(context).chain([signs_at_once(context, fresh)]).collect()
+        }
         (Err(refusal), _) => return Some(Turn { refusal: Some(refusal), ..Turn::default() }),
     };
     let events = if active.is_none() {
@@ -146,6 +156,17 @@ fn discard_siblings<'c>(context: &'c Context<'_, '_>) -> impl Iterator<Item = St
 /// Returns true if peers whose clock is that of the operator accept what a CA signs.
 fn is_valid(context: &Context<'_, '_>, ca: &Generation<CaMaterial>) -> bool {
     ca.material.not_before <= context.now
+}
+
+/// The step that makes a CA sign without waiting for its publication. A bring-your-own CA that begins later is staged, and
+/// activated once it is valid.
+fn signs_at_once(context: &Context<'_, '_>, fresh: MaterialRequest) -> Step {
+    match &fresh {
+        MaterialRequest::ExistingCa { .. } if brought_ca_begins(context.observed, context.now).is_some() => {
+            Step::Stage(fresh)
+        }
+        _ => Step::StageActive(fresh),
+    }
 }
 
 /// The replacement of a leaked CA.

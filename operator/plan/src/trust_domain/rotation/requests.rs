@@ -15,7 +15,7 @@ use crate::{Action, Refusal};
 ///
 /// # Errors
 /// The ring cannot be restored that way.
-pub(crate) fn restore(observed: &Observed<'_>) -> Result<Option<Action>, Refusal> {
+pub(crate) fn restore(observed: &Observed<'_>, now: Timestamp) -> Result<Option<Action>, Refusal> {
     let asked = observed.domain.metadata.annotations.as_ref().and_then(|all| all.get(annotation::RESTORE));
     let Some(asked) = asked else { return Ok(None) };
     let (ring, epoch) = asked.split_once('@').unwrap_or((asked, ""));
@@ -46,7 +46,7 @@ pub(crate) fn restore(observed: &Observed<'_>) -> Result<Option<Action>, Refusal
         return Err(not_restored(asked, &format!("the existing copy has epoch {copied}")));
     }
     let possible = match kind {
-        RingKind::Ca => try_restore(&observed.ca, &observed.ca_copy),
+        RingKind::Ca => try_restore(&observed.ca, &observed.ca_copy).and_then(|()| check_begun(observed, now)),
         RingKind::SigningKeys => try_restore(&observed.signing, &observed.signing_copy),
     };
     // Checked here already: a restore that fails each time would block all other work.
@@ -74,6 +74,22 @@ pub(crate) fn restore(observed: &Observed<'_>) -> Result<Option<Action>, Refusal
 fn try_restore<M: Material + Clone>(found: &RingView<'_, M>, copy: &RingView<'_, M>) -> Result<(), String> {
     let Some(copy) = copy.ring() else { return Ok(()) };
     copy.restored(found.ring(), copy.epoch, Timestamp::UNIX_EPOCH).map(drop).map_err(|error| error.to_string())
+}
+
+/// A CA that is not valid yet does not take the place of another one. Where no ring can be read, the CA that signed last
+/// signs again.
+fn check_begun(observed: &Observed<'_>, now: Timestamp) -> Result<(), String> {
+    let (Some(copy), Some(current)) = (observed.ca_copy.ring(), observed.ca.ring()) else { return Ok(()) };
+    let Ok(restored) = copy.restored(Some(current), copy.epoch, now) else { return Ok(()) };
+    let signs_now = |id: &str| current.active().is_some_and(|active| active.id == id);
+    match restored.active() {
+        Some(signs) if signs.material.not_before > now && !signs_now(&signs.id) => Err(format!(
+            "{} would sign, and it is valid only from {}, which is ahead of the operator's clock",
+            super::name(RingKind::Ca, &signs.id),
+            signs.material.not_before
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The properties of a ring or its copy that a restore needs.
