@@ -33,6 +33,10 @@ pub mod annotation {
     pub const CA_EPOCH_MAC: &str = "gaia.dev/ca-epoch-mac";
     /// On a projection: the MAC of [`SIGNING_EPOCH`] for this object, by a key that only the signing ring holds.
     pub const SIGNING_EPOCH_MAC: &str = "gaia.dev/signing-epoch-mac";
+    /// On a trust ConfigMap: when its `denylist.json` changed last (RFC 3339).
+    pub const DENYLIST_PUBLISHED_AT: &str = "gaia.dev/denylist-published-at";
+    /// On a policy ConfigMap: when its `policy.json` changed last (RFC 3339).
+    pub const POLICY_PUBLISHED_AT: &str = "gaia.dev/policy-published-at";
     /// On a foreign Secret: `"true"` lets the operator take it over.
     pub const ADOPT: &str = "gaia.dev/adopt";
     /// On a TrustDomain: `<uid>,ca@<epoch>,signing@<epoch>`, its own UID and the newest known epochs of the missing

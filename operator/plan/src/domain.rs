@@ -5,6 +5,7 @@ use gaia_api::crd::{NamespaceSelector, SelectorOperator, TrustDomain, reason};
 use crate::Refusal;
 use crate::keyring::epoch::EpochMac;
 use crate::keyring::ring::{CaMaterial, CaRing, Generation, SigningRing};
+use crate::object::ObjectFacts;
 
 /// A TrustDomain as one referring object sees it.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +24,8 @@ pub struct DomainView<'a> {
     pub ca_mac: Option<&'a dyn EpochMac>,
     /// Its signing ring, if there is one that can be read.
     pub signing: Option<&'a SigningRing>,
+    /// Its trust ConfigMap in that namespace, if the operator wrote one.
+    pub trust: Option<&'a ObjectFacts>,
 }
 
 impl<'a> DomainView<'a> {
@@ -112,6 +115,7 @@ mod tests {
                 ca: None,
                 ca_mac: None,
                 signing: None,
+                trust: None,
             };
             view.granted().unwrap_err().message
         };

@@ -30,13 +30,13 @@ use crate::domain::DomainView;
 use crate::gaia_service::mode::Effective;
 use crate::instances::endpoint::Excluded;
 use crate::instances::instance::Instance;
-use crate::instances::lagging::{self, ServedLeaf};
+use crate::instances::lagging::{self, PolicyFile, ServedLeaf};
 use crate::object::{DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, immutable, not_owned, unreadable};
 use crate::outcome::conditions::{Obstacles, Report, headline};
 use crate::pacing::backoff::Failures;
 use crate::pacing::shares::Cut;
 use crate::plan::owner;
-use crate::{Action, Event, Plan, Refusal, api_key_usage, projection};
+use crate::{Action, Event, Plan, Refusal, api_key_usage, projection, published};
 
 pub use self::targets::UnreadableServices;
 pub use self::wanted::wanted_certificate;
@@ -116,7 +116,8 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> ServicePlan {
     let holding = observed.failures.filter(|failures| failures.holds_back(generation, RETRY_CAP, now));
     thresholds.extend(holding.map(|failures| failures.retry_at(RETRY_CAP)));
     let all = lagging::both(&observed.instances, &observed.certificate_users);
-    let lagging = lagging::of(&all, &observed.domain, observed.leaf.as_ref(), now);
+    let policy = published_policy(observed, &decision, now);
+    let lagging = lagging::of(&all, &observed.domain, observed.leaf.as_ref(), policy.as_ref(), now);
     thresholds.extend(lagging.next);
     let mut status = status(observed, &decision, &legacy, &running, now);
     (status.lagging, status.lagging_count) = (lagging.named, lagging.count);
@@ -172,11 +173,23 @@ fn decide(
     match policy_action(observed, policy, modes::event(observed, running)) {
         Ok(change) => {
             decision.policy_published = change.is_none();
-            decision.actions.extend(change.map(|change| Action::Write(Box::new(change))));
+            decision.actions.extend(change.map(|change| Action::Write(Box::new(published::POLICY.date(change, now)))));
         }
         Err(refusal) => decision.refusal = decision.refusal.or(Some(refusal)),
     }
     decision
+}
+
+/// The policy that its instances are to enforce, if that is the one in its ConfigMap.
+fn published_policy(observed: &Observed<'_>, decision: &Decision, now: Timestamp) -> Option<PolicyFile> {
+    let file = published::POLICY.published(observed.policy.ours()?, now)?;
+    let meta = &observed.service.metadata;
+    let object = policy_key(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+    (Some(&file.hash) == decision.policy_hash.as_ref()).then_some(PolicyFile { object, file })
+}
+
+fn policy_key(namespace: &str, service: &str) -> ObjectKey {
+    ObjectKey::config_map(namespace, names::policy(service))
 }
 
 fn policy_action(
@@ -187,8 +200,7 @@ fn policy_action(
     let meta = &observed.service.metadata;
     let hash = sha256_hex(policy.as_bytes());
     let was_published = observed.service.status.as_ref().is_some_and(|status| status.policy_hash == Some(hash));
-    let name = names::policy(meta.name.as_deref().unwrap_or_default());
-    let object = ObjectKey::config_map(meta.namespace.as_deref().unwrap_or_default(), name);
+    let object = policy_key(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
     let desired = config_map(observed, object, "policy", (key::POLICY, policy));
     match &observed.policy {
         Held::Unreadable(why) => Err(unreadable(&desired.key, why)),

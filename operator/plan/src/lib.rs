@@ -15,6 +15,7 @@ mod outcome;
 pub mod pacing;
 mod plan;
 pub mod projection;
+mod published;
 pub mod rules;
 pub mod service_certificate;
 pub mod trust_domain;

@@ -248,7 +248,7 @@ impl ObjectChange {
         let list = |what: &str, names: Vec<&str>| (!names.is_empty()).then(|| format!("{what} {}", names.join(", ")));
         let parts = [
             list("labels", self.labels.keys().map(String::as_str).collect()),
-            list("annotations", self.annotations.keys().map(String::as_str).collect()),
+            list("annotations", self.annotations.keys().map(String::as_str).filter(|name| !DATES.contains(name)).collect()),
             list("data", self.data.keys().map(String::as_str).collect()),
             self.owners.as_ref().map(|_| "owner reference".to_owned()),
         ];
@@ -337,6 +337,9 @@ impl DesiredObject {
         annotations
     }
 }
+
+/// Annotations that only date a change of content.
+const DATES: [&str; 2] = [annotation::DENYLIST_PUBLISHED_AT, annotation::POLICY_PUBLISHED_AT];
 
 /// Keys that a template once set, as `label:<key>` and `annotation:<key>`.
 fn former_template_keys(facts: &ObjectFacts) -> Vec<String> {

@@ -73,7 +73,7 @@ fn lagging(observed: &Observed<'_>, now: Timestamp) -> Lagging {
     let secret = observed.secret.ours().filter(|_| observed.claimed_by.is_none());
     let leaf =
         secret.and_then(|secret| Some(ServedLeaf::of(secret_key(observed), &secret.facts, secret.leaf.as_ref()?)));
-    lagging::of(all, &observed.domain, leaf.as_ref(), now)
+    lagging::of(all, &observed.domain, leaf.as_ref(), None, now)
 }
 
 /// The cause for which a leaf is issued.

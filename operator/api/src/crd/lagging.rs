@@ -44,4 +44,8 @@ pub enum PublishedPart {
     TrustBundle,
     /// `jwks.json`.
     SigningKeys,
+    /// `denylist.json`.
+    Denylist,
+    /// `policy.json`.
+    Policy,
 }

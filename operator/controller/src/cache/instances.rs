@@ -374,8 +374,9 @@ impl World {
 
     /// True if an instance is lagging and must be probed soon again; none: it has terminated.
     pub(crate) fn is_behind(&self, key: &InstanceKey) -> Option<bool> {
-        self.entry(key)?;
-        Some(self.guidance.get(&key.trust_domain).is_some_and(|guidance| guidance.behind.contains(&key.uid)))
+        let entry = self.entry(key)?;
+        let guidance = self.guidance.get(&key.trust_domain);
+        Some(guidance.is_some_and(|guidance| guidance.behind.contains(&key.uid)) || self.has_old_policy(entry))
     }
 
     /// Applies the result of a probe. Only the observed state matters, not the time.
@@ -397,15 +398,15 @@ impl World {
         }
         let was_excluded = entry.excluded.take().is_some();
         entry.shows_until = shows_until;
-        let refused_before = entry.instance.report().map(|report| report.refused.clone());
+        let loaded_before = entry.instance.report().map(Loaded::of);
         let before = entry.instance.probe.replace(probe);
         let same = before.is_some_and(|before| Some(&before.seen) == entry.instance.probe.as_ref().map(|p| &p.seen));
         if same && !was_excluded {
             return BTreeSet::new();
         }
         let mut keys: BTreeSet<Key> = entry.certificate_keys().collect();
-        let has_refused = refused_before.as_ref() != entry.instance.report().map(|report| &report.refused);
-        if was_excluded || has_refused {
+        let has_loaded = loaded_before != entry.instance.report().map(Loaded::of);
+        if was_excluded || has_loaded {
             keys.extend(entry.service_keys());
         }
         self.stir(domain);

@@ -1,14 +1,17 @@
 //! `status.lagging` of custom resources: the lagging instances are computed for each report, so only a digest of the
 //! reported list is kept.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use gaia_api::crd::{GaiaServiceStatus, ServiceCertificateStatus};
+use gaia_api::identity::IdentityReport;
+use gaia_api::names::{self, key};
 use gaia_plan::instances::instance::Instance;
 use gaia_plan::instances::lagging::ServedLeaf;
-use gaia_plan::object::ObjectKey;
+use gaia_plan::object::{ObjectFacts, ObjectKey};
 use serde_json::{Value, json};
 
+use super::instances::Entry;
 use super::{Place, World};
 use crate::cache::facts::SecretFacts;
 use crate::store::Key;
@@ -17,7 +20,58 @@ use crate::store::Key;
 #[derive(Default)]
 pub(super) struct ReportedLags(HashMap<Key, String>);
 
+/// What an instance reports of its files: a service whose instances report another one is planned again.
+#[derive(PartialEq)]
+pub(super) struct Loaded {
+    leaf: String,
+    bundle: String,
+    kids: Vec<String>,
+    denylist: Option<String>,
+    policy: String,
+    refused: BTreeMap<String, String>,
+}
+
+impl Loaded {
+    pub(super) fn of(report: &IdentityReport) -> Self {
+        Self {
+            leaf: report.leaf.fingerprint.clone(),
+            bundle: report.bundle_hash.clone(),
+            kids: report.jwks_kids.clone(),
+            denylist: report.denylist_hash.clone(),
+            policy: report.policy_hash.clone(),
+            refused: report.refused.clone(),
+        }
+    }
+}
+
 impl World {
+    /// What depends on the content of a trust or policy ConfigMap that arrives. No other file of it is compared with what
+    /// instances have loaded by a plan of the services.
+    pub(super) fn affected_by_dated_file(&mut self, place: &Place, arriving: &ObjectFacts) -> BTreeSet<Key> {
+        let known = self.config_maps.get(place);
+        let has_changed = |file: &str| known.is_none_or(|known| known.data.get(file) != arriving.data.get(file));
+        let (denylist, policy) = (has_changed(key::DENYLIST), has_changed(key::POLICY));
+        if let Some(service) = place.1.strip_suffix("-auth").filter(|_| policy) {
+            let service = (place.0.clone(), service.to_owned());
+            let domain = self.services.get(&service).map(|found| found.spec.trust_domain_ref.name.clone());
+            if let Some(domain) = domain {
+                self.probe_service_soon(&service, &domain);
+            }
+        }
+        let domain = place.1.strip_suffix("-trust").filter(|domain| denylist && self.trust_domains.contains_key(*domain));
+        let referring = domain.map(|domain| self.referring_to(domain)).unwrap_or_default();
+        referring.into_iter().filter(|key| key.names().0 == place.0).collect()
+    }
+
+    /// Whether an instance reports another `policy.json` than the one in the ConfigMap of a service whose policy it mounts.
+    pub(super) fn has_old_policy(&self, entry: &Entry) -> bool {
+        let Some(report) = entry.instance.report() else { return false };
+        entry.services.iter().any(|(namespace, service)| {
+            let stored = self.config_maps.get(&(namespace.clone(), names::policy(service)));
+            stored.and_then(|facts| facts.data.get(key::POLICY)).is_some_and(|hash| *hash != report.policy_hash)
+        })
+    }
+
     /// The certificate in the Secret of a ServiceCertificate.
     pub(super) fn served_leaf(&self, place: &Place) -> Option<ServedLeaf> {
         let name = self.certificates.get(place)?.secret_name();

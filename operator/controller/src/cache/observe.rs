@@ -155,6 +155,13 @@ impl World {
             .collect()
     }
 
+    /// The trust ConfigMap of a namespace, if it is the operator's and can be read.
+    fn trust_facts(&self, domain: &str, namespace: &str) -> Option<&ObjectFacts> {
+        let place = (namespace.to_owned(), names::trust(domain));
+        let facts = self.config_maps.get(&place).filter(|facts| owned(facts, None))?;
+        self.why_unreadable(Resource::CONFIG_MAP, &place).is_none().then_some(facts)
+    }
+
     fn domain_view<'a>(&'a self, name: &'a str, namespace: &str) -> DomainView<'a> {
         DomainView {
             name,
@@ -164,6 +171,7 @@ impl World {
             ca: self.ca_ring(&names::ca_ring(name)).ring(),
             ca_mac: self.epoch_mac(&names::ca_ring(name)),
             signing: self.signing_ring(&names::signing_ring(name)).ring(),
+            trust: self.trust_facts(name, namespace),
         }
     }
 

@@ -166,7 +166,7 @@ impl World {
         }
         let was_watched = before.as_ref().is_some_and(|before| gaia_plan::api_key_usage::is_watched(before));
         if self.is_watched(&place) && (changed || !was_watched) {
-            self.read_soon(&place, &domain);
+            self.probe_service_soon(&place, &domain);
         }
         if differs {
             keys.insert(Key::Service(place.0.clone(), place.1.clone()));
@@ -293,6 +293,7 @@ impl World {
         self.lost.remove(&ObjectKey::config_map(&place.0, place.1.clone()));
         self.unreadable.forget(Resource::CONFIG_MAP, &place);
         keys.extend(self.affected_by_config_map(&place));
+        keys.extend(self.affected_by_dated_file(&place, &facts));
         match ledger {
             Some(ledger) => drop(self.ledgers.insert(place.clone(), ledger)),
             None => drop(self.ledgers.remove(&place)),

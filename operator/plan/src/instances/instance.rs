@@ -124,6 +124,8 @@ pub enum Need<'a> {
     NoKid(&'a str),
     /// This text of `denylist.json`, by its hash.
     Denylist(&'a str),
+    /// This text of `policy.json`, by its hash.
+    Policy(&'a str),
     /// That it refuses a CA that leaked: by this text of `ca.crt`, where that is enough, or by this text of `denylist.json`,
     /// whose `issuers` it enforces.
     Refusal {
@@ -215,6 +217,9 @@ fn check_report(report: &IdentityReport, need: &Need<'_>) -> Result<(), String> 
         }
         Need::Denylist(hash) if report.denylist_hash.as_deref() != Some(hash) => {
             Err("Stale: has not loaded the newest denylist.json".to_owned())
+        }
+        Need::Policy(hash) if report.policy_hash != **hash => {
+            Err("Stale: has not loaded the newest policy.json".to_owned())
         }
         Need::Refusal { bundle, denylist } => {
             let by_bundle = bundle.is_some_and(|hash| report.bundle_hash == hash);

@@ -5,19 +5,20 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use gaia_api::crd::{LaggingInstance, PublishedPart};
+use gaia_api::crd::{LaggingInstance, PublishedPart, TrustDomain};
 use gaia_api::names::annotation;
 use gaia_pki::sha256_hex;
 use jiff::Timestamp;
 
 use crate::domain::DomainView;
 use crate::instances::instance::{Instance, Need};
-use crate::keyring::ring::Generation;
+use crate::keyring::ring::{CaRing, Generation, SigningRing};
 use crate::leaf::LeafRecord;
 use crate::leaf::{LeafFacts, issued_as_noted};
 use crate::object::ObjectKey;
 use crate::pacing::backoff::saturating_add;
-use crate::projection;
+use crate::published::Published;
+use crate::{projection, published};
 
 /// The certificate that instances are to serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,11 +62,19 @@ struct Part<'a> {
     changed: Timestamp,
 }
 
-/// The instances that lag. Files whose publication has no recorded time (`denylist.json`, `policy.json`) are not compared.
+/// The policy that instances of a service are to enforce.
+pub(crate) struct PolicyFile {
+    /// The ConfigMap that holds it.
+    pub(crate) object: ObjectKey,
+    pub(crate) file: Published,
+}
+
+/// The instances that lag.
 pub(crate) fn of(
     instances: &[&Instance],
     domain: &DomainView<'_>,
     leaf: Option<&ServedLeaf>,
+    policy: Option<&PolicyFile>,
     now: Timestamp,
 ) -> Lagging {
     let (Some(object), Some(ca), Some(signing)) = (domain.object, domain.ca, domain.signing) else {
@@ -93,10 +102,19 @@ pub(crate) fn of(
         let need = Need::Kid(kid);
         parts.push(Part { part: PublishedPart::SigningKeys, need, expected: kid, published, changed: published });
     }
+    let denylist = published_denylist(domain, object, ca, signing, now);
+    if let Some(Published { hash, since }) = &denylist {
+        let need = Need::Denylist(hash);
+        parts.push(Part { part: PublishedPart::Denylist, need, expected: hash, published: *since, changed: *since });
+    }
+    if let Some(PolicyFile { file: Published { hash, since }, .. }) = policy {
+        let need = Need::Policy(hash);
+        parts.push(Part { part: PublishedPart::Policy, need, expected: hash, published: *since, changed: *since });
+    }
     let mut lagging = Lagging::default();
     let mut all = vec![];
     for instance in instances {
-        match first(instance, &parts, leaf, p, now) {
+        match first(instance, &parts, (leaf, policy), p, now) {
             Verdict::Current => {}
             Verdict::Unknown(until) => lagging.next = lagging.next.into_iter().chain([until]).min(),
             Verdict::Lags(found) => all.push(*found),
@@ -116,12 +134,36 @@ enum Verdict {
     Lags(Box<LaggingInstance>),
 }
 
-fn first(instance: &Instance, parts: &[Part<'_>], leaf: Option<&ServedLeaf>, p: Duration, now: Timestamp) -> Verdict {
+/// `denylist.json` in the namespace, if it is what the rings and the spec say.
+fn published_denylist(
+    domain: &DomainView<'_>,
+    object: &TrustDomain,
+    ca: &CaRing,
+    signing: &SigningRing,
+    now: Timestamp,
+) -> Option<Published> {
+    let file = published::DENYLIST.published(domain.trust?, now)?;
+    let wanted = projection::json(&projection::denylist(&object.spec, ca, signing));
+    (file.hash == sha256_hex(wanted.as_bytes())).then_some(file)
+}
+
+fn first(
+    instance: &Instance,
+    parts: &[Part<'_>],
+    (leaf, policy): (Option<&ServedLeaf>, Option<&PolicyFile>),
+    p: Duration,
+    now: Timestamp,
+) -> Verdict {
     let mut unknown: Option<Timestamp> = None;
     for part in parts {
         let is_its = match part.part {
             PublishedPart::Certificate => leaf.is_some_and(|leaf| instance.uses.contains(&leaf.secret)),
             PublishedPart::TrustBundle | PublishedPart::SigningKeys => true,
+            // These change often, and only a report shows them.
+            PublishedPart::Denylist => instance.report().is_some_and(|report| report.denylist_hash.is_some()),
+            PublishedPart::Policy => {
+                instance.report().is_some() && policy.is_some_and(|policy| instance.uses.contains(&policy.object))
+            }
         };
         if !is_its {
             continue;
@@ -145,6 +187,8 @@ fn described(instance: &Instance, part: &Part<'_>, why: String) -> LaggingInstan
         PublishedPart::Certificate => shown.map(|shown| shown.fingerprint.clone()),
         PublishedPart::TrustBundle => report.map(|report| report.bundle_hash.clone()),
         PublishedPart::SigningKeys => report.and_then(|report| report.jwks_kids.last().cloned()),
+        PublishedPart::Denylist => report.and_then(|report| report.denylist_hash.clone()),
+        PublishedPart::Policy => report.map(|report| report.policy_hash.clone()).filter(|hash| !hash.is_empty()),
     };
     let cut = |text: String, longest: usize| text.chars().filter(|c| !c.is_control()).take(longest).collect::<String>();
     LaggingInstance {

@@ -98,3 +98,94 @@ fn a_certificate_that_stands_alone_names_who_serves_the_old_one() {
     assert_eq!(named[0].expected.as_ref(), Some(&stored));
     assert!(named[0].loaded.is_some() && named[0].loaded.as_ref() != Some(&stored));
 }
+
+/// The pods of shop/asset-service: one that reloads, one that does not, and one that reports nothing.
+fn enforcing() -> World {
+    let mut world = fleet();
+    let pod = |name: &str| Pod::of("shop", "asset-service", name).enforcing("asset-service");
+    world.start(pod("new"));
+    world.start(pod("old").never_reloads());
+    world.start(pod("mute").never_reloads().seen_by(Sight::Handshake));
+    wait(&mut world, 600);
+    nothing_lags(&world);
+    world
+}
+
+/// Kind: a file that instances enforce, and whose older text in an instance no status shows.
+#[rstest]
+#[case::denylist(PublishedPart::Denylist, "gaia-trust", "denylist.json")]
+#[case::policy(PublishedPart::Policy, "asset-service-auth", "policy.json")]
+fn an_instance_with_an_older_file_is_named_once_p_has_passed(
+    #[case] part: PublishedPart,
+    #[case] map: &str,
+    #[case] file: &str,
+) {
+    let mut world = enforcing();
+    let p = world.domains[TD].spec.propagation.min_delay.value();
+    let before = world.config_map("shop", map).unwrap().content[file].clone();
+    let edited = world.now;
+    if part == PublishedPart::Denylist {
+        world.edit_domain(TD, |found| found.spec.revoked.jtis = vec!["leaked".to_owned()]);
+    } else {
+        world.edit_service(&name("shop", "asset-service"), |found| {
+            found.spec.callers = vec![CallerSpec { service: "web".to_owned(), namespace: None, scopes: vec![], on_behalf_of: false }];
+        });
+    }
+    world.settle();
+    let after = world.config_map("shop", map).unwrap().content[file].clone();
+    assert_ne!(before, after);
+    while world.now.duration_since(edited).unsigned_abs() < p {
+        nothing_lags(&world);
+        wait(&mut world, 10);
+    }
+    wait(&mut world, 60);
+    let (named, count) = lagging(&world, &service("shop", "asset-service"));
+    assert_eq!((named.len(), count), (1, Some(1)), "{named:?}");
+    let found = &named[0];
+    let hash = |text: &str| Some(gaia_pki::sha256_hex(text.as_bytes()));
+    assert_eq!((found.pod.as_str(), found.part), ("old", part));
+    assert_eq!((found.expected.clone(), found.loaded.clone()), (hash(&after), hash(&before)));
+    assert_eq!(found.reason, format!("Stale: has not loaded the newest {file}"));
+    let log = world.log.len();
+    wait(&mut world, 600);
+    assert_eq!(world.done_since(log), [""; 0], "at rest");
+    world.restart("old");
+    wait(&mut world, 60);
+    nothing_lags(&world);
+    sound(&world);
+}
+
+/// Kind: an upgrade. An earlier version dated no file, and nothing is written for that alone.
+#[test]
+fn a_file_without_a_date_is_compared_and_not_written_for_it() {
+    let mut world = enforcing();
+    world.edit_domain(TD, |found| found.spec.revoked.jtis = vec!["leaked".to_owned()]);
+    world.settle();
+    for (namespace, map) in [("shop", "gaia-trust"), ("auth", "gaia-trust"), ("shop", "asset-service-auth")] {
+        let stored = world.objects.get_mut(&ObjectKey::config_map(namespace, map)).unwrap();
+        stored.facts.annotations.retain(|name, _| !name.ends_with("-published-at"));
+    }
+    let log = world.log.len();
+    wait(&mut world, 600);
+    assert_eq!(world.done_since(log), [""; 0]);
+    let (named, _) = lagging(&world, &service("shop", "asset-service"));
+    assert_eq!((named.len(), named[0].part), (1, PublishedPart::Denylist), "{named:?}");
+    sound(&world);
+}
+
+/// Kind: a tenant's annotation. It may hide or show what lags in its own namespace, and changes nothing else.
+#[rstest]
+#[case("9999-12-31T23:59:59Z")]
+#[case("nonsense")]
+fn a_date_that_a_tenant_wrote_delays_nothing(#[case] date: &str) {
+    let mut world = enforcing();
+    let stored = world.objects.get_mut(&ObjectKey::config_map("shop", "gaia-trust")).unwrap();
+    stored.facts.annotations.insert(annotation::DENYLIST_PUBLISHED_AT.to_owned(), date.to_owned());
+    wait(&mut world, 60);
+    world.edit_domain(TD, |found| found.spec.revoked.jtis = vec!["leaked".to_owned()]);
+    world.settle();
+    let map = world.config_map("shop", "gaia-trust").unwrap();
+    assert!(map.content["denylist.json"].contains("leaked"));
+    assert_ne!(map.facts.annotations[annotation::DENYLIST_PUBLISHED_AT], date);
+    sound(&world);
+}

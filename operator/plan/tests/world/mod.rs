@@ -14,6 +14,7 @@ mod execute;
 mod generate;
 mod judge;
 mod judge_rotation;
+mod ledgers;
 mod observe;
 mod observe_service;
 mod pods;

@@ -282,6 +282,14 @@ impl World {
         self.rings(domain).signing.and_then(|(ring, _)| ring.as_ref().ok())
     }
 
+    /// The trust ConfigMap of a namespace, if it is the operator's.
+    fn trust_facts(&self, domain: &str, namespace: &str) -> Option<&ObjectFacts> {
+        match self.held(&ObjectKey::config_map(namespace, names::trust(domain)), None) {
+            Held::Ours(stored) => Some(&stored.facts),
+            Held::Absent | Held::Foreign | Held::Unreadable(_) => None,
+        }
+    }
+
     pub(super) fn domain_view<'a>(&'a self, name: &'a str, namespace: &'a str) -> DomainView<'a> {
         let object = self.domains.get(name);
         DomainView {
@@ -292,6 +300,7 @@ impl World {
             ca: self.ca_ring(name).filter(|_| object.is_some()),
             ca_mac: self.mac(&names::ca_ring(name)),
             signing: self.signing_ring(name).filter(|_| object.is_some()),
+            trust: self.trust_facts(name, namespace),
         }
     }
 

@@ -6,10 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use gaia_api::SpiffeId;
 use gaia_api::crd::{Acknowledgement, RestartKind};
 use gaia_api::identity::{IdentityReport, LeafReport};
-use gaia_api::ledger::{LedgerCaller, LedgerEntry, LedgerReport};
+use gaia_api::ledger::{LedgerEntry, LedgerReport};
 use gaia_api::mount::{AuthMode, Grants, SCHEMA_VERSION, ServiceIdentity};
 use gaia_api::names::{self, key};
-use gaia_plan::api_key_usage::{Watch, Watched};
 use gaia_plan::instances::instance::{Instance, Probe, Shown, Target};
 use gaia_plan::object::{ObjectKey, ObjectKind};
 use jiff::{SignedDuration, Timestamp};
@@ -50,6 +49,8 @@ pub(crate) struct Pod {
     pub(crate) trust: bool,
     /// True if it mounts the signer and the grants.
     pub(crate) signer: bool,
+    /// The service whose policy it mounts.
+    pub(crate) enforces: Option<String>,
     pub(crate) reload: Reload,
     pub(crate) sight: Sight,
     /// One of its containers does not stay up.
@@ -90,6 +91,7 @@ pub(crate) struct Loaded {
     pub(crate) roots: String,
     pub(crate) kids: BTreeSet<String>,
     pub(crate) denylist: Option<String>,
+    pub(crate) policy: Option<String>,
     pub(crate) signing: Option<String>,
     max_ttl: i64,
 }
@@ -105,6 +107,7 @@ impl Pod {
             secret: Some(names::leaf_secret(service)),
             trust: true,
             signer: false,
+            enforces: None,
             reload: Reload::After(60),
             sight: Sight::Reports,
             crashes: false,
@@ -141,6 +144,11 @@ impl Pod {
         Self { signer: true, ..self }
     }
 
+    /// One that mounts the policy of a service.
+    pub(crate) fn enforcing(self, service: &str) -> Self {
+        Self { enforces: Some(service.to_owned()), ..self }
+    }
+
     /// One that does not stay up.
     pub(crate) fn crashing(self) -> Self {
         Self { crashes: true, ..self }
@@ -167,7 +175,8 @@ impl Pod {
         let trust = self.trust.then(|| ObjectKey::config_map(at, names::trust(&self.domain)));
         let signer = self.signer.then(|| ObjectKey::secret(at, names::token_signer(&self.domain)));
         let grants = self.signer.then(|| ObjectKey::config_map(at, names::grants(&self.domain)));
-        secret.chain(trust).chain(signer).chain(grants).collect()
+        let policy = self.enforces.iter().map(|service| ObjectKey::config_map(at, names::policy(service)));
+        secret.chain(trust).chain(signer).chain(grants).chain(policy).collect()
     }
 
     pub(crate) fn is_waited_for(&self) -> bool {
@@ -225,70 +234,6 @@ impl World {
         }
     }
 
-    fn read_ledger(&mut self, index: usize) {
-        let (now, pod) = (self.now, &mut self.pods[index]);
-        let reports = matches!(&pod.probe, Some(Probe { seen: Ok(Shown { report: Ok(_), .. }), .. }));
-        if !reports {
-            pod.failing = pod.failing.or(Some(now));
-            return;
-        }
-        let report = LedgerReport {
-            schema_version: SCHEMA_VERSION,
-            instance: format!("process of {}", pod.uid),
-            started_at: pod.started.unwrap_or(now),
-            entries: pod.ledger.clone(),
-            plain: pod.plain.clone(),
-        };
-        if pod.ends {
-            self.memory.last_words.insert(report.instance.clone(), (pod.namespace.clone(), report.clone()));
-        }
-        (pod.read, pod.failing) = (Some((now, report)), None);
-    }
-
-    /// A client presents an API key to a pod.
-    pub(crate) fn use_key(&mut self, pod: &str, key: &str, route: &str) {
-        let date = self.now.to_zoned(jiff::tz::TimeZone::UTC).date();
-        let caller = LedgerCaller::Unknown { address: None, user_agent: Some("curl".into()), route: route.to_owned() };
-        let pod = self.pod(pod);
-        pod.ledger.retain(|entry| (entry.key.as_str(), &entry.caller) != (key, &caller));
-        pod.ledger.push(LedgerEntry { key: key.to_owned(), caller, date });
-    }
-
-    /// A pod accepts a request without a client certificate.
-    pub(crate) fn accept_plain(&mut self, pod: &str, transport: &str, route: &str) {
-        let date = self.now.to_zoned(jiff::tz::TimeZone::UTC).date();
-        let caller = LedgerCaller::Unknown { address: None, user_agent: Some("curl".into()), route: route.to_owned() };
-        let rows = self.pod(pod).plain.as_mut().unwrap();
-        rows.retain(|entry| (entry.key.as_str(), &entry.caller) != (transport, &caller));
-        rows.push(LedgerEntry { key: transport.to_owned(), caller, date });
-    }
-
-    /// The operator's view of a service's ledgers.
-    pub(super) fn ledgers<'a>(&'a self, (namespace, service): &Name) -> Watch<'a> {
-        let secret = names::leaf_secret(service);
-        let is_its = |pod: &&Pod| pod.namespace == *namespace && pod.secret.as_ref() == Some(&secret);
-        let instances = self.pods.iter().filter(is_its).map(|pod| Watched {
-            name: &pod.name,
-            uid: &pod.uid,
-            serves: pod.started.is_some(),
-            has_said_its_last: pod.ends && pod.read.is_some(),
-            read: pod.read.as_ref().map(|(at, report)| (*at, report)),
-            failing: pod.failing.map(|since| (since, "connection refused")),
-            excluded: None,
-        });
-        let instances = instances.chain(self.excluded_watched(namespace, service));
-        let last_words = self.memory.last_words.values().filter(|(of, _)| of == namespace);
-        Watch {
-            since: self.began,
-            before: self.before,
-            instances: instances.collect(),
-            unknown: self.pods_unknown.as_deref(),
-            blind: None,
-            last_words: last_words.map(|(_, report)| report).collect(),
-            unread: None,
-        }
-    }
-
     fn look_at(&self, pod: &Pod) -> Option<Probe> {
         let leaf = pod.has.leaf.and_then(|serial| Some((serial, self.leaves.get(&serial)?)));
         let seen = match (pod.sight, leaf) {
@@ -313,7 +258,7 @@ impl World {
                     jwks_kids: pod.has.kids.iter().cloned().collect(),
                     signing_kid: pod.has.signing.clone(),
                     denylist_hash: pod.has.denylist.as_ref().map(|text| gaia_pki::sha256_hex(text.as_bytes())),
-                    policy_hash: String::new(),
+                    policy_hash: gaia_pki::sha256_hex(pod.has.policy.as_deref().unwrap_or_default().as_bytes()),
                     mode: AuthMode::Dual,
                     refused: pod.refused.clone(),
                     connections: pod.connections.clone(),
@@ -392,6 +337,9 @@ impl World {
             roots: roots.unwrap_or_default(),
             kids: kids_in(&jwks),
             denylist: content(&trust, key::DENYLIST).filter(|_| pod.trust),
+            policy: pod.enforces.as_ref().and_then(|service| {
+                content(&ObjectKey::config_map(&pod.namespace, names::policy(service)), key::POLICY)
+            }),
             signing: content(&signer, key::KID).filter(|_| pod.signer),
             max_ttl: i64::try_from(ttl).unwrap_or(i64::MAX),
         }

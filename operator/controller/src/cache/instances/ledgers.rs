@@ -151,8 +151,9 @@ impl World {
         entry.services.iter().any(|service| self.is_watched(service))
     }
 
-    /// The ledgers of a service are read from now on: its instances are probed soon, not at their next regular probe.
-    pub(crate) fn read_soon(&mut self, place: &Place, domain: &str) {
+    /// The instances that enforce the policy of a service are probed now: their ledgers are read from now on, or the policy
+    /// has changed.
+    pub(crate) fn probe_service_soon(&mut self, place: &Place, domain: &str) {
         let policy = ObjectKey::config_map(&place.0, names::policy(&place.1));
         let entries = self.entries_using(domain, &policy).into_iter();
         let uids: Vec<String> = entries.map(|entry| entry.instance.uid.clone()).collect();

@@ -355,4 +355,5 @@ fn endpoint_with_an_address_of_the_api_server_needs_a_network() {
     assert_eq!(names(&world).len(), 1);
 }
 
+mod dated;
 mod resolved;

@@ -13,7 +13,7 @@ use crate::object::{
     DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, OtherKeys, Template, immutable, not_owned, unreadable,
 };
 use crate::trust_domain::Observed;
-use crate::{Action, Refusal, WriteSigner, projection};
+use crate::{Action, Refusal, WriteSigner, projection, published};
 
 /// The writes and deletions that are due, and the projections that do not match.
 #[derive(Default)]
@@ -34,7 +34,8 @@ pub(crate) fn actions(observed: &Observed<'_>, ca: &CaRing, signing: &SigningRin
         let both = both.into_iter().chain(epoch(observed, RingKind::SigningKeys, signing, &object)).collect();
         let desired = config_map(observed, object, "trust", both, &trust);
         let change = project(observed, &desired, observed.trust.get(namespace), |facts| facts);
-        let action = change.map(|change| change.map(|change| Action::Write(Box::new(change))));
+        let dated = change.map(|change| change.map(|change| published::DENYLIST.date(change, now)));
+        let action = dated.map(|change| change.map(|change| Action::Write(Box::new(change))));
         work.add(observed, desired.key, action, now);
     }
     let issuer = issuer_namespace(observed);
