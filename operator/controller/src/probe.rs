@@ -4,6 +4,8 @@
 mod api_server;
 mod dial;
 mod endpoint;
+#[cfg(test)]
+mod fairness;
 mod identity;
 
 use std::collections::BTreeSet;

@@ -344,7 +344,7 @@ mod recorded;
 mod report;
 mod reread;
 #[cfg(test)]
-mod scripted;
+pub(crate) mod scripted;
 mod unwatched;
 
 const ROUNDS: usize = 8;

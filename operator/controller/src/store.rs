@@ -347,6 +347,8 @@ fn classify(verb: &'static str, key: String, error: CallError) -> StoreError {
 }
 
 mod local_cause;
+#[cfg(test)]
+pub(crate) mod memory;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 

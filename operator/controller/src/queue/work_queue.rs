@@ -236,6 +236,13 @@ mod tests {
         tokio::time::timeout(Duration::from_millis(1), queue.next()).await.is_err()
     }
 
+    impl<K: Laned> Queue<K> {
+        /// The number of keys that wait for a slot.
+        pub(crate) fn waiting(&self) -> usize {
+            self.lock().waiting.len()
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_key_pushed_twice_comes_once() {
         let queue = Queue::new(16);

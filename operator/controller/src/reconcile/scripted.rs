@@ -27,7 +27,7 @@ pub(super) fn reconciler() -> (Reconciler<KubeStore>, Handle) {
 }
 
 /// A reconciler with an empty cluster snapshot whose Events are discarded.
-pub(super) fn with_store<S>(store: S) -> Reconciler<S> {
+pub(crate) fn with_store<S>(store: S) -> Reconciler<S> {
     let (nowhere, _) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
     let clock = Arc::new(ManualClock::new("2026-01-01T00:00:00Z".parse().unwrap()));
     let metrics = Metrics::new();
