@@ -248,7 +248,10 @@ impl ObjectChange {
         let list = |what: &str, names: Vec<&str>| (!names.is_empty()).then(|| format!("{what} {}", names.join(", ")));
         let parts = [
             list("labels", self.labels.keys().map(String::as_str).collect()),
-            list("annotations", self.annotations.keys().map(String::as_str).filter(|name| !DATES.contains(name)).collect()),
+            list(
+                "annotations",
+                self.annotations.keys().map(String::as_str).filter(|name| !DATES.contains(name)).collect(),
+            ),
             list("data", self.data.keys().map(String::as_str).collect()),
             self.owners.as_ref().map(|_| "owner reference".to_owned()),
         ];

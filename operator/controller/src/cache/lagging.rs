@@ -58,7 +58,8 @@ impl World {
                 self.probe_service_soon(&service, &domain);
             }
         }
-        let domain = place.1.strip_suffix("-trust").filter(|domain| denylist && self.trust_domains.contains_key(*domain));
+        let domain =
+            place.1.strip_suffix("-trust").filter(|domain| denylist && self.trust_domains.contains_key(*domain));
         let referring = domain.map(|domain| self.referring_to(domain)).unwrap_or_default();
         referring.into_iter().filter(|key| key.names().0 == place.0).collect()
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use gaia_plan::instance::Target;
+use gaia_plan::instances::instance::Target;
 use gaia_plan::object::{ObjectKey, ObjectKind, Version};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;

@@ -261,6 +261,8 @@ mod tests {
     #[rstest]
     #[case("shop", "web", &["web.shop"])]
     #[case("dev", "web", &["web.dev"])]
+    #[case("prod", "orders", &["orders.prod"])]
+    #[case("app", "web", &["web.app"])]
     #[case("com", "google", &["google.com"])]
     #[case("qa", "web", &["web.qa"])]
     #[case("local", "cluster", &["cluster.local"])]

@@ -128,7 +128,8 @@ fn an_instance_with_an_older_file_is_named_once_p_has_passed(
         world.edit_domain(TD, |found| found.spec.revoked.jtis = vec!["leaked".to_owned()]);
     } else {
         world.edit_service(&name("shop", "asset-service"), |found| {
-            found.spec.callers = vec![CallerSpec { service: "web".to_owned(), namespace: None, scopes: vec![], on_behalf_of: false }];
+            found.spec.callers =
+                vec![CallerSpec { service: "web".to_owned(), namespace: None, scopes: vec![], on_behalf_of: false }];
         });
     }
     world.settle();

@@ -3,8 +3,8 @@
 use gaia_api::ledger::{LedgerCaller, LedgerEntry, LedgerReport};
 use gaia_api::mount::SCHEMA_VERSION;
 use gaia_api::names;
-use gaia_plan::instances::instance::{Probe, Shown};
 use gaia_plan::api_key_usage::{Watch, Watched};
+use gaia_plan::instances::instance::{Probe, Shown};
 
 use super::pods::Pod;
 use super::{Name, World};

@@ -5,7 +5,8 @@ use gaia_plan::object::ObjectFacts;
 use super::*;
 
 fn probe(policy: &str) -> Probe {
-    let report = serde_json::from_value(json!({ "schemaVersion": 1, "instance": "i", "startedAt": "2026-01-01T00:00:00Z",
+    let report =
+        serde_json::from_value(json!({ "schemaVersion": 1, "instance": "i", "startedAt": "2026-01-01T00:00:00Z",
         "service": { "spiffeId": "spiffe://gaia.local/ns/shop/sa/web", "namespace": "shop", "name": "web" },
         "leaf": { "serial": "01", "fingerprint": "f0", "notAfter": "2026-04-01T00:00:00Z" },
         "bundleHash": "b0", "jwksKids": [], "policyHash": policy, "mode": "Dual" }));
@@ -42,7 +43,10 @@ fn instances_are_probed_until_they_report_the_policy_in_the_config_map() {
     arrives(&mut world, ("shop", "web-auth"), "policy.json", "p2", "2");
     assert_eq!(world.take_stirred(Probing::Leader).probes, BTreeSet::from([key.clone()]));
     assert_eq!(world.is_behind(&key), Some(true));
-    assert!(world.take_probe(&key, probe("p2"), None).contains(&service_key), "its lagging instances are counted again");
+    assert!(
+        world.take_probe(&key, probe("p2"), None).contains(&service_key),
+        "its lagging instances are counted again"
+    );
     assert_eq!(world.is_behind(&key), Some(false));
     arrives(&mut world, ("shop", "web-auth"), "policy.json", "p2", "3");
     assert!(world.take_stirred(Probing::Leader).probes.is_empty(), "the same text");
