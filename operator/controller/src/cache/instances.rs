@@ -22,6 +22,7 @@ use jiff::Timestamp;
 pub(super) use self::index::InstanceIndex;
 pub(super) use self::matching::service_secret;
 use self::pods::PodFacts;
+use super::lagging::Loaded;
 use super::{Place, World};
 use crate::api_server::Resource;
 use crate::queue::work_queue::Laned;

@@ -16,12 +16,12 @@ use tokio::time::Instant;
 use super::Prober;
 use super::endpoint::{EndpointDialer, Resolver};
 use super::identity::Identities;
-use crate::executor::lock;
+use crate::cache::NamespaceFacts;
+use crate::cache::lock;
 use crate::reconcile::Reconciler;
 use crate::reconcile::scripted::with_store;
 use crate::store::Key;
 use crate::store::memory::MemoryStore;
-use crate::world::NamespaceFacts;
 
 /// Never answers, and notes when each name was asked for first.
 #[derive(Default)]
@@ -91,7 +91,7 @@ impl Cluster {
     }
 
     /// A watch reports it.
-    fn arrives(&self, apply: impl FnOnce(&mut crate::world::World) -> BTreeSet<Key>) {
+    fn arrives(&self, apply: impl FnOnce(&mut crate::cache::World) -> BTreeSet<Key>) {
         let keys = apply(&mut lock(&self.reconciler.executor.world));
         self.reconciler.agenda.push(&self.reconciler.executor.world, keys);
     }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{Found, Key, Reported, Store, Stored};
-use crate::error::StoreError;
+use crate::store::error::StoreError;
 
 /// See the module.
 pub(crate) struct MemoryStore {
