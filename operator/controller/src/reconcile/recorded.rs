@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain, condition};
 use gaia_api::names::key;
 use gaia_pki::Ca;
+use gaia_plan::keyring::transition::Step;
 use gaia_plan::object::ObjectKey;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -90,7 +91,7 @@ fn plans(world: &SharedWorld, now: Timestamp) -> Vec<(Key, Planned)> {
 /// Whether an action re-issues, deletes, or changes key material.
 fn disturbs(action: &Action) -> bool {
     match action {
-        Action::Transition(transition) => !transition.to_string().ends_with("epochs get a MAC"),
+        Action::Transition(transition) => transition.steps != [Step::AddEpochKey],
         Action::Write(_) | Action::PatchCertificate { .. } => false,
         Action::CreateRing(_)
         | Action::Restore(_)
