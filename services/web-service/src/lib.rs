@@ -4,33 +4,17 @@
 //! browser, encrypted. Other services are called with the user's token, or with the API key where tokens are not
 //! accepted yet.
 
-mod audit;
-mod by_gateway;
-mod chat;
 pub mod config;
-mod cookie;
-mod files;
-mod headers;
-mod known;
-mod login;
-mod me;
-mod methods;
-mod mounted;
 pub mod origin;
 mod pages;
-mod pkce;
-mod refresh;
-mod refusal;
-pub mod seal;
-mod session;
+mod sessions;
 mod sign_in;
 mod site;
-mod statics;
-mod taken;
 #[cfg(test)]
 mod tests;
-mod trouble;
 mod upstream;
+
+pub use sessions::seal;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -48,15 +32,16 @@ use http::{HeaderMap, Uri};
 
 pub use config::Config;
 
-use crate::audit::Audit;
-use crate::by_gateway::GATEWAY;
-use crate::login::Login;
-use crate::methods::Methods;
-use crate::mounted::{SESSION_KEYS, SessionKeys};
-use crate::refresh::Refreshes;
-use crate::seal::SealingKeys;
+use crate::pages::user_error::UserError;
+use crate::pages::{chat, files, me, statics};
+use crate::sessions::refresh::Refreshes;
+use crate::sessions::seal::SealingKeys;
+use crate::sessions::session_keys::{SESSION_KEYS, SessionKeys};
+use crate::sign_in::audit::Audit;
+use crate::sign_in::by_gateway::GATEWAY;
+use crate::sign_in::login::Login;
+use crate::sign_in::methods::Methods;
 use crate::site::{Clients, Counts, Person, Site, Visitor, dress, meet, wants_page};
-use crate::trouble::Trouble;
 use crate::upstream::Upstream;
 
 /// Reason why the service did not start.
@@ -207,11 +192,11 @@ async fn nothing_here(
     Extension(visitor): Extension<Visitor>,
     headers: HeaderMap,
 ) -> Response {
-    Trouble::NoPage.response(&site, visitor.session(), wants_page(&headers))
+    UserError::PageNotFound.response(&site, visitor.session(), wants_page(&headers))
 }
 
 async fn not_that_way(State(site): State<Arc<Site>>, headers: HeaderMap) -> Response {
-    Trouble::NotThatWay.response(&site, None, wants_page(&headers))
+    UserError::MethodNotAllowed.response(&site, None, wants_page(&headers))
 }
 
 const USUAL_PORT: u16 = 8080;

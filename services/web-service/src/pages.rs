@@ -1,5 +1,11 @@
 //! Template models of the pages.
 
+pub(crate) mod chat;
+pub(crate) mod files;
+pub(crate) mod headers;
+pub(crate) mod me;
+pub(crate) mod statics;
+pub(crate) mod user_error;
 use askama::Template;
 use axum::response::{Html, IntoResponse as _, Response};
 use http::StatusCode;
@@ -7,9 +13,9 @@ use jiff::Timestamp;
 use jiff::fmt::strtime;
 use serde::{Deserialize, Serialize};
 
-use crate::session::Session;
+use crate::pages::statics::{STATICS, Statics};
+use crate::sessions::session::Session;
 use crate::site::Site;
-use crate::statics::{STATICS, Statics};
 
 /// The common parts of every page.
 #[derive(Debug)]

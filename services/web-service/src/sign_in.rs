@@ -1,5 +1,10 @@
 //! Sign-in with a password or a provider, and sign-out.
 
+pub(crate) mod audit;
+pub(crate) mod by_gateway;
+pub(crate) mod login;
+pub(crate) mod methods;
+pub(crate) mod refusal;
 use std::sync::Arc;
 
 use axum::Extension;
@@ -13,15 +18,15 @@ use http::{HeaderValue, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use crate::known::Known;
-use crate::login::{LoginError, Proof};
 use crate::origin::{PublicUrl, own_path};
+use crate::pages::user_error::UserError;
 use crate::pages::{self, Frame, Notice, Provider};
-use crate::pkce::{PKCE, Start};
-use crate::refusal::Refusal;
-use crate::session::{SESSION, Session};
+use crate::sessions::known_client::Known;
+use crate::sessions::pkce::{PKCE, Start};
+use crate::sessions::session::{SESSION, Session};
+use crate::sign_in::login::{LoginError, Proof};
+use crate::sign_in::refusal::Refusal;
 use crate::site::{Client, Person, ResultLabels, Site, Visitor, redirect};
-use crate::trouble::Trouble;
 
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Asked {
@@ -64,7 +69,7 @@ pub(crate) async fn submit(
     credentials: Result<Form<Credentials>, FormRejection>,
 ) -> Response {
     let Ok(Form(Credentials { email, password, next })) = credentials else {
-        return Trouble::BadForm.response(&site, None, true);
+        return UserError::BadForm.response(&site, None, true);
     };
     let Some(issuer) = site.issuer(|issuer| issuer.name.clone()) else {
         return form(&site, StatusCode::SERVICE_UNAVAILABLE, None, &email, &next, IsWrong::No);
@@ -90,10 +95,10 @@ pub(crate) async fn start(
     sent: HeaderMap,
 ) -> Response {
     let (Some(issuer), true) = (site.issuer(|issuer| issuer.issuer.clone()), site.providers.contains(&provider)) else {
-        return Trouble::NoPage.response(&site, None, true);
+        return UserError::PageNotFound.response(&site, None, true);
     };
     let Some(url) = PublicUrl::of(site.public_url.as_ref(), &sent) else {
-        return Trouble::BadForm.response(&site, None, true);
+        return UserError::BadForm.response(&site, None, true);
     };
     let next = own_path(&asked.next).unwrap_or("/");
     // The issuer would send the browser a JSON error.
@@ -101,10 +106,10 @@ pub(crate) async fn start(
         return refused(&site, LoginError::Refused(Refusal::MethodOff), "", next);
     }
     let Some(start) = Start::new(next, site.clock.now()) else {
-        return Trouble::SignInAway.response(&site, None, true);
+        return UserError::LoginUnavailable.response(&site, None, true);
     };
     let Some(set) = start.write(&site.mounted.newest(), &sent) else {
-        return Trouble::SignInAway.response(&site, None, true);
+        return UserError::LoginUnavailable.response(&site, None, true);
     };
     let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
     let place = format!(

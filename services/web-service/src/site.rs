@@ -22,16 +22,16 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use tokio::sync::watch;
 
-use crate::audit::Audit;
-use crate::by_gateway;
-use crate::headers;
-use crate::login::{Login, LoginError};
-use crate::methods::Methods;
-use crate::mounted::SessionKeys;
 use crate::origin::{PublicUrl, may_act};
-use crate::refresh::{Refreshed, Refreshes};
-use crate::session::{SESSION, Session, SessionKey};
-use crate::trouble::Trouble;
+use crate::pages::headers;
+use crate::pages::user_error::UserError;
+use crate::sessions::refresh::{Refreshed, Refreshes};
+use crate::sessions::session::{SESSION, Session, SessionKey};
+use crate::sessions::session_keys::SessionKeys;
+use crate::sign_in::audit::Audit;
+use crate::sign_in::by_gateway;
+use crate::sign_in::login::{Login, LoginError};
+use crate::sign_in::methods::Methods;
 use crate::upstream::Upstream;
 
 /// Shared state of all pages.
@@ -241,7 +241,7 @@ pub(crate) async fn meet(State(site): State<Arc<Site>>, mut request: Request, ne
     if !may_act(request.method(), request.headers(), site.public_url.as_ref()) {
         tracing::info!(path = request.uri().path(), "refused a request from another origin");
         let wants_page = wants_page(request.headers());
-        return headers::secure(Trouble::OtherOrigin.response(&site, None, wants_page), public_url.as_ref());
+        return headers::secure(UserError::OtherOrigin.response(&site, None, wants_page), public_url.as_ref());
     }
     let client = site.clients.client(&request);
     let Arrival { visitor, set } = site.arrival(request.headers(), client).await;
@@ -309,7 +309,7 @@ impl FromRequestParts<Arc<Site>> for User {
     async fn from_request_parts(parts: &mut Parts, site: &Arc<Site>) -> Result<Self, Response> {
         let Person { session, is_late } = Person::from_request_parts(parts, site).await?;
         if is_late {
-            return Err(Trouble::SignInAway.response(site, Some(&session), wants_page(&parts.headers)));
+            return Err(UserError::LoginUnavailable.response(site, Some(&session), wants_page(&parts.headers)));
         }
         Ok(Self(session))
     }
@@ -323,8 +323,8 @@ enum HasEnded {
 
 fn to_sign_in(parts: &Parts, site: &Arc<Site>, has_ended: HasEnded) -> Response {
     if !wants_page(&parts.headers) {
-        let trouble = if has_ended == HasEnded::Yes { Trouble::SessionEnded } else { Trouble::SignedOut };
-        return trouble.response(site, None, false);
+        let user_error = if has_ended == HasEnded::Yes { UserError::SessionEnded } else { UserError::SignedOut };
+        return user_error.response(site, None, false);
     }
     let mut place = "/sign-in".to_owned();
     // The page of a form is not the URL that the form is sent to.

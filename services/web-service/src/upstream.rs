@@ -16,9 +16,9 @@ use http::uri::Scheme;
 use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use tokio::time::timeout;
 
-use crate::by_gateway;
-use crate::session::Session;
-use crate::taken::{LastTaken, Taken};
+use crate::sessions::accepted::{AcceptedCredential, LastAccepted};
+use crate::sessions::session::Session;
+use crate::sign_in::by_gateway;
 
 /// One service that is called for users.
 pub(crate) struct Upstream {
@@ -26,7 +26,7 @@ pub(crate) struct Upstream {
     base: Uri,
     by_key: Caller,
     authenticator: Arc<Authenticator>,
-    taken: LastTaken,
+    accepted: LastAccepted,
     /// Whether the service's rate limits use the browser's address.
     names_browsers: bool,
 }
@@ -67,7 +67,7 @@ impl Upstream {
     /// Creates the service `name` at `base`, which has no path. `by_key` has the API key, and `authenticator` verifies
     /// tokens.
     pub(crate) fn new(name: &'static str, base: Uri, by_key: Caller, authenticator: Arc<Authenticator>) -> Self {
-        Self { name, base, by_key, authenticator, taken: LastTaken::default(), names_browsers: false }
+        Self { name, base, by_key, authenticator, accepted: LastAccepted::default(), names_browsers: false }
     }
 
     /// Sets whether the browser's address is sent to the service.
@@ -77,8 +77,8 @@ impl Upstream {
 
     /// Returns the credential accepted in this session's last call.
     #[must_use]
-    pub(crate) fn taken(&self, session: &Session) -> Taken {
-        self.taken.of(session)
+    pub(crate) fn accepted(&self, session: &Session) -> AcceptedCredential {
+        self.accepted.of(session)
     }
 
     /// Returns the URL of a path of this service.
@@ -105,17 +105,17 @@ impl Upstream {
         } else {
             let answer = self.by_token(request.clone().map(Body::from), session, patience).await?;
             if answer.status() != StatusCode::UNAUTHORIZED {
-                return Ok(self.took(Taken::Token, session, answer));
+                return Ok(self.took(AcceptedCredential::Token, session, answer));
             }
             Some(answer)
         };
-        self.taken.note(session, Taken::Unknown);
+        self.accepted.note(session, AcceptedCredential::Unknown);
         if !self.by_key.uses_api_key() {
             return refused.ok_or(UpstreamError::NoKey);
         }
         let answer = self.in_place_of_token(request.map(Body::from), session, scope, patience).await?;
         let is_taken = answer.status() != StatusCode::UNAUTHORIZED;
-        Ok(if is_taken { self.took(Taken::ApiKey, session, answer) } else { answer })
+        Ok(if is_taken { self.took(AcceptedCredential::ApiKey, session, answer) } else { answer })
     }
 
     /// Calls with a streamed body, which can be sent only once: with the API key if this session's last call was
@@ -130,14 +130,14 @@ impl Upstream {
         scope: &'static str,
     ) -> Result<Response<AnswerBody>, UpstreamError> {
         let request = self.prepared(request, session);
-        let is_by_key = self.by_key.uses_api_key() && self.taken(session) == Taken::ApiKey;
+        let is_by_key = self.by_key.uses_api_key() && self.accepted(session) == AcceptedCredential::ApiKey;
         let answer = if is_by_key || self.is_plain() {
             self.in_place_of_token(request, session, scope, UPLOAD_PATIENCE).await?
         } else {
             self.by_token(request, session, UPLOAD_PATIENCE).await?
         };
         if answer.status() == StatusCode::UNAUTHORIZED {
-            self.taken.note(session, Taken::Unknown);
+            self.accepted.note(session, AcceptedCredential::Unknown);
         }
         Ok(answer)
     }
@@ -154,9 +154,9 @@ impl Upstream {
         self.base.scheme() == Some(&Scheme::HTTP)
     }
 
-    fn took<B>(&self, taken: Taken, session: &Session, mut answer: Response<B>) -> Response<B> {
-        self.taken.note(session, taken);
-        answer.extensions_mut().insert(taken);
+    fn took<B>(&self, accepted: AcceptedCredential, session: &Session, mut answer: Response<B>) -> Response<B> {
+        self.accepted.note(session, accepted);
+        answer.extensions_mut().insert(accepted);
         answer
     }
 

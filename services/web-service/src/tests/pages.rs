@@ -4,7 +4,7 @@ use http::{Method, StatusCode};
 use serde_json::json;
 
 use super::fakes::*;
-use crate::headers::CSP;
+use crate::pages::headers::CSP;
 use crate::{StartError, WebService};
 
 #[tokio::test]

@@ -7,8 +7,8 @@ use http::{Method, Request, StatusCode};
 use serde_json::json;
 
 use super::fakes::*;
-use crate::seal::SealingKeys;
-use crate::session::Session;
+use crate::sessions::seal::SealingKeys;
+use crate::sessions::session::Session;
 
 #[tokio::test]
 async fn who_signs_in_is_known_and_who_signs_out_is_not() {

@@ -7,22 +7,22 @@ use axum::response::Response;
 use gaia_api::mount::AuthMode;
 use http::StatusCode;
 
-use crate::files;
+use crate::pages::files;
 use crate::pages::{self, Frame, Known};
+use crate::sessions::accepted::AcceptedCredential;
 use crate::site::{Person, Site};
-use crate::taken::Taken;
 
 /// Renders the page.
 pub(crate) async fn show(State(site): State<Arc<Site>>, Person { session, is_late }: Person) -> Response {
     let mut services = Vec::new();
     if let Some(chat) = &site.chat {
-        services.push(Known { name: "chat-service", credential: known_as(chat.taken(&session)) });
+        services.push(Known { name: "chat-service", credential: known_as(chat.accepted(&session)) });
     }
     if let Some(assets) = &site.assets {
         // A list request has no side effects.
         let listed = if is_late { None } else { files::list(assets, &session, 1).await.ok() };
-        let credential =
-            listed.map_or("The service does not respond, or accepts neither credential.", |list| known_as(list.taken));
+        let credential = listed
+            .map_or("The service does not respond, or accepts neither credential.", |list| known_as(list.accepted));
         services.push(Known { name: "asset-service", credential });
     }
     let mode = site.generations.borrow().as_ref().map(|generation| generation.policy().mode);
@@ -45,11 +45,11 @@ pub(crate) async fn show(State(site): State<Arc<Site>>, Person { session, is_lat
     pages::page(StatusCode::OK, &me)
 }
 
-fn known_as(taken: Taken) -> &'static str {
-    match taken {
-        Taken::Unknown => "Not called yet.",
-        Taken::Token => "With your JWT.",
-        Taken::ApiKey => "With the platform’s API key: the service does not accept your JWT yet.",
+fn known_as(accepted: AcceptedCredential) -> &'static str {
+    match accepted {
+        AcceptedCredential::Unknown => "Not called yet.",
+        AcceptedCredential::Token => "With your JWT.",
+        AcceptedCredential::ApiKey => "With the platform’s API key: the service does not accept your JWT yet.",
     }
 }
 

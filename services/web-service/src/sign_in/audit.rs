@@ -7,8 +7,8 @@ use gaia_auth::audit_line;
 use gaia_runtime::random;
 use gaia_runtime::sign_in_audit::{FailureSample, account_name};
 
-use crate::login::LoginError;
-use crate::session::Session;
+use crate::sessions::session::Session;
+use crate::sign_in::login::LoginError;
 use crate::site::Client;
 
 /// Writes the audit lines.
@@ -66,7 +66,7 @@ mod tests {
     use gaia_runtime::testing::audit_lines;
 
     use super::*;
-    use crate::session::tests::session;
+    use crate::sessions::session::tests::session;
 
     #[test]
     fn failed_sign_in_leaves_address_account_and_request_id() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use gaia_runtime::{Files, InForce, ServiceFiles};
 
-use crate::seal::SealingKeys;
+use crate::sessions::seal::SealingKeys;
 
 /// The loaded keys. An invalid file is rejected, and the previous keys stay in use.
 pub(crate) struct SessionKeys(ArcSwap<SealingKeys>);
@@ -33,12 +33,12 @@ impl ServiceFiles for SessionKeys {
     }
 
     fn take(&self, files: &Files, _: InForce<'_>) -> Vec<(&'static str, Result<(), String>)> {
-        let taken = files.require(SESSION_KEYS).and_then(|text| {
+        let accepted = files.require(SESSION_KEYS).and_then(|text| {
             let keys = SealingKeys::parse(text).map_err(|error| error.to_string())?;
             self.0.store(Arc::new(keys));
             Ok(())
         });
-        vec![("session_keys", taken)]
+        vec![("session_keys", accepted)]
     }
 }
 

@@ -15,9 +15,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::by_gateway;
-use crate::refusal::Refusal;
-use crate::session::Session;
+use crate::sessions::session::Session;
+use crate::sign_in::by_gateway;
+use crate::sign_in::refusal::Refusal;
 use crate::site::Client;
 
 /// Signs users in through auth-service, with this service's identity.

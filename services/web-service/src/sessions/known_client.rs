@@ -8,8 +8,8 @@ use gaia_runtime::random;
 use http::{HeaderMap, HeaderValue};
 use serde::{Deserialize, Serialize};
 
-use crate::cookie::Cookie;
-use crate::seal::SealingKeys;
+use crate::sessions::cookie::Cookie;
+use crate::sessions::seal::SealingKeys;
 
 /// The accounts that one browser has signed in to, latest first.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ const MAX_ACCOUNTS: usize = 4;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::tests::{KEY, sent};
+    use crate::sessions::session::tests::{KEY, sent};
 
     #[test]
     fn browser_is_known_for_the_accounts_that_it_signed_in_to() {

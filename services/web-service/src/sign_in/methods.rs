@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::login::{Login, Offered};
+use crate::sign_in::login::{Login, Offered};
 use crate::site::Client;
 
 /// The last known sign-in methods.

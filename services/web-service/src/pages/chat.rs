@@ -15,15 +15,15 @@ use http_body_util::{BodyExt as _, Limited};
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::pages::user_error::{Service, UserError};
 use crate::pages::{self, Frame, Notice, Role, Turn};
-use crate::session::Session;
+use crate::sessions::session::Session;
 use crate::site::{Site, User};
-use crate::trouble::{Service, Trouble};
 
 /// Renders the page.
 pub(crate) async fn show(State(site): State<Arc<Site>>, User(session): User) -> Response {
     if site.chat.is_none() {
-        return Trouble::NoPage.response(&site, Some(&session), true);
+        return UserError::PageNotFound.response(&site, Some(&session), true);
     }
     chat_page(&site, &session, StatusCode::OK, &[], None, "")
 }
@@ -46,13 +46,13 @@ pub(crate) async fn submit(
         Err(rejection) => return of_rejection(rejection.status()).response(&site, Some(&session), true),
     };
     let history = if history.is_empty() { Ok(Vec::new()) } else { serde_json::from_str::<Vec<Turn>>(&history) };
-    let Ok(mut turns) = history else { return Trouble::BadForm.response(&site, Some(&session), true) };
+    let Ok(mut turns) = history else { return UserError::BadForm.response(&site, Some(&session), true) };
     let message = message.trim().replace("\r\n", "\n");
     turns.push(Turn { role: Role::User, content: message.clone() });
     let answered = match judge(&turns) {
         Ok(()) => whole_answer(&site, &session, &turns).await,
-        Err(Trouble::BadForm) => return Trouble::BadForm.response(&site, Some(&session), true),
-        Err(trouble) => Err(trouble),
+        Err(UserError::BadForm) => return UserError::BadForm.response(&site, Some(&session), true),
+        Err(user_error) => Err(user_error),
     };
     match answered {
         Ok((text, note)) => {
@@ -66,10 +66,10 @@ pub(crate) async fn submit(
                 "",
             )
         }
-        Err(trouble) => {
+        Err(user_error) => {
             turns.pop();
-            let page = chat_page(&site, &session, trouble.status(), &turns, Some(trouble.notice()), &message);
-            trouble.when_to_retry(page)
+            let page = chat_page(&site, &session, user_error.status(), &turns, Some(user_error.notice()), &message);
+            user_error.when_to_retry(page)
         }
     }
 }
@@ -88,7 +88,7 @@ pub(crate) async fn stream(
     let asked = match conversation {
         Ok(Json(Conversation { messages })) => match judge(&messages) {
             Ok(()) => ask(&site, &session, &messages, EVENT_STREAM).await,
-            Err(trouble) => Err(trouble),
+            Err(user_error) => Err(user_error),
         },
         Err(rejection) => Err(of_rejection(rejection.status())),
     };
@@ -97,7 +97,7 @@ pub(crate) async fn stream(
             let headers = [(CONTENT_TYPE, EVENT_STREAM), (HeaderName::from_static("x-accel-buffering"), "no")];
             (headers, Body::new(answer.into_body())).into_response()
         }
-        Err(trouble) => trouble.response(&site, Some(&session), false),
+        Err(user_error) => user_error.response(&site, Some(&session), false),
     }
 }
 
@@ -106,7 +106,7 @@ async fn whole_answer(
     site: &Site,
     session: &Session,
     turns: &[Turn],
-) -> Result<(String, Option<&'static str>), Trouble> {
+) -> Result<(String, Option<&'static str>), UserError> {
     #[derive(Deserialize)]
     struct Answer {
         text: String,
@@ -114,13 +114,13 @@ async fn whole_answer(
         finish_reason: String,
     }
     let answer = ask(site, session, turns, "application/json").await?;
-    let away = || Trouble::Away(Service::Chat);
+    let away = || UserError::ServiceUnavailable(Service::Chat);
     let reading = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect();
     let body = tokio::time::timeout(PATIENCE, reading).await.map_err(|_| away())?.map_err(|_| away())?;
     let answer: Answer = serde_json::from_slice(&body.to_bytes()).map_err(|_| away())?;
     // An empty message in the conversation would make chat-service refuse every later request.
     if answer.text.trim().is_empty() {
-        return Err(Trouble::NothingSaid);
+        return Err(UserError::EmptyAnswer);
     }
     let note = match answer.finish_reason.as_str() {
         "length" => Some("The answer reached the model's limit. Ask for the rest, or for a shorter answer."),
@@ -135,17 +135,17 @@ async fn ask(
     session: &Session,
     turns: &[Turn],
     accept: &'static str,
-) -> Result<http::Response<AnswerBody>, Trouble> {
-    let chat = site.chat.as_ref().ok_or(Trouble::NoPage)?;
+) -> Result<http::Response<AnswerBody>, UserError> {
+    let chat = site.chat.as_ref().ok_or(UserError::PageNotFound)?;
     let request = Request::builder()
         .method(Method::POST)
         .uri(chat.uri("/chat"))
         .header(CONTENT_TYPE, "application/json")
         .header(ACCEPT, accept)
         .body(Bytes::from(json!({ "messages": turns }).to_string()))
-        .map_err(|_| Trouble::BadForm)?;
+        .map_err(|_| UserError::BadForm)?;
     let answer = chat.call(request, session, "chat:write", PATIENCE).await;
-    let answer = answer.map_err(|error| Trouble::of_error(Service::Chat, &error))?;
+    let answer = answer.map_err(|error| UserError::of_error(Service::Chat, &error))?;
     let type_of = |answer: &http::Response<AnswerBody>| {
         let value = answer.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         value.is_some_and(|value| value.split(';').next().is_some_and(|value| value.trim() == accept))
@@ -153,25 +153,25 @@ async fn ask(
     if answer.status() == StatusCode::OK && type_of(&answer) {
         Ok(answer)
     } else {
-        Err(Trouble::of_answer(Service::Chat, &answer))
+        Err(UserError::of_answer(Service::Chat, &answer))
     }
 }
 
 /// Checks that a conversation can be sent: the last message is the user's, none is empty, and it is not too long.
-fn judge(turns: &[Turn]) -> Result<(), Trouble> {
+fn judge(turns: &[Turn]) -> Result<(), UserError> {
     let is_mine = turns.last().is_some_and(|turn| turn.role == Role::User);
     if !is_mine || turns.iter().any(|turn| turn.content.trim().is_empty()) {
-        return Err(Trouble::BadForm);
+        return Err(UserError::BadForm);
     }
     let bytes: usize = turns.iter().map(|turn| turn.content.len()).sum();
     let is_too_long =
         turns.len() > MAX_TURNS || bytes > MAX_BYTES || turns.iter().any(|turn| turn.content.len() > MAX_TURN_BYTES);
-    if is_too_long { Err(Trouble::ConversationTooLong) } else { Ok(()) }
+    if is_too_long { Err(UserError::ConversationTooLong) } else { Ok(()) }
 }
 
 /// Returns the error for a conversation that could not be parsed.
-fn of_rejection(status: StatusCode) -> Trouble {
-    if status == StatusCode::PAYLOAD_TOO_LARGE { Trouble::ConversationTooLong } else { Trouble::BadForm }
+fn of_rejection(status: StatusCode) -> UserError {
+    if status == StatusCode::PAYLOAD_TOO_LARGE { UserError::ConversationTooLong } else { UserError::BadForm }
 }
 
 fn chat_page(

@@ -7,13 +7,13 @@ use http::{StatusCode, header};
 use serde_json::json;
 
 use crate::pages::{self, Frame, Notice};
-use crate::session::Session;
+use crate::sessions::session::Session;
 use crate::site::Site;
 use crate::upstream::UpstreamError;
 
 /// An error, described for the user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trouble {
+pub(crate) enum UserError {
     /// The request came from a page of another origin.
     OtherOrigin,
     /// The user is not signed in.
@@ -21,25 +21,25 @@ pub(crate) enum Trouble {
     /// The session has ended.
     SessionEnded,
     /// The session could not be refreshed at present.
-    SignInAway,
+    LoginUnavailable,
     /// The page does not exist.
-    NoPage,
+    PageNotFound,
     /// The page does not support the method.
-    NotThatWay,
+    MethodNotAllowed,
     /// The form data is malformed.
     BadForm,
     /// The service did not respond, or failed.
-    Away(Service),
+    ServiceUnavailable(Service),
     /// The service rejected the user's token.
-    NotTaken(Service),
+    TokenRejected(Service),
     /// The service accepted the token, but the user lacks permission.
     NotAllowed,
     /// The file does not exist.
-    NoFile,
+    FileNotFound,
     /// The file name is not permitted.
     BadName,
     /// A folder and a file would have the same name.
-    NameTaken,
+    NameConflict,
     /// The file is too large.
     TooLarge,
     /// The store is full, or the user's quota is used up.
@@ -47,11 +47,11 @@ pub(crate) enum Trouble {
     /// The conversation is too long.
     ConversationTooLong,
     /// The model rejected the conversation.
-    ConversationNotTaken,
+    ConversationRejected,
     /// The model returned an empty answer.
-    NothingSaid,
+    EmptyAnswer,
     /// Too many requests.
-    TooMany {
+    RateLimited {
         /// Seconds until the next request is permitted, if known.
         retry_after: Option<u64>,
     },
@@ -75,26 +75,26 @@ impl Service {
     }
 }
 
-impl Trouble {
+impl UserError {
     /// Returns the error for an unexpected response of a service.
     pub(crate) fn of_answer<B>(service: Service, answer: &http::Response<B>) -> Self {
         let status = answer.status();
         match status {
-            StatusCode::UNAUTHORIZED => Self::NotTaken(service),
+            StatusCode::UNAUTHORIZED => Self::TokenRejected(service),
             StatusCode::FORBIDDEN => Self::NotAllowed,
-            StatusCode::NOT_FOUND if service == Service::Files => Self::NoFile,
+            StatusCode::NOT_FOUND if service == Service::Files => Self::FileNotFound,
             StatusCode::BAD_REQUEST if service == Service::Files => Self::BadName,
-            StatusCode::CONFLICT if service == Service::Files => Self::NameTaken,
+            StatusCode::CONFLICT if service == Service::Files => Self::NameConflict,
             StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY if service == Service::Chat => {
-                Self::ConversationNotTaken
+                Self::ConversationRejected
             }
             StatusCode::PAYLOAD_TOO_LARGE if service == Service::Chat => Self::ConversationTooLong,
             StatusCode::PAYLOAD_TOO_LARGE => Self::TooLarge,
             StatusCode::INSUFFICIENT_STORAGE => Self::StorageFull,
-            StatusCode::TOO_MANY_REQUESTS => Self::TooMany { retry_after: retry_after_of(answer.headers()) },
+            StatusCode::TOO_MANY_REQUESTS => Self::RateLimited { retry_after: retry_after_of(answer.headers()) },
             _ => {
                 tracing::warn!(service = service.name(), %status, "a service returned an error");
-                Self::Away(service)
+                Self::ServiceUnavailable(service)
             }
         }
     }
@@ -103,9 +103,9 @@ impl Trouble {
     pub(crate) fn of_error(service: Service, error: &UpstreamError) -> Self {
         tracing::warn!(service = service.name(), %error, "failed to call a service");
         match error {
-            UpstreamError::TokenRefused(_) => Self::NotTaken(service),
+            UpstreamError::TokenRefused(_) => Self::TokenRejected(service),
             UpstreamError::ScopeMissing(_) => Self::NotAllowed,
-            _ => Self::Away(service),
+            _ => Self::ServiceUnavailable(service),
         }
     }
 
@@ -113,16 +113,16 @@ impl Trouble {
         match self {
             Self::OtherOrigin | Self::NotAllowed => StatusCode::FORBIDDEN,
             Self::SignedOut | Self::SessionEnded => StatusCode::UNAUTHORIZED,
-            Self::SignInAway | Self::Away(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::NoPage | Self::NoFile => StatusCode::NOT_FOUND,
-            Self::NotThatWay => StatusCode::METHOD_NOT_ALLOWED,
+            Self::LoginUnavailable | Self::ServiceUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::PageNotFound | Self::FileNotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadForm | Self::BadName => StatusCode::BAD_REQUEST,
-            Self::NotTaken(_) | Self::NothingSaid => StatusCode::BAD_GATEWAY,
-            Self::NameTaken => StatusCode::CONFLICT,
+            Self::TokenRejected(_) | Self::EmptyAnswer => StatusCode::BAD_GATEWAY,
+            Self::NameConflict => StatusCode::CONFLICT,
             Self::TooLarge | Self::ConversationTooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Self::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
-            Self::ConversationNotTaken => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::ConversationRejected => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 
@@ -132,41 +132,41 @@ impl Trouble {
             Self::OtherOrigin => "other_origin",
             Self::SignedOut => "signed_out",
             Self::SessionEnded => "session_ended",
-            Self::SignInAway => "login_unavailable",
-            Self::NoPage => "no_page",
-            Self::NotThatWay => "not_that_way",
+            Self::LoginUnavailable => "login_unavailable",
+            Self::PageNotFound => "no_page",
+            Self::MethodNotAllowed => "not_that_way",
             Self::BadForm => "bad_form",
-            Self::Away(_) => "service_unavailable",
-            Self::NotTaken(_) => "not_taken",
+            Self::ServiceUnavailable(_) => "service_unavailable",
+            Self::TokenRejected(_) => "not_taken",
             Self::NotAllowed => "not_allowed",
-            Self::NoFile => "no_file",
+            Self::FileNotFound => "no_file",
             Self::BadName => "bad_name",
-            Self::NameTaken => "name_taken",
+            Self::NameConflict => "name_taken",
             Self::TooLarge => "too_large",
             Self::StorageFull => "storage_full",
             Self::ConversationTooLong => "conversation_too_long",
-            Self::ConversationNotTaken => "conversation_not_taken",
-            Self::NothingSaid => "nothing_said",
-            Self::TooMany { .. } => "too_many",
+            Self::ConversationRejected => "conversation_not_taken",
+            Self::EmptyAnswer => "nothing_said",
+            Self::RateLimited { .. } => "too_many",
         }
     }
 
     /// Returns the heading.
     fn title(self) -> &'static str {
         match self {
-            Self::OtherOrigin | Self::NotAllowed | Self::NotTaken(_) => "Not permitted",
+            Self::OtherOrigin | Self::NotAllowed | Self::TokenRejected(_) => "Not permitted",
             Self::SignedOut | Self::SessionEnded => "You are signed out",
-            Self::SignInAway => "Please try again",
-            Self::NoPage | Self::NoFile => "Page not found",
-            Self::Away(_) | Self::TooMany { .. } | Self::NothingSaid => "Something went wrong",
-            Self::NotThatWay
+            Self::LoginUnavailable => "Please try again",
+            Self::PageNotFound | Self::FileNotFound => "Page not found",
+            Self::ServiceUnavailable(_) | Self::RateLimited { .. } | Self::EmptyAnswer => "Something went wrong",
+            Self::MethodNotAllowed
             | Self::BadForm
             | Self::BadName
-            | Self::NameTaken
+            | Self::NameConflict
             | Self::TooLarge
             | Self::StorageFull
             | Self::ConversationTooLong
-            | Self::ConversationNotTaken => "Not possible",
+            | Self::ConversationRejected => "Not possible",
         }
     }
 
@@ -176,30 +176,30 @@ impl Trouble {
             Self::OtherOrigin => "The request did not come from a page of this site, so it was refused.".to_owned(),
             Self::SignedOut => "Sign in to continue.".to_owned(),
             Self::SessionEnded => "Your session has ended. Sign in again to continue.".to_owned(),
-            Self::SignInAway => {
+            Self::LoginUnavailable => {
                 "Your session could not be refreshed: the sign-in service does not respond. You are still signed in; try again in a minute."
                     .to_owned()
             }
-            Self::NoPage => "This page does not exist.".to_owned(),
-            Self::NotThatWay => "This page does not support the request.".to_owned(),
+            Self::PageNotFound => "This page does not exist.".to_owned(),
+            Self::MethodNotAllowed => "This page does not support the request.".to_owned(),
             Self::BadForm => "The form data is invalid. Reload the page and try again.".to_owned(),
-            Self::Away(service) => format!("The {} does not respond. Try again in a minute.", service.name()),
-            Self::NotTaken(service) => format!("The {} rejected your sign-in.", service.name()),
+            Self::ServiceUnavailable(service) => format!("The {} does not respond. Try again in a minute.", service.name()),
+            Self::TokenRejected(service) => format!("The {} rejected your sign-in.", service.name()),
             Self::NotAllowed => "You are not permitted to do this.".to_owned(),
-            Self::NoFile => "The file does not exist.".to_owned(),
+            Self::FileNotFound => "The file does not exist.".to_owned(),
             Self::BadName => "This file name is not permitted.".to_owned(),
-            Self::NameTaken => "A folder and a file would have the same name.".to_owned(),
+            Self::NameConflict => "A folder and a file would have the same name.".to_owned(),
             Self::StorageFull => "There is no space left for this file. Delete files that you no longer need.".to_owned(),
             Self::TooLarge => "The file is too large: the limit is 64 MiB.".to_owned(),
             Self::ConversationTooLong => "This conversation is too long. Start a new one.".to_owned(),
-            Self::ConversationNotTaken => {
+            Self::ConversationRejected => {
                 "The assistant rejected this conversation: it may be too long. Start a new one.".to_owned()
             }
-            Self::NothingSaid => "The assistant returned no answer. Try again, or rephrase your message.".to_owned(),
-            Self::TooMany { retry_after: Some(seconds) } => {
+            Self::EmptyAnswer => "The assistant returned no answer. Try again, or rephrase your message.".to_owned(),
+            Self::RateLimited { retry_after: Some(seconds) } => {
                 format!("Too many requests. Try again in {seconds} seconds.")
             }
-            Self::TooMany { retry_after: None } => "Too many requests. Try again in a minute.".to_owned(),
+            Self::RateLimited { retry_after: None } => "Too many requests. Try again in a minute.".to_owned(),
         }
     }
 
@@ -213,7 +213,7 @@ impl Trouble {
         let response = if wants_page {
             let (link, link_text) = match self {
                 Self::SignedOut | Self::SessionEnded => ("/sign-in", "Sign in"),
-                Self::NoFile | Self::BadName | Self::NameTaken | Self::TooLarge => ("/files", "Go to files"),
+                Self::FileNotFound | Self::BadName | Self::NameConflict | Self::TooLarge => ("/files", "Go to files"),
                 Self::ConversationTooLong => ("/chat", "Start a new conversation"),
                 _ => ("/", "Go to the start page"),
             };
@@ -235,7 +235,7 @@ impl Trouble {
     /// content needs it too.
     pub(crate) fn when_to_retry(self, response: Response) -> Response {
         match self {
-            Self::TooMany { retry_after } => when_to_retry(response, retry_after),
+            Self::RateLimited { retry_after } => when_to_retry(response, retry_after),
             _ => response,
         }
     }

@@ -13,8 +13,8 @@ use http::{HeaderMap, HeaderValue};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::cookie::Cookie;
-use crate::seal::SealingKeys;
+use crate::sessions::cookie::Cookie;
+use crate::sessions::seal::SealingKeys;
 
 /// A started sign-in.
 #[derive(Serialize, Deserialize)]
@@ -69,7 +69,7 @@ pub(crate) const PKCE: Cookie = Cookie { name: "__Host-gaia-sign-in", max_age_se
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::tests::{KEY, sent};
+    use crate::sessions::session::tests::{KEY, sent};
 
     #[test]
     fn the_challenge_is_the_verifiers_hash() {

@@ -10,8 +10,8 @@ use gaia_auth::sha256;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::login::LoginError;
-use crate::session::Session;
+use crate::sessions::session::Session;
+use crate::sign_in::login::LoginError;
 
 /// Refreshes in progress, and the results of recent ones: a browser that missed the response with the new cookie still
 /// sends the old one.
@@ -142,7 +142,7 @@ mod tests {
     use futures::future::join_all;
 
     use super::*;
-    use crate::session::tests::session;
+    use crate::sessions::session::tests::session;
 
     fn next() -> Session {
         Session { refresh_token: "next".to_owned(), ..session("2026-01-01T02:00:00Z") }

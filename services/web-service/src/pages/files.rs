@@ -21,11 +21,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
+use crate::pages::user_error::{Service, UserError};
 use crate::pages::{self, File, Frame, Notice};
-use crate::session::Session;
+use crate::sessions::accepted::AcceptedCredential;
+use crate::sessions::session::Session;
 use crate::site::{Site, User, wants_page};
-use crate::taken::Taken;
-use crate::trouble::{Service, Trouble};
 use crate::upstream::Upstream;
 
 #[derive(Debug, Default, Deserialize)]
@@ -54,7 +54,7 @@ pub(crate) async fn submit(
     User(session): User,
     sent: Result<Multipart, MultipartRejection>,
 ) -> Response {
-    let Ok(mut sent) = sent else { return Trouble::BadForm.response(&site, Some(&session), true) };
+    let Ok(mut sent) = sent else { return UserError::BadForm.response(&site, Some(&session), true) };
     let mut uploaded = 0;
     loop {
         let uploading = match sent.next_field().await {
@@ -63,13 +63,13 @@ pub(crate) async fn submit(
             }
             Ok(Some(_)) => continue,
             Ok(None) if uploaded > 0 => return Redirect::to("/files?done=uploaded").into_response(),
-            Ok(None) | Err(_) => Err(Trouble::BadForm),
+            Ok(None) | Err(_) => Err(UserError::BadForm),
         };
         match uploading {
             Ok(()) => uploaded += 1,
-            Err(trouble) => {
-                let text = Some(trouble.notice());
-                return trouble.when_to_retry(list_page(&site, &session, trouble.status(), text).await);
+            Err(user_error) => {
+                let text = Some(user_error.notice());
+                return user_error.when_to_retry(list_page(&site, &session, user_error.status(), text).await);
             }
         }
     }
@@ -85,7 +85,7 @@ pub(crate) async fn put(
 ) -> Response {
     match upload(&site, &session, &path, headers.get(CONTENT_LENGTH), body).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(trouble) => trouble.response(&site, Some(&session), false),
+        Err(user_error) => user_error.response(&site, Some(&session), false),
     }
 }
 
@@ -117,8 +117,10 @@ pub(crate) async fn download(
             response.headers_mut().entry(CONTENT_DISPOSITION).or_insert(HeaderValue::from_static("attachment"));
             response
         }
-        Ok(answer) => Trouble::of_answer(Service::Files, &answer).response(&site, Some(&session), wants_page(&headers)),
-        Err(trouble) => trouble.response(&site, Some(&session), wants_page(&headers)),
+        Ok(answer) => {
+            UserError::of_answer(Service::Files, &answer).response(&site, Some(&session), wants_page(&headers))
+        }
+        Err(user_error) => user_error.response(&site, Some(&session), wants_page(&headers)),
     }
 }
 
@@ -126,29 +128,29 @@ pub(crate) async fn download(
 pub(crate) async fn delete(State(site): State<Arc<Site>>, User(session): User, Path(path): Path<String>) -> Response {
     let deleted = match call(&site, &session, Method::DELETE, &path, HeaderMap::new()).await {
         Ok(answer) if answer.status().is_success() => Ok(()),
-        Ok(answer) => Err(Trouble::of_answer(Service::Files, &answer)),
-        Err(trouble) => Err(trouble),
+        Ok(answer) => Err(UserError::of_answer(Service::Files, &answer)),
+        Err(user_error) => Err(user_error),
     };
     match deleted {
         Ok(()) => Redirect::to("/files?done=deleted").into_response(),
-        Err(trouble) => {
-            let page = list_page(&site, &session, trouble.status(), Some(trouble.notice())).await;
-            trouble.when_to_retry(page)
+        Err(user_error) => {
+            let page = list_page(&site, &session, user_error.status(), Some(user_error.notice())).await;
+            user_error.when_to_retry(page)
         }
     }
 }
 
 async fn list_page(site: &Site, session: &Session, status: StatusCode, notice: Option<Notice>) -> Response {
-    let Some(assets) = &site.assets else { return Trouble::NoPage.response(site, Some(session), true) };
+    let Some(assets) = &site.assets else { return UserError::PageNotFound.response(site, Some(session), true) };
     let listed = list(assets, session, MAX_LISTED).await;
     let is_listed = listed.is_ok();
     let failed = listed.as_ref().err().copied();
     let (status, notice, list) = match listed {
         Ok(list) => (status, notice, list),
         // The first error is the one shown.
-        Err(trouble) => (
-            if status == StatusCode::OK { trouble.status() } else { status },
-            notice.filter(|_| status != StatusCode::OK).or_else(|| Some(trouble.notice())),
+        Err(user_error) => (
+            if status == StatusCode::OK { user_error.status() } else { status },
+            notice.filter(|_| status != StatusCode::OK).or_else(|| Some(user_error.notice())),
             List::default(),
         ),
     };
@@ -162,15 +164,15 @@ async fn list_page(site: &Site, session: &Session, status: StatusCode, notice: O
     let list = pages::FileList {
         frame: Frame::new(site, Some(session), "files"),
         notice,
-        is_shared: list.taken == Taken::ApiKey,
+        is_shared: list.accepted == AcceptedCredential::ApiKey,
         is_listed,
         files: files.collect(),
         has_more: list.has_more,
     };
     let page = pages::page(status, &list);
     // With another status, the page reports an earlier error.
-    match failed.filter(|trouble| trouble.status() == status) {
-        Some(trouble) => trouble.when_to_retry(page),
+    match failed.filter(|user_error| user_error.status() == status) {
+        Some(user_error) => user_error.when_to_retry(page),
         None => page,
     }
 }
@@ -181,7 +183,7 @@ pub(crate) struct List {
     has_more: bool,
     /// The credential that asset-service accepted for this list.
     #[serde(skip)]
-    pub(crate) taken: Taken,
+    pub(crate) accepted: AcceptedCredential,
 }
 
 #[derive(Deserialize)]
@@ -192,23 +194,23 @@ struct Asset {
 }
 
 /// Lists the user's files, at most `limit`.
-pub(crate) async fn list(assets: &Upstream, session: &Session, limit: usize) -> Result<List, Trouble> {
+pub(crate) async fn list(assets: &Upstream, session: &Session, limit: usize) -> Result<List, UserError> {
     let uri = assets.uri(&format!("/assets?limit={limit}"));
     let request = Request::builder().uri(uri).header(ACCEPT, "application/json").body(Bytes::new());
-    let answer = assets.call(request.map_err(|_| Trouble::BadName)?, session, READ, PATIENCE).await;
-    let answer = answer.map_err(|error| Trouble::of_error(Service::Files, &error))?;
+    let answer = assets.call(request.map_err(|_| UserError::BadName)?, session, READ, PATIENCE).await;
+    let answer = answer.map_err(|error| UserError::of_error(Service::Files, &error))?;
     if answer.status() != StatusCode::OK {
-        return Err(Trouble::of_answer(Service::Files, &answer));
+        return Err(UserError::of_answer(Service::Files, &answer));
     }
-    let away = || Trouble::Away(Service::Files);
-    let taken = answer.extensions().get::<Taken>().copied().unwrap_or_default();
+    let away = || UserError::ServiceUnavailable(Service::Files);
+    let accepted = answer.extensions().get::<AcceptedCredential>().copied().unwrap_or_default();
     let reading = Limited::new(answer.into_body(), MAX_LIST_BYTES).collect();
     let body = tokio::time::timeout(PATIENCE, reading).await.map_err(|_| away())?.map_err(|_| away())?;
     let list: List = serde_json::from_slice(&body.to_bytes()).map_err(|_| {
         tracing::warn!("asset-service returned a malformed list");
         away()
     })?;
-    Ok(List { taken, ..list })
+    Ok(List { accepted, ..list })
 }
 
 async fn call(
@@ -217,15 +219,15 @@ async fn call(
     method: Method,
     path: &str,
     headers: HeaderMap,
-) -> Result<http::Response<AnswerBody>, Trouble> {
-    let assets = site.assets.as_ref().ok_or(Trouble::NoPage)?;
+) -> Result<http::Response<AnswerBody>, UserError> {
+    let assets = site.assets.as_ref().ok_or(UserError::PageNotFound)?;
     let uri = assets.uri(&format!("/assets/{}", encoded(path)));
     let scope = if matches!(method, Method::GET | Method::HEAD) { READ } else { WRITE };
     let request = Request::builder().method(method).uri(uri).body(Bytes::new());
-    let mut request = request.map_err(|_| Trouble::BadName)?;
+    let mut request = request.map_err(|_| UserError::BadName)?;
     *request.headers_mut() = headers;
     let answer = assets.call(request, session, scope, PATIENCE).await;
-    answer.map_err(|error| Trouble::of_error(Service::Files, &error))
+    answer.map_err(|error| UserError::of_error(Service::Files, &error))
 }
 
 async fn upload(
@@ -234,22 +236,22 @@ async fn upload(
     path: &str,
     length: Option<&HeaderValue>,
     body: Body,
-) -> Result<(), Trouble> {
-    let assets = site.assets.as_ref().ok_or(Trouble::NoPage)?;
+) -> Result<(), UserError> {
+    let assets = site.assets.as_ref().ok_or(UserError::PageNotFound)?;
     let uri = assets.uri(&format!("/assets/{}", encoded(path)));
     let request = Request::builder().method(Method::PUT).uri(uri).body(body);
-    let mut request = request.map_err(|_| Trouble::BadName)?;
+    let mut request = request.map_err(|_| UserError::BadName)?;
     if let Some(length) = length {
         request.headers_mut().insert(CONTENT_LENGTH, length.clone());
     }
     let answer = assets.call_streaming(request, session, WRITE).await;
-    let answer = answer.map_err(|error| Trouble::of_error(Service::Files, &error))?;
-    if answer.status().is_success() { Ok(()) } else { Err(Trouble::of_answer(Service::Files, &answer)) }
+    let answer = answer.map_err(|error| UserError::of_error(Service::Files, &error))?;
+    if answer.status().is_success() { Ok(()) } else { Err(UserError::of_answer(Service::Files, &answer)) }
 }
 
 /// Uploads one file of a form as it arrives. If the form is aborted, the upload is aborted too, so that a truncated
 /// file is never stored.
-async fn upload_field(site: &Site, session: &Session, mut field: Field<'_>) -> Result<(), Trouble> {
+async fn upload_field(site: &Site, session: &Session, mut field: Field<'_>) -> Result<(), UserError> {
     let path = field.file_name().unwrap_or_default().to_owned();
     let (sender, receiver) = mpsc::channel(1);
     let pieces = stream::unfold(receiver, |mut receiver| async {

@@ -55,13 +55,13 @@ const FILES: [File; 3] = [
         stem: "style",
         extension: "css",
         content_type: "text/css; charset=utf-8",
-        text: include_str!("../static/style.css"),
+        text: include_str!("../../static/style.css"),
     },
     File {
         stem: "script",
         extension: "js",
         content_type: "text/javascript; charset=utf-8",
-        text: include_str!("../static/script.js"),
+        text: include_str!("../../static/script.js"),
     },
-    File { stem: "icon", extension: "svg", content_type: "image/svg+xml", text: include_str!("../static/icon.svg") },
+    File { stem: "icon", extension: "svg", content_type: "image/svg+xml", text: include_str!("../../static/icon.svg") },
 ];

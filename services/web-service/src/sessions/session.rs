@@ -8,8 +8,8 @@ use http::HeaderValue;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::cookie::Cookie;
-use crate::seal::SealingKeys;
+use crate::sessions::cookie::Cookie;
+use crate::sessions::seal::SealingKeys;
 
 /// A session with the issuer of user tokens. It is stored only in the user's browser, encrypted.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
