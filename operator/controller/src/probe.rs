@@ -5,7 +5,7 @@ mod api_server;
 mod dial;
 mod endpoint;
 #[cfg(test)]
-mod fairness;
+mod fairness_tests;
 mod identity;
 
 use std::collections::BTreeSet;

@@ -340,7 +340,7 @@ mod held;
 mod measure;
 mod notices;
 #[cfg(test)]
-mod recorded;
+mod recorded_tests;
 mod report;
 mod reread;
 #[cfg(test)]

@@ -225,7 +225,7 @@ mod tests {
             granted += usize::from(matches!(pacer.step(Instant::now()), Step::Wake(_)));
             tokio::time::advance(Duration::from_millis(20)).await;
         }
-        assert_eq!(granted, 50, "no more than the rate per second");
+        assert_eq!(granted, 50, "at most the rate per second");
     }
 
     #[tokio::test(start_paused = true)]
