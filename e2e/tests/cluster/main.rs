@@ -31,6 +31,7 @@ mod operator_nudge;
 mod operator_plan;
 mod operator_refuse;
 mod operator_repair;
+mod operator_rights;
 mod operator_rings;
 mod operator_rings_support;
 mod operator_rotation;

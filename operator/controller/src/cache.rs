@@ -89,7 +89,7 @@ pub(crate) struct World {
     /// The last rollout state of each TrustDomain.
     guidance: BTreeMap<String, Guidance>,
     /// The last restart of each workload.
-    restarted: BTreeMap<Target, String>,
+    pub(crate) restarted: BTreeMap<Target, String>,
     /// The operations enabled on pods and workloads.
     pub(crate) abilities: Abilities,
     /// Recently deleted objects.

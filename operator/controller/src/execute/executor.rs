@@ -58,7 +58,11 @@ impl<S: Store> Executor<S> {
                 Ok(if nudged == Outcome::Skipped { nudged } else { Outcome::Done(affected) })
             }
             Action::RestartWorkload { target, value, .. } => {
-                let restarted = touched(action, self.store.restart(target, value).await)?;
+                let restarted = match self.store.restart(target, value).await {
+                    // Another writer was first: it is restarted by the next plan.
+                    Err(StoreError::Conflict { .. }) => return Ok(Outcome::Skipped),
+                    result => touched(action, result)?,
+                };
                 lock(&self.world).record_restart(target.clone(), value.clone());
                 Ok(restarted)
             }

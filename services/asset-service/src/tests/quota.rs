@@ -79,8 +79,10 @@ async fn concurrent_uploads_do_not_exceed_a_quota() {
     assert!(answers.iter().all(|status| [StatusCode::CREATED, FULL].contains(status)), "{answers:?}");
     // Concurrent replacements subtract the old asset once.
     let big = vec![7; 8 * KIB];
-    assert_eq!(caller.status(Method::PUT, "/assets/0", big.clone()).await, StatusCode::NO_CONTENT);
-    futures::future::join_all((0..20).map(|_| caller.status(Method::PUT, "/assets/0", ""))).await;
+    let first = answers.iter().position(|status| *status == StatusCode::CREATED).unwrap();
+    let path = format!("/assets/{first}");
+    assert_eq!(caller.status(Method::PUT, &path, big.clone()).await, StatusCode::NO_CONTENT);
+    futures::future::join_all((0..20).map(|_| caller.status(Method::PUT, &path, ""))).await;
     let puts = (40..60).map(|number| {
         let (caller, path, body) = (&caller, format!("/assets/{number}"), big.clone());
         async move { caller.status(Method::PUT, &path, body).await }

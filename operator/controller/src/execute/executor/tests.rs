@@ -266,6 +266,9 @@ async fn a_pod_or_workload_that_is_gone_or_may_not_be_touched_holds_nothing_up()
                 answer(&mut server, Method::PATCH, path, StatusCode::from_u16(code).unwrap(), failure(code, reason))
             );
             assert_eq!(outcome.is_ok_and(|outcome| outcome == Outcome::Skipped), skipped, "{action}: {code}");
+            // What another writer prevented is planned again.
+            let is_recorded = skipped && code != 409 && matches!(action, Action::RestartWorkload { .. });
+            assert_eq!(!lock(&executor.world).restarted.is_empty(), is_recorded, "{action}: {code}");
         }
     }
 }
