@@ -10,11 +10,11 @@ use anyhow::{Context as _, Result};
 use gaia_api::names::key;
 use serde_json::{Value, json};
 
-use crate::gotrue::{GoTrue, GoTrueOptions};
 use crate::platform::{OPERATOR_NAMESPACE, merged};
-use crate::provider::{Provider, ProviderOptions};
 use crate::services::{issuer_key_mount, issuer_mount, list_instances, loopback_endpoints, mount, resolve};
 use crate::{Cluster, ControlPlane, OperatorOptions, OperatorProcess, ServiceOptions, ServiceProcess, Source, chart};
+use gaia_stand_ins::gotrue::{GoTrue, GoTrueOptions};
+use gaia_stand_ins::provider::{Provider, ProviderOptions};
 
 /// The platform. Dropping it stops its processes.
 #[derive(Debug)]

@@ -10,13 +10,12 @@
 //! - [`Platform`]: operator and services together on a control plane, with their objects;
 //! - [`load`]: traffic on services, with a result for every request;
 //! - [`browser`]: a real Chromium, for the tests of pages;
-//! - [`gotrue`]: a login server with Supabase Auth's protocol;
 //! - [`rehearsal`]: years of rotations in minutes, on a clock that the test sets;
-//! - [`provider`]: a provider of chat completions, with injected faults;
-//! - [`s3`]: a store with S3's protocol;
 //! - [`image`]: container images without a daemon;
 //! - [`wait`]: waiting for a condition, instead of sleeping;
 //! - [`tier`]: the behaviour of a test without its cluster.
+//!
+//! Stand-ins for the external servers that the services call are in `gaia-stand-ins`.
 //!
 //! Everything that is started here ends with the process that started it, also when that is killed with SIGKILL.
 
@@ -30,11 +29,9 @@ pub mod control_plane;
 pub mod curl;
 pub mod dirs;
 pub mod five;
-pub mod gotrue;
 pub mod http;
 pub mod image;
 pub mod load;
-mod lock;
 mod memory_cgroup;
 pub mod migration;
 pub mod node;
@@ -44,10 +41,7 @@ pub mod process;
 pub mod programs;
 pub mod progress;
 pub mod projection;
-pub mod provider;
-pub mod random;
 pub mod rehearsal;
-pub mod s3;
 pub mod services;
 pub mod standalone;
 pub mod supervisor;

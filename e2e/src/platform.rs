@@ -23,12 +23,12 @@ use serde_json::{Value, json};
 
 use crate::control_plane::ports;
 use crate::load::{Caller, CallerOptions, LoadOptions, Traffic};
-use crate::random::random;
 use crate::services::{ASSET_SERVICE, AUTH_SERVICE, GATEWAY};
 use crate::{
     Cluster, ControlPlane, KeptProjection, OperatorOptions, OperatorProcess, Projection, ServiceOptions,
     ServiceProcess, chart, services, wait,
 };
+use gaia_stand_ins::random::random;
 
 /// Options of a platform.
 #[derive(Clone, Debug)]

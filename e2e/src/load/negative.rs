@@ -18,8 +18,8 @@ use kube::{Api, Client};
 use rustls::pki_types::ServerName;
 use serde_json::Value;
 
-use crate::random::random;
 use crate::services::ASSET_SERVICE;
+use gaia_stand_ins::random::random;
 
 use super::call::{Credential, send};
 use super::caller::Caller;

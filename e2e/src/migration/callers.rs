@@ -23,9 +23,9 @@ use tokio::task::JoinSet;
 use crate::control_plane::ports;
 use crate::five::{Five, NAMESPACE, TRUST_DOMAIN};
 use crate::load::{in_words, runtime_config};
-use crate::lock::lock;
 use crate::services::{list_instances, mount};
 use crate::{ControlPlane, KeptProjection, Projection, ServiceProcess, wait};
+use gaia_stand_ins::lock::lock;
 
 /// The results of one caller.
 #[derive(Clone, Copy, Debug, Default)]

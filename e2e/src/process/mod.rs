@@ -14,8 +14,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::lock::lock;
 use crate::wait;
+use gaia_stand_ins::lock::lock;
 
 /// A program and its options.
 #[derive(Clone, Debug)]

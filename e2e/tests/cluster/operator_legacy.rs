@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::common::objects::merged;
 use crate::common::{SOON, Scene};
-use gaia_e2e::gotrue::{GoTrue, GoTrueOptions};
 use gaia_e2e::wait::{self, Seen};
 use gaia_e2e::{Curl, ServiceOptions, ServiceProcess};
 use gaia_pki::sha256_hex;
+use gaia_stand_ins::gotrue::{GoTrue, GoTrueOptions};
 use serde_json::{Value, json};
 
 const ASSETS: &str = "asset-service";

@@ -26,8 +26,7 @@ async fn each_granted_right_is_used_and_no_other_is_needed() {
     let options = options.env("GAIA_LEADER_ELECTION", "true");
     let weather = Weather::default();
     let proxy = Proxy::start(&options.kubeconfig, plane.dir(), weather.clone()).await;
-    let operator =
-        OperatorProcess::start(OperatorOptions { kubeconfig: proxy.kubeconfig.clone(), ..options }).unwrap();
+    let operator = OperatorProcess::start(OperatorOptions { kubeconfig: proxy.kubeconfig.clone(), ..options }).unwrap();
     operator.wait_ready(SOON).await.unwrap();
     let scene = plane.scene().await;
     // A conflict makes the operator read the object again.
@@ -44,7 +43,8 @@ async fn each_granted_right_is_used_and_no_other_is_needed() {
             calls.iter().filter(|call| call.namespace == OPERATOR_NAMESPACE).map(right).collect();
         // The lists and watches of a confined operator are of this namespace alone.
         let is_confined = |right: &&Right| ["list", "watch"].iter().any(|verb| right.starts_with(verb));
-        let unused_in_own = own.iter().filter(|right| !is_confined(right)).filter(|right| !used_in_own.contains(*right));
+        let unused_in_own =
+            own.iter().filter(|right| !is_confined(right)).filter(|right| !used_in_own.contains(*right));
         let unused: Vec<&Right> = everywhere.difference(&used).chain(unused_in_own).collect();
         if unused.is_empty() { Seen::Yes(used) } else { Seen::NotYet(format!("unused: {unused:?}")) }
     };
@@ -80,9 +80,8 @@ async fn live(scene: &Scene, weather: &Weather) {
         for name in ["orders-auth".to_owned(), format!("{}-trust", scene.domain)] {
             let before = scene.get("ConfigMap", &name).await.unwrap()["metadata"]["uid"].clone();
             scene.delete("ConfigMap", &name).await;
-            let again = async || {
-                scene.get("ConfigMap", &name).await.is_some_and(|found| found["metadata"]["uid"] != before)
-            };
+            let again =
+                async || scene.get("ConfigMap", &name).await.is_some_and(|found| found["metadata"]["uid"] != before);
             wait::until("the ConfigMap is created again", SOON, again).await.unwrap();
         }
     }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// The workspace crates that each crate may depend on (normal and build dependencies). A crate that is not listed here fails the
+/// The workspace crates that each crate may depend on; its tests may use [`IN_TESTS`] as well. A crate that is not listed here fails the
 /// test: add it with its dependencies.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("gaia-api", &[]),
@@ -21,9 +21,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("gaia-web-service", &["gaia-api", "gaia-auth", "gaia-runtime"]),
     ("gaia-fuzz", &["gaia-api", "gaia-pki", "gaia-auth"]),
     ("gaia-text", &[]),
+    ("gaia-stand-ins", &["gaia-api", "gaia-pki"]),
     (
         "gaia-e2e",
         &[
+            "gaia-stand-ins",
             "gaia-api",
             "gaia-pki",
             "gaia-operator",
@@ -36,6 +38,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// The workspace crates that the tests of every crate may use as well. The harness is not one of them: it depends on the services.
+const IN_TESTS: [&str; 4] = ["gaia-pki", "gaia-auth", "gaia-runtime", "gaia-stand-ins"];
+
 /// Crates without input or output, and the dependencies that would add it.
 const PURE: [&str; 3] = ["gaia-api", "gaia-pki", "gaia-plan"];
 const IMPURE: [&str; 5] = ["tokio", "kube-client", "kube-runtime", "reqwest", "hyper"];
@@ -46,10 +51,16 @@ const BANNED: [&str; 4] = ["ring", "openssl", "openssl-sys", "native-tls"];
 #[test]
 fn our_crates_use_each_other_in_one_direction_only() {
     let allowed: BTreeMap<&str, &[&str]> = MAY_USE.iter().copied().collect();
-    for (name, used) in own_dependencies() {
-        let allowed = allowed.get(name.as_str()).unwrap_or_else(|| panic!("{name} is not in MAY_USE"));
-        let wrong: Vec<&String> = used.iter().filter(|used| !allowed.contains(&used.as_str())).collect();
-        assert!(wrong.is_empty(), "{name} must not use {wrong:?}; it may use {allowed:?}");
+    for (is_dev, more) in [(false, &[][..]), (true, &IN_TESTS)] {
+        for (name, used) in own_dependencies(is_dev) {
+            let allowed = allowed.get(name.as_str()).unwrap_or_else(|| panic!("{name} is not in MAY_USE"));
+            let may_use = |used: &&String| allowed.contains(&used.as_str()) || more.contains(&used.as_str());
+            let wrong: Vec<&String> = used.iter().filter(|used| !may_use(used)).collect();
+            assert!(
+                wrong.is_empty(),
+                "{name} must not use {wrong:?} (tests: {is_dev}); it may use {allowed:?} {more:?}"
+            );
+        }
     }
 }
 
@@ -70,15 +81,19 @@ fn there_is_one_provider_of_cryptography() {
     assert!(tree.contains("aws-lc-rs"), "the tree was not read");
 }
 
-/// Each crate of the workspace, with its dependencies in the workspace.
-fn own_dependencies() -> BTreeMap<String, BTreeSet<String>> {
+/// Each crate of the workspace, with its dependencies in the workspace, or those of its tests.
+fn own_dependencies(is_dev: bool) -> BTreeMap<String, BTreeSet<String>> {
     let metadata: Value = serde_json::from_str(&cargo(&["metadata", "--format-version=1", "--no-deps"])).unwrap();
     let packages = metadata["packages"].as_array().unwrap();
     let name = |value: &Value| value["name"].as_str().unwrap().to_owned();
     let ours: BTreeSet<String> = packages.iter().map(name).collect();
     let used = |package: &Value| {
         let dependencies = package["dependencies"].as_array().unwrap().iter();
-        dependencies.filter(|used| used["kind"] != "dev").map(name).filter(|used| ours.contains(used)).collect()
+        dependencies
+            .filter(|used| (used["kind"] == "dev") == is_dev)
+            .map(name)
+            .filter(|used| ours.contains(used))
+            .collect()
     };
     packages.iter().map(|package| (name(package), used(package))).collect()
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use gaia_api::names::key;
 use gaia_e2e::curl::Answer;
-use gaia_e2e::s3::{BUCKET, S3};
 use gaia_e2e::{Curl, Standalone, wait};
 use gaia_runtime::testing::{Platform, api_keys};
+use gaia_stand_ins::s3::{BUCKET, S3};
 
 struct Assets {
     service: Standalone,

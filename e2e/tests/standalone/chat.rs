@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use gaia_api::names::key;
-use gaia_e2e::provider::{KEY, Provider, ProviderOptions};
 use gaia_e2e::{Curl, Standalone, wait};
 use gaia_runtime::testing::{Platform, api_keys};
+use gaia_stand_ins::provider::{KEY, Provider, ProviderOptions};
 use serde_json::{Value, json};
 
 struct Chat {

@@ -9,11 +9,11 @@ use gaia_api::mount::{Caller, UserTokenIssuer, UserTokens};
 use gaia_api::names::key;
 use gaia_api::{Clock as _, SystemClock};
 use gaia_auth::issue::ServiceClaims;
-use gaia_e2e::gotrue::{GoTrue, GoTrueOptions};
-use gaia_e2e::provider::{KEY as PROVIDER_KEY, Provider, ProviderOptions};
 use gaia_e2e::wait::Seen;
 use gaia_e2e::{Curl, Standalone, wait};
 use gaia_runtime::testing::{MountedFiles, Platform, api_key, api_key_file, grants, policy, spiffe_id};
+use gaia_stand_ins::gotrue::{GoTrue, GoTrueOptions};
+use gaia_stand_ins::provider::{KEY as PROVIDER_KEY, Provider, ProviderOptions};
 use serde_json::{Value, json};
 
 struct Shop {

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use gaia_api::{Clock as _, ManualClock, SystemClock};
-use gaia_e2e::gotrue::{GoTrue, GoTrueOptions, ProjectSettings, RefreshTokens, totp, totp_secret};
 use gaia_runtime::fetch::{self, Fetched};
+use gaia_stand_ins::gotrue::{GoTrue, GoTrueOptions, ProjectSettings, RefreshTokens, totp, totp_secret};
 use http::{Method, Request, StatusCode};
 use jiff::SignedDuration;
 use serde::Deserialize;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
-use gaia_e2e::gotrue::{Behaviour, GoTrueOptions};
+use gaia_stand_ins::gotrue::{Behaviour, GoTrueOptions};
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
 

@@ -1,7 +1,7 @@
 //! Answers of the login server that end a session or refuse a user permanently, and its own limits.
 
 use gaia_api::mount::UserTokenIssuer;
-use gaia_e2e::gotrue::{GoTrueOptions, ProjectSettings, RefreshTokens};
+use gaia_stand_ins::gotrue::{GoTrueOptions, ProjectSettings, RefreshTokens};
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ fn with(change: impl FnOnce(&mut ProjectSettings)) -> GoTrueOptions {
 }
 
 /// 45 users from 45 addresses sign in: the number that succeed, and the number of those that refreshed once.
-async fn forty_five(world: &World, gotrue: &gaia_e2e::gotrue::GoTrue) -> (usize, usize) {
+async fn forty_five(world: &World, gotrue: &gaia_stand_ins::gotrue::GoTrue) -> (usize, usize) {
     let (mut signed_in, mut refreshed) = (0, 0);
     for n in 0..45 {
         let email = format!("user{n}@example.com");

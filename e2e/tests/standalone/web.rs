@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use gaia_e2e::browser::{Browser, key};
-use gaia_e2e::gotrue::Behaviour;
 use gaia_e2e::wait;
+use gaia_stand_ins::gotrue::Behaviour;
 use http::StatusCode;
 use jiff::SignedDuration;
 use serde_json::json;

@@ -9,10 +9,10 @@ use std::time::Duration;
 use gaia_api::mount::{AuthMode, Caller, Policy, UserTokenIssuer, UserTokens};
 use gaia_api::names::key;
 use gaia_e2e::curl::Answer;
-use gaia_e2e::gotrue::{GoTrue, GoTrueOptions};
-use gaia_e2e::provider::{KEY as PROVIDER_KEY, Provider, ProviderOptions};
 use gaia_e2e::{Curl, Standalone, wait};
 use gaia_runtime::testing::{MountedFiles, Platform, api_key, api_key_file, grants, policy, spiffe_id};
+use gaia_stand_ins::gotrue::{GoTrue, GoTrueOptions};
+use gaia_stand_ins::provider::{KEY as PROVIDER_KEY, Provider, ProviderOptions};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 

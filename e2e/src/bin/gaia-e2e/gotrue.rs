@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use gaia_e2e::gotrue::{GoTrue, GoTrueOptions, Signing};
+use gaia_stand_ins::gotrue::{GoTrue, GoTrueOptions, Signing};
 use serde_json::json;
 
 #[derive(Args)]

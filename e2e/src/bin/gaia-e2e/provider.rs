@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use gaia_api::Span;
 use gaia_e2e::progress;
-use gaia_e2e::provider::{self, Provider, ProviderOptions};
+use gaia_stand_ins::provider::{self, Provider, ProviderOptions};
 
 #[derive(Args)]
 pub(crate) struct Arguments {

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gaia_api::names::key;
-use gaia_e2e::provider::{KEY, Provider, ProviderOptions};
 use gaia_e2e::wait::Seen;
 use gaia_e2e::{MemoryCgroup, Standalone, tier, wait};
 use gaia_runtime::testing::{MountedFiles, Platform, api_key, api_key_file, grants};
+use gaia_stand_ins::provider::{KEY, Provider, ProviderOptions};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::JoinSet;
 use tokio::time::Instant;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use gaia_e2e::s3::{BUCKET, S3};
 use gaia_runtime::Hosts;
+use gaia_stand_ins::s3::{BUCKET, S3};
 
 use super::*;
 use crate::config::{Bucket, Place};

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use futures::StreamExt as _;
-use gaia_e2e::s3::S3;
 use gaia_runtime::testing::eventually;
+use gaia_stand_ins::s3::S3;
 
 use super::bucket::start_on_with;
 use super::*;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use gaia_api::mount::{
     ApiKeyRecord, ApiKeys, Policy, SCHEMA_VERSION, UserTokenIssuer, UserTokenProfile, UserTokenVerification, UserTokens,
 };
-use gaia_e2e::s3::S3;
 use gaia_runtime::testing::{api_key, eventually, policy};
+use gaia_stand_ins::s3::S3;
 
 use super::bucket::bucket_at;
 use super::*;

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
-use gaia_e2e::s3::S3;
+use gaia_stand_ins::s3::S3;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::bucket::start_on_with;

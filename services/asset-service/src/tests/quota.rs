@@ -1,6 +1,6 @@
 //! Quotas of subjects and of the whole store, and full stores.
 
-use gaia_e2e::s3::S3;
+use gaia_stand_ins::s3::S3;
 
 use super::bucket::start_on_with;
 use super::*;

@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::Result;
 use gaia_api::mount::{ApiKeyRecord, ApiKeyState, ApiKeys, SCHEMA_VERSION};
 use gaia_e2e::authority::write_private;
-use gaia_e2e::random::random;
 use gaia_pki::sha256_hex;
+use gaia_stand_ins::random::random;
 
 /// Writes `api-keys.json`, which the service mounts, and `api-key.header`, which the caller sends.
 pub(super) fn write(dir: &Path) -> Result<()> {

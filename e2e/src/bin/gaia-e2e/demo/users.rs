@@ -7,12 +7,12 @@ use anyhow::{Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gaia_e2e::authority::write_private;
-use gaia_e2e::gotrue::{GoTrue, GoTrueOptions};
 use gaia_e2e::progress::tell;
-use gaia_e2e::provider::{Provider, ProviderOptions};
-use gaia_e2e::random::random;
 use gaia_e2e::services::{issuer_key_mount, mount, resolve};
 use gaia_e2e::{ControlPlane, ServiceOptions, ServiceProcess, Source, services, wait};
+use gaia_stand_ins::gotrue::{GoTrue, GoTrueOptions};
+use gaia_stand_ins::provider::{Provider, ProviderOptions};
+use gaia_stand_ins::random::random;
 use serde_json::json;
 
 use super::platform::{NAMESPACE, Services, TRUST_DOMAIN};

@@ -1,3 +1,4 @@
+use gaia_runtime::testing::eventually;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
@@ -5,7 +6,6 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
 use super::*;
-use crate::wait;
 
 type Answer = http::Response<hyper::body::Incoming>;
 
@@ -74,5 +74,5 @@ async fn whoever_hangs_up_ends_the_answer() {
     assert_eq!(provider.open_answers(), 1);
     drop(stalled);
     let ended = async || provider.open_answers() == 0;
-    wait::until("the answer is given up", Duration::from_secs(30), ended).await.unwrap();
+    eventually("the answer is given up", ended).await;
 }

@@ -6,6 +6,7 @@ use super::keys::base64;
 use super::sessions::{LogoutScope, Sessions};
 use super::*;
 use gaia_api::ManualClock;
+use gaia_runtime::testing::get_plain;
 use jiff::Timestamp;
 
 fn now() -> Timestamp {
@@ -83,28 +84,28 @@ async fn it_publishes_the_keys_of_the_tokens_that_it_gives() {
     let clock = Arc::new(ManualClock::new(now()));
     let options = GoTrueOptions { clock, ..GoTrueOptions::default() };
     let gotrue = GoTrue::start(options).await.unwrap();
-    let (status, before) = crate::http::get(&gotrue.jwks_url()).await.unwrap();
-    assert_eq!(status, 200);
+    let (status, before) = get_plain(&gotrue.jwks_url()).await;
+    assert_eq!(status, StatusCode::OK);
     gotrue.rotate_key().unwrap();
-    let both: Value = serde_json::from_str(&crate::http::get(&gotrue.jwks_url()).await.unwrap().1).unwrap();
+    let both: Value = serde_json::from_str(&get_plain(&gotrue.jwks_url()).await.1).unwrap();
     assert_eq!(both["keys"].as_array().map(Vec::len), Some(2));
     gotrue.revoke_old_keys();
-    let after: Value = serde_json::from_str(&crate::http::get(&gotrue.jwks_url()).await.unwrap().1).unwrap();
+    let after: Value = serde_json::from_str(&get_plain(&gotrue.jwks_url()).await.1).unwrap();
     assert_eq!(after["keys"][0], both["keys"][1]);
     assert!(!before.contains(after["keys"][0]["kid"].as_str().unwrap()));
     assert_eq!(gotrue.requests("/.well-known"), 3);
 
     gotrue.behave("/", Behaviour::Fail(StatusCode::INTERNAL_SERVER_ERROR));
     gotrue.behave(api::JWKS_PATH, Behaviour::Answer(StatusCode::OK, "nonsense".to_owned()));
-    assert_eq!(crate::http::get(&gotrue.jwks_url()).await.unwrap(), (200, "nonsense".to_owned()));
-    let (status, body) = crate::http::get(&format!("{}/health", gotrue.base_url())).await.unwrap();
-    assert_eq!((status, body.contains("unexpected_failure")), (500, true));
+    assert_eq!(get_plain(&gotrue.jwks_url()).await, (StatusCode::OK, "nonsense".to_owned()));
+    let (status, body) = get_plain(&format!("{}/health", gotrue.base_url())).await;
+    assert_eq!((status, body.contains("unexpected_failure")), (StatusCode::INTERNAL_SERVER_ERROR, true));
 }
 
 #[tokio::test]
 async fn nobody_is_served_without_a_key_of_the_project() {
     let gotrue = GoTrue::start(GoTrueOptions::default()).await.unwrap();
-    let (status, body) = crate::http::get(&format!("{}/user", gotrue.base_url())).await.unwrap();
-    assert_eq!(status, 401);
+    let (status, body) = get_plain(&format!("{}/user", gotrue.base_url())).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
     assert!(body.contains("No API key found"), "{body}");
 }

@@ -1,0 +1,14 @@
+//! Stand-ins for the external servers that Gaia's services call, for tests and demos.
+//!
+//! - [`gotrue`]: a login server with Supabase Auth's protocol;
+//! - [`provider`]: a provider of chat completions, with injected faults;
+//! - [`s3`]: a store with S3's protocol.
+//!
+//! Each listens on loopback, stores everything in memory, and ends when it is dropped. [`lock`] and [`random`] are shared with the
+//! harness.
+
+pub mod gotrue;
+pub mod lock;
+pub mod provider;
+pub mod random;
+pub mod s3;
