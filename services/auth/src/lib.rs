@@ -26,9 +26,8 @@ pub mod tokens;
 pub mod usage;
 
 pub use bounded::{BoundedMap, Expiring};
-pub use decision::authenticator::{
-    Access, Authenticator, Decision, Observer, Passed, REQUEST_ID_HEADER, Refused, request_id,
-};
+pub use decision::access::Access;
+pub use decision::authenticator::{Authenticator, Decision, Observer, Passed, REQUEST_ID_HEADER, Refused, request_id};
 pub use decision::layer::{AuthLayer, AuthService};
 pub use denylist::Denied;
 pub use hash::{sha256, sha256_hex};

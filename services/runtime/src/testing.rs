@@ -3,14 +3,15 @@
 //! All functions panic on failure; they are for tests only.
 #![allow(clippy::unwrap_used, reason = "a test whose setup fails has failed")]
 
+mod audit;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -35,12 +36,11 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tracing_subscriber::layer::SubscriberExt as _;
 
+pub use self::audit::{AuditLines, Written, audit_lines};
 use crate::client::mesh_client::{Hosts, MeshClient};
 use crate::client::target::Targets;
 use crate::config::{LogFormat, RuntimeConfig};
-use crate::observability::audit_log::audit_log;
 
 /// The trust domain of every [`Platform`].
 pub const TRUST_DOMAIN: &str = "gaia.local";
@@ -277,58 +277,6 @@ pub fn policy(service: &str) -> Policy {
         user_tokens: UserTokens::default(),
         targets: None,
         token_issuer: None,
-    }
-}
-
-/// A writer whose clones share one buffer.
-#[derive(Debug, Clone, Default)]
-pub struct Written(Arc<Mutex<Vec<u8>>>);
-
-impl Written {
-    /// Returns the text written so far.
-    #[must_use]
-    pub fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-impl Write for Written {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Returns the audit lines that this thread writes during `what`.
-pub fn audit_lines(what: impl FnOnce()) -> Vec<serde_json::Value> {
-    let lines = AuditLines::record();
-    what();
-    lines.written()
-}
-
-/// The audit lines that this thread writes until it is dropped, those of tasks on a single-threaded runtime included.
-#[derive(Debug)]
-pub struct AuditLines {
-    written: Written,
-    _guard: tracing::subscriber::DefaultGuard,
-}
-
-impl AuditLines {
-    /// Records from now on.
-    #[must_use]
-    pub fn record() -> Self {
-        let written = Written::default();
-        let subscriber = tracing_subscriber::registry().with(audit_log(written.clone()));
-        Self { written, _guard: tracing::subscriber::set_default(subscriber) }
-    }
-
-    /// Returns the lines written so far.
-    #[must_use]
-    pub fn written(&self) -> Vec<serde_json::Value> {
-        self.written.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 

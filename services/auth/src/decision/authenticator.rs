@@ -11,6 +11,7 @@ use gaia_api::mount::AuthMode;
 use http::{HeaderMap, HeaderName, Request};
 use jiff::{SignedDuration, Timestamp};
 
+use crate::decision::access::Access;
 use crate::decision::layer::connection_of;
 use crate::issuers::{Answer, Ask, Confirmed, Source};
 use crate::policy::mode;
@@ -27,30 +28,6 @@ pub const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id"
 /// Route label of requests that match no route.
 const UNMATCHED: &str = "unmatched";
 const MAX_REQUEST_ID_BYTES: usize = 64;
-
-/// Access requirement of a route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// No requirement; credentials are ignored.
-    Public,
-    /// An mTLS peer, in every mode.
-    Peer,
-    /// A principal with all of these scopes; empty: any principal.
-    Scopes(&'static [&'static str]),
-    /// Like `Scopes`, and also accepts anonymous users, created by their issuer without sign-in.
-    AnonymousToo(&'static [&'static str]),
-}
-
-impl Access {
-    /// Returns the required scopes.
-    #[must_use]
-    pub fn scopes(self) -> &'static [&'static str] {
-        match self {
-            Self::Public | Self::Peer => &[],
-            Self::Scopes(scopes) | Self::AnonymousToo(scopes) => scopes,
-        }
-    }
-}
 
 /// Receives every decision, for metrics.
 pub trait Observer: Send + Sync + 'static {

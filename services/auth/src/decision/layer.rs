@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 use http::{HeaderMap, Request, Response, header};
 use tower::{Layer, Service};
 
-use crate::decision::authenticator::{Access, Authenticator, Passed, Refused};
+use crate::decision::access::Access;
+use crate::decision::authenticator::{Authenticator, Passed, Refused};
 use crate::issuers::Answer;
 use crate::principal::Connection;
 
