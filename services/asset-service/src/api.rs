@@ -1,5 +1,7 @@
 //! The endpoints of asset-service.
 
+pub(crate) mod conditional;
+
 use std::sync::Arc;
 
 use axum::Json;
@@ -14,11 +16,11 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
+use crate::api::conditional::{Reading, Validators, is_conditional, judge_read, judge_write, wanted_range};
 use crate::asset_path::AssetPath;
+use crate::assets::moves::Moves;
 use crate::assets::{Asset, Assets, Check, MAX_ASSET_BYTES, MAX_LISTED, Written};
-use crate::conditional::{Reading, Validators, is_conditional, judge_read, judge_write, wanted_range};
 use crate::error::AssetError;
-use crate::moves::Moves;
 
 #[derive(Debug, Serialize)]
 struct List {

@@ -1,6 +1,10 @@
 //! Writing, reading, listing and deleting the objects of one subject.
 
+pub(crate) mod etag;
+pub(crate) mod moves;
 mod moving;
+pub mod quota;
+pub(crate) mod upload;
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -19,12 +23,10 @@ use object_store::{
 };
 use serde::Serialize;
 
+use crate::api::conditional::Validators;
 use crate::asset_path::{AssetPath, AssetPathError, asset_path, folder};
-use crate::conditional::Validators;
+use crate::assets::quota::{Limits, Quotas};
 use crate::error::AssetError;
-use crate::etag;
-use crate::quota::{Limits, Quotas};
-use crate::upload;
 
 pub(crate) use moving::Moved;
 

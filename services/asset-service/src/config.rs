@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use gaia_runtime::{RuntimeConfig, is_outside_address};
 
+use crate::assets::quota::Limits;
 use crate::bucket::{is_bucket_name, is_prefix};
-use crate::quota::Limits;
 
 /// Stores files for users and services.
 #[derive(Debug, Clone, clap::Parser)]

@@ -7,15 +7,10 @@ mod api;
 pub mod asset_path;
 pub mod assets;
 pub mod bucket;
-mod conditional;
 pub mod config;
 pub mod error;
-mod etag;
-mod moves;
-pub mod quota;
 #[cfg(test)]
 mod tests;
-mod upload;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -25,13 +20,14 @@ use gaia_api::Clock;
 use gaia_runtime::{MemoryBudget, Routes, Runtime};
 use object_store::local::LocalFileSystem;
 
+pub use assets::quota;
 pub use config::Config;
 
 use crate::api::Api;
 use crate::assets::Assets;
+use crate::assets::moves::Moves;
 use crate::bucket::BucketError;
 use crate::config::{Place, StoreConfig};
-use crate::moves::Moves;
 
 /// Reason why the service did not start.
 #[derive(Debug, thiserror::Error)]

@@ -24,8 +24,8 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 mod turns;
-pub mod wire;
 
+pub use calls::wire;
 pub use issuers::fetch;
 pub use observability::{rate, sign_in_audit};
 pub use service::telemetry;

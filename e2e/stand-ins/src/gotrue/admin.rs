@@ -14,8 +14,8 @@ use serde_json::{Map, Value, json};
 use super::Shared;
 use super::api::parse;
 use super::failure::Failure;
+use super::identity::totp::{base32, is_totp};
 use super::identity::{Factor, uuid};
-use super::totp::{base32, is_totp};
 use crate::random::random;
 
 #[derive(Deserialize)]

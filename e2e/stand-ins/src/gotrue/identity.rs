@@ -1,5 +1,7 @@
 //! Users, and random names for everything.
 
+pub(crate) mod totp;
+
 use anyhow::Result;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};

@@ -12,12 +12,10 @@ mod failure;
 mod identity;
 mod keys;
 mod limit;
-mod refresh_token;
 mod sessions;
 mod settings;
 #[cfg(test)]
 mod tests;
-mod totp;
 mod version;
 
 use std::fmt;
@@ -35,9 +33,9 @@ use crate::lock::lock;
 
 pub use behaviour::Behaviour;
 pub use identity::User;
+pub use identity::totp::{totp, totp_secret};
 pub use keys::Signing;
 pub use settings::{ProjectSettings, RefreshTokens};
-pub use totp::{totp, totp_secret};
 
 use behaviour::Conduct;
 use keys::Keys;

@@ -1,15 +1,17 @@
 //! Users, their sessions, and the refresh tokens of those: GoTrue's rules, without HTTP.
 
+pub(crate) mod refresh_token;
+
 use std::collections::HashMap;
 
 use anyhow::Result;
 use aws_lc_rs::digest::{SHA256, digest};
 use jiff::{SignedDuration, Timestamp};
 
+use self::refresh_token::{Parsed, Signed};
 use super::failure::Failure;
 use super::identity::{User, uuid};
 use super::keys::base64;
-use super::refresh_token::{self, Parsed, Signed};
 use super::settings::{ProjectSettings, RefreshTokens};
 use crate::random::random;
 

@@ -11,7 +11,6 @@ pub mod dates;
 mod defaults;
 mod fit;
 mod gaia_service;
-mod lagging;
 pub mod reason;
 pub mod rules;
 mod service_certificate;
@@ -23,8 +22,8 @@ pub use fit::fit_status;
 pub use gaia_service::*;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
-pub use lagging::*;
 pub use service_certificate::*;
+pub use status::lagging::*;
 pub use status::*;
 pub use trust_domain::*;
 

@@ -1,5 +1,7 @@
 //! Conditions.
 
+pub(crate) mod lagging;
+
 use jiff::Timestamp;
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

@@ -10,8 +10,8 @@ use tokio::sync::MutexGuard;
 
 use super::{Assets, Kind};
 use crate::asset_path::folder;
+use crate::assets::upload;
 use crate::error::AssetError;
-use crate::upload;
 
 /// The result of a move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,9 +10,9 @@ use http_body_util::{BodyExt as _, Limited};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::calls::wire::{API_KEY_TYPE, EXCHANGE_GRANT_TYPE, JWT_TYPE, SERVICE_TOKEN_PATH, TOKEN_EXCHANGE_PATH};
 use crate::client::mesh_client::{CallError, MeshClient, loggable_uri};
 use crate::client_ip::{name_client, name_known_client, site};
-use crate::wire::{API_KEY_TYPE, EXCHANGE_GRANT_TYPE, JWT_TYPE, SERVICE_TOKEN_PATH, TOKEN_EXCHANGE_PATH};
 
 /// The request for a service token.
 #[derive(Debug, Clone, Copy, Serialize)]

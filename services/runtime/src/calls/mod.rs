@@ -7,3 +7,4 @@
 pub(crate) mod caller;
 pub(crate) mod exchange;
 pub(crate) mod tokens;
+pub mod wire;

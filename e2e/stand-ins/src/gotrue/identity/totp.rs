@@ -10,7 +10,7 @@ pub fn totp(secret: &[u8], now: Timestamp) -> String {
 }
 
 /// Accepts the digits of the current step, and of the one before and after.
-pub(super) fn is_totp(secret: &[u8], digits: &str, now: Timestamp) -> bool {
+pub(crate) fn is_totp(secret: &[u8], digits: &str, now: Timestamp) -> bool {
     let step = u64::try_from(now.as_second()).unwrap_or_default() / STEP_SECONDS;
     (step.saturating_sub(1)..=step + 1).any(|step| at_step(secret, step) == digits)
 }
@@ -24,7 +24,7 @@ fn at_step(secret: &[u8], step: u64) -> String {
 }
 
 /// RFC 4648, section 6, without padding.
-pub(super) fn base32(bytes: &[u8]) -> String {
+pub(crate) fn base32(bytes: &[u8]) -> String {
     let bit = |at: usize| bytes.get(at / 8).map_or(0, |byte| byte >> (7 - at % 8) & 1);
     let letters = (0..bytes.len() * 8).step_by(5).map(|at| (at..at + 5).fold(0, |value, at| value << 1 | bit(at)));
     letters.map(|value| char::from(ALPHABET[usize::from(value)])).collect()

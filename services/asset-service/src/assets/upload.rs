@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::assets::MAX_ASSET_BYTES;
+use crate::assets::quota::Reservation;
 use crate::error::AssetError;
-use crate::quota::Reservation;
 
 /// A received asset that is not visible yet.
 pub(crate) enum Arrived {

@@ -6,12 +6,12 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::keys::base64;
+use crate::gotrue::keys::base64;
 use crate::random::random;
 
 /// A well-formed refresh token.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Parsed {
+pub(crate) enum Parsed {
     /// Twelve letters and digits.
     V1,
     /// A session and the number of its refreshes, signed.
@@ -20,17 +20,17 @@ pub(super) enum Parsed {
 
 /// The message in a refresh token of the second form.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Signed {
+pub(crate) struct Signed {
     /// The session, as a UUID.
-    pub(super) session: u128,
+    pub(crate) session: u128,
     /// The number of tokens of the session before this one.
-    pub(super) counter: u64,
+    pub(crate) counter: u64,
     signed: Vec<u8>,
     signature: Vec<u8>,
 }
 
 /// The form of a text; none: it is no refresh token.
-pub(super) fn parse(text: &str) -> Option<Parsed> {
+pub(crate) fn parse(text: &str) -> Option<Parsed> {
     let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     match text.len() {
         0..V1_LENGTH => None,
@@ -55,19 +55,19 @@ fn parse_signed(text: &str) -> Option<Signed> {
 
 impl Signed {
     /// True if the session with this key signed it.
-    pub(super) fn is_signed_by(&self, key: &[u8; 32]) -> bool {
+    pub(crate) fn is_signed_by(&self, key: &[u8; 32]) -> bool {
         signature(key, &self.signed) == self.signature
     }
 }
 
 /// A refresh token of the first form.
-pub(super) fn new_v1() -> Result<String> {
+pub(crate) fn new_v1() -> Result<String> {
     let bytes: [u8; V1_LENGTH] = random()?;
     Ok(bytes.iter().map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()])).collect())
 }
 
 /// The refresh token of a session after `counter` earlier ones.
-pub(super) fn new_v2(session: u128, counter: u64, key: &[u8; 32]) -> String {
+pub(crate) fn new_v2(session: u128, counter: u64, key: &[u8; 32]) -> String {
     let mut bytes = vec![0];
     bytes.extend_from_slice(&session.to_be_bytes());
     push_varint(&mut bytes, counter);
