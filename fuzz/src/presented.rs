@@ -1,6 +1,6 @@
 //! Extraction of credentials from a request.
 
-use gaia_auth::Presented;
+use gaia_auth::ExtractedCredentials;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 
@@ -19,10 +19,10 @@ pub(crate) fn bearer(data: &[u8]) {
             keys.push(text);
         }
     }
-    let found = Presented::find(&headers);
+    let found = ExtractedCredentials::find(&headers);
     let expected = expected(&authorizations, &keys);
     assert_eq!(found.ok().map(|found| (found.token, found.api_key)), expected, "{headers:?}");
-    if let Ok(found) = Presented::find(&headers) {
+    if let Ok(found) = ExtractedCredentials::find(&headers) {
         assert!(format!("{found:?}").len() < 64, "a credential is printed");
     }
 }

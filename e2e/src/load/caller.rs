@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use gaia_api::{Clock, Span};
 use gaia_runtime::config::LogFormat;
-use gaia_runtime::{Generation, Hosts, Runtime, RuntimeConfig};
+use gaia_runtime::{CredentialsSnapshot, Hosts, Runtime, RuntimeConfig};
 use tokio::sync::{oneshot, watch};
 
 use crate::wait;
@@ -36,7 +36,7 @@ pub struct Caller {
     mesh_address: SocketAddr,
     hosts: Hosts,
     clock: Arc<dyn Clock>,
-    generations: watch::Receiver<Option<Arc<Generation>>>,
+    generations: watch::Receiver<Option<Arc<CredentialsSnapshot>>>,
     /// Dropped to stop it.
     _stop: oneshot::Sender<()>,
 }
@@ -64,13 +64,13 @@ impl Caller {
 
     /// The generation in force; none before the first valid files.
     #[must_use]
-    pub fn generation(&self) -> Option<Arc<Generation>> {
+    pub fn generation(&self) -> Option<Arc<CredentialsSnapshot>> {
         self.generations.borrow().clone()
     }
 
     /// The generation in force, and each change of it.
     #[must_use]
-    pub fn generations(&self) -> watch::Receiver<Option<Arc<Generation>>> {
+    pub fn generations(&self) -> watch::Receiver<Option<Arc<CredentialsSnapshot>>> {
         self.generations.clone()
     }
 

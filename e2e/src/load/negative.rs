@@ -10,7 +10,7 @@ use gaia_api::crd::whole_seconds;
 use gaia_api::names::{self, key};
 use gaia_auth::issue::{ServiceClaims, Signer};
 use gaia_pki::{Ca, KeySpec, LeafRequest, PrivateKey, Serial, Usage, Validity, issue_leaf};
-use gaia_runtime::{Generation, Hosts, MeshClient};
+use gaia_runtime::{CredentialsSnapshot, Hosts, MeshClient};
 use http::Method;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Secret;
@@ -199,7 +199,7 @@ impl Negative {
         })
     }
 
-    fn generation(&self) -> Result<Arc<Generation>> {
+    fn generation(&self) -> Result<Arc<CredentialsSnapshot>> {
         self.caller.generation().context("the caller has no leaf")
     }
 

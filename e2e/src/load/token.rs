@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gaia_runtime::{Generation, TokenRequest};
+use gaia_runtime::{CredentialsSnapshot, TokenRequest};
 use http::Uri;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Mutex;
@@ -24,7 +24,7 @@ pub(super) struct Tokens {
 
 struct Kept {
     /// The credentials it was requested with; the token is dropped with them.
-    generation: Arc<Generation>,
+    generation: Arc<CredentialsSnapshot>,
     token: Arc<str>,
     half: Timestamp,
     end: Timestamp,
@@ -36,16 +36,16 @@ impl Tokens {
     }
 
     /// The token to call with under a generation. None if none can be obtained; this is in the results already.
-    pub(super) async fn get(&self, generation: &Arc<Generation>) -> Option<Arc<str>> {
+    pub(super) async fn get(&self, generation: &Arc<CredentialsSnapshot>) -> Option<Arc<str>> {
         self.newer_than(generation, None).await
     }
 
     /// Another token than the refused one.
-    pub(super) async fn instead_of(&self, refused: &str, generation: &Arc<Generation>) -> Option<Arc<str>> {
+    pub(super) async fn instead_of(&self, refused: &str, generation: &Arc<CredentialsSnapshot>) -> Option<Arc<str>> {
         self.newer_than(generation, Some(refused)).await
     }
 
-    async fn newer_than(&self, generation: &Arc<Generation>, refused: Option<&str>) -> Option<Arc<str>> {
+    async fn newer_than(&self, generation: &Arc<CredentialsSnapshot>, refused: Option<&str>) -> Option<Arc<str>> {
         let mut slot = self.kept.lock().await;
         let now = self.caller.clock().now();
         let of_no_use = |kept: &mut Kept| {
@@ -62,7 +62,7 @@ impl Tokens {
         slot.as_ref().map(|kept| Arc::clone(&kept.token))
     }
 
-    async fn ask(&self, generation: &Arc<Generation>, now: Timestamp) -> Option<Kept> {
+    async fn ask(&self, generation: &Arc<CredentialsSnapshot>, now: Timestamp) -> Option<Kept> {
         let wanted = TokenRequest {
             service_name: self.caller.service(),
             target_service: Some(self.target),

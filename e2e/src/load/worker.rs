@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gaia_runtime::{Generation, MeshClient};
+use gaia_runtime::{CredentialsSnapshot, MeshClient};
 use http::{Method, StatusCode, Uri};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -30,7 +30,7 @@ pub(super) enum Role {
 
 /// A client with kept connections, and their generation.
 pub(super) struct KeptClient {
-    of: Arc<Generation>,
+    of: Arc<CredentialsSnapshot>,
     client: MeshClient,
 }
 
@@ -145,7 +145,11 @@ impl Worker {
 }
 
 /// The client of a generation for one request.
-fn client_of(generation: &Arc<Generation>, kept: &mut Option<Box<KeptClient>>, connection: Connection) -> MeshClient {
+fn client_of(
+    generation: &Arc<CredentialsSnapshot>,
+    kept: &mut Option<Box<KeptClient>>,
+    connection: Connection,
+) -> MeshClient {
     match kept {
         _ if connection == Connection::New => generation.client(ASSET_SERVICE).apart(),
         Some(kept) if Arc::ptr_eq(&kept.of, generation) => kept.client.clone(),

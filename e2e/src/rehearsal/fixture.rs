@@ -11,7 +11,7 @@ use gaia_asset_service::AssetService;
 use gaia_asset_service::config::StoreConfig;
 use gaia_auth_service::AuthService;
 use gaia_operator::{Operator, OperatorConfig};
-use gaia_runtime::Generation;
+use gaia_runtime::CredentialsSnapshot;
 use kube::Client;
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
@@ -38,7 +38,7 @@ pub(super) struct Actor {
     pub(super) server_name: String,
     pub(super) address: SocketAddr,
     mount: Projection,
-    generations: watch::Receiver<Option<Arc<Generation>>>,
+    generations: watch::Receiver<Option<Arc<CredentialsSnapshot>>>,
     /// Dropped to stop it.
     _stop: oneshot::Sender<()>,
 }
@@ -185,7 +185,7 @@ impl Stage {
         service: &str,
         address: SocketAddr,
         mount: Projection,
-        generations: watch::Receiver<Option<Arc<Generation>>>,
+        generations: watch::Receiver<Option<Arc<CredentialsSnapshot>>>,
         stop: oneshot::Sender<()>,
     ) -> Actor {
         Actor { server_name: format!("{service}.{}.svc", self.name), address, mount, generations, _stop: stop }

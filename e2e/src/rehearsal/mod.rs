@@ -121,7 +121,7 @@ impl Rehearsal {
     async fn settle(&mut self, tell: &mut impl FnMut(&Transition)) -> Result<Seen> {
         let mut all = Seen::default();
         for _ in 0..ROUNDS {
-            self.fixture.operator.look_again();
+            self.fixture.operator.requeue_all();
             self.wait_until_quiet().await?;
             let mut seen = self.observer.look(self.fixture.clock.now()).await?;
             // Files change only with the objects that they come from.

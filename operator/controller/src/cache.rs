@@ -22,7 +22,7 @@ use gaia_plan::instances::instance::Target;
 use gaia_plan::object::{ObjectFacts, ObjectKey, ObjectKind, Version};
 use gaia_plan::pacing::backoff::Failures;
 use gaia_plan::pacing::budget::IssuanceBudget;
-use gaia_plan::trust_domain::{Abilities, BroughtCa, Guidance};
+use gaia_plan::trust_domain::{Abilities, BroughtCa, Rollout};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
@@ -31,16 +31,16 @@ use self::instances::InstanceIndex;
 pub(crate) use self::instances::ledgers::Reading;
 use self::instances::ledgers::Readings;
 pub(crate) use self::instances::{Census, DialRules, InstanceKey, Probing, Subject};
-pub(crate) use self::unreadable::Held;
+pub(crate) use self::unreadable::Blocked;
 use self::unreadable::UnreadableIndex;
 use crate::cache::facts::{KnownCas, SecretFacts};
-use crate::store::{Key, Reported, Stored};
+use crate::store::{ObjectRef, Reported, Stored};
 
 /// The shared cluster snapshot.
-pub(crate) type SharedWorld = Arc<Mutex<World>>;
+pub(crate) type SharedCache = Arc<Mutex<ClusterCache>>;
 
 /// Locks the snapshot. A poisoned one is still consistent: every change of it is made in one piece.
-pub(crate) fn lock(world: &Mutex<World>) -> MutexGuard<'_, World> {
+pub(crate) fn lock(world: &Mutex<ClusterCache>) -> MutexGuard<'_, ClusterCache> {
     world.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct Surroundings {
 }
 
 /// The cluster snapshot.
-pub(crate) struct World {
+pub(crate) struct ClusterCache {
     surroundings: Surroundings,
     trust_domains: BTreeMap<String, Arc<TrustDomain>>,
     certificates: HashMap<Place, Arc<ServiceCertificate>>,
@@ -87,7 +87,7 @@ pub(crate) struct World {
     /// Pods and endpoints that use written objects.
     instances: InstanceIndex,
     /// The last rollout state of each TrustDomain.
-    guidance: BTreeMap<String, Guidance>,
+    rollout: BTreeMap<String, Rollout>,
     /// The last restart of each workload.
     pub(crate) restarted: BTreeMap<Target, String>,
     /// The operations enabled on pods and workloads.
@@ -110,11 +110,11 @@ pub(crate) struct World {
     user_secrets: self::user_secrets::UserSecrets,
     /// The reported lists of lagging instances.
     reported_lags: self::lagging::ReportedLags,
-    pub(crate) failures: HashMap<Key, Failures>,
-    pub(crate) budgets: HashMap<Key, IssuanceBudget>,
+    pub(crate) failures: HashMap<ObjectRef, Failures>,
+    pub(crate) budgets: HashMap<ObjectRef, IssuanceBudget>,
 }
 
-impl World {
+impl ClusterCache {
     pub(crate) fn new(surroundings: Surroundings) -> Self {
         Self {
             surroundings,
@@ -132,7 +132,7 @@ impl World {
             callers: CallerIndex::default(),
             consumers: BTreeMap::new(),
             instances: InstanceIndex::default(),
-            guidance: BTreeMap::new(),
+            rollout: BTreeMap::new(),
             restarted: BTreeMap::new(),
             abilities: Abilities::default(),
             deleted: self::writes::deleted::Deletions::default(),
@@ -163,34 +163,36 @@ impl World {
     }
 
     /// The keys of all custom resources.
-    pub(crate) fn all_keys(&self) -> Vec<Key> {
-        let domains = self.trust_domains.keys().map(|name| Key::TrustDomain(name.clone()));
-        let services = self.services.keys().map(|(namespace, name)| Key::Service(namespace.clone(), name.clone()));
+    pub(crate) fn all_keys(&self) -> Vec<ObjectRef> {
+        let domains = self.trust_domains.keys().map(|name| ObjectRef::TrustDomain(name.clone()));
+        let services =
+            self.services.keys().map(|(namespace, name)| ObjectRef::Service(namespace.clone(), name.clone()));
         let certificates = self.certificates.keys();
-        let certificates = certificates.map(|(namespace, name)| Key::Certificate(namespace.clone(), name.clone()));
+        let certificates =
+            certificates.map(|(namespace, name)| ObjectRef::Certificate(namespace.clone(), name.clone()));
         domains.chain(services).chain(certificates).collect()
     }
 
     /// The metadata of a custom resource.
-    pub(crate) fn metadata(&self, key: &Key) -> Option<&ObjectMeta> {
+    pub(crate) fn metadata(&self, key: &ObjectRef) -> Option<&ObjectMeta> {
         match key {
-            Key::TrustDomain(name) => self.trust_domains.get(name).map(|found| &found.metadata),
-            Key::Certificate(namespace, name) => {
+            ObjectRef::TrustDomain(name) => self.trust_domains.get(name).map(|found| &found.metadata),
+            ObjectRef::Certificate(namespace, name) => {
                 self.certificates.get(&(namespace.clone(), name.clone())).map(|found| &found.metadata)
             }
-            Key::Service(namespace, name) => {
+            ObjectRef::Service(namespace, name) => {
                 self.services.get(&(namespace.clone(), name.clone())).map(|found| &found.metadata)
             }
         }
     }
 
     /// Returns true if the known version of a custom resource is newer than this one.
-    pub(crate) fn is_newer(&self, key: &Key, version: Option<&str>) -> bool {
+    pub(crate) fn is_newer(&self, key: &ObjectRef, version: Option<&str>) -> bool {
         self.metadata(key).is_some_and(|known| is_older(version, known.resource_version.as_deref()))
     }
 
     /// Removes the attempts at a custom resource that is deleted, including one that ended afterwards.
-    pub(crate) fn forget_attempts(&mut self, key: &Key) {
+    pub(crate) fn forget_attempts(&mut self, key: &ObjectRef) {
         if self.metadata(key).is_none() {
             self.failures.remove(key);
             self.budgets.remove(key);
@@ -198,13 +200,17 @@ impl World {
     }
 
     /// The conditions of a custom resource.
-    pub(crate) fn conditions(&self, key: &Key) -> Vec<Value> {
+    pub(crate) fn conditions(&self, key: &ObjectRef) -> Vec<Value> {
         let (namespace, name) = key.names();
         let place = (namespace.to_owned(), name.to_owned());
         let conditions = match key {
-            Key::TrustDomain(name) => self.trust_domains.get(name).and_then(|it| Some(&it.status.as_ref()?.conditions)),
-            Key::Certificate(..) => self.certificates.get(&place).and_then(|it| Some(&it.status.as_ref()?.conditions)),
-            Key::Service(..) => self.services.get(&place).and_then(|it| Some(&it.status.as_ref()?.conditions)),
+            ObjectRef::TrustDomain(name) => {
+                self.trust_domains.get(name).and_then(|it| Some(&it.status.as_ref()?.conditions))
+            }
+            ObjectRef::Certificate(..) => {
+                self.certificates.get(&place).and_then(|it| Some(&it.status.as_ref()?.conditions))
+            }
+            ObjectRef::Service(..) => self.services.get(&place).and_then(|it| Some(&it.status.as_ref()?.conditions)),
         };
         conditions.into_iter().flatten().filter_map(|condition| serde_json::to_value(condition).ok()).collect()
     }
@@ -226,20 +232,20 @@ impl World {
     }
 
     /// The objects that a custom resource requests and that belong to another owner.
-    pub(crate) fn foreign_of(&self, key: &Key) -> Vec<ObjectKey> {
+    pub(crate) fn foreign_of(&self, key: &ObjectRef) -> Vec<ObjectKey> {
         let (namespace, name) = key.names();
         let belongs = |object: &&ObjectKey| match key {
-            Key::TrustDomain(domain) => {
+            ObjectRef::TrustDomain(domain) => {
                 [names::trust(domain), names::grants(domain), names::token_signer(domain)].contains(&object.name)
             }
-            Key::Certificate(..) => {
+            ObjectRef::Certificate(..) => {
                 let certificate = self.certificates.get(&(namespace.to_owned(), name.to_owned()));
                 let secret = certificate.map(|certificate| certificate.secret_name());
                 object.kind == ObjectKind::Secret
                     && object.namespace == namespace
                     && Some(&object.name) == secret.as_ref()
             }
-            Key::Service(..) => {
+            ObjectRef::Service(..) => {
                 let ours = [names::policy(name), names::ledger(name), name.to_owned()];
                 object.namespace == namespace && ours.contains(&object.name)
             }
@@ -294,7 +300,7 @@ impl World {
 
     /// Applies an object that the operator read or wrote, unless its deletion was seen before.
     #[must_use = "dependent objects would not be planned again"]
-    pub(crate) fn take_stored(&mut self, object: Stored) -> BTreeSet<Key> {
+    pub(crate) fn take_stored(&mut self, object: Stored) -> BTreeSet<ObjectRef> {
         let meta = match &object {
             Stored::Secret(secret) => &secret.metadata,
             Stored::ConfigMap(map) => &map.metadata,
@@ -323,7 +329,7 @@ impl World {
     /// Applies a custom resource whose status the operator has just written. It never adds one: an object that is no
     /// longer known under this UID was removed by a watch.
     #[must_use = "dependent objects would not be planned again"]
-    pub(crate) fn take_reported(&mut self, object: Reported) -> BTreeSet<Key> {
+    pub(crate) fn take_reported(&mut self, object: Reported) -> BTreeSet<ObjectRef> {
         if object.metadata().uid.as_deref() != self.uid_of(&object.key()) || self.deleted.is_late(object.metadata()) {
             return BTreeSet::new();
         }
@@ -361,7 +367,7 @@ impl World {
     /// Removes an object that the operator deleted, or that was found to be deleted; returns the keys to plan again.
     /// `seen`: its version before the response; an object created since then stays.
     #[must_use = "dependent objects would not be planned again"]
-    pub(crate) fn forget(&mut self, key: &ObjectKey, seen: Option<&Version>) -> BTreeSet<Key> {
+    pub(crate) fn forget(&mut self, key: &ObjectKey, seen: Option<&Version>) -> BTreeSet<ObjectRef> {
         if self.version(key).as_ref().map(|now| &now.uid) != seen.map(|seen| &seen.uid) {
             return BTreeSet::new();
         }
@@ -381,22 +387,22 @@ impl World {
     }
 
     /// Sets the rollout state of a TrustDomain; returns the keys to plan again.
-    pub(crate) fn take_guidance(&mut self, domain: &str, guidance: Guidance) -> BTreeSet<Key> {
-        let before = self.guidance.get(domain);
-        let fallen_behind = guidance.behind.iter().filter(|uid| before.is_none_or(|b| !b.behind.contains(*uid)));
+    pub(crate) fn take_guidance(&mut self, domain: &str, rollout: Rollout) -> BTreeSet<ObjectRef> {
+        let before = self.rollout.get(domain);
+        let fallen_behind = rollout.behind.iter().filter(|uid| before.is_none_or(|b| !b.behind.contains(*uid)));
         let fallen_behind: Vec<String> = fallen_behind.cloned().collect();
         self.probe_soon(domain, fallen_behind.iter());
-        let before = self.guidance.get(domain);
+        let before = self.rollout.get(domain);
         let none = gaia_plan::trust_domain::CutServices::new();
         let was_cut = before.map_or(&none, |before| &before.cut);
-        let all_cut = was_cut.keys().chain(guidance.cut.keys());
-        let recut = all_cut.filter(|service| was_cut.get(*service) != guidance.cut.get(*service));
-        let mut keys: BTreeSet<Key> =
-            recut.map(|(namespace, name)| Key::Service(namespace.clone(), name.clone())).collect();
+        let all_cut = was_cut.keys().chain(rollout.cut.keys());
+        let recut = all_cut.filter(|service| was_cut.get(*service) != rollout.cut.get(*service));
+        let mut keys: BTreeSet<ObjectRef> =
+            recut.map(|(namespace, name)| ObjectRef::Service(namespace.clone(), name.clone())).collect();
         keys.retain(|key| self.metadata(key).is_some());
-        let before = self.guidance.insert(domain.to_owned(), guidance);
-        let open = |guidance: &Guidance| guidance.open_wave;
-        let changed = before.as_ref().map_or(0, open) != self.guidance.get(domain).map_or(0, open);
+        let before = self.rollout.insert(domain.to_owned(), rollout);
+        let open = |rollout: &Rollout| rollout.open_wave;
+        let changed = before.as_ref().map_or(0, open) != self.rollout.get(domain).map_or(0, open);
         if changed {
             keys.extend(self.referring_to(domain));
         }

@@ -27,13 +27,13 @@ use crate::cache::InstanceKey;
 use crate::cache::lock;
 use crate::execute::executor::Executor;
 use crate::observability::metrics::Metrics;
-use crate::schedule::agenda::Agenda;
+use crate::schedule::scheduler::Scheduler;
 use crate::store::Store;
 
 /// Probes instances, a bounded number at a time, and each by one probe at a time.
 pub(crate) struct Prober<S> {
     executor: Arc<Executor<S>>,
-    agenda: Agenda,
+    scheduler: Scheduler,
     metrics: Metrics,
     identities: Identities,
     endpoints: EndpointDialer,
@@ -41,20 +41,20 @@ pub(crate) struct Prober<S> {
 
 impl<S: Store> Prober<S> {
     /// Probes until the agenda is closed.
-    pub(crate) fn start(executor: Arc<Executor<S>>, agenda: Agenda, metrics: Metrics) -> Vec<JoinHandle<()>> {
+    pub(crate) fn start(executor: Arc<Executor<S>>, scheduler: Scheduler, metrics: Metrics) -> Vec<JoinHandle<()>> {
         let world = Arc::clone(&executor.world);
         let endpoints = EndpointDialer::new(Arc::new(SystemResolver));
-        let prober = Arc::new(Self { executor, agenda, metrics, identities: Identities::default(), endpoints });
-        let tasks = (0..prober.agenda.probes.workers()).map(|_| tokio::spawn(Arc::clone(&prober).work())).collect();
-        prober.agenda.begin_probing(&world);
+        let prober = Arc::new(Self { executor, scheduler, metrics, identities: Identities::default(), endpoints });
+        let tasks = (0..prober.scheduler.probes.workers()).map(|_| tokio::spawn(Arc::clone(&prober).work())).collect();
+        prober.scheduler.begin_probing(&world);
         tasks
     }
 
     async fn work(self: Arc<Self>) {
-        while let Some(key) = self.agenda.probes.next().await {
+        while let Some(key) = self.scheduler.probes.next().await {
             self.probe(&key).await;
             let next = self.interval(&key).map(|wait| Instant::now() + wait);
-            self.agenda.probes.done(key, next);
+            self.scheduler.probes.done(key, next);
         }
     }
 
@@ -74,12 +74,12 @@ impl<S: Store> Prober<S> {
                 }
                 Outcome::Resolved(answer) => {
                     let keys = lock(&self.executor.world).take_answer(key, &answer);
-                    return self.agenda.push(&self.executor.world, keys);
+                    return self.scheduler.push(&self.executor.world, keys);
                 }
                 Outcome::Refused => {
                     self.metrics.count_probe_failure(Failure::Endpoint.as_str());
                     let keys = lock(&self.executor.world).exclude_endpoint(key, Exclusion::Address);
-                    return self.agenda.push(&self.executor.world, keys);
+                    return self.scheduler.push(&self.executor.world, keys);
                 }
             },
             (None, Host::Address(ip)) => {
@@ -101,7 +101,7 @@ impl<S: Store> Prober<S> {
         }
         drop(world);
         keys.extend(changed);
-        self.agenda.push(&self.executor.world, keys);
+        self.scheduler.push(&self.executor.world, keys);
     }
 
     /// The time until the next probe; none: the instance has terminated.

@@ -10,31 +10,31 @@ use gaia_plan::object::merge::merge_patch;
 use gaia_plan::object::{ObjectKey, Version};
 use gaia_plan::pacing::backoff::Failures;
 use gaia_plan::pacing::budget::IssuanceBudget;
-use gaia_plan::trust_domain::{DomainPlan, Guidance};
+use gaia_plan::trust_domain::{DomainPlan, Rollout};
 use gaia_plan::{Action, gaia_service, service_certificate, trust_domain};
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::cache::World;
+use crate::cache::ClusterCache;
 use crate::cache::lock;
 use crate::execute::executor::Executor;
 use crate::observability::events::{Events, Notice};
 use crate::observability::metrics::Metrics;
-use crate::schedule::agenda::Agenda;
+use crate::schedule::scheduler::Scheduler;
 use crate::store::error::{ExecuteError, StoreError};
-use crate::store::{Key, Store};
+use crate::store::{ObjectRef, Store};
 
 /// Decides and acts.
 pub(crate) struct Reconciler<S> {
     pub(crate) executor: Arc<Executor<S>>,
-    pub(crate) agenda: Agenda,
+    pub(crate) scheduler: Scheduler,
     pub(crate) events: Events,
     pub(crate) metrics: Metrics,
     /// The time when a status was last written.
-    pub(crate) reported: Mutex<HashMap<Key, Instant>>,
+    pub(crate) reported: Mutex<HashMap<ObjectRef, Instant>>,
     /// The number of consecutive failures to read objects that no watch reports.
-    pub(crate) unread: Mutex<HashMap<Key, u32>>,
+    pub(crate) unread: Mutex<HashMap<ObjectRef, u32>>,
 }
 
 /// A plan for any kind, as far as the execution is concerned.
@@ -45,7 +45,7 @@ pub(crate) struct Planned {
     version: Version,
     generation: Option<i64>,
     next_check: Timestamp,
-    guidance: Option<Guidance>,
+    rollout: Option<Rollout>,
     /// True if an instance was never probed: the counts are incomplete.
     has_unasked: bool,
     /// True if instances that it reports of, also by its ServiceCertificate, were never probed.
@@ -91,17 +91,17 @@ impl Planned {
 impl<S: Store> Reconciler<S> {
     /// Takes keys from the queue until it is closed.
     pub(crate) async fn work(self: Arc<Self>) {
-        while let Some(key) = self.agenda.decisions.next().await {
+        while let Some(key) = self.scheduler.decisions.next().await {
             let ended = self.reconcile(&key).await;
             if !ended.keeps_slot {
-                self.agenda.pacer.give_back(&key, Instant::now());
+                self.scheduler.pacer.give_back(&key, Instant::now());
             }
-            self.agenda.decisions.done(key, ended.next);
+            self.scheduler.decisions.done(key, ended.next);
         }
     }
 
     /// One custom resource.
-    async fn reconcile(&self, key: &Key) -> Ended {
+    async fn reconcile(&self, key: &ObjectRef) -> Ended {
         let done = |next| Ended { next, keeps_slot: false };
         let held = lock(&self.executor.world).held(key);
         if let Some(held) = held {
@@ -124,15 +124,15 @@ impl<S: Store> Reconciler<S> {
                 self.forget(key);
                 return done(None);
             };
-            if let (Key::TrustDomain(name), Some(guidance)) = (key, planned.guidance.take()) {
-                let affected = lock(&self.executor.world).take_guidance(name, guidance);
-                self.agenda.push(&self.executor.world, affected);
+            if let (ObjectRef::TrustDomain(name), Some(rollout)) = (key, planned.rollout.take()) {
+                let affected = lock(&self.executor.world).take_guidance(name, rollout);
+                self.scheduler.push(&self.executor.world, affected);
             }
             if planned.actions.is_empty() {
                 self.forget_recorded(key, &planned);
                 return done(Some(self.report(key, &planned, now).await));
             }
-            if planned.is_paced() && !self.agenda.pacer.request(key, Instant::now()) {
+            if planned.is_paced() && !self.scheduler.pacer.request(key, Instant::now()) {
                 return Ended { next: Some(planned.next_time(now)), keeps_slot: true };
             }
             if let Err(error) = self.act(key, &planned).await {
@@ -144,24 +144,24 @@ impl<S: Store> Reconciler<S> {
     }
 
     /// Final reports of instances are kept only until the record holds them.
-    fn forget_recorded(&self, key: &Key, planned: &Planned) {
-        if let (Key::Service(namespace, name), Some(heard)) = (key, planned.recorded) {
+    fn forget_recorded(&self, key: &ObjectRef, planned: &Planned) {
+        if let (ObjectRef::Service(namespace, name), Some(heard)) = (key, planned.recorded) {
             lock(&self.executor.world).forget_recorded(&(namespace.clone(), name.clone()), heard);
         }
     }
 
-    fn forget(&self, key: &Key) {
+    fn forget(&self, key: &ObjectRef) {
         self.metrics.forget(key);
-        if let Key::TrustDomain(name) = key {
+        if let ObjectRef::TrustDomain(name) = key {
             self.executor.signers.forget(name);
         }
-        self.agenda.decisions.forget(key);
+        self.scheduler.decisions.forget(key);
         lock(&self.executor.world).forget_attempts(key);
         self.reported.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
         self.forget_unread(key);
     }
 
-    fn done(&self, key: &Key, action: &Action, started: Instant) {
+    fn done(&self, key: &ObjectRef, action: &Action, started: Instant) {
         tracing::info!(%key, %action, "done");
         if matches!(action, Action::IssueLeaf(_)) {
             let now = self.executor.clock.now();
@@ -177,7 +177,7 @@ impl<S: Store> Reconciler<S> {
         self.publish_events(key, action);
     }
 
-    fn remember(&self, key: &Key, planned: &Planned, error: &ExecuteError, now: Timestamp) {
+    fn remember(&self, key: &ObjectRef, planned: &Planned, error: &ExecuteError, now: Timestamp) {
         let message = error.to_string();
         tracing::warn!(%key, error = message, class = error.class().as_str(), "reconcile failed; retrying");
         if planned.actions.iter().any(|action| matches!(action, Action::IssueLeaf(_))) {
@@ -204,7 +204,7 @@ impl<S: Store> Reconciler<S> {
     }
 
     /// Writes the status if it differs, and returns the time of the next check.
-    async fn report(&self, key: &Key, planned: &Planned, now: Timestamp) -> Instant {
+    async fn report(&self, key: &ObjectRef, planned: &Planned, now: Timestamp) -> Instant {
         self.measure(key, planned, now);
         let next = planned.next_time(now);
         let patch = match self.due_report(key, planned) {
@@ -225,7 +225,7 @@ impl<S: Store> Reconciler<S> {
                     self.reported.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), Instant::now());
                 }
                 let keys = lock(&self.executor.world).take_reported(object);
-                self.agenda.push(&self.executor.world, keys.into_iter().filter(|affected| affected != key));
+                self.scheduler.push(&self.executor.world, keys.into_iter().filter(|affected| affected != key));
                 next
             }
             Err(StoreError::Conflict { .. } | StoreError::NotFound { .. }) => next.min(self.read_again(key).await),
@@ -238,7 +238,7 @@ impl<S: Store> Reconciler<S> {
 
     /// The patch of the differences. Differences in counts and times alone are written at most once a minute, except
     /// when all instances become current.
-    fn due_report(&self, key: &Key, planned: &Planned) -> Due {
+    fn due_report(&self, key: &ObjectRef, planned: &Planned) -> Due {
         let (before, after) = (&planned.reported, &planned.status);
         let Some(patch) = merge_patch(before, after) else { return Due::Later };
         if planned.has_unasked && report::is_same_but_for_instances(before, after) {
@@ -256,7 +256,7 @@ impl<S: Store> Reconciler<S> {
 }
 
 /// Plans for any kind. None if the object is deleted or being deleted.
-pub(crate) fn plan(world: &World, key: &Key, now: Timestamp) -> Option<Planned> {
+pub(crate) fn plan(world: &ClusterCache, key: &ObjectRef, now: Timestamp) -> Option<Planned> {
     let meta = world.metadata(key)?;
     let (namespace, name) = key.names();
     if world.held(key).is_some() {
@@ -271,21 +271,21 @@ pub(crate) fn plan(world: &World, key: &Key, now: Timestamp) -> Option<Planned> 
     };
     let generation = meta.generation;
     let place = (namespace.to_owned(), name.to_owned());
-    let mut guidance = None;
+    let mut rollout = None;
     let mut recorded = None;
     let (actions, mut status, reported, next_check) = match key {
-        Key::TrustDomain(name) => {
+        ObjectRef::TrustDomain(name) => {
             let observed = world.observe_trust_domain(name)?;
-            let DomainPlan { plan, guidance: told } = trust_domain::plan(&observed, now);
-            guidance = Some(told);
+            let DomainPlan { plan, rollout: told } = trust_domain::plan(&observed, now);
+            rollout = Some(told);
             (plan.actions, value(&plan.status), value(&observed.domain.status), plan.next_check)
         }
-        Key::Certificate(..) => {
+        ObjectRef::Certificate(..) => {
             let observed = world.observe_certificate(&place, now)?;
             let plan = service_certificate::plan(&observed, now);
             (plan.actions, value(&plan.status), value(&observed.certificate.status), plan.next_check)
         }
-        Key::Service(..) => {
+        ObjectRef::Service(..) => {
             let callers = world.callers_of(&place);
             let targets = world.targets_of(&place);
             let observed = world.observe_service(&place, &callers, &targets)?;
@@ -297,11 +297,13 @@ pub(crate) fn plan(world: &World, key: &Key, now: Timestamp) -> Option<Planned> 
     let cut = gaia_api::crd::fit_status(key.kind(), &mut status);
     let mut reported = if reported.is_null() { Value::Object(serde_json::Map::new()) } else { reported };
     world.compare_lags(key, &mut reported, &mut status);
-    let served_until = matches!(key, Key::Certificate(..)).then(|| world.served_until(&place)).flatten();
+    let served_until = matches!(key, ObjectRef::Certificate(..)).then(|| world.served_until(&place)).flatten();
     let has_unasked = world.has_unasked(key);
     let is_early = match key {
-        Key::Service(namespace, name) => world.has_unasked(&Key::Certificate(namespace.clone(), name.clone())),
-        Key::TrustDomain(_) | Key::Certificate(..) => has_unasked,
+        ObjectRef::Service(namespace, name) => {
+            world.has_unasked(&ObjectRef::Certificate(namespace.clone(), name.clone()))
+        }
+        ObjectRef::TrustDomain(_) | ObjectRef::Certificate(..) => has_unasked,
     };
     Some(Planned {
         actions,
@@ -310,7 +312,7 @@ pub(crate) fn plan(world: &World, key: &Key, now: Timestamp) -> Option<Planned> 
         version,
         generation,
         next_check,
-        guidance,
+        rollout,
         has_unasked,
         is_early,
         served_until,
@@ -321,9 +323,9 @@ pub(crate) fn plan(world: &World, key: &Key, now: Timestamp) -> Option<Planned> 
 
 /// Returns true if an action writes the record of API-key usage. The same reports must then not be written twice,
 /// because gaps found in them are dated.
-fn writes_record(key: &Key, action: &Action) -> bool {
+fn writes_record(key: &ObjectRef, action: &Action) -> bool {
     match (key, action) {
-        (Key::Service(namespace, name), Action::Write(change)) => {
+        (ObjectRef::Service(namespace, name), Action::Write(change)) => {
             change.key == ObjectKey::config_map(namespace, gaia_api::names::ledger(name))
         }
         _ => false,

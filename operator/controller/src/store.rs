@@ -30,7 +30,7 @@ pub(crate) enum Stored {
 
 /// A custom resource whose status is reported.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Key {
+pub(crate) enum ObjectRef {
     TrustDomain(String),
     Certificate(String, String),
     Service(String, String),
@@ -80,11 +80,11 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Reads only the object's metadata, which shows its owner.
     fn get_metadata(&self, key: &ObjectKey) -> impl Future<Output = Result<Option<ObjectMeta>, StoreError>> + Send;
     /// Reads a custom resource; none: it does not exist.
-    fn get_resource(&self, key: &Key) -> impl Future<Output = Result<Option<Found>, StoreError>> + Send;
+    fn get_resource(&self, key: &ObjectRef) -> impl Future<Output = Result<Option<Found>, StoreError>> + Send;
     /// Merges a patch into a custom resource's status, if the resource still has that version.
     fn patch_status(
         &self,
-        key: &Key,
+        key: &ObjectRef,
         on: &Version,
         status: Value,
     ) -> impl Future<Output = Result<Reported, StoreError>> + Send;
@@ -174,21 +174,23 @@ impl Store for KubeStore {
         read_metadata(&answer).map(Some).map_err(unreadable)
     }
 
-    async fn get_resource(&self, key: &Key) -> Result<Option<Found>, StoreError> {
+    async fn get_resource(&self, key: &ObjectRef) -> Result<Option<Found>, StoreError> {
         let (namespace, name) = key.names();
         let namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
         let Some(answer) = call("get", key, self.api.get(key.resource(), namespace, name)).await? else {
             return Ok(None);
         };
         let found = match key {
-            Key::TrustDomain(_) => found(read(answer), |domain| Reported::TrustDomain(Box::new(domain))),
-            Key::Certificate(..) => found(read(answer), |certificate| Reported::Certificate(Box::new(certificate))),
-            Key::Service(..) => found(read(answer), |service| Reported::Service(Box::new(service))),
+            ObjectRef::TrustDomain(_) => found(read(answer), |domain| Reported::TrustDomain(Box::new(domain))),
+            ObjectRef::Certificate(..) => {
+                found(read(answer), |certificate| Reported::Certificate(Box::new(certificate)))
+            }
+            ObjectRef::Service(..) => found(read(answer), |service| Reported::Service(Box::new(service))),
         };
         found.map(Some).map_err(|fault| StoreError::Unreadable { key: key.to_string(), fault })
     }
 
-    async fn patch_status(&self, key: &Key, on: &Version, status: Value) -> Result<Reported, StoreError> {
+    async fn patch_status(&self, key: &ObjectRef, on: &Version, status: Value) -> Result<Reported, StoreError> {
         let mut patch = serde_json::json!({ "status": status });
         condition(&mut patch, on);
         let (namespace, name) = key.names();
@@ -196,9 +198,9 @@ impl Store for KubeStore {
         let request = self.api.patch(resource, namespace, name, Some("status"), &patch);
         let answer = call("report the status of", key, request).await?;
         match key {
-            Key::TrustDomain(_) => object(key, answer).map(|found| Reported::TrustDomain(Box::new(found))),
-            Key::Certificate(..) => object(key, answer).map(|found| Reported::Certificate(Box::new(found))),
-            Key::Service(..) => object(key, answer).map(|found| Reported::Service(Box::new(found))),
+            ObjectRef::TrustDomain(_) => object(key, answer).map(|found| Reported::TrustDomain(Box::new(found))),
+            ObjectRef::Certificate(..) => object(key, answer).map(|found| Reported::Certificate(Box::new(found))),
+            ObjectRef::Service(..) => object(key, answer).map(|found| Reported::Service(Box::new(found))),
         }
     }
 }
@@ -260,18 +262,18 @@ impl Reported {
         }
     }
 
-    pub(crate) fn key(&self) -> Key {
+    pub(crate) fn key(&self) -> ObjectRef {
         let meta = self.metadata();
         let (namespace, name) = (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
         match self {
-            Self::TrustDomain(_) => Key::TrustDomain(name),
-            Self::Certificate(_) => Key::Certificate(namespace, name),
-            Self::Service(_) => Key::Service(namespace, name),
+            Self::TrustDomain(_) => ObjectRef::TrustDomain(name),
+            Self::Certificate(_) => ObjectRef::Certificate(namespace, name),
+            Self::Service(_) => ObjectRef::Service(namespace, name),
         }
     }
 }
 
-impl Key {
+impl ObjectRef {
     /// Namespace (empty for a TrustDomain) and name.
     pub(crate) fn names(&self) -> (&str, &str) {
         match self {
@@ -293,13 +295,13 @@ impl Key {
     }
 }
 
-impl Laned for Key {
+impl Laned for ObjectRef {
     fn lane(&self) -> &str {
         self.names().0
     }
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for ObjectRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.names() {
             ("", name) => write!(f, "{} {name}", self.kind()),

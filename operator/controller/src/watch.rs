@@ -20,17 +20,17 @@ use tokio::time::Instant;
 
 use crate::api_server::{ApiServer, Change, Object, Reading, Resource, Selection, Unreadable, Watch};
 use crate::cache::facts;
-use crate::cache::{NamespaceFacts, Place, World, place};
-use crate::cache::{SharedWorld, lock};
+use crate::cache::{ClusterCache, NamespaceFacts, Place, place};
+use crate::cache::{SharedCache, lock};
 use crate::observability::metrics::Metrics;
-use crate::schedule::agenda::Agenda;
-use crate::store::Key;
+use crate::schedule::scheduler::Scheduler;
+use crate::store::ObjectRef;
 
 /// Starts and counts the watches.
 #[derive(Clone)]
 pub(crate) struct Watches {
-    world: SharedWorld,
-    agenda: Agenda,
+    world: SharedCache,
+    scheduler: Scheduler,
     metrics: Metrics,
     /// Watches that have not completed their first list.
     unsynced: Arc<AtomicUsize>,
@@ -45,19 +45,19 @@ pub(crate) trait Watched: Object + Send + 'static {
     /// Which of them are watched.
     const LABELS: Option<&'static str>;
     /// Takes one in.
-    fn apply(self, world: &SharedWorld) -> BTreeSet<Key>;
+    fn apply(self, world: &SharedCache) -> BTreeSet<ObjectRef>;
     /// Applies an object of which only the metadata can be parsed: it exists, and its content is unknown.
-    fn apply_unreadable(unreadable: &Unreadable, world: &mut World) -> BTreeSet<Key>;
+    fn apply_unreadable(unreadable: &Unreadable, world: &mut ClusterCache) -> BTreeSet<ObjectRef>;
     /// Takes one out; `version` is that of its deletion.
-    fn remove(world: &mut World, place: &Place, version: Option<&str>) -> BTreeSet<Key>;
+    fn remove(world: &mut ClusterCache, place: &Place, version: Option<&str>) -> BTreeSet<ObjectRef>;
     /// The names of all known objects.
-    fn places(world: &World) -> Vec<Place>;
+    fn places(world: &ClusterCache) -> Vec<Place>;
 }
 
 impl Watches {
-    pub(crate) fn new(world: SharedWorld, agenda: Agenda, metrics: Metrics) -> Self {
+    pub(crate) fn new(world: SharedCache, scheduler: Scheduler, metrics: Metrics) -> Self {
         let none = || Arc::new(AtomicUsize::new(0));
-        Self { world, agenda, metrics, unsynced: none(), unsettled: none(), running: Arc::default() }
+        Self { world, scheduler, metrics, unsynced: none(), unsettled: none(), running: Arc::default() }
     }
 
     /// Starts all watches. `namespaces` empty: the whole cluster; the operator's own namespace is always included.
@@ -126,7 +126,7 @@ impl Watches {
                 Ok(change) => {
                     let done = matches!(change, Change::Done { .. });
                     let keys = self.take(change, &mut listing, scope.as_deref());
-                    self.agenda.push(&self.world, keys);
+                    self.scheduler.push(&self.world, keys);
                     if done && !synced {
                         synced = true;
                         self.unsynced.fetch_sub(1, Ordering::AcqRel);
@@ -141,13 +141,18 @@ impl Watches {
         }
     }
 
-    fn take<K: Watched>(&self, change: Change<K>, listing: &mut Listing, scope: Option<&str>) -> BTreeSet<Key> {
+    fn take<K: Watched>(&self, change: Change<K>, listing: &mut Listing, scope: Option<&str>) -> BTreeSet<ObjectRef> {
         let keys = self.take_change(change, listing, scope);
         self.metrics.count_unreadable(K::RESOURCE.kind, lock(&self.world).count_unreadable(K::RESOURCE));
         keys
     }
 
-    fn take_change<K: Watched>(&self, change: Change<K>, listing: &mut Listing, scope: Option<&str>) -> BTreeSet<Key> {
+    fn take_change<K: Watched>(
+        &self,
+        change: Change<K>,
+        listing: &mut Listing,
+        scope: Option<&str>,
+    ) -> BTreeSet<ObjectRef> {
         match change {
             Change::Init => {
                 let world = lock(&self.world);
@@ -196,7 +201,7 @@ impl Watches {
         }
     }
 
-    fn read<K: Watched>(&self, reading: Reading<K>) -> BTreeSet<Key> {
+    fn read<K: Watched>(&self, reading: Reading<K>) -> BTreeSet<ObjectRef> {
         let meta = reading.metadata();
         lock(&self.world).confirm(K::RESOURCE, &place(meta), meta);
         match reading {
@@ -211,7 +216,7 @@ impl Watches {
     }
 }
 
-fn remove<K: Watched>(world: &mut World, place: &Place, version: Option<&str>) -> BTreeSet<Key> {
+fn remove<K: Watched>(world: &mut ClusterCache, place: &Place, version: Option<&str>) -> BTreeSet<ObjectRef> {
     world.forget_unreadable(K::RESOURCE, place);
     K::remove(world, place, version)
 }
@@ -246,19 +251,19 @@ impl Watched for TrustDomain {
     const RESOURCE: Resource = Resource::TRUST_DOMAIN;
     const LABELS: Option<&'static str> = None;
 
-    fn apply(self, world: &SharedWorld) -> BTreeSet<Key> {
+    fn apply(self, world: &SharedCache) -> BTreeSet<ObjectRef> {
         lock(world).apply_trust_domain(self)
     }
 
-    fn apply_unreadable(unreadable: &Unreadable, world: &mut World) -> BTreeSet<Key> {
+    fn apply_unreadable(unreadable: &Unreadable, world: &mut ClusterCache) -> BTreeSet<ObjectRef> {
         world.apply_unreadable_trust_domain(unreadable)
     }
 
-    fn remove(world: &mut World, place: &Place, _: Option<&str>) -> BTreeSet<Key> {
+    fn remove(world: &mut ClusterCache, place: &Place, _: Option<&str>) -> BTreeSet<ObjectRef> {
         world.remove_trust_domain(&place.1)
     }
 
-    fn places(world: &World) -> Vec<Place> {
+    fn places(world: &ClusterCache) -> Vec<Place> {
         world.trust_domain_places()
     }
 }
@@ -267,19 +272,19 @@ impl Watched for ServiceCertificate {
     const RESOURCE: Resource = Resource::CERTIFICATE;
     const LABELS: Option<&'static str> = None;
 
-    fn apply(self, world: &SharedWorld) -> BTreeSet<Key> {
+    fn apply(self, world: &SharedCache) -> BTreeSet<ObjectRef> {
         lock(world).apply_certificate(self)
     }
 
-    fn apply_unreadable(unreadable: &Unreadable, world: &mut World) -> BTreeSet<Key> {
+    fn apply_unreadable(unreadable: &Unreadable, world: &mut ClusterCache) -> BTreeSet<ObjectRef> {
         world.apply_unreadable_certificate(unreadable)
     }
 
-    fn remove(world: &mut World, place: &Place, version: Option<&str>) -> BTreeSet<Key> {
+    fn remove(world: &mut ClusterCache, place: &Place, version: Option<&str>) -> BTreeSet<ObjectRef> {
         world.delete_certificate(place, version)
     }
 
-    fn places(world: &World) -> Vec<Place> {
+    fn places(world: &ClusterCache) -> Vec<Place> {
         world.certificate_places()
     }
 }
@@ -288,19 +293,19 @@ impl Watched for GaiaService {
     const RESOURCE: Resource = Resource::SERVICE;
     const LABELS: Option<&'static str> = None;
 
-    fn apply(self, world: &SharedWorld) -> BTreeSet<Key> {
+    fn apply(self, world: &SharedCache) -> BTreeSet<ObjectRef> {
         lock(world).apply_service(self)
     }
 
-    fn apply_unreadable(unreadable: &Unreadable, world: &mut World) -> BTreeSet<Key> {
+    fn apply_unreadable(unreadable: &Unreadable, world: &mut ClusterCache) -> BTreeSet<ObjectRef> {
         world.apply_unreadable_service(unreadable)
     }
 
-    fn remove(world: &mut World, place: &Place, version: Option<&str>) -> BTreeSet<Key> {
+    fn remove(world: &mut ClusterCache, place: &Place, version: Option<&str>) -> BTreeSet<ObjectRef> {
         world.delete_service(place, version)
     }
 
-    fn places(world: &World) -> Vec<Place> {
+    fn places(world: &ClusterCache) -> Vec<Place> {
         world.service_places()
     }
 }
@@ -327,20 +332,20 @@ impl Watched for NamespaceView {
     const RESOURCE: Resource = Resource::NAMESPACE;
     const LABELS: Option<&'static str> = None;
 
-    fn apply(self, world: &SharedWorld) -> BTreeSet<Key> {
+    fn apply(self, world: &SharedCache) -> BTreeSet<ObjectRef> {
         let name = self.metadata.name.as_deref().unwrap_or_default();
         lock(world).apply_namespace(name, NamespaceFacts::from(&self.metadata))
     }
 
-    fn apply_unreadable(unreadable: &Unreadable, world: &mut World) -> BTreeSet<Key> {
+    fn apply_unreadable(unreadable: &Unreadable, world: &mut ClusterCache) -> BTreeSet<ObjectRef> {
         world.apply_unreadable_namespace(unreadable)
     }
 
-    fn remove(world: &mut World, place: &Place, _: Option<&str>) -> BTreeSet<Key> {
+    fn remove(world: &mut ClusterCache, place: &Place, _: Option<&str>) -> BTreeSet<ObjectRef> {
         world.remove_namespace(&place.1)
     }
 
-    fn places(world: &World) -> Vec<Place> {
+    fn places(world: &ClusterCache) -> Vec<Place> {
         world.namespace_places()
     }
 }
@@ -350,7 +355,7 @@ impl Watched for Secret {
     const LABELS: Option<&'static str> = Some(OURS);
 
     /// Reading a key takes a while, so it is done outside the lock.
-    fn apply(self, world: &SharedWorld) -> BTreeSet<Key> {
+    fn apply(self, world: &SharedCache) -> BTreeSet<ObjectRef> {
         let at = place(&self.metadata);
         let (cas, operator_namespace) = {
             let world = lock(world);
@@ -363,15 +368,15 @@ impl Watched for Secret {
         lock(world).apply_secret(at, facts)
     }
 
-    fn apply_unreadable(unreadable: &Unreadable, world: &mut World) -> BTreeSet<Key> {
+    fn apply_unreadable(unreadable: &Unreadable, world: &mut ClusterCache) -> BTreeSet<ObjectRef> {
         world.apply_unreadable_secret(unreadable)
     }
 
-    fn remove(world: &mut World, place: &Place, version: Option<&str>) -> BTreeSet<Key> {
+    fn remove(world: &mut ClusterCache, place: &Place, version: Option<&str>) -> BTreeSet<ObjectRef> {
         world.remove_secret(place, version)
     }
 
-    fn places(world: &World) -> Vec<Place> {
+    fn places(world: &ClusterCache) -> Vec<Place> {
         world.secret_places()
     }
 }
@@ -380,32 +385,32 @@ impl Watched for ConfigMap {
     const RESOURCE: Resource = Resource::CONFIG_MAP;
     const LABELS: Option<&'static str> = Some(OURS);
 
-    fn apply(self, world: &SharedWorld) -> BTreeSet<Key> {
+    fn apply(self, world: &SharedCache) -> BTreeSet<ObjectRef> {
         let (facts, ledger) = (facts::config_map_facts(&self), facts::ledger_record(&self));
         lock(world).apply_config_map(place(&self.metadata), facts, ledger)
     }
 
-    fn apply_unreadable(unreadable: &Unreadable, world: &mut World) -> BTreeSet<Key> {
+    fn apply_unreadable(unreadable: &Unreadable, world: &mut ClusterCache) -> BTreeSet<ObjectRef> {
         world.apply_unreadable_config_map(unreadable)
     }
 
-    fn remove(world: &mut World, place: &Place, version: Option<&str>) -> BTreeSet<Key> {
+    fn remove(world: &mut ClusterCache, place: &Place, version: Option<&str>) -> BTreeSet<ObjectRef> {
         world.remove_config_map(place, version)
     }
 
-    fn places(world: &World) -> Vec<Place> {
+    fn places(world: &ClusterCache) -> Vec<Place> {
         world.config_map_places()
     }
 }
 
-impl World {
+impl ClusterCache {
     /// The UID of the known object of a name.
     fn uid(&self, resource: Resource, place: &Place) -> Option<String> {
         let key = |kind| ObjectKey { kind, namespace: place.0.clone(), name: place.1.clone() };
         let of_resource = || {
             let key = match resource {
-                Resource::TRUST_DOMAIN => Key::TrustDomain(place.1.clone()),
-                Resource::SERVICE => Key::Service(place.0.clone(), place.1.clone()),
+                Resource::TRUST_DOMAIN => ObjectRef::TrustDomain(place.1.clone()),
+                Resource::SERVICE => ObjectRef::Service(place.0.clone(), place.1.clone()),
                 _ => return None,
             };
             self.metadata(&key)?.uid.clone()
@@ -419,13 +424,13 @@ impl World {
     }
 
     /// A deletion of that version is old news where a newer object has the name.
-    fn delete_certificate(&mut self, place: &Place, version: Option<&str>) -> BTreeSet<Key> {
-        let is_old = self.is_newer(&Key::Certificate(place.0.clone(), place.1.clone()), version);
+    fn delete_certificate(&mut self, place: &Place, version: Option<&str>) -> BTreeSet<ObjectRef> {
+        let is_old = self.is_newer(&ObjectRef::Certificate(place.0.clone(), place.1.clone()), version);
         if is_old { BTreeSet::new() } else { self.remove_certificate(place) }
     }
 
-    fn delete_service(&mut self, place: &Place, version: Option<&str>) -> BTreeSet<Key> {
-        let is_old = self.is_newer(&Key::Service(place.0.clone(), place.1.clone()), version);
+    fn delete_service(&mut self, place: &Place, version: Option<&str>) -> BTreeSet<ObjectRef> {
+        let is_old = self.is_newer(&ObjectRef::Service(place.0.clone(), place.1.clone()), version);
         if is_old { BTreeSet::new() } else { self.remove_service(place) }
     }
 

@@ -20,7 +20,7 @@ use self::record::looks_again_at;
 pub(crate) use self::record::{Modes, with_modes};
 use self::verdict::verdict;
 pub(crate) use self::verdict::{Verdict, status};
-use crate::object::{Held, ObjectFacts};
+use crate::object::{ObjectFacts, Ownership};
 
 /// ConfigMap `<service>-ledger`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,7 +126,7 @@ pub(crate) fn plain_free(service: &GaiaService, legacy: &Legacy<'_>, runs: Optio
 /// Evaluates a service's ledger, as stored and as observed. `watch`: none if ledgers are not collected.
 pub(crate) fn observe<'a>(
     service: &GaiaService,
-    stored: &'a Held<LedgerObject>,
+    stored: &'a Ownership<LedgerObject>,
     was_deleted: bool,
     watch: Option<&Watch<'_>>,
     now: Timestamp,
@@ -140,7 +140,7 @@ pub(crate) fn observe<'a>(
     };
     let is_watched = is_watched_by(service, before);
     let ran_tls = served::ran_tls(service, before);
-    let watch = watch.filter(|_| is_watched && !matches!(stored, Held::Foreign | Held::Unreadable(_)));
+    let watch = watch.filter(|_| is_watched && !matches!(stored, Ownership::Foreign | Ownership::Unreadable(_)));
     let next = watch.map(|watch| record::next(before, lost, watch, now));
     let found = verdict(service, before, now);
     let changed = next.as_ref().filter(|next| before != Some(*next));

@@ -31,7 +31,7 @@ use crate::gaia_service::mode::Effective;
 use crate::instances::endpoint::Excluded;
 use crate::instances::instance::Instance;
 use crate::instances::lagging::{self, PolicyFile, ServedLeaf};
-use crate::object::{DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, immutable, not_owned, unreadable};
+use crate::object::{DesiredObject, ObjectChange, ObjectFacts, ObjectKey, Ownership, immutable, not_owned, unreadable};
 use crate::outcome::conditions::{Obstacles, Report, headline};
 use crate::pacing::backoff::Failures;
 use crate::pacing::shares::Cut;
@@ -51,13 +51,13 @@ pub struct Observed<'a> {
     /// The TrustDomain it refers to.
     pub domain: DomainView<'a>,
     /// The ServiceCertificate of its name.
-    pub child: Held<&'a ServiceCertificate>,
+    pub child: Ownership<&'a ServiceCertificate>,
     /// ConfigMap `<service>-auth`.
-    pub policy: Held<ObjectFacts>,
+    pub policy: Ownership<ObjectFacts>,
     /// True if another writer deleted that ConfigMap while the operator watched.
     pub policy_lost: bool,
     /// ConfigMap `<service>-ledger`.
-    pub ledger: Held<LedgerObject>,
+    pub ledger: Ownership<LedgerObject>,
     /// True if another writer deleted that ConfigMap while the operator watched.
     pub ledger_lost: bool,
     /// The collected ledgers of its instances; none: they are not collected.
@@ -108,8 +108,9 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> ServicePlan {
     let thresholds = [legacy.verdict.changes_at, legacy.plain.changes_at, legacy.looks_again_at];
     let mut thresholds: Vec<Timestamp> =
         thresholds.into_iter().flatten().chain(strict.and_then(mode::forgotten_at)).collect();
-    let is_foreign =
-        observed.child == Held::Foreign || observed.policy == Held::Foreign || observed.ledger == Held::Foreign;
+    let is_foreign = observed.child == Ownership::Foreign
+        || observed.policy == Ownership::Foreign
+        || observed.ledger == Ownership::Foreign;
     if is_foreign || !observed.missing_secrets.is_empty() {
         thresholds.push(crate::pacing::backoff::saturating_add(now, FOREIGN_RECHECK));
     }
@@ -203,13 +204,13 @@ fn policy_action(
     let object = policy_key(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
     let desired = config_map(observed, object, "policy", (key::POLICY, policy));
     match &observed.policy {
-        Held::Unreadable(why) => Err(unreadable(&desired.key, why)),
-        Held::Absent if observed.policy_lost => {
+        Ownership::Unreadable(why) => Err(unreadable(&desired.key, why)),
+        Ownership::Absent if observed.policy_lost => {
             let message = format!("recreated {} after its deletion", desired.key);
             Ok(Some(desired.create().with_event(reason::REPAIRED, message)))
         }
-        Held::Absent => Ok(Some(desired.create())),
-        Held::Ours(facts) => match desired.change_from(facts) {
+        Ownership::Absent => Ok(Some(desired.create())),
+        Ownership::Ours(facts) => match desired.change_from(facts) {
             Some(change) if facts.immutable && !change.data.is_empty() => Err(immutable(&desired.key)),
             // A policy changes with its service, and that is no repair.
             Some(change) if was_published => {
@@ -218,7 +219,7 @@ fn policy_action(
             }
             change => Ok(change.map(|change| ObjectChange { event: mode_event, ..change })),
         },
-        Held::Foreign => Err(not_owned(&desired.key, None)),
+        Ownership::Foreign => Err(not_owned(&desired.key, None)),
     }
 }
 

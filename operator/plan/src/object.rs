@@ -115,7 +115,7 @@ impl ObjectFacts {
 
 /// An object as far as one custom resource is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Held<T> {
+pub enum Ownership<T> {
     /// No object of that name is known to exist.
     Absent,
     /// It is the operator's.
@@ -126,7 +126,7 @@ pub enum Held<T> {
     Unreadable(String),
 }
 
-impl<T> Held<T> {
+impl<T> Ownership<T> {
     /// The object, if it is the operator's.
     pub fn ours(&self) -> Option<&T> {
         match self {

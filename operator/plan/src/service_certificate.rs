@@ -17,7 +17,7 @@ use crate::instances::lagging::{self, Lagging, ServedLeaf};
 use crate::keyring::epoch::Claim;
 use crate::keyring::ring::{CaMaterial, Generation, RingKind};
 use crate::leaf::{LeafFacts, LeafSecret, TLS_SECRET, issued_at};
-use crate::object::{DesiredObject, Held, ObjectChange, ObjectKey, OtherKeys, Template, not_owned_as, unreadable};
+use crate::object::{DesiredObject, ObjectChange, ObjectKey, OtherKeys, Ownership, Template, not_owned_as, unreadable};
 use crate::pacing::backoff::Failures;
 use crate::pacing::budget::IssuanceBudget;
 use crate::plan::owner;
@@ -32,7 +32,7 @@ pub struct Observed<'a> {
     /// The TrustDomain it refers to.
     pub domain: DomainView<'a>,
     /// The Secret it names.
-    pub secret: Held<LeafSecret>,
+    pub secret: Ownership<LeafSecret>,
     /// An older ServiceCertificate that names the same Secret.
     pub claimed_by: Option<String>,
     /// The instances that use the Secret.
@@ -191,20 +191,20 @@ fn check_secret(observed: &Observed<'_>) -> Result<(), Refusal> {
         return Err(Refusal::stalled(reason::RING_OUTDATED, message));
     }
     match &observed.secret {
-        Held::Foreign => {
+        Ownership::Foreign => {
             let namespace = observed.certificate.metadata.namespace.as_deref().unwrap_or_default();
             let (named, key) = (format!("Secret {name}"), ObjectKey::secret(namespace, name));
             let refusal = not_owned_as(&named, &key, Some(TLS_SECRET)).about("spec.secretName");
             Err(Refusal { reason: reason::SECRET_NOT_OWNED, ..refusal })
         }
-        Held::Ours(secret) if secret.facts.immutable => Err(Refusal::stalled(
+        Ownership::Ours(secret) if secret.facts.immutable => Err(Refusal::stalled(
             reason::SECRET_IMMUTABLE,
             format!(
                 "spec.secretName: Secret {name} is immutable, so no certificate can be stored in it; delete it so that the \
                  operator can create its own"
             ),
         )),
-        Held::Ours(secret) if secret.facts.type_.as_deref() != Some(TLS_SECRET) => Err(Refusal::stalled(
+        Ownership::Ours(secret) if secret.facts.type_.as_deref() != Some(TLS_SECRET) => Err(Refusal::stalled(
             reason::SECRET_TYPE_MISMATCH,
             format!(
                 "spec.secretName: Secret {name} has type {:?}, which cannot be changed; it must be {TLS_SECRET}: delete it so \
@@ -212,11 +212,11 @@ fn check_secret(observed: &Observed<'_>) -> Result<(), Refusal> {
                 secret.facts.type_.as_deref().unwrap_or_default()
             ),
         )),
-        Held::Unreadable(why) => {
+        Ownership::Unreadable(why) => {
             let namespace = observed.certificate.metadata.namespace.as_deref().unwrap_or_default();
             Err(unreadable(&ObjectKey::secret(namespace, name), why))
         }
-        Held::Ours(_) | Held::Absent => Ok(()),
+        Ownership::Ours(_) | Ownership::Absent => Ok(()),
     }
 }
 
@@ -420,7 +420,7 @@ fn next_check(observed: &Observed<'_>, verdict: &Verdict, lags_from: Option<Time
         thresholds.push(*until);
     }
     // The deletion of a foreign Secret raises no event, because it is not watched.
-    if matches!(observed.secret, Held::Foreign) {
+    if matches!(observed.secret, Ownership::Foreign) {
         thresholds.push(crate::pacing::backoff::saturating_add(now, FOREIGN_RECHECK));
     }
     crate::plan::earliest(thresholds, now)

@@ -36,7 +36,7 @@ use crate::leaf::LeafRecord;
 use crate::outcome::conditions::Warning;
 use crate::pacing::backoff::saturating_add;
 use crate::rules::limits;
-use crate::trust_domain::rotation::{Context, Currency, Progress, Turn, UsedLeaves};
+use crate::trust_domain::rotation::{Context, Currency, Progress, RingDecision, UsedLeaves};
 use crate::{Action, Plan, Refusal, projection};
 
 /// The decision about a TrustDomain.
@@ -45,12 +45,12 @@ pub struct DomainPlan {
     /// The actions and the status.
     pub plan: Plan<TrustDomainStatus>,
     /// The rollout state for other reconcilers.
-    pub guidance: Guidance,
+    pub rollout: Rollout,
 }
 
 /// The rollout state of a TrustDomain's rotation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Guidance {
+pub struct Rollout {
     /// Certificates of services up to this wave may be re-issued by a new CA. Other reconcilers must see it before the
     /// plan's actions are carried out.
     pub open_wave: i32,
@@ -82,16 +82,16 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> DomainPlan {
     // ring before the next plan.
     let open_wave =
         if actions.iter().any(switches_ca) { FIRST_WAVE } else { open_wave(observed, &leaves, &decision.left, now) };
-    let guidance = Guidance { open_wave, cut: decision.cut, behind };
-    DomainPlan { plan: Plan { actions, status, next_check: crate::plan::earliest(thresholds, now) }, guidance }
+    let rollout = Rollout { open_wave, cut: decision.cut, behind };
+    DomainPlan { plan: Plan { actions, status, next_check: crate::plan::earliest(thresholds, now) }, rollout }
 }
 
 #[derive(Default)]
 struct Decision {
     actions: Vec<Action>,
     refusal: Option<Refusal>,
-    ca: Turn,
-    signing: Turn,
+    ca: RingDecision,
+    signing: RingDecision,
     currency: Currency,
     thresholds: Vec<Timestamp>,
     warnings: Vec<Warning>,
@@ -174,15 +174,15 @@ fn live(
     };
     context.held_back = held_back(&context, is_repaired, went_back.then_some(newest));
     let currency = rotation::currency(&context);
-    let (mut ca_turn, mut signing_turn) = (rotation::ca_turn(&context), rotation::signing_turn(&context));
+    let (mut decide_ca, mut decide_signing) = (rotation::decide_ca(&context), rotation::decide_signing(&context));
     let publishes = |progress: &&mut Progress| progress.reason == reason::PUBLISHING;
-    let progress = ca_turn.progress.as_mut().filter(publishes);
+    let progress = decide_ca.progress.as_mut().filter(publishes);
     if let (Some(progress), Some(secret)) = (progress, unprojected.filter(|_| actions.is_empty())) {
         progress.message = format!("{}: Secret {secret} does not hold the newest ca.crt yet", progress.message);
     }
-    ca_turn.thresholds.extend(went_back.then_some(newest));
-    actions = in_order(observed, (ca, &mut ca_turn), (signing, &mut signing_turn), actions);
-    let waited_for = [&ca_turn, &signing_turn].into_iter().filter_map(|turn| turn.progress.as_ref());
+    decide_ca.thresholds.extend(went_back.then_some(newest));
+    actions = in_order(observed, (ca, &mut decide_ca), (signing, &mut decide_signing), actions);
+    let waited_for = [&decide_ca, &decide_signing].into_iter().filter_map(|turn| turn.progress.as_ref());
     let waited_for: Vec<&Laggard> = waited_for.flat_map(|progress| &progress.laggards).collect();
     let (workloads, restart_at) = rotation::workload_actions(observed, &currency, &waited_for, now);
     if actions.is_empty() {
@@ -191,11 +191,11 @@ fn live(
     let behind = left_behind(&context);
     let refusal = bootstrap::external_ca::check(observed)
         .err()
-        .or(ca_turn.refusal.take())
-        .or(signing_turn.refusal.take())
+        .or(decide_ca.refusal.take())
+        .or(decide_signing.refusal.take())
         .or(projections.refusal(&behind));
-    let mut thresholds = std::mem::take(&mut ca_turn.thresholds);
-    thresholds.append(&mut signing_turn.thresholds);
+    let mut thresholds = std::mem::take(&mut decide_ca.thresholds);
+    thresholds.append(&mut decide_signing.thresholds);
     thresholds.extend(restart_at);
     thresholds.extend(&projections.retries);
     if !projections.local(observed).is_empty() {
@@ -219,8 +219,8 @@ fn live(
     Decision {
         actions,
         refusal,
-        ca: ca_turn,
-        signing: signing_turn,
+        ca: decide_ca,
+        signing: decide_signing,
         currency,
         thresholds,
         warnings,
@@ -264,18 +264,18 @@ fn held_back(context: &Context<'_, '_>, is_repaired: bool, ahead: Option<Timesta
 /// projections exist.
 fn in_order(
     observed: &Observed<'_>,
-    (ca, ca_turn): (&CaRing, &mut Turn),
-    (signing, signing_turn): (&SigningRing, &mut Turn),
+    (ca, decide_ca): (&CaRing, &mut RingDecision),
+    (signing, decide_signing): (&SigningRing, &mut RingDecision),
     projections: Vec<Action>,
 ) -> Vec<Action> {
     let (Some(ca_facts), Some(signing_facts)) = (observed.ca.facts(), observed.signing.facts()) else {
         return projections;
     };
-    if ca_turn.steps.is_empty() && signing_turn.steps.is_empty() {
+    if decide_ca.steps.is_empty() && decide_signing.steps.is_empty() {
         return projections;
     }
-    let ca = rotation::transition(observed, RingKind::Ca, ca, ca_facts, ca_turn);
-    let signing = rotation::transition(observed, RingKind::SigningKeys, signing, signing_facts, signing_turn);
+    let ca = rotation::transition(observed, RingKind::Ca, ca, ca_facts, decide_ca);
+    let signing = rotation::transition(observed, RingKind::SigningKeys, signing, signing_facts, decide_signing);
     ca.into_iter().chain(signing).collect()
 }
 

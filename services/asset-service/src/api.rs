@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
-use crate::api::conditional::{Reading, Validators, is_conditional, judge_read, judge_write, wanted_range};
+use crate::api::conditional::{Reading, Validators, check_read, check_write, is_conditional, wanted_range};
 use crate::asset_path::AssetPath;
 use crate::assets::moves::Moves;
 use crate::assets::{Asset, Assets, Check, MAX_ASSET_BYTES, MAX_LISTED, Written};
@@ -90,7 +90,7 @@ async fn download(
     loop {
         let meta = assets.head(&principal.subject, &path).await?;
         let validators = assets.validators(&meta);
-        if judge_read(&conditions, &validators)? == Reading::NotModified {
+        if check_read(&conditions, &validators)? == Reading::NotModified {
             return Ok(not_modified(&validators));
         }
         let mut headers = asset_headers(&path, &validators);
@@ -166,7 +166,7 @@ async fn remove(
 
 /// Returns the check for the conditions of a write, if it has any.
 fn check(headers: &HeaderMap) -> Option<Box<Check<'_>>> {
-    is_conditional(headers).then(|| -> Box<Check<'_>> { Box::new(|found| judge_write(headers, found)) })
+    is_conditional(headers).then(|| -> Box<Check<'_>> { Box::new(|found| check_write(headers, found)) })
 }
 
 /// The response for the client; details go to the log.

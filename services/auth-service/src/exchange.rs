@@ -7,7 +7,7 @@ use std::fmt;
 use gaia_api::SpiffeId;
 use gaia_auth::issue::{Actor, DelegatedClaims};
 use gaia_auth::tokens::MAX_DELEGATED_SECONDS;
-use gaia_auth::{Credential, Denied, Examined, Identity, PeerIdentity, Reason, Scopes, parse_scope};
+use gaia_auth::{Credential, Denied, Identity, Introspected, PeerIdentity, Reason, Scopes, parse_scope};
 use gaia_runtime::wire::{ACCESS_TOKEN_TYPE, API_KEY_TYPE, EXCHANGE_GRANT_TYPE, JWT_TYPE};
 use jiff::Timestamp;
 
@@ -88,7 +88,7 @@ pub fn claims(
     grants: &GrantTable,
     denied: &Denied,
     peer: &PeerIdentity,
-    subject: &Examined,
+    subject: &Introspected,
     request: &ExchangeRequest,
     now: Timestamp,
     jti: String,
@@ -143,7 +143,7 @@ pub fn claims(
 
 /// Returns the subject of the token. A delegated token cannot have its target as subject, so the target's own key
 /// stands for itself.
-fn delegated_subject(subject: &Examined, target: &SpiffeId) -> Identity {
+fn delegated_subject(subject: &Introspected, target: &SpiffeId) -> Identity {
     match (&subject.subject, &subject.trace.key_id) {
         (Identity::Service(owner), Some(key)) if subject.kind == Credential::ApiKey && owner == target => {
             Identity::Key(key.to_string())
@@ -155,7 +155,7 @@ fn delegated_subject(subject: &Examined, target: &SpiffeId) -> Identity {
 /// Checks the kind of the credential. A workload acts for itself with its own token, and another one acts on its behalf
 /// only with a token whose audience it was. A delegated token cannot express that its user is anonymous, so those of
 /// anonymous users are refused.
-fn check_kind(subject: &Examined, peer: &PeerIdentity) -> Result<(), Denial> {
+fn check_kind(subject: &Introspected, peer: &PeerIdentity) -> Result<(), Denial> {
     let own = &peer.spiffe_id;
     match subject.kind {
         Credential::ServiceToken if subject.subject == Identity::Service(own.clone()) => {

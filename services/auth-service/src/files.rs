@@ -7,7 +7,7 @@ use gaia_api::mount::{self, Grants};
 use gaia_api::names::key;
 use gaia_auth::issue::Signer;
 use gaia_auth::sha256;
-use gaia_runtime::{Files, InForce, ServiceFiles};
+use gaia_runtime::{Files, LoadedFiles, ServiceFiles};
 use zeroize::Zeroizing;
 
 use crate::grants::GrantTable;
@@ -65,7 +65,7 @@ impl ServiceFiles for IssuerFiles {
         &[key::JWT_SIGNING_KEY, key::GRANTS]
     }
 
-    fn take(&self, files: &Files, in_force: InForce<'_>) -> Vec<(&'static str, Result<(), String>)> {
+    fn take(&self, files: &Files, in_force: LoadedFiles<'_>) -> Vec<(&'static str, Result<(), String>)> {
         let signer = signer(files, in_force).map(|signer| {
             if self.signer().is_none_or(|old| old.kid() != signer.kid()) {
                 tracing::info!(kid = signer.kid(), algorithm = signer.algorithm().as_str(), "JWT signing key loaded");
@@ -89,7 +89,7 @@ impl ServiceFiles for IssuerFiles {
     }
 }
 
-fn signer(files: &Files, in_force: InForce<'_>) -> Result<Signer, String> {
+fn signer(files: &Files, in_force: LoadedFiles<'_>) -> Result<Signer, String> {
     let signer = Signer::from_pem(files.require(key::JWT_SIGNING_KEY)?).map_err(|error| error.to_string())?;
     check_kid(signer.kid(), in_force)?;
     Ok(signer)
@@ -103,7 +103,7 @@ fn account_key(files: &Files) -> Option<Arc<AccountKey>> {
 }
 
 /// A key that is unpublished or revoked would sign tokens that no service accepts.
-fn check_kid(kid: &str, in_force: InForce<'_>) -> Result<(), String> {
+fn check_kid(kid: &str, in_force: LoadedFiles<'_>) -> Result<(), String> {
     if !in_force.keys.is_some_and(|keys| keys.contains(kid)) {
         return Err(format!("kid {kid} is not in the mounted {}", key::JWKS));
     }

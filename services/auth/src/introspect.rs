@@ -24,7 +24,7 @@ use crate::{Reason, Refusal, Trace};
 
 /// The verified contents of a credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Examined {
+pub struct Introspected {
     /// The kind of credential.
     pub kind: Credential,
     /// The subject.
@@ -54,12 +54,12 @@ impl Authenticator {
     ///
     /// # Errors
     /// A [`Refusal`] for the first rule that the token breaks.
-    pub async fn examine_token(
+    pub async fn introspect_token(
         self: &Arc<Self>,
         text: &str,
         peer: Option<&PeerIdentity>,
         client: Client,
-    ) -> Result<Examined, Refusal> {
+    ) -> Result<Introspected, Refusal> {
         let rules = self.rules().ok_or(Reason::PolicyNotLoaded)?;
         let Some(issuer) = rules.user_issuer(text) else {
             let token = rules.meant_for(text, peer, self.now())?;
@@ -81,17 +81,17 @@ impl Authenticator {
     ///
     /// # Errors
     /// A [`Refusal`] for the first rule that the key breaks.
-    pub fn examine_key(
+    pub fn introspect_key(
         &self,
         key: &str,
         route: &'static str,
         headers: &HeaderMap,
         connection: &Connection,
-    ) -> Result<Examined, Refusal> {
+    ) -> Result<Introspected, Refusal> {
         let rules = self.rules().ok_or(Reason::PolicyNotLoaded)?;
         extract_credentials::check_key(key)?;
         let now = self.now();
-        let record = rules.api_keys().recognise(key);
+        let record = rules.api_keys().find_record(key);
         if let Some(record) = record {
             self.note_key(&record.id, Caller::of(connection, headers, route), now);
         }
@@ -104,14 +104,14 @@ impl Authenticator {
             record,
         };
         let mode = mode::effective(rules.policy().mode, record);
-        let judgement = mode::judge(mode, &evidence, rules.callers(), rules.windows(), now);
+        let judgement = mode::evaluate(mode, &evidence, rules.callers(), rules.windows(), now);
         let (principal, record) = (judgement.result?, record.ok_or(Reason::ApiKeyUnknown)?);
         // The subject is the owner or the key, as for a presented key. A delegated token cannot name its caller as
         // subject, so the key stands for itself if its owner sends it.
         let is_own =
             connection.peer.as_ref().is_some_and(|peer| principal.subject == Identity::Service(peer.spiffe_id.clone()));
         let subject = if is_own { Identity::Key(record.id.clone()) } else { principal.subject };
-        Ok(Examined {
+        Ok(Introspected {
             kind: Credential::ApiKey,
             subject,
             client: None,
@@ -146,10 +146,10 @@ impl Rules {
         }
     }
 
-    fn of_platform(&self, token: ServiceToken, peer: Option<&PeerIdentity>) -> Examined {
+    fn of_platform(&self, token: ServiceToken, peer: Option<&PeerIdentity>) -> Introspected {
         let own = peer.map(|peer| peer.spiffe_id.to_string());
         let kind = if token.on_behalf_of.is_some() { Credential::DelegatedToken } else { Credential::ServiceToken };
-        Examined {
+        Introspected {
             kind,
             subject: token.on_behalf_of.clone().unwrap_or_else(|| Identity::Service(token.caller.clone())),
             issuer: Some(self.policy().tokens.issuer.clone()),
@@ -163,8 +163,8 @@ impl Rules {
         }
     }
 
-    fn of_user(&self, token: UserToken, issuer: &str) -> Examined {
-        Examined {
+    fn of_user(&self, token: UserToken, issuer: &str) -> Introspected {
+        Introspected {
             kind: Credential::UserToken,
             subject: token.identity(),
             client: None,

@@ -31,12 +31,12 @@ pub use decision::authenticator::{Authenticator, Decision, Observer, Passed, REQ
 pub use decision::layer::{AuthLayer, AuthService};
 pub use denylist::Denied;
 pub use hash::{sha256, sha256_hex};
-pub use introspect::Examined;
+pub use introspect::Introspected;
 pub use policy::api_key::{ApiKeyTable, ApiKeyTableError};
 pub use policy::rules::{PolicyError, Rules, Verdict, check_policy};
 pub use principal::{Connection, Credential, Identity, Listener, PeerIdentity, Principal, Scopes, Transport, site};
 pub use request::client::{CLIENT_IP_HEADER, Client, KNOWN_CLIENT_HEADER};
-pub use request::extract_credentials::{API_KEY_HEADER, Presented};
+pub use request::extract_credentials::{API_KEY_HEADER, ExtractedCredentials};
 pub use request::refusal::{Claimed, Reason, Refusal, Trace, problem, problem_with};
 pub use tokens::external_keys::UserKeys;
 pub use tokens::scope::parse_scope;

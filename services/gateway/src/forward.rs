@@ -12,8 +12,8 @@ use axum::response::Response;
 use gaia_api::Clock;
 use gaia_auth::audit::Origin;
 use gaia_auth::{
-    Authenticator, Connection, Credential, Identity, Presented, Principal, REQUEST_ID_HEADER, Reason, Refusal,
-    audit_line, problem, request_id,
+    Authenticator, Connection, Credential, ExtractedCredentials, Identity, Principal, REQUEST_ID_HEADER, Reason,
+    Refusal, audit_line, problem, request_id,
 };
 use gaia_runtime::client_ip::{KNOWN_CLIENT_HEADER, name_client, name_known_client, site};
 use gaia_runtime::rate::{Limit, when_to_retry};
@@ -112,7 +112,7 @@ pub(crate) async fn forward_authenticated(
     let expires = principal.time_left(clock.now()).map(|left| Instant::now() + left);
     let client = address(&request);
     let (parts, body) = request.into_parts();
-    let presented = Presented::find(&parts.headers).unwrap_or_default();
+    let presented = ExtractedCredentials::find(&parts.headers).unwrap_or_default();
     let credential = match principal.credential {
         Credential::ApiKey => presented.api_key.map(Subject::ApiKey),
         _ => presented.token.map(Subject::Token),

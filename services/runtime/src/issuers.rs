@@ -23,7 +23,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use crate::credentials::snapshot::Generations;
+use crate::credentials::snapshot::SnapshotReceiver;
 use crate::issuers::fetch::Fetched;
 use crate::random::random;
 use remote_verify::{QuestionHash, Remotes};
@@ -65,7 +65,7 @@ impl Outside {
     }
 
     /// Fetches due keys, without end.
-    pub(crate) async fn run(self, generations: Generations) {
+    pub(crate) async fn run(self, generations: SnapshotReceiver) {
         self.follow(generations, |generation| &generation.policy().user_tokens.issuers).await;
     }
 

@@ -11,7 +11,7 @@ use gaia_api::Clock;
 use gaia_api::mount::UserTokenIssuer;
 use gaia_auth::{Connection, REQUEST_ID_HEADER};
 use gaia_runtime::client_ip::client_ip;
-use gaia_runtime::{Caller, Generation, Recent, random};
+use gaia_runtime::{Caller, CredentialsSnapshot, Recent, random};
 use http::header::{ACCEPT, HeaderMap, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
@@ -37,7 +37,7 @@ use crate::upstream::Upstream;
 /// Shared state of all pages.
 pub(crate) struct Site {
     pub(crate) mounted: Arc<SessionKeys>,
-    pub(crate) generations: watch::Receiver<Option<Arc<Generation>>>,
+    pub(crate) generations: watch::Receiver<Option<Arc<CredentialsSnapshot>>>,
     pub(crate) login: Login,
     pub(crate) refreshes: Refreshes,
     /// Sessions signed out here: copies of their cookie are refused.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use gaia_auth::{Authenticator, Credential, Examined, Reason};
+use gaia_auth::{Authenticator, Credential, Introspected, Reason};
 use gaia_runtime::client_ip::name_known_client;
 use gaia_runtime::{AnswerBody, CallError, Caller};
 use http::header::AUTHORIZATION;
@@ -176,15 +176,11 @@ impl Upstream {
     /// Checks the user's token by the policy of this service: issued by a user-token issuer, valid, not revoked, and
     /// with the scope. The API key has its own scopes, so the called service cannot check those of the user.
     async fn check_user(&self, session: &Session, scope: &'static str) -> Result<(), UpstreamError> {
-        match self.authenticator.examine_token(&session.access_token, None, session.client()).await {
-            Ok(Examined { kind: Credential::UserToken, is_anonymous: false, scopes, .. }) => {
-                if scopes.allow(scope) {
-                    Ok(())
-                } else {
-                    Err(UpstreamError::ScopeMissing(scope))
-                }
+        match self.authenticator.introspect_token(&session.access_token, None, session.client()).await {
+            Ok(Introspected { kind: Credential::UserToken, is_anonymous: false, scopes, .. }) => {
+                if scopes.allow(scope) { Ok(()) } else { Err(UpstreamError::ScopeMissing(scope)) }
             }
-            Ok(Examined { is_anonymous: true, .. }) => Err(UpstreamError::TokenRefused(Reason::AnonymousUser)),
+            Ok(Introspected { is_anonymous: true, .. }) => Err(UpstreamError::TokenRefused(Reason::AnonymousUser)),
             Ok(_) => Err(UpstreamError::TokenRefused(Reason::KindNotAccepted)),
             Err(refusal) if refusal.reason.status() == StatusCode::SERVICE_UNAVAILABLE => {
                 Err(UpstreamError::CannotTell(refusal.reason))

@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use gaia_api::crd::{CallerSpec, GaiaService};
 
-use super::{Place, World};
-use crate::store::Key;
+use super::{ClusterCache, Place};
+use crate::store::ObjectRef;
 
 /// Services by the callers that they name, whether those exist or not.
 #[derive(Default)]
@@ -33,11 +33,11 @@ impl CallerIndex {
     }
 }
 
-impl World {
+impl ClusterCache {
     /// The services that name the one at that place among their callers.
-    pub(super) fn naming(&self, caller: &Place) -> BTreeSet<Key> {
+    pub(super) fn naming(&self, caller: &Place) -> BTreeSet<ObjectRef> {
         let naming = self.callers.0.get(caller).into_iter().flatten();
-        naming.map(|(namespace, name)| Key::Service(namespace.clone(), name.clone())).collect()
+        naming.map(|(namespace, name)| ObjectRef::Service(namespace.clone(), name.clone())).collect()
     }
 
     /// The GaiaServices that the one at that place names among its callers, where its TrustDomain grants them.
@@ -53,7 +53,7 @@ impl World {
     }
 }
 
-impl World {
+impl ClusterCache {
     /// The GaiaServices that name the one at that place among their callers, where its TrustDomain grants them, and the
     /// token issuer.
     pub(crate) fn targets_of(&self, place: &Place) -> Vec<&GaiaService> {
@@ -77,7 +77,7 @@ impl World {
         place: &Place,
         before: Option<&GaiaService>,
         after: Option<&GaiaService>,
-    ) -> BTreeSet<Key> {
+    ) -> BTreeSet<ObjectRef> {
         if let (Some(before), Some(after)) = (before, after)
             && identity(before) == identity(after)
             && before.spec.callers == after.spec.callers
@@ -96,7 +96,7 @@ impl World {
         let all = domains.filter(|domain| self.is_issuer(domain, place)).flat_map(|domain| self.services_of(domain));
         let called_by = services.flat_map(|service| &service.spec.callers).map(|caller| place_of(caller, &place.0));
         let named = called_by.filter(|caller| self.services.contains_key(caller));
-        named.map(|(namespace, name)| Key::Service(namespace, name)).chain(all).collect()
+        named.map(|(namespace, name)| ObjectRef::Service(namespace, name)).chain(all).collect()
     }
 
     fn is_issuer(&self, domain: &str, place: &Place) -> bool {

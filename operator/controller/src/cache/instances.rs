@@ -23,10 +23,10 @@ pub(super) use self::index::InstanceIndex;
 pub(super) use self::matching::service_secret;
 use self::pods::PodFacts;
 use super::lagging::Loaded;
-use super::{Place, World};
+use super::{ClusterCache, Place};
 use crate::api_server::Resource;
 use crate::queue::work_queue::Laned;
-use crate::store::Key;
+use crate::store::ObjectRef;
 
 /// An instance of a TrustDomain.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,7 +50,7 @@ impl Laned for InstanceKey {
 
 /// The keys marked dirty by recent changes.
 #[derive(Default)]
-pub(crate) struct Stirred {
+pub(crate) struct DirtyKeys {
     /// TrustDomains.
     pub(crate) domains: BTreeSet<String>,
     /// Instances that are to be probed.
@@ -86,8 +86,8 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// The keys of the ServiceCertificates whose Secrets it uses.
-    fn certificate_keys(&self) -> impl Iterator<Item = Key> {
-        self.certificates.iter().map(|(namespace, name)| Key::Certificate(namespace.clone(), name.clone()))
+    fn certificate_keys(&self) -> impl Iterator<Item = ObjectRef> {
+        self.certificates.iter().map(|(namespace, name)| ObjectRef::Certificate(namespace.clone(), name.clone()))
     }
 }
 
@@ -134,9 +134,9 @@ pub(crate) struct Census {
     pub(crate) unknown: usize,
 }
 
-impl World {
+impl ClusterCache {
     /// Applies a pod; none: it has terminated, or is irrelevant.
-    pub(crate) fn apply_pod(&mut self, place: &Place, facts: Option<PodFacts>) -> BTreeSet<Key> {
+    pub(crate) fn apply_pod(&mut self, place: &Place, facts: Option<PodFacts>) -> BTreeSet<ObjectRef> {
         self.unreadable.forget(Resource::POD, place);
         let index = &mut self.instances;
         if index.pods.get(place) == facts.as_ref() {
@@ -161,7 +161,7 @@ impl World {
 
     /// Records that a pod was nudged. Its watch reports that too, but later than the next plan is made.
     #[must_use = "dependent objects would not be planned again"]
-    pub(crate) fn record_nudge(&mut self, place: &Place, uid: &str, value: &str) -> BTreeSet<Key> {
+    pub(crate) fn record_nudge(&mut self, place: &Place, uid: &str, value: &str) -> BTreeSet<ObjectRef> {
         match self.instances.pods.get(place).filter(|facts| facts.uid == uid).cloned() {
             Some(facts) => self.apply_pod(place, Some(PodFacts { nudged: Some(value.to_owned()), ..facts })),
             None => BTreeSet::new(),
@@ -169,17 +169,17 @@ impl World {
     }
 
     /// The state of a watch of pods; `scope` is its namespace, or none for all.
-    pub(crate) fn pods_watched(&mut self, scope: Option<&str>, state: Result<(), String>) -> BTreeSet<Key> {
+    pub(crate) fn pods_watched(&mut self, scope: Option<&str>, state: Result<(), String>) -> BTreeSet<ObjectRef> {
         let place = scope.map(str::to_owned);
         if self.instances.watches.get(&place) == Some(&state) {
             return BTreeSet::new();
         }
         self.readings.pods_watched(scope, state.is_ok());
         self.instances.watches.insert(place, state);
-        let in_scope = |key: &Key| match key {
-            Key::TrustDomain(_) => true,
-            Key::Certificate(namespace, _) => scope.is_none_or(|scope| scope == namespace),
-            Key::Service(namespace, name) => {
+        let in_scope = |key: &ObjectRef| match key {
+            ObjectRef::TrustDomain(_) => true,
+            ObjectRef::Certificate(namespace, _) => scope.is_none_or(|scope| scope == namespace),
+            ObjectRef::Service(namespace, name) => {
                 let is_watched = self.is_watched(&(namespace.clone(), name.clone()));
                 is_watched && scope.is_none_or(|scope| scope == namespace)
             }
@@ -198,13 +198,13 @@ impl World {
     }
 
     /// Takes the keys marked dirty. Probes stay marked while no prober runs.
-    pub(crate) fn take_stirred(&mut self, with_probes: Probing) -> Stirred {
-        let stirred = &mut self.instances.stirred;
+    pub(crate) fn take_dirty(&mut self, with_probes: Probing) -> DirtyKeys {
+        let dirty = &mut self.instances.dirty;
         let probes = match with_probes {
-            Probing::Leader => std::mem::take(&mut stirred.probes),
+            Probing::Leader => std::mem::take(&mut dirty.probes),
             Probing::Nobody => BTreeSet::new(),
         };
-        Stirred { domains: std::mem::take(&mut stirred.domains), probes }
+        DirtyKeys { domains: std::mem::take(&mut dirty.domains), probes }
     }
 
     /// All instances that can be probed.
@@ -217,9 +217,9 @@ impl World {
     }
 
     /// Marks a TrustDomain dirty.
-    pub(super) fn stir(&mut self, domain: &str) {
+    pub(super) fn mark_dirty(&mut self, domain: &str) {
         if self.trust_domains.contains_key(domain) {
-            self.instances.stirred.domains.insert(domain.to_owned());
+            self.instances.dirty.domains.insert(domain.to_owned());
         }
     }
 
@@ -228,7 +228,7 @@ impl World {
         let Some(found) = self.instances.found.get(domain) else { return };
         let entries = uids.filter_map(|uid| found.get(uid).filter(|entry| entry.address.is_some()));
         let keys: Vec<InstanceKey> = entries.map(|entry| InstanceKey::new(domain, &entry.instance)).collect();
-        self.instances.stirred.probes.extend(keys);
+        self.instances.dirty.probes.extend(keys);
     }
 
     /// The instances that use objects of a TrustDomain.
@@ -293,21 +293,21 @@ impl World {
     }
 
     /// Returns true if an instance has an address and was never probed: the counts are incomplete.
-    pub(crate) fn has_unasked(&self, key: &Key) -> bool {
+    pub(crate) fn has_unasked(&self, key: &ObjectRef) -> bool {
         let unasked =
             |entry: &Entry| entry.address.is_some() && entry.excluded.is_none() && entry.instance.probe.is_none();
         match key {
-            Key::TrustDomain(name) => self.instances.found.get(name).is_some_and(|found| {
+            ObjectRef::TrustDomain(name) => self.instances.found.get(name).is_some_and(|found| {
                 found.values().any(|entry| unasked(entry) && self.is_selected(name, &entry.instance.namespace))
             }),
-            Key::Certificate(namespace, name) => {
+            ObjectRef::Certificate(namespace, name) => {
                 let certificate = self.certificates.get(&(namespace.clone(), name.clone()));
                 certificate.is_some_and(|certificate| {
                     let secret = ObjectKey::secret(namespace, certificate.secret_name());
                     self.entries_using(&certificate.spec.trust_domain_ref.name, &secret).into_iter().any(unasked)
                 })
             }
-            Key::Service(..) => false,
+            ObjectRef::Service(..) => false,
         }
     }
 
@@ -321,7 +321,7 @@ impl World {
 
     /// The numbers of a TrustDomain's instances by state.
     pub(crate) fn census(&self, domain: &str) -> Census {
-        let behind = self.guidance.get(domain).map(|guidance| &guidance.behind);
+        let behind = self.rollout.get(domain).map(|rollout| &rollout.behind);
         let mut census = Census::default();
         for (uid, entry) in self.instances.found.get(domain).into_iter().flatten() {
             if entry.excluded.is_some() || !self.is_selected(domain, &entry.instance.namespace) {
@@ -376,8 +376,8 @@ impl World {
     /// True if an instance is lagging and must be probed soon again; none: it has terminated.
     pub(crate) fn is_behind(&self, key: &InstanceKey) -> Option<bool> {
         let entry = self.entry(key)?;
-        let guidance = self.guidance.get(&key.trust_domain);
-        Some(guidance.is_some_and(|guidance| guidance.behind.contains(&key.uid)) || self.has_old_policy(entry))
+        let rollout = self.rollout.get(&key.trust_domain);
+        Some(rollout.is_some_and(|rollout| rollout.behind.contains(&key.uid)) || self.has_old_policy(entry))
     }
 
     /// Applies the result of a probe. Only the observed state matters, not the time.
@@ -386,7 +386,7 @@ impl World {
         key: &InstanceKey,
         probe: Probe,
         shows_until: Option<Timestamp>,
-    ) -> BTreeSet<Key> {
+    ) -> BTreeSet<ObjectRef> {
         let InstanceKey { trust_domain: domain, uid, .. } = key;
         let entry = self.instances.found.get_mut(domain).and_then(|found| found.get_mut(uid));
         // What an earlier rule allowed is no evidence.
@@ -405,12 +405,12 @@ impl World {
         if same && !was_excluded {
             return BTreeSet::new();
         }
-        let mut keys: BTreeSet<Key> = entry.certificate_keys().collect();
+        let mut keys: BTreeSet<ObjectRef> = entry.certificate_keys().collect();
         let has_loaded = loaded_before != entry.instance.report().map(Loaded::of);
         if was_excluded || has_loaded {
             keys.extend(entry.service_keys());
         }
-        self.stir(domain);
+        self.mark_dirty(domain);
         keys
     }
 }

@@ -12,13 +12,13 @@ use gaia_plan::object::{ObjectFacts, ObjectKey};
 use serde_json::{Value, json};
 
 use super::instances::Entry;
-use super::{Place, World};
+use super::{ClusterCache, Place};
 use crate::cache::facts::SecretFacts;
-use crate::store::Key;
+use crate::store::ObjectRef;
 
 /// Digests of the lists that were reported and are not empty, by resource.
 #[derive(Default)]
-pub(super) struct ReportedLags(HashMap<Key, String>);
+pub(super) struct ReportedLags(HashMap<ObjectRef, String>);
 
 /// What an instance reports of its files: a service whose instances report another one is planned again.
 #[derive(PartialEq)]
@@ -44,10 +44,10 @@ impl Loaded {
     }
 }
 
-impl World {
+impl ClusterCache {
     /// What depends on the content of a trust or policy ConfigMap that arrives. No other file of it is compared with what
     /// instances have loaded by a plan of the services.
-    pub(super) fn affected_by_dated_file(&mut self, place: &Place, arriving: &ObjectFacts) -> BTreeSet<Key> {
+    pub(super) fn affected_by_dated_file(&mut self, place: &Place, arriving: &ObjectFacts) -> BTreeSet<ObjectRef> {
         let known = self.config_maps.get(place);
         let has_changed = |file: &str| known.is_none_or(|known| known.data.get(file) != arriving.data.get(file));
         let (denylist, policy) = (has_changed(key::DENYLIST), has_changed(key::POLICY));
@@ -93,7 +93,7 @@ impl World {
     pub(super) fn drop_service_lags(&mut self, place: &Place, status: Option<&mut GaiaServiceStatus>) {
         let list = status.map(|status| (std::mem::take(&mut status.lagging), status.lagging_count.take()));
         self.keep_digest(
-            Key::Service(place.0.clone(), place.1.clone()),
+            ObjectRef::Service(place.0.clone(), place.1.clone()),
             list.map(|(list, count)| json!([list, count])),
         );
     }
@@ -101,18 +101,18 @@ impl World {
     /// The same of a ServiceCertificate.
     pub(super) fn drop_certificate_lags(&mut self, place: &Place, status: Option<&mut ServiceCertificateStatus>) {
         let list = status.map(|status| (std::mem::take(&mut status.lagging), status.lagging_count.take()));
-        let key = Key::Certificate(place.0.clone(), place.1.clone());
+        let key = ObjectRef::Certificate(place.0.clone(), place.1.clone());
         self.keep_digest(key, list.map(|(list, count)| json!([list, count])));
     }
 
     /// Removes the failed attempts at a deleted resource, and its list of instances.
-    pub(super) fn forget_reports(&mut self, key: &Key) {
+    pub(super) fn forget_reports(&mut self, key: &ObjectRef) {
         self.failures.remove(key);
         self.reported_lags.0.remove(key);
     }
 
     /// Makes the reported status and the next one comparable: the list is removed from both if it is the same.
-    pub(crate) fn compare_lags(&self, key: &Key, before: &mut Value, after: &mut Value) {
+    pub(crate) fn compare_lags(&self, key: &ObjectRef, before: &mut Value, after: &mut Value) {
         let known = self.reported_lags.0.get(key);
         let list = json!([after.get("lagging").unwrap_or(&json!([])), after.get("laggingCount")]);
         let Some(fields) = after.as_object_mut() else { return };
@@ -126,7 +126,7 @@ impl World {
         }
     }
 
-    fn keep_digest(&mut self, key: Key, list: Option<Value>) {
+    fn keep_digest(&mut self, key: ObjectRef, list: Option<Value>) {
         match list.and_then(|list| digest(&list)) {
             Some(digest) => drop(self.reported_lags.0.insert(key, digest)),
             None => drop(self.reported_lags.0.remove(&key)),
@@ -156,8 +156,8 @@ mod tests {
     }
 
     /// The patch that a report of this list would be.
-    fn patch(world: &World, lagging: &Value) -> Option<Value> {
-        let key = Key::Service("shop".to_owned(), "web".to_owned());
+    fn patch(world: &ClusterCache, lagging: &Value) -> Option<Value> {
+        let key = ObjectRef::Service("shop".to_owned(), "web".to_owned());
         let place = ("shop".to_owned(), "web".to_owned());
         let mut before = json!(world.services[&place].status);
         let mut after = json!(service("0", lagging).status);
@@ -169,7 +169,8 @@ mod tests {
     #[test]
     fn reported_lists_are_not_kept_and_written_only_when_they_change() {
         let [operator_namespace, cluster_domain] = ["gaia-system", "cluster.local"].map(str::to_owned);
-        let mut world = World::new(Surroundings { operator_namespace, cluster_domain, watch_namespaces: vec![] });
+        let mut world =
+            ClusterCache::new(Surroundings { operator_namespace, cluster_domain, watch_namespaces: vec![] });
         let old = |pod: &str| json!({ "pod": pod, "part": "TrustBundle", "expected": "b", "reason": "Stale" });
         let (none, one, two) = (json!([]), json!([old("a")]), json!([old("a"), old("b")]));
         world.apply_service(service("1", &none));

@@ -9,18 +9,18 @@ use gaia_plan::domain::DomainView;
 use gaia_plan::keyring::epoch::{EpochMac, EpochMacs};
 use gaia_plan::keyring::ring::{CaMaterial, Ring, SigningMaterial};
 use gaia_plan::leaf::LeafSecret;
-use gaia_plan::object::{Held, ObjectFacts, ObjectKey, ObjectKind, OwnerRef, is_ours};
+use gaia_plan::object::{ObjectFacts, ObjectKey, ObjectKind, OwnerRef, Ownership, is_ours};
 use gaia_plan::pacing::budget::IssuanceBudget;
 use gaia_plan::trust_domain::{LeafView, RingView, SignerSecret};
 use gaia_plan::{gaia_service, service_certificate, trust_domain};
 use jiff::Timestamp;
 
-use super::{Place, World};
+use super::{ClusterCache, Place};
 use crate::api_server::Resource;
 use crate::cache::facts::{SecretFacts, metadata_facts};
-use crate::store::Key;
+use crate::store::ObjectRef;
 
-impl World {
+impl ClusterCache {
     /// The input of a decision about a ServiceCertificate.
     pub(crate) fn observe_certificate(
         &self,
@@ -28,7 +28,7 @@ impl World {
         now: Timestamp,
     ) -> Option<service_certificate::Observed<'_>> {
         let found = self.certificates.get(place)?;
-        let key = Key::Certificate(place.0.clone(), place.1.clone());
+        let key = ObjectRef::Certificate(place.0.clone(), place.1.clone());
         Some(service_certificate::Observed {
             certificate: found,
             domain: self.domain_view(&found.spec.trust_domain_ref.name, &place.0),
@@ -36,7 +36,7 @@ impl World {
             claimed_by: self.claimed_by(found, place),
             instances: self.instances_using(&found.spec.trust_domain_ref.name, &place.0, &found.secret_name()),
             wave: self.wave_of(place),
-            open_wave: self.guidance.get(&found.spec.trust_domain_ref.name).map_or(0, |guidance| guidance.open_wave),
+            open_wave: self.rollout.get(&found.spec.trust_domain_ref.name).map_or(0, |rollout| rollout.open_wave),
             failures: self.failures.get(&key),
             budget: self.budgets.get(&key).copied().unwrap_or_else(|| IssuanceBudget::full(now)),
             cluster_domain: &self.surroundings.cluster_domain,
@@ -44,8 +44,8 @@ impl World {
         })
     }
 
-    /// The input of a decision about a GaiaService; `callers` and `targets` as returned by [`World::callers_of`] and
-    /// [`World::targets_of`].
+    /// The input of a decision about a GaiaService; `callers` and `targets` as returned by [`ClusterCache::callers_of`] and
+    /// [`ClusterCache::targets_of`].
     pub(crate) fn observe_service<'a>(
         &'a self,
         place: &Place,
@@ -64,26 +64,23 @@ impl World {
             policy: self.held_config_map(&policy, owner),
             policy_lost: self.lost.contains(&policy),
             ledger: match self.held_config_map(&ledger, owner) {
-                Held::Ours(facts) => Held::Ours(LedgerObject { facts, record: record() }),
-                Held::Absent => Held::Absent,
-                Held::Foreign => Held::Foreign,
-                Held::Unreadable(why) => Held::Unreadable(why),
+                Ownership::Ours(facts) => Ownership::Ours(LedgerObject { facts, record: record() }),
+                Ownership::Absent => Ownership::Absent,
+                Ownership::Foreign => Ownership::Foreign,
+                Ownership::Unreadable(why) => Ownership::Unreadable(why),
             },
             ledger_lost: self.lost.contains(&ledger),
             watch: self.watch_of(found, place),
             callers,
             targets,
             unreadable: self.unreadable_services(&found.spec.trust_domain_ref.name),
-            grants_cut: self
-                .guidance
-                .get(&found.spec.trust_domain_ref.name)
-                .and_then(|guidance| guidance.cut.get(place)),
+            grants_cut: self.rollout.get(&found.spec.trust_domain_ref.name).and_then(|rollout| rollout.cut.get(place)),
             missing_secrets: self.missing_secrets(place),
             instances: self.instances_enforcing(&found.spec.trust_domain_ref.name, place),
             certificate_users: self.certificate_users(place),
             leaf: self.served_leaf(place),
             excluded_endpoints: self.excluded_endpoints(found, place),
-            failures: self.failures.get(&Key::Service(place.0.clone(), place.1.clone())),
+            failures: self.failures.get(&ObjectRef::Service(place.0.clone(), place.1.clone())),
         })
     }
 
@@ -128,7 +125,7 @@ impl World {
             cluster_domain: &self.surroundings.cluster_domain,
             restarted: self.restarted.clone(),
             abilities: self.abilities,
-            failures: self.failures.get(&Key::TrustDomain(name.to_owned())),
+            failures: self.failures.get(&ObjectRef::TrustDomain(name.to_owned())),
             operator_namespace: &self.surroundings.operator_namespace,
         })
     }
@@ -202,19 +199,19 @@ impl World {
         outside
     }
 
-    fn leaf_secret(&self, certificate: &ServiceCertificate, place: &Place) -> Held<LeafSecret> {
+    fn leaf_secret(&self, certificate: &ServiceCertificate, place: &Place) -> Ownership<LeafSecret> {
         let key = ObjectKey::secret(&place.0, certificate.secret_name());
         match self.secrets.get(&(key.namespace.clone(), key.name.clone())) {
             Some(SecretFacts::Leaf { secret, .. }) => {
                 let secret = secret.unpack();
                 let is_ours = owned(&secret.facts, Some(("ServiceCertificate", &place.1)));
-                if is_ours { Held::Ours(secret) } else { Held::Foreign }
+                if is_ours { Ownership::Ours(secret) } else { Ownership::Foreign }
             }
-            Some(SecretFacts::Unreadable { why, .. }) => Held::Unreadable(why.clone()),
+            Some(SecretFacts::Unreadable { why, .. }) => Ownership::Unreadable(why.clone()),
             // A ring or a signer is the operator's, but never a ServiceCertificate's.
-            Some(_) => Held::Foreign,
-            None if self.foreign.contains(&key) => Held::Foreign,
-            None => Held::Absent,
+            Some(_) => Ownership::Foreign,
+            None if self.foreign.contains(&key) => Ownership::Foreign,
+            None => Ownership::Absent,
         }
     }
 
@@ -238,54 +235,56 @@ impl World {
         first.metadata.name.clone()
     }
 
-    fn child(&self, place: &Place) -> Held<&ServiceCertificate> {
+    fn child(&self, place: &Place) -> Ownership<&ServiceCertificate> {
         match self.certificates.get(place) {
-            None => Held::Absent,
+            None => Ownership::Absent,
             Some(found) => {
                 let facts = metadata_facts(&found.metadata);
-                if owned(&facts, Some(("GaiaService", &place.1))) { Held::Ours(found) } else { Held::Foreign }
+                if owned(&facts, Some(("GaiaService", &place.1))) { Ownership::Ours(found) } else { Ownership::Foreign }
             }
         }
     }
 
-    fn held_config_map(&self, key: &ObjectKey, owner: Option<(&str, &str)>) -> Held<ObjectFacts> {
+    fn held_config_map(&self, key: &ObjectKey, owner: Option<(&str, &str)>) -> Ownership<ObjectFacts> {
         let place = (key.namespace.clone(), key.name.clone());
         if let Some(why) = self.why_unreadable(Resource::CONFIG_MAP, &place) {
-            return Held::Unreadable(why);
+            return Ownership::Unreadable(why);
         }
         match self.config_maps.get(&place) {
-            Some(facts) if owned(facts, owner) => Held::Ours(facts.clone()),
-            Some(_) => Held::Foreign,
-            None if self.foreign.contains(key) => Held::Foreign,
-            None => Held::Absent,
+            Some(facts) if owned(facts, owner) => Ownership::Ours(facts.clone()),
+            Some(_) => Ownership::Foreign,
+            None if self.foreign.contains(key) => Ownership::Foreign,
+            None => Ownership::Absent,
         }
     }
 
     /// The known ConfigMaps of that name, and foreign ones in granted namespaces.
-    fn known_config_maps(&self, name: &str, granted: &BTreeSet<String>) -> BTreeMap<String, Held<ObjectFacts>> {
+    fn known_config_maps(&self, name: &str, granted: &BTreeSet<String>) -> BTreeMap<String, Ownership<ObjectFacts>> {
         let foreign = self.foreign.iter().filter(|key| key.kind == ObjectKind::ConfigMap && key.name == name);
-        let foreign =
-            foreign.filter(|key| granted.contains(&key.namespace)).map(|key| (key.namespace.clone(), Held::Foreign));
+        let foreign = foreign
+            .filter(|key| granted.contains(&key.namespace))
+            .map(|key| (key.namespace.clone(), Ownership::Foreign));
         let ours = self.config_maps.iter().filter(|(place, _)| place.1 == name);
         foreign
             .chain(ours.map(|(place, facts)| {
                 let why = self.why_unreadable(Resource::CONFIG_MAP, place);
-                (place.0.clone(), why.map_or_else(|| Held::Ours(facts.clone()), Held::Unreadable))
+                (place.0.clone(), why.map_or_else(|| Ownership::Ours(facts.clone()), Ownership::Unreadable))
             }))
             .filter(|(namespace, _)| !self.is_terminating(namespace))
             .collect()
     }
 
-    fn known_signers(&self, name: &str, granted: &BTreeSet<String>) -> BTreeMap<String, Held<SignerSecret>> {
+    fn known_signers(&self, name: &str, granted: &BTreeSet<String>) -> BTreeMap<String, Ownership<SignerSecret>> {
         let foreign = self.foreign.iter().filter(|key| key.kind == ObjectKind::Secret && key.name == name);
-        let foreign =
-            foreign.filter(|key| granted.contains(&key.namespace)).map(|key| (key.namespace.clone(), Held::Foreign));
+        let foreign = foreign
+            .filter(|key| granted.contains(&key.namespace))
+            .map(|key| (key.namespace.clone(), Ownership::Foreign));
         let ours = self.secrets.iter().filter(|(place, _)| place.1 == name);
         foreign
             .chain(ours.map(|((namespace, _), secret)| match secret {
-                SecretFacts::Signer(signer) => (namespace.clone(), Held::Ours(signer.as_ref().clone())),
-                SecretFacts::Unreadable { why, .. } => (namespace.clone(), Held::Unreadable(why.clone())),
-                _ => (namespace.clone(), Held::Foreign),
+                SecretFacts::Signer(signer) => (namespace.clone(), Ownership::Ours(signer.as_ref().clone())),
+                SecretFacts::Unreadable { why, .. } => (namespace.clone(), Ownership::Unreadable(why.clone())),
+                _ => (namespace.clone(), Ownership::Foreign),
             }))
             .filter(|(namespace, _)| !self.is_terminating(namespace))
             .collect()

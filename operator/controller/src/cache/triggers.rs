@@ -9,13 +9,13 @@ use gaia_plan::object::{ObjectFacts, ObjectKey, ObjectKind};
 
 use super::instances::service_secret;
 use super::metadata::{differs, slim, stale};
-use super::{NamespaceFacts, Place, World, callers, is_older, place};
+use super::{ClusterCache, NamespaceFacts, Place, callers, is_older, place};
 use crate::api_server::Resource;
 use crate::cache::facts::{KnownCas, SecretFacts};
-use crate::store::Key;
+use crate::store::ObjectRef;
 
-impl World {
-    pub(crate) fn apply_trust_domain(&mut self, mut domain: TrustDomain) -> BTreeSet<Key> {
+impl ClusterCache {
+    pub(crate) fn apply_trust_domain(&mut self, mut domain: TrustDomain) -> BTreeSet<ObjectRef> {
         let name = domain.metadata.name.clone().unwrap_or_default();
         let before = self.trust_domains.get(&name);
         if before.is_some_and(|known| stale(&domain.metadata, &known.metadata)) {
@@ -38,22 +38,22 @@ impl World {
             keys.extend(self.match_domain(&name));
         }
         if differs {
-            keys.insert(Key::TrustDomain(name));
+            keys.insert(ObjectRef::TrustDomain(name));
         }
         keys
     }
 
-    pub(crate) fn remove_trust_domain(&mut self, name: &str) -> BTreeSet<Key> {
+    pub(crate) fn remove_trust_domain(&mut self, name: &str) -> BTreeSet<ObjectRef> {
         let gone = self.trust_domains.remove(name);
         self.brought.remove(name);
-        self.guidance.remove(name);
+        self.rollout.remove(name);
         let ours = [gaia_api::names::trust(name), gaia_api::names::grants(name), gaia_api::names::token_signer(name)];
         self.foreign.retain(|object| !ours.contains(&object.name));
         self.forget_projections(name);
         let rings = [gaia_api::names::ca_ring(name), gaia_api::names::signing_ring(name)];
         let copies = rings.each_ref().map(|ring| gaia_api::names::previous(ring));
         self.lost.retain(|object| !ours.iter().chain(&rings).chain(&copies).any(|own| *own == object.name));
-        let key = Key::TrustDomain(name.to_owned());
+        let key = ObjectRef::TrustDomain(name.to_owned());
         self.failures.remove(&key);
         let mut keys = self.referring_to(name);
         keys.extend(gone.iter().flat_map(|gone| self.namesakes(gone)));
@@ -62,7 +62,7 @@ impl World {
         keys
     }
 
-    pub(crate) fn apply_certificate(&mut self, mut certificate: ServiceCertificate) -> BTreeSet<Key> {
+    pub(crate) fn apply_certificate(&mut self, mut certificate: ServiceCertificate) -> BTreeSet<ObjectRef> {
         let place = place(&certificate.metadata);
         let before = self.certificates.get(&place).cloned();
         if before.as_ref().is_some_and(|known| stale(&certificate.metadata, &known.metadata)) {
@@ -78,8 +78,8 @@ impl World {
         let changed = freed || before.as_ref().is_none_or(|known| differs(&after.metadata, &known.metadata));
         let reported = before.as_ref().is_none_or(|known| known.status != after.status);
         if changed || reported {
-            keys.insert(Key::Certificate(place.0.clone(), place.1.clone()));
-            keys.insert(Key::Service(place.0.clone(), place.1.clone()));
+            keys.insert(ObjectRef::Certificate(place.0.clone(), place.1.clone()));
+            keys.insert(ObjectRef::Service(place.0.clone(), place.1.clone()));
         }
         if before.is_none() {
             let secret = (place.0.clone(), after.secret_name());
@@ -95,18 +95,18 @@ impl World {
         self.certificates.insert(place.clone(), after);
         self.complete_from_child(&place);
         if respecified {
-            self.stir(&domain);
+            self.mark_dirty(&domain);
             keys.extend(self.match_users(&secret));
         }
         keys.retain(
-            |key| !matches!(key, Key::Service(ns, name) if !self.services.contains_key(&(ns.clone(), name.clone()))),
+            |key| !matches!(key, ObjectRef::Service(ns, name) if !self.services.contains_key(&(ns.clone(), name.clone()))),
         );
         keys
     }
 
-    pub(crate) fn remove_certificate(&mut self, place: &Place) -> BTreeSet<Key> {
+    pub(crate) fn remove_certificate(&mut self, place: &Place) -> BTreeSet<ObjectRef> {
         let Some(gone) = self.certificates.remove(place) else { return BTreeSet::new() };
-        let key = Key::Certificate(place.0.clone(), place.1.clone());
+        let key = ObjectRef::Certificate(place.0.clone(), place.1.clone());
         self.forget_reports(&key);
         self.budgets.remove(&key);
         let secret = (place.0.clone(), gone.secret_name());
@@ -114,7 +114,7 @@ impl World {
         keys.insert(key);
         if let Some(claims) = self.claims.get_mut(&secret) {
             claims.retain(|name| *name != place.1);
-            keys.extend(claims.iter().map(|name| Key::Certificate(place.0.clone(), name.clone())));
+            keys.extend(claims.iter().map(|name| ObjectRef::Certificate(place.0.clone(), name.clone())));
             if claims.is_empty() {
                 self.claims.remove(&secret);
                 let secret = ObjectKey::secret(&secret.0, secret.1);
@@ -124,14 +124,14 @@ impl World {
             }
         }
         if self.services.contains_key(place) {
-            keys.insert(Key::Service(place.0.clone(), place.1.clone()));
+            keys.insert(ObjectRef::Service(place.0.clone(), place.1.clone()));
         }
-        self.stir(&gone.spec.trust_domain_ref.name);
+        self.mark_dirty(&gone.spec.trust_domain_ref.name);
         keys.extend(self.match_users(&ObjectKey::secret(&place.0, gone.secret_name())));
         keys
     }
 
-    pub(crate) fn apply_service(&mut self, mut service: GaiaService) -> BTreeSet<Key> {
+    pub(crate) fn apply_service(&mut self, mut service: GaiaService) -> BTreeSet<ObjectRef> {
         let place = place(&service.metadata);
         let before = self.services.get(&place).cloned();
         if before.as_ref().is_some_and(|known| stale(&service.metadata, &known.metadata)) {
@@ -158,7 +158,7 @@ impl World {
         if changed {
             keys.extend(self.match_service(&place, &domain, secret));
             // It is in the grants.
-            self.stir(&domain);
+            self.mark_dirty(&domain);
         }
         if has_new_identity {
             // It is in the policies of the services that it calls.
@@ -169,7 +169,7 @@ impl World {
             self.probe_service_soon(&place, &domain);
         }
         if differs {
-            keys.insert(Key::Service(place.0.clone(), place.1.clone()));
+            keys.insert(ObjectRef::Service(place.0.clone(), place.1.clone()));
         }
         if before.is_none() {
             keys.extend(self.count_consumer(&domain, &place.0, 1));
@@ -177,9 +177,9 @@ impl World {
         keys
     }
 
-    pub(crate) fn remove_service(&mut self, place: &Place) -> BTreeSet<Key> {
+    pub(crate) fn remove_service(&mut self, place: &Place) -> BTreeSet<ObjectRef> {
         let Some(gone) = self.services.remove(place) else { return BTreeSet::new() };
-        let key = Key::Service(place.0.clone(), place.1.clone());
+        let key = ObjectRef::Service(place.0.clone(), place.1.clone());
         self.forget_reports(&key);
         for name in [gaia_api::names::policy(&place.1), gaia_api::names::ledger(&place.1)] {
             let object = ObjectKey::config_map(&place.0, name);
@@ -198,11 +198,11 @@ impl World {
         keys.extend(self.naming(place));
         keys.extend(self.calling(place, Some(&gone), None));
         keys.insert(key);
-        self.stir(domain);
+        self.mark_dirty(domain);
         keys
     }
 
-    pub(crate) fn apply_namespace(&mut self, name: &str, facts: NamespaceFacts) -> BTreeSet<Key> {
+    pub(crate) fn apply_namespace(&mut self, name: &str, facts: NamespaceFacts) -> BTreeSet<ObjectRef> {
         let freed = self.unreadable.forget(Resource::NAMESPACE, &(String::new(), name.to_owned()));
         if !freed && self.namespaces.get(name) == Some(&facts) {
             return BTreeSet::new();
@@ -211,7 +211,7 @@ impl World {
         self.in_namespace(name)
     }
 
-    pub(crate) fn remove_namespace(&mut self, name: &str) -> BTreeSet<Key> {
+    pub(crate) fn remove_namespace(&mut self, name: &str) -> BTreeSet<ObjectRef> {
         self.namespaces.remove(name);
         self.lost.retain(|key| key.namespace != name);
         self.foreign.retain(|key| key.namespace != name);
@@ -220,7 +220,7 @@ impl World {
         self.in_namespace(name)
     }
 
-    pub(crate) fn apply_secret(&mut self, place: Place, mut arriving: SecretFacts) -> BTreeSet<Key> {
+    pub(crate) fn apply_secret(&mut self, place: Place, mut arriving: SecretFacts) -> BTreeSet<ObjectRef> {
         let mut keys = BTreeSet::new();
         if let Some(before) = self.secrets.get(&place) {
             let is_same = before.uid() == arriving.uid();
@@ -246,7 +246,7 @@ impl World {
         keys
     }
 
-    pub(crate) fn remove_secret(&mut self, place: &Place, version: Option<&str>) -> BTreeSet<Key> {
+    pub(crate) fn remove_secret(&mut self, place: &Place, version: Option<&str>) -> BTreeSet<ObjectRef> {
         let Some(known) = self.secrets.get(place) else { return BTreeSet::new() };
         if is_older(version, Some(known.resource_version())) {
             return BTreeSet::new();
@@ -258,7 +258,7 @@ impl World {
         }
         if matches!(gone, Some(SecretFacts::CaRing { .. } | SecretFacts::SigningRing { .. })) {
             // It may only have lost its label: its TrustDomain reads it, and queues the others if it is deleted.
-            keys.retain(|key| matches!(key, Key::TrustDomain(_)));
+            keys.retain(|key| matches!(key, ObjectRef::TrustDomain(_)));
         }
         keys.retain(|key| self.metadata(key).is_some());
         self.note_lost(ObjectKey::secret(&place.0, place.1.clone()), &keys);
@@ -267,7 +267,7 @@ impl World {
 
     /// Records that an object of the operator was deleted. One that no custom resource requests is not recorded: the
     /// record would never be removed.
-    fn note_lost(&mut self, object: ObjectKey, missed_by: &BTreeSet<Key>) {
+    fn note_lost(&mut self, object: ObjectKey, missed_by: &BTreeSet<ObjectRef>) {
         if missed_by.iter().any(|key| self.metadata(key).is_some()) {
             self.lost.insert(object);
         }
@@ -278,7 +278,7 @@ impl World {
         place: Place,
         facts: ObjectFacts,
         ledger: Option<LedgerRecord>,
-    ) -> BTreeSet<Key> {
+    ) -> BTreeSet<ObjectRef> {
         let mut keys = BTreeSet::new();
         if let Some(before) = self.config_maps.get(&place) {
             let is_same = before.uid == facts.uid;
@@ -302,7 +302,7 @@ impl World {
         keys
     }
 
-    pub(crate) fn remove_config_map(&mut self, place: &Place, version: Option<&str>) -> BTreeSet<Key> {
+    pub(crate) fn remove_config_map(&mut self, place: &Place, version: Option<&str>) -> BTreeSet<ObjectRef> {
         let Some(known) = self.config_maps.get(place) else { return BTreeSet::new() };
         if is_older(version, Some(&known.resource_version)) {
             return BTreeSet::new();
@@ -314,13 +314,13 @@ impl World {
         keys
     }
 
-    fn affected_by_secret(&self, place: &Place, secret: Option<&SecretFacts>) -> BTreeSet<Key> {
-        let mut keys: BTreeSet<Key> = self
+    fn affected_by_secret(&self, place: &Place, secret: Option<&SecretFacts>) -> BTreeSet<ObjectRef> {
+        let mut keys: BTreeSet<ObjectRef> = self
             .claims
             .get(place)
             .into_iter()
             .flatten()
-            .map(|name| Key::Certificate(place.0.clone(), name.clone()))
+            .map(|name| ObjectRef::Certificate(place.0.clone(), name.clone()))
             .collect();
         let domain = secret.and_then(SecretFacts::trust_domain);
         match secret {
@@ -328,13 +328,13 @@ impl World {
                 // By its name, in case the label is lost.
                 for name in self.trust_domains.keys() {
                     if gaia_api::names::ca_ring(name) == place.1 || gaia_api::names::signing_ring(name) == place.1 {
-                        keys.insert(Key::TrustDomain(name.clone()));
+                        keys.insert(ObjectRef::TrustDomain(name.clone()));
                         keys.extend(self.referring_to(name));
                     }
                 }
             }
             Some(SecretFacts::Signer(_) | SecretFacts::Unreadable { .. }) => {
-                keys.extend(domain.map(|name| Key::TrustDomain(name.to_owned())));
+                keys.extend(domain.map(|name| ObjectRef::TrustDomain(name.to_owned())));
             }
             Some(SecretFacts::Leaf { .. }) | None => {}
         }
@@ -346,21 +346,21 @@ impl World {
         if let SecretFacts::Leaf { secret, .. } = secret
             && let Some(domain) = secret.trust_domain()
         {
-            self.stir(domain);
+            self.mark_dirty(domain);
         }
     }
 
-    fn affected_by_config_map(&self, place: &Place) -> BTreeSet<Key> {
+    fn affected_by_config_map(&self, place: &Place) -> BTreeSet<ObjectRef> {
         let mut keys = BTreeSet::new();
         for name in self.trust_domains.keys() {
             if gaia_api::names::trust(name) == place.1 || gaia_api::names::grants(name) == place.1 {
-                keys.insert(Key::TrustDomain(name.clone()));
+                keys.insert(ObjectRef::TrustDomain(name.clone()));
             }
         }
         if let Some(service) = place.1.strip_suffix("-auth").or_else(|| place.1.strip_suffix("-ledger"))
             && self.services.contains_key(&(place.0.clone(), service.to_owned()))
         {
-            keys.insert(Key::Service(place.0.clone(), service.to_owned()));
+            keys.insert(ObjectRef::Service(place.0.clone(), service.to_owned()));
         }
         keys
     }
@@ -378,41 +378,42 @@ impl World {
     }
 
     /// The keys of all objects that refer to a TrustDomain.
-    pub(crate) fn referring_to(&self, domain: &str) -> BTreeSet<Key> {
+    pub(crate) fn referring_to(&self, domain: &str) -> BTreeSet<ObjectRef> {
         let mut keys = self.services_of(domain);
         let certificates = self.certificates.iter().filter(|(_, found)| found.spec.trust_domain_ref.name == domain);
-        keys.extend(certificates.map(|((namespace, name), _)| Key::Certificate(namespace.clone(), name.clone())));
+        keys.extend(certificates.map(|((namespace, name), _)| ObjectRef::Certificate(namespace.clone(), name.clone())));
         keys
     }
 
     /// The other TrustDomains with the same `spec.trustDomain`.
-    fn namesakes(&self, domain: &TrustDomain) -> BTreeSet<Key> {
+    fn namesakes(&self, domain: &TrustDomain) -> BTreeSet<ObjectRef> {
         let others = self.trust_domains.values().filter(|other| {
             other.spec.trust_domain == domain.spec.trust_domain && other.metadata.name != domain.metadata.name
         });
-        others.filter_map(|other| other.metadata.name.clone()).map(Key::TrustDomain).collect()
+        others.filter_map(|other| other.metadata.name.clone()).map(ObjectRef::TrustDomain).collect()
     }
 
-    pub(crate) fn services_of(&self, domain: &str) -> BTreeSet<Key> {
+    pub(crate) fn services_of(&self, domain: &str) -> BTreeSet<ObjectRef> {
         let services = self.services.iter().filter(|(_, found)| found.spec.trust_domain_ref.name == domain);
-        services.map(|((namespace, name), _)| Key::Service(namespace.clone(), name.clone())).collect()
+        services.map(|((namespace, name), _)| ObjectRef::Service(namespace.clone(), name.clone())).collect()
     }
 
-    fn in_namespace(&self, namespace: &str) -> BTreeSet<Key> {
-        let domains = self.trust_domains.keys().map(|name| Key::TrustDomain(name.clone()));
+    fn in_namespace(&self, namespace: &str) -> BTreeSet<ObjectRef> {
+        let domains = self.trust_domains.keys().map(|name| ObjectRef::TrustDomain(name.clone()));
         let services = self.services.keys().filter(|place| place.0 == namespace);
         // A caller counts where its namespace is selected.
         let naming = services.clone().flat_map(|place| self.naming(place));
         let calling =
             services.clone().flat_map(|place| self.calling(place, None, self.services.get(place).map(AsRef::as_ref)));
-        let services = services.map(|(namespace, name)| Key::Service(namespace.clone(), name.clone()));
+        let services = services.map(|(namespace, name)| ObjectRef::Service(namespace.clone(), name.clone()));
         let certificates = self.certificates.keys().filter(|place| place.0 == namespace);
-        let certificates = certificates.map(|(namespace, name)| Key::Certificate(namespace.clone(), name.clone()));
+        let certificates =
+            certificates.map(|(namespace, name)| ObjectRef::Certificate(namespace.clone(), name.clone()));
         domains.chain(services).chain(naming).chain(calling).chain(certificates).collect()
     }
 
     /// The TrustDomain is planned again when a namespace gets its first consumer or loses its last.
-    fn count_consumer(&mut self, domain: &str, namespace: &str, change: isize) -> BTreeSet<Key> {
+    fn count_consumer(&mut self, domain: &str, namespace: &str, change: isize) -> BTreeSet<ObjectRef> {
         let namespaces: &mut BTreeMap<String, usize> = self.consumers.entry(domain.to_owned()).or_default();
         let count = namespaces.entry(namespace.to_owned()).or_default();
         let before = *count;
@@ -427,7 +428,7 @@ impl World {
         if (before == 0) == (after == 0) {
             BTreeSet::new()
         } else {
-            BTreeSet::from([Key::TrustDomain(domain.to_owned())])
+            BTreeSet::from([ObjectRef::TrustDomain(domain.to_owned())])
         }
     }
 }

@@ -19,10 +19,10 @@ use serde_json::{Value, json};
 use serde_path_to_error::Segment;
 
 use super::instances::pods::{PodFacts, partly};
-use super::{NamespaceFacts, Place, World, place};
+use super::{ClusterCache, NamespaceFacts, Place, place};
 use crate::api_server::{Fault, Resource, Unreadable};
 use crate::cache::facts::{self, SecretFacts};
-use crate::store::Key;
+use crate::store::ObjectRef;
 
 /// All objects that cannot be read, by kind.
 #[derive(Default)]
@@ -32,7 +32,7 @@ pub(super) struct UnreadableIndex {
 
 /// The reason why a custom resource is on hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct Blocked {
     pub(crate) reason: &'static str,
     pub(crate) message: String,
     /// True if a user must act.
@@ -81,7 +81,7 @@ impl UnreadableIndex {
     }
 }
 
-impl World {
+impl ClusterCache {
     /// The number of unreadable objects of a kind.
     pub(crate) fn count_unreadable(&self, resource: Resource) -> usize {
         self.unreadable_places(resource).count()
@@ -104,23 +104,23 @@ impl World {
 
     /// The reason why a custom resource is on hold: the resource, or an object that decisions about it need, cannot be
     /// read.
-    pub(crate) fn held(&self, key: &Key) -> Option<Held> {
+    pub(crate) fn held(&self, key: &ObjectRef) -> Option<Blocked> {
         if let Some(object) = self.unreadable(key) {
             let message = format!("{key} cannot be read: {}; no change is made until it can be read", object.fault);
-            return Some(Held { reason: reason::OBJECT_UNREADABLE, message, stalled: true });
+            return Some(Blocked { reason: reason::OBJECT_UNREADABLE, message, stalled: true });
         }
-        if let Key::Service(namespace, name) = key {
-            let child = Key::Certificate(namespace.clone(), name.clone());
+        if let ObjectRef::Service(namespace, name) = key {
+            let child = ObjectRef::Certificate(namespace.clone(), name.clone());
             if let Some(object) = self.unreadable(&child) {
                 let message =
                     format!("{child} cannot be read: {}; no change is made until it can be read", object.fault);
-                return Some(Held { reason: reason::OBJECT_UNREADABLE, message, stalled: true });
+                return Some(Blocked { reason: reason::OBJECT_UNREADABLE, message, stalled: true });
             }
         }
         let (domain, object) = self.unreadable_domain_of(key)?;
         let message =
             format!("TrustDomain {domain} cannot be read: {}; no change is made until it can be read", object.fault);
-        Some(Held { reason: reason::TRUST_DOMAIN_UNREADABLE, message, stalled: false })
+        Some(Blocked { reason: reason::TRUST_DOMAIN_UNREADABLE, message, stalled: false })
     }
 
     /// The entries in a TrustDomain's grants for services that cannot be read and never could.
@@ -161,7 +161,7 @@ impl World {
     }
 
     /// A custom resource that cannot be read.
-    pub(crate) fn unreadable(&self, key: &Key) -> Option<&UnreadableObject> {
+    pub(crate) fn unreadable(&self, key: &ObjectRef) -> Option<&UnreadableObject> {
         let (namespace, name) = key.names();
         self.unreadable.get(key.resource(), &(namespace.to_owned(), name.to_owned()))
     }
@@ -181,13 +181,13 @@ impl World {
 
     /// The TrustDomain that a custom resource refers to, if that cannot be read and never could: no decision is made
     /// for the resource.
-    pub(crate) fn unreadable_domain_of(&self, key: &Key) -> Option<(&str, &UnreadableObject)> {
+    pub(crate) fn unreadable_domain_of(&self, key: &ObjectRef) -> Option<(&str, &UnreadableObject)> {
         let (namespace, name) = key.names();
         let place = (namespace.to_owned(), name.to_owned());
         let domain = match key {
-            Key::TrustDomain(_) => return None,
-            Key::Certificate(..) => &self.certificates.get(&place)?.spec.trust_domain_ref.name,
-            Key::Service(..) => &self.services.get(&place)?.spec.trust_domain_ref.name,
+            ObjectRef::TrustDomain(_) => return None,
+            ObjectRef::Certificate(..) => &self.certificates.get(&place)?.spec.trust_domain_ref.name,
+            ObjectRef::Service(..) => &self.services.get(&place)?.spec.trust_domain_ref.name,
         };
         let found = self.unreadable.get(Resource::TRUST_DOMAIN, &(String::new(), domain.clone()))?;
         (!found.was_read).then_some((domain, found))
@@ -198,13 +198,13 @@ impl World {
         self.unreadable.get(resource, place).is_some_and(|object| !object.was_read)
     }
 
-    pub(crate) fn apply_unreadable_trust_domain(&mut self, unreadable: &Unreadable) -> BTreeSet<Key> {
+    pub(crate) fn apply_unreadable_trust_domain(&mut self, unreadable: &Unreadable) -> BTreeSet<ObjectRef> {
         let name = place(&unreadable.meta).1;
         let known = self.trust_domains.get(&name).map(|known| known.metadata.clone());
         let Some(was_read) = self.is_news(Resource::TRUST_DOMAIN, unreadable, known.as_ref()) else {
             return BTreeSet::new();
         };
-        let mut keys = BTreeSet::from([Key::TrustDomain(name.clone())]);
+        let mut keys = BTreeSet::from([ObjectRef::TrustDomain(name.clone())]);
         if was_read {
             keep(self.trust_domains.get_mut(&name), unreadable, |domain| &mut domain.metadata);
         } else {
@@ -216,30 +216,30 @@ impl World {
         keys
     }
 
-    pub(crate) fn apply_unreadable_certificate(&mut self, unreadable: &Unreadable) -> BTreeSet<Key> {
+    pub(crate) fn apply_unreadable_certificate(&mut self, unreadable: &Unreadable) -> BTreeSet<ObjectRef> {
         let place = place(&unreadable.meta);
         let known = self.certificates.get(&place).map(|known| known.metadata.clone());
         let Some(was_read) = self.is_news(Resource::CERTIFICATE, unreadable, known.as_ref()) else {
             return BTreeSet::new();
         };
-        let mut keys = BTreeSet::from([Key::Certificate(place.0.clone(), place.1.clone())]);
+        let mut keys = BTreeSet::from([ObjectRef::Certificate(place.0.clone(), place.1.clone())]);
         if was_read {
             keep(self.certificates.get_mut(&place), unreadable, |certificate| &mut certificate.metadata);
         } else {
             keys.extend(self.apply_certificate(partial_certificate(unreadable)));
         }
         self.note(Resource::CERTIFICATE, unreadable, was_read);
-        keys.extend(self.services.contains_key(&place).then_some(Key::Service(place.0, place.1)));
+        keys.extend(self.services.contains_key(&place).then_some(ObjectRef::Service(place.0, place.1)));
         keys
     }
 
-    pub(crate) fn apply_unreadable_service(&mut self, unreadable: &Unreadable) -> BTreeSet<Key> {
+    pub(crate) fn apply_unreadable_service(&mut self, unreadable: &Unreadable) -> BTreeSet<ObjectRef> {
         let place = place(&unreadable.meta);
         let known = self.services.get(&place).map(|known| known.metadata.clone());
         let Some(was_read) = self.is_news(Resource::SERVICE, unreadable, known.as_ref()) else {
             return BTreeSet::new();
         };
-        let mut keys = BTreeSet::from([Key::Service(place.0.clone(), place.1.clone())]);
+        let mut keys = BTreeSet::from([ObjectRef::Service(place.0.clone(), place.1.clone())]);
         if was_read {
             keep(self.services.get_mut(&place), unreadable, |service| &mut service.metadata);
         } else {
@@ -250,7 +250,7 @@ impl World {
         keys
     }
 
-    pub(crate) fn apply_unreadable_namespace(&mut self, unreadable: &Unreadable) -> BTreeSet<Key> {
+    pub(crate) fn apply_unreadable_namespace(&mut self, unreadable: &Unreadable) -> BTreeSet<ObjectRef> {
         let name = place(&unreadable.meta).1;
         let known = self.namespaces.get(&name).cloned();
         let was_read = known.is_some() && !self.is_partly_known(Resource::NAMESPACE, &(String::new(), name.clone()));
@@ -264,7 +264,7 @@ impl World {
 
     /// Applies a Secret that cannot be read. A ring counts as present and is not used; other objects keep their
     /// previous state.
-    pub(crate) fn apply_unreadable_secret(&mut self, unreadable: &Unreadable) -> BTreeSet<Key> {
+    pub(crate) fn apply_unreadable_secret(&mut self, unreadable: &Unreadable) -> BTreeSet<ObjectRef> {
         let place = place(&unreadable.meta);
         let facts = facts::metadata_facts(&unreadable.meta);
         let secret = facts::unreadable_secret(&place, facts, self.operator_namespace(), &unreadable.fault);
@@ -276,7 +276,7 @@ impl World {
         keys
     }
 
-    pub(crate) fn apply_unreadable_config_map(&mut self, unreadable: &Unreadable) -> BTreeSet<Key> {
+    pub(crate) fn apply_unreadable_config_map(&mut self, unreadable: &Unreadable) -> BTreeSet<ObjectRef> {
         let place = place(&unreadable.meta);
         let uid = unreadable.meta.uid.as_deref().unwrap_or_default();
         let was_read = self.config_maps.get(&place).is_some_and(|known| known.uid == uid);
@@ -287,7 +287,7 @@ impl World {
     }
 
     /// A pod that cannot be read counts as one that does not reload and started before anything was published.
-    pub(crate) fn apply_unreadable_pod(&mut self, unreadable: &Unreadable) -> BTreeSet<Key> {
+    pub(crate) fn apply_unreadable_pod(&mut self, unreadable: &Unreadable) -> BTreeSet<ObjectRef> {
         let place = place(&unreadable.meta);
         let was_read = unreadable.meta.uid.as_deref().is_some_and(|uid| self.knows_pod(&place, uid));
         let facts: Option<PodFacts> = partly(&unreadable.meta, &raw(unreadable));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Place, World};
+use super::{ClusterCache, Place};
 
 /// The last answers, by service, at most one for each known service.
 #[derive(Default)]
@@ -29,7 +29,7 @@ impl UserSecrets {
     }
 }
 
-impl World {
+impl ClusterCache {
     /// The Secrets of users that a service needs, by name.
     pub(crate) fn required_secrets(&self, place: &Place) -> BTreeSet<String> {
         let Some(service) = self.services.get(place) else { return BTreeSet::new() };

@@ -11,7 +11,7 @@ use crate::cli::run::connect;
 use crate::observability::metrics::Metrics;
 use crate::process::operator::{new_world, wait_for_lists};
 use crate::reconcile::plan;
-use crate::schedule::agenda::Agenda;
+use crate::schedule::scheduler::Scheduler;
 use crate::watch::Watches;
 
 /// Flags of `gaia-operator plan`.
@@ -38,7 +38,7 @@ pub(crate) async fn run(args: PlanArgs) -> anyhow::Result<()> {
     let namespace = args.cluster.namespace();
     let watched = args.cluster.namespaces();
     let world = new_world(&namespace, &args.cluster.cluster_domain, &watched, args.cluster.abilities());
-    let watches = Watches::new(Arc::clone(&world), Agenda::new(0), metrics);
+    let watches = Watches::new(Arc::clone(&world), Scheduler::new(0), metrics);
     watches.start(&client, &namespace, &watched);
     wait_for_lists(&watches).await;
     let now = SystemClock.now();

@@ -16,20 +16,20 @@ use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use crate::cache::facts::metadata_facts;
-use crate::cache::{SharedWorld, lock};
+use crate::cache::{SharedCache, lock};
 use crate::execute::ca_cache::Signers;
 use crate::execute::issue::{self, SecretData};
 use crate::store::error::{ErrorClass, ExecuteError, StoreError};
-use crate::store::{Key, Store, Stored};
+use crate::store::{ObjectRef, Store, Stored};
 
 /// The result of an action that did not fail.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// It is done; these keys must be planned again because of it.
-    Done(std::collections::BTreeSet<Key>),
+    Done(std::collections::BTreeSet<ObjectRef>),
     /// The observed version was outdated; the snapshot now has a newer one. These keys must be planned again because of
     /// it.
-    Replan(std::collections::BTreeSet<Key>),
+    Replan(std::collections::BTreeSet<ObjectRef>),
     /// It could not be done, and no step depends on it.
     Skipped,
 }
@@ -37,14 +37,14 @@ pub(crate) enum Outcome {
 /// Executes actions on a store.
 pub(crate) struct Executor<S> {
     pub(crate) store: S,
-    pub(crate) world: SharedWorld,
+    pub(crate) world: SharedCache,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) signers: Signers,
 }
 
 impl<S: Store> Executor<S> {
     /// Does one action on behalf of a custom resource.
-    pub(crate) async fn execute(&self, on_behalf_of: &Key, action: &Action) -> Result<Outcome, ExecuteError> {
+    pub(crate) async fn execute(&self, on_behalf_of: &ObjectRef, action: &Action) -> Result<Outcome, ExecuteError> {
         match action {
             Action::CreateRing(request) => {
                 let data = self.first_ring(request).await?;
@@ -96,7 +96,7 @@ impl<S: Store> Executor<S> {
     /// One write: a POST without a GET before it, or a merge patch of what differs.
     async fn write(
         &self,
-        on_behalf_of: &Key,
+        on_behalf_of: &ObjectRef,
         change: &ObjectChange,
         private: SecretData,
     ) -> Result<Outcome, ExecuteError> {
@@ -122,7 +122,7 @@ impl<S: Store> Executor<S> {
 
     async fn settle(
         &self,
-        on_behalf_of: &Key,
+        on_behalf_of: &ObjectRef,
         key: &ObjectKey,
         made: Result<Stored, StoreError>,
     ) -> Result<Outcome, ExecuteError> {
@@ -136,7 +136,7 @@ impl<S: Store> Executor<S> {
 
     /// Reads an unknown object that exists under a desired name. Its metadata shows the owner; the content is read only
     /// if the operator owns it.
-    pub(crate) async fn look_closer(&self, on_behalf_of: &Key, key: &ObjectKey) -> Result<Outcome, ExecuteError> {
+    pub(crate) async fn look_closer(&self, on_behalf_of: &ObjectRef, key: &ObjectKey) -> Result<Outcome, ExecuteError> {
         let Some(meta) = self.store.get_metadata(key).await? else {
             lock(&self.world).clear_foreign(key);
             return Ok(Outcome::Replan(std::collections::BTreeSet::new()));
@@ -145,7 +145,7 @@ impl<S: Store> Executor<S> {
         let owner = (on_behalf_of.kind(), on_behalf_of.names().1);
         let is_ring = key.kind == ObjectKind::Secret
             && key.namespace == lock(&self.world).operator_namespace()
-            && matches!(on_behalf_of, Key::TrustDomain(_));
+            && matches!(on_behalf_of, ObjectRef::TrustDomain(_));
         if is_ring || is_ours(&facts.labels, &facts.annotations, &facts.owners, Some(owner)) {
             return self.refresh(key).await;
         }
@@ -154,7 +154,7 @@ impl<S: Store> Executor<S> {
     }
 
     /// Looks up an object that no watch has reported since it was created.
-    pub(crate) async fn look_up(&self, key: &ObjectKey) -> Result<std::collections::BTreeSet<Key>, ExecuteError> {
+    pub(crate) async fn look_up(&self, key: &ObjectKey) -> Result<std::collections::BTreeSet<ObjectRef>, ExecuteError> {
         let seen = lock(&self.world).version(key);
         if self.store.get_metadata(key).await?.is_some() {
             return Ok(std::collections::BTreeSet::new());
@@ -173,7 +173,7 @@ impl<S: Store> Executor<S> {
     }
 
     /// Reads `grants.json` where entries of it must stay as they were last written. Returns what rests on it.
-    pub(crate) async fn read_written_grants(&self, trust_domain: &str) -> Result<BTreeSet<Key>, ExecuteError> {
+    pub(crate) async fn read_written_grants(&self, trust_domain: &str) -> Result<BTreeSet<ObjectRef>, ExecuteError> {
         let Some(key) = lock(&self.world).grants_to_read(trust_domain) else { return Ok(BTreeSet::new()) };
         let Some(Stored::ConfigMap(map)) = self.store.get(&key).await? else { return Ok(BTreeSet::new()) };
         let text = map.data.as_ref().and_then(|data| data.get(key::GRANTS));

@@ -24,7 +24,7 @@ use tower::{Layer, Service};
 
 pub(crate) use self::objects::Measured;
 use self::objects::Objects;
-use crate::store::Key;
+use crate::store::ObjectRef;
 
 /// Labels of `gaia_api_requests_total`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -142,14 +142,14 @@ impl Metrics {
                 reason::DISTRUSTED => "distrusted",
                 _ => continue,
             };
-            let key = Key::TrustDomain(transition.trust_domain.clone());
+            let key = ObjectRef::TrustDomain(transition.trust_domain.clone());
             let ring = ring_label(transition.kind);
             self.objects.measure(&key, |measured| *measured.rotations.entry((ring, result)).or_default() += 1);
         }
     }
 
     /// Changes the measurements of a custom resource.
-    pub(crate) fn measure(&self, key: &Key, change: impl FnOnce(&mut Measured)) {
+    pub(crate) fn measure(&self, key: &ObjectRef, change: impl FnOnce(&mut Measured)) {
         self.objects.measure(key, change);
     }
 
@@ -159,7 +159,7 @@ impl Metrics {
     }
 
     /// Removes all series of a custom resource.
-    pub(crate) fn forget(&self, key: &Key) {
+    pub(crate) fn forget(&self, key: &ObjectRef) {
         self.objects.forget(key);
     }
 

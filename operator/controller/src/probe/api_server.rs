@@ -7,11 +7,11 @@ use std::time::Duration;
 use kube::Client;
 use tokio::time::timeout;
 
-use crate::cache::{SharedWorld, lock};
-use crate::schedule::agenda::Agenda;
+use crate::cache::{SharedCache, lock};
+use crate::schedule::scheduler::Scheduler;
 
 /// Looks the addresses up, now and every ten minutes: one server of several answers. Those once found are kept.
-pub(crate) async fn watch_addresses(client: Client, world: SharedWorld, agenda: Agenda) {
+pub(crate) async fn watch_addresses(client: Client, world: SharedCache, scheduler: Scheduler) {
     let mut known = BTreeSet::new();
     loop {
         known.extend(own_address());
@@ -20,7 +20,7 @@ pub(crate) async fn watch_addresses(client: Client, world: SharedWorld, agenda: 
             known.pop_last();
         }
         let keys = lock(&world).set_api_server(known.clone());
-        agenda.push(&world, keys);
+        scheduler.push(&world, keys);
         tokio::time::sleep(INTERVAL).await;
     }
 }

@@ -20,7 +20,7 @@ use crate::cache::NamespaceFacts;
 use crate::cache::lock;
 use crate::reconcile::Reconciler;
 use crate::reconcile::scripted::with_store;
-use crate::store::Key;
+use crate::store::ObjectRef;
 use crate::store::memory::MemoryStore;
 
 /// Never answers, and notes when each name was asked for first.
@@ -52,10 +52,10 @@ impl Cluster {
     async fn start() -> Self {
         let reconciler = Arc::new(with_store(MemoryStore::new(LATENCY)));
         let resolver = Arc::new(Silent::default());
-        let agenda = reconciler.agenda.clone();
+        let scheduler = reconciler.scheduler.clone();
         let prober = Arc::new(Prober {
             executor: Arc::clone(&reconciler.executor),
-            agenda: agenda.clone(),
+            scheduler: scheduler.clone(),
             metrics: reconciler.metrics.clone(),
             identities: Identities::default(),
             endpoints: EndpointDialer::new(Arc::<Silent>::clone(&resolver)),
@@ -69,15 +69,15 @@ impl Cluster {
             world.pods_watched(None, Ok(()));
             world.set_api_server(BTreeSet::new());
         }
-        agenda.begin_probing(&reconciler.executor.world);
-        for _ in 0..agenda.probes.workers() {
+        scheduler.begin_probing(&reconciler.executor.world);
+        for _ in 0..scheduler.probes.workers() {
             tokio::spawn(Arc::clone(&prober).work());
         }
-        for _ in 0..agenda.decisions.workers() {
+        for _ in 0..scheduler.decisions.workers() {
             tokio::spawn(Arc::clone(&reconciler).work());
         }
         let cluster = Self { reconciler, resolver };
-        let key = Key::TrustDomain("gaia".to_owned());
+        let key = ObjectRef::TrustDomain("gaia".to_owned());
         let domain = json!({ "metadata": { "name": "gaia" }, "spec": { "trustDomain": "gaia.local",
             "namespaceSelector": {}, "tokens": { "algorithm": "ES256" },
             "allowedEndpoints": [{ "namespaces": [BUSY, SHOP], "hosts": ["*.example.com"] }] } });
@@ -91,19 +91,19 @@ impl Cluster {
     }
 
     /// A watch reports it.
-    fn arrives(&self, apply: impl FnOnce(&mut crate::cache::World) -> BTreeSet<Key>) {
+    fn arrives(&self, apply: impl FnOnce(&mut crate::cache::ClusterCache) -> BTreeSet<ObjectRef>) {
         let keys = apply(&mut lock(&self.reconciler.executor.world));
-        self.reconciler.agenda.push(&self.reconciler.executor.world, keys);
+        self.reconciler.scheduler.push(&self.reconciler.executor.world, keys);
     }
 
     fn certificate(&self, namespace: &str, name: &str) {
-        let key = Key::Certificate(namespace.to_owned(), name.to_owned());
+        let key = ObjectRef::Certificate(namespace.to_owned(), name.to_owned());
         let certificate = self.store().add(&key, resource(namespace, name, json!({})));
         self.arrives(|world| world.apply_certificate(certificate));
     }
 
     fn service(&self, namespace: &str, name: &str, endpoints: &[String]) {
-        let key = Key::Service(namespace.to_owned(), name.to_owned());
+        let key = ObjectRef::Service(namespace.to_owned(), name.to_owned());
         let service = self.store().add(&key, resource(namespace, name, json!({ "endpoints": endpoints })));
         self.arrives(|world| world.apply_service(service));
     }
@@ -148,7 +148,7 @@ async fn thousands_of_mute_endpoints_and_certificates_of_one_tenant_delay_anothe
         cluster.certificate(BUSY, &format!("c{certificate}"));
     }
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let (decisions, probes) = (&cluster.reconciler.agenda.decisions, &cluster.reconciler.agenda.probes);
+    let (decisions, probes) = (&cluster.reconciler.scheduler.decisions, &cluster.reconciler.scheduler.probes);
     assert!(decisions.waiting() > CERTIFICATES / 2, "{} wait", decisions.waiting());
     assert!(probes.waiting() > ENDPOINTS / 2, "{} wait", probes.waiting());
 

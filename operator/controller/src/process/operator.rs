@@ -11,15 +11,15 @@ use kube::Client;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
-use crate::cache::{SharedWorld, lock};
-use crate::cache::{Surroundings, World};
+use crate::cache::{ClusterCache, Surroundings};
+use crate::cache::{SharedCache, lock};
 use crate::execute::ca_cache::Signers;
 use crate::execute::executor::Executor;
 use crate::observability::events::Events;
 use crate::observability::metrics::Metrics;
 use crate::probe::{Prober, watch_addresses};
 use crate::reconcile::Reconciler;
-use crate::schedule::agenda::Agenda;
+use crate::schedule::scheduler::Scheduler;
 use crate::store::KubeStore;
 use crate::watch::Watches;
 
@@ -48,8 +48,8 @@ pub struct OperatorConfig {
 pub struct Operator {
     config: OperatorConfig,
     metrics: Metrics,
-    world: SharedWorld,
-    agenda: Agenda,
+    world: SharedCache,
+    scheduler: Scheduler,
     watches: Watches,
     at_work: Option<AtWork>,
 }
@@ -75,13 +75,13 @@ impl Operator {
 
     /// Plans every object and probes every instance again, as is necessary after the clock was set: timers do not
     /// notice that.
-    pub fn look_again(&self) {
-        self.agenda.look_again(&self.world);
+    pub fn requeue_all(&self) {
+        self.scheduler.requeue_all(&self.world);
     }
 
     /// Returns true if no key is queued and no probe is running. A recent write may still arrive by a watch.
     pub fn is_quiet(&self) -> bool {
-        self.agenda.is_quiet()
+        self.scheduler.is_quiet()
     }
 
     /// Stops it after the running work is done.
@@ -92,10 +92,10 @@ impl Operator {
     /// Starts the watches; no decision is made yet.
     pub(crate) fn watch(config: OperatorConfig, metrics: Metrics) -> Self {
         let world = new_world(&config.namespace, &config.cluster_domain, &config.watch_namespaces, config.abilities);
-        let agenda = Agenda::new(config.reissue_per_second);
-        let watches = Watches::new(Arc::clone(&world), agenda.clone(), metrics.clone());
+        let scheduler = Scheduler::new(config.reissue_per_second);
+        let watches = Watches::new(Arc::clone(&world), scheduler.clone(), metrics.clone());
         watches.start(&config.client, &config.namespace, &config.watch_namespaces);
-        Self { config, metrics, world, agenda, watches, at_work: None }
+        Self { config, metrics, world, scheduler, watches, at_work: None }
     }
 
     pub(crate) fn watches(&self) -> &Watches {
@@ -114,30 +114,30 @@ impl Operator {
         });
         let reconciler = Arc::new(Reconciler {
             executor: Arc::clone(&executor),
-            agenda: self.agenda.clone(),
+            scheduler: self.scheduler.clone(),
             events,
             metrics: self.metrics.clone(),
             reported: Mutex::new(HashMap::new()),
             unread: Mutex::default(),
         });
         lock(&self.world).begin_reading(executor.clock.now(), before);
-        self.look_again();
-        let mut workers = Prober::start(executor, self.agenda.clone(), self.metrics.clone());
-        let reconcilers = self.agenda.decisions.workers();
+        self.requeue_all();
+        let mut workers = Prober::start(executor, self.scheduler.clone(), self.metrics.clone());
+        let reconcilers = self.scheduler.decisions.workers();
         workers.extend((0..reconcilers).map(|_| tokio::spawn(Arc::clone(&reconciler).work())));
-        let lookups = self.agenda.lookups.workers();
+        let lookups = self.scheduler.lookups.workers();
         workers.extend((0..lookups).map(|_| tokio::spawn(Arc::clone(&reconciler).look_up_secrets())));
         let confirming = tokio::spawn(async move { reconciler.confirm_created().await }).abort_handle();
-        let agenda = self.agenda.clone();
-        let looking_up = watch_addresses(client, Arc::clone(&self.world), self.agenda.clone());
+        let scheduler = self.scheduler.clone();
+        let looking_up = watch_addresses(client, Arc::clone(&self.world), self.scheduler.clone());
         let looking_up = tokio::spawn(looking_up).abort_handle();
-        workers.push(tokio::spawn(async move { agenda.pacer.run(&agenda.decisions).await }));
+        workers.push(tokio::spawn(async move { scheduler.pacer.run(&scheduler.decisions).await }));
         self.at_work = Some(AtWork { workers, sending, confirming, looking_up });
     }
 
     /// Workers stop between two keys; then the last events are sent.
     pub(crate) async fn finish(&mut self) {
-        self.agenda.close();
+        self.scheduler.close();
         let Some(AtWork { workers, sending, confirming, looking_up }) = self.at_work.take() else { return };
         confirming.abort();
         looking_up.abort();
@@ -150,7 +150,7 @@ impl Operator {
 
 impl Drop for Operator {
     fn drop(&mut self) {
-        self.agenda.close();
+        self.scheduler.close();
         self.watches.stop();
         if let Some(work) = &self.at_work {
             work.confirming.abort();
@@ -163,8 +163,8 @@ pub(crate) fn new_world(
     cluster_domain: &str,
     watch_namespaces: &[String],
     abilities: Abilities,
-) -> SharedWorld {
-    let mut world = World::new(Surroundings {
+) -> SharedCache {
+    let mut world = ClusterCache::new(Surroundings {
         operator_namespace: operator_namespace.to_owned(),
         cluster_domain: cluster_domain.to_owned(),
         watch_namespaces: watch_namespaces.to_vec(),

@@ -10,11 +10,11 @@ use crate::cache::lock;
 use crate::execute::executor::Outcome;
 use crate::observability::events::Notice;
 use crate::store::error::{ErrorClass, ExecuteError};
-use crate::store::{Key, Store};
+use crate::store::{ObjectRef, Store};
 
 impl<S: Store> Reconciler<S> {
     /// Executes all planned actions. A failure does not delay independent actions.
-    pub(super) async fn act(&self, key: &Key, planned: &Planned) -> Result<(), ExecuteError> {
+    pub(super) async fn act(&self, key: &ObjectRef, planned: &Planned) -> Result<(), ExecuteError> {
         let mut first_failure = None;
         for action in &planned.actions {
             let started = Instant::now();
@@ -63,13 +63,13 @@ impl<S: Store> Reconciler<S> {
         }
     }
 
-    fn push(&self, key: &Key, affected: impl IntoIterator<Item = Key>) {
-        self.agenda.push(&self.executor.world, affected.into_iter().filter(|affected| affected != key));
+    fn push(&self, key: &ObjectRef, affected: impl IntoIterator<Item = ObjectRef>) {
+        self.scheduler.push(&self.executor.world, affected.into_iter().filter(|affected| affected != key));
     }
 
     /// Returns true if an object in one namespace was changed by another writer first: the other namespaces do not wait
     /// for it.
-    fn was_contended(&self, key: &Key, action: &Action) -> bool {
+    fn was_contended(&self, key: &ObjectRef, action: &Action) -> bool {
         let Some(object) = action.object().filter(|_| self.is_projection(key, action)) else { return false };
         let now = self.executor.clock.now();
         if lock(&self.executor.world).note_contention(key, object, now) {
@@ -79,9 +79,9 @@ impl<S: Store> Reconciler<S> {
     }
 
     /// Records the refusal of a write that a rotation waits for, and reports a new one once.
-    fn note_refusal(&self, key: &Key, action: &Action, error: &ExecuteError) {
+    fn note_refusal(&self, key: &ObjectRef, action: &Action, error: &ExecuteError) {
         let is_projection = self.is_projection(key, action);
-        let is_leaf = matches!(key, Key::Certificate(..));
+        let is_leaf = matches!(key, ObjectRef::Certificate(..));
         let Some(object) = action.object().filter(|_| is_projection || is_leaf) else { return };
         let (message, now) = (error.to_string(), self.executor.clock.now());
         let (is_known, affected) = {
@@ -100,8 +100,8 @@ impl<S: Store> Reconciler<S> {
     }
 
     /// Returns true if an action writes or deletes one object in one namespace on behalf of a TrustDomain.
-    fn is_projection(&self, key: &Key, action: &Action) -> bool {
-        let (Key::TrustDomain(name), Some(object)) = (key, action.object()) else { return false };
+    fn is_projection(&self, key: &ObjectRef, action: &Action) -> bool {
+        let (ObjectRef::TrustDomain(name), Some(object)) = (key, action.object()) else { return false };
         !is_ring(name, object)
     }
 }

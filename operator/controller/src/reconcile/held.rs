@@ -11,14 +11,14 @@ use tokio::time::Instant;
 
 use super::{RETRY, Reconciler};
 use crate::cache::lock;
-use crate::cache::{Held, World};
+use crate::cache::{Blocked, ClusterCache};
 use crate::observability::events::Notice;
 use crate::store::error::{ErrorClass, ExecuteError, StoreError};
-use crate::store::{Key, Store};
+use crate::store::{ObjectRef, Store};
 
 impl<S: Store> Reconciler<S> {
     /// Reports why the resource is on hold; returns the time of the next check.
-    pub(super) async fn report_held(&self, key: &Key, held: &Held) -> Option<Instant> {
+    pub(super) async fn report_held(&self, key: &ObjectRef, held: &Blocked) -> Option<Instant> {
         let (version, generation, before) = state(&lock(&self.executor.world), key)?;
         let Some(conditions) = with_condition(&before, held, generation, self.executor.clock.now()) else {
             return Some(Instant::now() + RECHECK);
@@ -48,7 +48,7 @@ impl<S: Store> Reconciler<S> {
     }
 
     /// Reports that an object which no watch reports could not be read. A temporary cause is reported only if it lasts.
-    pub(super) async fn report_unread(&self, key: &Key, error: &ExecuteError) -> Option<Instant> {
+    pub(super) async fn report_unread(&self, key: &ObjectRef, error: &ExecuteError) -> Option<Instant> {
         tracing::warn!(%key, %error, "failed to refresh unwatched objects");
         let lasts = {
             let mut unread = self.unread.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -59,17 +59,17 @@ impl<S: Store> Reconciler<S> {
         let is_final = error.class() == ErrorClass::UserInput;
         if is_final || lasts {
             let message = format!("{error}; no change is made until it can be read");
-            self.report_held(key, &Held { reason: reason::READ_FAILED, message, stalled: is_final }).await?;
+            self.report_held(key, &Blocked { reason: reason::READ_FAILED, message, stalled: is_final }).await?;
         }
         Some(Instant::now() + RETRY)
     }
 
-    pub(super) fn forget_unread(&self, key: &Key) {
+    pub(super) fn forget_unread(&self, key: &ObjectRef) {
         self.unread.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(key);
     }
 }
 
-fn state(world: &World, key: &Key) -> Option<(Version, Option<i64>, Vec<Value>)> {
+fn state(world: &ClusterCache, key: &ObjectRef) -> Option<(Version, Option<i64>, Vec<Value>)> {
     if let Some(object) = world.unreadable(key) {
         return Some((object.version.clone(), object.generation, object.conditions.clone()));
     }
@@ -83,7 +83,12 @@ fn state(world: &World, key: &Key) -> Option<(Version, Option<i64>, Vec<Value>)>
 
 /// The conditions including the one that names the cause; none: they include it already. All others, Ready among them,
 /// are unchanged.
-fn with_condition(before: &[Value], held: &Held, generation: Option<i64>, now: jiff::Timestamp) -> Option<Vec<Value>> {
+fn with_condition(
+    before: &[Value],
+    held: &Blocked,
+    generation: Option<i64>,
+    now: jiff::Timestamp,
+) -> Option<Vec<Value>> {
     let type_ = if held.stalled { STALLED } else { RECONCILING };
     let known = before.iter().find(|condition| condition["type"] == type_);
     let is_same = known.is_some_and(|known| {
@@ -113,8 +118,8 @@ const ATTEMPTS_BEFORE_A_REPORT: u32 = 3;
 mod tests {
     use super::*;
 
-    fn held(message: &str) -> Held {
-        Held { reason: reason::OBJECT_UNREADABLE, message: message.to_owned(), stalled: true }
+    fn held(message: &str) -> Blocked {
+        Blocked { reason: reason::OBJECT_UNREADABLE, message: message.to_owned(), stalled: true }
     }
 
     #[test]

@@ -11,13 +11,13 @@ use tokio::time::Instant;
 use super::{Planned, Reconciler, report};
 use crate::cache::lock;
 use crate::observability::metrics::Measured;
-use crate::store::{Key, Store};
+use crate::store::{ObjectRef, Store};
 
 impl<S: Store> Reconciler<S> {
-    pub(super) fn measure(&self, key: &Key, planned: &Planned, now: Timestamp) {
+    pub(super) fn measure(&self, key: &ObjectRef, planned: &Planned, now: Timestamp) {
         let instances = match key {
-            Key::TrustDomain(name) => lock(&self.executor.world).census(name),
-            Key::Certificate(..) | Key::Service(..) => Default::default(),
+            ObjectRef::TrustDomain(name) => lock(&self.executor.world).census(name),
+            ObjectRef::Certificate(..) | ObjectRef::Service(..) => Default::default(),
         };
         let mut has_expired = false;
         self.metrics.measure(key, |measured| {
@@ -38,20 +38,20 @@ impl<S: Store> Reconciler<S> {
 }
 
 /// The measurements of a status. Values that are no longer in it are removed.
-fn of_status(key: &Key, planned: &Planned, now: Timestamp) -> Measured {
+fn of_status(key: &ObjectRef, planned: &Planned, now: Timestamp) -> Measured {
     let status = &planned.status;
     let seconds = |value: &Value| value.as_str()?.parse::<Timestamp>().ok().map(Timestamp::as_second);
     let is_ready = report::condition(status, READY).is_some_and(|ready| ready["status"] == "True");
     let measured = Measured { is_ready, ..Measured::default() };
     match key {
-        Key::Certificate(..) => Measured {
+        ObjectRef::Certificate(..) => Measured {
             not_after: seconds(&status["notAfter"]),
             is_expired: seconds(&status["notAfter"]).is_some_and(|end| end <= now.as_second()),
             renewal: seconds(&status["renewalTime"]),
             served_not_after: planned.served_until.map(Timestamp::as_second),
             ..measured
         },
-        Key::TrustDomain(_) => {
+        ObjectRef::TrustDomain(_) => {
             let waits = |type_: &str| {
                 let found = report::condition(status, type_);
                 let reasons = [reason::WAITING_FOR_INSTANCES, reason::PAST_DEADLINE];
@@ -67,7 +67,7 @@ fn of_status(key: &Key, planned: &Planned, now: Timestamp) -> Measured {
                 ..measured
             }
         }
-        Key::Service(..) => {
+        ObjectRef::Service(..) => {
             let day = status["legacy"]["lastUsedDate"].as_str().and_then(|day| day.parse::<Date>().ok());
             let day = day.and_then(|day| day.to_zoned(TimeZone::UTC).ok());
             Measured { legacy_last_used: day.map(|day| day.timestamp().as_second()), ..measured }

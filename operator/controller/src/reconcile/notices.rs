@@ -8,11 +8,11 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use super::{Planned, Reconciler, report};
 use crate::cache::lock;
 use crate::observability::events::Notice;
-use crate::store::{Key, Store};
+use crate::store::{ObjectRef, Store};
 
 impl<S: Store> Reconciler<S> {
     /// Sends the Events of an action that is done.
-    pub(super) fn publish_events(&self, key: &Key, action: &Action) {
+    pub(super) fn publish_events(&self, key: &ObjectRef, action: &Action) {
         for event in action.events() {
             self.events.tell(Notice {
                 about: self.reference(key),
@@ -36,7 +36,7 @@ impl<S: Store> Reconciler<S> {
     }
 
     /// Sends an Event for a rotation that has just passed its deadline.
-    pub(super) fn publish_overdue(&self, key: &Key, planned: &Planned) {
+    pub(super) fn publish_overdue(&self, key: &ObjectRef, planned: &Planned) {
         for type_ in [CA_ROTATING, SIGNING_KEYS_ROTATING] {
             let is_late = |status| report::condition(status, type_).filter(|c| c["reason"] == reason::PAST_DEADLINE);
             if let (None, Some(late)) = (is_late(&planned.reported), is_late(&planned.status)) {
@@ -48,13 +48,13 @@ impl<S: Store> Reconciler<S> {
     }
 
     /// Sends an Event for each problem that the status did not report before.
-    pub(super) fn publish_problems(&self, key: &Key, planned: &Planned) {
+    pub(super) fn publish_problems(&self, key: &ObjectRef, planned: &Planned) {
         for (reason, message) in report::new_problems(&planned.reported, &planned.status) {
             self.events.tell(Notice { about: self.reference(key), warning: true, reason, message });
         }
     }
 
-    pub(super) fn reference(&self, key: &Key) -> ObjectReference {
+    pub(super) fn reference(&self, key: &ObjectRef) -> ObjectReference {
         let (namespace, name) = key.names();
         let world = lock(&self.executor.world);
         let meta = world.metadata(key);

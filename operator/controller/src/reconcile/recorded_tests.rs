@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::api_server::Reading;
 use crate::api_server::object::read;
-use crate::cache::{SharedWorld, Surroundings};
+use crate::cache::{SharedCache, Surroundings};
 use crate::execute::issue;
 use crate::watch::{NamespaceView, Watched};
 
@@ -33,16 +33,16 @@ fn objects() -> impl Iterator<Item = Value> {
 }
 
 /// Takes in an object as a watch does.
-fn apply<K: Watched + DeserializeOwned>(object: &Value, world: &SharedWorld) {
+fn apply<K: Watched + DeserializeOwned>(object: &Value, world: &SharedCache) {
     let raw = Zeroizing::new(serde_json::to_vec(object).unwrap());
     let Reading::Object(read) = read::<K>(raw).unwrap() else { unreachable!("unreadable: {}", object["metadata"]) };
     let _ = read.apply(world);
 }
 
 /// The cache of an operator that starts on the recorded objects.
-fn world() -> SharedWorld {
+fn world() -> SharedCache {
     let [operator_namespace, cluster_domain] = ["gaia-system", "cluster.local"].map(str::to_owned);
-    let world = World::new(Surroundings { operator_namespace, cluster_domain, watch_namespaces: vec![] });
+    let world = ClusterCache::new(Surroundings { operator_namespace, cluster_domain, watch_namespaces: vec![] });
     let world = Arc::new(Mutex::new(world));
     for object in objects() {
         match object["kind"].as_str().unwrap() {
@@ -74,14 +74,14 @@ fn external_ca(domain: &str) -> Ca {
 }
 
 /// The plans of all recorded custom resources, TrustDomains first as their rollout state is part of the others' plans.
-fn plans(world: &SharedWorld, now: Timestamp) -> Vec<(Key, Planned)> {
+fn plans(world: &SharedCache, now: Timestamp) -> Vec<(ObjectRef, Planned)> {
     let mut keys = lock(world).all_keys();
-    keys.sort_by_key(|key| (!matches!(key, Key::TrustDomain(_)), key.clone()));
-    let plan_one = |key: Key| {
+    keys.sort_by_key(|key| (!matches!(key, ObjectRef::TrustDomain(_)), key.clone()));
+    let plan_one = |key: ObjectRef| {
         let planned = plan(&lock(world), &key, now);
         let mut planned = planned.unwrap_or_else(|| unreachable!("{key} is held"));
-        if let (Key::TrustDomain(name), Some(guidance)) = (&key, planned.guidance.take()) {
-            let _ = lock(world).take_guidance(name, guidance);
+        if let (ObjectRef::TrustDomain(name), Some(rollout)) = (&key, planned.rollout.take()) {
+            let _ = lock(world).take_guidance(name, rollout);
         }
         (key, planned)
     };
@@ -121,7 +121,7 @@ fn recorded_objects_are_not_reissued_refused_or_deleted() {
         let stalled = condition_of(&planned.status, condition::STALLED).unwrap();
         assert_eq!(stalled["status"], "False", "{key}: {stalled:#}");
         // The policy files get new fields, and a status is written only once its plan has no action.
-        if planned.actions.is_empty() || !matches!(key, Key::Service(..)) {
+        if planned.actions.is_empty() || !matches!(key, ObjectRef::Service(..)) {
             let ready = condition_of(&planned.status, condition::READY).unwrap();
             assert_eq!(ready["status"], "True", "{key}: {ready:#}");
         }

@@ -4,12 +4,12 @@ use tokio::time::Instant;
 
 use super::{MINIMUM_WAIT, RETRY, Reconciler};
 use crate::cache::lock;
-use crate::store::{Key, Store};
+use crate::store::{ObjectRef, Store};
 
 impl<S: Store> Reconciler<S> {
     /// Reads the object and applies it as a watch event; returns the time of the next plan. A broken watch is restarted
     /// after a delay, and without this read each write until then would be refused.
-    pub(super) async fn read_again(&self, key: &Key) -> Instant {
+    pub(super) async fn read_again(&self, key: &ObjectRef) -> Instant {
         let seen = lock(&self.executor.world).uid_of(key).map(str::to_owned);
         let found = match self.executor.store.get_resource(key).await {
             Ok(found) => found,
@@ -24,7 +24,7 @@ impl<S: Store> Reconciler<S> {
             (affected, world.count_unreadable(key.resource()))
         };
         self.metrics.count_unreadable(key.resource().kind, unreadable);
-        self.agenda.push(&self.executor.world, affected.into_iter().filter(|affected| affected != key));
+        self.scheduler.push(&self.executor.world, affected.into_iter().filter(|affected| affected != key));
         Instant::now() + MINIMUM_WAIT
     }
 }

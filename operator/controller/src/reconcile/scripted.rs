@@ -11,12 +11,12 @@ use kube::client::Body;
 use serde_json::{Value, json};
 
 use super::Reconciler;
-use crate::cache::{Surroundings, World};
+use crate::cache::{ClusterCache, Surroundings};
 use crate::execute::ca_cache::Signers;
 use crate::execute::executor::Executor;
 use crate::observability::events::Events;
 use crate::observability::metrics::Metrics;
-use crate::schedule::agenda::Agenda;
+use crate::schedule::scheduler::Scheduler;
 use crate::store::KubeStore;
 
 pub(super) type Handle = tower_test::mock::Handle<Request<Body>, Response<Body>>;
@@ -33,11 +33,11 @@ pub(crate) fn with_store<S>(store: S) -> Reconciler<S> {
     let metrics = Metrics::new();
     let (events, _) = Events::start(Client::new(nowhere, "default"), "test".to_owned(), clock.clone(), metrics.clone());
     let [operator_namespace, cluster_domain] = ["gaia-system", "cluster.local"].map(str::to_owned);
-    let world = World::new(Surroundings { operator_namespace, cluster_domain, watch_namespaces: vec![] });
+    let world = ClusterCache::new(Surroundings { operator_namespace, cluster_domain, watch_namespaces: vec![] });
     let executor = Executor { store, world: Arc::new(Mutex::new(world)), clock, signers: Signers::default() };
     Reconciler {
         executor: Arc::new(executor),
-        agenda: Agenda::new(0),
+        scheduler: Scheduler::new(0),
         events,
         metrics,
         reported: Mutex::new(HashMap::new()),

@@ -10,24 +10,24 @@ use super::Reconciler;
 use crate::cache::Place;
 use crate::cache::lock;
 use crate::store::error::ExecuteError;
-use crate::store::{Key, Store};
+use crate::store::{ObjectRef, Store};
 
 impl<S: Store> Reconciler<S> {
     /// Reads the objects that no watch reports: foreign objects under desired names, rings without their label, a
     /// bring-your-own CA.
-    pub(super) async fn look_around(&self, key: &Key) -> Result<(), ExecuteError> {
+    pub(super) async fn look_around(&self, key: &ObjectRef) -> Result<(), ExecuteError> {
         let in_the_way = lock(&self.executor.world).foreign_of(key);
         for object in in_the_way {
             self.executor.look_closer(key, &object).await?;
         }
-        if let Key::Service(namespace, name) = key {
+        if let ObjectRef::Service(namespace, name) = key {
             // The reconcile does not wait for the answer.
             if lock(&self.executor.world).must_look_up_secrets(&(namespace.clone(), name.clone())) {
-                self.agenda.lookups.push(key.clone());
+                self.scheduler.lookups.push(key.clone());
             }
             return Ok(());
         }
-        let Key::TrustDomain(name) = key else { return Ok(()) };
+        let ObjectRef::TrustDomain(name) = key else { return Ok(()) };
         let Some(domain) = lock(&self.executor.world).trust_domain(name).cloned() else { return Ok(()) };
         for ring in [gaia_api::names::ca_ring(name), gaia_api::names::signing_ring(name)] {
             let ring = {
@@ -39,12 +39,12 @@ impl<S: Store> Reconciler<S> {
                 self.executor.look_closer(key, &ring).await?;
                 let world = lock(&self.executor.world);
                 if world.version(&ring).is_none() {
-                    self.agenda.decisions.push_all(world.referring_to(name));
+                    self.scheduler.decisions.push_all(world.referring_to(name));
                 }
             }
         }
         let resting = self.executor.read_written_grants(name).await?;
-        self.agenda.push(&self.executor.world, resting);
+        self.scheduler.push(&self.executor.world, resting);
         if let Some(secret) = &domain.spec.ca.existing_secret_ref {
             let now = self.executor.clock.now();
             let found = self.executor.read_brought_ca(&secret.name, now).await?;
@@ -61,7 +61,7 @@ impl<S: Store> Reconciler<S> {
             let due = lock(&self.executor.world).due_unconfirmed(CONFIRMED_WITHIN);
             for object in due {
                 match self.executor.look_up(&object).await {
-                    Ok(keys) => self.agenda.push(&self.executor.world, keys),
+                    Ok(keys) => self.scheduler.push(&self.executor.world, keys),
                     Err(error) => tracing::warn!(%object, %error, "failed to look up an object that no watch reports"),
                 }
             }
@@ -70,15 +70,15 @@ impl<S: Store> Reconciler<S> {
 
     /// Looks up the Secrets of users that services name, until the queue is closed.
     pub(crate) async fn look_up_secrets(self: Arc<Self>) {
-        while let Some(key) = self.agenda.lookups.next().await {
-            if let Key::Service(namespace, name) = &key {
+        while let Some(key) = self.scheduler.lookups.next().await {
+            if let ObjectRef::Service(namespace, name) = &key {
                 let place = (namespace.clone(), name.clone());
                 let is_due = lock(&self.executor.world).must_look_up_secrets(&place);
                 if is_due && self.find_missing_secrets(&place).await {
-                    self.agenda.decisions.push(key.clone());
+                    self.scheduler.decisions.push(key.clone());
                 }
             }
-            self.agenda.lookups.done(key, None);
+            self.scheduler.lookups.done(key, None);
         }
     }
 

@@ -4,5 +4,5 @@
 //! reconciler, and instances for the prober. `pacer` delays certificates that are re-issued in a rotation to the rate in
 //! `spec.maxReissuePerSecond`.
 
-pub(crate) mod agenda;
 pub(crate) mod pacer;
+pub(crate) mod scheduler;

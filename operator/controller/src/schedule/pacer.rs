@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::queue::fair::Fair;
 use crate::queue::work_queue::{Laned as _, Queue};
-use crate::store::Key;
+use crate::store::ObjectRef;
 
 /// Hands out slots evenly over time and by [`Fair`] over namespaces. A key that waits is planned again when its slot has
 /// come, and not before. 0 a second: no pace.
@@ -20,10 +20,10 @@ pub(crate) struct Pacer {
 }
 
 struct Inner {
-    waiting: Fair<Key>,
-    is_waiting: HashSet<Key>,
+    waiting: Fair<ObjectRef>,
+    is_waiting: HashSet<ObjectRef>,
     /// Keys whose slot has come and is not used yet. They hold it in `waiting`.
-    granted: HashSet<Key>,
+    granted: HashSet<ObjectRef>,
     /// The time of the next slot.
     next: Option<Instant>,
     closed: bool,
@@ -32,7 +32,7 @@ struct Inner {
 /// The next step of a pacer.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
-    Wake(Key),
+    Wake(ObjectRef),
     WaitUntil(Instant),
     Idle,
 }
@@ -52,7 +52,7 @@ impl Pacer {
     }
 
     /// Uses a slot, if there is one for this key now. Otherwise the key waits, and is pushed when its slot has come.
-    pub(crate) fn request(&self, key: &Key, now: Instant) -> bool {
+    pub(crate) fn request(&self, key: &ObjectRef, now: Instant) -> bool {
         let Some(interval) = self.interval else { return true };
         let mut inner = self.lock();
         if inner.granted.remove(key) {
@@ -74,7 +74,7 @@ impl Pacer {
     }
 
     /// The key was planned and needs no slot: the one it waits for or holds goes to another key.
-    pub(crate) fn give_back(&self, key: &Key, now: Instant) {
+    pub(crate) fn give_back(&self, key: &ObjectRef, now: Instant) {
         let mut inner = self.lock();
         if inner.granted.remove(key) {
             inner.waiting.release(key.lane());
@@ -98,7 +98,7 @@ impl Pacer {
     }
 
     /// Pushes each key when its slot has come, until the pacer is closed.
-    pub(crate) async fn run(&self, decisions: &Queue<Key>) {
+    pub(crate) async fn run(&self, decisions: &Queue<ObjectRef>) {
         loop {
             let changed = self.changed.notified();
             if self.lock().closed {
@@ -145,13 +145,13 @@ const TIMER: Duration = Duration::from_millis(5);
 mod tests {
     use super::*;
 
-    fn key(namespace: &str, n: usize) -> Key {
-        Key::Certificate(namespace.to_owned(), format!("c{n}"))
+    fn key(namespace: &str, n: usize) -> ObjectRef {
+        ObjectRef::Certificate(namespace.to_owned(), format!("c{n}"))
     }
 
     /// All keys that are woken until then. Each uses its slot at once unless it is one of those that no longer need
     /// any.
-    async fn woken(pacer: &Pacer, until: Duration, unneeded: &[Key]) -> Vec<(u128, Key)> {
+    async fn woken(pacer: &Pacer, until: Duration, unneeded: &[ObjectRef]) -> Vec<(u128, ObjectRef)> {
         let start = Instant::now();
         let mut woken = vec![];
         while start.elapsed() <= until {
@@ -182,7 +182,7 @@ mod tests {
             assert!(!pacer.request(&key("a", n), now), "asking again changes nothing");
         }
         let woken = woken(&pacer, Duration::from_secs(3600), &[]).await;
-        let expected: Vec<(u128, Key)> = (1..=2000).map(|n| (20 * n as u128, key("a", n))).collect();
+        let expected: Vec<(u128, ObjectRef)> = (1..=2000).map(|n| (20 * n as u128, key("a", n))).collect();
         assert_eq!(woken, expected);
         assert!(pacer.is_quiet());
     }

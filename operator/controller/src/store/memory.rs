@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Found, Key, Reported, Store, Stored};
+use super::{Found, ObjectRef, Reported, Store, Stored};
 use crate::store::error::StoreError;
 
 /// See the module.
@@ -24,7 +24,7 @@ pub(crate) struct MemoryStore {
 #[derive(Default)]
 struct Inner {
     objects: BTreeMap<ObjectKey, Value>,
-    resources: BTreeMap<Key, Value>,
+    resources: BTreeMap<ObjectRef, Value>,
     versions: u64,
     /// When each object was created last.
     created: BTreeMap<ObjectKey, Instant>,
@@ -36,7 +36,7 @@ impl MemoryStore {
     }
 
     /// Adds a custom resource as a user creates it, and returns it.
-    pub(crate) fn add<K: DeserializeOwned>(&self, key: &Key, mut resource: Value) -> K {
+    pub(crate) fn add<K: DeserializeOwned>(&self, key: &ObjectRef, mut resource: Value) -> K {
         let mut inner = self.lock();
         let version = inner.next_version();
         resource["metadata"]["uid"] = json!(format!("uid-{version}"));
@@ -143,18 +143,18 @@ impl Store for MemoryStore {
         Ok(inner.objects.get(key).map(|object| serde_json::from_value(object["metadata"].clone()).unwrap()))
     }
 
-    async fn get_resource(&self, key: &Key) -> Result<Option<Found>, StoreError> {
+    async fn get_resource(&self, key: &ObjectRef) -> Result<Option<Found>, StoreError> {
         tokio::time::sleep(self.latency).await;
         Ok(self.lock().resources.get(key).map(|resource| Found::Object(reported(key, resource.clone()))))
     }
 
-    async fn patch_status(&self, key: &Key, _: &Version, status: Value) -> Result<Reported, StoreError> {
+    async fn patch_status(&self, key: &ObjectRef, _: &Version, status: Value) -> Result<Reported, StoreError> {
         tokio::time::sleep(self.latency).await;
         let mut inner = self.lock();
         let version = inner.next_version();
         // A ServiceCertificate of a GaiaService is an object of the operator.
         let resource = match key {
-            Key::Certificate(namespace, name) if !inner.resources.contains_key(key) => {
+            ObjectRef::Certificate(namespace, name) if !inner.resources.contains_key(key) => {
                 let (namespace, name) = (namespace.clone(), name.clone());
                 let object = ObjectKey { kind: ObjectKind::ServiceCertificate, namespace, name };
                 inner.objects.get_mut(&object)
@@ -185,11 +185,11 @@ fn stored(kind: ObjectKind, value: Value) -> Stored {
     }
 }
 
-fn reported(key: &Key, value: Value) -> Reported {
+fn reported(key: &ObjectRef, value: Value) -> Reported {
     match key {
-        Key::TrustDomain(_) => Reported::TrustDomain(Box::new(serde_json::from_value(value).unwrap())),
-        Key::Certificate(..) => Reported::Certificate(Box::new(serde_json::from_value(value).unwrap())),
-        Key::Service(..) => Reported::Service(Box::new(serde_json::from_value(value).unwrap())),
+        ObjectRef::TrustDomain(_) => Reported::TrustDomain(Box::new(serde_json::from_value(value).unwrap())),
+        ObjectRef::Certificate(..) => Reported::Certificate(Box::new(serde_json::from_value(value).unwrap())),
+        ObjectRef::Service(..) => Reported::Service(Box::new(serde_json::from_value(value).unwrap())),
     }
 }
 

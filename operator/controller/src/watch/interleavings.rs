@@ -43,10 +43,10 @@ trait Brought: Watched + serde::de::DeserializeOwned + Clone {
     /// The kind of what the operator creates and deletes. Of the others it writes the status alone.
     const KIND: Option<ObjectKind>;
     /// Applies the response to a write.
-    fn answer(self, world: &mut World);
+    fn answer(self, world: &mut ClusterCache);
     fn spec() -> Value;
     /// As a custom resource: its key, and the answer to a read.
-    fn key() -> Option<Key> {
+    fn key() -> Option<ObjectRef> {
         None
     }
     fn found(self) -> Option<Found> {
@@ -56,7 +56,7 @@ trait Brought: Watched + serde::de::DeserializeOwned + Clone {
 
 impl Brought for Secret {
     const KIND: Option<ObjectKind> = Some(ObjectKind::Secret);
-    fn answer(self, world: &mut World) {
+    fn answer(self, world: &mut ClusterCache) {
         let _ = world.take_stored(Stored::Secret(self));
     }
     fn spec() -> Value {
@@ -66,7 +66,7 @@ impl Brought for Secret {
 
 impl Brought for ConfigMap {
     const KIND: Option<ObjectKind> = Some(ObjectKind::ConfigMap);
-    fn answer(self, world: &mut World) {
+    fn answer(self, world: &mut ClusterCache) {
         let _ = world.take_stored(Stored::ConfigMap(self));
     }
     fn spec() -> Value {
@@ -76,15 +76,15 @@ impl Brought for ConfigMap {
 
 impl Brought for ServiceCertificate {
     const KIND: Option<ObjectKind> = Some(ObjectKind::ServiceCertificate);
-    fn answer(self, world: &mut World) {
+    fn answer(self, world: &mut ClusterCache) {
         let _ = world.take_stored(Stored::Certificate(Box::new(self)));
     }
     fn spec() -> Value {
         json!({ "apiVersion": "gaia.dev/v1alpha1", "kind": "ServiceCertificate",
             "spec": { "trustDomainRef": { "name": "gaia" } } })
     }
-    fn key() -> Option<Key> {
-        Some(Key::Certificate("shop".to_owned(), "web".to_owned()))
+    fn key() -> Option<ObjectRef> {
+        Some(ObjectRef::Certificate("shop".to_owned(), "web".to_owned()))
     }
     fn found(self) -> Option<Found> {
         Some(Found::Object(Reported::Certificate(Box::new(self))))
@@ -93,15 +93,15 @@ impl Brought for ServiceCertificate {
 
 impl Brought for GaiaService {
     const KIND: Option<ObjectKind> = None;
-    fn answer(self, world: &mut World) {
+    fn answer(self, world: &mut ClusterCache) {
         let _ = world.take_reported(Reported::Service(Box::new(self)));
     }
     fn spec() -> Value {
         json!({ "apiVersion": "gaia.dev/v1alpha1", "kind": "GaiaService",
             "spec": { "trustDomainRef": { "name": "gaia" } } })
     }
-    fn key() -> Option<Key> {
-        Some(Key::Service("shop".to_owned(), "web".to_owned()))
+    fn key() -> Option<ObjectRef> {
+        Some(ObjectRef::Service("shop".to_owned(), "web".to_owned()))
     }
     fn found(self) -> Option<Found> {
         Some(Found::Object(Reported::Service(Box::new(self))))
@@ -110,14 +110,14 @@ impl Brought for GaiaService {
 
 impl Brought for TrustDomain {
     const KIND: Option<ObjectKind> = None;
-    fn answer(self, world: &mut World) {
+    fn answer(self, world: &mut ClusterCache) {
         let _ = world.take_reported(Reported::TrustDomain(Box::new(self)));
     }
     fn spec() -> Value {
         json!({ "apiVersion": "gaia.dev/v1alpha1", "kind": "TrustDomain", "spec": { "trustDomain": "gaia.local" } })
     }
-    fn key() -> Option<Key> {
-        Some(Key::TrustDomain("web".to_owned()))
+    fn key() -> Option<ObjectRef> {
+        Some(ObjectRef::TrustDomain("web".to_owned()))
     }
     fn found(self) -> Option<Found> {
         Some(Found::Object(Reported::TrustDomain(Box::new(self))))
@@ -128,7 +128,7 @@ fn object<K: Brought>((uid, version): (usize, usize)) -> K {
     let mut object = K::spec();
     object["metadata"] = json!({ "name": "web", "uid": format!("u{uid}"),
         "resourceVersion": version.to_string(), "labels": { "app.kubernetes.io/managed-by": "gaia-operator" } });
-    if !matches!(K::key(), Some(Key::TrustDomain(_))) {
+    if !matches!(K::key(), Some(ObjectRef::TrustDomain(_))) {
         object["metadata"]["namespace"] = json!("shop");
     }
     serde_json::from_value(object).unwrap()
@@ -152,12 +152,12 @@ struct Scene {
 impl Scene {
     fn new(history: Vec<Made>) -> Self {
         let [operator_namespace, cluster_domain] = ["gaia-system", "cluster.local"].map(str::to_owned);
-        let world = Arc::new(Mutex::new(World::new(Surroundings {
+        let world = Arc::new(Mutex::new(ClusterCache::new(Surroundings {
             operator_namespace,
             cluster_domain,
             watch_namespaces: vec![],
         })));
-        let watches = Watches::new(world, Agenda::new(0), Metrics::new());
+        let watches = Watches::new(world, Scheduler::new(0), Metrics::new());
         Self { watches, history, happened: 0, reported: 0, answers: vec![], read: None, listing: None }
     }
 

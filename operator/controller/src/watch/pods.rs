@@ -11,9 +11,9 @@ use super::{Listing, Watched, Watches};
 use crate::api_server::{ApiServer, Change, Resource, Selection, Unreadable, Watch, WatchError};
 use crate::cache::instances::pods;
 use crate::cache::instances::pods::Pod;
-use crate::cache::{Place, World, place};
-use crate::cache::{SharedWorld, lock};
-use crate::store::Key;
+use crate::cache::{ClusterCache, Place, place};
+use crate::cache::{SharedCache, lock};
+use crate::store::ObjectRef;
 
 impl Watches {
     pub(super) fn pods(&self, api: &ApiServer, namespaces: &[String]) {
@@ -71,7 +71,7 @@ impl Watches {
                 Some(Ok(change)) => {
                     let done = matches!(change, Change::Done { .. });
                     let keys = self.take(change, &mut listing, scope);
-                    self.agenda.push(&self.world, keys);
+                    self.scheduler.push(&self.world, keys);
                     if done {
                         (state.broken, state.wait) = (None, FIRST_WAIT);
                         self.pods_are(scope, Ok(()), state);
@@ -85,7 +85,7 @@ impl Watches {
 
     fn pods_are(&self, scope: Option<&str>, known: Result<(), String>, state: &mut Health) {
         let keys = lock(&self.world).pods_watched(scope, known);
-        self.agenda.push(&self.world, keys);
+        self.scheduler.push(&self.world, keys);
         if !state.settled {
             state.settled = true;
             self.unsettled.fetch_sub(1, Ordering::AcqRel);
@@ -108,20 +108,20 @@ impl Watched for Pod {
     const RESOURCE: Resource = Resource::POD;
     const LABELS: Option<&'static str> = None;
 
-    fn apply(self, world: &SharedWorld) -> BTreeSet<Key> {
+    fn apply(self, world: &SharedCache) -> BTreeSet<ObjectRef> {
         let facts = pods::read(&self);
         lock(world).apply_pod(&place(&self.metadata), facts)
     }
 
-    fn apply_unreadable(unreadable: &Unreadable, world: &mut World) -> BTreeSet<Key> {
+    fn apply_unreadable(unreadable: &Unreadable, world: &mut ClusterCache) -> BTreeSet<ObjectRef> {
         world.apply_unreadable_pod(unreadable)
     }
 
-    fn remove(world: &mut World, place: &Place, _: Option<&str>) -> BTreeSet<Key> {
+    fn remove(world: &mut ClusterCache, place: &Place, _: Option<&str>) -> BTreeSet<ObjectRef> {
         world.apply_pod(place, None)
     }
 
-    fn places(world: &World) -> Vec<Place> {
+    fn places(world: &ClusterCache) -> Vec<Place> {
         world.pod_places()
     }
 }

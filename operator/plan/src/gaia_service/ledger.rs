@@ -10,7 +10,7 @@ use crate::api_key_usage::served;
 use crate::api_key_usage::{self, LedgerObject, Legacy, Modes};
 use crate::gaia_service::mode;
 use crate::gaia_service::mode::Effective;
-use crate::object::{Held, ObjectKey, immutable, not_owned, unreadable};
+use crate::object::{ObjectKey, Ownership, immutable, not_owned, unreadable};
 use crate::{Action, Refusal, projection};
 
 /// The write of the record that is due. `record`: its desired content, except for the mode; none: there is nothing to
@@ -28,10 +28,10 @@ pub(super) fn action(
     let meta = &observed.service.metadata;
     let name = names::ledger(meta.name.as_deref().unwrap_or_default());
     let key = ObjectKey::config_map(meta.namespace.as_deref().unwrap_or_default(), name);
-    if observed.ledger == Held::Foreign && legacy.is_watched {
+    if observed.ledger == Ownership::Foreign && legacy.is_watched {
         return Err(not_owned(&key, None).about("the use of API keys and plain HTTP is not recorded"));
     }
-    if let Held::Unreadable(why) = &observed.ledger {
+    if let Ownership::Unreadable(why) = &observed.ledger {
         return if record.is_some() { Err(unreadable(&key, why)) } else { Ok(None) };
     }
     let modes = Modes {
@@ -53,7 +53,7 @@ pub(super) fn action(
                 (Some(_), _) => {
                     LedgerRecord { schema_version: SCHEMA_VERSION, strict: ended, ..LedgerRecord::default() }
                 }
-                (None, Held::Ours(found)) => {
+                (None, Ownership::Ours(found)) => {
                     return Ok(Some(Action::Delete { key, version: found.facts.version() }));
                 }
                 (None, _) => return Ok(None),
@@ -64,7 +64,7 @@ pub(super) fn action(
     let desired = config_map(observed, key, "ledger", (key::LEDGER, projection::json(&record)));
     let write = |change| Ok(Some(Action::Write(Box::new(change))));
     match &observed.ledger {
-        Held::Ours(LedgerObject { facts, .. }) => match desired.change_from(facts) {
+        Ownership::Ours(LedgerObject { facts, .. }) => match desired.change_from(facts) {
             Some(change) if facts.immutable && !change.data.is_empty() => Err(immutable(&desired.key)),
             Some(change) => write(change),
             None => Ok(None),

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{MESH_PORT, Observed, value};
 use crate::object::merge::merge_patch;
-use crate::object::{Held, ObjectKey, ObjectKind, Version, not_owned, unreadable};
+use crate::object::{ObjectKey, ObjectKind, Ownership, Version, not_owned, unreadable};
 use crate::outcome::conditions::is_accepted;
 use crate::plan::owner;
 use crate::{Action, Event, Refusal};
@@ -22,10 +22,10 @@ pub(super) fn action(observed: &Observed<'_>) -> Result<Option<Action>, Refusal>
         name: wanted.metadata.name.clone().unwrap_or_default(),
     };
     match &observed.child {
-        Held::Absent => Ok(Some(Action::CreateCertificate(Box::new(wanted)))),
-        Held::Foreign => Err(not_owned(&key, None)),
-        Held::Unreadable(why) => Err(unreadable(&key, why)),
-        Held::Ours(found) => Ok(certificate_patch(found, &wanted, was_settled(observed.service))),
+        Ownership::Absent => Ok(Some(Action::CreateCertificate(Box::new(wanted)))),
+        Ownership::Foreign => Err(not_owned(&key, None)),
+        Ownership::Unreadable(why) => Err(unreadable(&key, why)),
+        Ownership::Ours(found) => Ok(certificate_patch(found, &wanted, was_settled(observed.service))),
     }
 }
 

@@ -11,7 +11,7 @@ use super::request::Request;
 use super::{LeafFacts, LeafSecret, Observed, Verdict, issued_at};
 use crate::instances::instance::{Instances, Need};
 use crate::instances::lagging::Lagging;
-use crate::object::Held;
+use crate::object::Ownership;
 use crate::outcome::conditions::{Obstacles, Report, Warning, headline, is_accepted};
 use crate::rules::limits;
 use crate::rules::name_policy::other_meaning;
@@ -184,7 +184,7 @@ fn ambiguous_names(observed: &Observed<'_>) -> Vec<Warning> {
 /// Ready: the Secret holds a valid, usable leaf that matches the request.
 fn ready(observed: &Observed<'_>, now: Timestamp) -> Result<String, (&'static str, String)> {
     let name = observed.certificate.secret_name();
-    let (Held::Ours(secret), None) = (&observed.secret, &observed.claimed_by) else {
+    let (Ownership::Ours(secret), None) = (&observed.secret, &observed.claimed_by) else {
         return Err((reason::ISSUING, format!("Secret {name} holds no certificate yet")));
     };
     let is_trusted = |leaf: &LeafFacts| match (observed.domain.ca, &leaf.issuer) {

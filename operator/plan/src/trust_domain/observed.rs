@@ -12,7 +12,7 @@ use crate::instances::instance::{Instances, Target};
 use crate::keyring::epoch::EpochMacs;
 use crate::keyring::ring::{CaMaterial, CaPath, Ring, RingError, RingKind, SigningMaterial};
 use crate::leaf::{LeafFacts, LeafRecord, issued_as_noted};
-use crate::object::{Held, ObjectFacts, ObjectKey};
+use crate::object::{ObjectFacts, ObjectKey, Ownership};
 use crate::pacing::backoff::{Failures, saturating_add, saturating_sub, since};
 
 /// The input of a decision about one TrustDomain.
@@ -43,11 +43,11 @@ pub struct Observed<'a> {
     /// Those of them that are selected.
     pub granted: BTreeSet<String>,
     /// ConfigMap `<td>-trust` by namespace, where one is known.
-    pub trust: BTreeMap<String, Held<ObjectFacts>>,
+    pub trust: BTreeMap<String, Ownership<ObjectFacts>>,
     /// ConfigMap `<td>-grants` by namespace, where one is known.
-    pub grants: BTreeMap<String, Held<ObjectFacts>>,
+    pub grants: BTreeMap<String, Ownership<ObjectFacts>>,
     /// Secret `<td>-token-signer` by namespace, where one is known.
-    pub signers: BTreeMap<String, Held<SignerSecret>>,
+    pub signers: BTreeMap<String, Ownership<SignerSecret>>,
     /// Writes of projections and leaf Secrets that were refused at the last attempt.
     pub refused: BTreeMap<ObjectKey, WriteRefusal>,
     /// Namespaces that it selects and that the operator does not watch, sorted.

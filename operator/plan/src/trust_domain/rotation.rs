@@ -1,7 +1,7 @@
 //! The rotation of both rings: the next transition, and the cause of a wait (docs/rotation.md).
 //!
 //! All decisions here assume that projections match the ring; `crate::trust_domain` ensures that first. A decision is a
-//! [`Turn`]: the steps of one transition, or the reason to wait.
+//! [`RingDecision`]: the steps of one transition, or the reason to wait.
 
 mod answers;
 mod brought;
@@ -33,7 +33,7 @@ use crate::{Action, Event, Refusal};
 
 /// The decision about one ring: steps and progress.
 #[derive(Debug, Default)]
-pub(crate) struct Turn {
+pub(crate) struct RingDecision {
     pub(crate) steps: Vec<Step>,
     pub(crate) events: Vec<Event>,
     /// A request that cannot be carried out.
@@ -76,9 +76,9 @@ impl Progress {
 }
 
 /// A rule of a ring: returns the decision that it requires now, if any.
-type Rule = for<'c, 'a, 'o> fn(&'c Context<'a, 'o>) -> Option<Turn>;
+type Rule = for<'c, 'a, 'o> fn(&'c Context<'a, 'o>) -> Option<RingDecision>;
 
-impl Turn {
+impl RingDecision {
     /// The first rule that requires steps decides. The first rule that waits is reported, but does not keep later rules
     /// from acting: while a rotation waits for lagging instances, a compromised generation must still be refused. The
     /// same holds for steps that must wait because they are not urgent.
@@ -224,13 +224,13 @@ impl Context<'_, '_> {
 }
 
 /// The decision about the CA ring.
-pub(crate) fn ca_turn(context: &Context<'_, '_>) -> Turn {
-    ca::turn(context)
+pub(crate) fn decide_ca(context: &Context<'_, '_>) -> RingDecision {
+    ca::decide(context)
 }
 
 /// The decision about the signing ring.
-pub(crate) fn signing_turn(context: &Context<'_, '_>) -> Turn {
-    signing::turn(context)
+pub(crate) fn decide_signing(context: &Context<'_, '_>) -> RingDecision {
+    signing::decide(context)
 }
 
 /// The action that carries out the steps of a decision.
@@ -239,7 +239,7 @@ pub(crate) fn transition<M>(
     kind: RingKind,
     ring: &Ring<M>,
     facts: &crate::object::ObjectFacts,
-    turn: &mut Turn,
+    turn: &mut RingDecision,
 ) -> Option<Action> {
     if turn.steps.is_empty() {
         return None;
@@ -258,9 +258,9 @@ pub(crate) fn transition<M>(
 }
 
 /// A ring of an earlier version gets the key that proves the epochs in its projections.
-fn add_epoch_key(context: &Context<'_, '_>, kind: RingKind) -> Option<Turn> {
+fn add_epoch_key(context: &Context<'_, '_>, kind: RingKind) -> Option<RingDecision> {
     let is_missing = context.observed.macs.of(kind).is_none();
-    is_missing.then(|| Turn { steps: vec![Step::AddEpochKey], ..Turn::default() })
+    is_missing.then(|| RingDecision { steps: vec![Step::AddEpochKey], ..RingDecision::default() })
 }
 
 fn steps_text(steps: &[Step]) -> String {

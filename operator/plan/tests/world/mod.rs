@@ -36,7 +36,7 @@ use gaia_plan::keyring::ring::{CaRing, RingError, SigningRing};
 use gaia_plan::object::{ObjectFacts, ObjectKey, OwnerRef, Version};
 use gaia_plan::pacing::backoff::Failures;
 use gaia_plan::pacing::budget::IssuanceBudget;
-use gaia_plan::trust_domain::{Abilities, BroughtCa, Guidance, WriteRefusal};
+use gaia_plan::trust_domain::{Abilities, BroughtCa, Rollout, WriteRefusal};
 use jiff::{SignedDuration, Timestamp};
 
 pub(crate) use self::execute::WriteError;
@@ -120,7 +120,7 @@ pub(crate) struct Memory {
     /// Secrets of users that were found not to exist, by name.
     pub(crate) missing_secrets: BTreeSet<String>,
     /// The last rollout state of each TrustDomain.
-    pub(crate) guidance: BTreeMap<String, Guidance>,
+    pub(crate) rollout: BTreeMap<String, Rollout>,
     /// The last restart of each workload.
     pub(crate) restarted: BTreeMap<Target, String>,
     /// The final reports of terminating pods about API keys, by process, with their namespace.
@@ -194,7 +194,7 @@ pub(crate) struct Planned {
     pub(crate) actions: Vec<Action>,
     pub(crate) status: Status,
     pub(crate) next_check: Timestamp,
-    pub(crate) guidance: Option<Guidance>,
+    pub(crate) rollout: Option<Rollout>,
 }
 
 impl World {

@@ -11,7 +11,7 @@ use gaia_plan::instances::lagging::ServedLeaf;
 use gaia_plan::keyring::epoch::{EpochMac, EpochMacs};
 use gaia_plan::keyring::ring::{CaMaterial, CaRing, Ring, RingError, SigningMaterial, SigningRing};
 use gaia_plan::leaf::{LeafFacts, LeafSecret};
-use gaia_plan::object::{Held, ObjectFacts, ObjectKey, ObjectKind, is_ours};
+use gaia_plan::object::{ObjectFacts, ObjectKey, ObjectKind, Ownership, is_ours};
 use gaia_plan::pacing::budget::IssuanceBudget;
 use gaia_plan::rules::name_policy::other_meaning;
 use gaia_plan::trust_domain::{LeafView, RingView, SignerSecret};
@@ -51,9 +51,9 @@ impl World {
 
     fn plan_domain(&self, name: &str, reversed: bool) -> Planned {
         let plan = |observed: &trust_domain::Observed<'_>| trust_domain::plan(observed, self.now);
-        let trust_domain::DomainPlan { plan, guidance } = self.with_domain(name, reversed, plan);
-        let (status, guidance) = (Status::Domain(plan.status), Some(guidance));
-        Planned { actions: plan.actions, status, next_check: plan.next_check, guidance }
+        let trust_domain::DomainPlan { plan, rollout } = self.with_domain(name, reversed, plan);
+        let (status, rollout) = (Status::Domain(plan.status), Some(rollout));
+        Planned { actions: plan.actions, status, next_check: plan.next_check, rollout }
     }
 
     /// Hands over what the operator sees of a TrustDomain.
@@ -75,7 +75,7 @@ impl World {
                 let held = self.held(&ObjectKey::config_map(namespace, &name), None);
                 (namespace.clone(), map(held, |stored| stored.facts.clone()))
             });
-            held.filter(|(_, held)| *held != Held::Absent).collect::<BTreeMap<_, _>>()
+            held.filter(|(_, held)| *held != Ownership::Absent).collect::<BTreeMap<_, _>>()
         };
         let signers = self.namespaces.keys().map(|namespace| {
             let held = self.held(&ObjectKey::secret(namespace, names::token_signer(name)), None);
@@ -103,7 +103,7 @@ impl World {
             granted,
             trust: config_maps(names::trust(name)),
             grants: config_maps(names::grants(name)),
-            signers: signers.filter(|(_, held)| *held != Held::Absent).collect(),
+            signers: signers.filter(|(_, held)| *held != Ownership::Absent).collect(),
             refused: self.memory.refused.clone(),
             unwatched: self.unwatched.clone(),
             lost: self.memory.lost.clone(),
@@ -139,7 +139,7 @@ impl World {
             claimed_by: self.claimed_by(name),
             instances: self.known(&instances),
             wave: self.wave(name),
-            open_wave: self.memory.guidance.get(domain_name).map_or(0, |guidance| guidance.open_wave),
+            open_wave: self.memory.rollout.get(domain_name).map_or(0, |rollout| rollout.open_wave),
             failures,
             budget,
             cluster_domain: CLUSTER_DOMAIN,
@@ -150,7 +150,7 @@ impl World {
             actions: plan.actions,
             status: Status::Certificate(plan.status),
             next_check: plan.next_check,
-            guidance: None,
+            rollout: None,
         }
     }
 
@@ -229,18 +229,18 @@ impl World {
     }
 
     /// Objects are watched by label. One without it is only found by a POST, and then read by name.
-    pub(super) fn held(&self, key: &ObjectKey, owner: Option<(&str, &str)>) -> Held<&Stored> {
+    pub(super) fn held(&self, key: &ObjectKey, owner: Option<(&str, &str)>) -> Ownership<&Stored> {
         match self.seen().get(key) {
-            Some(stored) if is_labelled(stored) => return Held::Ours(stored),
-            _ if !self.memory.probed.contains(key) => return Held::Absent,
+            Some(stored) if is_labelled(stored) => return Ownership::Ours(stored),
+            _ if !self.memory.probed.contains(key) => return Ownership::Absent,
             _ => {}
         }
         match self.objects.get(key) {
-            None => Held::Absent,
+            None => Ownership::Absent,
             Some(stored) => {
                 let facts = &stored.facts;
                 let ours = is_ours(&facts.labels, &facts.annotations, &facts.owners, owner);
-                if ours { Held::Ours(stored) } else { Held::Foreign }
+                if ours { Ownership::Ours(stored) } else { Ownership::Foreign }
             }
         }
     }
@@ -285,8 +285,8 @@ impl World {
     /// The trust ConfigMap of a namespace, if it is the operator's.
     fn trust_facts(&self, domain: &str, namespace: &str) -> Option<&ObjectFacts> {
         match self.held(&ObjectKey::config_map(namespace, names::trust(domain)), None) {
-            Held::Ours(stored) => Some(&stored.facts),
-            Held::Absent | Held::Foreign | Held::Unreadable(_) => None,
+            Ownership::Ours(stored) => Some(&stored.facts),
+            Ownership::Absent | Ownership::Foreign | Ownership::Unreadable(_) => None,
         }
     }
 
@@ -337,17 +337,19 @@ impl World {
     }
 
     /// A ring or a signer is the operator's, but never a ServiceCertificate's.
-    pub(super) fn as_leaf(&self, held: Held<&Stored>, name: &str) -> Held<LeafSecret> {
+    pub(super) fn as_leaf(&self, held: Ownership<&Stored>, name: &str) -> Ownership<LeafSecret> {
         match held {
-            Held::Ours(stored) if is_signer(stored, name) || stored.content.contains_key(key::RING) => Held::Foreign,
+            Ownership::Ours(stored) if is_signer(stored, name) || stored.content.contains_key(key::RING) => {
+                Ownership::Foreign
+            }
             held => map(held, |stored| self.leaf_facts(stored)),
         }
     }
 
     /// A leaf that has a signer's name is not one.
-    fn as_signer(&self, held: Held<&Stored>) -> Held<SignerSecret> {
+    fn as_signer(&self, held: Ownership<&Stored>) -> Ownership<SignerSecret> {
         match held {
-            Held::Ours(stored) if stored.content.contains_key(key::TLS_CERT) => Held::Foreign,
+            Ownership::Ours(stored) if stored.content.contains_key(key::TLS_CERT) => Ownership::Foreign,
             held => map(held, |stored| {
                 let kid = stored.content.get(key::JWT_SIGNING_KEY).and_then(|text| text.strip_prefix("KEY "));
                 SignerSecret { facts: stored.facts.clone(), kid: kid.map(str::to_owned) }
@@ -408,12 +410,12 @@ fn view<'a, M>(found: Option<(&'a Result<Ring<M>, RingError>, &'a ObjectFacts)>)
 static NO_CA_RING: Result<CaRing, RingError> = Err(RingError::Corrupt(String::new()));
 static NO_SIGNING_RING: Result<SigningRing, RingError> = Err(RingError::Corrupt(String::new()));
 
-pub(super) fn map<T, U>(held: Held<T>, into: impl Fn(T) -> U) -> Held<U> {
+pub(super) fn map<T, U>(held: Ownership<T>, into: impl Fn(T) -> U) -> Ownership<U> {
     match held {
-        Held::Absent => Held::Absent,
-        Held::Ours(found) => Held::Ours(into(found)),
-        Held::Foreign => Held::Foreign,
-        Held::Unreadable(why) => Held::Unreadable(why),
+        Ownership::Absent => Ownership::Absent,
+        Ownership::Ours(found) => Ownership::Ours(into(found)),
+        Ownership::Foreign => Ownership::Foreign,
+        Ownership::Unreadable(why) => Ownership::Unreadable(why),
     }
 }
 

@@ -5,7 +5,7 @@ use gaia_api::names::{self, key};
 use gaia_plan::api_key_usage::LedgerObject;
 use gaia_plan::gaia_service;
 use gaia_plan::instances::lagging::ServedLeaf;
-use gaia_plan::object::{Held, ObjectKey, is_ours};
+use gaia_plan::object::{ObjectKey, Ownership, is_ours};
 
 use super::observe::map;
 use super::{Name, Planned, Resource, Status, Stored, World, owners};
@@ -18,12 +18,12 @@ impl World {
         let services = domain.object.map(|domain| self.services_of(domain, reversed)).unwrap_or_default();
         let owner = Some(("GaiaService", name.1.as_str()));
         let child = match self.certificates.get(name) {
-            None => Held::Absent,
+            None => Ownership::Absent,
             Some(child) => {
                 let (labels, annotations) = (child.metadata.labels.clone(), child.metadata.annotations.clone());
                 let (labels, annotations) = (labels.unwrap_or_default(), annotations.unwrap_or_default());
                 let ours = is_ours(&labels, &annotations, &owners(&child.metadata), owner);
-                if ours { Held::Ours(child) } else { Held::Foreign }
+                if ours { Ownership::Ours(child) } else { Ownership::Foreign }
             }
         };
         let policy_key = ObjectKey::config_map(&name.0, names::policy(&name.1));
@@ -54,7 +54,7 @@ impl World {
             callers: &services,
             targets: &services,
             unreadable: gaia_service::UnreadableServices::default(),
-            grants_cut: self.memory.guidance.get(domain_name).and_then(|guidance| guidance.cut.get(name)),
+            grants_cut: self.memory.rollout.get(domain_name).and_then(|rollout| rollout.cut.get(name)),
             missing_secrets: self.memory.missing_secrets.clone(),
             instances: instances.iter().collect(),
             certificate_users: vec![],
@@ -67,7 +67,7 @@ impl World {
             actions: plan.actions,
             status: Status::Service(plan.status),
             next_check: plan.next_check,
-            guidance: None,
+            rollout: None,
         }
     }
 

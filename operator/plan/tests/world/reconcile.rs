@@ -65,10 +65,10 @@ impl World {
 
     /// Sets the rollout state; returns true if it differs.
     fn take_guidance(&mut self, resource: &Resource, planned: &Planned) -> bool {
-        let (Resource::Domain(name), Some(guidance)) = (resource, &planned.guidance) else { return false };
-        let before = self.memory.guidance.insert(name.clone(), guidance.clone());
+        let (Resource::Domain(name), Some(rollout)) = (resource, &planned.rollout) else { return false };
+        let before = self.memory.rollout.insert(name.clone(), rollout.clone());
         let cut = before.as_ref().map(|before| before.cut.clone()).unwrap_or_default();
-        before.map_or(0, |before| before.open_wave) != guidance.open_wave || cut != guidance.cut
+        before.map_or(0, |before| before.open_wave) != rollout.open_wave || cut != rollout.cut
     }
 
     /// Executes a plan. A failure does not delay independent actions. Always returns true, as at least the memory

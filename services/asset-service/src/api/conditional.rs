@@ -40,7 +40,7 @@ pub(crate) enum Reading {
 ///
 /// # Errors
 /// [`AssetError::Condition`] if one fails, [`AssetError::BadCondition`] if one is malformed.
-pub(crate) fn judge_read(headers: &HeaderMap, found: &Validators) -> Result<Reading, AssetError> {
+pub(crate) fn check_read(headers: &HeaderMap, found: &Validators) -> Result<Reading, AssetError> {
     if !preconditions_hold(headers, Some(found))? {
         return Err(AssetError::Condition);
     }
@@ -56,7 +56,7 @@ pub(crate) fn judge_read(headers: &HeaderMap, found: &Validators) -> Result<Read
 ///
 /// # Errors
 /// [`AssetError::Condition`] if one fails, [`AssetError::BadCondition`] if one is malformed.
-pub(crate) fn judge_write(headers: &HeaderMap, found: Option<&Validators>) -> Result<(), AssetError> {
+pub(crate) fn check_write(headers: &HeaderMap, found: Option<&Validators>) -> Result<(), AssetError> {
     let is_known = match (read::<IfNoneMatch>(headers)?, found) {
         (Some(known), Some(found)) => names(&known, found),
         _ => false,
@@ -178,7 +178,7 @@ mod tests {
             (&[("if-unmodified-since", THEN)], "go"),
             (&[("if-unmodified-since", BEFORE)], "412"),
         ] {
-            let found = match judge_read(&headers(fields), &state()) {
+            let found = match check_read(&headers(fields), &state()) {
                 Ok(Reading::Go) => "go",
                 Ok(Reading::NotModified) => "304",
                 Err(AssetError::Condition) => "412",
@@ -202,8 +202,8 @@ mod tests {
             (&[("if-unmodified-since", BEFORE)], false, false),
         ] {
             let headers = headers(fields);
-            assert_eq!(judge_write(&headers, Some(&state())).is_ok(), over_it, "{fields:?}");
-            assert_eq!(judge_write(&headers, None).is_ok(), over_nothing, "{fields:?}");
+            assert_eq!(check_write(&headers, Some(&state())).is_ok(), over_it, "{fields:?}");
+            assert_eq!(check_write(&headers, None).is_ok(), over_nothing, "{fields:?}");
         }
     }
 

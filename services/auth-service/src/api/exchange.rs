@@ -9,7 +9,7 @@ use axum::extract::{Extension, State};
 use axum::response::Response;
 use gaia_auth::audit::Origin;
 use gaia_auth::issue::DelegatedClaims;
-use gaia_auth::{Client, Connection, Examined, PeerIdentity, Refusal, audit_line, problem_with};
+use gaia_auth::{Client, Connection, Introspected, PeerIdentity, Refusal, audit_line, problem_with};
 use gaia_runtime::wire::{JWT_TYPE, TOKEN_EXCHANGE_PATH};
 use http::HeaderMap;
 
@@ -74,10 +74,10 @@ impl Issuing {
         let examined = match &request.subject {
             SubjectCredential::Token(token) => {
                 let client = Client { address: client.address.or(connection.address), ..client };
-                self.authenticator.examine_token(token, Some(peer), client).await
+                self.authenticator.introspect_token(token, Some(peer), client).await
             }
             SubjectCredential::ApiKey(key) => {
-                self.authenticator.examine_key(key, TOKEN_EXCHANGE_PATH, headers, connection)
+                self.authenticator.introspect_key(key, TOKEN_EXCHANGE_PATH, headers, connection)
             }
         };
         let subject = examined.map_err(|refusal| refused(peer, &refusal))?;
@@ -113,7 +113,7 @@ fn refused(peer: &PeerIdentity, refusal: &Refusal) -> Denial {
 
 fn audit_issue(
     (peer, origin, client): (&PeerIdentity, Origin<'_>, Option<IpAddr>),
-    subject: &Examined,
+    subject: &Introspected,
     kid: &str,
     claims: &DelegatedClaims,
 ) {

@@ -18,7 +18,7 @@ use gaia_auth::issue::Signer;
 use gaia_auth::{Access, Authenticator, Client, Connection, audit_line, problem};
 use gaia_runtime::rate::when_to_retry;
 use gaia_runtime::wire::{SERVICE_TOKEN_PATH, TOKEN_EXCHANGE_PATH, VALIDATE_PATH};
-use gaia_runtime::{Generation, Routes, random};
+use gaia_runtime::{CredentialsSnapshot, Routes, random};
 use http::{HeaderMap, StatusCode, header};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -39,7 +39,7 @@ use refusals::Refused;
 #[derive(Clone)]
 pub(crate) struct Issuing {
     pub(crate) files: Arc<IssuerFiles>,
-    pub(crate) generations: watch::Receiver<Option<Arc<Generation>>>,
+    pub(crate) generations: watch::Receiver<Option<Arc<CredentialsSnapshot>>>,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) issued: Family<IssuedLabels, Counter>,
@@ -84,7 +84,7 @@ pub(crate) fn routes(routes: Routes, state: &Issuing) -> Routes {
 struct IssuingInputs {
     signer: Arc<Signer>,
     grants: Arc<GrantTable>,
-    generation: Arc<Generation>,
+    generation: Arc<CredentialsSnapshot>,
 }
 
 impl Issuing {

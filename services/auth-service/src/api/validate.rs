@@ -7,7 +7,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse as _, Response};
-use gaia_auth::{Client, Connection, Examined, Refusal, Scopes, problem};
+use gaia_auth::{Client, Connection, Introspected, Refusal, Scopes, problem};
 use http::{HeaderMap, StatusCode, header};
 use serde_json::{Map, Value, json};
 
@@ -30,7 +30,7 @@ pub(super) async fn handle(
     };
     let client = Client::of(&headers);
     let client = Client { address: client.address.or(connection.address), ..client };
-    let answer = match issuing.authenticator.examine_token(&token, Some(peer), client).await {
+    let answer = match issuing.authenticator.introspect_token(&token, Some(peer), client).await {
         Ok(examined) => active(&examined),
         Err(refusal) if refusal.reason.status() == StatusCode::SERVICE_UNAVAILABLE => {
             let cannot_tell =
@@ -55,7 +55,7 @@ pub(super) async fn handle(
 
 /// RFC 7662, section 2.2. `sub` has the platform's format. The caller must compare `client_id` with the peer that
 /// presented the token, which only its listener knows.
-fn active(token: &Examined) -> Value {
+fn active(token: &Introspected) -> Value {
     let mut answer = Map::from_iter([
         ("active".to_owned(), json!(true)),
         ("token_type".to_owned(), json!("Bearer")),

@@ -44,7 +44,7 @@ fn through_gateway(own: Option<&[&str]>, granted: &[&str], token: &[&str]) -> Re
         services: ["gateway", "assets", "web"].map(service).into(),
         grants: [pair("gateway", granted, true)].into_iter().chain(own.map(|own| pair("web", own, false))).collect(),
     });
-    let subject = Examined {
+    let subject = Introspected {
         kind: Credential::ServiceToken,
         subject: Identity::Service(id("web")),
         client: Some(id("web")),
@@ -85,8 +85,8 @@ fn peer(name: &str) -> PeerIdentity {
     PeerIdentity { spiffe_id: id(name), fingerprint: "ab".repeat(32), serial: "".into(), not_after: later(3600) }
 }
 
-fn user() -> Examined {
-    Examined {
+fn user() -> Introspected {
+    Introspected {
         kind: Credential::UserToken,
         subject: Identity::User { issuer: "supabase".into(), sub: "3fa8".into() },
         client: None,
@@ -116,7 +116,7 @@ fn for_target(audience: &str, scope: Option<&str>) -> ExchangeRequest {
     ExchangeRequest { subject, audience: audience.into(), scope: scope.map(Into::into) }
 }
 
-fn ask(granted: &[&str], subject: &Examined, request: &ExchangeRequest) -> Result<DelegatedClaims, Denial> {
+fn ask(granted: &[&str], subject: &Introspected, request: &ExchangeRequest) -> Result<DelegatedClaims, Denial> {
     claims(&grants(granted), &Denied::default(), &peer("gateway"), subject, request, now(), "j".into())
 }
 
@@ -161,7 +161,7 @@ fn a_user_is_carried_to_one_target_by_the_peer_alone() {
 fn a_delegated_token_allows_what_both_the_subject_has_and_the_caller_is_granted() {
     let scope = |granted: &[&str], has: &[&str], asked: Option<&str>| {
         let has: Vec<String> = has.iter().map(|&scope| scope.to_owned()).collect();
-        let subject = Examined { scopes: Scopes::from_list(&has), ..user() };
+        let subject = Introspected { scopes: Scopes::from_list(&has), ..user() };
         ask(granted, &subject, &for_target("assets", asked)).map(|claims| claims.scope)
     };
     let some = |text: &str| Ok(Some(text.to_owned()));
@@ -179,7 +179,7 @@ fn a_delegated_token_allows_what_both_the_subject_has_and_the_caller_is_granted(
 #[test]
 fn everything_else_is_denied() {
     let refused = Denial::SubjectRefused;
-    let of = |subject: &str, audience: &str| Examined {
+    let of = |subject: &str, audience: &str| Introspected {
         kind: Credential::ServiceToken,
         subject: Identity::Service(id(subject)),
         audience: Some(audience.to_owned()),
@@ -187,8 +187,8 @@ fn everything_else_is_denied() {
     };
     let own = of("gateway", id("gateway").as_str());
     let (broad, elsewhere) = (of("web", "gaia-services"), of("web", id("chat").as_str()));
-    let anonymous = Examined { is_anonymous: true, ..user() };
-    let ended = Examined { expires: Some(now()), ..user() };
+    let anonymous = Introspected { is_anonymous: true, ..user() };
+    let ended = Introspected { expires: Some(now()), ..user() };
     for (subject, target, denial) in [
         (&user(), "chat", Denial::DelegationNotGranted),
         (&user(), "web", Denial::PairNotGranted),
@@ -210,7 +210,7 @@ fn everything_else_is_denied() {
 #[test]
 fn a_delegated_token_ends_with_what_it_was_made_from_and_with_the_certificate() {
     let life = |expires: Option<Timestamp>, certificate: i64| {
-        let subject = Examined { expires, ..user() };
+        let subject = Introspected { expires, ..user() };
         let peer = PeerIdentity { not_after: later(certificate), ..peer("gateway") };
         let request = for_target("assets", None);
         let claims = claims(&grants(&[]), &Denied::default(), &peer, &subject, &request, now(), "j".into());
@@ -243,7 +243,7 @@ fn nothing_is_issued_about_whom_a_verifier_would_refuse() {
 fn an_owned_key_is_its_owner_and_the_targets_own_key_stands_for_itself() {
     let sub = |owner: &str| {
         let trace = Trace { key_id: Some("k1".into()), ..Trace::default() };
-        let subject = Examined { kind: Credential::ApiKey, subject: Identity::Service(id(owner)), trace, ..user() };
+        let subject = Introspected { kind: Credential::ApiKey, subject: Identity::Service(id(owner)), trace, ..user() };
         let request = for_target("assets", None);
         claims(&grants(&[]), &Denied::default(), &peer("gateway"), &subject, &request, now(), "j".into()).unwrap().sub
     };

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gaia_auth::{Authenticator, Client, Connection, Credential, Identity, Principal};
-use gaia_runtime::Generation;
+use gaia_runtime::CredentialsSnapshot;
 use http::HeaderMap;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -49,7 +49,7 @@ pub(crate) struct Settings {
 /// State of the handlers.
 #[derive(Clone)]
 pub(crate) struct Login {
-    generations: watch::Receiver<Option<Arc<Generation>>>,
+    generations: watch::Receiver<Option<Arc<CredentialsSnapshot>>>,
     authenticator: Arc<Authenticator>,
     settings: Settings,
     key_watch: KeyWatch,
@@ -87,7 +87,7 @@ type Bearer<'a> = (&'a Connection, &'a Asker);
 
 impl Login {
     pub(crate) fn new(
-        generations: watch::Receiver<Option<Arc<Generation>>>,
+        generations: watch::Receiver<Option<Arc<CredentialsSnapshot>>>,
         authenticator: Arc<Authenticator>,
         settings: Settings,
         files: Arc<IssuerFiles>,
@@ -225,7 +225,7 @@ impl Login {
         token: &str,
     ) -> Result<String, LoginFailure> {
         let client = Client { address: asker.client.address.or(connection.address), ..asker.client.clone() };
-        let examined = self.authenticator.examine_token(token, connection.peer.as_ref(), client).await;
+        let examined = self.authenticator.introspect_token(token, connection.peer.as_ref(), client).await;
         match examined {
             Ok(examined) if examined.kind == Credential::UserToken => match examined.subject {
                 Identity::User { issuer, sub } if issuer == project.name() => Ok(sub),

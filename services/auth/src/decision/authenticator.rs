@@ -17,7 +17,7 @@ use crate::issuers::{Answer, Ask, Confirmed, Source};
 use crate::policy::mode;
 use crate::policy::rules::{Known, Rules, Verdict};
 use crate::principal::{Connection, Credential, Identity, Listener, PeerIdentity, Principal, Transport};
-use crate::request::{client::Client, extract_credentials::Presented};
+use crate::request::{client::Client, extract_credentials::ExtractedCredentials};
 use crate::tokens::cache::{Token, TokenCache, TokenHash};
 use crate::tokens::external_keys::UserKeys;
 use crate::usage::{Caller, Ledger};
@@ -265,10 +265,10 @@ impl Authenticator {
         if matches!(access, Access::Public | Access::Peer) || policy.user_tokens.is_empty() {
             return None;
         }
-        let Presented { token, api_key, .. } = Presented::find(headers).ok()?;
+        let ExtractedCredentials { token, api_key, .. } = ExtractedCredentials::find(headers).ok()?;
         let token = token?;
         let is_decided_by_key = || {
-            let record = api_key.and_then(|key| rules.api_keys().recognise(key));
+            let record = api_key.and_then(|key| rules.api_keys().find_record(key));
             mode::effective(policy.mode, record) == AuthMode::APIKeyOnly
         };
         if policy.mode == AuthMode::APIKeyOnly && is_decided_by_key() {

@@ -67,8 +67,8 @@ fn plain() -> Arc<Authenticator> {
     with(policy(), &Denylist::empty())
 }
 
-fn examine(authenticator: &Arc<Authenticator>, token: &str) -> Result<Examined, Reason> {
-    let examined = now_or_never(authenticator.examine_token(token, Some(&peer(own())), Client::default()));
+fn examine(authenticator: &Arc<Authenticator>, token: &str) -> Result<Introspected, Reason> {
+    let examined = now_or_never(authenticator.introspect_token(token, Some(&peer(own())), Client::default()));
     examined.map_err(|refusal| refusal.reason)
 }
 
@@ -86,10 +86,10 @@ fn a_delegated_token_is_examined_by_the_service_that_it_was_shown_to_and_by_no_o
     assert_eq!(examined.scopes, Scopes::from_list(&["assets:read".into()]));
     assert_eq!(examined.expires, Some(at(now().as_second() + 300)));
     // The audience is neither the client of the token nor another service.
-    let others = now_or_never(plain().examine_token(&token, Some(&peer(caller())), Client::default()));
+    let others = now_or_never(plain().introspect_token(&token, Some(&peer(caller())), Client::default()));
     assert_eq!(others.unwrap_err().reason, Reason::AudienceWrong);
     assert_eq!(
-        now_or_never(plain().examine_token(&token, None, Client::default())).unwrap_err().reason,
+        now_or_never(plain().introspect_token(&token, None, Client::default())).unwrap_err().reason,
         Reason::PeerMissing
     );
 }
@@ -157,7 +157,7 @@ fn an_issuer_that_verifies_its_tokens_itself_is_asked_whatever_the_mode() {
 fn a_key_obeys_mode_and_brownouts_and_its_use_is_noted_whatever_becomes_of_it() {
     let gateway = Connection { peer: Some(peer(caller())), ..Connection::default() };
     let examine = |authenticator: &Authenticator, key: &str| {
-        let examined = authenticator.examine_key(key, "/exchange", &HeaderMap::new(), &gateway);
+        let examined = authenticator.introspect_key(key, "/exchange", &HeaderMap::new(), &gateway);
         examined.map_err(|refusal| refusal.reason)
     };
     let examined = examine(&plain(), "good-key").unwrap();
@@ -194,7 +194,7 @@ fn an_owned_key_is_one_subject_directly_and_through_a_service_that_brings_it() {
     let gateway = Connection { peer: Some(peer(caller())), ..Connection::default() };
     for (number, subject) in [&owners[0], &owners[1], "key:key2", "key:key3"].into_iter().enumerate() {
         let key = format!("text{number}");
-        let brought = authenticator.examine_key(&key, "/exchange", &HeaderMap::new(), &gateway).unwrap();
+        let brought = authenticator.introspect_key(&key, "/exchange", &HeaderMap::new(), &gateway).unwrap();
         assert_eq!(brought.subject.to_string(), subject);
         assert_eq!(brought.kind, Credential::ApiKey);
         let mut headers = HeaderMap::new();

@@ -100,7 +100,7 @@ impl ApiKeyTable {
     /// Looks up the record of a presented key. Every record is compared in constant time, so that the duration reveals
     /// neither the matching record nor a partial match.
     #[must_use]
-    pub fn recognise(&self, key: &str) -> Option<&ApiKeyRecord> {
+    pub fn find_record(&self, key: &str) -> Option<&ApiKeyRecord> {
         let hash = sha256_hex(key.as_bytes());
         let mut found = None;
         for record in &self.records {
@@ -168,9 +168,9 @@ pub(crate) mod tests {
     #[test]
     fn a_key_is_recognised_by_its_hash_alone() {
         let table = table(vec![record("a", "key-a"), record("b", "key-b")]).unwrap();
-        assert_eq!(table.recognise("key-b").map(|r| r.id.as_str()), Some("b"));
-        assert_eq!(table.recognise("key-c"), None);
-        assert_eq!(table.recognise(&sha256_hex(b"key-b")), None, "the stored hash is not accepted as a key");
+        assert_eq!(table.find_record("key-b").map(|r| r.id.as_str()), Some("b"));
+        assert_eq!(table.find_record("key-c"), None);
+        assert_eq!(table.find_record(&sha256_hex(b"key-b")), None, "the stored hash is not accepted as a key");
     }
 
     #[test]

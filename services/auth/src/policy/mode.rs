@@ -37,7 +37,7 @@ pub(crate) struct Evidence<'a> {
 
 /// The deciding credential and the result.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Judgement {
+pub(crate) struct Evaluation {
     pub(crate) credential: Credential,
     pub(crate) result: Result<Principal, Refusal>,
     pub(crate) trace: Trace,
@@ -58,13 +58,13 @@ pub(crate) fn next(mode: AuthMode) -> Option<AuthMode> {
 }
 
 /// Decides a request under `mode`.
-pub(crate) fn judge(
+pub(crate) fn evaluate(
     mode: AuthMode,
     evidence: &Evidence<'_>,
     callers: &Callers,
     windows: &Windows,
     now: Timestamp,
-) -> Judgement {
+) -> Evaluation {
     match (mode, &evidence.token) {
         (AuthMode::Dual | AuthMode::JWTOnly, Some(token)) => by_token(mode, token, evidence, callers, now),
         _ => by_key(mode, evidence, callers, windows, now),
@@ -77,7 +77,7 @@ fn by_token(
     evidence: &Evidence<'_>,
     callers: &Callers,
     now: Timestamp,
-) -> Judgement {
+) -> Evaluation {
     let (credential, trace, result) = match token {
         Err(refusal) => {
             // Without a key the request is malformed; with one it has an invalid token, which the key does not replace.
@@ -109,7 +109,7 @@ fn by_token(
     let result = result.map_err(|refusal| {
         if refusal.trace == Trace::default() { Refusal { trace: trace.clone(), ..refusal } } else { refusal }
     });
-    Judgement { credential, result, trace }
+    Evaluation { credential, result, trace }
 }
 
 /// Returns true if token and key contradict each other. A token takes precedence over a shared or invalid key, but not
@@ -119,10 +119,10 @@ fn is_conflict(record: &ApiKeyRecord, principal: &Principal, checked: Result<(),
     !record.shared && checked.is_ok() && holder != principal.subject && holder != principal.actor
 }
 
-fn by_key(mode: AuthMode, evidence: &Evidence<'_>, callers: &Callers, windows: &Windows, now: Timestamp) -> Judgement {
+fn by_key(mode: AuthMode, evidence: &Evidence<'_>, callers: &Callers, windows: &Windows, now: Timestamp) -> Evaluation {
     if !evidence.has_key {
         let result = Err(Reason::NoCredential.into());
-        return Judgement { credential: Credential::None, result, trace: Trace::default() };
+        return Evaluation { credential: Credential::None, result, trace: Trace::default() };
     }
     let trace = Trace { key_id: evidence.record.map(|record| record.id.as_str().into()), ..Trace::default() };
     let refuse = |reason: Reason| Refusal { trace: trace.clone(), ..reason.into() };
@@ -138,7 +138,7 @@ fn by_key(mode: AuthMode, evidence: &Evidence<'_>, callers: &Callers, windows: &
             (Ok(()), AuthMode::APIKeyOnly) => Ok(callers.key_principal(record, evidence.peer)),
         },
     };
-    Judgement { credential: Credential::ApiKey, result, trace }
+    Evaluation { credential: Credential::ApiKey, result, trace }
 }
 
 #[cfg(test)]

@@ -13,9 +13,9 @@ use crate::hash::sha256;
 use crate::issuers::{Answer, Question, Source};
 use crate::policy::api_key::ApiKeyTable;
 use crate::policy::callers::Callers;
-use crate::policy::mode::{self, Evidence, Judgement};
+use crate::policy::mode::{self, Evaluation, Evidence};
 use crate::principal::{Connection, Credential, Identity, PeerIdentity, Principal, Scopes};
-use crate::request::extract_credentials::Presented;
+use crate::request::extract_credentials::ExtractedCredentials;
 use crate::request::notice::notice;
 use crate::tokens::cache::{Token, TokenCache, TokenHash};
 use crate::tokens::external_keys::UserKeys;
@@ -154,7 +154,7 @@ impl Rules {
     ) -> Verdict {
         let peer = connection.peer.as_ref();
         let presented = match peer.map_or(Ok(()), |peer| self.check_peer(peer, now)) {
-            Ok(()) => Presented::find(headers),
+            Ok(()) => ExtractedCredentials::find(headers),
             Err(reason) => Err(reason),
         };
         let presented = match presented {
@@ -166,7 +166,7 @@ impl Rules {
                 return Verdict { next, ..Verdict::of(self.policy.mode, Credential::None, refused()) };
             }
         };
-        let record = presented.api_key.and_then(|key| self.api_keys.recognise(key));
+        let record = presented.api_key.and_then(|key| self.api_keys.find_record(key));
         let token = match presented.unusable {
             Some(reason) => Some(Err(reason.into())),
             None => presented.token.map(|token| self.token(token, peer, now, known)),
@@ -183,10 +183,10 @@ impl Rules {
             record,
         };
         let mode = mode::effective(self.policy.mode, record);
-        let judge = |mode| mode::judge(mode, &evidence, &self.callers, &self.windows, now);
-        let Judgement { credential, result, trace } = judge(mode);
+        let evaluate = |mode| mode::evaluate(mode, &evidence, &self.callers, &self.windows, now);
+        let Evaluation { credential, result, trace } = evaluate(mode);
         let next = mode::next(mode).map(|mode| {
-            let judgement = judge(mode);
+            let judgement = evaluate(mode);
             (judgement.credential, judgement.result)
         });
         Verdict { mode, credential, result, key_id: record.map(|record| record.id.clone()), next, trace }

@@ -12,7 +12,7 @@ pub const API_KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 
 /// The credentials of one request, not yet verified. Query and body are never read.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct Presented<'a> {
+pub struct ExtractedCredentials<'a> {
     /// A Bearer value with two or more dots, which is only ever treated as a token.
     pub token: Option<&'a str>,
     /// The value of `X-API-Key`, or a Bearer value with fewer than two dots.
@@ -22,7 +22,7 @@ pub struct Presented<'a> {
     pub unusable: Option<Reason>,
 }
 
-impl fmt::Debug for Presented<'_> {
+impl fmt::Debug for ExtractedCredentials<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Presented")
             .field("token", &self.token.is_some())
@@ -32,7 +32,7 @@ impl fmt::Debug for Presented<'_> {
     }
 }
 
-impl<'a> Presented<'a> {
+impl<'a> ExtractedCredentials<'a> {
     /// Extracts the credentials of a request.
     ///
     /// # Errors
@@ -121,13 +121,13 @@ mod tests {
     #[test]
     fn a_bearer_value_is_a_token_by_its_dots_and_a_key_without() {
         let request = headers(&[("authorization", "Bearer a.b.c")]);
-        let found = |token, api_key| Ok(Presented { token, api_key, unusable: None });
-        assert_eq!(Presented::find(&request), found(Some("a.b.c"), None));
+        let found = |token, api_key| Ok(ExtractedCredentials { token, api_key, unusable: None });
+        assert_eq!(ExtractedCredentials::find(&request), found(Some("a.b.c"), None));
         let request = headers(&[("authorization", "bearer sk-1.x")]);
-        assert_eq!(Presented::find(&request), found(None, Some("sk-1.x")));
+        assert_eq!(ExtractedCredentials::find(&request), found(None, Some("sk-1.x")));
         let request = headers(&[("authorization", "Bearer a.b.c"), ("x-api-key", "k")]);
-        assert_eq!(Presented::find(&request), found(Some("a.b.c"), Some("k")));
-        assert_eq!(Presented::find(&HeaderMap::new()), Ok(Presented::default()));
+        assert_eq!(ExtractedCredentials::find(&request), found(Some("a.b.c"), Some("k")));
+        assert_eq!(ExtractedCredentials::find(&HeaderMap::new()), Ok(ExtractedCredentials::default()));
     }
 
     #[test]
@@ -149,7 +149,7 @@ mod tests {
             (&[("x-api-key", &long_key)], Reason::CredentialTooLong),
         ];
         for (request, reason) in table {
-            assert_eq!(Presented::find(&headers(request)), Err(*reason), "{request:?}");
+            assert_eq!(ExtractedCredentials::find(&headers(request)), Err(*reason), "{request:?}");
         }
     }
 
@@ -163,10 +163,10 @@ mod tests {
         for (request, reason) in table {
             let mut headers = headers(request);
             headers.insert("x-api-key", HeaderValue::from_static("k"));
-            let found = Presented { token: None, api_key: Some("k"), unusable: Some(*reason) };
-            assert_eq!(Presented::find(&headers), Ok(found), "{request:?}");
+            let found = ExtractedCredentials { token: None, api_key: Some("k"), unusable: Some(*reason) };
+            assert_eq!(ExtractedCredentials::find(&headers), Ok(found), "{request:?}");
             headers.append("x-api-key", HeaderValue::from_static("k"));
-            assert_eq!(Presented::find(&headers), Err(Reason::ApiKeyRepeated), "{request:?}");
+            assert_eq!(ExtractedCredentials::find(&headers), Err(Reason::ApiKeyRepeated), "{request:?}");
         }
     }
 
@@ -179,13 +179,13 @@ mod tests {
             .body("access_token=a.b.c")
             .unwrap()
             .into_parts();
-        assert_eq!(Presented::find(&parts.headers), Ok(Presented::default()));
+        assert_eq!(ExtractedCredentials::find(&parts.headers), Ok(ExtractedCredentials::default()));
     }
 
     #[test]
     fn debug_output_holds_no_credential() {
         let request = headers(&[("authorization", "Bearer a.secret.c"), ("x-api-key", "secret")]);
-        assert!(!format!("{:?}", Presented::find(&request).unwrap()).contains("secret"));
+        assert!(!format!("{:?}", ExtractedCredentials::find(&request).unwrap()).contains("secret"));
     }
 
     proptest! {
@@ -195,7 +195,7 @@ mod tests {
                 prop_assert_eq!(text(&value), value.to_str().ok());
                 let mut headers = HeaderMap::new();
                 headers.insert(AUTHORIZATION, value);
-                let _ = Presented::find(&headers);
+                let _ = ExtractedCredentials::find(&headers);
             }
         }
 
@@ -204,13 +204,13 @@ mod tests {
             let request = headers(&[("authorization", &value)]);
             let words: Vec<&str> = value.split(' ').collect();
             let is_one = matches!(words.as_slice(), [scheme, word] if scheme.eq_ignore_ascii_case("bearer") && !word.is_empty());
-            prop_assert_eq!(Presented::find(&request).is_ok(), is_one, "{:?}", value);
+            prop_assert_eq!(ExtractedCredentials::find(&request).is_ok(), is_one, "{:?}", value);
         }
 
         #[test]
         fn a_value_with_two_dots_is_never_taken_for_a_key(value in "[!-~]{0,8}\\.[!-~]{0,8}\\.[!-~]{0,8}") {
             let request = headers(&[("authorization", &format!("Bearer {value}"))]);
-            prop_assert_eq!(Presented::find(&request).unwrap().api_key, None);
+            prop_assert_eq!(ExtractedCredentials::find(&request).unwrap().api_key, None);
         }
     }
 }

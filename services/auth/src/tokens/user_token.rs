@@ -70,7 +70,7 @@ impl UserTokenRules<'_> {
                 return Err(Reason::AlgorithmWrong);
             }
             let claims = claims::signed(&unverified, keys, self.denied, is_user_type)?;
-            self.judge(&claims, unverified.typ.as_deref(), Some(unverified.kid.into()), trace)
+            self.evaluate(&claims, unverified.typ.as_deref(), Some(unverified.kid.into()), trace)
         })
     }
 
@@ -92,7 +92,7 @@ impl UserTokenRules<'_> {
             }
             let kid = header.text("kid")?.map(bounded);
             trace.kid.clone_from(&kid);
-            self.judge(&parts.claims()?, typ, kid, trace)
+            self.evaluate(&parts.claims()?, typ, kid, trace)
         });
         match read {
             Ok(token) => Ok(UserToken { trace: token.trace.into_claimed(), ..token }),
@@ -105,7 +105,7 @@ impl UserTokenRules<'_> {
         read(&mut trace).map_err(|reason| Refusal { trace, ..reason.into() })
     }
 
-    fn judge(
+    fn evaluate(
         &self,
         claims: &Map<String, Value>,
         typ: Option<&str>,

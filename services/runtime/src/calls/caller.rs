@@ -15,7 +15,7 @@ use crate::client::pool::AnswerBody;
 use crate::client::target::Targets;
 use crate::config::RuntimeConfig;
 use crate::credentials::key_file::KeyFile;
-use crate::credentials::snapshot::{Generation, Generations};
+use crate::credentials::snapshot::{CredentialsSnapshot, SnapshotReceiver};
 
 /// Calls other services with the current credentials snapshot; certificate and connections belong to the same one.
 /// Tokens stay in use after a change of the snapshot that does not revoke them.
@@ -24,7 +24,7 @@ use crate::credentials::snapshot::{Generation, Generations};
 /// This supports platforms that still use one shared key.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    generations: Generations,
+    generations: SnapshotReceiver,
     targets: Targets,
     auth_url: Uri,
     key_file: Option<KeyFile>,
@@ -46,7 +46,7 @@ pub struct CallsConfig {
 
 impl Caller {
     pub(crate) fn new(
-        generations: Generations,
+        generations: SnapshotReceiver,
         auth_url: Uri,
         config: &CallsConfig,
         RuntimeConfig { hosts, targets, .. }: &RuntimeConfig,
@@ -184,11 +184,15 @@ impl Caller {
         if uri.scheme() == Some(&Scheme::HTTP) { Ok(self.plain.clone()) } else { Ok(self.generation()?.client(target)) }
     }
 
-    fn generation(&self) -> Result<Arc<Generation>, CallError> {
+    fn generation(&self) -> Result<Arc<CredentialsSnapshot>, CallError> {
         self.generations.borrow().clone().ok_or(CallError::NotReady)
     }
 
-    async fn token(&self, wanted: Wanted<'_>, refused: Option<&str>) -> Result<(Arc<Generation>, Arc<str>), CallError> {
+    async fn token(
+        &self,
+        wanted: Wanted<'_>,
+        refused: Option<&str>,
+    ) -> Result<(Arc<CredentialsSnapshot>, Arc<str>), CallError> {
         let generation = self.generation()?;
         let target = self.targets.token_issuer(generation.policy());
         let issuer = Issuer { generation: &generation, target: &target, auth_url: &self.auth_url };

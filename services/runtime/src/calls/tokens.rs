@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::calls::exchange::{OnBehalf, ServiceToken, Source, Subject, TokenRequest};
 use crate::client::mesh_client::CallError;
-use crate::credentials::snapshot::Generation;
+use crate::credentials::snapshot::CredentialsSnapshot;
 use crate::random::{jittered, random};
 
 /// The tokens of one caller.
@@ -118,7 +118,7 @@ struct Kept {
 
 impl Kept {
     /// Returns true if it is valid and not revoked by the files of `generation`.
-    fn is_good(&self, generation: &Generation, now: Instant) -> bool {
+    fn is_good(&self, generation: &CredentialsSnapshot, now: Instant) -> bool {
         let Some(held) = &self.held else { return now < self.end };
         let policy = generation.policy();
         let keys = generation.keys();
@@ -130,7 +130,7 @@ impl Kept {
 /// The token issuer and the credentials for the request.
 #[derive(Clone, Copy)]
 pub(crate) struct Issuer<'a> {
-    pub(crate) generation: &'a Arc<Generation>,
+    pub(crate) generation: &'a Arc<CredentialsSnapshot>,
     /// Its `name` or `namespace/name`.
     pub(crate) target: &'a str,
     pub(crate) auth_url: &'a Uri,
@@ -159,7 +159,7 @@ impl<'a> Wanted<'a> {
         Self { target, subject: self.subject.map(named) }
     }
 
-    fn key(self, generation: &Generation) -> Key {
+    fn key(self, generation: &CredentialsSnapshot) -> Key {
         let text = |subject: OnBehalf<'_>| match subject.credential {
             Subject::Token(text) | Subject::ApiKey(text) => sha256_hex(text.as_bytes()),
         };
@@ -208,7 +208,7 @@ impl Tokens {
     }
 
     /// Drops `refused` from the cache.
-    pub(crate) async fn forget(&self, generation: &Generation, wanted: Wanted<'_>, refused: &str) {
+    pub(crate) async fn forget(&self, generation: &CredentialsSnapshot, wanted: Wanted<'_>, refused: &str) {
         let slot = self.slot(&wanted.key(generation), wanted);
         drop(slot.state.lock().await.kept.take_if(|kept| *kept.token == *refused));
     }
@@ -235,13 +235,13 @@ impl Tokens {
         slot
     }
 
-    fn refusal(&self, key: &Key, generation: &Generation, now: Instant) -> Option<CallError> {
+    fn refusal(&self, key: &Key, generation: &CredentialsSnapshot, now: Instant) -> Option<CallError> {
         key.subject.as_ref()?;
         let key = RefusalKey { key: key.clone(), context: generation.context() };
         lock(&self.refusals).get_at(&key, now).cloned()
     }
 
-    fn remember(&self, key: Key, generation: &Generation, wanted: Wanted<'_>, error: &CallError) {
+    fn remember(&self, key: Key, generation: &CredentialsSnapshot, wanted: Wanted<'_>, error: &CallError) {
         let Some(subject) = wanted.subject.filter(|subject| is_definitive(error, subject.credential)) else { return };
         let now = Instant::now();
         let key = RefusalKey { key, context: generation.context() };

@@ -173,7 +173,7 @@ impl CallError {
 
 impl MeshClient {
     /// Creates a client with a custom TLS configuration. Services use the clients of their
-    /// [`Generation`](crate::Generation), which know the identity of each target.
+    /// [`CredentialsSnapshot`](crate::CredentialsSnapshot), which know the identity of each target.
     #[must_use]
     pub fn new(config: ClientConfig, hosts: Hosts) -> Self {
         Self::with(Connector { tls: Some(TlsConnector::from(Arc::new(config))), hosts })

@@ -1,6 +1,6 @@
 //! The credential directory: certificates, keys, policy and denylist as mounted, and their reload.
 //!
-//! In: the files of the mounted Secret and projection. Out: [`snapshot::Generation`], one immutable set of TLS
+//! In: the files of the mounted Secret and projection. Out: [`snapshot::CredentialsSnapshot`], one immutable set of TLS
 //! configurations, verification keys and policy that was loaded as a whole. A file that is missing, invalid or older than
 //! the one in use is rejected, reported, and the last valid part stays in use.
 //!

@@ -15,7 +15,7 @@ use tokio::time::MissedTickBehavior;
 use crate::client::mesh_client::Hosts;
 use crate::credentials::directory::{Directory, Files};
 use crate::credentials::parts::{self, Bundle, Jwks, Leaf, LoadedApiKeys, LoadedDenylist, LoadedPolicy};
-use crate::credentials::snapshot::{Generation, TakenParts};
+use crate::credentials::snapshot::{CredentialsSnapshot, TakenParts};
 use crate::credentials::watch::Watch;
 use crate::observability::metrics::Metrics;
 
@@ -26,7 +26,7 @@ pub trait ServiceFiles: Send + Sync + 'static {
 
     /// Loads the valid parts of newly read files, and keeps the previous version of the others. Returns the name of
     /// each part and, if it was rejected, the reason.
-    fn take(&self, files: &Files, in_force: InForce<'_>) -> Vec<(&'static str, Result<(), String>)>;
+    fn take(&self, files: &Files, in_force: LoadedFiles<'_>) -> Vec<(&'static str, Result<(), String>)>;
 
     /// Returns the ID of the current signing key; none for services that do not sign.
     fn signing_kid(&self) -> Option<String> {
@@ -36,7 +36,7 @@ pub trait ServiceFiles: Send + Sync + 'static {
 
 /// Loaded common parts that a service's own files are validated against.
 #[derive(Debug, Clone, Copy)]
-pub struct InForce<'a> {
+pub struct LoadedFiles<'a> {
     /// The platform's public keys; none if none were ever loaded.
     pub keys: Option<&'a KeySet>,
     /// The denylist; none if it was never readable.
@@ -48,7 +48,7 @@ impl ServiceFiles for () {
     fn names(&self) -> &'static [&'static str] {
         &[]
     }
-    fn take(&self, _: &Files, _: InForce<'_>) -> Vec<(&'static str, Result<(), String>)> {
+    fn take(&self, _: &Files, _: LoadedFiles<'_>) -> Vec<(&'static str, Result<(), String>)> {
         Vec::new()
     }
 }
@@ -89,7 +89,7 @@ pub(crate) struct Reloader {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     authenticator: Arc<Authenticator>,
-    generations: watch::Sender<Option<Arc<Generation>>>,
+    generations: watch::Sender<Option<Arc<CredentialsSnapshot>>>,
     parts: Parts,
     last_hash: String,
     refused: BTreeMap<&'static str, String>,
@@ -108,7 +108,7 @@ pub(crate) struct Sinks {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) authenticator: Arc<Authenticator>,
-    pub(crate) generations: watch::Sender<Option<Arc<Generation>>>,
+    pub(crate) generations: watch::Sender<Option<Arc<CredentialsSnapshot>>>,
     pub(crate) refused: Refused,
 }
 
@@ -266,7 +266,7 @@ impl Reloader {
         if let Some(leaf) = self.judged("leaf", leaf) {
             replace(&mut self.parts.leaf, leaf, Leaf::is_same, Leaf::log_loaded);
         }
-        let in_force = InForce {
+        let in_force = LoadedFiles {
             keys: self.parts.jwks.as_ref().map(|jwks| jwks.keys.as_ref()),
             denied: self.parts.denylist.as_ref().map(|denylist| denylist.denied.as_ref()),
         };
@@ -316,7 +316,14 @@ impl Reloader {
         if before.as_ref().is_some_and(|before| taken.are(&before.parts)) {
             return;
         }
-        match Generation::new(taken, before.as_deref(), &self.hosts, &self.provider, &self.clock, &self.metrics) {
+        match CredentialsSnapshot::new(
+            taken,
+            before.as_deref(),
+            &self.hosts,
+            &self.provider,
+            &self.clock,
+            &self.metrics,
+        ) {
             Ok(generation) => {
                 let certificate = &generation.parts.leaf.certificate;
                 self.metrics.serving_leaf_until(certificate.not_after());

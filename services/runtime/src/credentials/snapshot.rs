@@ -32,11 +32,11 @@ use crate::credentials::verifier::{ClientVerifier, ServerVerifier};
 use crate::observability::metrics::Metrics;
 
 /// The current credentials snapshot; `None` before the first.
-pub(crate) type Generations = watch::Receiver<Option<Arc<Generation>>>;
+pub(crate) type SnapshotReceiver = watch::Receiver<Option<Arc<CredentialsSnapshot>>>;
 
 /// The loaded credentials used by listeners and clients until the next change.
 #[derive(Debug)]
-pub struct Generation {
+pub struct CredentialsSnapshot {
     pub(crate) parts: TakenParts,
     pub(crate) server: Arc<ServerConfig>,
     verifier: Arc<ClientVerifier>,
@@ -159,7 +159,7 @@ impl TakenParts {
     }
 }
 
-impl Generation {
+impl CredentialsSnapshot {
     /// Builds a snapshot. TLS configurations and the connection pool of `before` are reused if nothing that they depend
     /// on has changed. Fails only if the parts do not match each other, which is checked when they are loaded.
     pub(crate) fn new(

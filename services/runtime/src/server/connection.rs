@@ -76,7 +76,7 @@ pub(crate) struct Terms {
 
 /// The limit that ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Overstepped {
+pub(crate) enum LimitExceeded {
     /// No request was received.
     FirstRequest,
     /// No further request was received.
@@ -85,7 +85,7 @@ pub(crate) enum Overstepped {
     Answers,
 }
 
-impl Overstepped {
+impl LimitExceeded {
     /// Returns the metric label.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -97,7 +97,7 @@ impl Overstepped {
 }
 
 /// Serves one connection until it closes. Returns the limit that ended it, if any.
-pub(crate) async fn serve<IO>(io: IO, terms: Terms, ends: Ends<impl Future<Output = ()>>) -> Option<Overstepped>
+pub(crate) async fn serve<IO>(io: IO, terms: Terms, ends: Ends<impl Future<Output = ()>>) -> Option<LimitExceeded>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -146,7 +146,7 @@ where
             () = first_request.as_mut(), if is_waiting => {
                 is_waiting = false;
                 if !activity.has_spoken() {
-                    return (!is_ending).then_some(Overstepped::FirstRequest);
+                    return (!is_ending).then_some(LimitExceeded::FirstRequest);
                 }
             }
             () = idle.as_mut(), if protocol == Protocol::Http2 => {
@@ -157,9 +157,9 @@ where
                         // A request sent at this time gets GOAWAY, so that the client can retry it.
                         serving.as_mut().graceful_shutdown();
                         let _ = timeout(GOODBYE, serving).await;
-                        return Some(Overstepped::Idle);
+                        return Some(LimitExceeded::Idle);
                     }
-                    Some(_) => return Some(Overstepped::Answers),
+                    Some(_) => return Some(LimitExceeded::Answers),
                     None => idle.as_mut().reset(now + limits.idle),
                 }
             }

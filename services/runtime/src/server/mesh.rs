@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::credentials::peer::Seen;
 use crate::credentials::presented::{Presented, Verdict};
-use crate::credentials::snapshot::{Generation, Generations};
+use crate::credentials::snapshot::{CredentialsSnapshot, SnapshotReceiver};
 use crate::limits::Limits;
 use crate::observability::metrics::Metrics;
 use crate::random::{jittered, random};
@@ -43,7 +43,7 @@ pub(crate) struct Mesh {
     pub(crate) connections: Connections,
     pub(crate) heads: HeadBudget,
     pub(crate) limits: Limits,
-    pub(crate) generations: Generations,
+    pub(crate) generations: SnapshotReceiver,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) handshakes: Handshakes,
@@ -142,7 +142,13 @@ impl Mesh {
     }
 
     /// The identity is read only from a chain that was verified in the handshake.
-    async fn serve_tls(self, tls: Accepted, verdict: Option<Verdict>, generation: Arc<Generation>, from: From) {
+    async fn serve_tls(
+        self,
+        tls: Accepted,
+        verdict: Option<Verdict>,
+        generation: Arc<CredentialsSnapshot>,
+        from: From,
+    ) {
         let (chain, Seen { identity, root, .. }) = match verdict {
             Some(Verdict::Peer(seen)) => (peer_chain(&tls), seen.as_ref().clone()),
             Some(Verdict::NoPeer { reason, presented }) => {
@@ -157,8 +163,14 @@ impl Mesh {
     }
 
     /// Boxed, so that an open connection does not keep the memory of the handshake.
-    async fn serve_http<IO>(self, io: IO, protocol: Protocol, peer: Peer, generation: Arc<Generation>, from: From)
-    where
+    async fn serve_http<IO>(
+        self,
+        io: IO,
+        protocol: Protocol,
+        peer: Peer,
+        generation: Arc<CredentialsSnapshot>,
+        from: From,
+    ) where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Peer { transport, chain, identity, root } = peer;
@@ -216,7 +228,7 @@ async fn last_call(stop: &CancellationToken) {
 /// Resolves when a new snapshot no longer accepts the peer's chain, or its absence. Until this future is dropped, the
 /// connection is counted under the root of its peer's chain.
 async fn distrusted(
-    mut generations: Generations,
+    mut generations: SnapshotReceiver,
     chain: Vec<CertificateDer<'static>>,
     mut counted: Option<Counted>,
     clock: Arc<dyn Clock>,

@@ -13,7 +13,7 @@ use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::credentials::snapshot::Generations;
+use crate::credentials::snapshot::SnapshotReceiver;
 use crate::observability::metrics::Metrics;
 use crate::service::admin::Pulse;
 
@@ -21,7 +21,7 @@ use crate::service::admin::Pulse;
 #[derive(Clone)]
 pub(crate) struct Health {
     pub(crate) pulse: Pulse,
-    pub(crate) generations: Generations,
+    pub(crate) generations: SnapshotReceiver,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Arc<dyn Clock>,

@@ -17,14 +17,14 @@ use http::header;
 use jiff::Timestamp;
 
 use crate::credentials::reload::{Refused, ServiceFiles};
-use crate::credentials::snapshot::{Generation, Generations};
+use crate::credentials::snapshot::{CredentialsSnapshot, SnapshotReceiver};
 use crate::server::tracking::Connections;
 use crate::service::routes::{nothing_here, with_plain_answers};
 
 /// Sources of the report.
 #[derive(Clone)]
 pub(crate) struct Identity {
-    pub(crate) generations: Generations,
+    pub(crate) generations: SnapshotReceiver,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) connections: Connections,
@@ -84,7 +84,7 @@ impl Identity {
         connection.peer.as_ref().is_some_and(|peer| self.authenticator.check_peer(peer, now).is_ok())
     }
 
-    fn report(&self, generation: &Generation) -> IdentityReport {
+    fn report(&self, generation: &CredentialsSnapshot) -> IdentityReport {
         let parts = &generation.parts;
         let policy = generation.policy();
         let leaf = &parts.leaf.certificate;

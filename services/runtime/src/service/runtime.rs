@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::calls::caller::{Caller, CallsConfig};
 use crate::config::RuntimeConfig;
 use crate::credentials::reload::{Refused, Reloader, ServiceFiles, Sinks};
-use crate::credentials::snapshot::Generation;
+use crate::credentials::snapshot::CredentialsSnapshot;
 use crate::issuers::Outside;
 use crate::limits::Limits;
 use crate::observability::audit_metrics::AuditObserver;
@@ -148,7 +148,7 @@ impl Runtime {
 
     /// Returns a receiver of credentials snapshots, which contain the client for calls to other services.
     #[must_use]
-    pub fn generations(&self) -> watch::Receiver<Option<Arc<Generation>>> {
+    pub fn generations(&self) -> watch::Receiver<Option<Arc<CredentialsSnapshot>>> {
         self.health.generations.clone()
     }
 

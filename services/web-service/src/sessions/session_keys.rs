@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use gaia_runtime::{Files, InForce, ServiceFiles};
+use gaia_runtime::{Files, LoadedFiles, ServiceFiles};
 
 use crate::sessions::seal::SealingKeys;
 
@@ -32,7 +32,7 @@ impl ServiceFiles for SessionKeys {
         &[SESSION_KEYS]
     }
 
-    fn take(&self, files: &Files, _: InForce<'_>) -> Vec<(&'static str, Result<(), String>)> {
+    fn take(&self, files: &Files, _: LoadedFiles<'_>) -> Vec<(&'static str, Result<(), String>)> {
         let accepted = files.require(SESSION_KEYS).and_then(|text| {
             let keys = SealingKeys::parse(text).map_err(|error| error.to_string())?;
             self.0.store(Arc::new(keys));

@@ -20,8 +20,8 @@ fn service(namespace: &str, name: &str, version: usize, spec: &Value) -> GaiaSer
 }
 
 /// Services `s0` to `sN` in ten namespaces; each but the first names the one before as its caller.
-fn chain(count: usize) -> World {
-    let mut world = World::new(Surroundings {
+fn chain(count: usize) -> ClusterCache {
+    let mut world = ClusterCache::new(Surroundings {
         operator_namespace: "gaia-system".to_owned(),
         cluster_domain: "cluster.local".to_owned(),
         watch_namespaces: vec![],
@@ -49,17 +49,17 @@ fn names_the_one_before(n: usize) -> Value {
     json!({ "callers": callers.into_iter().collect::<Vec<_>>() })
 }
 
-fn key(n: usize) -> Key {
-    Key::Service(namespace(n), format!("s{n}"))
+fn key(n: usize) -> ObjectRef {
+    ObjectRef::Service(namespace(n), format!("s{n}"))
 }
 
-fn caller_ids(world: &World, n: usize) -> Vec<String> {
+fn caller_ids(world: &ClusterCache, n: usize) -> Vec<String> {
     let place = (namespace(n), format!("s{n}"));
     let names = |found: &GaiaService| found.spec.service_account_name.clone().unwrap_or_default();
     world.callers_of(&place).into_iter().map(names).collect()
 }
 
-fn target_ids(world: &World, n: usize) -> Vec<String> {
+fn target_ids(world: &ClusterCache, n: usize) -> Vec<String> {
     let place = (namespace(n), format!("s{n}"));
     let names = |found: &GaiaService| found.spec.service_account_name.clone().unwrap_or_default();
     world.targets_of(&place).into_iter().map(names).collect()
@@ -78,8 +78,8 @@ fn an_edit_wakes_only_what_rests_on_it() {
     assert_eq!(woken, BTreeSet::from([key(6), key(7), key(8)]), "its callers, and those that it may call");
     assert_eq!(target_ids(&world, 6), ["robot"]);
     assert_eq!(caller_ids(&world, 8), ["robot"]);
-    let stirred = world.take_stirred(crate::cache::Probing::Nobody).domains;
-    assert_eq!(stirred, BTreeSet::from(["gaia".to_owned()]), "the grants hold it");
+    let dirty = world.take_dirty(crate::cache::Probing::Nobody).domains;
+    assert_eq!(dirty, BTreeSet::from(["gaia".to_owned()]), "the grants hold it");
 
     let woken = world.remove_service(&(namespace(7), "s7".to_owned()));
     assert!([6, 8].iter().all(|n| woken.contains(&key(*n))) && woken.len() <= 4, "{woken:?}");
@@ -101,7 +101,7 @@ fn a_namespace_that_is_selected_wakes_the_services_it_calls() {
     let woken = world.apply_namespace("n3", NamespaceFacts { labels: BTreeMap::new(), terminating: false });
     let expected = [3, 4, 13, 14].map(key);
     assert!(expected.iter().all(|key| woken.contains(key)), "{woken:?}");
-    assert_eq!(woken.iter().filter(|key| matches!(key, Key::Service(..))).count(), 4);
+    assert_eq!(woken.iter().filter(|key| matches!(key, ObjectRef::Service(..))).count(), 4);
     assert!(world.callers_of(&(namespace(4), "s4".to_owned())).is_empty(), "its namespace is not selected");
 }
 

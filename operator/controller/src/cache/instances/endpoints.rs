@@ -12,12 +12,12 @@ use jiff::Timestamp;
 
 use super::matching::{restart_targets, server_name, service_secret};
 use super::{EndpointName, Entry, InstanceKey};
-use crate::cache::{Place, World};
-use crate::store::Key;
+use crate::cache::{ClusterCache, Place};
+use crate::store::ObjectRef;
 
-impl World {
+impl ClusterCache {
     /// Matches the endpoints of a service again: it, or its TrustDomain, was created, changed or deleted.
-    pub(super) fn match_endpoints(&mut self, place: &Place, domain: &str) -> BTreeSet<Key> {
+    pub(super) fn match_endpoints(&mut self, place: &Place, domain: &str) -> BTreeSet<ObjectRef> {
         let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
         if let Some(service) = self.services.get(place) {
             for endpoint in &service.spec.endpoints {
@@ -37,7 +37,7 @@ impl World {
         let known = self.instances.found.get(domain).into_iter().flat_map(|found| found.range(prefix.clone()..));
         let known = known.map(|(uid, _)| uid).take_while(|uid| uid.starts_with(&prefix));
         let gone: Vec<String> = known.filter(|uid| !entries.contains_key(*uid)).cloned().collect();
-        let mut keys: BTreeSet<Key> = gone.iter().flat_map(|uid| self.put(uid, BTreeMap::new())).collect();
+        let mut keys: BTreeSet<ObjectRef> = gone.iter().flat_map(|uid| self.put(uid, BTreeMap::new())).collect();
         for (uid, entry) in entries {
             keys.extend(self.put(&uid, BTreeMap::from([(domain.to_owned(), entry)])));
         }
@@ -105,7 +105,7 @@ impl World {
     }
 
     /// Applies the addresses that a resolver returned for the name of an endpoint: each is an instance.
-    pub(crate) fn take_answer(&mut self, key: &InstanceKey, answer: &BTreeSet<IpAddr>) -> BTreeSet<Key> {
+    pub(crate) fn take_answer(&mut self, key: &InstanceKey, answer: &BTreeSet<IpAddr>) -> BTreeSet<ObjectRef> {
         let entry = self.entry(key).filter(|entry| entry.excluded != Some(Exclusion::Balancer));
         let Some(entry) = entry else { return BTreeSet::new() };
         let (services, uid) = (entry.service_keys(), entry.name.as_ref().map(|name| name.uid.clone()));
@@ -120,7 +120,7 @@ impl World {
 
     /// Applies the result of dialling an address of a name. `is_vacant`: it refused the connection, or presented
     /// another SPIFFE ID.
-    pub(crate) fn take_vacancy(&mut self, key: &InstanceKey, is_vacant: bool, now: Timestamp) -> BTreeSet<Key> {
+    pub(crate) fn take_vacancy(&mut self, key: &InstanceKey, is_vacant: bool, now: Timestamp) -> BTreeSet<ObjectRef> {
         let Some(domain) = self.trust_domains.get(&key.trust_domain) else { return BTreeSet::new() };
         let min_delay = domain.spec.propagation.min_delay.value();
         let Some((uid, address)) = self.entry(key).and_then(Entry::address_of_name) else { return BTreeSet::new() };
@@ -132,16 +132,16 @@ impl World {
     }
 
     /// Matches the endpoints of the service of an endpoint again.
-    fn match_again(&mut self, key: &InstanceKey) -> BTreeSet<Key> {
+    fn match_again(&mut self, key: &InstanceKey) -> BTreeSet<ObjectRef> {
         let place = self.entry(key).and_then(|entry| entry.services.first().cloned());
         let Some(place) = place else { return BTreeSet::new() };
         let keys = self.match_endpoints(&place, &key.trust_domain);
-        self.stir(&key.trust_domain);
+        self.mark_dirty(&key.trust_domain);
         keys
     }
 
     /// The addresses of the API server: endpoints may name them only by `cidrs`.
-    pub(crate) fn set_api_server(&mut self, addresses: BTreeSet<IpAddr>) -> BTreeSet<Key> {
+    pub(crate) fn set_api_server(&mut self, addresses: BTreeSet<IpAddr>) -> BTreeSet<ObjectRef> {
         if self.instances.api_server.as_ref() == Some(&addresses) {
             return BTreeSet::new();
         }
@@ -158,14 +158,14 @@ impl World {
             let uids = found.map(|(uid, _)| uid.clone()).take_while(|uid| uid.starts_with(&prefix));
             let uids: Vec<String> = uids.collect();
             self.probe_soon(&domain, uids.iter());
-            keys.insert(Key::Service(place.0, place.1));
+            keys.insert(ObjectRef::Service(place.0, place.1));
         }
         keys
     }
 
     /// An endpoint has an address that may not be dialled, or is a balancer: it is no instance, and with a name none of its
     /// addresses is.
-    pub(crate) fn exclude_endpoint(&mut self, key: &InstanceKey, why: Exclusion) -> BTreeSet<Key> {
+    pub(crate) fn exclude_endpoint(&mut self, key: &InstanceKey, why: Exclusion) -> BTreeSet<ObjectRef> {
         let Some(entry) = self.entry(key) else { return BTreeSet::new() };
         let uid = entry.name.as_ref().map_or_else(|| key.uid.clone(), |name| name.uid.clone());
         let mut keys = BTreeSet::new();
@@ -183,7 +183,7 @@ impl World {
         (entry.instance.probe, entry.shows_until) = (None, None);
         keys.extend(entry.service_keys());
         keys.extend(entry.certificate_keys());
-        self.stir(&key.trust_domain);
+        self.mark_dirty(&key.trust_domain);
         keys
     }
 
@@ -209,8 +209,8 @@ impl Entry {
     }
 
     /// The services that it is an instance of.
-    pub(super) fn service_keys(&self) -> BTreeSet<Key> {
-        self.services.iter().map(|(namespace, name)| Key::Service(namespace.clone(), name.clone())).collect()
+    pub(super) fn service_keys(&self) -> BTreeSet<ObjectRef> {
+        self.services.iter().map(|(namespace, name)| ObjectRef::Service(namespace.clone(), name.clone())).collect()
     }
 
     /// Keeps the previous probe results, unless the endpoint may no longer be dialled.

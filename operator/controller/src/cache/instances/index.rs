@@ -8,7 +8,7 @@ use std::sync::Arc;
 use gaia_plan::instances::endpoint::Addresses;
 use gaia_plan::object::ObjectKey;
 
-use super::{Entry, Stirred};
+use super::{DirtyKeys, Entry};
 use crate::cache::Place;
 use crate::cache::instances::pods::{PodFacts, Reference};
 
@@ -30,7 +30,7 @@ pub(in crate::cache) struct InstanceIndex {
     pub(super) api_server: Option<BTreeSet<IpAddr>>,
     /// The addresses of endpoints that are names, by the endpoint's UID.
     pub(super) resolved: BTreeMap<String, Addresses>,
-    pub(super) stirred: Stirred,
+    pub(super) dirty: DirtyKeys,
 }
 
 impl InstanceIndex {

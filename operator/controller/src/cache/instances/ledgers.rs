@@ -15,8 +15,8 @@ use jiff::{Span, Timestamp};
 use tokio::time::Instant;
 
 use super::Entry;
-use crate::cache::{InstanceKey, Place, World};
-use crate::store::Key;
+use crate::cache::{ClusterCache, InstanceKey, Place};
+use crate::store::ObjectRef;
 
 /// A ledger, or a short reason why it could not be read.
 pub(crate) type Reading = Result<LedgerReport, String>;
@@ -59,14 +59,14 @@ struct Known {
     has_said_its_last: bool,
 }
 
-impl World {
+impl ClusterCache {
     /// From now on ledgers are read. `before`: when another operator was last seen to do so.
     pub(crate) fn begin_reading(&mut self, now: Timestamp, before: Option<Timestamp>) {
         self.readings.begun = Some(Begun { at: Instant::now(), since: now, before });
     }
 
     /// Applies a ledger.
-    pub(crate) fn take_ledger(&mut self, key: &InstanceKey, reading: Reading, at: Timestamp) -> BTreeSet<Key> {
+    pub(crate) fn take_ledger(&mut self, key: &InstanceKey, reading: Reading, at: Timestamp) -> BTreeSet<ObjectRef> {
         let reading = reading.and_then(|report| within_bounds(report, at)).map(|report| self.with_workloads(report));
         let Some(entry) = self.entry(key) else { return BTreeSet::new() };
         let (ends, services) = (entry.ends, entry.services.clone());
@@ -160,9 +160,9 @@ impl World {
         self.probe_soon(domain, uids.iter());
     }
 
-    fn watched_of<'a>(&self, services: impl Iterator<Item = &'a Place>) -> BTreeSet<Key> {
+    fn watched_of<'a>(&self, services: impl Iterator<Item = &'a Place>) -> BTreeSet<ObjectRef> {
         let watched = services.filter(|service| self.is_watched(service));
-        watched.map(|(namespace, name)| Key::Service(namespace.clone(), name.clone())).collect()
+        watched.map(|(namespace, name)| ObjectRef::Service(namespace.clone(), name.clone())).collect()
     }
 
     /// Replaces the address of a known pod by the name of its caller.
@@ -180,7 +180,11 @@ impl World {
 
 impl Readings {
     /// Records that an instance has terminated. Returns the services to plan again.
-    pub(crate) fn note_termination(&mut self, entry: &Entry, is_watched: impl Fn(&Place) -> bool) -> BTreeSet<Key> {
+    pub(crate) fn note_termination(
+        &mut self,
+        entry: &Entry,
+        is_watched: impl Fn(&Place) -> bool,
+    ) -> BTreeSet<ObjectRef> {
         let known = self.known.remove(&entry.instance.uid).unwrap_or_default();
         let is_missed = known.read.is_none() && may_have_served(entry) && self.begun.is_some();
         let mut keys = BTreeSet::new();
@@ -188,7 +192,7 @@ impl Readings {
             if is_missed {
                 self.hear_of(service).unread.get_or_insert_with(|| entry.instance.name.clone());
             }
-            keys.insert(Key::Service(service.0.clone(), service.1.clone()));
+            keys.insert(ObjectRef::Service(service.0.clone(), service.1.clone()));
         }
         keys
     }

@@ -11,8 +11,8 @@ use gaia_plan::object::{ObjectKey, ObjectKind};
 use super::{Entry, InstanceIndex, InstanceKey};
 use crate::cache::instances::ledgers::is_watched;
 use crate::cache::instances::pods::{PodFacts, Reference};
-use crate::cache::{Place, World};
-use crate::store::Key;
+use crate::cache::{ClusterCache, Place};
+use crate::store::ObjectRef;
 
 /// The references of a pod to objects of one TrustDomain.
 #[derive(Default)]
@@ -24,9 +24,9 @@ struct Gathered {
     services: BTreeSet<Place>,
 }
 
-impl World {
+impl ClusterCache {
     /// Matches the pods that refer to an object again.
-    pub(in crate::cache) fn match_users(&mut self, object: &ObjectKey) -> BTreeSet<Key> {
+    pub(in crate::cache) fn match_users(&mut self, object: &ObjectKey) -> BTreeSet<ObjectRef> {
         let users: Vec<String> = self.instances.users.get(object).into_iter().flatten().cloned().collect();
         users.into_iter().flat_map(|name| self.match_pod(&(object.namespace.clone(), name))).collect()
     }
@@ -37,7 +37,7 @@ impl World {
         place: &Place,
         domain: &str,
         leaf_secret: String,
-    ) -> BTreeSet<Key> {
+    ) -> BTreeSet<ObjectRef> {
         let mut keys = self.match_users(&ObjectKey::config_map(&place.0, names::policy(&place.1)));
         keys.extend(self.match_users(&ObjectKey::secret(&place.0, leaf_secret)));
         keys.extend(self.match_endpoints(place, domain));
@@ -45,11 +45,11 @@ impl World {
     }
 
     /// A TrustDomain came, changed or went.
-    pub(in crate::cache) fn match_domain(&mut self, domain: &str) -> BTreeSet<Key> {
+    pub(in crate::cache) fn match_domain(&mut self, domain: &str) -> BTreeSet<ObjectRef> {
         let ours = [names::trust(domain), names::grants(domain), names::token_signer(domain)];
         let objects: Vec<ObjectKey> =
             self.instances.users.keys().filter(|key| ours.contains(&key.name)).cloned().collect();
-        let mut keys: BTreeSet<Key> = objects.iter().flat_map(|object| self.match_users(object)).collect();
+        let mut keys: BTreeSet<ObjectRef> = objects.iter().flat_map(|object| self.match_users(object)).collect();
         let services = self.services.iter().filter(|(_, found)| found.spec.trust_domain_ref.name == domain);
         let services: Vec<Place> = services.map(|(place, _)| place.clone()).collect();
         for service in services {
@@ -58,7 +58,7 @@ impl World {
         keys
     }
 
-    pub(super) fn match_pod(&mut self, place: &Place) -> BTreeSet<Key> {
+    pub(super) fn match_pod(&mut self, place: &Place) -> BTreeSet<ObjectRef> {
         let Some(facts) = self.instances.pods.get(place) else { return BTreeSet::new() };
         let uid = facts.uid.clone();
         let mut by_domain: BTreeMap<String, Gathered> = BTreeMap::new();
@@ -166,10 +166,10 @@ impl World {
     }
 
     /// Replaces the entries of an instance for each TrustDomain, and keeps the probe results.
-    pub(super) fn put(&mut self, uid: &str, mut entries: BTreeMap<String, Entry>) -> BTreeSet<Key> {
+    pub(super) fn put(&mut self, uid: &str, mut entries: BTreeMap<String, Entry>) -> BTreeSet<ObjectRef> {
         let mut keys = BTreeSet::new();
         let mut changed = BTreeSet::new();
-        let Self { instances: InstanceIndex { found, stirred, .. }, readings, services, .. } = self;
+        let Self { instances: InstanceIndex { found, dirty, .. }, readings, services, .. } = self;
         for (domain, entry) in &mut entries {
             let before = found.get(domain).and_then(|found| found.get(uid));
             if let Some(before) = before {
@@ -181,7 +181,7 @@ impl World {
                 !is_same_address || was.started != is.started || before.ends != entry.ends
             });
             if moved && entry.address.is_some() {
-                stirred.probes.insert(InstanceKey::new(domain, &entry.instance));
+                dirty.probes.insert(InstanceKey::new(domain, &entry.instance));
             }
         }
         for (domain, found) in found.iter_mut() {
@@ -195,7 +195,7 @@ impl World {
                 changed.insert(domain.clone());
             }
             if let (Some(before), None) = (&before, &after) {
-                stirred.probes.remove(&InstanceKey::new(domain, &before.instance));
+                dirty.probes.remove(&InstanceKey::new(domain, &before.instance));
             }
             found.extend(after.map(|entry| (uid.to_owned(), entry)));
         }
@@ -206,7 +206,7 @@ impl World {
         }
         found.retain(|_, found| !found.is_empty());
         for domain in changed {
-            self.stir(&domain);
+            self.mark_dirty(&domain);
         }
         keys.retain(|key| self.metadata(key).is_some());
         keys

@@ -10,8 +10,8 @@ use super::pods;
 use super::*;
 use crate::cache::{NamespaceFacts, Surroundings};
 
-fn world() -> World {
-    let mut world = World::new(Surroundings {
+fn world() -> ClusterCache {
+    let mut world = ClusterCache::new(Surroundings {
         operator_namespace: "gaia-system".to_owned(),
         cluster_domain: "cluster.local".to_owned(),
         watch_namespaces: vec![],
@@ -34,14 +34,14 @@ fn parse<K: serde::de::DeserializeOwned>(value: Value) -> K {
     serde_json::from_value(value).unwrap()
 }
 
-fn certificate(world: &mut World, namespace: &str, name: &str, workload: Value) {
+fn certificate(world: &mut ClusterCache, namespace: &str, name: &str, workload: Value) {
     world.apply_certificate(parse(json!({
         "metadata": { "namespace": namespace, "name": name, "uid": format!("c-{name}"), "generation": 1 },
         "spec": { "trustDomainRef": { "name": "gaia" }, "workload": workload },
     })));
 }
 
-fn service(world: &mut World, name: &str, spec: Value) {
+fn service(world: &mut ClusterCache, name: &str, spec: Value) {
     let mut spec = spec;
     spec["trustDomainRef"] = json!({ "name": "gaia" });
     world.apply_service(parse(json!({
@@ -49,11 +49,11 @@ fn service(world: &mut World, name: &str, spec: Value) {
     })));
 }
 
-fn pod(world: &mut World, namespace: &str, name: &str, sources: Value) -> BTreeSet<Key> {
+fn pod(world: &mut ClusterCache, namespace: &str, name: &str, sources: Value) -> BTreeSet<ObjectRef> {
     pod_at(world, (namespace, name), sources, "10.0.0.1")
 }
 
-fn pod_at(world: &mut World, (namespace, name): (&str, &str), sources: Value, ip: &str) -> BTreeSet<Key> {
+fn pod_at(world: &mut ClusterCache, (namespace, name): (&str, &str), sources: Value, ip: &str) -> BTreeSet<ObjectRef> {
     let place = (namespace.to_owned(), name.to_owned());
     let facts = pods::read(&parse(json!({
         "metadata": { "namespace": namespace, "name": name, "uid": format!("p-{name}") },
@@ -69,14 +69,14 @@ fn mounts_all() -> Value {
         { "configMap": { "name": "web-auth" } }])
 }
 
-fn all(world: &World) -> Vec<&Instance> {
+fn all(world: &ClusterCache) -> Vec<&Instance> {
     match world.observe_trust_domain("gaia").unwrap().instances {
         Instances::Known(all) => all,
         Instances::Unknown(why) => panic!("{why}"),
     }
 }
 
-fn names(world: &World) -> Vec<&str> {
+fn names(world: &ClusterCache) -> Vec<&str> {
     all(world).iter().map(|instance| instance.name.as_str()).collect()
 }
 
@@ -124,7 +124,7 @@ fn only_pods_in_granted_namespaces_count() {
     certificate(&mut world, "other", "web", json!({ "port": 8443 }));
     pod(&mut world, "other", "web-x", mounts_all());
     assert!(all(&world).is_empty());
-    assert!(!world.has_unasked(&Key::TrustDomain("gaia".to_owned())), "no prober will take it");
+    assert!(!world.has_unasked(&ObjectRef::TrustDomain("gaia".to_owned())), "no prober will take it");
     certificate(&mut world, "shop", "web", json!({ "port": 8443 }));
     pod(&mut world, "shop", "web-y", mounts_all());
     assert_eq!(names(&world), ["web-y"]);
@@ -136,7 +136,7 @@ fn a_pod_goes_with_its_end_and_with_what_it_used() {
     certificate(&mut world, "shop", "web", json!({ "port": 8443 }));
     let tls = json!([{ "secret": { "name": "web-tls" } }]);
     let keys = pod(&mut world, "shop", "web-x", tls.clone());
-    assert_eq!(keys, BTreeSet::from([Key::Certificate("shop".to_owned(), "web".to_owned())]));
+    assert_eq!(keys, BTreeSet::from([ObjectRef::Certificate("shop".to_owned(), "web".to_owned())]));
     assert!(pod(&mut world, "shop", "web-x", tls.clone()).is_empty(), "nothing has changed");
     world.apply_pod(&("shop".to_owned(), "web-x".to_owned()), None);
     assert!(all(&world).is_empty());
@@ -167,7 +167,7 @@ fn endpoints_of_a_service_are_instances_of_everything_it_uses() {
 fn pods_that_may_not_be_watched_are_unknown_and_never_none() {
     let mut world = world();
     certificate(&mut world, "shop", "web", json!({ "port": 8443 }));
-    let unknown = |world: &World| match world.observe_trust_domain("gaia").unwrap().instances {
+    let unknown = |world: &ClusterCache| match world.observe_trust_domain("gaia").unwrap().instances {
         Instances::Unknown(why) => Some(why.to_owned()),
         Instances::Known(_) => None,
     };
@@ -192,10 +192,10 @@ fn who_is_new_moves_or_restarts_is_probed_and_only_what_was_seen_counts() {
     certificate(&mut world, "shop", "web", json!({ "port": 8443 }));
     pod(&mut world, "shop", "web-x", mounts_all());
     let key = InstanceKey { trust_domain: "gaia".to_owned(), namespace: "shop".to_owned(), uid: "p-web-x".to_owned() };
-    assert_eq!(world.take_stirred(Probing::Nobody).probes, BTreeSet::new());
-    let stirred = world.take_stirred(Probing::Leader);
-    assert_eq!(stirred.probes, BTreeSet::from([key.clone()]));
-    let certificate_key = Key::Certificate("shop".to_owned(), "web".to_owned());
+    assert_eq!(world.take_dirty(Probing::Nobody).probes, BTreeSet::new());
+    let dirty = world.take_dirty(Probing::Leader);
+    assert_eq!(dirty.probes, BTreeSet::from([key.clone()]));
+    let certificate_key = ObjectRef::Certificate("shop".to_owned(), "web".to_owned());
     assert!(world.has_unasked(&certificate_key));
 
     let at = |second: i64| Timestamp::from_second(second).unwrap();
@@ -203,15 +203,15 @@ fn who_is_new_moves_or_restarts_is_probed_and_only_what_was_seen_counts() {
     let keys = world.take_probe(&key, Probe { at: at(1), seen: seen() }, Some(at(100)));
     assert_eq!(keys, BTreeSet::from([certificate_key.clone()]));
     assert!(!world.has_unasked(&certificate_key));
-    assert_eq!(world.take_stirred(Probing::Leader).domains, BTreeSet::from(["gaia".to_owned()]));
+    assert_eq!(world.take_dirty(Probing::Leader).domains, BTreeSet::from(["gaia".to_owned()]));
     assert_eq!(world.served_until(&("shop".to_owned(), "web".to_owned())), Some(at(100)));
     let keys = world.take_probe(&key, Probe { at: at(2), seen: seen() }, Some(at(100)));
-    assert!(keys.is_empty() && world.take_stirred(Probing::Leader).domains.is_empty(), "the probe result is unchanged");
+    assert!(keys.is_empty() && world.take_dirty(Probing::Leader).domains.is_empty(), "the probe result is unchanged");
 
     // A change of the certificate's spec keeps the probe results.
     certificate(&mut world, "shop", "web", json!({ "port": 9443 }));
     assert_eq!(all(&world)[0].probe.as_ref().unwrap().at, at(2));
-    assert_eq!(world.take_stirred(Probing::Leader).probes, BTreeSet::from([key.clone()]), "another port");
+    assert_eq!(world.take_dirty(Probing::Leader).probes, BTreeSet::from([key.clone()]), "another port");
     world.apply_pod(&("shop".to_owned(), "web-x".to_owned()), None);
     assert_eq!(world.is_behind(&key), None);
 }
@@ -236,7 +236,7 @@ fn a_service_is_found_by_the_address_of_its_pods_as_long_as_they_have_it() {
         service(&mut world, name, json!({}));
     }
     let enforces = |name: &str| json!([{ "configMap": { "name": format!("{name}-auth") } }]);
-    let at = |world: &World, ip: &str| world.service_at(ip.parse().unwrap()).map(|place| place.1.clone());
+    let at = |world: &ClusterCache, ip: &str| world.service_at(ip.parse().unwrap()).map(|place| place.1.clone());
     pod_at(&mut world, ("shop", "web-x"), enforces("web"), "10.0.0.1");
     assert_eq!((at(&world, "10.0.0.1").as_deref(), at(&world, "10.0.0.2")), (Some("web"), None));
     pod_at(&mut world, ("shop", "web-x"), enforces("web"), "10.0.0.2");
@@ -256,7 +256,7 @@ fn a_pod_that_was_nudged_is_known_to_be_before_its_watch_says_so() {
     certificate(&mut world, "shop", "web", json!({}));
     pod(&mut world, "shop", "web-1", mounts_all());
     let place = ("shop".to_owned(), "web-1".to_owned());
-    let nudged = |world: &World| -> Vec<Option<String>> {
+    let nudged = |world: &ClusterCache| -> Vec<Option<String>> {
         let granted = BTreeSet::from(["shop".to_owned()]);
         world.instances_of("gaia", &granted).iter().map(|instance| instance.nudged.clone()).collect()
     };
@@ -267,7 +267,7 @@ fn a_pod_that_was_nudged_is_known_to_be_before_its_watch_says_so() {
     assert_eq!(nudged(&world), [Some("1".to_owned())]);
 }
 
-fn allow(world: &mut World, allowed: Value) -> BTreeSet<Key> {
+fn allow(world: &mut ClusterCache, allowed: Value) -> BTreeSet<ObjectRef> {
     let generation = world.trust_domain("gaia").unwrap().metadata.generation.unwrap_or_default() + 1;
     world.apply_trust_domain(parse(json!({
         "metadata": { "name": "gaia", "uid": "td", "generation": generation },
@@ -276,7 +276,7 @@ fn allow(world: &mut World, allowed: Value) -> BTreeSet<Key> {
     })))
 }
 
-fn exclusions(world: &World) -> Vec<(String, Exclusion)> {
+fn exclusions(world: &ClusterCache) -> Vec<(String, Exclusion)> {
     let place = ("shop".to_owned(), "web".to_owned());
     let excluded = world.excluded_endpoints(&world.services[&place], &place);
     excluded.into_iter().map(|found| (found.endpoint.to_owned(), found.why)).collect()
@@ -296,16 +296,16 @@ fn endpoint_that_is_not_allowed_is_no_instance_and_is_not_probed() {
     ];
     let expected = expected.map(|(endpoint, why)| (endpoint.to_owned(), why));
     assert_eq!(exclusions(&world), expected);
-    let probed = world.take_stirred(Probing::Leader).probes;
+    let probed = world.take_dirty(Probing::Leader).probes;
     assert_eq!(probed.iter().map(|key| key.uid.as_str()).collect::<Vec<_>>(), ["shop/web/web.fly.dev:443"]);
     let Instances::Known(of_leaf) = world.instances_using("gaia", "shop", "web-tls") else { panic!() };
     assert_eq!(of_leaf.len(), 1);
 
     let keys = allow(&mut world, json!([{ "namespaces": ["shop"], "cidrs": ["127.0.0.0/8"] }]));
-    assert!(keys.contains(&Key::Service("shop".to_owned(), "web".to_owned())));
+    assert!(keys.contains(&ObjectRef::Service("shop".to_owned(), "web".to_owned())));
     assert_eq!(names(&world), ["127.0.0.1:9"]);
     assert!(exclusions(&world).iter().all(|(endpoint, _)| endpoint != "127.0.0.1:9"));
-    let probed = world.take_stirred(Probing::Leader).probes;
+    let probed = world.take_dirty(Probing::Leader).probes;
     assert_eq!(probed.iter().map(|key| key.uid.as_str()).collect::<Vec<_>>(), ["shop/web/127.0.0.1:9"]);
 }
 
@@ -321,7 +321,7 @@ fn what_was_seen_of_an_endpoint_counts_only_while_it_is_allowed() {
         let seen = Shown { fingerprint: "f0".to_owned(), is_verified: true, report: Err("404".to_owned()) };
         Probe { at: Timestamp::UNIX_EPOCH, seen: Ok(seen) }
     };
-    let service_key = Key::Service("shop".to_owned(), "web".to_owned());
+    let service_key = ObjectRef::Service("shop".to_owned(), "web".to_owned());
     world.take_probe(&key, probe(), None);
     assert!(all(&world)[0].probe.is_some());
 
@@ -329,7 +329,7 @@ fn what_was_seen_of_an_endpoint_counts_only_while_it_is_allowed() {
     assert!(keys.contains(&service_key));
     assert_eq!((names(&world).len(), exclusions(&world)[0].1), (0, Exclusion::Address));
     assert!(world.exclude_endpoint(&key, Exclusion::Address).is_empty(), "nothing has changed");
-    assert!(!world.has_unasked(&Key::TrustDomain("gaia".to_owned())));
+    assert!(!world.has_unasked(&ObjectRef::TrustDomain("gaia".to_owned())));
     service(&mut world, "web", json!({ "endpoints": ["web.fly.dev:443"], "rotationWave": 1 }));
     assert_eq!(names(&world).len(), 0, "another edit does not make it an instance");
     assert!(world.take_probe(&key, probe(), None).contains(&service_key));

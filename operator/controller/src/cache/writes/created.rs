@@ -12,13 +12,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::time::Instant;
 
 use crate::api_server::Resource;
-use crate::cache::{Place, World};
+use crate::cache::{ClusterCache, Place};
 
 /// The time since which each of them is known.
 #[derive(Default)]
 pub(crate) struct Unconfirmed(HashMap<ObjectKey, Instant>);
 
-impl World {
+impl ClusterCache {
     /// A response reports an object. One that is watched and not known yet must still be reported by its watch.
     pub(crate) fn note_answer(&mut self, key: &ObjectKey, meta: &ObjectMeta) {
         let labels = meta.labels.as_ref();

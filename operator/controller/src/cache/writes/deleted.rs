@@ -47,12 +47,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::cache::{Surroundings, World};
-    use crate::store::{Key, Reported, Stored};
+    use crate::cache::{ClusterCache, Surroundings};
+    use crate::store::{ObjectRef, Reported, Stored};
 
-    fn world() -> World {
+    fn world() -> ClusterCache {
         let [operator_namespace, cluster_domain] = ["gaia-system", "cluster.local"].map(str::to_owned);
-        World::new(Surroundings { operator_namespace, cluster_domain, watch_namespaces: vec![] })
+        ClusterCache::new(Surroundings { operator_namespace, cluster_domain, watch_namespaces: vec![] })
     }
 
     fn deletion(uid: &str) -> ObjectMeta {
@@ -88,7 +88,7 @@ mod tests {
         let mut world = world();
         world.note_deleted(&deletion("u1"));
         assert!(world.take_reported(Reported::Service(Box::new(service))).is_empty());
-        assert!(world.metadata(&Key::Service("shop".to_owned(), "web".to_owned())).is_none());
+        assert!(world.metadata(&ObjectRef::Service("shop".to_owned(), "web".to_owned())).is_none());
     }
 
     #[test]

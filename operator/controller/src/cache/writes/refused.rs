@@ -9,8 +9,8 @@ use gaia_plan::pacing::backoff::Failures;
 use gaia_plan::trust_domain::WriteRefusal;
 use jiff::Timestamp;
 
-use crate::cache::World;
-use crate::store::Key;
+use crate::cache::ClusterCache;
+use crate::store::ObjectRef;
 
 /// The last attempts to write objects.
 #[derive(Debug, Default)]
@@ -20,16 +20,16 @@ pub(crate) struct RefusedWrites {
     contended: HashMap<ObjectKey, u32>,
 }
 
-impl World {
+impl ClusterCache {
     /// Records that the write of an object was refused. Returns the keys to plan again, if it is new.
     pub(crate) fn note_refusal(
         &mut self,
-        by: &Key,
+        by: &ObjectRef,
         object: &ObjectKey,
         message: String,
         is_local: bool,
         now: Timestamp,
-    ) -> BTreeSet<Key> {
+    ) -> BTreeSet<ObjectRef> {
         let before = self.refused_writes.refused.get(object);
         let is_news = before.is_none_or(|before| before.is_local != is_local || before.failures.message != message);
         let attempts = before.map_or(0, |before| before.failures.attempts).saturating_add(1);
@@ -45,7 +45,7 @@ impl World {
 
     /// Records that another writer changed an object before the operator could. Returns true if that happens each time:
     /// then it counts as refused in its namespace.
-    pub(crate) fn note_contention(&mut self, by: &Key, object: &ObjectKey, now: Timestamp) -> bool {
+    pub(crate) fn note_contention(&mut self, by: &ObjectRef, object: &ObjectKey, now: Timestamp) -> bool {
         let attempts = self.refused_writes.contended.entry(object.clone()).or_default();
         *attempts = attempts.saturating_add(1);
         let is_each_time = *attempts >= CONTENDED;
@@ -57,7 +57,7 @@ impl World {
     }
 
     /// Records that an object was written. Returns the keys to plan again, if it was refused before.
-    pub(crate) fn note_written(&mut self, by: &Key, object: &ObjectKey) -> BTreeSet<Key> {
+    pub(crate) fn note_written(&mut self, by: &ObjectRef, object: &ObjectKey) -> BTreeSet<ObjectRef> {
         self.refused_writes.contended.remove(object);
         match self.refused_writes.refused.remove(object) {
             Some(_) => self.domain_of(by),
@@ -90,12 +90,12 @@ impl World {
     }
 
     /// The TrustDomain whose rotation waits for what a custom resource writes.
-    fn domain_of(&self, by: &Key) -> BTreeSet<Key> {
+    fn domain_of(&self, by: &ObjectRef) -> BTreeSet<ObjectRef> {
         let certificate = match by {
-            Key::Certificate(namespace, name) => self.certificates.get(&(namespace.clone(), name.clone())),
-            Key::TrustDomain(_) | Key::Service(..) => None,
+            ObjectRef::Certificate(namespace, name) => self.certificates.get(&(namespace.clone(), name.clone())),
+            ObjectRef::TrustDomain(_) | ObjectRef::Service(..) => None,
         };
-        certificate.map(|found| Key::TrustDomain(found.spec.trust_domain_ref.name.clone())).into_iter().collect()
+        certificate.map(|found| ObjectRef::TrustDomain(found.spec.trust_domain_ref.name.clone())).into_iter().collect()
     }
 }
 

@@ -5,13 +5,18 @@
 
 use std::collections::BTreeSet;
 
-use crate::cache::World;
-use crate::store::{Found, Key};
+use crate::cache::ClusterCache;
+use crate::store::{Found, ObjectRef};
 
-impl World {
+impl ClusterCache {
     /// Applies the response of a read. `seen`: the UID that was known before the read began.
     #[must_use = "dependent objects would not be planned again"]
-    pub(crate) fn take_found(&mut self, key: &Key, found: Option<Found>, seen: Option<&str>) -> BTreeSet<Key> {
+    pub(crate) fn take_found(
+        &mut self,
+        key: &ObjectRef,
+        found: Option<Found>,
+        seen: Option<&str>,
+    ) -> BTreeSet<ObjectRef> {
         if seen.is_none() || self.uid_of(key) != seen {
             // The watch has reported more in the meantime.
             return BTreeSet::new();
@@ -25,9 +30,9 @@ impl World {
             Some(found) if uid.as_deref() == seen => match found {
                 Found::Object(object) => self.take_reported(object),
                 Found::Unreadable(unreadable) => match key {
-                    Key::TrustDomain(_) => self.apply_unreadable_trust_domain(&unreadable),
-                    Key::Certificate(..) => self.apply_unreadable_certificate(&unreadable),
-                    Key::Service(..) => self.apply_unreadable_service(&unreadable),
+                    ObjectRef::TrustDomain(_) => self.apply_unreadable_trust_domain(&unreadable),
+                    ObjectRef::Certificate(..) => self.apply_unreadable_certificate(&unreadable),
+                    ObjectRef::Service(..) => self.apply_unreadable_service(&unreadable),
                 },
             },
             _ => self.remove_resource(key),
@@ -35,19 +40,19 @@ impl World {
     }
 
     /// The UID of a known custom resource.
-    pub(crate) fn uid_of(&self, key: &Key) -> Option<&str> {
+    pub(crate) fn uid_of(&self, key: &ObjectRef) -> Option<&str> {
         let read = self.metadata(key).and_then(|meta| meta.uid.as_deref());
         read.or_else(|| Some(&self.unreadable(key)?.version.uid))
     }
 
-    fn remove_resource(&mut self, key: &Key) -> BTreeSet<Key> {
+    fn remove_resource(&mut self, key: &ObjectRef) -> BTreeSet<ObjectRef> {
         let (namespace, name) = key.names();
         let place = (namespace.to_owned(), name.to_owned());
         self.forget_unreadable(key.resource(), &place);
         match key {
-            Key::TrustDomain(name) => self.remove_trust_domain(name),
-            Key::Certificate(..) => self.remove_certificate(&place),
-            Key::Service(..) => self.remove_service(&place),
+            ObjectRef::TrustDomain(name) => self.remove_trust_domain(name),
+            ObjectRef::Certificate(..) => self.remove_certificate(&place),
+            ObjectRef::Service(..) => self.remove_service(&place),
         }
     }
 }

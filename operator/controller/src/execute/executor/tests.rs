@@ -16,10 +16,10 @@ use serde_json::{Value, json};
 
 use super::{Executor, Outcome};
 use crate::cache::lock;
-use crate::cache::{Surroundings, World};
+use crate::cache::{ClusterCache, Surroundings};
 use crate::execute::ca_cache::Signers;
 use crate::store::error::ErrorClass;
-use crate::store::{Key, KubeStore};
+use crate::store::{KubeStore, ObjectRef};
 
 type Handle = tower_test::mock::Handle<Request<Body>, Response<Body>>;
 
@@ -33,7 +33,7 @@ fn scripted() -> (Executor<KubeStore>, Handle) {
     };
     let executor = Executor {
         store: KubeStore::new(Client::new(service, "default")),
-        world: Arc::new(Mutex::new(World::new(surroundings))),
+        world: Arc::new(Mutex::new(ClusterCache::new(surroundings))),
         clock: Arc::new(ManualClock::new("2026-01-01T00:00:00Z".parse().unwrap())),
         signers: Signers::default(),
     };
@@ -69,8 +69,8 @@ fn config_map() -> Value {
         "metadata": { "namespace": "shop", "name": "gaia-trust", "uid": "u1", "resourceVersion": "8"} })
 }
 
-fn domain() -> Key {
-    Key::TrustDomain("gaia".to_owned())
+fn domain() -> ObjectRef {
+    ObjectRef::TrustDomain("gaia".to_owned())
 }
 
 const MAPS: &str = "/api/v1/namespaces/shop/configmaps";

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::ring_label;
 use crate::cache::Census;
-use crate::store::Key;
+use crate::store::ObjectRef;
 
 /// The measurements of one custom resource.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -42,11 +42,11 @@ pub(crate) struct Measured {
 
 /// The measurements of all custom resources.
 #[derive(Default)]
-pub(super) struct Objects(Mutex<BTreeMap<Key, Measured>>);
+pub(super) struct Objects(Mutex<BTreeMap<ObjectRef, Measured>>);
 
 impl Objects {
     /// Changes the measurements of an object.
-    pub(super) fn measure(&self, key: &Key, change: impl FnOnce(&mut Measured)) {
+    pub(super) fn measure(&self, key: &ObjectRef, change: impl FnOnce(&mut Measured)) {
         let mut objects = self.lock();
         if let Some(known) = objects.get_mut(key) {
             change(known);
@@ -58,7 +58,7 @@ impl Objects {
     }
 
     /// Removes all series of an object.
-    pub(super) fn forget(&self, key: &Key) {
+    pub(super) fn forget(&self, key: &ObjectRef) {
         self.lock().remove(key);
     }
 
@@ -70,7 +70,7 @@ impl Objects {
         (named.collect(), expired().count())
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Measured>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ObjectRef, Measured>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -107,8 +107,8 @@ impl Collector for Objects {
         let domains: Vec<(&str, &Measured)> = shown
             .iter()
             .filter_map(|(key, measured)| match key {
-                Key::TrustDomain(name) => Some((name.as_str(), *measured)),
-                Key::Certificate(..) | Key::Service(..) => None,
+                ObjectRef::TrustDomain(name) => Some((name.as_str(), *measured)),
+                ObjectRef::Certificate(..) | ObjectRef::Service(..) => None,
             })
             .collect();
         for (metric, help, value) in OF_TRUST_DOMAINS {
@@ -153,7 +153,7 @@ impl Collector for Objects {
 
 /// The objects that have series. TrustDomains always do; of the largest namespaces some objects are left out where there
 /// are more than [`MOST`].
-fn shown(objects: &BTreeMap<Key, Measured>) -> Vec<(&Key, &Measured)> {
+fn shown(objects: &BTreeMap<ObjectRef, Measured>) -> Vec<(&ObjectRef, &Measured)> {
     let mut counts: HashMap<&str, usize> = HashMap::new();
     for key in objects.keys() {
         *counts.entry(key.names().0).or_default() += 1;
@@ -245,9 +245,9 @@ mod tests {
     #[test]
     fn no_series_is_left_of_a_deleted_object() {
         for key in [
-            Key::TrustDomain("doomed".to_owned()),
-            Key::Certificate("shop".to_owned(), "doomed".to_owned()),
-            Key::Service("shop".to_owned(), "doomed".to_owned()),
+            ObjectRef::TrustDomain("doomed".to_owned()),
+            ObjectRef::Certificate("shop".to_owned(), "doomed".to_owned()),
+            ObjectRef::Service("shop".to_owned(), "doomed".to_owned()),
         ] {
             let metrics = Metrics::new();
             let before = metrics.text();
@@ -264,19 +264,21 @@ mod tests {
     fn expired_certificates_are_named_until_they_are_replaced() {
         let metrics = Metrics::new();
         for name in ["a", "b", "c"] {
-            let key = Key::Certificate("shop".to_owned(), name.to_owned());
+            let key = ObjectRef::Certificate("shop".to_owned(), name.to_owned());
             metrics.measure(&key, |measured| measured.is_expired = name != "b");
         }
         assert_eq!(metrics.expired(1), (vec!["shop/a".to_owned()], 2));
-        metrics.measure(&Key::Certificate("shop".to_owned(), "a".to_owned()), |measured| measured.is_expired = false);
-        metrics.forget(&Key::Certificate("shop".to_owned(), "c".to_owned()));
+        metrics.measure(&ObjectRef::Certificate("shop".to_owned(), "a".to_owned()), |measured| {
+            measured.is_expired = false;
+        });
+        metrics.forget(&ObjectRef::Certificate("shop".to_owned(), "c".to_owned()));
         assert_eq!(metrics.expired(1), (vec![], 0));
     }
 
     #[test]
     fn rotations_are_measured_by_trust_domain() {
         let metrics = Metrics::new();
-        metrics.measure(&Key::TrustDomain("gaia".to_owned()), |measured| *measured = everything());
+        metrics.measure(&ObjectRef::TrustDomain("gaia".to_owned()), |measured| *measured = everything());
         let text = metrics.text();
         for line in [
             "gaia_ready{kind=\"TrustDomain\",namespace=\"\",name=\"gaia\"} 1",
@@ -293,12 +295,12 @@ mod tests {
     fn a_namespace_with_too_many_objects_has_fewer_series() {
         let mut objects = BTreeMap::new();
         for n in 0..MOST {
-            objects.insert(Key::Certificate("busy".to_owned(), n.to_string()), Measured::default());
+            objects.insert(ObjectRef::Certificate("busy".to_owned(), n.to_string()), Measured::default());
         }
         for n in 0..10 {
-            objects.insert(Key::Service("shop".to_owned(), n.to_string()), Measured::default());
+            objects.insert(ObjectRef::Service("shop".to_owned(), n.to_string()), Measured::default());
         }
-        objects.insert(Key::TrustDomain("gaia".to_owned()), Measured::default());
+        objects.insert(ObjectRef::TrustDomain("gaia".to_owned()), Measured::default());
         let shown = shown(&objects);
         assert_eq!(shown.len(), MOST + 1);
         assert_eq!(shown.iter().filter(|(key, _)| key.names().0 == "shop").count(), 10);

@@ -70,11 +70,11 @@ impl Store for Refusing {
         unreachable!("nothing is foreign")
     }
 
-    async fn get_resource(&self, _: &Key) -> Result<Option<Found>, StoreError> {
+    async fn get_resource(&self, _: &ObjectRef) -> Result<Option<Found>, StoreError> {
         unreachable!("no status is reported")
     }
 
-    async fn patch_status(&self, _: &Key, _: &Version, _: Value) -> Result<Reported, StoreError> {
+    async fn patch_status(&self, _: &ObjectRef, _: &Version, _: Value) -> Result<Reported, StoreError> {
         unreachable!("no status is reported")
     }
 }
@@ -109,7 +109,7 @@ fn planned(namespaces: &[&str]) -> Planned {
         version: version.clone(),
         generation: Some(1),
         next_check: Timestamp::MAX,
-        guidance: None,
+        rollout: None,
         has_unasked: false,
         is_early: false,
         served_until: None,
@@ -127,7 +127,7 @@ fn refused(reconciler: &Reconciler<Refusing>, namespace: &str) -> Option<bool> {
 /// Kind: a conflict in the first namespace ended the whole plan, and a refusal in one delayed the next plan for all.
 #[tokio::test]
 async fn refusals_and_conflicts_in_some_namespaces_delay_no_other() {
-    let (reconciler, domain) = (reconciler(), Key::TrustDomain("gaia".to_owned()));
+    let (reconciler, domain) = (reconciler(), ObjectRef::TrustDomain("gaia".to_owned()));
     reconciler.act(&domain, &planned(&["raced", "quota", "webhook", "shop"])).await.unwrap();
     assert_eq!(*reconciler.executor.store.written.lock().unwrap(), ["shop"]);
     assert!(lock(&reconciler.executor.world).failures.is_empty(), "the TrustDomain itself does not wait");
@@ -137,7 +137,7 @@ async fn refusals_and_conflicts_in_some_namespaces_delay_no_other() {
 
 #[tokio::test]
 async fn writer_that_is_always_faster_counts_as_a_cause_in_its_namespace() {
-    let (reconciler, domain) = (reconciler(), Key::TrustDomain("gaia".to_owned()));
+    let (reconciler, domain) = (reconciler(), ObjectRef::TrustDomain("gaia".to_owned()));
     for _ in 0..8 {
         assert_eq!(refused(&reconciler, "raced"), None);
         reconciler.act(&domain, &planned(&["raced"])).await.unwrap();
@@ -147,7 +147,7 @@ async fn writer_that_is_always_faster_counts_as_a_cause_in_its_namespace() {
 
 #[tokio::test]
 async fn refusal_is_forgotten_once_the_object_is_written() {
-    let (reconciler, domain) = (reconciler(), Key::TrustDomain("gaia".to_owned()));
+    let (reconciler, domain) = (reconciler(), ObjectRef::TrustDomain("gaia".to_owned()));
     let object = ObjectKey::config_map("shop", "gaia-trust");
     let now = reconciler.executor.clock.now();
     lock(&reconciler.executor.world).note_refusal(&domain, &object, "full".to_owned(), true, now);

@@ -17,11 +17,11 @@ fn service(uid: &str, version: &str) -> Value {
         "spec": { "trustDomainRef": { "name": "gaia" } } })
 }
 
-async fn known() -> (Reconciler<KubeStore>, Handle, Key) {
+async fn known() -> (Reconciler<KubeStore>, Handle, ObjectRef) {
     let (reconciler, handle) = reconciler();
     let known: GaiaService = serde_json::from_value(service("u1", "7")).unwrap();
     lock(&reconciler.executor.world).apply_service(known);
-    (reconciler, handle, Key::Service("shop".to_owned(), "web".to_owned()))
+    (reconciler, handle, ObjectRef::Service("shop".to_owned(), "web".to_owned()))
 }
 
 /// The kind: a broken watch is restarted after up to 30 s, and each write of a status until then is a 409.

@@ -22,33 +22,33 @@ async fn secrets_of_users_are_looked_up_beside_reconciles_and_the_answer_is_kept
         "spec": { "trustDomainRef": { "name": "gaia" }, "auth": { "apiKeysSecretRef": { "name": "keys" } } } }))
         .unwrap();
     lock(&reconciler.executor.world).apply_service(service);
-    let (key, place) = (Key::Service("shop".to_owned(), "web".to_owned()), ("shop".to_owned(), "web".to_owned()));
+    let (key, place) = (ObjectRef::Service("shop".to_owned(), "web".to_owned()), ("shop".to_owned(), "web".to_owned()));
     let worker = tokio::spawn(Arc::clone(&reconciler).look_up_secrets());
     // No response is given, and the reconcile does not wait for one.
     for _ in 0..8 {
         reconciler.look_around(&key).await.unwrap();
     }
     answer(&mut server, Method::GET, SECRET, StatusCode::NOT_FOUND, failure(404, "NotFound")).await;
-    let told = reconciler.agenda.decisions.next().await.unwrap();
+    let told = reconciler.scheduler.decisions.next().await.unwrap();
     assert_eq!(told, key, "the missing Secret is reported");
-    reconciler.agenda.decisions.done(told, None);
+    reconciler.scheduler.decisions.done(told, None);
     assert_eq!(lock(&reconciler.executor.world).missing_secrets(&place).len(), 1);
     let wait_and_look = async |seconds| {
         tokio::time::sleep(Duration::from_secs(seconds)).await;
         reconciler.look_around(&key).await.unwrap();
         tokio::task::yield_now().await;
-        !reconciler.agenda.lookups.is_quiet()
+        !reconciler.scheduler.lookups.is_quiet()
     };
     assert!(!wait_and_look(7).await, "the answer is kept");
     assert!(wait_and_look(2).await, "for some time");
     let found = json!({ "kind": "PartialObjectMetadata", "metadata": { "namespace": "shop", "name": "keys" } });
     answer(&mut server, Method::GET, SECRET, StatusCode::OK, found).await;
-    reconciler.agenda.decisions.next().await.unwrap();
+    reconciler.scheduler.decisions.next().await.unwrap();
     assert!(lock(&reconciler.executor.world).missing_secrets(&place).is_empty());
     assert!(!wait_and_look(240).await);
     // No state is kept of a service that is deleted.
     lock(&reconciler.executor.world).remove_service(&place);
     assert!(!lock(&reconciler.executor.world).take_missing_secrets(&place, BTreeSet::new(), BTreeSet::new()));
-    reconciler.agenda.close();
+    reconciler.scheduler.close();
     worker.await.unwrap();
 }

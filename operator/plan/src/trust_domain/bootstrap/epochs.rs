@@ -8,7 +8,7 @@ use gaia_api::names;
 use crate::Refusal;
 use crate::keyring::epoch::{Claim, annotations_of};
 use crate::keyring::ring::RingKind;
-use crate::object::{Held, ObjectFacts, ObjectKey};
+use crate::object::{ObjectFacts, ObjectKey, Ownership};
 use crate::trust_domain::Observed;
 
 /// An object that carries an epoch.
@@ -75,7 +75,7 @@ fn claims(observed: &Observed<'_>, kind: RingKind) -> Vec<Claimed> {
         let claim = Claim::read(kind, || object.clone(), value, mac)?;
         Some(Claimed { object, claim })
     };
-    let map = |namespace: &String, held: &Held<ObjectFacts>, name: String| {
+    let map = |namespace: &String, held: &Ownership<ObjectFacts>, name: String| {
         read(ObjectKey::config_map(namespace, name), held.ours()?)
     };
     let trust = observed.trust.iter().filter_map(|(ns, held)| map(ns, held, names::trust(observed.name())));

@@ -10,7 +10,8 @@ use super::grants::CutServices;
 use super::namespaces::{Cause, Projections, Unwritten, last_refusal};
 use crate::keyring::ring::{CaRing, Ring, RingKind, SigningRing};
 use crate::object::{
-    DesiredObject, Held, ObjectChange, ObjectFacts, ObjectKey, OtherKeys, Template, immutable, not_owned, unreadable,
+    DesiredObject, ObjectChange, ObjectFacts, ObjectKey, OtherKeys, Ownership, Template, immutable, not_owned,
+    unreadable,
 };
 use crate::trust_domain::Observed;
 use crate::{Action, Refusal, WriteSigner, projection, published};
@@ -116,12 +117,12 @@ fn config_map(
 fn project<T>(
     observed: &Observed<'_>,
     desired: &DesiredObject,
-    held: Option<&Held<T>>,
+    held: Option<&Ownership<T>>,
     facts: impl Fn(&T) -> &ObjectFacts,
 ) -> Result<Option<ObjectChange>, Refusal> {
     let name = &desired.key;
     match held {
-        None | Some(Held::Absent) => {
+        None | Some(Ownership::Absent) => {
             let create = desired.create();
             if observed.lost.contains(name) {
                 let message = format!("recreated {name} after its deletion");
@@ -129,9 +130,9 @@ fn project<T>(
             }
             Ok(Some(create))
         }
-        Some(Held::Foreign) => Err(not_owned(name, desired.secret_type)),
-        Some(Held::Unreadable(why)) => Err(unreadable(name, why)),
-        Some(Held::Ours(held)) => {
+        Some(Ownership::Foreign) => Err(not_owned(name, desired.secret_type)),
+        Some(Ownership::Unreadable(why)) => Err(unreadable(name, why)),
+        Some(Ownership::Ours(held)) => {
             let facts = facts(held);
             let Some(change) = desired.change_from(facts) else { return Ok(None) };
             if facts.immutable && !change.data.is_empty() {
@@ -176,7 +177,7 @@ fn signer(observed: &Observed<'_>, namespace: &str, signing: &SigningRing) -> Re
     };
     let held = observed.signers.get(namespace);
     let change = project(observed, &desired, held, |secret| &secret.facts)?;
-    let stored = held.and_then(Held::ours);
+    let stored = held.and_then(Ownership::ours);
     let key_is_right = stored.is_some_and(|secret| secret.kid.as_deref() == Some(&kid));
     if !key_is_right && stored.is_some_and(|secret| secret.facts.immutable) {
         return Err(immutable(&desired.key));

@@ -9,7 +9,7 @@ use gaia_api::crd::reason;
 use gaia_api::names::annotation;
 use jiff::Timestamp;
 
-use super::{Context, Progress, Turn, name};
+use super::{Context, Progress, RingDecision, name};
 use crate::Event;
 use crate::keyring::handled::{Answer, ONCE};
 use crate::keyring::ring::{CaMaterial, Generation, Material, Ring, RingKind, State};
@@ -17,7 +17,7 @@ use crate::keyring::transition::Step;
 use crate::outcome::conditions::Warning;
 use crate::trust_domain::Observed;
 
-pub(super) fn abort_ca(context: &Context<'_, '_>) -> Option<Turn> {
+pub(super) fn abort_ca(context: &Context<'_, '_>) -> Option<RingDecision> {
     context.annotation(annotation::ABORT)?;
     let revision = context.observed.domain.spec.ca.rotation_revision;
     let signed_until = context.ca.active().and_then(|active| super::ca::signed_until(context, active));
@@ -35,7 +35,7 @@ pub(super) fn abort_ca(context: &Context<'_, '_>) -> Option<Turn> {
     abort(context, (RingKind::Ca, context.ca), revision, signed_until, in_force, not_yet_valid)
 }
 
-pub(super) fn abort_signing(context: &Context<'_, '_>) -> Option<Turn> {
+pub(super) fn abort_signing(context: &Context<'_, '_>) -> Option<RingDecision> {
     let revision = context.observed.domain.spec.tokens.rotation_revision;
     let mut turn = abort(context, (RingKind::SigningKeys, context.signing), revision, None, |_| true, |_| None)?;
     // There is always a next key.
@@ -55,7 +55,7 @@ fn abort<M: Material>(
     signed_until: Option<Timestamp>,
     in_force: impl Fn(&&Generation<M>) -> bool,
     not_yet_valid: impl Fn(&Generation<M>) -> Option<String>,
-) -> Option<Turn> {
+) -> Option<RingDecision> {
     let asked = context.unanswered(annotation::ABORT)?;
     let ignored = |why: &str| Some(record(annotation::ABORT, Answer::ignored(asked, why)));
     let Some(generation) = ring.generation(asked) else {
@@ -93,7 +93,7 @@ fn abort<M: Material>(
     steps.push(step(annotation::ABORT, Answer::done(asked)));
     let what = name(kind, &generation.id);
     let event = Event::new(reason::ROTATION_ABORTED, format!("aborted the rotation to {what}"));
-    Some(Turn::act(
+    Some(RingDecision::act(
         steps,
         vec![event],
         Progress::new(
@@ -106,17 +106,17 @@ fn abort<M: Material>(
     ))
 }
 
-pub(super) fn advance_ca(context: &Context<'_, '_>) -> Option<Turn> {
+pub(super) fn advance_ca(context: &Context<'_, '_>) -> Option<RingDecision> {
     advance(context, RingKind::Ca, context.ca)
 }
 
-pub(super) fn advance_signing(context: &Context<'_, '_>) -> Option<Turn> {
+pub(super) fn advance_signing(context: &Context<'_, '_>) -> Option<RingDecision> {
     advance(context, RingKind::SigningKeys, context.signing)
 }
 
 /// Binds `advance-without` to the rotation that the named generation takes part in now. It applies to no other
 /// rotation: when that generation is itself replaced later, lagging instances hold that rotation again.
-fn advance<M: Material>(context: &Context<'_, '_>, kind: RingKind, ring: &Ring<M>) -> Option<Turn> {
+fn advance<M: Material>(context: &Context<'_, '_>, kind: RingKind, ring: &Ring<M>) -> Option<RingDecision> {
     let asked = context.unanswered(annotation::ADVANCE_WITHOUT)?;
     let Some(generation) = ring.generation(asked) else {
         return context.names_nothing(kind, asked).then(|| record(annotation::ADVANCE_WITHOUT, unknown(asked)));
@@ -139,22 +139,22 @@ fn advance<M: Material>(context: &Context<'_, '_>, kind: RingKind, ring: &Ring<M
 }
 
 /// Forgets the answers to annotations that were removed.
-pub(super) fn forget_ca(context: &Context<'_, '_>) -> Option<Turn> {
+pub(super) fn forget_ca(context: &Context<'_, '_>) -> Option<RingDecision> {
     forget(context, context.ca)
 }
 
 /// The same of the signing keys' ring.
-pub(super) fn forget_signing(context: &Context<'_, '_>) -> Option<Turn> {
+pub(super) fn forget_signing(context: &Context<'_, '_>) -> Option<RingDecision> {
     forget(context, context.signing)
 }
 
-fn forget<M>(context: &Context<'_, '_>, ring: &Ring<M>) -> Option<Turn> {
+fn forget<M>(context: &Context<'_, '_>, ring: &Ring<M>) -> Option<RingDecision> {
     let none = std::collections::BTreeMap::new();
     let present = context.observed.domain.metadata.annotations.as_ref().unwrap_or(&none);
     let removed = ring.handled.without(present);
     let steps: Vec<Step> =
         removed.map(|annotation| Step::Answer { annotation: annotation.to_owned(), answer: None }).collect();
-    (!steps.is_empty()).then(|| Turn { steps, ..Turn::default() })
+    (!steps.is_empty()).then(|| RingDecision { steps, ..RingDecision::default() })
 }
 
 /// Warnings for annotations whose value matched nothing, while the annotation is present.
@@ -206,8 +206,8 @@ fn unknown(asked: &str) -> Answer {
     Answer::ignored(asked, "no generation has that id")
 }
 
-fn record(annotation: &str, answer: Answer) -> Turn {
-    Turn { steps: vec![step(annotation, answer)], ..Turn::default() }
+fn record(annotation: &str, answer: Answer) -> RingDecision {
+    RingDecision { steps: vec![step(annotation, answer)], ..RingDecision::default() }
 }
 
 fn step(annotation: &str, answer: Answer) -> Step {

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::brought::{self, News};
 use super::gate::Poll;
-use super::{Context, LONGEST_EMERGENCY_PUBLISHING, LONGEST_GRACE, Progress, Turn, distrust, name, started};
+use super::{Context, LONGEST_EMERGENCY_PUBLISHING, LONGEST_GRACE, Progress, RingDecision, distrust, name, started};
 use crate::Event;
 use crate::instances::instance::{Instances, Need};
 use crate::keyring::ring::{CaMaterial, Generation, RingKind, State};
@@ -22,7 +22,7 @@ use crate::trust_domain::{LeafView, ca_material};
 const KIND: RingKind = RingKind::Ca;
 
 /// The decision about the ring.
-pub(super) fn turn(context: &Context<'_, '_>) -> Turn {
+pub(super) fn decide(context: &Context<'_, '_>) -> RingDecision {
     let epoch_key = |context: &Context<'_, '_>| super::add_epoch_key(context, KIND);
     let rules = [
         distrust::of_ca,
@@ -36,25 +36,25 @@ pub(super) fn turn(context: &Context<'_, '_>) -> Turn {
         retire,
         distrust::settle_ca,
     ];
-    let turn = Turn::of(context, &rules).or_else(context, || begin(context));
+    let turn = RingDecision::of(context, &rules).or_else(context, || begin(context));
     let suspects = context.ca.generations.iter();
     distrust::with_deadline(turn, suspects.filter_map(|ca| Some((name(KIND, &ca.id), refused_by(context, ca)?))))
 }
 
 /// Marks a staged generation as published once it was read back from every projection.
-fn publish(context: &Context<'_, '_>) -> Option<Turn> {
+fn publish(context: &Context<'_, '_>) -> Option<RingDecision> {
     let staged = context.ca.next().filter(|next| next.state == State::Staged)?;
     let left = context.left_behind(&staged.id, staged.projected_since());
     let holders = context.projections.outside(&left);
     let is_seen = holders.is_empty() && context.is_in_leaves;
     let steps = if is_seen { vec![Step::Publish(staged.id.clone())] } else { vec![] };
     let events = context.published_without(KIND, staged, &left).into_iter().collect();
-    let turn = Turn::act(steps, events, context.publishing(KIND, staged, &holders));
-    Some(Turn { thresholds: vec![context.publishing_deadline(staged)], ..turn })
+    let turn = RingDecision::act(steps, events, context.publishing(KIND, staged, &holders));
+    Some(RingDecision { thresholds: vec![context.publishing_deadline(staged)], ..turn })
 }
 
 /// Activates a published generation once all instances trust it.
-fn switch(context: &Context<'_, '_>) -> Option<Turn> {
+fn switch(context: &Context<'_, '_>) -> Option<RingDecision> {
     let Context { ca, now, .. } = context;
     let (next, active) = (ca.next()?, ca.active()?);
     let is_published = next.state == State::Published;
@@ -73,12 +73,12 @@ fn switch(context: &Context<'_, '_>) -> Option<Turn> {
         && !is_forced
     {
         let thresholds = limit.into_iter().chain([floor, saturating_add(clamps_from, A_SECOND)]).collect();
-        return Some(Turn { refusal: Some(refusal), thresholds, ..Turn::default() });
+        return Some(RingDecision { refusal: Some(refusal), thresholds, ..RingDecision::default() });
     }
     let left_out = held_for_names(context, next).filter(|_| suspect.is_none());
     let alarms = limit.into_iter().chain([floor, saturating_add(clamps_from, A_SECOND)]).collect();
     if !is_published && !is_forced {
-        return Some(Turn::rest(alarms));
+        return Some(RingDecision::rest(alarms));
     }
     let left = context.left_behind(&next.id, next.projected_since());
     let holders = context.projections.outside(&left);
@@ -94,7 +94,7 @@ fn switch(context: &Context<'_, '_>) -> Option<Turn> {
              without these names"
         );
         let thresholds = alarms.into_iter().chain([until]).collect();
-        return Some(Turn::wait(Progress::new(reason::PUBLISHING, message), thresholds));
+        return Some(RingDecision::wait(Progress::new(reason::PUBLISHING, message), thresholds));
     }
     let is_due = (is_time && acknowledged) || at_once || is_forced;
     if let Some(turn) = held_by_clock(context, next).filter(|_| is_due) {
@@ -112,8 +112,8 @@ fn switch(context: &Context<'_, '_>) -> Option<Turn> {
             ));
         }
         let steps = vec![Step::Activate { id: next.id.clone(), signed_until: signed_until(context, active) }];
-        let turn = Turn::act(steps, events, Progress::new(reason::REISSUING, format!("{what} signs")));
-        let turn = Turn { thresholds: alarms, ..turn };
+        let turn = RingDecision::act(steps, events, Progress::new(reason::REISSUING, format!("{what} signs")));
+        let turn = RingDecision { thresholds: alarms, ..turn };
         return Some(if is_published && !too_late { turn } else { turn.urgent() });
     }
     if is_published && !is_known && poll.is_unanimous() {
@@ -122,19 +122,19 @@ fn switch(context: &Context<'_, '_>) -> Option<Turn> {
         } else {
             context.publishing(KIND, next, &holders)
         };
-        return Some(Turn::wait(progress, alarms));
+        return Some(RingDecision::wait(progress, alarms));
     }
     if is_time || (suspect.is_some() && !poll.is_unanimous()) {
         let (progress, alarm) = context.waiting(poll, &format!("do not trust {what} yet"), floor);
-        return Some(Turn::wait(progress, alarm.into_iter().chain(alarms).collect()));
+        return Some(RingDecision::wait(progress, alarm.into_iter().chain(alarms).collect()));
     }
     let message = format!("{what} was published at {published}; it is activated at {floor} or later");
-    Some(Turn::wait(Progress::new(reason::PUBLISHING, message), alarms))
+    Some(RingDecision::wait(Progress::new(reason::PUBLISHING, message), alarms))
 }
 
 /// A CA that is valid only from a time ahead of the clock does not sign: no peer whose clock is right accepts its
 /// certificates.
-pub(super) fn held_by_clock(context: &Context<'_, '_>, next: &Generation<CaMaterial>) -> Option<Turn> {
+pub(super) fn held_by_clock(context: &Context<'_, '_>, next: &Generation<CaMaterial>) -> Option<RingDecision> {
     let begins = next.material.not_before;
     (begins > context.now).then(|| {
         let what = name(KIND, &next.id);
@@ -145,7 +145,7 @@ pub(super) fn held_by_clock(context: &Context<'_, '_>, next: &Generation<CaMater
             annotation::ABORT,
             next.id
         );
-        Turn::wait(Progress::new(reason::HELD, message), vec![begins])
+        RingDecision::wait(Progress::new(reason::HELD, message), vec![begins])
     })
 }
 
@@ -194,22 +194,22 @@ fn ends_of_leaves<'c>(
 }
 
 /// Removes a retiring CA once no certificate in use is signed by it.
-fn retire(context: &Context<'_, '_>) -> Option<Turn> {
+fn retire(context: &Context<'_, '_>) -> Option<RingDecision> {
     let mut retiring: Vec<_> = context.ca.retiring().collect();
     // Compromised CAs first.
     retiring.sort_by_key(|generation| generation.distrust.is_none());
     (!retiring.is_empty())
-        .then(|| Turn::first(context, retiring.into_iter().filter_map(|old| retire_one(context, old))))
+        .then(|| RingDecision::first(context, retiring.into_iter().filter_map(|old| retire_one(context, old))))
 }
 
-fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option<Turn> {
+fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option<RingDecision> {
     let now = context.now;
     let times = context.times();
     let what = name(KIND, &old.id);
     let removed = |how: &str| {
         let event = Event::new(reason::ROTATION_COMPLETED, format!("removed {what}: {how}"));
         let progress = Progress::new(reason::RETIRING, format!("{what} is removed"));
-        Some(Turn::act(vec![Step::Remove(old.id.clone())], vec![event], progress))
+        Some(RingDecision::act(vec![Step::Remove(old.id.clone())], vec![event], progress))
     };
     let end = ends_of_leaves(context, old).fold(old.signed_until.unwrap_or(old.material.not_after), Timestamp::max);
     // Certificates that it signed in namespaces that are not watched are in use until it expires.
@@ -236,13 +236,13 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option
             };
             let event = Event::warning(reason::DISTRUSTED, format!("{what} is now refused: {how}"));
             let progress = Progress::new(reason::DISTRUSTED, format!("{what} is refused"));
-            return Some(Turn::act(vec![step], vec![event], progress));
+            return Some(RingDecision::act(vec![step], vec![event], progress));
         }
         let message = poll.message(&format!("still use certificates of CA {}", old.id));
         let thresholds = poll.until.into_iter().chain([limit]).collect();
         let laggards = poll.laggards.into_iter().chain(poll.tolerated).collect();
         let progress = Progress { reason: reason::REISSUING, message, laggards };
-        return Some(Turn::wait(progress, thresholds));
+        return Some(RingDecision::wait(progress, thresholds));
     }
     if !replaced {
         // Certificates that are never re-issued keep their root until they expire, and block no other rotation.
@@ -251,11 +251,11 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option
             && poll.laggards.iter().all(|laggard| laggard.kind == Some(LaggardKind::Secret));
         let message = format!("still serve certificates of CA {}", old.id);
         let (progress, alarm) = context.waiting(poll, &message, floor);
-        let turn = Turn::wait(progress, alarm.into_iter().chain([spent]).collect());
+        let turn = RingDecision::wait(progress, alarm.into_iter().chain([spent]).collect());
         return Some(if is_settling { turn.settling() } else { turn });
     }
     if let Some(progress) = context.held_by_unwatched(KIND, &old.id) {
-        return Some(Turn::wait(progress, vec![spent]).settling());
+        return Some(RingDecision::wait(progress, vec![spent]).settling());
     }
     let Some(switched) = old.switched_time else {
         let message = if poll.is_unanimous() {
@@ -266,7 +266,7 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option
         };
         let progress = Progress::new(reason::RETIRING, message);
         let events = poll.left_event(&format!("still serve certificates of CA {}", old.id));
-        return Some(Turn::act(vec![Step::Switched(old.id.clone())], events.into_iter().collect(), progress));
+        return Some(RingDecision::act(vec![Step::Switched(old.id.clone())], events.into_iter().collect(), progress));
     };
     let safe = saturating_add(switched, times.p + times.s);
     if now >= safe {
@@ -283,7 +283,7 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option
         let left = poll.message(&format!("still use certificates of CA {}", old.id));
         format!("{what} will be removed at {end} although {left}, as {} requests", annotation::ADVANCE_WITHOUT)
     };
-    Some(Turn::wait(Progress::new(reason::RETIRING, message), vec![end]))
+    Some(RingDecision::wait(Progress::new(reason::RETIRING, message), vec![end]))
 }
 
 /// The remaining uses of this CA: certificates that are not re-issued, instances that do not serve the new ones, and
@@ -361,10 +361,10 @@ fn is_signed_by(view: &LeafView<'_>, ca: &Generation<CaMaterial>) -> bool {
 }
 
 /// The reason why a new CA is due, if it is.
-fn begin(context: &Context<'_, '_>) -> Turn {
+fn begin(context: &Context<'_, '_>) -> RingDecision {
     let Context { observed, ca, now, .. } = context;
     let spec = &observed.domain.spec.ca;
-    let Some(active) = ca.active() else { return Turn::default() };
+    let Some(active) = ca.active() else { return RingDecision::default() };
     let activated = active.activated_time.unwrap_or(active.since);
     let times = context.times();
     // An aborted rotation does not restart: its period starts with the abort.
@@ -404,28 +404,28 @@ fn begin(context: &Context<'_, '_>) -> Turn {
         }
     };
     // The operator generates no bring-your-own CA: after a raised revision it waits for another one in the Secret.
-    let Some(why) = why else { return Turn::rest(thresholds) };
+    let Some(why) = why else { return RingDecision::rest(thresholds) };
     match ca_material(observed, *now) {
-        Err(refusal) => Turn { refusal: Some(refusal), thresholds, ..Turn::default() },
+        Err(refusal) => RingDecision { refusal: Some(refusal), thresholds, ..RingDecision::default() },
         Ok(material) => {
             let mut steps = vec![Step::Stage(material)];
             if asked {
                 steps.push(Step::HandleRevision(spec.rotation_revision));
             }
             let progress = Progress::new(reason::PUBLISHING, "a new CA is being created".to_owned());
-            Turn { thresholds, ..Turn::act(steps, vec![started(KIND, &why)], progress) }
+            RingDecision { thresholds, ..RingDecision::act(steps, vec![started(KIND, &why)], progress) }
         }
     }
 }
 
 /// A former CA that is in the Secret again is still trusted everywhere, so it is activated at once.
-fn put_back(context: &Context<'_, '_>) -> Option<Turn> {
+fn put_back(context: &Context<'_, '_>) -> Option<RingDecision> {
     let asked = context.observed.domain.spec.ca.rotation_revision > context.ca.revision;
     let (News::Resume(former), Some(active)) = (brought::news(context, asked), context.ca.active()) else {
         return None;
     };
     if let Err(refusal) = names::check(context.observed, &former.id, &former.material.path.constraints) {
-        return Some(Turn { refusal: Some(refusal), ..Turn::default() });
+        return Some(RingDecision { refusal: Some(refusal), ..RingDecision::default() });
     }
     if let Some(turn) = held_by_clock(context, former) {
         return Some(turn);
@@ -437,7 +437,7 @@ fn put_back(context: &Context<'_, '_>) -> Option<Turn> {
         steps.push(Step::HandleRevision(revision));
     }
     let event = Event::new(reason::ROTATION_SWITCHED, format!("activated {what} again"));
-    Some(Turn::act(steps, vec![event], Progress::new(reason::REISSUING, format!("{what} signs"))))
+    Some(RingDecision::act(steps, vec![event], Progress::new(reason::REISSUING, format!("{what} signs"))))
 }
 
 const A_SECOND: Duration = Duration::from_secs(1);

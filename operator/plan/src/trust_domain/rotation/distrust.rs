@@ -6,7 +6,7 @@ use gaia_api::crd::{DistrustMode, reason};
 use jiff::Timestamp;
 
 use super::gate::Poll;
-use super::{Context, Exposed, Progress, Turn, name};
+use super::{Context, Exposed, Progress, RingDecision, name};
 use crate::instances::instance::Need;
 use crate::keyring::leaked::LeakedKeys;
 use crate::keyring::ring::{CaMaterial, Generation, MaterialRequest, RingKind, State};
@@ -18,7 +18,7 @@ use crate::{Event, Refusal};
 const KIND: RingKind = RingKind::Ca;
 
 /// Distrusts the generations that the spec names and the ring has not marked yet.
-pub(super) fn of_ca(context: &Context<'_, '_>) -> Option<Turn> {
+pub(super) fn of_ca(context: &Context<'_, '_>) -> Option<RingDecision> {
     let leaked = leaked(context);
     for generation in &context.ca.generations {
         let Some(key) = leaked.of_ca(&generation.material) else { continue };
@@ -38,13 +38,16 @@ pub(super) fn of_ca(context: &Context<'_, '_>) -> Option<Turn> {
         };
         let told = Event::warning(reason::DISTRUSTED, format!("{what} is distrusted ({:?}){why}", key.mode));
         let progress = Progress::new(reason::DISTRUSTED, format!("{what} is being replaced"));
-        return Some(Turn { refusal, ..Turn::act(steps, vec![told], progress) });
+        return Some(RingDecision { refusal, ..RingDecision::act(steps, vec![told], progress) });
     }
     replace_suspect(context)
 }
 
 /// Adds the deadline of the removal to the message of a decision that waits.
-pub(super) fn with_deadline(mut turn: Turn, suspects: impl Iterator<Item = (String, Timestamp)>) -> Turn {
+pub(super) fn with_deadline(
+    mut turn: RingDecision,
+    suspects: impl Iterator<Item = (String, Timestamp)>,
+) -> RingDecision {
     let first = suspects.min_by_key(|(_, limit)| *limit).filter(|_| turn.steps.is_empty());
     if let (Some((what, limit)), Some(progress)) = (first, &mut turn.progress) {
         progress.message =
@@ -105,7 +108,7 @@ fn steps(
 /// Replaces a compromised active CA that has no replacement under preparation: its rotation was aborted, its
 /// replacement was compromised too, or there was none. Also applies if no CA is active because the last one was
 /// distrusted at once.
-fn replace_suspect(context: &Context<'_, '_>) -> Option<Turn> {
+fn replace_suspect(context: &Context<'_, '_>) -> Option<RingDecision> {
     let active = context.ca.active();
     let what = match active {
         Some(active) => name(KIND, &active.distrust.map(|_| active.id.clone())?),
@@ -136,14 +139,14 @@ fn replace_suspect(context: &Context<'_, '_>) -> Option<Turn> {
         (Ok(Replacement::Fresh(fresh)), None) => {
             discard_siblings(context).chain([signs_at_once(context, fresh)]).collect()
         }
-        (Err(refusal), _) => return Some(Turn { refusal: Some(refusal), ..Turn::default() }),
+        (Err(refusal), _) => return Some(RingDecision { refusal: Some(refusal), ..RingDecision::default() }),
     };
     let events = if active.is_none() {
         vec![Event::new(reason::ROTATION_SWITCHED, "activated the CA that replaces a distrusted one".to_owned())]
     } else {
         vec![]
     };
-    let turn = Turn::act(steps, events, progress);
+    let turn = RingDecision::act(steps, events, progress);
     Some(if active.is_none() { turn.urgent() } else { turn })
 }
 
@@ -204,7 +207,7 @@ fn replacement<'c>(context: &'c Context<'_, '_>) -> Result<Replacement<'c>, Refu
 }
 
 /// From the edit to the last refusal: noted once every instance was seen to refuse it.
-pub(super) fn settle_ca(context: &Context<'_, '_>) -> Option<Turn> {
+pub(super) fn settle_ca(context: &Context<'_, '_>) -> Option<RingDecision> {
     let old = unsettled(&context.ca.generations)?;
     if !(context.is_projected() && context.is_in_leaves) {
         return None;
@@ -227,25 +230,25 @@ pub(super) fn settle<M>(
     context: &Context<'_, '_>,
     (kind, old): (RingKind, &Generation<M>),
     poll: Poll,
-) -> Option<Turn> {
+) -> Option<RingDecision> {
     let times = context.times();
     let by_time = saturating_add(old.since, times.p + times.s);
     if poll.nobody() && context.now < by_time {
-        return Some(Turn::rest(vec![by_time]));
+        return Some(RingDecision::rest(vec![by_time]));
     }
     if !poll.is_unanimous() {
         let message = poll.message(&format!("do not refuse {} yet", name(kind, &old.id)));
         let exposed = Exposed { message, laggards: poll.laggards };
-        return Some(Turn { exposed: Some(exposed), ..Turn::default() });
+        return Some(RingDecision { exposed: Some(exposed), ..RingDecision::default() });
     }
     // Instances in namespaces that are not watched may still accept it.
     if !context.observed.unwatched.is_empty() {
         let message = crate::trust_domain::unwatched_text(&context.observed.unwatched);
         let exposed = Exposed { message, laggards: vec![] };
-        return Some(Turn { exposed: Some(exposed), ..Turn::default() });
+        return Some(RingDecision { exposed: Some(exposed), ..RingDecision::default() });
     }
     let seen = context.observed.instances.iter().filter_map(|instance| instance.probe.as_ref().map(|probe| probe.at));
     let at = if poll.nobody() { by_time } else { seen.max().unwrap_or(context.now).max(old.since).min(context.now) };
     let progress = Progress::new(reason::DISTRUSTED, format!("all instances refuse {}", name(kind, &old.id)));
-    Some(Turn::act(vec![Step::Refused { id: old.id.clone(), at }], vec![], progress))
+    Some(RingDecision::act(vec![Step::Refused { id: old.id.clone(), at }], vec![], progress))
 }

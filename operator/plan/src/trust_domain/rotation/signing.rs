@@ -8,7 +8,7 @@ use gaia_pki::{KeySpec, SigningAlgorithm};
 use jiff::Timestamp;
 
 use super::gate::Poll;
-use super::{Context, LONGEST_EMERGENCY_PUBLISHING, LONGEST_GRACE, Progress, Turn, name, started};
+use super::{Context, LONGEST_EMERGENCY_PUBLISHING, LONGEST_GRACE, Progress, RingDecision, name, started};
 use crate::Event;
 use crate::instances::instance::Need;
 use crate::keyring::ring::{Distrust, Generation, MaterialRequest, RingKind, SigningMaterial, State};
@@ -20,7 +20,7 @@ use crate::trust_domain::signing_key_spec;
 const KIND: RingKind = RingKind::SigningKeys;
 
 /// The decision about the ring.
-pub(super) fn turn(context: &Context<'_, '_>) -> Turn {
+pub(super) fn decide(context: &Context<'_, '_>) -> RingDecision {
     let epoch_key = |context: &Context<'_, '_>| super::add_epoch_key(context, KIND);
     let rules = [
         distrust,
@@ -35,21 +35,21 @@ pub(super) fn turn(context: &Context<'_, '_>) -> Turn {
         retire,
         settle_exposure,
     ];
-    let turn = Turn::of(context, &rules).or_else(context, || switch(context));
+    let turn = RingDecision::of(context, &rules).or_else(context, || switch(context));
     let suspects = context.signing.trusted().filter_map(|key| Some((name(KIND, &key.id), key.distrust?.since)));
     super::distrust::with_deadline(turn, suspects.map(|(what, since)| (what, context.grace_end(since, LONGEST_GRACE))))
 }
 
 /// Records a longer token validity in the ring before such tokens are issued: old keys are kept for that long.
-fn raise_max_ttl(context: &Context<'_, '_>) -> Option<Turn> {
+fn raise_max_ttl(context: &Context<'_, '_>) -> Option<RingDecision> {
     let wanted = context.observed.domain.spec.tokens.max_ttl.value().as_secs();
     let steps = vec![Step::RaiseMaxTtl(wanted)];
     let known = context.signing.max_ttl_high_water_seconds;
-    known.is_none_or(|known| known < wanted).then(|| Turn { steps, ..Turn::default() })
+    known.is_none_or(|known| known < wanted).then(|| RingDecision { steps, ..RingDecision::default() })
 }
 
 /// Distrusts keys that the spec lists, and keys that a holder of a compromised CA could have used.
-fn distrust(context: &Context<'_, '_>) -> Option<Turn> {
+fn distrust(context: &Context<'_, '_>) -> Option<RingDecision> {
     let signing = context.signing;
     let unheeded = unheeded(context);
     let mut steps: Vec<Step> = unheeded.map(Step::Heed).into_iter().collect();
@@ -82,7 +82,7 @@ fn distrust(context: &Context<'_, '_>) -> Option<Turn> {
         return None;
     }
     let progress = Progress::new(reason::DISTRUSTED, "the signing key is being replaced".to_owned());
-    Some(Turn::act(steps, events, progress))
+    Some(RingDecision::act(steps, events, progress))
 }
 
 /// Returns true if this transition removes the active key, and with it a next key that is listed too.
@@ -131,7 +131,7 @@ fn usable_next<'a>(context: &'a Context<'_, '_>) -> Option<&'a Generation<Signin
 }
 
 /// Replaces a compromised active key by the next key, as soon as all instances know that one.
-fn replace_suspect(context: &Context<'_, '_>) -> Option<Turn> {
+fn replace_suspect(context: &Context<'_, '_>) -> Option<RingDecision> {
     let active = context.signing.active()?;
     let mark = active.distrust?;
     let next = context.signing.next()?;
@@ -141,45 +141,53 @@ fn replace_suspect(context: &Context<'_, '_>) -> Option<Turn> {
     }
     if next.state != State::Published {
         let message = format!("{} will replace it", name(KIND, &next.id));
-        return Some(Turn::wait(Progress::new(reason::DISTRUSTED, message), vec![limit]));
+        return Some(RingDecision::wait(Progress::new(reason::DISTRUSTED, message), vec![limit]));
     }
     match acknowledged(context, next) {
-        Ok(left) => Some(Turn { thresholds: vec![limit], ..promote(context, next, left) }),
-        Err((progress, alarm)) => Some(Turn::wait(progress, alarm.into_iter().chain([limit]).collect())),
+        Ok(left) => Some(RingDecision { thresholds: vec![limit], ..promote(context, next, left) }),
+        Err((progress, alarm)) => Some(RingDecision::wait(progress, alarm.into_iter().chain([limit]).collect())),
     }
 }
 
 /// Stages a next key of the requested algorithm, so that there always is one.
-fn stage(context: &Context<'_, '_>) -> Option<Turn> {
+fn stage(context: &Context<'_, '_>) -> Option<RingDecision> {
     let signing = context.signing;
     let wanted = fresh(context);
     let Some(next) = signing.next() else {
-        return Some(Turn { steps: vec![Step::Stage(wanted)], ..Turn::default() });
+        return Some(RingDecision { steps: vec![Step::Stage(wanted)], ..RingDecision::default() });
     };
     let is_wanted = matches!(&wanted, MaterialRequest::SigningKey { key } if *key == spec_of(next));
-    (!is_wanted).then(|| Turn { steps: vec![Step::Discard(next.id.clone()), Step::Stage(wanted)], ..Turn::default() })
+    (!is_wanted).then(|| RingDecision {
+        steps: vec![Step::Discard(next.id.clone()), Step::Stage(wanted)],
+        ..RingDecision::default()
+    })
 }
 
 /// Marks a staged key as published once it was read back from every projection.
-fn publish(context: &Context<'_, '_>) -> Option<Turn> {
+fn publish(context: &Context<'_, '_>) -> Option<RingDecision> {
     let staged = context.signing.next().filter(|next| next.state == State::Staged)?;
     let left = context.left_behind(&staged.id, staged.projected_since());
     let is_seen = context.projections.outside(&left).is_empty();
     let steps = if is_seen { vec![Step::Publish(staged.id.clone())] } else { vec![] };
     let events = context.published_without(KIND, staged, &left).into_iter().collect();
-    Some(Turn { steps, events, thresholds: vec![context.publishing_deadline(staged)], ..Turn::default() })
+    Some(RingDecision {
+        steps,
+        events,
+        thresholds: vec![context.publishing_deadline(staged)],
+        ..RingDecision::default()
+    })
 }
 
 /// Removes a retiring key once all its tokens have expired.
-fn retire(context: &Context<'_, '_>) -> Option<Turn> {
+fn retire(context: &Context<'_, '_>) -> Option<RingDecision> {
     let mut retiring: Vec<_> = context.signing.retiring().collect();
     // Compromised keys first.
     retiring.sort_by_key(|generation| generation.distrust.is_none());
     (!retiring.is_empty())
-        .then(|| Turn::first(context, retiring.into_iter().filter_map(|old| retire_one(context, old))))
+        .then(|| RingDecision::first(context, retiring.into_iter().filter_map(|old| retire_one(context, old))))
 }
 
-fn retire_one(context: &Context<'_, '_>, old: &Generation<SigningMaterial>) -> Option<Turn> {
+fn retire_one(context: &Context<'_, '_>, old: &Generation<SigningMaterial>) -> Option<RingDecision> {
     let now = context.now;
     let times = context.times();
     let what = name(KIND, &old.id);
@@ -191,7 +199,7 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<SigningMaterial>) -> O
         };
         let message = format!("removed {what}: {how}");
         let event = if old.distrust.is_some() { Event::warning(reason, message) } else { Event::new(reason, message) };
-        Some(Turn::act(vec![step], vec![event], Progress::new(reason::RETIRING, format!("{what} is removed"))))
+        Some(RingDecision::act(vec![step], vec![event], Progress::new(reason::RETIRING, format!("{what} is removed"))))
     };
     if let Some(limit) = limit.filter(|limit| now >= *limit) {
         return go(&format!("its grace period ended at {limit}"));
@@ -202,7 +210,7 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<SigningMaterial>) -> O
     let life = std::time::Duration::from_secs(context.signing.max_ttl_high_water_seconds.unwrap_or_default());
     let safe = saturating_add(switched, times.p + life + times.s);
     if let Some(progress) = context.held_by_unwatched(KIND, &old.id).filter(|_| old.distrust.is_none()) {
-        return Some(Turn::wait(progress, limit.into_iter().chain([safe]).collect()).settling());
+        return Some(RingDecision::wait(progress, limit.into_iter().chain([safe]).collect()).settling());
     }
     if now >= safe {
         let poll = not_switched(context, old);
@@ -213,11 +221,15 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<SigningMaterial>) -> O
         return go(&format!("{} lets the rotation proceed although {left}", annotation::ADVANCE_WITHOUT));
     }
     let message = format!("{what} no longer signs; its last token expires by {safe}");
-    Some(Turn::wait(Progress::new(reason::RETIRING, message), limit.into_iter().chain([safe]).collect()))
+    Some(RingDecision::wait(Progress::new(reason::RETIRING, message), limit.into_iter().chain([safe]).collect()))
 }
 
 /// The switch is over when every instance of the issuer signs with the new key.
-fn watch_issuer(context: &Context<'_, '_>, old: &Generation<SigningMaterial>, limit: Option<Timestamp>) -> Turn {
+fn watch_issuer(
+    context: &Context<'_, '_>,
+    old: &Generation<SigningMaterial>,
+    limit: Option<Timestamp>,
+) -> RingDecision {
     let times = context.times();
     let what = name(KIND, &old.id);
     let id = active_id(context);
@@ -227,7 +239,7 @@ fn watch_issuer(context: &Context<'_, '_>, old: &Generation<SigningMaterial>, li
     if !is_handed_over {
         let progress =
             Progress::new(reason::PUBLISHING, format!("{} is being written to the token issuer", name(KIND, &id)));
-        return Turn::wait(progress, limit.into_iter().collect());
+        return RingDecision::wait(progress, limit.into_iter().collect());
     }
     let poll = not_switched(context, old);
     let is_alone = poll.nobody() && context.now < floor;
@@ -240,16 +252,16 @@ fn watch_issuer(context: &Context<'_, '_>, old: &Generation<SigningMaterial>, li
             format!("{what} is retired without waiting, as {} requests: {left}", annotation::ADVANCE_WITHOUT)
         };
         let progress = Progress::new(reason::RETIRING, message);
-        let turn = Turn::act(vec![Step::Switched(old.id.clone())], vec![], progress);
-        return Turn { thresholds: limit.into_iter().collect(), ..turn };
+        let turn = RingDecision::act(vec![Step::Switched(old.id.clone())], vec![], progress);
+        return RingDecision { thresholds: limit.into_iter().collect(), ..turn };
     }
     if poll.is_unanimous() {
         let message = format!("{} is active; the token issuer loads it by {floor}", name(KIND, &id));
         let progress = Progress::new(reason::WAITING_FOR_INSTANCES, message);
-        return Turn::wait(progress, limit.into_iter().chain([floor]).collect());
+        return RingDecision::wait(progress, limit.into_iter().chain([floor]).collect());
     }
     let (progress, alarm) = context.waiting(poll, &format!("do not sign with key {id}"), floor);
-    Turn::wait(progress, alarm.into_iter().chain(limit).chain([floor]).collect())
+    RingDecision::wait(progress, alarm.into_iter().chain(limit).chain([floor]).collect())
 }
 
 /// The instances of the token issuer that do not sign with the active key.
@@ -265,18 +277,18 @@ fn active_id(context: &Context<'_, '_>) -> String {
 }
 
 /// From the edit to the last refusal.
-fn settle_exposure(context: &Context<'_, '_>) -> Option<Turn> {
+fn settle_exposure(context: &Context<'_, '_>) -> Option<RingDecision> {
     let old = super::distrust::unsettled(&context.signing.generations).filter(|_| context.is_projected())?;
     let poll = context.poll(|_| true, &Need::NoKid(old.material.jwk.kid()), old.since, BTreeSet::new());
     super::distrust::settle(context, (KIND, old), poll)
 }
 
 /// The reason why the next key is due for activation, if it is, and the check that it may be activated.
-fn switch(context: &Context<'_, '_>) -> Turn {
+fn switch(context: &Context<'_, '_>) -> RingDecision {
     let Context { observed, signing, now, .. } = context;
     let tokens = &observed.domain.spec.tokens;
-    let Some(active) = signing.active() else { return Turn::default() };
-    let Some(next) = signing.next() else { return Turn::default() };
+    let Some(active) = signing.active() else { return RingDecision::default() };
+    let Some(next) = signing.next() else { return RingDecision::default() };
     let activated = active.activated_time.unwrap_or(active.since);
     // An aborted rotation does not restart: its period starts with the abort.
     let given_up = signing.given_up();
@@ -296,16 +308,16 @@ fn switch(context: &Context<'_, '_>) -> Turn {
     } else if *now >= due {
         "rotationPeriod has passed".to_owned()
     } else {
-        return Turn::rest(vec![due]);
+        return RingDecision::rest(vec![due]);
     };
     if next.state != State::Published {
         let left = context.left_behind(&next.id, next.projected_since());
         let holders = context.projections.outside(&left);
-        return Turn::wait(context.publishing(KIND, next, &holders), vec![due]);
+        return RingDecision::wait(context.publishing(KIND, next, &holders), vec![due]);
     }
     match acknowledged(context, next) {
         Ok(left) => promote(context, next, left.into_iter().chain([started(KIND, &why)]).collect()),
-        Err((progress, alarm)) => Turn::wait(progress, alarm.into_iter().collect()),
+        Err((progress, alarm)) => RingDecision::wait(progress, alarm.into_iter().collect()),
     }
 }
 
@@ -338,7 +350,7 @@ fn acknowledged(
 }
 
 /// The next key signs, and another one is staged after it.
-fn promote(context: &Context<'_, '_>, next: &Generation<SigningMaterial>, mut events: Vec<Event>) -> Turn {
+fn promote(context: &Context<'_, '_>, next: &Generation<SigningMaterial>, mut events: Vec<Event>) -> RingDecision {
     let what = name(KIND, &next.id);
     events.push(Event::new(reason::ROTATION_SWITCHED, format!("activated {what}")));
     let mut steps = vec![Step::Activate { id: next.id.clone(), signed_until: None }, Step::Stage(fresh(context))];
@@ -346,7 +358,7 @@ fn promote(context: &Context<'_, '_>, next: &Generation<SigningMaterial>, mut ev
     if revision > context.signing.revision {
         steps.push(Step::HandleRevision(revision));
     }
-    Turn::act(steps, events, Progress::new(reason::PUBLISHING, format!("{what} signs")))
+    RingDecision::act(steps, events, Progress::new(reason::PUBLISHING, format!("{what} signs")))
 }
 
 /// A new key of the requested algorithm.

@@ -61,7 +61,7 @@ fn bad_token() -> String {
     RSA_SIGNER.sign(&ServiceClaims { aud: "spiffe://gaia.local/ns/shop/sa/other".into(), ..claims() }).unwrap()
 }
 
-fn judge(mode: AuthMode, token: Option<&str>, key: Option<&str>) -> Result<String, Reason> {
+fn evaluate(mode: AuthMode, token: Option<&str>, key: Option<&str>) -> Result<String, Reason> {
     let verdict = rules_of(policy(mode)).authenticate(&headers(token, key), &mtls(), now());
     verdict.result.map(|principal| principal.subject.to_string()).map_err(|refusal| refusal.reason)
 }
@@ -92,7 +92,7 @@ fn each_mode_gives_each_combination_of_credentials_its_verdict() {
     ];
     for (token, key, api_key_only, dual, jwt_only) in table {
         for (mode, expected) in [(APIKeyOnly, api_key_only), (Dual, dual), (JWTOnly, jwt_only)] {
-            assert_eq!(judge(mode, token, key), expected, "{mode:?} {key:?} token {}", token.is_some());
+            assert_eq!(evaluate(mode, token, key), expected, "{mode:?} {key:?} token {}", token.is_some());
         }
     }
 }
@@ -190,8 +190,8 @@ fn a_refused_token_is_counted_as_what_it_says_it_is() {
 #[test]
 fn a_broad_token_ends_with_the_dual_phase() {
     let token = RSA_SIGNER.sign(&ServiceClaims { aud: "gaia-services".into(), scope: None, ..claims() }).unwrap();
-    assert!(judge(AuthMode::Dual, Some(&token), None).is_ok());
-    assert_eq!(judge(AuthMode::JWTOnly, Some(&token), None), Err(Reason::AudienceWrong));
+    assert!(evaluate(AuthMode::Dual, Some(&token), None).is_ok());
+    assert_eq!(evaluate(AuthMode::JWTOnly, Some(&token), None), Err(Reason::AudienceWrong));
 }
 
 #[test]

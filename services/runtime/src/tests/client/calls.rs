@@ -70,7 +70,7 @@ async fn auth(platform: &Platform, life: i64) -> Auth {
 struct Gateway {
     caller: Caller,
     mount: Mount,
-    generations: tokio::sync::watch::Receiver<Option<Arc<crate::Generation>>>,
+    generations: tokio::sync::watch::Receiver<Option<Arc<crate::CredentialsSnapshot>>>,
     serving: JoinHandle<()>,
     _dir: TempDir,
 }

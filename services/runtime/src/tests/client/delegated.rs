@@ -137,7 +137,7 @@ fn target(platform: &Platform, jtis: &[&str]) -> MountedFiles {
 struct Gateway {
     caller: Caller,
     mount: Mount,
-    generations: tokio::sync::watch::Receiver<Option<Arc<crate::Generation>>>,
+    generations: tokio::sync::watch::Receiver<Option<Arc<crate::CredentialsSnapshot>>>,
     serving: JoinHandle<()>,
     dir: TempDir,
 }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::limits::{Limits, MAX_HEAD_BYTES, MAX_STREAMS};
 use crate::random::jittered;
-use crate::server::connection::{DISTRUST_GRACE, Ends, Overstepped, Stop, Terms, serve};
+use crate::server::connection::{DISTRUST_GRACE, Ends, LimitExceeded, Stop, Terms, serve};
 use crate::server::hardening::heads::HeadBudget;
 use crate::server::protocol::Protocol;
 use crate::tests::*;
@@ -23,7 +23,7 @@ use crate::tests::*;
 /// A connection that ends when its future does.
 pub(crate) struct Served {
     pub(crate) client: DuplexStream,
-    pub(crate) serving: JoinHandle<Option<Overstepped>>,
+    pub(crate) serving: JoinHandle<Option<LimitExceeded>>,
     distrust: oneshot::Sender<()>,
     /// Releases one request to `/slow`.
     pub(crate) slow: Arc<Notify>,
@@ -116,7 +116,7 @@ async fn whoever_says_nothing_or_half_a_greeting_is_let_go() {
         let mut served = connection(protocol);
         served.client.write_all(greeting).await.unwrap();
         let ended = timeout(Duration::from_secs(11), served.serving).await.expect("it ends in time").unwrap();
-        assert_eq!(ended, Some(Overstepped::FirstRequest));
+        assert_eq!(ended, Some(LimitExceeded::FirstRequest));
     }
 }
 
@@ -193,7 +193,7 @@ async fn an_http2_connection_on_which_nothing_is_asked_is_ended_politely_and_one
     slow.notify_one();
     under_way.await.unwrap().unwrap().into_body().collect().await.unwrap();
     ending.await.unwrap();
-    assert_eq!(serving.await.unwrap(), Some(Overstepped::Idle));
+    assert_eq!(serving.await.unwrap(), Some(LimitExceeded::Idle));
     let idle = start.elapsed() - IDLE * 3;
     assert!((IDLE..IDLE * 11 / 10).contains(&idle), "{idle:?}");
 }
@@ -208,7 +208,7 @@ async fn an_http2_client_that_makes_no_room_for_its_answers_is_let_go() {
         let (answer, _) = sender.send_request(h2_get("/big").map(drop), true).unwrap();
         let answer = answer.await.unwrap();
         assert_eq!(answer.status(), StatusCode::OK);
-        assert_eq!(serving.await.unwrap(), Some(Overstepped::Answers));
+        assert_eq!(serving.await.unwrap(), Some(LimitExceeded::Answers));
         drop(connection.await.unwrap());
     }
 }

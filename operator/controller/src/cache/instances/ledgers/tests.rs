@@ -12,8 +12,8 @@ fn parse<K: serde::de::DeserializeOwned>(value: Value) -> K {
 }
 
 /// Service shop/web, with API keys or without.
-fn world(keys: bool) -> World {
-    let mut world = World::new(Surroundings {
+fn world(keys: bool) -> ClusterCache {
+    let mut world = ClusterCache::new(Surroundings {
         operator_namespace: "gaia-system".to_owned(),
         cluster_domain: "cluster.local".to_owned(),
         watch_namespaces: vec![],
@@ -34,11 +34,11 @@ fn world(keys: bool) -> World {
     world
 }
 
-fn service(world: &mut World, keys: bool) {
+fn service(world: &mut ClusterCache, keys: bool) {
     service_at(world, keys, &[]);
 }
 
-fn service_at(world: &mut World, keys: bool, endpoints: &[&str]) {
+fn service_at(world: &mut ClusterCache, keys: bool, endpoints: &[&str]) {
     let auth = if keys { json!({ "apiKeysSecretRef": { "name": "keys" } }) } else { json!({}) };
     let generation = 2 * endpoints.len() + usize::from(keys);
     world.apply_service(parse(json!({
@@ -47,7 +47,7 @@ fn service_at(world: &mut World, keys: bool, endpoints: &[&str]) {
     })));
 }
 
-fn pod(world: &mut World, ends: bool) {
+fn pod(world: &mut ClusterCache, ends: bool) {
     let sources = json!([{ "secret": { "name": "web-tls" } }, { "configMap": { "name": "web-auth" } }]);
     let mut meta = json!({ "namespace": "shop", "name": "web-x", "uid": "p" });
     if ends {
@@ -84,11 +84,11 @@ fn report(callers: Vec<LedgerCaller>) -> LedgerReport {
     LedgerReport { schema_version: 1, instance: "process".to_owned(), started_at: at(0), entries, plain: Some(vec![]) }
 }
 
-fn web() -> BTreeSet<Key> {
-    BTreeSet::from([Key::Service("shop".to_owned(), "web".to_owned())])
+fn web() -> BTreeSet<ObjectRef> {
+    BTreeSet::from([ObjectRef::Service("shop".to_owned(), "web".to_owned())])
 }
 
-fn watch(world: &World) -> Watch<'_> {
+fn watch(world: &ClusterCache) -> Watch<'_> {
     let service = ("shop".to_owned(), "web".to_owned());
     world.watch_of(world.services.get(&service).unwrap(), &service).unwrap()
 }
@@ -98,13 +98,13 @@ fn the_ledger_of_a_service_with_keys_is_read_every_minute_and_every_other_second
     let mut world = world(false);
     pod(&mut world, false);
     assert_eq!(world.ledger_interval(&key()), None);
-    let _ = world.take_stirred(crate::cache::Probing::Leader);
+    let _ = world.take_dirty(crate::cache::Probing::Leader);
     service(&mut world, true);
-    let stirred = world.take_stirred(crate::cache::Probing::Leader);
-    assert!(stirred.probes.contains(&key()), "its uses so far are read at once");
+    let dirty = world.take_dirty(crate::cache::Probing::Leader);
+    assert!(dirty.probes.contains(&key()), "its uses so far are read at once");
     assert_eq!(world.ledger_interval(&key()), Some(Duration::from_secs(60)));
     pod(&mut world, true);
-    assert!(world.take_stirred(crate::cache::Probing::Leader).probes.contains(&key()), "its final uses are read, too");
+    assert!(world.take_dirty(crate::cache::Probing::Leader).probes.contains(&key()), "its final uses are read, too");
     assert_eq!(world.ledger_interval(&key()), Some(Duration::from_secs(2)));
 }
 

@@ -15,7 +15,13 @@ fn probe(policy: &str) -> Probe {
 }
 
 /// The ConfigMap arrives with that content.
-fn arrives(world: &mut World, (namespace, name): (&str, &str), file: &str, hash: &str, version: &str) -> BTreeSet<Key> {
+fn arrives(
+    world: &mut ClusterCache,
+    (namespace, name): (&str, &str),
+    file: &str,
+    hash: &str,
+    version: &str,
+) -> BTreeSet<ObjectRef> {
     let facts = ObjectFacts {
         uid: name.to_owned(),
         resource_version: version.to_owned(),
@@ -34,14 +40,14 @@ fn instances_are_probed_until_they_report_the_policy_in_the_config_map() {
     service(&mut world, "web", json!({}));
     pod(&mut world, "shop", "web-x", mounts_all());
     let key = InstanceKey { trust_domain: "gaia".to_owned(), namespace: "shop".to_owned(), uid: "p-web-x".to_owned() };
-    let service_key = Key::Service("shop".to_owned(), "web".to_owned());
+    let service_key = ObjectRef::Service("shop".to_owned(), "web".to_owned());
     arrives(&mut world, ("shop", "web-auth"), "policy.json", "p1", "1");
     world.take_probe(&key, probe("p1"), None);
-    world.take_stirred(Probing::Leader);
+    world.take_dirty(Probing::Leader);
     assert_eq!(world.is_behind(&key), Some(false));
 
     arrives(&mut world, ("shop", "web-auth"), "policy.json", "p2", "2");
-    assert_eq!(world.take_stirred(Probing::Leader).probes, BTreeSet::from([key.clone()]));
+    assert_eq!(world.take_dirty(Probing::Leader).probes, BTreeSet::from([key.clone()]));
     assert_eq!(world.is_behind(&key), Some(true));
     assert!(
         world.take_probe(&key, probe("p2"), None).contains(&service_key),
@@ -49,7 +55,7 @@ fn instances_are_probed_until_they_report_the_policy_in_the_config_map() {
     );
     assert_eq!(world.is_behind(&key), Some(false));
     arrives(&mut world, ("shop", "web-auth"), "policy.json", "p2", "3");
-    assert!(world.take_stirred(Probing::Leader).probes.is_empty(), "the same text");
+    assert!(world.take_dirty(Probing::Leader).probes.is_empty(), "the same text");
 }
 
 #[test]
@@ -58,8 +64,8 @@ fn another_denylist_in_a_namespace_is_compared_by_its_services_alone() {
     for namespace in ["shop", "other"] {
         certificate(&mut world, namespace, "web", json!({ "port": 8443 }));
     }
-    let of_shop = Key::Certificate("shop".to_owned(), "web".to_owned());
-    let domain = Key::TrustDomain("gaia".to_owned());
+    let of_shop = ObjectRef::Certificate("shop".to_owned(), "web".to_owned());
+    let domain = ObjectRef::TrustDomain("gaia".to_owned());
     let keys = arrives(&mut world, ("shop", "gaia-trust"), "denylist.json", "d1", "1");
     assert_eq!(keys, BTreeSet::from([domain.clone(), of_shop]));
     let keys = arrives(&mut world, ("shop", "gaia-trust"), "denylist.json", "d1", "2");

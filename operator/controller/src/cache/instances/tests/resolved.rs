@@ -4,7 +4,7 @@ use super::*;
 
 const NAME: &str = "web.fly.dev:443";
 
-fn named_service() -> (World, InstanceKey) {
+fn named_service() -> (ClusterCache, InstanceKey) {
     let mut world = world();
     certificate(&mut world, "shop", "web", json!({ "port": 8443 }));
     service(&mut world, "web", json!({ "endpoints": [NAME] }));
@@ -34,11 +34,11 @@ fn at(second: i64) -> Timestamp {
 fn each_address_of_a_name_is_an_instance() {
     let (mut world, name) = named_service();
     assert_eq!(names(&world), [NAME], "until it is resolved, the name is an instance that was not probed");
-    world.take_stirred(Probing::Leader);
+    world.take_dirty(Probing::Leader);
     world.take_answer(&name, &answer(&[1, 2, 3]));
     let expected = [1, 2, 3].map(|last| format!("{NAME} (203.0.113.{last})"));
     assert_eq!(names(&world), expected);
-    let probed = world.take_stirred(Probing::Leader).probes;
+    let probed = world.take_dirty(Probing::Leader).probes;
     assert_eq!(probed.len(), 3, "{probed:?}");
     let first = key("shop/web/web.fly.dev:443/203.0.113.1");
     world.take_probe(&first, probe("f0"), None);
@@ -69,7 +69,7 @@ fn an_address_that_is_not_allowed_excludes_the_whole_name() {
     world.exclude_endpoint(&second, Exclusion::Address);
     assert_eq!((names(&world).len(), exclusions(&world)), (0, vec![(NAME.to_owned(), Exclusion::Address)]));
     let keys = world.take_answer(&name, &answer(&[1]));
-    assert!(keys.contains(&Key::Service("shop".to_owned(), "web".to_owned())), "its warning is removed");
+    assert!(keys.contains(&ObjectRef::Service("shop".to_owned(), "web".to_owned())), "its warning is removed");
     assert_eq!((names(&world).len(), exclusions(&world).len()), (1, 0));
 }
 

@@ -68,7 +68,7 @@ fn examined_tokens_are_charged_to_the_named_client() {
         let client = Client { address: None, known: Some(user.to_owned()) };
         let mut claims = user_claims();
         claims["jti"] = user.into();
-        now_or_never(authenticator.examine_token(&user_token(&claims), None, client)).unwrap();
+        now_or_never(authenticator.introspect_token(&user_token(&claims), None, client)).unwrap();
     }
     let known: Vec<_> = sources.lock().unwrap().iter().map(|source| source.known.clone().unwrap()).collect();
     assert_eq!(known, ["ada", "bob"]);

@@ -5,24 +5,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cache::{InstanceKey, Probing};
-use crate::cache::{SharedWorld, lock};
+use crate::cache::{SharedCache, lock};
 use crate::queue::work_queue::Queue;
 use crate::schedule::pacer::Pacer;
-use crate::store::Key;
+use crate::store::ObjectRef;
 
 /// The queues, and the pacer; clones share them.
 #[derive(Clone)]
-pub(crate) struct Agenda {
-    pub(crate) decisions: Arc<Queue<Key>>,
+pub(crate) struct Scheduler {
+    pub(crate) decisions: Arc<Queue<ObjectRef>>,
     pub(crate) probes: Arc<Queue<InstanceKey>>,
     /// Services whose Secrets of users are to be looked up.
-    pub(crate) lookups: Arc<Queue<Key>>,
+    pub(crate) lookups: Arc<Queue<ObjectRef>>,
     pub(crate) pacer: Arc<Pacer>,
     /// Only the leader probes.
     probing: Arc<AtomicBool>,
 }
 
-impl Agenda {
+impl Scheduler {
     /// `reissue_per_second`: the pace of re-issues; 0: none.
     pub(crate) fn new(reissue_per_second: u32) -> Self {
         Self {
@@ -35,24 +35,24 @@ impl Agenda {
     }
 
     /// Queues these keys now, and those marked dirty by the last change soon.
-    pub(crate) fn push(&self, world: &SharedWorld, keys: impl IntoIterator<Item = Key>) {
+    pub(crate) fn push(&self, world: &SharedCache, keys: impl IntoIterator<Item = ObjectRef>) {
         self.decisions.push_all(keys);
         let probing = if self.probing.load(Ordering::Acquire) { Probing::Leader } else { Probing::Nobody };
-        let stirred = lock(world).take_stirred(probing);
-        for domain in stirred.domains {
-            self.decisions.push_soon(Key::TrustDomain(domain));
+        let dirty = lock(world).take_dirty(probing);
+        for domain in dirty.domains {
+            self.decisions.push_soon(ObjectRef::TrustDomain(domain));
         }
-        self.probes.push_all(stirred.probes);
+        self.probes.push_all(dirty.probes);
     }
 
     /// From now on, instances are probed.
-    pub(crate) fn begin_probing(&self, world: &SharedWorld) {
+    pub(crate) fn begin_probing(&self, world: &SharedCache) {
         self.probing.store(true, Ordering::Release);
         self.push(world, BTreeSet::new());
     }
 
     /// Queues every key and probes every instance, now.
-    pub(crate) fn look_again(&self, world: &SharedWorld) {
+    pub(crate) fn requeue_all(&self, world: &SharedCache) {
         let (keys, instances) = {
             let world = lock(world);
             (world.all_keys(), world.all_instances())
