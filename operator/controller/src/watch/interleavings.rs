@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use gaia_plan::object::{ObjectKey, ObjectKind};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
