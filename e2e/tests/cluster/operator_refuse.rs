@@ -266,7 +266,8 @@ async fn durations_that_cannot_work_together_are_refused_with_both_numbers() {
     assert!(message.contains("spec.ca") && message.contains("24h < 4(3240h + 3m + 1h)"), "{message}");
     // The refusal, and that another TrustDomain has its spec.trustDomain.
     let wanted = ["create events td-short", "create events td-short", "patch trustdomains/status td-short"];
-    scene.wrote(mark, &wanted).await;
+    // An Event of the certificate before may be late.
+    scene.wrote_but(mark, &wanted, |write| write.ends_with(" long")).await;
     scene.end().await;
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::common::conduct::Weather;
 use crate::common::proxy::Proxy;
@@ -65,6 +66,20 @@ async fn live(scene: &Scene, weather: &Weather) {
     let targets: Vec<Value> = kinds.iter().map(|kind| json!({ "kind": kind, "name": "missing" })).collect();
     scene.create(scene.service("orders", json!({ "workload": { "restartTargets": targets } }))).await;
     scene.wait_ready("GaiaService", &["auth", "orders"]).await;
+    // Every second change is refused, whichever it is: statuses are written until one of each kind was.
+    for round in 0..100 {
+        scene.plane.audit().settle(&scene.client).await.unwrap();
+        let used: BTreeSet<Right> = calls(scene).iter().map(right).collect();
+        if ["trustdomains", "gaiaservices"].iter().all(|kind| used.contains(&format!("get gaia.dev/{kind}"))) {
+            break;
+        }
+        let skew = json!({ "spec": { "propagation": { "clockSkew": format!("{}s", round % 2) } } });
+        scene.patch("TrustDomain", &scene.domain, skew).await;
+        let callers = if round % 2 == 0 { json!([{ "service": "auth" }]) } else { json!([]) };
+        scene.patch("GaiaService", "orders", json!({ "spec": { "callers": callers } })).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    scene.wait_ready("GaiaService", &["orders"]).await;
     // A refused call is not in the audit log of the API server.
     weather.contended.store(false, Ordering::SeqCst);
     for (name, mount) in [
