@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use crate::cache::facts::metadata_facts;
-use crate::cache::{SharedCache, lock};
+use crate::cache::{ClusterCache, SharedCache, lock};
 use crate::execute::ca_cache::Signers;
 use crate::execute::issue::{self, SecretData};
 use crate::store::error::{ErrorClass, ExecuteError, StoreError};
@@ -53,18 +53,15 @@ impl<S: Store> Executor<S> {
             Action::Transition(transition) => self.transition(transition).await,
             Action::Restore(restore) => self.restore(restore).await,
             Action::Nudge { namespace, pod, uid, value } => {
-                let nudged = touched(action, self.store.nudge(namespace, pod, uid, value).await)?;
-                let affected = lock(&self.world).record_nudge(&(namespace.clone(), pod.clone()), uid, value);
-                Ok(if nudged == Outcome::Skipped { nudged } else { Outcome::Done(affected) })
+                let nudged = self.store.nudge(namespace, pod, uid, value).await;
+                self.touched(action, nudged, |world| world.record_nudge(&(namespace.clone(), pod.clone()), uid, value))
             }
             Action::RestartWorkload { target, value, .. } => {
-                let restarted = match self.store.restart(target, value).await {
-                    // Another writer was first: it is restarted by the next plan.
-                    Err(StoreError::Conflict { .. }) => return Ok(Outcome::Skipped),
-                    result => touched(action, result)?,
-                };
-                lock(&self.world).record_restart(target.clone(), value.clone());
-                Ok(restarted)
+                let restarted = self.store.restart(target, value).await;
+                self.touched(action, restarted, |world| {
+                    world.record_restart(target.clone(), value.clone());
+                    BTreeSet::new()
+                })
             }
             Action::Write(change) => self.write(on_behalf_of, change, SecretData::new()).await,
             Action::WriteSigner(signer) => {
@@ -251,17 +248,25 @@ impl<S: Store> Executor<S> {
         let private = private.ok_or_else(|| self.ring_error(&name, "the active key is missing"))?;
         Ok(BTreeMap::from([(key::JWT_SIGNING_KEY.to_owned(), private)]))
     }
-}
 
-/// Pods and workloads belong to users: one that was deleted, or may not be patched, delays nothing. The status still
-/// names the lagging instances.
-fn touched(action: &Action, result: Result<(), StoreError>) -> Result<Outcome, ExecuteError> {
-    match result {
-        Ok(()) => Ok(Outcome::Done(std::collections::BTreeSet::new())),
-        Err(error) if error.class() == ErrorClass::Transient => Err(error.into()),
-        Err(error) => {
-            tracing::warn!(%action, %error, "skipped; retrying after the next publication");
-            Ok(Outcome::Skipped)
+    /// Pods and workloads belong to users: one that was deleted, or may not be patched, delays nothing. The status still
+    /// names the lagging instances. `record` keeps the action from being repeated before the next publication.
+    fn touched(
+        &self,
+        action: &Action,
+        result: Result<(), StoreError>,
+        record: impl FnOnce(&mut ClusterCache) -> BTreeSet<ObjectRef>,
+    ) -> Result<Outcome, ExecuteError> {
+        match result {
+            Ok(()) => Ok(Outcome::Done(record(&mut lock(&self.world)))),
+            Err(error) if error.class() == ErrorClass::Transient => Err(error.into()),
+            // Another writer was first: the next plan has the action again.
+            Err(StoreError::Conflict { .. }) => Ok(Outcome::Skipped),
+            Err(error) => {
+                tracing::warn!(%action, %error, "skipped; retrying after the next publication");
+                record(&mut lock(&self.world));
+                Ok(Outcome::Skipped)
+            }
         }
     }
 }
