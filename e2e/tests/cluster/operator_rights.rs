@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use crate::common::conduct::Weather;
 use crate::common::proxy::Proxy;
@@ -77,9 +76,8 @@ async fn live(scene: &Scene, weather: &Weather) {
         scene.patch("TrustDomain", &scene.domain, skew).await;
         let callers = if round % 2 == 0 { json!([{ "service": "auth" }]) } else { json!([]) };
         scene.patch("GaiaService", "orders", json!({ "spec": { "callers": callers } })).await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        scene.wait_ready("GaiaService", &["orders"]).await;
     }
-    scene.wait_ready("GaiaService", &["orders"]).await;
     // A refused call is not in the audit log of the API server.
     weather.contended.store(false, Ordering::SeqCst);
     for (name, mount) in [
