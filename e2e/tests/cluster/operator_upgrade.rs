@@ -164,13 +164,13 @@ async fn recorded_secrets(scene: &Scene) -> BTreeMap<String, Secret> {
     all.items.into_iter().map(|secret| (name(&secret), secret)).collect()
 }
 
-/// What differs, or is missing from one of them.
+/// The names whose values differ, or that one of both lacks.
 fn changed(before: &BTreeMap<String, Value>, now: &BTreeMap<String, Value>) -> Vec<String> {
     let names: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
     names.into_iter().filter(|name| before.get(*name) != now.get(*name)).cloned().collect()
 }
 
-/// Whether no generation of a ring is on its way.
+/// Returns true if no generation of a ring is between two states.
 fn is_settled(ring: &Value) -> bool {
     let states = ring.as_array().unwrap().iter().map(|generation| &generation["state"]);
     states.filter(|state| !["Removed", "Published"].contains(&state.as_str().unwrap())).eq(["Active"])
@@ -200,7 +200,7 @@ async fn writes_end(scene: &Scene, mark: AuditMark) {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    unreachable!("the operator goes on to write: {seen} writes");
+    unreachable!("the operator has not stopped writing: {seen} writes");
 }
 
 async fn all_are_ready(scene: &Scene) {

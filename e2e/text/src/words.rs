@@ -5,7 +5,7 @@
 pub struct Hit {
     /// The phrase.
     pub phrase: &'static str,
-    /// What to write instead.
+    /// The usual word or phrase.
     pub instead: &'static str,
 }
 

@@ -20,7 +20,7 @@ use crate::store::ObjectRef;
 #[derive(Default)]
 pub(super) struct ReportedLags(HashMap<ObjectRef, String>);
 
-/// What an instance reports of its files: a service whose instances report another one is planned again.
+/// The files that an instance reports: when they change, its service is planned again.
 #[derive(PartialEq)]
 pub(super) struct Loaded {
     leaf: String,
@@ -45,8 +45,8 @@ impl Loaded {
 }
 
 impl ClusterCache {
-    /// What depends on the content of a trust or policy ConfigMap that arrives. No other file of it is compared with what
-    /// instances have loaded by a plan of the services.
+    /// The keys that depend on the content of a trust or policy ConfigMap that arrives. No other file of it is compared
+    /// with the files that instances have loaded.
     pub(super) fn affected_by_dated_file(&mut self, place: &Place, arriving: &ObjectFacts) -> BTreeSet<ObjectRef> {
         let known = self.config_maps.get(place);
         let has_changed = |file: &str| known.is_none_or(|known| known.data.get(file) != arriving.data.get(file));

@@ -39,7 +39,7 @@ pub(crate) struct Readings {
 struct Gone {
     /// The final reports, by the process id in them.
     last_words: BTreeMap<String, Arc<LedgerReport>>,
-    /// One that came and went without ever being read. Of several, which is named does not matter.
+    /// A process that started and terminated without a report that was read; one of several.
     unread: Option<String>,
     /// Value of the counter [`Readings::heard`] when the last report was collected.
     latest: u64,
