@@ -9,9 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::on_path;
-use crate::dirs;
-use crate::process;
 use crate::progress::Task;
+use crate::{dirs, process};
 
 /// The binaries of the Go module.
 #[derive(Clone, Debug)]

@@ -16,8 +16,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::cache::ClusterCache;
-use crate::cache::lock;
+use crate::cache::{ClusterCache, lock};
 use crate::execute::executor::Executor;
 use crate::observability::events::{Events, Notice};
 use crate::observability::metrics::Metrics;

@@ -16,8 +16,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::api_server::{ApiServer, Change, Object, Reading, Resource, Selection, Unreadable, Watch};
-use crate::cache::{ClusterCache, Place, place};
-use crate::cache::{SharedCache, lock};
+use crate::cache::{ClusterCache, Place, SharedCache, lock, place};
 use crate::observability::metrics::Metrics;
 use crate::schedule::scheduler::Scheduler;
 use crate::store::ObjectRef;

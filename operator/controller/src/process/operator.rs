@@ -11,8 +11,7 @@ use kube::Client;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
-use crate::cache::{ClusterCache, Surroundings};
-use crate::cache::{SharedCache, lock};
+use crate::cache::{ClusterCache, SharedCache, Surroundings, lock};
 use crate::execute::ca_cache::Signers;
 use crate::execute::executor::Executor;
 use crate::observability::events::Events;

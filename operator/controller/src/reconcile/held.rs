@@ -10,8 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{RETRY, Reconciler};
-use crate::cache::lock;
-use crate::cache::{Blocked, ClusterCache};
+use crate::cache::{Blocked, ClusterCache, lock};
 use crate::observability::events::Notice;
 use crate::store::error::{ErrorClass, ExecuteError, StoreError};
 use crate::store::{ObjectRef, Store};

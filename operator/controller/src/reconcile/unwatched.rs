@@ -7,8 +7,7 @@ use std::time::Duration;
 use gaia_plan::object::ObjectKey;
 
 use super::Reconciler;
-use crate::cache::Place;
-use crate::cache::lock;
+use crate::cache::{Place, lock};
 use crate::store::error::ExecuteError;
 use crate::store::{ObjectRef, Store};
 

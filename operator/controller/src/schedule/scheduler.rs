@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::cache::{InstanceKey, Probing};
-use crate::cache::{SharedCache, lock};
+use crate::cache::{InstanceKey, Probing, SharedCache, lock};
 use crate::queue::work_queue::Queue;
 use crate::schedule::pacer::Pacer;
 use crate::store::ObjectRef;

@@ -11,9 +11,7 @@ use serde::Deserialize;
 
 use super::Watched;
 use crate::api_server::{Object, Resource, Unreadable};
-use crate::cache::facts;
-use crate::cache::{ClusterCache, NamespaceFacts, Place, place};
-use crate::cache::{SharedCache, lock};
+use crate::cache::{ClusterCache, NamespaceFacts, Place, SharedCache, facts, lock, place};
 use crate::store::ObjectRef;
 
 impl Watched for TrustDomain {

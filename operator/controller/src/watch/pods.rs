@@ -11,8 +11,7 @@ use super::{Listing, Watched, Watches};
 use crate::api_server::{ApiServer, Change, Resource, Selection, Unreadable, Watch, WatchError};
 use crate::cache::instances::pods;
 use crate::cache::instances::pods::Pod;
-use crate::cache::{ClusterCache, Place, place};
-use crate::cache::{SharedCache, lock};
+use crate::cache::{ClusterCache, Place, SharedCache, lock, place};
 use crate::store::ObjectRef;
 
 impl Watches {

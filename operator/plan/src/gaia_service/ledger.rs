@@ -6,8 +6,7 @@ use gaia_api::names::{self, key};
 use jiff::Timestamp;
 
 use super::{Observed, config_map};
-use crate::api_key_usage::served;
-use crate::api_key_usage::{self, LedgerObject, Legacy, Modes};
+use crate::api_key_usage::{self, LedgerObject, Legacy, Modes, served};
 use crate::gaia_service::mode;
 use crate::gaia_service::mode::Effective;
 use crate::object::{ObjectKey, Ownership, immutable, not_owned, unreadable};

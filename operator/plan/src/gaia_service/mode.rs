@@ -8,8 +8,7 @@ use gaia_api::names::annotation;
 use jiff::Timestamp;
 
 use crate::Refusal;
-use crate::api_key_usage::served;
-use crate::api_key_usage::{self, Legacy};
+use crate::api_key_usage::{self, Legacy, served};
 use crate::pacing::backoff::saturating_add;
 
 /// The requested mode: of the service, else of its TrustDomain.

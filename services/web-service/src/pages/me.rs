@@ -7,8 +7,7 @@ use axum::response::Response;
 use gaia_api::mount::AuthMode;
 use http::StatusCode;
 
-use crate::pages::files;
-use crate::pages::{self, Frame, Known};
+use crate::pages::{self, Frame, Known, files};
 use crate::sessions::accepted::AcceptedCredential;
 use crate::site::{Person, Site};
 

@@ -14,11 +14,10 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use tokio::time::Instant;
 
-use super::api_key;
 use super::platform::{self, NAMESPACE, OPERATOR_NAMESPACE, Platform, Services, files, logs};
-use super::rotation;
 use super::shell::Shell;
 use super::users::{self, Users};
+use super::{api_key, rotation};
 
 /// Runs the demo in `dir` and returns the processes that run at its end.
 ///

@@ -15,8 +15,7 @@ use kube::client::Body;
 use serde_json::{Value, json};
 
 use super::{Executor, Outcome};
-use crate::cache::lock;
-use crate::cache::{ClusterCache, Surroundings};
+use crate::cache::{ClusterCache, Surroundings, lock};
 use crate::execute::ca_cache::Signers;
 use crate::store::error::ErrorClass;
 use crate::store::{KubeStore, ObjectRef};
