@@ -37,6 +37,8 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+#[cfg(test)]
+pub(crate) use self::audit::set_recorder;
 pub use self::audit::{AuditLines, Written, audit_lines};
 use crate::client::mesh_client::{Hosts, MeshClient};
 use crate::client::target::Targets;

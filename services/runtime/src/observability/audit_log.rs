@@ -135,7 +135,8 @@ pub(crate) mod tests {
     pub(crate) fn written(what: impl FnOnce()) -> Vec<String> {
         let writes = Writes::default();
         let log = audit_log(writes.clone());
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(log), what);
+        let _recorder = crate::testing::set_recorder(tracing_subscriber::registry().with(log));
+        what();
         writes.0.lock().unwrap().clone()
     }
 

@@ -1,8 +1,10 @@
 //! Records of audit lines.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
+use tracing::Dispatch;
+use tracing::subscriber::{DefaultGuard, Subscriber};
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use crate::observability::audit_log::audit_log;
@@ -29,6 +31,16 @@ impl Write for Written {
     }
 }
 
+/// Makes `subscriber` this thread's own until the guard is dropped.
+///
+/// While a process has one dispatcher, a callsite that another thread meets first takes its interest from that thread's
+/// subscriber, which is none, and stays off. A second dispatcher makes each callsite ask all of them.
+pub(crate) fn set_recorder(subscriber: impl Subscriber + Send + Sync + 'static) -> DefaultGuard {
+    static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(tracing_subscriber::registry()));
+    LazyLock::force(&SECOND);
+    tracing::subscriber::set_default(subscriber)
+}
+
 /// Returns the audit lines that this thread writes during `what`.
 pub fn audit_lines(what: impl FnOnce()) -> Vec<serde_json::Value> {
     let lines = AuditLines::record();
@@ -40,7 +52,7 @@ pub fn audit_lines(what: impl FnOnce()) -> Vec<serde_json::Value> {
 #[derive(Debug)]
 pub struct AuditLines {
     written: Written,
-    _guard: tracing::subscriber::DefaultGuard,
+    _guard: DefaultGuard,
 }
 
 impl AuditLines {
@@ -49,7 +61,7 @@ impl AuditLines {
     pub fn record() -> Self {
         let written = Written::default();
         let subscriber = tracing_subscriber::registry().with(audit_log(written.clone()));
-        Self { written, _guard: tracing::subscriber::set_default(subscriber) }
+        Self { written, _guard: set_recorder(subscriber) }
     }
 
     /// Returns the lines written so far.
