@@ -8,6 +8,7 @@ pub(crate) mod run;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::runtime::Runtime;
 
 /// Issues and rotates certificates and JWT signing keys for a platform of Kubernetes services.
 #[derive(Parser)]
@@ -30,11 +31,12 @@ enum Command {
 /// Runs the command of this process's arguments. A fatal error is printed as one line: in the log if there is one, so
 /// that it is found among the JSON lines, and never with a backtrace, whatever `RUST_BACKTRACE` is.
 #[expect(clippy::print_stderr, reason = "a command that writes no log")]
-pub async fn main() -> ExitCode {
-    let done = match Cli::parse().command {
-        Command::Run(args) => run::run(args).await,
-        Command::Plan(args) => plan::run(args).await,
-        Command::Crd(args) => crd::run(&args),
+#[must_use]
+pub fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    let done = match Runtime::new() {
+        Ok(runtime) => runtime.block_on(execute(command)),
+        Err(error) => Err(anyhow::Error::new(error).context("failed to start threads")),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -46,5 +48,13 @@ pub async fn main() -> ExitCode {
             }
             ExitCode::FAILURE
         }
+    }
+}
+
+async fn execute(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Run(args) => run::run(args).await,
+        Command::Plan(args) => plan::run(args).await,
+        Command::Crd(args) => crd::run(&args),
     }
 }

@@ -14,6 +14,7 @@ mod tests;
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use gaia_api::Clock;
@@ -46,6 +47,12 @@ pub enum StartError {
     /// The runtime did not start.
     #[error(transparent)]
     Runtime(#[from] gaia_runtime::StartError),
+}
+
+/// Runs asset-service as a process, configured by its flags and environment.
+#[must_use]
+pub fn main() -> ExitCode {
+    gaia_runtime::main(AssetService::start, AssetService::serve)
 }
 
 /// A started asset-service with bound listeners.

@@ -2,9 +2,6 @@
 
 use std::process::ExitCode;
 
-use gaia_asset_service::AssetService;
-
-#[tokio::main]
-async fn main() -> ExitCode {
-    gaia_runtime::main(AssetService::start, AssetService::serve).await
+fn main() -> ExitCode {
+    gaia_asset_service::main()
 }

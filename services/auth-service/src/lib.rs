@@ -19,7 +19,9 @@ mod signing;
 mod tests;
 
 use std::future::Future;
+use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 
 use gaia_api::Clock;
 use gaia_runtime::{Routes, Runtime, StartError};
@@ -31,6 +33,15 @@ use crate::api::Issuing;
 use crate::files::IssuerFiles;
 use crate::login::Login;
 use crate::signing::Signing;
+
+/// Runs auth-service as a process, configured by its flags and environment.
+#[must_use]
+pub fn main() -> ExitCode {
+    // Signing has a thread on each processor and takes ten times as long as the rest of a request. More threads for
+    // serving would only cause context switches.
+    let serving = available_parallelism().map_or(1, |all| all.get().div_ceil(2));
+    gaia_runtime::main_on_threads(serving, AuthService::start, AuthService::serve)
+}
 
 /// A started auth-service with bound listeners.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ pub mod slots;
 mod tests;
 
 use std::future::Future;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use gaia_api::Clock;
@@ -37,6 +38,12 @@ pub enum StartError {
     /// The runtime did not start.
     #[error(transparent)]
     Runtime(#[from] gaia_runtime::StartError),
+}
+
+/// Runs chat-service as a process, configured by its flags and environment.
+#[must_use]
+pub fn main() -> ExitCode {
+    gaia_runtime::main(ChatService::start, ChatService::serve)
 }
 
 /// A started chat-service with bound listeners.

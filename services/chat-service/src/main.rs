@@ -2,9 +2,6 @@
 
 use std::process::ExitCode;
 
-use gaia_chat_service::ChatService;
-
-#[tokio::main]
-async fn main() -> ExitCode {
-    gaia_runtime::main(ChatService::start, ChatService::serve).await
+fn main() -> ExitCode {
+    gaia_chat_service::main()
 }

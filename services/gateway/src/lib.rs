@@ -17,6 +17,7 @@ mod tests;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use gaia_api::{Clock, Span};
@@ -30,6 +31,12 @@ use crate::forward::{ForwardContext, Upstream};
 use crate::front::{Front, RequestIds};
 use crate::metrics::Metrics;
 use crate::routes::Upstreams;
+
+/// Runs gateway as a process, configured by its flags and environment.
+#[must_use]
+pub fn main() -> ExitCode {
+    gaia_runtime::main(Gateway::start, Gateway::serve)
+}
 
 /// A started gateway with bound listeners.
 #[derive(Debug)]

@@ -2,9 +2,6 @@
 
 use std::process::ExitCode;
 
-use gaia_gateway::Gateway;
-
-#[tokio::main]
-async fn main() -> ExitCode {
-    gaia_runtime::main(Gateway::start, Gateway::serve).await
+fn main() -> ExitCode {
+    gaia_gateway::main()
 }

@@ -47,6 +47,6 @@ pub use panics::essential_thread;
 pub use random::random;
 pub use recent::Recent;
 pub use server::ingress::{Edge, EdgeConfig};
-pub use service::process::{StopSignal, main, stop_signal};
+pub use service::process::{StopSignal, main, main_on_threads, stop_signal};
 pub use service::routes::Routes;
 pub use service::runtime::{Runtime, StartError};

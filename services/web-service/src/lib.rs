@@ -18,6 +18,7 @@ pub use sessions::seal;
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use axum::Extension;
@@ -58,6 +59,12 @@ pub enum StartError {
     /// The runtime did not start.
     #[error(transparent)]
     Runtime(#[from] gaia_runtime::StartError),
+}
+
+/// Runs web-service as a process, configured by its flags and environment.
+#[must_use]
+pub fn main() -> ExitCode {
+    gaia_runtime::main(WebService::start, WebService::serve)
 }
 
 /// A started web-service with bound listeners.

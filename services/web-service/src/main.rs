@@ -2,9 +2,6 @@
 
 use std::process::ExitCode;
 
-use gaia_web_service::WebService;
-
-#[tokio::main]
-async fn main() -> ExitCode {
-    gaia_runtime::main(WebService::start, WebService::serve).await
+fn main() -> ExitCode {
+    gaia_web_service::main()
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use clap::Parser;
 use gaia_api::{Clock, SystemClock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::runtime::Builder;
 
 use crate::config::{self, ConfigError, RuntimeConfig};
 use crate::panics;
@@ -16,13 +17,13 @@ use crate::service::telemetry;
 /// Resolves when the process receives SIGTERM, or SIGINT from a terminal.
 pub type StopSignal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Runs a service: reads its configuration from flags and environment, sets up logging, starts it, and serves until
-/// shutdown. A service's `main` only calls this function.
+/// Runs a service as a process: reads its configuration from flags and environment, sets up logging, starts it, and
+/// serves until shutdown, on a thread for each processor. A service's `main` only calls this function or
+/// [`main_on_threads`].
 ///
 /// A fatal error is reported as one line, in the log if it is set up, so that JSON log collectors find it, and without
 /// a backtrace whatever `RUST_BACKTRACE` says.
-#[expect(clippy::print_stderr, reason = "logging is not set up yet")]
-pub async fn main<C, S, E>(
+pub fn main<C, S, E>(
     start: impl AsyncFnOnce(C, Arc<dyn Clock>) -> Result<S, E>,
     serve: impl AsyncFnOnce(S, StopSignal),
 ) -> ExitCode
@@ -30,7 +31,37 @@ where
     C: Parser + AsMut<RuntimeConfig>,
     E: std::error::Error,
 {
-    match run(start, serve).await {
+    main_by(&mut Builder::new_multi_thread(), start, serve)
+}
+
+/// The same as [`main`] with this number of threads.
+pub fn main_on_threads<C, S, E>(
+    threads: usize,
+    start: impl AsyncFnOnce(C, Arc<dyn Clock>) -> Result<S, E>,
+    serve: impl AsyncFnOnce(S, StopSignal),
+) -> ExitCode
+where
+    C: Parser + AsMut<RuntimeConfig>,
+    E: std::error::Error,
+{
+    main_by(Builder::new_multi_thread().worker_threads(threads), start, serve)
+}
+
+#[expect(clippy::print_stderr, reason = "logging is not set up yet")]
+fn main_by<C, S, E>(
+    builder: &mut Builder,
+    start: impl AsyncFnOnce(C, Arc<dyn Clock>) -> Result<S, E>,
+    serve: impl AsyncFnOnce(S, StopSignal),
+) -> ExitCode
+where
+    C: Parser + AsMut<RuntimeConfig>,
+    E: std::error::Error,
+{
+    let ended = match builder.enable_all().build() {
+        Ok(runtime) => runtime.block_on(run(start, serve)),
+        Err(error) => Err(format!("failed to start threads: {error}")),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if tracing::dispatcher::has_been_set() => {
             tracing::error!(error, "ended");
