@@ -1,0 +1,17 @@
+//! The command line tool `gaia`, which is also the kubectl plugin `kubectl-gaia`.
+//!
+//! [`main`] runs the command of this process. [`run`] runs a command with other streams and another clock, for tests.
+//! Each verb is a module below `verbs`; it writes its result through [`Console`] and returns an [`Exit`] or a [`Failure`].
+
+mod cli;
+mod console;
+mod exit;
+mod failure;
+mod local;
+mod output;
+mod verbs;
+
+pub use cli::{command, main, run};
+pub use console::Console;
+pub use exit::Exit;
+pub use failure::Failure;

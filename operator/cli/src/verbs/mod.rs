@@ -1,0 +1,4 @@
+//! The verbs. Each module has the arguments of one verb and `run`.
+
+pub(crate) mod completion;
+pub(crate) mod version;
