@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::output::Format;
-use crate::{Console, Exit, Failure, local, verbs};
+use crate::{Console, Exit, Failure, local, programs, verbs};
 
 /// Inspects, checks and operates the certificates, keys and tokens of a platform.
 #[derive(Debug, Parser)]
@@ -36,6 +36,8 @@ enum Verb {
     Local(local::LocalCommand),
     /// Print the completion script of a shell.
     Completion(verbs::completion::CompletionArgs),
+    /// Ask a running program for its health, as the health check of a container.
+    Probe(verbs::probe::ProbeArgs),
     /// Print the version.
     Version,
 }
@@ -65,9 +67,13 @@ pub fn command(program: &str) -> clap::Command {
     }
 }
 
-/// Runs the command of this process's arguments.
+/// Runs the program or the command that the arguments of this process select.
 pub fn main() -> ExitCode {
-    run(std::env::args_os(), Console::of_process()).into()
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    match programs::run_selected(&arguments) {
+        Some(ended) => ended,
+        None => run(arguments, Console::of_process()).into(),
+    }
 }
 
 /// Runs a command. The first argument is the name of the program.
@@ -114,6 +120,7 @@ async fn run_verb(verb: Verb, context: &mut Context) -> Result<Exit, Failure> {
     match verb {
         Verb::Local(command) => local::run(command, context).await,
         Verb::Completion(args) => verbs::completion::run(&args, context),
+        Verb::Probe(args) => verbs::probe::run(&args, context).await,
         Verb::Version => verbs::version::run(context),
     }
 }

@@ -9,6 +9,7 @@ mod exit;
 mod failure;
 mod local;
 mod output;
+mod programs;
 mod verbs;
 
 pub use cli::{command, main, run};

@@ -1,4 +1,5 @@
 //! The verbs. Each module has the arguments of one verb and `run`.
 
 pub(crate) mod completion;
+pub(crate) mod probe;
 pub(crate) mod version;
