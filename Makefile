@@ -61,16 +61,14 @@ fuzz: ## Fuzz each target for FUZZ_SECONDS (60); FUZZ_TARGETS names some of them
 	    $$found fuzz/corpus/$$name; \
 	done
 
-# The programs of the image, built in release; the tool that packs them may be a debug build.
-in_image := gaia-operator auth-service asset-service chat-service gateway web-service
-
+# The executable of the image is built in release; the tool that packs it may be a debug build.
 image: ## Build the container image into target/gaia-image.tar, with docker where there is one, else without
 	@mkdir -p target
 	@if docker version >/dev/null 2>&1; then \
 	  docker build --tag $(image) . && docker save --output target/gaia-image.tar $(image); \
 	else \
 	  echo 'no docker daemon answers: building without one (the first time takes some minutes)' && \
-	  cargo build --quiet --locked --release $(addprefix --package gaia-,$(in_image:gaia-%=%)) $(addprefix --bin ,$(in_image)) && \
+	  cargo build --quiet --locked --release --package gaia-cli --bin gaia && \
 	  $(build) && $(debug)/gaia-e2e image --bin-dir $(release) --out target/gaia-image.tar --tag $(image); \
 	fi
 	@echo '$(image) is in target/gaia-image.tar'

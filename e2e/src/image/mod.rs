@@ -24,19 +24,15 @@ pub struct ImageConfig {
     pub user: String,
 }
 
-/// Writes Gaia's image: its programs, the few packages they are linked against, the certificates of public authorities,
-/// no shell, and a user that is not root.
+/// Writes Gaia's image: the executable `gaia` with a link for each program in it, the few packages it is linked
+/// against, the certificates of public authorities, no shell, and a user that is not root.
 ///
-/// If a program is not built, a package cannot be downloaded, or the file cannot be written.
-/// If a program is not built, a package cannot be had, or the file cannot be written.
+/// # Errors
+/// If `gaia` is not built, a package cannot be downloaded, or the file cannot be written.
 pub fn write_gaia(out: &Path, tag: &str, bin_dir: &Path) -> Result<()> {
     let root = Root::new()?;
     root.add_packages(&PACKAGES)?;
-    for program in PROGRAMS {
-        let place = format!("usr/local/bin/{program}");
-        root.add_program(&bin_dir.join(program), &place)?;
-        root.strip(&place)?;
-    }
+    add_programs(&root, bin_dir)?;
     root.add_text("etc/passwd", PASSWD)?;
     root.add_text("etc/group", GROUP)?;
     root.add_directory("tmp", 0o1777)?;
@@ -52,6 +48,14 @@ pub fn write_gaia(out: &Path, tag: &str, bin_dir: &Path) -> Result<()> {
     write(out, &config, &root)
 }
 
+/// The executable and its links.
+fn add_programs(root: &Root, bin_dir: &Path) -> Result<()> {
+    let executable = format!("usr/local/bin/{EXECUTABLE}");
+    root.add_program(&bin_dir.join(EXECUTABLE), &executable)?;
+    root.strip(&executable)?;
+    PROGRAMS.iter().try_for_each(|program| root.add_link(EXECUTABLE, &format!("usr/local/bin/{program}")))
+}
+
 /// Writes the pause image of the node.
 ///
 /// # Errors
@@ -64,11 +68,10 @@ pub fn write_pause(out: &Path, pause: &Path) -> Result<()> {
     write(out, &config, &root)
 }
 
-/// The default directory of the image's programs: cargo's release build, next to the
-/// profile of this program.
+/// The default directory of the image's executable: cargo's release build, next to the profile of this program.
 ///
+/// # Errors
 /// If this program's own path is unknown.
-/// If this program's own path is not known.
 pub fn default_bin_dir() -> Result<std::path::PathBuf> {
     if std::env::var_os("GAIA_BIN_DIR").is_some() {
         return programs::directory();
@@ -79,7 +82,9 @@ pub fn default_bin_dir() -> Result<std::path::PathBuf> {
 /// The name of the pause image.
 pub const PAUSE_TAG: &str = "localhost/gaia-pause:1";
 
-/// The programs of Gaia's image.
+/// The file of Gaia's image that holds all programs.
+pub const EXECUTABLE: &str = "gaia";
+/// The programs of Gaia's image, each a link to [`EXECUTABLE`].
 pub const PROGRAMS: &[&str] =
     &["gaia-operator", "auth-service", "asset-service", "chat-service", "gateway", "web-service"];
 
@@ -88,3 +93,22 @@ const PACKAGES: [&str; 2] = ["libc6", "libgcc-s1"];
 const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 const PASSWD: &str = "root:x:0:0::/:/sbin/nologin\nnonroot:x:65532:65532::/:/sbin/nologin\n";
 const GROUP: &str = "root:x:0:\nnonroot:x:65532:\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_links_to_one_file_in_both_kinds_of_image() {
+        let (root, built) = (Root::new().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::copy("/bin/true", built.path().join(EXECUTABLE)).unwrap();
+        add_programs(&root, built.path()).unwrap();
+        let folder = root.path().join("usr/local/bin");
+        for program in PROGRAMS {
+            assert_eq!(std::fs::read_link(folder.join(program)).unwrap(), Path::new(EXECUTABLE));
+        }
+        assert_eq!(std::fs::read_dir(folder).unwrap().count(), PROGRAMS.len() + 1);
+        let dockerfile = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Dockerfile")).unwrap();
+        assert!(dockerfile.contains(&format!("for program in {};", PROGRAMS.join(" "))), "the links of the Dockerfile");
+    }
+}

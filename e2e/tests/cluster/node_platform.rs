@@ -194,8 +194,14 @@ async fn the_image_has_our_programs_no_shell_and_a_user_that_is_not_root() {
 
     let files = unpack(&image["layer.tar"].content);
     let programs: Vec<&str> = files.keys().filter_map(|name| name.strip_prefix("usr/local/bin/")).collect();
-    let ours = ["asset-service", "auth-service", "chat-service", "gaia-operator", "gateway", "web-service"];
+    let ours = ["asset-service", "auth-service", "chat-service", "gaia", "gaia-operator", "gateway", "web-service"];
     assert_eq!(programs, ours);
+    let is_link = |name: &&str| files[&format!("usr/local/bin/{name}")].content.is_empty();
+    assert_eq!(
+        programs.iter().filter(|name| !is_link(name)).collect::<Vec<_>>(),
+        [&"gaia"],
+        "one file, and links to it"
+    );
     let base: BTreeMap<_, _> = files.iter().filter(|(name, _)| !name.starts_with("usr/local/bin/")).collect();
     let bin = base.keys().find(|name| ["/bin/", "/sbin/"].iter().any(|dir| format!("/{name}").contains(dir)));
     assert_eq!(bin, None, "nothing else can be run");

@@ -16,7 +16,7 @@ pub(crate) struct Arguments {
     /// The image's name and tag.
     #[arg(long, value_name = "NAME:TAG", default_value = concat!("localhost/gaia:", env!("CARGO_PKG_VERSION")))]
     tag: String,
-    /// Directory of gaia-operator and the services; target/release if not given.
+    /// Directory of the executable `gaia`; target/release if not given.
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
 }

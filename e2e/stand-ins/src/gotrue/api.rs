@@ -47,6 +47,7 @@ pub(super) fn router(shared: &Arc<Shared>) -> Router {
 async fn api_key(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let key = request.headers().get("apikey").and_then(|key| key.to_str().ok());
     let message = match key {
+        _ if !shared.requires_key => return next.run(request).await,
         Some(key) if key == shared.anon_key || key == shared.service_role_key => return next.run(request).await,
         Some(_) => "Invalid API key",
         None => "No API key found in request",

@@ -49,6 +49,8 @@ pub struct GoTrueOptions {
     pub address: SocketAddr,
     /// The prefix of its paths, as `/auth/v1` in a Supabase project.
     pub prefix: String,
+    /// Requests need the project's key, as the API gateway of a Supabase project requires it; GoTrue itself does not.
+    pub requires_key: bool,
     /// The signing method of access tokens.
     pub signing: Signing,
     /// The validity of an access token.
@@ -66,6 +68,7 @@ impl Default for GoTrueOptions {
         Self {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             prefix: "/auth/v1".to_owned(),
+            requires_key: true,
             signing: Signing::Es256,
             token_life: SignedDuration::from_hours(1),
             reuse_interval: SignedDuration::from_secs(10),
@@ -85,6 +88,7 @@ pub struct GoTrue {
 struct Shared {
     base_url: String,
     prefix: String,
+    requires_key: bool,
     clock: Arc<dyn Clock>,
     token_life: SignedDuration,
     anon_key: String,
@@ -121,6 +125,7 @@ impl GoTrue {
         let shared = Arc::new(Shared {
             base_url: format!("http://{}{}", listener.local_addr()?, options.prefix),
             prefix: options.prefix,
+            requires_key: options.requires_key,
             clock: options.clock,
             token_life: options.token_life,
             anon_key: keys.project_key("anon", now),
