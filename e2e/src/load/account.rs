@@ -8,7 +8,7 @@ use std::time::Duration;
 use gaia_api::Clock;
 use jiff::Timestamp;
 
-use gaia_stand_ins::lock::lock;
+use gaia_api::sync::lock;
 
 use super::histogram::Histogram;
 use super::report::Report;

@@ -25,7 +25,7 @@ use crate::five::{Five, NAMESPACE, TRUST_DOMAIN};
 use crate::load::{in_words, runtime_config};
 use crate::services::{list_instances, mount};
 use crate::{ControlPlane, KeptProjection, Projection, ServiceProcess, wait};
-use gaia_stand_ins::lock::lock;
+use gaia_api::sync::lock;
 
 /// The results of one caller.
 #[derive(Clone, Copy, Debug, Default)]

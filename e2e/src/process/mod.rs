@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wait;
-use gaia_stand_ins::lock::lock;
+use gaia_api::sync::lock;
 
 /// A program and its options.
 #[derive(Clone, Debug)]

@@ -4,11 +4,9 @@
 //! - [`provider`]: a provider of chat completions, with injected faults;
 //! - [`s3`]: a store with S3's protocol.
 //!
-//! Each listens on loopback, stores everything in memory, and ends when it is dropped. [`lock`] and [`random`] are shared with the
-//! harness.
+//! Each listens on loopback, stores everything in memory, and ends when it is dropped. [`random`] is shared with the harness.
 
 pub mod gotrue;
-pub mod lock;
 pub mod provider;
 pub mod random;
 pub mod s3;

@@ -14,6 +14,7 @@ pub mod mount;
 pub mod names;
 pub mod process;
 pub mod spiffe;
+pub mod sync;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use duration::Span;

@@ -12,11 +12,12 @@ mod sample;
 use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use std::{iter, thread};
 
 use gaia_api::mount::AuthMode;
+use gaia_api::sync::lock;
 use jiff::Timestamp;
 use tracing::field;
 
@@ -188,7 +189,7 @@ impl AuditQueue {
     pub fn put(&self, decision: &Decision<'_>) -> Result<(), Dropped> {
         let mut record = Record::from(decision);
         if record.is_anonymous_refusal() {
-            let sampled = locked(&self.sample).admit(record.address, record.time);
+            let sampled = lock(&self.sample).admit(record.address, record.time);
             let Some(skipped) = sampled else { return Ok(()) };
             record.skipped = skipped;
         }
@@ -215,13 +216,8 @@ impl AuditQueue {
     }
 
     fn handshakes(&self) -> MutexGuard<'_, Sample> {
-        locked(&self.handshakes)
+        lock(&self.handshakes)
     }
-}
-
-fn locked(sample: &Mutex<Sample>) -> MutexGuard<'_, Sample> {
-    // No code panics while it holds this lock.
-    sample.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl AuditWriter {

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use gaia_api::SpiffeId;
 pub use gaia_api::ledger::MAX_CALLERS;
 use gaia_api::ledger::{LedgerCaller, LedgerEntry, PLAIN, TLS};
+use gaia_api::sync::lock;
 use http::header::{HeaderMap, USER_AGENT};
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -103,7 +104,7 @@ impl Ledger {
 impl Rows {
     fn note(&self, key_id: &str, caller: LedgerCaller, now: Timestamp) {
         let today = now.to_zoned(TimeZone::UTC).date();
-        let mut keys = self.lock();
+        let mut keys = lock(&self.0);
         if !keys.contains_key(key_id) {
             keys.insert(key_id.to_owned(), BTreeMap::new());
         }
@@ -116,16 +117,11 @@ impl Rows {
     }
 
     fn entries(&self) -> Vec<LedgerEntry> {
-        let keys = self.lock();
+        let keys = lock(&self.0);
         let entries = keys.iter().flat_map(|(key, callers)| {
             callers.iter().map(|(caller, date)| LedgerEntry { key: key.clone(), caller: caller.clone(), date: *date })
         });
         entries.collect()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, BTreeMap<LedgerCaller, Date>>> {
-        // Every change is one insertion, so the map is consistent after a panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,8 +1,9 @@
 //! Limits of concurrent answers, per subject and in total.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use gaia_api::sync::lock;
 use gaia_auth::Identity;
 
 /// The slots for answers in progress.
@@ -49,7 +50,7 @@ impl Slots {
     /// # Errors
     /// [`NoSlot`] if a limit is reached.
     pub fn take(&self, subject: &Identity) -> Result<Slot, NoSlot> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = lock(&self.taken);
         if taken.by.get(subject).is_some_and(|taken| *taken >= self.per_subject) {
             return Err(NoSlot::ForSubject);
         }
@@ -64,7 +65,7 @@ impl Slots {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = lock(&self.taken);
         taken.in_all -= 1;
         if let Some(left) = taken.by.get_mut(&self.subject) {
             *left -= 1;

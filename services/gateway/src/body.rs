@@ -2,10 +2,11 @@
 
 use std::future::Future as _;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes, HttpBody};
+use gaia_api::sync::lock;
 use hyper::body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
@@ -31,15 +32,15 @@ impl Progress {
 
     /// Time of the last transferred frame.
     pub(crate) fn last(&self) -> Instant {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0
+        lock(&self.0).0
     }
 
     pub(crate) fn state(&self) -> UploadState {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1
+        lock(&self.0).1
     }
 
     fn set(&self, state: UploadState) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), state);
+        *lock(&self.0) = (Instant::now(), state);
     }
 }
 

@@ -8,12 +8,13 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gaia_api::Clock;
 use gaia_api::mount::{UserTokenIssuer, UserTokenVerification};
 use gaia_api::names;
+use gaia_api::sync::lock;
 use gaia_auth::issuers::{Ask, Freshness, Question, Source};
 use gaia_auth::tokens::KeySet;
 use gaia_auth::{Reason, UserKeys};
@@ -53,10 +54,6 @@ impl Known {
         let (flight, freshness) = (tokio::sync::Mutex::default(), Mutex::default());
         Arc::new(Self { issuer: issuer.clone(), flight, freshness })
     }
-
-    fn freshness(&self) -> std::sync::MutexGuard<'_, Freshness> {
-        self.freshness.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Outside {
@@ -94,12 +91,12 @@ impl Outside {
         self.remotes.forget_all_but(issuers);
         for known in self.take(issuers) {
             let issuer = &known.issuer;
-            let is_due = known.freshness().is_due(self.clock.now());
+            let is_due = lock(&known.freshness).is_due(self.clock.now());
             if is_due {
                 let _flight = known.flight.lock().await;
                 self.fetch(&known).await;
             }
-            let is_stale = known.freshness().is_stale(self.clock.now());
+            let is_stale = lock(&known.freshness).is_stale(self.clock.now());
             if is_stale && self.keys.get(&issuer.name).is_some() {
                 tracing::warn!(
                     issuer = issuer.name,
@@ -112,7 +109,7 @@ impl Outside {
 
     /// Replaces the set of issuers. Keys of removed issuers are dropped immediately.
     fn take(&self, issuers: &[UserTokenIssuer]) -> Vec<Arc<Known>> {
-        let mut table = self.table();
+        let mut table = lock(&self.known);
         table.retain(|name, known| {
             let stays = issuers.contains(&known.issuer);
             if !stays {
@@ -130,14 +127,14 @@ impl Outside {
     /// Returns the entry of an issuer named by a request. None if another issuer has that name: the request uses rules
     /// that were replaced, or the new ones are not loaded here yet.
     fn known(&self, issuer: &UserTokenIssuer) -> Option<Arc<Known>> {
-        let mut table = self.table();
+        let mut table = lock(&self.known);
         let known = table.entry(issuer.name.clone()).or_insert_with(|| Known::of(issuer));
         (known.issuer == *issuer).then(|| Arc::clone(known))
     }
 
     /// Sets the keys of an issuer, unless its entry was replaced during the fetch.
     fn set(&self, known: &Arc<Known>, keys: KeySet) {
-        let table = self.table();
+        let table = lock(&self.known);
         if table.get(&known.issuer.name).is_some_and(|current| Arc::ptr_eq(current, known)) {
             let name = &known.issuer.name;
             if self.keys.get(name).is_none_or(|old| old.hash() != keys.hash()) {
@@ -149,10 +146,6 @@ impl Outside {
             }
             self.keys.set(name, &Arc::new(keys));
         }
-    }
-
-    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Known>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn fetch(&self, known: &Arc<Known>) {
@@ -168,7 +161,7 @@ impl Outside {
         match fetched {
             Ok(keys) => {
                 let jitter = random::<1>().map_or(0, |[byte]| byte);
-                known.freshness().succeeded(self.clock.now(), jitter);
+                lock(&known.freshness).succeeded(self.clock.now(), jitter);
                 self.set(known, keys);
             }
             Err(error) => {
@@ -177,7 +170,7 @@ impl Outside {
                     error,
                     "failed to fetch the JWT verification keys of the issuer; the previous ones stay in use"
                 );
-                known.freshness().failed(self.clock.now());
+                lock(&known.freshness).failed(self.clock.now());
             }
         }
     }
@@ -187,12 +180,12 @@ impl Outside {
         let Some(known) = self.known(issuer) else { return };
         let has_it = || self.keys.get(&issuer.name).is_some_and(|keys| keys.contains(kid));
         let _flight = known.flight.lock().await;
-        if has_it() || !known.freshness().may_force(kid, self.clock.now()) {
+        if has_it() || !lock(&known.freshness).may_force(kid, self.clock.now()) {
             return;
         }
         self.fetch(&known).await;
         if !has_it() {
-            known.freshness().does_not_know(kid, self.clock.now());
+            lock(&known.freshness).does_not_know(kid, self.clock.now());
         }
     }
 

@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::lock::lock;
+use gaia_api::sync::lock;
 
 pub use behaviour::Behaviour;
 pub use identity::User;

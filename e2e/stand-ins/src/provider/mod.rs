@@ -24,7 +24,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::lock::lock;
+use gaia_api::sync::lock;
 
 pub use behaviour::Behaviour;
 

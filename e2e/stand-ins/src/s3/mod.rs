@@ -19,7 +19,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::lock::lock;
+use gaia_api::sync::lock;
 
 /// Credentials of the bucket.
 #[derive(Clone, Debug)]

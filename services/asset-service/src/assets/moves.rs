@@ -5,10 +5,11 @@
 //! folder, one by one. Each step can be repeated, so that a crash or another instance at the same time loses nothing, and the
 //! key's folder is checked again every minute: an instance with an older `api-keys.json` may still write there.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
+use gaia_api::sync::lock;
 use gaia_auth::{Authenticator, BoundedMap, Identity};
 use tokio::time::{Instant, timeout};
 
@@ -62,7 +63,7 @@ impl Moves {
     }
 
     fn done(&self, subject: &Identity) -> Arc<Done> {
-        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut users = lock(&self.users);
         if let Some(done) = users.get(subject) {
             return Arc::clone(done);
         }

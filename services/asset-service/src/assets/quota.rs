@@ -7,10 +7,11 @@
 //! bytes before it buffers them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
+use gaia_api::sync::lock;
 use gaia_auth::Identity;
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -319,10 +320,6 @@ impl Usage {
     fn fits(self, limit: Self) -> bool {
         self.bytes <= limit.bytes && self.assets <= limit.assets
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 const BLOCK_BYTES: u64 = 4096;

@@ -3,8 +3,9 @@
 //! Only facts derived from the token and the keys are cached. Everything that may change in between (time, keys,
 //! denylist, peer) is checked for each request, and authorization is not cached.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use gaia_api::sync::lock;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::bounded::BoundedMap;
@@ -65,7 +66,7 @@ impl Default for TokenCache {
 impl TokenCache {
     /// Returns the entry of a token that is valid at `now`.
     pub(crate) fn get(&self, hash: TokenHash, now: Timestamp) -> Option<Arc<Remembered>> {
-        let mut tokens = self.lock();
+        let mut tokens = lock(&self.tokens);
         let found = Arc::clone(tokens.get(&hash)?);
         tokens.touch(&hash);
         drop(tokens);
@@ -76,13 +77,8 @@ impl TokenCache {
     pub(crate) fn put(&self, hash: TokenHash, token: Token, keys: Option<[u8; 32]>, context: [u8; 32], now: Timestamp) {
         let until = token.expires().min(now + MAX_AGE);
         if now < until {
-            self.lock().insert((), hash, Arc::new(Remembered { token, keys, context, until }));
+            lock(&self.tokens).insert((), hash, Arc::new(Remembered { token, keys, context, until }));
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BoundedMap<TokenHash, Arc<Remembered>>> {
-        // Each change is complete when the lock is released, so the map is consistent after a panic elsewhere.
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -137,7 +133,7 @@ mod tests {
                 assert!(cache.get(TokenHash::of("in use"), now()).is_some(), "after {number}");
             }
         }
-        assert_eq!(cache.lock().len(), MAX_TOKENS);
+        assert_eq!(lock(&cache.tokens).len(), MAX_TOKENS);
         assert!(cache.get(TokenHash::of("0"), now()).is_none(), "the first of the flood is forgotten");
     }
 }

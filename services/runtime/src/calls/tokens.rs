@@ -6,9 +6,10 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use gaia_api::sync::lock;
 use gaia_auth::tokens::HeldToken;
 use gaia_auth::{BoundedMap, Expiring};
 use gaia_pki::sha256_hex;
@@ -271,11 +272,6 @@ impl Tokens {
             drop(renewing);
         });
     }
-}
-
-/// No code panics while it holds one of these locks.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns true if a retry would be refused too, as long as the files of this service do not change. Failures, rate limits

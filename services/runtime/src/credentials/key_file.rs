@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use gaia_api::sync::lock;
 use tokio::time::Instant;
 
 /// A file with an API key. It is re-read, so that removing or emptying it ends the use of the key.
@@ -32,8 +33,7 @@ impl KeyFile {
 
     /// Returns the key, read at most one second ago.
     pub(crate) fn key(&self) -> Option<Arc<str>> {
-        // No code panics while it holds this lock.
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = lock(&self.seen);
         let now = Instant::now();
         if let Some(seen) = seen.as_ref().filter(|seen| now - seen.at < LOOK_AGAIN) {
             return seen.key.clone();

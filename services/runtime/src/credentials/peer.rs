@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use gaia_api::SpiffeId;
+use gaia_api::sync::lock;
 use gaia_auth::{Denied, PeerIdentity};
 use gaia_pki::{Certificate, Usage, sha256_hex, verify_path};
 use jiff::Timestamp;
@@ -56,11 +57,11 @@ impl Peers {
     pub(crate) fn see(&self, leaf: &[u8], intermediates: &[CertificateDer<'_>], now: Timestamp) -> Arc<Seen> {
         let chain: String =
             std::iter::once(leaf).chain(intermediates.iter().map(AsRef::as_ref)).map(sha256_hex).collect();
-        if let Some(seen) = self.known().get(&chain) {
+        if let Some(seen) = lock(&self.known).get(&chain) {
             return Arc::clone(seen);
         }
         let seen = Arc::new(self.read(leaf, intermediates, now));
-        let mut known = self.known();
+        let mut known = lock(&self.known);
         if known.len() >= MAX_KNOWN {
             known.clear();
         }
@@ -80,11 +81,6 @@ impl Peers {
         let issuers = are_known.then(|| issuers.collect());
         let root = root.map(Certificate::fingerprint);
         Seen { identity: identity(&leaf, &self.trust_domain), root, issuers }
-    }
-
-    fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<Seen>>> {
-        // Each change is one insertion, so the map is consistent after a panic.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -246,7 +242,7 @@ mod tests {
         for number in 0..=MAX_KNOWN {
             peers.see(&number.to_be_bytes(), &[], now());
         }
-        assert!(peers.known().len() <= MAX_KNOWN);
+        assert!(lock(&peers.known).len() <= MAX_KNOWN);
         assert_eq!(Peers::new(bundle, "other.example").see(first.der(), &[], now()).identity, None);
     }
 }

@@ -1,8 +1,9 @@
 //! Client certificates as presented in a handshake, and the verdicts on them.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use gaia_api::sync::lock;
 use gaia_pki::Certificate;
 
 use crate::credentials::peer::Seen;
@@ -38,7 +39,7 @@ impl Presented {
     pub(crate) fn note(verdict: Verdict) -> Result<(), Verdict> {
         let noted = PRESENTED.try_with(Clone::clone);
         let Ok(presented) = noted else { return Err(verdict) };
-        *presented.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(verdict);
+        *lock(&presented.0) = Some(verdict);
         Ok(())
     }
 
@@ -49,7 +50,7 @@ impl Presented {
 
     /// Returns the result; none if no certificate was presented.
     pub(crate) fn verdict(&self) -> Option<Verdict> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.0).clone()
     }
 
     /// Runs a handshake whose verifiers note their verdicts here.

@@ -1,10 +1,11 @@
 //! Loads the parts of the credential directory; a rejected part keeps its previous version in use.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use gaia_api::Clock;
 use gaia_api::names::key;
+use gaia_api::sync::lock;
 use gaia_auth::tokens::KeySet;
 use gaia_auth::{Authenticator, Denied, Rules};
 use jiff::Timestamp;
@@ -118,12 +119,12 @@ pub(crate) struct Refused(Arc<Mutex<BTreeMap<&'static str, String>>>);
 
 impl Refused {
     fn set(&self, refused: &BTreeMap<&'static str, String>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone_from(refused);
+        lock(&self.0).clone_from(refused);
     }
 
     /// Returns the parts for a report, with truncated reasons, as they can quote a file.
     pub(crate) fn report(&self) -> BTreeMap<String, String> {
-        let refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = lock(&self.0);
         let cut = |reason: &String| reason.chars().take(LONGEST_REASON).collect();
         refused.iter().map(|(part, reason)| ((*part).to_owned(), cut(reason))).collect()
     }

@@ -4,9 +4,10 @@
 //! session storage and there are no tickets, and both configurations are rebuilt.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use gaia_api::mount::{Policy, TlsMode};
+use gaia_api::sync::lock;
 use gaia_api::{Clock, SpiffeId};
 use gaia_auth::tokens::KeySet;
 use gaia_auth::{Denied, PeerIdentity};
@@ -75,8 +76,7 @@ impl Clients {
     }
 
     fn of(&self, target: &str, policy: &Policy, denied: &Arc<Denied>) -> MeshClient {
-        // No code panics while it holds this lock.
-        let mut by_target = self.by_target.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_target = lock(&self.by_target);
         if let Some(client) = by_target.get(target) {
             return client.clone();
         }

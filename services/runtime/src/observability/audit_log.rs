@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::io::Write;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
+use gaia_api::sync::lock;
 use gaia_api::{Clock as _, SystemClock};
 use gaia_auth::audit::{AUDIT_TARGET, more_follow};
 use serde::Serialize;
@@ -44,8 +45,8 @@ impl<S: Subscriber, W: Write + Send + 'static> Layer<S> for AuditLog<W> {
         event.record(&mut fields);
         fields.put("target", AUDIT_TARGET);
         fields.line.extend_from_slice(b"}\n");
-        // No code panics while it holds this lock, and the buffer contains complete lines only.
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        // The buffer contains complete lines only.
+        let mut log = lock(&self.log);
         log.waiting.append(&mut fields.line);
         if !more_follow() || log.waiting.len() >= MAX_WAITING_BYTES {
             log.write();

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use gaia_api::mount::AuthMode;
+use gaia_api::sync::lock;
 use gaia_api::{Clock, SpiffeId};
 use gaia_auth::{Decision, Observer, Transport};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -231,8 +232,7 @@ impl Metrics {
     }
 
     fn has_label(&self, from: IpAddr) -> bool {
-        // No code panics while it holds this lock.
-        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut addresses = lock(&self.addresses);
         let from = from.to_canonical();
         addresses.contains(&from) || (addresses.len() < MAX_ADDRESSES && addresses.insert(from))
     }

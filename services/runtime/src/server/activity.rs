@@ -3,11 +3,12 @@
 use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use gaia_api::sync::lock;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -52,7 +53,7 @@ impl Activity {
     pub(crate) fn begin(&self) -> UnderWay {
         self.0.has_spoken.store(true, Ordering::Relaxed);
         self.0.slot.begin_request();
-        let mut state = self.state();
+        let mut state = lock(&self.0.state);
         state.under_way += 1;
         state.last = Instant::now();
         drop(state);
@@ -66,24 +67,19 @@ impl Activity {
 
     /// Returns true if no request is in progress.
     pub(crate) fn is_idle(&self) -> bool {
-        self.state().under_way == 0
+        lock(&self.0.state).under_way == 0
     }
 
     /// Returns the time since which all requests in progress are blocked by the client, or since which there are none.
     pub(crate) fn waits_since(&self) -> Option<Instant> {
-        let state = self.state();
+        let state = lock(&self.0.state);
         (state.under_way == state.held_up).then_some(state.last)
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // No code panics while it holds this lock.
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl UnderWay {
     fn set_held_up(&mut self, is_held_up: bool) {
-        let mut state = self.activity.state();
+        let mut state = lock(&self.activity.0.state);
         state.last = Instant::now();
         match (self.is_held_up, is_held_up) {
             (false, true) => state.held_up += 1,
@@ -98,7 +94,7 @@ impl UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.activity.0.slot.end_request();
-        let mut state = self.activity.state();
+        let mut state = lock(&self.activity.0.state);
         state.under_way -= 1;
         state.held_up -= usize::from(self.is_held_up);
         state.last = Instant::now();

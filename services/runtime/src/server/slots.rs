@@ -7,8 +7,9 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use gaia_api::sync::lock;
 use tokio_util::sync::CancellationToken;
 
 use crate::client_ip::site;
@@ -58,7 +59,7 @@ impl Slots {
     /// the source has used its share.
     pub(crate) fn take(&self, from: IpAddr) -> Option<Slot> {
         let source = site(from.to_canonical());
-        let mut table = self.table();
+        let mut table = lock(&self.0);
         if table.free == 0 && !table.displace_for(source) {
             return None;
         }
@@ -67,13 +68,13 @@ impl Slots {
 
     /// Returns a free slot.
     pub(crate) fn take_free(&self, from: IpAddr) -> Option<Slot> {
-        let table = self.table();
+        let table = lock(&self.0);
         (table.free > 0).then(|| self.put(table, site(from.to_canonical())))
     }
 
     /// Returns the number of open connections, including displaced ones that have not ended.
     pub(crate) fn open(&self) -> usize {
-        self.table().open
+        lock(&self.0).open
     }
 
     fn put(&self, mut table: MutexGuard<'_, Table>, source: IpAddr) -> Slot {
@@ -83,11 +84,6 @@ impl Slots {
         let (id, state) = (table.next, Arc::<SlotState>::default());
         table.by_source.entry(source).or_default().push(Entry { id, state: Arc::clone(&state) });
         Slot { slots: self.clone(), source, id, state }
-    }
-
-    fn table(&self) -> MutexGuard<'_, Table> {
-        // No code panics while it holds this lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -140,7 +136,7 @@ impl SlotState {
 impl Drop for Slot {
     fn drop(&mut self) {
         // A displaced connection has been removed already.
-        let mut table = self.slots.table();
+        let mut table = lock(&self.slots.0);
         table.remove(self.source, self.id);
         table.open -= 1;
     }
@@ -179,8 +175,8 @@ mod tests {
             assert_eq!(left, 0, "the attack displaces no other source");
             drop((attack, others));
             assert_eq!(slots.open(), 0);
-            assert_eq!(slots.table().free, 100);
-            assert!(slots.table().by_source.is_empty());
+            assert_eq!(lock(&slots.0).free, 100);
+            assert!(lock(&slots.0).by_source.is_empty());
         }
     }
 
@@ -218,7 +214,7 @@ mod tests {
         let _second = slots.take(address("2001:db8::2")).unwrap();
         let _third = slots.take(address("::ffff:10.0.0.1")).unwrap();
         assert!(is_displaced(&first));
-        assert_eq!(slots.table().by_source.get(&source(1)).map(Vec::len), Some(1));
+        assert_eq!(lock(&slots.0).by_source.get(&source(1)).map(Vec::len), Some(1));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Number of open connections by the root of the peer's chain.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
+
+use gaia_api::sync::lock;
 
 /// The open connections of one listener.
 #[derive(Debug, Clone, Default)]
@@ -23,26 +25,21 @@ impl Connections {
 
     /// Returns the non-zero counts.
     pub(crate) fn by_root(&self) -> BTreeMap<String, u64> {
-        self.counts().clone()
+        lock(&self.0).clone()
     }
 
     fn add(&self, root: &str) {
-        *self.counts().entry(root.to_owned()).or_default() += 1;
+        *lock(&self.0).entry(root.to_owned()).or_default() += 1;
     }
 
     fn remove(&self, root: &str) {
-        let mut counts = self.counts();
+        let mut counts = lock(&self.0);
         if let Some(count) = counts.get_mut(root) {
             *count -= 1;
             if *count == 0 {
                 counts.remove(root);
             }
         }
-    }
-
-    fn counts(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
-        // No code panics while it holds this lock, and the counts are consistent at any time.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

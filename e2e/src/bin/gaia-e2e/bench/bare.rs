@@ -1,11 +1,12 @@
 //! The bare client: it repeats the operator's writes, as fast as it can, and decides nothing.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result};
 use gaia_api::crd::{ServiceCertificate, ServiceCertificateSpec};
 use gaia_api::names::{MANAGED_BY, MANAGED_BY_LABEL, annotation, key};
+use gaia_api::sync::lock;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -201,7 +202,7 @@ impl Bare {
         F: Future<Output = Result<T>> + Send,
     {
         let items = Arc::new(Mutex::new(items.into_iter()));
-        let next = move || items.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let next = move || lock(&items).next();
         let mut tasks = JoinSet::new();
         for _ in 0..self.concurrency {
             let (bare, work, next) = (self.clone(), work.clone(), next.clone());

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use gaia_api::crd::ServiceCertificate;
+use gaia_api::sync::lock;
 use gaia_e2e::{ServiceOptions, ServiceProcess, progress, wait};
 use kube::Api;
 use tokio::net::{TcpListener, TcpStream};
@@ -78,22 +79,18 @@ struct Round(Mutex<HashMap<SocketAddr, (Instant, Option<Instant>)>>);
 
 impl Round {
     fn clear(&self) {
-        self.lock().clear();
+        lock(&self.0).clear();
     }
 
     fn answered(&self) -> usize {
-        self.lock().values().filter(|(_, answered)| answered.is_some()).count()
+        lock(&self.0).values().filter(|(_, answered)| answered.is_some()).count()
     }
 
     fn seconds(&self) -> Option<f64> {
-        let times = self.lock();
+        let times = lock(&self.0);
         let first = times.values().map(|(asked, _)| *asked).min()?;
         let last = times.values().filter_map(|(_, answered)| *answered).max()?;
         Some((last - first).as_secs_f64())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, (Instant, Option<Instant>)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -102,7 +99,7 @@ async fn forward(listener: TcpListener, target: Arc<OnceLock<SocketAddr>>, round
     let address = listener.local_addr()?;
     loop {
         let (mut client, _) = listener.accept().await?;
-        round.lock().entry(address).or_insert((Instant::now(), None));
+        lock(&round.0).entry(address).or_insert((Instant::now(), None));
         let Some(target) = target.get().copied() else { continue };
         let round = Arc::clone(&round);
         tokio::spawn(async move {
@@ -110,7 +107,7 @@ async fn forward(listener: TcpListener, target: Arc<OnceLock<SocketAddr>>, round
             let copied = tokio::io::copy_bidirectional(&mut client, &mut service).await;
             // A connection that was cut off has no answer.
             if copied.is_ok_and(|(_, answer)| answer > 0)
-                && let Some((_, answered)) = round.lock().get_mut(&address)
+                && let Some((_, answered)) = lock(&round.0).get_mut(&address)
             {
                 answered.get_or_insert_with(Instant::now);
             }

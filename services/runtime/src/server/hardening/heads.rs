@@ -9,8 +9,9 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use gaia_api::sync::lock;
 use http::request::Parts;
 
 use crate::client_ip::site;
@@ -54,13 +55,13 @@ impl HeadBudget {
     /// Returns the number of uncharged bytes for heads.
     #[cfg(test)]
     pub(crate) fn free(&self) -> usize {
-        self.heads.budget().free
+        lock(&self.heads.0).free
     }
 
     /// The bytes for bodies and responses that are not charged.
     #[cfg(test)]
     pub(crate) fn free_for_bodies(&self) -> usize {
-        self.bodies.budget().free
+        lock(&self.bodies.0).free
     }
 }
 
@@ -69,13 +70,8 @@ impl SourceBudget {
         Self(Arc::new(Mutex::new(Budget { free: bytes, by_source: HashMap::new() })))
     }
 
-    fn budget(&self) -> MutexGuard<'_, Budget> {
-        // No code panics while it holds this lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn take(&self, source: IpAddr, bytes: usize) -> Result<(), HeadsExhausted> {
-        let mut budget = self.budget();
+        let mut budget = lock(&self.0);
         let used = budget.by_source.get(&source).copied().unwrap_or_default();
         if used + bytes > budget.free {
             return Err(HeadsExhausted);
@@ -98,7 +94,7 @@ impl SourceBudget {
     }
 
     fn give_back(&self, source: IpAddr, bytes: usize) {
-        let mut budget = self.budget();
+        let mut budget = lock(&self.0);
         budget.free += bytes;
         if let Some(used) = budget.by_source.get_mut(&source) {
             *used -= bytes;
@@ -242,7 +238,7 @@ impl ConnectionHeads {
 
     /// Changes the account; it is unchanged on error.
     fn change(&self, change: impl FnOnce(&mut Held)) -> Result<(), HeadsExhausted> {
-        let mut held = self.0.held();
+        let mut held = lock(&self.0.held);
         let before = Held { ..*held };
         change(&mut held);
         let Account { budget: HeadBudget { heads, bodies }, source, .. } = &*self.0;
@@ -319,17 +315,12 @@ impl Drop for BodyMemory {
     }
 }
 
-impl Account {
-    fn held(&self) -> MutexGuard<'_, Held> {
-        // No code panics while it holds this lock.
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+impl Account {}
 
 impl Drop for Account {
     fn drop(&mut self) {
         let (charged, bodies) = {
-            let held = self.held();
+            let held = lock(&self.held);
             (held.charged, held.charged_bodies)
         };
         self.budget.heads.give_back(self.source, charged);
@@ -391,7 +382,7 @@ mod tests {
             assert_eq!(budget.connection(source(200)).set_unfinished(64 * 1024), Ok(()), "another source has a share");
             drop(held);
             assert_eq!(budget.free(), total);
-            assert!(budget.heads.budget().by_source.is_empty());
+            assert!(lock(&budget.heads.0).by_source.is_empty());
         }
     }
 
@@ -420,7 +411,7 @@ mod tests {
                     2 => heads.set_unfinished(0),
                     _ => heads.add_records(bytes / 8),
                 };
-                let used: usize = budget.heads.budget().by_source.values().sum();
+                let used: usize = lock(&budget.heads.0).by_source.values().sum();
                 prop_assert_eq!(used + budget.free(), 256 * 1024);
             }
             drop(connections);

@@ -1,8 +1,9 @@
 //! Compares this framing of requests with hyper's: if both continue, both must see the same requests.
 
 use std::convert::Infallible;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
+use gaia_api::sync::lock;
 use http::Response;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
@@ -33,7 +34,7 @@ async fn by_hyper(bytes: &[u8]) -> Vec<Message> {
                 let target = target(&request.uri().to_string());
                 if let Ok(body) = request.into_body().collect().await {
                     let length = body.to_bytes().len();
-                    found.lock().unwrap_or_else(PoisonError::into_inner).push((target, length));
+                    lock(&found).push((target, length));
                 }
                 Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
             }
@@ -43,7 +44,7 @@ async fn by_hyper(bytes: &[u8]) -> Vec<Message> {
     client.write_all(bytes).await.unwrap();
     client.shutdown().await.unwrap();
     let _ = http1::Builder::new().half_close(true).serve_connection(TokioIo::new(server), service).await;
-    let found = found.lock().unwrap_or_else(PoisonError::into_inner);
+    let found = lock(&found);
     found.clone()
 }
 
