@@ -1,14 +1,15 @@
 //! Token signing on dedicated threads, one per processor, because it is the only expensive operation and must not block
 //! connections. Waiting peers are served in turn: a peer that requests many tokens delays only its own.
 
-use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use gaia_api::SpiffeId;
+use gaia_api::sync::lock;
 use gaia_auth::issue::{PlatformClaims, Signer};
+use gaia_runtime::FairQueue;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -29,9 +30,7 @@ struct Shared {
 /// Waiting tasks by peer.
 #[derive(Default)]
 struct Queue {
-    tasks: HashMap<SpiffeId, VecDeque<Task>>,
-    /// Peers with waiting tasks, the next one first.
-    turns: VecDeque<SpiffeId>,
+    tasks: FairQueue<SpiffeId, Task>,
     waiting: usize,
     is_closed: bool,
 }
@@ -46,20 +45,16 @@ impl fmt::Debug for Signing {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.0.lock().is_closed = true;
+        lock(&self.0.queue).is_closed = true;
         self.0.changed.notify_all();
     }
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Runs tasks until the last handle is dropped.
     fn work(&self) {
         loop {
-            let mut queue = self.lock();
+            let mut queue = lock(&self.queue);
             let task = loop {
                 if let Some(task) = queue.next() {
                     break task;
@@ -78,30 +73,20 @@ impl Shared {
 impl Queue {
     /// Adds a task of a peer. While other peers wait, it may use at most a quarter of the queue.
     fn add(&mut self, peer: &SpiffeId, task: Task) -> Result<(), Denial> {
-        let own = self.tasks.get(peer).map_or(0, VecDeque::len);
+        let own = self.tasks.len_of(peer);
         let is_alone = self.waiting == own;
         if self.waiting >= MAX_WAITING || (!is_alone && own >= MAX_WAITING / 4) {
             return Err(Denial::Busy);
         }
-        if own == 0 {
-            self.turns.push_back(peer.clone());
-        }
-        self.tasks.entry(peer.clone()).or_default().push_back(task);
+        self.tasks.push(peer, task);
         self.waiting += 1;
         Ok(())
     }
 
     fn next(&mut self) -> Option<Task> {
-        let peer = self.turns.pop_front()?;
-        let tasks = self.tasks.get_mut(&peer)?;
-        let task = tasks.pop_front();
-        if tasks.is_empty() {
-            self.tasks.remove(&peer);
-        } else {
-            self.turns.push_back(peer);
-        }
-        self.waiting -= usize::from(task.is_some());
-        task
+        let (_, task) = self.tasks.pop(|_| true, |_| true)?;
+        self.waiting -= 1;
+        Some(task)
     }
 }
 
@@ -143,7 +128,7 @@ impl Signing {
 
     fn add(&self, peer: &SpiffeId, task: Task) -> Result<(), Denial> {
         let Self(handle) = self;
-        handle.0.lock().add(peer, task)?;
+        lock(&handle.0.queue).add(peer, task)?;
         handle.0.changed.notify_one();
         Ok(())
     }
@@ -189,7 +174,7 @@ mod tests {
         while let Some(task) = queue.next() {
             task();
         }
-        assert_eq!((queue.waiting, queue.tasks.len()), (0, 0));
+        assert_eq!((queue.waiting, queue.tasks.is_empty()), (0, true));
     }
 
     #[tokio::test(start_paused = true)]

@@ -182,6 +182,11 @@ impl<K: Clone + Eq + Hash, V, S: Clone + Eq + Hash, T: Copy + PartialOrd> Bounde
 }
 
 impl<T: Copy + PartialOrd, V> Expiring<T, V> {
+    /// The value, also if its time is over.
+    pub fn value(&self) -> &V {
+        &self.value
+    }
+
     fn holds(&self, now: T) -> bool {
         let (since, until) = self.valid;
         since <= now && now < until

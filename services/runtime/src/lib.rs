@@ -8,6 +8,7 @@
 mod calls;
 mod client;
 pub mod client_ip;
+mod concurrency;
 pub mod config;
 mod credentials;
 mod issuers;
@@ -16,14 +17,12 @@ mod memory_budget;
 mod observability;
 mod panics;
 mod random;
-mod recent;
 mod server;
 mod service;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
 mod tests;
-mod turns;
 
 pub use calls::wire;
 pub use issuers::fetch;
@@ -36,6 +35,9 @@ pub use client::external::{OutsideClientError, outside_client};
 pub use client::mesh_client::{CallError, Hosts, MeshClient};
 pub use client::pool::AnswerBody;
 pub use client::target::Targets;
+pub use concurrency::fair_queue::FairQueue;
+pub use concurrency::recent::Recent;
+pub use concurrency::single_flight::SingleFlight;
 pub use config::{RuntimeConfig, positive_span};
 pub use credentials::directory::Files;
 pub use credentials::reload::{LoadedFiles, ServiceFiles};
@@ -45,7 +47,6 @@ pub use issuers::issuer_key;
 pub use memory_budget::{BudgetExhausted, MemoryBudget, MemoryReservation};
 pub use panics::essential_thread;
 pub use random::random;
-pub use recent::Recent;
 pub use server::ingress::{Edge, EdgeConfig};
 pub use service::process::{StopSignal, main, main_on_threads, stop_signal};
 pub use service::routes::Routes;

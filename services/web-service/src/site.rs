@@ -197,7 +197,7 @@ impl Site {
                 break;
             }
             let Refreshed { outcome, is_carrier } =
-                self.refreshes.next(&session, || self.refresh(&session, client)).await;
+                self.refreshes.next(&session, Box::pin(self.refresh(&session, client))).await;
             match outcome {
                 Ok(next) => {
                     if is_carrier {

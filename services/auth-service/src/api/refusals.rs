@@ -4,10 +4,11 @@
 //! decided by are the same. Its memory is shared out over the askers: peers, and the clients that a peer forwards.
 
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use gaia_api::SpiffeId;
+use gaia_api::sync::lock;
 use gaia_auth::{BoundedMap, Connection, Expiring, PeerIdentity, UserKeys, sha256};
 use gaia_runtime::sign_in_audit::FailureSample;
 use tokio::time::Instant;
@@ -105,7 +106,7 @@ impl RefusalKey {
 impl Refusals {
     /// Fails with the refusal of the same request, if there was one in the last seconds.
     pub(super) fn check(&self, key: RefusalKey) -> Result<(), Refused> {
-        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let remembered = lock(&self.remembered);
         let denial = remembered.get_at(&key, Instant::now()).copied();
         denial.map_or(Ok(()), |denial| Err(Refused::Repeated(denial)))
     }
@@ -122,7 +123,7 @@ impl Refusals {
         }
         let asker = (peer.spiffe_id.clone(), client.or(connection.address));
         let now = Instant::now();
-        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut remembered = lock(&self.remembered);
         remembered.insert_for(asker, key, denial, now..now + REMEMBERED);
     }
 

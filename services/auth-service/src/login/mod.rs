@@ -6,7 +6,6 @@
 
 mod audit;
 mod failure;
-mod flights;
 mod gotrue;
 mod limits;
 mod meaning;
@@ -19,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gaia_auth::{Authenticator, Client, Connection, Credential, Identity, Principal};
-use gaia_runtime::CredentialsSnapshot;
+use gaia_runtime::{CredentialsSnapshot, SingleFlight};
 use http::HeaderMap;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -30,7 +29,6 @@ use tokio::time::Instant;
 use crate::files::IssuerFiles;
 use audit::{Entry, LoginAudit};
 use failure::LoginFailure;
-use flights::Flights;
 use gotrue::{KeyWatch, Methods, Project, Session};
 use limits::{Asker, LoginLimits};
 use request::{Logout, Refresh, SignIn};
@@ -54,7 +52,7 @@ pub(crate) struct Login {
     settings: Settings,
     key_watch: KeyWatch,
     limits: Arc<LoginLimits>,
-    flights: Flights,
+    refreshes: SingleFlight<[u8; 32], Result<Arc<Session>, LoginFailure>>,
     methods: Arc<Mutex<Option<KnownMethods>>>,
     audit: Arc<LoginAudit>,
     requests: Family<LoginLabels, Counter>,
@@ -99,7 +97,7 @@ impl Login {
             settings,
             key_watch: KeyWatch::default(),
             limits: Arc::default(),
-            flights: Flights::default(),
+            refreshes: SingleFlight::new(MAX_REFRESHES),
             methods: Arc::default(),
             audit: Arc::new(LoginAudit::new(files)),
             requests,
@@ -160,7 +158,8 @@ impl Login {
             login.limits.issued(session.token_hash());
             Ok(Arc::new(session))
         };
-        self.flights.join(hash, asking).await
+        // The login server may have consumed the token, so a disconnect of the caller does not end the refresh.
+        self.refreshes.run_to_end(hash, asking).await.unwrap_or(Err(LoginFailure::Unavailable))
     }
 
     async fn log_out(&self, caller: &Caller, wanted: &Logout) -> Result<(), LoginFailure> {
@@ -272,5 +271,6 @@ impl Caller {
     }
 }
 
+const MAX_REFRESHES: usize = 1024;
 /// Time until a change of the enabled providers is noticed.
 const METHODS_KEPT: Duration = Duration::from_secs(60);

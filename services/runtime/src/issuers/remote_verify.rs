@@ -1,20 +1,20 @@
 //! Queries to issuers that verify their tokens themselves. Any client can cause them, so their number is limited, equal
 //! queries are joined, and refusals are cached for [`BELIEVED`].
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gaia_api::Clock;
 use gaia_api::mount::UserTokenIssuer;
+use gaia_api::sync::lock;
 use gaia_auth::issuers::Source;
 use gaia_auth::{BoundedMap, Expiring, Reason, sha256};
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
+use crate::concurrency::single_flight::SingleFlight;
+use crate::concurrency::turns::Turns;
 use crate::issuers::fetch::TOTAL_TIMEOUT;
-use crate::turns::Turns;
 
 /// The issuers. A changed configuration creates a new entry without cached answers.
 #[derive(Default)]
@@ -24,7 +24,7 @@ pub(super) struct Remotes(Mutex<Vec<Arc<Remote>>>);
 pub(super) struct Remote {
     issuer: UserTokenIssuer,
     turns: Turns<Source>,
-    flights: Mutex<HashMap<QuestionHash, Arc<Answer>>>,
+    flights: SingleFlight<QuestionHash, Result<(), Reason>>,
     /// Refusals of the last [`BELIEVED`]. When it is full, the source with the most entries loses its oldest ones.
     refused: Mutex<BoundedMap<QuestionHash, Expiring<Timestamp, ()>, Source>>,
 }
@@ -32,8 +32,6 @@ pub(super) struct Remote {
 /// SHA-256 of all inputs of a query except the issuer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct QuestionHash([u8; 32]);
-
-type Answer = OnceCell<Result<(), Reason>>;
 
 impl QuestionHash {
     /// Hashes a token, its claimed user, and the API key sent with the query.
@@ -62,7 +60,7 @@ impl Remotes {
 
 impl Remote {
     fn of(issuer: &UserTokenIssuer) -> Self {
-        let (flights, refused) = (Mutex::default(), Mutex::new(BoundedMap::new(MAX_REFUSED, MAX_REFUSED)));
+        let (flights, refused) = (SingleFlight::new(usize::MAX), Mutex::new(BoundedMap::new(MAX_REFUSED, MAX_REFUSED)));
         Self { issuer: issuer.clone(), turns: Turns::new(SLOTS, SLOTS_OF_ONE, MAX_WAITING), flights, refused }
     }
 
@@ -78,8 +76,7 @@ impl Remote {
     where
         F: Future<Output = Result<(), Reason>>,
     {
-        let flight = Flight::join(self, question);
-        let asking = async || {
+        let asking = async {
             if lock(&self.refused).get_at(&question, clock.now()).is_some() {
                 return Err(Reason::IssuerRefused);
             }
@@ -94,44 +91,14 @@ impl Remote {
             }
             answer
         };
-        *flight.answer.get_or_init(asking).await
+        self.flights.run(question, Box::pin(asking)).await.unwrap_or(Err(Reason::IssuerUnavailable))
     }
 
     /// Returns the number of waiting tasks.
     #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
-        lock(&self.flights).values().map(|answer| Arc::strong_count(answer) - 1).sum()
+        self.flights.waiting()
     }
-}
-
-/// One task that waits for an answer.
-struct Flight<'a> {
-    remote: &'a Remote,
-    question: QuestionHash,
-    answer: Arc<Answer>,
-}
-
-impl<'a> Flight<'a> {
-    fn join(remote: &'a Remote, question: QuestionHash) -> Self {
-        let answer = Arc::clone(lock(&remote.flights).entry(question).or_default());
-        Self { remote, question, answer }
-    }
-}
-
-impl Drop for Flight<'_> {
-    /// Removes the entry with the answer, or with the last waiting task; later queries are sent again.
-    fn drop(&mut self) {
-        let mut flights = lock(&self.remote.flights);
-        let is_mine = flights.get(&self.question).is_some_and(|answer| Arc::ptr_eq(answer, &self.answer));
-        // Referenced only by the table and by this task: others join only under the lock.
-        if is_mine && (self.answer.initialized() || Arc::strong_count(&self.answer) == 2) {
-            flights.remove(&self.question);
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 const SLOTS: usize = 16;
@@ -195,7 +162,7 @@ mod tests {
             Ok(()),
             "it is free again"
         );
-        assert!(lock(&remote.flights).is_empty());
+        assert_eq!(remote.waiting(), 0);
     }
 
     fn refused() -> BoundedMap<QuestionHash, Expiring<Timestamp, ()>, Source> {

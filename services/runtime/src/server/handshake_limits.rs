@@ -15,8 +15,8 @@ use std::thread::available_parallelism;
 use ipnet::IpNet;
 
 use crate::client_ip::site;
+use crate::concurrency::turns::Turns;
 use crate::observability::rate::{Limit, Rate};
-use crate::turns::Turns;
 
 /// The limits of one process. Clones share them.
 #[derive(Debug, Clone)]

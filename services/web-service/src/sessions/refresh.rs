@@ -1,13 +1,14 @@
 //! Session refresh, once per state: a refresh token can be used once, but a browser sends the same cookie with several
 //! concurrent requests.
 
-use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gaia_auth::sha256;
-use tokio::sync::watch;
+use gaia_api::sync::lock;
+use gaia_auth::{BoundedMap, Expiring, sha256};
+use gaia_runtime::SingleFlight;
 use tokio::time::Instant;
 
 use crate::sessions::session::Session;
@@ -15,18 +16,20 @@ use crate::sign_in::login::LoginError;
 
 /// Refreshes in progress, and the results of recent ones: a browser that missed the response with the new cookie still
 /// sends the old one.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Refreshes {
-    flights: Arc<Mutex<HashMap<Key, Flight>>>,
+    flights: SingleFlight<Key, Outcome>,
+    recent: Arc<Mutex<BoundedMap<Key, Expiring<Instant, Recent>>>>,
 }
 
 type Key = [u8; 32];
 type Outcome = Result<Arc<Session>, LoginError>;
 
+/// A final result, and its time.
 #[derive(Debug, Clone)]
-struct Flight {
-    outcome: watch::Receiver<Option<Outcome>>,
-    landed: Arc<Mutex<Option<Instant>>>,
+struct Recent {
+    outcome: Outcome,
+    since: Instant,
 }
 
 /// Result of a refresh.
@@ -38,89 +41,54 @@ pub(crate) struct Refreshed {
     pub(crate) is_carrier: bool,
 }
 
+impl Default for Refreshes {
+    fn default() -> Self {
+        let recent = Arc::new(Mutex::new(BoundedMap::newest(MAX_REMEMBERED)));
+        Self { flights: SingleFlight::new(usize::MAX), recent }
+    }
+}
+
 impl Refreshes {
     /// Returns the next state of a session, from `refresh` or from an equal request that is in progress or recent. The
     /// refresh continues if the caller is dropped, because it consumes the old refresh token.
-    pub(crate) async fn next<F>(&self, old: &Session, refresh: impl FnOnce() -> F) -> Refreshed
+    pub(crate) async fn next<F>(&self, old: &Session, refresh: F) -> Refreshed
     where
         F: Future<Output = Result<Session, LoginError>> + Send + 'static,
     {
         let key = key(&old.refresh_token);
-        let (mut flight, is_first) = self.join(key, refresh);
-        let has_landed = flight.landed().map(|landed| landed.elapsed());
-        let outcome = match flight.outcome.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone().unwrap_or(Err(LoginError::Unavailable)),
-            Err(_) => Err(LoginError::Unavailable),
+        if let Some(Recent { outcome, since }) = self.recent(&key) {
+            // A request long after the result has missed the response that set the cookie.
+            return Refreshed { outcome, is_carrier: since.elapsed() >= MISSED_AFTER };
+        }
+        let is_first = Arc::new(AtomicBool::new(false));
+        let (this, first) = (self.clone(), Arc::clone(&is_first));
+        let refreshing = async move {
+            // An equal request may have ended since the look-up.
+            if let Some(recent) = this.recent(&key) {
+                return recent.outcome;
+            }
+            first.store(true, Ordering::Relaxed);
+            let outcome = refresh.await.map(Arc::new);
+            if outcome.as_ref().map_or_else(|error| error.is_final(), |_| true) {
+                let now = Instant::now();
+                let recent = Recent { outcome: outcome.clone(), since: now };
+                lock(&this.recent).insert_for((), key, recent, now..now + REMEMBERED);
+            }
+            outcome
         };
-        // A request long after the result has missed the response that set the cookie.
-        Refreshed { outcome, is_carrier: is_first || has_landed.is_some_and(|since| since >= MISSED_AFTER) }
+        let outcome = self.flights.run_to_end(key, refreshing).await.unwrap_or(Err(LoginError::Unavailable));
+        Refreshed { outcome, is_carrier: is_first.load(Ordering::Relaxed) }
     }
 
     /// Forgets the refreshes that led to this state, because its session was ended by the user.
     pub(crate) fn forget(&self, session: &Session) {
-        self.flights().retain(|_, flight| {
-            let outcome = flight.outcome.borrow();
-            !matches!(&*outcome, Some(Ok(next)) if next.refresh_token == session.refresh_token)
-        });
+        let leads_there =
+            |recent: &Recent| recent.outcome.as_ref().is_ok_and(|next| next.refresh_token == session.refresh_token);
+        lock(&self.recent).retain(|recent| !leads_there(recent.value()));
     }
 
-    fn join<F>(&self, key: Key, refresh: impl FnOnce() -> F) -> (Flight, bool)
-    where
-        F: Future<Output = Result<Session, LoginError>> + Send + 'static,
-    {
-        let mut flights = self.flights();
-        if let Some(flight) = flights.get(&key).filter(|flight| !flight.is_over()) {
-            return (flight.clone(), false);
-        }
-        flights.retain(|_, flight| !flight.is_over());
-        if flights.len() >= MAX_REMEMBERED {
-            make_room(&mut flights);
-        }
-        let (sender, outcome) = watch::channel(None);
-        let flight = Flight { outcome, landed: Arc::default() };
-        flights.insert(key, flight.clone());
-        let (refreshing, landed, this) = (refresh(), Arc::clone(&flight.landed), self.clone());
-        tokio::spawn(async move {
-            let outcome = refreshing.await.map(Arc::new);
-            let is_settled = outcome.as_ref().map_or_else(|error| error.is_final(), |_| true);
-            *landed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-            // There may be no receivers left.
-            let _ = sender.send(Some(outcome));
-            if !is_settled {
-                this.flights().remove(&key);
-            }
-        });
-        (flight, true)
-    }
-
-    fn flights(&self) -> MutexGuard<'_, HashMap<Key, Flight>> {
-        // No code panics while it holds this lock.
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Flight {
-    fn landed(&self) -> Option<Instant> {
-        *self.landed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_over(&self) -> bool {
-        self.has_crashed() || self.landed().is_some_and(|landed| landed.elapsed() >= REMEMBERED)
-    }
-
-    /// Returns true if it ended without a result because it panicked.
-    fn has_crashed(&self) -> bool {
-        self.outcome.has_changed().is_err() && self.outcome.borrow().is_none()
-    }
-}
-
-/// Evicts the oldest results, which browsers are least likely to need.
-fn make_room(flights: &mut HashMap<Key, Flight>) {
-    let landed = flights.iter().filter_map(|(key, flight)| Some((flight.landed()?, *key)));
-    let mut landed: Vec<(Instant, Key)> = landed.collect();
-    landed.sort_unstable();
-    for (_, key) in landed.iter().take(MAX_REMEMBERED / 8) {
-        flights.remove(key);
+    fn recent(&self, key: &Key) -> Option<Recent> {
+        lock(&self.recent).get_at(key, Instant::now()).cloned()
     }
 }
 
@@ -154,7 +122,7 @@ mod tests {
         let gate = Arc::new(tokio::sync::Notify::new());
         let old = session("2026-01-01T01:00:00Z");
         let ask = || {
-            refreshes.next(&old, || {
+            refreshes.next(&old, {
                 let (asked, gate) = (Arc::clone(&asked), Arc::clone(&gate));
                 async move {
                     asked.fetch_add(1, Ordering::Relaxed);
@@ -179,35 +147,35 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(1)).await;
             Ok(next())
         };
-        assert!(tokio::time::timeout(Duration::from_millis(1), refreshes.next(&old, slow)).await.is_err());
+        assert!(tokio::time::timeout(Duration::from_millis(1), refreshes.next(&old, slow())).await.is_err());
         tokio::time::sleep(Duration::from_secs(2)).await;
         let unused = || async { panic!("it was refreshed twice") };
-        let soon = refreshes.next(&old, unused).await;
+        let soon = refreshes.next(&old, unused()).await;
         assert!(!soon.is_carrier && soon.outcome.is_ok(), "the answer may still be on its way");
         tokio::time::sleep(MISSED_AFTER).await;
-        let late = refreshes.next(&old, unused).await;
+        let late = refreshes.next(&old, unused()).await;
         assert!(late.is_carrier && late.outcome.is_ok());
         tokio::time::sleep(REMEMBERED).await;
-        assert!(refreshes.next(&old, || async { Err(LoginError::SessionEnded) }).await.outcome.is_err());
+        assert!(refreshes.next(&old, async { Err(LoginError::SessionEnded) }).await.outcome.is_err());
     }
 
     #[tokio::test]
     async fn what_failed_for_now_is_tried_again_by_the_next() {
         let refreshes = Refreshes::default();
         let old = session("2026-01-01T01:00:00Z");
-        let failed = refreshes.next(&old, || async { Err(LoginError::Unavailable) }).await;
+        let failed = refreshes.next(&old, async { Err(LoginError::Unavailable) }).await;
         assert_eq!(failed.outcome.unwrap_err(), LoginError::Unavailable);
         tokio::task::yield_now().await;
-        assert!(refreshes.next(&old, || async { Ok(next()) }).await.outcome.is_ok());
+        assert!(refreshes.next(&old, async { Ok(next()) }).await.outcome.is_ok());
     }
 
     #[tokio::test]
     async fn a_refresh_that_panicked_does_not_shut_anybody_out() {
         let refreshes = Refreshes::default();
         let old = session("2026-01-01T01:00:00Z");
-        let failed = refreshes.next(&old, || async { panic!("on purpose") }).await;
+        let failed = refreshes.next(&old, async { panic!("on purpose") }).await;
         assert_eq!(failed.outcome.unwrap_err(), LoginError::Unavailable);
-        assert!(refreshes.next(&old, || async { Ok(next()) }).await.outcome.is_ok());
+        assert!(refreshes.next(&old, async { Ok(next()) }).await.outcome.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -216,15 +184,15 @@ mod tests {
         let state =
             |number: usize| Session { refresh_token: format!("old-{number}"), ..session("2026-01-01T01:00:00Z") };
         for number in 0..=MAX_REMEMBERED {
-            refreshes.next(&state(number), || async { Ok(next()) }).await.outcome.unwrap();
+            refreshes.next(&state(number), async { Ok(next()) }).await.outcome.unwrap();
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        assert!(refreshes.flights().len() <= MAX_REMEMBERED);
+        assert!(lock(&refreshes.recent).len() <= MAX_REMEMBERED);
         for number in [MAX_REMEMBERED / 2, MAX_REMEMBERED - 1, MAX_REMEMBERED] {
-            let again = refreshes.next(&state(number), || async { panic!("it was refreshed twice") }).await;
+            let again = refreshes.next(&state(number), async { panic!("it was refreshed twice") }).await;
             assert!(again.outcome.is_ok(), "{number}");
         }
-        let first = refreshes.next(&state(0), || async { Err(LoginError::SessionEnded) }).await;
+        let first = refreshes.next(&state(0), async { Err(LoginError::SessionEnded) }).await;
         assert_eq!(first.outcome.unwrap_err(), LoginError::SessionEnded);
     }
 
@@ -232,9 +200,9 @@ mod tests {
     async fn who_signed_out_is_not_brought_back_by_the_state_before() {
         let refreshes = Refreshes::default();
         let old = session("2026-01-01T01:00:00Z");
-        let session = refreshes.next(&old, || async { Ok(next()) }).await.outcome.unwrap();
+        let session = refreshes.next(&old, async { Ok(next()) }).await.outcome.unwrap();
         refreshes.forget(&session);
-        let again = refreshes.next(&old, || async { Err(LoginError::SessionEnded) }).await;
+        let again = refreshes.next(&old, async { Err(LoginError::SessionEnded) }).await;
         assert_eq!(again.outcome.unwrap_err(), LoginError::SessionEnded);
     }
 }

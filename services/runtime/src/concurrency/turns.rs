@@ -3,11 +3,14 @@
 //! Waiting sources are served in turn, and none holds more slots than its share. A source with much work therefore delays
 //! only itself.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
+use gaia_api::sync::lock;
 use tokio::sync::oneshot;
+
+use crate::concurrency::fair_queue::FairQueue;
 
 /// The slots.
 #[derive(Debug)]
@@ -20,9 +23,7 @@ struct State<S> {
     max_waiting: usize,
     free: usize,
     held: HashMap<S, usize>,
-    waiting: HashMap<S, VecDeque<oneshot::Sender<()>>>,
-    /// The waiting sources, the next one first.
-    order: VecDeque<S>,
+    waiting: FairQueue<S, oneshot::Sender<()>>,
 }
 
 /// A slot, held until it is dropped.
@@ -46,8 +47,8 @@ pub(crate) struct QueueFull;
 impl<S: Eq + Hash + Clone> Turns<S> {
     /// So many slots, of which one source holds at most `share` and waits for at most `max_waiting`.
     pub(crate) fn new(slots: usize, share: usize, max_waiting: usize) -> Self {
-        let (held, waiting, order) = (HashMap::new(), HashMap::new(), VecDeque::new());
-        Self(Mutex::new(State { share, max_waiting, free: slots, held, waiting, order }))
+        let (held, waiting) = (HashMap::new(), FairQueue::default());
+        Self(Mutex::new(State { share, max_waiting, free: slots, held, waiting }))
     }
 
     /// Waits for a slot.
@@ -65,30 +66,25 @@ impl<S: Eq + Hash + Clone> Turns<S> {
 
     /// Takes a free slot (returns none), or joins the queue of the source.
     fn enter(&self, source: &S) -> Result<Option<oneshot::Receiver<()>>, QueueFull> {
-        let mut state = self.lock();
-        let is_first = !state.waiting.contains_key(source);
-        if is_first && state.free > 0 && state.has_share(source) {
+        let mut state = lock(&self.0);
+        if state.waiting.len_of(source) == 0 && state.free > 0 && state.has_share(source) {
             state.grant(source);
             return Ok(None);
         }
-        if is_first {
-            state.order.push_back(source.clone());
-        }
         let max_waiting = state.max_waiting;
-        let queue = state.waiting.entry(source.clone()).or_default();
-        if queue.len() >= max_waiting {
-            queue.retain(|waiter| !waiter.is_closed());
+        if state.waiting.len_of(source) >= max_waiting {
+            state.waiting.retain(source, |waiter| !waiter.is_closed());
         }
-        if queue.len() >= max_waiting {
+        if state.waiting.len_of(source) >= max_waiting {
             return Err(QueueFull);
         }
         let (sender, granted) = oneshot::channel();
-        queue.push_back(sender);
+        state.waiting.push(source, sender);
         Ok(Some(granted))
     }
 
     fn release(&self, source: &S) {
-        let mut state = self.lock();
+        let mut state = lock(&self.0);
         state.free += 1;
         if let Some(held) = state.held.get_mut(source) {
             *held -= 1;
@@ -97,10 +93,6 @@ impl<S: Eq + Hash + Clone> Turns<S> {
             }
         }
         state.hand_out();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State<S>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -116,27 +108,14 @@ impl<S: Eq + Hash + Clone> State<S> {
 
     /// Gives each free slot to the next source below its share.
     fn hand_out(&mut self) {
-        let mut passed = 0;
-        while self.free > 0 && passed < self.order.len() {
-            let Some(source) = self.order.pop_front() else { return };
-            if !self.has_share(&source) {
-                self.order.push_back(source);
-                passed += 1;
-                continue;
-            }
-            let queue = self.waiting.entry(source.clone()).or_default();
+        while self.free > 0 {
+            let Self { share, held, waiting, .. } = self;
+            let has_share = |source: &S| held.get(source).copied().unwrap_or_default() < *share;
             // Cancelled waiters are skipped.
-            let is_granted = std::iter::from_fn(|| queue.pop_front()).any(|waiter| waiter.send(()).is_ok());
-            let is_empty = queue.is_empty();
-            if is_granted {
+            let Some((source, waiter)) = waiting.pop(has_share, |waiter| !waiter.is_closed()) else { return };
+            if waiter.send(()).is_ok() {
                 self.grant(&source);
             }
-            if is_empty {
-                self.waiting.remove(&source);
-            } else {
-                self.order.push_back(source);
-            }
-            passed = 0;
         }
     }
 }
@@ -234,8 +213,8 @@ mod tests {
             asking.iter().for_each(tokio::task::JoinHandle::abort);
         }
         sleep(Duration::from_secs(60)).await;
-        let state = turns.lock();
+        let state = lock(&turns.0);
         assert_eq!((state.free, state.held.len()), (SLOTS, 0));
-        assert!(state.waiting.is_empty() && state.order.is_empty(), "nothing is kept");
+        assert!(state.waiting.is_empty(), "nothing is kept");
     }
 }
