@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
@@ -27,6 +27,9 @@ pub(crate) struct Globals {
     /// Output format.
     #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
+    /// The directory of a platform without a cluster, as `gaia local init` writes it.
+    #[arg(long, global = true, value_name = "DIR")]
+    dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -54,6 +57,11 @@ impl Context {
     pub(crate) fn format(&self) -> Format {
         self.globals.output
     }
+
+    /// The directory of a verb that works on no other source; default: `certs`.
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.globals.dir.clone().unwrap_or_else(|| PathBuf::from("certs"))
+    }
 }
 
 /// The definition of the command line, for help, completion and the reference. `program` is the name of the executable:
@@ -78,7 +86,7 @@ pub fn main() -> ExitCode {
 
 /// Runs a command. The first argument is the name of the program.
 pub fn run(arguments: impl IntoIterator<Item = OsString>, console: Console) -> Exit {
-    let mut context = Context { globals: Globals { output: Format::Table }, console };
+    let mut context = Context { globals: Globals { output: Format::Table, dir: None }, console };
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     match caught(|| run_in(&arguments, &mut context)) {
         Ok(exit) => exit,

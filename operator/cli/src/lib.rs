@@ -8,6 +8,7 @@ mod console;
 mod exit;
 mod failure;
 mod local;
+pub mod notify;
 mod output;
 mod programs;
 mod verbs;
