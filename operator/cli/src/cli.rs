@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::output::Format;
+use crate::source::{Directory, Source};
 use crate::{Console, Exit, Failure, local, programs, verbs};
 
 /// Inspects, checks and operates the certificates, keys and tokens of a platform.
@@ -34,6 +35,8 @@ pub(crate) struct Globals {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Decode certificates, keys, tokens, key sets and records of API keys, and show whether the platform trusts them.
+    Inspect(verbs::inspect::InspectArgs),
     /// Operate a platform without a cluster, from a directory.
     #[command(subcommand)]
     Local(local::LocalCommand),
@@ -61,6 +64,12 @@ impl Context {
     /// The directory of a verb that works on no other source; default: `certs`.
     pub(crate) fn dir(&self) -> PathBuf {
         self.globals.dir.clone().unwrap_or_else(|| PathBuf::from("certs"))
+    }
+
+    /// The source of objects; none: the command line names none.
+    pub(crate) fn source(&self) -> Result<Option<Source>, Failure> {
+        let Some(dir) = &self.globals.dir else { return Ok(None) };
+        Ok(Some(Source::Directory(Directory::open(dir)?)))
     }
 }
 
@@ -126,6 +135,7 @@ fn run_in(arguments: &[OsString], context: &mut Context) -> Result<Exit, Failure
 
 async fn run_verb(verb: Verb, context: &mut Context) -> Result<Exit, Failure> {
     match verb {
+        Verb::Inspect(args) => verbs::inspect::run(&args, context).await,
         Verb::Local(command) => local::run(command, context).await,
         Verb::Completion(args) => verbs::completion::run(&args, context),
         Verb::Probe(args) => verbs::probe::run(&args, context).await,

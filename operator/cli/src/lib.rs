@@ -11,9 +11,12 @@ mod local;
 pub mod notify;
 mod output;
 mod programs;
+mod reference;
+mod source;
 mod verbs;
 
 pub use cli::{command, main, run};
 pub use console::Console;
 pub use exit::Exit;
 pub use failure::Failure;
+pub use reference::cli_reference;

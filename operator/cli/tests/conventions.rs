@@ -1,5 +1,7 @@
 //! The conventions of every verb: exit codes, streams and formats.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 mod support;
 
 use rstest::rstest;

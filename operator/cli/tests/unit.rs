@@ -1,5 +1,7 @@
 //! The units of `gaia local unit`, checked by systemd's own tools.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 mod support;
 
 use std::fs;

@@ -5,7 +5,7 @@ mod table;
 use clap::ValueEnum;
 use serde::Serialize;
 
-pub(crate) use self::table::Table;
+pub(crate) use self::table::{Table, printable};
 use crate::{Console, Failure};
 
 /// The version of the JSON and YAML documents. Fields are added without a new version.

@@ -33,7 +33,7 @@ impl std::fmt::Display for Table {
 }
 
 /// The text with control characters escaped: names come from files and peers, and a terminal obeys escape sequences.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 

@@ -1,5 +1,6 @@
 //! The verbs. Each module has the arguments of one verb and `run`.
 
 pub(crate) mod completion;
+pub(crate) mod inspect;
 pub(crate) mod probe;
 pub(crate) mod version;

@@ -6,8 +6,10 @@ use std::ffi::OsString;
 use std::io::{self, Cursor, Write};
 use std::sync::{Arc, Mutex};
 
-use gaia_api::SystemClock;
+use gaia_api::{Clock, SystemClock};
 use gaia_cli::Console;
+
+pub mod platform;
 
 /// The end of a command.
 pub struct Ended {
@@ -23,14 +25,19 @@ pub fn gaia(arguments: &[&str]) -> Ended {
 
 /// Runs a command; the first argument is the name of the program.
 pub fn run(arguments: &[&str]) -> Ended {
+    run_with(arguments, "", Arc::new(SystemClock))
+}
+
+/// Runs a command with an input and a clock.
+pub fn run_with(arguments: &[&str], input: &str, clock: Arc<dyn Clock>) -> Ended {
     let (stdout, stderr) = (Shared::default(), Shared::default());
     let console = Console {
         stdout: Box::new(stdout.clone()),
         stderr: Box::new(stderr.clone()),
-        stdin: Box::new(Cursor::new(vec![])),
+        stdin: Box::new(Cursor::new(input.as_bytes().to_vec())),
         is_terminal: false,
         can_ask: false,
-        clock: Arc::new(SystemClock),
+        clock,
     };
     let exit = gaia_cli::run(arguments.iter().map(OsString::from), console);
     Ended { code: exit.code(), stdout: stdout.text(), stderr: stderr.text() }
