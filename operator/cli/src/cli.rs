@@ -35,6 +35,10 @@ pub(crate) struct Globals {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Report every fault of a platform: expiry, trust, rotation, permissions. Exit code 1: warnings, 2: failures.
+    Check(verbs::check::CheckArgs),
+    /// Print the page of a finding: its meaning, how to confirm it, how to mend it.
+    Explain(verbs::explain::ExplainArgs),
     /// Decode certificates, keys, tokens, key sets and records of API keys, and show whether the platform trusts them.
     Inspect(verbs::inspect::InspectArgs),
     /// Operate a platform without a cluster, from a directory.
@@ -135,6 +139,8 @@ fn run_in(arguments: &[OsString], context: &mut Context) -> Result<Exit, Failure
 
 async fn run_verb(verb: Verb, context: &mut Context) -> Result<Exit, Failure> {
     match verb {
+        Verb::Check(args) => verbs::check::run(&args, context).await,
+        Verb::Explain(args) => verbs::explain::run(&args, context),
         Verb::Inspect(args) => verbs::inspect::run(&args, context).await,
         Verb::Local(command) => local::run(command, context).await,
         Verb::Completion(args) => verbs::completion::run(&args, context),

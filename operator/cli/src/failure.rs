@@ -45,6 +45,12 @@ impl Failure {
         Self { next: Some(step.into()), ..self }
     }
 
+    /// The cause, without the next step.
+    #[must_use]
+    pub fn cause(&self) -> &str {
+        &self.cause
+    }
+
     /// The exit code.
     #[must_use]
     pub fn exit(&self) -> Exit {

@@ -1,5 +1,7 @@
 //! The programs in this executable, selected by a link or by the first argument, and the health check.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;

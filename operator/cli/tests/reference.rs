@@ -9,6 +9,11 @@ fn the_page_of_the_command_line_is_up_to_date() {
     check("cli.md", &gaia_cli::cli_reference());
 }
 
+#[test]
+fn the_page_of_findings_is_up_to_date() {
+    check("findings.md", &gaia_cli::findings_reference());
+}
+
 fn check(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference").join(name);
     if std::env::var_os("UPDATE_REFERENCE").is_some() {

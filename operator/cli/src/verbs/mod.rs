@@ -1,6 +1,8 @@
 //! The verbs. Each module has the arguments of one verb and `run`.
 
+pub(crate) mod check;
 pub(crate) mod completion;
+pub(crate) mod explain;
 pub(crate) mod inspect;
 pub(crate) mod probe;
 pub(crate) mod version;

@@ -1,0 +1,86 @@
+//! Findings of TrustDomains.
+
+use super::{Definition, Severity};
+
+pub(super) const ALL: &[Definition] = &[
+    Definition {
+        id: "GAIA201",
+        title: "There is no TrustDomain",
+        severity: Severity::Failure,
+        meaning: "Nothing can be issued: no object says which names and keys to use.",
+        confirm: "`kubectl get trustdomains`, or look for `kind: TrustDomain` in `gaia.yaml`.",
+        mend: "add a TrustDomain; `gaia local init` writes one for a directory.",
+    },
+    Definition {
+        id: "GAIA202",
+        title: "The CA is near its end and has no successor",
+        severity: Severity::Warning,
+        meaning: "The rotation of the CA is overdue: certificates of full length no longer fit into the rest of its validity.",
+        confirm: "`gaia status` shows the generations of the CA and the next step.",
+        mend: "`gaia rotate ca` starts a rotation. If the CA is your own, provide the next one in `existingSecretRef`.",
+    },
+    Definition {
+        id: "GAIA203",
+        title: "The active CA has expired",
+        severity: Severity::Failure,
+        meaning: "Every certificate that it issued is refused, whatever its own date says.",
+        confirm: "`gaia inspect` on the bundle shows the date.",
+        mend: "`gaia rotate ca`; then restart programs that do not reload.",
+    },
+    Definition {
+        id: "GAIA204",
+        title: "A TrustDomain is stalled or not ready",
+        severity: Severity::Failure,
+        meaning: "The engine cannot continue without a change by an administrator. The reason and the message name it.",
+        confirm: "`gaia status` shows the conditions.",
+        mend: "follow the message of the condition.",
+    },
+    Definition {
+        id: "GAIA205",
+        title: "A rotation is past its deadline",
+        severity: Severity::Warning,
+        meaning: "Instances do not confirm the published material, so the rotation waits. Everything is still trusted.",
+        confirm: "`gaia status` names the instances that lag.",
+        mend: "restart the named instances, or let the rotation continue without them (`gaia.dev/advance-without`).",
+    },
+    Definition {
+        id: "GAIA206",
+        title: "A ring is missing or cannot be read",
+        severity: Severity::Failure,
+        meaning: "The keys of the CA or of the tokens are lost or damaged. Nothing is issued, and nothing is replaced silently.",
+        confirm: "the condition Stalled has the reason RingMissing or RingUnreadable.",
+        mend: "restore a backup. Only if there is none, follow the runbook of RingMissing.",
+    },
+    Definition {
+        id: "GAIA207",
+        title: "A distrusted CA is still in the trust bundle",
+        severity: Severity::Failure,
+        meaning: "A CA that leaked is still accepted by every reader of the bundle.",
+        confirm: "compare the fingerprints of `gaia inspect` on the bundle with the distrusted generations of `gaia status`.",
+        mend: "wait for the replacement to be in use, or repeat the distrust with the mode Immediate.",
+    },
+    Definition {
+        id: "GAIA208",
+        title: "A TrustDomain has a warning",
+        severity: Severity::Warning,
+        meaning: "The engine reports a fault of the spec, or of its surroundings, that stops nothing yet.",
+        confirm: "the named condition is True in the status of the TrustDomain.",
+        mend: "follow the message of the condition.",
+    },
+    Definition {
+        id: "GAIA209",
+        title: "The trust bundle is missing or cannot be read",
+        severity: Severity::Failure,
+        meaning: "Readers cannot verify any certificate.",
+        confirm: "look at `ca.crt` in the ConfigMap `<trust domain>-trust`.",
+        mend: "the engine writes it again: check that it is running, and its log.",
+    },
+    Definition {
+        id: "GAIA210",
+        title: "A time lies in the future",
+        severity: Severity::Warning,
+        meaning: "A generation was changed at a time that this machine has not reached. The clock of one of the machines is wrong.",
+        confirm: "compare `date -u` of this machine with the time in the finding.",
+        mend: "correct the clock. The engine issues nothing while its clock is behind.",
+    },
+];
