@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use gaia_api::{Clock as _, ManualClock, SystemClock};
-use gaia_runtime::fetch::{self, Fetched};
+use gaia_runtime::external::{self, Fetched};
 use gaia_stand_ins::gotrue::{GoTrue, GoTrueOptions, ProjectSettings, RefreshTokens, totp, totp_secret};
 use http::{Method, Request, StatusCode};
 use jiff::SignedDuration;
@@ -141,7 +141,7 @@ impl Story<'_> {
             Some(Value::String(text)) => text.clone(),
             Some(body) => self.fill(&body.to_string()),
         };
-        fetch::send(request.body(Bytes::from(body)).unwrap(), None).await.unwrap()
+        external::send(request.body(Bytes::from(body)).unwrap(), None).await.unwrap()
     }
 
     /// A request of a step, which succeeds.

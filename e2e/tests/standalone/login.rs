@@ -11,7 +11,7 @@ use axum::body::{Body, Bytes};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gaia_api::{Clock as _, ManualClock, SystemClock};
-use gaia_runtime::fetch;
+use gaia_runtime::external;
 use gaia_runtime::testing::Written;
 use gaia_stand_ins::gotrue::{Behaviour, GoTrue, GoTrueOptions, Signing};
 use http::{Request, StatusCode};
@@ -91,7 +91,7 @@ async fn a_provider_code_is_valid_only_with_its_verifier() {
         "{}/authorize?provider=github&redirect_to=http://localhost:8080/auth/callback&code_challenge={challenge}&code_challenge_method=s256&login_hint={email}",
         gotrue.base_url()
     );
-    let back = fetch::send(Request::get(there).body(Bytes::new()).unwrap(), None).await.unwrap();
+    let back = external::send(Request::get(there).body(Bytes::new()).unwrap(), None).await.unwrap();
     assert_eq!(back.status, StatusCode::FOUND);
     let back = back.headers["location"].to_str().unwrap().to_owned();
     let code = back.strip_prefix("http://localhost:8080/auth/callback?code=").unwrap();

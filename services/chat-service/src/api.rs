@@ -14,7 +14,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use futures::{Stream, stream};
 use gaia_auth::{Access, Principal};
-use gaia_runtime::{MemoryReservation, Routes};
+use gaia_runtime::{MemoryReservation, Routes, error_chain};
 use http::{HeaderMap, HeaderValue, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::json;
@@ -163,13 +163,8 @@ fn refused(error: ChatError) -> Response {
 /// Logs details that are not sent to the client.
 fn log(error: &ChatError) {
     if let ChatError::Provider(failed) = error {
-        tracing::warn!(error = %chain(failed), code = error.code(), "the provider failed");
+        tracing::warn!(error = %error_chain(failed), code = error.code(), "the provider failed");
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Returns true if the client accepts JSON and does not request a stream.

@@ -1,7 +1,6 @@
 //! External issuers of user tokens: fetches their keys in the background, and queries issuers that verify tokens
 //! themselves.
 
-pub mod fetch;
 mod remote_verify;
 
 use std::collections::HashMap;
@@ -24,8 +23,8 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
+use crate::client::external::{self, Fetched};
 use crate::credentials::snapshot::SnapshotReceiver;
-use crate::issuers::fetch::Fetched;
 use crate::random::random;
 use remote_verify::{QuestionHash, Remotes};
 
@@ -151,7 +150,7 @@ impl Outside {
     async fn fetch(&self, known: &Arc<Known>) {
         let issuer = &known.issuer;
         let url = issuer.jwks_url.as_deref().unwrap_or_default();
-        let fetched = match fetch::get(url, HeaderMap::new(), issuer.ca_bundle.as_deref()).await {
+        let fetched = match external::get(url, HeaderMap::new(), issuer.ca_bundle.as_deref()).await {
             Ok(Fetched { status: StatusCode::OK, body, .. }) => {
                 KeySet::parse_outside(&body, &issuer.algorithms).map_err(|error| error.to_string())
             }
@@ -213,7 +212,7 @@ async fn ask_for_user(issuer: &UserTokenIssuer, token: &str, sub: &str, api_key:
         secret(HeaderName::from_static("apikey"), key);
     }
     let url = format!("{}/user", issuer.issuer.trim_end_matches('/'));
-    match fetch::get(&url, headers, issuer.ca_bundle.as_deref()).await {
+    match external::get(&url, headers, issuer.ca_bundle.as_deref()).await {
         Ok(Fetched { status: StatusCode::OK, body, .. }) => {
             let user: Value = serde_json::from_slice(&body).map_err(|_| Reason::IssuerUnavailable)?;
             match user["id"].as_str() {

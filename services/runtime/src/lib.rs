@@ -25,13 +25,13 @@ pub mod testing;
 mod tests;
 
 pub use calls::wire;
-pub use issuers::fetch;
+pub use client::external;
 pub use observability::{rate, sign_in_audit};
 pub use service::telemetry;
 
 pub use calls::caller::{Caller, CallsConfig, parse_https, parse_upstream};
 pub use calls::exchange::{OnBehalf, ServiceToken, Subject, TokenRequest};
-pub use client::external::{OutsideClientError, outside_client};
+pub use client::external::{OutsideClientError, error_chain, is_outside_address, outside_client};
 pub use client::mesh_client::{CallError, Hosts, MeshClient};
 pub use client::pool::AnswerBody;
 pub use client::target::Targets;
@@ -42,7 +42,6 @@ pub use config::{RuntimeConfig, positive_span};
 pub use credentials::directory::Files;
 pub use credentials::reload::{LoadedFiles, ServiceFiles};
 pub use credentials::snapshot::CredentialsSnapshot;
-pub use issuers::fetch::is_outside_address;
 pub use issuers::issuer_key;
 pub use memory_budget::{BudgetExhausted, MemoryBudget, MemoryReservation};
 pub use panics::essential_thread;

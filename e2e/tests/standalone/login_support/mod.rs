@@ -8,7 +8,7 @@ use gaia_api::names::key;
 use gaia_api::{Clock as _, SystemClock};
 use gaia_auth_service::{AuthService, Config};
 use gaia_runtime::testing::{Mount, MountedFiles, Platform, config, grants, policy, read};
-use gaia_runtime::{MeshClient, TokenRequest, fetch};
+use gaia_runtime::{MeshClient, TokenRequest, external};
 use gaia_stand_ins::gotrue::{GoTrue, GoTrueOptions};
 use http::{HeaderMap, Request, StatusCode};
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ impl Project {
         let url = std::env::var("GAIA_E2E_GOTRUE_URL").ok()?.trim_end_matches('/').to_owned();
         let key = std::env::var("GAIA_E2E_GOTRUE_KEY").unwrap_or_default();
         let jwks_url = format!("{url}/.well-known/jwks.json");
-        let published = fetch::send(Request::get(&jwks_url).body(Bytes::new()).unwrap(), None).await.unwrap();
+        let published = external::send(Request::get(&jwks_url).body(Bytes::new()).unwrap(), None).await.unwrap();
         let published: Value = serde_json::from_slice(&published.body).unwrap_or_default();
         let has_keys = published["keys"].as_array().is_some_and(|keys| !keys.is_empty());
         let issuer = if has_keys {
@@ -53,7 +53,7 @@ impl Project {
             .header("apikey", &self.key)
             .body(Bytes::from(body.to_string()))
             .unwrap();
-        let answer = fetch::send(request, None).await.unwrap();
+        let answer = external::send(request, None).await.unwrap();
         assert_eq!(answer.status, StatusCode::OK, "{}", String::from_utf8_lossy(&answer.body));
         email
     }

@@ -10,7 +10,7 @@ use axum::body::Bytes;
 use gaia_api::mount::UserTokenIssuer;
 use gaia_api::names;
 use gaia_auth::sha256;
-use gaia_runtime::fetch::{self, FetchError};
+use gaia_runtime::external::{self, FetchError};
 use gaia_runtime::issuer_key;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Request};
@@ -158,7 +158,7 @@ impl Project {
         {
             request.headers_mut().insert(FORWARDED_FOR, address);
         }
-        let answer = match fetch::send(request, self.issuer.ca_bundle.as_deref()).await {
+        let answer = match external::send(request, self.issuer.ca_bundle.as_deref()).await {
             Ok(answer) if answer.status.is_success() => return Ok(answer.body),
             Ok(answer) => answer,
             Err(FetchError::TooLarge) if matches!(asked, Asked::SignIn | Asked::Refresh) => {

@@ -6,7 +6,7 @@
 //!
 //! Read `target` (hosts to expected identities), `mesh_client`, `pool` (connections and their streams), then `external`.
 
-pub(crate) mod external;
+pub mod external;
 pub(crate) mod mesh_client;
 pub(crate) mod pool;
 pub(crate) mod target;

@@ -12,9 +12,9 @@ use gaia_auth::{BoundedMap, Expiring, Reason, sha256};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::timeout;
 
+use crate::client::external::TOTAL_TIMEOUT;
 use crate::concurrency::single_flight::SingleFlight;
 use crate::concurrency::turns::Turns;
-use crate::issuers::fetch::TOTAL_TIMEOUT;
 
 /// The issuers. A changed configuration creates a new entry without cached answers.
 #[derive(Default)]

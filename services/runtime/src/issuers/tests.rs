@@ -245,7 +245,7 @@ async fn the_keys_of_an_issuer_that_was_replaced_go_at_once_whoever_is_slow() {
     assert!(world.has(&old_kid));
     issuers.send_replace(Some(Arc::new(vec![slow_issuer])));
     let gone = eventually("the old keys are gone", async || !world.has(&old_kid));
-    tokio::time::timeout(fetch::TOTAL_TIMEOUT / 2, gone).await.unwrap();
+    tokio::time::timeout(external::TOTAL_TIMEOUT / 2, gone).await.unwrap();
     drop(issuers);
     following.await.unwrap();
 }
@@ -402,7 +402,7 @@ async fn a_refusal_is_that_of_an_issuer_as_it_is_configured() {
 async fn nothing_is_asked_in_the_clear_but_this_very_machine() {
     for url in ["http://example.org/jwks", "http://10.0.0.1/jwks", "ftp://localhost/", "file:///etc/passwd", "jwks", ""]
     {
-        let refused = fetch::get(url, HeaderMap::new(), None).await;
-        assert!(matches!(refused, Err(fetch::FetchError::Address)), "{url}: {refused:?}");
+        let refused = external::get(url, HeaderMap::new(), None).await;
+        assert!(matches!(refused, Err(external::FetchError::Address)), "{url}: {refused:?}");
     }
 }
