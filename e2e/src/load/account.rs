@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gaia_api::Clock;
 use jiff::Timestamp;
 
 use gaia_api::sync::lock;
+use hdrhistogram::Histogram;
 
-use super::histogram::Histogram;
 use super::report::Report;
 
 /// The kinds of callers.
@@ -124,10 +124,18 @@ impl Counts {
 }
 
 /// The requests of one kind on one sort of connection.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Group {
     pub(super) counts: Counts,
-    pub(super) latency: Histogram,
+    /// In microseconds.
+    pub(super) latency: Histogram<u64>,
+}
+
+impl Default for Group {
+    fn default() -> Self {
+        let latency = Histogram::new_with_max(LONGEST_MICROS, 2).expect("two digits of a large maximum are possible");
+        Self { counts: Counts::default(), latency }
+    }
 }
 
 /// The counts of one load.
@@ -151,11 +159,11 @@ impl Account {
 
     pub(super) fn record(&self, record: Record) {
         let at = self.clock.now();
-        let mut entries = self.lock();
+        let mut entries = lock(&self.entries);
         entries.total.add(&record.outcome);
         let group = entries.groups.entry((record.kind, record.connection)).or_default();
         group.counts.add(&record.outcome);
-        group.latency.add(record.took);
+        group.latency.saturating_record(u64::try_from(record.took.as_micros()).unwrap_or(u64::MAX));
         let is_bad = matches!(record.outcome, Outcome::Failed(_) | Outcome::WronglyAccepted(_));
         if is_bad && entries.failures.len() < KEPT_FAILURES {
             entries.failures.push(Failure { at, record });
@@ -163,22 +171,18 @@ impl Account {
     }
 
     pub(super) fn counts(&self) -> Counts {
-        self.lock().total
+        lock(&self.entries).total
     }
 
     pub(super) fn counts_of(&self, kind: Kind) -> Counts {
-        let entries = self.lock();
+        let entries = lock(&self.entries);
         let of_kind = entries.groups.iter().filter(|((found, _), _)| *found == kind);
         of_kind.fold(Counts::default(), |sum, (_, group)| sum + group.counts)
     }
 
     pub(super) fn report(&self, took: Duration) -> Report {
-        let entries = self.lock();
+        let entries = lock(&self.entries);
         Report { total: entries.total, took, groups: entries.groups.clone(), failures: entries.failures.clone() }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Entries> {
-        lock(&self.entries)
     }
 }
 
@@ -196,5 +200,7 @@ impl std::ops::Add for Counts {
     }
 }
 
+/// Ten minutes.
+const LONGEST_MICROS: u64 = 600_000_000;
 /// Number of failures in the report: the first are the most informative, and there may be very many.
 const KEPT_FAILURES: usize = 20;

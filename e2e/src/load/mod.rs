@@ -9,7 +9,6 @@
 mod account;
 mod call;
 mod caller;
-mod histogram;
 mod negative;
 mod report;
 mod tls;

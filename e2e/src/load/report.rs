@@ -52,10 +52,12 @@ impl fmt::Display for Report {
             "{:<9} {:<10} {:>9} {:>9} {:>7} {:>16} {:>8} {:>9} {:>9}",
             "KIND", "CONNECTION", "REQUESTS", "OK", "FAILED", "WRONGLY ACCEPTED", "RETRIED", "P50 MS", "P99 MS"
         )?;
-        let millis = |group: &Group, percent| group.latency.percentile(percent).as_secs_f64() * 1000.0;
+        let millis = |group: &Group, percent| {
+            Duration::from_micros(group.latency.value_at_percentile(percent)).as_secs_f64() * 1000.0
+        };
         for ((kind, connection), group) in &self.groups {
             let counts = row(&kind.to_string(), &connection.to_string(), &group.counts);
-            writeln!(f, "{counts} {:>9.1} {:>9.1}", millis(group, 50), millis(group, 99))?;
+            writeln!(f, "{counts} {:>9.1} {:>9.1}", millis(group, 50.0), millis(group, 99.0))?;
         }
         writeln!(f, "{}", row("all", "", &self.total))?;
         #[expect(clippy::cast_precision_loss, reason = "a rate for the terminal")]
