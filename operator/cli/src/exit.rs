@@ -17,6 +17,8 @@ pub enum Exit {
     Usage = 64,
     /// A fault of this program.
     Bug = 70,
+    /// Of `local needs-renewal` alone: not known. systemd's `ExecCondition=` skips a unit on 1 to 254 and fails it on 255.
+    NotKnown = 255,
 }
 
 impl Exit {
@@ -40,6 +42,7 @@ impl Exit {
             Self::Failing => 3,
             Self::Usage => 4,
             Self::Bug => 5,
+            Self::NotKnown => 6,
         }
     }
 }

@@ -49,6 +49,11 @@ impl Resource {
         Self { kind, root: "/apis/apps/v1", plural }
     }
 
+    /// The name of the collection.
+    pub(crate) fn plural(&self) -> &'static str {
+        self.plural
+    }
+
     /// The collection in a namespace; everywhere, or cluster-scoped, without one.
     fn collection(&self, namespace: Option<&str>) -> Result<String, CallError> {
         let Self { root, plural, .. } = self;

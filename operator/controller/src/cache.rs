@@ -92,6 +92,8 @@ pub(crate) struct ClusterCache {
     pub(crate) restarted: BTreeMap<Target, String>,
     /// The operations enabled on pods and workloads.
     pub(crate) abilities: Abilities,
+    /// True: every endpoint may be dialled, as in a directory, whose manifests have one owner.
+    pub(crate) allows_all_endpoints: bool,
     /// Recently deleted objects.
     deleted: self::writes::deleted::Deletions,
     /// Created objects that no watch has reported yet.
@@ -135,6 +137,7 @@ impl ClusterCache {
             rollout: BTreeMap::new(),
             restarted: BTreeMap::new(),
             abilities: Abilities::default(),
+            allows_all_endpoints: false,
             deleted: self::writes::deleted::Deletions::default(),
             unconfirmed: self::writes::created::Unconfirmed::default(),
             unreadable: UnreadableIndex::default(),

@@ -50,7 +50,7 @@ pub(crate) enum Found {
     Unreadable(Box<Unreadable>),
 }
 
-/// The store the executor writes to. The API server is the one that counts; a directory tree is to be another.
+/// The store the executor writes to. One is the API server, the other a directory.
 pub(crate) trait Store: Send + Sync + 'static {
     /// Creates an object; never replaces one.
     fn create(&self, object: Stored) -> impl Future<Output = Result<Stored, StoreError>> + Send;
@@ -180,14 +180,7 @@ impl Store for KubeStore {
         let Some(answer) = call("get", key, self.api.get(key.resource(), namespace, name)).await? else {
             return Ok(None);
         };
-        let found = match key {
-            ObjectRef::TrustDomain(_) => found(read(answer), |domain| Reported::TrustDomain(Box::new(domain))),
-            ObjectRef::Certificate(..) => {
-                found(read(answer), |certificate| Reported::Certificate(Box::new(certificate)))
-            }
-            ObjectRef::Service(..) => found(read(answer), |service| Reported::Service(Box::new(service))),
-        };
-        found.map(Some).map_err(|fault| StoreError::Unreadable { key: key.to_string(), fault })
+        found_of(key, answer).map(Some)
     }
 
     async fn patch_status(&self, key: &ObjectRef, on: &Version, status: Value) -> Result<Reported, StoreError> {
@@ -197,15 +190,11 @@ impl Store for KubeStore {
         let (resource, namespace) = (key.resource(), Some(namespace).filter(|namespace| !namespace.is_empty()));
         let request = self.api.patch(resource, namespace, name, Some("status"), &patch);
         let answer = call("report the status of", key, request).await?;
-        match key {
-            ObjectRef::TrustDomain(_) => object(key, answer).map(|found| Reported::TrustDomain(Box::new(found))),
-            ObjectRef::Certificate(..) => object(key, answer).map(|found| Reported::Certificate(Box::new(found))),
-            ObjectRef::Service(..) => object(key, answer).map(|found| Reported::Service(Box::new(found))),
-        }
+        reported_of(key, answer)
     }
 }
 
-fn resource(kind: ObjectKind) -> Resource {
+pub(crate) fn resource(kind: ObjectKind) -> Resource {
     match kind {
         ObjectKind::Secret => Resource::SECRET,
         ObjectKind::ConfigMap => Resource::CONFIG_MAP,
@@ -213,12 +202,32 @@ fn resource(kind: ObjectKind) -> Resource {
     }
 }
 
-fn stored(key: &ObjectKey, answer: Answer) -> Result<Stored, StoreError> {
+/// An object in an answer.
+pub(crate) fn stored(key: &ObjectKey, answer: Answer) -> Result<Stored, StoreError> {
     match key.kind {
         ObjectKind::Secret => object(key, answer).map(Stored::Secret),
         ObjectKind::ConfigMap => object(key, answer).map(Stored::ConfigMap),
         ObjectKind::ServiceCertificate => object(key, answer).map(|found| Stored::Certificate(Box::new(found))),
     }
+}
+
+/// A custom resource in an answer.
+pub(crate) fn reported_of(key: &ObjectRef, answer: Answer) -> Result<Reported, StoreError> {
+    match key {
+        ObjectRef::TrustDomain(_) => object(key, answer).map(|found| Reported::TrustDomain(Box::new(found))),
+        ObjectRef::Certificate(..) => object(key, answer).map(|found| Reported::Certificate(Box::new(found))),
+        ObjectRef::Service(..) => object(key, answer).map(|found| Reported::Service(Box::new(found))),
+    }
+}
+
+/// A custom resource in an answer, as far as it can be read.
+pub(crate) fn found_of(key: &ObjectRef, answer: Answer) -> Result<Found, StoreError> {
+    let found = match key {
+        ObjectRef::TrustDomain(_) => found(read(answer), |domain| Reported::TrustDomain(Box::new(domain))),
+        ObjectRef::Certificate(..) => found(read(answer), |certificate| Reported::Certificate(Box::new(certificate))),
+        ObjectRef::Service(..) => found(read(answer), |service| Reported::Service(Box::new(service))),
+    };
+    found.map_err(|fault| StoreError::Unreadable { key: key.to_string(), fault })
 }
 
 fn found<K>(reading: Result<Reading<K>, Fault>, reported: impl Fn(K) -> Reported) -> Result<Found, Fault> {

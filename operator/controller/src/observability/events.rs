@@ -65,16 +65,17 @@ impl Events {
         clock: Arc<dyn Clock>,
         metrics: Metrics,
     ) -> (Self, tokio::task::JoinHandle<()>) {
+        let recorder = Recorder { api: ApiServer::new(client), instance, clock, recent: Mutex::new(VecDeque::new()) };
+        Self::start_with(recorder, metrics)
+    }
+
+    /// The same with another receiver.
+    pub(crate) fn start_with(sink: impl Sink, metrics: Metrics) -> (Self, tokio::task::JoinHandle<()>) {
         let outbox = Arc::new(Outbox::new());
-        let recorder = Arc::new(Recorder {
-            api: ApiServer::new(client),
-            instance,
-            clock,
-            metrics: metrics.clone(),
-            recent: Mutex::new(VecDeque::new()),
-        });
-        let senders: Vec<_> =
-            (0..SENDERS).map(|_| tokio::spawn(Arc::clone(&recorder).run(Arc::clone(&outbox)))).collect();
+        let sink = Arc::new(sink);
+        let senders: Vec<_> = (0..SENDERS)
+            .map(|_| tokio::spawn(send_all(Arc::clone(&sink), Arc::clone(&outbox), metrics.clone())))
+            .collect();
         let sending = tokio::spawn(async move { drop(futures::future::join_all(senders).await) });
         let open = Arc::new(Open(Arc::clone(&outbox)));
         (Self { outbox, _open: open, metrics }, sending)
@@ -149,11 +150,36 @@ impl Outbox {
     }
 }
 
+/// A receiver of notices.
+pub(crate) trait Sink: Send + Sync + 'static {
+    /// Sends one.
+    ///
+    /// # Errors
+    /// The cause, in Gaia's own words.
+    fn send(&self, notice: &Notice) -> impl Future<Output = Result<(), String>> + Send;
+}
+
+/// Sends notices until the outbox is closed and empty.
+async fn send_all(sink: Arc<impl Sink>, outbox: Arc<Outbox>, metrics: Metrics) {
+    while let Some(notice) = outbox.next().await {
+        if let Err(error) = sink.send(&notice).await {
+            metrics.events_dropped.inc();
+            tracing::warn!(%error, reason = notice.reason, "an event could not be sent");
+        }
+        outbox.release(notice.lane());
+    }
+}
+
+impl Sink for Recorder {
+    async fn send(&self, notice: &Notice) -> Result<(), String> {
+        within(TIMEOUT, self.record(notice)).await.map_err(|error| error.to_string())
+    }
+}
+
 struct Recorder {
     api: ApiServer,
     instance: String,
     clock: Arc<dyn Clock>,
-    metrics: Metrics,
     /// The last notices and the events they became, newest last.
     recent: Mutex<VecDeque<(Notice, Sent)>>,
 }
@@ -167,17 +193,7 @@ struct Sent {
 }
 
 impl Recorder {
-    async fn run(self: Arc<Self>, outbox: Arc<Outbox>) {
-        while let Some(notice) = outbox.next().await {
-            if let Err(error) = within(TIMEOUT, self.send(&notice)).await {
-                self.metrics.events_dropped.inc();
-                tracing::warn!(%error, reason = notice.reason, "an event could not be sent");
-            }
-            outbox.release(notice.lane());
-        }
-    }
-
-    async fn send(&self, notice: &Notice) -> Result<(), CallError> {
+    async fn record(&self, notice: &Notice) -> Result<(), CallError> {
         let now = self.clock.now();
         if let Some(sent) = self.sent_before(notice, now) {
             return self.count(notice, sent, now).await;

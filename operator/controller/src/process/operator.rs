@@ -1,6 +1,5 @@
 //! The operator itself, apart from the process that it runs in: no flags, no signals, no lease.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,13 +10,11 @@ use kube::Client;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
-use crate::cache::{ClusterCache, SharedCache, Surroundings, lock};
-use crate::execute::ca_cache::Signers;
-use crate::execute::executor::Executor;
+use crate::cache::{ClusterCache, SharedCache, Surroundings};
 use crate::observability::events::Events;
 use crate::observability::metrics::Metrics;
-use crate::probe::{Prober, watch_addresses};
-use crate::reconcile::Reconciler;
+use crate::probe::watch_addresses;
+use crate::process::workers::{GRACE, Parts, Workers};
 use crate::schedule::scheduler::Scheduler;
 use crate::store::KubeStore;
 use crate::watch::Watches;
@@ -54,11 +51,9 @@ pub struct Operator {
 }
 
 struct AtWork {
-    workers: Vec<JoinHandle<()>>,
+    workers: Workers,
     /// Finishes after the last worker.
     sending: JoinHandle<()>,
-    /// Looks up created objects that no watch reports.
-    confirming: AbortHandle,
     /// Looks up the addresses of the API server.
     looking_up: AbortHandle,
 }
@@ -105,44 +100,28 @@ impl Operator {
     pub(crate) fn work(&mut self, before: Option<Timestamp>) {
         let OperatorConfig { client, clock, identity, .. } = self.config.clone();
         let (events, sending) = Events::start(client.clone(), identity, Arc::clone(&clock), self.metrics.clone());
-        let executor = Arc::new(Executor {
-            store: KubeStore::new(client.clone()),
+        let looking_up = watch_addresses(client.clone(), Arc::clone(&self.world), self.scheduler.clone());
+        let parts = Parts {
+            store: KubeStore::new(client),
             world: Arc::clone(&self.world),
             clock,
-            signers: Signers::default(),
-        });
-        let reconciler = Arc::new(Reconciler {
-            executor: Arc::clone(&executor),
             scheduler: self.scheduler.clone(),
             events,
             metrics: self.metrics.clone(),
-            reported: Mutex::new(HashMap::new()),
-            unread: Mutex::default(),
-        });
-        lock(&self.world).begin_reading(executor.clock.now(), before);
-        self.requeue_all();
-        let mut workers = Prober::start(executor, self.scheduler.clone(), self.metrics.clone());
-        let reconcilers = self.scheduler.decisions.workers();
-        workers.extend((0..reconcilers).map(|_| tokio::spawn(Arc::clone(&reconciler).work())));
-        let lookups = self.scheduler.lookups.workers();
-        workers.extend((0..lookups).map(|_| tokio::spawn(Arc::clone(&reconciler).look_up_secrets())));
-        let confirming = tokio::spawn(async move { reconciler.confirm_created().await }).abort_handle();
-        let scheduler = self.scheduler.clone();
-        let looking_up = watch_addresses(client, Arc::clone(&self.world), self.scheduler.clone());
+            probes: true,
+            is_watched: true,
+        };
+        let workers = Workers::start(parts, before);
         let looking_up = tokio::spawn(looking_up).abort_handle();
-        workers.push(tokio::spawn(async move { scheduler.pacer.run(&scheduler.decisions).await }));
-        self.at_work = Some(AtWork { workers, sending, confirming, looking_up });
+        self.at_work = Some(AtWork { workers, sending, looking_up });
     }
 
     /// Workers stop between two keys; then the last events are sent.
     pub(crate) async fn finish(&mut self) {
         self.scheduler.close();
-        let Some(AtWork { workers, sending, confirming, looking_up }) = self.at_work.take() else { return };
-        confirming.abort();
+        let Some(AtWork { workers, sending, looking_up }) = self.at_work.take() else { return };
         looking_up.abort();
-        if tokio::time::timeout(GRACE, futures::future::join_all(workers)).await.is_err() {
-            tracing::warn!("stopped with work in progress; the next leader continues it");
-        }
+        workers.finish().await;
         let _ = tokio::time::timeout(GRACE, sending).await;
     }
 }
@@ -151,9 +130,6 @@ impl Drop for Operator {
     fn drop(&mut self) {
         self.scheduler.close();
         self.watches.stop();
-        if let Some(work) = &self.at_work {
-            work.confirming.abort();
-        }
     }
 }
 
@@ -182,4 +158,3 @@ pub(crate) async fn wait_for_lists(watches: &Watches) {
 }
 
 const FOR_PODS: Duration = Duration::from_secs(5);
-const GRACE: Duration = Duration::from_secs(10);

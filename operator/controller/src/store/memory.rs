@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gaia_plan::instances::instance::Target;
+use gaia_plan::object::merge::apply_patch;
 use gaia_plan::object::{ObjectKey, ObjectKind, Version};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -109,7 +110,7 @@ impl Store for MemoryStore {
 
     async fn patch(&self, key: &ObjectKey, on: &Version, patch: Value) -> Result<Stored, StoreError> {
         tokio::time::sleep(self.latency).await;
-        self.change(key, on, |object| merge(object, patch))
+        self.change(key, on, |object| apply_patch(object, &patch))
     }
 
     async fn replace(&self, secret: Secret, on: &Version) -> Result<Stored, StoreError> {
@@ -162,7 +163,7 @@ impl Store for MemoryStore {
             _ => inner.resources.get_mut(key),
         };
         let resource = resource.ok_or_else(|| StoreError::NotFound { key: key.to_string() })?;
-        merge(resource, json!({ "status": status }));
+        apply_patch(resource, &json!({ "status": status }));
         resource["metadata"]["resourceVersion"] = json!(version);
         Ok(reported(key, resource.clone()))
     }
@@ -190,23 +191,5 @@ fn reported(key: &ObjectRef, value: Value) -> Reported {
         ObjectRef::TrustDomain(_) => Reported::TrustDomain(Box::new(serde_json::from_value(value).unwrap())),
         ObjectRef::Certificate(..) => Reported::Certificate(Box::new(serde_json::from_value(value).unwrap())),
         ObjectRef::Service(..) => Reported::Service(Box::new(serde_json::from_value(value).unwrap())),
-    }
-}
-
-/// A merge patch (RFC 7396).
-fn merge(target: &mut Value, patch: Value) {
-    let Value::Object(fields) = patch else {
-        *target = patch;
-        return;
-    };
-    if !target.is_object() {
-        *target = json!({});
-    }
-    for (name, field) in fields {
-        if field.is_null() {
-            target.as_object_mut().unwrap().remove(&name);
-        } else {
-            merge(&mut target[&name], field);
-        }
     }
 }

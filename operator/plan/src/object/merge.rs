@@ -1,4 +1,4 @@
-//! JSON merge patches (RFC 7396) as a difference.
+//! JSON merge patches (RFC 7396): the difference of two values, and its application.
 
 use serde_json::{Map, Value};
 
@@ -28,27 +28,31 @@ pub fn merge_patch(from: &Value, to: &Value) -> Option<Value> {
     Some(Value::Object(patch))
 }
 
+/// Applies a merge patch (RFC 7396, section 2).
+pub fn apply_patch(target: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    let Some(object) = target.as_object_mut() else { return };
+    for (name, field) in fields {
+        if field.is_null() {
+            object.remove(name);
+        } else {
+            apply_patch(object.entry(name).or_insert(Value::Null), field);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
-
-    /// RFC 7396, section 2.
-    fn apply(target: &Value, patch: &Value) -> Value {
-        let Value::Object(patch) = patch else { return patch.clone() };
-        let mut result = target.as_object().cloned().unwrap_or_default();
-        for (key, value) in patch {
-            if value.is_null() {
-                result.remove(key);
-            } else {
-                let merged = apply(result.get(key).unwrap_or(&Value::Null), value);
-                result.insert(key.clone(), merged);
-            }
-        }
-        Value::Object(result)
-    }
 
     fn value() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![any::<bool>().prop_map(Value::from), (0..3i64).prop_map(Value::from)];
@@ -65,7 +69,11 @@ mod tests {
         fn the_patch_leads_from_one_to_the_other(from in value(), to in value()) {
             match merge_patch(&from, &to) {
                 None => prop_assert_eq!(from, to),
-                Some(patch) => prop_assert_eq!(apply(&from, &patch), to),
+                Some(patch) => {
+                    let mut patched = from;
+                    apply_patch(&mut patched, &patch);
+                    prop_assert_eq!(patched, to);
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use gaia_api::crd::GaiaService;
+use gaia_api::crd::{AllowedEndpoint, GaiaService};
 use gaia_api::names;
 use gaia_plan::instances::endpoint::{Endpoint, Excluded, Exclusion, Host, exclusion, grants};
 use gaia_plan::instances::instance::{Instance, Probe};
@@ -14,6 +14,11 @@ use super::matching::{restart_targets, server_name, service_secret};
 use super::{EndpointName, Entry, InstanceKey};
 use crate::cache::{ClusterCache, Place};
 use crate::store::ObjectRef;
+
+/// Allows every address of an endpoint.
+fn any_endpoint() -> AllowedEndpoint {
+    AllowedEndpoint { cidrs: ["0.0.0.0/0", "::/0"].map(str::to_owned).into(), ..AllowedEndpoint::default() }
+}
 
 impl ClusterCache {
     /// Matches the endpoints of a service again: it, or its TrustDomain, was created, changed or deleted.
@@ -62,7 +67,11 @@ impl ClusterCache {
         }
         let allowed = trust_domain.map(|domain| domain.spec.allowed_endpoints.as_slice()).unwrap_or_default();
         let parsed = Endpoint::parse(endpoint);
-        let grants = parsed.as_ref().map(|parsed| grants(namespace, &parsed.host, allowed)).unwrap_or_default();
+        let grants = match &parsed {
+            Some(_) if self.allows_all_endpoints => vec![any_endpoint()],
+            Some(parsed) => grants(namespace, &parsed.host, allowed),
+            None => vec![],
+        };
         let no_addresses = BTreeSet::new();
         let api_server = self.instances.api_server.as_ref().unwrap_or(&no_addresses);
         let excluded = match &parsed {
