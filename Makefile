@@ -32,12 +32,13 @@ test: ## Run every test that this machine can run; with REQUIRE_KUBE=1 REQUIRE_N
 	$(build)
 	$(cargo_test)
 
-test-long: ## Run the long forms of tests overnight: years of rotations, each attack alone, and 10,000 cases of each property
+test-long: ## Run the long forms of tests overnight: years of rotations, each attack alone, 10,000 cases of each property, and a kill at every write
 	@.ci/deps || true
 	$(build)
 	GAIA_E2E_LONG=1 $(cargo_test) --test cluster -- rehearsal
 	GAIA_E2E_LONG=1 $(cargo_test) --test standalone -- blast_radius
 	PROPTEST_CASES=10000 $(cargo_test) --test properties
+	GAIA_E2E_LONG=1 $(cargo_test) --lib -- directory::tests::crashes
 bench: ## Measure the speed of release binaries, as a table and JSON
 	@.ci/deps essential
 	$(build) --release

@@ -94,6 +94,13 @@ impl Engine {
     /// `gaia.yaml` is none: the last accepted objects stay in force.
     pub async fn start(path: &Path, settings: EngineSettings) -> Result<Self, DirectoryError> {
         let root = Dir::open(path)?;
+        if root.kind(HIDDEN)?.is_none() {
+            return Err(DirectoryError::Missing {
+                path: path.to_owned(),
+                what: HIDDEN.to_owned(),
+                next: "run `gaia local init`, or name the directory with --dir".to_owned(),
+            });
+        }
         Self::start_in(root, settings).await
     }
 

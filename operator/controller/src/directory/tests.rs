@@ -9,6 +9,7 @@ use super::*;
 
 mod crashes;
 mod hostile;
+mod locks;
 mod rotations;
 
 /// A new folder below the target folder, which is removed at the end.
