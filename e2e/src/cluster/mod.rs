@@ -1,6 +1,8 @@
 //! Operations of a test on a cluster of any origin.
 
+pub mod audit;
 pub mod kubeconfig;
+pub mod tier;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

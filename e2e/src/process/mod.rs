@@ -1,7 +1,10 @@
 //! Programs under test and the parts of a cluster: processes that log to a file, can be killed, paused and restarted,
 //! and end with the process that started them.
 
+pub mod memory_cgroup;
+pub mod programs;
 mod spawner;
+pub mod supervisor;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

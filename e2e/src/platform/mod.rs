@@ -1,6 +1,13 @@
 //! A small platform on a loopback cluster: the operator, auth-service, asset-service, and a service `web` in this process
 //! that calls the latter. The operator finds their instances by the `spec.endpoints` of their GaiaServices.
 
+pub mod chart;
+pub mod five;
+pub mod migration;
+pub mod operator;
+pub mod services;
+pub mod standalone;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,7 +33,7 @@ use crate::load::{Caller, CallerOptions, LoadOptions, Traffic};
 use crate::services::{ASSET_SERVICE, AUTH_SERVICE, GATEWAY};
 use crate::{
     Cluster, ControlPlane, KeptProjection, OperatorOptions, OperatorProcess, Projection, ServiceOptions,
-    ServiceProcess, chart, services, wait,
+    ServiceProcess, wait,
 };
 use gaia_stand_ins::random::random;
 
