@@ -1,4 +1,4 @@
-//! Treatment of an operator's calls through a [`Proxy`](super::proxy::Proxy).
+//! Treatment of an operator's calls through a [`Proxy`](super::faults::proxy::Proxy).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use http::{Method, Request};
 use kube::client::Body;
 
-use super::fault::Fault;
+use super::faults::fault::Fault;
 
 /// The relevant parts of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,12 +5,10 @@
 
 pub mod chronicle;
 pub mod conduct;
-pub mod fake_time;
-pub mod fault;
+pub mod faults;
 pub mod files;
 pub mod objects;
 pub mod openssl;
-pub mod proxy;
 pub mod rotation;
 pub mod snapshot;
 pub mod story;

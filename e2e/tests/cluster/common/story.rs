@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::chronicle::{Chronicle, id_in, outline};
 use super::conduct::{AfterReplacing, AtEachChange, Moment};
-use super::proxy::Proxy;
+use super::faults::proxy::Proxy;
 use super::snapshot::differences;
 use super::{Plane, SOON, Scene};
 

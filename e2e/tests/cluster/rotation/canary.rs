@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::common::conduct::{Call, Conduct, Verdict};
-use crate::common::fault::Fault;
-use crate::common::proxy::Proxy;
+use crate::common::faults::fault::Fault;
+use crate::common::faults::proxy::Proxy;
 use crate::common::{OPERATOR_NAMESPACE, Plane, SOON, Scene};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;

@@ -2,10 +2,16 @@
 //!
 //! With `GAIA_E2E_GOTRUE_URL` (and `GAIA_E2E_GOTRUE_KEY`) the tests without injected faults run against that one.
 
+mod gotrue_contract;
+mod limits;
+mod refusals;
+mod support;
+mod warm_users;
+
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use crate::login_support::{Project, World, answer, text};
+use crate::login::support::{Project, World, answer, text};
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::body::{Body, Bytes};
 use base64::Engine as _;

@@ -1,5 +1,8 @@
 //! The pages in a real browser, on real services, as a user sees them.
 
+mod by_gateway;
+mod support;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
@@ -11,7 +14,7 @@ use http::StatusCode;
 use jiff::SignedDuration;
 use serde_json::json;
 
-use crate::web_support::{EMAIL, PASSWORD, Setting, Stage};
+use crate::web::support::{EMAIL, PASSWORD, Setting, Stage};
 
 #[tokio::test]
 async fn a_person_signs_in_talks_looks_who_they_are_and_signs_out() {
@@ -369,7 +372,7 @@ async fn look_at(stage: &Stage, page: &str) {
     for (width, height) in [(1200, 800), (390, 780), (320, 640)] {
         for colours in ["light", "dark"] {
             stage.browser.look(width, height, colours).await.unwrap();
-            let wrong = stage.browser.run(include_str!("web_support/inspect.js")).await.unwrap();
+            let wrong = stage.browser.run(include_str!("support/inspect.js")).await.unwrap();
             assert_eq!(wrong, json!([]), "{page}, {width} wide, {colours}");
             if let Some(folder) = std::env::var_os("WEB_SCREENSHOTS") {
                 let file = Path::new(&folder).join(format!("{page}-{width}-{colours}.png"));

@@ -1,5 +1,9 @@
 //! The node of the harness: pods run on it as on any cluster.
 
+mod platform;
+mod rotation;
+mod support;
+
 use std::time::Duration;
 
 use gaia_e2e::image::{self, ImageConfig, Root};

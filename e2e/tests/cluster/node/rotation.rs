@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::node_support::manifests::API_KEY;
-use crate::node_support::{NAMESPACE, Platform, SYSTEM};
+use crate::node::support::manifests::API_KEY;
+use crate::node::support::{NAMESPACE, Platform, SYSTEM};
 use gaia_api::SystemClock;
 use gaia_api::crd::TrustDomain;
 use gaia_e2e::load::{Caller, CallerOptions, Load, LoadOptions, Negative, Traffic};

@@ -6,9 +6,9 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::node_support::manifests::{self, API_KEY};
-use crate::node_support::objects::Snapshot;
-use crate::node_support::{MOUNT, NAMESPACE, Platform, QUIET, SOON, SYSTEM, https, images};
+use crate::node::support::manifests::{self, API_KEY};
+use crate::node::support::objects::Snapshot;
+use crate::node::support::{MOUNT, NAMESPACE, Platform, QUIET, SOON, SYSTEM, https, images};
 use gaia_e2e::Curl;
 use gaia_e2e::audit::{AuditLog, AuditMark};
 use gaia_e2e::services::served_leaf;

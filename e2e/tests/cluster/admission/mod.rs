@@ -1,8 +1,10 @@
 //! The chart's ValidatingAdmissionPolicies: independent of its rights, the operator may only set its own annotations on pods and
 //! workloads.
 
-use crate::admission_support::rendered::{environment, granted, policies, rendered};
-use crate::admission_support::{
+mod support;
+
+use crate::admission::support::rendered::{environment, granted, policies, rendered};
+use crate::admission::support::{
     Ask, NAME, OPERATOR_NAMESPACE, PLANE, STRATEGIC, Stage, owner, pod, restarted_at, workload,
 };
 use k8s_openapi::api::core::v1::Pod;

@@ -247,7 +247,7 @@ fn difference(row: &Row, answer: &Fetched, before: &BTreeMap<&'static str, Strin
 
 #[tokio::test]
 async fn login_server_answers_as_recorded() {
-    let rows: Vec<Row> = serde_json::from_str(include_str!("login_support/gotrue.json")).unwrap();
+    let rows: Vec<Row> = serde_json::from_str(include_str!("support/gotrue.json")).unwrap();
     let mut servers: BTreeMap<String, Option<Server>> = BTreeMap::new();
     let (mut differences, mut passed, mut skipped) = (Vec::new(), 0, Vec::new());
     for (number, row) in rows.iter().enumerate() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::common::fake_time::{self, FakeTime, Offset};
+use crate::common::faults::fake_time::{self, FakeTime, Offset};
 use crate::common::{OPERATOR, Plane, SOON, Scene};
 use futures::StreamExt as _;
 use gaia_api::crd::{ServiceCertificate, TrustDomain};

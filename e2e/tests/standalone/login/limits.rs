@@ -7,7 +7,7 @@ use gaia_stand_ins::gotrue::{Behaviour, GoTrueOptions};
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
 
-use crate::login_support::{World, answer, text};
+use crate::login::support::{World, answer, text};
 
 const PASSWORD: &str = "correct horse battery staple";
 

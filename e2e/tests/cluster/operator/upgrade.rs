@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::common::chronicle::ring_of;
-use crate::common::fake_time::{self, FakeTime};
+use crate::common::faults::fake_time::{self, FakeTime};
 use crate::common::objects::text;
 use crate::common::{OPERATOR, OPERATOR_NAMESPACE, Plane, SOON, Scene};
 use gaia_api::names::key;
@@ -21,8 +21,8 @@ use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
-const OBJECTS: &str = include_str!("../../../operator/controller/fixtures/recorded/objects.jsonl");
-const DEFINITIONS: &str = include_str!("../../../operator/controller/fixtures/recorded/definitions.json");
+const OBJECTS: &str = include_str!("../../../../operator/controller/fixtures/recorded/objects.jsonl");
+const DEFINITIONS: &str = include_str!("../../../../operator/controller/fixtures/recorded/definitions.json");
 const RECORDED_AT: &str = "2026-11-30T15:12:11Z";
 
 /// Kind: a rule that is tightened for new objects stops objects that were accepted before.

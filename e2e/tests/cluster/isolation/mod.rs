@@ -1,10 +1,12 @@
 //! One odd object affects only itself: objects that a schema accepts and a type might not, generated from the schemas.
 
+mod support;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::common::{Plane, SOON, Scene};
-use crate::isolation_support::deviation::refused;
-use crate::isolation_support::{full, odd, path_of, set};
+use crate::isolation::support::deviation::refused;
+use crate::isolation::support::{full, odd, path_of, set};
 use futures::{StreamExt as _, stream};
 use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain};
 use gaia_e2e::OperatorProcess;

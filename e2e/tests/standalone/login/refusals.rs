@@ -5,7 +5,7 @@ use gaia_stand_ins::gotrue::{GoTrueOptions, ProjectSettings, RefreshTokens};
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
 
-use crate::login_support::{Project, World, answer};
+use crate::login::support::{Project, World, answer};
 
 const PASSWORD: &str = "correct horse battery staple";
 

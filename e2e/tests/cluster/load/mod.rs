@@ -1,5 +1,9 @@
 //! The load generator: what it counts as failed, and that nothing fails on a platform at rest.
 
+mod gateway;
+mod rotation;
+mod support;
+
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -14,7 +18,7 @@ use gaia_pki::{Ca, CaRequest, KeySpec, PrivateKey, Serial, Validity};
 use jiff::SignedDuration;
 use tokio::time::Instant;
 
-use crate::load_support::StandIn;
+use crate::load::support::StandIn;
 
 const SOON: Duration = Duration::from_secs(30);
 

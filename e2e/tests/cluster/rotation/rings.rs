@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::common::chronicle::{id_in, name_in, states_of};
 use crate::common::{OPERATOR_NAMESPACE, Plane, SOON, Scene};
-use crate::operator_rings_support::{
+use crate::rotation::rings_support::{
     backup, copy, ends_well, epoch_of, id_in_nth, is_refused, keys_are_gone, leaf, objects, outdated, put_back,
     restored, ring, rotated, signing_keys_are_settled, stalls,
 };

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use crate::common::conduct::Weather;
-use crate::common::proxy::Proxy;
+use crate::common::faults::proxy::Proxy;
 use crate::common::{OPERATOR, OPERATOR_NAMESPACE, Plane, SOON, Scene};
 use gaia_api::{Clock as _, SystemClock};
 use gaia_e2e::audit::AuditMark;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::common::chronicle::{Chronicle, states_of};
 use crate::common::conduct::Weather;
+use crate::common::faults::proxy::Proxy;
 use crate::common::objects::merged;
-use crate::common::proxy::Proxy;
 use crate::common::{OPERATOR, OPERATOR_NAMESPACE, Plane, Scene};
 use futures::StreamExt as _;
 use gaia_e2e::process::memory_mib;

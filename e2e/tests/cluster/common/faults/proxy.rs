@@ -21,8 +21,8 @@ use kube::{Client, Config};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::conduct::{Call, Conduct, Verdict};
 use super::fault::Fault;
+use crate::common::conduct::{Call, Conduct, Verdict};
 
 /// A proxy on loopback, plain on the operator's side.
 pub struct Proxy {

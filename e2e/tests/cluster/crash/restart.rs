@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::common::conduct::{AtChange, Moment};
-use crate::common::proxy::Proxy;
+use crate::common::faults::proxy::Proxy;
 use crate::common::snapshot::differences;
 use crate::common::{OPERATOR, OPERATOR_NAMESPACE, Plane, SOON, Scene};
 use gaia_e2e::{OperatorProcess, wait};
