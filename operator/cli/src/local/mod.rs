@@ -1,5 +1,6 @@
 //! `gaia local`: the engine on a directory. Each command is a thin shell over `gaia_operator::directory`.
 
+pub(crate) mod change;
 mod init;
 mod log;
 mod needs_renewal;
@@ -32,6 +33,8 @@ pub(crate) enum LocalCommand {
 
 /// Runs a command of `gaia local`.
 pub(crate) async fn run(command: LocalCommand, context: &mut Context) -> Result<Exit, Failure> {
+    let forbidden = gaia_api::process::forbid_core_dumps();
+    forbidden.map_err(|error| Failure::failing(format!("cannot forbid core dumps, which hold keys: {error}")))?;
     match command {
         LocalCommand::Init(args) => init::run(args, context).await,
         LocalCommand::Run(args) => run::run(args, context).await,

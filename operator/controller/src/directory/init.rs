@@ -82,7 +82,7 @@ pub async fn init(path: &Path, options: InitOptions) -> Result<Initialised, Dire
         return Err(refusal);
     }
     if let Some(failure) = failure {
-        return Err(DirectoryError::hazard(path, failure, "run the command again"));
+        return Err(DirectoryError::hazard(path, failure, "what was written before is intact"));
     }
     summary(path, is_new, is_settled)
 }

@@ -38,20 +38,23 @@ impl Projection {
         Self { root, group, sources: None, due: BTreeSet::new(), is_all_due: true, changed: BTreeSet::new() }
     }
 
-    /// An object was written: the directories that hold a part of it are due.
-    pub(crate) fn mark(&mut self, object: &ObjectKey) {
-        if object.kind == ObjectKind::ServiceCertificate {
+    /// An object was written: the directories that hold a part of it are due. Returns their names.
+    pub(crate) fn mark(&mut self, object: &ObjectKey, objects: &Objects) -> Result<BTreeSet<String>, DirectoryError> {
+        let names = if object.kind == ObjectKind::ServiceCertificate {
             self.changed.insert((object.namespace.clone(), object.name.clone()));
-            self.due.insert(object.name.clone());
-            return;
-        }
-        let holds = |sources: &Sources| sources.parts.iter().any(|part| part.object == *object);
-        match &self.sources {
-            Some(known) => {
-                self.due.extend(known.iter().filter(|(_, sources)| holds(sources)).map(|(name, _)| name.clone()));
-            }
-            None => self.is_all_due = true,
-        }
+            BTreeSet::from([object.name.clone()])
+        } else {
+            let holds = |sources: &Sources| sources.parts.iter().any(|part| part.object == *object);
+            let known = self.known_sources(objects)?.iter();
+            known.filter(|(_, sources)| holds(sources)).map(|(name, _)| name.clone()).collect()
+        };
+        self.due.extend(names.iter().cloned());
+        Ok(names)
+    }
+
+    /// Returns true if a directory may differ from the objects, because it could not be written.
+    pub(crate) fn has_due(&self) -> bool {
+        self.is_all_due || !self.due.is_empty()
     }
 
     /// All directories are due.
@@ -65,44 +68,44 @@ impl Projection {
         self.is_all_due = true;
     }
 
-    /// Writes the directories that are due and differ. Those that fail stay due.
-    pub(crate) fn write_due(&mut self, objects: &Objects) -> Vec<DirectoryError> {
+    /// Writes the directories that are due and differ. Those that fail stay due, and are returned by name.
+    pub(crate) fn write_due(&mut self, objects: &Objects) -> Vec<(String, DirectoryError)> {
         if !self.is_all_due && self.due.is_empty() {
             return vec![];
         }
-        match self.write(objects) {
-            Ok(failures) => failures,
-            Err(error) => vec![error],
+        if let Err(error) = self.known_sources(objects) {
+            return vec![(String::new(), error)];
         }
-    }
-
-    fn write(&mut self, objects: &Objects) -> Result<Vec<DirectoryError>, DirectoryError> {
-        let changed = std::mem::take(&mut self.changed);
-        let sources = match self.sources.take() {
-            Some(mut known) => {
-                for place in changed {
-                    match sources::one(objects, &place)? {
-                        Some(found) => drop(known.insert(place.1, found)),
-                        None => drop(known.remove(&place.1)),
-                    }
-                }
-                known
-            }
-            None => sources::all(objects)?,
-        };
-        let all = self.is_all_due;
-        let mut failed = BTreeSet::new();
+        let sources = self.sources.take().unwrap_or_default();
+        let is_due = |name: &String| self.is_all_due || self.due.contains(name);
         let mut failures = vec![];
-        for (name, sources) in sources.iter().filter(|(name, _)| all || self.due.contains(*name)) {
+        for (name, sources) in sources.iter().filter(|(name, _)| is_due(name)) {
             if let Err(error) = self.write_one(name, sources, objects) {
-                failed.insert(name.clone());
-                failures.push(error);
+                failures.push((name.clone(), error));
             }
         }
         self.sources = Some(sources);
-        self.due = failed;
+        self.due = failures.iter().map(|(name, _)| name.clone()).collect();
         self.is_all_due = false;
-        Ok(failures)
+        failures
+    }
+
+    /// The sources, determined again where ServiceCertificates were written.
+    fn known_sources(&mut self, objects: &Objects) -> Result<&BTreeMap<String, Sources>, DirectoryError> {
+        let mut known = match self.sources.take() {
+            Some(known) => known,
+            None => {
+                self.changed.clear();
+                sources::all(objects)?
+            }
+        };
+        for place in std::mem::take(&mut self.changed) {
+            match sources::one(objects, &place)? {
+                Some(found) => drop(known.insert(place.1, found)),
+                None => drop(known.remove(&place.1)),
+            }
+        }
+        Ok(self.sources.insert(known))
     }
 
     fn write_one(&self, name: &str, sources: &Sources, objects: &Objects) -> Result<(), DirectoryError> {

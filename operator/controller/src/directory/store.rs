@@ -59,7 +59,7 @@ impl DirStore {
         let mut inner = self.lock();
         let Inner { objects, projection, .. } = &mut *inner;
         projection.mark_all();
-        let failures = projection.write_due(objects);
+        let failures: Vec<DirectoryError> = projection.write_due(objects).into_iter().map(|(_, error)| error).collect();
         inner.failure = failures.first().map(ToString::to_string);
         failures
     }
@@ -103,23 +103,27 @@ impl DirStore {
     ) -> Result<Zeroizing<Vec<u8>>, StoreError> {
         let mut inner = self.lock();
         let written = work(&mut inner.objects).map_err(|error| classify(verb, key, error));
+        let Inner { objects, projection, failure } = &mut *inner;
+        let mut failed = None;
         let done = written.and_then(|text| {
-            let Inner { objects, projection, .. } = &mut *inner;
-            match object {
-                Some(object) => projection.mark(object),
-                None => return Ok(text),
+            let Some(object) = object else {
+                failed = failure.take().filter(|_| projection.has_due());
+                return Ok(text);
+            };
+            let holders = projection.mark(object, objects).map_err(|error| unavailable(verb, key, &error))?;
+            let failures = projection.write_due(objects);
+            failed = failures.first().map(|(_, error)| error.to_string());
+            // A directory that cannot be written holds up its own objects alone. The write is repeated on the next plan.
+            let is_its = |(name, _): &&(String, DirectoryError)| name.is_empty() || holders.contains(name);
+            match failures.iter().find(is_its) {
+                Some((_, error)) => Err(unavailable(verb, key, error)),
+                None => Ok(text),
             }
-            // The write is repeated on the next plan if a directory could not follow.
-            projection
-                .write_due(objects)
-                .into_iter()
-                .next()
-                .map_or(Ok(text), |error| Err(unavailable(verb, key, &error)))
         });
-        inner.failure = match &done {
+        *failure = match &done {
             Err(StoreError::Transient { message, .. }) => Some(message.clone()),
-            Err(_) => inner.failure.take(),
-            Ok(_) => None,
+            Err(_) => failure.take(),
+            Ok(_) => failed,
         };
         done
     }
@@ -155,7 +159,7 @@ impl Store for DirStore {
         let key = secret.key();
         {
             let Inner { objects, projection, .. } = &mut *self.lock();
-            if let Some(error) = projection.write_due(objects).first() {
+            if let Some((_, error)) = projection.write_due(objects).first() {
                 return Err(unavailable("replace", &key, error));
             }
         }

@@ -128,8 +128,8 @@ impl Engine {
                 }
                 other => other,
             };
-            projection.mark(&ObjectKey::secret(&place.0, place.1.clone()));
-            (written, projection.write_due(objects))
+            let marked = projection.mark(&ObjectKey::secret(&place.0, place.1.clone()), objects);
+            (written, marked.map(|holders| (holders, projection.write_due(objects))))
         });
         let text = text.map_err(|error| match error {
             WriteError::Directory(error) => error,
@@ -143,7 +143,8 @@ impl Engine {
             // A Secret of the user is in no watch: its service looks it up again.
             self.requeue_all();
         }
-        failures.into_iter().next().map_or(Ok(()), Err)
+        let (holders, failures) = failures?;
+        failures.into_iter().find(|(name, _)| holders.contains(name)).map_or(Ok(()), |(_, error)| Err(error))
     }
 
     /// Removes a service with everything that was written for it. The objects go first, so that none is issued again.

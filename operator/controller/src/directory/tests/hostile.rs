@@ -190,3 +190,28 @@ async fn requests_that_are_old_stale_or_not_allowed_change_nothing() {
     assert_eq!(directory.trust_domains().unwrap()[0].spec.ca.rotation_revision, 2);
     engine.stop().await;
 }
+
+/// One directory that cannot be written delays its own service: the certificates of others are still issued.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_cannot_be_written_delays_its_own_service_only() {
+    let scratch = Scratch::new("one");
+    let certs = scratch.certs();
+    init(&certs, options()).await.unwrap();
+    set_mode(&certs.join("gateway"), 0o777);
+    let settings = EngineSettings { probes: false, ..options().engine };
+    let mut engine = Engine::start(&certs, settings).await.unwrap();
+    let directory = Directory::open(&certs).unwrap();
+    let before = directory.file("web-service", "tls.crt").unwrap();
+    for name in ["web-service", "gateway"] {
+        let patch = serde_json::json!({ "metadata": { "annotations": { "gaia.dev/renew-requested-at": "now" } } });
+        let (kind, namespace, name) = ("ServiceCertificate".to_owned(), "gaia".to_owned(), name.to_owned());
+        let action = RequestAction::Patch { kind, namespace, name, patch };
+        let request = directory.request(vec![action], gaia_api::Clock::now(&gaia_api::SystemClock)).unwrap();
+        engine.carry_out(&request);
+    }
+    engine.settle(std::time::Duration::from_secs(10)).await;
+    assert_ne!(directory.file("web-service", "tls.crt").unwrap(), before);
+    let failure = engine.disk_failure().unwrap();
+    assert!(failure.contains("gateway") && failure.contains("lets other users change it"), "{failure}");
+    engine.stop().await;
+}
