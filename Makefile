@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps demo test test-long bench fuzz image cluster node down crds fmt lint
+.PHONY: help deps up demo test test-long bench fuzz image cluster node down crds fmt lint
 
 version := $(shell sed -n '0,/^version = "\(.*\)"/s//\1/p' Cargo.toml)
 target := $(abspath $(or $(CARGO_TARGET_DIR),target))
@@ -21,6 +21,12 @@ help: ## Print this
 
 deps: ## Install missing packages for the build and all tests (as root on Debian and Ubuntu; else print the line to run)
 	@.ci/deps
+
+# Only these two programs: a first build is shorter than that of the workspace.
+up: ## Run the platform on this machine, web page and chat included; Ctrl-C stops it, ARGS are those of `gaia local up`
+	@echo 'building (the first time takes some minutes)' && \
+	  cargo build --quiet --locked --package gaia-cli --bin gaia --package gaia-stand-ins --bin gaia-stand-ins
+	@$(debug)/gaia local up $(ARGS)
 
 demo: ## Run the demo on a real API server; KEEP=1 leaves it running
 	@.ci/deps essential

@@ -3,7 +3,6 @@
 
 pub mod memory_cgroup;
 pub mod programs;
-mod spawner;
 pub mod supervisor;
 
 use std::collections::BTreeMap;
@@ -15,6 +14,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use gaia_api::process::child;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wait;
@@ -77,7 +77,7 @@ impl ProcessSpec {
         command.args(&self.args).envs(&self.env).stdin(Stdio::null());
         let log = open_log(&self.log)?;
         command.stdout(log.try_clone()?).stderr(log);
-        spawner::spawn(command).with_context(|| format!("cannot start {} ({})", self.name, self.program.display()))
+        child::spawn(command).with_context(|| format!("cannot start {} ({})", self.name, self.program.display()))
     }
 }
 
@@ -246,7 +246,7 @@ pub async fn output(mut command: Command) -> Result<Output> {
 /// If the command cannot be started.
 pub fn spawn(command: Command) -> Result<Child> {
     let shown = format!("{command:?}");
-    spawner::spawn(command).with_context(|| format!("cannot start {shown}"))
+    child::spawn(command).with_context(|| format!("cannot start {shown}"))
 }
 
 /// Memory of a process as the kernel counts it: `VmRSS` now, `VmHWM` at most.

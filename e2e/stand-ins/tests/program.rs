@@ -1,7 +1,7 @@
 //! `gaia-stand-ins` as a process.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 struct Running(Child);
@@ -51,8 +51,7 @@ fn post(host: &str, path: &str, headers: &str, body: &str) -> String {
 fn the_account_signs_in_and_the_provider_echoes() {
     let (_running, lines) = start(&["--login", "127.0.0.1:0", "--provider", "127.0.0.1:0"]);
     let (host, prefix) = url(&lines, "login server");
-    let account = r#"{"email":"ada@example.com","password":"analytical-engine"}"#;
-    let session = post(&host, &format!("{prefix}/token?grant_type=password"), "", account);
+    let session = post(&host, &format!("{prefix}/token?grant_type=password"), "", ACCOUNT);
     assert!(session.starts_with("HTTP/1.1 200") && session.contains("access_token"), "{session}");
     let (host, prefix) = url(&lines, "provider of chat");
     let key = lines.iter().find_map(|line| line.split("its key: ").nth(1)).unwrap();
@@ -73,6 +72,17 @@ fn every_line_says_that_these_are_stand_ins() {
 }
 
 #[test]
+fn connections_are_passed_on_to_a_stand_in_in_another_container() {
+    let [server, near] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string());
+    let issuer = format!("http://{near}/auth/v1");
+    let (_server, lines) = start(&["--login", &server, "--login-url", &issuer, "--no-provider"]);
+    assert!(lines[0].contains(&issuer), "the issuer is the URL for its clients: {lines:?}");
+    let (_near, _) = start(&["--forward", &format!("{near}={server}")]);
+    let session = post(&near, "/auth/v1/token?grant_type=password", "", ACCOUNT);
+    assert!(session.starts_with("HTTP/1.1 200") && session.contains("access_token"), "{session}");
+}
+
+#[test]
 fn another_address_than_loopback_is_refused_without_the_flag() {
     let (mut running, lines) = start(&["--login", "0.0.0.0:0", "--no-provider"]);
     assert!(lines[0].contains("error: --login 0.0.0.0:0") && lines[0].contains("--on-network"), "{lines:?}");
@@ -80,3 +90,5 @@ fn another_address_than_loopback_is_refused_without_the_flag() {
     let (_running, lines) = start(&["--login", "0.0.0.0:0", "--no-provider", "--on-network"]);
     assert!(lines.last().unwrap().contains(": ready"), "{lines:?}");
 }
+
+const ACCOUNT: &str = r#"{"email":"ada@example.com","password":"analytical-engine"}"#;

@@ -6,6 +6,7 @@ mod blast_radius;
 mod blast_radius_support;
 mod chat;
 mod gateway;
+mod local_up;
 mod login;
 mod old_certificates;
 mod verdicts;

@@ -1,4 +1,6 @@
-//! Hardening of a process that holds private keys, before its other work.
+//! Hardening of a process that holds private keys, before its other work, and its children.
+
+pub mod child;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 

@@ -47,6 +47,8 @@ use sessions::Sessions;
 pub struct GoTrueOptions {
     /// Listening address; port 0: any free port.
     pub address: SocketAddr,
+    /// The base URL for its clients, with the prefix; none: by its address.
+    pub base_url: Option<String>,
     /// The prefix of its paths, as `/auth/v1` in a Supabase project.
     pub prefix: String,
     /// Requests need the project's key, as the API gateway of a Supabase project requires it; GoTrue itself does not.
@@ -67,6 +69,7 @@ impl Default for GoTrueOptions {
     fn default() -> Self {
         Self {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            base_url: None,
             prefix: "/auth/v1".to_owned(),
             requires_key: true,
             signing: Signing::Es256,
@@ -120,10 +123,12 @@ impl GoTrue {
     pub async fn start(options: GoTrueOptions) -> Result<Self> {
         let listener = TcpListener::bind(options.address).await;
         let listener = listener.with_context(|| format!("cannot listen on {}", options.address))?;
+        let by_address = format!("http://{}{}", listener.local_addr()?, options.prefix);
+        let base_url = options.base_url.unwrap_or(by_address);
         let now = options.clock.now();
         let keys = Keys::new(options.signing)?;
         let shared = Arc::new(Shared {
-            base_url: format!("http://{}{}", listener.local_addr()?, options.prefix),
+            base_url,
             prefix: options.prefix,
             requires_key: options.requires_key,
             clock: options.clock,

@@ -7,6 +7,7 @@ mod needs_renewal;
 mod prune;
 mod run;
 mod unit;
+mod up;
 
 use std::sync::Arc;
 
@@ -27,6 +28,8 @@ pub(crate) enum LocalCommand {
     NeedsRenewal(needs_renewal::NeedsRenewalArgs),
     /// Remove a service that is no longer in gaia.yaml, with its directory.
     Prune(prune::PruneArgs),
+    /// Run the whole platform on this machine: engine, services, and stand-ins for login and chat.
+    Up(up::UpArgs),
     /// Print or write units of systemd: the engine, its timer, and drop-ins for services that read its directories.
     Unit(unit::UnitArgs),
 }
@@ -40,6 +43,7 @@ pub(crate) async fn run(command: LocalCommand, context: &mut Context) -> Result<
         LocalCommand::Run(args) => run::run(args, context).await,
         LocalCommand::NeedsRenewal(args) => Ok(needs_renewal::run(&args, context)),
         LocalCommand::Prune(args) => prune::run(args, context).await,
+        LocalCommand::Up(args) => up::run(&args, context).await,
         LocalCommand::Unit(args) => unit::run(&args, context),
     }
 }

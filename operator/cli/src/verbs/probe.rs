@@ -25,19 +25,25 @@ pub(crate) struct ProbeArgs {
 /// Asks the admin listener of a service, of the operator or of `gaia local run`, and prints its answer.
 pub(crate) async fn run(args: &ProbeArgs, context: &mut Context) -> Result<Exit, Failure> {
     let (address, path) = (reachable(args.address), if args.ready { "/readyz" } else { "/livez" });
-    let answer = match timeout(TIMEOUT, get(address, path)).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => return Err(unreachable(address, &error.to_string())),
-        Err(_) => return Err(unreachable(address, &format!("no answer in {} s", TIMEOUT.as_secs()))),
-    };
-    let Some((status, body)) = parse(&answer) else {
-        return Err(unreachable(address, "the answer is not HTTP"));
-    };
+    let (status, body) = ask(address, path).await?;
     if status == 200 {
         context.console.print(&format!("{}\n", body.trim_end()))?;
         return Ok(Exit::Done);
     }
     Err(Failure::failing(format!("http://{address}{path} answers {status}: {}", body.trim_end())))
+}
+
+/// The status and the body of an admin listener's answer.
+///
+/// # Errors
+/// There is no answer, or none in HTTP.
+pub(crate) async fn ask(address: SocketAddr, path: &str) -> Result<(u16, String), Failure> {
+    let answer = match timeout(TIMEOUT, get(address, path)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => return Err(unreachable(address, &error.to_string())),
+        Err(_) => return Err(unreachable(address, &format!("no answer in {} s", TIMEOUT.as_secs()))),
+    };
+    parse(&answer).ok_or_else(|| unreachable(address, "the answer is not HTTP"))
 }
 
 async fn get(address: SocketAddr, path: &str) -> std::io::Result<Vec<u8>> {

@@ -9,6 +9,7 @@ use gaia_api::Clock;
 use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -42,6 +43,8 @@ pub struct EngineSettings {
     pub group: Option<u32>,
     /// Endpoints of services that replace those of `gaia.yaml`, by the service's name.
     pub endpoints: BTreeMap<String, Vec<String>>,
+    /// Issuers of user tokens in place of those of `gaia.yaml`; none: those.
+    pub user_token_issuers: Option<Vec<Value>>,
     /// A program that gets each event as one line of JSON on its standard input; it has no shell.
     pub on_event: Option<PathBuf>,
     /// Maximum re-issuance rate per second during a rotation; 0: unlimited.
@@ -52,7 +55,15 @@ impl EngineSettings {
     /// Probes, no group, the endpoints of `gaia.yaml`, 50 re-issues a second.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, probes: true, group: None, endpoints: BTreeMap::new(), on_event: None, reissue_per_second: 50 }
+        Self {
+            clock,
+            probes: true,
+            group: None,
+            endpoints: BTreeMap::new(),
+            user_token_issuers: None,
+            on_event: None,
+            reissue_per_second: 50,
+        }
     }
 }
 
@@ -216,7 +227,14 @@ impl Engine {
             why: "it is not UTF-8".to_owned(),
         })?;
         let endpoints = &self.settings.endpoints;
-        self.store.with(|objects, _| manifests::read(&file, text, changes, endpoints, Some(objects)))
+        let read = |objects: &Objects| manifests::read(&file, text, changes, endpoints, Some(objects));
+        let mut accepted = self.store.with(|objects, _| read(objects))?;
+        if let Some(issuers) = &self.settings.user_token_issuers {
+            for domain in accepted.iter_mut().filter(|it| it.resource == Resource::TRUST_DOMAIN) {
+                domain.value["spec"]["userTokenIssuers"] = issuers.clone().into();
+            }
+        }
+        Ok(accepted)
     }
 
     /// Returns true if `gaia.yaml` has that object.

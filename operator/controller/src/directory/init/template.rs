@@ -90,6 +90,9 @@ spec:
       ipRanges: [127.0.0.0/8, \"::1/128\"]
 "
     );
+    if environment == Environment::Dev {
+        text.push_str(STAND_IN);
+    }
     for Service { name, port, callers } in SERVICES {
         let _ = write!(
             text,
@@ -117,3 +120,13 @@ spec:
     }
     text
 }
+
+/// The login server of development: the stand-in of `gaia local up`.
+const STAND_IN: &str =
+    "  # The stand-in for a login server, on loopback. A Supabase project has the issuer https://….supabase.co/auth/v1.
+  userTokenIssuers:
+    - name: supabase
+      issuer: http://127.0.0.1:9999/auth/v1
+      verification: JWKS
+      jwksURL: http://127.0.0.1:9999/auth/v1/.well-known/jwks.json
+";

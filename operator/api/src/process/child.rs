@@ -12,11 +12,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 
 /// Spawns `command` so that the kernel kills it when this process ends, however it ends. The child leads a process
-/// group of its own: Ctrl-C on the terminal reaches only the harness, which then ends its children in order.
+/// group of its own: Ctrl-C on the terminal reaches only this process, which then ends its children in order.
 ///
 /// # Errors
 /// Those of [`Command::spawn`].
-pub(super) fn spawn(command: Command) -> io::Result<Child> {
+pub fn spawn(command: Command) -> io::Result<Child> {
     let (reply, result) = channel();
     let gone = || io::Error::other("the thread that spawns children is gone");
     spawner().send(Request { command, reply }).map_err(|_| gone())?;
