@@ -9,8 +9,8 @@ pub(super) struct BackOff {
 }
 
 impl BackOff {
-    /// The pause after one more end; `ran` is the time since its last start. A program that ran for a minute begins
-    /// anew.
+    /// The pause after one more end; `ran` is the time since its last start. After a minute
+    /// without an end the count is zero again.
     pub(super) fn after(&mut self, ran: Duration) -> Duration {
         if ran >= STABLE {
             self.ends = 0;

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::Failure;
 
-/// Creates what is missing. Existing keys stay: sessions of browsers are encrypted by them.
+/// Creates missing folders and keys. Existing keys stay: sessions of browsers are encrypted by them.
 ///
 /// # Errors
 /// The disk cannot be written, or the system has no randomness.

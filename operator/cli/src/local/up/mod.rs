@@ -230,7 +230,7 @@ fn issuer(args: &UpArgs, layout: &Layout) -> Value {
     json!({ "name": ISSUER, "issuer": base, "verification": "JWKS", "jwksURL": jwks_url })
 }
 
-/// The project's API key, beside the files that the engine writes for auth-service.
+/// Copies the project's API key into the directory of auth-service. The engine removes only files of its own.
 fn copy_issuer_key(args: &UpArgs, layout: &Layout) -> Result<(), Failure> {
     let file = layout.dir.join("auth-service").join(gaia_api::names::issuer_key(ISSUER));
     let Some(source) = &args.supabase_key_file else { return Ok(()) };

@@ -227,7 +227,7 @@ impl Layout {
     }
 }
 
-/// The executable of a stand-in: beside this one, or on `PATH`.
+/// The executable of the stand-ins: in the directory of this one, or on `PATH`.
 ///
 /// # Errors
 /// It is neither here nor there.
@@ -237,7 +237,8 @@ pub(super) fn find_stand_ins() -> Result<PathBuf, Failure> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).map(|dir| dir.join(STAND_INS));
     beside.into_iter().chain(on_path).find(|path| path.is_file()).ok_or_else(|| {
-        let cause = format!("{STAND_INS} is neither beside gaia nor on PATH; it stands in for login and chat");
+        let cause =
+            format!("{STAND_INS} is neither in the directory of gaia nor on PATH; it stands in for login and chat");
         let next =
             "build it with `cargo build -p gaia-stand-ins`, or name servers with --supabase-url and --provider-url";
         Failure::usage(cause).next(next)
