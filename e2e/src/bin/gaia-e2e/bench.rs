@@ -9,6 +9,7 @@ mod contest;
 mod cpu;
 mod issue;
 mod mesh;
+mod paced;
 mod probe;
 mod reissue;
 mod report;
@@ -58,6 +59,8 @@ enum Part {
     Issue,
     /// Re-issue of all certificates by a new CA, against the same writes by a bare client.
     Reissue,
+    /// Processor time of the operator for a re-issue with a rate limit, against the same without.
+    Paced,
     /// Two hundred instances, each probed.
     Probe,
     /// Requests with tokens and handshakes of the services' runtime, against the same without tokens, and bare TLS.
@@ -76,6 +79,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     if is_wanted(Part::Reissue) {
         reissue::measure(&arguments, &mut report).await?;
+    }
+    if is_wanted(Part::Paced) {
+        paced::measure(&arguments, &mut report).await?;
     }
     if is_wanted(Part::Probe) {
         probe::measure(&arguments, &mut report).await?;

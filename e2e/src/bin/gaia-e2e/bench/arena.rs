@@ -43,9 +43,14 @@ impl Arena {
 
     /// An operator that has listed everything and whose TrustDomain is ready.
     pub(super) async fn operator(&self) -> Result<OperatorProcess> {
+        self.operator_with(&[]).await
+    }
+
+    /// The same with further environment variables.
+    pub(super) async fn operator_with(&self, env: &[(&'static str, &'static str)]) -> Result<OperatorProcess> {
         let options = OperatorOptions::new(&self.cluster, &self.kubeconfig, SYSTEM);
         let mut options = options.env("GAIA_WATCH_NAMESPACES", &self.watched.join(","));
-        for (name, value) in &self.env {
+        for (name, value) in self.env.iter().chain(env) {
             options = options.env(name, value);
         }
         let operator = OperatorProcess::start(options)?;
