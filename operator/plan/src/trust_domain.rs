@@ -36,7 +36,7 @@ use crate::leaf::LeafRecord;
 use crate::outcome::conditions::Warning;
 use crate::pacing::backoff::saturating_add;
 use crate::rules::limits;
-use crate::trust_domain::rotation::{Context, Currency, Progress, RingDecision, UsedLeaves};
+use crate::trust_domain::rotation::{Context, Currency, HeldBack, Progress, RingDecision, Urgency, UsedLeaves};
 use crate::{Action, Plan, Refusal, projection};
 
 /// The decision about a TrustDomain.
@@ -72,8 +72,8 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> DomainPlan {
     thresholds.extend(&decision.thresholds);
     thresholds.extend(waits.map(|failures| failures.retry_at(RETRY_CAP)));
     if let Some(failures) = waits {
-        decision.ca.wait_for(&failures.message);
-        decision.signing.wait_for(&failures.message);
+        decision.ca.hold_back(&failures.message);
+        decision.signing.hold_back(&failures.message);
     }
     let status = status::status(observed, &decision, now);
     let behind = behind(observed, &decision);
@@ -176,13 +176,13 @@ fn live(
     let currency = rotation::currency(&context);
     let (mut decide_ca, mut decide_signing) = (rotation::decide_ca(&context), rotation::decide_signing(&context));
     let publishes = |progress: &&mut Progress| progress.reason == reason::PUBLISHING;
-    let progress = decide_ca.progress.as_mut().filter(publishes);
+    let progress = decide_ca.progress_mut().filter(publishes);
     if let (Some(progress), Some(secret)) = (progress, unprojected.filter(|_| actions.is_empty())) {
         progress.message = format!("{}: Secret {secret} does not hold the newest ca.crt yet", progress.message);
     }
     decide_ca.thresholds.extend(went_back.then_some(newest));
-    actions = in_order(observed, (ca, &mut decide_ca), (signing, &mut decide_signing), actions);
-    let waited_for = [&decide_ca, &decide_signing].into_iter().filter_map(|turn| turn.progress.as_ref());
+    actions = in_order(observed, (ca, &decide_ca), (signing, &decide_signing), actions);
+    let waited_for = [&decide_ca, &decide_signing].into_iter().filter_map(RingDecision::progress);
     let waited_for: Vec<&Laggard> = waited_for.flat_map(|progress| &progress.laggards).collect();
     let (workloads, restart_at) = rotation::workload_actions(observed, &currency, &waited_for, now);
     if actions.is_empty() {
@@ -250,33 +250,32 @@ fn left_by_waves(context: &Context<'_, '_>) -> BTreeSet<String> {
 
 /// The reason why only urgent steps are taken: a write is pending or was refused, or the clock is behind the rings'
 /// times.
-fn held_back(context: &Context<'_, '_>, is_repaired: bool, ahead: Option<Timestamp>) -> Option<String> {
-    if let Some(newest) = ahead {
-        return Some(format!("the rings hold the time {newest}, which is ahead of the clock"));
-    }
-    if context.projections.are_pending() || !is_repaired {
-        return Some("projections are being written".to_owned());
-    }
-    context.projections.refused().filter(|_| !context.is_advanced())
+fn held_back(context: &Context<'_, '_>, is_repaired: bool, ahead: Option<Timestamp>) -> Option<HeldBack> {
+    let unwritten = if context.projections.are_pending() || !is_repaired {
+        Some("projections are being written".to_owned())
+    } else {
+        context.projections.refused().filter(|_| !context.is_advanced())
+    };
+    let unless = if unwritten.is_some() { Urgency::Emergency } else { Urgency::BeforeExpiry };
+    let behind = ahead.map(|newest| format!("the rings hold the time {newest}, which is ahead of the clock"));
+    behind.or(unwritten).map(|why| HeldBack { why, unless })
 }
 
 /// A missing projection is written before all other steps, except in an emergency. The rings proceed once all
 /// projections exist.
 fn in_order(
     observed: &Observed<'_>,
-    (ca, decide_ca): (&CaRing, &mut RingDecision),
-    (signing, decide_signing): (&SigningRing, &mut RingDecision),
+    (ca, decide_ca): (&CaRing, &RingDecision),
+    (signing, decide_signing): (&SigningRing, &RingDecision),
     projections: Vec<Action>,
 ) -> Vec<Action> {
     let (Some(ca_facts), Some(signing_facts)) = (observed.ca.facts(), observed.signing.facts()) else {
         return projections;
     };
-    if decide_ca.steps.is_empty() && decide_signing.steps.is_empty() {
-        return projections;
-    }
     let ca = rotation::transition(observed, RingKind::Ca, ca, ca_facts, decide_ca);
     let signing = rotation::transition(observed, RingKind::SigningKeys, signing, signing_facts, decide_signing);
-    ca.into_iter().chain(signing).collect()
+    let transitions: Vec<Action> = ca.into_iter().chain(signing).collect();
+    if transitions.is_empty() { projections } else { transitions }
 }
 
 fn switches_ca(action: &Action) -> bool {
@@ -341,7 +340,7 @@ fn lifetimes_too_tight(observed: &Observed<'_>, ca: &CaRing, signing: &SigningRi
 
 /// Instances that do not use everything yet, and instances that hold a step although they do.
 fn behind(observed: &Observed<'_>, decision: &Decision) -> BTreeSet<String> {
-    let progress = decision.ca.progress.iter().chain(&decision.signing.progress);
+    let progress = decision.ca.progress().into_iter().chain(decision.signing.progress());
     let waited_for: HashSet<(&str, &str)> =
         progress.flat_map(|progress| &progress.laggards).map(|l| (l.namespace.as_str(), l.pod.as_str())).collect();
     let all = observed.instances.iter();

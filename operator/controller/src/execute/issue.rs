@@ -159,7 +159,7 @@ pub(crate) fn first_ring<M: Material + Clone + serde::Serialize>(
         epoch: request.epoch,
         max_ttl_high_water_seconds: max_ttl_seconds,
         revision: request.revision,
-        heeded: None,
+        handled_distrust: None,
         restored_from: None,
         handled: request.handled.clone(),
         generations,

@@ -94,7 +94,8 @@ pub struct Ring<M> {
     pub revision: i64,
     /// In a signing ring: the last distrust of a CA that was handled. The holder of that CA could have obtained tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub heeded: Option<Distrust>,
+    #[serde(rename = "heeded")]
+    pub handled_distrust: Option<Distrust>,
     /// The epoch of the copy that this ring was restored from last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored_from: Option<u64>,

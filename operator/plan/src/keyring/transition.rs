@@ -159,7 +159,7 @@ impl<M: Material + Clone> Ring<M> {
                 let generation = self.find(id, &[State::Distrusted]).ok_or_else(impossible)?;
                 generation.distrust.as_mut().ok_or_else(impossible)?.refused_time = Some(whole_seconds(*at));
             }
-            Step::Heed(distrust) => self.heeded = Some(*distrust),
+            Step::HandleDistrust(distrust) => self.handled_distrust = Some(*distrust),
             Step::HandleRevision(revision) => self.revision = self.revision.max(*revision),
             Step::RaiseMaxTtl(seconds) => {
                 self.max_ttl_high_water_seconds = self.max_ttl_high_water_seconds.max(Some(*seconds));
@@ -276,7 +276,8 @@ impl<M: Material + Clone> Ring<M> {
         }
         if let Some(current) = current {
             ring.revision = ring.revision.max(current.revision);
-            ring.heeded = [ring.heeded, current.heeded].into_iter().flatten().max_by_key(|mark| mark.since);
+            let marks = [ring.handled_distrust, current.handled_distrust];
+            ring.handled_distrust = marks.into_iter().flatten().max_by_key(|mark| mark.since);
             ring.max_ttl_high_water_seconds = ring.max_ttl_high_water_seconds.max(current.max_ttl_high_water_seconds);
             ring.handled = ring.handled.merged(&current.handled);
         }

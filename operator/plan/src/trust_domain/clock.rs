@@ -19,7 +19,7 @@ pub(super) fn behind(observed: &Observed<'_>, newest: Timestamp, now: Timestamp)
         ends.push(newest);
         warnings.push(format!(
             "the rings of TrustDomain {} hold the time {newest}, which is ahead of the operator's clock: rotations \
-             wait until then, a distrust does not wait. Correct the clock of the operator's node; if a clock that ran \
+             wait until then, except a distrust and the replacement of a CA that expires. Correct the clock of the operator's node; if a clock that ran \
              fast wrote that time, restore the rings from an older backup",
             observed.name()
         ));

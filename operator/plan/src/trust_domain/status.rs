@@ -28,7 +28,7 @@ pub(super) fn status(observed: &Observed<'_>, decision: &Decision, now: Timestam
         pending: decision.actions.first().map(|action| (reason::RECONCILING, action.to_string())),
     };
     let mut conditions = report.standard(ready(observed, now), &obstacles);
-    let (ca, signing) = (decision.ca.progress.as_ref(), decision.signing.progress.as_ref());
+    let (ca, signing) = (decision.ca.progress(), decision.signing.progress());
     conditions.push(rotating(&report, CA_ROTATING, ca));
     conditions.push(rotating(&report, SIGNING_KEYS_ROTATING, signing));
     conditions.push(expiring_soon(observed, &report, now));
@@ -36,7 +36,7 @@ pub(super) fn status(observed: &Observed<'_>, decision: &Decision, now: Timestam
     warnings.extend(decision.warnings.iter().cloned());
     warnings.extend(super::warnings::of_declarations(observed));
     conditions.extend(report.warnings(warnings));
-    let exposed = || [&decision.ca, &decision.signing].into_iter().filter_map(|turn| turn.exposed.as_ref());
+    let exposed = || [&decision.ca, &decision.signing].into_iter().filter_map(|ring| ring.exposed.as_ref());
     let waited_for = ca.into_iter().chain(signing).flat_map(|progress| &progress.laggards);
     let waited_for = waited_for.chain(&decision.namespaces).chain(exposed().flat_map(|exposed| &exposed.laggards));
     let (laggards, laggard_count) = named(waited_for.chain(&decision.currency.late));

@@ -158,7 +158,7 @@ fn after_reissue_the_active_key_goes_with_the_ca_in_the_same_mode() {
 }
 
 #[test]
-fn a_sharper_mode_is_heeded_while_the_replacement_is_under_way() {
+fn a_stricter_mode_takes_effect_while_the_replacement_is_under_way() {
     let mut world = fleet();
     let leaked = active_ca(&world);
     distrust_ca(&mut world, &leaked, DistrustMode::AfterReissue);

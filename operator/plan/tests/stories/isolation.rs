@@ -308,7 +308,7 @@ fn times_of_a_ring_ahead_of_the_clock_are_a_warning_and_claim_no_step() {
     world.advance(-DAY);
     ask_to_rotate(&mut world, true);
     let message = says(&world, &domain(), "ClockBehind", "True", "ClockBehind");
-    assert!(message.contains("ahead of the operator's clock: rotations wait until then"), "{message}");
+    assert!(message.contains("ahead of the operator's clock"), "{message}");
     let message = says(&world, &domain(), "CARotating", "True", "Held");
     assert!(message.starts_with("held: the rings hold the time"), "{message}");
     assert_eq!(world.ca_ring(TD).unwrap().generations, before, "no step was taken");

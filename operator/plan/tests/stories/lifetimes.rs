@@ -41,7 +41,7 @@ fn live_for(world: &mut World, hours: i64) {
         // Between rotations nothing is due to the hour, except with validities of hours.
         world.advance(if hours > 1000 && step == 3600 { 12 * 3600 } else { step });
         let active = world.ca_ring(TD).unwrap().active().unwrap().material.not_after;
-        assert!(active > world.now, "the CA expired at {active}");
+        assert!(active > world.now, "the CA expired at {active}: {:?}", world.reported(&domain()).conditions());
         for name in ["web-tls", "tenant-tls"] {
             let stored = world.secret("shop", name).unwrap();
             let (leaf, _) = world.leaf(stored).unwrap();
@@ -175,4 +175,27 @@ fn a_laggard_is_overruled_only_when_the_time_floor_is_reached(#[case] ca: &str, 
     let forced = world.log[before..].iter().flat_map(|done| done.action.events());
     let forced: Vec<_> = forced.filter(|event| event.reason == "RotationForced").collect();
     assert!(forced.len() == 1 && forced[0].message.starts_with("critical: "), "{forced:#?}");
+}
+
+/// Kind: a time far ahead of the clock stopped every rotation, also of a CA that expired meanwhile.
+#[rstest]
+#[case::signing_key_since(false, "since")]
+#[case::ca_activated(true, "activatedTime")]
+#[case::ca_published(true, "publishedTime")]
+fn a_time_ahead_of_the_clock_lets_no_ca_expire(#[case] ca: bool, #[case] field: &str) {
+    let mut world = upgraded("400h", "10h", "10h");
+    if field == "publishedTime" {
+        ask_to_rotate(&mut world, true);
+    }
+    let ring = if ca { gaia_api::names::ca_ring(TD) } else { gaia_api::names::signing_ring(TD) };
+    world.edit_ring(ring, |document| {
+        let generation = document["generations"].as_array_mut().unwrap().last_mut().unwrap();
+        generation[field] = "2099-01-01T00:00:00Z".into();
+    });
+    world.settle();
+    says(&world, &domain(), "ClockBehind", "True", "ClockBehind");
+    let before = signed(&world);
+    live_for(&mut world, 900);
+    assert!(signed(&world) > before, "the CA was replaced");
+    sound(&world);
 }

@@ -62,7 +62,7 @@ impl World {
             epoch: request.epoch,
             max_ttl_high_water_seconds: ttl,
             revision: request.revision,
-            heeded: None,
+            handled_distrust: None,
             restored_from: None,
             handled: request.handled.clone(),
             generations,

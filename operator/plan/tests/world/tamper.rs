@@ -192,6 +192,16 @@ impl World {
         stored.touch(version);
     }
 
+    /// Changes the document of a ring, as an operator with another clock would have written it.
+    pub(crate) fn edit_ring(&mut self, ring: String, edit: impl FnOnce(&mut serde_json::Value)) {
+        let version = self.fresh();
+        let stored = self.objects.get_mut(&ObjectKey::secret(OPERATOR_NAMESPACE, ring)).unwrap();
+        let mut document = serde_json::from_str(&stored.content[names::key::RING]).unwrap();
+        edit(&mut document);
+        stored.content.insert(names::key::RING.to_owned(), document.to_string());
+        stored.touch(version);
+    }
+
     /// Another writer deletes an object, while the operator watches labelled objects.
     pub(crate) fn remove(&mut self, key: &ObjectKey) {
         if self.objects.remove(key).is_some_and(|stored| is_labelled(&stored)) {

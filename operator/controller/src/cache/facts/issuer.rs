@@ -115,7 +115,7 @@ mod tests {
             epoch: 1,
             max_ttl_high_water_seconds: None,
             revision: 1,
-            heeded: None,
+            handled_distrust: None,
             restored_from: None,
             handled: gaia_plan::keyring::handled::Handled::default(),
             generations: generations.collect(),

@@ -34,7 +34,7 @@ fn ring_of(generations: &[(&str, State)]) -> CaRing {
         epoch: 1,
         max_ttl_high_water_seconds: None,
         revision: 1,
-        heeded: None,
+        handled_distrust: None,
         restored_from: None,
         handled: Handled::default(),
         generations: generations.collect(),

@@ -70,7 +70,8 @@ pub enum Step {
         at: Timestamp,
     },
     /// Of signing keys: the distrust of a CA is answered.
-    Heed(Distrust),
+    #[serde(rename = "Heed")]
+    HandleDistrust(Distrust),
     /// A `rotationRevision` is carried out.
     HandleRevision(i64),
     /// Tokens may live longer from now on.
@@ -102,7 +103,7 @@ impl fmt::Display for Step {
             Self::Suspect { id, mode } => write!(f, "mark {id} as compromised ({mode:?})"),
             Self::Distrust { id, mode } => write!(f, "distrust {id} ({mode:?})"),
             Self::Refused { id, .. } => write!(f, "record that all instances refuse {id}"),
-            Self::Heed(distrust) => write!(f, "record the distrust of a CA at {} as handled", distrust.since),
+            Self::HandleDistrust(distrust) => write!(f, "record the distrust of a CA at {} as handled", distrust.since),
             Self::HandleRevision(revision) => write!(f, "record rotationRevision {revision}"),
             Self::RaiseMaxTtl(seconds) => write!(f, "record the token validity {seconds}s"),
             Self::Answer { annotation, answer: Some(_) } => write!(f, "record the answer to annotation {annotation}"),
@@ -129,7 +130,7 @@ impl Step {
             | Self::Switched(_)
             | Self::Suspect { .. }
             | Self::Refused { .. }
-            | Self::Heed(_)
+            | Self::HandleDistrust(_)
             | Self::HandleRevision(_)
             | Self::RaiseMaxTtl(_)
             | Self::Answer { .. } => false,

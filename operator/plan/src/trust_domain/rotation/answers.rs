@@ -9,7 +9,7 @@ use gaia_api::crd::reason;
 use gaia_api::names::annotation;
 use jiff::Timestamp;
 
-use super::{Context, Progress, RingDecision, name};
+use super::{Context, Next, Progress, RingDecision, name};
 use crate::Event;
 use crate::keyring::handled::{Answer, ONCE};
 use crate::keyring::ring::{CaMaterial, Generation, Material, Ring, RingKind, State};
@@ -37,12 +37,14 @@ pub(super) fn abort_ca(context: &Context<'_, '_>) -> Option<RingDecision> {
 
 pub(super) fn abort_signing(context: &Context<'_, '_>) -> Option<RingDecision> {
     let revision = context.observed.domain.spec.tokens.rotation_revision;
-    let mut turn = abort(context, (RingKind::SigningKeys, context.signing), revision, None, |_| true, |_| None)?;
+    let mut decision = abort(context, (RingKind::SigningKeys, context.signing), revision, None, |_| true, |_| None)?;
     // There is always a next key.
-    if turn.steps.iter().any(|step| matches!(step, Step::Abandon(_))) {
-        turn.steps.push(Step::Stage(super::signing::fresh(context)));
+    if let Next::Act { steps, .. } = &mut decision.next
+        && steps.iter().any(|step| matches!(step, Step::Abandon(_)))
+    {
+        steps.push(Step::Stage(super::signing::fresh(context)));
     }
-    Some(turn)
+    Some(decision)
 }
 
 /// Aborts the rotation to a generation: before its activation it is discarded, afterwards the previous generation is
@@ -93,17 +95,8 @@ fn abort<M: Material>(
     steps.push(step(annotation::ABORT, Answer::done(asked)));
     let what = name(kind, &generation.id);
     let event = Event::new(reason::ROTATION_ABORTED, format!("aborted the rotation to {what}"));
-    Some(RingDecision::act(
-        steps,
-        vec![event],
-        Progress::new(
-            reason::ROTATION_ABORTED,
-            format!(
-                "the rotation to {what} is \
-                                                                                        aborted"
-            ),
-        ),
-    ))
+    let progress = Progress::new(reason::ROTATION_ABORTED, format!("the rotation to {what} is aborted"));
+    Some(RingDecision::act(steps, vec![event], progress))
 }
 
 pub(super) fn advance_ca(context: &Context<'_, '_>) -> Option<RingDecision> {
@@ -154,7 +147,7 @@ fn forget<M>(context: &Context<'_, '_>, ring: &Ring<M>) -> Option<RingDecision> 
     let removed = ring.handled.without(present);
     let steps: Vec<Step> =
         removed.map(|annotation| Step::Answer { annotation: annotation.to_owned(), answer: None }).collect();
-    (!steps.is_empty()).then(|| RingDecision { steps, ..RingDecision::default() })
+    (!steps.is_empty()).then(|| RingDecision::record(steps, vec![]))
 }
 
 /// Warnings for annotations whose value matched nothing, while the annotation is present.
@@ -207,7 +200,7 @@ fn unknown(asked: &str) -> Answer {
 }
 
 fn record(annotation: &str, answer: Answer) -> RingDecision {
-    RingDecision { steps: vec![step(annotation, answer)], ..RingDecision::default() }
+    RingDecision::record(vec![step(annotation, answer)], vec![])
 }
 
 fn step(annotation: &str, answer: Answer) -> Step {

@@ -9,7 +9,9 @@ use jiff::Timestamp;
 
 use super::brought::{self, News};
 use super::gate::Poll;
-use super::{Context, LONGEST_EMERGENCY_PUBLISHING, LONGEST_GRACE, Progress, RingDecision, distrust, name, started};
+use super::{
+    Context, LONGEST_EMERGENCY_PUBLISHING, LONGEST_GRACE, Progress, RingDecision, Urgency, distrust, name, started,
+};
 use crate::Event;
 use crate::instances::instance::{Instances, Need};
 use crate::keyring::ring::{CaMaterial, Generation, RingKind, State};
@@ -36,9 +38,9 @@ pub(super) fn decide(context: &Context<'_, '_>) -> RingDecision {
         retire,
         distrust::settle_ca,
     ];
-    let turn = RingDecision::of(context, &rules).or_else(context, || begin(context));
+    let decision = RingDecision::of(context, &rules).or_else(context, || begin(context));
     let suspects = context.ca.generations.iter();
-    distrust::with_deadline(turn, suspects.filter_map(|ca| Some((name(KIND, &ca.id), refused_by(context, ca)?))))
+    distrust::with_deadline(decision, suspects.filter_map(|ca| Some((name(KIND, &ca.id), refused_by(context, ca)?))))
 }
 
 /// Marks a staged generation as published once it was read back from every projection.
@@ -46,11 +48,14 @@ fn publish(context: &Context<'_, '_>) -> Option<RingDecision> {
     let staged = context.ca.next().filter(|next| next.state == State::Staged)?;
     let left = context.left_behind(&staged.id, staged.projected_since());
     let holders = context.projections.outside(&left);
-    let is_seen = holders.is_empty() && context.is_in_leaves;
-    let steps = if is_seen { vec![Step::Publish(staged.id.clone())] } else { vec![] };
+    let progress = context.publishing(KIND, staged, &holders);
+    let thresholds = vec![context.publishing_deadline(staged)];
+    if !(holders.is_empty() && context.is_in_leaves) {
+        return Some(RingDecision::wait(progress, thresholds));
+    }
     let events = context.published_without(KIND, staged, &left).into_iter().collect();
-    let turn = RingDecision::act(steps, events, context.publishing(KIND, staged, &holders));
-    Some(RingDecision { thresholds: vec![context.publishing_deadline(staged)], ..turn })
+    let decision = RingDecision::act(vec![Step::Publish(staged.id.clone())], events, progress);
+    Some(decision.at_least(before_expiry(context)).with_thresholds(thresholds))
 }
 
 /// Activates a published generation once all instances trust it.
@@ -60,25 +65,27 @@ fn switch(context: &Context<'_, '_>) -> Option<RingDecision> {
     let is_published = next.state == State::Published;
     let published = next.published_time.unwrap_or(next.since);
     let times = context.times();
-    let floor = saturating_add(published, times.p + times.s);
+    let floor = saturating_add(published, times.min_delay + times.clock_skew);
     let suspect = active.distrust.map(|mark| mark.since);
     let limit = suspect.map(|since| emergency_limit(context, since, next));
     let what = name(KIND, &next.id);
     let is_time = *now >= floor;
     let clamps_from = context.observed.time_floor(&active.material);
-    let is_ending = is_time && *now > clamps_from && next.material.not_after > active.material.not_after;
+    // A published time ahead of the clock was written by a clock that ran ahead.
+    let has_waited = is_time || published > saturating_add(*now, times.clock_skew);
+    let is_ending = has_waited && *now > clamps_from && next.material.not_after > active.material.not_after;
     let too_late = limit.is_some_and(|limit| *now >= limit);
     let is_forced = too_late || is_ending;
     if let Err(refusal) = names::check(context.observed, &next.id, &next.material.path.constraints)
         && !is_forced
     {
         let thresholds = limit.into_iter().chain([floor, saturating_add(clamps_from, A_SECOND)]).collect();
-        return Some(RingDecision { refusal: Some(refusal), thresholds, ..RingDecision::default() });
+        return Some(RingDecision::refuse(refusal, thresholds));
     }
     let left_out = held_for_names(context, next).filter(|_| suspect.is_none());
     let alarms = limit.into_iter().chain([floor, saturating_add(clamps_from, A_SECOND)]).collect();
     if !is_published && !is_forced {
-        return Some(RingDecision::rest(alarms));
+        return Some(RingDecision::idle(alarms));
     }
     let left = context.left_behind(&next.id, next.projected_since());
     let holders = context.projections.outside(&left);
@@ -86,8 +93,8 @@ fn switch(context: &Context<'_, '_>) -> Option<RingDecision> {
     context.leave_behind(&mut poll, floor);
     // A Secret may have lost it since it was published; it is repaired first.
     let is_known = is_published && context.is_in_leaves && holders.is_empty();
-    let acknowledged = is_known && (poll.is_unanimous() || context.may_advance_without(&next.id));
-    let at_once = suspect.is_some() && is_known && poll.is_unanimous() && !poll.nobody();
+    let acknowledged = is_known && (poll.all_acknowledged() || context.may_advance_without(&next.id));
+    let at_once = suspect.is_some() && is_known && poll.all_acknowledged() && !poll.has_no_instances();
     if let Some((until, names)) = left_out.filter(|_| is_time && acknowledged && !is_forced) {
         let message = format!(
             "{what} cannot sign {names} (nameConstraints): it is activated at {until}, and certificates are issued \
@@ -97,26 +104,32 @@ fn switch(context: &Context<'_, '_>) -> Option<RingDecision> {
         return Some(RingDecision::wait(Progress::new(reason::PUBLISHING, message), thresholds));
     }
     let is_due = (is_time && acknowledged) || at_once || is_forced;
-    if let Some(turn) = held_by_clock(context, next).filter(|_| is_due) {
-        return Some(turn);
+    if let Some(decision) = held_by_clock(context, next).filter(|_| is_due) {
+        return Some(decision);
     }
     if is_due {
         let mut events = vec![Event::new(reason::ROTATION_SWITCHED, format!("activated {what}"))];
         events.extend(poll.left_event(&format!("do not trust {what} yet")));
-        if is_ending && !acknowledged && suspect.is_none() {
+        if is_ending && !(acknowledged && is_time) && suspect.is_none() {
             let end = active.material.not_after;
-            let why = if is_known { poll.message("do not trust it yet") } else { "it is not published yet".to_owned() };
+            let why = if !is_time {
+                format!("it was published at {published}, which is ahead of the clock")
+            } else if is_known {
+                poll.message("do not trust it yet")
+            } else {
+                "it is not published yet".to_owned()
+            };
             events.push(Event::warning(
                 reason::ROTATION_FORCED,
                 format!("critical: activated {what} although {why}; the previous CA expires at {end}"),
             ));
         }
         let steps = vec![Step::Activate { id: next.id.clone(), signed_until: signed_until(context, active) }];
-        let turn = RingDecision::act(steps, events, Progress::new(reason::REISSUING, format!("{what} signs")));
-        let turn = RingDecision { thresholds: alarms, ..turn };
-        return Some(if is_published && !too_late { turn } else { turn.urgent() });
+        let decision = RingDecision::act(steps, events, Progress::new(reason::REISSUING, format!("{what} signs")));
+        let urgency = if is_published && !too_late { before_expiry(context) } else { Urgency::Emergency };
+        return Some(decision.at_least(urgency).with_thresholds(alarms));
     }
-    if is_published && !is_known && poll.is_unanimous() {
+    if is_published && !is_known && poll.all_acknowledged() {
         let progress = if holders.is_empty() {
             Progress::new(reason::PUBLISHING, format!("{what} is being published again"))
         } else {
@@ -124,12 +137,19 @@ fn switch(context: &Context<'_, '_>) -> Option<RingDecision> {
         };
         return Some(RingDecision::wait(progress, alarms));
     }
-    if is_time || (suspect.is_some() && !poll.is_unanimous()) {
+    if is_time || (suspect.is_some() && !poll.all_acknowledged()) {
         let (progress, alarm) = context.waiting(poll, &format!("do not trust {what} yet"), floor);
         return Some(RingDecision::wait(progress, alarm.into_iter().chain(alarms).collect()));
     }
     let message = format!("{what} was published at {published}; it is activated at {floor} or later");
     Some(RingDecision::wait(Progress::new(reason::PUBLISHING, message), alarms))
+}
+
+/// From its time floor on, the active CA is replaced also by a clock that is behind the times of the rings: without it
+/// every certificate would expire. The times of the replacement are those of the current clock.
+fn before_expiry(context: &Context<'_, '_>) -> Urgency {
+    let floor = context.ca.active().map(|active| context.observed.time_floor(&active.material));
+    if floor.is_some_and(|floor| context.now > floor) { Urgency::BeforeExpiry } else { Urgency::Ordinary }
 }
 
 /// A CA that is valid only from a time ahead of the clock does not sign: no peer whose clock is right accepts its
@@ -151,7 +171,7 @@ pub(super) fn held_by_clock(context: &Context<'_, '_>, next: &Generation<CaMater
 
 /// The time until which a CA waits because it cannot sign extra names of certificates, and these names. They are no veto.
 fn held_for_names(context: &Context<'_, '_>, next: &Generation<CaMaterial>) -> Option<(Timestamp, String)> {
-    let until = saturating_add(next.projected_since(), context.times().d);
+    let until = saturating_add(next.projected_since(), context.times().deadline);
     let names = names::left_out(context.observed, &next.material.path.constraints)?;
     (context.now < until).then_some((until, names))
 }
@@ -214,22 +234,23 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option
     let end = ends_of_leaves(context, old).fold(old.signed_until.unwrap_or(old.material.not_after), Timestamp::max);
     // Certificates that it signed in namespaces that are not watched are in use until it expires.
     let end = if context.observed.unwatched.is_empty() { end } else { old.material.not_after };
-    let spent = saturating_add(end, times.s);
-    let floor = saturating_add(old.since, times.p + times.s);
+    let spent = saturating_add(end, times.clock_skew);
+    let floor = saturating_add(old.since, times.min_delay + times.clock_skew);
     if now >= spent && old.distrust.is_none() {
-        return removed("every certificate it signed has expired");
+        // These times are absolute: a clock that is behind only makes it later.
+        return removed("every certificate it signed has expired").map(|ends| ends.at_least(Urgency::BeforeExpiry));
     }
     let rotation = context.ca.active().map_or("", |active| active.id.as_str());
     let left = context.left_behind(rotation, floor);
     let mut poll = unreplaced(context, old, left.clone());
     context.leave_behind(&mut poll, floor);
-    let is_advanced = context.may_advance_without(rotation) && stored(context, old, left).is_unanimous();
-    let replaced = poll.is_unanimous() || is_advanced;
+    let is_advanced = context.may_advance_without(rotation) && stored(context, old, left).all_acknowledged();
+    let replaced = poll.all_acknowledged() || is_advanced;
     if let Some(mark) = old.distrust {
         let limit = refused_by(context, old).unwrap_or(now);
         if replaced || now >= limit {
             let step = Step::Distrust { id: old.id.clone(), mode: mark.mode };
-            let how = if poll.is_unanimous() {
+            let how = if poll.all_acknowledged() {
                 poll.replaced()
             } else {
                 poll.message(&format!("still use certificates of CA {}", old.id))
@@ -246,19 +267,20 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option
     }
     if !replaced {
         // Certificates that are never re-issued keep their root until they expire, and block no other rotation.
-        let is_settling = now >= saturating_add(floor, times.d)
+        let is_settling = now >= saturating_add(floor, times.deadline)
             && poll.unknown.is_none()
             && poll.laggards.iter().all(|laggard| laggard.kind == Some(LaggardKind::Secret));
         let message = format!("still serve certificates of CA {}", old.id);
         let (progress, alarm) = context.waiting(poll, &message, floor);
-        let turn = RingDecision::wait(progress, alarm.into_iter().chain([spent]).collect());
-        return Some(if is_settling { turn.settling() } else { turn });
+        let thresholds = alarm.into_iter().chain([spent]).collect();
+        let wait = if is_settling { RingDecision::wait_aside } else { RingDecision::wait };
+        return Some(wait(progress, thresholds));
     }
     if let Some(progress) = context.held_by_unwatched(KIND, &old.id) {
-        return Some(RingDecision::wait(progress, vec![spent]).settling());
+        return Some(RingDecision::wait_aside(progress, vec![spent]));
     }
     let Some(switched) = old.switched_time else {
-        let message = if poll.is_unanimous() {
+        let message = if poll.all_acknowledged() {
             format!("{what}: {}", poll.replaced())
         } else {
             let left = poll.message(&format!("still use certificates of CA {}", old.id));
@@ -268,16 +290,16 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<CaMaterial>) -> Option
         let events = poll.left_event(&format!("still serve certificates of CA {}", old.id));
         return Some(RingDecision::act(vec![Step::Switched(old.id.clone())], events.into_iter().collect(), progress));
     };
-    let safe = saturating_add(switched, times.p + times.s);
+    let safe = saturating_add(switched, times.min_delay + times.clock_skew);
     if now >= safe {
-        if poll.is_unanimous() {
+        if poll.all_acknowledged() {
             return removed(&poll.replaced());
         }
         let left = poll.message(&format!("still use certificates of CA {}", old.id));
         return removed(&format!("{} lets the rotation proceed although {left}", annotation::ADVANCE_WITHOUT));
     }
     let end = safe.min(spent);
-    let message = if poll.is_unanimous() {
+    let message = if poll.all_acknowledged() {
         format!("{what} is no longer in use; it will be removed at {end}")
     } else {
         let left = poll.message(&format!("still use certificates of CA {}", old.id));
@@ -298,7 +320,7 @@ fn unreplaced(context: &Context<'_, '_>, old: &Generation<CaMaterial>, left: BTr
         poll.unknown = Some((*why).to_owned());
         return poll;
     }
-    let p = context.times().p;
+    let p = context.times().min_delay;
     for (view, instance) in context.leaves.pairs() {
         let Some(leaf) = view.leaf.filter(|_| !is_signed_by(view, old)) else { continue };
         poll.add(instance, instance.check(&Need::Leaf(&leaf.fingerprint), view.issued_at(), p));
@@ -335,7 +357,7 @@ fn stored(context: &Context<'_, '_>, old: &Generation<CaMaterial>, left: BTreeSe
             }
             None if view.is_claimed => "the stored certificate cannot be read".to_owned(),
             Some(_) if !is_signed_by(view, old) && users.is_empty() => {
-                let in_use = saturating_add(view.issued_at(), times.p + times.s);
+                let in_use = saturating_add(view.issued_at(), times.min_delay + times.clock_skew);
                 if view.issued_at() < old.since || context.now >= in_use {
                     continue;
                 }
@@ -376,7 +398,7 @@ fn begin(context: &Context<'_, '_>) -> RingDecision {
     let due_by_period =
         spec.rotation_period.as_ref().map(|period| saturating_add(counts_from, period.value().max(least_period)));
     let due_by_end = observed.successor_due(&active.material);
-    let held_until = aborted.map(|aborted| saturating_add(aborted, times.d));
+    let held_until = aborted.map(|aborted| saturating_add(aborted, times.deadline));
     let is_ending = *now >= due_by_end && held_until.is_none_or(|until| *now >= until);
     let is_brought = spec.existing_secret_ref.is_some();
     let thresholds = due_by_period.into_iter().chain(held_until).chain((!is_brought).then_some(due_by_end)).collect();
@@ -404,16 +426,17 @@ fn begin(context: &Context<'_, '_>) -> RingDecision {
         }
     };
     // The operator generates no bring-your-own CA: after a raised revision it waits for another one in the Secret.
-    let Some(why) = why else { return RingDecision::rest(thresholds) };
+    let Some(why) = why else { return RingDecision::idle(thresholds) };
     match ca_material(observed, *now) {
-        Err(refusal) => RingDecision { refusal: Some(refusal), thresholds, ..RingDecision::default() },
+        Err(refusal) => RingDecision::refuse(refusal, thresholds),
         Ok(material) => {
             let mut steps = vec![Step::Stage(material)];
             if asked {
                 steps.push(Step::HandleRevision(spec.rotation_revision));
             }
             let progress = Progress::new(reason::PUBLISHING, "a new CA is being created".to_owned());
-            RingDecision { thresholds, ..RingDecision::act(steps, vec![started(KIND, &why)], progress) }
+            let decision = RingDecision::act(steps, vec![started(KIND, &why)], progress);
+            decision.at_least(before_expiry(context)).with_thresholds(thresholds)
         }
     }
 }
@@ -425,10 +448,10 @@ fn put_back(context: &Context<'_, '_>) -> Option<RingDecision> {
         return None;
     };
     if let Err(refusal) = names::check(context.observed, &former.id, &former.material.path.constraints) {
-        return Some(RingDecision { refusal: Some(refusal), ..RingDecision::default() });
+        return Some(RingDecision::refuse(refusal, vec![]));
     }
-    if let Some(turn) = held_by_clock(context, former) {
-        return Some(turn);
+    if let Some(decision) = held_by_clock(context, former) {
+        return Some(decision);
     }
     let what = name(KIND, &former.id);
     let mut steps = vec![Step::Resume { id: former.id.clone(), signed_until: signed_until(context, active) }];

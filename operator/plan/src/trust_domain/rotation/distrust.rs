@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use gaia_api::crd::{DistrustMode, reason};
 use jiff::Timestamp;
 
+use super::decision::Exposed;
 use super::gate::Poll;
-use super::{Context, Exposed, Progress, RingDecision, name};
+use super::{Context, Next, Progress, RingDecision, Urgency, name};
 use crate::instances::instance::Need;
 use crate::keyring::leaked::LeakedKeys;
 use crate::keyring::ring::{CaMaterial, Generation, MaterialRequest, RingKind, State};
@@ -45,15 +46,18 @@ pub(super) fn of_ca(context: &Context<'_, '_>) -> Option<RingDecision> {
 
 /// Adds the deadline of the removal to the message of a decision that waits.
 pub(super) fn with_deadline(
-    mut turn: RingDecision,
+    mut decision: RingDecision,
     suspects: impl Iterator<Item = (String, Timestamp)>,
 ) -> RingDecision {
-    let first = suspects.min_by_key(|(_, limit)| *limit).filter(|_| turn.steps.is_empty());
-    if let (Some((what, limit)), Some(progress)) = (first, &mut turn.progress) {
+    if matches!(decision.next, Next::Act { .. }) {
+        return decision;
+    }
+    let first = suspects.min_by_key(|(_, limit)| *limit);
+    if let (Some((what, limit)), Some(progress)) = (first, decision.progress_mut()) {
         progress.message =
             format!("{what} is distrusted and will be removed at {limit} or earlier; until then {}", progress.message);
     }
-    turn
+    decision
 }
 
 /// Every public key that leaked.
@@ -119,14 +123,14 @@ fn replace_suspect(context: &Context<'_, '_>) -> Option<RingDecision> {
     let steps = match (replacement(context), active) {
         (Ok(Replacement::UnderWay(_)), Some(_)) => return None,
         (Ok(Replacement::UnderWay(next)), None) => {
-            if let Some(turn) = super::ca::held_by_clock(context, next) {
-                return Some(turn);
+            if let Some(decision) = super::ca::held_by_clock(context, next) {
+                return Some(decision);
             }
             vec![Step::Activate { id: next.id.clone(), signed_until }]
         }
         (Ok(Replacement::Former(former)), _) => {
-            if let Some(turn) = super::ca::held_by_clock(context, former) {
-                return Some(turn);
+            if let Some(decision) = super::ca::held_by_clock(context, former) {
+                return Some(decision);
             }
             vec![Step::Resume { id: former.id.clone(), signed_until }]
         }
@@ -139,15 +143,15 @@ fn replace_suspect(context: &Context<'_, '_>) -> Option<RingDecision> {
         (Ok(Replacement::Fresh(fresh)), None) => {
             discard_siblings(context).chain([signs_at_once(context, fresh)]).collect()
         }
-        (Err(refusal), _) => return Some(RingDecision { refusal: Some(refusal), ..RingDecision::default() }),
+        (Err(refusal), _) => return Some(RingDecision::refuse(refusal, vec![])),
     };
     let events = if active.is_none() {
         vec![Event::new(reason::ROTATION_SWITCHED, "activated the CA that replaces a distrusted one".to_owned())]
     } else {
         vec![]
     };
-    let turn = RingDecision::act(steps, events, progress);
-    Some(if active.is_none() { turn.urgent() } else { turn })
+    let decision = RingDecision::act(steps, events, progress);
+    Some(if active.is_none() { decision.at_least(Urgency::Emergency) } else { decision })
 }
 
 /// Discards all staged and published generations.
@@ -232,23 +236,27 @@ pub(super) fn settle<M>(
     poll: Poll,
 ) -> Option<RingDecision> {
     let times = context.times();
-    let by_time = saturating_add(old.since, times.p + times.s);
-    if poll.nobody() && context.now < by_time {
-        return Some(RingDecision::rest(vec![by_time]));
+    let by_time = saturating_add(old.since, times.min_delay + times.clock_skew);
+    if poll.has_no_instances() && context.now < by_time {
+        return Some(RingDecision::idle(vec![by_time]));
     }
-    if !poll.is_unanimous() {
+    if !poll.all_acknowledged() {
         let message = poll.message(&format!("do not refuse {} yet", name(kind, &old.id)));
         let exposed = Exposed { message, laggards: poll.laggards };
-        return Some(RingDecision { exposed: Some(exposed), ..RingDecision::default() });
+        return Some(RingDecision::expose(exposed));
     }
     // Instances in namespaces that are not watched may still accept it.
     if !context.observed.unwatched.is_empty() {
         let message = crate::trust_domain::unwatched_text(&context.observed.unwatched);
         let exposed = Exposed { message, laggards: vec![] };
-        return Some(RingDecision { exposed: Some(exposed), ..RingDecision::default() });
+        return Some(RingDecision::expose(exposed));
     }
     let seen = context.observed.instances.iter().filter_map(|instance| instance.probe.as_ref().map(|probe| probe.at));
-    let at = if poll.nobody() { by_time } else { seen.max().unwrap_or(context.now).max(old.since).min(context.now) };
+    let at = if poll.has_no_instances() {
+        by_time
+    } else {
+        seen.max().unwrap_or(context.now).max(old.since).min(context.now)
+    };
     let progress = Progress::new(reason::DISTRUSTED, format!("all instances refuse {}", name(kind, &old.id)));
     Some(RingDecision::act(vec![Step::Refused { id: old.id.clone(), at }], vec![], progress))
 }

@@ -33,11 +33,11 @@ pub(super) struct Poll {
 }
 
 impl Poll {
-    pub(super) fn is_unanimous(&self) -> bool {
+    pub(super) fn all_acknowledged(&self) -> bool {
         self.laggards.is_empty() && self.unknown.is_none()
     }
 
-    pub(super) fn nobody(&self) -> bool {
+    pub(super) fn has_no_instances(&self) -> bool {
         self.total == 0 && self.unknown.is_none()
     }
 
@@ -117,7 +117,7 @@ impl Context<'_, '_> {
             poll.unknown = Some((*why).to_owned());
             return poll;
         }
-        let p = self.times().p;
+        let p = self.times().min_delay;
         for instance in self.observed.instances.iter() {
             if instance.uses.iter().any(&uses) {
                 poll.add(instance, instance.check(need, written, p));
@@ -150,7 +150,7 @@ impl Context<'_, '_> {
 
     /// The progress of a step that waits for instances since `since`.
     pub(super) fn waiting(&self, poll: Poll, what: &str, since: Timestamp) -> (Progress, Option<Timestamp>) {
-        let alarm = saturating_add(since, self.times().d);
+        let alarm = saturating_add(since, self.times().deadline);
         let late = alarm <= self.now;
         let reason = if late { reason::PAST_DEADLINE } else { reason::WAITING_FOR_INSTANCES };
         let until = poll.until;

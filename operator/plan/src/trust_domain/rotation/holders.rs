@@ -66,7 +66,7 @@ impl Context<'_, '_> {
 
     /// The time until which a namespace that refuses a write for a local cause holds the publishing of a generation.
     pub(super) fn publishing_deadline<M>(&self, next: &Generation<M>) -> Timestamp {
-        saturating_add(next.projected_since(), self.times().d)
+        saturating_add(next.projected_since(), self.times().deadline)
     }
 
     /// That a generation stays trusted, as selected namespaces are not watched.

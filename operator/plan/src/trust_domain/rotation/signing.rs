@@ -8,7 +8,7 @@ use gaia_pki::{KeySpec, SigningAlgorithm};
 use jiff::Timestamp;
 
 use super::gate::Poll;
-use super::{Context, LONGEST_EMERGENCY_PUBLISHING, LONGEST_GRACE, Progress, RingDecision, name, started};
+use super::{Context, LONGEST_EMERGENCY_PUBLISHING, LONGEST_GRACE, Progress, RingDecision, Urgency, name, started};
 use crate::Event;
 use crate::instances::instance::Need;
 use crate::keyring::ring::{Distrust, Generation, MaterialRequest, RingKind, SigningMaterial, State};
@@ -35,9 +35,12 @@ pub(super) fn decide(context: &Context<'_, '_>) -> RingDecision {
         retire,
         settle_exposure,
     ];
-    let turn = RingDecision::of(context, &rules).or_else(context, || switch(context));
+    let decision = RingDecision::of(context, &rules).or_else(context, || switch(context));
     let suspects = context.signing.trusted().filter_map(|key| Some((name(KIND, &key.id), key.distrust?.since)));
-    super::distrust::with_deadline(turn, suspects.map(|(what, since)| (what, context.grace_end(since, LONGEST_GRACE))))
+    super::distrust::with_deadline(
+        decision,
+        suspects.map(|(what, since)| (what, context.grace_end(since, LONGEST_GRACE))),
+    )
 }
 
 /// Records a longer token validity in the ring before such tokens are issued: old keys are kept for that long.
@@ -45,17 +48,17 @@ fn raise_max_ttl(context: &Context<'_, '_>) -> Option<RingDecision> {
     let wanted = context.observed.domain.spec.tokens.max_ttl.value().as_secs();
     let steps = vec![Step::RaiseMaxTtl(wanted)];
     let known = context.signing.max_ttl_high_water_seconds;
-    known.is_none_or(|known| known < wanted).then(|| RingDecision { steps, ..RingDecision::default() })
+    known.is_none_or(|known| known < wanted).then(|| RingDecision::record(steps, vec![]))
 }
 
 /// Distrusts keys that the spec lists, and keys that a holder of a compromised CA could have used.
 fn distrust(context: &Context<'_, '_>) -> Option<RingDecision> {
     let signing = context.signing;
-    let unheeded = unheeded(context);
-    let mut steps: Vec<Step> = unheeded.map(Step::Heed).into_iter().collect();
+    let unhandled = unhandled(context);
+    let mut steps: Vec<Step> = unhandled.map(Step::HandleDistrust).into_iter().collect();
     let mut events = vec![];
     for generation in signing.generations.iter().filter(|generation| generation.state != State::Distrusted) {
-        let with_ca = unheeded.filter(|_| matches!(generation.state, State::Active | State::Retiring));
+        let with_ca = unhandled.filter(|_| matches!(generation.state, State::Active | State::Retiring));
         let modes = [listed_mode(context, generation), with_ca.map(|mark| mark.mode)];
         let Some(mode) = modes.into_iter().flatten().max_by_key(|mode| *mode == DistrustMode::Immediate) else {
             continue;
@@ -87,7 +90,7 @@ fn distrust(context: &Context<'_, '_>) -> Option<RingDecision> {
 
 /// Returns true if this transition removes the active key, and with it a next key that is listed too.
 fn is_dropped(context: &Context<'_, '_>, active: &Generation<SigningMaterial>) -> bool {
-    let modes = [listed_mode(context, active), unheeded(context).map(|mark| mark.mode)];
+    let modes = [listed_mode(context, active), unhandled(context).map(|mark| mark.mode)];
     modes.contains(&Some(DistrustMode::Immediate))
 }
 
@@ -111,7 +114,7 @@ fn listed_mode(context: &Context<'_, '_>, generation: &Generation<SigningMateria
 }
 
 /// A distrust of a CA that was not handled yet: with that CA, tokens of every key that was active could be obtained.
-fn unheeded(context: &Context<'_, '_>) -> Option<Distrust> {
+fn unhandled(context: &Context<'_, '_>) -> Option<Distrust> {
     let marks = context.ca.generations.iter().filter_map(|ca| ca.distrust);
     let newest = marks.max_by_key(|mark| (mark.since, mark.mode == DistrustMode::Immediate))?;
     // A ring that was created since has signed no tokens for its holder.
@@ -119,8 +122,8 @@ fn unheeded(context: &Context<'_, '_>) -> Option<Distrust> {
     if began > newest.since {
         return None;
     }
-    let is_news = context.signing.heeded.is_none_or(|heeded| {
-        heeded.since < newest.since || (heeded.mode != newest.mode && newest.mode == DistrustMode::Immediate)
+    let is_news = context.signing.handled_distrust.is_none_or(|handled| {
+        handled.since < newest.since || (handled.mode != newest.mode && newest.mode == DistrustMode::Immediate)
     });
     is_news.then_some(newest)
 }
@@ -137,14 +140,14 @@ fn replace_suspect(context: &Context<'_, '_>) -> Option<RingDecision> {
     let next = context.signing.next()?;
     let limit = context.grace_end(mark.since, LONGEST_EMERGENCY_PUBLISHING);
     if context.now >= limit {
-        return Some(promote(context, next, vec![]).urgent());
+        return Some(promote(context, next, vec![]).at_least(Urgency::Emergency));
     }
     if next.state != State::Published {
         let message = format!("{} will replace it", name(KIND, &next.id));
         return Some(RingDecision::wait(Progress::new(reason::DISTRUSTED, message), vec![limit]));
     }
     match acknowledged(context, next) {
-        Ok(left) => Some(RingDecision { thresholds: vec![limit], ..promote(context, next, left) }),
+        Ok(left) => Some(promote(context, next, left).with_thresholds(vec![limit])),
         Err((progress, alarm)) => Some(RingDecision::wait(progress, alarm.into_iter().chain([limit]).collect())),
     }
 }
@@ -154,28 +157,22 @@ fn stage(context: &Context<'_, '_>) -> Option<RingDecision> {
     let signing = context.signing;
     let wanted = fresh(context);
     let Some(next) = signing.next() else {
-        return Some(RingDecision { steps: vec![Step::Stage(wanted)], ..RingDecision::default() });
+        return Some(RingDecision::record(vec![Step::Stage(wanted)], vec![]));
     };
     let is_wanted = matches!(&wanted, MaterialRequest::SigningKey { key } if *key == spec_of(next));
-    (!is_wanted).then(|| RingDecision {
-        steps: vec![Step::Discard(next.id.clone()), Step::Stage(wanted)],
-        ..RingDecision::default()
-    })
+    (!is_wanted).then(|| RingDecision::record(vec![Step::Discard(next.id.clone()), Step::Stage(wanted)], vec![]))
 }
 
 /// Marks a staged key as published once it was read back from every projection.
 fn publish(context: &Context<'_, '_>) -> Option<RingDecision> {
     let staged = context.signing.next().filter(|next| next.state == State::Staged)?;
     let left = context.left_behind(&staged.id, staged.projected_since());
-    let is_seen = context.projections.outside(&left).is_empty();
-    let steps = if is_seen { vec![Step::Publish(staged.id.clone())] } else { vec![] };
+    let thresholds = vec![context.publishing_deadline(staged)];
+    if !context.projections.outside(&left).is_empty() {
+        return Some(RingDecision::idle(thresholds));
+    }
     let events = context.published_without(KIND, staged, &left).into_iter().collect();
-    Some(RingDecision {
-        steps,
-        events,
-        thresholds: vec![context.publishing_deadline(staged)],
-        ..RingDecision::default()
-    })
+    Some(RingDecision::record(vec![Step::Publish(staged.id.clone())], events).with_thresholds(thresholds))
 }
 
 /// Removes a retiring key once all its tokens have expired.
@@ -208,13 +205,13 @@ fn retire_one(context: &Context<'_, '_>, old: &Generation<SigningMaterial>) -> O
         return Some(watch_issuer(context, old, limit));
     };
     let life = std::time::Duration::from_secs(context.signing.max_ttl_high_water_seconds.unwrap_or_default());
-    let safe = saturating_add(switched, times.p + life + times.s);
+    let safe = saturating_add(switched, times.min_delay + life + times.clock_skew);
     if let Some(progress) = context.held_by_unwatched(KIND, &old.id).filter(|_| old.distrust.is_none()) {
-        return Some(RingDecision::wait(progress, limit.into_iter().chain([safe]).collect()).settling());
+        return Some(RingDecision::wait_aside(progress, limit.into_iter().chain([safe]).collect()));
     }
     if now >= safe {
         let poll = not_switched(context, old);
-        if poll.is_unanimous() {
+        if poll.all_acknowledged() {
             return go("the last token it signed has expired");
         }
         let left = poll.message(&format!("do not sign with key {}", active_id(context)));
@@ -235,27 +232,27 @@ fn watch_issuer(
     let id = active_id(context);
     let signer = names::token_signer(context.observed.name());
     let is_handed_over = !context.projections.unwritten.iter().any(|unwritten| unwritten.object.name == signer);
-    let floor = saturating_add(old.since, times.p + times.s);
+    let floor = saturating_add(old.since, times.min_delay + times.clock_skew);
     if !is_handed_over {
         let progress =
             Progress::new(reason::PUBLISHING, format!("{} is being written to the token issuer", name(KIND, &id)));
         return RingDecision::wait(progress, limit.into_iter().collect());
     }
     let poll = not_switched(context, old);
-    let is_alone = poll.nobody() && context.now < floor;
+    let is_alone = poll.has_no_instances() && context.now < floor;
     let advance = context.may_advance_without(&id);
-    if (poll.is_unanimous() && !is_alone) || (advance && context.now >= floor) {
-        let message = if poll.is_unanimous() {
+    if (poll.all_acknowledged() && !is_alone) || (advance && context.now >= floor) {
+        let message = if poll.all_acknowledged() {
             format!("all instances of the token issuer sign with {}", name(KIND, &id))
         } else {
             let left = poll.message(&format!("do not sign with key {id}"));
             format!("{what} is retired without waiting, as {} requests: {left}", annotation::ADVANCE_WITHOUT)
         };
         let progress = Progress::new(reason::RETIRING, message);
-        let turn = RingDecision::act(vec![Step::Switched(old.id.clone())], vec![], progress);
-        return RingDecision { thresholds: limit.into_iter().collect(), ..turn };
+        let decision = RingDecision::act(vec![Step::Switched(old.id.clone())], vec![], progress);
+        return decision.with_thresholds(limit.into_iter().collect());
     }
-    if poll.is_unanimous() {
+    if poll.all_acknowledged() {
         let message = format!("{} is active; the token issuer loads it by {floor}", name(KIND, &id));
         let progress = Progress::new(reason::WAITING_FOR_INSTANCES, message);
         return RingDecision::wait(progress, limit.into_iter().chain([floor]).collect());
@@ -308,7 +305,7 @@ fn switch(context: &Context<'_, '_>) -> RingDecision {
     } else if *now >= due {
         "rotationPeriod has passed".to_owned()
     } else {
-        return RingDecision::rest(vec![due]);
+        return RingDecision::idle(vec![due]);
     };
     if next.state != State::Published {
         let left = context.left_behind(&next.id, next.projected_since());
@@ -328,7 +325,7 @@ fn acknowledged(
 ) -> Result<Vec<Event>, (Progress, Option<Timestamp>)> {
     let times = context.times();
     let published = next.published_time.unwrap_or(next.since);
-    let floor = saturating_add(published, times.p + times.s);
+    let floor = saturating_add(published, times.min_delay + times.clock_skew);
     let trust = names::trust(context.observed.name());
     let kid = next.material.jwk.kid();
     let left = context.left_behind(&next.id, next.projected_since());
@@ -343,7 +340,7 @@ fn acknowledged(
     if !holders.is_empty() {
         return Err((context.publishing(KIND, next, &holders), None));
     }
-    if poll.is_unanimous() || context.may_advance_without(&next.id) {
+    if poll.all_acknowledged() || context.may_advance_without(&next.id) {
         return Ok(poll.left_event(&format!("have not loaded {what}")).into_iter().collect());
     }
     Err(context.waiting(poll, &format!("have not loaded {what}"), floor))
