@@ -3,11 +3,13 @@
 //! All decisions here assume that projections match the ring; `crate::trust_domain` ensures that first. A decision is a
 //! [`RingDecision`]: act, wait, or nothing to do.
 //!
-//! "When may a CA be removed?" is answered by `ca_removal`, "who holds that step?" by `gate`.
+//! Read `decision` first, then `ca` and `signing`. When a CA may be removed is in `ca_removal`, and which instances hold
+//! a step in `gate`.
 
 mod answers;
 mod brought;
 mod ca;
+mod ca_removal;
 mod currency;
 mod decision;
 mod distrust;

@@ -20,7 +20,7 @@ use crate::trust_domain::Observed;
 pub(super) fn abort_ca(context: &Context<'_, '_>) -> Option<RingDecision> {
     context.annotation(annotation::ABORT)?;
     let revision = context.observed.domain.spec.ca.rotation_revision;
-    let signed_until = context.ca.active().and_then(|active| super::ca::signed_until(context, active));
+    let signed_until = context.ca.active().and_then(|active| super::ca_removal::signed_until(context, active));
     let in_force = |before: &&Generation<CaMaterial>| before.material.not_after > context.now;
     let not_yet_valid = |before: &Generation<CaMaterial>| {
         let begins = before.material.not_before;

@@ -84,7 +84,7 @@ fn steps(
     }
     let suspect = Step::Suspect { id, mode };
     let is_immediate = mode == DistrustMode::Immediate;
-    let signed_until = super::ca::signed_until(context, leaked);
+    let signed_until = super::ca_removal::signed_until(context, leaked);
     match replacement(context) {
         Ok(Replacement::UnderWay(next)) if is_immediate && is_valid(context, next) => {
             (vec![Step::Activate { id: next.id.clone(), signed_until }, distrust], None)
@@ -119,7 +119,7 @@ fn replace_suspect(context: &Context<'_, '_>) -> Option<RingDecision> {
         None => "the CA that was distrusted".to_owned(),
     };
     let progress = Progress::new(reason::DISTRUSTED, format!("{what} is being replaced"));
-    let signed_until = active.and_then(|active| super::ca::signed_until(context, active));
+    let signed_until = active.and_then(|active| super::ca_removal::signed_until(context, active));
     let steps = match (replacement(context), active) {
         (Ok(Replacement::UnderWay(_)), Some(_)) => return None,
         (Ok(Replacement::UnderWay(next)), None) => {
