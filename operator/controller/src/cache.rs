@@ -22,7 +22,7 @@ use gaia_plan::instances::instance::Target;
 use gaia_plan::object::{ObjectFacts, ObjectKey, ObjectKind, Version};
 use gaia_plan::pacing::backoff::Failures;
 use gaia_plan::pacing::budget::IssuanceBudget;
-use gaia_plan::trust_domain::{Abilities, BroughtCa, Rollout};
+use gaia_plan::trust_domain::{Abilities, ExternalCa, Rollout};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
@@ -77,7 +77,7 @@ pub(crate) struct ClusterCache {
     /// The collected ledgers of instances, and the operator that collects them.
     readings: Readings,
     /// Bring-your-own CAs, by TrustDomain.
-    brought: HashMap<String, Result<BroughtCa, String>>,
+    external_ca: HashMap<String, Result<ExternalCa, String>>,
     known_cas: Arc<KnownCas>,
     /// ServiceCertificates by the Secret they name.
     claims: HashMap<Place, Vec<String>>,
@@ -128,7 +128,7 @@ impl ClusterCache {
             config_maps: HashMap::new(),
             ledgers: HashMap::new(),
             readings: Readings::default(),
-            brought: HashMap::new(),
+            external_ca: HashMap::new(),
             known_cas: Arc::default(),
             claims: HashMap::new(),
             callers: CallerIndex::default(),
@@ -222,8 +222,8 @@ impl ClusterCache {
         self.namespaces.get(namespace).is_some_and(|facts| facts.terminating)
     }
 
-    pub(crate) fn brought_ca(&mut self, trust_domain: &str, ca: Result<BroughtCa, String>) {
-        self.brought.insert(trust_domain.to_owned(), ca);
+    pub(crate) fn set_external_ca(&mut self, trust_domain: &str, ca: Result<ExternalCa, String>) {
+        self.external_ca.insert(trust_domain.to_owned(), ca);
     }
 
     pub(crate) fn mark_foreign(&mut self, key: ObjectKey) {
@@ -390,7 +390,7 @@ impl ClusterCache {
     }
 
     /// Sets the rollout state of a TrustDomain; returns the keys to plan again.
-    pub(crate) fn take_guidance(&mut self, domain: &str, rollout: Rollout) -> BTreeSet<ObjectRef> {
+    pub(crate) fn set_rollout(&mut self, domain: &str, rollout: Rollout) -> BTreeSet<ObjectRef> {
         let before = self.rollout.get(domain);
         let fallen_behind = rollout.behind.iter().filter(|uid| before.is_none_or(|b| !b.behind.contains(*uid)));
         let fallen_behind: Vec<String> = fallen_behind.cloned().collect();

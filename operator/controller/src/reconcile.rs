@@ -124,7 +124,7 @@ impl<S: Store> Reconciler<S> {
                 return done(None);
             };
             if let (ObjectRef::TrustDomain(name), Some(rollout)) = (key, planned.rollout.take()) {
-                let affected = lock(&self.executor.world).take_guidance(name, rollout);
+                let affected = lock(&self.executor.world).set_rollout(name, rollout);
                 self.scheduler.push(&self.executor.world, affected);
             }
             if planned.actions.is_empty() {

@@ -5,21 +5,21 @@
 //! minute and keeps the latest days in one ConfigMap per service, the *record*. It is written only when its content
 //! changes, so a new leader starts from the recorded uses. The leader lease shows when an operator last collected.
 
+mod condition;
 mod merge;
 mod plain;
 mod record;
 pub(crate) mod served;
-mod verdict;
 
 use gaia_api::crd::{GaiaService, SecretRef, TlsMode, Truth};
 use gaia_api::ledger::{LedgerRecord, LedgerReport, PlainRecord};
 use jiff::Timestamp;
 
+use self::condition::condition;
+pub(crate) use self::condition::{UsageCondition, status};
 use self::merge::{latest_first, merged};
 use self::record::looks_again_at;
 pub(crate) use self::record::{Modes, with_modes};
-use self::verdict::verdict;
-pub(crate) use self::verdict::{Verdict, status};
 use crate::object::{ObjectFacts, Ownership};
 
 /// ConfigMap `<service>-ledger`.
@@ -103,11 +103,11 @@ pub(crate) struct Legacy<'a> {
     /// The record as it should be, except for the mode; none: there is nothing to record.
     pub(crate) next: Option<LedgerRecord>,
     /// The decision from the stored record. Unstored observations are no evidence.
-    pub(crate) verdict: Verdict,
+    pub(crate) legacy_free: UsageCondition,
     /// True if both the stored and the next record allow that keys are disabled.
     pub(crate) keys_may_end: bool,
     /// The decision from the stored record about callers without a client certificate.
-    pub(crate) plain: Verdict,
+    pub(crate) plain: UsageCondition,
     /// True if both records show no such callers.
     pub(crate) plain_may_end: bool,
     /// The TLS mode that ran last; none: the service was never served.
@@ -119,8 +119,13 @@ pub(crate) struct Legacy<'a> {
 }
 
 /// The condition `PlainFree`, once that TLS mode runs.
-pub(crate) fn plain_free(service: &GaiaService, legacy: &Legacy<'_>, runs: Option<TlsMode>, now: Timestamp) -> Verdict {
-    if runs == legacy.ran_tls { legacy.plain.clone() } else { plain::verdict(service, legacy.stored, runs, now) }
+pub(crate) fn plain_free(
+    service: &GaiaService,
+    legacy: &Legacy<'_>,
+    runs: Option<TlsMode>,
+    now: Timestamp,
+) -> UsageCondition {
+    if runs == legacy.ran_tls { legacy.plain.clone() } else { plain::condition(service, legacy.stored, runs, now) }
 }
 
 /// Evaluates a service's ledger, as stored and as observed. `watch`: none if ledgers are not collected.
@@ -142,14 +147,14 @@ pub(crate) fn observe<'a>(
     let ran_tls = served::ran_tls(service, before);
     let watch = watch.filter(|_| is_watched && !matches!(stored, Ownership::Foreign | Ownership::Unreadable(_)));
     let next = watch.map(|watch| record::next(before, lost, watch, now));
-    let found = verdict(service, before, now);
+    let found = condition(service, before, now);
     let changed = next.as_ref().filter(|next| before != Some(*next));
-    let still = |next| verdict(service, Some(next), now).truth == Truth::True;
-    let is_plain_free = |next| plain::verdict(service, Some(next), ran_tls, now).truth == Truth::True;
-    let found_plain = plain::verdict(service, before, ran_tls, now);
+    let still = |next| condition(service, Some(next), now).truth == Truth::True;
+    let is_plain_free = |next| plain::condition(service, Some(next), ran_tls, now).truth == Truth::True;
+    let found_plain = plain::condition(service, before, ran_tls, now);
     Legacy {
         keys_may_end: found.truth == Truth::True && changed.is_none_or(still),
-        verdict: found,
+        legacy_free: found,
         plain_may_end: found_plain.truth == Truth::True && changed.is_none_or(is_plain_free),
         plain: found_plain,
         ran_tls,

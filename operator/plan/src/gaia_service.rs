@@ -105,7 +105,7 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> ServicePlan {
     let decision = decide(observed, next, &legacy, &running, now);
     let generation = observed.service.metadata.generation;
     let strict = legacy.stored.and_then(|record| record.strict);
-    let thresholds = [legacy.verdict.changes_at, legacy.plain.changes_at, legacy.looks_again_at];
+    let thresholds = [legacy.legacy_free.changes_at, legacy.plain.changes_at, legacy.looks_again_at];
     let mut thresholds: Vec<Timestamp> =
         thresholds.into_iter().flatten().chain(strict.and_then(mode::forgotten_at)).collect();
     let is_foreign = observed.child == Ownership::Foreign
@@ -276,8 +276,8 @@ fn status(
         report.condition(POLICY_PUBLISHED, Truth::False, reason::RECONCILING, String::new())
     });
     conditions.push(child::served(&report, child));
-    let verdict = &legacy.verdict;
-    conditions.push(report.condition(LEGACY_FREE, verdict.truth, verdict.reason, verdict.message.clone()));
+    let condition = &legacy.legacy_free;
+    conditions.push(report.condition(LEGACY_FREE, condition.truth, condition.reason, condition.message.clone()));
     let tls = modes::tls(observed, decision.policy_published, running, now);
     let plain = api_key_usage::plain_free(service, legacy, tls.as_ref().map(|tls| tls.mode), now);
     conditions.push(report.condition(PLAIN_FREE, plain.truth, plain.reason, plain.message));

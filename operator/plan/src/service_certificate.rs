@@ -54,14 +54,16 @@ pub struct Observed<'a> {
 /// Decides about one ServiceCertificate.
 #[must_use]
 pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan<ServiceCertificateStatus> {
-    let verdict = judge(observed, now);
-    let actions = match &verdict {
-        Verdict::Act(action) | Verdict::Keep(_, action) => vec![action.as_ref().clone()],
-        Verdict::Settled | Verdict::Refused(_) | Verdict::KeepLater(..) | Verdict::Wait { .. } => vec![],
+    let decision = decide(observed, now);
+    let actions = match &decision {
+        LeafDecision::Act(action) | LeafDecision::Keep(_, action) => vec![action.as_ref().clone()],
+        LeafDecision::Settled | LeafDecision::Refused(_) | LeafDecision::KeepLater(..) | LeafDecision::Wait { .. } => {
+            vec![]
+        }
     };
     let lagging = lagging(observed, now);
-    let next_check = next_check(observed, &verdict, lagging.next, now);
-    Plan { actions, status: status::status(observed, &verdict, lagging, now), next_check }
+    let next_check = next_check(observed, &decision, lagging.next, now);
+    Plan { actions, status: status::status(observed, &decision, lagging, now), next_check }
 }
 
 /// The lagging instances of a ServiceCertificate without a GaiaService. Those of a GaiaService are in its own status.
@@ -92,7 +94,7 @@ enum Cause {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum Verdict {
+enum LeafDecision {
     /// All is as it should be.
     Settled,
     /// Something is to be written.
@@ -107,27 +109,27 @@ enum Verdict {
     KeepLater(Refusal, Timestamp),
 }
 
-fn judge(observed: &Observed<'_>, now: Timestamp) -> Verdict {
+fn decide(observed: &Observed<'_>, now: Timestamp) -> LeafDecision {
     let request = match Request::of(observed) {
         Ok(request) => request,
         Err(refusal) => return refuse(observed, refusal, now),
     };
     if let Err(refusal) = check_secret(observed) {
-        return Verdict::Refused(refusal);
+        return LeafDecision::Refused(refusal);
     }
     let action = match (cause(observed, &request, now), observed.secret.ours()) {
         (Some(cause), _) => match issue(observed, &request, cause, now) {
             Ok(action) => Some(action),
-            Err(refusal) => return Verdict::Refused(refusal),
+            Err(refusal) => return LeafDecision::Refused(refusal),
         },
         (None, Some(secret)) => repair(observed, &request, secret, now),
         (None, None) => None,
     };
-    let Some(action) = action else { return Verdict::Settled };
+    let Some(action) = action else { return LeafDecision::Settled };
     let generation = observed.certificate.metadata.generation;
     let cap = limits::retry_cap(request.duration);
     if let Some(failures) = observed.failures.filter(|failures| failures.holds_back(generation, cap, now)) {
-        return Verdict::Wait { until: failures.retry_at(cap), why: failures.message.clone() };
+        return LeafDecision::Wait { until: failures.retry_at(cap), why: failures.message.clone() };
     }
     if let Action::IssueLeaf(leaf) = &action
         && leaf.not_before >= leaf.not_after
@@ -136,40 +138,40 @@ fn judge(observed: &Observed<'_>, now: Timestamp) -> Verdict {
             format!("the operator's clock is behind: the CA of TrustDomain {} is not valid yet", observed.domain.name);
         // From the next whole second on, the leaf expires after its CA becomes valid.
         let first_end = crate::pacing::backoff::saturating_add(leaf.not_before, Duration::from_secs(1));
-        return Verdict::Wait { until: crate::pacing::backoff::saturating_sub(first_end, request.duration), why };
+        return LeafDecision::Wait { until: crate::pacing::backoff::saturating_sub(first_end, request.duration), why };
     }
     if matches!(action, Action::IssueLeaf(_)) && !observed.budget.allows(now) {
         let why = "issued too often: a burst of 10, then one a minute".to_owned();
-        return Verdict::Wait { until: observed.budget.next(now), why };
+        return LeafDecision::Wait { until: observed.budget.next(now), why };
     }
-    Verdict::Act(Box::new(action))
+    LeafDecision::Act(Box::new(action))
 }
 
 /// Refuses the request. The stored Secret stays in use, so its `ca.crt` still follows the ring.
-fn refuse(observed: &Observed<'_>, refusal: Refusal, now: Timestamp) -> Verdict {
+fn refuse(observed: &Observed<'_>, refusal: Refusal, now: Timestamp) -> LeafDecision {
     let (Ok(domain), Ok(()), Some(ring), Some(secret)) =
         (observed.domain.granted(), check_secret(observed), observed.domain.ca, observed.secret.ours())
     else {
-        return Verdict::Refused(refusal);
+        return LeafDecision::Refused(refusal);
     };
     let bundle = projection::bundle(ring, now);
     let is_right = secret.facts.data.get(key::CA_CERT) == Some(&gaia_pki::sha256_hex(bundle.as_bytes()));
     if is_right {
-        return Verdict::Refused(refusal);
+        return LeafDecision::Refused(refusal);
     }
     let generation = observed.certificate.metadata.generation;
     let spec = &observed.certificate.spec;
     let life = spec.duration.as_ref().unwrap_or(&domain.spec.certificate_defaults.duration).value();
     let cap = limits::retry_cap(life);
     if let Some(failures) = observed.failures.filter(|failures| failures.holds_back(generation, cap, now)) {
-        return Verdict::KeepLater(refusal, failures.retry_at(cap));
+        return LeafDecision::KeepLater(refusal, failures.retry_at(cap));
     }
     let mut change = ObjectChange::nothing(secret_key(observed), Some(secret.facts.version()));
     change
         .annotations
         .extend(epoch_annotations(observed, ring.epoch).into_iter().map(|(name, value)| (name, Some(value))));
     change.data.insert(key::CA_CERT.to_owned(), Some(bundle));
-    Verdict::Keep(refusal, Box::new(Action::Write(Box::new(change))))
+    LeafDecision::Keep(refusal, Box::new(Action::Write(Box::new(change))))
 }
 
 /// Checks that the Secret may be written.
@@ -404,7 +406,12 @@ fn announcement(observed: &Observed<'_>, cause: Cause) -> (&'static str, String)
     (reason::CERTIFICATE_RENEWED, format!("issued a new certificate into Secret {name}: {why}"))
 }
 
-fn next_check(observed: &Observed<'_>, verdict: &Verdict, lags_from: Option<Timestamp>, now: Timestamp) -> Timestamp {
+fn next_check(
+    observed: &Observed<'_>,
+    decision: &LeafDecision,
+    lags_from: Option<Timestamp>,
+    now: Timestamp,
+) -> Timestamp {
     let mut thresholds = vec![crate::pacing::backoff::saturating_add(now, MAX_WAIT)];
     thresholds.extend(lags_from);
     if let Some(leaf) = observed.secret.ours().and_then(|secret| secret.leaf.as_ref()) {
@@ -416,7 +423,7 @@ fn next_check(observed: &Observed<'_>, verdict: &Verdict, lags_from: Option<Time
     if let (Some(leaf), Ok(request)) = (observed.secret.ours().and_then(|s| s.leaf.as_ref()), Request::of(observed)) {
         thresholds.extend(ca_change_due(observed, &request, leaf));
     }
-    if let Verdict::Wait { until, .. } | Verdict::KeepLater(_, until) = verdict {
+    if let LeafDecision::Wait { until, .. } | LeafDecision::KeepLater(_, until) = decision {
         thresholds.push(*until);
     }
     // The deletion of a foreign Secret raises no event, because it is not watched.

@@ -22,11 +22,11 @@ use jiff::Timestamp;
 
 pub(crate) use self::bootstrap::desired::{desired_ring, signing_key_spec};
 pub(crate) use self::bootstrap::epochs::newest_projected;
-pub(crate) use self::bootstrap::external_ca::{brought_ca_begins, ca_material};
+pub(crate) use self::bootstrap::external_ca::{ca_material, external_ca_begins};
 pub use self::distribution::grants::CutServices;
 pub(crate) use self::distribution::namespaces::{Projections, Unwritten, named as named_namespaces};
 pub use self::kept::KeptGrants;
-pub use self::observed::{Abilities, BroughtCa, LeafView, Observed, RingView, SignerSecret, WriteRefusal};
+pub use self::observed::{Abilities, ExternalCa, LeafView, Observed, RingView, SignerSecret, WriteRefusal};
 pub use self::warnings::older_namesake;
 pub(crate) use self::watched::text as unwatched_text;
 use crate::instances::instance::{Instance, Need};
@@ -213,7 +213,7 @@ fn live(
     warnings.extend(bootstrap::external_ca::warnings(observed));
     warnings.extend(bootstrap::names::warning(observed));
     warnings.extend(unknown::distrusted(observed, ca, signing));
-    warnings.extend(rotation::unused_brought_ca(&context));
+    warnings.extend(rotation::unused_external_ca(&context));
     let namespaces = projections.laggards();
     let left = left_by_waves(&context);
     Decision {
@@ -321,8 +321,8 @@ fn broken_inequalities(observed: &Observed<'_>, signing: Option<&SigningRing>) -
 fn lifetimes_too_tight(observed: &Observed<'_>, ca: &CaRing, signing: &SigningRing) -> Vec<Warning> {
     let warning = |message| Warning::new(warning::LIFETIMES_TOO_TIGHT, message);
     let broken = broken_inequalities(observed, Some(signing)).into_iter().map(|refusal| warning(refusal.message));
-    let active = ca.active().filter(|active| active.material.brought && observed.is_too_tight(&active.material));
-    let brought = active.map(|active| {
+    let active = ca.active().filter(|active| active.material.is_external && observed.is_too_tight(&active.material));
+    let external = active.map(|active| {
         let life = crate::pacing::backoff::since(active.material.not_after, active.material.not_before);
         let least = limits::least_ca_life(observed.leaf_life(), &observed.domain.spec.propagation);
         warning(format!(
@@ -335,7 +335,7 @@ fn lifetimes_too_tight(observed: &Observed<'_>, ca: &CaRing, signing: &SigningRi
             active.material.not_after
         ))
     });
-    broken.chain(brought).collect()
+    broken.chain(external).collect()
 }
 
 /// Instances that do not use everything yet, and instances that hold a step although they do.

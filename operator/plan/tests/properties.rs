@@ -13,7 +13,7 @@ use gaia_api::Span;
 use gaia_api::crd::{GaiaServiceSpec, SecretRef, ServiceCertificateSpec};
 use gaia_plan::Action;
 use gaia_plan::object::ObjectKey;
-use gaia_plan::trust_domain::BroughtCa;
+use gaia_plan::trust_domain::ExternalCa;
 use jiff::Timestamp;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError};
@@ -326,7 +326,7 @@ proptest! {
         spec.ca.existing_secret_ref = Some(SecretRef { name: "our-ca".to_owned() });
         spec.certificate_defaults.duration = Span::parse(leaf).unwrap();
         let not_after = world.now.checked_add(jiff::SignedDuration::from_hours(ca)).unwrap();
-        world.brought = Some(Ok(BroughtCa { fingerprint: gaia_pki::sha256_hex(b"ours"), not_after, ..BroughtCa::default() }));
+        world.external_ca = Some(Ok(ExternalCa { fingerprint: gaia_pki::sha256_hex(b"ours"), not_after, ..ExternalCa::default() }));
         world.create_domain(TD, spec);
         world.create_certificate_of("shop", "web", ServiceCertificateSpec::default());
         world.settle();

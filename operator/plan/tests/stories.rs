@@ -8,8 +8,6 @@ mod aborts;
 mod answers;
 #[path = "stories/authorities.rs"]
 mod authorities;
-#[path = "stories/brought.rs"]
-mod brought_cas;
 #[path = "stories/compromise.rs"]
 mod compromise;
 #[path = "stories/constrained.rs"]
@@ -20,6 +18,8 @@ mod domains;
 mod endpoints;
 #[path = "stories/epochs.rs"]
 mod epochs;
+#[path = "stories/brought.rs"]
+mod external_cas;
 #[path = "stories/instances.rs"]
 mod instances;
 #[path = "stories/isolation.rs"]
@@ -58,7 +58,7 @@ use gaia_api::crd::{
 use gaia_api::names::annotation;
 use gaia_plan::Action;
 use gaia_plan::object::ObjectKey;
-use gaia_plan::trust_domain::BroughtCa;
+use gaia_plan::trust_domain::ExternalCa;
 use jiff::Timestamp;
 use rstest::rstest;
 use world::{DAY, Name, Pod, Reload, Resource, Sight, TD, Tamper, World, plain_domain};
@@ -77,9 +77,9 @@ fn quiet(mut world: World) -> World {
     world
 }
 
-fn brought(number: u64, end: &str) -> Option<Result<BroughtCa, String>> {
+fn external_ca(number: u64, end: &str) -> Option<Result<ExternalCa, String>> {
     let fingerprint = gaia_pki::sha256_hex(format!("brought {number}").as_bytes());
-    Some(Ok(BroughtCa { fingerprint, not_after: at(end), ..BroughtCa::default() }))
+    Some(Ok(ExternalCa { fingerprint, not_after: at(end), ..ExternalCa::default() }))
 }
 
 fn settled(mut world: World) -> World {

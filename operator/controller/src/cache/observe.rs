@@ -106,7 +106,7 @@ impl ClusterCache {
                 signing: self.epoch_mac(&names::signing_ring(name)),
             },
             leaves_exist: rings_missing && self.has_leaves(name),
-            brought_ca: domain.spec.ca.existing_secret_ref.as_ref().and_then(|_| self.brought.get(name).cloned()),
+            external_ca: domain.spec.ca.existing_secret_ref.as_ref().and_then(|_| self.external_ca.get(name).cloned()),
             trust: known(names::trust(name)),
             grants: known(names::grants(name)),
             signers: self.known_signers(&names::token_signer(name), &granted),
@@ -134,8 +134,8 @@ impl ClusterCache {
     fn constrained_certificates(&self, domain: &str) -> Vec<&ServiceCertificate> {
         let ring = self.ca_ring(&names::ca_ring(domain));
         let in_ring = ring.ring().into_iter().flat_map(|ring| &ring.generations).map(|ca| &ca.material.path);
-        let brought = self.brought.get(domain).and_then(|ca| ca.as_ref().ok()).map(|ca| &ca.path);
-        if in_ring.chain(brought).all(|path| path.constraints.is_empty()) {
+        let external = self.external_ca.get(domain).and_then(|ca| ca.as_ref().ok()).map(|ca| &ca.path);
+        if in_ring.chain(external).all(|path| path.constraints.is_empty()) {
             return vec![];
         }
         let all = self.certificates.iter().filter(|(place, certificate)| {

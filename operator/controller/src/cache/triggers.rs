@@ -45,7 +45,7 @@ impl ClusterCache {
 
     pub(crate) fn remove_trust_domain(&mut self, name: &str) -> BTreeSet<ObjectRef> {
         let gone = self.trust_domains.remove(name);
-        self.brought.remove(name);
+        self.external_ca.remove(name);
         self.rollout.remove(name);
         let ours = [gaia_api::names::trust(name), gaia_api::names::grants(name), gaia_api::names::token_signer(name)];
         self.foreign.retain(|object| !ours.contains(&object.name));

@@ -183,7 +183,7 @@ impl<S: Store> Executor<S> {
     }
 
     /// The CA in a Secret that is not the operator's. The inner error is meant for the user who wrote that Secret.
-    pub(crate) async fn read_brought_ca(
+    pub(crate) async fn read_external_ca(
         &self,
         name: &str,
         now: jiff::Timestamp,

@@ -12,7 +12,7 @@ use gaia_plan::IssueLeaf;
 use gaia_plan::keyring::ring::{
     CaMaterial, CaPath, FORMAT_VERSION, Generation, Material, Ring, RingRequest, SigningMaterial, State, short_id,
 };
-use gaia_plan::trust_domain::BroughtCa;
+use gaia_plan::trust_domain::ExternalCa;
 use jiff::{SignedDuration, Timestamp};
 use zeroize::Zeroizing;
 
@@ -57,11 +57,11 @@ pub(crate) fn new_ca(
 }
 
 /// The material of a bring-your-own CA.
-pub(crate) fn brought_ca(ca: &Ca) -> Made<CaMaterial> {
+pub(crate) fn external_ca(ca: &Ca) -> Made<CaMaterial> {
     made_ca(ca, true)
 }
 
-fn made_ca(ca: &Ca, brought: bool) -> Made<CaMaterial> {
+fn made_ca(ca: &Ca, is_external: bool) -> Made<CaMaterial> {
     let fingerprint = ca.certificate().fingerprint();
     let chain: String = if ca.chain().is_empty() {
         ca.certificate().to_pem()
@@ -78,7 +78,7 @@ fn made_ca(ca: &Ca, brought: bool) -> Made<CaMaterial> {
         root: ca.root().to_pem(),
         subject_id: None,
         key: ca.key().spec(),
-        brought,
+        is_external,
         path: CaPath::of(ca.path()),
     };
     Made { material, private: Zeroizing::new(ca.key().to_pem().as_bytes().to_vec()) }
@@ -97,13 +97,13 @@ pub(crate) fn new_signing_key(key: KeySpec) -> Result<Made<SigningMaterial>, Exe
 
 /// Checks a bring-your-own CA before it is used. It signs a trial certificate for the operator's own identity: a fault
 /// for which peers refuse that one applies to every other one.
-pub(crate) fn examine(ca: &Ca, trust_domain: &str, now: Timestamp) -> BroughtCa {
+pub(crate) fn examine(ca: &Ca, trust_domain: &str, now: Timestamp) -> ExternalCa {
     let tried = || operator_leaf(ca, trust_domain, now).map(drop).map_err(|error| error.to_string());
     let (refused, not_strict) = match ca.check_peers() {
         Err(error) => (Some(error.to_string()), vec![]),
         Ok(not_strict) => (tried().err(), not_strict),
     };
-    BroughtCa {
+    ExternalCa {
         fingerprint: ca.certificate().fingerprint(),
         not_before: ca.not_before(),
         not_after: ca.not_after(),

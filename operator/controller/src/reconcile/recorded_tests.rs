@@ -58,7 +58,7 @@ fn world() -> SharedCache {
     }
     for domain in ["corporate", "partner"] {
         let ca = issue::examine(&external_ca(domain), &format!("{domain}.example"), recorded_at());
-        lock(&world).brought_ca(domain, Ok(ca));
+        lock(&world).set_external_ca(domain, Ok(ca));
     }
     world
 }
@@ -81,7 +81,7 @@ fn plans(world: &SharedCache, now: Timestamp) -> Vec<(ObjectRef, Planned)> {
         let planned = plan(&lock(world), &key, now);
         let mut planned = planned.unwrap_or_else(|| unreachable!("{key} is held"));
         if let (ObjectRef::TrustDomain(name), Some(rollout)) = (&key, planned.rollout.take()) {
-            let _ = lock(world).take_guidance(name, rollout);
+            let _ = lock(world).set_rollout(name, rollout);
         }
         (key, planned)
     };

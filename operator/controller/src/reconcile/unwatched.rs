@@ -46,9 +46,9 @@ impl<S: Store> Reconciler<S> {
         self.scheduler.push(&self.executor.world, resting);
         if let Some(secret) = &domain.spec.ca.existing_secret_ref {
             let now = self.executor.clock.now();
-            let found = self.executor.read_brought_ca(&secret.name, now).await?;
+            let found = self.executor.read_external_ca(&secret.name, now).await?;
             let facts = found.map(|ca| crate::execute::issue::examine(&ca, &domain.spec.trust_domain, now));
-            lock(&self.executor.world).brought_ca(name, facts);
+            lock(&self.executor.world).set_external_ca(name, facts);
         }
         Ok(())
     }

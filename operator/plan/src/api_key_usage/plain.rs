@@ -5,17 +5,18 @@ use gaia_api::crd::{GaiaService, TlsMode, Truth, reason};
 use gaia_api::ledger::{LedgerEntry, LedgerRecord, PLAIN};
 use jiff::Timestamp;
 
-use super::verdict::{Evidence, Verdict, Words, list};
+use super::condition::{Evidence, UsageCondition, Words, list};
 use crate::api_key_usage::served;
 
 /// The condition `PlainFree`. `ran`: the TLS mode that ran last.
-pub(super) fn verdict(
+pub(super) fn condition(
     service: &GaiaService,
     record: Option<&LedgerRecord>,
     ran: Option<TlsMode>,
     now: Timestamp,
-) -> Verdict {
-    let say = |truth, reason, message: &str| Verdict { truth, reason, message: message.to_owned(), changes_at: None };
+) -> UsageCondition {
+    let say =
+        |truth, reason, message: &str| UsageCondition { truth, reason, message: message.to_owned(), changes_at: None };
     match ran {
         None => return say(Truth::Unknown, reason::STRICT, "no policy is published yet"),
         Some(TlsMode::Strict) => {
@@ -49,7 +50,7 @@ pub(super) fn verdict(
         unread: "not every instance reports its callers without a client certificate",
         list: |entries| list(entries, describe, "ConfigMap <service>-ledger"),
     };
-    evidence.verdict(&words, span, now)
+    evidence.condition(&words, span, now)
 }
 
 fn describe(entry: &LedgerEntry, caller: &str) -> String {

@@ -108,7 +108,7 @@ impl Gate<'_> {
             self.field(),
             served::ran(service),
             api_key_usage::keys(service).map(|secret| secret.name.as_str()).unwrap_or_default(),
-            legacy.verdict.message,
+            legacy.legacy_free.message,
             annotation::FORCE_MODE,
             service.metadata.generation.unwrap_or_default(),
         ))

@@ -114,9 +114,9 @@ pub(crate) fn of(
     let mut all = vec![];
     for instance in instances {
         match first(instance, &parts, (leaf, policy), p, now) {
-            Verdict::Current => {}
-            Verdict::Unknown(until) => lagging.next = lagging.next.into_iter().chain([until]).min(),
-            Verdict::Lags(found) => all.push(*found),
+            LagState::Current => {}
+            LagState::Unknown(until) => lagging.next = lagging.next.into_iter().chain([until]).min(),
+            LagState::Lags(found) => all.push(*found),
         }
     }
     all.sort_by(|one, other| one.pod.cmp(&other.pod));
@@ -126,7 +126,7 @@ pub(crate) fn of(
     lagging
 }
 
-enum Verdict {
+enum LagState {
     Current,
     /// It may lag; the earliest time at which that is known.
     Unknown(Timestamp),
@@ -152,7 +152,7 @@ fn first(
     (leaf, policy): (Option<&ServedLeaf>, Option<&PolicyFile>),
     p: Duration,
     now: Timestamp,
-) -> Verdict {
+) -> LagState {
     let mut unknown: Option<Timestamp> = None;
     for part in parts {
         let is_its = match part.part {
@@ -172,11 +172,11 @@ fn first(
         // An earlier probe is no evidence of the parts loaded since.
         let is_seen = instance.probe.as_ref().map_or(!instance.can_be_probed, |probe| probe.at >= due);
         if due <= now && is_seen {
-            return Verdict::Lags(Box::new(described(instance, part, why)));
+            return LagState::Lags(Box::new(described(instance, part, why)));
         }
         unknown = unknown.into_iter().chain([due.max(saturating_add(now, LOOK_AGAIN))]).min();
     }
-    unknown.map_or(Verdict::Current, Verdict::Unknown)
+    unknown.map_or(LagState::Current, LagState::Unknown)
 }
 
 fn described(instance: &Instance, part: &Part<'_>, why: String) -> LaggingInstance {

@@ -21,11 +21,11 @@ pub(crate) struct LeakedKey {
 }
 
 impl LeakedKeys {
-    /// The keys of a TrustDomain; `brought` is the path of the CA in `existingSecretRef`.
-    pub(crate) fn of(spec: &TrustDomainSpec, ring: Option<&CaRing>, brought: Option<&CaPath>) -> Self {
+    /// The keys of a TrustDomain; `external` is the path of the CA in `existingSecretRef`.
+    pub(crate) fn of(spec: &TrustDomainSpec, ring: Option<&CaRing>, external: Option<&CaPath>) -> Self {
         let generations = || ring.into_iter().flat_map(|ring| &ring.generations);
         let key_of = |fingerprint: &str| {
-            let paths = generations().map(|generation| &generation.material.path).chain(brought);
+            let paths = generations().map(|generation| &generation.material.path).chain(external);
             paths.filter_map(|path| path.key_of(fingerprint)).next().map(str::to_owned)
         };
         let listed = spec.ca.distrusted.iter().map(|entry| LeakedKey {

@@ -8,7 +8,7 @@ use gaia_api::names::annotation;
 use jiff::Timestamp;
 
 use super::request::Request;
-use super::{LeafFacts, LeafSecret, Observed, Verdict, issued_at};
+use super::{LeafDecision, LeafFacts, LeafSecret, Observed, issued_at};
 use crate::instances::instance::{Instances, Need};
 use crate::instances::lagging::Lagging;
 use crate::object::Ownership;
@@ -18,7 +18,7 @@ use crate::rules::name_policy::other_meaning;
 
 pub(super) fn status(
     observed: &Observed<'_>,
-    verdict: &Verdict,
+    decision: &LeafDecision,
     lagging: Lagging,
     now: Timestamp,
 ) -> ServiceCertificateStatus {
@@ -27,13 +27,15 @@ pub(super) fn status(
     let generation = certificate.metadata.generation;
     let observed_generation = certificate.status.as_ref().and_then(|status| status.observed_generation);
     let report = Report { before, is_accepted: is_accepted(observed_generation, generation, before), generation, now };
-    let refusal = match verdict {
-        Verdict::Refused(refusal) | Verdict::Keep(refusal, _) | Verdict::KeepLater(refusal, _) => Some(refusal),
+    let refusal = match decision {
+        LeafDecision::Refused(refusal) | LeafDecision::Keep(refusal, _) | LeafDecision::KeepLater(refusal, _) => {
+            Some(refusal)
+        }
         _ => None,
     };
     // A failure is reported while the failed work is still to be done.
-    let failures = observed.failures.filter(|_| matches!(verdict, Verdict::Act(_) | Verdict::Wait { .. }));
-    let obstacles = Obstacles { refusal, failures, pending: pending(verdict) };
+    let failures = observed.failures.filter(|_| matches!(decision, LeafDecision::Act(_) | LeafDecision::Wait { .. }));
+    let obstacles = Obstacles { refusal, failures, pending: pending(decision) };
     let mut conditions = report.standard(ready(observed, now), &obstacles);
     let (served, counts) = served(observed);
     conditions.push(report.condition(SERVED, served.0, served.1, served.2));
@@ -262,11 +264,11 @@ fn served(observed: &Observed<'_>) -> ((Truth, &'static str, String), Counts) {
     ((Truth::False, reason::NOT_SERVED, message), counts)
 }
 
-fn pending(verdict: &Verdict) -> Option<(&'static str, String)> {
-    match verdict {
-        Verdict::Act(action) => Some((reason::ISSUING, action.to_string())),
-        Verdict::Wait { why, .. } => Some((reason::ISSUING, format!("waiting for the next attempt: {why}"))),
-        Verdict::Settled | Verdict::Refused(_) | Verdict::Keep(..) | Verdict::KeepLater(..) => None,
+fn pending(decision: &LeafDecision) -> Option<(&'static str, String)> {
+    match decision {
+        LeafDecision::Act(action) => Some((reason::ISSUING, action.to_string())),
+        LeafDecision::Wait { why, .. } => Some((reason::ISSUING, format!("waiting for the next attempt: {why}"))),
+        LeafDecision::Settled | LeafDecision::Refused(_) | LeafDecision::Keep(..) | LeafDecision::KeepLater(..) => None,
     }
 }
 

@@ -33,7 +33,7 @@ pub struct Observed<'a> {
     /// True if leaves of this TrustDomain exist.
     pub leaves_exist: bool,
     /// With `spec.ca.existingSecretRef`: the CA in that Secret, or the reason why it is unusable.
-    pub brought_ca: Option<Result<BroughtCa, String>>,
+    pub external_ca: Option<Result<ExternalCa, String>>,
     /// The oldest of the older TrustDomains with the same `spec.trustDomain`.
     pub older_namesake: Option<&'a str>,
     /// The namespaces of the cluster that it selects and that are not being deleted.
@@ -242,7 +242,7 @@ impl<'a, M> RingView<'a, M> {
 
 /// The CA in `existingSecretRef`: it can be read, and each of its certificates is in force.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct BroughtCa {
+pub struct ExternalCa {
     /// Lower-case hex SHA-256 of its certificate's DER.
     pub fingerprint: String,
     /// The latest notBefore in its chain.

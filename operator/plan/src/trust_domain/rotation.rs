@@ -7,12 +7,12 @@
 //! a step in `gate`.
 
 mod answers;
-mod brought;
 mod ca;
 mod ca_removal;
 mod currency;
 mod decision;
 mod distrust;
+mod external_ca;
 mod gate;
 mod holders;
 mod requests;
@@ -25,9 +25,9 @@ use gaia_api::crd::reason;
 use jiff::Timestamp;
 
 pub(crate) use self::answers::ignored as ignored_annotations;
-pub(crate) use self::brought::unused as unused_brought_ca;
 pub(crate) use self::currency::{Currency, UsedLeaves, currency};
 pub(crate) use self::decision::{HeldBack, Next, Progress, RingDecision, Urgency};
+pub(crate) use self::external_ca::unused as unused_external_ca;
 pub(crate) use self::gate::{is_issuer, may_leave_behind};
 pub(crate) use self::requests::restore;
 pub(crate) use self::workloads::workload_actions;

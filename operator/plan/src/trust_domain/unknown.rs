@@ -9,12 +9,12 @@ use crate::outcome::conditions::Warning;
 /// A mistyped fingerprint or kid distrusts nothing: the warning names each, with the closest known ids.
 pub(super) fn distrusted(observed: &Observed<'_>, ca: &CaRing, signing: &SigningRing) -> Vec<Warning> {
     let spec = &observed.domain.spec;
-    let brought = observed.brought_ca.as_ref().and_then(|ca| ca.as_ref().ok());
+    let external = observed.external_ca.as_ref().and_then(|ca| ca.as_ref().ok());
     let cas = ca.generations.iter().map(|generation| generation.material.fingerprint.as_str());
     let above = ca.generations.iter().map(|generation| &generation.material.path);
-    let above = above.chain(brought.map(|ca| &ca.path)).flat_map(|path| &path.certificates);
+    let above = above.chain(external.map(|ca| &ca.path)).flat_map(|path| &path.certificates);
     let fingerprints: Vec<&str> = cas
-        .chain(brought.map(|ca| ca.fingerprint.as_str()))
+        .chain(external.map(|ca| ca.fingerprint.as_str()))
         .chain(above.map(|certificate| certificate.fingerprint.as_str()))
         .collect();
     let kids: Vec<&str> = signing.generations.iter().map(|generation| generation.material.jwk.kid()).collect();

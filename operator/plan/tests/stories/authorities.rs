@@ -166,17 +166,20 @@ fn another_key_for_the_ca_is_a_rotation() {
 fn a_new_certificate_in_the_secret_of_ones_own_ca_lives_the_same_life() {
     let mut world = issuer_in("auth", "auth-service");
     world.edit_domain(TD, |found| found.spec.ca.existing_secret_ref = Some(SecretRef { name: "our-ca".to_owned() }));
-    world.brought = brought(1, "2030-01-01T00:00:00Z");
+    world.external_ca = external_ca(1, "2030-01-01T00:00:00Z");
     world.settle();
     world.start(Pod::of("auth", "auth-service", "auth-0").issuer());
-    world.brought = brought(2, "2031-01-01T00:00:00Z");
+    world.external_ca = external_ca(2, "2031-01-01T00:00:00Z");
     until(&mut world, true, "Active, Published");
     until(&mut world, true, "Retiring, Active");
     until(&mut world, true, "Removed, Active");
     let active = world.ca_ring(TD).unwrap().active().unwrap().material.clone();
-    assert!(active.brought && active.fingerprint == brought(2, "2031-01-01T00:00:00Z").unwrap().unwrap().fingerprint);
+    assert!(
+        active.is_external
+            && active.fingerprint == external_ca(2, "2031-01-01T00:00:00Z").unwrap().unwrap().fingerprint
+    );
     // The CA before it is put back: it is published again and signs.
-    world.brought = brought(1, "2030-01-01T00:00:00Z");
+    world.external_ca = external_ca(1, "2030-01-01T00:00:00Z");
     until(&mut world, true, "Active, Published");
     until(&mut world, true, "Removed, Active");
     assert_ne!(world.ca_ring(TD).unwrap().active().unwrap().material.fingerprint, active.fingerprint);
@@ -186,7 +189,7 @@ fn a_new_certificate_in_the_secret_of_ones_own_ca_lives_the_same_life() {
     // Without the reference the operator generates its own.
     world.edit_domain(TD, |found| found.spec.ca.existing_secret_ref = None);
     until(&mut world, true, "Removed, Removed, Active");
-    assert!(!world.ca_ring(TD).unwrap().active().unwrap().material.brought);
+    assert!(!world.ca_ring(TD).unwrap().active().unwrap().material.is_external);
     sound(&world);
 }
 

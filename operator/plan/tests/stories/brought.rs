@@ -32,11 +32,11 @@ pub(super) fn put(world: &mut World, pem: &str, root: Option<&str>) -> String {
     path.extend(root.map(read));
     let fingerprint = path[0].fingerprint();
     world.pems.insert(fingerprint.clone(), (pem.to_owned(), root.unwrap_or(pem).to_owned()));
-    world.brought = Some(Ok(BroughtCa {
+    world.external_ca = Some(Ok(ExternalCa {
         fingerprint: fingerprint.clone(),
         not_after: at("2040-01-01T00:00:00Z"),
         path: CaPath::of(&path),
-        ..BroughtCa::default()
+        ..ExternalCa::default()
     }));
     fingerprint
 }
@@ -192,7 +192,7 @@ fn a_ca_that_was_put_into_the_secret_before_replaces_the_leaked_one() {
 #[test]
 fn a_root_renewed_above_the_ca_in_use_is_a_warning_with_the_next_step() {
     let (mut world, first) = corporate_fleet();
-    if let Some(Ok(ca)) = &mut world.brought {
+    if let Some(Ok(ca)) = &mut world.external_ca {
         ca.path.certificates.last_mut().unwrap().fingerprint = sha256_hex(b"renewed root");
     }
     wait(&mut world, 60);
@@ -247,7 +247,7 @@ fn a_ca_that_peers_refuse_is_not_used_and_one_in_use_is_only_warned_about() {
     world.edit_domain(TD, |found| found.spec.ca.existing_secret_ref = Some(SecretRef { name: "our-ca".to_owned() }));
     corporate(&mut world, "a");
     let refuse = |world: &mut World| {
-        if let Some(Ok(ca)) = &mut world.brought {
+        if let Some(Ok(ca)) = &mut world.external_ca {
             ca.refused = Some("\"CN=A\" has a serial number that is negative".to_owned());
         }
     };
@@ -299,7 +299,7 @@ fn after_advance_without_what_still_serves_the_old_certificate_is_named() {
 
 /// The CA in the Secret begins at that time.
 fn begins(world: &mut World, time: Timestamp) {
-    if let Some(Ok(ca)) = &mut world.brought {
+    if let Some(Ok(ca)) = &mut world.external_ca {
         ca.not_before = time;
     }
 }

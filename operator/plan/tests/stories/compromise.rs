@@ -201,7 +201,7 @@ fn a_leaked_next_ca_is_dropped_and_a_removed_one_marked_so_that_no_restore_bring
 fn the_only_ca_of_ones_own_is_distrusted_at_once_and_never_taken_again() {
     let mut world = issuer_in("auth", "auth-service");
     world.edit_domain(TD, |found| found.spec.ca.existing_secret_ref = Some(SecretRef { name: "our-ca".to_owned() }));
-    world.brought = brought(1, "2030-01-01T00:00:00Z");
+    world.external_ca = external_ca(1, "2030-01-01T00:00:00Z");
     world.settle();
     let leaked = active_ca(&world);
     distrust_ca(&mut world, &leaked, DistrustMode::Immediate);
@@ -209,19 +209,19 @@ fn the_only_ca_of_ones_own_is_distrusted_at_once_and_never_taken_again() {
     let message = says(&world, &domain(), "Stalled", "True", "CADistrusted");
     assert!(message.contains("is distrusted; put a CA with a new key into Secret"), "{message}");
     says(&world, &domain(), "Ready", "False", "CADistrusted");
-    world.brought = brought(2, "2030-01-01T00:00:00Z");
+    world.external_ca = external_ca(2, "2030-01-01T00:00:00Z");
     world.settle();
     assert_eq!(world.states(true), "Distrusted, Active");
     says(&world, &domain(), "Stalled", "False", "Settled");
     // It is never accepted again, not even by a TrustDomain that starts over.
-    world.brought = brought(1, "2030-01-01T00:00:00Z");
+    world.external_ca = external_ca(1, "2030-01-01T00:00:00Z");
     assert_eq!(doing(&mut world).iter().filter(|done| done.contains("-ring")).count(), 0);
     let mut other = web();
     other.edit_domain(TD, |found| {
         found.spec.ca.existing_secret_ref = Some(SecretRef { name: "our-ca".to_owned() });
         found.spec.ca.distrusted = vec![DistrustedCa { fingerprint: leaked, mode: DistrustMode::Immediate }];
     });
-    other.brought = brought(1, "2030-01-01T00:00:00Z");
+    other.external_ca = external_ca(1, "2030-01-01T00:00:00Z");
     assert_eq!(doing(&mut other), [""; 0]);
     says(&other, &domain(), "Stalled", "True", "CADistrusted");
     sound(&world);
@@ -231,13 +231,13 @@ fn the_only_ca_of_ones_own_is_distrusted_at_once_and_never_taken_again() {
 fn of_two_leaked_cas_one_that_cannot_be_replaced_does_not_save_the_other() {
     let mut world = issuer_in("auth", "auth-service");
     world.edit_domain(TD, |found| found.spec.ca.existing_secret_ref = Some(SecretRef { name: "our-ca".to_owned() }));
-    world.brought = brought(1, "2030-01-01T00:00:00Z");
+    world.external_ca = external_ca(1, "2030-01-01T00:00:00Z");
     world.settle();
-    world.brought = brought(2, "2030-01-01T00:00:00Z");
+    world.external_ca = external_ca(2, "2030-01-01T00:00:00Z");
     world.settle();
     assert_eq!(world.states(true), "Active, Published");
     world.edit_domain(TD, |found| {
-        let both = [1, 2].map(|number| brought(number, "2030-01-01T00:00:00Z").unwrap().unwrap().fingerprint);
+        let both = [1, 2].map(|number| external_ca(number, "2030-01-01T00:00:00Z").unwrap().unwrap().fingerprint);
         let mode = DistrustMode::AfterReissue;
         found.spec.ca.distrusted = both.map(|fingerprint| DistrustedCa { fingerprint, mode }).to_vec();
     });

@@ -1,6 +1,6 @@
 //! Bring-your-own CAs with name constraints: the names of services decide, extra names are left out.
 
-use super::brought_cas::{corporate_fleet, put};
+use super::external_cas::{corporate_fleet, put};
 use super::*;
 use gaia_api::crd::AllowedNames;
 

@@ -242,14 +242,14 @@ fn the_signing_key_leaves_the_namespace_whose_service_issues_no_more() {
 fn a_ca_from_outside_is_taken_once_it_is_good() {
     let mut world = web();
     world.edit_domain(TD, |found| found.spec.ca.existing_secret_ref = Some(SecretRef { name: "our-ca".to_owned() }));
-    world.brought = Some(Err("tls.key is not PEM".to_owned()));
+    world.external_ca = Some(Err("tls.key is not PEM".to_owned()));
     assert_eq!(doing(&mut world), [""; 0]);
     let message = says(&world, &domain(), "Stalled", "True", "CAInvalid");
     assert_eq!(message, "spec.ca.existingSecretRef: Secret gaia-system/our-ca: tls.key is not PEM");
     says(&world, &certificate("shop", "web"), "Ready", "False", "TrustDomainNotReady");
 
     // Too short for two leaves of 135 days. The message is the same at each evaluation.
-    world.brought = brought(1, "2026-02-01T00:00:00Z");
+    world.external_ca = external_ca(1, "2026-02-01T00:00:00Z");
     world.settle();
     let message = says(&world, &domain(), "Stalled", "True", "DurationNotPossible");
     assert!(
@@ -261,7 +261,7 @@ fn a_ca_from_outside_is_taken_once_it_is_good() {
     world.settle();
     assert_eq!(message, says(&world, &domain(), "Stalled", "True", "DurationNotPossible"));
 
-    world.brought = brought(2, "2027-02-01T00:00:00Z");
+    world.external_ca = external_ca(2, "2027-02-01T00:00:00Z");
     let done = doing(&mut world);
     assert!(done[0].starts_with("create Secret gaia-system/gaia-ca-ring with a new copy of the CA "), "{done:#?}");
     says(&world, &certificate("shop", "web"), "Ready", "True", "Ready");

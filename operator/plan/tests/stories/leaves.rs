@@ -156,7 +156,7 @@ fn no_leaf_outlives_its_ca_and_an_ended_ca_is_said_so() {
     // A bring-your-own CA is not replaced unless the user provides another one.
     let mut world = quiet(web());
     world.edit_domain(TD, |found| found.spec.ca.existing_secret_ref = Some(SecretRef { name: "our-ca".to_owned() }));
-    world.brought = brought(1, "2026-09-28T20:00:00Z");
+    world.external_ca = external_ca(1, "2026-09-28T20:00:00Z");
     world.settle();
     // 6,500 hours are 270 days and 20 hours: renewed on day 90 and 180, from then on clamped.
     world.advance(181 * DAY);

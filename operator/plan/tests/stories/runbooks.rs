@@ -1,6 +1,6 @@
 //! `docs/runbooks.md`: its commands are read from the file and executed as written.
 
-use super::brought_cas::{corporate, corporate_fleet};
+use super::external_cas::{corporate, corporate_fleet};
 use super::*;
 use gaia_api::crd::TrustDomain;
 use serde_json::Value;

@@ -69,7 +69,7 @@ impl World {
                     return Err(WriteError::Conflict);
                 }
                 self.may_write()?;
-                self.judge(by, action);
+                self.check_action(by, action);
                 self.objects.remove(key);
                 self.remember(key);
             }
@@ -160,7 +160,7 @@ impl World {
             return Err(WriteError::RefusedHere("refused in this namespace".to_owned()));
         }
         self.may_write()?;
-        self.judge(by, action);
+        self.check_action(by, action);
         let fresh = self.fresh_version();
         let stored = self.objects.entry(change.key.clone()).or_insert_with(|| {
             let mut stored = Stored::default();
@@ -188,7 +188,7 @@ impl World {
             return Err(WriteError::Conflict);
         }
         self.may_write()?;
-        self.judge(by, action);
+        self.check_action(by, action);
         self.create_certificate(child.clone());
         Ok(())
     }
@@ -202,7 +202,7 @@ impl World {
         patch: &Value,
     ) -> Result<(), WriteError> {
         self.may_write()?;
-        self.judge(by, action);
+        self.check_action(by, action);
         let name = (key.namespace.clone(), key.name.clone());
         let fresh = self.fresh();
         let found = self.certificates.get_mut(&name).ok_or(WriteError::Conflict)?;

@@ -18,13 +18,13 @@ pub(crate) struct Seed {
     pub(crate) domain: Option<TrustDomainSpec>,
     pub(crate) certificates: Vec<(usize, ServiceCertificateSpec)>,
     pub(crate) services: Vec<(usize, GaiaServiceSpec)>,
-    pub(crate) brought: Option<u64>,
+    pub(crate) external_ca: Option<u64>,
 }
 
 /// As short as possible: the output of a failed case must be readable.
 impl std::fmt::Debug for Seed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "domain {}, brought {:?}", text(&self.domain), self.brought)?;
+        write!(f, "domain {}, external CA {:?}", text(&self.domain), self.external_ca)?;
         self.certificates.iter().try_for_each(|(index, spec)| write!(f, ", certificate {index} {}", text(spec)))?;
         self.services.iter().try_for_each(|(index, spec)| write!(f, ", service {index} {}", text(spec)))
     }
@@ -33,7 +33,7 @@ impl std::fmt::Debug for Seed {
 impl Seed {
     pub(crate) fn world(&self) -> World {
         let mut world = World::new();
-        world.brought = Some(super::tamper::brought(self.brought));
+        world.external_ca = Some(super::tamper::external_ca(self.external_ca));
         if let Some(spec) = &self.domain {
             world.create_domain(TD, spec.clone());
         }
@@ -60,7 +60,7 @@ pub(crate) fn history(length: usize) -> impl Strategy<Value = (Seed, Vec<Step>)>
     let certificates = prop::collection::vec((0usize..4, certificate()), 0..3);
     let services = prop::collection::vec((0usize..3, service()), 0..3);
     let seed = (domain, certificates, services, prop::option::of(0u64..9))
-        .prop_map(|(domain, certificates, services, brought)| Seed { domain, certificates, services, brought });
+        .prop_map(|(domain, certificates, services, external_ca)| Seed { domain, certificates, services, external_ca });
     (seed, steps(length))
 }
 
@@ -154,7 +154,7 @@ pub(crate) fn possible_history(length: usize) -> impl Strategy<Value = (Seed, Ve
         let issuer = issuer.map(|index| (index, GaiaServiceSpec::default()));
         let services: Vec<_> =
             issuer.into_iter().chain(services).filter(|(index, _)| index % SERVICES.len() != 1).collect();
-        Seed { domain: Some(domain), certificates, services, brought: None }
+        Seed { domain: Some(domain), certificates, services, external_ca: None }
     });
     (seed, prop::collection::vec(possible_step(), 0..length))
 }
@@ -201,7 +201,7 @@ fn possible_step() -> impl Strategy<Value = Step> {
 pub(crate) fn rotating_history(length: usize) -> impl Strategy<Value = (Seed, Vec<Step>)> {
     let times = prop::sample::select(vec![("3m", "1h", "60s"), ("10s", "1m", "5s"), ("1h", "2h", "10m")]);
     let leaf = prop::sample::select(vec!["24h", "3240h"]);
-    let domain = (times, leaf, prop::bool::weighted(0.2)).prop_map(|(times, leaf, brought)| {
+    let domain = (times, leaf, prop::bool::weighted(0.2)).prop_map(|(times, leaf, external_ca)| {
         let mut spec = plain_domain();
         spec.propagation.min_delay = Span::parse(times.0).unwrap();
         spec.propagation.deadline = Span::parse(times.1).unwrap();
@@ -209,7 +209,7 @@ pub(crate) fn rotating_history(length: usize) -> impl Strategy<Value = (Seed, Ve
         spec.certificate_defaults.duration = Span::parse(leaf).unwrap();
         spec.tokens.issued_by =
             Some(ServiceRef { namespace: SERVICES[0].0.to_owned(), name: SERVICES[0].1.to_owned() });
-        spec.ca.existing_secret_ref = brought.then(|| SecretRef { name: "our-ca".to_owned() });
+        spec.ca.existing_secret_ref = external_ca.then(|| SecretRef { name: "our-ca".to_owned() });
         spec
     });
     let services = (any::<bool>(), any::<bool>()).prop_map(|(shop, other)| {
@@ -221,7 +221,7 @@ pub(crate) fn rotating_history(length: usize) -> impl Strategy<Value = (Seed, Ve
         domain: Some(domain),
         certificates,
         services,
-        brought: Some(4),
+        external_ca: Some(4),
     });
     let pods = prop::collection::vec(pod(), 0..4);
     (seed, pods, prop::collection::vec(rotating_step(), 0..length)).prop_map(|(seed, pods, steps)| {

@@ -2,7 +2,7 @@
 //! settable clock, and an operator that observes, plans and executes as the real one does. Key material is fake, but
 //! its metadata is consistent: serials, fingerprints and kids are never reused, a key belongs to one certificate.
 //!
-//! While actions are executed, the world checks the invariants by its own code (see [`judge`]) and records violations
+//! While actions are executed, the world checks the invariants by its own code (see [`invariants`]) and records violations
 //! in [`World::violations`].
 
 #![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
@@ -12,14 +12,14 @@ mod custom;
 mod endpoints;
 mod execute;
 mod generate;
-mod judge;
-mod judge_rotation;
+mod invariants;
 mod ledgers;
 mod observe;
 mod observe_service;
 mod pods;
 mod reconcile;
 mod rings;
+mod rotation_invariants;
 mod specs;
 mod status;
 mod tamper;
@@ -36,7 +36,7 @@ use gaia_plan::keyring::ring::{CaRing, RingError, SigningRing};
 use gaia_plan::object::{ObjectFacts, ObjectKey, OwnerRef, Version};
 use gaia_plan::pacing::backoff::Failures;
 use gaia_plan::pacing::budget::IssuanceBudget;
-use gaia_plan::trust_domain::{Abilities, BroughtCa, Rollout, WriteRefusal};
+use gaia_plan::trust_domain::{Abilities, ExternalCa, Rollout, WriteRefusal};
 use jiff::{SignedDuration, Timestamp};
 
 pub(crate) use self::execute::WriteError;
@@ -61,7 +61,7 @@ pub(crate) struct World {
     /// The state in the memory of the operator's process. A crash empties it.
     pub(crate) memory: Memory,
     /// The CA in the Secret of `existingSecretRef`.
-    pub(crate) brought: Option<Result<BroughtCa, String>>,
+    pub(crate) external_ca: Option<Result<ExternalCa, String>>,
     /// Chain and root (PEM) of CAs that have real certificates, by fingerprint.
     pub(crate) pems: BTreeMap<String, (String, String)>,
     /// The executed actions.
@@ -210,7 +210,7 @@ impl World {
             namespaces: namespaces.iter().map(|(name, value)| ((*name).to_owned(), env(value))).collect(),
             objects: BTreeMap::new(),
             memory: Memory::default(),
-            brought: None,
+            external_ca: None,
             pems: BTreeMap::new(),
             log: vec![],
             violations: vec![],

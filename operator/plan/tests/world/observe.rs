@@ -96,7 +96,7 @@ impl World {
             signing_copy: view(copies.signing),
             macs: EpochMacs { ca: self.mac(&names::ca_ring(name)), signing: self.mac(&names::signing_ring(name)) },
             leaves_exist: self.seen().iter().any(|(key, stored)| is_leaf_of(key, stored, name)),
-            brought_ca: domain.spec.ca.existing_secret_ref.as_ref().and(self.brought.clone()),
+            external_ca: domain.spec.ca.existing_secret_ref.as_ref().and(self.external_ca.clone()),
             older_namesake: trust_domain::older_namesake(domain, self.domains.values()),
             selected: self.namespaces.keys().filter(|namespace| self.selects(domain, namespace)).cloned().collect(),
             consumers,

@@ -53,8 +53,8 @@ impl World {
     pub(crate) fn reconcile(&mut self, resource: &Resource) -> bool {
         self.alive = self.now;
         let planned = self.plan(resource);
-        self.judge_plan(resource, &planned);
-        let told = self.take_guidance(resource, &planned);
+        self.check_plan(resource, &planned);
+        let told = self.set_rollout(resource, &planned);
         let acted = if planned.actions.is_empty() {
             self.report(resource, planned.status)
         } else {
@@ -64,7 +64,7 @@ impl World {
     }
 
     /// Sets the rollout state; returns true if it differs.
-    fn take_guidance(&mut self, resource: &Resource, planned: &Planned) -> bool {
+    fn set_rollout(&mut self, resource: &Resource, planned: &Planned) -> bool {
         let (Resource::Domain(name), Some(rollout)) = (resource, &planned.rollout) else { return false };
         let before = self.memory.rollout.insert(name.clone(), rollout.clone());
         let cut = before.as_ref().map(|before| before.cut.clone()).unwrap_or_default();

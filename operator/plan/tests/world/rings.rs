@@ -43,7 +43,7 @@ impl World {
         self.write(by, action, &request.object, content)?;
         let is_ca = matches!(request.material, MaterialRequest::NewCa { .. } | MaterialRequest::ExistingCa { .. });
         if let Some(after) = self.ca_ring(&request.trust_domain).filter(|_| is_ca).cloned() {
-            self.judge_begun(&action.to_string(), None, &after);
+            self.check_begun(&action.to_string(), None, &after);
         }
         Ok(())
     }
@@ -77,19 +77,19 @@ impl World {
 
     fn make_ca(&mut self, request: &MaterialRequest) -> Result<CaMaterial, WriteError> {
         let backdated = saturating_sub(self.now, Duration::from_secs(300));
-        let (fingerprint, not_before, not_after, key, brought) = match request {
+        let (fingerprint, not_before, not_after, key, is_external) = match request {
             MaterialRequest::NewCa { key, life_seconds } => {
                 let fingerprint = sha256_hex(format!("ca {}", self.fresh()).as_bytes());
                 let not_after = saturating_add(self.now, Duration::from_secs(*life_seconds));
                 (fingerprint, backdated, not_after, *key, false)
             }
             MaterialRequest::ExistingCa { fingerprint, .. } => {
-                let Some(Ok(brought)) = self.brought.clone() else { return Err(WriteError::Conflict) };
-                if brought.fingerprint != *fingerprint {
+                let Some(Ok(external)) = self.external_ca.clone() else { return Err(WriteError::Conflict) };
+                if external.fingerprint != *fingerprint {
                     return Err(WriteError::Conflict);
                 }
-                let not_before = brought.not_before.max(backdated);
-                (brought.fingerprint, not_before, brought.not_after, KeySpec::Ecdsa256, true)
+                let not_before = external.not_before.max(backdated);
+                (external.fingerprint, not_before, external.not_after, KeySpec::Ecdsa256, true)
             }
             other => return Err(WriteError::Refused(format!("a CA cannot be generated from a {other}"))),
         };
@@ -106,7 +106,7 @@ impl World {
             fingerprint,
             not_after,
             key,
-            brought,
+            is_external,
             path: CaPath::default(),
         })
     }
@@ -131,7 +131,7 @@ impl World {
             RingKind::Ca => {
                 let made = requests.iter().map(|request| self.make_ca(request)).collect::<Result<Vec<_>, _>>()?;
                 let (before, after) = self.replace::<CaMaterial>(transition, made)?;
-                self.judge_ca_ring(transition, &before, &after);
+                self.check_ca_ring(transition, &before, &after);
                 self.put_ring(transition, &after)
             }
             RingKind::SigningKeys => {
@@ -143,7 +143,7 @@ impl World {
                     made.push(self.make_key(*key));
                 }
                 let (before, after) = self.replace::<SigningMaterial>(transition, made)?;
-                self.judge_signing_ring(transition, &before, &after);
+                self.check_signing_ring(transition, &before, &after);
                 self.put_ring(transition, &after)
             }
         }
@@ -172,7 +172,7 @@ impl World {
         let copy = before.copy_before(&after);
         let content =
             content(&copy, &keys, |generation| generation.state.is_trusted() && generation.distrust.is_none());
-        self.judge_copy(&after, &content);
+        self.check_copy(&after, &content);
         self.put(&copy_of(&transition.key), &format!("{}-previous", component(transition.kind)), content)?;
         Ok((before, after))
     }
@@ -208,7 +208,7 @@ impl World {
                 let before = self.ca_ring(&restore.trust_domain).cloned();
                 self.restore_ring::<CaMaterial>(restore)?;
                 if let (Some(before), Some(after)) = (before, self.ca_ring(&restore.trust_domain).cloned()) {
-                    self.judge_begun(&format!("{restore:?}"), Some(&before), &after);
+                    self.check_begun(&format!("{restore:?}"), Some(&before), &after);
                 }
                 Ok(())
             }
@@ -239,7 +239,7 @@ impl World {
         })?;
         restored.handled = restored.handled.merged(&restore.handled);
         let content = content(&restored, &keys, |generation| generation.state.is_trusted());
-        self.judge_restored(restore, current.as_ref(), &restored);
+        self.check_restored(restore, current.as_ref(), &restored);
         self.put(at, component(restore.kind), content)?;
         self.note_leaks(&restored);
         Ok(())
@@ -248,7 +248,7 @@ impl World {
     /// A PUT of a whole Secret in the operator's namespace.
     fn put(&mut self, key: &ObjectKey, component: &str, content: Content) -> Result<(), WriteError> {
         self.may_write()?;
-        self.judge_content(key, &content);
+        self.check_content(key, &content);
         let fresh = self.fresh_version();
         let stored = self.objects.entry(key.clone()).or_default();
         if stored.facts.uid.is_empty() {

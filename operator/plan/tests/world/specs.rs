@@ -63,20 +63,20 @@ pub(super) fn trust_domain() -> impl Strategy<Value = TrustDomainSpec> {
         4 => Just(None),
         2 => prop::sample::select(vec!["24h", "2000h", "9000h", "99999h"]).prop_map(|d| Some(Span::parse(d).unwrap()))
     ];
-    let brought = prop::bool::weighted(0.1);
+    let external_ca = prop::bool::weighted(0.1);
     let propagation = prop::sample::select(vec![("3m", "1h", "60s"), ("1s", "1m", "0s"), ("24h", "168h", "10m")]);
     let issuer = prop::option::of(0..SERVICES.len());
     (
-        (0usize..3, any::<bool>(), ca, brought, private_key(), duration()),
+        (0usize..3, any::<bool>(), ca, external_ca, private_key(), duration()),
         (propagation, issuer, any::<bool>(), prop::bool::weighted(0.1)),
     )
-        .prop_map(|((select, grants, ca, brought, key, leaf), (times, issuer, es256, revision))| {
+        .prop_map(|((select, grants, ca, external_ca, key, leaf), (times, issuer, es256, revision))| {
             let mut spec = plain_domain();
             spec.namespace_selector = selector(select);
             if !grants {
                 spec.allowed_names.clear();
             }
-            if brought {
+            if external_ca {
                 spec.ca.existing_secret_ref = Some(SecretRef { name: "our-ca".to_owned() });
             } else {
                 spec.ca.duration = ca;

@@ -3,9 +3,9 @@
 use gaia_api::crd::{GaiaServiceSpec, NamespaceSelector, ServiceCertificateSpec, ServiceRef, TrustDomainSpec};
 use gaia_api::names::{self, MANAGED_BY_LABEL, annotation};
 use gaia_plan::object::{ObjectKey, ObjectKind};
-use gaia_plan::trust_domain::BroughtCa;
+use gaia_plan::trust_domain::ExternalCa;
 
-use super::judge::FOREIGN_LABEL;
+use super::invariants::FOREIGN_LABEL;
 use super::observe::is_labelled;
 use super::turmoil::Turmoil;
 use super::{Name, OPERATOR_NAMESPACE, Resource, Stored, World, start};
@@ -261,7 +261,7 @@ impl World {
                 let issuer = issuer.map(|(ns, name)| ServiceRef { namespace: ns.to_owned(), name: name.to_owned() });
                 self.edit_domain(TD, |domain| domain.spec.tokens.issued_by = issuer);
             }
-            Edit::Brought(number) => self.brought = Some(brought(*number)),
+            Edit::Brought(number) => self.external_ca = Some(external_ca(*number)),
             Edit::CertificateSpec(spec) => {
                 if let Some(name) = certificate {
                     self.edit_certificate(&name, |certificate| {
@@ -384,12 +384,12 @@ pub(super) fn selector(kind: usize) -> Option<NamespaceSelector> {
     }
 }
 
-pub(super) fn brought(number: Option<u64>) -> Result<BroughtCa, String> {
+pub(super) fn external_ca(number: Option<u64>) -> Result<ExternalCa, String> {
     let number = number.ok_or_else(|| "the CA key does not belong to the certificate".to_owned())?;
     let days = i64::try_from(number % 5).unwrap_or(0) * 200 + 1;
     let not_after = start().checked_add(jiff::SignedDuration::from_hours(days * 24)).unwrap();
     let fingerprint = gaia_pki::sha256_hex(format!("brought {number}").as_bytes());
-    Ok(BroughtCa { fingerprint, not_after, ..BroughtCa::default() })
+    Ok(ExternalCa { fingerprint, not_after, ..ExternalCa::default() })
 }
 
 fn pick<T: Clone>(all: &[T], which: usize) -> Option<T> {

@@ -103,7 +103,7 @@ mod tests {
 
     fn ring(generations: &[(&Ca, State)]) -> CaRing {
         let generations = generations.iter().map(|(ca, state)| {
-            let material = issue::brought_ca(ca).material;
+            let material = issue::external_ca(ca).material;
             let mut generation = Generation::new(short_id(&material.fingerprint), State::Active, now(), material);
             generation.state = *state;
             generation.activated_time = generation.activated_time.filter(|_| *state != State::Staged);

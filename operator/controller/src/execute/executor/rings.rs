@@ -57,11 +57,11 @@ impl<S: Store> Executor<S> {
                 in_background(move || issue::new_ca(&domain, key, life, now)).await
             }
             MaterialRequest::ExistingCa { secret, fingerprint } => {
-                let ca: Ca = self.read_brought_ca(secret, now).await?.map_err(|why| self.ring_error(secret, &why))?;
+                let ca: Ca = self.read_external_ca(secret, now).await?.map_err(|why| self.ring_error(secret, &why))?;
                 if ca.certificate().fingerprint() != *fingerprint {
                     return Err(ExecuteError::SignerChanged { what: "CA", trust_domain: trust_domain.to_owned() });
                 }
-                Ok(issue::brought_ca(&ca))
+                Ok(issue::external_ca(&ca))
             }
             other => Err(ExecuteError::Internal(format!("a CA cannot be generated from a {other}"))),
         }

@@ -4,7 +4,7 @@ use gaia_api::crd::{
 use gaia_api::ledger::{LedgerRecord, ModeRun, PlainRecord};
 
 use super::*;
-use crate::api_key_usage::Verdict;
+use crate::api_key_usage::UsageCondition;
 use crate::api_key_usage::served::{awaits_strict, ran_tls};
 
 /// Every spec, key, evidence, former mode, running mode, transport (asked for and running) and annotation.
@@ -124,8 +124,8 @@ fn legacy(free: bool, record: &LedgerRecord) -> Legacy<'_> {
         stored: Some(record),
         next: None,
         keys_may_end: free,
-        verdict: Verdict { truth, reason, message: "why".to_owned(), changes_at: None },
-        plain: Verdict { truth, reason, message: "who".to_owned(), changes_at: None },
+        legacy_free: UsageCondition { truth, reason, message: "why".to_owned(), changes_at: None },
+        plain: UsageCondition { truth, reason, message: "who".to_owned(), changes_at: None },
         plain_may_end: false,
         ran_tls: None,
         is_watched: true,

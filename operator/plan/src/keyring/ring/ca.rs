@@ -30,8 +30,8 @@ pub struct CaMaterial {
     /// Its key.
     pub key: KeySpec,
     /// True if it is a bring-your-own CA (`spec.ca.existingSecretRef`).
-    #[serde(default)]
-    pub brought: bool,
+    #[serde(default, rename = "brought")]
+    pub is_external: bool,
     /// Its certificates, parsed from `chain` and `root`.
     #[serde(skip)]
     pub path: CaPath,

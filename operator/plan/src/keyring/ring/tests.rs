@@ -23,7 +23,7 @@ fn ring_of(generations: &[(&str, State)]) -> CaRing {
             root_fingerprint: None,
             subject_id: None,
             key: KeySpec::Ecdsa256,
-            brought: false,
+            is_external: false,
             path: CaPath::default(),
         };
         Generation::new(short_id(name), *state, Timestamp::UNIX_EPOCH, material)

@@ -13,12 +13,12 @@ use crate::keyring::ring::{MaterialRequest, Ring, short_id};
 use crate::leaf::key_spec;
 use crate::outcome::conditions::Warning;
 use crate::rules::limits;
-use crate::trust_domain::{BroughtCa, Observed};
+use crate::trust_domain::{ExternalCa, Observed};
 
 /// Checks that the CA in `existingSecretRef` can be used.
 pub(crate) fn check(observed: &Observed<'_>) -> Result<(), Refusal> {
     let Some(secret) = &observed.domain.spec.ca.existing_secret_ref else { return Ok(()) };
-    match &observed.brought_ca {
+    match &observed.external_ca {
         Some(Ok(ca)) => check_found(observed, ca),
         Some(Err(why)) => Err(invalid(observed, &secret.name, why)),
         None => Ok(()),
@@ -37,7 +37,7 @@ pub(crate) fn ca_material(observed: &Observed<'_>, now: Timestamp) -> Result<Mat
             life_seconds: spec.ca.duration().value().as_secs(),
         });
     };
-    match &observed.brought_ca {
+    match &observed.external_ca {
         Some(Ok(ca)) => {
             check_found(observed, ca)?;
             check_life(observed, &secret.name, ca, now)?;
@@ -49,15 +49,15 @@ pub(crate) fn ca_material(observed: &Observed<'_>, now: Timestamp) -> Result<Mat
 }
 
 /// When the CA in `existingSecretRef` becomes valid, if that is ahead of the clock.
-pub(crate) fn brought_ca_begins(observed: &Observed<'_>, now: Timestamp) -> Option<Timestamp> {
+pub(crate) fn external_ca_begins(observed: &Observed<'_>, now: Timestamp) -> Option<Timestamp> {
     observed.domain.spec.ca.existing_secret_ref.as_ref()?;
-    let found = observed.brought_ca.as_ref()?.as_ref().ok()?;
+    let found = observed.external_ca.as_ref()?.as_ref().ok()?;
     Some(found.not_before).filter(|begins| *begins > now)
 }
 
 /// Checks that the CA in `existingSecretRef` is valid now, as the first CA of a ring signs at once.
 pub(super) fn check_begun(observed: &Observed<'_>, now: Timestamp) -> Result<(), Refusal> {
-    let Some(begins) = brought_ca_begins(observed, now) else { return Ok(()) };
+    let Some(begins) = external_ca_begins(observed, now) else { return Ok(()) };
     let secret = observed.domain.spec.ca.existing_secret_ref.as_ref().map(|secret| secret.name.as_str());
     let message = format!(
         "spec.ca.existingSecretRef: the CA in Secret {}/{} is valid only from {begins}, which is ahead of the operator's \
@@ -70,7 +70,7 @@ pub(super) fn check_begun(observed: &Observed<'_>, now: Timestamp) -> Result<(),
 
 /// Faults for which only strict peers refuse the CA, and faults of a CA that an earlier version accepted.
 pub(crate) fn warnings(observed: &Observed<'_>) -> Vec<Warning> {
-    let (Some(secret), Some(Ok(ca))) = (&observed.domain.spec.ca.existing_secret_ref, &observed.brought_ca) else {
+    let (Some(secret), Some(Ok(ca))) = (&observed.domain.spec.ca.existing_secret_ref, &observed.external_ca) else {
         return vec![];
     };
     let at = format!("Secret {}/{}", observed.operator_namespace, secret.name);
@@ -93,7 +93,7 @@ pub(crate) fn warnings(observed: &Observed<'_>) -> Vec<Warning> {
     warnings
 }
 
-fn check_found(observed: &Observed<'_>, ca: &BroughtCa) -> Result<(), Refusal> {
+fn check_found(observed: &Observed<'_>, ca: &ExternalCa) -> Result<(), Refusal> {
     let spec = &observed.domain.spec;
     let name = spec.ca.existing_secret_ref.as_ref().map(|secret| secret.name.as_str()).unwrap_or_default();
     let at = format!("Secret {}/{name}", observed.operator_namespace);
@@ -117,12 +117,12 @@ fn check_found(observed: &Observed<'_>, ca: &BroughtCa) -> Result<(), Refusal> {
 }
 
 /// Returns true if the ring has it already.
-fn is_in_use(observed: &Observed<'_>, ca: &BroughtCa) -> bool {
+fn is_in_use(observed: &Observed<'_>, ca: &ExternalCa) -> bool {
     let ring = observed.ca.ring();
     ring.is_some_and(|ring| ring.trusted().any(|generation| generation.material.fingerprint == ca.fingerprint))
 }
 
-fn check_life(observed: &Observed<'_>, secret: &str, ca: &BroughtCa, now: Timestamp) -> Result<(), Refusal> {
+fn check_life(observed: &Observed<'_>, secret: &str, ca: &ExternalCa, now: Timestamp) -> Result<(), Refusal> {
     let spec = &observed.domain.spec;
     let left = Duration::try_from(ca.not_after.duration_since(now)).unwrap_or_default();
     let leaf = spec.certificate_defaults.duration.value();

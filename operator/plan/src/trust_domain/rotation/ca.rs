@@ -6,8 +6,8 @@ use gaia_api::crd::reason;
 use gaia_api::names::annotation;
 use jiff::Timestamp;
 
-use super::brought::{self, News};
 use super::ca_removal as removal;
+use super::external_ca::{self, News};
 use super::{Context, LONGEST_EMERGENCY_PUBLISHING, Progress, RingDecision, Urgency, distrust, name, started};
 use crate::Event;
 use crate::instances::instance::Need;
@@ -205,20 +205,20 @@ fn begin(context: &Context<'_, '_>) -> RingDecision {
     let due_by_end = observed.successor_due(&active.material);
     let held_until = aborted.map(|aborted| saturating_add(aborted, times.deadline));
     let is_ending = *now >= due_by_end && held_until.is_none_or(|until| *now >= until);
-    let is_brought = spec.existing_secret_ref.is_some();
-    let thresholds = due_by_period.into_iter().chain(held_until).chain((!is_brought).then_some(due_by_end)).collect();
+    let is_external = spec.existing_secret_ref.is_some();
+    let thresholds = due_by_period.into_iter().chain(held_until).chain((!is_external).then_some(due_by_end)).collect();
     let asked = spec.rotation_revision > ca.revision;
-    let why = if is_brought {
-        match brought::news(context, asked) {
+    let why = if is_external {
+        match external_ca::news(context, asked) {
             News::None | News::Aborted(_) | News::Resume(_) => None,
             News::Stage(why) => Some(why),
         }
     } else {
         let wanted = key_spec(&spec.private_key.clone().unwrap_or_default());
-        let was_aborted = given_up.is_some_and(|g| !g.material.brought && g.material.key == wanted);
+        let was_aborted = given_up.is_some_and(|g| !g.material.is_external && g.material.key == wanted);
         if asked {
             Some(format!("rotationRevision is {}", spec.rotation_revision))
-        } else if active.material.brought && !was_aborted {
+        } else if active.material.is_external && !was_aborted {
             Some("spec.ca.existingSecretRef was removed".to_owned())
         } else if active.material.key != wanted && !was_aborted {
             Some(format!("spec.ca.privateKey is {wanted}, not {}", active.material.key))
@@ -249,7 +249,7 @@ fn begin(context: &Context<'_, '_>) -> RingDecision {
 /// A former CA that is in the Secret again is still trusted everywhere, so it is activated at once.
 fn put_back(context: &Context<'_, '_>) -> Option<RingDecision> {
     let asked = context.observed.domain.spec.ca.rotation_revision > context.ca.revision;
-    let (News::Resume(former), Some(active)) = (brought::news(context, asked), context.ca.active()) else {
+    let (News::Resume(former), Some(active)) = (external_ca::news(context, asked), context.ca.active()) else {
         return None;
     };
     if let Err(refusal) = names::check(context.observed, &former.id, &former.material.path.constraints) {

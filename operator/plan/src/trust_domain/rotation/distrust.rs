@@ -13,7 +13,7 @@ use crate::keyring::leaked::LeakedKeys;
 use crate::keyring::ring::{CaMaterial, Generation, MaterialRequest, RingKind, State};
 use crate::keyring::transition::Step;
 use crate::pacing::backoff::saturating_add;
-use crate::trust_domain::{brought_ca_begins, ca_material};
+use crate::trust_domain::{ca_material, external_ca_begins};
 use crate::{Event, Refusal};
 
 const KIND: RingKind = RingKind::Ca;
@@ -63,8 +63,8 @@ pub(super) fn with_deadline(
 /// Every public key that leaked.
 fn leaked(context: &Context<'_, '_>) -> LeakedKeys {
     let observed = context.observed;
-    let brought = observed.brought_ca.as_ref().and_then(|ca| ca.as_ref().ok()).map(|ca| &ca.path);
-    LeakedKeys::of(&observed.domain.spec, Some(context.ca), brought)
+    let external = observed.external_ca.as_ref().and_then(|ca| ca.as_ref().ok()).map(|ca| &ca.path);
+    LeakedKeys::of(&observed.domain.spec, Some(context.ca), external)
 }
 
 /// Distrusts a generation. A bring-your-own CA may have no replacement: then `Immediate` is carried out nevertheless,
@@ -169,7 +169,7 @@ fn is_valid(context: &Context<'_, '_>, ca: &Generation<CaMaterial>) -> bool {
 /// activated once it is valid.
 fn signs_at_once(context: &Context<'_, '_>, fresh: MaterialRequest) -> Step {
     match &fresh {
-        MaterialRequest::ExistingCa { .. } if brought_ca_begins(context.observed, context.now).is_some() => {
+        MaterialRequest::ExistingCa { .. } if external_ca_begins(context.observed, context.now).is_some() => {
             Step::Stage(fresh)
         }
         _ => Step::StageActive(fresh),
@@ -192,11 +192,11 @@ fn replacement<'c>(context: &'c Context<'_, '_>) -> Result<Replacement<'c>, Refu
     let (observed, ca) = (context.observed, context.ca);
     let leaked = leaked(context);
     let is_sound = |generation: &&Generation<CaMaterial>| leaked.of_ca(&generation.material).is_none();
-    let is_brought = observed.domain.spec.ca.existing_secret_ref.is_some();
+    let is_external = observed.domain.spec.ca.existing_secret_ref.is_some();
     let suspected = ca.active().and_then(|active| active.distrust).map(|mark| mark.since);
     // One that a clock which ran ahead issued is no replacement yet, and a new one need not wait for the clock.
     let is_fresh = |next: &&Generation<CaMaterial>| {
-        is_brought || (suspected.is_some_and(|since| next.since >= since) && is_valid(context, next))
+        is_external || (suspected.is_some_and(|since| next.since >= since) && is_valid(context, next))
     };
     if let Some(next) = ca.next().filter(is_sound).filter(is_fresh) {
         return Ok(Replacement::UnderWay(next));

@@ -62,14 +62,14 @@ fn keys_may_end_when_none_was_used_for_long_enough_and_nothing_can_have_been_mis
     #[case] changes_at: Option<&str>,
 ) {
     let now = at("2026-03-10T12:00:00Z");
-    let found = verdict(&service("48h", true), record.as_ref(), now);
+    let found = condition(&service("48h", true), record.as_ref(), now);
     assert_eq!((found.truth.as_str(), found.reason), (truth, reason), "{}", found.message);
     assert_eq!(found.changes_at, changes_at.map(at));
-    let later = found.changes_at.map(|time| verdict(&service("48h", true), record.as_ref(), time));
+    let later = found.changes_at.map(|time| condition(&service("48h", true), record.as_ref(), time));
     assert_ne!(later.map(|later| later.truth), Some(found.truth), "it changes then");
-    let none = verdict(&service("48h", false), record.as_ref(), now);
+    let none = condition(&service("48h", false), record.as_ref(), now);
     assert_eq!((none.truth, none.reason), (Truth::True, "NoKeys"));
-    let at_once = verdict(&service("0s", true), record.as_ref(), now);
+    let at_once = condition(&service("0s", true), record.as_ref(), now);
     assert_eq!((at_once.truth, at_once.reason), (Truth::True, "KeysUnused"), "a period of 0s requires no evidence");
 }
 
@@ -79,7 +79,7 @@ fn the_first_callers_are_named_and_the_others_counted() {
     let used: Vec<(&str, &str)> = used.iter().map(|(route, day)| (route.as_str(), *day)).collect();
     let record = record(Some("2026-01-01T00:00:00Z"), None, &used);
     let service = service("48h", true);
-    let message = verdict(&service, Some(&record), at("2026-03-10T12:00:00Z")).message;
+    let message = condition(&service, Some(&record), at("2026-03-10T12:00:00Z")).message;
     assert!(message.starts_with("used within 48h: key app by on /00 on 2026-03-10; key app by on /01"), "{message}");
     assert!(message.contains("and 55 more, see status.legacy; LegacyFree not before 2026-03-13T"), "{message}");
     let status = status(&service, Some(&record)).unwrap();

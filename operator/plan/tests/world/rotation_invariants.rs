@@ -19,9 +19,9 @@ impl World {
     }
 
     /// Invariants 3 and 4 for the CA.
-    pub(super) fn judge_ca_ring(&mut self, transition: &Transition, before: &CaRing, after: &CaRing) {
-        self.judge_states(transition, before, after);
-        self.judge_begun(&transition.to_string(), Some(before), after);
+    pub(super) fn check_ca_ring(&mut self, transition: &Transition, before: &CaRing, after: &CaRing) {
+        self.check_states(transition, before, after);
+        self.check_begun(&transition.to_string(), Some(before), after);
         if let Some(new) = begins_to_sign(before, after) {
             let root = &new.material.root;
             for (key, text) in self.bundles() {
@@ -29,7 +29,7 @@ impl World {
                     self.against(3, format!("{transition}, but {key} does not hold its root"));
                 }
             }
-            self.judge_switch(transition, before, new, |pod| {
+            self.check_switch(transition, before, new, |pod| {
                 pod.secret.is_none() && !pod.trust || pod.has.roots.contains(root)
             });
         }
@@ -57,7 +57,7 @@ impl World {
     }
 
     /// Invariant 7: no CA becomes Active before its notBefore.
-    pub(super) fn judge_begun(&mut self, what: &str, before: Option<&CaRing>, after: &CaRing) {
+    pub(super) fn check_begun(&mut self, what: &str, before: Option<&CaRing>, after: &CaRing) {
         let Some(active) = after.active() else { return };
         let signed_before = before.and_then(Ring::active).is_some_and(|before| before.id == active.id);
         if !signed_before && active.material.not_before > self.now {
@@ -67,8 +67,8 @@ impl World {
     }
 
     /// Invariants 3 and 4 for signing keys.
-    pub(super) fn judge_signing_ring(&mut self, transition: &Transition, before: &SigningRing, after: &SigningRing) {
-        self.judge_states(transition, before, after);
+    pub(super) fn check_signing_ring(&mut self, transition: &Transition, before: &SigningRing, after: &SigningRing) {
+        self.check_states(transition, before, after);
         if let Some(new) = begins_to_sign(before, after) {
             let kid = new.material.jwk.kid();
             for (key, stored) in self.trust_maps() {
@@ -76,7 +76,7 @@ impl World {
                     self.against(3, format!("{transition}, but {key} does not hold it"));
                 }
             }
-            self.judge_switch(transition, before, new, |pod| !pod.trust || pod.has.kids.contains(kid));
+            self.check_switch(transition, before, new, |pod| !pod.trust || pod.has.kids.contains(kid));
         }
         for old in leaves_trust(before, after) {
             let kid = old.material.jwk.kid();
@@ -95,7 +95,7 @@ impl World {
     }
 
     /// Invariants of both kinds: one rotation at a time, and a compromised generation stays so.
-    fn judge_states<M: Material>(&mut self, transition: &Transition, before: &Ring<M>, after: &Ring<M>) {
+    fn check_states<M: Material>(&mut self, transition: &Transition, before: &Ring<M>, after: &Ring<M>) {
         let next = after.generations.iter().filter(|g| matches!(g.state, State::Staged | State::Published)).count();
         if next > 1 {
             self.against(0, format!("{transition}: {next} generations are to sign next"));
@@ -120,7 +120,7 @@ impl World {
     }
 
     /// Not before the floor, and not before all instances that hold the step.
-    fn judge_switch<M: Material>(
+    fn check_switch<M: Material>(
         &mut self,
         transition: &Transition,
         before: &Ring<M>,
@@ -175,7 +175,7 @@ impl World {
     }
 
     /// Invariants 4 and 13: a restore loses nothing, and restores nothing that was distrusted.
-    pub(super) fn judge_restored<M: Material>(
+    pub(super) fn check_restored<M: Material>(
         &mut self,
         restore: &Restore,
         current: Option<&Ring<M>>,
@@ -218,7 +218,7 @@ impl World {
     }
 
     /// Invariant 13: the copy from before a leak is without what leaked.
-    pub(super) fn judge_copy<M: Material>(&mut self, after: &Ring<M>, content: &BTreeMap<String, String>) {
+    pub(super) fn check_copy<M: Material>(&mut self, after: &Ring<M>, content: &BTreeMap<String, String>) {
         for generation in after.generations.iter().filter(|generation| generation.distrust.is_some()) {
             let key = format!("KEY {}", generation.material.name());
             if content.values().any(|text| *text == key) {
@@ -228,7 +228,7 @@ impl World {
     }
 
     /// Invariant 13: no key of what leaked is kept, in a ring or in its copy.
-    pub(super) fn judge_content(&mut self, key: &ObjectKey, content: &BTreeMap<String, String>) {
+    pub(super) fn check_content(&mut self, key: &ObjectKey, content: &BTreeMap<String, String>) {
         let leaked = if key.name.ends_with("-previous") { &self.leaked } else { &self.distrusted };
         let kept = content.values().find_map(|text| text.strip_prefix("KEY ").filter(|name| leaked.contains(*name)));
         if let Some(kept) = kept {
@@ -238,7 +238,7 @@ impl World {
     }
 
     /// Invariant 13: no compromised material is in the files of pods.
-    pub(super) fn judge_projected(&mut self, object: &ObjectKey, data: &BTreeMap<String, Option<String>>) {
+    pub(super) fn check_projected(&mut self, object: &ObjectKey, data: &BTreeMap<String, Option<String>>) {
         let mut found = None;
         for text in data.iter().filter(|(name, _)| *name != key::DENYLIST).filter_map(|(_, text)| text.as_ref()) {
             let leaked = |name: &&String| text.contains(name.as_str());

@@ -15,7 +15,7 @@ use crate::pacing::backoff::saturating_add;
 
 /// The decision about API keys, as the condition `LegacyFree` reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Verdict {
+pub(crate) struct UsageCondition {
     pub(crate) truth: Truth,
     pub(crate) reason: &'static str,
     pub(crate) message: String,
@@ -24,8 +24,8 @@ pub(crate) struct Verdict {
 }
 
 /// Evaluates the record.
-pub(super) fn verdict(service: &GaiaService, record: Option<&LedgerRecord>, now: Timestamp) -> Verdict {
-    let say = |truth, reason, message: String| Verdict { truth, reason, message, changes_at: None };
+pub(super) fn condition(service: &GaiaService, record: Option<&LedgerRecord>, now: Timestamp) -> UsageCondition {
+    let say = |truth, reason, message: String| UsageCondition { truth, reason, message, changes_at: None };
     if keys(service).is_none() {
         return say(Truth::True, reason::NO_KEYS, "no API keys are configured".to_owned());
     }
@@ -47,7 +47,7 @@ pub(super) fn verdict(service: &GaiaService, record: Option<&LedgerRecord>, now:
         unread: "not every instance's ledger is read",
         list: |entries| list(entries, |entry, caller| format!("key {} by {caller}", entry.key), "status.legacy"),
     };
-    evidence.verdict(&words, span, now)
+    evidence.condition(&words, span, now)
 }
 
 /// The observed uses, and the time since which they are complete.
@@ -72,8 +72,8 @@ pub(super) struct Words {
 }
 
 impl Evidence<'_> {
-    pub(super) fn verdict(&self, words: &Words, span: &Span, now: Timestamp) -> Verdict {
-        let say = |truth, reason, message: String| Verdict { truth, reason, message, changes_at: None };
+    pub(super) fn condition(&self, words: &Words, span: &Span, now: Timestamp) -> UsageCondition {
+        let say = |truth, reason, message: String| UsageCondition { truth, reason, message, changes_at: None };
         let wanted = span.value();
         let mut in_use: Vec<&LedgerEntry> =
             self.entries.iter().filter(|entry| free_from(entry.date, wanted) > now).collect();
@@ -82,7 +82,7 @@ impl Evidence<'_> {
             let free_at = free_from(last.date, wanted);
             let list = (words.list)(&in_use);
             let message = format!("{} within {span}: {list}; {} not before {free_at}", words.used, words.condition);
-            return Verdict { changes_at: Some(free_at), ..say(Truth::False, words.in_use, message) };
+            return UsageCondition { changes_at: Some(free_at), ..say(Truth::False, words.in_use, message) };
         }
         let gap = self.gap.map(|gap| gap.what.as_str());
         let because = gap.map_or_else(String::new, |what| format!(": {what}"));
@@ -96,7 +96,7 @@ impl Evidence<'_> {
             let message = format!(
                 "{nothing} since {since}, which is less than {span}{because}; {condition} not before {free_at}"
             );
-            return Verdict { changes_at: Some(free_at), ..say(Truth::False, reason, message) };
+            return UsageCondition { changes_at: Some(free_at), ..say(Truth::False, reason, message) };
         }
         say(Truth::True, words.unused, format!("{} for {span}", words.nothing))
     }

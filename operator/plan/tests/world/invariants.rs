@@ -17,7 +17,7 @@ use super::{Name, OPERATOR_NAMESPACE, Planned, Resource, Stored, World};
 
 impl World {
     /// Invariant 8, and that key material is nowhere in public content.
-    pub(super) fn judge_plan(&mut self, resource: &Resource, planned: &Planned) {
+    pub(super) fn check_plan(&mut self, resource: &Resource, planned: &Planned) {
         let now = self.now;
         let wait = planned.next_check.duration_since(now);
         if wait <= SignedDuration::ZERO || wait > SignedDuration::from_hours(1) {
@@ -167,19 +167,19 @@ impl World {
     }
 
     /// Holds an action, just before it is done, against the invariants.
-    pub(super) fn judge(&mut self, by: &Resource, action: &Action) {
+    pub(super) fn check_action(&mut self, by: &Resource, action: &Action) {
         match action {
-            Action::CreateRing(request) => self.judge_ring(request),
-            Action::Write(change) => self.judge_write(action, change),
-            Action::WriteSigner(signer) => self.judge_write(action, &signer.object),
+            Action::CreateRing(request) => self.check_ring(request),
+            Action::Write(change) => self.check_write(action, change),
+            Action::WriteSigner(signer) => self.check_write(action, &signer.object),
             Action::IssueLeaf(leaf) => {
-                self.judge_write(action, &leaf.object);
+                self.check_write(action, &leaf.object);
                 if let Resource::Certificate(name) = by {
-                    self.judge_leaf(name, leaf);
+                    self.check_leaf(name, leaf);
                 }
             }
             Action::Delete { key, .. } => {
-                self.judge_foreign(action, key);
+                self.check_foreign(action, key);
                 let label = self.objects.get(key).and_then(|stored| stored.facts.labels.get(COMPONENT_LABEL));
                 if key.namespace == OPERATOR_NAMESPACE && key.kind == ObjectKind::Secret && key.name.contains("-ring")
                     || label.is_some_and(|label| label == "leaf" || label == "policy")
@@ -202,20 +202,20 @@ impl World {
         }
     }
 
-    fn judge_foreign(&mut self, action: &Action, key: &ObjectKey) {
+    fn check_foreign(&mut self, action: &Action, key: &ObjectKey) {
         if self.objects.get(key).is_some_and(|stored| stored.foreign) {
             self.against(9, format!("{action}"));
         }
     }
 
-    fn judge_write(&mut self, action: &Action, change: &ObjectChange) {
-        self.judge_foreign(action, &change.key);
+    fn check_write(&mut self, action: &Action, change: &ObjectChange) {
+        self.check_foreign(action, &change.key);
         for key in change.data.keys() {
             if key.ends_with(".key") || key == "tls.crt" || key == "ring.json" {
                 self.against(12, format!("{action} touches {key}, which only goes with a new key"));
             }
         }
-        self.judge_projected(&change.key, &change.data);
+        self.check_projected(&change.key, &change.data);
         let Some(stored) = self.objects.get(&change.key) else { return };
         for kind in [RingKind::Ca, RingKind::SigningKeys] {
             let (epoch, mac) = gaia_plan::keyring::epoch::annotations_of(kind);
@@ -238,7 +238,7 @@ impl World {
     }
 
     /// Invariant 14: no remains of a lost ring exist, or a user requested the new one.
-    fn judge_ring(&mut self, request: &RingRequest) {
+    fn check_ring(&mut self, request: &RingRequest) {
         let name = &request.trust_domain;
         if request.object.on.is_some() {
             self.against(12, format!("{} is made over one that is there", request.object.key));
@@ -265,7 +265,7 @@ impl World {
         }
     }
 
-    fn judge_leaf(&mut self, name: &Name, leaf: &IssueLeaf) {
+    fn check_leaf(&mut self, name: &Name, leaf: &IssueLeaf) {
         let now = self.now;
         let domain = self.domains[&leaf.trust_domain].clone();
         if !self.selects(&domain, &name.0) {

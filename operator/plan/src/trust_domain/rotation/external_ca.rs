@@ -23,7 +23,7 @@ pub(super) enum News<'a> {
 pub(super) fn news<'a>(context: &'a Context<'_, '_>, asked: bool) -> News<'a> {
     let observed = context.observed;
     let Some(reference) = &observed.domain.spec.ca.existing_secret_ref else { return News::None };
-    let Some(Ok(found)) = &observed.brought_ca else { return News::None };
+    let Some(Ok(found)) = &observed.external_ca else { return News::None };
     let why = |what: &str| format!("Secret {} holds CA {}{what}", reference.name, short_id(&found.fingerprint));
     let known = context.ca.generations.iter().find(|known| known.material.fingerprint == found.fingerprint);
     let Some(known) = known else { return News::Stage(why("")) };
@@ -57,7 +57,7 @@ pub(crate) fn unused(context: &Context<'_, '_>) -> Option<Warning> {
 /// A root that was renewed above an intermediate that is in use. The intermediate is the CA, and it is trusted already.
 fn other_root(context: &Context<'_, '_>) -> Option<String> {
     let reference = context.observed.domain.spec.ca.existing_secret_ref.as_ref()?;
-    let found = context.observed.brought_ca.as_ref()?.as_ref().ok()?;
+    let found = context.observed.external_ca.as_ref()?.as_ref().ok()?;
     let known = context.ca.trusted().find(|known| known.material.fingerprint == found.fingerprint)?;
     let (root, in_use) = (found.path.certificates.last()?, known.material.path.certificates.last()?);
     (root.fingerprint != in_use.fingerprint).then(|| {
