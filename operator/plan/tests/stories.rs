@@ -1,52 +1,53 @@
-//! Dated stories of one TrustDomain and its certificates, in the order of events.
+//! Dated stories of one TrustDomain and its certificates, in the order of events. `cas`: CAs and rings,
+//! their names and validities; `rotation`: rotations and what holds them; `services`: GaiaServices and certificates.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, which clippy.toml lets do it")]
 
-#[path = "stories/aborts.rs"]
+#[path = "stories/rotation/aborts.rs"]
 mod aborts;
-#[path = "stories/answers.rs"]
+#[path = "stories/rotation/answers.rs"]
 mod answers;
-#[path = "stories/authorities.rs"]
+#[path = "stories/cas/authorities.rs"]
 mod authorities;
-#[path = "stories/compromise.rs"]
+#[path = "stories/rotation/compromise.rs"]
 mod compromise;
-#[path = "stories/constrained.rs"]
+#[path = "stories/cas/constrained.rs"]
 mod constrained;
-#[path = "stories/domains.rs"]
+#[path = "stories/cas/domains.rs"]
 mod domains;
-#[path = "stories/endpoints.rs"]
+#[path = "stories/services/endpoints.rs"]
 mod endpoints;
-#[path = "stories/epochs.rs"]
+#[path = "stories/cas/epochs.rs"]
 mod epochs;
-#[path = "stories/brought.rs"]
+#[path = "stories/cas/external_cas.rs"]
 mod external_cas;
-#[path = "stories/instances.rs"]
+#[path = "stories/rotation/instances.rs"]
 mod instances;
-#[path = "stories/isolation.rs"]
+#[path = "stories/rotation/isolation.rs"]
 mod isolation;
-#[path = "stories/keys.rs"]
+#[path = "stories/cas/keys.rs"]
 mod keys;
-#[path = "stories/lagging.rs"]
+#[path = "stories/rotation/lagging.rs"]
 mod lagging;
-#[path = "stories/leaves.rs"]
+#[path = "stories/services/leaves.rs"]
 mod leaves;
-#[path = "stories/lifetimes.rs"]
+#[path = "stories/cas/lifetimes.rs"]
 mod lifetimes;
-#[path = "stories/modes.rs"]
+#[path = "stories/services/modes.rs"]
 mod modes;
-#[path = "stories/names.rs"]
+#[path = "stories/cas/names.rs"]
 mod names;
-#[path = "stories/past_deadline.rs"]
+#[path = "stories/rotation/past_deadline.rs"]
 mod past_deadline;
-#[path = "stories/restores.rs"]
+#[path = "stories/cas/restores.rs"]
 mod restores;
-#[path = "stories/retained.rs"]
+#[path = "stories/rotation/retained.rs"]
 mod retained;
-#[path = "stories/runbooks.rs"]
+#[path = "stories/rotation/runbooks.rs"]
 mod runbooks;
-#[path = "stories/services.rs"]
+#[path = "stories/services/services.rs"]
 mod services;
-#[path = "stories/targets.rs"]
+#[path = "stories/services/targets.rs"]
 mod targets;
 mod world;
 

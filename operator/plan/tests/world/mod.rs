@@ -4,25 +4,40 @@
 //!
 //! While actions are executed, the world checks the invariants by its own code (see [`invariants`]) and records violations
 //! in [`World::violations`].
+//!
+//! `events`: what users, crashes and clocks do; `operator`: observes, plans and executes; `checks`: the invariants.
 
 #![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "what a test program makes itself is as it made it")]
 
+#[path = "events/custom.rs"]
 mod custom;
 mod endpoints;
+#[path = "operator/execute.rs"]
 mod execute;
+#[path = "events/generate.rs"]
 mod generate;
+#[path = "checks/invariants.rs"]
 mod invariants;
 mod ledgers;
+#[path = "operator/observe.rs"]
 mod observe;
+#[path = "operator/observe_service.rs"]
 mod observe_service;
 mod pods;
+#[path = "operator/reconcile.rs"]
 mod reconcile;
+#[path = "operator/rings.rs"]
 mod rings;
+#[path = "checks/rotation_invariants.rs"]
 mod rotation_invariants;
+#[path = "events/specs.rs"]
 mod specs;
+#[path = "operator/status.rs"]
 mod status;
+#[path = "events/tamper.rs"]
 mod tamper;
+#[path = "events/turmoil.rs"]
 mod turmoil;
 
 use std::collections::{BTreeMap, BTreeSet};
