@@ -6,6 +6,16 @@ use jiff::Timestamp;
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+/// Declares constants, each once, and the list of them all, which then cannot lack one.
+macro_rules! strings {
+    ($(#[$list_doc:meta])+ $list:ident $($(#[$doc:meta])+ $name:ident = $text:literal;)+) => {
+        $($(#[$doc])+ pub const $name: &str = $text;)+
+        $(#[$list_doc])+
+        pub const $list: &[&str] = &[$($name),+];
+    };
+}
+pub(super) use strings;
+
 /// Types of conditions.
 pub mod condition {
     /// Valid material is served.
@@ -34,16 +44,10 @@ pub mod condition {
     /// Warnings: conditions that are present only while they are True. Each message names everything that it affects,
     /// and the reason is the type.
     pub mod warning {
-        /// Declares all of them, so that the list of all cannot lack one.
-        macro_rules! warnings {
-            ($($(#[$doc:meta])+ $name:ident = $type_:literal;)+) => {
-                $($(#[$doc])+ pub const $name: &str = $type_;)+
-                /// Every warning.
-                pub const ALL: &[&str] = &[$($name),+];
-            };
-        }
+        super::super::strings! {
+            /// Every warning.
+            ALL
 
-        warnings! {
             /// TrustDomain: an inequality of `docs/rotation.md` does not hold; rotations start late and leaves are clamped.
             LIFETIMES_TOO_TIGHT = "LifetimesTooTight";
             /// TrustDomain: the clock is behind a time in a ring or a certificate.
