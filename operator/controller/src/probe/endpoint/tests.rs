@@ -50,7 +50,7 @@ fn named(subject: &Subject) -> Subject {
 
 fn dialer(resolver: &Arc<FakeResolver>) -> EndpointDialer {
     let resolver: Arc<dyn Resolver> = Arc::<FakeResolver>::clone(resolver);
-    EndpointDialer { resolver, failed_after: PATIENCE }
+    EndpointDialer { resolver, failed_after: FAILED_AFTER }
 }
 
 async fn look(resolver: &Arc<FakeResolver>, subject: &Subject, rules: &DialRules) -> (Outcome, Duration) {
@@ -75,13 +75,13 @@ async fn name_is_resolved_to_its_addresses_and_each_is_dialled_by_itself() {
     let (found, took) = look(&resolver, &named(&subject), &allowed).await;
     let Outcome::Resolved(addresses) = found else { panic!("it was dialled") };
     assert_eq!(addresses.len(), 2);
-    assert!(took < PATIENCE);
+    assert!(took < FAILED_AFTER);
 
     // Each probe resolves once and dials its own address only.
     let (found, took) = look(&resolver, &subject, &allowed).await;
     let Outcome::Looked { look: seen, answer, is_vacant } = found else { panic!("it was not dialled") };
     assert!(seen.seen.unwrap().report.is_ok() && answer == addresses && !is_vacant);
-    assert!(took < PATIENCE);
+    assert!(took < FAILED_AFTER);
     assert_eq!(resolver.asked.load(Ordering::Relaxed), 2);
     let mut second = subject.clone();
     second.address.host = gaia_plan::instances::endpoint::Host::Address([127, 0, 0, 2].into());
@@ -105,7 +105,7 @@ async fn nothing_is_dialled_if_one_address_is_not_allowed(#[case] addresses: &[&
     subject.address.port = listener.local_addr().unwrap().port();
     let (found, took) = look(&FakeResolver::of(addresses), &subject, &rules(cidrs)).await;
     assert!(matches!(found, Outcome::Refused));
-    assert!(took >= PATIENCE, "as long as any failure");
+    assert!(took >= FAILED_AFTER, "as long as any failure");
     let dialled = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
     assert!(dialled.is_err(), "it was dialled");
 }
@@ -150,7 +150,7 @@ async fn all_failures_of_endpoints_look_the_same() {
         assert_eq!(seen.unwrap_err(), NO_ANSWER, "{case}");
         assert_eq!((ledger, not_after), (Some(Err(NO_ANSWER.to_owned())), None), "{case}");
         assert_eq!(failure, Some(Failure::Endpoint), "{case}");
-        assert!(took >= PATIENCE && took < PATIENCE * 2, "{case} took {took:?}");
+        assert!(took >= FAILED_AFTER && took < FAILED_AFTER * 2, "{case} took {took:?}");
     }
     // A verified instance without a report: the leaf counts, and the rest is the same.
     let mute = good.start(404, vec![]).await.address.port;
@@ -158,8 +158,8 @@ async fn all_failures_of_endpoints_look_the_same() {
     let found = looked(found);
     assert_eq!(found.seen.unwrap().report.unwrap_err(), NO_ANSWER);
     assert_eq!(found.failure, Some(Failure::Endpoint));
-    assert!(took >= PATIENCE);
+    assert!(took >= FAILED_AFTER);
 }
 
 /// Longer than a handshake on a busy machine takes.
-const PATIENCE: Duration = Duration::from_millis(1500);
+const FAILED_AFTER: Duration = Duration::from_millis(1500);
