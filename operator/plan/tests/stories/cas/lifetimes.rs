@@ -183,7 +183,7 @@ fn a_laggard_is_overruled_only_when_the_time_floor_is_reached(#[case] ca: &str, 
 #[case::ca_activated(true, "activatedTime")]
 #[case::ca_published(true, "publishedTime")]
 fn a_time_ahead_of_the_clock_lets_no_ca_expire(#[case] ca: bool, #[case] field: &str) {
-    let mut world = upgraded("400h", "10h", "10h");
+    let mut world = upgraded("60h", "1h", "1h");
     if field == "publishedTime" {
         ask_to_rotate(&mut world, true);
     }
@@ -195,7 +195,7 @@ fn a_time_ahead_of_the_clock_lets_no_ca_expire(#[case] ca: bool, #[case] field: 
     world.settle();
     says(&world, &domain(), "ClockBehind", "True", "ClockBehind");
     let before = signed(&world);
-    live_for(&mut world, 900);
+    live_for(&mut world, 140);
     assert!(signed(&world) > before, "the CA was replaced");
     sound(&world);
 }
