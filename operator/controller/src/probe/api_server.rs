@@ -54,7 +54,7 @@ async fn published(client: &Client) -> Vec<IpAddr> {
 }
 
 fn listed(slice: &EndpointSlice) -> Vec<IpAddr> {
-    let addresses = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+    let addresses = slice.endpoints.iter().flatten().flat_map(|endpoint| &endpoint.addresses);
     addresses.filter_map(|address| parse(address)).collect()
 }
 

@@ -4,8 +4,8 @@ use super::external_cas::{corporate_fleet, put};
 use super::*;
 use gaia_api::crd::AllowedNames;
 
-const PERMITS_EXAMPLE_COM: &str = include_str!("../fixtures/permits-example-com.pem");
-const EXCLUDES_EXAMPLE_COM: &str = include_str!("../fixtures/excludes-example-com.pem");
+const PERMITS_EXAMPLE_COM: &str = include_str!("../../fixtures/permits-example-com.pem");
+const EXCLUDES_EXAMPLE_COM: &str = include_str!("../../fixtures/excludes-example-com.pem");
 
 /// `corporate_fleet` with ServiceCertificate shop/web, which has the extra names web.example.com and 10.0.0.7.
 fn fleet_with_extra_names() -> World {

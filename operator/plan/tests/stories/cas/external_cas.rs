@@ -9,7 +9,7 @@ use gaia_plan::keyring::ring::CaPath;
 /// `a` and `b` were issued by one root; `a2` is `a`, certified again with the same key and name; `root` is the root itself.
 pub(super) fn corporate(world: &mut World, which: &str) -> String {
     let vectors: serde_json::Value =
-        serde_json::from_str(include_str!("../../../../docs/examples/vectors/issuers.json")).unwrap();
+        serde_json::from_str(include_str!("../../../../../docs/examples/vectors/issuers.json")).unwrap();
     let case = |name: &str| {
         let cases = vectors["cases"].as_array().unwrap();
         cases.iter().find(|case| case["name"] == name).unwrap()["chain"][1].as_str().unwrap().to_owned()

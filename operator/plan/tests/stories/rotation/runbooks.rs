@@ -7,7 +7,7 @@ use serde_json::Value;
 
 /// The commands of a section, without comments.
 fn section(title: &str) -> Vec<String> {
-    let text = include_str!("../../../../docs/runbooks.md");
+    let text = include_str!("../../../../../docs/runbooks.md");
     let start = format!("## {title}\n");
     let section = text.split_once(&start).unwrap_or_else(|| panic!("no section {title:?}")).1;
     let section = section.split("\n## ").next().unwrap();
