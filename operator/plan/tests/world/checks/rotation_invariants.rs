@@ -132,7 +132,9 @@ impl World {
         let published = before.generation(&new.id).and_then(|known| known.published_time);
         let floor = published.map(|published| published.saturating_add(wait).unwrap());
         let forced = transition.events.iter().any(|event| event.reason == gaia_api::crd::reason::ROTATION_FORCED);
-        if floor.is_none_or(|floor| self.now < floor) && !(forced && published.is_none_or(|published| published > self.now)) {
+        if floor.is_none_or(|floor| self.now < floor)
+            && !(forced && published.is_none_or(|published| published > self.now))
+        {
             self.against(3, format!("{transition} at {}, but its floor is {floor:?}", self.now));
         }
         if forced || !self.waits(&[&new.id]) {
