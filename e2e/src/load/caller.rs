@@ -120,6 +120,7 @@ pub fn runtime_config(service: &str, dir: &Path, mesh_address: SocketAddr) -> Ru
         drain_timeout: Span::seconds(1),
         // The load comes from one address.
         handshake_rate: gaia_runtime::rate::Rate::Unlimited,
+        mesh_proxies: vec![],
         overrides: BTreeMap::new(),
         targets: gaia_runtime::Targets::default(),
         hosts: Hosts::default(),

@@ -26,12 +26,17 @@ use serde::Serialize;
 use crate::api::conditional::Validators;
 use crate::asset_path::{AssetPath, AssetPathError, asset_path, folder};
 use crate::assets::quota::{Limits, Quotas};
+use crate::assets::upload::UploadMemory;
 use crate::error::AssetError;
 
 pub(crate) use moving::Moved;
 
 /// Maximum size of an asset.
 pub const MAX_ASSET_BYTES: u64 = 64 * 1024 * 1024;
+/// The size of a part in a folder: small, so that uploads need little memory.
+const FOLDER_PART_BYTES: usize = 256 * 1024;
+/// The minimum size of a part in a bucket.
+const BUCKET_PART_BYTES: usize = 5 * 1024 * 1024;
 /// Maximum number of assets in one list.
 pub const MAX_LISTED: usize = 1000;
 
@@ -117,6 +122,15 @@ impl Assets {
     ) -> Self {
         let turns = Arc::new(std::array::from_fn(|_| tokio::sync::Mutex::default()));
         Self { quotas: Quotas::new(Arc::clone(&store), limits), store, kind, max_key_bytes, memory, turns }
+    }
+
+    /// Returns the memory for uploads of a subject.
+    fn memory_of(&self, subject: &Identity) -> UploadMemory {
+        let part_bytes = match self.kind {
+            Kind::Folder(_) => FOLDER_PART_BYTES,
+            Kind::Bucket => BUCKET_PART_BYTES,
+        };
+        UploadMemory { memory: self.memory.of(subject), part_bytes }
     }
 
     /// Returns the object of an asset.
@@ -218,7 +232,8 @@ impl Assets {
         }
         let replaced = before.as_ref().map(|meta| meta.size);
         let mut reservation = self.quotas.reserve(subject, announced, replaced).await?;
-        let arrived = upload::receive(self.store.as_ref(), &object, body, &self.memory, &mut reservation).await?;
+        let memory = self.memory_of(subject);
+        let arrived = upload::receive(self.store.as_ref(), &object, body, &memory, &mut reservation).await?;
         let _turn = self.turn(&object).await;
         // Another upload of this instance may have completed first.
         let judged = self.find(&object).await.and_then(|now| self.judge(check, now.as_ref()).map(|()| now));

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use gaia_runtime::{RuntimeConfig, is_outside_address};
+use gaia_runtime::{RuntimeConfig, is_outside_address, part_of_limit};
 
 use crate::assets::quota::Limits;
 use crate::bucket::{is_bucket_name, is_prefix};
@@ -63,10 +63,13 @@ pub struct Bounds {
     pub bucket_silence: Duration,
 }
 
+const MIB: usize = 1024 * 1024;
+
 impl Default for Bounds {
     fn default() -> Self {
         Self {
-            held_bytes: 48 * 1024 * 1024,
+            // The rest is for connections, heads and bodies: see docs/services.md.
+            held_bytes: part_of_limit(4, 8 * MIB..=64 * MIB),
             memory_timeout: Duration::from_secs(10),
             bucket_silence: Duration::from_secs(20),
         }

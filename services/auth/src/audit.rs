@@ -21,13 +21,13 @@ use gaia_api::sync::lock;
 use jiff::Timestamp;
 use tracing::field;
 
-use self::sample::Sample;
 use crate::decision::authenticator::Decision;
 use crate::principal::{Credential, Identity, Transport};
 use crate::{Reason, Trace, audit_line};
 
 pub use self::handshake::{By, FailedHandshake};
 pub use self::line::Origin;
+pub use self::sample::Sample;
 #[doc(hidden)]
 pub use tracing;
 

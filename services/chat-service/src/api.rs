@@ -78,7 +78,7 @@ enum Next<F> {
 async fn receive_question(chats: &Chats, principal: &Principal, request: Request) -> Result<Asked, ChatError> {
     let mut account = chats.metrics.begin();
     // The question is charged to the memory budget until the provider has received it.
-    let mut held = chats.memory.reservation();
+    let mut held = chats.memory.of(&principal.subject).reservation();
     let received = async {
         let slot = chats.slots.take(&principal.subject)?;
         let body = receive(request.into_body(), &mut held).await?;

@@ -8,9 +8,11 @@ use clap::Parser;
 use clap::error::{ContextKind, ContextValue};
 use gaia_api::Span;
 use gaia_api::names::key;
+use ipnet::IpNet;
 
 use crate::client::mesh_client::Hosts;
 use crate::client::target::Targets;
+use crate::client_ip::parse_network;
 use crate::observability::rate::Rate;
 
 /// Settings shared by all services.
@@ -46,6 +48,9 @@ pub struct RuntimeConfig {
     /// TLS handshakes per source address, as rate per second and burst; 0: unlimited. Trusted proxies of the edge are exempt
     #[arg(long, env = "GAIA_HANDSHAKE_RATE", default_value = "200:1000")]
     pub handshake_rate: Rate,
+    /// CIDRs of proxies that pass TLS through to the mesh listener: they have no handshake rate
+    #[arg(long, env = "GAIA_MESH_PROXIES", value_delimiter = ',', value_parser = parse_network)]
+    pub mesh_proxies: Vec<IpNet>,
     /// Paths of individual files outside the credential directory, by their name there
     #[arg(skip)]
     pub overrides: BTreeMap<&'static str, PathBuf>,

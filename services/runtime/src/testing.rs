@@ -350,6 +350,7 @@ pub fn config(service: &str, dir: &Path) -> RuntimeConfig {
         shutdown_delay: Span::seconds(0),
         drain_timeout: Span::seconds(5),
         handshake_rate: "200:1000".parse().unwrap(),
+        mesh_proxies: vec![],
         overrides: BTreeMap::new(),
         hosts: Hosts::default(),
         targets: Targets::default(),

@@ -47,7 +47,7 @@ impl Assets {
         }
         let mut meta = meta.clone();
         for _ in 0..MAX_ATTEMPTS {
-            match self.try_move(&meta, &target).await {
+            match self.try_move(&meta, &target, to).await {
                 Ok(Attempt::Done) => return Ok(Moved::Yes),
                 Ok(Attempt::Changed(now)) => meta = now,
                 // Another instance was faster, or the user deleted the other asset.
@@ -59,7 +59,7 @@ impl Assets {
         Err(AssetError::Moving)
     }
 
-    async fn try_move(&self, meta: &ObjectMeta, target: &Path) -> Result<Attempt, AssetError> {
+    async fn try_move(&self, meta: &ObjectMeta, target: &Path, to: &Identity) -> Result<Attempt, AssetError> {
         let source = &meta.location;
         // A bucket is written to as by an upload, within the memory budget of uploads.
         let arrived = match &self.kind {
@@ -71,7 +71,7 @@ impl Assets {
                     Err(error) => return Err(error),
                 };
                 let mut unlimited = self.quotas.unlimited();
-                Some(upload::receive(self.store.as_ref(), target, body, &self.memory, &mut unlimited).await?)
+                Some(upload::receive(self.store.as_ref(), target, body, &self.memory_of(to), &mut unlimited).await?)
             }
         };
         let _turns = self.turns(source, target).await;

@@ -1,12 +1,12 @@
 //! An upload: buffered in memory while it is small, sent to the store in parts when it is larger, and invisible until
 //! it is complete.
 //!
-//! Buffered bytes are charged to the [`MemoryBudget`] shared by all uploads, from their arrival until they are written.
+//! Buffered bytes are charged to the subject's share of the memory of all uploads, from their arrival until they are written.
 
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use gaia_runtime::{MemoryBudget, MemoryReservation};
+use gaia_runtime::{MemoryReservation, SubjectMemory};
 use http_body_util::BodyExt as _;
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayloadMut, PutResult};
@@ -25,10 +25,20 @@ pub(crate) enum Arrived {
     Large(Parts, Pieces),
 }
 
+/// The memory for uploads of one subject.
+#[derive(Debug)]
+pub(crate) struct UploadMemory {
+    pub(crate) memory: SubjectMemory,
+    /// The size of the parts of a large asset.
+    pub(crate) part_bytes: usize,
+}
+
 /// Buffered bytes, copied so that the larger buffers they arrived in are freed.
 pub(crate) struct Pieces {
     bytes: PutPayloadMut,
     held: MemoryReservation,
+    /// Maximum size.
+    part_bytes: usize,
 }
 
 /// The parts of a large asset. Each is charged to the budget until it is sent.
@@ -46,7 +56,7 @@ pub(crate) async fn receive(
     store: &dyn ObjectStore,
     object: &Path,
     body: Body,
-    memory: &MemoryBudget,
+    memory: &UploadMemory,
     reservation: &mut Reservation,
 ) -> Result<Arrived, AssetError> {
     let mut pieces = Pieces::new(memory);
@@ -78,7 +88,7 @@ impl Arrived {
         mode: PutMode,
     ) -> Result<Option<String>, AssetError> {
         match self {
-            Self::Small(Pieces { bytes, held: _held }) => {
+            Self::Small(Pieces { bytes, held: _held, .. }) => {
                 let options = PutOptions { mode, ..PutOptions::default() };
                 let put = store.put_opts(object, bytes.freeze(), options).await;
                 match put {
@@ -104,13 +114,14 @@ impl Arrived {
 }
 
 impl Pieces {
-    fn new(memory: &MemoryBudget) -> Self {
-        Self { bytes: PutPayloadMut::new(), held: memory.reservation() }
+    fn new(memory: &UploadMemory) -> Self {
+        let UploadMemory { memory, part_bytes } = memory;
+        Self { bytes: PutPayloadMut::new(), held: memory.reservation(), part_bytes: *part_bytes }
     }
 
     /// Appends as much of `piece` as fits into a part, and leaves the rest.
     async fn fill(&mut self, piece: &mut Bytes) -> Result<(), AssetError> {
-        let taken = piece.split_to(piece.len().min(PART_BYTES - self.bytes.content_length()));
+        let taken = piece.split_to(piece.len().min(self.part_bytes - self.bytes.content_length()));
         self.held.grow(taken.len()).await?;
         self.bytes.extend_from_slice(&taken);
         Ok(())
@@ -124,12 +135,12 @@ impl Parts {
         mut pieces: Pieces,
         mut piece: Bytes,
         mut body: Arriving<'_>,
-        memory: &MemoryBudget,
+        memory: &UploadMemory,
     ) -> Result<Pieces, AssetError> {
         loop {
             while !piece.is_empty() {
                 // A part is sent when there are more bytes than fit into it.
-                if pieces.bytes.content_length() == PART_BYTES {
+                if pieces.bytes.content_length() == pieces.part_bytes {
                     self.wait_for(PARTS_IN_FLIGHT - 1).await?;
                     self.send(std::mem::replace(&mut pieces, Pieces::new(memory)));
                 }
@@ -140,7 +151,7 @@ impl Parts {
         }
     }
 
-    fn send(&mut self, Pieces { bytes, held }: Pieces) {
+    fn send(&mut self, Pieces { bytes, held, .. }: Pieces) {
         let part = self.upload.put_part(bytes.freeze());
         self.sending.spawn(async move {
             let sent = part.await;
@@ -204,5 +215,3 @@ impl Arriving<'_> {
 
 const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
 const PARTS_IN_FLIGHT: usize = 2;
-/// The minimum size of a part of a bucket.
-const PART_BYTES: usize = 5 * 1024 * 1024;

@@ -24,9 +24,9 @@ fn unfinished(bytes: usize) -> Body {
 
 #[tokio::test]
 async fn unfinished_uploads_hold_so_much_together_and_the_others_are_told_to_come_back() {
-    let bounds = brief(2 * MIB);
+    let bounds = brief(4 * MIB);
     let service = start_in(|store| StoreConfig { bounds, ..StoreConfig::folder(store.join("assets")) }).await;
-    // 200 KiB each: the budget is enough for ten of them.
+    // 200 KiB each: the share of one subject, half of the budget, is enough for ten of them.
     let uploads: Vec<_> = (0..20)
         .map(|number| {
             let caller = service.with_key("the-shared-key");
@@ -56,7 +56,7 @@ async fn unfinished_uploads_hold_so_much_together_and_the_others_are_told_to_com
 #[tokio::test]
 async fn parts_on_their_way_to_a_bucket_are_held_until_they_are_sent() {
     let s3 = S3::start().await.unwrap();
-    let service = start_on_with(&s3, brief(9 * MIB)).await;
+    let service = start_on_with(&s3, brief(18 * MIB)).await;
     let caller = service.with_key("the-shared-key");
     let (go_on, waiting) = tokio::sync::oneshot::channel();
     let rest = futures::stream::once(async {

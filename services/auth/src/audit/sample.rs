@@ -8,9 +8,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::site;
 
-/// Windows of the lines from unauthenticated sources.
+/// Windows of the lines from unauthenticated sources: ten lines of each in ten seconds.
 #[derive(Debug, Default)]
-pub(super) struct Sample {
+pub struct Sample {
     sources: HashMap<Option<IpAddr>, Window>,
     /// Shared window of all sources beyond [`MAX_SOURCES`].
     others: Window,
@@ -27,7 +27,7 @@ struct Window {
 
 impl Sample {
     /// Returns the number of lines skipped since the last one of this source, or `None` if this line is skipped too.
-    pub(super) fn admit(&mut self, source: Option<IpAddr>, time: Timestamp) -> Option<u64> {
+    pub fn admit(&mut self, source: Option<IpAddr>, time: Timestamp) -> Option<u64> {
         let source = source.map(|address| site(address.to_canonical()));
         if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&source) {
             self.sources.retain(|_, window| window.holds(time));

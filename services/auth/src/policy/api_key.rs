@@ -1,6 +1,6 @@
 //! API keys: opaque secrets of which only the hash is stored.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use gaia_api::SpiffeId;
@@ -15,6 +15,8 @@ use crate::principal::Identity;
 #[derive(Debug, Clone, Default)]
 pub struct ApiKeyTable {
     records: Vec<ApiKeyRecord>,
+    /// The keys of each user, as subjects.
+    of_users: HashMap<Identity, Vec<Identity>>,
 }
 
 /// Reason why `api-keys.json` was rejected as a whole.
@@ -67,7 +69,15 @@ impl TryFrom<ApiKeys> for ApiKeyTable {
                 return Err(ApiKeyTableError::Repeated { id: record.id.clone() });
             }
         }
-        Ok(Self { records: file.keys })
+        let mut of_users: HashMap<Identity, Vec<Identity>> = HashMap::new();
+        for record in &file.keys {
+            let holder = holder(record);
+            // A key of a service can still stand for itself, where its owner presents it.
+            if matches!(holder, Identity::User { .. }) {
+                of_users.entry(holder).or_default().push(Identity::Key(record.id.clone()));
+            }
+        }
+        Ok(Self { records: file.keys, of_users })
     }
 }
 
@@ -89,12 +99,7 @@ impl ApiKeyTable {
 
     /// Returns the keys, as subjects, whose records name this user as their principal.
     pub(crate) fn keys_of(&self, user: &Identity) -> Vec<Identity> {
-        // A key of a service can still stand for itself, where its owner presents it.
-        if !matches!(user, Identity::User { .. }) {
-            return Vec::new();
-        }
-        let own = self.records.iter().filter(|record| holder(record) == *user);
-        own.map(|record| Identity::Key(record.id.clone())).collect()
+        self.of_users.get(user).cloned().unwrap_or_default()
     }
 
     /// Looks up the record of a presented key. Every record is compared in constant time, so that the duration reveals

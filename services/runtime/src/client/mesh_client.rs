@@ -31,7 +31,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::client::pool::{AnswerBody, Shards};
 use crate::client::target::UnexpectedIdentity;
-use crate::limits::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
+use crate::limits::{CONNECTION_WINDOW_BYTES, MAX_SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES};
 
 /// An HTTP client of one credentials snapshot.
 #[derive(Clone)]
@@ -199,7 +199,8 @@ impl MeshClient {
             // Servers close an idle HTTP/1 connection after their header timeout; close ours earlier.
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+            .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .http2_max_send_buf_size(MAX_SEND_BUFFER_BYTES);
         let shards = Shards::new(|| builder.build(connector.clone()));
         Self { connector, shards, max_age: MAX_AGE }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use gaia_auth::{Connection, problem};
+use gaia_auth::{Connection, Listener, problem};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -34,6 +34,7 @@ use crate::server::hardening::inbound::Inbound;
 use crate::server::hardening::min_rate::{Paced, PacedWrites};
 use crate::server::hardening::received::Received;
 use crate::server::protocol::Protocol;
+use crate::server::request_id::name_request;
 use crate::server::slots::SlotState;
 
 /// Shutdown signals of connections.
@@ -213,6 +214,9 @@ async fn answer(
         let body = Paced::new(body, terms.limits.slack, Arc::clone(&is_too_slow));
         if asks_first { Body::new(body) } else { Body::new(Lingering::new(body)) }
     });
+    if terms.connection.listener == Listener::Mesh {
+        name_request(request.headers_mut());
+    }
     request.extensions_mut().insert(terms.connection);
     let mut response = if head.is_err() {
         drop(request);

@@ -11,6 +11,7 @@ use axum::Router;
 use gaia_api::Clock;
 use gaia_api::mount::TlsMode;
 use gaia_auth::{Connection, Listener, PeerIdentity, Transport};
+use ipnet::IpNet;
 use prometheus_client::metrics::counter::Counter;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -47,6 +48,8 @@ pub(crate) struct Mesh {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) handshakes: Handshakes,
+    /// Sources without a handshake rate.
+    pub(crate) proxies: Arc<[IpNet]>,
     pub(crate) stop: Stop,
 }
 
@@ -128,7 +131,11 @@ impl Mesh {
             let tcp = UnderTls::new(tcp, from.heads.clone());
             let presented = Presented::default();
             let config = Arc::clone(&generation.server);
-            let tls = match self.handshakes.accept(config, tcp, deadline, presented.clone(), from.address, &[]).await {
+            let tls = match self
+                .handshakes
+                .accept(config, tcp, deadline, presented.clone(), from.address, &self.proxies)
+                .await
+            {
                 Ok(tls) => tls,
                 Err(error) => return self.handshakes.failed(MESH, &error, &presented, from.address),
             };

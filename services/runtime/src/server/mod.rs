@@ -15,5 +15,6 @@ pub(crate) mod hardening;
 pub(crate) mod ingress;
 pub(crate) mod mesh;
 pub(crate) mod protocol;
+pub(crate) mod request_id;
 pub(crate) mod slots;
 pub(crate) mod tracking;

@@ -1,6 +1,7 @@
 //! The memory limit of the process, and the release of freed memory.
 
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,20 +14,47 @@ pub(crate) fn limit() -> Option<u64> {
     limit_in(&fs::read_to_string("/proc/self/cgroup").ok()?, Path::new("/sys/fs/cgroup"))
 }
 
+/// Returns `1/divisor` of the memory limit of the process, within bounds: the upper one without a limit.
+#[must_use]
+pub fn part_of_limit(divisor: u64, bounds: RangeInclusive<usize>) -> usize {
+    let part = limit().and_then(|bytes| usize::try_from(bytes / divisor).ok()).unwrap_or(usize::MAX);
+    part.clamp(*bounds.start(), *bounds.end())
+}
+
 /// Returns freed memory to the system after many connections have closed. glibc keeps it: a service would stay near its
 /// limit after one burst.
 pub(crate) async fn return_after_bursts(slots: Vec<Slots>) {
     let mut ticks = interval(TRIM_INTERVAL);
-    let mut most = 0;
+    let mut bursts = Bursts::default();
     loop {
         ticks.tick().await;
-        let open = slots.iter().map(Slots::open).sum::<usize>();
-        most = most.max(open);
-        if most >= BURST && open < most / 2 {
-            most = open;
+        if bursts.is_trim_due(slots.iter().map(Slots::open).sum()) {
             // Trimming takes some milliseconds per 100 MiB.
             let _ = tokio::task::spawn_blocking(trim).await;
         }
+    }
+}
+
+/// Detects the end of bursts of connections.
+#[derive(Debug, Default)]
+struct Bursts {
+    most: usize,
+    /// Ticks since the last burst ended.
+    since_end: Option<u32>,
+}
+
+impl Bursts {
+    /// Takes the number of open connections at one tick. Memory is released for some time after a burst too: requests to
+    /// other services end later than the connections that they were made for.
+    fn is_trim_due(&mut self, open: usize) -> bool {
+        self.most = self.most.max(open);
+        if self.most >= BURST && open < self.most / 2 {
+            self.most = open;
+            self.since_end = Some(0);
+            return true;
+        }
+        self.since_end = self.since_end.map(|ticks| ticks + 1).filter(|ticks| *ticks <= TRIMMED_AFTER[1]);
+        self.since_end.is_some_and(|ticks| TRIMMED_AFTER.contains(&ticks))
     }
 }
 
@@ -65,12 +93,27 @@ fn limit_in(cgroups: &str, root: &Path) -> Option<u64> {
 }
 
 const TRIM_INTERVAL: Duration = Duration::from_secs(2);
+/// Ticks after a burst at which memory is trimmed once more.
+const TRIMMED_AFTER: [u32; 2] = [5, 15];
 /// Number of open connections above which trimming is worthwhile.
 const BURST: usize = 64;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Kind: memory that is released after the connections of a burst have closed, and that the allocator keeps.
+    #[test]
+    fn memory_is_trimmed_after_a_burst_and_twice_later() {
+        let mut bursts = Bursts::default();
+        let mut due_at = |open: &[usize]| {
+            let due = open.iter().enumerate().filter(|(_, open)| bursts.is_trim_due(**open));
+            due.map(|(tick, _)| tick).collect::<Vec<_>>()
+        };
+        assert_eq!(due_at(&[0; 100]), Vec::<usize>::new());
+        assert_eq!(due_at(&[1000, 1000, 900]), Vec::<usize>::new());
+        assert_eq!(due_at(&[3; 100]), [0, 5, 15]);
+    }
 
     #[test]
     fn the_smallest_limit_on_the_way_to_the_root_counts() {

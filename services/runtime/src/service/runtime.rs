@@ -267,6 +267,7 @@ impl Runtime {
             clock: Arc::clone(&health.clock),
             metrics: Arc::clone(&health.metrics),
             handshakes,
+            proxies: config.mesh_proxies.into(),
             stop: stopping.clone(),
         };
         accepting.spawn(essential(mesh::accept(

@@ -7,7 +7,6 @@
 //!
 //! Heads, and bodies with responses, are two budgets of the same size.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
@@ -15,24 +14,15 @@ use gaia_api::sync::lock;
 use http::request::Parts;
 
 use crate::client_ip::site;
+use crate::concurrency::shares::{ShareExhausted, Shares};
 use crate::limits::STREAM_WINDOW_BYTES;
 
 /// The budget of heads and the budget of bodies and responses. A source that has exhausted the second one is refused further
 /// uploads and keeps its connections. Clones share both.
 #[derive(Debug, Clone)]
 pub(crate) struct HeadBudget {
-    heads: SourceBudget,
-    bodies: SourceBudget,
-}
-
-/// Bytes that are shared out over sources.
-#[derive(Debug, Clone)]
-struct SourceBudget(Arc<Mutex<Budget>>);
-
-#[derive(Debug)]
-struct Budget {
-    free: usize,
-    by_source: HashMap<IpAddr, usize>,
+    heads: Shares<IpAddr>,
+    bodies: Shares<IpAddr>,
 }
 
 /// The source of a connection has used its share of the budget.
@@ -43,7 +33,7 @@ pub(crate) struct HeadsExhausted;
 impl HeadBudget {
     /// So many bytes for heads, and as many for bodies and responses.
     pub(crate) fn new(bytes: usize) -> Self {
-        Self { heads: SourceBudget::new(bytes), bodies: SourceBudget::new(bytes) }
+        Self { heads: Shares::new(bytes), bodies: Shares::new(bytes) }
     }
 
     /// Opens the account of one connection.
@@ -55,52 +45,23 @@ impl HeadBudget {
     /// Returns the number of uncharged bytes for heads.
     #[cfg(test)]
     pub(crate) fn free(&self) -> usize {
-        lock(&self.heads.0).free
+        self.heads.free()
     }
 
     /// The bytes for bodies and responses that are not charged.
     #[cfg(test)]
     pub(crate) fn free_for_bodies(&self) -> usize {
-        lock(&self.bodies.0).free
+        self.bodies.free()
     }
 }
 
-impl SourceBudget {
-    fn new(bytes: usize) -> Self {
-        Self(Arc::new(Mutex::new(Budget { free: bytes, by_source: HashMap::new() })))
-    }
-
-    fn take(&self, source: IpAddr, bytes: usize) -> Result<(), HeadsExhausted> {
-        let mut budget = lock(&self.0);
-        let used = budget.by_source.get(&source).copied().unwrap_or_default();
-        if used + bytes > budget.free {
-            return Err(HeadsExhausted);
-        }
-        budget.free -= bytes;
-        budget.by_source.insert(source, used + bytes);
-        Ok(())
-    }
-
-    /// Replaces one charge by another.
-    fn replace(&self, source: IpAddr, old: usize, new: usize) -> Result<(), HeadsExhausted> {
-        match new.checked_sub(old) {
-            Some(0) => Ok(()),
-            Some(more) => self.take(source, more),
-            None => {
-                self.give_back(source, old - new);
-                Ok(())
-            }
-        }
-    }
-
-    fn give_back(&self, source: IpAddr, bytes: usize) {
-        let mut budget = lock(&self.0);
-        budget.free += bytes;
-        if let Some(used) = budget.by_source.get_mut(&source) {
-            *used -= bytes;
-            if *used == 0 {
-                budget.by_source.remove(&source);
-            }
+/// Replaces one charge of a source by another.
+fn replace(budget: &Shares<IpAddr>, source: IpAddr, old: usize, new: usize) -> Result<(), HeadsExhausted> {
+    match new.checked_sub(old) {
+        Some(more) => budget.take(&source, more).map_err(|ShareExhausted| HeadsExhausted),
+        None => {
+            budget.give_back(&source, old - new);
+            Ok(())
         }
     }
 }
@@ -243,11 +204,11 @@ impl ConnectionHeads {
         change(&mut held);
         let Account { budget: HeadBudget { heads, bodies }, source, .. } = &*self.0;
         let (charge, body_charge) = held.to_charge();
-        let changed = heads.replace(*source, before.charged, charge).and_then(|()| {
-            let changed = bodies.replace(*source, before.charged_bodies, body_charge);
+        let changed = replace(heads, *source, before.charged, charge).and_then(|()| {
+            let changed = replace(bodies, *source, before.charged_bodies, body_charge);
             if changed.is_err() {
                 // A change is of one kind: nothing, or less, was taken before.
-                let _ = heads.replace(*source, charge, before.charged);
+                let _ = replace(heads, *source, charge, before.charged);
             }
             changed
         });
@@ -323,8 +284,8 @@ impl Drop for Account {
             let held = lock(&self.held);
             (held.charged, held.charged_bodies)
         };
-        self.budget.heads.give_back(self.source, charged);
-        self.budget.bodies.give_back(self.source, bodies);
+        self.budget.heads.give_back(&self.source, charged);
+        self.budget.bodies.give_back(&self.source, bodies);
     }
 }
 
@@ -382,7 +343,7 @@ mod tests {
             assert_eq!(budget.connection(source(200)).set_unfinished(64 * 1024), Ok(()), "another source has a share");
             drop(held);
             assert_eq!(budget.free(), total);
-            assert!(lock(&budget.heads.0).by_source.is_empty());
+            assert_eq!(budget.heads.holders(), 0);
         }
     }
 
@@ -411,7 +372,7 @@ mod tests {
                     2 => heads.set_unfinished(0),
                     _ => heads.add_records(bytes / 8),
                 };
-                let used: usize = lock(&budget.heads.0).by_source.values().sum();
+                let used = budget.heads.held();
                 prop_assert_eq!(used + budget.free(), 256 * 1024);
             }
             drop(connections);

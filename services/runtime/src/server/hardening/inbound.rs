@@ -62,6 +62,24 @@ impl<IO> Inbound<IO> {
 }
 
 impl Follow {
+    /// Reads less than hyper's first buffer has (HTTP/1): after a read that fills its buffer hyper doubles it, up to 64 KiB, and
+    /// keeps it while the connection is open.
+    fn poll_read<IO: AsyncRead>(
+        &self,
+        io: Pin<&mut IO>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if matches!(self, Self::Http2(_)) || buf.remaining() <= MAX_READ_BYTES {
+            return io.poll_read(cx, buf);
+        }
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(MAX_READ_BYTES));
+        ready!(io.poll_read(cx, &mut part))?;
+        let read = part.filled().len();
+        buf.advance(read);
+        Poll::Ready(Ok(()))
+    }
+
     fn see(&mut self, bytes: &[u8], heads: &ConnectionHeads) -> Result<(), End> {
         match self {
             Self::Http1(framing) => {
@@ -97,7 +115,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Inbound<IO> {
         let this = &mut *self;
         if this.poison.is_none() {
             let before = buf.filled().len();
-            if Pin::new(&mut this.io).poll_read(cx, buf)?.is_pending() {
+            if this.follow.poll_read(Pin::new(&mut this.io), cx, buf)?.is_pending() {
                 let Some(deadline) = &mut this.head_deadline else { return Poll::Pending };
                 ready!(deadline.as_mut().poll(cx));
                 return Poll::Ready(Err(io::Error::new(
@@ -162,6 +180,9 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Inbound<IO> {
     }
 }
 
+/// One byte less than hyper's first buffer.
+const MAX_READ_BYTES: usize = 8 * 1024 - 1;
+
 /// The connection below TLS, which counts bytes that TLS has not decrypted yet.
 pub(crate) struct UnderTls<IO> {
     io: IO,
@@ -202,5 +223,30 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for UnderTls<IO> {
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    /// Kind: hyper doubles its buffer after each read that fills it, up to 64 KiB for each open connection.
+    #[tokio::test]
+    async fn read_of_http1_fills_no_buffer_of_hyper() {
+        let heads = crate::server::hardening::heads::HeadBudget::new(1 << 20).connection([127, 0, 0, 1].into());
+        let body = [b"PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: 60000\r\n\r\n".as_slice(), &[7; 60_000]].concat();
+        let mut inbound = Inbound::new(body.as_slice(), Protocol::Http1, heads, Duration::from_secs(1));
+        let (mut read, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
+        loop {
+            let bytes = inbound.read(&mut buffer).await.unwrap();
+            assert!(bytes < 8192, "{bytes}");
+            if bytes == 0 {
+                break;
+            }
+            read.extend_from_slice(&buffer[..bytes]);
+        }
+        assert_eq!(read, body);
     }
 }
