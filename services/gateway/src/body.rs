@@ -7,8 +7,11 @@ use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes, HttpBody};
 use gaia_api::sync::lock;
+use gaia_runtime::Share;
 use hyper::body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
+
+use crate::forward::Requester;
 
 /// State of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,12 +114,14 @@ impl HttpBody for Upload {
 pub(crate) struct Answer<B> {
     body: B,
     end: Option<Pin<Box<Sleep>>>,
+    /// The request is in progress until the end of its response.
+    _share: Share<Requester>,
 }
 
 impl<B> Answer<B> {
     /// `end` is the time at which the credential of the request expires.
-    pub(crate) fn new(body: B, end: Option<Instant>) -> Self {
-        Self { body, end: end.map(|end| Box::pin(tokio::time::sleep_until(end))) }
+    pub(crate) fn new(body: B, share: Share<Requester>, end: Option<Instant>) -> Self {
+        Self { body, end: end.map(|end| Box::pin(tokio::time::sleep_until(end))), _share: share }
     }
 }
 

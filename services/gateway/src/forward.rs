@@ -17,7 +17,7 @@ use gaia_auth::{
 };
 use gaia_runtime::client_ip::{KNOWN_CLIENT_HEADER, name_client, name_known_client, site};
 use gaia_runtime::rate::{Limit, when_to_retry};
-use gaia_runtime::{AnswerBody, CallError, Caller, OnBehalf, Subject};
+use gaia_runtime::{AnswerBody, CallError, Caller, OnBehalf, Share, ShareExhausted, Shares, Subject};
 use http::{Method, StatusCode, Uri, header};
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, sleep_until};
@@ -26,6 +26,7 @@ use crate::body::{Answer, Progress, Upload, UploadError, UploadState};
 use crate::front::{address, too_many};
 use crate::headers::{for_client, for_upstream};
 use crate::metrics::Metrics;
+use crate::refusals::Refusals;
 use crate::routes::SIGN_IN;
 
 /// State shared by all routes.
@@ -37,7 +38,15 @@ pub(crate) struct ForwardContext {
     /// Counts requests for existing sessions separately: password guessing does not use up their limit.
     pub(crate) per_refresh: Option<Limit>,
     pub(crate) metrics: Metrics,
+    pub(crate) refusals: Arc<Refusals>,
     pub(crate) authenticator: Arc<Authenticator>,
+}
+
+/// The requester of a request in progress: an account, else an address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Requester {
+    Account(String),
+    Address(Option<IpAddr>),
 }
 
 /// The upstream of one route.
@@ -52,6 +61,8 @@ pub(crate) struct Upstream {
     pub(crate) timeout: Duration,
     /// Maximum request body size.
     pub(crate) max_body_bytes: u64,
+    /// Requests in progress, in units of [`UNIT_BYTES`]. The upstream counts all of them as one source.
+    pub(crate) in_progress: Shares<Requester>,
 }
 
 impl ForwardContext {
@@ -86,6 +97,8 @@ impl fmt::Debug for Upstream {
 /// Reason why a request was not forwarded or got no response.
 #[derive(Debug)]
 enum Failure {
+    /// The requester has used its share of the requests in progress.
+    Share,
     TooLarge,
     BodyBroken,
     Timeout,
@@ -101,12 +114,13 @@ pub(crate) async fn forward_authenticated(
     Extension(principal): Extension<Principal>,
     request: Request,
 ) -> Response {
-    let ForwardContext { per_account, metrics, clock, .. } = &*upstream.context;
-    if let Some(refused) = too_many(per_account.as_ref(), &principal.subject, "account_rate", metrics) {
+    let ForwardContext { per_account, refusals, clock, .. } = &*upstream.context;
+    if let Some(refused) = too_many(per_account.as_ref(), &principal.subject) {
+        refusals.record(address(&request), request.headers(), "account_rate");
         return refused;
     }
     if !upstream.context.may_present(&principal, &request) {
-        metrics.refused("not_a_carrier");
+        refusals.record(address(&request), request.headers(), "not_a_carrier");
         return Refusal::from(Reason::DelegationNotAllowed).response();
     }
     let expires = principal.time_left(clock.now()).map(|left| Instant::now() + left);
@@ -127,7 +141,7 @@ pub(crate) async fn forward_authenticated(
 /// Forwards a request without authentication, under the gateway's own identity: the sign-in routes.
 pub(crate) async fn forward_public(State(upstream): State<Upstream>, request: Request) -> Response {
     let client = address(&request);
-    let ForwardContext { per_sign_in, per_refresh, metrics, .. } = &*upstream.context;
+    let ForwardContext { per_sign_in, per_refresh, refusals, .. } = &*upstream.context;
     let known = upstream.context.known_client(&request);
     let (parts, body) = request.into_parts();
     let (limit, reason) = match parts.uri.path() {
@@ -135,8 +149,11 @@ pub(crate) async fn forward_public(State(upstream): State<Upstream>, request: Re
         _ => (per_refresh, "refresh_rate"),
     };
     let asked = Asked { subject: None, client, known: known.as_deref(), parts: &parts };
-    let response = match too_many(limit.as_ref(), &client.map(site), reason, metrics) {
-        Some(refused) => refused,
+    let response = match too_many(limit.as_ref(), &client.map(site)) {
+        Some(refused) => {
+            refusals.record(client, &parts.headers, reason);
+            return refused;
+        }
         None => upstream.pass_on(asked, body, None).await,
     };
     // These routes are public, so gaia-auth writes no audit line for them.
@@ -176,13 +193,27 @@ struct Asked<'a> {
     parts: &'a http::request::Parts,
 }
 
+impl Asked<'_> {
+    fn requester(&self) -> Requester {
+        match self.subject.and_then(|subject| subject.account) {
+            Some(account) => Requester::Account(account.to_owned()),
+            None => Requester::Address(self.client.map(site)),
+        }
+    }
+}
+
 impl Upstream {
     async fn pass_on(&self, asked: Asked<'_>, body: Body, expires: Option<Instant>) -> Response {
         let response = match self.ask(asked, body).await {
-            Ok(answer) => self.answer(answer, expires),
+            Ok((answer, share)) => self.answer(answer, share, expires),
             Err(failure) => {
-                if matches!(failure, Failure::Call(CallError::SubjectRefused { .. })) {
-                    audit_refused_exchange(self.name, &asked);
+                match failure {
+                    Failure::Call(CallError::SubjectRefused { .. }) => audit_refused_exchange(self.name, &asked),
+                    Failure::Share => {
+                        let client = asked.subject.map_or(asked.client, |subject| subject.client);
+                        self.context.refusals.record(client, &asked.parts.headers, "in_progress");
+                    }
+                    _ => {}
                 }
                 self.failed(&failure)
             }
@@ -191,7 +222,24 @@ impl Upstream {
         response
     }
 
-    async fn ask(&self, asked: Asked<'_>, body: Body) -> Result<http::Response<AnswerBody>, Failure> {
+    /// The share ends with the response.
+    async fn ask(
+        &self,
+        asked: Asked<'_>,
+        body: Body,
+    ) -> Result<(http::Response<AnswerBody>, Share<Requester>), Failure> {
+        let is_buffered = body.size_hint().upper().is_some_and(|bytes| bytes <= MAX_HELD_BYTES);
+        let units = if is_buffered { 1 } else { UPLOAD_UNITS };
+        let share = self.in_progress.hold(asked.requester(), units).map_err(|ShareExhausted| Failure::Share)?;
+        Ok((self.send(asked, body, is_buffered).await?, share))
+    }
+
+    async fn send(
+        &self,
+        asked: Asked<'_>,
+        body: Body,
+        is_buffered: bool,
+    ) -> Result<http::Response<AnswerBody>, Failure> {
         let Asked { subject, client, known, parts } = asked;
         let mut request = http::Request::new(());
         *request.method_mut() = parts.method.clone();
@@ -203,7 +251,7 @@ impl Upstream {
             return Err(Failure::TooLarge);
         }
         // Small bodies are buffered, so that the request can be retried.
-        if body.size_hint().upper().is_some_and(|bytes| bytes <= MAX_HELD_BYTES) {
+        if is_buffered {
             let body = Upload::new(body, self.max_body_bytes, Progress::new()).collect().await;
             let body = body.map_err(|error| match error {
                 UploadError::TooLarge => Failure::TooLarge,
@@ -261,7 +309,12 @@ impl Upstream {
         Uri::from_parts(parts).map_err(|_| Failure::Uri)
     }
 
-    fn answer(&self, answer: http::Response<AnswerBody>, expires: Option<Instant>) -> Response {
+    fn answer(
+        &self,
+        answer: http::Response<AnswerBody>,
+        share: Share<Requester>,
+        expires: Option<Instant>,
+    ) -> Response {
         // A 401 with a challenge rejects the gateway's own token or API key. A 401 without one concerns input of the
         // client, such as a password.
         if answer.status() == StatusCode::UNAUTHORIZED && answer.headers().contains_key(header::WWW_AUTHENTICATE) {
@@ -270,7 +323,7 @@ impl Upstream {
         let content_type = answer.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let is_stream = content_type.is_some_and(|value| value.starts_with("text/event-stream"));
         let (status, headers) = (answer.status(), for_client(answer.headers()));
-        let body = Answer::new(answer.into_body(), expires.filter(|_| is_stream));
+        let body = Answer::new(answer.into_body(), share, expires.filter(|_| is_stream));
         let mut response = Response::new(Body::new(body));
         *response.status_mut() = status;
         *response.headers_mut() = headers;
@@ -280,6 +333,10 @@ impl Upstream {
     fn failed(&self, failure: &Failure) -> Response {
         let upstream = self.name;
         match failure {
+            Failure::Share => {
+                let busy = "Too many requests of this client are in progress.";
+                return when_to_retry(problem(StatusCode::SERVICE_UNAVAILABLE, busy), Some(1));
+            }
             Failure::TooLarge => return problem(StatusCode::PAYLOAD_TOO_LARGE, "The request is too large."),
             Failure::BodyBroken => {
                 return problem(StatusCode::BAD_REQUEST, "The body of this request is incomplete or malformed.");
@@ -332,4 +389,8 @@ async fn within<T>(
 
 const NO_TOKEN_NOW: &str = "Temporarily unable to authorize the upstream request.";
 /// Maximum size of a request body that is buffered for a retry.
+/// The memory that one unit of [`Upstream::in_progress`] stands for: what an upstream reserves for a response.
+pub(crate) const UNIT_BYTES: usize = 16 * 1024;
+/// Units of a request whose body is not buffered: an upstream reserves 64 KiB for it.
+const UPLOAD_UNITS: usize = 5;
 const MAX_HELD_BYTES: u64 = 64 * 1024;

@@ -23,8 +23,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::metrics::Metrics;
 use crate::path::{PathError, check_path};
+use crate::refusals::Refusals;
 
 /// State of the middleware. Both listeners share it, so the limits count requests of both.
 pub(crate) struct Front {
@@ -33,7 +33,7 @@ pub(crate) struct Front {
     /// Decides which mesh peers may name the client that they call for.
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) per_ip: Option<Limit>,
-    pub(crate) metrics: Metrics,
+    pub(crate) refusals: Arc<Refusals>,
 }
 
 /// Generator of request IDs that are unique within a platform.
@@ -171,18 +171,18 @@ fn locate(front: &Front, request: &mut Request) {
 /// too: otherwise a flood of them would cost its sender nothing.
 async fn admit(State(front): State<Arc<Front>>, request: Request, next: Next) -> Response {
     // Without an address, the carrier did not name the client; then only the account limit applies.
-    let refused =
-        address(&request).and_then(|client| too_many(front.per_ip.as_ref(), &site(client), "ip_rate", &front.metrics));
+    let refused = address(&request).and_then(|client| too_many(front.per_ip.as_ref(), &site(client)));
     if let Some(refused) = refused {
+        front.refusals.record(address(&request), request.headers(), "ip_rate");
         return refused;
     }
     if let Some(error) = request.extensions().get::<PathError>() {
-        front.metrics.refused("path");
-        tracing::info!(%error, "request refused: ambiguous path");
+        front.refusals.record(address(&request), request.headers(), "path");
+        tracing::debug!(%error, "request refused: ambiguous path");
         return problem(StatusCode::BAD_REQUEST, "The path of this request is not allowed.");
     }
     if let Some(protocol) = not_spoken(request.headers()) {
-        front.metrics.refused(protocol);
+        front.refusals.record(address(&request), request.headers(), protocol);
         return problem(StatusCode::NOT_IMPLEMENTED, "WebSocket and gRPC are not supported.");
     }
     next.run(request).await
@@ -207,15 +207,9 @@ pub(crate) fn address(request: &Request) -> Option<IpAddr> {
     request.extensions().get::<Arc<Connection>>()?.address
 }
 
-/// Counts a request of `asker`. Returns the 429 response, counted under `reason`, if the limit is exceeded.
-pub(crate) fn too_many(
-    limit: Option<&Limit>,
-    asker: &impl Hash,
-    reason: &'static str,
-    metrics: &Metrics,
-) -> Option<Response> {
+/// Counts a request of `asker`. Returns the 429 response if the limit is exceeded.
+pub(crate) fn too_many(limit: Option<&Limit>, asker: &impl Hash) -> Option<Response> {
     let wait = limit?.check(asker).err()?;
-    metrics.refused(reason);
     let refused = problem(StatusCode::TOO_MANY_REQUESTS, "Too many requests.");
     Some(when_to_retry(refused, Some(retry_after(wait))))
 }

@@ -11,6 +11,7 @@ mod front;
 pub mod headers;
 mod metrics;
 pub mod path;
+mod refusals;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -21,15 +22,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use gaia_api::{Clock, Span};
-use gaia_runtime::{Edge, Routes, Runtime, StartError, random};
+use gaia_runtime::{Edge, Routes, Runtime, Shares, StartError, part_of_limit, random};
 use http::Uri;
 
 pub use config::Config;
 pub use path::check_path;
 
-use crate::forward::{ForwardContext, Upstream};
+use crate::forward::{ForwardContext, UNIT_BYTES, Upstream};
 use crate::front::{Front, RequestIds};
 use crate::metrics::Metrics;
+use crate::refusals::Refusals;
 use crate::routes::Upstreams;
 
 /// Runs gateway as a process, configured by its flags and environment.
@@ -66,30 +68,40 @@ impl Gateway {
                  clients count as one address"
             );
         }
+        let refusals = Arc::new(Refusals::new(metrics.clone(), Arc::clone(&clock)));
         let context = Arc::new(ForwardContext {
             caller: runtime.caller(&config.calls),
             clock,
             per_account: config.account_rate.limit(),
             per_sign_in: config.sign_in_rate.limit(),
             per_refresh: config.refresh_rate.limit(),
-            metrics: metrics.clone(),
+            metrics,
+            refusals: Arc::clone(&refusals),
             authenticator: runtime.authenticator(),
         });
-        let upstream = |name: &'static str, url: Uri, timeout: Span, most: u64| Upstream {
+        let upstream = |name: &'static str, url: Uri, timeout: Span, most: u64, units: usize| Upstream {
             context: Arc::clone(&context),
             name,
             url,
             timeout: timeout.value(),
             max_body_bytes: most.min(config.max_body_bytes),
+            in_progress: Shares::new(units),
         };
         let auth_url = config.upstream_auth_service.unwrap_or_else(|| runtime.auth_url(&config.calls));
         let timeout = |own: Option<Span>| own.unwrap_or_else(|| config.upstream_timeout.clone());
         let (for_assets, for_auth) = (timeout(config.upstream_asset_timeout), timeout(config.upstream_auth_timeout));
         let for_chat = config.upstream_chat_timeout;
+        // A service with the same memory limit lets one source use half of an eighth of it for bodies and responses. Of its other
+        // answers, most have less than a unit.
+        let assets_units = part_of_limit(16, 4 * MIB..=MAX_UNITS * UNIT_BYTES) / UNIT_BYTES * 7 / 8;
         let upstreams = Upstreams {
-            assets: config.upstream_asset_service.map(|url| upstream("asset-service", url, for_assets, u64::MAX)),
-            chat: config.upstream_chat_service.map(|url| upstream("chat-service", url, for_chat, MAX_CHAT_BYTES)),
-            auth: upstream("auth-service", auth_url, for_auth, MAX_SIGN_IN_BYTES),
+            assets: config
+                .upstream_asset_service
+                .map(|url| upstream("asset-service", url, for_assets, u64::MAX, assets_units)),
+            chat: config
+                .upstream_chat_service
+                .map(|url| upstream("chat-service", url, for_chat, MAX_CHAT_BYTES, MAX_UNITS)),
+            auth: upstream("auth-service", auth_url, for_auth, MAX_SIGN_IN_BYTES, MAX_UNITS),
         };
         // auth-service does not exchange expired credentials, so this service allows no clock skew either.
         runtime.authenticator().end_exactly();
@@ -98,7 +110,7 @@ impl Gateway {
             trusted_proxies: config.trusted_proxies,
             authenticator: runtime.authenticator(),
             per_ip: config.ip_rate.limit(),
-            metrics,
+            refusals,
         });
         let cors = front::cors(config.cors_origins, config.cors_headers, config.cors_credentials);
         let edge_routes = routes::allowed(runtime.routes(), upstreams.clone());
@@ -124,5 +136,8 @@ impl Gateway {
 }
 
 const USUAL_PORT: u16 = 8666;
+/// Requests in progress at one upstream: as many streams as the connections to it have.
+const MAX_UNITS: usize = 2048;
+const MIB: usize = 1024 * 1024;
 const MAX_CHAT_BYTES: u64 = 1024 * 1024;
 const MAX_SIGN_IN_BYTES: u64 = 16 * 1024;

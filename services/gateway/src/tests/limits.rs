@@ -48,6 +48,49 @@ async fn one_account_that_asks_too_often_does_not_keep_another_waiting() {
     assert_eq!(scene.get("/assets", "X-API-Key: reader-key-reader-key").await.status, 200);
 }
 
+/// Kind: an upstream sees gateway as one source, so one account's stalled requests use up the share of all accounts there.
+#[tokio::test]
+async fn stalled_uploads_of_one_account_leave_the_upstream_to_others() {
+    let scene = Scene::open(&["--account-rate", "0", "--ip-rate", "0"]).await;
+    let head = format!("PUT /assets/a HTTP/1.1\r\nHost: x\r\n{AS_KEY}\r\nContent-Length: 1000000\r\n\r\n");
+    let mut stalled = Vec::new();
+    for _ in 0..200 {
+        let mut tcp = TcpStream::connect(scene.edge).await.unwrap();
+        tcp.write_all(head.as_bytes()).await.unwrap();
+        stalled.push(tcp);
+    }
+    let refused = async || {
+        let (_, metrics) = get_plain(&format!("http://{}/metrics", scene.admin)).await;
+        metrics.contains("gaia_gateway_refused_total{reason=\"in_progress\"}")
+    };
+    eventually("the account has used its share", refused).await;
+    let busy = scene.send("PUT", "/assets/b", &[AS_KEY], &"x".repeat(100_000)).await;
+    assert_eq!((busy.status, busy.header("retry-after")), (503, Some("1")), "{busy:?}");
+    let other = scene.send("GET", "/assets", &["X-API-Key: reader-key-reader-key"], "").await;
+    assert_eq!(other.status, 200, "{other:?}");
+    drop(stalled);
+    let is_free = async || scene.send("PUT", "/assets/b", &[AS_KEY], &"x".repeat(100_000)).await.status == 200;
+    eventually("the share is free again", is_free).await;
+}
+
+/// Kind: a refusal before authentication that is counted and has no audit line; and a flood of them that writes one for each.
+#[tokio::test]
+async fn refusals_of_gateway_have_a_limited_number_of_audit_lines() {
+    let lines = gaia_runtime::testing::AuditLines::record();
+    let scene = Scene::open(&["--ip-rate", "1:60"]).await;
+    for _ in 0..50 {
+        scene.get("/assets/../x", "Accept: */*").await;
+        scene.get("/assets", "Upgrade: websocket").await;
+    }
+    let refused: Vec<Value> = lines.written().into_iter().filter(|line| line["event"] == "request").collect();
+    let refused: Vec<&Value> = refused.iter().filter(|line| line["result"] == "refused").collect();
+    assert_eq!(refused.len(), 10, "{refused:?}");
+    for reason in ["path", "websocket"] {
+        assert!(refused.iter().any(|line| line["reason"] == reason), "{refused:?}");
+    }
+    assert!(refused.iter().all(|line| line["address"] == "127.0.0.1" && line["request_id"].is_string()), "{refused:?}");
+}
+
 #[tokio::test]
 async fn signing_in_has_a_limit_of_its_own() {
     let scene = Scene::open(&["--sign-in-rate", "1:2"]).await;
