@@ -28,6 +28,9 @@ pub(crate) struct Session {
     pub(crate) email: Option<String>,
     /// Time of the sign-in.
     pub(crate) since: Timestamp,
+    /// Time at which the access token was issued to this session; none in cookies of earlier versions.
+    #[serde(default)]
+    pub(crate) obtained: Option<Timestamp>,
     /// The ID of the session, unchanged by refreshes; empty in cookies of earlier versions.
     #[serde(default)]
     pub(crate) id: String,
@@ -67,10 +70,11 @@ impl Session {
     }
 
     /// Returns true if the access token should be refreshed: shortly before it expires, so that a call in transit is
-    /// not refused.
+    /// not refused. A token that lives shorter than two minutes is refreshed in the second half of its life, not at each page.
     #[must_use]
     pub(crate) fn is_due(&self, now: Timestamp) -> bool {
-        now >= self.expires - REFRESHED_BEFORE
+        let half = self.obtained.map(|obtained| self.expires.duration_since(obtained) / 2);
+        now >= self.expires - half.map_or(REFRESHED_BEFORE, |half| half.min(REFRESHED_BEFORE))
     }
 
     /// Returns true if the access token has expired.
@@ -116,6 +120,7 @@ pub(crate) mod tests {
             sub: "0d6a4a5c-2f7b-4d0a-9a38-5f0f3b2f9c11".to_owned(),
             email: Some("ada@example.com".to_owned()),
             since: "2026-01-01T00:00:00Z".parse().unwrap(),
+            obtained: None,
             id: "0a1b2c".to_owned(),
         }
     }
@@ -149,6 +154,9 @@ pub(crate) mod tests {
         let session = session("2026-01-01T01:00:00Z");
         let at = |time: &str| time.parse().unwrap();
         assert!(!session.is_due(at("2026-01-01T00:58:59Z")));
+        let brief = Session { obtained: Some(at("2026-01-01T00:59:20Z")), ..session.clone() };
+        assert!(!brief.is_due(at("2026-01-01T00:59:39Z")), "a token of 40 s is fresh for 20 s");
+        assert!(brief.is_due(at("2026-01-01T00:59:40Z")));
         assert!(session.is_due(at("2026-01-01T00:59:00Z")) && !session.has_ended(at("2026-01-01T00:59:59Z")));
         assert!(session.has_ended(at("2026-01-01T01:00:00Z")));
     }

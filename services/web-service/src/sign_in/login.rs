@@ -311,6 +311,7 @@ fn session(answer: Answer, issuer: &str, (since, id): (Timestamp, String), now: 
         access_token: answer.access_token,
         refresh_token: answer.refresh_token,
         expires: named.map_or(at_most, |named| named.min(at_most)),
+        obtained: Some(now),
         issuer: issuer.to_owned(),
         sub: answer.user.id,
         email: answer.user.email.filter(|email| !email.is_empty()),
