@@ -44,7 +44,7 @@ pub use curl::Curl;
 pub use node::Node;
 pub use platform::operator::{OperatorOptions, OperatorProcess};
 pub use platform::services::{ServiceOptions, ServiceProcess};
-pub use platform::standalone::Standalone;
+pub use platform::standalone::{Standalone, Within};
 pub use platform::{Platform, PlatformOptions, chart, five, migration, operator, services, standalone};
 pub use process::memory_cgroup::MemoryCgroup;
 pub use process::{Process, ProcessSpec, programs, supervisor};

@@ -27,16 +27,32 @@ pub struct Standalone {
     pub mount: Mount,
 }
 
+/// The bounds of a process.
+#[derive(Clone, Copy, Debug)]
+pub enum Within<'a> {
+    /// Those of this process.
+    Nothing,
+    /// A memory limit.
+    Cgroup(&'a MemoryCgroup),
+    /// A folder that is a file system of this size, for the process alone. Needs [`crate::tier::mount_namespace`].
+    Disk {
+        /// The folder.
+        folder: &'a Path,
+        /// Its size.
+        kib: u32,
+    },
+}
+
 impl Standalone {
     /// Runs one of Gaia's programs with these files mounted, its log and all other files in `dir`, and waits until it is ready.
     ///
     /// # Errors
     /// If it is not built, or does not become ready: with the end of its log.
     pub async fn start(program: &str, dir: &Path, files: &MountedFiles, env: &[(&str, &str)]) -> Result<Self> {
-        Self::start_within(program, dir, files, env, None).await
+        Self::start_within(program, dir, files, env, Within::Nothing).await
     }
 
-    /// The same in a cgroup.
+    /// The same within bounds.
     ///
     /// # Errors
     /// As [`Standalone::start`].
@@ -45,7 +61,7 @@ impl Standalone {
         dir: &Path,
         files: &MountedFiles,
         env: &[(&str, &str)],
-        cgroup: Option<&MemoryCgroup>,
+        within: Within<'_>,
     ) -> Result<Self> {
         let mounted = dir.join("gaia");
         let mount = Mount::new(&mounted, files);
@@ -65,9 +81,15 @@ impl Standalone {
         }
         all.extend(env.iter().map(|(name, value)| (*name, (*value).to_owned())));
         let located = programs::locate(program)?;
-        let mut spec = match cgroup {
-            None => ProcessSpec::new(program, located, dir),
-            Some(cgroup) => ProcessSpec::new(program, "/bin/sh", dir).args(cgroup.shell_arguments(&located)),
+        let mut spec = match within {
+            Within::Nothing => ProcessSpec::new(program, located, dir),
+            Within::Cgroup(cgroup) => ProcessSpec::new(program, "/bin/sh", dir).args(cgroup.shell_arguments(&located)),
+            Within::Disk { folder, kib } => {
+                let mount = format!("mkdir -p \"$1\" && mount -t tmpfs -o size={kib}k tmpfs \"$1\" && exec \"$0\"");
+                ProcessSpec::new(program, "unshare", dir)
+                    .args(["--mount", "/bin/sh", "-c", &mount])
+                    .args([located.as_os_str(), folder.as_os_str()])
+            }
         };
         for (name, value) in all {
             spec = spec.env(name, value);

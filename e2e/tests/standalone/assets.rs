@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use gaia_api::names::key;
 use gaia_e2e::curl::Answer;
-use gaia_e2e::{Curl, Standalone, wait};
+use gaia_e2e::{Curl, Standalone, Within, tier, wait};
 use gaia_runtime::testing::{Platform, api_keys};
 use gaia_stand_ins::s3::{BUCKET, S3};
 
@@ -19,12 +19,19 @@ struct Assets {
 
 impl Assets {
     async fn start(env: &[(&str, &str)]) -> Self {
+        Self::start_on(env, None).await
+    }
+
+    /// On a disk of so many KiB.
+    async fn start_on(env: &[(&str, &str)], kib: Option<u32>) -> Self {
         let platform = Platform::new();
         let dir = tempfile::tempdir().unwrap();
         let mut files = platform.mount("asset-service");
         files.insert(key::API_KEYS, api_keys(&[("app", API_KEY, &[])]));
         fs::write(dir.path().join(key::CA_CERT), platform.bundle()).unwrap();
-        let service = Standalone::start("asset-service", dir.path(), &files, env).await.unwrap();
+        let folder = dir.path().join("assets");
+        let within = kib.map_or(Within::Nothing, |kib| Within::Disk { folder: &folder, kib });
+        let service = Standalone::start_within("asset-service", dir.path(), &files, env, within).await.unwrap();
         Self { service, dir }
     }
 
@@ -53,6 +60,46 @@ impl Assets {
 fn files_below(folder: &Path) -> usize {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries.map(|path| if path.is_dir() { files_below(&path) } else { 1 }).sum()
+}
+
+/// Kind: a full disk that is a failure of the service, loses an asset, or is full for good.
+#[tokio::test]
+async fn full_disk_is_a_507_and_loses_nothing() {
+    if tier::mount_namespace().await.is_none() {
+        return;
+    }
+    let assets = Assets::start_on(&[], Some(4096)).await;
+    // One is a small asset, and one is written in parts.
+    for size in [200_000, 700_000] {
+        let content = "x".repeat(size);
+        let file = |name: &str, content: &str| {
+            let path = assets.dir.path().join(name);
+            fs::write(&path, content).unwrap();
+            format!("@{}", path.display())
+        };
+        let (body, larger) = (file("content", &content), file("larger", &"y".repeat(2_000_000)));
+        let mut kept = Vec::new();
+        let full = loop {
+            let path = format!("/assets/{size}-{}", kept.len());
+            match assets.put(&path, &body).await.status {
+                201 => kept.push(path),
+                other => break other,
+            }
+        };
+        assert_eq!(full, 507);
+        assert!(!kept.is_empty());
+        assert_eq!(assets.put(&kept[0], &larger).await.status, 507, "a larger version does not fit either");
+        for path in &kept {
+            let read = assets.get(path).await;
+            assert!(read.status == 200 && read.body == content, "{path}: {}", read.status);
+        }
+        assert_eq!(assets.call(&kept[0]).method("DELETE").send().await.unwrap().status, 204);
+        assert_eq!(assets.put("/assets/again", &body).await.status, 201, "there is space again");
+        for path in kept[1..].iter().map(String::as_str).chain(["/assets/again"]) {
+            assert_eq!(assets.call(path).method("DELETE").send().await.unwrap().status, 204);
+        }
+    }
+    assert_eq!(assets.service.exit_status(), None);
 }
 
 #[tokio::test]
