@@ -6,11 +6,12 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gaia_e2e::{Curl, http, process, programs, wait};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 /// A directory of an unprivileged user, with the executables in it: that user may not read the target directory.
 struct Home {
