@@ -5,6 +5,7 @@ mod assets;
 mod blast_radius;
 mod blast_radius_support;
 mod chat;
+mod fly;
 mod gateway;
 mod local_up;
 mod login;

@@ -9,7 +9,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::output::Format;
 use crate::source::{Directory, Source};
-use crate::{Console, Exit, Failure, local, programs, verbs};
+use crate::{Console, Exit, Failure, fly, local, programs, verbs};
 
 /// Inspects, checks and operates the certificates, keys and tokens of a platform.
 #[derive(Debug, Parser)]
@@ -44,6 +44,12 @@ enum Verb {
     /// Operate a platform without a cluster, from a directory.
     #[command(subcommand)]
     Local(local::LocalCommand),
+    /// Bring the files of a directory to apps of Fly.io.
+    #[command(subcommand)]
+    Fly(fly::FlyCommand),
+    /// Print the files of a directory in the form of another platform.
+    #[command(subcommand)]
+    Export(fly::ExportCommand),
     /// Print the completion script of a shell.
     Completion(verbs::completion::CompletionArgs),
     /// Ask a running program for its health, as the health check of a container.
@@ -143,6 +149,8 @@ async fn run_verb(verb: Verb, context: &mut Context) -> Result<Exit, Failure> {
         Verb::Explain(args) => verbs::explain::run(&args, context),
         Verb::Inspect(args) => verbs::inspect::run(&args, context).await,
         Verb::Local(command) => local::run(command, context).await,
+        Verb::Fly(command) => fly::run(command, context).await,
+        Verb::Export(command) => fly::export(command, context),
         Verb::Completion(args) => verbs::completion::run(&args, context),
         Verb::Probe(args) => verbs::probe::run(&args, context).await,
         Verb::Version => verbs::version::run(context),

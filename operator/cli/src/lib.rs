@@ -8,6 +8,7 @@ mod console;
 mod exit;
 mod failure;
 mod findings;
+mod fly;
 mod local;
 pub mod notify;
 mod output;

@@ -3,6 +3,7 @@
 mod bench;
 mod cluster;
 mod demo;
+mod fly;
 mod gotrue;
 mod image;
 mod kubectl;
@@ -48,6 +49,9 @@ enum Command {
     Rehearse(rehearse::Arguments),
     /// Run a provider of chat completions with OpenAI's protocol, which echoes, and injects faults on request.
     Provider(provider::Arguments),
+    /// Run a command at a stand-in for Fly.io, as its program `fly`.
+    #[command(hide = true)]
+    Fly(fly::Arguments),
     /// Run kubectl as the administrator of a cluster that is up.
     Kubectl(kubectl::Arguments),
     /// Write Gaia's container image as a docker-archive tar, without a daemon or a registry, and print its path.
@@ -86,6 +90,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Gotrue(arguments) => return gotrue::run(arguments).await,
         Command::Migrate(arguments) => return migrate::run(arguments).await,
         Command::Rehearse(arguments) => return rehearse::run(arguments).await,
+        Command::Fly(arguments) => return fly::run(arguments).await,
         Command::Kubectl(arguments) => return kubectl::run(arguments),
         Command::Provider(arguments) => provider::run(arguments).await?,
         Command::Image(arguments) => image::run(arguments)?,
