@@ -139,7 +139,7 @@ async fn stop(state: &Mutex<State>, app: &str, index: usize) -> Result<()> {
     }
 }
 
-/// Starts a machine with the stored secrets: what is staged is live then.
+/// Starts a machine with the stored secrets, including staged ones.
 async fn start(state: &Mutex<State>, app: &str, index: usize) -> Result<()> {
     let boot = with(state, app, |app| Ok(app.machines[index].boot(&app.spec, &app.config, &app.secrets))).await?;
     let process = boot.start().await?;

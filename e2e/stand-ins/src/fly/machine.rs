@@ -37,7 +37,7 @@ pub(super) struct Machine {
     process: Option<Child>,
 }
 
-/// All that a boot needs, so that no lock is held meanwhile.
+/// The inputs of a boot, which runs without a lock.
 #[derive(Debug)]
 pub(super) struct Boot {
     config: Config,

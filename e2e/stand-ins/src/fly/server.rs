@@ -71,7 +71,7 @@ async fn proxy(state: &Mutex<State>, ports: &str, host: &str) -> Answer {
 pub async fn call(address: SocketAddr, arguments: Vec<String>) -> Result<Answer> {
     let mut input = vec![];
     if arguments.iter().any(|argument| argument == "import") {
-        // This process does nothing else meanwhile.
+        // A blocking read: this process has no other task.
         std::io::stdin().read_to_end(&mut input)?;
     }
     let local = arguments.get(1).and_then(|ports| ports.split(':').next()?.parse::<u16>().ok());

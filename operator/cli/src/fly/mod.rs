@@ -1,7 +1,7 @@
 //! `gaia fly` and `gaia export fly`: the files of a directory on apps of Fly.io.
 //!
 //! Fly writes files at the boot of a machine only, from secrets, so a rotation is a rolling restart. [`plan`] decides the next step
-//! from what is observed; the other modules observe and carry out.
+//! from the observed state; the other modules observe the apps and take the steps.
 
 mod deploy;
 mod export;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
+use gaia_operator::directory::DEFAULT_NAMESPACE;
 use serde_json::{Value, json};
 
 use super::tree::{Assignment, Service};
@@ -56,7 +57,8 @@ pub(crate) fn patch(dir: &Path, missing: &[Missing]) -> String {
     }
     for (service, names) in wanted {
         let found = objects.iter().find(|it| it["kind"] == "GaiaService" && it["metadata"]["name"] == service);
-        let namespace = found.and_then(|it| it["metadata"]["namespace"].as_str()).unwrap_or("default").to_owned();
+        let namespace =
+            found.and_then(|it| it["metadata"]["namespace"].as_str()).unwrap_or(DEFAULT_NAMESPACE).to_owned();
         let mut all =
             found.and_then(|it| it["spec"]["certificate"]["extraDNSNames"].as_array().cloned()).unwrap_or_default();
         all.extend(names.iter().map(|name| json!(name)));

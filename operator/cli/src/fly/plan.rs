@@ -1,7 +1,7 @@
 //! The decision of a deployment: the next step from the observed state, without I/O.
 //!
-//! While a step runs, any machine may restart and get what is staged. So a step stages only what every other machine can
-//! already work with: the files of [`Phase::Publish`] before those of [`Phase::Switch`], and the next phase once each
+//! While a step runs, any machine may restart and get the staged secrets. So a step stages only files that every other machine
+//! already accepts: the files of [`Phase::Publish`] before those of [`Phase::Switch`], and the next phase once each
 //! started machine of each app has the previous one.
 
 use std::fmt;
@@ -14,9 +14,9 @@ use crate::Exit;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Phase {
-    /// What a service verifies others by: the trust bundle, the key set, the policy and the like.
+    /// The files that a service verifies others by: the trust bundle, the key set, the policy and the like.
     Publish,
-    /// What a service proves itself with: its certificate and key, and the token issuer's signing key.
+    /// The files that a service proves itself with: its certificate and key, and the token issuer's signing key.
     Switch,
 }
 
@@ -97,7 +97,7 @@ pub(crate) struct App {
 pub(crate) enum Step {
     /// Stage the secrets of a phase.
     Stage(String, Phase),
-    /// Restart the machines with what is staged.
+    /// Restart the machines with the staged secrets.
     Deploy(String, Phase),
     /// Remove the secrets of the old scripts.
     Unset(String, Vec<String>),
@@ -118,7 +118,7 @@ impl fmt::Display for Step {
 pub(crate) struct Stop {
     /// The exit code.
     pub(crate) exit: Exit,
-    /// The app, the cause and what was observed.
+    /// The app, the cause and the observation.
     pub(crate) cause: String,
     /// The next step of the user.
     pub(crate) next: String,

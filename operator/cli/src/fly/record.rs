@@ -1,4 +1,4 @@
-//! The record of what was sent: `fly.json` in the directory. Fly shows no value of a secret, only a digest of its own; the record
+//! The record of the sent files: `fly.json` in the directory. Fly shows no value of a secret, only a digest of its own; the record
 //! joins that digest with the hash of the file that was sent. Without it everything is sent again.
 
 use std::collections::BTreeMap;

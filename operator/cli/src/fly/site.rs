@@ -1,4 +1,4 @@
-//! Apps on Fly, the directory whose files they have, and what is observed of them.
+//! Apps on Fly, the directory whose files they have, and the observation of both.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

@@ -31,7 +31,7 @@ struct Verification {
 #[serde(rename_all = "camelCase")]
 struct AppRow {
     app: String,
-    /// What a deployment would change; none: the app has the files of the directory.
+    /// The first difference that a deployment would remove; none: the app has the files of the directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pending: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

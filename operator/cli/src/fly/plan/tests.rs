@@ -89,7 +89,7 @@ impl Model {
         }
     }
 
-    /// A machine starts with what is stored. `is_update`: Fly gives it another instance id.
+    /// A machine starts with the stored secrets. `is_update`: Fly gives it another instance id.
     fn restart(&mut self, app: usize, machine: usize, is_update: bool) {
         let sent = self.apps[app].sent;
         let it = &mut self.apps[app].machines[machine];
