@@ -35,6 +35,8 @@ pub(crate) struct Globals {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Make requests as a service, with its certificate and a token or an API key.
+    Call(verbs::call::CallArgs),
     /// Report every fault of a platform: expiry, trust, rotation, permissions. Exit code 1: warnings, 2: failures.
     Check(verbs::check::CheckArgs),
     /// Print the page of a finding: its meaning, how to confirm it, how to mend it.
@@ -54,6 +56,10 @@ enum Verb {
     Completion(verbs::completion::CompletionArgs),
     /// Ask a running program for its health, as the health check of a container.
     Probe(verbs::probe::ProbeArgs),
+    /// Show TrustDomains with their generations, services with their certificates, and faults.
+    Status(verbs::status::StatusArgs),
+    /// Print a service token, issued to a service for calls to another one.
+    Token(verbs::token::TokenArgs),
     /// Print the version.
     Version,
 }
@@ -145,6 +151,7 @@ fn run_in(arguments: &[OsString], context: &mut Context) -> Result<Exit, Failure
 
 async fn run_verb(verb: Verb, context: &mut Context) -> Result<Exit, Failure> {
     match verb {
+        Verb::Call(args) => verbs::call::run(&args, context).await,
         Verb::Check(args) => verbs::check::run(&args, context).await,
         Verb::Explain(args) => verbs::explain::run(&args, context),
         Verb::Inspect(args) => verbs::inspect::run(&args, context).await,
@@ -153,6 +160,8 @@ async fn run_verb(verb: Verb, context: &mut Context) -> Result<Exit, Failure> {
         Verb::Export(command) => fly::export(command, context),
         Verb::Completion(args) => verbs::completion::run(&args, context),
         Verb::Probe(args) => verbs::probe::run(&args, context).await,
+        Verb::Status(args) => verbs::status::run(&args, context).await,
+        Verb::Token(args) => verbs::token::run(&args, context).await,
         Verb::Version => verbs::version::run(context),
     }
 }

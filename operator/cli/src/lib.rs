@@ -10,6 +10,7 @@ mod failure;
 mod findings;
 mod fly;
 mod local;
+mod mesh;
 pub mod notify;
 mod output;
 mod programs;

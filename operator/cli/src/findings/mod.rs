@@ -13,7 +13,7 @@ use crate::Exit;
 /// The weight of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) enum Severity {
-    /// It works, and will not for ever.
+    /// It works now, and will fail without a change.
     Warning,
     /// It does not work, or a key is not protected.
     Failure,

@@ -14,7 +14,7 @@ use crate::output::{Report, printable};
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Inspection {
-    /// The input, as it was named.
+    /// The name of the input.
     pub(super) input: String,
     /// Its parts, in their order; keys follow certificates.
     pub(super) items: Vec<Item>,
