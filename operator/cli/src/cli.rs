@@ -41,6 +41,8 @@ enum Verb {
     Check(verbs::check::CheckArgs),
     /// Print the page of a finding: its meaning, how to confirm it, how to mend it.
     Explain(verbs::explain::ExplainArgs),
+    /// End the trust in a CA or signing key that has leaked. It cannot be undone.
+    Distrust(verbs::trust::distrust::DistrustArgs),
     /// Decode certificates, keys, tokens, key sets and records of API keys, and show whether the platform trusts them.
     Inspect(verbs::inspect::InspectArgs),
     /// Operate a platform without a cluster, from a directory.
@@ -56,6 +58,12 @@ enum Verb {
     Completion(verbs::completion::CompletionArgs),
     /// Ask a running program for its health, as the health check of a container.
     Probe(verbs::probe::ProbeArgs),
+    /// Renew certificates now.
+    Renew(verbs::trust::renew::RenewArgs),
+    /// Revoke a certificate, a token, or all tokens of a subject.
+    Revoke(verbs::trust::revoke::RevokeArgs),
+    /// Start, abort or continue the rotation of the CA or of the signing key.
+    Rotate(verbs::trust::rotate::RotateArgs),
     /// Show TrustDomains with their generations, services with their certificates, and faults.
     Status(verbs::status::StatusArgs),
     /// Print a service token, issued to a service for calls to another one.
@@ -160,6 +168,10 @@ async fn run_verb(verb: Verb, context: &mut Context) -> Result<Exit, Failure> {
         Verb::Export(command) => fly::export(command, context),
         Verb::Completion(args) => verbs::completion::run(&args, context),
         Verb::Probe(args) => verbs::probe::run(&args, context).await,
+        Verb::Distrust(args) => verbs::trust::distrust::run(&args, context).await,
+        Verb::Renew(args) => verbs::trust::renew::run(&args, context).await,
+        Verb::Revoke(args) => verbs::trust::revoke::run(&args, context).await,
+        Verb::Rotate(args) => verbs::trust::rotate::run(&args, context).await,
         Verb::Status(args) => verbs::status::run(&args, context).await,
         Verb::Token(args) => verbs::token::run(&args, context).await,
         Verb::Version => verbs::version::run(context),

@@ -8,4 +8,5 @@ pub(crate) mod inspect;
 pub(crate) mod probe;
 pub(crate) mod status;
 pub(crate) mod token;
+pub(crate) mod trust;
 pub(crate) mod version;
