@@ -112,9 +112,13 @@ impl Arena {
         // kubelet restarts a container after several failures in a row. In the gate, other tests use the same processors: one may
         // be late.
         let may_be_late = usize::from(!tier::is_long());
+        // Each attack alone must fail at most 1 % of the requests; two dozen of them at the same time leave gateway, which is one
+        // source to the services behind it, a smaller share.
+        let tolerated_percent = if attacks.len() > 1 { 5 } else { 1 };
         let late: Vec<&str> =
             probed.iter().filter(|(_, probed)| probed.slow_in_a_row > may_be_late).map(|(name, _)| *name).collect();
-        let is_unaffected = failed * 100 <= tally.served + failed && tally.fewest >= FEWEST && late.is_empty();
+        let is_unaffected =
+            failed * 100 <= (tally.served + failed) * tolerated_percent && tally.fewest >= FEWEST && late.is_empty();
         let is_unaffected = is_unaffected && (tally.served >= FEWEST_OF_ALL || !faults.is_empty());
         if !is_unaffected {
             self.failures.push(format!("{victim}: {report}; late: {late:?}"));
