@@ -160,8 +160,8 @@ async fn without_scripts_everything_works_but_looks_plainer() {
 
 #[tokio::test]
 async fn a_session_outlives_its_token_and_ends_when_its_issuer_says_so() {
-    // A token is replaced a minute before it expires: this one after three seconds.
-    let setting = Setting { token_life: SignedDuration::from_secs(63), ..Setting::default() };
+    // A token of less than two minutes is replaced in the second half of its life: this one after seven seconds.
+    let setting = Setting { token_life: SignedDuration::from_secs(14), ..Setting::default() };
     let Some(stage) = Stage::set(setting).await else { return };
     let browser = &stage.browser;
     stage.sign_in().await;
