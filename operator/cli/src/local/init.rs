@@ -21,6 +21,10 @@ pub(crate) struct InitArgs {
     /// The environment (dev, staging or production; default dev). It is part of the trust domain's name.
     #[arg(long, value_name = "NAME")]
     environment: Option<Environment>,
+    /// Take over the CA and the signing key of a tree that the old scripts made. Services accept API keys only, and
+    /// accept plain HTTP and TLS; no key is replaced until `gaia rotate`.
+    #[arg(long, conflicts_with = "from")]
+    adopt: bool,
     /// The group that may read the service directories.
     #[arg(long, value_name = "GID")]
     group: Option<u32>,
@@ -32,6 +36,8 @@ struct Initialised {
     dir: String,
     is_new: bool,
     trust_domain: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
     issued: Vec<Issued>,
     waiting: Vec<Waiting>,
 }
@@ -78,7 +84,7 @@ pub(super) async fn run(args: InitArgs, context: &mut Context) -> Result<Exit, F
     }
     let mut engine = settings(context);
     engine.group = args.group;
-    let options = InitOptions { environment: args.environment, from, engine };
+    let options = InitOptions { environment: args.environment, from, adopt: args.adopt, engine };
     let path = context.dir();
     let done = directory::init(&path, options).await.map_err(|error| failure(&error))?;
     let issued = done.issued.into_iter();
@@ -86,6 +92,7 @@ pub(super) async fn run(args: InitArgs, context: &mut Context) -> Result<Exit, F
         dir: path.display().to_string(),
         is_new: done.is_new,
         trust_domain: done.trust_domain,
+        warnings: done.warnings,
         issued: issued.map(|(service, until)| Issued { service, not_after: until.to_string() }).collect(),
         waiting: done.waiting.into_iter().map(|(service, message)| Waiting { service, message }).collect(),
     };
@@ -93,6 +100,12 @@ pub(super) async fn run(args: InitArgs, context: &mut Context) -> Result<Exit, F
     context.console.progress(&format!("{what} {} for the trust domain {}", report.dir, report.trust_domain));
     if report.is_new {
         context.console.progress("keys: keep this directory out of version control; back up its .gaia");
+    }
+    for warning in &report.warnings {
+        context.console.progress(&format!("warning: {warning}"));
+    }
+    if args.adopt {
+        context.console.progress("next: gaia keys import, then gaia rotate ca and gaia rotate signing-key");
     }
     let format = context.format();
     print(&mut context.console, format, &report)?;

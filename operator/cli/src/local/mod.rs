@@ -1,5 +1,6 @@
 //! `gaia local`: the engine on a directory. Each command is a thin shell over `gaia_operator::directory`.
 
+mod adopt;
 pub(crate) mod change;
 mod init;
 mod log;
@@ -22,6 +23,8 @@ use crate::{Exit, Failure};
 pub(crate) enum LocalCommand {
     /// Create a directory of certificates and keys, or repair one. It is safe to run again.
     Init(init::InitArgs),
+    /// Complete the adoption of a tree that the old scripts made.
+    Adopt(adopt::AdoptArgs),
     /// Renew and rotate due material: as a daemon, or once.
     Run(run::RunArgs),
     /// Exit with 0 if the certificate of a service is due or missing, 1 if it is not due, 255 if that is not known.
@@ -40,6 +43,7 @@ pub(crate) async fn run(command: LocalCommand, context: &mut Context) -> Result<
     forbidden.map_err(|error| Failure::failing(format!("cannot forbid core dumps, which hold keys: {error}")))?;
     match command {
         LocalCommand::Init(args) => init::run(args, context).await,
+        LocalCommand::Adopt(args) => adopt::run(&args, context),
         LocalCommand::Run(args) => run::run(args, context).await,
         LocalCommand::NeedsRenewal(args) => Ok(needs_renewal::run(&args, context)),
         LocalCommand::Prune(args) => prune::run(args, context).await,
@@ -57,7 +61,9 @@ fn settings(context: &Context) -> EngineSettings {
 pub(crate) fn failure(error: &DirectoryError) -> Failure {
     let text = error.to_string();
     match error {
-        DirectoryError::Manifest { .. } | DirectoryError::Missing { .. } => Failure::usage(text),
+        DirectoryError::Manifest { .. } | DirectoryError::Missing { .. } | DirectoryError::OldTree { .. } => {
+            Failure::usage(text)
+        }
         DirectoryError::Busy { .. } => {
             Failure::unknown(text).next("stop that process, or wait for it, and run the command again")
         }

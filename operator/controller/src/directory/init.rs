@@ -1,21 +1,26 @@
 //! `gaia local init`: a new directory, or a repair of one that exists.
 
-mod foreign;
 mod template;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use gaia_api::crd::ServiceCertificate;
+use gaia_api::Clock;
+use gaia_api::crd::{ServiceCertificate, TrustDomain};
 use jiff::Timestamp;
 
 pub use self::template::Environment;
+use self::template::Start;
+use super::adopt::{self, Adoption};
 use super::changes::Changes;
 use super::disk::dir::{Access, Dir, Kind};
 use super::disk::error::DirectoryError;
 use super::engine::{Engine, EngineSettings, HIDDEN, MANIFESTS, ROOT};
 use super::manifests;
 use super::view::Directory;
+use crate::api_server::Resource;
 
 /// Options of [`init`].
 pub struct InitOptions {
@@ -23,6 +28,8 @@ pub struct InitOptions {
     pub environment: Option<Environment>,
     /// The user's manifests in place of the five services, one text a file.
     pub from: Vec<(PathBuf, String)>,
+    /// True: a tree that the old scripts made is taken over.
+    pub adopt: bool,
     /// Settings of the engine; it probes no instance.
     pub engine: EngineSettings,
 }
@@ -34,6 +41,8 @@ pub struct Initialised {
     pub is_new: bool,
     /// The SPIFFE trust domain.
     pub trust_domain: String,
+    /// Facts about an adopted tree that the user must know.
+    pub warnings: Vec<String>,
     /// The service directories with the expiry of their certificates.
     pub issued: Vec<(String, Timestamp)>,
     /// Services without a certificate, and the cause.
@@ -46,7 +55,6 @@ pub struct Initialised {
 /// The directory holds files of other tools, is not safe to use or is held by another process, a manifest is refused,
 /// or the disk cannot be written.
 pub async fn init(path: &Path, options: InitOptions) -> Result<Initialised, DirectoryError> {
-    foreign::refuse(path)?;
     check_clock(path, options.engine.clock.now())?;
     let is_new = !path.join(HIDDEN).exists();
     let given = joined(&options.from);
@@ -54,7 +62,20 @@ pub async fn init(path: &Path, options: InitOptions) -> Result<Initialised, Dire
         manifests::read(file, text, &Changes::default(), &options.engine.endpoints, None)?;
     }
     let environment = options.environment.unwrap_or(Environment::Dev);
+    if options.adopt && given.is_some() {
+        let next = "leave --from out, and merge its files into gaia.yaml afterwards";
+        return Err(DirectoryError::old_tree(path, "an adopted tree gets its own manifests", next));
+    }
+    let adoption = match options.adopt {
+        true => adopt::read(&Dir::open(path)?, &environment.trust_domain(), options.engine.clock.now())?,
+        false if path.exists() => adopt::refuse(&Dir::open(path)?).map(|()| None)?,
+        false => None,
+    };
     let root = open_or_create(path)?;
+    let clock = Arc::clone(&options.engine.clock);
+    if let Some(adoption) = &adoption {
+        begin(adoption, &root, environment, &*clock).await?;
+    }
     match (root.read(MANIFESTS)?, given) {
         (Some(present), Some((_, text))) if present.as_slice() != text.as_bytes() => {
             return Err(DirectoryError::hazard(
@@ -65,7 +86,7 @@ pub async fn init(path: &Path, options: InitOptions) -> Result<Initialised, Dire
         }
         (Some(present), _) => check_environment(path, &String::from_utf8_lossy(&present), options.environment)?,
         (None, given) => {
-            let text = given.map_or_else(|| template::manifests(environment), |(_, text)| text);
+            let text = given.map_or_else(|| template::manifests(environment, &Start::fresh()), |(_, text)| text);
             root.write(MANIFESTS, text.as_bytes(), Access { mode: 0o644, group: None })?;
         }
     }
@@ -84,12 +105,55 @@ pub async fn init(path: &Path, options: InitOptions) -> Result<Initialised, Dire
     if let Some(failure) = failure {
         return Err(DirectoryError::hazard(path, failure, "what was written before is intact"));
     }
-    summary(path, is_new, is_settled)
+    let mut done = summary(path, is_new, is_settled)?;
+    if let Some(adoption) = &adoption {
+        adoption.complete(&Dir::open(path)?)?;
+        done.warnings = adoption.warnings().to_vec();
+    }
+    Ok(done)
+}
+
+/// Writes the rings and `gaia.yaml` of an adopted tree. `gaia.yaml` comes last: without it no engine works here.
+async fn begin(
+    adoption: &Adoption,
+    root: &Dir,
+    environment: Environment,
+    clock: &dyn Clock,
+) -> Result<(), DirectoryError> {
+    let file = root.path().join(MANIFESTS);
+    let present = root.read(MANIFESTS)?;
+    let text = match &present {
+        Some(present) if adoption.is_continued() => String::from_utf8_lossy(present).into_owned(),
+        Some(_) => {
+            let next = "move it away, run the command again, and merge it into the new one";
+            return Err(DirectoryError::old_tree(&file, "an adopted tree gets its own manifests", next));
+        }
+        None => template::manifests(
+            environment,
+            &Start {
+                auth: "APIKeyOnly",
+                tls: "Permissive",
+                api_keys: Some(API_KEYS),
+                trust_domain: adoption.trust_domain_fields(clock.now()),
+                algorithm: adoption.signs_by_es256().then_some("ES256"),
+                more: adoption.services().iter().map(String::as_str).collect(),
+            },
+        ),
+    };
+    let manifests = manifests::read(&file, &text, &Changes::default(), &BTreeMap::new(), None)?;
+    let domain = manifests.into_iter().find(|it| it.resource == Resource::TRUST_DOMAIN);
+    let domain = domain.and_then(|it| serde_json::from_value::<TrustDomain>(it.value).ok());
+    let none = || DirectoryError::hazard(&file, "it has no TrustDomain", "remove it and run the command again");
+    adoption.write_rings(root, &domain.ok_or_else(none)?, clock).await?;
+    if present.is_none() {
+        root.write(MANIFESTS, text.as_bytes(), Access { mode: 0o644, group: None })?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 pub(super) fn template_of(environment: Environment) -> String {
-    template::manifests(environment)
+    template::manifests(environment, &Start::fresh())
 }
 
 /// The directories and certificates as they are on the disk.
@@ -115,7 +179,7 @@ fn summary(path: &Path, is_new: bool, is_settled: bool) -> Result<Initialised, D
             waiting.push((name, message.unwrap_or_else(|| "no certificate issued yet".to_owned())));
         }
     }
-    Ok(Initialised { is_new, trust_domain, issued, waiting })
+    Ok(Initialised { is_new, trust_domain, warnings: vec![], issued, waiting })
 }
 
 /// Certificates that are issued by a clock in the past are expired for every other machine.
@@ -197,5 +261,7 @@ fn write_env(path: &Path) -> Result<(), DirectoryError> {
 const GITIGNORE: &str = "# Private keys: never commit this directory.\n*\n!.gitignore\n!gaia.yaml\n";
 /// 2025-01-01: no clock that is right shows an earlier time.
 const EARLIEST: i64 = 1_735_689_600;
+/// The Secret of the API keys of an adopted platform.
+const API_KEYS: &str = "platform-api-keys";
 /// Hundreds of keys are generated in that time.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -3,8 +3,9 @@
 //! `manifests` parses `gaia.yaml`; `engine` applies it to the cluster snapshot and runs the same workers as in a
 //! cluster. They write through `store` to the objects, one file each below `.gaia/objects`; from these `projection` writes
 //! the service directories. `disk` holds every access below one handle and keeps a second writer out. `view` reads without
-//! a lock; `requests` lets commands change a directory that a daemon holds.
+//! a lock; `requests` lets commands change a directory that a daemon holds; `adopt` takes over the tree of the old scripts.
 
+mod adopt;
 mod changes;
 mod daemon;
 mod disk;
@@ -18,6 +19,7 @@ mod requests;
 mod store;
 mod view;
 
+pub use self::adopt::{AdoptedKey, Finish};
 pub use self::daemon::{Settled, run, run_once};
 pub use self::disk::error::DirectoryError;
 pub use self::engine::{Engine, EngineSettings};

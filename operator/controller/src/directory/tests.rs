@@ -34,7 +34,7 @@ impl Drop for Scratch {
 }
 
 pub(super) fn options() -> InitOptions {
-    InitOptions { environment: None, from: vec![], engine: EngineSettings::new(Arc::new(SystemClock)) }
+    InitOptions { environment: None, from: vec![], adopt: false, engine: EngineSettings::new(Arc::new(SystemClock)) }
 }
 
 fn mode(path: &Path) -> u32 {

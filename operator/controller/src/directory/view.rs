@@ -22,7 +22,7 @@ type Result<T> = std::result::Result<T, DirectoryError>;
 pub struct Directory {
     pub(super) root: Dir,
     pub(super) hidden: Dir,
-    objects: Objects,
+    pub(super) objects: Objects,
 }
 
 /// A service directory and its files.

@@ -9,6 +9,7 @@ use gaia_pki::{
     issue_leaf, issue_leaf_to,
 };
 use gaia_plan::IssueLeaf;
+use gaia_plan::keyring::handled::Handled;
 use gaia_plan::keyring::ring::{
     CaMaterial, CaPath, FORMAT_VERSION, Generation, Material, Ring, RingRequest, SigningMaterial, State, short_id,
 };
@@ -61,6 +62,11 @@ pub(crate) fn external_ca(ca: &Ca) -> Made<CaMaterial> {
     made_ca(ca, true)
 }
 
+/// The material of an adopted CA: rotations replace it as one that the operator generated.
+pub(crate) fn adopted_ca(ca: &Ca) -> Made<CaMaterial> {
+    made_ca(ca, false)
+}
+
 fn made_ca(ca: &Ca, is_external: bool) -> Made<CaMaterial> {
     let fingerprint = ca.certificate().fingerprint();
     let chain: String = if ca.chain().is_empty() {
@@ -86,8 +92,12 @@ fn made_ca(ca: &Ca, is_external: bool) -> Made<CaMaterial> {
 
 /// A new signing key.
 pub(crate) fn new_signing_key(key: KeySpec) -> Result<Made<SigningMaterial>, ExecuteError> {
-    let private = PrivateKey::generate(key)?;
-    let algorithm = if key.is_rsa() { SigningAlgorithm::Rs256 } else { SigningAlgorithm::Es256 };
+    existing_signing_key(&PrivateKey::generate(key)?)
+}
+
+/// The material of a signing key.
+pub(crate) fn existing_signing_key(private: &PrivateKey) -> Result<Made<SigningMaterial>, ExecuteError> {
+    let algorithm = if private.spec().is_rsa() { SigningAlgorithm::Rs256 } else { SigningAlgorithm::Es256 };
     let jwk = Jwk::from_public_key(&private.public_key(), algorithm)?;
     Ok(Made {
         material: SigningMaterial { jwk, public_key: private.public_key().to_pem() },
@@ -138,9 +148,35 @@ pub(crate) fn operator_leaf(
     Ok((leaf.chain_pem.into_bytes(), private))
 }
 
+/// The fields of a new ring that do not depend on its keys.
+pub(crate) struct RingStart {
+    spiffe_trust_domain: String,
+    epoch: u64,
+    revision: i64,
+    handled: Handled,
+}
+
+impl RingStart {
+    /// A ring that is the first of its trust domain.
+    pub(crate) fn new(spiffe_trust_domain: &str, revision: i64) -> Self {
+        Self { spiffe_trust_domain: spiffe_trust_domain.to_owned(), epoch: 1, revision, handled: Handled::default() }
+    }
+}
+
+impl From<&RingRequest> for RingStart {
+    fn from(request: &RingRequest) -> Self {
+        Self {
+            spiffe_trust_domain: request.spiffe_trust_domain.clone(),
+            epoch: request.epoch,
+            revision: request.revision,
+            handled: request.handled.clone(),
+        }
+    }
+}
+
 /// A ring's first state. The first generation signs; another one is staged.
 pub(crate) fn first_ring<M: Material + Clone + serde::Serialize>(
-    request: &RingRequest,
+    start: RingStart,
     made: Vec<Made<M>>,
     max_ttl_seconds: Option<u64>,
     now: Timestamp,
@@ -155,13 +191,13 @@ pub(crate) fn first_ring<M: Material + Clone + serde::Serialize>(
     }
     let ring = Ring {
         format_version: FORMAT_VERSION,
-        trust_domain: request.spiffe_trust_domain.clone(),
-        epoch: request.epoch,
+        trust_domain: start.spiffe_trust_domain,
+        epoch: start.epoch,
         max_ttl_high_water_seconds: max_ttl_seconds,
-        revision: request.revision,
+        revision: start.revision,
         handled_distrust: None,
         restored_from: None,
-        handled: request.handled.clone(),
+        handled: start.handled,
         generations,
     };
     ring_data(&ring, &keys)

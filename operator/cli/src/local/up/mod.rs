@@ -157,7 +157,7 @@ async fn ready(layout: &Layout) -> Vec<&'static str> {
 
 /// Creates or repairs the directory. After any pause this issues what has expired.
 async fn initialise(args: &UpArgs, layout: &Layout, engine: EngineSettings) -> Result<(), Failure> {
-    let options = InitOptions { environment: args.environment, from: vec![], engine };
+    let options = InitOptions { environment: args.environment, from: vec![], adopt: false, engine };
     let made = directory::init(&layout.dir, options).await.map_err(|error| failure(&error))?;
     let is_real = |environment: &Environment| made.trust_domain == environment.trust_domain();
     if let Some(environment) = [Environment::Staging, Environment::Production].iter().find(|it| is_real(it)) {

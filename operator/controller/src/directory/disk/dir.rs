@@ -103,6 +103,11 @@ impl Dir {
         check(&self.path, &stat)
     }
 
+    /// Refuses a file that another user owns or may change; a missing one is accepted.
+    pub(crate) fn check_owner_of(&self, name: &str) -> Result<()> {
+        self.stat(name)?.map_or(Ok(()), |stat| check(&self.path.join(name), &stat))
+    }
+
     /// Sets the mode and group of the folder, where they differ.
     pub(crate) fn set_access(&self, access: Access) -> Result<()> {
         let stat = fs::fstat(self.fd.as_fd()).map_err(|error| DirectoryError::io("inspect", &self.path, error))?;

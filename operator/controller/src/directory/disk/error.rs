@@ -26,6 +26,16 @@ pub enum DirectoryError {
         /// The next step.
         next: String,
     },
+    /// The directory holds, or does not hold, a tree of other tools. Nothing was changed.
+    #[error("{}: {why}; {next}", path.display())]
+    OldTree {
+        /// The directory, or a file in it.
+        path: PathBuf,
+        /// The cause.
+        why: String,
+        /// The next step.
+        next: String,
+    },
     /// A manifest was refused. Nothing was changed.
     #[error("{}{}{}: {why}", file.display(), at_line(*line), in_field(field))]
     Manifest {
@@ -69,6 +79,10 @@ pub enum DirectoryError {
 impl DirectoryError {
     pub(crate) fn io(verb: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
         Self::Io { verb, path: path.to_owned(), source: source.into() }
+    }
+
+    pub(crate) fn old_tree(path: &Path, why: impl Into<String>, next: impl Into<String>) -> Self {
+        Self::OldTree { path: path.to_owned(), why: why.into(), next: next.into() }
     }
 
     pub(crate) fn hazard(path: &Path, why: impl Into<String>, next: impl Into<String>) -> Self {

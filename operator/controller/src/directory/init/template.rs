@@ -49,14 +49,17 @@ impl FromStr for Environment {
 }
 
 /// A service of the platform: name, port of the mesh listener on this machine, and callers with `onBehalfOf`.
-struct Service {
-    name: &'static str,
+struct Service<'a> {
+    name: &'a str,
     port: u16,
     callers: &'static [(&'static str, bool)],
 }
 
+/// The port of the first service that is not one of the five.
+const FIRST_FREE_PORT: u16 = 8448;
+
 /// The five services. The ports are those of `gaia local up`; in containers every service listens on 8443.
-const SERVICES: [Service; 5] = [
+const SERVICES: [Service<'static>; 5] = [
     Service { name: "auth-service", port: 8443, callers: &[("gateway", false), ("web-service", false)] },
     Service { name: "asset-service", port: 8444, callers: &[("gateway", true), ("web-service", true)] },
     Service { name: "chat-service", port: 8445, callers: &[("gateway", true), ("web-service", true)] },
@@ -64,9 +67,41 @@ const SERVICES: [Service; 5] = [
     Service { name: "web-service", port: 8447, callers: &[] },
 ];
 
+/// The differences between the manifests of a new and of an adopted tree.
+pub(super) struct Start<'a> {
+    /// The mode of all services.
+    pub(super) auth: &'static str,
+    /// The TLS mode of all services.
+    pub(super) tls: &'static str,
+    /// The Secret of the API keys.
+    pub(super) api_keys: Option<&'static str>,
+    /// Lines of the TrustDomain's spec.
+    pub(super) trust_domain: String,
+    /// The algorithm of tokens, if it is not the default.
+    pub(super) algorithm: Option<&'static str>,
+    /// Further services.
+    pub(super) more: Vec<&'a str>,
+}
+
+impl Start<'_> {
+    /// A new platform: tokens and mutual TLS only.
+    pub(super) fn fresh() -> Self {
+        Self {
+            auth: "JWTOnly",
+            tls: "Strict",
+            api_keys: None,
+            trust_domain: String::new(),
+            algorithm: None,
+            more: vec![],
+        }
+    }
+}
+
 /// The manifests of the five services.
-pub(super) fn manifests(environment: Environment) -> String {
+pub(super) fn manifests(environment: Environment, start: &Start<'_>) -> String {
     let trust_domain = environment.trust_domain();
+    let Start { auth, tls, api_keys, trust_domain: more_fields, algorithm, more } = start;
+    let algorithm = algorithm.map(|algorithm| format!("\n    algorithm: {algorithm}")).unwrap_or_default();
     let mut text = format!(
         "\
 # The platform of this directory: the same manifests as in a cluster. Edit it; `gaia local run` reads changes
@@ -79,8 +114,8 @@ spec:
   trustDomain: {trust_domain}
   namespaceSelector: {{}}
   tokens:
-    issuedBy: {{namespace: {DEFAULT_NAMESPACE}, name: auth-service}}
-  auth: {{defaultMode: JWTOnly}}
+    issuedBy: {{namespace: {DEFAULT_NAMESPACE}, name: auth-service}}{algorithm}
+  auth: {{defaultMode: {auth}}}
   # Programs read their files again every few seconds: no kubelet delays them.
   propagation: {{minDelay: 15s}}
   # Names beyond a service's own that certificates may have.
@@ -88,12 +123,16 @@ spec:
     - namespaces: [{DEFAULT_NAMESPACE}]
       dnsNames: [localhost]
       ipRanges: [127.0.0.0/8, \"::1/128\"]
-"
+{more_fields}"
     );
-    if environment == Environment::Dev {
+    // An adopted platform has users of its own.
+    if environment == Environment::Dev && api_keys.is_none() {
         text.push_str(STAND_IN);
     }
-    for Service { name, port, callers } in SERVICES {
+    let is_known = |name: &str| SERVICES.iter().any(|service| service.name == name);
+    let more = more.iter().copied().filter(|name| !is_known(name)).zip(FIRST_FREE_PORT..);
+    let more = more.map(|(name, port)| Service { name, port, callers: &[] });
+    for Service { name, port, callers } in SERVICES.into_iter().chain(more) {
         let _ = write!(
             text,
             "\
@@ -102,7 +141,7 @@ apiVersion: gaia.dev/v1alpha1
 kind: GaiaService
 metadata: {{name: {name}}}
 spec:
-  tls: {{mode: Strict}}
+  tls: {{mode: {tls}}}
   # Where its instances listen for other services; every address of a name is an instance.
   endpoints: [\"localhost:{port}\"]
   certificate:
@@ -110,6 +149,9 @@ spec:
     ipAddresses: [127.0.0.1, \"::1\"]
 "
         );
+        if let Some(secret) = api_keys {
+            let _ = writeln!(text, "  auth: {{apiKeysSecretRef: {{name: {secret}}}}}");
+        }
         if !callers.is_empty() {
             text.push_str("  callers:\n");
         }

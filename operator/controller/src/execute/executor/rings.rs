@@ -32,14 +32,14 @@ impl<S: Store> Executor<S> {
         match &request.material {
             material @ (MaterialRequest::NewCa { .. } | MaterialRequest::ExistingCa { .. }) => {
                 let ca = self.make_ca(&request.trust_domain, domain, material, now).await?;
-                issue::first_ring(request, vec![ca], None, now)
+                issue::first_ring(request.into(), vec![ca], None, now)
             }
             MaterialRequest::SigningKeys { key, max_ttl_seconds } => {
                 let keys = vec![self.make_key(*key).await?, self.make_key(*key).await?];
-                issue::first_ring(request, keys, Some(*max_ttl_seconds), now)
+                issue::first_ring(request.into(), keys, Some(*max_ttl_seconds), now)
             }
             MaterialRequest::SigningKey { key } => {
-                issue::first_ring(request, vec![self.make_key(*key).await?], None, now)
+                issue::first_ring(request.into(), vec![self.make_key(*key).await?], None, now)
             }
         }
     }
