@@ -1,6 +1,5 @@
 //! `gaia-stand-ins` as a process.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};

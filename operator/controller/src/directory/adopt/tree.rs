@@ -193,7 +193,7 @@ fn ca(listing: &Listing, now: Timestamp, warnings: &mut Vec<String>) -> Result<(
         match Ca::from_pem(certificate, key, None, now) {
             Ok(ca) => found.push((form, ca)),
             Err(error) => {
-                faults.push(fault(if is_about_key(&error) { file } else { CA }, error.to_string(), ca_next(&error)))
+                faults.push(fault(if is_about_key(&error) { file } else { CA }, error.to_string(), ca_next(&error)));
             }
         }
     }
