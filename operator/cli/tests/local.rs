@@ -14,7 +14,17 @@ impl Home {
     fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
         std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-        Self(home)
+        let home = Self(home);
+        // Another user may not be able to read the target directory.
+        let built = env!("CARGO_BIN_EXE_gaia");
+        if std::fs::hard_link(built, home.program()).is_err() {
+            std::fs::copy(built, home.program()).unwrap();
+        }
+        home
+    }
+
+    fn program(&self) -> PathBuf {
+        self.0.path().join("gaia")
     }
 
     fn certs(&self) -> PathBuf {
@@ -22,7 +32,7 @@ impl Home {
     }
 
     fn gaia(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gaia"));
+        let mut command = Command::new(self.program());
         command.args(arguments).current_dir(self.0.path()).env_clear().stdin(Stdio::null());
         if is_root() {
             command.uid(USER_ID).gid(USER_ID);
@@ -119,7 +129,7 @@ fn a_full_or_read_only_disk_is_exit_code_2_with_its_path() {
     let script = |options: &str, first: &str| {
         let disk = home.0.path().join("disk");
         std::fs::create_dir_all(&disk).unwrap();
-        let (disk, gaia) = (disk.display(), env!("CARGO_BIN_EXE_gaia"));
+        let (disk, gaia) = (disk.display(), home.program().display().to_string());
         let user = format!("setpriv --reuid {USER_ID} --regid {USER_ID} --clear-groups");
         format!(
             "mount -t tmpfs -o size={options},mode=0777 tmpfs {disk} && cd {disk} && {first} {user} {gaia} local init; \
@@ -135,7 +145,7 @@ fn a_full_or_read_only_disk_is_exit_code_2_with_its_path() {
     assert_eq!(code, 2, "{text}");
     assert!(text.contains("No space left on device") && text.contains("certs"), "{text}");
     let user = format!("setpriv --reuid {USER_ID} --regid {USER_ID} --clear-groups");
-    let before = format!("{user} {} local init >&2 && mount -o remount,ro . &&", env!("CARGO_BIN_EXE_gaia"));
+    let before = format!("{user} {} local init >&2 && mount -o remount,ro . &&", home.program().display());
     let Some((code, text)) = run(&script("8m", &before)) else { return };
     assert_eq!(code, 2, "{text}");
     assert!(text.contains("Read-only file system") && text.contains(".gaia"), "{text}");
