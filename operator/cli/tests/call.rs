@@ -132,6 +132,29 @@ fn a_call_carries_the_token_for_the_service_at_the_address() {
     assert!(!ended.stderr.contains("a-token-of-the-issuer"), "a token is not printed: {}", ended.stderr);
 }
 
+/// Kind: an address that is written in another way gets a call without a token.
+#[test]
+fn a_service_is_called_by_its_name_or_by_any_name_of_this_machine() {
+    let platform = platform();
+    let issuer = Server::start(&platform, "auth-service", "200 OK", ISSUED);
+    let target = Server::start(&platform, "chat-service", "200 OK", "");
+    service(&platform, "auth-service", &issuer.address, &[]);
+    service(&platform, "gateway", "127.0.0.1:1", &[]);
+    service(&platform, "chat-service", &target.address, &["gateway"]);
+    let port = target.address.rsplit(':').next().unwrap();
+    for url in ["https://chat-service/v1/chat".to_owned(), format!("https://localhost:{port}/v1/chat")] {
+        let ended = run(&platform, &["call", &url, "--as", "gateway", "-v"]);
+        assert_eq!(ended.code, 0, "{url}: {}", ended.stderr);
+        assert!(ended.stderr.contains("token for chat-service"), "{url}: {}", ended.stderr);
+    }
+    let unknown = run(&platform, &["call", "https://127.0.0.1:2/", "--as", "gateway"]);
+    assert!(
+        unknown.stderr.contains("no service has this address") && unknown.stderr.contains("--audience"),
+        "{}",
+        unknown.stderr
+    );
+}
+
 #[test]
 fn a_server_with_another_identity_gets_no_request() {
     let platform = platform();

@@ -10,6 +10,7 @@ use gaia_api::mount::{self, Policy};
 use gaia_api::names::key;
 use gaia_pki::Certificate;
 use gaia_runtime::{CallError, Hosts, MeshClient, ServiceToken, TokenRequest};
+use http::uri::Authority;
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Limited};
 use rustls::ClientConfig;
@@ -73,14 +74,22 @@ impl Platform {
         })
     }
 
-    /// The name of the service at an address.
+    /// The name of the service at an address: an entry of its `spec.endpoints`, or its name.
     pub(crate) fn service_at(&self, uri: &Uri) -> Option<&str> {
-        let (host, authority) = (uri.host()?, uri.authority()?.as_str());
+        let authority = uri.authority()?;
         let is_it = |service: &&GaiaService| {
-            service.spec.endpoints.iter().any(|endpoint| endpoint == authority)
-                || service.metadata.name.as_deref() == Some(host)
+            service.spec.endpoints.iter().any(|endpoint| is_same_address(endpoint, authority))
+                || service.metadata.name.as_deref() == Some(authority.host())
         };
         self.services.iter().find(is_it)?.metadata.name.as_deref()
+    }
+
+    /// The URL to connect to: a service's name without a port is replaced by its first address.
+    pub(crate) fn located(&self, uri: Uri) -> Result<Uri, Failure> {
+        let service = self.service_at(&uri).filter(|name| uri.port().is_none() && uri.host() == Some(*name));
+        let Some(name) = service else { return Ok(uri) };
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        parse_uri(&format!("https://{}{path}", self.address(name)?))
     }
 
     /// The SPIFFE ID of a service, in the domain of `caller`.
@@ -180,6 +189,14 @@ impl Caller {
         let body = body.map_err(|error| Failure::unknown(format!("{uri}: the response was cut off: {error}")))?;
         Ok(Answer { status, body: body.to_bytes(), peer: verifier.peer() })
     }
+}
+
+/// Returns true if both are one address; the names of this machine are one host.
+fn is_same_address(endpoint: &str, authority: &Authority) -> bool {
+    let Ok(endpoint) = endpoint.parse::<Authority>() else { return false };
+    let is_local = |host: &str| matches!(host, "localhost" | "127.0.0.1" | "[::1]");
+    endpoint.port_u16() == authority.port_u16()
+        && (endpoint.host() == authority.host() || is_local(endpoint.host()) && is_local(authority.host()))
 }
 
 /// Parses an absolute `https` URL.

@@ -17,7 +17,7 @@ use crate::{Console, Exit, Failure};
 /// Arguments of `gaia call`.
 #[derive(Debug, Args)]
 pub(crate) struct CallArgs {
-    /// The method (GET without it; POST with a body), the https URL, and the body.
+    /// The method (GET without it; POST with a body), the https URL (its host may be the name of a service), and the body.
     #[arg(value_name = "[METHOD] URL [BODY]", num_args = 1..=3, required_unless_present = "all_pairs")]
     request: Vec<String>,
     /// The service that calls.
@@ -49,9 +49,13 @@ pub(crate) async fn run(args: &CallArgs, context: &mut Context) -> Result<Exit, 
     let (method, uri, body) = parse_request(&args.request)?;
     let caller = platform.caller(args.caller.as_deref().unwrap_or_default())?;
     let target = args.audience.as_deref().or_else(|| platform.service_at(&uri)).map(str::to_owned);
-    let call = Call { platform: &platform, caller: &caller, target, method, uri, body };
     let key = args.api_key_file.as_deref().map(read_key).transpose()?;
     let console = &mut context.console;
+    if target.is_none() && (key.is_none() || args.compare) {
+        console.progress(&format!("{uri}: no service has this address, so no token is sent; name it by --audience"));
+    }
+    let uri = platform.located(uri)?;
+    let call = Call { platform: &platform, caller: &caller, target, method, uri, body };
     if args.compare {
         let by_key = call.send(key, args.verbose, console).await?;
         let by_token = call.send(None, args.verbose, console).await?;
