@@ -39,8 +39,14 @@ impl Home {
     }
 
     fn up(&self, offset: u16, arguments: &[&str]) -> Command {
-        let mut command = Command::new(self.path("gaia"));
+        let mut command = self.program();
         command.args(["local", "up", "-o", "json", "--port-offset", &offset.to_string()]).args(arguments);
+        command
+    }
+
+    /// The executable, run in this directory by its user.
+    fn program(&self) -> Command {
+        let mut command = Command::new(self.path("gaia"));
         command.current_dir(self.dir.path()).stdin(Stdio::null());
         if is_root() {
             command.uid(USER).gid(USER);
@@ -129,6 +135,7 @@ async fn one_command_runs_the_platform_as_an_ordinary_user_up_to_the_first_answe
     let said = asked.expect(200).unwrap();
     assert!(said.contains("Who") && said.contains("event: done"), "{said}");
     the_web_page_answers(screen["web"].as_str().unwrap(), account).await;
+    successors_of_old_commands_run(&up).await;
 
     let names: Vec<&str> = screen["services"].as_array().unwrap().iter().filter_map(|it| it["name"].as_str()).collect();
     assert_eq!(names, ["auth-service", "asset-service", "chat-service", "gateway", "web-service"]);
@@ -161,6 +168,28 @@ async fn the_web_page_answers(web: &str, account: &Value) {
     let chat = Curl::plain(&format!("{web}/chat")).header(&format!("Cookie: __Host-gaia={session}"));
     let page = form(chat, "history=&message=Hello+there").send().await.unwrap().expect(200).unwrap();
     assert!(page.contains("You said: Hello there"), "{page}");
+}
+
+/// Runs the commands for a running platform in docs/how-to/from-scripts.md, in order.
+async fn successors_of_old_commands_run(up: &Up) {
+    let page =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/how-to/from-scripts.md")).unwrap();
+    let (_, section) = page.split_once("## Calls and rotations on a running platform").unwrap();
+    let (table, _) = section.split_once("\n## ").unwrap();
+    let cells = table.lines().filter_map(|line| line.strip_prefix("| ")?.split('|').nth(1));
+    let commands = cells.filter_map(|cell| cell.trim().strip_prefix("`gaia ")?.strip_suffix('`'));
+    let mut count = 0;
+    for command in commands {
+        let words = command.replace(":8444", &format!(":{}", up.port(8444)));
+        let mut gaia = up.home.program();
+        gaia.args(words.split(' '));
+        let ended = tokio::task::spawn_blocking(move || output(gaia)).await.unwrap();
+        let text = format!("{}{}", String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+        assert_eq!(ended.status.code(), Some(0), "gaia {words}: {text}");
+        assert!(!text.contains("PRIVATE KEY"), "gaia {words} printed a private key");
+        count += 1;
+    }
+    assert!(count >= 8, "{count} commands in {table}");
 }
 
 #[tokio::test]
