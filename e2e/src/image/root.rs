@@ -41,7 +41,7 @@ impl Root {
         Ok(fs::set_permissions(target, fs::Permissions::from_mode(0o755))?)
     }
 
-    /// Removes the debug information from a program: of a debug build it is the larger part. Does nothing without
+    /// Removes symbols and debug information from a program: of a debug build they are the larger part. Does nothing without
     /// `strip`.
     ///
     /// # Errors
@@ -50,7 +50,7 @@ impl Root {
         if on_path("strip").is_none() {
             return Ok(());
         }
-        run(Command::new("strip").arg("--strip-debug").arg(self.path().join(program)))
+        run(Command::new("strip").arg("--strip-all").arg(self.path().join(program)))
     }
 
     /// Writes a world-readable file.
