@@ -44,6 +44,23 @@ fn a_directory_of_init_has_no_finding() {
     assert_eq!(ended.code, 0, "{}{}", ended.stdout, ended.stderr);
 }
 
+/// Kind: a command that acts on, or passes, a `gaia.yaml` that the engine refuses.
+#[test]
+fn a_fault_in_gaia_yaml_is_found_and_refuses_changes_by_its_line() {
+    let certs = Certs::new();
+    let file = certs.0.path().join("certs/gaia.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.clone() + "unknownField: 1\n").unwrap();
+    let place = format!("gaia.yaml:{}: unknownField: unknown field", text.lines().count() + 1);
+    let found = certs.run(&["check", "-o", "json"]);
+    assert!(found.stdout.contains("GAIA809") && found.stdout.contains(&place), "{}", found.stdout);
+    let before = certs.status();
+    let refused = certs.run(&["rotate", "ca"]);
+    assert_eq!((refused.code, refused.stdout.as_str()), (64, ""), "{}", refused.stderr);
+    assert!(refused.stderr.contains(&place), "{}", refused.stderr);
+    assert_eq!(certs.status(), before, "nothing was changed");
+}
+
 #[test]
 fn renew_replaces_the_named_certificates_only() {
     let certs = Certs::new();

@@ -217,17 +217,8 @@ impl Engine {
 
     /// The manifests with these changes, if all are accepted.
     pub(super) fn check_manifests(&self, changes: &Changes) -> Result<Vec<Manifest>, DirectoryError> {
-        let file = self.root.path().join(MANIFESTS);
-        let missing = || DirectoryError::io("read", &file, std::io::Error::from(std::io::ErrorKind::NotFound));
-        let text = self.root.read(MANIFESTS)?.ok_or_else(missing)?;
-        let text = std::str::from_utf8(&text).map_err(|_| DirectoryError::Manifest {
-            file: file.clone(),
-            line: None,
-            field: String::new(),
-            why: "it is not UTF-8".to_owned(),
-        })?;
         let endpoints = &self.settings.endpoints;
-        let read = |objects: &Objects| manifests::read(&file, text, changes, endpoints, Some(objects));
+        let read = |objects: &Objects| manifests::read_from(&self.root, changes, endpoints, objects);
         let mut accepted = self.store.with(|objects, _| read(objects))?;
         if let Some(issuers) = &self.settings.user_token_issuers {
             for domain in accepted.iter_mut().filter(|it| it.resource == Resource::TRUST_DOMAIN) {

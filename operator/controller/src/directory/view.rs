@@ -1,5 +1,6 @@
 //! A directory opened for reading: no lock, and no write but a request.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain};
@@ -13,6 +14,7 @@ use super::disk::dir::{Dir, Kind};
 use super::disk::error::DirectoryError;
 use super::disk::objects::Objects;
 use super::engine::{HIDDEN, OBJECTS, RINGS_NAMESPACE};
+use super::manifests;
 use crate::api_server::Resource;
 use crate::api_server::object::{Reading, read};
 
@@ -138,6 +140,15 @@ impl Directory {
     /// The file cannot be read.
     pub fn changes(&self) -> Result<Vec<(String, String, String, serde_json::Value)>> {
         Ok(Changes::read(&self.root)?.into_parts())
+    }
+
+    /// Checks `gaia.yaml` with the patches of `gaia.changes.yaml`, as the engine does before it accepts them.
+    ///
+    /// # Errors
+    /// The first fault, with its file, line and field.
+    pub fn check_manifests(&self) -> Result<()> {
+        let changes = Changes::read(&self.root)?;
+        manifests::read_from(&self.root, &changes, &BTreeMap::new(), &self.objects).map(drop)
     }
 
     /// The folder of a service that `..data` names now.

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain};
 use gaia_api::names::key;
+use gaia_operator::directory::{Directory, DirectoryError};
 use jiff::Timestamp;
 use serde::Deserialize as _;
 use serde_yaml_ng::{Deserializer, Value};
@@ -178,6 +179,13 @@ fn check_manifests(path: &Path, findings: &mut Findings) {
         if let Some(error) = wrong {
             return findings.add("GAIA809", shown(path), format!("document {}, {kind}: {error}", index + 1));
         }
+    }
+    // Unknown fields, schemas and rules, as the engine checks them.
+    let opened = path.parent().map(Directory::open);
+    if let Some(Err(error @ DirectoryError::Manifest { .. })) =
+        opened.and_then(Result::ok).map(|it| it.check_manifests())
+    {
+        findings.add("GAIA809", shown(path), error.to_string());
     }
 }
 

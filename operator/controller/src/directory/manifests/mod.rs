@@ -16,8 +16,10 @@ use serde_json::{Value, json};
 use self::lines::Documents;
 pub(crate) use self::schema::Schemas;
 use super::changes::Changes;
+use super::disk::dir::Dir;
 use super::disk::error::DirectoryError;
 use super::disk::objects::Objects;
+use super::engine::MANIFESTS;
 use crate::api_server::Resource;
 use crate::cache::Place;
 
@@ -27,6 +29,24 @@ pub(crate) struct Manifest {
     pub(crate) resource: Resource,
     pub(crate) place: Place,
     pub(crate) value: Value,
+}
+
+/// Reads the manifests of a directory, with `changes` applied.
+///
+/// # Errors
+/// The first fault, with its file, line and field.
+pub(crate) fn read_from(
+    root: &Dir,
+    changes: &Changes,
+    overrides: &BTreeMap<String, Vec<String>>,
+    objects: &Objects,
+) -> Result<Vec<Manifest>, DirectoryError> {
+    let file = root.path().join(MANIFESTS);
+    let missing = || DirectoryError::io("read", &file, std::io::Error::from(std::io::ErrorKind::NotFound));
+    let text = root.read(MANIFESTS)?.ok_or_else(missing)?;
+    let text =
+        std::str::from_utf8(&text).map_err(|_| fault(&file, None, String::new(), "it is not UTF-8".to_owned()))?;
+    read(&file, text, changes, overrides, Some(objects))
 }
 
 /// Reads all manifests of a file. `objects`: the stored ones, which some fields must not differ from.

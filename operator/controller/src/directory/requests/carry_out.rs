@@ -44,16 +44,19 @@ impl Engine {
             let message = "a CA or signing key has changed since the request was made; run the command again";
             return Err((RequestOutcome::Stale, message.to_owned()));
         }
+        let refused = |error| match error {
+            DirectoryError::Manifest { .. } => (RequestOutcome::Refused, error.to_string()),
+            error => failed(error),
+        };
+        // A fault that is there already is the cause to name.
+        self.check_manifests(&changes).map_err(refused)?;
         // All actions are checked before the first one is carried out.
         let mut next = changes;
         for action in &request.actions {
             self.check(action, &mut next)?;
         }
         next.note_handled(&request.id);
-        self.check_manifests(&next).map_err(|error| match error {
-            DirectoryError::Manifest { .. } => (RequestOutcome::Refused, error.to_string()),
-            error => failed(error),
-        })?;
+        self.check_manifests(&next).map_err(refused)?;
         for action in &request.actions {
             match action {
                 RequestAction::Patch { kind, namespace, name, patch } if !self.is_manifest(kind, name) => {
