@@ -2,17 +2,17 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use gaia_api::names::key;
 use gaia_pki::Certificate;
 use jiff::Timestamp;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{AlertDescription, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{AlertDescription, ClientConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -20,6 +20,7 @@ use tokio_rustls::TlsConnector;
 
 use super::plan::Handshake;
 use super::tree::Service;
+use crate::mesh::Presented;
 
 /// Connects to a machine as `service`, and reports what it presents and accepts.
 ///
@@ -58,8 +59,7 @@ async fn attempt(service: &Service, address: SocketAddr, host: &str, now: Timest
         Err(error) if is_refusal(&error) => false,
         Err(error) => return Err(error.to_string()),
     };
-    let chain = presented.chain.lock().unwrap_or_else(PoisonError::into_inner);
-    let chain: Vec<Certificate> = chain.iter().map_while(|der| Certificate::from_der(der).ok()).collect();
+    let chain: Vec<Certificate> = presented.chain().iter().map_while(|der| Certificate::from_der(der).ok()).collect();
     let Some(leaf) = chain.first() else { return Err("it presents no certificate".to_owned()) };
     Ok(Handshake {
         is_current: leaf.der() == service.leaf().der(),
@@ -98,57 +98,6 @@ fn client(service: &Service, presented: &Arc<Presented>) -> Result<ClientConfig,
         .with_custom_certificate_verifier(Arc::clone(presented) as Arc<dyn ServerCertVerifier>)
         .with_client_auth_cert(chain, private)
         .map_err(|error| error.to_string())
-}
-
-/// Records the presented chain. The peer must prove that it has the key; whether its certificate is trusted is evaluated
-/// later, as the answer to both questions is reported.
-#[derive(Debug)]
-struct Presented {
-    chain: Mutex<Vec<Vec<u8>>>,
-    provider: CryptoProvider,
-}
-
-impl Default for Presented {
-    fn default() -> Self {
-        Self { chain: Mutex::default(), provider: aws_lc_rs::default_provider() }
-    }
-}
-
-impl ServerCertVerifier for Presented {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        issuers: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let mut chain = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
-        *chain = std::iter::once(leaf).chain(issuers).map(|der| der.to_vec()).collect();
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 const TIME: Duration = Duration::from_secs(5);

@@ -1,5 +1,6 @@
 //! Calls as a service: with its leaf and a token, to servers that are identified by SPIFFE ID.
 
+mod presented;
 mod verifier;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+pub(crate) use self::presented::Presented;
 pub(crate) use self::verifier::Peer;
 use self::verifier::{Expected, ServerIdentity};
 use crate::Failure;
