@@ -218,7 +218,7 @@ impl Engine {
     /// The manifests with these changes, if all are accepted.
     pub(super) fn check_manifests(&self, changes: &Changes) -> Result<Vec<Manifest>, DirectoryError> {
         let endpoints = &self.settings.endpoints;
-        let read = |objects: &Objects| manifests::read_from(&self.root, changes, endpoints, objects);
+        let read = |objects: &Objects| manifests::read_from(&self.root, changes, endpoints, Some(objects));
         let mut accepted = self.store.with(|objects, _| read(objects))?;
         if let Some(issuers) = &self.settings.user_token_issuers {
             for domain in accepted.iter_mut().filter(|it| it.resource == Resource::TRUST_DOMAIN) {

@@ -27,7 +27,7 @@ pub use self::init::{Environment, InitOptions, Initialised, init};
 pub use self::manifests::DEFAULT_NAMESPACE;
 pub use self::renewal::{Renewal, needs_renewal};
 pub use self::requests::{Epochs, Request, RequestAction, RequestAnswer, RequestOutcome};
-pub use self::view::{Directory, ServiceDirectory, is_own};
+pub use self::view::{Directory, ServiceDirectory, check_manifests, is_own};
 
 #[cfg(test)]
 mod tests;

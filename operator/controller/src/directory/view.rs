@@ -36,6 +36,17 @@ pub struct ServiceDirectory {
     pub files: Vec<String>,
 }
 
+/// Checks `gaia.yaml` with the patches of `gaia.changes.yaml`, as the engine does before it accepts them. Objects that
+/// cannot be read are not compared.
+///
+/// # Errors
+/// The first fault, with its file, line and field.
+pub fn check_manifests(path: &Path) -> Result<()> {
+    let (root, stored) = (Dir::open(path)?, Directory::open(path).ok());
+    let changes = Changes::read(&root)?;
+    manifests::read_from(&root, &changes, &BTreeMap::new(), stored.as_ref().map(|it| &it.objects)).map(drop)
+}
+
 impl Directory {
     /// Opens a directory that `gaia local init` made.
     ///
@@ -140,15 +151,6 @@ impl Directory {
     /// The file cannot be read.
     pub fn changes(&self) -> Result<Vec<(String, String, String, serde_json::Value)>> {
         Ok(Changes::read(&self.root)?.into_parts())
-    }
-
-    /// Checks `gaia.yaml` with the patches of `gaia.changes.yaml`, as the engine does before it accepts them.
-    ///
-    /// # Errors
-    /// The first fault, with its file, line and field.
-    pub fn check_manifests(&self) -> Result<()> {
-        let changes = Changes::read(&self.root)?;
-        manifests::read_from(&self.root, &changes, &BTreeMap::new(), &self.objects).map(drop)
     }
 
     /// The folder of a service that `..data` names now.

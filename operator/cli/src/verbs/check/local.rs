@@ -6,12 +6,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use gaia_api::crd::{GaiaService, ServiceCertificate, TrustDomain};
 use gaia_api::names::key;
-use gaia_operator::directory::{Directory, DirectoryError};
+use gaia_operator::directory;
 use jiff::Timestamp;
-use serde::Deserialize as _;
-use serde_yaml_ng::{Deserializer, Value};
 
 use super::certificates::is_overdue;
 use super::snapshot::{Snapshot, Stored};
@@ -40,7 +37,7 @@ pub(super) fn check(
         check_service(root, snapshot, stored, meta.uid(), findings)?;
     }
     check_public(root, snapshot, findings)?;
-    check_manifests(&root.join("gaia.yaml"), findings);
+    check_manifests(root, findings);
     for old in ["ca.key", "ca-key.pem", "jwt-signing.key"] {
         let path = root.join(old);
         if look(&path)?.is_some() {
@@ -151,41 +148,10 @@ fn check_public(root: &Path, snapshot: &Snapshot, findings: &mut Findings) -> Re
     Ok(())
 }
 
-fn check_manifests(path: &Path, findings: &mut Findings) {
-    let text = match read_bounded(path) {
-        Ok(text) => text,
-        Err(error) => return findings.add("GAIA809", shown(path), error.to_string()),
-    };
-    for (index, document) in Deserializer::from_slice(&text).enumerate() {
-        let value = match Value::deserialize(document) {
-            Ok(Value::Null) => continue,
-            Ok(value) => value,
-            Err(error) => return findings.add("GAIA809", shown(path), error.to_string()),
-        };
-        let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let wrong = match kind.as_str() {
-            "TrustDomain" => serde_yaml_ng::from_value::<TrustDomain>(value).err(),
-            "GaiaService" => serde_yaml_ng::from_value::<GaiaService>(value).err(),
-            "ServiceCertificate" => serde_yaml_ng::from_value::<ServiceCertificate>(value).err(),
-            "LocalWorkload" => None,
-            _ => {
-                return findings.add(
-                    "GAIA809",
-                    shown(path),
-                    format!("document {}: kind {kind:?} is not known", index + 1),
-                );
-            }
-        };
-        if let Some(error) = wrong {
-            return findings.add("GAIA809", shown(path), format!("document {}, {kind}: {error}", index + 1));
-        }
-    }
-    // Unknown fields, schemas and rules, as the engine checks them.
-    let opened = path.parent().map(Directory::open);
-    if let Some(Err(error @ DirectoryError::Manifest { .. })) =
-        opened.and_then(Result::ok).map(|it| it.check_manifests())
-    {
-        findings.add("GAIA809", shown(path), error.to_string());
+/// Syntax, fields, schemas and rules of `gaia.yaml` and its patches, as the engine checks them.
+fn check_manifests(root: &Path, findings: &mut Findings) {
+    if let Err(error) = directory::check_manifests(root) {
+        findings.add("GAIA809", shown(&root.join("gaia.yaml")), error.to_string());
     }
 }
 

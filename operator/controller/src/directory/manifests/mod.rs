@@ -39,14 +39,14 @@ pub(crate) fn read_from(
     root: &Dir,
     changes: &Changes,
     overrides: &BTreeMap<String, Vec<String>>,
-    objects: &Objects,
+    objects: Option<&Objects>,
 ) -> Result<Vec<Manifest>, DirectoryError> {
     let file = root.path().join(MANIFESTS);
     let missing = || DirectoryError::io("read", &file, std::io::Error::from(std::io::ErrorKind::NotFound));
     let text = root.read(MANIFESTS)?.ok_or_else(missing)?;
     let text =
         std::str::from_utf8(&text).map_err(|_| fault(&file, None, String::new(), "it is not UTF-8".to_owned()))?;
-    read(&file, text, changes, overrides, Some(objects))
+    read(&file, text, changes, overrides, objects)
 }
 
 /// Reads all manifests of a file. `objects`: the stored ones, which some fields must not differ from.
